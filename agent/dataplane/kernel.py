@@ -1,0 +1,137 @@
+"""The kernel as the reconciler sees it: read everything, carry out a step, hear that something changed.
+
+Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is idempotent
+(creating what is there and removing what is gone are success); errors are the ones of this file.
+Does not know: what should exist, who owns what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from agent.dataplane.objects import FdbEntry, Link, Masquerade, Neighbour, Route, RouteKey, Tunnel
+
+
+class KernelError(Exception):
+    """The kernel said no; the text is its own word, with what was asked."""
+
+
+class Unsupported(KernelError):
+    """This kernel lacks a feature (EOPNOTSUPP and its kin); trying again will not help."""
+
+
+class Incomplete(KernelError):
+    """A dump was interrupted more often than the bound allows: what was read must not be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One object the kernel would not take, and why; the others of the same batch were carried out."""
+
+    what: str
+    why: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A link or one of its addresses appeared, changed or went."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsChanged:
+    """Routes or neighbours were changed by somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """Notifications were lost: read everything again."""
+
+
+KernelEvent = LinkChanged | ObjectsChanged | Overrun
+
+
+@dataclass(frozen=True, slots=True)
+class PathToHost:
+    """The kernel's own answer to "how would you reach it": RTM_GETROUTE."""
+
+    device: str
+    source: IPv4Address
+    gateway: IPv4Address | None
+
+
+class Kernel(Protocol):
+    """One network namespace's kernel objects."""
+
+    async def links(self) -> Mapping[str, Link]:
+        """All interfaces by name, with their addresses."""
+        ...
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes."""
+        ...
+
+    async def routes(self) -> Mapping[RouteKey, Route]:
+        """All IPv4 routes of the main table with a type and shape this agent knows; others are left out."""
+        ...
+
+    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+        """The permanent neighbours on a device."""
+        ...
+
+    async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
+        """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
+        ...
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        """Make the device exist, be up and look exactly so; its address is the only IPv4 one it bears."""
+        ...
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
+        ...
+
+    async def put_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically."""
+        ...
+
+    async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
+        ...
+
+    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        ...
+
+    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        ...
+
+    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        ...
+
+    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        ...
+
+    async def masquerade(self) -> Masquerade | None:
+        """What our nftables table holds; None when there is no such table (or no nftables)."""
+        ...
+
+    async def put_masquerade(self, wish: Masquerade) -> None:
+        """Replace our table in one nftables transaction; an empty wish removes it. Raises Unsupported without nftables' ip family."""
+        ...
+
+    async def path_to(self, host: IPv4Address) -> PathToHost:
+        """How the kernel would send a packet there."""
+        ...
+
+    def changes(self) -> AsyncIterator[KernelEvent]:
+        """What others (and we ourselves) change, as hints: every event is answered by reading again."""
+        ...

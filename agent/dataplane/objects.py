@@ -1,0 +1,161 @@
+"""The kernel objects that this agent programs, as values with the kernel's own keys.
+
+Promises: equal values mean the same kernel state; devices are named, never numbered (the adapter finds the index at the
+last moment), except that a route is compared with the device that now bears the name.
+Does not know: netlink, who wishes for an object, or why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Prefix = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+RTPROT_KERNEL = 2
+RTPROT_BOOT = 3
+RTPROT_BIRD = 12
+RTPROT_DATASTORE = 80
+"""Calico's number for routes that Felix programs from the datastore."""
+
+TUNL0 = "tunl0"
+VXLAN_DEVICE = "vxlan.calico"
+WORKLOAD_PREFIX = "cali"
+OUR_TUNNELS = frozenset({TUNL0, VXLAN_DEVICE})
+
+
+class RouteType(IntEnum):
+    """rtm_type: RTN_UNICAST and RTN_BLACKHOLE of linux/rtnetlink.h."""
+
+    UNICAST = 1
+    BLACKHOLE = 6
+
+
+class Scope(IntEnum):
+    """rtm_scope: RT_SCOPE_UNIVERSE and RT_SCOPE_LINK of linux/rtnetlink.h."""
+
+    UNIVERSE = 0
+    LINK = 253
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKey:
+    """What the kernel's FIB itself uses as key."""
+
+    destination: Prefix
+    table: int = 254
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route as the kernel keeps it."""
+
+    key: RouteKey
+    type: RouteType = RouteType.UNICAST
+    gateway: Address | None = None
+    device: str | None = None
+    protocol: int = RTPROT_BIRD
+    scope: Scope = Scope.UNIVERSE
+    onlink: bool = False
+
+    def __str__(self) -> str:
+        """The line that `ip route` prints for it."""
+        key = self.key
+        length = "" if key.destination.prefixlen == key.destination.max_prefixlen else f"/{key.destination.prefixlen}"
+        words = ["blackhole"] if self.type is RouteType.BLACKHOLE else []
+        words.append(f"{key.destination.network_address}{length}")
+        if self.gateway is not None:
+            words.append(f"via {self.gateway}")
+        if self.device is not None:
+            words.append(f"dev {self.device}")
+        if self.protocol != RTPROT_BOOT:
+            words.append(f"proto {PROTOCOL_NAMES.get(self.protocol, str(self.protocol))}")
+        if self.scope is Scope.LINK:
+            words.append("scope link")
+        if key.metric:
+            words.append(f"metric {key.metric}")
+        if self.onlink:
+            words.append("onlink")
+        return " ".join(words)
+
+
+PROTOCOL_NAMES = {2: "kernel", 3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp", 186: "bgp"}
+"""The names of /etc/iproute2/rt_protos that a node is likely to meet."""
+
+
+class TunnelKind(Enum):
+    """IFLA_INFO_KIND of the two tunnel devices."""
+
+    IPIP = "ipip"
+    VXLAN = "vxlan"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A tunnel device. For VXLAN everything but `mtu` is immutable: a difference means delete and create."""
+
+    name: str
+    kind: TunnelKind
+    mtu: int
+    address: IPv4Address | None
+    """The one /32 the device bears."""
+    vni: int | None = None
+    port: int | None = None
+    parent: str | None = None
+    local: IPv4Address | None = None
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent ARP entry."""
+
+    device: str
+    address: IPv4Address
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class FdbEntry:
+    """A permanent forwarding entry of a VXLAN device: frames to `mac` go to the VTEP at `remote`."""
+
+    device: str
+    mac: str
+    remote: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Masquerade:
+    """natOutgoing: traffic from `sources` to anything outside `pools` leaves with the node's address."""
+
+    sources: frozenset[IPv4Network] = frozenset()
+    pools: frozenset[IPv4Network] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel has it: a fact, never a wish."""
+
+    index: int
+    name: str
+    kind: str | None
+    mtu: int
+    up: bool
+    mac: str | None = None
+    addresses: tuple[tuple[Address, int], ...] = ()
+    """(address, prefix length)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataplane:
+    """Everything we wish the kernel to hold, or everything of ours that it holds."""
+
+    tunnels: Mapping[str, Tunnel] = field(default_factory=dict)
+    neighbours: Mapping[tuple[str, IPv4Address], Neighbour] = field(default_factory=dict)
+    fdb: Mapping[tuple[str, str], FdbEntry] = field(default_factory=dict)
+    routes: Mapping[RouteKey, Route] = field(default_factory=dict)
+    masquerade: Masquerade = Masquerade()

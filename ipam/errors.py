@@ -1,0 +1,54 @@
+"""What can go wrong in address management, sorted by what the caller must do.
+
+Three families: *retry* (Conflict), *refuse* (the caller must tell its user) and *unavailable* (etcd is away: fail static).
+"""
+
+from __future__ import annotations
+
+
+class IpamError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class StoreError(IpamError):
+    """The datastore did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """No answer from any endpoint within the deadline: the outcome of a write is then unknown, so read before repeating it."""
+
+
+class StoreRefused(StoreError):
+    """The datastore answered and said no: wrong password, no permission, a request it does not take."""
+
+
+class Compacted(StoreError):
+    """The revision asked for is no longer kept: list again."""
+
+
+class Conflict(IpamError):
+    """Another writer came first, more often than the bound allows."""
+
+
+class Refused(IpamError):
+    """The request cannot be met; the text says which pools and blocks were looked at and why each failed."""
+
+
+class NoPool(Refused):
+    """No pool is configured, enabled and selects this node."""
+
+
+class PoolExhausted(Refused):
+    """Pools were found, but none has a free address this node may take."""
+
+
+class BlockLimit(Refused):
+    """The node holds as many blocks as it may."""
+
+
+class AddressInUse(Refused):
+    """The address asked for is allocated already."""
+
+
+class Malformed(IpamError):
+    """A stored value cannot be read; the text names the key and the field."""

@@ -1,0 +1,143 @@
+"""The datastore as this project sees it: keys, revisions, guarded transactions, watches, leases.
+
+Promises (every implementation, proved by tests/contract/test_store.py):
+- `list` is a consistent picture at one revision; `watch(prefix, revision + 1)` continues it without a gap.
+- a transaction happens whole or not at all; its answer says which.
+- errors are the ones of `ipam.errors`, never a library's own.
+Does not know: etcd, Calico's keys, JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MOST_OPERATIONS = 128
+"""etcd's default --max-txn-ops: compares and operations of one transaction are each bounded by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A value with the revision of its last write."""
+
+    key: str
+    value: bytes
+    revision: int
+    """etcd's mod_revision: what a guard compares with."""
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Everything below a prefix, as it was at `revision`."""
+
+    values: Mapping[str, Versioned]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Guard: the key's last write has this revision; 0 means the key does not exist."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a value; `lease` 0 means it stays for ever."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a key; a missing key is no error."""
+
+    key: str
+
+
+Operation = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The transaction happened; every key it wrote now has this revision."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None)."""
+
+    present: Mapping[str, Versioned | None] = field(default_factory=dict)
+
+
+Outcome = Committed | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A key below the watched prefix was written or, with `value` None, deleted."""
+
+    key: str
+    value: Versioned | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Nothing else happened up to `revision`: proof that the watch lives."""
+
+    revision: int
+
+
+WatchEvent = Changed | Progress
+
+
+class Store(Protocol):
+    """A revisioned key-value store. Deadlines are the implementation's; every call raises StoreUnavailable past its own."""
+
+    async def get(self, key: str) -> Versioned | None:
+        """The key's present value, or None."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
+        """The present values of several keys, read at one revision in one round trip; missing keys are left out."""
+        ...
+
+    async def list(self, prefix: str) -> Listing:
+        """All keys that start with `prefix`, read at one revision, however many pages that takes."""
+        ...
+
+    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+        """Every change below `prefix` from revision `start` on, in order, across reconnects.
+
+        Ends only by Compacted (list again), StoreRefused, or StoreUnavailable when no endpoint answered for the
+        implementation's own patience. Closing the iterator ends the watch.
+        """
+        ...
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        """Do all operations if all guards hold. At most MOST_OPERATIONS of either."""
+        ...
+
+    async def grant_lease(self, ttl_seconds: int) -> int:
+        """A new lease; its keys vanish when nobody keeps it alive for `ttl_seconds`."""
+        ...
+
+    async def keep_alive(self, lease: int) -> bool:
+        """Renew a lease once; False when it has expired."""
+        ...
+
+    async def revoke_lease(self, lease: int) -> None:
+        """End a lease and delete its keys; an unknown lease is no error."""
+        ...
+
+    async def close(self) -> None:
+        """Give up all connections; running watches end."""
+        ...
