@@ -1,0 +1,114 @@
+"""Calico's etcd v3 keys, typed both ways; the only file with key literals.
+
+Promises: a key made here is read back as the same value; a foreign key below a known prefix reads as None, never as a guess.
+Does not know: what stands under a key.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from ipam.model import HandleId, NodeName, Prefix
+
+RESOURCES = "/calico/resources/v3/projectcalico.org/"
+IPAM = "/calico/ipam/v2/"
+BLOCKS = f"{IPAM}assignment/"
+HOSTS = f"{IPAM}host/"
+HANDLES = f"{IPAM}handle/"
+IPAM_CONFIG = f"{IPAM}config"
+
+
+def escaped(name: str) -> str:
+    """A name as one key segment: `%` and `/` are percent-escaped, as Calico does."""
+    return name.replace("%", "%25").replace("/", "%2f")
+
+
+def unescaped(segment: str) -> str:
+    """The name behind a key segment."""
+    return segment.replace("%2f", "/").replace("%25", "%")
+
+
+def resource_prefix(plural: str) -> str:
+    """Where all resources of a kind are: `ippools`, `nodes`, `workloadendpoints` …"""
+    return f"{RESOURCES}{plural}/"
+
+
+def resource_key(plural: str, name: str, namespace: str | None = None) -> str:
+    """The key of one resource; namespaced kinds have the namespace before the name."""
+    between = f"{escaped(namespace)}/" if namespace is not None else ""
+    return f"{RESOURCES}{plural}/{between}{escaped(name)}"
+
+
+def resource_name(key: str, plural: str) -> tuple[str | None, str] | None:
+    """(namespace, name) of a resource key of that kind."""
+    if not key.startswith(resource_prefix(plural)):
+        return None
+    segments = key.removeprefix(resource_prefix(plural)).split("/")
+    if len(segments) == 1 and segments[0]:
+        return None, unescaped(segments[0])
+    if len(segments) == 2 and all(segments):
+        return unescaped(segments[0]), unescaped(segments[1])
+    return None
+
+
+def _dashed(cidr: Prefix) -> str:
+    return f"{cidr.network_address}-{cidr.prefixlen}"
+
+
+def _undashed(segment: str) -> Prefix | None:
+    address, _, length = segment.rpartition("-")
+    try:
+        return ip_network(f"{address}/{length}")
+    except ValueError:
+        return None
+
+
+def block_prefix(version: int) -> str:
+    """Where all blocks of an address family are."""
+    return f"{BLOCKS}ipv{version}/block/"
+
+
+def block_key(cidr: Prefix) -> str:
+    """The key of a block."""
+    return f"{block_prefix(cidr.version)}{_dashed(cidr)}"
+
+
+def block_of_key(key: str) -> Prefix | None:
+    """The block behind a block key."""
+    for version in (4, 6):
+        if key.startswith(block_prefix(version)):
+            return _undashed(key.removeprefix(block_prefix(version)))
+    return None
+
+
+def affinity_prefix(node: NodeName, version: int) -> str:
+    """Where a node's claims of one family are."""
+    return f"{HOSTS}{escaped(node)}/ipv{version}/block/"
+
+
+def affinity_key(node: NodeName, cidr: Prefix) -> str:
+    """The key of a node's claim on a block."""
+    return f"{affinity_prefix(node, cidr.version)}{_dashed(cidr)}"
+
+
+def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
+    """(node, block) behind an affinity key."""
+    if not key.startswith(HOSTS):
+        return None
+    match key.removeprefix(HOSTS).split("/"):
+        case [node, "ipv4" | "ipv6", "block", dashed] if node:
+            block = _undashed(dashed)
+            return None if block is None else (NodeName(unescaped(node)), block)
+        case _:
+            return None
+
+
+def handle_key(handle: HandleId) -> str:
+    """The key of a handle."""
+    return f"{HANDLES}{escaped(handle)}"
+
+
+def handle_of_key(key: str) -> HandleId | None:
+    """The handle behind a handle key."""
+    segment = key.removeprefix(HANDLES)
+    return HandleId(unescaped(segment)) if key.startswith(HANDLES) and segment and "/" not in segment else None
