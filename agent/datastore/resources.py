@@ -1,0 +1,212 @@
+"""Calico's resources (projectcalico.org/v3) that are not IPAM's own, as values.
+
+Promises: names of kinds and fields are Calico's, so files written for calicoctl are read as they are. Reading is tolerant
+(an unknown field is ignored); `agent.datastore.documents` adds the strictness for what a person writes.
+Does not know: etcd, files, what a value means for the kernel.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface
+
+import msgspec
+from msgspec import Struct, field
+
+API_VERSION = "projectcalico.org/v3"
+DEFAULT_AS = 64512
+VXLAN_VNI = 4096
+VXLAN_PORT = 4789
+
+
+class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What every resource bears; `resource_version` is etcd's mod_revision and is never stored."""
+
+    name: str
+    namespace: str | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+    creation_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    generate_name: str | None = None
+
+
+class IPPoolSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """An address pool; the checks that need more than one field are in `agent.datastore.documents`."""
+
+    cidr: str
+    ipip_mode: str = "Never"
+    vxlan_mode: str = "Never"
+    nat_outgoing: bool = False
+    disabled: bool = False
+    disable_bgp_export: bool = field(default=False, name="disableBGPExport")
+    block_size: int | None = None
+    node_selector: str = "all()"
+    namespace_selector: str | None = None
+    allowed_uses: list[str] | None = None
+    assignment_mode: str = "Automatic"
+
+
+class NodeBGPSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """A node as a BGP speaker; the length in `ipv4_address` is what "same subnet" means for CrossSubnet."""
+
+    as_number: int | None = None
+    ipv4_address: str | None = None
+    ipv6_address: str | None = None
+    ipv4_ipip_tunnel_addr: str | None = field(default=None, name="ipv4IPIPTunnelAddr")
+    route_reflector_cluster_id: str | None = field(default=None, name="routeReflectorClusterID")
+
+
+class NodeAddress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of a node's addresses, as other tools list them."""
+
+    address: str
+    type: str | None = None
+
+
+class OrchRef(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """The node's name in an orchestrator."""
+
+    orchestrator: str
+    node_name: str | None = None
+
+
+class NodeSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """One machine of the cluster."""
+
+    bgp: NodeBGPSpec | None = None
+    ipv4_vxlan_tunnel_addr: str | None = field(default=None, name="ipv4VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr: str | None = field(default=None, name="vxlanTunnelMACAddr")
+    addresses: list[NodeAddress] | None = None
+    orch_refs: list[OrchRef] | None = None
+
+
+class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """The cluster's BGP settings (the object named `default`)."""
+
+    node_to_node_mesh_enabled: bool = True
+    as_number: int = DEFAULT_AS
+    listen_port: int = 179
+    log_severity_screen: str = "Info"
+
+
+class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """One pod interface."""
+
+    node: str
+    orchestrator: str
+    workload: str | None = None
+    pod: str | None = None
+    container_id: str | None = field(default=None, name="containerID")
+    endpoint: str
+    interface_name: str
+    ip_networks: list[str]
+    mac: str | None = None
+    profiles: list[str] | None = None
+
+
+class _Resource(Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind"):
+    api_version: str = API_VERSION
+    metadata: Metadata
+
+
+class IPPool(_Resource, frozen=True, kw_only=True, tag="IPPool"):
+    """See IPPoolSpec."""
+
+    spec: IPPoolSpec
+
+
+class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
+    """See NodeSpec."""
+
+    spec: NodeSpec = NodeSpec()
+
+    @property
+    def ipv4(self) -> IPv4Interface | None:
+        """The node's underlay address with its subnet; None when the node has none or it cannot be read."""
+        text = self.spec.bgp.ipv4_address if self.spec.bgp else None
+        try:
+            return IPv4Interface(text) if text else None
+        except ValueError:
+            return None
+
+    @property
+    def ipip_address(self) -> IPv4Address | None:
+        """The address on the node's tunl0."""
+        return _address(self.spec.bgp.ipv4_ipip_tunnel_addr if self.spec.bgp else None)
+
+    @property
+    def vxlan_address(self) -> IPv4Address | None:
+        """The address on the node's vxlan.calico: its VTEP."""
+        return _address(self.spec.ipv4_vxlan_tunnel_addr)
+
+
+def _address(text: str | None) -> IPv4Address | None:
+    try:
+        return IPv4Address(text) if text else None
+    except ValueError:
+        return None
+
+
+class BGPConfiguration(_Resource, frozen=True, kw_only=True, tag="BGPConfiguration"):
+    """See BGPConfigurationSpec."""
+
+    spec: BGPConfigurationSpec = BGPConfigurationSpec()
+
+
+class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoint"):
+    """See WorkloadEndpointSpec."""
+
+    spec: WorkloadEndpointSpec
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """The IPv4 addresses of the pod; what cannot be read is left out."""
+        found = [_address(text.removesuffix("/32")) for text in self.spec.ip_networks if ":" not in text]
+        return tuple(address for address in found if address is not None)
+
+
+Resource = IPPool | Node | BGPConfiguration | WorkloadEndpoint
+
+PLURALS: dict[str, str] = {
+    "IPPool": "ippools",
+    "Node": "nodes",
+    "BGPConfiguration": "bgpconfigurations",
+    "WorkloadEndpoint": "workloadendpoints",
+}
+"""Kind -> the plural that its etcd keys bear."""
+
+NAMESPACED = frozenset({"WorkloadEndpoint"})
+
+KINDS: dict[str, type[Resource]] = {
+    "IPPool": IPPool,
+    "Node": Node,
+    "BGPConfiguration": BGPConfiguration,
+    "WorkloadEndpoint": WorkloadEndpoint,
+}
+
+
+def kind_of(resource: Resource) -> str:
+    """The resource's kind: `IPPool`, `Node` …"""
+    return type(resource).__name__
+
+
+def encode(resource: Resource) -> bytes:
+    """The JSON that is stored: without resourceVersion, which only a read can tell."""
+    metadata = msgspec.structs.replace(resource.metadata, resource_version=None)
+    return msgspec.json.encode(msgspec.structs.replace(resource, metadata=metadata))
+
+
+def decode(kind: type[Resource], value: bytes, revision: int) -> Resource:
+    """A stored resource, with its revision filled in.
+
+    Raises msgspec.ValidationError or msgspec.DecodeError naming the field.
+    """
+    resource = msgspec.json.decode(value, type=kind)
+    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(revision))
+    return msgspec.structs.replace(resource, metadata=metadata)
+
+
+def endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) -> str:
+    """A WorkloadEndpoint's name: `node-orchestrator-workload-endpoint`, a dash inside a part written twice."""
+    return "-".join(part.replace("-", "--") for part in (node, orchestrator, workload, endpoint))
