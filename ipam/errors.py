@@ -1,6 +1,6 @@
 """What can go wrong in address management, sorted by what the caller must do.
 
-Three families: *retry* (Conflict), *refuse* (the caller must tell its user) and *unavailable* (etcd is away: fail static).
+Three families: *retry* (Conflict), *refuse* (the caller must tell its user), *unavailable* (etcd is away: fail static).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class StoreError(IpamError):
 
 
 class StoreUnavailable(StoreError):
-    """No answer from any endpoint within the deadline: the outcome of a write is then unknown, so read before repeating it."""
+    """No answer from any endpoint within the deadline: a write may have happened, so read before repeating it."""
 
 
 class StoreRefused(StoreError):

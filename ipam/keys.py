@@ -1,6 +1,7 @@
 """Calico's etcd v3 keys, typed both ways; the only file with key literals.
 
-Promises: a key made here is read back as the same value; a foreign key below a known prefix reads as None, never as a guess.
+Promises: a key made here is read back as the same value; a foreign key below a known prefix reads as None, never as
+a guess.
 Does not know: what stands under a key.
 """
 

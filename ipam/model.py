@@ -109,7 +109,7 @@ class Block:
     """FIFO of free ordinals: taken from the head, given back at the tail."""
     attributes: tuple[Attributes, ...] = ()
     sequence: int = 0
-    """Raised by one with every write; starts at the creation time in nanoseconds, so a re-created block never repeats one."""
+    """Raised by one with every write; starts at the creation time in ns, so a re-created block never repeats one."""
     sequence_of: tuple[tuple[int, int], ...] = ()
     """(ordinal, block sequence when it was assigned): guards a late release."""
     claimed_at: str | None = None

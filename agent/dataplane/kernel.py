@@ -1,7 +1,7 @@
 """The kernel as the reconciler sees it: read everything, carry out a step, hear that something changed.
 
-Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is idempotent
-(creating what is there and removing what is gone are success); errors are the ones of this file.
+Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is
+idempotent (creating what is there and removing what is gone are success); errors are the ones of this file.
 Does not know: what should exist, who owns what.
 """
 
@@ -125,7 +125,10 @@ class Kernel(Protocol):
         ...
 
     async def put_masquerade(self, wish: Masquerade) -> None:
-        """Replace our table in one nftables transaction; an empty wish removes it. Raises Unsupported without nftables' ip family."""
+        """Replace our table in one nftables transaction; an empty wish removes it.
+
+        Raises Unsupported without nftables' ip family.
+        """
         ...
 
     async def path_to(self, host: IPv4Address) -> PathToHost:

@@ -1,0 +1,109 @@
+"""An IPPool resource as the pool that allocation and routing work with, and everything that can be wrong with one.
+
+Promises: `pool(…)` of a resource without faults never fails; every fault names its field.
+Does not know: other resources than IPPool, files, etcd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+from agent.datastore.resources import IPPool, IPPoolSpec
+from ipam.model import (
+    BLOCK_LENGTHS,
+    DEFAULT_BLOCK_LENGTH,
+    AssignmentMode,
+    EncapsulationMode,
+    Pool,
+    Prefix,
+    Use,
+)
+from ipam.selector import SelectorError, parse
+
+LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+
+
+def pool(resource: IPPool) -> Pool:
+    """The pool behind a resource. Raises ValueError with the first fault."""
+    spec = resource.spec
+    if found := faults(spec):
+        raise ValueError(found[0])
+    cidr = ip_network(spec.cidr)
+    uses = frozenset(Use(word) for word in spec.allowed_uses) if spec.allowed_uses else None
+    return Pool(
+        name=resource.metadata.name,
+        cidr=cidr,
+        block_length=spec.block_size or DEFAULT_BLOCK_LENGTH[cidr.version],
+        ipip=EncapsulationMode(spec.ipip_mode),
+        vxlan=EncapsulationMode(spec.vxlan_mode),
+        nat_outgoing=spec.nat_outgoing,
+        node_selector=spec.node_selector or "all()",
+        disabled=spec.disabled,
+        disable_bgp_export=spec.disable_bgp_export,
+        assignment_mode=AssignmentMode(spec.assignment_mode),
+        allowed_uses=uses or frozenset({Use.WORKLOAD, Use.TUNNEL}),
+    )
+
+
+def faults(spec: IPPoolSpec) -> list[str]:
+    """Everything wrong with a pool by itself, a sentence each, field first."""
+    found: list[str] = []
+    for name, word, words in (
+        ("ipipMode", spec.ipip_mode, EncapsulationMode),
+        ("vxlanMode", spec.vxlan_mode, EncapsulationMode),
+        ("assignmentMode", spec.assignment_mode, AssignmentMode),
+    ):
+        if word not in {member.value for member in words}:
+            found.append(f"spec.{name}: {word!r} is none of {', '.join(str(member.value) for member in words)}")
+    if spec.ipip_mode != "Never" and spec.vxlan_mode != "Never":
+        found.append("spec.ipipMode: exclude each other with vxlanMode; set one of them to Never")
+    unknown = [use for use in spec.allowed_uses or () if use not in {member.value for member in Use}]
+    if unknown:
+        found.append(f"spec.allowedUses: {unknown[0]!r} is none of {', '.join(member.value for member in Use)}")
+    return found + _cidr_faults(spec) + _selector_faults(spec)
+
+
+def _cidr_faults(spec: IPPoolSpec) -> list[str]:
+    try:
+        cidr = ip_network(spec.cidr)
+    except ValueError:
+        try:
+            masked = ip_network(spec.cidr, strict=False)
+        except ValueError:
+            return [f"spec.cidr: {spec.cidr!r} is not a network in CIDR form, such as 192.168.0.0/16"]
+        return [f"spec.cidr: {spec.cidr} has host bits set; the network is {masked}"]
+    found = []
+    if spec.cidr != str(cidr):
+        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {cidr}")
+    if any(cidr.version == other.version and cidr.overlaps(other) for other in LINK_LOCAL):
+        found.append(f"spec.cidr: {cidr} overlaps the link-local range")
+    if cidr.version == 6 and spec.ipip_mode != "Never":
+        found.append("spec.ipipMode: IPIP carries IPv4 only; use vxlanMode or Never for an IPv6 pool")
+    return found + _length_faults(spec, cidr)
+
+
+def _length_faults(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
+    length = DEFAULT_BLOCK_LENGTH[cidr.version] if spec.block_size is None else spec.block_size
+    allowed = BLOCK_LENGTHS[cidr.version]
+    if length not in allowed:
+        return [f"spec.blockSize: {length} is outside {allowed.start} to {allowed.stop - 1} for IPv{cidr.version}"]
+    if cidr.prefixlen > length and not spec.disabled:
+        return [f"spec.blockSize: a block of /{length} does not fit into {cidr}; choose {cidr.prefixlen} or more"]
+    return []
+
+
+def _selector_faults(spec: IPPoolSpec) -> list[str]:
+    try:
+        parse(spec.node_selector or "all()")
+    except SelectorError as error:
+        return [f"spec.nodeSelector: {error}"]
+    return []
+
+
+def overlap(new: Pool, others: Iterable[Pool]) -> Pool | None:
+    """The first other pool that shares an address with this one; a pool of the same name is the same pool."""
+    for other in others:
+        if other.name != new.name and other.cidr.version == new.cidr.version and other.cidr.overlaps(new.cidr):
+            return other
+    return None
