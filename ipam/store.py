@@ -100,7 +100,7 @@ WatchEvent = Changed | Progress
 
 
 class Store(Protocol):
-    """A revisioned key-value store. Deadlines are the implementation's own; past them a call raises StoreUnavailable."""
+    """A revisioned key-value store. Deadlines are its own; past them a call raises StoreUnavailable."""
 
     async def get(self, key: str) -> Versioned | None:
         """The key's present value, or None."""

@@ -1,0 +1,247 @@
+"""Settings: a TOML file, then environment, then flags; the last word wins.
+
+Promises: one frozen, checked value; an unknown key or a wrong type is one sentence that names file and key. Passwords
+are never settings: only the path of a file that holds one.
+Does not know: who uses which setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+DEFAULT_FILE = Path("/etc/tortie/agent.toml")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+LONGEST_NAME = 253
+CALICO_ENVIRONMENT = {
+    "ETCD_ENDPOINTS": "etcd.endpoints",
+    "ETCD_CA_CERT_FILE": "etcd.ca_file",
+    "ETCD_CERT_FILE": "etcd.cert_file",
+    "ETCD_KEY_FILE": "etcd.key_file",
+    "ETCD_USERNAME": "etcd.username",
+}
+"""What calicoctl's users have in their environment already; TORTIE_* goes first."""
+
+
+class ConfigError(Exception):
+    """One sentence: where, which key, what is wrong."""
+
+
+class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who this node is."""
+
+    name: str = ""
+    """Empty: the host name in lower case."""
+    address: str = ""
+    """`address/length` on the underlay. Empty: the source address of the kernel's route to the datastore."""
+    labels: dict[str, str] = {}
+    """Labels set on the Node resource, for nodeSelector."""
+
+
+class EtcdSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The datastore."""
+
+    endpoints: list[str] = ["http://127.0.0.1:2379"]
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password_file: str = ""
+
+
+class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The speaker's timers."""
+
+    hold_seconds: int = 90
+    restart_seconds: int = 120
+    """How long peers keep our routes while this agent is away (RFC 4724)."""
+    deferral_seconds: float = 60.0
+    """How long after a start learned routes are not deleted for want of a peer."""
+
+
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """rtm_protocol numbers of the routes this agent owns."""
+
+    learned: int = 12
+    blackhole: int = 12
+    datastore: int = 80
+    tunnel: int = 3
+    workload: int = 3
+
+
+class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Directories of this agent's own."""
+
+    run: str = "/run/tortie"
+    state: str = "/var/lib/tortie"
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, and in which form."""
+
+    level: str = "info"
+    format: str = "human"
+    """`human` or `json`; both go to standard error."""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings."""
+
+    node: NodeSettings = NodeSettings()
+    etcd: EtcdSettings = EtcdSettings()
+    bgp: BgpSettings = BgpSettings()
+    routes: RouteSettings = RouteSettings()
+    paths: PathSettings = PathSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def node_name(self) -> str:
+        """The node's name in the datastore."""
+        return self.node.name or socket.gethostname().lower()
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the CNI plugin calls."""
+        return Path(self.paths.run) / "cni.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the command line asks."""
+        return Path(self.paths.run) / "agent.sock"
+
+
+def load(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Config:
+    """Read, overlay and check. `flags` maps `section.key` to text.
+
+    A file named on purpose must exist; the default one may be missing. Raises ConfigError.
+    """
+    raw = _file(path)
+    for name, dotted in CALICO_ENVIRONMENT.items():
+        if environment.get(name):
+            _overlay(raw, dotted, environment[name], name)
+    for section in Config.__struct_fields__:
+        for key in _section(section).__struct_fields__:
+            name = f"TORTIE_{section}_{key}".upper()
+            if name in environment:
+                _overlay(raw, f"{section}.{key}", environment[name], name)
+    for dotted, text in flags.items():
+        _overlay(raw, dotted, text, f"--{dotted.replace('.', '-').replace('_', '-')}")
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or DEFAULT_FILE}: {_sentence(str(error), raw)}") from error
+    _check(config)
+    return config
+
+
+def _file(path: Path | None) -> dict[str, Any]:
+    source = path or DEFAULT_FILE
+    try:
+        return tomllib.loads(source.read_text())
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise ConfigError(f"{source}: no such file; name an existing one with --config, or leave it out") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+
+
+def _section(name: str) -> type[Struct]:
+    kind = type(getattr(Config(), name))
+    assert issubclass(kind, Struct)
+    return kind
+
+
+def _overlay(raw: dict[str, Any], dotted: str, text: str, origin: str) -> None:
+    section, key = dotted.split(".")
+    default = getattr(getattr(Config(), section), key)
+    value: Any = text
+    try:
+        if isinstance(default, list):
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        elif isinstance(default, dict):
+            value = dict(part.split("=", 1) for part in text.split(",") if part)
+        elif isinstance(default, int | float):
+            value = type(default)(text)
+    except ValueError:
+        raise ConfigError(f"{origin}: {text!r} is not a value for {dotted}") from None
+    raw.setdefault(section, {})[key] = value
+
+
+def _sentence(message: str, raw: Mapping[str, Any]) -> str:
+    fault, _, path = message.rpartition(" - at ")
+    dotted = path.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `([^`]*)`", message)
+    if not unknown:
+        return f"{dotted}: {fault[0].lower()}{fault[1:].replace('`', '')}"
+    known = _section(dotted).__struct_fields__ if dotted else Config.__struct_fields__
+    close = difflib.get_close_matches(unknown[1], known, n=1)
+    key = f"{dotted}.{unknown[1]}" if dotted else unknown[1]
+    return f"{key}: unknown key{f'; did you mean {close[0]}?' if close else ''}"
+
+
+def _check(config: Config) -> None:
+    if config.node.address:
+        node_address(config.node.address)
+    name, etcd, bgp, log = config.node_name, config.etcd, config.bgp, config.log
+    rules = (
+        (
+            NAME.fullmatch(name) and len(name) <= LONGEST_NAME,
+            f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'",
+        ),
+        (etcd.endpoints, "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"),
+        (bool(etcd.cert_file) == bool(etcd.key_file), "etcd.cert_file: goes with etcd.key_file; set both or neither"),
+        (bgp.hold_seconds == 0 or bgp.hold_seconds >= 3, "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"),
+        (
+            0 <= bgp.restart_seconds <= 4095,
+            "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)",
+        ),
+        (
+            log.level in {"debug", "info", "warning", "error"},
+            f"log.level: {log.level!r} is none of debug, info, warning, error",
+        ),
+        (log.format in {"human", "json"}, f"log.format: {log.format!r} is neither human nor json"),
+        *(
+            (3 <= getattr(config.routes, key) <= 255, f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)")
+            for key in RouteSettings.__struct_fields__
+        ),
+    )
+    for holds, sentence in rules:
+        if not holds:
+            raise ConfigError(sentence)
+
+
+def node_address(text: str) -> IPv4Interface:
+    """`172.26.5.10/20` as a value. Raises ConfigError."""
+    try:
+        interface = IPv4Interface(text)
+    except ValueError:
+        raise ConfigError(f"node.address: {text!r} is not an IPv4 address with a length, such as 10.0.0.5/24") from None
+    if "/" not in text or interface.ip in (IPv4Address("0.0.0.0"), interface.network.broadcast_address):
+        raise ConfigError(f"node.address: {text!r} must be a host's address with the length of its subnet")
+    return interface
+
+
+def password(settings: EtcdSettings) -> str | None:
+    """The password from its file, which nobody but its owner and group may read. Raises ConfigError."""
+    if not settings.password_file:
+        return None
+    path = Path(settings.password_file)
+    try:
+        if os.stat(path).st_mode & 0o007:
+            raise ConfigError(f"etcd.password_file: {path} is open to everybody; chmod it to 0640 or less")
+        return path.read_text().rstrip("\n")
+    except OSError as error:
+        raise ConfigError(f"etcd.password_file: {path}: {error.strerror}") from error

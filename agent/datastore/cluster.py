@@ -1,0 +1,155 @@
+"""The facts: what the datastore holds that this node cares about, decoded once.
+
+Promises: only the present value counts, so repeated, skipped and late events are harmless; a value that cannot be read
+counts as absent and its reason is kept in `problems`. Owned by the syncer; the CNI server adopts and forgets its own
+endpoints so that they need not come back over the watch first.
+Does not know: etcd, watches, the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network
+from typing import Any
+
+import msgspec
+
+from agent.datastore.pools import pool
+from agent.datastore.resources import (
+    PLURALS,
+    BGPConfiguration,
+    BGPConfigurationSpec,
+    IPPool,
+    Node,
+    WorkloadEndpoint,
+    decode,
+    kind_of,
+)
+from ipam.codec import decode_affinity
+from ipam.errors import IpamError
+from ipam.keys import HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
+from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
+from ipam.store import Versioned
+
+POOLS = resource_prefix(PLURALS["IPPool"])
+NODES = resource_prefix(PLURALS["Node"])
+BGP_SETTINGS = resource_prefix(PLURALS["BGPConfiguration"])
+ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
+AFFINITIES = HOSTS
+
+
+def endpoint_prefix(namespace: str, node: NodeName) -> str:
+    """Where a node's own endpoints of one namespace are: a watch there does not hear of other nodes' pods."""
+    return resource_key(PLURALS["WorkloadEndpoint"], f"{node.replace('-', '--')}-", namespace)
+
+
+class Cluster:
+    """The decoded facts, by etcd key."""
+
+    def __init__(self, node: NodeName) -> None:
+        self.node = node
+        self._decoded: dict[str, Any] = {}
+        self.problems: dict[str, str] = {}
+        """etcd key -> why its value cannot be used."""
+
+    def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
+        """Everything below `prefix` is now exactly this."""
+        for key in [key for key in (*self._decoded, *self.problems) if key.startswith(prefix) and key not in values]:
+            self.apply(key, None)
+        for key, value in values.items():
+            self.apply(key, value)
+
+    def apply(self, key: str, value: Versioned | None) -> None:
+        """One key is now this, or gone."""
+        self._decoded.pop(key, None)
+        self.problems.pop(key, None)
+        decoder = next((decoder for prefix, decoder in _DECODERS.items() if key.startswith(prefix)), None)
+        if value is None or decoder is None:
+            return
+        try:
+            decoded = decoder(value)
+        except (ValueError, msgspec.MsgspecError, IpamError) as error:
+            self.problems[key] = str(error)
+            return
+        if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
+            return
+        if decoded is not None:
+            self._decoded[key] = decoded
+
+    def adopt(self, endpoint: WorkloadEndpoint) -> None:
+        """A local endpoint was just written."""
+        self._decoded[_endpoint_key(endpoint)] = endpoint
+
+    def forget(self, endpoint: WorkloadEndpoint) -> None:
+        """A local endpoint was just removed."""
+        self._decoded.pop(_endpoint_key(endpoint), None)
+
+    @property
+    def pools(self) -> tuple[PoolRecord, ...]:
+        """All readable pools, by name as Calico orders them."""
+        return tuple(sorted(self._of(PoolRecord), key=lambda record: record.pool.name))
+
+    @property
+    def nodes(self) -> Mapping[NodeName, Node]:
+        """All readable nodes."""
+        return {NodeName(node.metadata.name): node for node in self._of(Node)}
+
+    @property
+    def endpoints(self) -> tuple[WorkloadEndpoint, ...]:
+        """This node's own endpoints."""
+        return tuple(self._of(WorkloadEndpoint))
+
+    @property
+    def bgp(self) -> BGPConfigurationSpec:
+        """The object named `default`, or the defaults."""
+        settings = [item for item in self._of(BGPConfiguration) if item.metadata.name == "default"]
+        return settings[0].spec if settings else BGPConfigurationSpec()
+
+    @property
+    def block_owners(self) -> Mapping[IPv4Network, NodeName]:
+        """Who owns which IPv4 block: confirmed claims only."""
+        owners: dict[IPv4Network, NodeName] = {}
+        for key, state in self._decoded.items():
+            found = affinity_of_key(key) if state is AffinityState.CONFIRMED else None
+            if found is not None and isinstance(found[1], IPv4Network):
+                owners[found[1]] = found[0]
+        return owners
+
+    def _of(self, kind: type[Any]) -> list[Any]:
+        return [value for value in self._decoded.values() if isinstance(value, kind)]
+
+
+def own_blocks(owners: Mapping[IPv4Network, NodeName], node: NodeName) -> frozenset[IPv4Network]:
+    """The blocks that `node` owns."""
+    return frozenset(block for block, owner in owners.items() if owner == node)
+
+
+def _endpoint_key(endpoint: WorkloadEndpoint) -> str:
+    return resource_key(PLURALS[kind_of(endpoint)], endpoint.metadata.name, endpoint.metadata.namespace or "default")
+
+
+def _pool(value: Versioned) -> PoolRecord:
+    resource = decode(IPPool, value.value, value.revision)
+    assert isinstance(resource, IPPool)
+    return PoolRecord(pool(resource), value.key, value.revision)
+
+
+def _resource(kind: type[Node | BGPConfiguration | WorkloadEndpoint], plural: str) -> Callable[[Versioned], Any]:
+    def read(value: Versioned) -> Any:
+        return decode(kind, value.value, value.revision) if resource_name(value.key, plural) else None
+
+    return read
+
+
+def _affinity(value: Versioned) -> AffinityState | None:
+    found: tuple[NodeName, Prefix] | None = affinity_of_key(value.key)
+    return None if found is None else decode_affinity(value.key, value.value).state
+
+
+_DECODERS: dict[str, Callable[[Versioned], Any]] = {
+    POOLS: _pool,
+    NODES: _resource(Node, PLURALS["Node"]),
+    BGP_SETTINGS: _resource(BGPConfiguration, PLURALS["BGPConfiguration"]),
+    ENDPOINTS: _resource(WorkloadEndpoint, PLURALS["WorkloadEndpoint"]),
+    AFFINITIES: _affinity,
+}

@@ -1,0 +1,123 @@
+"""Keeps the facts like the datastore: list at a revision, watch from the next one, and on any doubt start over.
+
+Promises: `in_sync` is true only after every prefix was listed completely once; a lost watch, a compaction and an etcd
+that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings
+and the node's own endpoints, never the contents of others' blocks.
+Does not know: what the facts mean, who waits for them beyond the bell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from agent.clock import Clock
+from agent.datastore.cluster import AFFINITIES, BGP_SETTINGS, ENDPOINTS, NODES, POOLS, Cluster, endpoint_prefix
+from ipam.errors import Compacted, StoreError
+from ipam.store import Changed, Store
+
+RELIST_SECONDS = 600.0
+"""However healthy a watch looks, its prefix is listed again this often (with jitter)."""
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+"""Waits between attempts while the datastore is away."""
+
+log = structlog.get_logger()
+
+
+class Syncer:
+    """One follower per prefix, all in one task group."""
+
+    def __init__(self, store: Store, cluster: Cluster, clock: Clock, changed: Callable[[], None]) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._clock = clock
+        self._changed = changed
+        self._waiting = {POOLS, NODES, BGP_SETTINGS, AFFINITIES, ENDPOINTS}
+        """Prefixes whose first complete list is still to come."""
+        self._followed: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self.heard_at: float | None = None
+        """When the datastore last proved to be alive, on the monotonic clock."""
+        self.trouble: str | None = None
+        """What is wrong with the datastore now."""
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether every prefix has been listed completely at least once."""
+        return not self._waiting
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for prefix in (POOLS, NODES, BGP_SETTINGS, AFFINITIES):
+                self._follow(prefix)
+            group.create_task(self._find_endpoints())
+
+    def follow_endpoints(self, namespace: str) -> None:
+        """Watch this node's endpoints of one more namespace; a known one is no work."""
+        self._follow(endpoint_prefix(namespace, self._cluster.node))
+
+    def _follow(self, prefix: str) -> None:
+        if prefix not in self._followed and self._group is not None:
+            self._followed.add(prefix)
+            self._group.create_task(self._keep_following(prefix))
+
+    async def _find_endpoints(self) -> None:
+        """List all endpoints once, to learn in which namespaces this node has some; only those are followed."""
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                listing = await self._store.list(ENDPOINTS)
+                break
+            except StoreError as error:
+                wait = await self._pause(ENDPOINTS, error, wait)
+        self._cluster.replace(ENDPOINTS, listing.values)
+        for endpoint in self._cluster.endpoints:
+            self.follow_endpoints(endpoint.metadata.namespace or "default")
+        self._listed(ENDPOINTS)
+
+    async def _keep_following(self, prefix: str) -> None:
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(RELIST_SECONDS * random.uniform(0.75, 1.0)):
+                    await self._one_round(prefix)
+            except TimeoutError:
+                wait = FIRST_WAIT_SECONDS
+            except Compacted:
+                log.info("datastore.compacted", prefix=prefix)
+                wait = FIRST_WAIT_SECONDS
+            except StoreError as error:
+                wait = await self._pause(prefix, error, wait)
+
+    async def _one_round(self, prefix: str) -> None:
+        listing = await self._store.list(prefix)
+        self._cluster.replace(prefix, listing.values)
+        self._listed(prefix)
+        async for event in self._store.watch(prefix, listing.revision + 1):
+            self._heard()
+            if isinstance(event, Changed):
+                self._cluster.apply(event.key, event.value)
+                self._changed()
+
+    def _listed(self, prefix: str) -> None:
+        self._waiting.discard(prefix)
+        self._heard()
+        self._changed()
+
+    def _heard(self) -> None:
+        self.heard_at = self._clock.now()
+        self.trouble = None
+
+    async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
+        """Wait before the next attempt; returns the wait after that."""
+        if self.trouble is None:
+            log.warning("datastore.away", prefix=prefix, why=str(error))
+        self.trouble = str(error)
+        await asyncio.sleep(wait * random.uniform(0.75, 1.0))
+        return min(wait * 2, LONGEST_WAIT_SECONDS)
