@@ -40,6 +40,6 @@ def configure(level: str, form: str) -> None:
 def _prioritized(renderer: structlog.typing.Processor) -> structlog.typing.Processor:
     def render(logger: WrappedLogger, name: str, event: EventDict) -> str:
         priority = PRIORITY.get(str(event.get("level")), PRIORITY["info"])
-        return f"<{priority}>{renderer(logger, name, event)}"
+        return f"<{priority}>{renderer(logger, name, event)!s}"
 
     return render

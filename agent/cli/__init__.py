@@ -1,0 +1,1 @@
+"""The command line: `tortie`. The only room that prints."""

@@ -1,0 +1,60 @@
+"""One command's conversation with the datastore: connect, do, close, and say any fault in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agent.cli.main import CommandFailed
+from agent.config import Config, ConfigError, EtcdSettings, load, password
+from ipam.errors import IpamError, StoreUnavailable
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.store import Store
+
+Result = TypeVar("Result")
+
+
+def config(arguments: argparse.Namespace) -> Config:
+    """The settings this command runs with. Raises CommandFailed."""
+    flags = {"etcd.endpoints": arguments.etcd_endpoints} if arguments.etcd_endpoints else {}
+    try:
+        return load(arguments.config, os.environ, flags)
+    except ConfigError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def etcd_config(settings: EtcdSettings) -> EtcdConfig:
+    """The datastore's settings as the store takes them. Raises ConfigError, naming what is wrong."""
+    try:
+        return EtcdConfig(
+            endpoints=tuple(settings.endpoints),
+            ca_file=settings.ca_file or None,
+            cert_file=settings.cert_file or None,
+            key_file=settings.key_file or None,
+            username=settings.username or None,
+            password=password(settings),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:
+    """Run `work` with a connected store. Raises CommandFailed."""
+    etcd = config(arguments).etcd
+
+    async def run() -> Result:
+        store = EtcdStore(etcd_config(etcd))
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except StoreUnavailable as error:
+        raise CommandFailed(f"no answer from etcd at {', '.join(etcd.endpoints)}: {error}") from error
+    except (IpamError, ConfigError) as error:
+        raise CommandFailed(str(error)) from error

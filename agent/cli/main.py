@@ -1,0 +1,66 @@
+"""`tortie`: parses the command line, runs one command, turns every expected fault into one sentence and exit code 1.
+
+Promises: a command's modules are imported only when it runs, so `--help` is quick. Exit codes: 0 done, 1 refused or
+failed (the sentence is on standard error), 2 the command line itself is wrong, 130 interrupted.
+Does not know: what commands do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+COMMANDS = ("agent.cli.resources", "agent.cli.node", "agent.cli.lab")
+"""Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
+
+EXAMPLES = """\
+examples:
+  tortie lab up                      three nodes on this machine, real etcd, real agents
+  tortie lab pod add a b c           pods, by real CNI calls
+  tortie lab ping                    every pod pings every other
+  tortie apply -f pool.json          create or update resources
+  tortie get ippools -o yaml
+  tortie node status                 what this node's agent sees
+"""
+
+
+class CommandFailed(Exception):
+    """One sentence for the person at the terminal; exit code 1."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    found = argparse.ArgumentParser(
+        prog="tortie",
+        description="Pod routes for Linux nodes: IPAM in etcd, CNI, netlink and BGP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)")
+    found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: settings, ETCD_ENDPOINTS, localhost")
+    subparsers = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        importlib.import_module(module).add_parsers(subparsers)
+    return found
+
+
+def main() -> None:
+    """The entry point."""
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except CommandFailed as error:
+        sys.exit(f"tortie: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(0)  # the reader (head, less) has gone; a traceback would tell it nothing
+
+
+if __name__ == "__main__":
+    # run as a module this file has two names; the exceptions must be those that the commands raise
+    importlib.import_module("agent.cli.main").main()

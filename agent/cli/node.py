@@ -1,0 +1,71 @@
+"""`tortie node status`: what this node's agent sees, in calicoctl's form."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add this module's commands."""
+    node = subparsers.add_parser("node", help="this node's agent")
+    verbs = node.add_subparsers(dest="verb", metavar="VERB", required=True)
+    status = verbs.add_parser(
+        "status",
+        help="peers, datastore, kernel",
+        epilog="examples:\n  tortie node status\n  tortie lab exec node1 -- tortie node status\n  tortie node status --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    status.add_argument("--json", action="store_true", help="everything the agent says")
+    status.set_defaults(run=run_status)
+
+
+def run_status(arguments: argparse.Namespace) -> None:
+    """`tortie node status`."""
+    import json
+
+    from agent import control
+    from agent.cli.connection import config
+    from agent.cli.main import CommandFailed
+
+    try:
+        status = control.ask(config(arguments).control_socket, "status")
+    except control.NotRunning as error:
+        raise CommandFailed(str(error)) from error
+    print(json.dumps(status, indent=2) if arguments.json else shown(status))
+
+
+def shown(status: dict[str, Any]) -> str:
+    """The agent's answer for people."""
+    from agent.cli.tables import ruled
+
+    lines = [
+        f"Tortie agent is running (pid {status['pid']}).",
+        "",
+        f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or 'unknown'})",
+        f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
+        f"pods       {status['pods']}",
+    ]
+    lines += [f"trouble    {text}" for text in status["troubles"]]
+    lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
+    lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
+    lines += ["", "IPv4 BGP status"]
+    if not status["peers"]:
+        return "\n".join([*lines, "No IPv4 peers found."])
+    rows = [
+        (
+            peer["address"],
+            "node-to-node mesh",
+            "up" if peer["state"] == "Established" else "start",
+            (peer["since"] or "")[:19].replace("T", " "),
+            peer["state"] if not peer["last_error"] else f"{peer['state']}: {peer['last_error']}",
+        )
+        for peer in status["peers"]
+    ]
+    return "\n".join([*lines, ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)])
+
+
+def kernel_notes(report: dict[str, Any]) -> list[str]:
+    """What of the kernel's report a person should see: what is refused and what is not in force."""
+    notes = [f"refused: {item['what']}: {item['why']}" for item in report.get("refused", [])]
+    return notes + [f"not in force: {text}" for text in report.get("not_in_force", [])]

@@ -1,0 +1,79 @@
+"""The agent's local socket for the command line: ask with one line, get one JSON object.
+
+Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time; answering
+changes nothing. Does not know: what the answers hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+MOST_QUESTION_BYTES = 4096
+ANSWER_SECONDS = 5.0
+
+Answers = Mapping[str, Callable[[], Any]]
+"""Question -> what gives its answer."""
+
+
+def peer_is_root(connection: socket.socket) -> bool:
+    """Whether the process at the other end runs as root or as ourselves (SO_PEERCRED, unix(7))."""
+    size = struct.calcsize("3i")
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return uid in (0, os.geteuid())
+
+
+async def serve(path: Path, answers: Answers) -> None:
+    """Answer until cancelled."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(TimeoutError, OSError, ValueError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if peer_is_root(writer.get_extra_info("socket")):
+                    question = (await reader.readline()).decode(errors="replace").strip()
+                    writer.write(msgspec.json.encode(_answer(answers, question), enc_hook=str))
+                    await writer.drain()
+        writer.close()
+
+    with suppress(FileNotFoundError):
+        path.unlink()
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(answer, path, limit=MOST_QUESTION_BYTES)
+    finally:
+        os.umask(before)
+    async with server:
+        await server.serve_forever()
+
+
+def _answer(answers: Answers, question: str) -> Any:
+    if question not in answers:
+        return {"error": f"unknown question {question!r}; known are {', '.join(answers)}"}
+    return answers[question]()
+
+
+class NotRunning(Exception):
+    """No agent answers at the socket; the sentence names it."""
+
+
+def ask(path: Path, question: str) -> Any:
+    """The answer of the agent behind `path`. Blocking; for the command line. Raises NotRunning."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(str(path))
+            connection.sendall(f"{question}\n".encode())
+            received = b""
+            while data := connection.recv(1 << 16):
+                received += data
+            return msgspec.json.decode(received)
+        except (OSError, msgspec.DecodeError) as error:
+            raise NotRunning(f"no agent answers at {path}: {error}") from error

@@ -1,0 +1,301 @@
+"""The agent: builds every part, joins them, and runs until it is told to stop.
+
+Promises: one process, one thread, one event loop; the only file that knows which class stands behind a Protocol.
+Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service starts it again);
+nothing runs on half.
+Does not know: the rules of any part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent import control
+from agent import log as logging
+from agent.clock import SystemClock
+from agent.cni.journal import Journal
+from agent.cni.pod_netlink import NetlinkPods
+from agent.cni.server import CniServer, ServerPorts
+from agent.config import Config, ConfigError, load, password
+from agent.dataplane.bell import Bell
+from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
+from agent.dataplane.netlink import NetlinkKernel
+from agent.dataplane.objects import Link, RouteKey, RouteType
+from agent.dataplane.reconciler import Reconciler, Wish
+from agent.dataplane.tunnels import pod_mtu
+from agent.dataplane.wishes import dataplane
+from agent.datastore.cluster import Cluster
+from agent.datastore.resources import WorkloadEndpoint
+from agent.datastore.syncer import Syncer
+from agent.mesh import Mesh
+from agent.node import NodeRecord, record_inputs
+from ipam.allocator import Allocator
+from ipam.errors import IpamError
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.model import NodeName
+
+NODE_PASS_SECONDS = 60.0
+"""The node's record is compared again this often, whatever happened."""
+NODE_RETRY_SECONDS = 2.0
+DEFAULT_MTU = 1500
+
+log = structlog.get_logger()
+
+
+class Agent:
+    """All parts of one node."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._started = self._clock.wall()
+        self._store = EtcdStore(etcd_config(config))
+        self._cluster = Cluster(NodeName(config.node_name))
+        self._kernel = NetlinkKernel()
+        self._node_bell = Bell()
+        self._links: Mapping[str, Link] = {}
+        self._syncer = Syncer(self._store, self._cluster, self._clock, self._facts_changed)
+        self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
+        self._record = NodeRecord(
+            self._store,
+            self._cluster,
+            self._allocator,
+            self._kernel,
+            config.node,
+            tuple(config.etcd.endpoints),
+            self._clock,
+        )
+        self._mesh = Mesh(config.bgp, self._clock, self._ring)
+        self._reconciler = Reconciler(self._kernel, self._wish, self._clock, log, on_pass=self._follow_mesh)
+        self._cni = CniServer(config.cni_socket, self._ports(), Journal(Path(config.paths.state)), self._clock)
+
+    def _ports(self) -> ServerPorts:
+        return ServerPorts(
+            allocator=self._allocator,
+            store=self._store,
+            node=self._cluster.node,
+            labels=lambda: self._record.labels,
+            mtu=lambda: pod_mtu(self._facts(self._links)) or DEFAULT_MTU,
+            not_ready=self._not_ready,
+            adopt=self._adopt,
+            forget=self._forget,
+            settled=self._settled,
+            pods=NetlinkPods(),
+        )
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        forwarding()
+        own = await self._kernel.routes()
+        self._mesh.restarting = any(
+            route.protocol == self._config.routes.learned and route.type is RouteType.UNICAST for route in own.values()
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._syncer.run())
+                group.create_task(self._reconciler.run())
+                group.create_task(self._keep_record())
+                group.create_task(self._cni.run())
+                group.create_task(control.serve(self._config.control_socket, self._answers()))
+                log.info("agent.started", node=self._cluster.node, adopted_routes=len(own))
+        finally:
+            await self._mesh.close()
+            await self._store.close()
+
+    def _ring(self) -> None:
+        self._reconciler.ring()
+
+    def _facts_changed(self) -> None:
+        self._reconciler.ring()
+        self._node_bell.ring()
+
+    def _facts(self, links: Mapping[str, Link]) -> Facts:
+        routes = self._config.routes
+        nodes = {
+            name: NodeAddresses(node.ipv4, node.ipip_address, node.vxlan_address, node.spec.vxlan_tunnel_mac_addr)
+            for name, node in self._cluster.nodes.items()
+            if node.ipv4 is not None
+        }
+        return Facts(
+            node=self._cluster.node,
+            pools=tuple(record.pool for record in self._cluster.pools),
+            nodes=nodes,
+            block_owners=self._cluster.block_owners,
+            endpoints=tuple(Endpoint(item.spec.interface_name, item.addresses) for item in self._cluster.endpoints),
+            learned=self._mesh.learned,
+            links=links,
+            protocols=Protocols(routes.learned, routes.blackhole, routes.datastore, routes.tunnel, routes.workload),
+        )
+
+    def _wish(self, links: Mapping[str, Link]) -> Wish:
+        """What the kernel should hold. Incomplete facts may add, never delete."""
+        self._links = links
+        facts = self._facts(links)
+        complete = self._syncer.in_sync and facts.parent is not None
+        return Wish(dataplane(facts), complete=complete, bgp_complete=self._mesh.converged)
+
+    def _follow_mesh(self) -> None:
+        if self._syncer.in_sync:
+            self._mesh.follow(self._cluster, self._facts(self._links), self._reconciler.installed)
+
+    async def _keep_record(self) -> None:
+        """The node's own record, whenever what it depends on changed."""
+        done: tuple[object, ...] | None = None
+        while True:
+            await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
+            inputs = record_inputs(self._cluster)
+            if not self._syncer.in_sync or inputs == done:
+                continue
+            try:
+                await self._record.one_pass()
+            except IpamError as error:
+                self._record.trouble = str(error)
+            done = inputs if self._record.trouble is None else None
+            if self._record.trouble is not None:
+                log.warning("node.not_registered", why=self._record.trouble)
+
+    def _not_ready(self) -> str | None:
+        if not self._syncer.in_sync:
+            return f"the datastore has not been read yet ({self._syncer.trouble or 'still reading'})"
+        if self._syncer.trouble is not None:
+            return f"the datastore is away: {self._syncer.trouble}"
+        if self._cluster.node not in self._cluster.nodes:
+            return f"the node is not registered: {self._record.trouble or 'still registering'}"
+        return None
+
+    def _adopt(self, endpoint: WorkloadEndpoint) -> None:
+        self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
+        self._cluster.adopt(endpoint)
+        self._reconciler.ring()
+
+    def _forget(self, endpoint: WorkloadEndpoint) -> None:
+        self._cluster.forget(endpoint)
+        self._reconciler.ring()
+
+    async def _settled(self, addresses: Iterable[IPv4Address], timeout: float) -> None:
+        await self._reconciler.settled([RouteKey(IPv4Network(address)) for address in addresses], timeout)
+
+    def _answers(self) -> control.Answers:
+        return {"status": self._status, "routes": lambda: [str(route) for route in self._reconciler.installed.values()]}
+
+    def _status(self) -> dict[str, Any]:
+        me = self._cluster.nodes.get(self._cluster.node)
+        return {
+            "node": self._cluster.node,
+            "address": me.ipv4 if me is not None else None,
+            "address_found_by": self._record.found_by,
+            "pid": os.getpid(),
+            "started": self._started,
+            "in_sync": self._syncer.in_sync,
+            "converged": self._mesh.converged,
+            "datastore": self._syncer.trouble or "ok",
+            "troubles": [text for text in (self._record.trouble, self._mesh.trouble, self._not_ready()) if text],
+            "problems": self._cluster.problems,
+            "peers": self._mesh.status(),
+            "pods": len(self._cluster.endpoints),
+            "kernel": self._reconciler.report(),
+        }
+
+
+def etcd_config(config: Config) -> EtcdConfig:
+    """The datastore's settings as the store takes them. Raises ConfigError, naming the endpoint that is wrong."""
+    etcd = config.etcd
+    try:
+        return EtcdConfig(
+            endpoints=tuple(etcd.endpoints),
+            ca_file=etcd.ca_file or None,
+            cert_file=etcd.cert_file or None,
+            key_file=etcd.key_file or None,
+            username=etcd.username or None,
+            password=password(etcd),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def forwarding() -> None:
+    """A node routes: net.ipv4.ip_forward of this network namespace."""
+    switch = Path("/proc/sys/net/ipv4/ip_forward")
+    if switch.read_text().strip() != "1":
+        switch.write_text("1")
+
+
+def only_one(run: Path) -> int:
+    """Hold this node's lock while the process lives. Raises ConfigError when another agent has it."""
+    descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        other = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        raise ConfigError(f"another agent (pid {other}) already serves {run}; stop it, or set paths.run") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def parser() -> argparse.ArgumentParser:
+    """The daemon's flags."""
+    found = argparse.ArgumentParser(
+        prog="tortie-agent",
+        description="The node agent: programs pod routes, answers the CNI plugin, speaks BGP with the other nodes.",
+        epilog="example: tortie-agent --etcd-endpoints http://10.0.0.1:2379 --node-address 10.0.0.5/24",
+    )
+    found.add_argument("--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)")
+    found.add_argument("--node-name", metavar="NAME", help="default: the host name")
+    found.add_argument("--node-address", metavar="A.B.C.D/LEN", help="default: found by the route to the datastore")
+    found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: http://127.0.0.1:2379")
+    return found
+
+
+def settings(arguments: argparse.Namespace) -> Config:
+    """File, environment and flags as one. Raises ConfigError."""
+    flags = {
+        "node.name": arguments.node_name,
+        "node.address": arguments.node_address,
+        "etcd.endpoints": arguments.etcd_endpoints,
+    }
+    return load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
+
+
+async def _until_signalled(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    main_task = asyncio.current_task()
+    assert main_task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, main_task.cancel)
+    await Agent(config).run()
+
+
+def main() -> None:
+    """`tortie-agent`."""
+    try:
+        config = settings(parser().parse_args())
+        if os.geteuid() != 0:
+            raise ConfigError("tortie-agent programs the kernel: run it as root")
+        etcd_config(config)
+        for directory in (config.paths.run, config.paths.state):
+            Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = only_one(Path(config.paths.run))
+    except (ConfigError, OSError) as error:
+        sys.exit(f"tortie-agent: {error}")
+    logging.configure(config.log.level, config.log.format)
+    with suppress(asyncio.CancelledError):
+        asyncio.run(_until_signalled(config))
+    os.close(lock)
+    log.info("agent.stopped", routes="left as they are")
+
+
+if __name__ == "__main__":
+    main()

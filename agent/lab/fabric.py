@@ -1,0 +1,118 @@
+"""Makes and removes network namespaces, bridges and cables; one of the doors to pyroute2.
+
+Promises: touches only namespaces whose name it is given; the caller's own is never changed, and loading ipip leaves no
+tunl0 in it. Making what exists is an error, removing what is gone is not.
+Does not know: plans, agents, etcd.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from contextlib import suppress
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from pyroute2 import IPRoute, NetlinkError, netns
+
+NAMESPACES = Path("/run/netns")
+FALLBACK_TUNNELS = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
+"""net.core.fb_tunnels_only_for_init_net: 2 keeps a module from making its fallback device anywhere."""
+
+
+def make_namespace(name: str) -> None:
+    """A new, empty network namespace with lo up."""
+    netns.create(name)
+    with IPRoute(netns=name) as there:
+        there.link("set", index=1, state="up")
+
+
+def namespaces(prefix: str) -> list[str]:
+    """All named namespaces that start with `prefix`."""
+    return sorted(path.name for path in NAMESPACES.glob(f"{prefix}*")) if NAMESPACES.exists() else []
+
+
+def remove_namespace(name: str) -> None:
+    """Unname a namespace; it and its interfaces vanish with its last process."""
+    with suppress(FileNotFoundError):
+        netns.remove(name)
+    with suppress(FileNotFoundError):  # a name whose mount is gone already, after a crash
+        (NAMESPACES / name).unlink()
+
+
+def processes(name: str) -> list[int]:
+    """The processes that live in a namespace."""
+    with suppress(OSError):
+        inode = os.stat(NAMESPACES / name).st_ino
+        return [pid for pid in _pids() if _inode(pid) == inode]
+    return []
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _inode(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return None
+
+
+def end_processes(name: str) -> None:
+    """Kill whatever lives in a namespace that this program made."""
+    for pid in processes(name):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def bridge(namespace: str, name: str, address: IPv4Interface) -> None:
+    """A bridge that is up and bears the segment's gateway address."""
+    with IPRoute(netns=namespace) as there:
+        there.link("add", ifname=name, kind="bridge")
+        index = there.link_lookup(ifname=name)[0]
+        there.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        there.link("set", index=index, state="up")
+
+
+def cable(fabric: str, bridge_name: str, port: str, node: str, address: IPv4Interface, gateway: str) -> None:
+    """eth0 of a node, plugged into a bridge of the fabric, with address and default route."""
+    with IPRoute(netns=fabric) as there:
+        there.link("add", ifname=port, kind="veth", peer={"ifname": "eth0", "net_ns_fd": node})
+        index = there.link_lookup(ifname=port)[0]
+        there.link("set", index=index, master=there.link_lookup(ifname=bridge_name)[0], state="up")
+    with IPRoute(netns=node) as there:
+        index = there.link_lookup(ifname="eth0")[0]
+        there.link("set", index=index, state="up")
+        there.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        there.route("add", dst="default", gateway=gateway, oif=index)
+
+
+def has_ipip() -> bool:
+    """Whether this kernel can make IPIP tunnels, found by trying in a namespace of its own.
+
+    The kernel loads the module when asked for the first device. The module would then put a tunl0 into every namespace,
+    the machine's own included: the fallback switch is turned off for that moment and put back.
+    """
+    loaded = Path("/sys/module/ipip").exists()
+    before = None
+    if not loaded and FALLBACK_TUNNELS.exists():
+        before = FALLBACK_TUNNELS.read_text()
+        FALLBACK_TUNNELS.write_text("2")
+    name = f"tortie-try-{os.getpid()}"
+    try:
+        netns.create(name)
+        with IPRoute(netns=name) as there:
+            there.link("add", ifname="try0", kind="ipip", ipip_local="127.0.0.1")
+            return True
+    except NetlinkError as error:
+        if error.code in (errno.EOPNOTSUPP, errno.ENOENT, errno.ENODEV):
+            return False
+        if error.code == errno.EEXIST:
+            return True
+        raise
+    finally:
+        remove_namespace(name)
+        if before is not None:
+            FALLBACK_TUNNELS.write_text(before)

@@ -1,0 +1,214 @@
+"""A lab's life: up, pods, pings, mode, down.
+
+Promises: a lab that was killed at any point is removed by the next `up` or `down` of its name, because every part is
+found by the lab's own prefix. Nothing outside the lab's namespaces and its directory is touched.
+Does not know: how things are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from agent.datastore.documents import InvalidDocument, read
+from agent.lab import fabric, icmp, processes
+from agent.lab.plan import MOST_NODES, ROOT, LabError, LabPlan, Mode, etcd_endpoint, gateway, plan, with_mode
+from agent.lab.pods import Pod, pods
+from agent.namespaces import entered
+
+SEED_POOL = Path(__file__).parent / "pool.json"
+"""The pool of the article this project started from: 192.168.0.0/16, IPIP always, /26 blocks."""
+REPLY_SECONDS = 1.0
+APPLY_SECONDS = 60.0
+ROUND_SECONDS = 0.2
+"""Between two rounds of pings, as `ping -i 0.2`."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that is up, or was."""
+
+    plan: LabPlan
+    mode: Mode
+
+
+def up(name: str, nodes: int, mode: Mode, progress: Progress, pool_file: Path | None = None) -> Lab:
+    """Bring a lab up and wait until all its agents are in session. Raises LabError; then nothing is left of it."""
+    require_root()
+    lab = Lab(plan(name, nodes, mode), mode)
+    document = pool_document(pool_file, mode)
+    down(name)
+    try:
+        processes.write_json(lab.plan.directory / "lab.json", {"nodes": nodes, "mode": mode.value})
+        _build(lab.plan, progress)
+        progress("starting etcd")
+        processes.start_etcd(lab.plan)
+        progress("applying the pool")
+        apply(lab.plan, document)
+        for node in lab.plan.nodes:
+            progress(f"starting the agent of {node.name}")
+            processes.start_agent(node)
+        progress("waiting for the BGP sessions")
+        processes.wait_for_agents(
+            lab.plan, lambda count: progress(f"{count} of {nodes} agents in session with all others")
+        )
+    except BaseException:
+        keep_logs(lab.plan)
+        down(name)
+        raise
+    return lab
+
+
+def require_root() -> None:
+    """Raises LabError unless this process may make namespaces."""
+    if os.geteuid() != 0:
+        raise LabError("a lab makes network namespaces: run it as root, for example with sudo")
+
+
+def pool_document(pool_file: Path | None, mode: Mode) -> dict[str, Any]:
+    """The pool of the lab in its mode. Raises LabError when this kernel cannot do the mode or the file is wrong."""
+    path = pool_file or SEED_POOL
+    try:
+        text = path.read_text()
+        read(text, str(path))
+        document: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path}: {error}") from error
+    except InvalidDocument as error:
+        raise LabError(str(error)) from error
+    ipip = fabric.has_ipip() if mode in (Mode.IPIP, Mode.CROSS_SUBNET) else False
+    if mode is Mode.IPIP and not ipip:
+        raise LabError("--mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none")
+    return with_mode(document, mode, ipip=ipip)
+
+
+def _build(made: LabPlan, progress: Progress) -> None:
+    progress("making the fabric")
+    fabric.make_namespace(made.fabric)
+    for number, segment in enumerate(made.segments):
+        fabric.bridge(made.fabric, f"br{number}", IPv4Interface((int(gateway(segment)), segment.prefixlen)))
+    with entered(fabric.NAMESPACES / made.fabric):
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    for node in made.nodes:
+        progress(f"making {node.name}")
+        fabric.make_namespace(node.namespace)
+        way_out = str(gateway(made.segments[node.segment]))
+        fabric.cable(made.fabric, f"br{node.segment}", node.name, node.namespace, node.interface, way_out)
+
+
+def down(name: str) -> int:
+    """Remove every trace of a lab of this name; how many namespaces it had. Raises LabError for a wrong name."""
+    require_root()
+    made = plan(name, 1, Mode.NONE)
+    found = fabric.namespaces(made.prefix)
+    for namespace in found:
+        fabric.end_processes(namespace)
+    for namespace in found:
+        processes.wait_for("the end of the lab", lambda: not fabric.processes(namespace), processes.END_SECONDS)  # noqa: B023
+        fabric.remove_namespace(namespace)
+    shutil.rmtree(made.directory, ignore_errors=True)
+    return len(found)
+
+
+def keep_logs(made: LabPlan) -> None:
+    """Copy the logs of a lab that failed to come up to where its removal does not reach."""
+    kept = ROOT / f"{made.name}-failed"
+    shutil.rmtree(kept, ignore_errors=True)
+    for log in made.directory.glob("**/*.log"):
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.copy(log, kept / f"{log.parent.name}-{log.name}")
+
+
+def find(name: str) -> Lab:
+    """The lab of this name. Raises LabError when there is none."""
+    require_root()
+    made = plan(name, 1, Mode.NONE)
+    try:
+        record = json.loads((made.directory / "lab.json").read_text())
+    except FileNotFoundError:
+        hint = " --name " + name if name != "lab" else ""
+        raise LabError(f"there is no lab {name}; start one with: tortie lab up{hint}") from None
+    mode = Mode(record["mode"])
+    return Lab(plan(name, min(int(record["nodes"]), MOST_NODES), mode), mode)
+
+
+def apply(made: LabPlan, document: dict[str, Any]) -> str:
+    """Write resources into the lab's datastore with the project's own command line; what it said. Raises LabError."""
+    done = subprocess.run(
+        processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", "apply", "-f", "-"]),
+        input=json.dumps(document),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()},
+        timeout=APPLY_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(done.stderr.strip())
+    return done.stdout
+
+
+def switch(lab: Lab, mode: Mode) -> Lab:
+    """Change the mode of every pool of a running lab, as one does with `tortie apply`. Raises LabError."""
+    node = lab.plan.nodes[0]
+    done = subprocess.run(
+        processes.inside(lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", "get", "ippools", "-o", "json"]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **node.environment},
+        timeout=APPLY_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(done.stderr.strip())
+    if mode is Mode.IPIP and not fabric.has_ipip():
+        raise LabError("mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none")
+    apply(lab.plan, with_mode(json.loads(done.stdout), mode, ipip=mode is Mode.IPIP))
+    return Lab(lab.plan, mode)
+
+
+def ping(
+    lab: Lab, names: Iterable[str] = (), rounds: int = 1, until: Callable[[], bool] = lambda: False
+) -> icmp.Pinger:
+    """Every pod pings every other, `rounds` times or until told to stop; the counts per pair."""
+    chosen = _pods(lab, names)
+    spaces = {pod.name: fabric.NAMESPACES / lab.plan.pod_namespace(pod.name) for pod in chosen}
+    addresses: dict[str, IPv4Address] = {pod.name: pod.ip for pod in chosen}
+    pairs = [(one, other) for one in spaces for other in spaces if one != other]
+    pings = icmp.pinger(spaces, addresses)
+    try:
+        done = 0
+        while done < rounds and not until():
+            started = time.monotonic()
+            pings.send_round(pairs)
+            done += 1
+            last = done >= rounds
+            pings.receive(started + (REPLY_SECONDS if last else ROUND_SECONDS))
+            if not last:
+                time.sleep(max(0.0, started + ROUND_SECONDS - time.monotonic()))
+        pings.receive(time.monotonic() + REPLY_SECONDS)
+        return pings
+    finally:
+        icmp.close(pings)
+
+
+def _pods(lab: Lab, names: Iterable[str]) -> list[Pod]:
+    known = {pod.name: pod for pod in pods(lab.plan)}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise LabError(f"lab {lab.plan.name} has no pod {missing[0]!r}; it has {', '.join(known) or 'none'}")
+    chosen = [known[name] for name in names] or list(known.values())
+    if len(chosen) < 2:
+        raise LabError("a ping needs two pods; add some with: tortie lab pod add a b")
+    return chosen

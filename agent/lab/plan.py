@@ -1,0 +1,139 @@
+"""What a lab consists of: names, addresses, files. The same plan always gives the same lab.
+
+Promises: pure; every name starts with the lab's own prefix, so several labs stand side by side and a killed one can be
+found and removed by name alone.
+Does not know: how a namespace is made or a process started.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/run/tortie-lab")
+NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+MOST_NODES = 200
+SUBNETS = (IPv4Network("172.26.0.0/20"), IPv4Network("172.26.16.0/20"))
+"""The fabric's two segments; the second is used by crosssubnet labs only."""
+FIRST_NODE_OFFSET = 10
+ETCD_PORT = 2379
+NETWORK = "k8s-pod-network"
+
+
+class Mode(Enum):
+    """How pods of different nodes reach each other, as the lab's words have it."""
+
+    NONE = "none"
+    VXLAN = "vxlan"
+    IPIP = "ipip"
+    CROSS_SUBNET = "crosssubnet"
+
+
+class LabError(Exception):
+    """One sentence: what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabNode:
+    """One machine of the lab: a network namespace with one agent."""
+
+    name: str
+    namespace: str
+    interface: IPv4Interface
+    segment: int
+    directory: Path
+
+    @property
+    def run(self) -> Path:
+        """The agent's run directory."""
+        return self.directory / "run"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command on this node needs to find its agent and its datastore."""
+        return {
+            "TORTIE_NODE_NAME": self.name,
+            "TORTIE_PATHS_RUN": str(self.run),
+            "TORTIE_PATHS_STATE": str(self.directory / "state"),
+            "TORTIE_CNI_SOCKET": str(self.run / "cni.sock"),
+            "TORTIE_STATE_DIR": str(self.directory / "state"),
+            "TORTIE_ETCD_ENDPOINTS": etcd_endpoint(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """A whole lab."""
+
+    name: str
+    nodes: tuple[LabNode, ...]
+    segments: tuple[IPv4Network, ...]
+
+    @property
+    def prefix(self) -> str:
+        """What every namespace of this lab starts with."""
+        return f"tortie-{self.name}-"
+
+    @property
+    def fabric(self) -> str:
+        """The namespace of the bridges, the router between them, and etcd."""
+        return f"{self.prefix}fabric"
+
+    @property
+    def directory(self) -> Path:
+        """Where the lab's files are."""
+        return ROOT / self.name
+
+    def node(self, name: str) -> LabNode:
+        """A node by name. Raises LabError."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LabError(f"lab {self.name} has no node {name!r}; it has {', '.join(node.name for node in self.nodes)}")
+
+    def pod_namespace(self, pod: str) -> str:
+        """The namespace of a pod."""
+        return f"{self.prefix}pod-{pod}"
+
+
+def etcd_endpoint() -> str:
+    """Where every node finds the lab's datastore."""
+    return f"http://{gateway(SUBNETS[0])}:{ETCD_PORT}"
+
+
+def gateway(segment: IPv4Network) -> IPv4Address:
+    """The fabric's own address on a segment."""
+    return segment.network_address + 1
+
+
+def plan(name: str, nodes: int, mode: Mode) -> LabPlan:
+    """The lab of this name, size and mode. Raises LabError."""
+    if not NAME.fullmatch(name):
+        raise LabError(f"--name {name!r}: up to twelve lower-case letters and digits, a letter first")
+    if not 1 <= nodes <= MOST_NODES:
+        raise LabError(f"--nodes {nodes}: a lab has 1 to {MOST_NODES} nodes")
+    segments = SUBNETS if mode is Mode.CROSS_SUBNET else SUBNETS[:1]
+    made = []
+    for number in range(1, nodes + 1):
+        segment = (number - 1) % len(segments)
+        address = segments[segment].network_address + FIRST_NODE_OFFSET + number
+        interface = IPv4Interface((int(address), segments[segment].prefixlen))
+        node = f"node{number}"
+        made.append(LabNode(node, f"tortie-{name}-{node}", interface, segment, ROOT / name / node))
+    return LabPlan(name, tuple(made), segments)
+
+
+def with_mode(pool: dict[str, Any], mode: Mode, *, ipip: bool) -> dict[str, Any]:
+    """The pool document in another mode; everything else stays. Cross-subnet is IPIP where the kernel has it."""
+    always = {Mode.NONE: "Never", Mode.CROSS_SUBNET: "CrossSubnet"}.get(mode, "Always")
+    use_ipip = mode is Mode.IPIP or (mode is Mode.CROSS_SUBNET and ipip)
+    use_vxlan = mode is Mode.VXLAN or (mode is Mode.CROSS_SUBNET and not ipip)
+    changed = {"ipipMode": always if use_ipip else "Never", "vxlanMode": always if use_vxlan else "Never"}
+    if "items" in pool:
+        return {**pool, "items": [with_mode(item, mode, ipip=ipip) for item in pool["items"]]}
+    return {**pool, "spec": {**pool["spec"], **changed}}

@@ -1,0 +1,117 @@
+"""Pods of a lab: a network namespace each, attached and detached by real CNI invocations.
+
+Promises: the plugin is run as a container runtime runs it (environment, JSON on standard input, JSON on standard
+output); a pod has its file before the plugin is called, so nothing is forgotten.
+Does not know: what the plugin does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from uuid import uuid4
+
+from agent.lab.fabric import NAMESPACES, make_namespace, namespaces, remove_namespace
+from agent.lab.plan import NETWORK, POD_NAME, LabError, LabNode, LabPlan
+from agent.lab.processes import inside, write_json
+
+PLUGIN = Path(__file__).parent.parent / "cni" / "shim.py"
+PYTHON = "/usr/bin/python3"
+CALL_SECONDS = 120.0
+CNI_VERSION = "1.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as the lab remembers it; `address` is empty until the plugin has answered."""
+
+    name: str
+    node: str
+    container_id: str
+    address: str = ""
+
+    @property
+    def ip(self) -> IPv4Address:
+        """Its address."""
+        return IPv4Address(self.address)
+
+
+def _file(plan: LabPlan, name: str) -> Path:
+    return plan.directory / "pods" / f"{name}.json"
+
+
+def pods(plan: LabPlan) -> list[Pod]:
+    """All pods of the lab, by name."""
+    found = [Pod(**json.loads(path.read_text())) for path in (plan.directory / "pods").glob("*.json")]
+    return sorted(found, key=lambda pod: pod.name)
+
+
+def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
+    """A new pod on a node. Raises LabError with the plugin's own words; then nothing is left of it."""
+    if not POD_NAME.fullmatch(name):
+        raise LabError(f"pod {name!r}: up to forty lower-case letters, digits and dashes, not at the ends")
+    if _file(plan, name).exists():
+        raise LabError(f"lab {plan.name} has a pod {name} already; remove it with: tortie lab pod rm {name}")
+    pod = Pod(name, node.name, uuid4().hex + uuid4().hex)
+    write_json(_file(plan, name), asdict(pod))
+    make_namespace(plan.pod_namespace(name))
+    try:
+        result = json.loads(call(plan, pod, "ADD"))
+        pod = Pod(name, node.name, pod.container_id, str(IPv4Interface(result["ips"][0]["address"]).ip))
+    except BaseException:
+        with suppress(LabError):
+            remove(plan, pod)
+        raise
+    write_json(_file(plan, name), asdict(pod))
+    return pod
+
+
+def remove(plan: LabPlan, pod: Pod) -> None:
+    """Detach and remove a pod. Raises LabError when the plugin fails; the pod then stays, to be tried again."""
+    call(plan, pod, "DEL")
+    remove_namespace(plan.pod_namespace(pod.name))
+    _file(plan, pod.name).unlink(missing_ok=True)
+
+
+def call(plan: LabPlan, pod: Pod, verb: str) -> str:
+    """Run the plugin on the pod's node as a runtime does; its standard output. Raises LabError."""
+    node = plan.node(pod.node)
+    namespace = plan.pod_namespace(pod.name)
+    environment = {
+        **os.environ,
+        **node.environment,
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": pod.container_id,
+        "CNI_NETNS": str(NAMESPACES / namespace) if namespace in namespaces(namespace) else "",
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(PLUGIN.parent),
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod.name}",
+    }
+    document = {"cniVersion": CNI_VERSION, "name": NETWORK, "type": "tortie"}
+    try:
+        done = subprocess.run(
+            inside(node.namespace, [PYTHON, "-IS", str(PLUGIN)]),
+            input=json.dumps(document),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=CALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise LabError(f"pod {pod.name}: the plugin gave no answer to {verb} within {CALL_SECONDS:g} s") from None
+    if done.returncode != 0:
+        raise LabError(f"pod {pod.name}: {verb} on {pod.node} failed: {_reason(done.stdout) or done.stderr.strip()}")
+    return done.stdout
+
+
+def _reason(output: str) -> str:
+    with suppress(ValueError, AttributeError):
+        error = json.loads(output)
+        return f"{error['msg']} (code {error['code']}){': ' + error['details'] if error.get('details') else ''}"
+    return output.strip()

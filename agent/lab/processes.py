@@ -1,0 +1,163 @@
+"""Starts the lab's processes in their namespaces and finds them again.
+
+Promises: commands are argument lists, never shell text; every process is in a namespace of the lab, so it is found and
+ended by that; a start is finished only when the process answers.
+Does not know: fabric, pods.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from agent import control
+from agent.lab.fabric import NAMESPACES, processes
+from agent.lab.plan import ETCD_PORT, SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
+from agent.namespaces import entered
+
+POLL_SECONDS = 0.05
+ETCD_SECONDS = 30.0
+AGENT_SECONDS = 60.0
+END_SECONDS = 10.0
+ANSWER_SECONDS = 2.0
+MOST_HEALTH_BYTES = 4096
+
+
+def inside(namespace: str, command: list[str]) -> list[str]:
+    """The command, run in a network namespace."""
+    return ["nsenter", f"--net={NAMESPACES / namespace}", "--", *command]
+
+
+def wait_for(what: str, ready: Callable[[], bool], seconds: float, hint: Callable[[], str] = lambda: "") -> None:
+    """Ask until it is so. Raises LabError."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise LabError(f"{what} did not come within {seconds:g} s{hint()}")
+        time.sleep(POLL_SECONDS)
+
+
+def _start(namespace: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
+    with open(log, "ab") as output:
+        subprocess.Popen(
+            inside(namespace, command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+
+def start_etcd(plan: LabPlan) -> None:
+    """The lab's datastore, in the fabric; returns when it answers."""
+    if shutil.which("etcd") is None:
+        raise LabError("there is no etcd on this machine; install the package etcd-server")
+    data = plan.directory / "etcd"
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    url, peer = etcd_endpoint(), "http://127.0.0.1:2380"
+    command = ["etcd", "--name", "lab", "--data-dir", str(data), "--listen-client-urls", f"{url},http://127.0.0.1:2379"]
+    command += ["--advertise-client-urls", url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+    command += ["--initial-cluster", f"lab={peer}", "--logger", "zap"]
+    _start(plan.fabric, command, plan.directory / "etcd.log", {})
+    wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(plan.directory / "etcd.log"))
+
+
+def _etcd_answers(plan: LabPlan) -> bool:
+    with entered(NAMESPACES / plan.fabric):
+        connection = socket.socket()
+    with connection, suppress(OSError):
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect((str(gateway(SUBNETS[0])), ETCD_PORT))
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        received = b""
+        while (data := connection.recv(MOST_HEALTH_BYTES)) and len(received) < MOST_HEALTH_BYTES:
+            received += data
+        return b'"true"' in received
+    return False
+
+
+def start_agent(node: LabNode) -> None:
+    """The node's agent; does not wait."""
+    for directory in (node.run, node.directory / "state"):
+        directory.mkdir(parents=True, exist_ok=True)
+    _start(node.namespace, [sys.executable, "-m", "agent.daemon"], node.directory / "agent.log", node.environment)
+
+
+def agent_status(node: LabNode) -> dict[str, Any] | None:
+    """What the node's agent says of itself, or None when none answers."""
+    try:
+        answer: dict[str, Any] = control.ask(node.run / "agent.sock", "status")
+    except control.NotRunning:
+        return None
+    return answer
+
+
+def wait_for_agents(plan: LabPlan, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Until every agent is in sync, registered, and in session with every other."""
+
+    def ready() -> int:
+        count = 0
+        for node in plan.nodes:
+            status = agent_status(node)
+            peers = status["peers"] if status else []
+            established = sum(peer["state"] == "Established" for peer in peers)
+            if status and not status["troubles"] and established == len(plan.nodes) - 1:
+                count += 1
+        progress(count)
+        return count
+
+    wait_for(
+        "the agents",
+        lambda: ready() == len(plan.nodes),
+        AGENT_SECONDS,
+        lambda: _tail(plan.nodes[0].directory / "agent.log"),
+    )
+
+
+def stop_agent(node: LabNode, number: signal.Signals) -> None:
+    """Signal the node's agent and wait until it is gone."""
+    status = agent_status(node)
+    if status is None:
+        raise LabError(f"no agent answers on {node.name}; start it with: tortie lab agent start {node.name}")
+    _end(int(status["pid"]), number, node.namespace)
+
+
+def stop_etcd(plan: LabPlan) -> None:
+    """End the datastore and wait until it is gone."""
+    for pid in processes(plan.fabric):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
+                _end(pid, signal.SIGTERM, plan.fabric)
+
+
+def _end(pid: int, number: signal.Signals, namespace: str) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+    wait_for(f"the end of process {pid}", lambda: pid not in processes(namespace), END_SECONDS)
+
+
+def _tail(log: Path, lines: int = 5) -> str:
+    try:
+        last = log.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return ""
+    return f"; the last of {log}:\n" + "\n".join(f"  {line[:300]}" for line in last)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(value, indent=2))
+    temporary.replace(path)
