@@ -28,7 +28,7 @@ from agent.clock import SystemClock
 from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.server import CniServer, ServerPorts
-from agent.config import Config, ConfigError, load, password
+from agent.config import Config, ConfigError, load
 from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.netlink import NetlinkKernel
@@ -36,6 +36,7 @@ from agent.dataplane.objects import Link, RouteKey, RouteType
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.tunnels import pod_mtu
 from agent.dataplane.wishes import dataplane
+from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
@@ -43,7 +44,7 @@ from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.etcd import EtcdStore
 from ipam.model import NodeName
 
 NODE_PASS_SECONDS = 60.0
@@ -61,7 +62,7 @@ class Agent:
         self._config = config
         self._clock = SystemClock()
         self._started = self._clock.wall()
-        self._store = EtcdStore(etcd_config(config))
+        self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
         self._kernel = NetlinkKernel()
         self._node_bell = Bell()
@@ -209,22 +210,6 @@ class Agent:
         }
 
 
-def etcd_config(config: Config) -> EtcdConfig:
-    """The datastore's settings as the store takes them. Raises ConfigError, naming the endpoint that is wrong."""
-    etcd = config.etcd
-    try:
-        return EtcdConfig(
-            endpoints=tuple(etcd.endpoints),
-            ca_file=etcd.ca_file or None,
-            cert_file=etcd.cert_file or None,
-            key_file=etcd.key_file or None,
-            username=etcd.username or None,
-            password=password(etcd),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def forwarding() -> None:
     """A node routes: net.ipv4.ip_forward of this network namespace."""
     switch = Path("/proc/sys/net/ipv4/ip_forward")
@@ -284,7 +269,7 @@ def main() -> None:
         config = settings(parser().parse_args())
         if os.geteuid() != 0:
             raise ConfigError("tortie-agent programs the kernel: run it as root")
-        etcd_config(config)
+        etcd_config(config.etcd)
         for directory in (config.paths.run, config.paths.state):
             Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = only_one(Path(config.paths.run))

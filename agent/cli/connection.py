@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from agent.cli.main import CommandFailed
-from agent.config import Config, ConfigError, EtcdSettings, load, password
+from agent.config import Config, ConfigError, load
+from agent.datastore.client import etcd_config
 from ipam.errors import IpamError, StoreUnavailable
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.etcd import EtcdStore
 from ipam.store import Store
 
 Result = TypeVar("Result")
@@ -24,21 +25,6 @@ def config(arguments: argparse.Namespace) -> Config:
         return load(arguments.config, os.environ, flags)
     except ConfigError as error:
         raise CommandFailed(str(error)) from error
-
-
-def etcd_config(settings: EtcdSettings) -> EtcdConfig:
-    """The datastore's settings as the store takes them. Raises ConfigError, naming what is wrong."""
-    try:
-        return EtcdConfig(
-            endpoints=tuple(settings.endpoints),
-            ca_file=settings.ca_file or None,
-            cert_file=settings.cert_file or None,
-            key_file=settings.key_file or None,
-            username=settings.username or None,
-            password=password(settings),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+EXAMPLES = """\
+examples:
+  tortie node status
+  tortie node status --json
+  tortie lab exec node1 -- tortie node status
+"""
+
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
@@ -13,7 +20,7 @@ def add_parsers(subparsers: Any) -> None:
     status = verbs.add_parser(
         "status",
         help="peers, datastore, kernel",
-        epilog="examples:\n  tortie node status\n  tortie lab exec node1 -- tortie node status\n  tortie node status --json",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     status.add_argument("--json", action="store_true", help="everything the agent says")
@@ -42,7 +49,7 @@ def shown(status: dict[str, Any]) -> str:
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",
         "",
-        f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or 'unknown'})",
+        f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or '?'})",
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
         f"pods       {status['pods']}",
     ]

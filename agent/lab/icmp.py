@@ -46,7 +46,7 @@ Pair = tuple[str, str]
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of data with an even length."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

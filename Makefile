@@ -1,0 +1,49 @@
+# Two commands do everything: `sudo make demo` and `sudo make test`. Both install what they need first.
+
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+
+RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 gcc iputils-ping kmod libc6-dev nftables procps user-mode-linux
+
+.PHONY: demo test check unit kernel ipip format lock clean help
+
+help:
+	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
+	@echo "sudo make test    everything: style, types, layers, tests, IPIP under User-Mode-Linux"
+	@echo "     make check   style, types and layers alone"
+	@echo "     make format  format the code"
+	@echo "     make lock    pin the dependencies anew"
+
+demo: .venv/ready
+	@.ci/apt-install $(RUN_PACKAGES)
+	@$(BIN)/tortie lab demo
+
+test: .venv/ready
+	@.ci/apt-install $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m tests.suite
+
+check: .venv/ready
+	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -n 30
+
+format: .venv/ready
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+.venv/ready: pyproject.toml requirements.lock
+	@.ci/apt-install python3-venv
+	@echo "making the virtual environment"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: .venv/ready
+	@$(BIN)/pip-compile -q --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --no-header --allow-unsafe --strip-extras -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

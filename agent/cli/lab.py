@@ -1,0 +1,266 @@
+"""`tortie lab …`: a cluster on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MODES = ("none", "vxlan", "ipip", "crosssubnet")
+UP_EXAMPLES = """\
+examples:
+  tortie lab up                               three nodes, VXLAN
+  tortie lab up --nodes 5 --mode none
+  tortie lab up --name other --mode ipip      a second lab beside the first
+  tortie lab up --pool my-pool.json
+"""
+POD_EXAMPLES = """\
+examples:
+  tortie lab pod add a b c --node node1       three pods on one node
+  tortie lab pod add d e f                    spread over the nodes
+  tortie lab pod rm a
+"""
+EXEC_EXAMPLES = """\
+examples:
+  tortie lab exec node1 -- ip route
+  tortie lab exec node2 -- tortie node status
+  tortie lab exec pod/a -- ip addr
+"""
+AGENT_EXAMPLES = """\
+examples:
+  tortie lab agent kill node1                 kill -9; routes stay, peers keep theirs
+  tortie lab agent start node1
+"""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add this module's commands."""
+    lab = subparsers.add_parser("lab", help="a cluster on this machine, in network namespaces")
+    verbs = lab.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, words: str, run: Callable[[argparse.Namespace], None], examples: str = "") -> Any:
+        raw = argparse.RawDescriptionHelpFormatter
+        epilog = examples or f"examples:\n  tortie lab {name}\n  tortie lab {name} --name other"
+        made = verbs.add_parser(name, help=words, description=words, epilog=epilog, formatter_class=raw)
+        made.add_argument("--name", default="lab", help="which lab (default: lab)")
+        made.set_defaults(run=_guarded(run))
+        return made
+
+    up = verb("up", "start a lab; a left-over of the same name is removed first", run_up, UP_EXAMPLES)
+    up.add_argument("--nodes", type=int, default=3, metavar="N")
+    up.add_argument("--mode", choices=MODES, default="vxlan")
+    up.add_argument(
+        "--pool", type=Path, metavar="FILE", help="pools to apply, changed to the mode (default: 192.168.0.0/16)"
+    )
+    verb("down", "end a lab and remove every trace of it", run_down)
+    verb("status", "topology, sessions, routes", run_status)
+    mode = verb("mode", "switch the pools of a running lab", run_mode, "examples:\n  tortie lab mode none")
+    mode.add_argument("mode", choices=MODES)
+    pod = verb("pod", "add or remove pods", run_pod, POD_EXAMPLES)
+    pod.add_argument("what", choices=("add", "rm"))
+    pod.add_argument("pods", nargs="+", metavar="POD")
+    pod.add_argument("--node", metavar="NODE", help="default: spread over the nodes")
+    ping = verb(
+        "ping", "pods ping each other", run_ping, "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10"
+    )
+    ping.add_argument("pods", nargs="*", metavar="POD")
+    ping.add_argument("--count", type=int, default=1, metavar="N")
+    execute = verb("exec", "run a command on a node or, as pod/NAME, in a pod", run_exec, EXEC_EXAMPLES)
+    execute.add_argument("where", metavar="NODE")
+    execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD")
+    agent = verb("agent", "start, stop or kill -9 a node's agent", run_agent, AGENT_EXAMPLES)
+    agent.add_argument("what", choices=("start", "stop", "kill"))
+    agent.add_argument("node", metavar="NODE")
+    etcd = verb("etcd", "start or stop the lab's datastore", run_etcd, "examples:\n  tortie lab etcd stop")
+    etcd.add_argument("what", choices=("start", "stop"))
+    demo = verb("demo", "the whole story: up, eight pods, pings, a live switch, down", run_demo)
+    demo.add_argument("--keep", action="store_true", help="leave the lab up at the end")
+
+
+def _guarded(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    def guarded(arguments: argparse.Namespace) -> None:
+        from agent.cli.main import CommandFailed
+        from agent.lab.plan import LabError
+
+        try:
+            run(arguments)
+        except LabError as error:
+            raise CommandFailed(str(error)) from error
+
+    return guarded
+
+
+class _Progress:
+    """One line that changes on a terminal; plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        if text == self._last:
+            return
+        self._last = text
+        print(
+            f"\r\033[K{text} …" if self._live else f"{text} …",
+            end="" if self._live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def done(self) -> None:
+        """Clear the line."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def run_up(arguments: argparse.Namespace) -> None:
+    """`tortie lab up`."""
+    import time
+
+    from agent.lab import life
+    from agent.lab.plan import Mode
+
+    progress, started = _Progress(), time.monotonic()
+    try:
+        lab = life.up(arguments.name, arguments.nodes, Mode(arguments.mode), progress, arguments.pool)
+    finally:
+        progress.done()
+    seconds = time.monotonic() - started
+    print(f"lab {lab.plan.name} is up: {len(lab.plan.nodes)} nodes, mode {lab.mode.value}, in {seconds:.1f} s")
+
+
+def run_down(arguments: argparse.Namespace) -> None:
+    """`tortie lab down`."""
+    from agent.lab import life
+
+    count = life.down(arguments.name)
+    print(
+        f"lab {arguments.name} is down: {count} namespaces removed" if count else f"there was no lab {arguments.name}"
+    )
+
+
+def run_status(arguments: argparse.Namespace) -> None:
+    """`tortie lab status`."""
+    from agent.lab import life, show
+    from agent.lab.pods import pods
+    from agent.lab.processes import agent_status
+    from agent.lab.routes import tables
+
+    lab = life.find(arguments.name)
+    print(show.topology(lab.plan, lab.mode, pods(lab.plan)))
+    print()
+    print(show.sessions({node.name: agent_status(node) for node in lab.plan.nodes}))
+    print(tables(lab.plan))
+
+
+def run_mode(arguments: argparse.Namespace) -> None:
+    """`tortie lab mode`."""
+    from agent.lab import life
+    from agent.lab.plan import Mode
+
+    lab = life.switch(life.find(arguments.name), Mode(arguments.mode))
+    print(f"the pools of lab {lab.plan.name} are now in mode {lab.mode.value}; the agents move their routes")
+
+
+def run_pod(arguments: argparse.Namespace) -> None:
+    """`tortie lab pod add|rm`."""
+    from agent.lab import life
+    from agent.lab.plan import LabError
+    from agent.lab.pods import add, pods, remove
+
+    lab = life.find(arguments.name)
+    present = {pod.name: pod for pod in pods(lab.plan)}
+    for number, name in enumerate(arguments.pods):
+        if arguments.what == "rm":
+            if name not in present:
+                raise LabError(f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}")
+            remove(lab.plan, present[name])
+            print(f"pod {name} removed")
+            continue
+        spread = lab.plan.nodes[(len(present) + number) % len(lab.plan.nodes)]
+        pod = add(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
+        print(f"pod {pod.name} on {pod.node}: {pod.address}")
+
+
+def run_ping(arguments: argparse.Namespace) -> None:
+    """`tortie lab ping`."""
+    from agent.cli.main import CommandFailed
+    from agent.lab import life, show
+    from agent.lab.pods import pods
+
+    lab = life.find(arguments.name)
+    pings = life.ping(lab, arguments.pods, arguments.count)
+    chosen = [pod for pod in pods(lab.plan) if pod.name in pings.sockets]
+    print(show.matrix(pings.counts, chosen))
+    if any(count.lost for count in pings.counts.values()):
+        raise CommandFailed("some pings were lost")
+
+
+def run_exec(arguments: argparse.Namespace) -> None:
+    """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
+    import os
+
+    from agent.lab import life
+    from agent.lab.plan import LabError
+    from agent.lab.pods import pods
+    from agent.lab.processes import inside
+
+    lab = life.find(arguments.name)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise LabError("exec needs a command, such as: tortie lab exec node1 -- ip route")
+    if arguments.where.startswith("pod/"):
+        pod = arguments.where.removeprefix("pod/")
+        if pod not in {known.name for known in pods(lab.plan)}:
+            raise LabError(f"lab {lab.plan.name} has no pod {pod!r}")
+        namespace, environment = lab.plan.pod_namespace(pod), {}
+    else:
+        node = lab.plan.node(arguments.where)
+        namespace, environment = node.namespace, node.environment
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    command = inside(namespace, words)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, {**os.environ, "PATH": path, **environment})
+
+
+def run_agent(arguments: argparse.Namespace) -> None:
+    """`tortie lab agent start|stop|kill NODE`."""
+    import signal
+
+    from agent.lab import life, processes
+    from agent.lab.plan import LabError
+
+    node = life.find(arguments.name).plan.node(arguments.node)
+    if arguments.what == "start":
+        if processes.agent_status(node) is not None:
+            raise LabError(f"the agent of {node.name} runs already")
+        processes.start_agent(node)
+        answers = lambda: processes.agent_status(node) is not None  # noqa: E731
+        processes.wait_for(f"the agent of {node.name}", answers, processes.AGENT_SECONDS)
+    else:
+        processes.stop_agent(node, signal.SIGKILL if arguments.what == "kill" else signal.SIGTERM)
+    done = {"start": "started", "stop": "stopped", "kill": "killed"}[arguments.what]
+    print(f"agent of {node.name} {done}")
+
+
+def run_etcd(arguments: argparse.Namespace) -> None:
+    """`tortie lab etcd start|stop`."""
+    from agent.lab import life, processes
+
+    plan = life.find(arguments.name).plan
+    if arguments.what == "start":
+        processes.start_etcd(plan)
+    else:
+        processes.stop_etcd(plan)
+    print(f"etcd of lab {plan.name} {'started' if arguments.what == 'start' else 'stopped'}")
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """`tortie lab demo`."""
+    from agent.lab import demo
+
+    progress = _Progress()
+    demo.tell(arguments.name, print, progress, progress.done, keep=arguments.keep)

@@ -1,0 +1,189 @@
+"""Facts become the route table of the article, in each encapsulation."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+
+from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.objects import Link
+from agent.dataplane.routing import routes
+from agent.dataplane.tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
+from agent.dataplane.wishes import dataplane, masquerade
+from ipam.model import EncapsulationMode, NodeName, Pool
+
+NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
+ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")
+address = IPv4Address
+network = IPv4Network
+
+
+def pool(ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **more: object) -> Pool:
+    return Pool("default", network("192.168.0.0/16"), 26, ipip=ipip, vxlan=vxlan, **more)  # type: ignore[arg-type]
+
+
+def facts(*pools: Pool, **more: object) -> Facts:
+    """The article's node 172.26.12.198 with a neighbour on its subnet and one behind a router."""
+    nodes = {
+        ME: NodeAddresses(IPv4Interface("172.26.12.198/20"), address("192.168.41.192"), address("192.168.41.192")),
+        NEAR: NodeAddresses(IPv4Interface("172.26.5.10/20"), address("192.168.31.64"), address("192.168.31.64")),
+        FAR: NodeAddresses(IPv4Interface("172.27.0.9/20"), address("192.168.77.0"), address("192.168.77.0")),
+    }
+    links = {"eth0": Link(2, "eth0", None, 1500, up=True, addresses=((address("172.26.12.198"), 20),))}
+    given: dict[str, object] = {
+        "pools": pools,
+        "nodes": nodes,
+        "links": links,
+        "block_owners": {
+            network("192.168.41.192/26"): ME,
+            network("192.168.31.64/26"): NEAR,
+            network("192.168.77.0/26"): FAR,
+        },
+        "endpoints": (Endpoint("calie486eacd845", (address("192.168.41.193"),)),),
+        "learned": {
+            network("192.168.31.64/26"): address("172.26.5.10"),
+            network("192.168.77.0/26"): address("172.27.0.9"),
+            network("192.168.41.200/32"): address("172.26.5.10"),
+        },
+        **more,
+    }
+    return Facts(node=ME, **given)  # type: ignore[arg-type]
+
+
+def lines(given: Facts) -> list[str]:
+    return sorted(str(route) for route in routes(given).values())
+
+
+LOCAL = ["192.168.41.193 dev calie486eacd845 scope link", "blackhole 192.168.41.192/26 proto bird"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(
+            pool(ipip=ALWAYS),
+            [
+                "192.168.31.64/26 via 172.26.5.10 dev tunl0 proto bird onlink",
+                "192.168.41.200 via 172.26.5.10 dev tunl0 proto bird onlink",
+                "192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink",
+            ],
+            id="ipip",
+        ),
+        pytest.param(
+            pool(ipip=CROSS),
+            [
+                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
+                "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
+                "192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink",
+            ],
+            id="ipip-cross-subnet",
+        ),
+        pytest.param(
+            pool(vxlan=ALWAYS),
+            [
+                "192.168.31.64/26 via 192.168.31.64 dev vxlan.calico onlink",
+                "192.168.41.200 via 192.168.31.64 dev vxlan.calico onlink",
+                "192.168.77.0/26 via 192.168.77.0 dev vxlan.calico onlink",
+            ],
+            id="vxlan",
+        ),
+        pytest.param(
+            pool(vxlan=CROSS),
+            [
+                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto 80 onlink",
+                "192.168.41.200 via 172.26.5.10 dev eth0 proto 80 onlink",
+                "192.168.77.0/26 via 192.168.77.0 dev vxlan.calico onlink",
+            ],
+            id="vxlan-cross-subnet",
+        ),
+        pytest.param(
+            pool(),
+            [
+                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
+                "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
+            ],
+            id="none: the far next hop is not on a link, so there is no route to refuse",
+        ),
+    ],
+)
+def test_every_encapsulation_gives_the_route_forms_of_a_calico_node(given: Pool, expected: list[str]) -> None:
+    assert sorted(expected + LOCAL) == lines(facts(given))
+
+
+def test_an_own_block_beats_the_same_block_learned_from_another() -> None:
+    given = facts(pool(), learned={network("192.168.41.192/26"): address("172.26.5.10")})
+    assert lines(given) == sorted(LOCAL)
+
+
+def test_a_local_pod_beats_its_own_address_learned_from_another() -> None:
+    given = facts(pool(), learned={network("192.168.41.193/32"): address("172.26.5.10")})
+    assert lines(given) == sorted(LOCAL)
+
+
+def test_a_block_of_one_address_has_no_blackhole() -> None:
+    assert lines(facts(pool(), block_owners={network("192.168.41.5/32"): ME}, learned={}, endpoints=())) == []
+
+
+def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
+    waiting = {
+        ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
+        NEAR: NodeAddresses(IPv4Interface("172.26.5.10/20")),
+    }
+    assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, learned={})) == sorted(LOCAL)
+
+
+def test_the_tunnel_devices_follow_the_pools_and_the_underlay() -> None:
+    both = facts(pool(ipip=ALWAYS), Pool("other", network("10.0.0.0/16"), 26, vxlan=CROSS))
+    made = tunnels(both)
+    assert (made["tunl0"].mtu, str(made["tunl0"].address)) == (1480, "192.168.41.192")
+    vxlan = made["vxlan.calico"]
+    assert (vxlan.mtu, vxlan.vni, vxlan.port, vxlan.parent, str(vxlan.local)) == (
+        1450,
+        4096,
+        4789,
+        "eth0",
+        "172.26.12.198",
+    )
+    assert vxlan.mac == vtep_mac(ME)
+    assert tunnels(facts(pool())) == {}
+
+
+def test_every_other_node_has_a_neighbour_and_a_forwarding_entry() -> None:
+    given = facts(pool(vxlan=ALWAYS))
+    assert {str(entry.address): entry.mac for entry in neighbours(given).values()} == {
+        "192.168.31.64": vtep_mac(NEAR),
+        "192.168.77.0": vtep_mac(FAR),
+    }
+    assert {entry.mac: str(entry.remote) for entry in fdb(given).values()} == {
+        vtep_mac(NEAR): "172.26.5.10",
+        vtep_mac(FAR): "172.27.0.9",
+    }
+    assert neighbours(facts(pool(ipip=ALWAYS))) == {}
+
+
+@pytest.mark.parametrize(("node", "mac"), [("node1", "66:f9:37:c3:7e:94"), ("node2", "66:2d:bf:44:a6:8b")])
+def test_the_vtep_address_is_the_one_calico_computes(node: str, mac: str) -> None:
+    assert vtep_mac(NodeName(node)) == mac
+
+
+@pytest.mark.parametrize(
+    ("pools", "mtu"), [((pool(),), 1500), ((pool(ipip=ALWAYS),), 1480), ((pool(ipip=ALWAYS), pool(vxlan=CROSS)), 1450)]
+)
+def test_a_pod_gets_the_smallest_mtu_that_any_encapsulation_leaves(pools: tuple[Pool, ...], mtu: int) -> None:
+    assert pod_mtu(facts(*pools)) == mtu
+
+
+def test_traffic_between_pools_is_never_masqueraded() -> None:
+    wish = masquerade(facts(pool(nat_outgoing=True), Pool("other", network("10.0.0.0/16"), 26)))
+    assert wish.sources == {network("192.168.0.0/16")}
+    assert wish.pools == {network("192.168.0.0/16"), network("10.0.0.0/16")}
+    assert not masquerade(facts(pool())).sources
+
+
+def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
+    learned = {
+        network((int(address("10.0.0.0")) + 64 * number, 26)): address("172.26.5.10") for number in range(20_000)
+    }
+    wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
+    assert len(dataplane(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
