@@ -1,8 +1,8 @@
 """Runs a command under its own User-Mode-Linux kernel: `python -m tests.uml.guest [options] -- CMD ...`.
 
-Promises: the command's standard output, standard error and exit status are this program's own; the guest's whole tree is
-an overlay, so nothing it writes reaches this machine; killing this program kills the guest. Exit 124: it ran past its
-time; 125: the guest died without a status, the end of its console follows.
+Promises: the command's standard output, standard error and exit status are this program's own; the guest's whole tree
+is an overlay, so nothing it writes reaches this machine; killing this program kills the guest. Exit 124: it ran past
+its time; 125: the guest died without a status, the end of its console follows.
 Does not know: what is run.
 """
 
@@ -54,7 +54,7 @@ def write_job(job: Path, command: list[str], memory_for_files: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
     (job / "argv").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in command))
     (job / "env").write_bytes(b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items()))
-    version = sorted(path.name for path in MODULES.iterdir())[-1]
+    version = max(path.name for path in MODULES.iterdir())
     settings = {"CWD": os.getcwd(), "KVER": version, "MODULES": NEEDED_MODULES, "FILES": memory_for_files}
     (job / "conf").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
     (job / "uml").mkdir()

@@ -1,0 +1,94 @@
+"""Labs for tests: brought up by the product's own code, always removed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.lab import life, processes
+from agent.lab.life import Lab
+from agent.lab.plan import Mode
+from agent.lab.pods import add
+from agent.lab.routes import table
+
+SETTLE_SECONDS = 30.0
+COMMAND = [sys.executable, "-m", "agent.cli.main"]
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture(scope="module")
+def make_lab() -> Iterator[MakeLab]:
+    """`make_lab(name, mode, nodes=3, pods=4)`: a lab whose blocks are routed everywhere."""
+    with ExitStack() as stack:
+
+        def make(name: str, mode: Mode, nodes: int = 3, pods: int = 4) -> Lab:
+            stack.callback(life.down, name)
+            lab = life.up(name, nodes, mode, lambda _: None)
+            for number in range(pods):
+                add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
+            wait_until_routed(lab)
+            return lab
+
+        yield make
+
+
+def remote_routes(lab: Lab) -> dict[str, list[str]]:
+    """Node -> its routes to other nodes' blocks."""
+    return {
+        node.name: [line for line in table(node) if " via 1" in line and "default" not in line]
+        for node in lab.plan.nodes
+    }
+
+
+def wait_until_routed(lab: Lab, device: str = "") -> None:
+    """Until every node has a route (over `device`) to a block of every other node, and none over another device."""
+    others = len(lab.plan.nodes) - 1
+
+    def routed() -> bool:
+        tables = remote_routes(lab).values()
+        return all(len(lines) >= others and all(device in line for line in lines) for lines in tables)
+
+    processes.wait_for(f"routes over {device or 'any device'}", routed, SETTLE_SECONDS)
+
+
+def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person does."""
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
+
+
+class RouteMonitors:
+    """`ip monitor route` on every node of a lab, proved to be listening."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self._files = {node.name: directory / node.name for node in lab.plan.nodes}
+        self._running = []
+        for node in lab.plan.nodes:
+            output = self._files[node.name].open("w")
+            command = processes.inside(node.namespace, ["ip", "monitor", "route"])
+            self._running.append(subprocess.Popen(command, stdout=output))
+        for node in lab.plan.nodes:
+            # A foreign route comes and goes: once both are seen, nothing that follows can be missed.
+            for verb in ("add", "del"):
+                command = processes.inside(node.namespace, ["ip", "route", verb, "203.0.113.0/24", "dev", "lo"])
+                processes.wait_for("a route change", lambda: subprocess.run(command).returncode == 0, 5)  # noqa: B023
+            seen = lambda: self._files[node.name].read_text().count("203.0.113.0/24") == 2  # noqa: B023, E731
+            processes.wait_for("the monitor", seen, 5)
+
+    def events(self) -> dict[str, list[str]]:
+        """Node -> what was reported besides the proof."""
+        return {
+            name: [line for line in path.read_text().splitlines() if "203.0.113.0/24" not in line]
+            for name, path in self._files.items()
+        }
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._running:
+            process.kill()
+            process.wait()

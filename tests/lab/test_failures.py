@@ -1,0 +1,84 @@
+"""What must not hurt: a killed agent, a restarted one, a datastore that is away."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.lab import life, processes
+from agent.lab.life import Lab
+from agent.lab.plan import Mode
+from agent.lab.pods import add, pods, remove
+from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors
+
+pytestmark = pytest.mark.lab
+
+OUTAGE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: MakeLab) -> Lab:
+    return make_lab("fail", Mode.NONE)
+
+
+def pinging(lab: Lab, seconds: float) -> subprocess.Popen[str]:
+    """Every pod pings every other, five times a second, in a process of its own; it exits with 1 if one is lost."""
+    words = [*COMMAND, "lab", "ping", "--name", lab.plan.name, "--count", str(int(seconds / life.ROUND_SECONDS))]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def converged(lab: Lab) -> bool:
+    statuses = [processes.agent_status(node) for node in lab.plan.nodes]
+    return all(status is not None and status["converged"] and not status["troubles"] for status in statuses)
+
+
+def test_killing_an_agent_changes_no_route_and_its_return_causes_no_event(lab: Lab, tmp_path: Path) -> None:
+    processes.wait_for("convergence", lambda: converged(lab), 60)
+    monitors = RouteMonitors(lab, tmp_path)
+    try:
+        pings = pinging(lab, 12)
+        victim = lab.plan.nodes[0]
+        processes.stop_agent(victim, signal.SIGKILL)
+        assert processes.agent_status(victim) is None
+        processes.start_agent(victim)
+        processes.wait_for_agents(lab.plan)
+        processes.wait_for("convergence", lambda: converged(lab), 60)
+        output, _ = pings.communicate(timeout=60)
+        assert pings.returncode == 0, output
+        assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
+    finally:
+        monitors.close()
+
+
+def test_a_stopped_agent_leaves_its_routes_and_comes_back_without_an_event(lab: Lab, tmp_path: Path) -> None:
+    processes.wait_for("convergence", lambda: converged(lab), 60)
+    monitors = RouteMonitors(lab, tmp_path)
+    try:
+        processes.stop_agent(lab.plan.nodes[1], signal.SIGTERM)
+        processes.start_agent(lab.plan.nodes[1])
+        processes.wait_for_agents(lab.plan)
+        processes.wait_for("convergence", lambda: converged(lab), 60)
+        assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
+    finally:
+        monitors.close()
+
+
+def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwards(lab: Lab, tmp_path: Path) -> None:
+    monitors = RouteMonitors(lab, tmp_path)
+    try:
+        processes.stop_etcd(lab.plan)
+        pings = pinging(lab, OUTAGE_SECONDS)
+        output, _ = pings.communicate(timeout=OUTAGE_SECONDS + 30)
+        assert pings.returncode == 0, output
+        assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
+        processes.start_etcd(lab.plan)
+        processes.wait_for_agents(lab.plan)
+    finally:
+        monitors.close()
+    pod = add(lab.plan, "after", lab.plan.nodes[2])
+    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    remove(lab.plan, pod)
+    assert "after" not in {known.name for known in pods(lab.plan)}
