@@ -51,7 +51,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class EtcdSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The datastore."""
 
-    endpoints: list[str] = ["http://127.0.0.1:2379"]
+    endpoints: list[str] = msgspec.field(default_factory=lambda: ["http://127.0.0.1:2379"])
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
@@ -181,7 +181,7 @@ def _overlay(raw: dict[str, Any], dotted: str, text: str, origin: str) -> None:
 
 
 def _sentence(message: str, raw: Mapping[str, Any]) -> str:
-    fault, _, path = message.rpartition(" - at ")
+    fault, _, path = message.partition(" - at ")
     dotted = path.strip("`").removeprefix("$").removeprefix(".")
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if not unknown:

@@ -31,8 +31,8 @@ def peer_is_root(connection: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
-async def serve(path: Path, answers: Answers) -> None:
-    """Answer until cancelled."""
+async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda: None) -> None:
+    """Answer until cancelled; `ready` is called once the socket listens."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(TimeoutError, OSError, ValueError):
@@ -50,6 +50,7 @@ async def serve(path: Path, answers: Answers) -> None:
         server = await asyncio.start_unix_server(answer, path, limit=MOST_QUESTION_BYTES)
     finally:
         os.umask(before)
+    ready()
     async with server:
         await server.serve_forever()
 

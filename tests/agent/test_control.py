@@ -1,0 +1,50 @@
+"""The control socket answers questions, and only root's."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent import control
+
+
+async def asked(path: Path, *questions: str) -> list[object]:
+    ready = asyncio.Event()
+    server = asyncio.create_task(control.serve(path, {"status": lambda: {"node": "n"}}, ready.set))
+    try:
+        await ready.wait()
+        return [await asyncio.to_thread(control.ask, path, question) for question in questions]
+    finally:
+        server.cancel()
+        await asyncio.gather(server, return_exceptions=True)
+
+
+async def test_a_question_gets_its_answer_and_an_unknown_one_the_known_ones(tmp_path: Path) -> None:
+    assert await asked(tmp_path / "s", "status", "fly") == [
+        {"node": "n"},
+        {"error": "unknown question 'fly'; known are status"},
+    ]
+
+
+async def test_the_socket_is_roots_only_from_its_first_moment(tmp_path: Path) -> None:
+    path, ready = tmp_path / "s", asyncio.Event()
+    server = asyncio.create_task(control.serve(path, {}, ready.set))
+    await ready.wait()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    server.cancel()
+    await asyncio.gather(server, return_exceptions=True)
+
+
+async def test_a_left_over_socket_of_a_killed_agent_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("")
+    assert await asked(path, "status") == [{"node": "n"}]
+    assert await asked(path, "status") == [{"node": "n"}]
+
+
+def test_without_an_agent_the_sentence_names_the_socket(tmp_path: Path) -> None:
+    with pytest.raises(control.NotRunning, match=f"no agent answers at {tmp_path}/none"):
+        control.ask(tmp_path / "none", "status")
