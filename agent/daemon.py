@@ -154,11 +154,14 @@ class Agent:
     async def _keep_record(self) -> None:
         """The node's own record, whenever what it depends on changed."""
         done: tuple[object, ...] | None = None
+        due_at = 0.0
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
             inputs = record_inputs(self._cluster)
-            if not self._syncer.in_sync or inputs == done:
+            now = self._clock.now()
+            if not self._syncer.in_sync or (inputs == done and now < due_at):
                 continue
+            due_at = now + NODE_PASS_SECONDS
             try:
                 await self._record.one_pass()
             except IpamError as error:
