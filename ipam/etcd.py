@@ -1,0 +1,360 @@
+"""Store over etcd v3: grpc.aio carries, etcd3's messages speak, everything else is here.
+
+Promises: those of `ipam.store`. Every call has a deadline; a frozen server is noticed by pings; a watch resumes behind
+the last event it delivered, so nothing is lost and nothing invented across reconnects; a revision that goes backwards
+(a restored backup) ends it like a compaction. Tokens are renewed when the server forgets them.
+Does not know: Calico's keys, JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import grpc
+from grpc import aio
+
+from ipam.errors import Compacted, StoreRefused, StoreUnavailable
+from ipam.etcd_config import EtcdConfig
+from ipam.etcd_messages import rpc
+from ipam.store import (
+    MOST_OPERATIONS,
+    Changed,
+    Committed,
+    Delete,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Progress,
+    Put,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
+
+__all__ = ["EtcdConfig", "EtcdStore"]
+
+PAGE_KEYS = 1000
+"""Keys read by one range call; a list of any length is read page by page at one revision."""
+MOST_MESSAGE_BYTES = 256 << 20
+HEARTBEAT_SECONDS = 5.0
+"""A watch that has been silent this long asks for a progress notice …"""
+SILENCE_SECONDS = 15.0
+"""… and is given up when none came by then."""
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 1.0
+MOD_REVISION, EQUAL = 2, 0
+"""Compare.CompareTarget.MOD and Compare.CompareResult.EQUAL of etcd's rpc.proto."""
+PROGRESS_REQUEST = b"\x1a\x00"
+"""WatchRequest field 3 (progress_request), empty: newer than etcd3's messages, so given as bytes."""
+
+OPTIONS = (
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""Without ping_timeout a frozen server is not noticed for minutes."""
+
+REFUSALS = frozenset(
+    {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.NOT_FOUND,
+    }
+)
+"""Answers that another attempt will not change."""
+
+Answer = TypeVar("Answer")
+
+
+class EtcdStore:
+    """One channel to the cluster."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        """Connects lazily. Raises ValueError when a TLS file cannot be read."""
+        self._config = config
+        self._credentials = _credentials(config)
+        self._token: str | None = None
+        self._channel: Any = None
+        self._stubs: dict[str, Any] = {}
+
+    def _stub(self, name: str) -> Any:
+        if self._channel is None:  # made inside the running loop, which grpc.aio binds it to
+            options = [*OPTIONS]
+            if self._credentials is None:
+                self._channel = aio.insecure_channel(self._config.target, options=options)
+            else:
+                options.append(("grpc.default_authority", self._config.authority))
+                self._channel = aio.secure_channel(self._config.target, self._credentials, options=options)
+        if name not in self._stubs:
+            self._stubs[name] = getattr(rpc, f"{name}Stub")(self._channel)
+        return self._stubs[name]
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("token", self._token),) if self._token is not None else ()
+
+    async def _authenticate(self) -> None:
+        request = rpc.AuthenticateRequest(name=self._config.username, password=self._config.password)
+        try:
+            answer = await self._stub("Auth").Authenticate(
+                request, timeout=self._config.call_seconds, wait_for_ready=True
+            )
+        except aio.AioRpcError as error:
+            raise _translated(error, self._config) from error
+        self._token = answer.token
+
+    async def _call(self, stub: str, method: str, request: Any) -> Any:
+        """One unary call, once more with a fresh token when the old one has expired."""
+        if self._config.username is not None and self._token is None:
+            await self._authenticate()
+
+        def once() -> Awaitable[Any]:
+            call: Callable[..., Awaitable[Any]] = getattr(self._stub(stub), method)
+            return call(request, timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata())
+
+        try:
+            return await once()
+        except aio.AioRpcError as error:
+            if not self._token_expired(error):
+                raise _translated(error, self._config) from error
+        await self._authenticate()
+        try:
+            return await once()
+        except aio.AioRpcError as error:
+            raise _translated(error, self._config) from error
+
+    def _token_expired(self, error: aio.AioRpcError) -> bool:
+        if self._config.username is None:
+            return False
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (error.details() or "")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> Versioned | None:
+        """See Store."""
+        answer = await self._call("KV", "Range", rpc.RangeRequest(key=key.encode()))
+        return _versioned(answer.kvs[0]) if answer.kvs else None
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
+        """See Store."""
+        found: dict[str, Versioned] = {}
+        revision = 0
+        for start in range(0, len(keys), MOST_OPERATIONS):
+            ranges = [
+                rpc.RequestOp(request_range=rpc.RangeRequest(key=key.encode(), revision=revision))
+                for key in keys[start : start + MOST_OPERATIONS]
+            ]
+            answer = await self._call("KV", "Txn", rpc.TxnRequest(success=ranges))
+            revision = revision or answer.header.revision
+            for response in answer.responses:
+                found.update({value.key: value for value in map(_versioned, response.response_range.kvs)})
+        return found
+
+    async def list(self, prefix: str) -> Listing:
+        """See Store."""
+        start, end = prefix.encode(), _end_of(prefix.encode())
+        values: dict[str, Versioned] = {}
+        revision = 0
+        while True:
+            request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
+            answer = await self._call("KV", "Range", request)
+            revision = revision or answer.header.revision
+            values.update({value.key: value for value in map(_versioned, answer.kvs)})
+            if not answer.more:
+                return Listing(values, revision)
+            start = answer.kvs[-1].key + b"\0"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        """See Store."""
+        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
+            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
+        compares = [
+            rpc.Compare(target=MOD_REVISION, result=EQUAL, key=guard.key.encode(), mod_revision=guard.revision)
+            for guard in guards
+        ]
+        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=guard.key.encode())) for guard in guards]
+        writes = [_operation(operation) for operation in operations]
+        answer = await self._call("KV", "Txn", rpc.TxnRequest(compare=compares, success=writes, failure=reads))
+        if answer.succeeded:
+            return Committed(answer.header.revision)
+        present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
+        for response in answer.responses:
+            present.update({value.key: value for value in map(_versioned, response.response_range.kvs)})
+        return Lost(present)
+
+    async def grant_lease(self, ttl_seconds: int) -> int:
+        """See Store."""
+        answer = await self._call("Lease", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl_seconds))
+        return int(answer.ID)
+
+    async def keep_alive(self, lease: int) -> bool:
+        """See Store."""
+
+        async def requests() -> AsyncIterator[Any]:
+            yield rpc.LeaseKeepAliveRequest(ID=lease)
+
+        call = self._stub("Lease").LeaseKeepAlive(
+            requests(), timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata()
+        )
+        try:
+            answer = await call.read()
+        except aio.AioRpcError as error:
+            raise _translated(error, self._config) from error
+        finally:
+            call.cancel()
+        return answer is not aio.EOF and answer.TTL > 0
+
+    async def revoke_lease(self, lease: int) -> None:
+        """See Store."""
+        try:
+            await self._call("Lease", "LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease))
+        except StoreRefused as error:
+            if "not found" not in str(error):
+                raise
+
+    async def close(self) -> None:
+        """See Store."""
+        channel, self._channel, self._stubs = self._channel, None, {}
+        if channel is not None:
+            await channel.close()
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        position = start
+        wait = FIRST_WAIT_SECONDS
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._config.patience_seconds
+        while True:
+            try:
+                async for event in self._watch_once(prefix, position):
+                    position = max(position, event.revision + 1)
+                    wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + self._config.patience_seconds
+                    yield event
+            except StoreUnavailable:
+                if loop.time() > give_up_at:
+                    raise
+            await asyncio.sleep(wait * random.uniform(0.75, 1.0))
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    async def _watch_once(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+        """One stream's life. Ends or raises StoreUnavailable when it breaks."""
+        if self._config.username is not None and self._token is None:
+            await self._authenticate()
+        call = self._stub("Watch").Watch(metadata=self._metadata(), wait_for_ready=True)
+        try:
+            create = rpc.WatchCreateRequest(
+                key=prefix.encode(), range_end=_end_of(prefix.encode()), start_revision=start, progress_notify=True
+            )
+            await self._within(call.write(rpc.WatchRequest(create_request=create)), SILENCE_SECONDS)
+            async for answer in self._answers(call):
+                if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
+                    raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
+                if answer.created and answer.header.revision < start - 1:
+                    raise Compacted(f"etcd went back from revision {start - 1} to {answer.header.revision}")
+                if answer.canceled:
+                    raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
+                for event in answer.events:
+                    yield _changed(event)
+                if not answer.events and not answer.created:
+                    yield Progress(answer.header.revision)
+        except aio.AioRpcError as error:
+            if self._token_expired(error):
+                self._token = None
+                return
+            raise _translated(error, self._config) from error
+        finally:
+            call.cancel()
+
+    async def _answers(self, call: Any) -> AsyncIterator[Any]:
+        """What the server says; when it is silent it is asked, and given up if it stays so."""
+        reading: asyncio.Task[Any] | None = None
+        silent = 0.0
+        try:
+            while True:
+                reading = reading or asyncio.ensure_future(call.read())
+                done, _ = await asyncio.wait({reading}, timeout=HEARTBEAT_SECONDS)
+                if not done:
+                    silent += HEARTBEAT_SECONDS
+                    if silent >= SILENCE_SECONDS:
+                        raise StoreUnavailable(f"etcd has been silent for {silent:g} s")
+                    question = rpc.WatchRequest()
+                    question.MergeFromString(PROGRESS_REQUEST)
+                    await self._within(call.write(question), HEARTBEAT_SECONDS)
+                    continue
+                answer = reading.result()
+                reading, silent = None, 0.0
+                if answer is aio.EOF:
+                    return
+                yield answer
+        finally:
+            if reading is not None:
+                reading.cancel()
+                with suppress(asyncio.CancelledError, aio.AioRpcError):
+                    await reading
+
+    async def _within(self, work: Awaitable[Answer], seconds: float) -> Answer:
+        try:
+            async with asyncio.timeout(seconds):
+                return await work
+        except TimeoutError as error:
+            raise StoreUnavailable(f"etcd took nothing for {seconds:g} s") from error
+
+
+def _credentials(config: EtcdConfig) -> Any:
+    if not config.secure:
+        return None
+    return grpc.ssl_channel_credentials(
+        config.read(config.ca_file), config.read(config.key_file), config.read(config.cert_file)
+    )
+
+
+def _translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
+        return Compacted(details)
+    if code in REFUSALS or (code is grpc.StatusCode.UNAUTHENTICATED and config.username is None):
+        return StoreRefused(f"etcd says: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return StoreUnavailable(f"no answer within {config.call_seconds:g} s")
+    return StoreUnavailable(f"{details or code.name}")
+
+
+def _versioned(kv: Any) -> Versioned:
+    return Versioned(kv.key.decode(), kv.value, kv.mod_revision, kv.lease)
+
+
+def _changed(event: Any) -> Changed:
+    deleted = event.type == 1  # Event.EventType.DELETE
+    value = None if deleted else _versioned(event.kv)
+    return Changed(event.kv.key.decode(), value, event.kv.mod_revision)
+
+
+def _operation(operation: Operation) -> Any:
+    match operation:
+        case Put(key, value, lease):
+            return rpc.RequestOp(request_put=rpc.PutRequest(key=key.encode(), value=value, lease=lease))
+        case Delete(key):
+            return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key.encode()))
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The end of the range of all keys with a prefix: the prefix with its last byte raised (etcd's own rule)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

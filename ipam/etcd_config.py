@@ -1,0 +1,89 @@
+"""Where etcd is and how to speak to it, checked when made.
+
+Promises: a wrong endpoint or half a certificate is one sentence. Does not know: gRPC.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ADDRESS = re.compile(r"[0-9.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdConfig:
+    """Endpoints, TLS files, credentials. Raises ValueError."""
+
+    endpoints: tuple[str, ...]
+    """`http://host:port`, `https://host:port`, or `host:port` (TLS if a CA file is given)."""
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    username: str | None = None
+    password: str | None = None
+    call_seconds: float = 5.0
+    """Deadline of every single call."""
+    patience_seconds: float = 15.0
+    """How long a watch tries to come back before it gives up."""
+
+    def __post_init__(self) -> None:
+        if not self.endpoints:
+            raise ValueError("etcd endpoints: name at least one, such as http://127.0.0.1:2379")
+        schemes = {self._split(endpoint)[0] for endpoint in self.endpoints}
+        if len(schemes) > 1:
+            raise ValueError("etcd endpoints: http and https cannot be mixed")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("etcd client certificate: cert_file and key_file go together")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("etcd credentials: username and password go together")
+
+    def __repr__(self) -> str:
+        return f"EtcdConfig({', '.join(self.endpoints)})"  # never the password
+
+    def _split(self, endpoint: str) -> tuple[str, str, int]:
+        default = "https" if self.ca_file or self.cert_file else "http"
+        parts = urlsplit(endpoint if "//" in endpoint else f"{default}://{endpoint}")
+        wrong = f"etcd endpoint {endpoint!r}"
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"{wrong}: begins with http:// or https://, not {parts.scheme}://")
+        try:
+            port = parts.port or 2379
+        except ValueError:
+            raise ValueError(f"{wrong}: the port must be a number from 1 to 65535") from None
+        if not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(f"{wrong}: must be a host and a port, such as http://127.0.0.1:2379")
+        return parts.scheme, parts.hostname, port
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return self._split(self.endpoints[0])[0] == "https"
+
+    @property
+    def target(self) -> str:
+        """The gRPC target: all endpoints, balanced by the channel."""
+        hosts = [self._split(endpoint)[1:] for endpoint in self.endpoints]
+        if all(ADDRESS.fullmatch(host) for host, _ in hosts):
+            return "ipv4:" + ",".join(f"{host}:{port}" for host, port in hosts)
+        if all(":" in host for host, _ in hosts):
+            return "ipv6:" + ",".join(f"[{host}]:{port}" for host, port in hosts)
+        if len(hosts) > 1:
+            raise ValueError("etcd endpoints: several endpoints must be given as addresses, not as names")
+        return f"dns:///{hosts[0][0]}:{hosts[0][1]}"
+
+    @property
+    def authority(self) -> str:
+        """The name that the server's certificate must bear."""
+        return self._split(self.endpoints[0])[1]
+
+    def read(self, path: str | None) -> bytes | None:
+        """A TLS file's contents. Raises ValueError with the path."""
+        if path is None:
+            return None
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"etcd TLS file {path}: {error.strerror}") from error
