@@ -163,3 +163,12 @@ class AddressRequest:
     """Exactly this one, or nothing."""
     secondary: tuple[tuple[str, str], ...] = field(default=())
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRecord:
+    """A pool with the key and the revision it was read at: an allocation is guarded by both."""
+
+    pool: Pool
+    key: str
+    revision: int

@@ -1,0 +1,130 @@
+"""JSON to model and back, field by field as Calico writes them.
+
+Promises: what Calico wrote is read, old and missing fields are healed; Calico's readers understand what is written.
+Malformed names the key and the field. Does not know: etcd, what a value is used for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from ipam.errors import Malformed
+from ipam.keys import affinity_of_key, handle_of_key
+from ipam.model import Affinity, AffinityState, Attributes, Block, Handle, HandleId, IpamConfig, NodeName, Prefix
+
+
+def _object(key: str, value: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(value) if value else {}
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Malformed(f"{key}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise Malformed(f"{key}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _network(key: str, field: str, text: object) -> Prefix:
+    try:
+        return ip_network(str(text))
+    except ValueError as error:
+        raise Malformed(f"{key}: {field}: {error}") from error
+
+
+def decode_block(key: str, value: bytes) -> Block:
+    """A stored block. Raises Malformed."""
+    raw = _object(key, value)
+    cidr = _network(key, "cidr", raw.get("cidr"))
+    owner = raw.get("affinity") or (f"host:{raw['hostAffinity']}" if raw.get("hostAffinity") else None)
+    kind, _, name = owner.partition(":") if owner else ("host", "", "")
+    try:
+        return Block(
+            cidr=cidr,
+            owner=NodeName(name) if owner else None,
+            owner_kind=kind,
+            allocations=tuple(raw["allocations"]),
+            unallocated=tuple(raw["unallocated"]),
+            attributes=tuple(_attributes(item) for item in raw.get("attributes") or ()),
+            sequence=int(raw.get("sequenceNumber") or 0),
+            sequence_of=tuple(
+                sorted((int(k), int(v)) for k, v in (raw.get("sequenceNumberForAllocation") or {}).items())
+            ),
+            claimed_at=raw.get("affinity_claim_time"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Malformed(f"{key}: {error!r}") from error
+
+
+def _attributes(raw: Mapping[str, Any]) -> Attributes:
+    handle = raw.get("handle_id")
+    secondary = tuple(sorted((raw.get("secondary") or {}).items()))
+    return Attributes(HandleId(handle) if handle is not None else None, secondary, raw.get("releasedAt"))
+
+
+def encode_block(block: Block) -> bytes:
+    """The block as Calico writes it."""
+    raw: dict[str, Any] = {
+        "cidr": str(block.cidr),
+        "affinity": f"{block.owner_kind}:{block.owner}" if block.owner is not None else None,
+        "allocations": block.allocations,
+        "unallocated": block.unallocated,
+        "attributes": [_attributes_json(item) for item in block.attributes],
+        "sequenceNumber": block.sequence,
+        "sequenceNumberForAllocation": {str(ordinal): sequence for ordinal, sequence in block.sequence_of},
+        "deleted": False,
+    }
+    if block.claimed_at is not None:
+        raw["affinity_claim_time"] = block.claimed_at
+    return json.dumps(raw, separators=(",", ":")).encode()
+
+
+def _attributes_json(attributes: Attributes) -> dict[str, Any]:
+    raw: dict[str, Any] = {"handle_id": attributes.handle, "secondary": dict(attributes.secondary) or None}
+    if attributes.released_at is not None:
+        raw["releasedAt"] = attributes.released_at
+    return raw
+
+
+def decode_affinity(key: str, value: bytes) -> Affinity:
+    """A stored claim; an empty value or state is an old confirmed one. Raises Malformed."""
+    found = affinity_of_key(key)
+    if found is None:
+        raise Malformed(f"{key}: is not the key of an affinity")
+    word = _object(key, value).get("state") or AffinityState.CONFIRMED.value
+    try:
+        return Affinity(found[1], found[0], AffinityState(word))
+    except ValueError as error:
+        raise Malformed(f"{key}: state: {error}") from error
+
+
+def encode_affinity(state: AffinityState) -> bytes:
+    """A claim in this state."""
+    return json.dumps({"state": state.value, "deleted": False}, separators=(",", ":")).encode()
+
+
+def decode_handle(key: str, value: bytes) -> Handle:
+    """A stored handle. Raises Malformed."""
+    name = handle_of_key(key)
+    if name is None:
+        raise Malformed(f"{key}: is not the key of a handle")
+    counts = _object(key, value).get("block") or {}
+    return Handle(name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items()))
+
+
+def encode_handle(handle: Handle) -> bytes:
+    """The handle as Calico writes it."""
+    counts = {str(block): count for block, count in handle.count_by_block}
+    return json.dumps({"block": counts, "deleted": False}, separators=(",", ":")).encode()
+
+
+def decode_config(key: str, value: bytes) -> IpamConfig:
+    """The cluster's rules; a missing field has its default. Raises Malformed."""
+    raw = _object(key, value)
+    return IpamConfig(
+        strict_affinity=bool(raw.get("strict_affinity", False)),
+        auto_allocate_blocks=bool(raw.get("auto_allocate_blocks", True)),
+        blocks_per_node=int(raw.get("maxBlocksPerHost") or 0),
+        cooldown_seconds=int(raw.get("ipCooldownSeconds") or 0),
+    )

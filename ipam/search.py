@@ -1,0 +1,79 @@
+"""Which pools may be used, and in which order their blocks are tried.
+
+Promises: pure; every pool that is not used has its reason. Two nodes start far apart, one node always at the same place
+(Calico: FNV-1 of the host name, then one after the other with wrap-around).
+Does not know: which blocks exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ipam.model import AddressRequest, AssignmentMode, NodeName, PoolRecord, Prefix
+from ipam.selector import SelectorError, parse
+
+FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
+"""FNV-1, 32 bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eligible:
+    """The pools to use, by name, and why each other one is not used."""
+
+    records: tuple[PoolRecord, ...]
+    refused: tuple[str, ...]
+
+
+def eligible(records: Sequence[PoolRecord], request: AddressRequest, version: int) -> Eligible:
+    """The pools of one family that a request may take addresses from."""
+    chosen, refused = [], []
+    for record in sorted(records, key=lambda record: record.pool.name):
+        if record.pool.cidr.version != version:
+            continue
+        why = _why_not(record, request)
+        if why is None:
+            chosen.append(record)
+        else:
+            refused.append(f"{record.pool.name} ({record.pool.cidr}): {why}")
+    known = {word for record in records for word in (record.pool.name, str(record.pool.cidr))}
+    refused += [f"{word}: no such pool" for word in request.pools if word not in known]
+    return Eligible(tuple(chosen), tuple(refused))
+
+
+def _why_not(record: PoolRecord, request: AddressRequest) -> str | None:
+    pool = record.pool
+    if request.pools and not {pool.name, str(pool.cidr)} & set(request.pools):
+        return "was not asked for"
+    if pool.disabled:
+        return "is disabled"
+    if request.use not in pool.allowed_uses:
+        return f"is not for {request.use.value} addresses"
+    if request.pools:  # who names a pool gets it, whatever its selector and mode say
+        return None
+    if pool.assignment_mode is AssignmentMode.MANUAL:
+        return "is used only when asked for by name (assignmentMode Manual)"
+    try:
+        selected = parse(pool.node_selector).matches(dict(request.labels))
+    except SelectorError as error:
+        return f"its nodeSelector cannot be read: {error}"
+    return None if selected else f"does not select node {request.node} (nodeSelector {pool.node_selector})"
+
+
+def fnv1(name: str) -> int:
+    """The 32-bit FNV-1 hash of a name."""
+    value = FNV_OFFSET
+    for octet in name.encode():
+        value = (value * FNV_PRIME) & 0xFFFFFFFF ^ octet
+    return value
+
+
+def blocks_in_order(record: PoolRecord, node: NodeName) -> Iterator[Prefix]:
+    """Every block of a pool once, from the node's own starting place on."""
+    cidr, length = record.pool.cidr, record.pool.block_length
+    count = 1 << max(length - cidr.prefixlen, 0)
+    step = 1 << (cidr.max_prefixlen - length)
+    start = fnv1(node) % count
+    network = type(cidr)
+    for number in range(count):
+        yield network((int(cidr.network_address) + (start + number) % count * step, length))
