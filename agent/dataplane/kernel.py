@@ -7,12 +7,12 @@ Does not know: what should exist, who owns what.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from agent.dataplane.objects import FdbEntry, Link, Masquerade, Neighbour, Route, RouteKey, Tunnel
+from agent.dataplane.objects import FdbEntry, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Tunnel
 
 
 class KernelError(Exception):
@@ -31,9 +31,11 @@ class Incomplete(KernelError):
 class Refusal:
     """One object the kernel would not take, and why; the others of the same batch were carried out."""
 
-    what: str
+    what: Route | Neighbour | FdbEntry
     why: str
     permanent: bool = False
+    exists: bool = False
+    """Something stands at the key already (only when asked not to replace)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,17 @@ class LinkChanged:
     """A link or one of its addresses appeared, changed or went."""
 
     name: str
+    lost: bool = False
+    """It went or is down: the kernel dropped its routes and neighbours, and says nothing of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectsChanged:
-    """Routes or neighbours were changed by somebody else."""
+    """Somebody else changed an object of this kind."""
+
+    kind: Kind
+    route: Route | None = None
+    """The one route concerned, when only one is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,20 @@ class PathToHost:
     gateway: IPv4Address | None
 
 
+class Changes(Protocol):
+    """A subscription: what happened since it was made waits in it."""
+
+    def __aiter__(self) -> Changes: ...
+
+    async def __anext__(self) -> KernelEvent:
+        """The next hint. Raises KernelError."""
+        ...
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        ...
+
+
 class Kernel(Protocol):
     """One network namespace's kernel objects."""
 
@@ -77,7 +99,7 @@ class Kernel(Protocol):
         ...
 
     async def routes(self) -> Mapping[RouteKey, Route]:
-        """All IPv4 routes of the main table with a type and shape this agent knows; others are left out."""
+        """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
         ...
 
     async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
@@ -96,8 +118,8 @@ class Kernel(Protocol):
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
         ...
 
-    async def put_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
-        """Create or replace, each atomically."""
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         ...
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
@@ -135,6 +157,6 @@ class Kernel(Protocol):
         """How the kernel would send a packet there."""
         ...
 
-    def changes(self) -> AsyncIterator[KernelEvent]:
-        """What others (and we ourselves) change, as hints: every event is answered by reading again."""
+    def changes(self) -> Changes:
+        """Subscribe to what others change, as hints: an event is answered by reading again. Raises KernelError."""
         ...

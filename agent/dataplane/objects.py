@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -27,18 +27,38 @@ WORKLOAD_PREFIX = "cali"
 OUR_TUNNELS = frozenset({TUNL0, VXLAN_DEVICE})
 
 
+class Kind(IntEnum):
+    """The kinds of object in the order in which they may be created; they are deleted from the bottom up."""
+
+    TUNNEL = 1
+    NEIGHBOUR = 2
+    FDB = 3
+    ROUTE = 4
+    MASQUERADE = 5
+
+
 class RouteType(IntEnum):
-    """rtm_type: RTN_UNICAST and RTN_BLACKHOLE of linux/rtnetlink.h."""
+    """rtm_type of linux/rtnetlink.h. Only the first and BLACKHOLE are ever wished; the others are met."""
 
     UNICAST = 1
+    LOCAL = 2
+    BROADCAST = 3
+    ANYCAST = 4
+    MULTICAST = 5
     BLACKHOLE = 6
+    UNREACHABLE = 7
+    PROHIBIT = 8
+    THROW = 9
 
 
 class Scope(IntEnum):
-    """rtm_scope: RT_SCOPE_UNIVERSE and RT_SCOPE_LINK of linux/rtnetlink.h."""
+    """rtm_scope of linux/rtnetlink.h."""
 
     UNIVERSE = 0
+    SITE = 200
     LINK = 253
+    HOST = 254
+    NOWHERE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +81,14 @@ class Route:
     protocol: int = RTPROT_BIRD
     scope: Scope = Scope.UNIVERSE
     onlink: bool = False
+    odd: bool = False
+    """Bears what this agent never sets (a source, metrics, several next hops): met, never wished."""
 
     def __str__(self) -> str:
         """The line that `ip route` prints for it."""
         key = self.key
         length = "" if key.destination.prefixlen == key.destination.max_prefixlen else f"/{key.destination.prefixlen}"
-        words = ["blackhole"] if self.type is RouteType.BLACKHOLE else []
+        words = [] if self.type is RouteType.UNICAST else [self.type.name.lower()]
         words.append(f"{key.destination.network_address}{length}")
         if self.gateway is not None:
             words.append(f"via {self.gateway}")
@@ -96,7 +118,7 @@ class TunnelKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """A tunnel device. For VXLAN everything but `mtu` is immutable: a difference means delete and create."""
+    """A tunnel device. `kind`, `vni`, `port`, `parent`, `local` are immutable: a difference means delete and create."""
 
     name: str
     kind: TunnelKind
@@ -108,6 +130,17 @@ class Tunnel:
     parent: str | None = None
     local: IPv4Address | None = None
     mac: str | None = None
+    up: bool = True
+    """False is met, never wished; the same holds for the two below."""
+    learning: bool = False
+    strays: tuple[IPv4Address, ...] = ()
+    """IPv4 addresses besides `address`."""
+
+    def immutable_differences(self, other: Tunnel) -> tuple[str, ...]:
+        """The attributes, with both values, for which `other` must be deleted before this one can stand."""
+        names = ("kind", "vni", "port", "parent", "local")
+        pairs = ((name, getattr(other, name), getattr(self, name)) for name in names)
+        return tuple(f"{name} is {is_now}, should be {should}" for name, is_now, should in pairs if is_now != should)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +167,10 @@ class Masquerade:
 
     sources: frozenset[IPv4Network] = frozenset()
     pools: frozenset[IPv4Network] = frozenset()
+
+    def collapsed(self) -> Masquerade:
+        """The same addresses in the fewest networks: the form the kernel's interval sets are read back in."""
+        return Masquerade(frozenset(collapse_addresses(self.sources)), frozenset(collapse_addresses(self.pools)))
 
 
 @dataclass(frozen=True, slots=True)

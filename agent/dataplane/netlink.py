@@ -1,0 +1,299 @@
+"""The kernel of the network namespace this process is in: the one implementation of Kernel on a real machine.
+
+Promises: those of kernel.py. Bulk (routes, neighbours, forwarding entries, all dumps) is packed by rtnetlink.py and
+rtlinks.py; devices and look-ups go through netlink_devices.py; nftables through netlink_nft.py.
+Does not know: what should exist, who owns what.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address
+from typing import TypeVar
+
+from agent.dataplane import netlink_devices as devices
+from agent.dataplane import rtlinks, rtnetlink
+from agent.dataplane.kernel import KernelError, PathToHost, Refusal
+from agent.dataplane.netlink_changes import NetlinkChanges
+from agent.dataplane.netlink_nft import Nftables
+from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
+from agent.dataplane.objects import (
+    TUNL0,
+    VXLAN_DEVICE,
+    Address,
+    FdbEntry,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Tunnel,
+    TunnelKind,
+)
+from agent.dataplane.rtlinks import LinkRow, NeighbourRow
+
+T = TypeVar("T", Route, Neighbour, FdbEntry)
+E = TypeVar("E", Neighbour, FdbEntry)
+
+KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, VXLAN_DEVICE: TunnelKind.VXLAN}
+GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
+"""For a deletion: it is so already."""
+MOST_NAMES = 65_536
+
+
+class NetlinkKernel:
+    """One request socket, kept open; everything else is opened for the call."""
+
+    def __init__(self) -> None:
+        self._requests = RequestSocket()
+        self._nftables = Nftables()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._requests.close()
+        self._nftables.close()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def links(self) -> Mapping[str, Link]:
+        """All interfaces by name, with their addresses."""
+        rows, addresses = await self._links()
+        return {row.name: row.link(addresses.get(row.index, ())) for row in rows}
+
+    async def _links(self) -> tuple[list[LinkRow], dict[int, tuple[tuple[Address, int], ...]]]:
+        rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
+        found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
+        addresses: dict[int, tuple[tuple[Address, int], ...]] = {}
+        for row in found:
+            addresses[row.index] = (*addresses.get(row.index, ()), (row.address, row.length))
+        return rows, addresses
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes."""
+        rows, addresses = await self._links()
+        names = {row.index: row.name for row in rows}
+        return {
+            row.name: rtlinks.tunnel_of(row, addresses.get(row.index, ()), names, KIND_BY_NAME[row.name])
+            for row in rows
+            if row.name in KIND_BY_NAME
+        }
+
+    async def routes(self) -> Mapping[RouteKey, Route]:
+        """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
+        name_of = lru_cache(MOST_NAMES)(device_name)
+
+        def decode(data: bytes, start: int, end: int) -> Route | None:
+            return rtnetlink.decode_route(data, start, end, name_of)
+
+        try:
+            rows = await dump(rtnetlink.route_dump_request(), rtnetlink.RTM_NEWROUTE, decode)
+        except Refused as error:
+            if error.code == errno.ENOENT:  # the main table is made with its first route
+                return {}
+            raise
+        found: dict[RouteKey, Route] = {}
+        for row in rows:
+            found.setdefault(row.key, row)
+        return found
+
+    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+        """The permanent neighbours on a device; none when there is no such device."""
+        return {
+            row.destination: Neighbour(device, row.destination, row.mac)
+            for row in await self._permanent(rtnetlink.AF_INET, device)
+            if row.destination is not None and row.mac is not None
+        }
+
+    async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
+        """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
+        return {
+            row.mac: FdbEntry(device, row.mac, row.destination)
+            for row in await self._permanent(rtnetlink.AF_BRIDGE, device)
+            if row.destination is not None and row.mac is not None
+        }
+
+    async def _permanent(self, family: int, device: str) -> list[NeighbourRow]:
+        index = device_index(device)
+        if index is None:
+            return []
+        request = rtlinks.neighbour_dump_request(family, index)
+        try:
+            rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour)
+        except Refused as error:
+            if error.code in GONE:
+                return []
+            raise
+        permanent = rtlinks.NUD_PERMANENT
+        return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
+
+    async def path_to(self, host: IPv4Address) -> PathToHost:
+        """How the kernel would send a packet there. Raises KernelError without a route."""
+        index, source, gateway = await devices.look_up(host)
+        return PathToHost(device_name(index), source, gateway)
+
+    # -- devices --------------------------------------------------------------------------------------------------
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
+        found = await self._find(tunnel.name)
+        if found is not None and tunnel.kind is TunnelKind.IPIP and found[0].kind != tunnel.kind.value:
+            raise KernelError(
+                f"{tunnel.name} is a device of kind {found[0].kind or 'unknown'}, not ipip; rename or delete it"
+            )
+        if found is not None and tunnel.immutable_differences(found[1]):
+            await devices.delete_device(found[0].index, tunnel.name)
+            found = None
+        if found is None:
+            await self._create(tunnel)
+            found = await self._find(tunnel.name)
+            if found is None:
+                raise KernelError(f"{tunnel.name} vanished right after it was made")
+        row, actual, addresses = found
+        if actual != tunnel:
+            await devices.adjust_tunnel(row.index, tunnel, actual)
+        for ip, length in addresses:
+            if isinstance(ip, IPv4Address) and (ip != tunnel.address or length != devices.HOST_LENGTH):
+                await devices.remove_address(row.index, tunnel.name, ip, length)
+        after = await self._find(tunnel.name)
+        if after is None or after[1] != tunnel:
+            # Said at once, or every pass would try the same again.
+            raise KernelError(f"the kernel took {after[1] if after else 'nothing'} instead of {tunnel}")
+
+    async def _create(self, tunnel: Tunnel) -> None:
+        parent = None
+        if tunnel.parent is not None:
+            parent = device_index(tunnel.parent)
+            if parent is None:
+                raise KernelError(f"creating {tunnel.name}: its parent {tunnel.parent} does not exist")
+        await devices.create_tunnel(tunnel, parent)
+
+    async def _find(self, name: str) -> tuple[LinkRow, Tunnel, tuple[tuple[Address, int], ...]] | None:
+        rows, addresses = await self._links()
+        names = {row.index: row.name for row in rows}
+        for row in rows:
+            if row.name == name:
+                own = addresses.get(row.index, ())
+                return row, rtlinks.tunnel_of(row, own, names, KIND_BY_NAME[name]), own
+        return None
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
+        found = await self._find(name)
+        if found is None:
+            return
+        row, actual, addresses = found
+        if actual.kind is TunnelKind.VXLAN:
+            await devices.delete_device(row.index, name)
+            return
+        for ip, length in addresses:
+            if isinstance(ip, IPv4Address):
+                await devices.remove_address(row.index, name, ip, length)
+        if row.up:
+            await devices.set_down(row.index, name)
+
+    # -- bulk -----------------------------------------------------------------------------------------------------
+
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        refusals: list[Refusal] = []
+        indexes = _Indexes()
+        sent: list[Route] = []
+        requests: list[bytes] = []
+        for route in routes:
+            index = None
+            if route.device is not None:
+                index = indexes[route.device]
+                if index is None:
+                    refusals.append(Refusal(route, f"there is no device {route.device}"))
+                    continue
+            sent.append(route)
+            requests.append(rtnetlink.route_request(route, index, replace=replace))
+        return (*refusals, *await self._carry_out(sent, requests))
+
+    async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
+        return await self._carry_out(routes, [rtnetlink.route_deletion(route) for route in routes], GONE)
+
+    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        return await self._entries(entries, rtlinks.neighbour_request)
+
+    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        return await self._entries(entries, rtlinks.neighbour_deletion, GONE)
+
+    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        return await self._entries(entries, rtlinks.fdb_request)
+
+    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        return await self._entries(entries, rtlinks.fdb_deletion, GONE)
+
+    async def _entries(
+        self, entries: Sequence[E], encode: Callable[[E, int], bytes], tolerated: frozenset[int] = frozenset()
+    ) -> tuple[Refusal, ...]:
+        """Neighbours or forwarding entries; `tolerated` is empty for a put."""
+        refusals: list[Refusal] = []
+        indexes = _Indexes()
+        sent: list[E] = []
+        requests: list[bytes] = []
+        for entry in entries:
+            index = indexes[entry.device]
+            if index is not None:
+                sent.append(entry)
+                requests.append(encode(entry, index))
+            elif not tolerated:
+                refusals.append(Refusal(entry, f"there is no device {entry.device}"))
+        return (*refusals, *await self._carry_out(sent, requests, tolerated))
+
+    async def _carry_out(
+        self, objects: Sequence[T], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
+    ) -> tuple[Refusal, ...]:
+        refused = await self._requests.execute(requests)
+        return tuple(
+            Refusal(objects[position], reason(code, words), code in UNSUPPORTED_ERRNOS, code == errno.EEXIST)
+            for position, (code, words) in sorted(refused.items())
+            if code not in tolerated
+        )
+
+    # -- nftables and events --------------------------------------------------------------------------------------
+
+    async def masquerade(self) -> Masquerade | None:
+        """What our nftables table holds; None when there is no such table (or no nftables)."""
+        return await self._nftables.read()
+
+    async def put_masquerade(self, wish: Masquerade) -> None:
+        """Replace our table in one transaction; an empty wish removes it. Raises Unsupported, KernelError."""
+        await self._nftables.replace(wish)
+
+    def changes(self) -> NetlinkChanges:
+        """Subscribe to what others change. Raises KernelError."""
+        return NetlinkChanges(frozenset({self._requests.port}), device_name)
+
+
+class _Indexes(dict[str, int | None]):
+    """Interface indexes by name, asked once per call."""
+
+    def __missing__(self, name: str) -> int | None:
+        self[name] = device_index(name)
+        return self[name]
+
+
+def device_index(name: str) -> int | None:
+    """The interface's present index; None when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def device_name(index: int) -> str:
+    """The interface's present name; `#7` when it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"#{index}"

@@ -1,0 +1,103 @@
+"""What others change in the kernel, heard from its multicast groups and told as hints.
+
+Promises: notifications of our own requests are left out where the kernel marks them with our port; a lost notification
+becomes one Overrun. Does not know: what is ours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from agent.dataplane.kernel import KernelEvent, LinkChanged, ObjectsChanged, Overrun
+from agent.dataplane.netlink_socket import NETLINK_ROUTE, Lost, Subscription, readable
+from agent.dataplane.objects import OUR_TUNNELS, Kind
+from agent.dataplane.rtlinks import decode_address, decode_link, decode_neighbour
+from agent.dataplane.rtnetlink import (
+    AF_BRIDGE,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    Message,
+    decode_route,
+    messages,
+)
+
+RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
+GROUPS = (RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE)
+DATAGRAMS_PER_TURN = 256
+"""Notifications taken before the listener is asked to work: some 2 ms."""
+
+
+class NetlinkChanges:
+    """One subscription; iterate it, then close it."""
+
+    def __init__(self, own_ports: frozenset[int], name_of: Callable[[int], str]) -> None:
+        self._own_ports = own_ports
+        self._name_of = name_of
+        self._routing = Subscription(NETLINK_ROUTE, GROUPS)
+        self._waiting: deque[KernelEvent] = deque()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._routing.close()
+
+    def __aiter__(self) -> NetlinkChanges:
+        return self
+
+    async def __anext__(self) -> KernelEvent:
+        while not self._waiting:
+            await readable((self._routing,))
+            # Equal hints of one turn are one hint; the order of the first ones is kept.
+            self._waiting.extend(dict.fromkeys(self._take()))
+        return self._waiting.popleft()
+
+    def _take(self) -> list[KernelEvent]:
+        events: list[KernelEvent] = []
+        for _ in range(DATAGRAMS_PER_TURN):
+            try:
+                data = self._routing.read()
+            except Lost:
+                events.append(Overrun())
+                continue
+            if data is None:
+                break
+            for found in messages(data):
+                if found.port not in self._own_ports:
+                    events += self._events(data, found)
+        return events
+
+    def _events(self, data: bytes, found: Message) -> list[KernelEvent]:
+        if found.type in {RTM_NEWROUTE, RTM_DELROUTE}:
+            route = decode_route(data, found.start, found.end, self._name_of)
+            return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
+        if found.type in {RTM_NEWLINK, RTM_DELLINK}:
+            link = decode_link(data, found.start, found.end)
+            return (
+                [LinkChanged(link.name, found.type == RTM_DELLINK or not link.up)] if link is not None else []
+            )
+        if found.type in {RTM_NEWADDR, RTM_DELADDR}:
+            return self._address(data, found)
+        if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
+            return self._neighbour(data, found)
+        return []
+
+    def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
+        row = decode_address(data, found.start, found.end)
+        if row is None:
+            return []
+        changed = LinkChanged(self._name_of(row.index))
+        # With an interface's last address its routes go too, unannounced.
+        return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == RTM_DELADDR else [changed]
+
+    def _neighbour(self, data: bytes, found: Message) -> list[KernelEvent]:
+        row = decode_neighbour(data, found.start, found.end)
+        # Every pod's ARP passes here; only our own devices' entries are static.
+        if row is None or self._name_of(row.index) not in OUR_TUNNELS:
+            return []
+        return [ObjectsChanged(Kind.FDB if row.family == AF_BRIDGE else Kind.NEIGHBOUR)]

@@ -1,0 +1,293 @@
+"""The bytes of nf_tables for one table: `ip tortie`, which masquerades what leaves the pools (nf_tables.h).
+
+    table ip tortie {
+        set masquerade-pools { type ipv4_addr; flags interval; }
+        set all-pools { type ipv4_addr; flags interval; }
+        chain postrouting {
+            type nat hook postrouting priority srcnat; policy accept;
+            ip saddr @masquerade-pools ip daddr != @all-pools masquerade
+        }
+    }
+
+Promises: pure; a replacement is one batch, so the kernel has the old table or the new one and never less; what is
+decoded of an encoded table is the wish with its networks collapsed. Does not know: sockets.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+
+from agent.dataplane.objects import Masquerade
+from agent.dataplane.rtnetlink import (
+    AF_INET,
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    attribute,
+    attributes,
+    message,
+)
+
+TABLE, SOURCES, POOLS, CHAIN = "tortie", "masquerade-pools", "all-pools", "postrouting"
+
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
+NFNL_SUBSYS_NFTABLES = 10
+NFT = NFNL_SUBSYS_NFTABLES << 8
+NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE, NEWSET, NEWSETELEM, GETSETELEM = (
+    NFT | number for number in (0, 2, 3, 6, 7, 9, 12, 13)
+)
+NEWGEN = NFT | 15
+NLM_F_APPEND = 0x800
+NESTED = 0x8000
+
+LIST_ELEM = 1
+TABLE_NAME = 1
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 1, 3, 4, 5, 7
+HOOK_NUMBER, HOOK_PRIORITY = 1, 2
+RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
+EXPR_NAME, EXPR_DATA = 1, 2
+SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ID = 1, 2, 3, 4, 5, 10
+SET_INTERVAL = 0x4
+KEY_TYPE_IPV4 = 7
+"""What nft(8) shows as `type ipv4_addr`; the kernel only stores it."""
+ELEM_LIST_TABLE, ELEM_LIST_SET, ELEM_LIST_ELEMENTS, ELEM_LIST_SET_ID = 1, 2, 3, 4
+ELEM_KEY, ELEM_FLAGS = 1, 3
+DATA_VALUE = 1
+INTERVAL_END = 0x1
+PAYLOAD_DREG, PAYLOAD_BASE, PAYLOAD_OFFSET, PAYLOAD_LEN = 1, 2, 3, 4
+LOOKUP_SET, LOOKUP_SREG, LOOKUP_SET_ID, LOOKUP_FLAGS = 1, 2, 4, 5
+NETWORK_HEADER = 1
+REGISTER_1 = 1
+IP_SOURCE_OFFSET, IP_DESTINATION_OFFSET, IP_ADDRESS_BYTES = 12, 16, 4
+LOOKUP_INVERTED = 1
+HOOK_POSTROUTING, PRIORITY_SRCNAT, POLICY_ACCEPT = 4, 100, 1
+RULE_SHAPE = ("payload", "lookup", "payload", "lookup", "masq")
+
+ELEMENT_BYTES = 24
+ELEMENTS_PER_MESSAGE = 60_000 // ELEMENT_BYTES
+"""A nested attribute's length is 16 bits."""
+END_OF_ADDRESSES = 1 << 32
+
+_GENERIC = struct.Struct(">BBH")
+"""nfgenmsg: family, version, resource."""
+
+
+def _be(value: int) -> bytes:
+    return struct.pack(">I", value)
+
+
+def _name(text: str) -> bytes:
+    return text.encode() + b"\0"
+
+
+def _nested(kind: int, *inner: bytes) -> bytes:
+    return attribute(kind | NESTED, b"".join(inner))
+
+
+def _message(kind: int, flags: int, *body: bytes) -> bytes:
+    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(AF_INET, 0, 0) + b"".join(body))
+
+
+def _edge(kind: int, flags: int = 0) -> bytes:
+    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES))
+
+
+def replacement(wish: Masquerade) -> list[bytes]:
+    """The messages of one batch that leaves our table so, or leaves none for a wish without sources.
+
+    Adding before deleting makes the deletion succeed whether or not the table was there.
+    """
+    table = attribute(TABLE_NAME, _name(TABLE))
+    batch = [
+        _edge(NFNL_MSG_BATCH_BEGIN),
+        _message(NEWTABLE, NLM_F_CREATE, table),
+        _message(DELTABLE, 0, table),
+    ]
+    if wish.sources:
+        batch.append(_message(NEWTABLE, NLM_F_CREATE, table))
+        for identity, (name, networks) in enumerate(((SOURCES, wish.sources), (POOLS, wish.pools)), 1):
+            batch.append(_set(name, identity))
+            batch += _elements(name, identity, networks)
+        batch += [_chain(), _rule()]
+    # Only the last message is answered: its ACK comes after the commit.
+    return [*batch, _edge(NFNL_MSG_BATCH_END, NLM_F_ACK)]
+
+
+def _set(name: str, identity: int) -> bytes:
+    return _message(
+        NEWSET,
+        NLM_F_CREATE,
+        attribute(SET_TABLE, _name(TABLE)),
+        attribute(SET_NAME, _name(name)),
+        attribute(SET_FLAGS, _be(SET_INTERVAL)),
+        attribute(SET_KEY_TYPE, _be(KEY_TYPE_IPV4)),
+        attribute(SET_KEY_LENGTH, _be(IP_ADDRESS_BYTES)),
+        attribute(SET_ID, _be(identity)),
+    )
+
+
+def _elements(name: str, identity: int, networks: Iterable[IPv4Network]) -> list[bytes]:
+    elements = [_element(value, end) for value, end in edges(networks)]
+    return [
+        _message(
+            NEWSETELEM,
+            NLM_F_CREATE,
+            attribute(ELEM_LIST_TABLE, _name(TABLE)),
+            attribute(ELEM_LIST_SET, _name(name)),
+            attribute(ELEM_LIST_SET_ID, _be(identity)),
+            _nested(ELEM_LIST_ELEMENTS, *elements[start : start + ELEMENTS_PER_MESSAGE]),
+        )
+        for start in range(0, len(elements), ELEMENTS_PER_MESSAGE)
+    ]
+
+
+def edges(networks: Iterable[IPv4Network]) -> list[tuple[int, bool]]:
+    """Networks as an interval set holds them: (first address, False) and (first address behind, True), ascending.
+
+    A set that does not begin at 0.0.0.0 bears an end there, as nft(8) writes it; an interval up to the last address
+    has no end. Neighbouring networks are one interval.
+    """
+    found: list[tuple[int, bool]] = []
+    for network in sorted(collapse_addresses(networks)):
+        first, behind = int(network.network_address), int(network.broadcast_address) + 1
+        if found and found[-1] == (first, True):
+            found.pop()
+        else:
+            found.append((first, False))
+        if behind < END_OF_ADDRESSES:
+            found.append((behind, True))
+    return [(0, True), *found] if found and found[0][0] != 0 else found
+
+
+def networks_of(found: Iterable[tuple[int, bool]]) -> frozenset[IPv4Network]:
+    """The reverse of `edges`, whatever order the kernel lists them in."""
+    networks: list[IPv4Network] = []
+    start: int | None = None
+    for value, end in sorted(found, key=lambda edge: (edge[0], not edge[1])):
+        if end and start is not None:
+            networks += summarize_address_range(IPv4Address(start), IPv4Address(value - 1))
+            start = None
+        elif not end and start is None:
+            start = value
+    if start is not None:
+        networks += summarize_address_range(IPv4Address(start), IPv4Address(END_OF_ADDRESSES - 1))
+    return frozenset(collapse_addresses(networks))
+
+
+def _element(value: int, end: bool) -> bytes:
+    key = _nested(ELEM_KEY, attribute(DATA_VALUE, _be(value)))
+    return _nested(LIST_ELEM, key, attribute(ELEM_FLAGS, _be(INTERVAL_END if end else 0)))
+
+
+def _chain() -> bytes:
+    return _message(
+        NEWCHAIN,
+        NLM_F_CREATE,
+        attribute(CHAIN_TABLE, _name(TABLE)),
+        attribute(CHAIN_NAME, _name(CHAIN)),
+        _nested(
+            CHAIN_HOOK,
+            attribute(HOOK_NUMBER, _be(HOOK_POSTROUTING)),
+            attribute(HOOK_PRIORITY, _be(PRIORITY_SRCNAT)),
+        ),
+        attribute(CHAIN_POLICY, _be(POLICY_ACCEPT)),
+        attribute(CHAIN_TYPE, _name("nat")),
+    )
+
+
+def _rule() -> bytes:
+    expressions = (
+        _address_at(IP_SOURCE_OFFSET),
+        _lookup(SOURCES, 1, inverted=False),
+        _address_at(IP_DESTINATION_OFFSET),
+        _lookup(POOLS, 2, inverted=True),
+        _expression("masq"),
+    )
+    return _message(
+        NEWRULE,
+        NLM_F_CREATE | NLM_F_APPEND,
+        attribute(RULE_TABLE, _name(TABLE)),
+        attribute(RULE_CHAIN, _name(CHAIN)),
+        _nested(RULE_EXPRESSIONS, *expressions),
+    )
+
+
+def _expression(name: str, *data: bytes) -> bytes:
+    return _nested(LIST_ELEM, attribute(EXPR_NAME, _name(name)), _nested(EXPR_DATA, *data))
+
+
+def _address_at(offset: int) -> bytes:
+    """Load four bytes of the IP header into register 1."""
+    return _expression(
+        "payload",
+        attribute(PAYLOAD_DREG, _be(REGISTER_1)),
+        attribute(PAYLOAD_BASE, _be(NETWORK_HEADER)),
+        attribute(PAYLOAD_OFFSET, _be(offset)),
+        attribute(PAYLOAD_LEN, _be(IP_ADDRESS_BYTES)),
+    )
+
+
+def _lookup(name: str, identity: int, *, inverted: bool) -> bytes:
+    return _expression(
+        "lookup",
+        attribute(LOOKUP_SET, _name(name)),
+        attribute(LOOKUP_SREG, _be(REGISTER_1)),
+        attribute(LOOKUP_SET_ID, _be(identity)),
+        *((attribute(LOOKUP_FLAGS, _be(LOOKUP_INVERTED)),) if inverted else ()),
+    )
+
+
+def rules_request() -> bytes:
+    """NFT_MSG_GETRULE of our chain."""
+    return _message(
+        GETRULE, NLM_F_DUMP, attribute(RULE_TABLE, _name(TABLE)), attribute(RULE_CHAIN, _name(CHAIN))
+    )
+
+
+def elements_request(name: str) -> bytes:
+    """NFT_MSG_GETSETELEM of one of our sets."""
+    return _message(
+        GETSETELEM,
+        NLM_F_DUMP,
+        attribute(ELEM_LIST_TABLE, _name(TABLE)),
+        attribute(ELEM_LIST_SET, _name(name)),
+    )
+
+
+def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:
+    """The names of a rule's expressions. Raises Malformed."""
+    words = attributes(data, start + _GENERIC.size, end)
+    return tuple(
+        attributes(item, 0, len(item)).get(EXPR_NAME, b"").rstrip(b"\0").decode(errors="replace")
+        for item in _items(words.get(RULE_EXPRESSIONS, b""))
+    )
+
+
+def decode_elements(data: bytes, start: int, end: int) -> list[tuple[int, bool]]:
+    """The edges in one message of a set's elements. Raises Malformed."""
+    words = attributes(data, start + _GENERIC.size, end)
+    found: list[tuple[int, bool]] = []
+    for item in _items(words.get(ELEM_LIST_ELEMENTS, b"")):
+        element = attributes(item, 0, len(item))
+        key = element.get(ELEM_KEY, b"")
+        value = attributes(key, 0, len(key)).get(DATA_VALUE, b"")
+        flags = int.from_bytes(element.get(ELEM_FLAGS, b""), "big")
+        if len(value) == IP_ADDRESS_BYTES:
+            found.append((int.from_bytes(value, "big"), bool(flags & INTERVAL_END)))
+    return found
+
+
+def _items(data: bytes) -> Sequence[bytes]:
+    """The entries of a list attribute: unlike other attributes they repeat one type."""
+    found, offset = [], 0
+    while offset + 4 <= len(data):
+        length = int.from_bytes(data[offset : offset + 2], "little" if struct.pack("=H", 1)[0] else "big")
+        if length < 4 or offset + length > len(data):
+            break
+        found.append(data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found

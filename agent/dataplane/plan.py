@@ -1,0 +1,173 @@
+"""What a pass would do: wishes against the kernel as it is, without doing anything.
+
+Promises: pure. Before the facts are complete only additions are planned, so that nothing that works is lost to
+half-read facts; what BGP taught stays until BGP has converged; an object that is not ours is never replaced or deleted.
+Does not know: how a step is carried out, what was refused before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from typing import Any, TypeVar
+
+from agent.dataplane.delta import Delta, difference
+from agent.dataplane.objects import (
+    PROTOCOL_NAMES,
+    Dataplane,
+    FdbEntry,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Tunnel,
+)
+from agent.dataplane.ownership import Ownership
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the kernel should hold, and how far the wish may be trusted."""
+
+    dataplane: Dataplane
+    complete: bool
+    """The datastore's first whole list was applied: what is not wished should not be."""
+    bgp_complete: bool
+    """BGP has heard every peer: what it did not teach should not be."""
+
+
+@dataclass(slots=True)
+class Picture:
+    """The kernel as last read, with our own writes since; foreign routes are in it, because they stand in our way."""
+
+    tunnels: dict[str, Tunnel] = field(default_factory=dict)
+    neighbours: dict[tuple[str, IPv4Address], Neighbour] = field(default_factory=dict)
+    fdb: dict[tuple[str, str], FdbEntry] = field(default_factory=dict)
+    routes: dict[RouteKey, Route] = field(default_factory=dict)
+    masquerade: Masquerade | None = None
+
+    def forget_device(self, name: str) -> None:
+        """A device went or is down: the kernel dropped its routes and neighbours."""
+        self.routes = {key: route for key, route in self.routes.items() if route.device != name}
+        self.neighbours = {key: entry for key, entry in self.neighbours.items() if entry.device != name}
+        self.fdb = {key: entry for key, entry in self.fdb.items() if entry.device != name}
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """The steps for routes, and the wishes that get none now."""
+
+    delta: Delta[RouteKey, Route]
+    conflicts: Mapping[RouteKey, Route]
+    """Foreign routes that stand where ours should."""
+    waiting: Mapping[RouteKey, str]
+    """Wished routes whose device is not there or down."""
+
+
+def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
+    """The picture's objects of one kind by key."""
+    match kind:
+        case Kind.TUNNEL:
+            return picture.tunnels
+        case Kind.NEIGHBOUR:
+            return picture.neighbours
+        case Kind.FDB:
+            return picture.fdb
+        case Kind.ROUTE:
+            return picture.routes
+        case Kind.MASQUERADE:
+            return {} if picture.masquerade is None else {"table": picture.masquerade}
+
+
+def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
+    """Devices to make, adjust and remove.
+
+    tunl0 is never deleted: one that is down and bears no address is as gone as it can be.
+    """
+    actual = {
+        name: tunnel
+        for name, tunnel in picture.tunnels.items()
+        if name in wish.dataplane.tunnels
+        or tunnel.vni is not None
+        or tunnel.address
+        or tunnel.strays
+        or tunnel.up
+    }
+    return _allowed(difference(wish.dataplane.tunnels, actual), wish)
+
+
+def neighbour_steps(
+    wish: Wish, picture: Picture, links: Mapping[str, Link]
+) -> Delta[tuple[str, IPv4Address], Neighbour]:
+    """ARP entries; every permanent one on our own device is ours. Without the device there is nothing to do."""
+    wanted = {
+        key: entry for key, entry in wish.dataplane.neighbours.items() if _usable(links.get(entry.device))
+    }
+    return _allowed(difference(wanted, picture.neighbours), wish)
+
+
+def fdb_steps(wish: Wish, picture: Picture, links: Mapping[str, Link]) -> Delta[tuple[str, str], FdbEntry]:
+    """Forwarding entries; every permanent one on our own device is ours. Without the device there is nothing to do."""
+    wanted = {key: entry for key, entry in wish.dataplane.fdb.items() if _usable(links.get(entry.device))}
+    return _allowed(difference(wanted, picture.fdb), wish)
+
+
+def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownership: Ownership) -> RoutePlan:
+    """Routes to add, replace and delete.
+
+    A route whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
+    """
+    desired: dict[RouteKey, Route] = {}
+    conflicts: dict[RouteKey, Route] = {}
+    waiting: dict[RouteKey, str] = {}
+    for key, route in wish.dataplane.routes.items():
+        standing = picture.routes.get(key)
+        if standing is not None and standing != route and not ownership.is_ours(standing):
+            conflicts[key] = standing
+        elif route.device is not None and not _usable(links.get(route.device)):
+            waiting[key] = f"{route.device} is {'down' if route.device in links else 'not there'}"
+        else:
+            desired[key] = route
+    ours = {
+        key: route
+        for key, route in picture.routes.items()
+        if key in desired
+        or (
+            key not in wish.dataplane.routes
+            and ownership.is_ours(route)
+            and _removable(wish, route, ownership)
+        )
+    }
+    return RoutePlan(_allowed(difference(desired, ours), wish), conflicts, waiting)
+
+
+def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:
+    """The table to put (empty: remove it); None when it is as wished, or when not all pools are known yet."""
+    wanted = wish.dataplane.masquerade.collapsed() if wish.dataplane.masquerade.sources else None
+    if not wish.complete or wanted == picture.masquerade:
+        return None
+    return wanted or Masquerade()
+
+
+def conflict_reason(standing: Route) -> str:
+    """What to tell people of a foreign route in our place."""
+    protocol = PROTOCOL_NAMES.get(standing.protocol, str(standing.protocol))
+    return f"a route of protocol {protocol} stands there ({standing}); it is not ours: remove it, or free the prefix"
+
+
+def _usable(link: Link | None) -> bool:
+    return link is not None and link.up
+
+
+def _removable(wish: Wish, route: Route, ownership: Ownership) -> bool:
+    return wish.bgp_complete or not ownership.is_learned(route)
+
+
+def _allowed(delta: Delta[K, V], wish: Wish) -> Delta[K, V]:
+    return delta if wish.complete else replace(delta, replace={}, delete={})

@@ -1,0 +1,314 @@
+"""Makes the kernel hold what is wished, and keeps it so.
+
+Strategy. Whoever changes a fact rings; one loop does passes: links, wishes, what the kernel holds (read again only
+where something may have changed since, and all of it every 90 s), the difference, the writes. Creates go from tunnels
+to masquerading, deletes the other way round.
+Promises: with the kernel as wished a pass writes nothing; a refused object stops no other one and is tried again; a
+lost notification, an interrupted dump and an error all end in reading everything again; stopping leaves everything.
+Does not know: why something is wished, netlink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agent.clock import Clock
+from agent.dataplane import plan
+from agent.dataplane.bell import Bell
+from agent.dataplane.delta import Delta
+from agent.dataplane.kernel import (
+    Changes,
+    Kernel,
+    KernelError,
+    KernelEvent,
+    LinkChanged,
+    ObjectsChanged,
+    Overrun,
+)
+from agent.dataplane.objects import (
+    OUR_TUNNELS,
+    VXLAN_DEVICE,
+    Dataplane,
+    Kind,
+    Link,
+    Route,
+    RouteKey,
+)
+from agent.dataplane.ownership import Ownership
+from agent.dataplane.pace import Pace
+from agent.dataplane.plan import Picture, Wish
+from agent.dataplane.report import Report, Tally
+from agent.dataplane.writes import Writes
+
+__all__ = ["Reconciler", "Report", "Wish"]
+
+RESYNC_SECONDS = 90.0
+JITTER = 0.2
+"""Share of the resync interval by which nodes drift apart."""
+ERROR_SECONDS = 1.0
+"""Pause after a pass that could not read the kernel."""
+SETTLE_ATTEMPTS = 3
+"""Refusals after which whoever waits for a route is told; a device that is just coming up refuses once or twice."""
+
+
+class Reconciler:
+    """One per network namespace; owns the picture of the kernel."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        wishes: Callable[[Mapping[str, Link]], Wish],
+        clock: Clock,
+        log: Any,
+        *,
+        on_pass: Callable[[], None] = lambda: None,
+        ownership: Ownership | None = None,
+        resync_seconds: float = RESYNC_SECONDS,
+    ) -> None:
+        self._kernel = kernel
+        self._wishes = wishes
+        self._clock = clock
+        self._log = log
+        self._on_pass = on_pass
+        self._ownership = ownership or Ownership()
+        self._resync_seconds = resync_seconds
+        self._bell = Bell()
+        self._pace = Pace()
+        self._picture = Picture()
+        self._links: Mapping[str, Link] = {}
+        self._links_stale = True
+        self._stale: set[Kind] = set(Kind)
+        self._lost: set[str] = set()
+        self._resync_at = 0.0
+        self._tally = Tally()
+        self._writes = Writes(kernel, self._picture, self._tally, clock, log)
+        self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
+        self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
+        self._computed = 0
+        """How often the wishes were computed: whoever waits needs a pass that began after it asked."""
+        self._finished = 0
+        self._turn = asyncio.Event()
+
+    # -- what others see ------------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """A fact changed: one more pass, soon. Many rings before it are one."""
+        self._bell.ring()
+
+    @property
+    def installed(self) -> Mapping[RouteKey, Route]:
+        """The routes of ours that the kernel holds, as last known."""
+        return {key: route for key, route in self._picture.routes.items() if self._ownership.is_ours(route)}
+
+    def report(self) -> Report:
+        """How the last pass went and what is not as wished."""
+        return self._tally.report(self._writes.retries, self._routes_plan, self.installed, self._picture)
+
+    async def settled(self, keys: Iterable[RouteKey], timeout: float) -> None:
+        """Wait until the kernel holds the wished route at each key.
+
+        Raises KernelError with the kernel's reason when it refuses one, TimeoutError (naming what is missing).
+        """
+        await self._until(tuple(keys), timeout, self._unsettled)
+
+    async def gone(self, keys: Iterable[RouteKey], timeout: float) -> None:
+        """Wait until no route of ours stands at these keys. Raises KernelError, TimeoutError."""
+        await self._until(tuple(keys), timeout, self._standing)
+
+    async def _until(
+        self, keys: tuple[RouteKey, ...], timeout: float, missing: Callable[[RouteKey], str | None]
+    ) -> None:
+        asked = self._computed
+        self.ring()
+        reasons: list[str] = []
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    if self._finished > asked:
+                        reasons = [reason for key in keys if (reason := missing(key)) is not None]
+                        if not reasons:
+                            return
+                    await self._turn.wait()
+        except TimeoutError:
+            still = "; ".join(reasons) or "no pass over the kernel has ended"
+            raise TimeoutError(f"not carried out within {timeout:g} s: {still}") from None
+
+    def _unsettled(self, key: RouteKey) -> str | None:
+        wished = self._wish.dataplane.routes.get(key)
+        if wished is None:
+            return f"{key.destination} is not wished"
+        if self._picture.routes.get(key) == wished:
+            return None
+        if key in self._routes_plan.conflicts:
+            raise KernelError(f"{wished}: {plan.conflict_reason(self._routes_plan.conflicts[key])}")
+        failure = self._writes.retries.failures().get((Kind.ROUTE, key))
+        if failure is not None and failure.attempts >= SETTLE_ATTEMPTS:
+            raise KernelError(f"{wished}: {failure.why}")
+        return (
+            f"{wished}: {failure.why if failure else self._routes_plan.waiting.get(key, 'not written yet')}"
+        )
+
+    def _standing(self, key: RouteKey) -> str | None:
+        route = self._picture.routes.get(key)
+        if route is None or not self._ownership.is_ours(route):
+            return None
+        return f"{route} is still wished" if key in self._wish.dataplane.routes else f"{route} is still there"
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile until cancelled. Raises KernelError when the kernel's notifications cannot be subscribed to."""
+        changes = self._kernel.changes()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(changes))
+                group.create_task(self._work())
+        finally:
+            changes.close()
+
+    async def _listen(self, changes: Changes) -> None:
+        while True:
+            try:
+                event = await anext(changes)
+            except KernelError as error:
+                self._log.warning("kernel.notifications_failed", why=str(error))
+                await asyncio.sleep(ERROR_SECONDS)
+                event = Overrun()
+            if self._note(event):
+                self._bell.ring()
+
+    def _note(self, event: KernelEvent) -> bool:
+        """Remember what an event makes doubtful; whether it is worth a pass."""
+        match event:
+            case LinkChanged(name, lost):
+                self._links_stale = True
+                if name in OUR_TUNNELS:
+                    self._stale.update({Kind.TUNNEL} if not lost else Kind)
+                elif lost:
+                    self._lost.add(name)
+            case ObjectsChanged(Kind.ROUTE, Route() as route):
+                if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
+                    return False
+                self._stale.add(Kind.ROUTE)
+            case ObjectsChanged(kind):
+                self._stale.add(kind)
+            case Overrun():
+                self._tally.overruns += 1
+                self._doubt_everything()
+        return True
+
+    def _doubt_everything(self) -> None:
+        self._links_stale = True
+        self._stale.update(Kind)
+        self._writes.retries.forget_waits()
+
+    async def _work(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace.take(self._clock.now()))
+            now = self._clock.now()
+            if now >= self._resync_at:
+                self._doubt_everything()
+                self._resync_at = now + self._resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
+            wait = 0.0
+            try:
+                await self._one_pass()
+            except KernelError as error:
+                self._log.warning("kernel.pass_failed", why=str(error))
+                self._tally.failed(str(error))
+                self._doubt_everything()
+                wait = ERROR_SECONDS
+            self._end_of_pass()
+            await asyncio.sleep(wait)
+            await self._bell.wait(self._idle_seconds())
+
+    def _idle_seconds(self) -> float:
+        retry_at = self._writes.retries.next_retry_at()
+        until = self._resync_at if retry_at is None else min(self._resync_at, retry_at)
+        return max(0.0, until - self._clock.now())
+
+    def _end_of_pass(self) -> None:
+        turn, self._turn = self._turn, asyncio.Event()
+        turn.set()
+        self._on_pass()
+
+    async def _one_pass(self) -> None:
+        began = self._clock.now()
+        await self._read_links()
+        self._computed += 1
+        serial = self._computed
+        self._wish = self._wishes(self._links)
+        await self._read_stale()
+        self._writes.begin()
+        if await self._writes.put_tunnels(plan.tunnel_steps(self._wish, self._picture)):
+            self._links_stale = True
+            await self._read_links()
+        await self._write()
+        self._writes.end()
+        self._finished = serial
+        self._tally.passed(self._clock.wall(), self._clock.now() - began)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def _read_links(self) -> None:
+        for name in self._lost:
+            self._picture.forget_device(name)
+        self._lost.clear()
+        if self._links_stale:
+            self._links_stale = False
+            try:
+                self._links = await self._kernel.links()
+            except KernelError:
+                self._links_stale = True
+                raise
+
+    async def _read_stale(self) -> None:
+        for kind in sorted(self._stale):
+            # Taken off before reading: an event that comes meanwhile makes it stale again.
+            self._stale.discard(kind)
+            before = plan.of_kind(self._picture, kind)
+            try:
+                await self._read(kind)
+            except (KernelError, asyncio.CancelledError):
+                self._stale.add(kind)
+                raise
+            self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, self._log)
+
+    async def _read(self, kind: Kind) -> None:
+        picture = self._picture
+        match kind:
+            case Kind.TUNNEL:
+                picture.tunnels = dict(await self._kernel.tunnels())
+            case Kind.NEIGHBOUR:
+                neighbours = await self._kernel.neighbours(VXLAN_DEVICE)
+                picture.neighbours = {(entry.device, entry.address): entry for entry in neighbours.values()}
+            case Kind.FDB:
+                fdb = await self._kernel.fdb(VXLAN_DEVICE)
+                picture.fdb = {(entry.device, entry.mac): entry for entry in fdb.values()}
+            case Kind.ROUTE:
+                picture.routes = dict(await self._kernel.routes())
+            case Kind.MASQUERADE:
+                picture.masquerade = await self._kernel.masquerade()
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        picture, kernel, writes = self._picture, self._kernel, self._writes
+        neighbours = plan.neighbour_steps(self._wish, picture, self._links)
+        fdb = plan.fdb_steps(self._wish, picture, self._links)
+        self._routes_plan = plan.route_steps(self._wish, picture, self._links, self._ownership)
+        routes = self._routes_plan.delta
+        await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)
+        await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)
+        await writes.put_routes(routes)
+        await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
+        await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes)
+        await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
+        await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
+        await writes.remove_tunnels(plan.tunnel_steps(self._wish, picture).delete)
+        if writes.doubtful:
+            self._stale |= writes.doubtful
+            writes.doubtful.clear()
+            self._bell.ring()

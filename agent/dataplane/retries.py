@@ -1,0 +1,66 @@
+"""Which objects failed, why, and when to try each again.
+
+Promises: pure; waits double from `first_seconds` to `most_seconds`; time comes in as an argument.
+Does not know: what the objects are, who tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_SECONDS = 0.2
+MOST_SECONDS = 60.0
+MOST_DOUBLINGS = 16
+"""Keeps the power small; the wait has long reached its ceiling by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last refusal of one object."""
+
+    attempts: int
+    retry_at: float
+    """Monotonic seconds."""
+    why: str
+
+
+@dataclass(slots=True)
+class Retries(Generic[K]):
+    """The objects that are refused at present. One entry per wished object, so no larger than the wishes."""
+
+    first_seconds: float = FIRST_SECONDS
+    most_seconds: float = MOST_SECONDS
+    _failures: dict[K, Failure] = field(default_factory=dict)
+
+    def failed(self, key: K, why: str, now: float) -> None:
+        """Note a refusal; the next try waits twice as long as the last one did."""
+        before = self._failures.get(key)
+        attempts = 1 if before is None else before.attempts + 1
+        wait = min(self.most_seconds, self.first_seconds * 2 ** min(attempts - 1, MOST_DOUBLINGS))
+        self._failures[key] = Failure(attempts, now + wait, why)
+
+    def succeeded(self, key: K) -> None:
+        """Forget the refusals of an object that was carried out or is no longer wished."""
+        self._failures.pop(key, None)
+
+    def may_try(self, key: K, now: float) -> bool:
+        """Whether the object's wait is over; true for an object that never failed."""
+        failure = self._failures.get(key)
+        return failure is None or now >= failure.retry_at
+
+    def next_retry_at(self) -> float | None:
+        """The earliest moment at which something may be tried again; None when nothing failed."""
+        return min((failure.retry_at for failure in self._failures.values()), default=None)
+
+    def forget_waits(self) -> None:
+        """Let everything be tried at once: the world changed, so old refusals say little. Reasons stay visible."""
+        for key, failure in self._failures.items():
+            self._failures[key] = Failure(failure.attempts, 0.0, failure.why)
+
+    def failures(self) -> dict[K, Failure]:
+        """What is refused at present."""
+        return dict(self._failures)

@@ -1,0 +1,167 @@
+"""Carries planned steps out, and keeps the picture of the kernel in step with what was carried out.
+
+Promises: one refusal stops no other object; a refused one waits longer each time; nothing unsupported is an error: the
+feature is reported as not in force. Does not know: why a step is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+from agent.clock import Clock
+from agent.dataplane.delta import Delta
+from agent.dataplane.kernel import Kernel, KernelError, Refusal, Unsupported
+from agent.dataplane.objects import FdbEntry, Kind, Masquerade, Neighbour, Route, RouteKey, Tunnel
+from agent.dataplane.plan import Picture
+from agent.dataplane.report import Tally
+from agent.dataplane.retries import Retries
+
+K = TypeVar("K")
+V = TypeVar("V", Route, Neighbour, FdbEntry)
+ObjectKey = tuple[Kind, Any]
+MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
+
+
+class Writes:
+    """All writes of one reconciler."""
+
+    def __init__(self, kernel: Kernel, picture: Picture, tally: Tally, clock: Clock, log: Any) -> None:
+        self._kernel = kernel
+        self._picture = picture
+        self._tally = tally
+        self._clock = clock
+        self._log = log
+        self.retries: Retries[ObjectKey] = Retries()
+        self.doubtful: set[Kind] = set()
+        """Kinds whose picture a refusal proved wrong: to be read again."""
+        self._pending: set[ObjectKey] = set()
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self._pending.clear()
+
+    def end(self) -> None:
+        """A pass ends: what it did not need to do is no longer refused."""
+        for key in self.retries.failures().keys() - self._pending:
+            self.retries.succeeded(key)
+
+    async def put_tunnels(self, delta: Delta[str, Tunnel]) -> bool:
+        """Make and adjust devices; whether any changed, so that links must be read again."""
+        changed = False
+        for tunnel in self._due(Kind.TUNNEL, delta.wanted).values():
+            actual = self._picture.tunnels.get(tunnel.name)
+            reasons = tunnel.immutable_differences(actual) if actual is not None else ()
+            if reasons:
+                self._log.warning("tunnel.recreated", device=tunnel.name, why="; ".join(reasons))
+                self._picture.forget_device(tunnel.name)
+            elif actual is not None:
+                self._log.info("tunnel.adjusted", device=tunnel.name, was=str(actual), now=str(tunnel))
+            changed = (
+                await self._one(Kind.TUNNEL, tunnel.name, tunnel.name, self._kernel.put_tunnel(tunnel))
+                or changed
+            )
+            self._picture.tunnels[tunnel.name] = tunnel
+        return changed
+
+    async def remove_tunnels(self, names: Iterable[str]) -> None:
+        """Delete devices that are no longer wished."""
+        for name in self._due(Kind.TUNNEL, dict.fromkeys(names)):
+            if await self._one(Kind.TUNNEL, name, name, self._kernel.remove_tunnel(name)):
+                self._picture.tunnels.pop(name, None)
+                self._picture.forget_device(name)
+                self._tally.removed[Kind.TUNNEL] += 1
+                self._log.info("tunnel.removed", device=name)
+
+    async def put_masquerade(self, wish: Masquerade | None) -> None:
+        """Replace the nftables table."""
+        if wish is None or not self._due(Kind.MASQUERADE, {MASQUERADE_KEY[1]: wish}):
+            return
+        if await self._one(
+            Kind.MASQUERADE, MASQUERADE_KEY[1], "masquerade", self._kernel.put_masquerade(wish)
+        ):
+            self._picture.masquerade = wish if wish.sources else None
+
+    async def _one(self, kind: Kind, key: Any, feature: str, call: Awaitable[None]) -> bool:
+        try:
+            await call
+        except KernelError as error:
+            if isinstance(error, Unsupported):
+                self._tally.not_in_force[feature] = str(error)
+            self._refused(kind, key, str(error))
+            return False
+        self._tally.not_in_force.pop(feature, None)
+        self._tally.written[kind] += 1
+        self.retries.succeeded((kind, key))
+        return True
+
+    async def put(
+        self,
+        kind: Kind,
+        wanted: Mapping[K, V],
+        send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
+        standing: MutableMapping[K, V],
+    ) -> None:
+        """Create or replace a batch."""
+        due = self._due(kind, wanted)
+        if not due:
+            return
+        refused = self._refusals(kind, due, await send(tuple(due.values())))
+        for key, value in due.items():
+            if key not in refused:
+                standing[key] = value
+                self.retries.succeeded((kind, key))
+        self._tally.written[kind] += len(due) - len(refused)
+        self._log.info(f"{kind.name.lower()}.written", count=len(due) - len(refused), refused=len(refused))
+
+    async def remove(
+        self,
+        kind: Kind,
+        unwanted: Mapping[K, V],
+        send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
+        standing: MutableMapping[K, V],
+    ) -> None:
+        """Delete a batch."""
+        due = self._due(kind, unwanted)
+        if not due:
+            return
+        refused = self._refusals(kind, due, await send(tuple(due.values())))
+        for key in due:
+            if key not in refused:
+                standing.pop(key, None)
+                self.retries.succeeded((kind, key))
+        self._tally.removed[kind] += len(due) - len(refused)
+        self._log.info(f"{kind.name.lower()}.removed", count=len(due) - len(refused), refused=len(refused))
+
+    async def put_routes(self, delta: Delta[RouteKey, Route]) -> None:
+        """Add routes where nothing stands (what stands there unseen stays), replace ours."""
+
+        async def add(routes: Sequence[Route]) -> tuple[Refusal, ...]:
+            return await self._kernel.put_routes(routes, replace=False)
+
+        await self.put(Kind.ROUTE, delta.create, add, self._picture.routes)
+        await self.put(Kind.ROUTE, delta.replace, self._kernel.put_routes, self._picture.routes)
+
+    def _due(self, kind: Kind, objects: Mapping[K, Any]) -> dict[K, Any]:
+        now = self._clock.now()
+        self._pending.update((kind, key) for key in objects)
+        return {key: value for key, value in objects.items() if self.retries.may_try((kind, key), now)}
+
+    def _refusals(self, kind: Kind, due: Mapping[K, V], refusals: tuple[Refusal, ...]) -> set[K]:
+        if not refusals:
+            return set()
+        keys = {id(value): key for key, value in due.items()}
+        refused: set[K] = set()
+        for refusal in refusals:
+            key = keys[id(refusal.what)]
+            refused.add(key)
+            self._refused(kind, key, refusal.why)
+            if refusal.exists:
+                self.doubtful.add(kind)
+        return refused
+
+    def _refused(self, kind: Kind, key: Any, why: str) -> None:
+        known = self.retries.failures().get((kind, key))
+        if known is None or known.why != why:
+            self._log.warning("kernel.refused", kind=kind.name.lower(), what=str(key), why=why)
+        self.retries.failed((kind, key), why, self._clock.now())

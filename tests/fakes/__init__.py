@@ -1,0 +1,1 @@
+"""Second implementations of the outside worlds, with named faults."""

@@ -1,0 +1,282 @@
+"""A kernel of dictionaries: the second implementation of Kernel, with named faults and an outside that changes things.
+
+Promises: the contract of agent/dataplane/kernel.py; `writes` lists every write in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from ipaddress import IPv4Address, IPv4Interface
+
+from agent.dataplane.kernel import (
+    Incomplete,
+    KernelError,
+    KernelEvent,
+    LinkChanged,
+    ObjectsChanged,
+    Overrun,
+    PathToHost,
+    Refusal,
+    Unsupported,
+)
+from agent.dataplane.objects import (
+    VXLAN_DEVICE,
+    FdbEntry,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Tunnel,
+    TunnelKind,
+)
+
+
+class Fault(Enum):
+    """What the next matching call does; taken off when it happened, except for what a kernel lacks."""
+
+    DUMP_INTERRUPTED = auto()
+    ROUTE_BATCH_FAILS = auto()
+    NO_IPIP = auto()
+    NO_NFTABLES = auto()
+    CANNOT_LISTEN = auto()
+
+
+class FakeChanges:
+    """One subscription."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[KernelEvent] = asyncio.Queue()
+        self.closed = False
+
+    def __aiter__(self) -> FakeChanges:
+        return self
+
+    async def __anext__(self) -> KernelEvent:
+        return await self.events.get()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeKernel:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.faults: set[Fault] = set()
+        self.refused: dict[RouteKey, str] = {}
+        """Routes that every put refuses, with the reason."""
+        self.writes: list[str] = []
+        self.dumps: list[Kind] = []
+        self.link_table: dict[str, Link] = {"lo": Link(1, "lo", None, 65536, True)}
+        self.tunnel_table: dict[str, Tunnel] = {}
+        self.route_table: dict[RouteKey, Route] = {}
+        self.neighbour_table: dict[tuple[str, IPv4Address], Neighbour] = {}
+        self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
+        self.nft_table: Masquerade | None = None
+        self.subscriptions: list[FakeChanges] = []
+        self._next_index = 2
+
+    # -- the outside ----------------------------------------------------------------------------------------------
+
+    def _tell(self, event: KernelEvent) -> None:
+        for subscription in self.subscriptions:
+            subscription.events.put_nowait(event)
+
+    def add_link(self, name: str, address: str | None = None, *, up: bool = True) -> None:
+        """Somebody makes a link."""
+        given = IPv4Interface(address) if address else None
+        addresses = ((given.ip, given.network.prefixlen),) if given else ()
+        self.link_table[name] = Link(self._next_index, name, "veth", 1500, up, addresses=addresses)
+        self._next_index += 1
+        self._tell(LinkChanged(name))
+
+    def delete_link(self, name: str) -> None:
+        """Somebody deletes a link; what stood on it goes silently, as in the kernel."""
+        del self.link_table[name]
+        self.tunnel_table.pop(name, None)
+        self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
+        self.neighbour_table = {
+            key: entry for key, entry in self.neighbour_table.items() if entry.device != name
+        }
+        self.fdb_table = {key: entry for key, entry in self.fdb_table.items() if entry.device != name}
+        self._tell(LinkChanged(name, lost=True))
+
+    def set_link(self, name: str, *, up: bool) -> None:
+        """Somebody sets a link up or down."""
+        self.link_table[name] = replace(self.link_table[name], up=up)
+        if not up:
+            self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
+        self._tell(LinkChanged(name, lost=not up))
+
+    def foreign_put(self, route: Route) -> None:
+        """Somebody writes a route, replacing what stands there."""
+        self.route_table[route.key] = route
+        self._tell(ObjectsChanged(Kind.ROUTE, route))
+
+    def foreign_delete(self, key: RouteKey) -> None:
+        """Somebody deletes a route."""
+        self._tell(ObjectsChanged(Kind.ROUTE, self.route_table.pop(key)))
+
+    def foreign_flush_nft(self) -> None:
+        """Somebody flushes the ruleset."""
+        self.nft_table = None
+        self._tell(ObjectsChanged(Kind.MASQUERADE))
+
+    def overrun(self) -> None:
+        """Notifications get lost."""
+        self._tell(Overrun())
+
+    # -- Kernel ---------------------------------------------------------------------------------------------------
+
+    async def links(self) -> Mapping[str, Link]:
+        await asyncio.sleep(0)
+        return dict(self.link_table)
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        self.dumps.append(Kind.TUNNEL)
+        await asyncio.sleep(0)
+        return dict(self.tunnel_table)
+
+    async def routes(self) -> Mapping[RouteKey, Route]:
+        self.dumps.append(Kind.ROUTE)
+        await asyncio.sleep(0)
+        if Fault.DUMP_INTERRUPTED in self.faults:
+            self.faults.remove(Fault.DUMP_INTERRUPTED)
+            raise Incomplete("a dump was interrupted too often")
+        return dict(self.route_table)
+
+    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+        self.dumps.append(Kind.NEIGHBOUR)
+        await asyncio.sleep(0)
+        return {entry.address: entry for entry in self.neighbour_table.values() if entry.device == device}
+
+    async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
+        self.dumps.append(Kind.FDB)
+        await asyncio.sleep(0)
+        return {entry.mac: entry for entry in self.fdb_table.values() if entry.device == device}
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        await asyncio.sleep(0)
+        if tunnel.kind is TunnelKind.IPIP and Fault.NO_IPIP in self.faults:
+            raise Unsupported("this kernel has no ipip")
+        if tunnel.parent is not None and tunnel.parent not in self.link_table:
+            raise KernelError(f"creating {tunnel.name}: its parent {tunnel.parent} does not exist")
+        actual = self.tunnel_table.get(tunnel.name)
+        if actual is not None and tunnel.immutable_differences(actual):
+            self.delete_link(tunnel.name)
+        if tunnel.name not in self.link_table:
+            self.add_link(tunnel.name)
+        addresses = ((tunnel.address, 32),) if tunnel.address else ()
+        link = self.link_table[tunnel.name]
+        self.link_table[tunnel.name] = replace(
+            link, mtu=tunnel.mtu, mac=tunnel.mac, addresses=addresses, up=True
+        )
+        self.tunnel_table[tunnel.name] = tunnel
+        self.writes.append(f"put {tunnel.name}")
+        self._tell(LinkChanged(tunnel.name))
+
+    async def remove_tunnel(self, name: str) -> None:
+        await asyncio.sleep(0)
+        self.writes.append(f"remove {name}")
+        if name not in self.tunnel_table:
+            return
+        if name == VXLAN_DEVICE:
+            self.delete_link(name)
+        else:
+            self.tunnel_table[name] = replace(self.tunnel_table[name], up=False, address=None)
+            self.link_table[name] = replace(self.link_table[name], addresses=())
+            self.set_link(name, up=False)
+
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        if Fault.ROUTE_BATCH_FAILS in self.faults:
+            self.faults.remove(Fault.ROUTE_BATCH_FAILS)
+            raise KernelError("a batch of netlink requests: No buffer space available")
+        refusals = []
+        for route in routes:
+            self.writes.append(f"put {route}")
+            if route.key in self.refused:
+                refusals.append(Refusal(route, self.refused[route.key]))
+            elif route.device is not None and route.device not in self.link_table:
+                refusals.append(Refusal(route, f"there is no device {route.device}"))
+            elif not replace and route.key in self.route_table:
+                refusals.append(Refusal(route, "File exists", exists=True))
+            else:
+                self.route_table[route.key] = route
+        return tuple(refusals)
+
+    async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        for route in routes:
+            self.writes.append(f"remove {route}")
+            standing = self.route_table.get(route.key)
+            if standing is not None and (standing.protocol, standing.type) == (route.protocol, route.type):
+                del self.route_table[route.key]
+        return ()
+
+    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        self.writes += [f"put neighbour {entry.address}" for entry in entries]
+        there = [entry for entry in entries if entry.device in self.link_table]
+        self.neighbour_table |= {(entry.device, entry.address): entry for entry in there}
+        return _without_device(entries, there)
+
+    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        for entry in entries:
+            self.writes.append(f"remove neighbour {entry.address}")
+            self.neighbour_table.pop((entry.device, entry.address), None)
+        return ()
+
+    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        self.writes += [f"put fdb {entry.mac}" for entry in entries]
+        there = [entry for entry in entries if entry.device in self.link_table]
+        self.fdb_table |= {(entry.device, entry.mac): entry for entry in there}
+        return _without_device(entries, there)
+
+    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        for entry in entries:
+            self.writes.append(f"remove fdb {entry.mac}")
+            self.fdb_table.pop((entry.device, entry.mac), None)
+        return ()
+
+    async def masquerade(self) -> Masquerade | None:
+        self.dumps.append(Kind.MASQUERADE)
+        await asyncio.sleep(0)
+        return self.nft_table
+
+    async def put_masquerade(self, wish: Masquerade) -> None:
+        await asyncio.sleep(0)
+        if Fault.NO_NFTABLES in self.faults and wish.sources:
+            raise Unsupported("this kernel has no nftables ip family")
+        self.writes.append("put masquerade")
+        self.nft_table = wish.collapsed() if wish.sources else None
+
+    async def path_to(self, host: IPv4Address) -> PathToHost:
+        await asyncio.sleep(0)
+        for link in self.link_table.values():
+            for address, length in link.addresses:
+                if isinstance(address, IPv4Address) and host in IPv4Interface((int(address), length)).network:
+                    return PathToHost(link.name, address, None)
+        raise KernelError(f"looking up the route to {host}: Network is unreachable")
+
+    def changes(self) -> FakeChanges:
+        if Fault.CANNOT_LISTEN in self.faults:
+            raise KernelError("opening a netlink socket: Too many open files")
+        self.subscriptions.append(FakeChanges())
+        return self.subscriptions[-1]
+
+
+def _without_device(
+    entries: Sequence[Neighbour] | Sequence[FdbEntry], there: Sequence[Neighbour] | Sequence[FdbEntry]
+) -> tuple[Refusal, ...]:
+    return tuple(
+        Refusal(entry, f"there is no device {entry.device}") for entry in entries if entry not in there
+    )
