@@ -272,7 +272,7 @@ class NetlinkKernel:
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
-        return NetlinkChanges(frozenset({self._requests.port}), device_name)
+        return NetlinkChanges(lambda: self._nftables.ports | {self._requests.port}, device_name)
 
 
 class _Indexes(dict[str, int | None]):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
-from agent.dataplane.kernel import KernelEvent, LinkChanged, ObjectsChanged, Overrun
-from agent.dataplane.netlink_socket import NETLINK_ROUTE, Lost, Subscription, readable
+from agent.dataplane import nft
+from agent.dataplane.kernel import KernelEvent, LinkChanged, ObjectsChanged, Overrun, Unsupported
+from agent.dataplane.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
 from agent.dataplane.objects import OUR_TUNNELS, Kind
 from agent.dataplane.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.dataplane.rtnetlink import (
@@ -30,6 +32,7 @@ from agent.dataplane.rtnetlink import (
 
 RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
 GROUPS = (RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE)
+NFNLGRP_NFTABLES = 7
 DATAGRAMS_PER_TURN = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
 
@@ -37,38 +40,43 @@ DATAGRAMS_PER_TURN = 256
 class NetlinkChanges:
     """One subscription; iterate it, then close it."""
 
-    def __init__(self, own_ports: frozenset[int], name_of: Callable[[int], str]) -> None:
+    def __init__(self, own_ports: Callable[[], frozenset[int]], name_of: Callable[[int], str]) -> None:
         self._own_ports = own_ports
         self._name_of = name_of
-        self._routing = Subscription(NETLINK_ROUTE, GROUPS)
+        self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
+        with suppress(Unsupported):  # without nftables there is nothing to hear of it
+            self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
         self._waiting: deque[KernelEvent] = deque()
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._routing.close()
+        for ear in self._ears:
+            ear.close()
 
     def __aiter__(self) -> NetlinkChanges:
         return self
 
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
-            await readable((self._routing,))
+            await readable(self._ears)
             # Equal hints of one turn are one hint; the order of the first ones is kept.
-            self._waiting.extend(dict.fromkeys(self._take()))
+            for ear in self._ears:
+                self._waiting.extend(dict.fromkeys(self._take(ear)))
         return self._waiting.popleft()
 
-    def _take(self) -> list[KernelEvent]:
+    def _take(self, ear: Subscription) -> list[KernelEvent]:
         events: list[KernelEvent] = []
+        own = self._own_ports()
         for _ in range(DATAGRAMS_PER_TURN):
             try:
-                data = self._routing.read()
+                data = ear.read()
             except Lost:
                 events.append(Overrun())
                 continue
             if data is None:
                 break
             for found in messages(data):
-                if found.port not in self._own_ports:
+                if found.port not in own:
                     events += self._events(data, found)
         return events
 
@@ -85,7 +93,7 @@ class NetlinkChanges:
             return self._address(data, found)
         if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
             return self._neighbour(data, found)
-        return []
+        return [ObjectsChanged(Kind.MASQUERADE)] if nft.concerns_us(data, found) else []
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)

@@ -64,6 +64,11 @@ class Nftables:
             return
         raise KernelError(f"replacing the nftables table {nft.TABLE}: {reason(code, words)}")
 
+    @property
+    def ports(self) -> frozenset[int]:
+        """The netlink port that notifications of our changes bear."""
+        return frozenset() if self._requests is None else frozenset({self._requests.port})
+
     def close(self) -> None:
         """Close the socket."""
         if self._requests is not None:

@@ -27,6 +27,7 @@ from agent.dataplane.rtnetlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REQUEST,
+    Message,
     attribute,
     attributes,
     message,
@@ -256,6 +257,18 @@ def elements_request(name: str) -> bytes:
         attribute(ELEM_LIST_TABLE, _name(TABLE)),
         attribute(ELEM_LIST_SET, _name(name)),
     )
+
+
+def concerns_us(data: bytes, found: Message) -> bool:
+    """Whether a notification is about our table: every nf_tables object but a generation names its table first."""
+    if (
+        found.type >> 8 != NFNL_SUBSYS_NFTABLES
+        or found.type == NEWGEN
+        or found.end - found.start < _GENERIC.size
+    ):
+        return False
+    words = attributes(data, found.start + _GENERIC.size, found.end)
+    return data[found.start] == AF_INET and words.get(TABLE_NAME) == _name(TABLE)
 
 
 def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:

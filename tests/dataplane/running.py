@@ -1,0 +1,80 @@
+"""A reconciler at work in a test: run it, ring it, wait for a pass after which something holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.clock import SystemClock
+from agent.dataplane.kernel import Kernel
+from agent.dataplane.objects import Dataplane, Link
+from agent.dataplane.reconciler import Reconciler, Wish
+
+PATIENCE_SECONDS = 5.0
+QUIET_PASSES = 4
+
+
+@dataclass
+class Lines:
+    """A log that remembers."""
+
+    said: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.said.append((event, fields))
+
+    warning = error = debug = info
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.said if name == event]
+
+
+class Bench:
+    """A reconciler whose wish a test sets."""
+
+    def __init__(self, kernel: Kernel, dataplane: Dataplane | None = None, **options: Any) -> None:
+        self.wish = Wish(dataplane or Dataplane(), complete=True, bgp_complete=True)
+        self.log = Lines()
+        self.seen: list[Mapping[str, Link]] = []
+        self._passed = asyncio.Event()
+        self.reconciler = Reconciler(
+            kernel, self._wishes, SystemClock(), self.log, on_pass=self._on_pass, **options
+        )
+
+    def _wishes(self, links: Mapping[str, Link]) -> Wish:
+        self.seen.append(links)
+        return self.wish
+
+    def _on_pass(self) -> None:
+        self._passed.set()
+        self._passed = asyncio.Event()
+
+    async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait for a pass after which `holds`."""
+        async with asyncio.timeout(seconds):
+            while not holds():
+                await self._passed.wait()
+
+    async def passed(self) -> None:
+        """Wait for a whole pass that begins now."""
+        await self.reconciler.settled([], PATIENCE_SECONDS)
+
+    async def quiet(self) -> None:
+        """Wait until the echoes of our own writes were heard and led to nothing more."""
+        for _ in range(QUIET_PASSES):
+            await self.passed()
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    """Run it until the block ends; the first pass is over when the block begins."""
+    task = asyncio.create_task(bench.reconciler.run())
+    try:
+        await bench.passed()
+        yield bench
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
