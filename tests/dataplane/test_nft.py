@@ -1,0 +1,70 @@
+"""Interval sets both ways, and the table's bytes as messages."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, collapse_addresses
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.dataplane import nft
+from agent.dataplane.objects import Masquerade
+from agent.dataplane.rtnetlink import HEADER, messages
+
+networks = st.builds(
+    lambda number, length: IPv4Network((number, length), strict=False),
+    st.integers(0, 2**32 - 1) | st.sampled_from([0, 2**32 - 1, 10 << 24]),
+    st.integers(0, 32) | st.integers(0, 4),
+)
+
+
+@given(st.frozensets(networks, max_size=8))
+@settings(derandomize=True, max_examples=200)
+def test_any_networks_survive_the_interval_form(found: frozenset[IPv4Network]) -> None:
+    edges = nft.edges(found)
+    assert nft.networks_of(reversed(edges)) == frozenset(collapse_addresses(found))
+    assert edges == sorted(edges)
+    assert len({value for value, _ in edges}) == len(edges)
+
+
+@given(st.frozensets(networks, max_size=8))
+@settings(derandomize=True, max_examples=50)
+def test_elements_are_read_back_from_their_bytes(found: frozenset[IPv4Network]) -> None:
+    edges: list[tuple[int, bool]] = []
+    for data in nft._elements("all-pools", 1, found):
+        edges += nft.decode_elements(data, HEADER.size, len(data))
+    assert edges == nft.edges(found)
+
+
+def test_a_large_set_is_cut_into_messages_that_fit_their_length_field() -> None:
+    many = [IPv4Network(((10 << 24) + (i << 7), 26)) for i in range(10_000)]
+    parts = nft._elements("all-pools", 1, many)
+    assert len(parts) > 1
+    assert all(len(part) < 1 << 16 for part in parts)
+
+
+def test_a_replacement_is_one_batch_that_deletes_before_it_adds() -> None:
+    pool = frozenset({IPv4Network("10.1.0.0/16")})
+    data = b"".join(nft.replacement(Masquerade(pool, pool)))
+    kinds = [found.type for found in messages(data)]
+    table = [nft.NEWTABLE, nft.DELTABLE, nft.NEWTABLE]
+    sets = [nft.NEWSET, nft.NEWSETELEM] * 2
+    assert kinds == [16, *table, *sets, nft.NEWCHAIN, nft.NEWRULE, 17]
+
+
+def test_an_empty_wish_only_deletes() -> None:
+    kinds = [found.type for found in messages(b"".join(nft.replacement(Masquerade())))]
+    assert kinds == [16, nft.NEWTABLE, nft.DELTABLE, 17]
+
+
+def test_a_rule_is_told_by_its_expressions() -> None:
+    data = nft._rule()
+    assert nft.decode_rule(data, HEADER.size, len(data)) == nft.RULE_SHAPE
+
+
+def test_only_what_names_our_table_concerns_us() -> None:
+    ours = nft._rule()
+    theirs = ours.replace(b"tortie\0", b"docker\0")
+    assert [nft.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [True, False]
+    begin = nft.replacement(Masquerade())[0]
+    assert not nft.concerns_us(begin, next(messages(begin)))

@@ -1,0 +1,126 @@
+"""The pure parts of reconciliation: differences, ownership, retries, the pace, plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.dataplane import plan
+from agent.dataplane.bell import Bell
+from agent.dataplane.delta import difference
+from agent.dataplane.objects import TUNL0, Dataplane, Link, Masquerade, Route, RouteKey, RouteType, Scope
+from agent.dataplane.ownership import Ownership, is_ours
+from agent.dataplane.pace import Pace
+from agent.dataplane.plan import Picture, Wish
+from agent.dataplane.retries import Retries
+
+BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
+LEARNED = Route(BLOCK, gateway=IPv4Address("172.26.0.2"), device="eth0")
+maps = st.dictionaries(st.integers(0, 9), st.integers(0, 2))
+
+
+@given(maps, maps)
+def test_applying_a_difference_gives_what_is_desired(desired: dict[int, int], actual: dict[int, int]) -> None:
+    delta = difference(desired, actual)
+    applied = {key: value for key, value in {**actual, **delta.wanted}.items() if key not in delta.delete}
+    assert applied == desired
+    assert not delta.create.keys() & actual.keys()
+    assert delta.replace.keys() <= actual.keys()
+    assert bool(delta) == (desired != actual)
+
+
+OWNERSHIP = [
+    ("10.1.0.0/26 via 172.26.0.2 dev eth0 proto bird", LEARNED, True),
+    ("blackhole proto bird", Route(BLOCK, RouteType.BLACKHOLE), True),
+    ("dev eth0 proto 80", replace(LEARNED, protocol=80), True),
+    ("dev cali1 boot", replace(LEARNED, gateway=None, device="cali1", protocol=3, scope=Scope.LINK), True),
+    ("dev cali1 bird", replace(LEARNED, device="cali1"), True),
+    ("dev cali1 static", replace(LEARNED, device="cali1", protocol=4), False),
+    ("dev vxlan.calico boot", replace(LEARNED, device="vxlan.calico", protocol=3), True),
+    ("dev vxlan.calico static", replace(LEARNED, device="vxlan.calico", protocol=4), False),
+    ("dev vxlan.calico kernel", replace(LEARNED, device="vxlan.calico", protocol=2), False),
+    ("dev tunl0 boot", replace(LEARNED, device=TUNL0, protocol=3), False),
+    ("dev tunl0 bird", replace(LEARNED, device=TUNL0), True),
+    ("dev eth0 boot", replace(LEARNED, protocol=3), False),
+    ("blackhole boot", Route(BLOCK, RouteType.BLACKHOLE, protocol=3), False),
+    ("dev eth0 dhcp", replace(LEARNED, protocol=16), False),
+    ("dev eth0 kernel", replace(LEARNED, protocol=2), False),
+    ("another table", replace(LEARNED, key=replace(BLOCK, table=100)), False),
+]
+
+
+@pytest.mark.parametrize(("route", "ours"), [row[1:] for row in OWNERSHIP], ids=[row[0] for row in OWNERSHIP])
+def test_a_route_is_ours_by_protocol_and_device(route: Route, ours: bool) -> None:
+    assert is_ours(route) is ours
+
+
+def test_the_kernels_own_routes_are_never_ours_whatever_is_configured() -> None:
+    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(replace(LEARNED, protocol=2))
+
+
+def test_waits_double_up_to_a_ceiling_and_end_with_success() -> None:
+    retries: Retries[str] = Retries(first_seconds=1.0, most_seconds=5.0)
+    now = 100.0
+    for wait in (1.0, 2.0, 4.0, 5.0, 5.0):
+        retries.failed("a", "no", now)
+        assert retries.next_retry_at() == now + wait
+        assert not retries.may_try("a", now + wait - 0.1)
+        assert retries.may_try("a", now + wait)
+        now += wait
+    assert retries.may_try("b", now)
+    retries.forget_waits()
+    assert retries.may_try("a", 0.0)
+    assert retries.failures()["a"].why == "no"
+    retries.succeeded("a")
+    assert retries.failures() == {}
+    assert retries.next_retry_at() is None
+
+
+def test_a_thing_that_failed_for_years_still_has_a_finite_wait() -> None:
+    retries: Retries[str] = Retries()
+    for _ in range(5000):
+        retries.failed("a", "no", 0.0)
+    assert retries.next_retry_at() == retries.most_seconds
+
+
+def test_a_burst_waits_for_nothing_and_then_the_rate_holds() -> None:
+    pace = Pace(per_second=10.0, burst=3.0)
+    assert [pace.take(5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert pace.take(5.0) == pytest.approx(0.1)
+    assert pace.take(5.1) == pytest.approx(0.1)
+    assert pace.take(9.0) == 0.0
+
+
+async def test_many_rings_are_one_and_none_is_lost() -> None:
+    bell = Bell()
+    for _ in range(3):
+        bell.ring()
+    assert await bell.wait(None)
+    assert not await bell.wait(0.0)
+    bell.ring()
+    assert await bell.wait(5.0)
+
+
+def test_masquerading_waits_until_all_pools_are_known() -> None:
+    pool = frozenset({IPv4Network("10.1.0.0/16")})
+    wish = Wish(Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True)
+    assert plan.masquerade_step(wish, Picture()) is None
+    assert plan.masquerade_step(replace(wish, complete=True), Picture()) == Masquerade(pool, pool)
+
+
+def test_an_odd_route_of_ours_is_replaced() -> None:
+    wish = Wish(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
+    picture = Picture(routes={BLOCK: replace(LEARNED, odd=True)})
+    steps = plan.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
+    assert steps.delta.replace == {BLOCK: LEARNED}
+
+
+def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
+    wish = Wish(Dataplane(routes={BLOCK: replace(LEARNED, device="eth9")}), complete=True, bgp_complete=True)
+    steps = plan.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
+    assert not steps.delta
+    assert steps.waiting == {BLOCK: "eth9 is not there"}

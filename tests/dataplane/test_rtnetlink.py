@@ -1,0 +1,206 @@
+"""The bytes of rtnetlink against golden ones, what iproute2 shows, and whatever hypothesis thinks of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.dataplane import rtlinks, rtnetlink
+from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope
+from agent.dataplane.rtnetlink import HEADER, Malformed, messages
+
+NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
+INDEXES = {name: index for index, name in NAMES.items()}
+
+
+def name_of(index: int) -> str:
+    return NAMES.get(index, f"#{index}")
+
+
+def index_of(route: Route) -> int | None:
+    return INDEXES[route.device] if route.device is not None else None
+
+
+GOLDEN = {
+    Route(
+        RouteKey(IPv4Network("192.168.31.64/26")),
+        gateway=IPv4Address("172.26.5.10"),
+        device="tunl0",
+        onlink=True,
+    ): (
+        "34000000 1800 0105 00000000 00000000 02 1a 00 00 fe 0c 00 01 04000000"
+        "0800 0100 c0a81f40 0800 0500 ac1a050a 0800 0400 07000000"
+    ),
+    Route(RouteKey(IPv4Network("192.168.41.192/26")), RouteType.BLACKHOLE): (
+        "24000000 1800 0105 00000000 00000000 02 1a 00 00 fe 0c 00 06 00000000 0800 0100 c0a829c0"
+    ),
+    Route(RouteKey(IPv4Network("192.168.41.137/32")), device="cali1", protocol=3, scope=Scope.LINK): (
+        "2c000000 1800 0105 00000000 00000000 02 20 00 00 fe 03 fd 01 00000000 0800 0100 c0a82989 0800 0400 09000000"
+    ),
+    Route(
+        RouteKey(IPv4Network("10.0.0.0/8"), metric=512),
+        gateway=IPv4Address("10.9.9.9"),
+        device="eth0",
+        protocol=80,
+    ): (
+        "3c000000 1800 0105 00000000 00000000 02 08 00 00 fe 50 00 01 00000000"
+        "0800 0100 0a000000 0800 0600 00020000 0800 0500 0a090909 0800 0400 03000000"
+    ),
+}
+
+
+@pytest.mark.parametrize(("route", "golden"), GOLDEN.items(), ids=str)
+def test_a_route_is_these_bytes_and_these_bytes_are_the_route(route: Route, golden: str) -> None:
+    data = rtnetlink.route_request(route, index_of(route))
+    assert data == bytes.fromhex(golden)
+    (found,) = messages(data)
+    assert found.type == rtnetlink.RTM_NEWROUTE
+    assert rtnetlink.decode_route(data, found.start, found.end, name_of) == route
+
+
+def test_without_replacing_the_kernel_is_told_to_refuse_what_exists() -> None:
+    route = next(iter(GOLDEN))
+    flags = HEADER.unpack_from(rtnetlink.route_request(route, 7, replace=False))[2]
+    assert flags & rtnetlink.NLM_F_EXCL
+    assert not flags & rtnetlink.NLM_F_REPLACE
+
+
+def test_a_deletion_names_protocol_and_type_and_no_next_hop() -> None:
+    data = rtnetlink.route_deletion(next(iter(GOLDEN)))
+    assert data == bytes.fromhex(
+        "24000000 1900 0100 00000000 00000000 02 1a 00 00 fe 0c ff 01 00000000 0800 0100 c0a81f40"
+    )
+
+
+def with_attribute(kind: int, value: bytes) -> bytes:
+    plain = rtnetlink.route_request(next(iter(GOLDEN)), 7)
+    return rtnetlink.message(
+        rtnetlink.RTM_NEWROUTE, 0, plain[HEADER.size :] + rtnetlink.attribute(kind, value)
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [7, 8, 9, 18, 22], ids=["source", "metrics", "multipath", "via", "encapsulation"]
+)
+def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> None:
+    data = with_attribute(kind, b"\0" * 4)
+    decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
+    assert decoded is not None
+    assert decoded.odd
+    assert replace(decoded, odd=False) == next(iter(GOLDEN))
+
+
+def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
+    data = with_attribute(rtnetlink.RTA_NH_ID, b"\5\0\0\0")
+    assert rtnetlink.decode_route(data, HEADER.size, len(data), name_of) == next(iter(GOLDEN))
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(0, 10), (3, 8), (4, 255), (9, 2)], ids=["IPv6", "TOS", "local table", "cached"]
+)
+def test_other_families_tables_and_caches_are_left_out(offset: int, value: int) -> None:
+    data = bytearray(rtnetlink.route_request(next(iter(GOLDEN)), 7))
+    data[HEADER.size + offset] = value
+    assert rtnetlink.decode_route(bytes(data), HEADER.size, len(data), name_of) is None
+
+
+def test_a_device_that_has_gone_is_named_by_its_number() -> None:
+    data = rtnetlink.route_request(next(iter(GOLDEN)), 77)
+    decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
+    assert decoded is not None
+    assert decoded.device == "#77"
+
+
+def test_the_kernels_own_words_are_found_behind_a_capped_request() -> None:
+    words = rtnetlink.attribute(1, b"Nexthop has invalid gateway\0")
+    body = (-101).to_bytes(4, "little", signed=True) + b"\0" * 16 + words
+    data = rtnetlink.message(rtnetlink.NLMSG_ERROR, 0x300, body)
+    assert rtnetlink.error_of(data, next(messages(data))) == (101, "Nexthop has invalid gateway")
+    whole = body[:4] + (40).to_bytes(4, "little") + b"\0" * 36 + words
+    data = rtnetlink.message(rtnetlink.NLMSG_ERROR, 0x200, whole)
+    assert rtnetlink.error_of(data, next(messages(data))) == (101, "Nexthop has invalid gateway")
+
+
+networks = st.builds(
+    lambda number, length: IPv4Network((number, length), strict=False),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 32),
+)
+addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
+routes = st.builds(
+    Route,
+    st.builds(RouteKey, networks, st.just(254), st.integers(0, 2**32 - 1)),
+    type=st.sampled_from(RouteType),
+    gateway=st.none() | addresses,
+    device=st.none() | st.sampled_from(sorted(INDEXES)),
+    protocol=st.integers(0, 255),
+    scope=st.sampled_from(Scope),
+    onlink=st.booleans(),
+)
+
+
+@given(routes)
+@settings(derandomize=True, max_examples=200)
+def test_every_route_survives_the_wire(route: Route) -> None:
+    data = rtnetlink.route_request(route, index_of(route))
+    assert rtnetlink.decode_route(data, HEADER.size, len(data), name_of) == route
+
+
+@given(st.binary(max_size=120))
+@settings(derandomize=True, max_examples=300)
+def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
+    for decode in (
+        lambda: list(messages(data)),
+        lambda: rtnetlink.decode_route(data, 0, len(data), name_of),
+        lambda: rtlinks.decode_link(data, 0, len(data)),
+        lambda: rtlinks.decode_address(data, 0, len(data)),
+        lambda: rtlinks.decode_neighbour(data, 0, len(data)),
+    ):
+        try:
+            decode()
+        except Malformed:
+            continue
+
+
+@given(routes, st.integers(0, 80), st.integers(0, 255))
+@settings(derandomize=True, max_examples=300)
+def test_a_route_with_one_wrong_byte_is_a_route_or_malformed(route: Route, offset: int, value: int) -> None:
+    data = bytearray(rtnetlink.route_request(route, index_of(route)))
+    data[offset % len(data)] = value
+    try:
+        for found in messages(bytes(data)):
+            rtnetlink.decode_route(bytes(data), found.start, found.end, name_of)
+    except Malformed:
+        pass
+
+
+NEIGHBOUR = Neighbour("vxlan.calico", IPv4Address("10.1.1.0"), "66:2d:bf:44:a6:8b")
+FDB = FdbEntry("vxlan.calico", "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2"))
+
+
+def test_neighbours_and_forwarding_entries_are_these_bytes() -> None:
+    pair = "0a00 0200 662dbf44a68b 0000"
+    assert rtlinks.neighbour_request(NEIGHBOUR, 5) == bytes.fromhex(
+        f"30000000 1c00 0105 00000000 00000000 02 000000 05000000 8000 00 00 0800 0100 0a010100 {pair}"
+    )
+    assert rtlinks.fdb_request(FDB, 5) == bytes.fromhex(
+        f"30000000 1c00 0105 00000000 00000000 07 000000 05000000 8000 02 00 0800 0100 ac1a0002 {pair}"
+    )
+    assert rtlinks.neighbour_deletion(NEIGHBOUR, 5)[:8] == bytes.fromhex("24000000 1d00 0100")
+    assert rtlinks.fdb_deletion(FDB, 5)[:8] == bytes.fromhex("28000000 1d00 0100")
+
+
+def test_a_neighbour_is_read_back() -> None:
+    data = rtlinks.neighbour_request(NEIGHBOUR, 5)
+    row = rtlinks.decode_neighbour(data, HEADER.size, len(data))
+    assert row == rtlinks.NeighbourRow(2, 5, 0x80, NEIGHBOUR.mac, NEIGHBOUR.address)
+
+
+@pytest.mark.parametrize("text", ["66:2d", "66:2d:bf:44:a6:8b:00", "zz:2d:bf:44:a6:8b", ""])
+def test_what_is_no_mac_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        rtlinks.mac_bytes(text)
