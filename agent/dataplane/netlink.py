@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -33,6 +32,7 @@ from agent.dataplane.objects import (
     Tunnel,
     TunnelKind,
 )
+from agent.dataplane.route_decoder import RouteDecoder
 from agent.dataplane.rtlinks import LinkRow, NeighbourRow
 
 T = TypeVar("T", Route, Neighbour, FdbEntry)
@@ -41,7 +41,6 @@ E = TypeVar("E", Neighbour, FdbEntry)
 KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, VXLAN_DEVICE: TunnelKind.VXLAN}
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """For a deletion: it is so already."""
-MOST_NAMES = 65_536
 
 
 class NetlinkKernel:
@@ -50,6 +49,7 @@ class NetlinkKernel:
     def __init__(self) -> None:
         self._requests = RequestSocket()
         self._nftables = Nftables()
+        self._decoder = RouteDecoder(device_name)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -83,17 +83,14 @@ class NetlinkKernel:
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
-        name_of = lru_cache(MOST_NAMES)(device_name)
-
-        def decode(data: bytes, start: int, end: int) -> Route | None:
-            return rtnetlink.decode_route(data, start, end, name_of)
-
+        self._decoder.begin()
         try:
-            rows = await dump(rtnetlink.route_dump_request(), rtnetlink.RTM_NEWROUTE, decode)
+            rows = await dump(rtnetlink.route_dump_request(), rtnetlink.RTM_NEWROUTE, self._decoder.decode)
         except Refused as error:
             if error.code == errno.ENOENT:  # the main table is made with its first route
                 return {}
             raise
+        self._decoder.end()
         found: dict[RouteKey, Route] = {}
         for row in rows:
             found.setdefault(row.key, row)

@@ -123,28 +123,32 @@ def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownersh
 
     A route whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
     """
-    desired: dict[RouteKey, Route] = {}
+    create: dict[RouteKey, Route] = {}
+    replaced: dict[RouteKey, Route] = {}
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
-    for key, route in wish.dataplane.routes.items():
+    wished = wish.dataplane.routes
+    there = 0
+    # One look-up a route: a key's hash and comparison are what a pass over thousands of routes costs.
+    for key, route in wished.items():
         standing = picture.routes.get(key)
-        if standing is not None and standing != route and not ownership.is_ours(standing):
+        there += standing is not None
+        if standing == route:
+            continue
+        if standing is not None and not ownership.is_ours(standing):
             conflicts[key] = standing
         elif route.device is not None and not _usable(links.get(route.device)):
             waiting[key] = f"{route.device} is {'down' if route.device in links else 'not there'}"
+        elif standing is None:
+            create[key] = route
         else:
-            desired[key] = route
-    ours = {
+            replaced[key] = route
+    unwished = {
         key: route
-        for key, route in picture.routes.items()
-        if key in desired
-        or (
-            key not in wish.dataplane.routes
-            and ownership.is_ours(route)
-            and _removable(wish, route, ownership)
-        )
+        for key, route in (picture.routes.items() if there < len(picture.routes) else ())
+        if key not in wished and ownership.is_ours(route) and _removable(wish, route, ownership)
     }
-    return RoutePlan(_allowed(difference(desired, ours), wish), conflicts, waiting)
+    return RoutePlan(_allowed(Delta(create, replaced, unwished), wish), conflicts, waiting)
 
 
 def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:

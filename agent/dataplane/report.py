@@ -80,7 +80,8 @@ class Tally:
         if kind not in self._known:
             self._known.add(kind)
             return
-        changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+        changed = [key for key, value in now.items() if before.get(key) != value]
+        changed += [key for key in before if key not in now]
         if kind is Kind.ROUTE:
             changed = [
                 key for key in changed if any(_ours(side.get(key), ownership) for side in (before, now))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.dataplane import rtlinks, rtnetlink
 from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope
+from agent.dataplane.route_decoder import RouteDecoder
 from agent.dataplane.rtnetlink import HEADER, Malformed, messages
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
@@ -74,6 +75,27 @@ def test_a_deletion_names_protocol_and_type_and_no_next_hop() -> None:
     assert data == bytes.fromhex(
         "24000000 1900 0100 00000000 00000000 02 1a 00 00 fe 0c ff 01 00000000 0800 0100 c0a81f40"
     )
+
+
+def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() -> None:
+    names = {7: "tunl0"}
+    decoder = RouteDecoder(lambda index: names.get(index, f"#{index}"))
+    data = rtnetlink.route_request(next(iter(GOLDEN)), 7)
+
+    def dumped() -> Route | None:
+        decoder.begin()
+        found = decoder.decode(data, HEADER.size, len(data))
+        decoder.end()
+        return found
+
+    first = dumped()
+    assert first == next(iter(GOLDEN))
+    assert dumped() is first
+    names[7] = "renamed"
+    assert dumped() == replace(next(iter(GOLDEN)), device="renamed")
+    names[9] = "new"
+    again = dumped()
+    assert dumped() is again
 
 
 def with_attribute(kind: int, value: bytes) -> bytes:
