@@ -32,7 +32,8 @@ from agent.config import Config, ConfigError, load
 from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import Link, RouteKey, RouteType
+from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.tunnels import pod_mtu
 from agent.dataplane.wishes import dataplane
@@ -79,7 +80,20 @@ class Agent:
             self._clock,
         )
         self._mesh = Mesh(config.bgp, self._clock, self._ring)
-        self._reconciler = Reconciler(self._kernel, self._wish, self._clock, log, on_pass=self._follow_mesh)
+        marks = config.routes
+        self._reconciler = Reconciler(
+            self._kernel,
+            self._wish,
+            self._clock,
+            log,
+            on_pass=self._follow_mesh,
+            ownership=Ownership(
+                anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
+                workload=marks.workload,
+                tunnel=marks.tunnel,
+                learned=marks.learned,
+            ),
+        )
         self._cni = CniServer(config.cni_socket, self._ports(), Journal(Path(config.paths.state)), self._clock)
 
     def _ports(self) -> ServerPorts:
@@ -100,9 +114,8 @@ class Agent:
         """Serve until cancelled."""
         forwarding()
         own = await self._kernel.routes()
-        self._mesh.restarting = any(
-            route.protocol == self._config.routes.learned and route.type is RouteType.UNICAST for route in own.values()
-        )
+        marks = self._config.routes
+        self._mesh.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in own.values())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._syncer.run())

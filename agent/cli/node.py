@@ -74,5 +74,7 @@ def shown(status: dict[str, Any]) -> str:
 
 def kernel_notes(report: dict[str, Any]) -> list[str]:
     """What of the kernel's report a person should see: what is refused and what is not in force."""
-    notes = [f"refused: {item['what']}: {item['why']}" for item in report.get("refused", [])]
-    return notes + [f"not in force: {text}" for text in report.get("not_in_force", [])]
+    notes = [report["trouble"]] if report["trouble"] else []
+    for word in ("refused", "conflicts", "waiting", "not_in_force"):
+        notes += [f"{word.replace('_', ' ')}: {what}: {why}" for what, why in report[word].items()]
+    return notes

@@ -73,7 +73,7 @@ def test_a_wrong_pool_is_one_sentence_with_file_and_field(text: str, sentence: s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "pool.yaml: line 1, column 2: not YAML or JSON: expected the node content, but found '<stream end>'"),
+        ("{", "pool.yaml: line 2, column 1: not YAML or JSON: "),
         ("", "pool.yaml: holds no document"),
         ("- a", "pool.yaml: expected a resource with kind, metadata and spec, got list"),
         ("kind: IPPol", "pool.yaml: kind: 'IPPol' is not a kind this program knows (IPPool, Node, BGPConfiguration, "),
