@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from agent.dataplane.objects import FdbEntry, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Tunnel
+from agent.dataplane.objects import (
+    FdbEntry,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+)
 
 
 class KernelError(Exception):
@@ -31,7 +41,7 @@ class Incomplete(KernelError):
 class Refusal:
     """One object the kernel would not take, and why; the others of the same batch were carried out."""
 
-    what: Route | Neighbour | FdbEntry
+    what: Route | Neighbour | FdbEntry | Sysctl
     why: str
     permanent: bool = False
     exists: bool = False
@@ -151,6 +161,14 @@ class Kernel(Protocol):
 
         Raises Unsupported without nftables' ip family.
         """
+        ...
+
+    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
+        """The present values of those that exist."""
+        ...
+
+    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+        """Set each, and read it back."""
         ...
 
     async def path_to(self, host: IPv4Address) -> PathToHost:

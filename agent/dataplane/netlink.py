@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from agent.dataplane import netlink_devices as devices
-from agent.dataplane import rtlinks, rtnetlink
+from agent.dataplane import procfs, rtlinks, rtnetlink
 from agent.dataplane.kernel import KernelError, PathToHost, Refusal
 from agent.dataplane.netlink_changes import NetlinkChanges
 from agent.dataplane.netlink_nft import Nftables
@@ -29,6 +29,7 @@ from agent.dataplane.objects import (
     Neighbour,
     Route,
     RouteKey,
+    Sysctl,
     Tunnel,
     TunnelKind,
 )
@@ -256,6 +257,18 @@ class NetlinkKernel:
             for position, (code, words) in sorted(refused.items())
             if code not in tolerated
         )
+
+    # -- sysctls --------------------------------------------------------------------------------------------------
+
+    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
+        """The present values of those that exist."""
+        values = ((name, procfs.read(name)) for name in names)
+        return {name: Sysctl(name, value) for name, value in values if value is not None}
+
+    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+        """Set each, and read it back."""
+        outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in wished)
+        return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
 
     # -- nftables and events --------------------------------------------------------------------------------------
 

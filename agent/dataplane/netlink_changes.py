@@ -24,14 +24,15 @@ from agent.dataplane.rtnetlink import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWROUTE,
     Message,
     decode_route,
     messages,
 )
 
-RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
-GROUPS = (RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE)
+RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF = 1, 3, 5, 7, 24
+GROUPS = (RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF)
 NFNLGRP_NFTABLES = 7
 DATAGRAMS_PER_TURN = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
@@ -93,6 +94,8 @@ class NetlinkChanges:
             return self._address(data, found)
         if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
             return self._neighbour(data, found)
+        if found.type == RTM_NEWNETCONF:
+            return [ObjectsChanged(Kind.SYSCTL)]
         return [ObjectsChanged(Kind.MASQUERADE)] if nft.concerns_us(data, found) else []
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     FDB = 3
     ROUTE = 4
     MASQUERADE = 5
+    SYSCTL = 6
 
 
 class RouteType(IntEnum):
@@ -174,6 +175,14 @@ class Masquerade:
 
 
 @dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A kernel switch; `name` is its path below /proc/sys."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """An interface as the kernel has it: a fact, never a wish."""
 
@@ -196,3 +205,5 @@ class Dataplane:
     fdb: Mapping[tuple[str, str], FdbEntry] = field(default_factory=dict)
     routes: Mapping[RouteKey, Route] = field(default_factory=dict)
     masquerade: Masquerade = Masquerade()
+    sysctls: Mapping[str, Sysctl] = field(default_factory=dict)
+    """By name. One that does not exist (its device is not there, IPv6 is off) is passed over."""

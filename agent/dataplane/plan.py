@@ -23,6 +23,7 @@ from agent.dataplane.objects import (
     Neighbour,
     Route,
     RouteKey,
+    Sysctl,
     Tunnel,
 )
 from agent.dataplane.ownership import Ownership
@@ -51,12 +52,15 @@ class Picture:
     fdb: dict[tuple[str, str], FdbEntry] = field(default_factory=dict)
     routes: dict[RouteKey, Route] = field(default_factory=dict)
     masquerade: Masquerade | None = None
+    sysctls: dict[str, Sysctl] = field(default_factory=dict)
+    """Those of the wished ones that exist."""
 
     def forget_device(self, name: str) -> None:
         """A device went or is down: the kernel dropped its routes and neighbours."""
         self.routes = {key: route for key, route in self.routes.items() if route.device != name}
         self.neighbours = {key: entry for key, entry in self.neighbours.items() if entry.device != name}
         self.fdb = {key: entry for key, entry in self.fdb.items() if entry.device != name}
+        self.sysctls = {key: value for key, value in self.sysctls.items() if f"/{name}/" not in key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
             return picture.routes
         case Kind.MASQUERADE:
             return {} if picture.masquerade is None else {"table": picture.masquerade}
+        case Kind.SYSCTL:
+            return picture.sysctls
 
 
 def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
@@ -149,6 +155,15 @@ def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownersh
         if key not in wished and ownership.is_ours(route) and _removable(wish, route, ownership)
     }
     return RoutePlan(_allowed(Delta(create, replaced, unwished), wish), conflicts, waiting)
+
+
+def sysctl_steps(wish: Wish, picture: Picture) -> dict[str, Sysctl]:
+    """Switches that stand otherwise."""
+    return {
+        name: wished
+        for name, wished in wish.dataplane.sysctls.items()
+        if name in picture.sysctls and picture.sysctls[name] != wished
+    }
 
 
 def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:

@@ -18,6 +18,7 @@ from typing import Any
 from agent.clock import Clock
 from agent.dataplane import plan
 from agent.dataplane.bell import Bell
+from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
 from agent.dataplane.kernel import (
     Changes,
@@ -66,6 +67,7 @@ class Reconciler:
         *,
         on_pass: Callable[[], None] = lambda: None,
         ownership: Ownership | None = None,
+        budget: Budget | None = None,
         resync_seconds: float = RESYNC_SECONDS,
     ) -> None:
         self._kernel = kernel
@@ -84,7 +86,8 @@ class Reconciler:
         self._lost: set[str] = set()
         self._resync_at = 0.0
         self._tally = Tally()
-        self._writes = Writes(kernel, self._picture, self._tally, clock, log)
+        self._budget = budget or Budget()
+        self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
         self._computed = 0
@@ -105,7 +108,9 @@ class Reconciler:
 
     def report(self) -> Report:
         """How the last pass went and what is not as wished."""
-        return self._tally.report(self._writes.retries, self._routes_plan, self.installed, self._picture)
+        return self._tally.report(
+            self._writes.retries, self._routes_plan, self.installed, self._picture, self._budget
+        )
 
     async def settled(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the wished route at each key.
@@ -144,7 +149,7 @@ class Reconciler:
             return None
         if key in self._routes_plan.conflicts:
             raise KernelError(f"{wished}: {plan.conflict_reason(self._routes_plan.conflicts[key])}")
-        failure = self._writes.retries.failures().get((Kind.ROUTE, key))
+        failure = self._writes.retries.failure((Kind.ROUTE, key))
         if failure is not None and failure.attempts >= SETTLE_ATTEMPTS:
             raise KernelError(f"{wished}: {failure.why}")
         return (
@@ -212,6 +217,7 @@ class Reconciler:
             if now >= self._resync_at:
                 self._doubt_everything()
                 self._resync_at = now + self._resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
+            self._stale |= self._budget.ripe(now)
             wait = 0.0
             try:
                 await self._one_pass()
@@ -225,9 +231,8 @@ class Reconciler:
             await self._bell.wait(self._idle_seconds())
 
     def _idle_seconds(self) -> float:
-        retry_at = self._writes.retries.next_retry_at()
-        until = self._resync_at if retry_at is None else min(self._resync_at, retry_at)
-        return max(0.0, until - self._clock.now())
+        moments = (self._resync_at, self._writes.retries.next_retry_at(), self._budget.next_at())
+        return max(0.0, min(moment for moment in moments if moment is not None) - self._clock.now())
 
     def _end_of_pass(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
@@ -291,6 +296,15 @@ class Reconciler:
                 picture.routes = dict(await self._kernel.routes())
             case Kind.MASQUERADE:
                 picture.masquerade = await self._kernel.masquerade()
+            case Kind.SYSCTL:
+                picture.sysctls = dict(await self._kernel.sysctls(tuple(self._wish.dataplane.sysctls)))
+
+    async def _read_new_sysctls(self) -> None:
+        """Those of devices that came since the last reading."""
+        known = self._picture.sysctls
+        new = [name for name in self._wish.dataplane.sysctls if name not in known]
+        if new:
+            known.update(await self._kernel.sysctls(new))
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -302,6 +316,10 @@ class Reconciler:
         routes = self._routes_plan.delta
         await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)
         await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)
+        await self._read_new_sysctls()
+        await writes.put(
+            Kind.SYSCTL, plan.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
+        )
         await writes.put_routes(routes)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
         await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes)

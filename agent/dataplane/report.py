@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agent.dataplane.budget import Budget
 from agent.dataplane.objects import Kind, Route
 from agent.dataplane.ownership import Ownership
 from agent.dataplane.plan import Picture, RoutePlan, conflict_reason
@@ -43,6 +44,8 @@ class Report:
     """Object -> the kernel's reason."""
     conflicts: Mapping[str, str]
     """Destination -> the foreign route in our place."""
+    held: Mapping[str, str]
+    """Kind -> the mass removal that is held back."""
     waiting: Mapping[str, str]
     """Destination -> the device it waits for."""
     not_in_force: Mapping[str, str]
@@ -61,8 +64,9 @@ class Tally:
     written: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     removed: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     drift: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    readings: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    """Kind -> whole readings."""
     not_in_force: dict[str, str] = field(default_factory=dict)
-    _known: set[Kind] = field(default_factory=set)
 
     def passed(self, wall: datetime, seconds: float) -> None:
         """A pass ended."""
@@ -77,8 +81,8 @@ class Tally:
         self, kind: Kind, before: Mapping[Any, Any], now: Mapping[Any, Any], ownership: Ownership, log: Any
     ) -> None:
         """Compare a fresh reading with the picture it replaces; what differs, others did. The first reading is none."""
-        if kind not in self._known:
-            self._known.add(kind)
+        self.readings[kind] += 1
+        if self.readings[kind] == 1:
             return
         changed = [key for key, value in now.items() if before.get(key) != value]
         changed += [key for key in before if key not in now]
@@ -86,6 +90,8 @@ class Tally:
             changed = [
                 key for key in changed if any(_ours(side.get(key), ownership) for side in (before, now))
             ]
+        if kind is Kind.SYSCTL:  # one that is new or has gone came and went with its device
+            changed = [key for key in changed if key in before and key in now]
         self.drift[kind] += len(changed)
         for key in changed[:DRIFT_LINES]:
             log.warning(
@@ -95,7 +101,12 @@ class Tally:
             log.warning("kernel.drift", kind=kind.name.lower(), more=len(changed) - DRIFT_LINES)
 
     def report(
-        self, retries: Retries[Any], routes: RoutePlan, installed: Mapping[Any, Route], picture: Picture
+        self,
+        retries: Retries[Any],
+        routes: RoutePlan,
+        installed: Mapping[Any, Route],
+        picture: Picture,
+        budget: Budget,
     ) -> Report:
         """Everything in plain types."""
         return Report(
@@ -109,6 +120,7 @@ class Tally:
                 "fdb": len(picture.fdb),
                 "route": len(installed),
                 "masquerade": int(picture.masquerade is not None),
+                "sysctl": len(picture.sysctls),
             },
             written=_named(self.written),
             removed=_named(self.removed),
@@ -121,6 +133,7 @@ class Tally:
             conflicts={
                 str(key.destination): conflict_reason(route) for key, route in routes.conflicts.items()
             },
+            held={kind.name.lower(): str(held) for kind, held in budget.held.items()},
             waiting={str(key.destination): why for key, why in routes.waiting.items()},
             not_in_force=dict(self.not_in_force),
         )

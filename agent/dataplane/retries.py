@@ -52,6 +52,10 @@ class Retries(Generic[K]):
         failure = self._failures.get(key)
         return failure is None or now >= failure.retry_at
 
+    def failure(self, key: K) -> Failure | None:
+        """The last refusal of one object, if it is refused at present."""
+        return self._failures.get(key)
+
     def next_retry_at(self) -> float | None:
         """The earliest moment at which something may be tried again; None when nothing failed."""
         return min((failure.retry_at for failure in self._failures.values()), default=None)

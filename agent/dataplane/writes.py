@@ -10,15 +10,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any, TypeVar
 
 from agent.clock import Clock
+from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
 from agent.dataplane.kernel import Kernel, KernelError, Refusal, Unsupported
-from agent.dataplane.objects import FdbEntry, Kind, Masquerade, Neighbour, Route, RouteKey, Tunnel
+from agent.dataplane.objects import FdbEntry, Kind, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel
 from agent.dataplane.plan import Picture
 from agent.dataplane.report import Tally
 from agent.dataplane.retries import Retries
 
 K = TypeVar("K")
-V = TypeVar("V", Route, Neighbour, FdbEntry)
+V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)
 ObjectKey = tuple[Kind, Any]
 MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
 
@@ -26,7 +27,10 @@ MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
 class Writes:
     """All writes of one reconciler."""
 
-    def __init__(self, kernel: Kernel, picture: Picture, tally: Tally, clock: Clock, log: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, picture: Picture, tally: Tally, budget: Budget, clock: Clock, log: Any
+    ) -> None:
+        self._budget = budget
         self._kernel = kernel
         self._picture = picture
         self._tally = tally
@@ -121,8 +125,14 @@ class Writes:
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
         standing: MutableMapping[K, V],
     ) -> None:
-        """Delete a batch."""
+        """Delete a batch, unless it is so large that it has to be wished for a while."""
         due = self._due(kind, unwanted)
+        known = kind in self._budget.held
+        reading = self._tally.readings[kind]
+        if not self._budget.allows(kind, len(unwanted), len(standing), reading, self._clock.now()):
+            if not known:
+                self._log.warning("removal.held", kind=kind.name.lower(), why=str(self._budget.held[kind]))
+            return
         if not due:
             return
         refused = self._refusals(kind, due, await send(tuple(due.values())))
@@ -161,7 +171,7 @@ class Writes:
         return refused
 
     def _refused(self, kind: Kind, key: Any, why: str) -> None:
-        known = self.retries.failures().get((kind, key))
+        known = self.retries.failure((kind, key))
         if known is None or known.why != why:
             self._log.warning("kernel.refused", kind=kind.name.lower(), what=str(key), why=why)
         self.retries.failed((kind, key), why, self._clock.now())

@@ -23,6 +23,7 @@ from agent.dataplane.objects import (
     RouteKey,
     RouteType,
     Scope,
+    Sysctl,
     Tunnel,
     TunnelKind,
 )
@@ -271,6 +272,17 @@ async def test_masquerading_is_read_back_collapsed(world: World, wish: Masquerad
     for _ in range(2):
         await world.kernel.put_masquerade(Masquerade())
         assert await world.kernel.masquerade() is None
+
+
+async def test_sysctls_are_read_where_they_exist_and_set(world: World) -> None:
+    there, nowhere = "net/ipv4/conf/eth0/proxy_arp", "net/ipv4/conf/nowhere/proxy_arp"
+    assert await world.kernel.sysctls([there, nowhere]) == {there: Sysctl(there, "0")}
+    for _ in range(2):
+        assert await world.kernel.put_sysctls([Sysctl(there, "1")]) == ()
+        assert await world.kernel.sysctls([there]) == {there: Sysctl(there, "1")}
+    (refusal,) = await world.kernel.put_sysctls([Sysctl(nowhere, "1")])
+    assert refusal.what == Sysctl(nowhere, "1")
+    assert "No such file" in refusal.why
 
 
 async def test_the_way_to_a_neighbour_is_known_and_to_nowhere_is_an_error(world: World) -> None:

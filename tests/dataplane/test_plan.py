@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from agent.dataplane import plan
 from agent.dataplane.bell import Bell
+from agent.dataplane.budget import Budget
 from agent.dataplane.delta import difference
-from agent.dataplane.objects import TUNL0, Dataplane, Link, Masquerade, Route, RouteKey, RouteType, Scope
+from agent.dataplane.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
 from agent.dataplane.ownership import Ownership, is_ours
 from agent.dataplane.pace import Pace
 from agent.dataplane.plan import Picture, Wish
@@ -124,3 +125,25 @@ def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_plac
     steps = plan.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
     assert not steps.delta
     assert steps.waiting == {BLOCK: "eth9 is not there"}
+
+
+def test_a_removal_is_held_by_share_and_number_and_let_go_by_time_and_a_new_reading() -> None:
+    budget = Budget(free=10, share=0.5, hold_seconds=5.0)
+    assert budget.allows(Kind.ROUTE, count=10, standing=10, reading=1, now=0.0)
+    assert budget.allows(Kind.ROUTE, count=50, standing=100, reading=1, now=0.0)
+    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=1, now=0.0)
+    assert budget.next_at() == 5.0
+    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=2, now=4.9)
+    assert budget.ripe(4.9) == set()
+    assert budget.ripe(5.0) == {Kind.ROUTE}
+    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=1, now=5.0)
+    assert budget.allows(Kind.ROUTE, count=51, standing=100, reading=2, now=5.0)
+    assert budget.next_at() is None
+
+
+def test_a_removal_that_shrank_is_no_longer_held_and_another_kind_has_its_own_brake() -> None:
+    budget = Budget(free=10, share=0.5, hold_seconds=5.0)
+    assert not budget.allows(Kind.ROUTE, count=100, standing=100, reading=1, now=0.0)
+    assert budget.allows(Kind.FDB, count=3, standing=3, reading=1, now=0.0)
+    assert budget.allows(Kind.ROUTE, count=40, standing=100, reading=1, now=1.0)
+    assert not budget.allows(Kind.ROUTE, count=100, standing=100, reading=2, now=6.0)

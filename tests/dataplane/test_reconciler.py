@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.dataplane.budget import Budget
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import (
     TUNL0,
@@ -22,6 +23,7 @@ from agent.dataplane.objects import (
     RouteKey,
     RouteType,
     Scope,
+    Sysctl,
     Tunnel,
     TunnelKind,
 )
@@ -309,6 +311,60 @@ async def test_tunl0_as_the_module_made_it_is_left_alone_where_it_is_not_wished(
     kernel.tunnel_table[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, 1480, None, up=False)
     async with running(Bench(kernel)):
         assert kernel.writes == []
+
+
+PROXY_ARP = Sysctl("net/ipv4/conf/cali1/proxy_arp", "1")
+LATER = Sysctl("net/ipv4/conf/cali2/proxy_arp", "1")
+
+
+async def test_switches_are_set_where_they_exist_and_set_again_when_somebody_turns_them(
+    kernel: FakeKernel,
+) -> None:
+    async with running(
+        Bench(kernel, Dataplane(sysctls={one.name: one for one in (PROXY_ARP, LATER)}))
+    ) as bench:
+        assert kernel.writes == [f"set {PROXY_ARP.name}"]
+        kernel.foreign_sysctl(PROXY_ARP.name, "0")
+        await bench.until(lambda: kernel.sysctl_table[PROXY_ARP.name] == "1")
+        assert bench.reconciler.report().drift["sysctl"] == 1
+        kernel.add_link("cali2")
+        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
+        kernel.delete_link("cali2")
+        kernel.add_link("cali2")
+        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
+        assert bench.reconciler.report().refused == {}
+
+
+def some(count: int) -> dict[RouteKey, Route]:
+    keys = [key(f"20.0.{i}.0/26") for i in range(count)]
+    return {each: replace(LEARNED, key=each) for each in keys}
+
+
+async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:
+    kernel.route_table |= some(100)
+    async with running(Bench(kernel, budget=Budget(free=10, hold_seconds=0.3))) as bench:
+        for _ in range(3):
+            await bench.passed()
+        assert len(kernel.route_table) == 100
+        assert "100 of 100" in bench.reconciler.report().held["route"]
+        kernel.dumps.clear()
+        await bench.until(lambda: not kernel.route_table)
+        assert Kind.ROUTE in kernel.dumps
+        assert bench.reconciler.report().held == {}
+        assert len(bench.log.of("removal.held")) == 1
+
+
+async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
+    many = some(100)
+    async with running(
+        Bench(kernel, Dataplane(routes=many), budget=Budget(free=10, hold_seconds=0.1))
+    ) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=dict(list(many.items())[:60])))
+        await bench.passed()
+        assert len(kernel.route_table) == 60
+        assert bench.reconciler.report().held == {}
 
 
 async def test_many_rings_are_one_pass(kernel: FakeKernel) -> None:

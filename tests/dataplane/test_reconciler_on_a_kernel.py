@@ -10,10 +10,14 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from agent.dataplane import procfs
+from agent.dataplane.facts import Endpoint, Facts
 from agent.dataplane.netlink import NetlinkKernel
 from agent.dataplane.netlink_changes import GROUPS
 from agent.dataplane.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
 from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
+from agent.dataplane.sysctls import sysctls
+from ipam.model import NodeName
 from tests.dataplane.running import PATIENCE_SECONDS, Bench, running
 from tests.dataplane.test_reconciler import EVERYTHING, LEARNED, OWN_BLOCK, POD
 from tests.fixtures.namespace import fresh_namespace, ip
@@ -134,6 +138,22 @@ async def test_drift_is_repaired_in_under_a_second_and_foreign_things_stay(
             subprocess.run(command.split(), check=True)
         assert held() != whole
         await bench.until(lambda: held() == whole, REPAIR_SECONDS)
+
+
+async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKernel) -> None:
+    facts = Facts(NodeName("n1"), endpoints=(Endpoint("cali1", ()),))
+    wished = sysctls(facts)
+    async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
+        await bench.quiet()
+        assert await kernel.sysctls(list(wished)) == wished
+        for name in (
+            "net/ipv4/ip_forward",
+            "net/ipv4/conf/cali1/forwarding",
+            "net/ipv4/conf/cali1/proxy_arp",
+        ):
+            (procfs.ROOT / name).write_text("0")
+            await bench.until(lambda name=name: procfs.read(name) == "1", REPAIR_SECONDS)
+        assert bench.reconciler.report().drift["sysctl"] >= 3
 
 
 async def test_links_that_flap_get_their_routes_back(kernel: NetlinkKernel) -> None:

@@ -31,6 +31,7 @@ from agent.dataplane.objects import (
     Neighbour,
     Route,
     RouteKey,
+    Sysctl,
     Tunnel,
     TunnelKind,
 )
@@ -78,6 +79,7 @@ class FakeKernel:
         self.neighbour_table: dict[tuple[str, IPv4Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
+        self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
         self.subscriptions: list[FakeChanges] = []
         self._next_index = 2
 
@@ -93,11 +95,13 @@ class FakeKernel:
         addresses = ((given.ip, given.network.prefixlen),) if given else ()
         self.link_table[name] = Link(self._next_index, name, "veth", 1500, up, addresses=addresses)
         self._next_index += 1
+        self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"] = "0"
         self._tell(LinkChanged(name))
 
     def delete_link(self, name: str) -> None:
         """Somebody deletes a link; what stood on it goes silently, as in the kernel."""
         del self.link_table[name]
+        del self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"]
         self.tunnel_table.pop(name, None)
         self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
         self.neighbour_table = {
@@ -126,6 +130,11 @@ class FakeKernel:
         """Somebody flushes the ruleset."""
         self.nft_table = None
         self._tell(ObjectsChanged(Kind.MASQUERADE))
+
+    def foreign_sysctl(self, name: str, value: str) -> None:
+        """Somebody turns a switch."""
+        self.sysctl_table[name] = value
+        self._tell(ObjectsChanged(Kind.SYSCTL))
 
     def overrun(self) -> None:
         """Notifications get lost."""
@@ -258,6 +267,18 @@ class FakeKernel:
             raise Unsupported("this kernel has no nftables ip family")
         self.writes.append("put masquerade")
         self.nft_table = wish.collapsed() if wish.sources else None
+
+    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
+        self.dumps.append(Kind.SYSCTL)
+        await asyncio.sleep(0)
+        return {name: Sysctl(name, self.sysctl_table[name]) for name in names if name in self.sysctl_table}
+
+    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+        await asyncio.sleep(0)
+        self.writes += [f"set {sysctl.name}" for sysctl in wished]
+        there = [sysctl for sysctl in wished if sysctl.name in self.sysctl_table]
+        self.sysctl_table |= {sysctl.name: sysctl.value for sysctl in there}
+        return tuple(Refusal(sysctl, "No such file or directory") for sysctl in wished if sysctl not in there)
 
     async def path_to(self, host: IPv4Address) -> PathToHost:
         await asyncio.sleep(0)
