@@ -1,0 +1,36 @@
+"""Whose fault it is, and the answer: a remote fault already carries its NOTIFICATION, or says what is lost with it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class BgpError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class NotificationError(BgpError):
+    """The peer broke the protocol: send this NOTIFICATION and close."""
+
+    def __init__(self, code: int, subcode: int, why: str, data: bytes = b"") -> None:
+        super().__init__(f"{why} ({code}/{subcode})")
+        self.code, self.subcode, self.data = code, subcode, data
+
+
+class Treatment(IntEnum):
+    """What a malformed attribute costs, RFC 7606 section 2; the strongest of several wins."""
+
+    DISCARD_ATTRIBUTE = 1
+    TREAT_AS_WITHDRAW = 2
+
+
+class MalformedAttribute(BgpError):
+    """The session survives; the attribute or the routes do not."""
+
+    def __init__(self, treatment: Treatment, why: str) -> None:
+        super().__init__(why)
+        self.treatment = treatment
+
+
+class ListenFailed(BgpError):
+    """The port cannot be had; the sentence names address and port."""

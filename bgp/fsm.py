@@ -1,0 +1,101 @@
+"""The state machine of one connection, as a table (RFC 4271 section 8.2.2).
+
+Promises: every pair of state and event has an answer; what the table does not hold is an FSM error (section 6.6, with
+the subcodes of RFC 6608). Everything that moves a connection from state to state is here.
+Does not know: two connections to one peer, when to dial: the peer decides that.
+
+Where it differs from the RFC, on purpose: a connection that fails goes to Idle and is gone, and the peer makes a new
+one. An UPDATE in OpenConfirm counts as the KEEPALIVE that some speakers do not send first.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class State(Enum):
+    """RFC 4271 section 8.2.2, in the words that Calico's status shows."""
+
+    IDLE = "Idle"
+    CONNECT = "Connect"
+    ACTIVE = "Active"
+    OPEN_SENT = "OpenSent"
+    OPEN_CONFIRM = "OpenConfirm"
+    ESTABLISHED = "Established"
+
+
+class Event(Enum):
+    """What can happen to a connection. One exists only while TCP is up: calling and waiting are the peer's."""
+
+    TCP_UP = auto()
+    TCP_DOWN = auto()
+    OPEN = auto()
+    KEEPALIVE = auto()
+    UPDATE = auto()
+    ROUTE_REFRESH = auto()
+    NOTIFICATION = auto()
+    FAULT = auto()
+    """The peer sent what it must not."""
+    HOLD_EXPIRED = auto()
+    KEEPALIVE_DUE = auto()
+    STOP = auto()
+
+
+class Action(Enum):
+    """What the session does, in the order of the table."""
+
+    SEND_OPEN = auto()
+    ADOPT_OPEN = auto()
+    SEND_KEEPALIVE = auto()
+    RESTART_HOLD = auto()
+    SAY_UP = auto()
+    DELIVER = auto()
+    SEND_NOTIFICATION = auto()
+    """The one that the event brought."""
+    SEND_FSM_ERROR = auto()
+    CLOSE = auto()
+
+
+S, E, A = State, Event, Action
+END = (S.IDLE, (A.CLOSE,))
+NOTIFY = (S.IDLE, (A.SEND_NOTIFICATION, A.CLOSE))
+
+TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
+    (S.CONNECT, E.TCP_UP): (S.OPEN_SENT, (A.SEND_OPEN,)),
+    (S.ACTIVE, E.TCP_UP): (S.OPEN_SENT, (A.SEND_OPEN,)),
+    (S.OPEN_SENT, E.OPEN): (S.OPEN_CONFIRM, (A.ADOPT_OPEN, A.SEND_KEEPALIVE, A.RESTART_HOLD)),
+    (S.OPEN_SENT, E.NOTIFICATION): END,
+    (S.OPEN_SENT, E.TCP_DOWN): END,
+    (S.OPEN_SENT, E.FAULT): NOTIFY,
+    (S.OPEN_SENT, E.HOLD_EXPIRED): NOTIFY,
+    (S.OPEN_SENT, E.STOP): NOTIFY,
+    (S.OPEN_CONFIRM, E.KEEPALIVE): (S.ESTABLISHED, (A.RESTART_HOLD, A.SAY_UP)),
+    (S.OPEN_CONFIRM, E.UPDATE): (S.ESTABLISHED, (A.RESTART_HOLD, A.SAY_UP, A.DELIVER)),
+    (S.OPEN_CONFIRM, E.KEEPALIVE_DUE): (S.OPEN_CONFIRM, (A.SEND_KEEPALIVE,)),
+    (S.OPEN_CONFIRM, E.NOTIFICATION): END,
+    (S.OPEN_CONFIRM, E.TCP_DOWN): END,
+    (S.OPEN_CONFIRM, E.FAULT): NOTIFY,
+    (S.OPEN_CONFIRM, E.HOLD_EXPIRED): NOTIFY,
+    (S.OPEN_CONFIRM, E.STOP): NOTIFY,
+    (S.ESTABLISHED, E.KEEPALIVE): (S.ESTABLISHED, (A.RESTART_HOLD,)),
+    (S.ESTABLISHED, E.UPDATE): (S.ESTABLISHED, (A.RESTART_HOLD, A.DELIVER)),
+    (S.ESTABLISHED, E.ROUTE_REFRESH): (S.ESTABLISHED, (A.DELIVER,)),
+    (S.ESTABLISHED, E.KEEPALIVE_DUE): (S.ESTABLISHED, (A.SEND_KEEPALIVE,)),
+    (S.ESTABLISHED, E.NOTIFICATION): END,
+    (S.ESTABLISHED, E.TCP_DOWN): END,
+    (S.ESTABLISHED, E.FAULT): NOTIFY,
+    (S.ESTABLISHED, E.HOLD_EXPIRED): NOTIFY,
+    (S.ESTABLISHED, E.STOP): NOTIFY,
+}
+
+_TALKING = (S.OPEN_SENT, S.OPEN_CONFIRM, S.ESTABLISHED)
+
+
+def advance(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """The next state and what to do. Before OPEN was sent nothing is owed to the other side: nothing happens."""
+    found = TRANSITIONS.get((state, event))
+    if found is not None:
+        return found
+    if state in _TALKING:
+        return S.IDLE, (A.SEND_FSM_ERROR, A.CLOSE)
+    return state, ()

@@ -1,0 +1,51 @@
+"""What codes mean, in words for the operator (RFC 4271 section 4.5, 4486, 9003). Knows nothing else."""
+
+from __future__ import annotations
+
+from bgp.fsm import Event
+from bgp.iana import Cease, Error, FsmError, HeaderError, OpenError, UpdateError
+from bgp.messages import Notification
+
+_SUBCODES = {
+    Error.MESSAGE_HEADER: HeaderError,
+    Error.OPEN_MESSAGE: OpenError,
+    Error.UPDATE_MESSAGE: UpdateError,
+    Error.FINITE_STATE_MACHINE: FsmError,
+    Error.CEASE: Cease,
+}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").lower()
+
+
+def describe(event: Event) -> str:
+    """An event's name as words."""
+    return _words(event.name)
+
+
+def why_of(notification: Notification) -> str:
+    """A NOTIFICATION as one line, with the shutdown communication of RFC 9003 where there is one."""
+    code, subcode = notification.code, notification.subcode
+    try:
+        kind = Error(code)
+    except ValueError:
+        return f"error {code}/{subcode}"
+    names = _SUBCODES.get(kind)
+    detail = ""
+    if names is not None and subcode in names.__members__.values():
+        detail = f", {_words(names(subcode).name)}"
+    text = shutdown_text(notification)
+    return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
+
+
+def shutdown_text(notification: Notification) -> str:
+    """RFC 9003: a length octet and UTF-8; what is malformed is shown as nothing."""
+    if notification.code != Error.CEASE or notification.subcode not in _WITH_TEXT or not notification.data:
+        return ""
+    length = notification.data[0]
+    text = notification.data[1 : 1 + length].decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+_WITH_TEXT = (Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET)

@@ -1,0 +1,57 @@
+"""Named deadlines. Time is an argument, so a test is just numbers (RFC 4271 section 8.1.3 names the timers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+SHORTEST_JITTER = 0.75
+"""RFC 4271 section 10: a jittered timer runs 75 to 100 percent of its time."""
+
+
+class Timer(Enum):
+    """What a deadline is for."""
+
+    HOLD = auto()
+    KEEPALIVE = auto()
+
+
+class Timers:
+    """At most one deadline per timer."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[Timer, float] = {}
+
+    def start(self, timer: Timer, seconds: float, now: float) -> None:
+        """Set or move a deadline."""
+        self._deadlines[timer] = now + seconds
+
+    def stop(self, *timers: Timer) -> None:
+        """Forget deadlines."""
+        for timer in timers:
+            self._deadlines.pop(timer, None)
+
+    def stop_all(self) -> None:
+        """Forget them all."""
+        self._deadlines.clear()
+
+    def running(self, timer: Timer) -> bool:
+        """Whether the timer has a deadline."""
+        return timer in self._deadlines
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The earliest deadline."""
+        return min(self._deadlines.values(), default=None)
+
+    def expired(self, now: float) -> list[Timer]:
+        """The timers that are due, earliest first; they are forgotten."""
+        due = sorted((at, timer.value, timer) for timer, at in self._deadlines.items() if at <= now)
+        for *_, timer in due:
+            del self._deadlines[timer]
+        return [timer for *_, timer in due]
+
+
+def jittered(seconds: float, random: Callable[[], float]) -> float:
+    """A time shortened at random; `random` answers from 0 to 1. Never for the hold timer, which must not end early."""
+    return seconds * (SHORTEST_JITTER + (1 - SHORTEST_JITTER) * random())
