@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -89,8 +89,11 @@ class EtcdStore:
         self._token: str | None = None
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
+        self._closed = False
 
     def _stub(self, name: str) -> Any:
+        if self._closed:
+            raise StoreUnavailable("this connection to etcd was closed")
         if self._channel is None:  # made inside the running loop, which grpc.aio binds it to
             options = [*OPTIONS]
             if self._credentials is None:
@@ -230,6 +233,7 @@ class EtcdStore:
 
     async def close(self) -> None:
         """See Store."""
+        self._closed = True
         channel, self._channel, self._stubs = self._channel, None, {}
         if channel is not None:
             await channel.close()
@@ -244,37 +248,37 @@ class EtcdStore:
         give_up_at = loop.time() + self._config.patience_seconds
         while True:
             try:
-                async for event in self._watch_once(prefix, position):
-                    position = max(position, event.revision + 1)
-                    wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + self._config.patience_seconds
-                    yield event
+                async with aclosing(self._watch_once(prefix, position)) as events:
+                    async for event in events:
+                        position = max(position, event.revision + 1)
+                        wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + self._config.patience_seconds
+                        yield event
             except StoreUnavailable:
-                if loop.time() > give_up_at:
+                if self._closed or loop.time() > give_up_at:
                     raise
             await asyncio.sleep(wait * random.uniform(0.75, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _watch_once(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+    async def _watch_once(self, prefix: str, start: int) -> AsyncGenerator[WatchEvent, None]:
         """One stream's life. Ends or raises StoreUnavailable when it breaks."""
         if self._config.username is not None and self._token is None:
             await self._authenticate()
         call = self._stub("Watch").Watch(metadata=self._metadata(), wait_for_ready=True)
         try:
             create = rpc.WatchCreateRequest(
-                key=prefix.encode(), range_end=_end_of(prefix.encode()), start_revision=start, progress_notify=True
+                key=prefix.encode(),
+                range_end=_end_of(prefix.encode()),
+                start_revision=start,
+                progress_notify=True,
             )
             await self._within(call.write(rpc.WatchRequest(create_request=create)), SILENCE_SECONDS)
-            async for answer in self._answers(call):
-                if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
-                    raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
-                if answer.created and answer.header.revision < start - 1:
-                    raise Compacted(f"etcd went back from revision {start - 1} to {answer.header.revision}")
-                if answer.canceled:
-                    raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
-                for event in answer.events:
-                    yield _changed(event)
-                if not answer.events and not answer.created:
-                    yield Progress(answer.header.revision)
+            async with aclosing(self._answers(call)) as answers:
+                async for answer in answers:
+                    _check(answer, prefix, start)
+                    for event in answer.events:
+                        yield _changed(event)
+                    if not answer.events and not answer.created:
+                        yield Progress(answer.header.revision)
         except aio.AioRpcError as error:
             if self._token_expired(error):
                 self._token = None
@@ -283,7 +287,7 @@ class EtcdStore:
         finally:
             call.cancel()
 
-    async def _answers(self, call: Any) -> AsyncIterator[Any]:
+    async def _answers(self, call: Any) -> AsyncGenerator[Any, None]:
         """What the server says; when it is silent it is asked, and given up if it stays so."""
         reading: asyncio.Task[Any] | None = None
         silent = 0.0
@@ -299,6 +303,8 @@ class EtcdStore:
                     question.MergeFromString(PROGRESS_REQUEST)
                     await self._within(call.write(question), HEARTBEAT_SECONDS)
                     continue
+                if reading.cancelled():  # grpc's way to say that the channel was closed under the call
+                    raise StoreUnavailable("the connection to etcd was closed")
                 answer = reading.result()
                 reading, silent = None, 0.0
                 if answer is aio.EOF:
@@ -316,6 +322,8 @@ class EtcdStore:
                 return await work
         except TimeoutError as error:
             raise StoreUnavailable(f"etcd took nothing for {seconds:g} s") from error
+        except asyncio.InvalidStateError as error:
+            raise StoreUnavailable("etcd ended the stream") from error
 
 
 def _credentials(config: EtcdConfig) -> Any:
@@ -335,6 +343,16 @@ def _translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable 
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return StoreUnavailable(f"no answer within {config.call_seconds:g} s")
     return StoreUnavailable(f"{details or code.name}")
+
+
+def _check(answer: Any, prefix: str, start: int) -> None:
+    """Raises what an answer on a watch stream says besides events."""
+    if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
+        raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
+    if answer.created and answer.header.revision < start - 1:
+        raise Compacted(f"etcd went back from revision {start - 1} to {answer.header.revision}")
+    if answer.canceled:
+        raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
 
 
 def _versioned(kv: Any) -> Versioned:

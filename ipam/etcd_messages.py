@@ -1,4 +1,4 @@
-"""etcd3 0.12's own messages and service stubs on today's protobuf; the only door to the etcd3 package.
+"""The messages and stubs of etcd3 0.12 on today's protobuf; the only door to that package.
 
 Promises: `rpc` has the message classes and stubs of etcd's v3 API. etcd3's generated files of 2020 do not import with
 protobuf 4 and later, so the descriptors that they carry are read from them and built through protobuf's public API.

@@ -1,0 +1,209 @@
+"""A store in memory with etcd's rules: one revision per transaction, a history to watch, compaction, leases.
+
+Promises: the contract of `ipam.store`, and faults that a test names before they happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from enum import Enum
+
+from ipam.errors import Compacted, StoreRefused, StoreUnavailable
+from ipam.store import (
+    MOST_OPERATIONS,
+    Changed,
+    Committed,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Progress,
+    Put,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
+
+
+class Fault(Enum):
+    """What goes wrong with the next commits."""
+
+    UNAVAILABLE = "no answer, and nothing was written"
+    LOST_REPLY = "no answer, but it was written"
+
+
+class FakeStore:
+    """One etcd member without a network."""
+
+    def __init__(self, shuffle: random.Random | None = None) -> None:
+        """`shuffle` decides how long each call takes, so that a seed is one interleaving of its callers."""
+        self._shuffle = shuffle
+        self._values: dict[str, Versioned] = {}
+        self._history: list[Changed] = []
+        self._revision = 1
+        self._compacted = 0
+        self._leases: set[int] = set()
+        self._bell = asyncio.Event()
+        self._closed = False
+        self._faults: list[Fault] = []
+        self.away = False
+        """While set, every call fails as if no endpoint answered."""
+        self.watches_break = False
+        """While set, watches end as if patience had run out."""
+        self.commits = 0
+        self.calls = 0
+        self.chance: dict[Fault, float] = {}
+        """How often a commit fails by itself, when calls are shuffled."""
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def fail_next(self, *faults: Fault) -> None:
+        """The next commits fail, one after the other."""
+        self._faults += faults
+
+    def compact(self, revision: int) -> None:
+        """Forget the history up to and with a revision."""
+        self._compacted = revision
+        self._ring()
+
+    def expire(self, lease: int) -> None:
+        """A lease nobody kept alive."""
+        self._leases.discard(lease)
+        gone = [key for key, value in self._values.items() if value.lease == lease]
+        if gone:
+            self._revision += 1
+        for key in gone:
+            self._delete(key)
+        self._ring()
+
+    def break_watches(self) -> None:
+        """End all running watches with StoreUnavailable."""
+        self.watches_break = True
+        self._ring()
+
+    def copy(self) -> dict[str, bytes]:
+        """Everything stored, for assertions."""
+        return {key: value.value for key, value in self._values.items()}
+
+    async def _turn(self) -> None:
+        self.calls += 1
+        if self._shuffle is not None:
+            for _ in range(self._shuffle.randrange(4)):
+                await asyncio.sleep(0)
+        if self.away or self._closed:
+            raise StoreUnavailable("no answer within 5 s")
+
+    def _fault(self) -> Fault | None:
+        if self._faults:
+            return self._faults.pop(0)
+        if self._shuffle is not None:
+            return next((fault for fault, chance in self.chance.items() if self._shuffle.random() < chance), None)
+        return None
+
+    def _ring(self) -> None:
+        self._bell.set()
+        self._bell = asyncio.Event()
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> Versioned | None:
+        """See Store."""
+        await self._turn()
+        return self._values.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
+        """See Store."""
+        await self._turn()
+        return {key: self._values[key] for key in keys if key in self._values}
+
+    async def list(self, prefix: str) -> Listing:
+        """See Store."""
+        await self._turn()
+        found = {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
+        return Listing(found, self._revision)
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        """See Store."""
+        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
+            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
+        await self._turn()
+        fault = self._fault()
+        if fault is Fault.UNAVAILABLE:
+            raise StoreUnavailable("no answer within 5 s")
+        outcome = self._do(guards, operations)
+        if self._shuffle is not None:
+            await asyncio.sleep(0)
+        if fault is Fault.LOST_REPLY:
+            raise StoreUnavailable("no answer within 5 s")
+        return outcome
+
+    def _do(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        keys = [operation.key for operation in operations]
+        if len(set(keys)) < len(keys):
+            raise StoreRefused("etcd says: duplicate key given in txn request")
+        for guard in guards:
+            present = self._values.get(guard.key)
+            if (present.revision if present is not None else 0) != guard.revision:
+                return Lost({each.key: self._values.get(each.key) for each in guards})
+        for operation in operations:
+            if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
+                raise StoreRefused("etcd says: requested lease not found")
+        self.commits += 1
+        if any(isinstance(operation, Put) or operation.key in self._values for operation in operations):
+            self._revision += 1
+        for operation in operations:
+            if isinstance(operation, Put):
+                value = Versioned(operation.key, operation.value, self._revision, operation.lease)
+                self._values[operation.key] = value
+                self._history.append(Changed(operation.key, value, self._revision))
+            else:
+                self._delete(operation.key)
+        self._ring()
+        return Committed(self._revision)
+
+    def _delete(self, key: str) -> None:
+        if self._values.pop(key, None) is not None:
+            self._history.append(Changed(key, None, self._revision))
+
+    async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        if start <= self._compacted:
+            raise Compacted(f"revision {start} of {prefix} is gone (kept from {self._compacted})")
+        position = next((index for index, event in enumerate(self._history) if event.revision >= start), None)
+        at = len(self._history) if position is None else position
+        yield Progress(self._revision)
+        while True:
+            if self.watches_break or self.away or self._closed:
+                raise StoreUnavailable(f"the watch of {prefix} was ended")
+            while at < len(self._history):
+                event = self._history[at]
+                at += 1
+                if event.key.startswith(prefix):
+                    yield event
+            bell = self._bell
+            if at == len(self._history) and not (self.watches_break or self.away or self._closed):
+                await bell.wait()
+
+    async def grant_lease(self, ttl_seconds: int) -> int:
+        """See Store."""
+        await self._turn()
+        lease = 1000 + len(self._leases) + self._revision
+        self._leases.add(lease)
+        return lease
+
+    async def keep_alive(self, lease: int) -> bool:
+        """See Store."""
+        await self._turn()
+        return lease in self._leases
+
+    async def revoke_lease(self, lease: int) -> None:
+        """See Store."""
+        await self._turn()
+        self.expire(lease)
+
+    async def close(self) -> None:
+        """See Store."""
+        self._closed = True
+        self._ring()

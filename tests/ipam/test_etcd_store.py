@@ -1,0 +1,202 @@
+"""The store over a real etcd that is killed, frozen, wiped or asks for passwords."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import pytest
+
+from ipam import etcd as module
+from ipam.errors import Compacted, StoreError, StoreRefused, StoreUnavailable
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.etcd_messages import rpc
+from ipam.store import Changed, Committed, Progress, Put, Store
+from tests.fixtures.etcd import Etcd, start_etcd
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Etcd]:
+    with start_etcd() as running:
+        yield running
+
+
+async def put(store: Store, key: str, value: bytes = b"1") -> int:
+    outcome = await store.commit((), (Put(key, value),))
+    assert isinstance(outcome, Committed)
+    return outcome.revision
+
+
+class Follower:
+    """Collects what a watch says, and rings for each event."""
+
+    def __init__(self, store: Store, prefix: str, start: int) -> None:
+        self.seen: list[str] = []
+        self.heartbeats = 0
+        self._news = asyncio.Condition()
+        self._task = asyncio.create_task(self._run(store, prefix, start))
+
+    async def _run(self, store: Store, prefix: str, start: int) -> None:
+        async with aclosing(store.watch(prefix, start)) as events:  # type: ignore[type-var]
+            async for event in events:
+                async with self._news:
+                    match event:
+                        case Changed(key=key):
+                            self.seen.append(key.removeprefix(prefix))
+                        case Progress():
+                            self.heartbeats += 1
+                    self._news.notify_all()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(20), self._news:
+            await self._news.wait_for(lambda: len(self.seen) >= count)
+
+    async def until_heartbeat(self) -> None:
+        before = self.heartbeats
+        async with asyncio.timeout(20), self._news:
+            await self._news.wait_for(lambda: self.heartbeats > before)
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(30):
+            await self._task
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def test_a_watch_loses_and_invents_nothing_when_etcd_restarts(server: Etcd) -> None:
+    store, writer = EtcdStore(EtcdConfig((server.endpoint,))), EtcdStore(EtcdConfig((server.endpoint,)))
+    start = await put(writer, "/restart-before")
+    follower = Follower(store, "/restart/", start + 1)
+    for number in range(3):
+        await put(writer, f"/restart/{number}")
+    await follower.until(3)
+    server.restart()
+    for number in range(3, 6):
+        await put(writer, f"/restart/{number}")
+    await follower.until(6)
+    await put(writer, "/restart/6")
+    await follower.until(7)
+    assert follower.seen == [str(number) for number in range(7)]
+    await follower.stop()
+    await store.close()
+    await writer.close()
+
+
+async def test_a_silent_watch_asks_for_a_sign_of_life(server: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
+    store = EtcdStore(EtcdConfig((server.endpoint,)))
+    follower = Follower(store, "/silent/", await put(store, "/silent-before") + 1)
+    await follower.until_heartbeat()
+    await follower.until_heartbeat()
+    await follower.stop()
+    await store.close()
+
+
+async def test_a_frozen_etcd_is_noticed_and_the_watch_goes_on_after_it(
+    server: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.5)
+    store = EtcdStore(EtcdConfig((server.endpoint,), call_seconds=0.5))
+    patient = EtcdStore(EtcdConfig((server.endpoint,)))
+    revision = await put(store, "/frozen-before")
+    follower = Follower(patient, "/frozen/", revision + 1)
+    hasty = Follower(EtcdStore(EtcdConfig((server.endpoint,), patience_seconds=0.3)), "/frozen/", revision + 1)
+    await follower.until_heartbeat()
+    await hasty.until_heartbeat()
+    server.freeze()
+    try:
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
+            await store.get("/frozen/a")
+        with pytest.raises(StoreUnavailable):
+            await hasty.ended()
+    finally:
+        server.thaw()
+    await put(patient, "/frozen/a")
+    await follower.until(1)
+    assert follower.seen == ["a"]
+    await follower.stop()
+    await patient.close()
+    await store.close()
+
+
+async def test_revisions_that_went_back_end_a_watch_so_that_it_is_listed_again() -> None:
+    with start_etcd() as server:
+        store = EtcdStore(EtcdConfig((server.endpoint,)))
+        for number in range(20):
+            revision = await put(store, f"/wiped/{number}")
+        follower = Follower(store, "/wiped/", revision - 1)
+        await follower.until(2)
+        server.wipe()
+        with pytest.raises(Compacted, match="went back"):
+            await follower.ended()
+        await store.close()
+
+
+async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
+    with start_etcd() as server:
+        admin = EtcdStore(EtcdConfig((server.endpoint,)))
+        await admin._call("Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password="secret"))
+        await admin._call("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
+        await admin._call("Auth", "UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root"))
+        await admin._call("Auth", "AuthEnable", rpc.AuthEnableRequest())
+        with pytest.raises(StoreError):
+            await admin.get("/auth/a")
+        await admin.close()
+        wrong = EtcdStore(EtcdConfig((server.endpoint,), username="root", password="wrong"))
+        with pytest.raises(StoreRefused, match="authentication failed"):
+            await wrong.get("/auth/a")
+        await wrong.close()
+        store = EtcdStore(EtcdConfig((server.endpoint,), username="root", password="secret"))
+        follower = Follower(store, "/auth/", await put(store, "/auth-before") + 1)
+        await put(store, "/auth/a")
+        await follower.until(1)
+        server.restart()  # simple tokens do not survive it
+        await put(store, "/auth/b")
+        await follower.until(2)
+        assert follower.seen == ["a", "b"]
+        await follower.stop()
+        await store.close()
+
+
+async def test_an_etcd_that_is_not_there_is_said_so_within_the_deadline() -> None:
+    store = EtcdStore(EtcdConfig(("127.0.0.1:1",), call_seconds=0.2))
+    with pytest.raises(StoreUnavailable):
+        await store.get("/a")
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"endpoints": ()}, "name at least one"),
+        ({"endpoints": ("foo:bar",)}, "etcd endpoint 'foo:bar': the port must be a number"),
+        ({"endpoints": ("ftp://a:1",)}, "begins with http:// or https://"),
+        ({"endpoints": ("http://a:1/path",)}, "must be a host and a port"),
+        ({"endpoints": ("http://10.0.0.1:1", "https://10.0.0.2:1")}, "cannot be mixed"),
+        ({"endpoints": ("a:1",), "cert_file": "x"}, "go together"),
+        ({"endpoints": ("a:1",), "username": "x"}, "go together"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        EtcdConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "target"),
+    [
+        (("http://10.0.0.1:2379", "10.0.0.2"), "ipv4:10.0.0.1:2379,10.0.0.2:2379"),
+        (("[fd00::1]:1", "http://[fd00::2]"), "ipv6:[fd00::1]:1,[fd00::2]:2379"),
+        (("etcd.example:2379",), "dns:///etcd.example:2379"),
+    ],
+)
+def test_endpoints_become_one_target(endpoints: tuple[str, ...], target: str) -> None:
+    assert EtcdConfig(endpoints).target == target
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "secret" not in repr(EtcdConfig(("a",), username="u", password="secret"))
