@@ -7,7 +7,7 @@ Does not know: what should exist, who owns what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -169,6 +169,10 @@ class Kernel(Protocol):
 
     async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
         """Set each, and read it back."""
+        ...
+
+    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
         ...
 
     async def path_to(self, host: IPv4Address) -> PathToHost:

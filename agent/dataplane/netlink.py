@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from agent.dataplane import netlink_devices as devices
 from agent.dataplane import procfs, rtlinks, rtnetlink
 from agent.dataplane.kernel import KernelError, PathToHost, Refusal
 from agent.dataplane.netlink_changes import NetlinkChanges
+from agent.dataplane.netlink_conntrack import Conntrack
 from agent.dataplane.netlink_nft import Nftables
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.dataplane.objects import (
@@ -50,12 +51,14 @@ class NetlinkKernel:
     def __init__(self) -> None:
         self._requests = RequestSocket()
         self._nftables = Nftables()
+        self._conntrack = Conntrack()
         self._decoder = RouteDecoder(device_name)
 
     def close(self) -> None:
         """Close the sockets."""
         self._requests.close()
         self._nftables.close()
+        self._conntrack.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -269,6 +272,10 @@ class NetlinkKernel:
         """Set each, and read it back."""
         outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in wished)
         return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
+
+    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
+        return await self._conntrack.forget(addresses)
 
     # -- nftables and events --------------------------------------------------------------------------------------
 

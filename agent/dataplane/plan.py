@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from agent.dataplane.delta import Delta, difference
 from agent.dataplane.objects import (
     PROTOCOL_NAMES,
+    WORKLOAD_PREFIX,
     Dataplane,
     FdbEntry,
     Kind,
@@ -54,9 +55,20 @@ class Picture:
     masquerade: Masquerade | None = None
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
     """Those of the wished ones that exist."""
+    departed: dict[RouteKey, str] = field(default_factory=dict)
+    """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
+
+    def replace_routes(self, fresh: Mapping[RouteKey, Route]) -> None:
+        """Adopt a whole reading."""
+        gone = ((key, route) for key, route in self.routes.items() if is_pod(route) and key not in fresh)
+        self.departed |= {key: route.device for key, route in gone if route.device is not None}
+        self.routes = dict(fresh)
 
     def forget_device(self, name: str) -> None:
         """A device went or is down: the kernel dropped its routes and neighbours."""
+        self.departed |= {
+            key: name for key, route in self.routes.items() if route.device == name and is_pod(route)
+        }
         self.routes = {key: route for key, route in self.routes.items() if route.device != name}
         self.neighbours = {key: entry for key, entry in self.neighbours.items() if entry.device != name}
         self.fdb = {key: entry for key, entry in self.fdb.items() if entry.device != name}
@@ -89,6 +101,39 @@ def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
             return {} if picture.masquerade is None else {"table": picture.masquerade}
         case Kind.SYSCTL:
             return picture.sysctls
+
+
+def is_pod(route: Route) -> bool:
+    """Whether a route leads to one address behind a local interface."""
+    if route.device is None or not route.device.startswith(WORKLOAD_PREFIX):
+        return False
+    return route.key.destination.prefixlen == route.key.destination.max_prefixlen
+
+
+def departures(wish: Wish, picture: Picture) -> set[RouteKey]:
+    """Of the departed addresses those that will not come back on the same interface; the settled ones are struck off.
+
+    An interface that is only down keeps its connections: its pod still lives.
+    """
+    left: set[RouteKey] = set()
+    for key, device in tuple(picture.departed.items()):
+        wished, standing = wish.dataplane.routes.get(key), picture.routes.get(key)
+        if standing is not None and standing.device == device:
+            del picture.departed[key]
+        elif wish.complete and (wished is None or wished.device != device):
+            left.add(key)
+            del picture.departed[key]
+    return left
+
+
+def moves(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
+    """The pods' routes that these steps remove, or turn to another interface."""
+    turned = {
+        key: before[key]
+        for key, route in delta.replace.items()
+        if key in before and before[key].device != route.device
+    }
+    return {key: route for key, route in {**turned, **delta.delete}.items() if is_pod(route)}
 
 
 def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:

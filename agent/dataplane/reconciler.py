@@ -293,7 +293,7 @@ class Reconciler:
                 fdb = await self._kernel.fdb(VXLAN_DEVICE)
                 picture.fdb = {(entry.device, entry.mac): entry for entry in fdb.values()}
             case Kind.ROUTE:
-                picture.routes = dict(await self._kernel.routes())
+                picture.replace_routes(await self._kernel.routes())
             case Kind.MASQUERADE:
                 picture.masquerade = await self._kernel.masquerade()
             case Kind.SYSCTL:
@@ -320,9 +320,14 @@ class Reconciler:
         await writes.put(
             Kind.SYSCTL, plan.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
         )
+        await writes.forget_connections(plan.departures(self._wish, picture))
+        moving = plan.moves(routes, picture.routes)
         await writes.put_routes(routes)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
         await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes)
+        await writes.forget_connections(
+            {key for key, was in moving.items() if picture.routes.get(key) != was}
+        )
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
         await writes.remove_tunnels(plan.tunnel_steps(self._wish, picture).delete)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -62,6 +64,7 @@ class World(Protocol):
     def delete_link(self, name: str) -> None: ...
     def set_link(self, name: str, *, up: bool) -> None: ...
     def foreign_put(self, route: Route) -> None: ...
+    def connect(self, source: IPv4Address, destination: IPv4Address) -> None: ...
 
 
 class FakeWorld:
@@ -72,6 +75,9 @@ class FakeWorld:
         self.delete_link = self.kernel.delete_link
         self.set_link = self.kernel.set_link
         self.foreign_put = self.kernel.foreign_put
+
+    def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
+        self.kernel.connections.append((source, destination))
 
 
 class RealWorld:
@@ -91,6 +97,14 @@ class RealWorld:
 
     def foreign_put(self, route: Route) -> None:
         ip(f"route replace {route}")
+
+    def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
+        # A rule about connections is what makes a namespace track them.
+        chain = "chain c { type filter hook output priority 0; ct state new accept; }"
+        subprocess.run(["nft", f"table ip t {{ {chain}; }}"], check=True)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+            asker.bind((str(source), 0))
+            asker.sendto(b"?", (str(destination), 5000))
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -283,6 +297,19 @@ async def test_sysctls_are_read_where_they_exist_and_set(world: World) -> None:
     (refusal,) = await world.kernel.put_sysctls([Sysctl(nowhere, "1")])
     assert refusal.what == Sysctl(nowhere, "1")
     assert "No such file" in refusal.why
+
+
+@pytest.mark.parametrize("crowd", [0, 20], ids=["found by the kernel", "found in a whole dump"])
+async def test_connections_of_an_address_are_forgotten_and_no_others(world: World, crowd: int) -> None:
+    many = [IPv4Address("192.0.2.0") + number for number in range(crowd)]
+    one, two, three = (IPv4Address(f"127.0.0.{number}") for number in (1, 2, 3))
+    world.connect(one, two)
+    world.connect(two, three)
+    world.connect(three, three)
+    assert await world.kernel.forget_connections([]) == 0
+    assert await world.kernel.forget_connections([two, *many]) == 2
+    assert await world.kernel.forget_connections([two, *many]) == 0
+    assert await world.kernel.forget_connections([three, *many]) == 1
 
 
 async def test_the_way_to_a_neighbour_is_known_and_to_nowhere_is_an_error(world: World) -> None:

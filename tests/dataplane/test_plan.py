@@ -13,7 +13,17 @@ from agent.dataplane import plan
 from agent.dataplane.bell import Bell
 from agent.dataplane.budget import Budget
 from agent.dataplane.delta import difference
-from agent.dataplane.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
+from agent.dataplane.objects import (
+    TUNL0,
+    Dataplane,
+    Kind,
+    Link,
+    Masquerade,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+)
 from agent.dataplane.ownership import Ownership, is_ours
 from agent.dataplane.pace import Pace
 from agent.dataplane.plan import Picture, Wish

@@ -4,83 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
-from agent.dataplane.budget import Budget
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import (
     TUNL0,
     VXLAN_DEVICE,
     Dataplane,
-    FdbEntry,
     Kind,
-    Masquerade,
-    Neighbour,
-    Route,
-    RouteKey,
-    RouteType,
-    Scope,
-    Sysctl,
     Tunnel,
     TunnelKind,
 )
 from agent.dataplane.reconciler import Wish
 from tests.dataplane.running import Bench, running
+from tests.dataplane.wished import (
+    EVERYTHING,
+    FOREIGN,
+    FORWARDING,
+    IPIP,
+    LEARNED,
+    NAT,
+    OWN_BLOCK,
+    POD,
+    REMOTE,
+    SECOND,
+    VTEP,
+    VXLAN,
+    key,
+    routes,
+)
 from tests.fakes.kernel import FakeKernel, Fault
-
-SECOND = 1.0
-
-
-def key(text: str) -> RouteKey:
-    return RouteKey(IPv4Network(text))
-
-
-LEARNED = Route(key("10.1.1.0/26"), gateway=IPv4Address("172.26.0.2"), device="eth0")
-OWN_BLOCK = Route(key("10.1.0.0/26"), RouteType.BLACKHOLE)
-POD = Route(key("10.1.0.7/32"), device="cali1", protocol=3, scope=Scope.LINK)
-REMOTE = Route(
-    key("10.2.0.0/26"), gateway=IPv4Address("10.2.0.0"), device=VXLAN_DEVICE, protocol=3, onlink=True
-)
-FOREIGN = Route(key("10.1.1.0/26"), gateway=IPv4Address("172.26.0.9"), device="eth0", protocol=11)
-VXLAN = Tunnel(
-    VXLAN_DEVICE,
-    TunnelKind.VXLAN,
-    1450,
-    IPv4Address("10.1.0.1"),
-    vni=4096,
-    port=4789,
-    parent="eth0",
-    local=IPv4Address("172.26.0.1"),
-    mac="66:f9:37:c3:7e:94",
-)
-IPIP = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.2"))
-VTEP = Neighbour(VXLAN_DEVICE, IPv4Address("10.2.0.0"), "66:2d:bf:44:a6:8b")
-FORWARDING = FdbEntry(VXLAN_DEVICE, "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2"))
-NAT = Masquerade(frozenset({IPv4Network("10.1.0.0/16")}), frozenset({IPv4Network("10.1.0.0/16")}))
-
-
-def routes(*wished: Route) -> Dataplane:
-    return Dataplane(routes={route.key: route for route in wished})
-
-
-EVERYTHING = Dataplane(
-    tunnels={VXLAN_DEVICE: VXLAN},
-    neighbours={(VXLAN_DEVICE, VTEP.address): VTEP},
-    fdb={(VXLAN_DEVICE, FORWARDING.mac): FORWARDING},
-    routes={route.key: route for route in (LEARNED, OWN_BLOCK, POD, REMOTE)},
-    masquerade=NAT,
-)
-
-
-@pytest.fixture
-def kernel() -> FakeKernel:
-    fake = FakeKernel()
-    fake.add_link("eth0", "172.26.0.1/24")
-    fake.add_link("cali1")
-    return fake
 
 
 async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: FakeKernel) -> None:
@@ -98,11 +54,12 @@ async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: Fak
         kinds = [
             "put masquerade",
             *["remove"] * 4,
+            "forget",
             "remove fdb",
             "remove neighbour",
             f"remove {VXLAN_DEVICE}",
         ]
-        assert [line.startswith(kind) for line, kind in zip(kernel.writes, kinds, strict=True)] == [True] * 8
+        assert [line.startswith(kind) for line, kind in zip(kernel.writes, kinds, strict=True)] == [True] * 9
         assert kernel.route_table == {}
         assert kernel.nft_table is None
 
@@ -311,60 +268,6 @@ async def test_tunl0_as_the_module_made_it_is_left_alone_where_it_is_not_wished(
     kernel.tunnel_table[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, 1480, None, up=False)
     async with running(Bench(kernel)):
         assert kernel.writes == []
-
-
-PROXY_ARP = Sysctl("net/ipv4/conf/cali1/proxy_arp", "1")
-LATER = Sysctl("net/ipv4/conf/cali2/proxy_arp", "1")
-
-
-async def test_switches_are_set_where_they_exist_and_set_again_when_somebody_turns_them(
-    kernel: FakeKernel,
-) -> None:
-    async with running(
-        Bench(kernel, Dataplane(sysctls={one.name: one for one in (PROXY_ARP, LATER)}))
-    ) as bench:
-        assert kernel.writes == [f"set {PROXY_ARP.name}"]
-        kernel.foreign_sysctl(PROXY_ARP.name, "0")
-        await bench.until(lambda: kernel.sysctl_table[PROXY_ARP.name] == "1")
-        assert bench.reconciler.report().drift["sysctl"] == 1
-        kernel.add_link("cali2")
-        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
-        kernel.delete_link("cali2")
-        kernel.add_link("cali2")
-        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
-        assert bench.reconciler.report().refused == {}
-
-
-def some(count: int) -> dict[RouteKey, Route]:
-    keys = [key(f"20.0.{i}.0/26") for i in range(count)]
-    return {each: replace(LEARNED, key=each) for each in keys}
-
-
-async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:
-    kernel.route_table |= some(100)
-    async with running(Bench(kernel, budget=Budget(free=10, hold_seconds=0.3))) as bench:
-        for _ in range(3):
-            await bench.passed()
-        assert len(kernel.route_table) == 100
-        assert "100 of 100" in bench.reconciler.report().held["route"]
-        kernel.dumps.clear()
-        await bench.until(lambda: not kernel.route_table)
-        assert Kind.ROUTE in kernel.dumps
-        assert bench.reconciler.report().held == {}
-        assert len(bench.log.of("removal.held")) == 1
-
-
-async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
-    many = some(100)
-    async with running(
-        Bench(kernel, Dataplane(routes=many), budget=Budget(free=10, hold_seconds=0.1))
-    ) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
-        await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=dict(list(many.items())[:60])))
-        await bench.passed()
-        assert len(kernel.route_table) == 60
-        assert bench.reconciler.report().held == {}
 
 
 async def test_many_rings_are_one_pass(kernel: FakeKernel) -> None:

@@ -19,7 +19,7 @@ from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, Route
 from agent.dataplane.sysctls import sysctls
 from ipam.model import NodeName
 from tests.dataplane.running import PATIENCE_SECONDS, Bench, running
-from tests.dataplane.test_reconciler import EVERYTHING, LEARNED, OWN_BLOCK, POD
+from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD
 from tests.fixtures.namespace import fresh_namespace, ip
 
 REPAIR_SECONDS = 1.0

@@ -6,7 +6,7 @@ Promises: the contract of agent/dataplane/kernel.py; `writes` lists every write 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface
@@ -44,6 +44,7 @@ class Fault(Enum):
     ROUTE_BATCH_FAILS = auto()
     NO_IPIP = auto()
     NO_NFTABLES = auto()
+    NO_CONNTRACK = auto()
     CANNOT_LISTEN = auto()
 
 
@@ -80,6 +81,8 @@ class FakeKernel:
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
+        self.connections: list[tuple[IPv4Address, IPv4Address]] = []
+        """Tracked ones: who asked, who answered."""
         self.subscriptions: list[FakeChanges] = []
         self._next_index = 2
 
@@ -279,6 +282,16 @@ class FakeKernel:
         there = [sysctl for sysctl in wished if sysctl.name in self.sysctl_table]
         self.sysctl_table |= {sysctl.name: sysctl.value for sysctl in there}
         return tuple(Refusal(sysctl, "No such file or directory") for sysctl in wished if sysctl not in there)
+
+    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+        await asyncio.sleep(0)
+        if Fault.NO_CONNTRACK in self.faults:
+            raise Unsupported("this kernel has no ctnetlink")
+        kept = [pair for pair in self.connections if not set(pair) & set(addresses)]
+        removed, self.connections = len(self.connections) - len(kept), kept
+        if addresses:
+            self.writes.append(f"forget connections of {', '.join(map(str, sorted(addresses)))}")
+        return removed
 
     async def path_to(self, host: IPv4Address) -> PathToHost:
         await asyncio.sleep(0)

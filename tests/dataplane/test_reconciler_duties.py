@@ -1,0 +1,139 @@
+"""What the reconciler does besides routes: connections, switches, and holding a mass removal back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from agent.dataplane.budget import Budget
+from agent.dataplane.objects import Dataplane, Kind, Route, RouteKey, Sysctl
+from tests.dataplane.running import Bench, running
+from tests.dataplane.wished import LEARNED, OWN_BLOCK, POD, key, routes
+from tests.fakes.kernel import FakeKernel, Fault
+
+POD_ADDRESS, OTHER = IPv4Address("10.1.0.7"), IPv4Address("10.1.0.8")
+
+
+@pytest.fixture
+def tracking(kernel: FakeKernel) -> FakeKernel:
+    kernel.add_link("cali2")
+    kernel.connections = [(POD_ADDRESS, OTHER), (OTHER, POD_ADDRESS), (OTHER, OTHER)]
+    return kernel
+
+
+async def test_connections_of_a_pod_that_left_are_forgotten(tracking: FakeKernel) -> None:
+    async with running(Bench(tracking, routes(POD, LEARNED))) as bench:
+        assert len(tracking.connections) == 3
+        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        await bench.passed()
+        assert tracking.connections == [(OTHER, OTHER)]
+
+
+async def test_connections_of_a_pod_that_moved_are_forgotten(tracking: FakeKernel) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        bench.wish = replace(bench.wish, dataplane=routes(replace(POD, device="cali2")))
+        await bench.passed()
+        assert tracking.connections == [(OTHER, OTHER)]
+
+
+async def test_connections_of_a_pod_whose_link_went_first_are_forgotten_when_it_is_no_longer_wished(
+    tracking: FakeKernel,
+) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        tracking.delete_link("cali1")
+        await bench.until(lambda: bool(bench.reconciler.report().waiting))
+        assert len(tracking.connections) == 3
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.until(lambda: tracking.connections == [(OTHER, OTHER)])
+
+
+async def test_connections_are_forgotten_too_when_the_loss_was_not_heard_of(tracking: FakeKernel) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        del tracking.route_table[POD.key]
+        del tracking.link_table["cali1"]
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        tracking.overrun()
+        await bench.until(lambda: tracking.connections == [(OTHER, OTHER)])
+
+
+async def test_a_link_that_flaps_keeps_its_connections(tracking: FakeKernel) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        tracking.set_link("cali1", up=False)
+        await bench.until(lambda: bool(bench.reconciler.report().waiting))
+        tracking.set_link("cali1", up=True)
+        await bench.until(lambda: tracking.route_table.get(POD.key) == POD)
+        await bench.passed()
+        assert len(tracking.connections) == 3
+
+
+async def test_routes_of_blocks_do_not_touch_connections(tracking: FakeKernel) -> None:
+    tracking.connections = [(IPv4Address("10.1.0.0"), OTHER)]
+    async with running(Bench(tracking, routes(OWN_BLOCK, LEARNED))) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        assert len(tracking.connections) == 1
+
+
+async def test_without_connection_tracking_the_rest_goes_on(tracking: FakeKernel) -> None:
+    tracking.faults.add(Fault.NO_CONNTRACK)
+    async with running(Bench(tracking, routes(POD))) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        assert tracking.route_table == {}
+        assert "ctnetlink" in bench.reconciler.report().not_in_force["forgetting connections"]
+
+
+PROXY_ARP = Sysctl("net/ipv4/conf/cali1/proxy_arp", "1")
+LATER = Sysctl("net/ipv4/conf/cali2/proxy_arp", "1")
+
+
+async def test_switches_are_set_where_they_exist_and_set_again_when_somebody_turns_them(
+    kernel: FakeKernel,
+) -> None:
+    async with running(
+        Bench(kernel, Dataplane(sysctls={one.name: one for one in (PROXY_ARP, LATER)}))
+    ) as bench:
+        assert kernel.writes == [f"set {PROXY_ARP.name}"]
+        kernel.foreign_sysctl(PROXY_ARP.name, "0")
+        await bench.until(lambda: kernel.sysctl_table[PROXY_ARP.name] == "1")
+        assert bench.reconciler.report().drift["sysctl"] == 1
+        kernel.add_link("cali2")
+        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
+        kernel.delete_link("cali2")
+        kernel.add_link("cali2")
+        await bench.until(lambda: kernel.sysctl_table[LATER.name] == "1")
+        assert bench.reconciler.report().refused == {}
+
+
+def some(count: int) -> dict[RouteKey, Route]:
+    keys = [key(f"20.0.{i}.0/26") for i in range(count)]
+    return {each: replace(LEARNED, key=each) for each in keys}
+
+
+async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:
+    kernel.route_table |= some(100)
+    async with running(Bench(kernel, budget=Budget(free=10, hold_seconds=0.3))) as bench:
+        for _ in range(3):
+            await bench.passed()
+        assert len(kernel.route_table) == 100
+        assert "100 of 100" in bench.reconciler.report().held["route"]
+        kernel.dumps.clear()
+        await bench.until(lambda: not kernel.route_table)
+        assert Kind.ROUTE in kernel.dumps
+        assert bench.reconciler.report().held == {}
+        assert len(bench.log.of("removal.held")) == 1
+
+
+async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
+    many = some(100)
+    async with running(
+        Bench(kernel, Dataplane(routes=many), budget=Budget(free=10, hold_seconds=0.1))
+    ) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=dict(list(many.items())[:60])))
+        await bench.passed()
+        assert len(kernel.route_table) == 60
+        assert bench.reconciler.report().held == {}
