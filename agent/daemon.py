@@ -104,6 +104,7 @@ class Agent:
             labels=lambda: self._record.labels,
             mtu=lambda: pod_mtu(self._facts(self._links)) or DEFAULT_MTU,
             not_ready=self._not_ready,
+            known=self._cluster.endpoint,
             adopt=self._adopt,
             forget=self._forget,
             settled=self._settled,
@@ -112,7 +113,6 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        forwarding()
         own = await self._kernel.routes()
         marks = self._config.routes
         self._mesh.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in own.values())
@@ -224,13 +224,6 @@ class Agent:
             "pods": len(self._cluster.endpoints),
             "kernel": self._reconciler.report(),
         }
-
-
-def forwarding() -> None:
-    """A node routes: net.ipv4.ip_forward of this network namespace."""
-    switch = Path("/proc/sys/net/ipv4/ip_forward")
-    if switch.read_text().strip() != "1":
-        switch.write_text("1")
 
 
 def only_one(run: Path) -> int:

@@ -21,7 +21,8 @@ from agent.dataplane.objects import RouteKey
 from agent.datastore.cluster import Cluster
 from agent.peering import announcements, asn_of, mesh
 from bgp.config import SpeakerConfig
-from bgp.speaker import ListenFailed, PeerStatus, Speaker
+from bgp.errors import ListenFailed
+from bgp.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
 

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Dataplane, Masquerade
 from agent.dataplane.routing import routes
+from agent.dataplane.sysctls import sysctls
 from agent.dataplane.tunnels import fdb, neighbours, tunnels
 
 
@@ -21,6 +22,7 @@ def dataplane(facts: Facts) -> Dataplane:
         fdb=fdb(facts),
         routes=routes(facts),
         masquerade=masquerade(facts),
+        sysctls=sysctls(facts),
     )
 
 

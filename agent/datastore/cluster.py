@@ -99,6 +99,11 @@ class Cluster:
         """This node's own endpoints."""
         return tuple(self._of(WorkloadEndpoint))
 
+    def endpoint(self, key: str) -> WorkloadEndpoint | None:
+        """This node's endpoint under an etcd key."""
+        found = self._decoded.get(key)
+        return found if isinstance(found, WorkloadEndpoint) else None
+
     @property
     def bgp(self) -> BGPConfigurationSpec:
         """The object named `default`, or the defaults."""

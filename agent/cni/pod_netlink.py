@@ -1,0 +1,160 @@
+"""The kernel side of an attachment: a veth pair whose far end is born inside the pod, and all that is in there.
+
+Promises: the pod's namespace is worked on through a socket opened there, so nothing waits while inside; `attach` leaves
+nothing behind when it fails; `detach` succeeds when there is nothing. Rules: Calico's C.6, with a permanent neighbour
+for the gateway besides proxy ARP, because proxy ARP answers only on a host that has a route to 169.254.1.1.
+Does not know: addresses' origin, the host's routes and sysctls (the reconciler's).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Network
+
+from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment
+from agent.dataplane.kernel import KernelError
+from agent.dataplane.netlink_socket import Refused, RequestSocket, reason
+from agent.dataplane.objects import RTPROT_BOOT, Neighbour, Route, RouteKey, Scope
+from agent.dataplane.rtlinks import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    mac_bytes,
+    neighbour_request,
+)
+from agent.dataplane.rtnetlink import (
+    AF_INET,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTM_NEWADDR,
+    attribute,
+    message,
+    route_request,
+)
+from agent.namespaces import entered
+
+RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
+IFLA_NET_NS_FD = 28
+VETH_INFO_PEER = 1
+"""linux/veth.h: the peer, as a link message inside the link message."""
+IFF_UP = 1
+LOOPBACK_INDEX = 1
+"""The kernel gives lo the first index of every namespace."""
+RT_SCOPE_UNIVERSE = 0
+
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBI")
+
+
+class NetlinkPods:
+    """Attaches pods to the namespace that this process lives in."""
+
+    def __init__(self) -> None:
+        self._requests = RequestSocket()
+
+    async def attach(self, wish: Attachment) -> None:
+        """Make the pair and furnish the pod. A left-over host side of the same name is removed first.
+
+        Raises KernelError, with nothing left.
+        """
+        await self.detach(wish.host_interface)
+        try:
+            pod = os.open(wish.netns, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError(f"the pod's namespace {wish.netns}: {error.strerror}") from error
+        try:
+            await _carried_out(
+                self._requests, [_pair(wish, pod)], [f"a veth pair for {wish.interface} in {wish.netns}"]
+            )
+            try:
+                with entered(wish.netns):
+                    inside = RequestSocket()
+                    index = _index_of(wish.interface)
+                try:
+                    await _furnish(inside, wish, index)
+                finally:
+                    inside.close()
+            except BaseException as error:
+                await self.detach(wish.host_interface)
+                if isinstance(error, OSError):
+                    raise KernelError(f"the pod's namespace {wish.netns}: {error}") from error
+                raise
+        finally:
+            os.close(pod)
+
+    async def detach(self, host_interface: str) -> None:
+        """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
+        request = message(RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface))
+        for code, words in (await self._requests.execute([request])).values():
+            if code not in (errno.ENODEV, errno.ENOENT):
+                raise Refused(code, words, f"removing {host_interface}")
+
+    def exists(self, host_interface: str) -> bool:
+        """Whether the host side is there; with it goes the pod's."""
+        return _index_of(host_interface, missing=0) != 0
+
+
+def _index_of(name: str, missing: int | None = None) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        if missing is None:
+            raise
+        return missing
+
+
+def _name(kind: int, text: str) -> bytes:
+    return attribute(kind, text.encode() + b"\0")
+
+
+def _pair(wish: Attachment, pod: int) -> bytes:
+    """RTM_NEWLINK for both ends: the host's here and up, the pod's there, with its final name, MAC and MTU."""
+    mtu = attribute(IFLA_MTU, struct.pack("=I", wish.mtu))
+    peer = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, wish.interface) + mtu
+    peer += attribute(IFLA_ADDRESS, mac_bytes(wish.mac)) + attribute(IFLA_NET_NS_FD, struct.pack("=i", pod))
+    kind = _name(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
+    host = _LINK.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(IFLA_IFNAME, wish.host_interface) + mtu
+    host += attribute(IFLA_ADDRESS, mac_bytes(HOST_MAC)) + attribute(IFLA_LINKINFO, kind)
+    return message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, host)
+
+
+async def _furnish(inside: RequestSocket, wish: Attachment, index: int) -> None:
+    """lo and the interface up, addresses, the way to the gateway, the gateway's neighbour entry: one batch."""
+    requests = [_up(LOOPBACK_INDEX), _up(index)]
+    what = ["lo up", f"{wish.interface} up"]
+    gateway = Route(RouteKey(IPv4Network(GATEWAY)), device=wish.interface, protocol=RTPROT_BOOT, scope=Scope.LINK)
+    for address in wish.addresses:
+        requests.append(_address(address, index))
+        what.append(f"address {address}/32")
+    requests.append(route_request(gateway, index))
+    default = Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=wish.interface, protocol=RTPROT_BOOT)
+    requests.append(route_request(default, index))
+    requests.append(neighbour_request(Neighbour(wish.interface, GATEWAY, HOST_MAC), index))
+    what += [f"route to {GATEWAY}", "default route", f"neighbour {GATEWAY}"]
+    await _carried_out(inside, requests, what)
+
+
+async def _carried_out(opened: RequestSocket, requests: list[bytes], what: list[str]) -> None:
+    refused = await opened.execute(requests)
+    if refused:
+        raise KernelError("; ".join(f"{what[position]}: {reason(*outcome)}" for position, outcome in refused.items()))
+
+
+def _up(index: int) -> bytes:
+    return message(RTM_SETLINK, NLM_F_REQUEST, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
+
+
+def _address(address: IPv4Address, index: int) -> bytes:
+    body = _ADDRESS.pack(AF_INET, 32, 0, RT_SCOPE_UNIVERSE, index)
+    body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
+    return message(RTM_NEWADDR, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body)
