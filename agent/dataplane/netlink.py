@@ -8,22 +8,20 @@ Does not know: what should exist, who owns what.
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import TypeVar
 
 from agent.dataplane import netlink_devices as devices
+from agent.dataplane import netlink_tunnels as tunnel_devices
 from agent.dataplane import procfs, rtlinks, rtnetlink
-from agent.dataplane.kernel import KernelError, PathToHost, Refusal
+from agent.dataplane.kernel import PathToHost, Refusal
 from agent.dataplane.netlink_changes import NetlinkChanges
 from agent.dataplane.netlink_conntrack import Conntrack
+from agent.dataplane.netlink_names import device_index, device_name
 from agent.dataplane.netlink_nft import Nftables
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.dataplane.objects import (
-    TUNL0,
-    VXLAN_DEVICE,
-    Address,
     FdbEntry,
     Link,
     Masquerade,
@@ -32,15 +30,13 @@ from agent.dataplane.objects import (
     RouteKey,
     Sysctl,
     Tunnel,
-    TunnelKind,
 )
 from agent.dataplane.route_decoder import RouteDecoder
-from agent.dataplane.rtlinks import LinkRow, NeighbourRow
+from agent.dataplane.rtlinks import NeighbourRow
 
 T = TypeVar("T", Route, Neighbour, FdbEntry)
 E = TypeVar("E", Neighbour, FdbEntry)
 
-KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, VXLAN_DEVICE: TunnelKind.VXLAN}
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """For a deletion: it is so already."""
 
@@ -64,26 +60,7 @@ class NetlinkKernel:
 
     async def links(self) -> Mapping[str, Link]:
         """All interfaces by name, with their addresses."""
-        rows, addresses = await self._links()
-        return {row.name: row.link(addresses.get(row.index, ())) for row in rows}
-
-    async def _links(self) -> tuple[list[LinkRow], dict[int, tuple[tuple[Address, int], ...]]]:
-        rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
-        found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
-        addresses: dict[int, tuple[tuple[Address, int], ...]] = {}
-        for row in found:
-            addresses[row.index] = (*addresses.get(row.index, ()), (row.address, row.length))
-        return rows, addresses
-
-    async def tunnels(self) -> Mapping[str, Tunnel]:
-        """The tunnel devices with our names, whatever their attributes."""
-        rows, addresses = await self._links()
-        names = {row.index: row.name for row in rows}
-        return {
-            row.name: rtlinks.tunnel_of(row, addresses.get(row.index, ()), names, KIND_BY_NAME[row.name])
-            for row in rows
-            if row.name in KIND_BY_NAME
-        }
+        return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
@@ -135,65 +112,17 @@ class NetlinkKernel:
         index, source, gateway = await devices.look_up(host)
         return PathToHost(device_name(index), source, gateway)
 
-    # -- devices --------------------------------------------------------------------------------------------------
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes."""
+        return await tunnel_devices.read()
 
     async def put_tunnel(self, tunnel: Tunnel) -> None:
         """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
-        found = await self._find(tunnel.name)
-        if found is not None and tunnel.kind is TunnelKind.IPIP and found[0].kind != tunnel.kind.value:
-            raise KernelError(
-                f"{tunnel.name} is a device of kind {found[0].kind or 'unknown'}, not ipip; rename or delete it"
-            )
-        if found is not None and tunnel.immutable_differences(found[1]):
-            await devices.delete_device(found[0].index, tunnel.name)
-            found = None
-        if found is None:
-            await self._create(tunnel)
-            found = await self._find(tunnel.name)
-            if found is None:
-                raise KernelError(f"{tunnel.name} vanished right after it was made")
-        row, actual, addresses = found
-        if actual != tunnel:
-            await devices.adjust_tunnel(row.index, tunnel, actual)
-        for ip, length in addresses:
-            if isinstance(ip, IPv4Address) and (ip != tunnel.address or length != devices.HOST_LENGTH):
-                await devices.remove_address(row.index, tunnel.name, ip, length)
-        after = await self._find(tunnel.name)
-        if after is None or after[1] != tunnel:
-            # Said at once, or every pass would try the same again.
-            raise KernelError(f"the kernel took {after[1] if after else 'nothing'} instead of {tunnel}")
-
-    async def _create(self, tunnel: Tunnel) -> None:
-        parent = None
-        if tunnel.parent is not None:
-            parent = device_index(tunnel.parent)
-            if parent is None:
-                raise KernelError(f"creating {tunnel.name}: its parent {tunnel.parent} does not exist")
-        await devices.create_tunnel(tunnel, parent)
-
-    async def _find(self, name: str) -> tuple[LinkRow, Tunnel, tuple[tuple[Address, int], ...]] | None:
-        rows, addresses = await self._links()
-        names = {row.index: row.name for row in rows}
-        for row in rows:
-            if row.name == name:
-                own = addresses.get(row.index, ())
-                return row, rtlinks.tunnel_of(row, own, names, KIND_BY_NAME[name]), own
-        return None
+        await tunnel_devices.put(tunnel)
 
     async def remove_tunnel(self, name: str) -> None:
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
-        found = await self._find(name)
-        if found is None:
-            return
-        row, actual, addresses = found
-        if actual.kind is TunnelKind.VXLAN:
-            await devices.delete_device(row.index, name)
-            return
-        for ip, length in addresses:
-            if isinstance(ip, IPv4Address):
-                await devices.remove_address(row.index, name, ip, length)
-        if row.up:
-            await devices.set_down(row.index, name)
+        await tunnel_devices.remove(name)
 
     # -- bulk -----------------------------------------------------------------------------------------------------
 
@@ -298,19 +227,3 @@ class _Indexes(dict[str, int | None]):
     def __missing__(self, name: str) -> int | None:
         self[name] = device_index(name)
         return self[name]
-
-
-def device_index(name: str) -> int | None:
-    """The interface's present index; None when there is none."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None
-
-
-def device_name(index: int) -> str:
-    """The interface's present name; `#7` when it has gone."""
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"#{index}"

@@ -80,6 +80,7 @@ class Reconciler:
         self._bell = Bell()
         self._pace = Pace()
         self._picture = Picture()
+        self._installed: Mapping[RouteKey, Route] | None = None
         self._links: Mapping[str, Link] = {}
         self._links_stale = True
         self._stale: set[Kind] = set(Kind)
@@ -103,8 +104,11 @@ class Reconciler:
 
     @property
     def installed(self) -> Mapping[RouteKey, Route]:
-        """The routes of ours that the kernel holds, as last known."""
-        return {key: route for key, route in self._picture.routes.items() if self._ownership.is_ours(route)}
+        """The routes of ours that the kernel held after the last pass."""
+        if self._installed is None:
+            routes = self._picture.routes
+            self._installed = {key: route for key, route in routes.items() if self._ownership.is_ours(route)}
+        return self._installed
 
     def report(self) -> Report:
         """How the last pass went and what is not as wished."""
@@ -237,6 +241,7 @@ class Reconciler:
     def _end_of_pass(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
         turn.set()
+        self._installed = None
         self._on_pass()
 
     async def _one_pass(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -165,6 +165,26 @@ async def test_links_that_flap_get_their_routes_back(kernel: NetlinkKernel) -> N
             ip(f"link set {name} up")
         assert held() != whole
         await bench.until(lambda: held() == whole, REPAIR_SECONDS)
+
+
+@pytest.mark.parametrize("vni", [4096, 4097], ids=["our VNI", "another VNI, other flags"])
+async def test_an_alien_vxlan_device_on_our_port_is_named_and_left(kernel: NetlinkKernel, vni: int) -> None:
+    ip(f"link add flannel.1 type vxlan id {vni} dstport 4789 dev eth0 gbp")
+    ip("link set flannel.1 up")
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        reason = bench.reconciler.report().refused["tunnel vxlan.calico"]
+        assert f"the device flannel.1 has UDP port 4789 (VNI {vni})" in reason
+        assert "10.1.0.7 dev cali1" in ip("route")
+    assert "flannel.1" in ip("link")
+
+
+async def test_a_foreign_device_that_bears_the_tunnels_name_is_not_taken(kernel: NetlinkKernel) -> None:
+    ip("link add tunl1 type bridge")
+    with suppress(OSError):  # where ipip is there, tunl0 is a real one already
+        ip("link set tunl1 name tunl0")
+        wish = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
+        async with running(Bench(kernel, Dataplane(tunnels={TUNL0: wish}))) as bench:
+            assert "of kind bridge, not ipip" in bench.reconciler.report().refused["tunnel tunl0"]
 
 
 async def test_a_flood_of_changes_that_overruns_the_listener_leaves_no_drift(kernel: NetlinkKernel) -> None:

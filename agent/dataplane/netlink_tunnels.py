@@ -1,0 +1,132 @@
+"""Brings a tunnel device to what is wished, in as few changes as it takes.
+
+Strategy. Read, compare attribute by attribute, delete only for an immutable difference, create when missing, adjust the
+rest in place, read again: a kernel that took something else is an error now and not a write in every pass.
+Promises: tunl0 is adopted as the module made it and never deleted; a foreign VXLAN device in the way is named.
+Does not know: why a device is wished.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from agent.dataplane import netlink_devices as devices
+from agent.dataplane import rtlinks, rtnetlink
+from agent.dataplane.kernel import KernelError, Unsupported
+from agent.dataplane.netlink_names import device_index
+from agent.dataplane.netlink_socket import dump
+from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Address, Tunnel, TunnelKind
+from agent.dataplane.rtlinks import LinkRow
+
+KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, VXLAN_DEVICE: TunnelKind.VXLAN}
+
+Addresses = tuple[tuple[Address, int], ...]
+
+
+class Found(NamedTuple):
+    """A device of ours as it is."""
+
+    row: LinkRow
+    tunnel: Tunnel
+    addresses: Addresses
+
+
+async def all_links() -> list[tuple[LinkRow, Addresses]]:
+    """Every interface with its addresses. Raises KernelError."""
+    rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
+    found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
+    addresses: dict[int, list[tuple[Address, int]]] = {}
+    for row in found:
+        addresses.setdefault(row.index, []).append((row.address, row.length))
+    return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
+
+
+async def read() -> dict[str, Tunnel]:
+    """The tunnel devices with our names, whatever their attributes. Raises KernelError."""
+    return {name: found.tunnel for name, found in (await _ours()).items()}
+
+
+async def _ours() -> dict[str, Found]:
+    links = await all_links()
+    names = {row.index: row.name for row, _ in links}
+    return {
+        row.name: Found(row, rtlinks.tunnel_of(row, addresses, names, KIND_BY_NAME[row.name]), addresses)
+        for row, addresses in links
+        if row.name in KIND_BY_NAME
+    }
+
+
+async def put(wish: Tunnel) -> None:
+    """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
+    try:
+        await _put(wish)
+    except Unsupported:
+        raise
+    except KernelError as error:
+        in_the_way = await _in_the_way(wish)
+        if in_the_way is None:
+            raise
+        raise KernelError(f"{error}; {in_the_way}") from error
+
+
+async def _put(wish: Tunnel) -> None:
+    found = (await _ours()).get(wish.name)
+    if found is not None and wish.kind is TunnelKind.IPIP and found.row.kind != wish.kind.value:
+        kind = found.row.kind or "unknown"
+        raise KernelError(f"{wish.name} is a device of kind {kind}, not ipip; rename or delete it")
+    if found is not None and wish.immutable_differences(found.tunnel):
+        await devices.delete_device(found.row.index, wish.name)
+        found = None
+    if found is None:
+        await devices.create_tunnel(wish, _parent(wish))
+        found = (await _ours()).get(wish.name)
+        if found is None:
+            raise KernelError(f"{wish.name} was not made")
+    if found.tunnel != wish:
+        await devices.adjust_tunnel(found.row.index, wish, found.tunnel)
+        await _strip(found, wish.address)
+        stands = (await read()).get(wish.name)
+        if stands != wish:
+            raise KernelError(f"the kernel took {stands or 'nothing'} instead of {wish}")
+
+
+def _parent(wish: Tunnel) -> int | None:
+    if wish.parent is None:
+        return None
+    parent = device_index(wish.parent)
+    if parent is None:
+        raise KernelError(f"creating {wish.name}: its parent {wish.parent} does not exist")
+    return parent
+
+
+async def _strip(found: Found, kept: IPv4Address | None) -> None:
+    """Take every IPv4 address off but one."""
+    for ip, length in found.addresses:
+        if isinstance(ip, IPv4Address) and (ip != kept or length != devices.HOST_LENGTH):
+            await devices.remove_address(found.row.index, found.tunnel.name, ip, length)
+
+
+async def _in_the_way(wish: Tunnel) -> str | None:
+    """A VXLAN device of somebody else's that has our UDP port: two of them cannot always share it."""
+    if wish.kind is not TunnelKind.VXLAN:
+        return None
+    for row, addresses in await all_links():
+        if row.kind == wish.kind.value and row.name != wish.name:
+            other = rtlinks.tunnel_of(row, addresses, {}, wish.kind)
+            if other.port == wish.port:
+                return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
+    return None
+
+
+async def remove(name: str) -> None:
+    """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
+    found = (await _ours()).get(name)
+    if found is None:
+        return
+    if found.tunnel.kind is TunnelKind.VXLAN:
+        await devices.delete_device(found.row.index, name)
+        return
+    await _strip(found, None)
+    if found.row.up:
+        await devices.set_down(found.row.index, name)
