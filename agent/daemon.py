@@ -113,9 +113,9 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        own = await self._kernel.routes()
+        found = (await self._kernel.routes()).values()
         marks = self._config.routes
-        self._mesh.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in own.values())
+        self._mesh.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._syncer.run())
@@ -123,7 +123,7 @@ class Agent:
                 group.create_task(self._keep_record())
                 group.create_task(self._cni.run())
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
-                log.info("agent.started", node=self._cluster.node, adopted_routes=len(own))
+                log.info("agent.started", node=self._cluster.node, restarting=self._mesh.restarting)
         finally:
             await self._mesh.close()
             await self._store.close()

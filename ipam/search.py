@@ -7,6 +7,7 @@ Does not know: which blocks exist.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,8 @@ def blocks_in_order(record: PoolRecord, node: NodeName) -> Iterator[Prefix]:
     cidr, length = record.pool.cidr, record.pool.block_length
     count = 1 << max(length - cidr.prefixlen, 0)
     step = 1 << (cidr.max_prefixlen - length)
-    start = fnv1(node) % count
+    # Names that differ in their last letter hash to neighbours; the generator carries them apart, as in Calico.
+    start = random.Random(fnv1(node)).randrange(count)
     network = type(cidr)
     for number in range(count):
         yield network((int(cidr.network_address) + (start + number) % count * step, length))
