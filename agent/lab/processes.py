@@ -50,7 +50,7 @@ def wait_for(what: str, ready: Callable[[], bool], seconds: float, hint: Callabl
 def _start(namespace: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
     """Start a process that outlives this one and is nobody's child here."""
     with open(log, "ab") as output:
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             ["setsid", "--fork", *inside(namespace, command)],
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -69,9 +69,9 @@ class RouteMonitors:
         self._files = {node.name: directory / node.name for node in lab.plan.nodes}
         self._running = []
         for node in lab.plan.nodes:
-            output = self._files[node.name].open("w")
             command = processes.inside(node.namespace, ["ip", "monitor", "route"])
-            self._running.append(subprocess.Popen(command, stdout=output))
+            with self._files[node.name].open("w") as output:
+                self._running.append(subprocess.Popen(command, stdout=output))
         for node in lab.plan.nodes:
             # A foreign route comes and goes: once both are seen, nothing that follows can be missed.
             for verb in ("add", "del"):
