@@ -19,6 +19,7 @@ from agent.dataplane.kernel import PathToHost, Refusal
 from agent.dataplane.netlink_changes import NetlinkChanges
 from agent.dataplane.netlink_conntrack import Conntrack
 from agent.dataplane.netlink_names import device_index, device_name
+from agent.dataplane.netlink_nexthops import Nexthops
 from agent.dataplane.netlink_nft import Nftables
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.dataplane.objects import (
@@ -33,6 +34,7 @@ from agent.dataplane.objects import (
 )
 from agent.dataplane.route_decoder import RouteDecoder
 from agent.dataplane.rtlinks import NeighbourRow
+from agent.dataplane.rtnexthops import Nexthop
 
 T = TypeVar("T", Route, Neighbour, FdbEntry)
 E = TypeVar("E", Neighbour, FdbEntry)
@@ -44,11 +46,13 @@ GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 class NetlinkKernel:
     """One request socket, kept open; everything else is opened for the call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nexthop_objects: bool = False) -> None:
+        """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them."""
         self._requests = RequestSocket()
+        self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
         self._nftables = Nftables()
         self._conntrack = Conntrack()
-        self._decoder = RouteDecoder(device_name)
+        self._decoder = RouteDecoder(device_name, references=nexthop_objects)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -64,6 +68,7 @@ class NetlinkKernel:
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
+        generation = self._nexthops.generation
         self._decoder.begin()
         try:
             rows = await dump(rtnetlink.route_dump_request(), rtnetlink.RTM_NEWROUTE, self._decoder.decode)
@@ -72,6 +77,7 @@ class NetlinkKernel:
                 return {}
             raise
         self._decoder.end()
+        await self._nexthops.collect(self._decoder.nexthops, generation)
         found: dict[RouteKey, Route] = {}
         for row in rows:
             found.setdefault(row.key, row)
@@ -128,20 +134,20 @@ class NetlinkKernel:
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
-        refusals: list[Refusal] = []
         indexes = _Indexes()
-        sent: list[Route] = []
-        requests: list[bytes] = []
-        for route in routes:
-            index = None
-            if route.device is not None:
-                index = indexes[route.device]
-                if index is None:
-                    refusals.append(Refusal(route, f"there is no device {route.device}"))
-                    continue
-            sent.append(route)
-            requests.append(rtnetlink.route_request(route, index, replace=replace))
-        return (*refusals, *await self._carry_out(sent, requests))
+        sent = [route for route in routes if route.device is None or indexes[route.device] is not None]
+        hops = {id(route): hop for route in sent if (hop := _hop(route, indexes)) is not None}
+        with self._nexthops.in_use():
+            numbers = await self._nexthops.ensure(frozenset(hops.values()))
+            requests = []
+            for route in sent:
+                index = indexes[route.device] if route.device is not None else None
+                hop = hops.get(id(route))
+                number = numbers.get(hop) if hop is not None else None
+                requests.append(rtnetlink.route_request(route, index, replace=replace, nexthop=number))
+            refused = await self._carry_out(sent, requests)
+        left_out = (route for route in routes if route.device is not None and indexes[route.device] is None)
+        return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
@@ -219,6 +225,14 @@ class NetlinkKernel:
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
         return NetlinkChanges(lambda: self._nftables.ports | {self._requests.port}, device_name)
+
+
+def _hop(route: Route, indexes: _Indexes) -> Nexthop | None:
+    """What a route could refer to; None where it has no gateway."""
+    if not isinstance(route.gateway, IPv4Address) or route.device is None:
+        return None
+    index = indexes[route.device]
+    return Nexthop(route.gateway, index, route.onlink) if index is not None else None
 
 
 class _Indexes(dict[str, int | None]):

@@ -30,9 +30,18 @@ from agent.dataplane.rtnetlink import (
     decode_route,
     messages,
 )
+from agent.dataplane.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
 
-RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF = 1, 3, 5, 7, 24
-GROUPS = (RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_NETCONF)
+RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
+RTNLGRP_IPV4_NETCONF, RTNLGRP_NEXTHOP = 24, 32
+GROUPS = (
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_NEXTHOP,
+)
 NFNLGRP_NFTABLES = 7
 DATAGRAMS_PER_TURN = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
@@ -94,6 +103,9 @@ class NetlinkChanges:
             return self._address(data, found)
         if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
             return self._neighbour(data, found)
+        if found.type == RTM_DELNEXTHOP:
+            # With a nexthop object the kernel drops its routes and says nothing of them.
+            return [ObjectsChanged(Kind.ROUTE)] if decode_nexthop(data, found.start, found.end) else []
         if found.type == RTM_NEWNETCONF:
             return [ObjectsChanged(Kind.SYSCTL)]
         return [ObjectsChanged(Kind.MASQUERADE)] if nft.concerns_us(data, found) else []

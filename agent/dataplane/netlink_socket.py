@@ -89,7 +89,7 @@ def open_socket(protocol: int, buffer_bytes: int, groups: Sequence[int] = ()) ->
             _wish_option(opened, option)
         opened.bind((0, 0))
         for group in groups:
-            opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            _join(opened, group)
     except OSError as error:
         opened.close()
         raise KernelError(f"setting up a netlink socket: {error.strerror}") from error
@@ -102,6 +102,15 @@ def _enlarge(opened: socket.socket, force: int, ordinary: int, size: int) -> Non
     except PermissionError:
         # Without CAP_NET_ADMIN in the first user namespace the system's limit holds.
         opened.setsockopt(socket.SOL_SOCKET, ordinary, size)
+
+
+def _join(opened: socket.socket, group: int) -> None:
+    try:
+        opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+    except OSError as error:
+        # A kernel that does not know the group does not have its objects either.
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _wish_option(opened: socket.socket, option: int) -> None:

@@ -134,14 +134,21 @@ def error_of(data: bytes, found: Message) -> tuple[int, str]:
     return code, words.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace")
 
 
-def route_request(route: Route, interface: int | None, *, replace: bool = True) -> bytes:
+def route_request(
+    route: Route, interface: int | None, *, replace: bool = True, nexthop: int | None = None
+) -> bytes:
     """RTM_NEWROUTE for a wished route; `interface` is the index of its device.
+
+    With `nexthop`, the number of an object that holds gateway, device and flag, the route only refers to it.
 
     Replacing is one step in the kernel (fib_table_insert): no packet meets a moment without the route.
     """
     key = route.key
     flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
     body = _route_attributes(key)
+    if nexthop is not None:
+        body += _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
+        return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, 0, len(body)) + body
     if route.gateway is not None:
         body += _ADDRESS_ATTRIBUTE.pack(8, RTA_GATEWAY, route.gateway.packed)
     if interface is not None:

@@ -81,8 +81,8 @@ class FakeWorld:
 
 
 class RealWorld:
-    def __init__(self) -> None:
-        self.kernel = NetlinkKernel()
+    def __init__(self, *, nexthop_objects: bool = False) -> None:
+        self.kernel = NetlinkKernel(nexthop_objects=nexthop_objects)
         for name in ("eth0", "eth1"):
             ip(f"link add {name} type veth peer name {name}-far")
             ip(f"link set {name}-far up")
@@ -107,13 +107,13 @@ class RealWorld:
             asker.sendto(b"?", (str(destination), 5000))
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "real with nexthop objects"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "fake":
         yield FakeWorld()
         return
     with fresh_namespace():
-        real = RealWorld()
+        real = RealWorld(nexthop_objects="nexthop" in request.param)
         yield real
         real.kernel.close()
 
