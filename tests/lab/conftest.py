@@ -33,6 +33,7 @@ def make_lab() -> Iterator[MakeLab]:
             for number in range(pods):
                 add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             wait_until_routed(lab)
+            wait_until_quiet(lab)
             return lab
 
         yield make
@@ -55,6 +56,18 @@ def wait_until_routed(lab: Lab, device: str = "") -> None:
         return all(len(lines) >= others and all(device in line for line in lines) for lines in tables)
 
     processes.wait_for(f"routes over {device or 'any device'}", routed, SETTLE_SECONDS)
+
+
+def wait_until_quiet(lab: Lab) -> None:
+    """Until the kernel has finished its own doings: duplicate address detection of each new interface (RFC 4862)."""
+
+    def quiet() -> bool:
+        commands = (
+            processes.inside(node.namespace, ["ip", "-6", "addr", "show", "tentative"]) for node in lab.plan.nodes
+        )
+        return all(not subprocess.run(words, capture_output=True, check=True).stdout for words in commands)
+
+    processes.wait_for("the end of address detection", quiet, 10)
 
 
 def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
