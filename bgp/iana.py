@@ -138,3 +138,13 @@ class Cease(IntEnum):
     COLLISION_RESOLUTION = 7
     OUT_OF_RESOURCES = 8
     HARD_RESET = 9
+
+
+class WellKnown(IntEnum):
+    """Communities with a meaning of their own, RFC 1997, 7999, 8326."""
+
+    GRACEFUL_SHUTDOWN = 0xFFFF0000
+    BLACKHOLE = 0xFFFF029A
+    NO_EXPORT = 0xFFFFFF01
+    NO_ADVERTISE = 0xFFFFFF02
+    NO_EXPORT_SUBCONFED = 0xFFFFFF03

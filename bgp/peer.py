@@ -1,79 +1,44 @@
-"""One neighbour: its connections (at most one each way), when to call it, and its graceful restart.
+"""One neighbour: its connections (at most one each way and an established one), when to call it, and its restart.
 
 Promises: pure; inputs come with the time, outputs are values. Graceful restart belongs to the neighbour, not to a
-connection: paths stay, marked stale, from the loss of a session until the neighbour's End-of-RIB or its restart time,
-and a path that is stale already keeps its first deadline, so a neighbour that dies over and over cannot keep it alive.
+connection. A connection that comes in beside an established session means that the neighbour has restarted.
 Does not know: sockets, other neighbours, which path is best.
-RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286.
+RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 
+from bgp.acceptance import refusal
 from bgp.capabilities import Capabilities, GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.decision import Path, Source
 from bgp.fsm import State
 from bgp.iana import Cease, Error
 from bgp.messages import Notification, Open, Update
 from bgp.nlri import Nlri
-from bgp.rib import Path, Rib, Source
+from bgp.outputs import Close, Connection, Dial, Established, Forgotten, Learned, Marked, Output, Send, Tolerated
+from bgp.restart import Staleness
+from bgp.rib import AdjRibIn
 from bgp.session import Down, Event, Local, Opened, Received, RefreshAsked, Session, Up, is_hard
+from bgp.timers import jittered
+from bgp.updates import AdjRibOut
 
-FIRST_DELAY_SECONDS = (0.05, 0.3)
-FIRST_RETRY_SECONDS = 0.5
+FIRST_DELAY_SECONDS = (0.1, 1.0)
+FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
+LONGEST_RETRY_AFTER_ERROR_SECONDS = 30.0
+"""After a NOTIFICATION: what is wrong will not be right in a second."""
 STABLE_SECONDS = 60.0
 """An established session this old forgets earlier failures."""
 CONNECT_SECONDS = 10.0
 """A call that is not answered by then is given up."""
-
-Connection = int
-"""Names a TCP connection between the shell and this core."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Open a TCP connection and report it as `connected` with this name."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Bytes to write."""
-
-    connection: Connection
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close after what was sent."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """Everything we originate is now to be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """These prefixes have another best path."""
-
-    prefixes: frozenset[Nlri]
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """The neighbour asked for everything again."""
-
-
-Output = Dial | Send | Close | Established | Learned | Refresh
+COMING_UP_SECONDS = 15.0
+"""How long a neighbour may take to come up before it counts as away."""
+TELLING_SECONDS = 5.0
+"""How long a neighbour without graceful restart, which may send no End-of-RIB, may take to tell its paths."""
 
 
 class Peer:
@@ -83,30 +48,38 @@ class Peer:
         self,
         config: PeerConfig,
         speaker: SpeakerConfig,
-        rib: Rib,
-        restarting: Callable[[], bool],
+        new_connection: Callable[[], Connection],
+        random: Callable[[], float],
         now: float,
     ) -> None:
-        """`restarting` tells whether our own restart is still under way (the R bit)."""
         self.config = config
-        self._speaker = speaker
-        self._rib = rib
-        self._restarting = restarting
-        self._sessions: dict[Connection, Session] = {}
-        self._outgoing: set[Connection] = set()
-        self._dialing: tuple[Connection, float] | None = None
-        """The call under way, and when it is given up."""
-        self._dial_at: float | None = None if config.passive else now + random.uniform(*FIRST_DELAY_SECONDS)
-        self._retry_seconds = FIRST_RETRY_SECONDS
-        self._next_connection = 1
-        self._established: Connection | None = None
-        self._up_at = 0.0
-        self._stale_until: dict[Nlri, float] = {}
+        self.restarting = speaker.restarting
+        """Whether our own restart is still under way (R bit); the router clears it."""
         self.heard_all = False
         """Whether this neighbour has sent End-of-RIB in our present life."""
         self.last_error = ""
+        self.learned = AdjRibIn()
+        self.out: AdjRibOut | None = None
+        """While established."""
+        self._speaker = speaker
+        self._new_connection = new_connection
+        self._random = random
+        self._began = now
+        self._sessions: dict[Connection, Session] = {}
+        self._outgoing: set[Connection] = set()
+        self._beside_established: set[Connection] = set()
+        """Connections that came in while another was established."""
+        self._dialing: tuple[Connection, float] | None = None
+        """The call under way, and when it is given up."""
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        first, last = FIRST_DELAY_SECONDS
+        self._dial_at = None if config.passive else now + first + (last - first) * random()
+        self._established: Connection | None = None
+        self._up_at = now
+        self._was_up = False
+        self._stale = Staleness()
 
-    # -- what the shell reads -----------------------------------------------------------------------------------------
+    # -- what others read ---------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -115,48 +88,57 @@ class Peer:
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
-        if self._dialing is not None:
-            return State.CONNECT
-        return State.ACTIVE
+        return State.CONNECT if self._dialing is not None else State.ACTIVE
 
     @property
-    def is_stale(self) -> bool:
-        """Whether its paths are kept through its restart."""
-        return bool(self._stale_until)
-
-    @property
-    def next_deadline(self) -> float | None:
-        """When `handle_timer` is due."""
-        times = [session.next_deadline for session in self._sessions.values()]
-        times += [self._dial_at, self._dialing[1] if self._dialing else None]
-        times += [min(self._stale_until.values(), default=None)]
-        return min((at for at in times if at is not None), default=None)
+    def stale(self) -> set[Nlri]:
+        """The prefixes whose paths are kept through its restart."""
+        return self._stale.prefixes
 
     @property
     def session(self) -> Session | None:
         """The established session."""
         return self._sessions.get(self._established) if self._established is not None else None
 
-    def new_connection(self) -> Connection:
-        """A name for a connection that the neighbour opened."""
-        self._next_connection += 1
-        return self._next_connection
+    @property
+    def connection(self) -> Connection | None:
+        """The established session's connection."""
+        return self._established
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `handle_timer` is due."""
+        times = [session.next_deadline for session in self._sessions.values()]
+        times += [self._dial_at, self._dialing[1] if self._dialing else None, self._stale.deadline]
+        return min((at for at in times if at is not None), default=None)
+
+    @property
+    def settled_at(self) -> float:
+        """When to stop waiting for what this neighbour will tell after our start; -inf: it has told all."""
+        if self.heard_all:
+            return float("-inf")
+        if self.session is None:
+            return self._began + COMING_UP_SECONDS
+        return float("inf") if self._restart_of(self.session) is not None else self._up_at + TELLING_SECONDS
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
-    def connected(self, connection: Connection, now: float, *, outgoing: bool) -> list[Output]:
-        """TCP is up."""
+    def connected(self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool) -> list[Output]:
+        """TCP is up; `local` is the address of our end."""
         if outgoing:
             if self._dialing is None or self._dialing[0] != connection:
                 return [Close(connection)]  # given up meanwhile
             self._dialing = None
             self._outgoing.add(connection)
-        same_way = [known for known in self._sessions if (known in self._outgoing) == outgoing]
         outputs: list[Output] = []
-        for known in same_way:  # the neighbour would not call twice if it still had the first
-            if known != self._established:
-                outputs += self._drop(known, Down("replaced by a newer connection"), now)
-        self._sessions[connection] = Session(self._local(), self.config.asn, now)
+        for known in list(self._sessions):
+            same_way = (known in self._outgoing) == outgoing
+            if same_way and known != self._established:  # nobody calls twice who still has the first connection
+                outputs += self._drop(known, self._sessions[known].lost("replaced by a newer connection"), now)
+        if self._established is not None and not outgoing:
+            self._beside_established.add(connection)
+        self._dial_at = None
+        self._sessions[connection] = Session(self._local(local), self.config.asn, now)
         return outputs + self._flush(connection)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:
@@ -164,7 +146,8 @@ class Peer:
         if self._dialing is not None and self._dialing[0] == connection:
             self._dialing = None
             self.last_error = why
-            self._schedule(now)
+            if not self._sessions:
+                self._schedule(now, LONGEST_RETRY_SECONDS)
         return []
 
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
@@ -172,11 +155,12 @@ class Peer:
         session = self._sessions.get(connection)
         if session is None:
             return []
-        outputs: list[Output] = []
-        for event in session.receive_data(data, now):
+        events = session.receive_data(data, now)
+        # What the session itself has to say goes out before what an event makes others send.
+        outputs = self._flush(connection)
+        for event in events:
             outputs += self._event(connection, event, now)
-        # What the session itself has to say goes out before what `Established` makes the shell send.
-        return [*self._flush(connection), *outputs]
+        return outputs
 
     def disconnected(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP ended underneath."""
@@ -187,47 +171,60 @@ class Peer:
         """Do what is due."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            for event in session.handle_timer(now):
-                outputs += self._event(connection, event, now)
+            events = session.handle_timer(now)
             outputs += self._flush(connection)
+            for event in events:
+                outputs += self._event(connection, event, now)
         if self._dialing is not None and now >= self._dialing[1]:
+            outputs.append(Close(self._dialing[0]))
             outputs += self.dial_failed(self._dialing[0], f"no answer within {CONNECT_SECONDS:g} s", now)
         if self._dial_at is not None and now >= self._dial_at:
             self._dial_at = None
-            if not self._sessions:
-                connection = self.new_connection()
-                self._dialing = (connection, now + CONNECT_SECONDS)
-                outputs.append(Dial(connection))
-        expired = [prefix for prefix, at in self._stale_until.items() if now >= at]
-        return outputs + self._forget(expired)
+            self._dialing = (self._new_connection(), now + CONNECT_SECONDS)
+            outputs.append(Dial(self._dialing[0], self.config))
+        return outputs + self._forget(self._stale.expired(now))
 
-    def tell(self, update: Update) -> list[Output]:
-        """Send an UPDATE on the established session."""
-        if self.session is None or self._established is None:
-            return []
-        self.session.send(update)
-        return self._flush(self._established)
+    def next_update(self) -> bytes:
+        """The next UPDATE for the established session; empty when there is nothing to tell."""
+        session = self.session
+        if session is None or self.out is None:
+            return b""
+        update = self.out.next_update(session.context, session.largest_message)
+        if update is None:
+            return b""
+        session.send(update)
+        return session.data_to_send()
 
-    def deconfigure(self, now: float) -> list[Output]:
+    def deconfigure(self) -> list[Output]:
         """The neighbour is no longer wanted: say so, and forget all it said."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            session.close(Notification(Error.CEASE, Cease.PEER_DECONFIGURED), "no longer configured")
+            session.leave(Cease.PEER_DECONFIGURED, "no longer configured")
             outputs += [*self._flush(connection), Close(connection)]
+        if self._dialing is not None:
+            outputs.append(Close(self._dialing[0]))
         self._sessions.clear()
-        self._established = self._dialing = self._dial_at = None
-        return outputs + self._forget(self._rib.of_peer(self.config.address))
+        self._established = self._dialing = self._dial_at = self.out = None
+        self._stale.clear()
+        return outputs + self._forget(list(self.learned.prefixes))
 
     # -- rules --------------------------------------------------------------------------------------------------------
 
-    def _local(self) -> Local:
+    def _local(self, address: IPv4Address) -> Local:
         restart = GracefulRestart(
             self._speaker.restart_seconds,
-            restarting=self._restarting(),
-            forwarding_kept=self._speaker.restarting,
+            restarting=self.restarting,
+            notification=True,
+            # Whatever breaks a session of ours, the kernel goes on forwarding.
+            forwarding_kept=self._speaker.restarting or self._was_up,
         )
-        offer = Capabilities(four_octet_as=self._speaker.asn, route_refresh=True, graceful_restart=restart)
-        return Local(self._speaker.asn, self._speaker.router_id, self.config.hold_seconds, offer)
+        offer = Capabilities(
+            four_octet_as=self._speaker.asn,
+            route_refresh=True,
+            graceful_restart=restart,
+            extended_message=True,
+        )
+        return Local(self._speaker.asn, self._speaker.router_id, self.config.hold_seconds, offer, address)
 
     def _flush(self, connection: Connection) -> list[Output]:
         session = self._sessions.get(connection)
@@ -243,32 +240,34 @@ class Peer:
             case Received(update):
                 return self._learn(connection, update)
             case RefreshAsked():
-                return [Refresh()]
+                if self.out is not None and connection == self._established:
+                    self.out.repeat()
+                return []
             case Down():
                 return self._drop(connection, event, now)
 
     def _resolve_collision(self, connection: Connection, message: Open, now: float) -> list[Output]:
-        """RFC 4271 section 6.8: of two connections the one that the greater BGP id opened survives."""
+        """RFC 4271 section 6.8: of two connections the one that the greater BGP identifier opened survives.
+
+        Both sides come to the same choice because both look when the second OPEN arrives, whatever the state of the
+        first connection. Only a connection that came in beside an established session is no collision: with graceful
+        restart it means that the neighbour has restarted (RFC 4724 section 5), else it is refused.
+        """
         outputs: list[Output] = []
         for other, session in list(self._sessions.items()):
-            if other == connection:
+            if other == connection or session.state not in (State.OPEN_CONFIRM, State.ESTABLISHED):
                 continue
-            if session.state is State.ESTABLISHED:
+            if connection in self._beside_established and other == self._established:
                 if self._restart_of(session) is not None:
-                    # RFC 4724 section 5: a new connection means that the neighbour has restarted.
                     outputs += self._drop(other, session.lost("the neighbour has connected anew"), now)
                     continue
                 loser = connection
-            elif session.state is State.OPEN_CONFIRM:
-                ours_wins = (int(self._speaker.router_id), self._speaker.asn) > (int(message.router_id), message.asn)
-                keep_outgoing = ours_wins
-                loser = other if (connection in self._outgoing) == keep_outgoing else connection
             else:
-                continue
-            down = self._sessions[loser].close(
-                Notification(Error.CEASE, Cease.COLLISION_RESOLUTION), "another connection to this neighbour stays"
-            )
-            outputs += [*self._flush(loser), *self._drop(loser, down, now)]
+                ours_wins = (int(self._speaker.router_id), self._speaker.asn) > (int(message.router_id), message.asn)
+                loser = other if (connection in self._outgoing) == ours_wins else connection
+            why = "another connection to this neighbour stays"
+            down = self._sessions[loser].close(Notification(Error.CEASE, Cease.COLLISION_RESOLUTION), why)
+            outputs += self._drop(loser, down, now)
         return outputs
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:
@@ -276,86 +275,75 @@ class Peer:
         return restart if restart is not None and restart.ipv4 and restart.restart_seconds else None
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
+        if connection not in self._sessions:
+            return []  # it lost a collision a moment ago
         outputs: list[Output] = []
-        for other in [known for known in self._sessions if known != connection]:
-            outputs += self._drop(other, Down("another connection was established"), now)
-        self._established, self._up_at, self.last_error = connection, now, ""
+        if self._dialing is not None:
+            outputs.append(Close(self._dialing[0]))
+        self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         self._dial_at = self._dialing = None
+        self.out = AdjRibOut()
         restart = self._restart_of(self._sessions[connection])
-        if self._stale_until and (restart is None or not restart.forwarding_kept):
-            outputs += self._forget(list(self._stale_until))  # RFC 4724 section 4.2: its forwarding state is gone
+        outputs += self._forget(self._stale.returned(now, kept=restart is not None and restart.forwarding_kept))
         return [*outputs, Established()]
 
     def _learn(self, connection: Connection, update: Update) -> list[Output]:
-        session = self._sessions[connection]
+        session = self._sessions.get(connection)
+        if session is None or session.peer is None:
+            return []
         if update.is_end_of_rib and not update.faults:
             self.heard_all = True
-            return self._forget(list(self._stale_until))
-        changed = self._rib.forget(update.withdrawn, self.config.address)
-        for prefix in (*update.withdrawn, *update.announced):
-            self._stale_until.pop(prefix, None)
-        if update.announced and update.attributes is not None and session.peer is not None:
-            path = Path(update.attributes, Source(self.config.address, session.peer.router_id, session.internal))
-            if self._usable(path):
-                changed |= self._rib.learn(update.announced, path)
-            else:
-                changed |= self._rib.forget(update.announced, self.config.address)
-        return [Learned(frozenset(changed))] if changed else []
-
-    def _usable(self, path: Path) -> bool:
-        """Loops and our own routes that came back are as good as withdrawn (RFC 4271 section 9.1.2, RFC 4456)."""
-        attributes = path.attributes
-        numbers = {number for _, segment in attributes.as_path for number in segment}
-        return (
-            self._speaker.asn not in numbers
-            and attributes.originator_id != self._speaker.router_id
-            and self._speaker.router_id not in attributes.cluster_list
-            and attributes.next_hop is not None
-            and attributes.next_hop != self._speaker.listen_address
-            and (not attributes.next_hop.is_loopback or self.config.address.is_loopback)
-        )
+            return self._forget(self._stale.clear())
+        outputs: list[Output] = [Tolerated(update.faults)] if update.faults else []
+        outputs += self._forget(update.withdrawn)
+        if not update.announced or update.attributes is None:
+            return outputs
+        source = Source(int(self.config.address), self.config.address, session.peer.router_id, session.internal)
+        path = Path(update.attributes, source)
+        refused = refusal(path.attributes, session.internal, self.config, self._speaker, session.local.address)
+        if refused:
+            return [*outputs, *self._forget(update.announced), Tolerated((refused,))]
+        fresh = self._stale.told(update.announced)
+        self.learned.put(update.announced, path)
+        outputs.append(Learned(update.announced, path))
+        return [*outputs, Marked(fresh)] if fresh else outputs
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
         """A session is over: its routes go, or stay as stale ones."""
+        outputs = [*self._flush(connection), Close(connection)]
         session = self._sessions.pop(connection, None)
         if session is None:
             return []
-        data = session.data_to_send()
-        outputs: list[Output] = [Send(connection, data)] if data else []
-        outputs.append(Close(connection))
         self._outgoing.discard(connection)
+        self._beside_established.discard(connection)
         if connection == self._established:
-            self._established = None
+            self._established = self.out = None
             outputs += self._keep_or_forget(session, down, now)
             if now - self._up_at >= STABLE_SECONDS:
                 self._retry_seconds = FIRST_RETRY_SECONDS
         self.last_error = down.why
         if not self._sessions:
-            self._schedule(now)
+            worded = down.sent is not None or down.received is not None
+            self._schedule(now, LONGEST_RETRY_AFTER_ERROR_SECONDS if worded else LONGEST_RETRY_SECONDS)
         return outputs
 
     def _keep_or_forget(self, session: Session, down: Down, now: float) -> list[Output]:
-        prefixes = self._rib.of_peer(self.config.address)
         restart = self._restart_of(session)
         if restart is None or is_hard(down):
-            return self._forget(prefixes)
-        changed: set[Nlri] = set()
-        for prefix in prefixes:
-            self._stale_until.setdefault(prefix, now + restart.restart_seconds)
-            path = self._rib.path(prefix, self.config.address)
-            if path is not None and not path.stale:
-                changed |= self._rib.learn([prefix], Path(path.attributes, path.source, stale=True))
-        return [Learned(frozenset(changed))] if changed else []
+            self._stale.clear()
+            return self._forget(list(self.learned.prefixes))
+        gone = self._stale.lost(self.learned.prefixes, restart.restart_seconds, now)
+        return [*self._forget(gone), Marked(frozenset(self.stale))]
 
-    def _forget(self, prefixes: list[Nlri]) -> list[Output]:
-        for prefix in prefixes:
-            self._stale_until.pop(prefix, None)
-        changed = self._rib.forget(prefixes, self.config.address)
-        return [Learned(frozenset(changed))] if changed else []
+    def _forget(self, prefixes: Iterable[Nlri]) -> list[Output]:
+        known = self.learned.drop(prefixes)
+        self._stale.told(known)
+        return [Forgotten(known)] if known else []
 
-    def _schedule(self, now: float) -> None:
+    def _schedule(self, now: float, longest: float) -> None:
         """Call again later, a little later each time. A passive side only waits."""
         if self.config.passive or self._dial_at is not None or self._dialing is not None:
             return
-        self._dial_at = now + self._retry_seconds * random.uniform(0.75, 1.0)
-        self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_SECONDS)
+        seconds = min(self._retry_seconds, longest)
+        self._dial_at = now + jittered(seconds, self._random)
+        self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)

@@ -1,120 +1,104 @@
-"""Routing information bases: what each peer said, and the best of it (RFC 4271 sections 3.2 and 9.1).
+"""Routing information bases: what one peer said, and the best of what all said (RFC 4271 sections 3.2 and 9.1).
 
-Promises: pure; every change answers which prefixes now have another best path. Attributes are shared, NLRI stay wire
-bytes. Does not know: sessions, what becomes of a best path.
+Promises: every change answers which prefixes now have another best path. NLRI stay wire bytes, and all prefixes of one
+UPDATE share one path, so a million of them fit. Does not know: sessions, time, what becomes of a best path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, KeysView
 from ipaddress import IPv4Address
 
-from bgp.attributes import DEFAULT_LOCAL_PREF, PathAttributes
+from bgp.attributes import PathAttributes
+from bgp.decision import Path, Source, best_path
 from bgp.nlri import Nlri
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Whom a path came from."""
-
-    address: IPv4Address
-    router_id: IPv4Address
-    internal: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A prefix's attributes as one peer gave them."""
-
-    attributes: PathAttributes
-    source: Source
-    stale: bool = False
-    """Kept through the peer's restart (RFC 4724)."""
-
-
-def best_path(candidates: Iterable[Path]) -> Path | None:
-    """RFC 4271 section 9.1.2.2.
-
-    1. not stale   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
-    6. external over internal   7. lowest originator or BGP id   8. shortest CLUSTER_LIST   9. lowest peer address
-    """
-    paths = list(candidates)
-    if len(paths) < 2:
-        return paths[0] if paths else None
-    paths = _least(paths, lambda path: path.stale)
-    paths = _least(paths, lambda path: -_local_pref(path))
-    paths = _least(paths, lambda path: path.attributes.as_path_length)
-    paths = _least(paths, lambda path: path.attributes.origin)
-    paths = _least_med_of_each_neighbour(paths)
-    paths = _least(paths, lambda path: path.source.internal)
-    paths = _least(paths, lambda path: int(path.attributes.originator_id or path.source.router_id))
-    paths = _least(paths, lambda path: len(path.attributes.cluster_list))
-    return min(paths, key=lambda path: int(path.source.address))
-
-
-def _local_pref(path: Path) -> int:
-    given = path.attributes.local_pref
-    return DEFAULT_LOCAL_PREF if given is None else given
-
-
-def _least(paths: list[Path], key: Callable[[Path], int]) -> list[Path]:
-    least = min(map(key, paths))
-    return [path for path in paths if key(path) == least]
-
-
-def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
-    """MED compares only paths of one neighbour AS, so it is no order over all of them; a missing one is 0."""
-    least: dict[int, int] = {}
-    for path in paths:
-        neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
-        least[neighbour] = min(med, least.get(neighbour, med))
-    return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
-
-
-class Rib:
-    """All Adj-RIB-Ins and the Loc-RIB."""
+class AdjRibIn:
+    """What one peer announced and did not withdraw."""
 
     def __init__(self) -> None:
-        self._paths: dict[Nlri, dict[IPv4Address, Path]] = {}
-        """Prefix -> peer -> path."""
-        self.best: dict[Nlri, Path] = {}
+        self._paths: dict[Nlri, Path] = {}
 
-    def learn(self, prefixes: Iterable[Nlri], path: Path) -> set[Nlri]:
-        """A peer announces; answers what changed."""
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def put(self, prefixes: Iterable[Nlri], path: Path) -> None:
+        """The peer announced these."""
+        self._paths.update(dict.fromkeys(prefixes, path))
+
+    def drop(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
+        """The peer withdrew these; answers those that it had announced."""
+        return [prefix for prefix in prefixes if self._paths.pop(prefix, None) is not None]
+
+    @property
+    def prefixes(self) -> KeysView[Nlri]:
+        """All of them."""
+        return self._paths.keys()
+
+
+class LocRib:
+    """Every known path of every prefix, the best one first."""
+
+    def __init__(self) -> None:
+        self._paths: dict[Nlri, tuple[Path, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def prefixes(self) -> KeysView[Nlri]:
+        """All prefixes that have a path."""
+        return self._paths.keys()
+
+    def best(self, prefix: Nlri) -> Path | None:
+        """The chosen path."""
+        paths = self._paths.get(prefix)
+        return paths[0] if paths is not None else None
+
+    def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
+        """All paths, the best one first."""
+        return self._paths.get(prefix, ())
+
+    def put(self, prefixes: Iterable[Nlri], path: Path) -> set[Nlri]:
+        """A source announces with these attributes; answers the prefixes whose best path changed."""
         changed = set()
+        alone, key = (path,), path.source.key
+        known = self._paths
         for prefix in prefixes:
-            self._paths.setdefault(prefix, {})[path.source.address] = path
-            if self._decide(prefix):
+            before = known.get(prefix)
+            if before is None:
+                known[prefix] = alone
                 changed.add(prefix)
-        return changed
-
-    def forget(self, prefixes: Iterable[Nlri], peer: IPv4Address) -> set[Nlri]:
-        """A peer withdraws; answers what changed."""
-        changed = set()
-        for prefix in prefixes:
-            by_peer = self._paths.get(prefix, {})
-            if by_peer.pop(peer, None) is None:
                 continue
-            if not by_peer:
-                del self._paths[prefix]
-            if self._decide(prefix):
+            others = [one for one in before if one.source.key != key]
+            after = _chosen([*others, path]) if others else alone
+            known[prefix] = after
+            if after[0] != before[0]:
                 changed.add(prefix)
         return changed
 
-    def _decide(self, prefix: Nlri) -> bool:
-        chosen = best_path(self._paths.get(prefix, {}).values())
-        before = self.best.get(prefix)
-        if chosen is None:
-            self.best.pop(prefix, None)
-        else:
-            self.best[prefix] = chosen
-        return chosen != before
+    def drop(self, prefixes: Iterable[Nlri], source: int) -> set[Nlri]:
+        """A source (its key) takes back its path; answers the prefixes whose best path changed."""
+        changed = set()
+        for prefix in prefixes:
+            before = self._paths.get(prefix, ())
+            others = [one for one in before if one.source.key != source]
+            if len(others) == len(before):
+                continue
+            if others:
+                self._paths[prefix] = _chosen(others)
+            else:
+                del self._paths[prefix]
+            if before[0].source.key == source:
+                changed.add(prefix)
+        return changed
 
-    def of_peer(self, peer: IPv4Address) -> list[Nlri]:
-        """What a peer has announced and not withdrawn."""
-        return [prefix for prefix, by_peer in self._paths.items() if peer in by_peer]
 
-    def path(self, prefix: Nlri, peer: IPv4Address) -> Path | None:
-        """What a peer says of a prefix."""
-        return self._paths.get(prefix, {}).get(peer)
+def _chosen(paths: list[Path]) -> tuple[Path, ...]:
+    best = best_path(paths)
+    return (best, *(path for path in paths if path is not best))
+
+
+OWN = Path(PathAttributes(), Source(key=0, address=IPv4Address(0), router_id=IPv4Address(0), internal=True))
+"""What we originate: one path for all of it; the next hop is each session's own address."""

@@ -24,7 +24,7 @@ from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, U
 from bgp.texts import describe, why_of
 from bgp.timers import Timer, Timers, jittered
 
-OPEN_SENT_HOLD_SECONDS = 60.0
+OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""
 KEEPALIVES_PER_HOLD = 3
 MOST_INTERNED = 16_384
@@ -39,6 +39,8 @@ class Local:
     router_id: IPv4Address
     hold_seconds: int
     offer: Capabilities
+    address: IPv4Address
+    """Of our end of the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,12 @@ class Session:
         """End it from our side with a word."""
         self._notification, self._why = notification, why
         return self._end(fsm.Event.STOP)
+
+    def leave(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
+        """End it so that the peer forgets our paths: with RFC 8538 that takes a Hard Reset around the Cease."""
+        if self._is_soft():
+            return self.close(Notification(Error.CEASE, Cease.HARD_RESET, bytes([Error.CEASE, subcode]) + data), why)
+        return self.close(Notification(Error.CEASE, subcode, data), why)
 
     def lost(self, why: str) -> Down:
         """TCP broke, or is to be dropped without a word."""

@@ -1,55 +1,117 @@
-"""What is told to a neighbour, packed into as few UPDATEs as fit (RFC 4271 section 4.3).
+"""Adj-RIB-Out: what one peer was told and is still to be told, packed into few UPDATEs (RFC 4271 sections 4.3, 9.2).
 
-Promises: pure; no message is longer than 4096 octets. Does not know: sessions, what is worth telling.
+Promises: UPDATEs are made only when asked for, so a slow peer costs no memory for messages; a prefix that changes while
+it waits is told once, with what holds then; what the peer has already is not told again.
+Does not know: sessions, what is worth telling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
+from collections.abc import Iterator
 
-from bgp.attributes import DEFAULT_LOCAL_PREF, Context, PathAttributes, encode, prepended
-from bgp.framing import HEADER_BYTES, LARGEST_MESSAGE
-from bgp.iana import Origin
+from bgp.attributes import Context, PathAttributes, encode
+from bgp.framing import HEADER_BYTES
 from bgp.messages import Update
 from bgp.nlri import Nlri
 
 LENGTH_FIELDS = 4
 """The two length fields of an UPDATE."""
-
-
-def originated(next_hop: IPv4Address, asn: int, *, internal: bool) -> PathAttributes:
-    """The attributes of our own prefixes: iBGP has LOCAL_PREF and an empty path, eBGP our AS in the path."""
-    if internal:
-        return PathAttributes(Origin.IGP, (), next_hop, local_pref=DEFAULT_LOCAL_PREF)
-    return PathAttributes(Origin.IGP, prepended((), asn), next_hop)
-
-
-def announcements(prefixes: Iterable[Nlri], attributes: PathAttributes, context: Context) -> Iterator[Update]:
-    """UPDATEs that announce prefixes with one set of attributes."""
-    room = LARGEST_MESSAGE - HEADER_BYTES - LENGTH_FIELDS - len(encode(attributes, context))
-    for some in _fitting(prefixes, room):
-        yield Update((), attributes, some)
-
-
-def withdrawals(prefixes: Iterable[Nlri]) -> Iterator[Update]:
-    """UPDATEs that withdraw prefixes."""
-    for some in _fitting(prefixes, LARGEST_MESSAGE - HEADER_BYTES - LENGTH_FIELDS):
-        yield Update(some)
-
-
-def _fitting(prefixes: Iterable[Nlri], room: int) -> Iterator[tuple[Nlri, ...]]:
-    some: list[Nlri] = []
-    used = 0
-    for prefix in sorted(prefixes):
-        if used + len(prefix) > room:
-            yield tuple(some)
-            some, used = [], 0
-        some.append(prefix)
-        used += len(prefix)
-    if some:
-        yield tuple(some)
-
-
+LONGEST_NLRI = 5
 END_OF_RIB = Update()
 """RFC 4724 section 2."""
+
+
+class AdjRibOut:
+    """One session's; it begins empty."""
+
+    def __init__(self) -> None:
+        self._told: dict[Nlri, PathAttributes] = {}
+        self._waiting: dict[Nlri, PathAttributes | None] = {}
+        """Prefix -> its bucket; None: to be withdrawn."""
+        self._buckets: dict[PathAttributes | None, dict[Nlri, None]] = {}
+        self._end_of_rib_due = False
+
+    def __len__(self) -> int:
+        """How many prefixes the peer has or will have."""
+        gone = sum(attributes is None for attributes in self._waiting.values())
+        return len(self._told.keys() | self._waiting.keys()) - gone
+
+    def __contains__(self, prefix: Nlri) -> bool:
+        return prefix in self._told or self._waiting.get(prefix) is not None
+
+    def __iter__(self) -> Iterator[Nlri]:
+        """The prefixes that the peer has or may have."""
+        return iter(self._told.keys() | self._waiting.keys())
+
+    def wish(self, prefix: Nlri, attributes: PathAttributes | None) -> None:
+        """The peer should know the prefix with these attributes, or (None) not at all."""
+        if prefix in self._waiting:
+            self._leave_bucket(prefix)
+        if self._told.get(prefix) != attributes:
+            self._waiting[prefix] = attributes
+            self._buckets.setdefault(attributes, {})[prefix] = None
+
+    def finish(self) -> None:
+        """Tell End-of-RIB once everything that waits now has been told."""
+        self._end_of_rib_due = True
+
+    def repeat(self) -> None:
+        """Tell everything again (RFC 2918)."""
+        told, self._told = self._told, {}
+        for prefix, attributes in told.items():
+            if prefix not in self._waiting:
+                self.wish(prefix, attributes)
+            elif self._waiting[prefix] is None:
+                # It is to be withdrawn, and `wish` only withdraws what was told.
+                self._told[prefix] = attributes
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `next_update` would answer something."""
+        return bool(self._waiting) or self._end_of_rib_due
+
+    def next_update(self, context: Context, largest_message: int) -> Update | None:
+        """The next UPDATE: withdrawals first, then one set of attributes after the other, then End-of-RIB."""
+        room = largest_message - HEADER_BYTES - LENGTH_FIELDS
+        while self._buckets:
+            if None in self._buckets:
+                some = self._take(None, room)
+                for prefix in some:
+                    self._told.pop(prefix, None)
+                return Update(some)
+            attributes = next(iter(self._buckets))
+            assert attributes is not None
+            left = room - len(encode(attributes, context))
+            if left < LONGEST_NLRI:
+                self._give_up(attributes)
+                continue
+            some = self._take(attributes, left)
+            self._told.update(dict.fromkeys(some, attributes))
+            return Update((), attributes, some)
+        if self._end_of_rib_due:
+            self._end_of_rib_due = False
+            return END_OF_RIB
+        return None
+
+    def _take(self, bucket: PathAttributes | None, room: int) -> tuple[Nlri, ...]:
+        waiting, some, used = self._buckets[bucket], [], 0
+        for prefix in waiting:
+            used += len(prefix)
+            if used > room:
+                break
+            some.append(prefix)
+        for prefix in some:
+            self._leave_bucket(prefix)
+        return tuple(some)
+
+    def _give_up(self, attributes: PathAttributes) -> None:
+        """Attributes that leave no room for a prefix cannot be told; the peer must then not keep older ones."""
+        for prefix in list(self._buckets[attributes]):
+            self.wish(prefix, None)
+
+    def _leave_bucket(self, prefix: Nlri) -> None:
+        attributes = self._waiting.pop(prefix)
+        bucket = self._buckets[attributes]
+        del bucket[prefix]
+        if not bucket:
+            del self._buckets[attributes]

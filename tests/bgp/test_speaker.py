@@ -32,6 +32,7 @@ class Node:
         config = SpeakerConfig(64512, own, own, PORT, restarting=restarting, deferral_seconds=20)
         self.speaker = Speaker(config, SystemClock(), self.changed.set, structlog.get_logger())
         self.speaker.configure({peer: PeerConfig(peer, 64512, PORT, passive=own > peer, local_address=own)})
+        self.speaker.announce(frozenset())
 
     async def until(self, condition: Callable[[Speaker], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):

@@ -1,0 +1,32 @@
+"""What is not believed although it is well-formed (RFC 4271 section 9.1.2, RFC 4456 section 8).
+
+Promises: pure; the answer is a sentence. A refused path is as good as withdrawn.
+Does not know: what is malformed (attributes decide that), RIBs.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from bgp.attributes import PathAttributes
+from bgp.config import PeerConfig, SpeakerConfig
+
+
+def refusal(attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: IPv4Address) -> str:
+    """Why a path is refused; empty: it is not. `local` is our address on the session."""
+    if any(us.asn in numbers for _, numbers in attributes.as_path):
+        return f"our own AS {us.asn} is in AS_PATH"
+    if not internal and attributes.neighbour_as != peer.asn:
+        return f"AS_PATH does not begin with the peer's AS {peer.asn}"
+    if attributes.originator_id == us.router_id:
+        return "we are its ORIGINATOR_ID"
+    if us.router_id in attributes.cluster_list:
+        return "we are in its CLUSTER_LIST"
+    next_hop = attributes.next_hop
+    if next_hop is None:
+        return "NEXT_HOP is missing"
+    if next_hop in (local, us.listen_address):
+        return f"NEXT_HOP {next_hop} is ourselves"
+    if next_hop.is_loopback and not peer.address.is_loopback:
+        return f"NEXT_HOP {next_hop} is a loopback address"
+    return ""

@@ -1,0 +1,74 @@
+"""What is told to whom, and with which attributes (RFC 4271 section 5.1 and 9.2, RFC 1997).
+
+Promises: pure; one function from a path and a listener to attributes or nothing. What an iBGP peer taught is never told
+to another iBGP peer, so in a mesh a node tells only what it originates.
+Does not know: sessions, RIBs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from bgp.attributes import DEFAULT_LOCAL_PREF, PathAttributes, prepended
+from bgp.decision import Path
+from bgp.iana import WellKnown
+
+NON_TRANSITIVE = 0x40
+"""RFC 4360 section 2: such an extended community stays inside the AS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The peer that would be told."""
+
+    key: int
+    """As in `Source.key`."""
+    internal: bool
+    local_as: int
+    next_hop: IPv4Address
+    """Our address on the session."""
+
+
+def outgoing(path: Path, to: Listener) -> PathAttributes | None:
+    """The attributes as told, or None when this listener is not told of the path."""
+    source = path.source
+    if source.key == to.key or not _may_leave(path.attributes.communities, to):
+        return None
+    if to.internal:
+        return _internal(path, to)
+    return _external(path, to)
+
+
+def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
+    if not communities:
+        return True
+    if WellKnown.NO_ADVERTISE in communities:
+        return False
+    confined = WellKnown.NO_EXPORT in communities or WellKnown.NO_EXPORT_SUBCONFED in communities
+    return to.internal or not confined
+
+
+def _internal(path: Path, to: Listener) -> PathAttributes | None:
+    attributes = path.attributes
+    if path.source.is_own:
+        return replace(attributes, next_hop=to.next_hop, local_pref=attributes.local_pref or DEFAULT_LOCAL_PREF)
+    if path.source.internal:
+        return None
+    if attributes.local_pref is None:
+        return replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
+    return attributes
+
+
+def _external(path: Path, to: Listener) -> PathAttributes:
+    attributes = path.attributes
+    return replace(
+        attributes,
+        as_path=prepended(attributes.as_path, to.local_as),
+        next_hop=to.next_hop,
+        local_pref=None,
+        med=attributes.med if path.source.is_own else None,
+        originator_id=None,
+        cluster_list=(),
+        extended_communities=tuple(one for one in attributes.extended_communities if not one[0] & NON_TRANSITIVE),
+    )

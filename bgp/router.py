@@ -1,0 +1,238 @@
+"""The whole speaker without I/O: all neighbours, one Loc-RIB, one deadline.
+
+Promises: pure; inputs come with the time, outputs are values. Changes are collected and told in one go by `flush`, so
+a burst of UPDATEs costs one round over the neighbours. What we originate is told at once, never deferred.
+Does not know: sockets, tasks, clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+from bgp import nlri
+from bgp.attributes import PathAttributes
+from bgp.config import PeerConfig, SpeakerConfig
+from bgp.decision import Path
+from bgp.export import Listener, outgoing
+from bgp.nlri import Nlri
+from bgp.outputs import (
+    Close,
+    Connection,
+    Dial,
+    Established,
+    Forgotten,
+    Learned,
+    Marked,
+    Output,
+    Send,
+    Tolerated,
+)
+from bgp.peer import Peer
+from bgp.rib import OWN, LocRib
+
+Wire = Dial | Send | Close | Tolerated
+"""What is left for the shell."""
+
+
+class Router:
+    """One speaker's core. The shell calls `flush` after each batch of inputs and carries out what it answers."""
+
+    def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
+        self.config = config
+        self.peers: dict[IPv4Address, Peer] = {}
+        self.loc_rib = LocRib()
+        self.converged = False
+        """Whether what is not learned may be taken as not existing."""
+        self._random = random
+        self._began = now
+        self._configured = False
+        self._originated: frozenset[Nlri] | None = None
+        self._connections: dict[Connection, IPv4Address] = {}
+        self._last_connection = 0
+        self._dirty: set[Nlri] = set()
+        self._marked: set[Nlri] = set()
+        self._wire: list[tuple[IPv4Address, Wire]] = []
+
+    # -- wishes -------------------------------------------------------------------------------------------------------
+
+    def configure(self, peers: Mapping[IPv4Address, PeerConfig], now: float) -> None:
+        """These are the neighbours, and no others. One whose configuration changed begins anew."""
+        if not self._configured:
+            self._configured, self._began = True, now
+        for address in [known for known, peer in self.peers.items() if peers.get(known) != peer.config]:
+            peer = self.peers.pop(address)
+            self._adopt(peer, peer.deconfigure())
+        for address, config in peers.items():
+            if address not in self.peers:
+                self.peers[address] = self._new_peer(config, now)
+
+    def _new_peer(self, config: PeerConfig, now: float) -> Peer:
+        def new_connection() -> Connection:
+            return self._name(config.address)
+
+        peer = Peer(config, self.config, new_connection, self._random, now)
+        peer.restarting = self.config.restarting and not self.converged
+        return peer
+
+    def announce(self, prefixes: Iterable[IPv4Network]) -> None:
+        """This is what we originate, and nothing else. Before the first call no neighbour gets an End-of-RIB."""
+        wanted = frozenset(map(nlri.pack, prefixes))
+        first, before = self._originated is None, self._originated or frozenset()
+        self._dirty |= self.loc_rib.drop(before - wanted, OWN.source.key)
+        self._dirty |= self.loc_rib.put(wanted - before, OWN)
+        self._originated = wanted
+        if first:
+            for peer in self.peers.values():
+                if peer.out is not None:
+                    peer.out.finish()
+
+    # -- what happens on the wire -------------------------------------------------------------------------------------
+
+    def accept(self, remote: IPv4Address) -> Connection | None:
+        """A name for a connection that a neighbour opened; None: it is nobody's."""
+        return self._name(remote) if remote in self.peers else None
+
+    def connected(self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool) -> None:
+        """TCP is up."""
+        if (peer := self._peer(connection)) is not None:
+            self._adopt(peer, peer.connected(connection, local, now, outgoing=outgoing))
+
+    def dial_failed(self, connection: Connection, why: str, now: float) -> None:
+        """A call did not succeed."""
+        if (peer := self._peer(connection)) is not None:
+            self._adopt(peer, peer.dial_failed(connection, why, now))
+            self._connections.pop(connection, None)
+
+    def received(self, connection: Connection, data: bytes, now: float) -> None:
+        """Bytes arrived."""
+        if (peer := self._peer(connection)) is not None:
+            self._adopt(peer, peer.received(connection, data, now))
+
+    def disconnected(self, connection: Connection, why: str, now: float) -> None:
+        """TCP ended underneath."""
+        if (peer := self._peer(connection)) is not None:
+            self._adopt(peer, peer.disconnected(connection, why, now))
+            self._connections.pop(connection, None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        for peer in self.peers.values():
+            due = peer.next_deadline
+            if due is not None and due <= now:
+                self._adopt(peer, peer.handle_timer(now))
+
+    # -- what comes out -----------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `handle_timer` and `flush` are due."""
+        times = [at for peer in self.peers.values() if (at := peer.next_deadline) is not None]
+        if not self.converged and self._configured:
+            times.append(self._settled_at())
+        return min(times, default=None)
+
+    def flush(self, now: float) -> tuple[list[tuple[IPv4Address, Wire]], set[Nlri]]:
+        """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed."""
+        if not self.converged and self._configured and now >= self._settled_at():
+            self.converged = True
+            for peer in self.peers.values():
+                peer.restarting = False
+        dirty, self._dirty = self._dirty, set()
+        if dirty:
+            self._export(dirty)
+        changed, self._marked = dirty | self._marked, set()
+        wire, self._wire = self._wire, []
+        for _, one in wire:
+            if isinstance(one, Close):
+                self._connections.pop(one.connection, None)
+        return wire, changed
+
+    def next_update(self, connection: Connection) -> bytes:
+        """The next UPDATE for a connection that can take one; empty: there is none."""
+        peer = self._peer(connection)
+        return peer.next_update() if peer is not None and peer.connection == connection else b""
+
+    def waiting(self) -> list[Connection]:
+        """The connections that `next_update` has something for."""
+        found = []
+        for peer in self.peers.values():
+            if peer.out is not None and peer.out.is_waiting and peer.connection is not None:
+                found.append(peer.connection)
+        return found
+
+    # -- within -------------------------------------------------------------------------------------------------------
+
+    def _name(self, remote: IPv4Address) -> Connection:
+        self._last_connection += 1
+        self._connections[self._last_connection] = remote
+        return self._last_connection
+
+    def _peer(self, connection: Connection) -> Peer | None:
+        address = self._connections.get(connection)
+        return self.peers.get(address) if address is not None else None
+
+    def _settled_at(self) -> float:
+        """When the start is over: all neighbours have told all, or had time to. A dead one holds up nobody."""
+        latest = max((peer.settled_at for peer in self.peers.values()), default=self._began)
+        return min(latest, self._began + self.config.deferral_seconds)
+
+    def _adopt(self, peer: Peer, outputs: list[Output]) -> None:
+        key = int(peer.config.address)
+        for output in outputs:
+            match output:
+                case Learned(prefixes, path):
+                    self._dirty |= self.loc_rib.put(prefixes, path)
+                case Forgotten(prefixes):
+                    self._dirty |= self.loc_rib.drop(prefixes, key)
+                case Marked(prefixes):
+                    self._marked.update(prefixes)
+                case Established():
+                    self._begin(peer)
+                case _:
+                    self._wire.append((peer.config.address, output))
+
+    def _begin(self, peer: Peer) -> None:
+        """Tell a neighbour that came up everything, then End-of-RIB."""
+        self._tell([peer], self.loc_rib.prefixes)
+        if self._originated is not None and peer.out is not None:
+            peer.out.finish()
+
+    def _export(self, dirty: set[Nlri]) -> None:
+        internal = [peer for peer in self.peers.values() if peer.session is not None and peer.session.internal]
+        external = [peer for peer in self.peers.values() if peer.session is not None and not peer.session.internal]
+        if external:
+            self._tell(external, dirty)
+        if internal:
+            # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
+            candidates = {prefix for prefix in dirty if self._concerns_internal(self.loc_rib.best(prefix))}
+            for peer in internal:
+                assert peer.out is not None
+                told = {prefix for prefix in dirty if prefix in peer.out} if len(peer.out) else set()
+                self._tell([peer], candidates | told)
+
+    def _concerns_internal(self, best: Path | None) -> bool:
+        return best is not None and (best.source.is_own or not best.source.internal)
+
+    def _tell(self, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
+        for peer in peers:
+            listener, out = self._listener(peer), peer.out
+            if listener is None or out is None:
+                continue
+            told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+            for prefix in prefixes:
+                best = self.loc_rib.best(prefix)
+                if best is None:
+                    attributes = None
+                elif id(best) in told_as:
+                    attributes = told_as[id(best)]
+                else:
+                    attributes = told_as[id(best)] = outgoing(best, listener)
+                if attributes is not None or prefix in out:
+                    out.wish(prefix, attributes)
+
+    def _listener(self, peer: Peer) -> Listener | None:
+        session = peer.session
+        if session is None:
+            return None
+        next_hop = peer.config.local_address or session.local.address
+        return Listener(int(peer.config.address), session.internal, self.config.asn, next_hop)

@@ -1,0 +1,108 @@
+"""One TCP connection under asyncio: bytes both ways, and a limit on what waits to be written.
+
+Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
+table; a connection that is closed but takes no more bytes is cut after a while. Does not know: BGP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from ipaddress import IPv4Address
+from typing import Protocol
+
+HIGH_WATER_BYTES = 64 << 10
+CLOSING_SECONDS = 5.0
+"""How long a last NOTIFICATION may take to leave."""
+
+
+class Owner(Protocol):
+    """Who is told what happens on a connection."""
+
+    def opened(self, tcp: Tcp) -> None:
+        """It is up."""
+        ...
+
+    def arrived(self, tcp: Tcp, data: bytes) -> None:
+        """Bytes came."""
+        ...
+
+    def ended(self, tcp: Tcp, why: str) -> None:
+        """It is down."""
+        ...
+
+    def may_write(self, tcp: Tcp) -> None:
+        """What waited has gone; more may be written."""
+        ...
+
+
+class Tcp(asyncio.Protocol):
+    """One connection; its owner names it."""
+
+    def __init__(self, owner: Owner, connection: int | None) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self.connection = connection
+        """None: the other side opened it, and it has no name yet."""
+        self.outgoing = connection is not None
+        self.is_full = False
+
+    @property
+    def local(self) -> IPv4Address:
+        """The address of our end."""
+        return self._address("sockname")
+
+    @property
+    def remote(self) -> IPv4Address:
+        """The address of the other end."""
+        return self._address("peername")
+
+    def _address(self, name: str) -> IPv4Address:
+        found = self._transport.get_extra_info(name) if self._transport is not None else None
+        return IPv4Address(found[0]) if found else IPv4Address(0)
+
+    def write(self, data: bytes) -> None:
+        """Send behind what waits."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once what was written has left, or after a while."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSING_SECONDS, transport.abort)
+
+    def abort(self) -> None:
+        """Close at once, without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        with suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self._owner.arrived(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._owner.ended(self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP")
+
+    def pause_writing(self) -> None:
+        """Called by the loop."""
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
+        self.is_full = False
+        self._owner.may_write(self)
