@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from agent.cli.main import CommandFailed
+from agent.cli.failure import CommandFailed
 from agent.config import Config, ConfigError, load
 from agent.datastore.client import etcd_config
 from ipam.errors import IpamError, StoreUnavailable

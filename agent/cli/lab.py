@@ -81,7 +81,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def _guarded(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
     def guarded(arguments: argparse.Namespace) -> None:
-        from agent.cli.main import CommandFailed
+        from agent.cli.failure import CommandFailed
         from agent.lab.plan import LabError
 
         try:
@@ -187,7 +187,7 @@ def run_pod(arguments: argparse.Namespace) -> None:
 
 def run_ping(arguments: argparse.Namespace) -> None:
     """`tortie lab ping`."""
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
     from agent.lab import life, show
     from agent.lab.pods import pods
 

@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from agent.cli.failure import CommandFailed
+
 COMMANDS = ("agent.cli.resources", "agent.cli.node", "agent.cli.lab")
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 
@@ -25,10 +27,6 @@ examples:
   tortie get ippools -o yaml
   tortie node status                 what this node's agent sees
 """
-
-
-class CommandFailed(Exception):
-    """One sentence for the person at the terminal; exit code 1."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,5 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # run as a module this file has two names; the exceptions must be those that the commands raise
-    importlib.import_module("agent.cli.main").main()
+    main()

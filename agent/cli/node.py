@@ -33,7 +33,7 @@ def run_status(arguments: argparse.Namespace) -> None:
 
     from agent import control
     from agent.cli.connection import config
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
 
     try:
         status = control.ask(config(arguments).control_socket, "status")

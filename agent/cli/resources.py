@@ -64,7 +64,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def kind_named(word: str) -> str:
     """The kind a person means. Raises CommandFailed."""
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
 
     for kind, names in ALIASES.items():
         if word.lower() in names:
@@ -74,7 +74,7 @@ def kind_named(word: str) -> str:
 
 def read_files(names: list[str]) -> list[Found]:
     """All resources of all files, checked before anything is done with the first. Raises CommandFailed."""
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
     from agent.datastore.documents import InvalidDocument, read
 
     found: list[Found] = []
@@ -95,7 +95,7 @@ def read_files(names: list[str]) -> list[Found]:
 def run_apply(arguments: argparse.Namespace) -> None:
     """`tortie apply`."""
     from agent.cli.connection import with_store
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from agent.datastore.admission import Admission
     from agent.datastore.documents import InvalidDocument
@@ -119,7 +119,7 @@ def run_apply(arguments: argparse.Namespace) -> None:
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`."""
     from agent.cli.connection import with_store
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from agent.datastore.admission import Admission, NotFound
     from ipam.store import Store
@@ -139,7 +139,7 @@ def run_get(arguments: argparse.Namespace) -> None:
 def run_delete(arguments: argparse.Namespace) -> None:
     """`tortie delete`."""
     from agent.cli.connection import with_store
-    from agent.cli.main import CommandFailed
+    from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from agent.datastore.admission import Admission, NotFound
     from agent.datastore.resources import kind_of
