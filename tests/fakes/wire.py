@@ -1,0 +1,256 @@
+"""Several routers joined in memory under virtual time: TCP that connects late, cuts bytes anywhere, breaks on demand.
+
+Nothing here waits. `run` advances the clock to whatever is due next; which of the things that are due at the same
+moment comes first is up to a seeded random, so a test walks many orders.
+Named faults: `cut` (both ends see TCP break), `unplugged` addresses answer no call, `slow_accept_seconds`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from bgp import nlri
+from bgp.config import PeerConfig, SpeakerConfig
+from bgp.fsm import State
+from bgp.outputs import Close, Connection, Dial, Send, Tolerated
+from bgp.router import Router
+from bgp.router import Wire as Output
+
+MOST_STEPS = 200_000
+HOP_SECONDS = 0.001
+
+
+def address(last: int) -> IPv4Address:
+    return IPv4Address(f"10.0.0.{last}")
+
+
+@dataclass(slots=True)
+class End:
+    """One end of a connection."""
+
+    node: Node
+    connection: Connection
+    other: End | None = None
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class Node:
+    """A router and its cables."""
+
+    own: IPv4Address
+    router: Router
+    ends: dict[Connection, End] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    changes: list[tuple[str, str | None]] = field(default_factory=list)
+    """(prefix, next hop) of every best path that changed; None: gone."""
+    down: bool = False
+
+    def learned(self) -> dict[str, str]:
+        """Prefix -> next hop."""
+        rib = self.router.loc_rib
+        found = {}
+        for prefix in rib.prefixes:
+            best = rib.best(prefix)
+            if best is not None and not best.source.is_own:
+                found[str(nlri.unpack(prefix))] = str(best.attributes.next_hop)
+        return found
+
+    def stale(self) -> set[str]:
+        return {str(nlri.unpack(prefix)) for peer in self.router.peers.values() for prefix in peer.stale}
+
+    def state(self, peer: Node) -> State:
+        return self.router.peers[peer.own].state
+
+
+class Wire:
+    """The world."""
+
+    def __init__(self, seed: int = 0, slow_accept_seconds: float = 0.0) -> None:
+        self.now = 1000.0
+        self.random = random.Random(seed)
+        self.nodes: dict[IPv4Address, Node] = {}
+        self.unplugged: set[IPv4Address] = set()
+        self.slow_accept_seconds = slow_accept_seconds
+        self._queue: list[tuple[float, float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    # -- building -----------------------------------------------------------------------------------------------------
+
+    def node(self, last: int, asn: int = 64512, *, restarting: bool = False, restart_seconds: int = 120) -> Node:
+        """A speaker that starts now, in place of an earlier one of that address."""
+        own = address(last)
+        config = SpeakerConfig(asn, own, own, restarting=restarting, restart_seconds=restart_seconds)
+        node = Node(own, Router(config, self.random.random, self.now))
+        self.nodes[own] = node
+        return node
+
+    def peer(self, node: Node, *others: tuple[int, int] | int, passive: bool = False, hold_seconds: int = 90) -> None:
+        """Configure a node's neighbours: numbers, or (number, AS)."""
+        peers: dict[IPv4Address, PeerConfig] = {}
+        for other in others:
+            last, asn = other if isinstance(other, tuple) else (other, node.router.config.asn)
+            one = PeerConfig(address(last), asn, passive=passive, hold_seconds=hold_seconds, local_address=node.own)
+            peers[one.address] = one
+        self.configure(node, peers)
+
+    def configure(self, node: Node, peers: Mapping[IPv4Address, PeerConfig]) -> None:
+        node.router.configure(peers, self.now)
+        self._settle(node)
+
+    def announce(self, node: Node, *prefixes: str) -> None:
+        node.router.announce([IPv4Network(prefix) for prefix in prefixes])
+        self._settle(node)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def kill(self, node: Node) -> None:
+        """The process dies: its kernel closes all connections."""
+        node.down = True
+        for end in list(node.ends.values()):
+            self._hang_up(end)
+
+    def vanish(self, node: Node) -> None:
+        """The machine dies: nobody hears anything."""
+        node.down = True
+        self.unplugged.add(node.own)
+
+    def cut(self, one: Node, two: Node) -> None:
+        """TCP between two nodes breaks, both ends see it."""
+        for end in list(one.ends.values()):
+            if end.other is not None and end.other.node is two:
+                self._hang_up(end)
+                self._lose(end)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self._until(self.now + seconds, lambda: False)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Let time pass until the condition holds; it must within that time."""
+        self._until(self.now + seconds, condition)
+        assert condition(), [(str(node.own), node.log) for node in self.nodes.values()]
+
+    def _until(self, end: float, condition: Callable[[], bool]) -> None:
+        for _ in range(MOST_STEPS):
+            if condition():
+                return
+            timers = [(at, node) for node in self.nodes.values() if not node.down and (at := self._due(node))]
+            next_timer = min((at for at, _ in timers), default=end)
+            next_event = self._queue[0][0] if self._queue else end
+            if min(next_timer, next_event) >= end:
+                self.now = end
+                return
+            if next_event <= next_timer:
+                self.now, *_, action = heapq.heappop(self._queue)
+                action()
+            else:
+                self.now = max(self.now, next_timer)
+                for at, node in timers:
+                    if at <= self.now:
+                        node.router.handle_timer(self.now)
+                        self._settle(node)
+        raise AssertionError(f"more than {MOST_STEPS} steps")
+
+    def _due(self, node: Node) -> float | None:
+        return node.router.next_deadline()
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._queue, (self.now + seconds, self.random.random(), self._count, action))
+
+    # -- the cables ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, node: Node) -> None:
+        """What the asyncio shell does after each input."""
+        if node.down:
+            return
+        wire, changed = node.router.flush(self.now)
+        for _, one in wire:
+            self._perform(node, one)
+        for connection in node.router.waiting():
+            while data := node.router.next_update(connection):
+                self._send(node, connection, data)
+        for prefix in changed:
+            best = node.router.loc_rib.best(prefix)
+            hop = str(best.attributes.next_hop) if best is not None else None
+            node.changes.append((str(nlri.unpack(prefix)), hop))
+
+    def _perform(self, node: Node, one: Output) -> None:
+        match one:
+            case Dial(connection, config):
+                self._later(HOP_SECONDS, lambda c=connection, p=config: self._ring(node, c, p.address))  # type: ignore[misc]
+            case Send(connection, data):
+                self._send(node, connection, data)
+            case Close(connection):
+                if (end := node.ends.get(connection)) is not None:
+                    self._hang_up(end)
+            case Tolerated(faults):
+                node.log += faults
+
+    def _ring(self, caller: Node, connection: Connection, to: IPv4Address) -> None:
+        callee = self.nodes.get(to)
+        if caller.down or to in self.unplugged:
+            return  # no answer: the caller's own timer ends it
+        theirs = None if callee is None or callee.down else callee.router.accept(caller.own)
+        if callee is None or callee.down:
+            caller.router.dial_failed(connection, "Connection refused", self.now)
+            self._settle(caller)
+            return
+        end = caller.ends[connection] = End(caller, connection)
+        if theirs is not None:
+            end.other = callee.ends[theirs] = End(callee, theirs, end)
+        caller.router.connected(connection, caller.own, self.now, outgoing=True)
+        self._settle(caller)
+        if end.other is None:
+            self._later(HOP_SECONDS, lambda: self._lose(end))
+            return
+        other = end.other
+        delay = self.slow_accept_seconds * self.random.random()
+        self._later(delay, lambda: self._accepted(other))
+
+    def _accepted(self, end: End) -> None:
+        if not end.closed and not end.node.down:
+            end.node.router.connected(end.connection, end.node.own, self.now, outgoing=False)
+            self._settle(end.node)
+
+    def _send(self, node: Node, connection: Connection, data: bytes) -> None:
+        """Bytes arrive in order, cut anywhere."""
+        end = node.ends.get(connection)
+        if end is None or end.closed or end.other is None:
+            return
+        cut = self.random.randint(0, len(data))
+        for part in (data[:cut], data[cut:]):
+            if part:
+                self._queue_in_order(end.other, lambda o=end.other, p=part: self._arrive(o, p))  # type: ignore[misc]
+
+    def _queue_in_order(self, end: End, action: Callable[[], None]) -> None:
+        # A tie-break of 2 and the running count keep the bytes of all connections in order among themselves.
+        self._count += 1
+        delay = max(HOP_SECONDS, self.slow_accept_seconds)
+        heapq.heappush(self._queue, (self.now + delay, 2.0, self._count, action))
+
+    def _arrive(self, end: End, data: bytes) -> None:
+        if not end.closed and not end.node.down and end.node.own not in self.unplugged:
+            end.node.router.received(end.connection, data, self.now)
+            self._settle(end.node)
+
+    def _hang_up(self, end: End) -> None:
+        if not end.closed:
+            end.closed = True
+            end.node.ends.pop(end.connection, None)
+            if end.other is not None and end.node.own not in self.unplugged:
+                self._queue_in_order(end.other, lambda: self._lose(end.other))
+
+    def _lose(self, end: End | None) -> None:
+        if end is not None and not end.node.down:
+            end.closed = True
+            end.node.ends.pop(end.connection, None)
+            end.node.router.disconnected(end.connection, "the peer closed TCP", self.now)
+            self._settle(end.node)
