@@ -64,6 +64,8 @@ class ObjectsChanged:
     kind: Kind
     route: Route | None = None
     """The one route concerned, when only one is."""
+    by: str | None = None
+    """Who did it, where the kernel tells: the name of the program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class NetlinkChanges:
         self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
             self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
+        self._ours_touched = False
         self._waiting: deque[KernelEvent] = deque()
 
     def close(self) -> None:
@@ -108,7 +109,15 @@ class NetlinkChanges:
             return [ObjectsChanged(Kind.ROUTE)] if decode_nexthop(data, found.start, found.end) else []
         if found.type == RTM_NEWNETCONF:
             return [ObjectsChanged(Kind.SYSCTL)]
-        return [ObjectsChanged(Kind.MASQUERADE)] if nft.concerns_us(data, found) else []
+        return self._nftables(data, found)
+
+    def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
+        """A transaction is told object by object; its last message, the new generation, says whose it was."""
+        if found.type != nft.NEWGEN:
+            self._ours_touched = self._ours_touched or nft.concerns_us(data, found)
+            return []
+        touched, self._ours_touched = self._ours_touched, False
+        return [ObjectsChanged(Kind.MASQUERADE, by=nft.author(data, found))] if touched else []
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)

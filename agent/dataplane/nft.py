@@ -42,6 +42,7 @@ NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE, NEWSET, NEWSETELEM, GETSETELEM =
     NFT | number for number in (0, 2, 3, 6, 7, 9, 12, 13)
 )
 NEWGEN = NFT | 15
+GEN_PROCESS_NAME = 3
 NLM_F_APPEND = 0x800
 NESTED = 0x8000
 
@@ -269,6 +270,12 @@ def concerns_us(data: bytes, found: Message) -> bool:
         return False
     words = attributes(data, found.start + _GENERIC.size, found.end)
     return data[found.start] == AF_INET and words.get(TABLE_NAME) == _name(TABLE)
+
+
+def author(data: bytes, found: Message) -> str | None:
+    """The program behind a new generation of the ruleset. Raises Malformed."""
+    name = attributes(data, found.start + _GENERIC.size, found.end).get(GEN_PROCESS_NAME, b"")
+    return name.rstrip(b"\0").decode(errors="replace") or None
 
 
 def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:

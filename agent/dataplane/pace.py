@@ -1,6 +1,6 @@
-"""An allowance of turns: a burst at once, then so many per second.
+"""How fast reconciliation goes: a burst of passes at once, then so many per second, and the pauses between.
 
-Promises: pure; the first turns wait for nothing. Does not know: what a turn is.
+Promises: pure; the first turns wait for nothing. Does not know: what a turn does.
 """
 
 from __future__ import annotations
@@ -8,12 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """The settings; seconds."""
+
+    passes_per_second: float = 10.0
+    burst: float = 10.0
+    resync_seconds: float = 90.0
+    """Everything is read again this often, whatever was heard; nodes drift apart by a fifth of it."""
+    error_seconds: float = 1.0
+    """The pause after a pass that could not read or write the kernel."""
+
+
 @dataclass(slots=True)
 class Pace:
     """A token bucket."""
 
-    per_second: float = 10.0
-    burst: float = 10.0
+    per_second: float
+    burst: float
     _tokens: float | None = None
     _at: float = 0.0
 

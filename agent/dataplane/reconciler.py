@@ -39,18 +39,15 @@ from agent.dataplane.objects import (
     RouteKey,
 )
 from agent.dataplane.ownership import Ownership
-from agent.dataplane.pace import Pace
+from agent.dataplane.pace import Pace, Tempo
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.report import Report, Tally
 from agent.dataplane.writes import Writes
 
 __all__ = ["Reconciler", "Report", "Wish"]
 
-RESYNC_SECONDS = 90.0
 JITTER = 0.2
 """Share of the resync interval by which nodes drift apart."""
-ERROR_SECONDS = 1.0
-"""Pause after a pass that could not read the kernel."""
 SETTLE_ATTEMPTS = 3
 """Refusals after which whoever waits for a route is told; a device that is just coming up refuses once or twice."""
 
@@ -68,7 +65,7 @@ class Reconciler:
         on_pass: Callable[[], None] = lambda: None,
         ownership: Ownership | None = None,
         budget: Budget | None = None,
-        resync_seconds: float = RESYNC_SECONDS,
+        tempo: Tempo | None = None,
     ) -> None:
         self._kernel = kernel
         self._wishes = wishes
@@ -76,15 +73,17 @@ class Reconciler:
         self._log = log
         self._on_pass = on_pass
         self._ownership = ownership or Ownership()
-        self._resync_seconds = resync_seconds
+        self._tempo = tempo or Tempo()
         self._bell = Bell()
-        self._pace = Pace()
+        self._pace = Pace(self._tempo.passes_per_second, self._tempo.burst)
         self._picture = Picture()
         self._installed: Mapping[RouteKey, Route] | None = None
         self._links: Mapping[str, Link] = {}
         self._links_stale = True
         self._stale: set[Kind] = set(Kind)
         self._lost: set[str] = set()
+        self._authors: dict[Kind, str] = {}
+        """Who changed a kind of object last, where the kernel told."""
         self._resync_at = 0.0
         self._tally = Tally()
         self._budget = budget or Budget()
@@ -184,7 +183,7 @@ class Reconciler:
                 event = await anext(changes)
             except KernelError as error:
                 self._log.warning("kernel.notifications_failed", why=str(error))
-                await asyncio.sleep(ERROR_SECONDS)
+                await asyncio.sleep(self._tempo.error_seconds)
                 event = Overrun()
             if self._note(event):
                 self._bell.ring()
@@ -202,8 +201,10 @@ class Reconciler:
                 if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
                     return False
                 self._stale.add(Kind.ROUTE)
-            case ObjectsChanged(kind):
+            case ObjectsChanged(kind, by=by):
                 self._stale.add(kind)
+                if by is not None:
+                    self._authors[kind] = by
             case Overrun():
                 self._tally.overruns += 1
                 self._doubt_everything()
@@ -220,7 +221,7 @@ class Reconciler:
             now = self._clock.now()
             if now >= self._resync_at:
                 self._doubt_everything()
-                self._resync_at = now + self._resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
+                self._resync_at = now + self._tempo.resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
             self._stale |= self._budget.ripe(now)
             wait = 0.0
             try:
@@ -229,7 +230,7 @@ class Reconciler:
                 self._log.warning("kernel.pass_failed", why=str(error))
                 self._tally.failed(str(error))
                 self._doubt_everything()
-                wait = ERROR_SECONDS
+                wait = self._tempo.error_seconds
             self._end_of_pass()
             await asyncio.sleep(wait)
             await self._bell.wait(self._idle_seconds())
@@ -284,7 +285,8 @@ class Reconciler:
             except (KernelError, asyncio.CancelledError):
                 self._stale.add(kind)
                 raise
-            self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, self._log)
+            log = self._log.bind(by=self._authors.pop(kind)) if kind in self._authors else self._log
+            self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, log)
 
     async def _read(self, kind: Kind) -> None:
         picture = self._picture

@@ -11,10 +11,12 @@ from typing import Any
 from agent.clock import SystemClock
 from agent.dataplane.kernel import Kernel
 from agent.dataplane.objects import Dataplane, Link
+from agent.dataplane.pace import Tempo
 from agent.dataplane.reconciler import Reconciler, Wish
 
 PATIENCE_SECONDS = 5.0
 QUIET_PASSES = 4
+IMPATIENT = Tempo(passes_per_second=1e6, error_seconds=0.01)
 
 
 @dataclass
@@ -22,11 +24,15 @@ class Lines:
     """A log that remembers."""
 
     said: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    bound: dict[str, Any] = field(default_factory=dict)
 
     def info(self, event: str, **fields: Any) -> None:
-        self.said.append((event, fields))
+        self.said.append((event, {**self.bound, **fields}))
 
     warning = error = debug = info
+
+    def bind(self, **fields: Any) -> Lines:
+        return Lines(self.said, {**self.bound, **fields})
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.said if name == event]
@@ -40,6 +46,7 @@ class Bench:
         self.log = Lines()
         self.seen: list[Mapping[str, Link]] = []
         self._passed = asyncio.Event()
+        options.setdefault("tempo", IMPATIENT)
         self.reconciler = Reconciler(
             kernel, self._wishes, SystemClock(), self.log, on_pass=self._on_pass, **options
         )

@@ -162,6 +162,8 @@ async def test_a_flushed_nft_table_is_put_back(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, replace(routes(), masquerade=NAT))) as bench:
         kernel.foreign_flush_nft()
         await bench.until(lambda: kernel.nft_table == NAT)
+        (line,) = bench.log.of("kernel.drift")
+        assert line["by"] == "firewalld"
 
 
 async def test_lost_notifications_lead_to_reading_everything(kernel: FakeKernel) -> None:

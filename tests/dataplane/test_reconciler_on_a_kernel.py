@@ -140,6 +140,14 @@ async def test_drift_is_repaired_in_under_a_second_and_foreign_things_stay(
         await bench.until(lambda: held() == whole, REPAIR_SECONDS)
 
 
+async def test_who_flushed_the_ruleset_is_told(kernel: NetlinkKernel) -> None:
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.quiet()
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        await bench.until(lambda: bool(bench.log.of("kernel.drift")))
+        assert bench.log.of("kernel.drift")[-1]["by"] == "nft"
+
+
 async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKernel) -> None:
     facts = Facts(NodeName("n1"), endpoints=(Endpoint("cali1", ()),))
     wished = sysctls(facts)

@@ -132,7 +132,7 @@ class FakeKernel:
     def foreign_flush_nft(self) -> None:
         """Somebody flushes the ruleset."""
         self.nft_table = None
-        self._tell(ObjectsChanged(Kind.MASQUERADE))
+        self._tell(ObjectsChanged(Kind.MASQUERADE, by="firewalld"))
 
     def foreign_sysctl(self, name: str, value: str) -> None:
         """Somebody turns a switch."""
