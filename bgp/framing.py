@@ -7,6 +7,7 @@ than one message that is not whole. Does not know: what a body means.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from bgp.errors import NotificationError
 from bgp.iana import Error, HeaderError, MessageType
@@ -35,19 +36,20 @@ class Framing:
         self.largest = LARGEST_MESSAGE
         """Raised by the session once both sides can do extended messages (RFC 8654)."""
 
-    def receive(self, data: bytes) -> list[tuple[MessageType, bytes]]:
-        """The messages that `data` completes. Raises NotificationError 1/x, and then gives none of them."""
+    def receive(self, data: bytes) -> Iterator[tuple[MessageType, bytes]]:
+        """The messages that `data` completes, one by one. Raises NotificationError 1/x at the first wrong header."""
         self._buffer += data
-        found = []
-        offset = 0
-        while len(self._buffer) - offset >= HEADER_BYTES:
-            kind, length = _header(bytes(self._buffer[offset : offset + HEADER_BYTES]), self.largest)
-            if len(self._buffer) - offset < length:
-                break
-            found.append((kind, bytes(self._buffer[offset + HEADER_BYTES : offset + length])))
-            offset += length
-        del self._buffer[:offset]
-        return found
+        buffer, offset = self._buffer, 0
+        try:
+            while len(buffer) - offset >= HEADER_BYTES:
+                kind, length = _header(bytes(buffer[offset : offset + HEADER_BYTES]), self.largest)
+                if len(buffer) - offset < length:
+                    break
+                body = bytes(buffer[offset + HEADER_BYTES : offset + length])
+                offset += length
+                yield kind, body
+        finally:
+            del buffer[:offset]
 
 
 def _header(header: bytes, largest: int) -> tuple[MessageType, int]:

@@ -177,6 +177,21 @@ def test_without_neighbours_a_start_is_over_at_once_but_not_before_they_are_know
     assert one.router.converged
 
 
+def test_a_neighbour_that_came_up_early_gets_its_end_of_rib_with_the_first_announcement() -> None:
+    wire = Wire()
+    one, two = wire.node(1), wire.node(2)
+    wire.peer(one, 2)
+    wire.peer(two, 1)
+    wire.announce(one)
+    wire.until(lambda: one.state(two) is State.ESTABLISHED)
+    wire.run(1)
+    assert not one.router.converged
+    wire.announce(two, BLOCK)
+    wire.run(1)
+    assert one.router.converged
+    assert one.learned() == {BLOCK: "10.0.0.2"}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_two_nodes_that_restart_together_lose_nothing_at_a_third(seed: int) -> None:
     wire = Wire(seed)

@@ -36,6 +36,7 @@ class End:
     connection: Connection
     other: End | None = None
     closed: bool = False
+    dialed: bool = False
 
 
 @dataclass(slots=True)
@@ -100,11 +101,11 @@ class Wire:
 
     def configure(self, node: Node, peers: Mapping[IPv4Address, PeerConfig]) -> None:
         node.router.configure(peers, self.now)
-        self._settle(node)
+        self.settle(node)
 
     def announce(self, node: Node, *prefixes: str) -> None:
         node.router.announce([IPv4Network(prefix) for prefix in prefixes])
-        self._settle(node)
+        self.settle(node)
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class Wire:
                 for at, node in timers:
                     if at <= self.now:
                         node.router.handle_timer(self.now)
-                        self._settle(node)
+                        self.settle(node)
         raise AssertionError(f"more than {MOST_STEPS} steps")
 
     def _due(self, node: Node) -> float | None:
@@ -167,7 +168,7 @@ class Wire:
 
     # -- the cables ---------------------------------------------------------------------------------------------------
 
-    def _settle(self, node: Node) -> None:
+    def settle(self, node: Node) -> None:
         """What the asyncio shell does after each input."""
         if node.down:
             return
@@ -201,13 +202,13 @@ class Wire:
         theirs = None if callee is None or callee.down else callee.router.accept(caller.own)
         if callee is None or callee.down:
             caller.router.dial_failed(connection, "Connection refused", self.now)
-            self._settle(caller)
+            self.settle(caller)
             return
-        end = caller.ends[connection] = End(caller, connection)
+        end = caller.ends[connection] = End(caller, connection, dialed=True)
         if theirs is not None:
             end.other = callee.ends[theirs] = End(callee, theirs, end)
         caller.router.connected(connection, caller.own, self.now, outgoing=True)
-        self._settle(caller)
+        self.settle(caller)
         if end.other is None:
             self._later(HOP_SECONDS, lambda: self._lose(end))
             return
@@ -218,7 +219,7 @@ class Wire:
     def _accepted(self, end: End) -> None:
         if not end.closed and not end.node.down:
             end.node.router.connected(end.connection, end.node.own, self.now, outgoing=False)
-            self._settle(end.node)
+            self.settle(end.node)
 
     def _send(self, node: Node, connection: Connection, data: bytes) -> None:
         """Bytes arrive in order, cut anywhere."""
@@ -239,7 +240,7 @@ class Wire:
     def _arrive(self, end: End, data: bytes) -> None:
         if not end.closed and not end.node.down and end.node.own not in self.unplugged:
             end.node.router.received(end.connection, data, self.now)
-            self._settle(end.node)
+            self.settle(end.node)
 
     def _hang_up(self, end: End) -> None:
         if not end.closed:
@@ -253,4 +254,4 @@ class Wire:
             end.closed = True
             end.node.ends.pop(end.connection, None)
             end.node.router.disconnected(end.connection, "the peer closed TCP", self.now)
-            self._settle(end.node)
+            self.settle(end.node)
