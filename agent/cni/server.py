@@ -348,18 +348,22 @@ class CniServer:
                 async with asyncio.timeout(REPLAY_SECONDS):
                     await self._recorded.wait()
             self._recorded.clear()
-            if self._ports.not_ready() is not None:
-                continue
-            for path, release in self._journal.pending(_unreadable):
-                try:
-                    request = spec.parse(release.environment, release.config.encode())
-                    async with self._alone(host_interface(request)):
-                        await self._replay_one(request)
-                except (CniError, IpamError, KernelError) as error:
-                    log.warning("cni.replay_failed", file=path.name, why=str(error))
-                    break
-                self._journal.done(path)
-                log.info("cni.release_replayed", container=request.container_id)
+            await self.replay()
+
+    async def replay(self) -> None:
+        """One look at the journal; stops at the first release that cannot be carried out now."""
+        if self._ports.not_ready() is not None:
+            return
+        for path, release in self._journal.pending(_unreadable):
+            try:
+                request = spec.parse(release.environment, release.config.encode())
+                async with self._alone(host_interface(request)):
+                    await self._replay_one(request)
+            except (CniError, IpamError, KernelError) as error:
+                log.warning("cni.replay_failed", file=path.name, why=str(error))
+                return
+            self._journal.done(path)
+            log.info("cni.release_replayed", container=request.container_id)
 
     async def _replay_one(self, request: Request) -> None:
         known = self._ports.known(self._key(request))

@@ -1,0 +1,91 @@
+"""A pod attached by the real kernel: what is inside, what is outside, and that nothing is left of a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from agent.cni.attachment import HOST_MAC, Attachment
+from agent.cni.pod_netlink import NetlinkPods
+from agent.dataplane.kernel import KernelError
+from agent.lab.fabric import make_namespace, remove_namespace
+from tests.fixtures.namespace import fresh_namespace, ip
+
+HOST = "cali0123456789a"
+ADDRESS = IPv4Address("192.168.31.65")
+
+
+@pytest.fixture
+def pod() -> Iterator[str]:
+    name = f"tortie-test-pod-{os.getpid()}"
+    make_namespace(name)
+    try:
+        with fresh_namespace():
+            yield name
+    finally:
+        remove_namespace(name)
+
+
+def wish(pod: str, interface: str = "eth0") -> Attachment:
+    return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,))
+
+
+def inside(pod: str, words: str) -> list[dict[str, object]]:
+    done = subprocess.run(["ip", "-n", pod, "-j", *words.split()], capture_output=True, text=True, check=True)
+    found: list[dict[str, object]] = json.loads(done.stdout or "[]")
+    return found
+
+
+async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(pod: str) -> None:
+    await NetlinkPods().attach(wish(pod))
+    (link,) = [item for item in inside(pod, "addr show eth0") if item]
+    assert (link["address"], link["mtu"]) == ("02:00:00:00:00:07", 1450)
+    assert "UP" in link["flags"]  # type: ignore[operator]
+    assert [item["local"] for item in link["addr_info"] if item["family"] == "inet"] == [str(ADDRESS)]  # type: ignore[attr-defined]
+    routes = {item["dst"]: item for item in inside(pod, "route")}
+    assert routes["default"]["gateway"] == "169.254.1.1"
+    assert routes["169.254.1.1"]["scope"] == "link"
+    (neighbour,) = [item for item in inside(pod, "neigh") if item["dst"] == "169.254.1.1"]
+    assert (neighbour["lladdr"], neighbour["state"]) == (HOST_MAC, ["PERMANENT"])
+    host = json.loads(ip(f"-j link show {HOST}"))[0]
+    assert (host["address"], host["mtu"]) == (HOST_MAC, 1450)
+    assert "UP" in host["flags"]
+
+
+async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str) -> None:
+    pods = NetlinkPods()
+    await pods.attach(wish(pod))
+    await pods.attach(wish(pod))
+    assert pods.exists(HOST)
+    await pods.detach(HOST)
+    await pods.detach(HOST)
+    assert not pods.exists(HOST)
+    assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
+
+
+async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str) -> None:
+    pods = NetlinkPods()
+    gone = Attachment(HOST, "eth0", "/run/netns/no-such-pod", "02:00:00:00:00:07", 1450, (ADDRESS,))
+    with pytest.raises(KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"):
+        await pods.attach(gone)
+    assert not pods.exists(HOST)
+
+
+async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str) -> None:
+    pods = NetlinkPods()
+    wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
+    with pytest.raises(KernelError):
+        await pods.attach(wrong)
+    assert not pods.exists(HOST)
+
+
+async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(pod: str) -> None:
+    pods = NetlinkPods()
+    with pytest.raises(KernelError, match="File exists"):
+        await pods.attach(wish(pod, "lo"))
+    assert not pods.exists(HOST)
