@@ -62,6 +62,10 @@ class NetlinkPods:
     def __init__(self) -> None:
         self._requests = RequestSocket()
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._requests.close()
+
     async def attach(self, wish: Attachment) -> None:
         """Make the pair and furnish the pod. A left-over host side of the same name is removed first.
 

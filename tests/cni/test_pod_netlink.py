@@ -31,6 +31,13 @@ def pod() -> Iterator[str]:
         remove_namespace(name)
 
 
+@pytest.fixture
+def pods(pod: str) -> Iterator[NetlinkPods]:
+    made = NetlinkPods()
+    yield made
+    made.close()
+
+
 def wish(pod: str, interface: str = "eth0") -> Attachment:
     return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,))
 
@@ -41,8 +48,8 @@ def inside(pod: str, words: str) -> list[dict[str, object]]:
     return found
 
 
-async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(pod: str) -> None:
-    await NetlinkPods().attach(wish(pod))
+async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(pod: str, pods: NetlinkPods) -> None:
+    await pods.attach(wish(pod))
     (link,) = [item for item in inside(pod, "addr show eth0") if item]
     assert (link["address"], link["mtu"]) == ("02:00:00:00:00:07", 1450)
     assert "UP" in link["flags"]  # type: ignore[operator]
@@ -57,8 +64,7 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
     assert "UP" in host["flags"]
 
 
-async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str) -> None:
-    pods = NetlinkPods()
+async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
     await pods.attach(wish(pod))
     await pods.attach(wish(pod))
     assert pods.exists(HOST)
@@ -68,24 +74,21 @@ async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str) -
     assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
 
 
-async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str) -> None:
-    pods = NetlinkPods()
+async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     gone = Attachment(HOST, "eth0", "/run/netns/no-such-pod", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"):
         await pods.attach(gone)
     assert not pods.exists(HOST)
 
 
-async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str) -> None:
-    pods = NetlinkPods()
+async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError):
         await pods.attach(wrong)
     assert not pods.exists(HOST)
 
 
-async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(pod: str) -> None:
-    pods = NetlinkPods()
+async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     with pytest.raises(KernelError, match="File exists"):
         await pods.attach(wish(pod, "lo"))
     assert not pods.exists(HOST)
