@@ -1,57 +1,54 @@
 """The shell around allocation: reads what it must, decides by the cores, writes one guarded transaction.
 
-Promises: block, claim, handle and the caller's companion change together or not at all, and only if the pool is still
-as it was; so nothing can leak between two writes. Asking again with the same handle gives the same addresses. A warm
-allocation is one round trip: what was last written is remembered, as a hint that every write compares.
-Does not know: CNI, kernel, who else writes.
+Promises: block, claim, handle and the caller's companion change together or not at all, and only if the pool and the
+cluster's rules are still as they were; so nothing can leak between two writes. Asking again with the same handle gives
+the same addresses. A warm allocation is one round trip: what was last written is remembered, as a hint that every
+write compares. Requests of one node that wait at the same moment share a transaction. A cancelled caller leaves
+nothing behind. Does not know: CNI, kernel, who else writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import islice
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from ipam import block as blocks
-from ipam.codec import (
-    decode_affinity,
-    decode_block,
-    decode_config,
-    decode_handle,
-    encode_affinity,
-    encode_block,
-    encode_handle,
+from ipam.draft import NOTHING, Companion, Draft, Kept, broken_guards
+from ipam.errors import Conflict, IpamError, Refused, StoreError
+from ipam.keys import IPAM_CONFIG, block_key, handle_key
+from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord
+from ipam.placing import Placing
+from ipam.releasing import (
+    Guarded,
+    Held,
+    Released,
+    drafted_release,
+    held_by,
+    release_addresses,
+    release_node,
+    release_pool,
 )
-from ipam.errors import BlockLimit, Conflict, NoPool, PoolExhausted, Refused
-from ipam.keys import IPAM_CONFIG, affinity_key, affinity_prefix, block_key, handle_key
-from ipam.model import (
-    DEFAULT_BLOCKS_PER_NODE,
-    Address,
-    AddressRequest,
-    AffinityState,
-    Assignment,
-    Attributes,
-    Block,
-    Handle,
-    HandleId,
-    IpamConfig,
-    NodeName,
-    PoolRecord,
-    Prefix,
-)
-from ipam.search import Eligible, blocks_in_order, eligible
-from ipam.store import Committed, Delete, Lost, Operation, Put, Store, Unchanged, Versioned
+from ipam.store import Committed, Lost, Put, Store, Versioned
+from ipam.territory import Territory, load
+
+__all__ = ["Allocator", "Companion"]
 
 MOST_ATTEMPTS = 100
 """Lost races before Conflict; Calico's number."""
 FIRST_WAIT_SECONDS = 0.002
 LONGEST_WAIT_SECONDS = 0.2
-BLOCKS_AT_ONCE = 64
-"""Block keys looked at in one read while a free one is sought."""
+GROUP_MOST = 32
+"""Requests in one transaction."""
+MOST_WAITING = 10_000
+"""Requests of one node that wait; more are refused at once."""
+FRESH_SECONDS = 60
+"""Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
 
 
 class Clock(Protocol):
@@ -62,45 +59,49 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Companion:
-    """What rides along in the same transaction, such as the workload endpoint."""
-
-    guards: tuple[Unchanged, ...] = ()
-    operations: tuple[Operation, ...] = ()
-
-
-NOTHING = Companion()
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A block as last seen, with its revision; 0: it does not exist yet."""
-
-    block: Block
-    revision: int
-
-
 @dataclass(slots=True)
-class _Hints:
-    """What one node last saw of its own blocks; stale is harmless."""
+class _Job:
+    """One caller's request and how far it got."""
 
-    kept: dict[Prefix, Kept] = field(default_factory=dict)
-    config: IpamConfig = field(default_factory=IpamConfig)
-    loaded: bool = False
+    request: AddressRequest
+    companion: Callable[[tuple[Assignment, ...]], Companion] | None
+    answer: asyncio.Future[tuple[Assignment, ...]]
+    stored: Versioned | None = None
+    """The handle, if it turned out to exist."""
+    ready: tuple[Assignment, ...] = ()
+    fresh: bool = False
+    """Whether the transaction under way gives it something new."""
+    rider: Companion = NOTHING
+    attempts: int = 0
+    verified: bool = False
+    """Whether a refusal would rest on what was read for this job."""
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Allocator:
     """Assigns and releases addresses."""
 
-    def __init__(self, store: Store, clock: Clock, pools: Callable[[], Sequence[PoolRecord]]) -> None:
-        """`pools` is the watched copy; a stale one is noticed by the guard on the pool's revision."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        pools: Callable[[], Sequence[PoolRecord]],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`pools` is the watched copy; a stale one is noticed by the guard on the pool's revision.
+
+        `pause` waits for seconds between two attempts.
+        """
         self._store = store
         self._clock = clock
         self._pools = pools
-        self._hints: dict[NodeName, _Hints] = {}
-        self._turn: dict[NodeName, asyncio.Lock] = {}
-        """One transaction of a node at a time: two would only make each other lose."""
+        self._pause = pause
+        self._territories: dict[NodeName, Territory] = {}
+        self._waiting: dict[NodeName, deque[_Job]] = {}
+        self._workers: dict[NodeName, asyncio.Task[None]] = {}
 
     async def assign(
         self,
@@ -109,129 +110,193 @@ class Allocator:
     ) -> tuple[Assignment, ...]:
         """Give a handle its addresses, all or none.
 
-        Raises NoPool, PoolExhausted, BlockLimit, Conflict, StoreError.
+        Raises NoPool, PoolExhausted, BlockLimit, AddressInUse, Conflict (also when a guard of the companion does not
+        hold), StoreError.
         """
-        if request.ipv6 or request.address is not None:
-            raise Refused("IPv6 and chosen addresses are not assigned yet")
-        async with self._turn.setdefault(request.node, asyncio.Lock()):
-            wait = FIRST_WAIT_SECONDS
-            for _ in range(MOST_ATTEMPTS):
-                found = eligible(self._pools(), request, 4)
-                if not found.records:
-                    reasons = "; ".join(found.refused) or "none is configured"
-                    raise NoPool(f"no pool for {request.use.value} addresses on node {request.node}: {reasons}")
-                outcome = await self._attempt(request, found, companion)
-                if outcome is not None:
-                    return outcome
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+        queue = self._waiting.setdefault(request.node, deque())
+        if len(queue) >= MOST_WAITING:
+            raise Conflict(f"{len(queue)} requests of node {request.node} wait already; try again later")
+        job = _Job(request, companion, asyncio.get_running_loop().create_future())
+        queue.append(job)
+        if request.node not in self._workers:
+            self._workers[request.node] = asyncio.create_task(self._work(request.node, queue))
+        return await job.answer
+
+    # -- one node's worker --------------------------------------------------------------------------------------------
+
+    async def _work(self, node: NodeName, queue: deque[_Job]) -> None:
+        """Serve the queue until it is empty; two transactions of one node would only make each other lose."""
+        try:
+            while queue:
+                group = [queue.popleft() for _ in range(min(len(queue), GROUP_MOST))]
+                try:
+                    await self._settle(node, group)
+                except Exception as error:
+                    for job in group:
+                        job.fail(error)
+                except asyncio.CancelledError:
+                    for job in (*group, *queue):
+                        job.answer.cancel()
+                    queue.clear()
+                    raise
+        finally:
+            del self._workers[node]
+            if not queue:
+                self._waiting.pop(node, None)
+
+    async def _settle(self, node: NodeName, group: list[_Job]) -> None:
+        wait = FIRST_WAIT_SECONDS
+        while group := [job for job in group if not job.answer.done()]:
+            territory = await self._territory(node)
+            draft, ready = Draft(), list[_Job]()
+            for job in group:
+                if await self._draft(job, draft, territory):
+                    ready.append(job)
+            if not ready:
+                continue
+            if await self._commit(draft, ready, territory):
+                wait = FIRST_WAIT_SECONDS
+            else:
+                await self._pause(wait * random.uniform(0.5, 1.0))
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
-        raise Conflict(
-            f"handle {request.handle}: {MOST_ATTEMPTS} transactions in a row were overtaken by other writers"
+
+    async def _draft(self, job: _Job, draft: Draft, territory: Territory) -> bool:
+        """Put a job into the draft; False when it is settled already or has to wait for the next transaction."""
+        if job.answer.done() or job.request.handle in draft.handles:
+            return False
+        trial = draft.fork()
+        try:
+            if not await self._place(job, trial, territory):
+                return False
+            if not trial.fits:
+                if draft.writes:
+                    return False  # alone in the next transaction it may fit
+                raise Conflict(f"handle {job.request.handle}: asks for more than one transaction takes; ask for less")
+        except Exception as error:  # the companion is the caller's code: only its own request may suffer
+            if draft.writes and isinstance(error, IpamError) and not isinstance(error, StoreError):
+                return False  # alone in the next transaction it may do
+            if isinstance(error, Refused) and not job.verified:
+                await self._verify(job, territory)
+            else:
+                job.fail(error)
+            return False
+        draft.guards, draft.writes, draft.blocks, draft.handles = (
+            trial.guards,
+            trial.writes,
+            trial.blocks,
+            trial.handles,
+        )
+        return True
+
+    async def _verify(self, job: _Job, territory: Territory) -> None:
+        """Nothing is refused on old hints: the handle may hold what is asked, the node may have more than we saw."""
+        territory.loaded_at = None
+        job.verified = True
+        try:
+            job.stored = await self._store.get(handle_key(job.request.handle))
+        except StoreError as error:
+            job.fail(error)
+
+    async def _place(self, job: _Job, draft: Draft, territory: Territory) -> bool:
+        request = job.request
+        held = Held() if job.stored is None else await held_by(self._store, job.stored)
+        before = self._assignments(held, request.handle)
+        placing = Placing(self._store, self._clock.wall(), self._pools(), request, territory, draft)
+        given = await placing.run(before)
+        job.ready, job.fresh = (*before, *given), bool(given)
+        job.rider = job.companion(job.ready) if job.companion is not None else NOTHING
+        if not given and await self._whole(job):
+            if not job.answer.done():
+                job.answer.set_result(job.ready)
+            return False
+        revision = job.stored.revision if job.stored is not None else 0
+        if given:
+            counts = held.counts
+            for item in given:
+                counts[item.block] = counts.get(item.block, 0) + 1
+            draft.handle(request.handle, revision, counts)
+        else:
+            draft.guard(handle_key(request.handle), revision)
+            draft.handles.add(request.handle)
+        if given:
+            draft.guard(IPAM_CONFIG, territory.config_revision)
+        draft.ride(job.rider)
+        return True
+
+    async def _whole(self, job: _Job) -> bool:
+        """Whether the companion came with the handle: an earlier transaction whose reply was lost wrote both."""
+        keys = [operation.key for operation in job.rider.operations if isinstance(operation, Put)]
+        if not job.rider.operations or job.stored is None:
+            return True
+        read = await self._store.get_many(keys)
+        return len(keys) == len(job.rider.operations) and all(
+            key in read and read[key].revision == job.stored.revision for key in keys
         )
 
-    async def _attempt(
-        self,
-        request: AddressRequest,
-        found: Eligible,
-        companion: Callable[[tuple[Assignment, ...]], Companion] | None,
-    ) -> tuple[Assignment, ...] | None:
-        """One transaction; None when it lost and should be tried again."""
-        hints = await self._own_blocks(request.node)
-        record, kept = await self._block_for(request, found, hints)
-        attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
-        changed, addresses = blocks.assign(kept.block, request.ipv4, attributes)
-        given = tuple(Assignment(address, changed.cidr, record.pool.name, request.handle) for address in addresses)
-        extra = companion(given) if companion is not None else NOTHING
-        guards = [Unchanged(record.key, record.revision), Unchanged(handle_key(request.handle), 0)]
-        guards.append(Unchanged(block_key(changed.cidr), kept.revision))
-        handle = Handle(request.handle, ((changed.cidr, len(given)),))
-        writes: list[Operation] = [
-            Put(block_key(changed.cidr), encode_block(changed)),
-            Put(handle_key(request.handle), encode_handle(handle)),
-        ]
-        if kept.revision == 0:
-            writes.append(Put(affinity_key(request.node, changed.cidr), encode_affinity(AffinityState.CONFIRMED)))
-        outcome = await self._store.commit((*guards, *extra.guards), (*writes, *extra.operations))
+    async def _commit(self, draft: Draft, ready: list[_Job], territory: Territory) -> bool:
+        try:
+            outcome = await self._store.commit(*draft.transaction)
+        except IpamError as error:
+            territory.loaded_at = None
+            for job in ready:
+                job.fail(error)
+                if job.answer.cancelled() and job.fresh:
+                    await self._take_back(job)
+            return False
         if isinstance(outcome, Committed):
-            hints.kept[changed.cidr] = Kept(changed, outcome.revision)
-            return given
-        self._learn(hints, changed.cidr, outcome, request.node)
-        if outcome.present.get(handle_key(request.handle)) is not None:
-            # Ours from before: a reply that was lost, or a repeated request.
-            return await self.assigned(request.handle) or None
-        return None
+            for kept in draft.blocks.values():
+                territory.put(Kept(kept.block, outcome.revision))
+                territory.unconfirmed.discard(kept.block.cidr)
+            for job in ready:
+                if not job.answer.done():
+                    job.answer.set_result(job.ready)
+                elif job.answer.cancelled() and job.fresh:
+                    await self._take_back(job)
+            return True
+        territory.learn(outcome.present)
+        broken = set(broken_guards(draft.transaction[0], outcome))
+        for job in ready:
+            self._judge(job, broken, outcome)
+        return False
 
-    def _learn(self, hints: _Hints, cidr: Prefix, lost: Lost, node: NodeName) -> None:
-        present = lost.present.get(block_key(cidr))
-        hints.kept.pop(cidr, None)
-        if present is not None:
-            block = decode_block(present.key, present.value)
-            if block.owner == node:
-                hints.kept[cidr] = Kept(block, present.revision)
+    def _judge(self, job: _Job, broken: set[str], lost: Lost) -> None:
+        """What a lost transaction means for one of its requests."""
+        key = handle_key(job.request.handle)
+        job.stored = lost.present.get(key)
+        job.attempts += 1
+        stale = [guard.key for guard in job.rider.guards if guard.key in broken]
+        if stale and key not in broken:
+            job.fail(Conflict(f"handle {job.request.handle}: {stale[0]} was changed meanwhile; look again"))
+        elif job.attempts >= MOST_ATTEMPTS:
+            job.fail(
+                Conflict(
+                    f"handle {job.request.handle}: {MOST_ATTEMPTS} transactions in a row were overtaken by other "
+                    f"writers, at last at {', '.join(sorted(broken))}"
+                )
+            )
 
-    async def _own_blocks(self, node: NodeName) -> _Hints:
-        """The node's own blocks: read once, then kept from write to write."""
-        hints = self._hints.setdefault(node, _Hints())
-        if hints.loaded:
-            return hints
-        claims = await self._store.list(affinity_prefix(node, 4))
-        owned = [decode_affinity(key, value.value) for key, value in claims.values.items()]
-        keys = [block_key(claim.block) for claim in owned if claim.state is not AffinityState.PENDING_DELETION]
-        read = await self._store.get_many([*keys, IPAM_CONFIG])
-        hints.kept = {
-            kept.block.cidr: kept
-            for kept in (Kept(decode_block(key, read[key].value), read[key].revision) for key in keys if key in read)
-            if kept.block.owner == node
-        }
-        if IPAM_CONFIG in read:
-            hints.config = decode_config(IPAM_CONFIG, read[IPAM_CONFIG].value)
-        hints.loaded = True
-        return hints
+    async def _take_back(self, job: _Job) -> None:
+        """The caller went away while its transaction was under way: undo it, for nobody else knows of it."""
+        with suppress(IpamError):
+            await self.release_handle(job.request.handle, Companion((), job.rider.undo))
 
-    async def _block_for(self, request: AddressRequest, found: Eligible, hints: _Hints) -> tuple[PoolRecord, Kept]:
-        """An own block with room, or a new one. Raises PoolExhausted or BlockLimit with what was looked at."""
-        looked_at = list(found.refused)
-        owned = 0
-        for record in found.records:
-            own = [kept for cidr, kept in sorted(hints.kept.items()) if cidr.overlaps(record.pool.cidr)]
-            owned += len(own)
-            for kept in own:
-                if len(kept.block.unallocated) >= request.ipv4:
-                    return record, kept
-                looked_at.append(f"block {kept.block.cidr} of {record.pool.name}: {len(kept.block.unallocated)} free")
-        most = hints.config.blocks_per_node or DEFAULT_BLOCKS_PER_NODE
-        if owned >= most:
-            raise BlockLimit(f"node {request.node} has {owned} blocks and may have {most}: {'; '.join(looked_at)}")
-        if not hints.config.auto_allocate_blocks:
-            raise PoolExhausted(f"new blocks are not claimed (autoAllocateBlocks is off): {'; '.join(looked_at)}")
-        for record in found.records:
-            cidr = await self._free_block(record, request.node)
-            if cidr is not None:
-                stamp = self._clock.wall()
-                claimed = stamp.strftime("%Y-%m-%dT%H:%M:%SZ")
-                sequence = int(stamp.timestamp() * 1e9)
-                return record, Kept(blocks.new_block(cidr, request.node, claimed, sequence), 0)
-            looked_at.append(f"{record.pool.name} ({record.pool.cidr}): every block is taken")
-        hints.loaded = False  # an own block may have been emptied by another process meanwhile
-        raise PoolExhausted(f"no free address for node {request.node}: {'; '.join(looked_at)}")
+    async def _territory(self, node: NodeName) -> Territory:
+        now = self._clock.wall()
+        known = self._territories.get(node)
+        if known is None or known.loaded_at is None or now - known.loaded_at > timedelta(seconds=FRESH_SECONDS):
+            known = self._territories[node] = await load(self._store, node, now)
+        return known
 
-    async def _free_block(self, record: PoolRecord, node: NodeName) -> Prefix | None:
-        candidates = blocks_in_order(record, node)
-        while some := list(islice(candidates, BLOCKS_AT_ONCE)):
-            taken = await self._store.get_many([block_key(cidr) for cidr in some])
-            for cidr in some:
-                if block_key(cidr) not in taken:
-                    return cidr
-        return None
+    # -- asking -------------------------------------------------------------------------------------------------------
 
     async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
-        """What a handle holds now; nothing for an unknown one. Raises StoreError."""
+        """What a handle holds now; nothing for an unknown one. Raises StoreError, Malformed."""
         stored = await self._store.get(handle_key(handle))
-        if stored is None:
-            return ()
-        _, held = await self._held(stored)
+        return self._assignments(await held_by(self._store, stored), handle) if stored is not None else ()
+
+    def _assignments(self, held: Held, handle: HandleId) -> tuple[Assignment, ...]:
         found = []
-        for kept in held:
+        for kept in held.kept:
             for ordinal, _ in blocks.held(kept.block, handle):
                 address = blocks.address_of(kept.block, ordinal)
                 found.append(Assignment(address, kept.block.cidr, self._pool_name(address), handle))
@@ -240,59 +305,57 @@ class Allocator:
     def _pool_name(self, address: Address) -> str:
         return next((record.pool.name for record in self._pools() if address in record.pool), "")
 
-    async def _held(self, stored: Versioned) -> tuple[Handle, tuple[Kept, ...]]:
-        handle = decode_handle(stored.key, stored.value)
-        keys = [block_key(cidr) for cidr, _ in handle.count_by_block]
-        read = await self._store.get_many(keys)
-        found = (read[key] for key in keys if key in read)
-        return handle, tuple(Kept(decode_block(value.key, value.value), value.revision) for value in found)
+    # -- releasing ----------------------------------------------------------------------------------------------------
 
     async def release_handle(self, handle: HandleId, companion: Companion = NOTHING) -> tuple[Address, ...]:
         """Give back everything a handle holds, together with the companion. An unknown handle holds nothing.
 
-        Raises Conflict (also when a guard of the companion does not hold), StoreError.
+        Raises Conflict (also when a guard of the companion does not hold), StoreError, Malformed.
         """
         wait = FIRST_WAIT_SECONDS
         for _ in range(MOST_ATTEMPTS):
-            stored = await self._store.get(handle_key(handle))
-            held = (await self._held(stored))[1] if stored is not None else ()
-            guards = [Unchanged(handle_key(handle), stored.revision if stored is not None else 0)]
-            writes: list[Operation] = [Delete(handle_key(handle))] if stored is not None else []
-            freed: list[Address] = []
-            changes: list[Block] = []
-            for kept in held:
-                changed, addresses = blocks.release_handle(kept.block, handle)
-                freed += addresses
-                guards.append(Unchanged(block_key(changed.cidr), kept.revision))
-                changes.append(changed)
-                writes.append(_written(changed))
-            if not writes and not companion.operations:
+            draft, freed = await drafted_release(self._store, handle, self._clock.wall())
+            draft.ride(companion)
+            if not draft.writes:
                 return ()
-            outcome = await self._store.commit((*guards, *companion.guards), (*writes, *companion.operations))
+            outcome = await self._store.commit(*draft.transaction)
             if isinstance(outcome, Committed):
-                self._remember(changes, outcome.revision)
-                return tuple(freed)
-            _refuse_lost_companion(handle, companion, outcome)
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                self._remember(draft, outcome.revision)
+                return freed
+            broken = broken_guards(companion.guards, outcome)
+            if broken:
+                raise Conflict(f"handle {handle}: {broken[0]} was changed meanwhile; look again")
+            await self._pause(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         raise Conflict(f"handle {handle}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers")
 
-    def _remember(self, changes: Iterable[Block], revision: int) -> None:
-        for changed in changes:
-            hints = self._hints.get(changed.owner) if changed.owner is not None else None
-            if hints is not None and changed.cidr in hints.kept and hints.kept[changed.cidr].revision < revision:
-                hints.kept[changed.cidr] = Kept(changed, revision)
+    async def release_addresses(self, wanted: Iterable[Guarded]) -> Released:
+        """Give back addresses one by one, each only if its handle and sequence are the ones named.
 
+        Raises Conflict when a guard does not hold (nothing of that block is released then), StoreError.
+        """
+        return await release_addresses(self._store, tuple(wanted), self._clock.wall(), self._pause)
 
-def _written(changed: Block) -> Operation:
-    """A block that nobody owns vanishes with its last address."""
-    if changed.owner is None and blocks.is_empty(changed):
-        return Delete(block_key(changed.cidr))
-    return Put(block_key(changed.cidr), encode_block(changed))
+    async def release_node(self, node: NodeName) -> tuple[Address, ...]:
+        """Give back all a node holds, wherever, and its claims. Raises Conflict, StoreError."""
+        self._territories.pop(node, None)
+        return await release_node(self._store, node, self._clock.wall(), self._pause)
 
+    async def release_pool(self, record: PoolRecord) -> int:
+        """Take the blocks of a disabled pool from their owners; allocated addresses stay. Answers how many blocks.
 
-def _refuse_lost_companion(handle: HandleId, companion: Companion, lost: Lost) -> None:
-    for guard in companion.guards:
-        present = lost.present.get(guard.key)
-        if (present.revision if present is not None else 0) != guard.revision:
-            raise Conflict(f"handle {handle}: {guard.key} was changed meanwhile; look again")
+        Raises Refused while the pool is enabled, Conflict, StoreError.
+        """
+        return await release_pool(self._store, record, self._pause)
+
+    def _remember(self, draft: Draft, revision: int) -> None:
+        for kept in draft.blocks.values():
+            owner = kept.block.owner
+            territory = self._territories.get(owner) if owner is not None else None
+            known = territory.own.get(kept.block.cidr) if territory is not None else None
+            if territory is None or known is None or known.revision >= revision:
+                continue
+            if isinstance(draft.writes[block_key(kept.block.cidr)], Put):
+                territory.put(Kept(kept.block, revision))
+            else:
+                territory.forget(kept.block.cidr)

@@ -1,4 +1,4 @@
-"""Arithmetic on one block: claim, assign, release. Nothing is changed in place; every change is a new block.
+"""Arithmetic on one block: claim, assign, release, cool down. Every change is a new block; nothing is altered in place.
 
 Promises: pure; every result satisfies `broken_invariants(…) == ()` if its argument did. Free ordinals are a FIFO: the
 longest idle address goes out first. Rules: Calico's block format.
@@ -7,10 +7,14 @@ Does not know: other blocks, pools, the store.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from ipam.model import Address, Attributes, Block, HandleId, NodeName, Prefix
+
+NONE_RESERVED: frozenset[int] = frozenset()
 
 
 class BlockFull(Exception):
@@ -23,11 +27,24 @@ def new_block(cidr: Prefix, owner: NodeName, claimed_at: str, sequence: int) -> 
     return Block(cidr, owner, (None,) * size, tuple(range(size)), sequence=sequence, claimed_at=claimed_at)
 
 
-def assign(block: Block, count: int, attributes: Attributes) -> tuple[Block, tuple[Address, ...]]:
-    """Take `count` addresses. Raises BlockFull, and takes none, when there are fewer."""
-    if len(block.unallocated) < count:
+def assign(
+    block: Block, count: int, attributes: Attributes, reserved: frozenset[int] = NONE_RESERVED
+) -> tuple[Block, tuple[Address, ...]]:
+    """Take `count` addresses, never a reserved one. Raises BlockFull, and takes none, when there are fewer."""
+    ordinals = [ordinal for ordinal in block.unallocated if ordinal not in reserved][:count]
+    if len(ordinals) < count:
         raise BlockFull
-    ordinals = block.unallocated[:count]
+    return _take(block, ordinals, attributes), tuple(address_of(block, ordinal) for ordinal in ordinals)
+
+
+def assign_ordinal(block: Block, ordinal: int, attributes: Attributes) -> Block:
+    """Take exactly this address. Raises BlockFull when it is not free."""
+    if ordinal not in block.unallocated:
+        raise BlockFull
+    return _take(block, [ordinal], attributes)
+
+
+def _take(block: Block, ordinals: list[int], attributes: Attributes) -> Block:
     if attributes in block.attributes:
         index, known = block.attributes.index(attributes), block.attributes
     else:
@@ -35,54 +52,136 @@ def assign(block: Block, count: int, attributes: Attributes) -> tuple[Block, tup
     allocations = list(block.allocations)
     for ordinal in ordinals:
         allocations[ordinal] = index
+    taken = frozenset(ordinals)
     sequences = {**dict(block.sequence_of), **dict.fromkeys(ordinals, block.sequence)}
-    changed = replace(
+    return replace(
         block,
         allocations=tuple(allocations),
-        unallocated=block.unallocated[count:],
+        unallocated=tuple(ordinal for ordinal in block.unallocated if ordinal not in taken),
         attributes=known,
         sequence=block.sequence + 1,
         sequence_of=tuple(sorted(sequences.items())),
     )
-    return changed, tuple(address_of(block, ordinal) for ordinal in ordinals)
 
 
-def release_handle(block: Block, handle: HandleId) -> tuple[Block, tuple[Address, ...]]:
+def release(block: Block, ordinals: Iterable[int], released_at: str | None = None) -> Block:
+    """Give back these ordinals; with `released_at` they cool down first (see `thaw`). Free ones stay free."""
+    gone = tuple(ordinal for ordinal in ordinals if holder(block, ordinal) is not None)
+    if not gone:
+        return block
+    if released_at is None:
+        return _compacted(block, frozenset(gone), gone, block.sequence + 1)
+    cooling = Attributes(None, released_at=released_at)
+    known = (*block.attributes, cooling)
+    allocations = list(block.allocations)
+    for ordinal in gone:
+        allocations[ordinal] = len(known) - 1
+    marked = replace(block, allocations=tuple(allocations), attributes=known)
+    return _compacted(marked, frozenset(), (), block.sequence + 1)
+
+
+def release_handle(block: Block, handle: HandleId, released_at: str | None = None) -> tuple[Block, tuple[Address, ...]]:
     """Give back everything of a handle; the same block if it holds nothing."""
     ordinals = tuple(ordinal for ordinal, _ in held(block, handle))
-    if not ordinals:
-        return block, ()
-    gone = frozenset(ordinals)
+    return release(block, ordinals, released_at), tuple(address_of(block, ordinal) for ordinal in ordinals)
+
+
+def _compacted(block: Block, gone: frozenset[int], freed: tuple[int, ...], sequence: int) -> Block:
+    """Without the allocations of `gone`, `freed` at the tail of the queue, unused and doubled attributes dropped."""
     allocations = [None if ordinal in gone else index for ordinal, index in enumerate(block.allocations)]
-    used = sorted({index for index in allocations if index is not None})
-    moved = {index: position for position, index in enumerate(used)}
-    changed = replace(
+    kept: list[Attributes] = []
+    place: dict[Attributes, int] = {}
+    for index in sorted({index for index in allocations if index is not None}):
+        attributes = block.attributes[index]
+        if attributes not in place:
+            place[attributes] = len(kept)
+            kept.append(attributes)
+    return replace(
         block,
-        allocations=tuple(None if index is None else moved[index] for index in allocations),
-        unallocated=(*block.unallocated, *ordinals),
-        attributes=tuple(block.attributes[index] for index in used),
-        sequence=block.sequence + 1,
-        sequence_of=tuple((ordinal, sequence) for ordinal, sequence in block.sequence_of if ordinal not in gone),
+        allocations=tuple(None if index is None else place[block.attributes[index]] for index in allocations),
+        unallocated=(*block.unallocated, *freed),
+        attributes=tuple(kept),
+        sequence=sequence,
+        sequence_of=tuple((ordinal, number) for ordinal, number in block.sequence_of if ordinal not in gone),
     )
-    return changed, tuple(address_of(block, ordinal) for ordinal in ordinals)
+
+
+def thaw(block: Block, now: datetime, cooldown_seconds: int) -> Block:
+    """Addresses released longer ago than the cooldown become free, at the tail of the queue."""
+    until = now - timedelta(seconds=cooldown_seconds)
+    over = {index for index, item in enumerate(block.attributes) if item.released_at and _past(item.released_at, until)}
+    if not over:
+        return block
+    freed = tuple(ordinal for ordinal, index in enumerate(block.allocations) if index in over)
+    return _compacted(block, frozenset(freed), freed, block.sequence)
+
+
+def _past(stamp: str, until: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(stamp) <= until
+    except (ValueError, TypeError):
+        return True  # a stamp nobody can read must not hold an address for ever
+
+
+def disowned(block: Block) -> Block:
+    """Without an owner: what is allocated stays, nobody assigns from it but by borrowing."""
+    return replace(block, owner=None, owner_kind="host", claimed_at=None, sequence=block.sequence + 1)
 
 
 def held(block: Block, handle: HandleId) -> tuple[tuple[int, Attributes], ...]:
     """(ordinal, attributes) of everything a handle holds; Calico cuts handles at a carriage return."""
     found = []
     for ordinal, index in enumerate(block.allocations):
-        if index is not None and _bare(block.attributes[index].handle) == handle:
+        if index is not None and bare(block.attributes[index].handle) == handle:
             found.append((ordinal, block.attributes[index]))
     return tuple(found)
 
 
-def _bare(handle: HandleId | None) -> str | None:
-    return handle.partition("\r")[0] if handle is not None else None
+def bare(handle: HandleId | None) -> HandleId | None:
+    """A handle without what Calico appends behind a carriage return."""
+    return HandleId(handle.partition("\r")[0]) if handle is not None else None
+
+
+def holder(block: Block, ordinal: int) -> Attributes | None:
+    """Who holds an ordinal; nobody if it is free or cooling down."""
+    index = block.allocations[ordinal]
+    if index is None or block.attributes[index].released_at is not None:
+        return None
+    return block.attributes[index]
+
+
+def allocated(block: Block) -> Iterator[tuple[int, Attributes]]:
+    """(ordinal, attributes) of everything in use."""
+    for ordinal in range(len(block.allocations)):
+        attributes = holder(block, ordinal)
+        if attributes is not None:
+            yield ordinal, attributes
+
+
+def cooling(block: Block) -> int:
+    """How many addresses were released and are not free yet."""
+    return sum(index is not None and block.attributes[index].released_at is not None for index in block.allocations)
 
 
 def address_of(block: Block, ordinal: int) -> Address:
     """The address at an ordinal."""
     return ip_address(int(block.cidr.network_address) + ordinal)
+
+
+def ordinal_of(block: Block, address: Address) -> int:
+    """The place of an address that lies in the block."""
+    return int(address) - int(block.cidr.network_address)
+
+
+def reserved_in(cidr: Prefix, reservations: Iterable[Prefix]) -> frozenset[int]:
+    """The ordinals of a block that reservations cover."""
+    found: set[int] = set()
+    base, last = int(cidr.network_address), int(cidr.broadcast_address)
+    for reservation in reservations:
+        if reservation.version == cidr.version:
+            low, high = int(reservation.network_address), int(reservation.broadcast_address)
+            found.update(range(max(low, base) - base, min(high, last) - base + 1))
+    return frozenset(found)
 
 
 def is_empty(block: Block) -> bool:
@@ -110,3 +209,9 @@ def broken_invariants(block: Block) -> tuple[str, ...]:
         ),
     )
     return tuple(sentence for holds, sentence in rules if not holds)
+
+
+HARMLESS = frozenset(
+    {"attributes that no allocation refers to", "a sequence number of an ordinal that is not allocated"}
+)
+"""Broken invariants that no address depends on: such a block is used all the same."""

@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from ipam.errors import Malformed
-from ipam.keys import affinity_of_key, handle_of_key
+from ipam.keys import affinity_of_key, block_of_key, handle_of_key
 from ipam.model import Affinity, AffinityState, Attributes, Block, Handle, HandleId, IpamConfig, NodeName, Prefix
 
 
@@ -33,34 +33,66 @@ def _network(key: str, field: str, text: object) -> Prefix:
         raise Malformed(f"{key}: {field}: {error}") from error
 
 
+BLOCK_FIELDS = frozenset(
+    {
+        *("cidr", "affinity", "affinity_claim_time", "allocations", "unallocated", "attributes", "deleted"),
+        *("sequenceNumber", "sequenceNumberForAllocation", "hostAffinity"),
+    }
+)
+ATTRIBUTE_FIELDS = frozenset({"handle_id", "secondary", "releasedAt"})
+CONFIG_FIELDS = frozenset({"strict_affinity", "auto_allocate_blocks", "maxBlocksPerHost", "ipCooldownSeconds"})
+
+
+def _other(raw: Mapping[str, Any], known: frozenset[str]) -> str:
+    """The fields we do not know, as one canonical text: values stay hashable, and nothing of them is lost."""
+    unknown = {name: value for name, value in raw.items() if name not in known}
+    return json.dumps(unknown, sort_keys=True) if unknown else ""
+
+
+def _with_other(raw: dict[str, Any], other: str) -> dict[str, Any]:
+    return {**raw, **json.loads(other)} if other else raw
+
+
 def decode_block(key: str, value: bytes) -> Block:
     """A stored block. Raises Malformed."""
     raw = _object(key, value)
     cidr = _network(key, "cidr", raw.get("cidr"))
+    if block_of_key(key) != cidr:
+        raise Malformed(f"{key}: cidr: {cidr} is not the block of this key")
     owner = raw.get("affinity") or (f"host:{raw['hostAffinity']}" if raw.get("hostAffinity") else None)
-    kind, _, name = owner.partition(":") if owner else ("host", "", "")
     try:
+        kind, _, name = owner.partition(":") if owner else ("host", "", "")
+        if owner and not name:  # written before owners had a kind
+            kind, name = "host", kind
         return Block(
             cidr=cidr,
             owner=NodeName(name) if owner else None,
             owner_kind=kind,
-            allocations=tuple(raw["allocations"]),
-            unallocated=tuple(raw["unallocated"]),
+            allocations=tuple(None if index is None else int(index) for index in raw["allocations"]),
+            unallocated=tuple(int(ordinal) for ordinal in raw.get("unallocated") or ()),
             attributes=tuple(_attributes(item) for item in raw.get("attributes") or ()),
             sequence=int(raw.get("sequenceNumber") or 0),
             sequence_of=tuple(
                 sorted((int(k), int(v)) for k, v in (raw.get("sequenceNumberForAllocation") or {}).items())
             ),
             claimed_at=raw.get("affinity_claim_time"),
+            other=_other(raw, BLOCK_FIELDS),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Malformed(f"{key}: {error!r}") from error
+    except KeyError as error:
+        raise Malformed(f"{key}: {error.args[0]}: is missing") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Malformed(f"{key}: {error}") from error
 
 
 def _attributes(raw: Mapping[str, Any]) -> Attributes:
     handle = raw.get("handle_id")
-    secondary = tuple(sorted((raw.get("secondary") or {}).items()))
-    return Attributes(HandleId(handle) if handle is not None else None, secondary, raw.get("releasedAt"))
+    secondary = tuple(sorted((str(k), str(v)) for k, v in (raw.get("secondary") or {}).items()))
+    return Attributes(
+        HandleId(str(handle)) if handle is not None else None,
+        secondary,
+        raw.get("releasedAt"),
+        _other(raw, ATTRIBUTE_FIELDS),
+    )
 
 
 def encode_block(block: Block) -> bytes:
@@ -77,14 +109,14 @@ def encode_block(block: Block) -> bytes:
     }
     if block.claimed_at is not None:
         raw["affinity_claim_time"] = block.claimed_at
-    return json.dumps(raw, separators=(",", ":")).encode()
+    return json.dumps(_with_other(raw, block.other), separators=(",", ":")).encode()
 
 
 def _attributes_json(attributes: Attributes) -> dict[str, Any]:
     raw: dict[str, Any] = {"handle_id": attributes.handle, "secondary": dict(attributes.secondary) or None}
     if attributes.released_at is not None:
         raw["releasedAt"] = attributes.released_at
-    return raw
+    return _with_other(raw, attributes.other)
 
 
 def decode_affinity(key: str, value: bytes) -> Affinity:
@@ -110,7 +142,10 @@ def decode_handle(key: str, value: bytes) -> Handle:
     if name is None:
         raise Malformed(f"{key}: is not the key of a handle")
     counts = _object(key, value).get("block") or {}
-    return Handle(name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items()))
+    try:
+        return Handle(name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Malformed(f"{key}: block: {error}") from error
 
 
 def encode_handle(handle: Handle) -> bytes:
@@ -122,9 +157,35 @@ def encode_handle(handle: Handle) -> bytes:
 def decode_config(key: str, value: bytes) -> IpamConfig:
     """The cluster's rules; a missing field has its default. Raises Malformed."""
     raw = _object(key, value)
-    return IpamConfig(
-        strict_affinity=bool(raw.get("strict_affinity", False)),
-        auto_allocate_blocks=bool(raw.get("auto_allocate_blocks", True)),
-        blocks_per_node=int(raw.get("maxBlocksPerHost") or 0),
-        cooldown_seconds=int(raw.get("ipCooldownSeconds") or 0),
-    )
+    try:
+        return IpamConfig(
+            strict_affinity=bool(raw.get("strict_affinity", False)),
+            auto_allocate_blocks=bool(raw.get("auto_allocate_blocks", True)),
+            blocks_per_node=int(raw.get("maxBlocksPerHost") or 0),
+            cooldown_seconds=int(raw.get("ipCooldownSeconds") or 0),
+            other=_other(raw, CONFIG_FIELDS),
+        )
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"{key}: {error}") from error
+
+
+def encode_config(config: IpamConfig) -> bytes:
+    """The cluster's rules as Calico writes them."""
+    raw: dict[str, Any] = {
+        "strict_affinity": config.strict_affinity,
+        "auto_allocate_blocks": config.auto_allocate_blocks,
+    }
+    if config.blocks_per_node:
+        raw["maxBlocksPerHost"] = config.blocks_per_node
+    if config.cooldown_seconds:
+        raw["ipCooldownSeconds"] = config.cooldown_seconds
+    return json.dumps(_with_other(raw, config.other), separators=(",", ":")).encode()
+
+
+def decode_reservation(key: str, value: bytes) -> tuple[Prefix, ...]:
+    """The addresses an IPReservation keeps from automatic assignment. Raises Malformed."""
+    spec = _object(key, value).get("spec") or {}
+    cidrs = spec.get("reservedCIDRs") if isinstance(spec, dict) else None
+    if cidrs is not None and not isinstance(cidrs, list):
+        raise Malformed(f"{key}: spec.reservedCIDRs: expected a list")
+    return tuple(_network(key, "spec.reservedCIDRs", cidr) for cidr in cidrs or ())

@@ -17,6 +17,7 @@ BLOCKS = f"{IPAM}assignment/"
 HOSTS = f"{IPAM}host/"
 HANDLES = f"{IPAM}handle/"
 IPAM_CONFIG = f"{IPAM}config"
+RESERVATIONS = f"{RESOURCES}ipreservations/"
 
 
 def escaped(name: str) -> str:

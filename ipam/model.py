@@ -95,6 +95,9 @@ class Attributes:
     handle: HandleId | None
     secondary: tuple[tuple[str, str], ...] = ()
     released_at: str | None = None
+    """Set while the address cools down after its release (RFC 3339)."""
+    other: str = ""
+    """Fields we do not know, as JSON: kept as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Block:
     claimed_at: str | None = None
     owner_kind: str = "host"
     """`host`, or `virtual` for Calico's load balancer."""
+    other: str = ""
+    """Fields we do not know, as JSON: kept as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,8 @@ class IpamConfig:
     blocks_per_node: int = 0
     """0 means DEFAULT_BLOCKS_PER_NODE."""
     cooldown_seconds: int = 0
+    other: str = ""
+    """Fields we do not know, as JSON: kept as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ipam.model import AddressRequest, AssignmentMode, NodeName, PoolRecord, Prefix
+from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix
 from ipam.selector import SelectorError, parse
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
@@ -79,3 +79,10 @@ def blocks_in_order(record: PoolRecord, node: NodeName) -> Iterator[Prefix]:
     network = type(cidr)
     for number in range(count):
         yield network((int(cidr.network_address) + (start + number) % count * step, length))
+
+
+def aligned_block(pool: Pool, address: Address) -> Prefix:
+    """The block of a pool that an address belongs to."""
+    length = max(pool.block_length, pool.cidr.prefixlen)
+    mask = (1 << pool.cidr.max_prefixlen - length) - 1
+    return type(pool.cidr)((int(address) & ~mask, length))

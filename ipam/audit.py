@@ -1,0 +1,190 @@
+"""What is inconsistent in a copy of the datastore: every finding with its key and a sentence.
+
+Promises: pure; what was written by transactions of this package alone has no findings. A finding is `repairable` only
+if the copy itself proves the repair; a lost address (allocated, but nobody uses it) is reported, never repaired here,
+because an endpoint may be about to be written. Does not know: the store, time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipam import block as blocks
+from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
+from ipam.errors import Malformed
+from ipam.keys import HANDLES, IPAM_CONFIG, affinity_key, affinity_of_key, block_key, block_of_key, handle_key
+from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
+from ipam.store import Versioned
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong."""
+
+    kind: str
+    key: str
+    text: str
+    address: Address | None = None
+    handle: HandleId | None = None
+    repairable: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For reports that programs read."""
+        raw: dict[str, Any] = {"kind": self.kind, "key": self.key, "text": self.text, "repairable": self.repairable}
+        if self.address is not None:
+            raw["address"] = str(self.address)
+        if self.handle is not None:
+            raw["handle"] = self.handle
+        return raw
+
+
+@dataclass(slots=True)
+class Picture:
+    """A copy of address management at one moment, decoded; `findings` holds what could not be."""
+
+    stored: Mapping[str, Versioned]
+    blocks: dict[Prefix, Block] = field(default_factory=dict)
+    handles: dict[HandleId, Handle] = field(default_factory=dict)
+    claims: list[Affinity] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def revision(self, key: str) -> int:
+        """The revision of a key in this copy; 0 if it is not there."""
+        found = self.stored.get(key)
+        return found.revision if found is not None else 0
+
+
+def picture(stored: Mapping[str, Versioned]) -> Picture:
+    """Decode everything below Calico's IPAM prefix; keys of other kinds are left out."""
+    found = Picture(stored)
+    for key, value in stored.items():
+        try:
+            if block_of_key(key) is not None:
+                block = decode_block(key, value.value)
+                found.blocks[block.cidr] = block
+            elif affinity_of_key(key) is not None:
+                found.claims.append(decode_affinity(key, value.value))
+            elif key.startswith(HANDLES):
+                handle = decode_handle(key, value.value)
+                found.handles[handle.id] = handle
+            elif key == IPAM_CONFIG:
+                decode_config(key, value.value)
+        except Malformed as error:
+            found.findings.append(Finding("damaged", key, str(error)))
+    return found
+
+
+def real_counts(seen: Picture) -> dict[HandleId, dict[Prefix, int]]:
+    """What each handle really holds, told by the blocks."""
+    counts: dict[HandleId, dict[Prefix, int]] = {}
+    for cidr, block in seen.blocks.items():
+        if not _readable(block):
+            continue
+        for _, attributes in blocks.allocated(block):
+            handle = blocks.bare(attributes.handle)
+            if handle:
+                mine = counts.setdefault(handle, {})
+                mine[cidr] = mine.get(cidr, 0) + 1
+    return counts
+
+
+def _readable(block: Block) -> bool:
+    return set(blocks.broken_invariants(block)) <= blocks.HARMLESS
+
+
+def audit(
+    seen: Picture,
+    pools: Sequence[Pool] | None = None,
+    in_use: Mapping[Address, str] | None = None,
+) -> tuple[Finding, ...]:
+    """Everything wrong. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
+    found = [*seen.findings, *_structure(seen), *_claims(seen), *_handles(seen)]
+    if pools is not None:
+        found += _outside(seen, pools)
+    if in_use is not None:
+        found += _usage(seen, in_use)
+    return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
+
+
+def _structure(seen: Picture) -> Iterator[Finding]:
+    for cidr, block in seen.blocks.items():
+        for sentence in blocks.broken_invariants(block):
+            yield Finding("broken-block", block_key(cidr), f"block {cidr}: {sentence}")
+    ordered = sorted(seen.blocks, key=lambda cidr: (cidr.version, cidr))
+    for first, second in itertools.pairwise(ordered):
+        if first.version == second.version and first.overlaps(second):
+            yield Finding("overlapping-blocks", block_key(second), f"blocks {first} and {second} share addresses")
+
+
+def _claims(seen: Picture) -> Iterator[Finding]:
+    claimed = set()
+    for claim in seen.claims:
+        claimed.add((claim.node, claim.block))
+        key = affinity_key(claim.node, claim.block)
+        block = seen.blocks.get(claim.block)
+        if block_key(claim.block) in seen.stored and block is None:
+            continue  # damaged, and said so already
+        if claim.state is AffinityState.PENDING:
+            continue  # somebody is at it
+        if block is None:
+            text = f"node {claim.node} claims {claim.block}, and there is no such block"
+            yield Finding("claim-without-block", key, text, repairable=True)
+        elif block.owner != claim.node and claim.state is AffinityState.CONFIRMED:
+            text = f"node {claim.node} claims {claim.block}, which belongs to {block.owner or 'nobody'}"
+            yield Finding("claim-of-others-block", key, text, repairable=True)
+    for cidr, block in seen.blocks.items():
+        if block.owner is not None and block.owner_kind == "host" and (block.owner, cidr) not in claimed:
+            text = f"block {cidr} belongs to node {block.owner}, which does not claim it"
+            yield Finding("block-without-claim", block_key(cidr), text, repairable=True)
+
+
+def _handles(seen: Picture) -> Iterator[Finding]:
+    real = real_counts(seen)
+    unreadable = {cidr for cidr, block in seen.blocks.items() if not _readable(block)}
+    unreadable |= {cidr for key in seen.stored if (cidr := block_of_key(key)) and cidr not in seen.blocks}
+    for handle, stored in seen.handles.items():
+        counts = {cidr: count for cidr, count in stored.count_by_block if cidr not in unreadable}
+        mine = real.get(handle, {})
+        key = handle_key(handle)
+        if not mine and len(counts) == len(stored.count_by_block):
+            yield Finding("orphaned-handle", key, f"handle {handle} holds nothing", handle=handle, repairable=True)
+        elif any(cidr not in mine for cidr in counts) or any(counts.get(cidr, 0) < mine[cidr] for cidr in mine):
+            text = f"handle {handle} counts {_say(counts)} but holds {_say(mine)}"
+            yield Finding("miscounting-handle", key, text, handle=handle, repairable=True)
+    for handle, mine in real.items():
+        if handle not in seen.handles and handle_key(handle) not in seen.stored:
+            text = f"handle {handle} holds {_say(mine)} but has no record"
+            yield Finding("missing-handle", handle_key(handle), text, handle=handle, repairable=True)
+
+
+def _say(counts: Mapping[Prefix, int]) -> str:
+    return ", ".join(f"{count} of {cidr}" for cidr, count in sorted(counts.items(), key=str)) or "nothing"
+
+
+def _outside(seen: Picture, pools: Sequence[Pool]) -> Iterator[Finding]:
+    for cidr in seen.blocks:
+        if not any(cidr.network_address in pool for pool in pools):
+            yield Finding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
+
+
+def _usage(seen: Picture, in_use: Mapping[Address, str]) -> Iterator[Finding]:
+    known: set[Address] = set()
+    for cidr, block in seen.blocks.items():
+        if not _readable(block):
+            continue
+        for ordinal, attributes in blocks.allocated(block):
+            address = blocks.address_of(block, ordinal)
+            known.add(address)
+            if address not in in_use:
+                words = dict(attributes.secondary)
+                who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
+                holder = f"{attributes.handle or 'no handle'} ({who or 'unknown'})"
+                text = f"address {address} is allocated to {holder} and not used"
+                yield Finding("leaked-address", block_key(cidr), text, address, blocks.bare(attributes.handle))
+    for address, user in in_use.items():
+        if address not in known:
+            text = f"address {address} is used by {user} and allocated to nobody"
+            yield Finding("unallocated-address", user, text, address)

@@ -1,0 +1,290 @@
+"""Gives addresses back: by handle, one by one, all of a node, all of a pool; each change one guarded transaction.
+
+Promises: block and handles change together, so a handle never outlives its addresses; what was allocated anew
+meanwhile is not touched (sequence and handle guards); a cooldown of the cluster's rules is kept. Handles that count
+more than they hold, as Calico may leave them, are read right. Does not know: why, hints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+
+from ipam import block as blocks
+from ipam.codec import decode_config, decode_handle
+from ipam.draft import Draft, Kept, read_block
+from ipam.errors import Conflict, Malformed, Refused
+from ipam.keys import (
+    IPAM_CONFIG,
+    affinity_key,
+    affinity_of_key,
+    affinity_prefix,
+    block_key,
+    block_of_key,
+    block_prefix,
+    handle_key,
+)
+from ipam.model import BLOCK_LENGTHS, Address, Attributes, Block, HandleId, IpamConfig, NodeName, PoolRecord, Prefix
+from ipam.store import Committed, Store, Versioned
+
+MOST_ATTEMPTS = 100
+RETRY_SECONDS = 0.01
+ALLOCATIONS_AT_ONCE = 50
+"""Allocations released in one transaction: each may need a handle, and all fit with room for block and claim."""
+
+Pause = Callable[[float], Awaitable[None]]
+NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An address to give back, and what must still be true of it."""
+
+    address: Address
+    handle: HandleId | None = None
+    """The handle it must be held by; None: any."""
+    sequence: int | None = None
+    """The block's sequence when it was assigned; None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What came of a release by address."""
+
+    released: tuple[Address, ...]
+    unallocated: tuple[Address, ...]
+    """Those that nobody held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A handle's blocks as they are now."""
+
+    kept: tuple[Kept, ...] = ()
+    handle: HandleId | None = None
+
+    @property
+    def counts(self) -> dict[Prefix, int]:
+        """How many addresses the handle really holds in each block."""
+        if self.handle is None:
+            return {}
+        found = {kept.block.cidr: len(blocks.held(kept.block, self.handle)) for kept in self.kept}
+        return {cidr: count for cidr, count in found.items() if count}
+
+
+def config_of(read: Mapping[str, Versioned]) -> IpamConfig:
+    """The cluster's rules out of a read; unreadable ones are the defaults."""
+    try:
+        return decode_config(IPAM_CONFIG, read[IPAM_CONFIG].value) if IPAM_CONFIG in read else IpamConfig()
+    except Malformed:
+        return IpamConfig()
+
+
+def _stamp(config: IpamConfig, now: datetime) -> str | None:
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ") if config.cooldown_seconds else None
+
+
+async def held_by(store: Store, stored: Versioned) -> Held:
+    """The readable blocks of a handle. Raises StoreError, Malformed when the handle itself cannot be read."""
+    return (await _read_handle(store, stored))[0]
+
+
+async def _read_handle(store: Store, stored: Versioned) -> tuple[Held, IpamConfig]:
+    handle = decode_handle(stored.key, stored.value)
+    keys = [block_key(cidr) for cidr, _ in handle.count_by_block]
+    read = await store.get_many([*keys, IPAM_CONFIG])
+    kept = []
+    for key in keys:
+        if key in read:
+            with suppress(Malformed):  # a damaged block must not keep the others; `check` names it
+                kept.append(read_block(read[key]))
+    return Held(tuple(kept), handle.id), config_of(read)
+
+
+async def drafted_release(store: Store, handle: HandleId, now: datetime) -> tuple[Draft, tuple[Address, ...]]:
+    """The release of all a handle holds, still to be committed. Raises StoreError, Malformed."""
+    draft = Draft()
+    stored = await store.get(handle_key(handle))
+    if stored is None:
+        draft.guard(handle_key(handle), 0)
+        return draft, ()
+    held, config = await _read_handle(store, stored)
+    draft.handle(handle, stored.revision, {})
+    freed: list[Address] = []
+    for kept in held.kept:
+        thawed = blocks.thaw(kept.block, now, config.cooldown_seconds)
+        changed, addresses = blocks.release_handle(thawed, handle, _stamp(config, now))
+        freed += addresses
+        if addresses:
+            draft.change(kept, changed)
+        else:
+            draft.guard(block_key(changed.cidr), kept.revision)
+    return draft, tuple(freed)
+
+
+async def release_addresses(store: Store, wanted: Sequence[Guarded], now: datetime, pause: Pause) -> Released:
+    """Give back addresses, block by block. Raises Conflict when a guard does not hold, StoreError, Malformed."""
+    released: list[Address] = []
+    unallocated: list[Address] = []
+    by_block: dict[Prefix | None, list[Guarded]] = {}
+    for item in dict.fromkeys(wanted):
+        by_block.setdefault(await _block_of(store, item.address), []).append(item)
+    for cidr, items in by_block.items():
+        if cidr is None:
+            unallocated += [item.address for item in items]
+            continue
+        for start in range(0, len(items), ALLOCATIONS_AT_ONCE):
+            done = await _release_in(store, cidr, items[start : start + ALLOCATIONS_AT_ONCE], now, pause)
+            released += done.released
+            unallocated += done.unallocated
+    return Released(tuple(released), tuple(unallocated))
+
+
+async def _block_of(store: Store, address: Address) -> Prefix | None:
+    """The stored block that holds an address, whatever pool it came from."""
+    network = NETWORKS[address.version]
+    keys = [
+        block_key(network((int(address) >> bits << bits, address.max_prefixlen - bits)))
+        for bits in (address.max_prefixlen - length for length in BLOCK_LENGTHS[address.version])
+    ]
+    found = await store.get_many(keys)
+    return max((cidr for key in found if (cidr := block_of_key(key))), key=lambda cidr: cidr.prefixlen, default=None)
+
+
+async def _release_in(store: Store, cidr: Prefix, items: Sequence[Guarded], now: datetime, pause: Pause) -> Released:
+    for _ in range(MOST_ATTEMPTS):
+        read = await store.get_many([block_key(cidr), IPAM_CONFIG])
+        stored = read.get(block_key(cidr))
+        if stored is None:
+            return Released((), tuple(item.address for item in items))
+        kept = read_block(stored)
+        ordinals = [blocks.ordinal_of(kept.block, item.address) for item in items]
+        held = {ordinal: blocks.holder(kept.block, ordinal) for ordinal in ordinals}
+        for item, ordinal in zip(items, ordinals, strict=True):
+            _check(kept.block, item, held[ordinal])
+        going = [ordinal for ordinal in ordinals if held[ordinal] is not None]
+        free = tuple(item.address for item, ordinal in zip(items, ordinals, strict=True) if held[ordinal] is None)
+        if not going:
+            return Released((), free)
+        draft = await drafted_free(store, kept, going, config_of(read), now)
+        if isinstance(await store.commit(*draft.transaction), Committed):
+            return Released(tuple(blocks.address_of(kept.block, ordinal) for ordinal in going), free)
+        await pause(RETRY_SECONDS)
+    raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers")
+
+
+def _check(block: Block, item: Guarded, holder: Attributes | None) -> None:
+    if holder is None:
+        return
+    if item.handle is not None and blocks.bare(holder.handle) != item.handle:
+        raise Conflict(f"address {item.address} is held by {holder.handle}, not by {item.handle}")
+    sequence = dict(block.sequence_of).get(blocks.ordinal_of(block, item.address))
+    if item.sequence is not None and sequence != item.sequence:
+        raise Conflict(f"address {item.address} was assigned anew (sequence {sequence}, not {item.sequence})")
+
+
+async def drafted_free(store: Store, kept: Kept, ordinals: Sequence[int], config: IpamConfig, now: datetime) -> Draft:
+    """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
+    draft = Draft()
+    going: dict[HandleId, int] = {}
+    for ordinal in ordinals:
+        holder = blocks.holder(kept.block, ordinal)
+        handle = blocks.bare(holder.handle) if holder is not None else None
+        if handle:
+            going[handle] = going.get(handle, 0) + 1
+    read = await store.get_many([handle_key(handle) for handle in going])
+    for handle in going:
+        stored = read.get(handle_key(handle))
+        left = len(blocks.held(kept.block, handle)) - going[handle]
+        if stored is None:
+            continue
+        try:
+            counts = dict(decode_handle(stored.key, stored.value).count_by_block)
+        except Malformed:
+            continue  # the address is freed all the same; `check` names the handle
+        draft.handle(handle, stored.revision, {**counts, kept.block.cidr: left})
+    thawed = blocks.thaw(kept.block, now, config.cooldown_seconds)
+    draft.change(kept, blocks.release(thawed, ordinals, _stamp(config, now)))
+    return draft
+
+
+async def release_node(store: Store, node: NodeName, now: datetime, pause: Pause) -> tuple[Address, ...]:
+    """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError."""
+    freed: list[Address] = []
+    for version in (4, 6):
+        for stored in (await store.list(block_prefix(version))).values.values():
+            try:
+                block = read_block(stored).block
+            except Malformed:
+                continue  # `check` names it; it must not keep the rest
+            own = block.owner == node
+            items = [
+                _guarded(block, ordinal, attributes)
+                for ordinal, attributes in blocks.allocated(block)
+                if _node_of(attributes) == node or (own and _node_of(attributes) is None)
+            ]
+            freed += (await release_addresses(store, items, now, pause)).released
+            if own:
+                await _give_up(store, block.cidr, node, pause)
+        for key in (await store.list(affinity_prefix(node, version))).values:
+            found = affinity_of_key(key)
+            if found is not None:
+                await _give_up(store, found[1], node, pause)
+    return tuple(freed)
+
+
+def _node_of(attributes: Attributes) -> str | None:
+    return dict(attributes.secondary).get("node")
+
+
+def _guarded(block: Block, ordinal: int, attributes: Attributes) -> Guarded:
+    sequence = dict(block.sequence_of).get(ordinal)
+    return Guarded(blocks.address_of(block, ordinal), blocks.bare(attributes.handle), sequence)
+
+
+async def _give_up(store: Store, cidr: Prefix, node: NodeName, pause: Pause, *, only_empty: bool = False) -> bool:
+    """End a node's claim on a block; an empty block goes with it. False: it is not empty and should have been."""
+    for _ in range(MOST_ATTEMPTS):
+        read = await store.get_many([block_key(cidr), affinity_key(node, cidr)])
+        draft = Draft()
+        stored, claim = read.get(block_key(cidr)), read.get(affinity_key(node, cidr))
+        draft.guard(affinity_key(node, cidr), claim.revision if claim is not None else 0)
+        draft.unclaim(node, cidr)
+        if stored is None:
+            draft.guard(block_key(cidr), 0)
+        else:
+            kept = read_block(stored)
+            if kept.block.owner == node and kept.block.owner_kind == "host":
+                if only_empty and not blocks.is_empty(kept.block):
+                    return False
+                draft.change(kept, blocks.disowned(kept.block))
+        if isinstance(await store.commit(*draft.transaction), Committed):
+            return True
+        await pause(RETRY_SECONDS)
+    raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} attempts to give it up were overtaken by other writers")
+
+
+async def release_empty(store: Store, cidr: Prefix, node: NodeName, pause: Pause) -> bool:
+    """Give up a claim on a block that is empty; False when it is not. Raises Conflict, StoreError."""
+    return await _give_up(store, cidr, node, pause, only_empty=True)
+
+
+async def release_pool(store: Store, record: PoolRecord, pause: Pause) -> int:
+    """Take a disabled pool's blocks from their owners. Raises Refused while it is enabled, Conflict, StoreError."""
+    if not record.pool.disabled:
+        raise Refused(f"pool {record.pool.name} is enabled; disable it first, so that nothing new is allocated")
+    count = 0
+    for key, stored in (await store.list(block_prefix(record.pool.cidr.version))).values.items():
+        cidr = block_of_key(key)
+        if cidr is None or cidr.network_address not in record.pool.cidr:
+            continue
+        try:
+            owner = read_block(stored).block.owner
+        except Malformed:
+            continue
+        if owner is not None:
+            count += await _give_up(store, cidr, owner, pause)
+    return count

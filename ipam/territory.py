@@ -1,0 +1,193 @@
+"""What one node last saw of the blocks it may use: its own, those it borrowed from, and the cluster's rules.
+
+Promises: stale is harmless, because every write compares; one damaged block hides no other and is named in `damaged`.
+Does not know: requests, transactions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from ipam import block as blocks
+from ipam.codec import decode_affinity, decode_config, decode_reservation
+from ipam.draft import Kept, read_block
+from ipam.errors import Malformed
+from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
+from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
+from ipam.search import blocks_in_order
+from ipam.store import Store, Versioned
+
+BLOCKS_AT_ONCE = 64
+"""Block keys looked at in one read while a free one is sought."""
+MOST_BLOCKS_LOOKED_AT = 1 << 18
+"""Blocks of a pool that are tried before it counts as full: a /8 of /26."""
+RECLAIM_AGE = timedelta(seconds=60)
+"""An empty block of another node is taken only when its claim is older: a fresh one is about to be used."""
+MOST_LENDERS = 256
+"""Foreign blocks remembered for the next borrowing."""
+
+
+@dataclass(slots=True)
+class Territory:
+    """The hints of one node."""
+
+    node: NodeName
+    own: dict[Prefix, Kept] = field(default_factory=dict)
+    unconfirmed: set[Prefix] = field(default_factory=set)
+    """Own blocks whose claim somebody left unfinished."""
+    lenders: dict[Prefix, Kept] = field(default_factory=dict)
+    """Blocks of others that had free addresses."""
+    config: IpamConfig = field(default_factory=IpamConfig)
+    config_revision: int = 0
+    reserved: tuple[Prefix, ...] = ()
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Key -> why it cannot be used."""
+    loaded_at: datetime | None = None
+
+    def see(self, stored: Versioned) -> Kept | None:
+        """Take in a block as it is now; None when it is damaged."""
+        cidr = block_of_key(stored.key)
+        try:
+            kept = read_block(stored)
+        except Malformed as error:
+            self.damaged[stored.key] = str(error)
+            if cidr is not None:
+                self.forget(cidr)
+            return None
+        self.damaged.pop(stored.key, None)
+        self.put(kept)
+        return kept
+
+    def put(self, kept: Kept) -> None:
+        """Remember a block where it belongs."""
+        cidr = kept.block.cidr
+        self.forget(cidr)
+        if kept.block.owner == self.node and kept.block.owner_kind == "host":
+            self.own[cidr] = kept
+        elif kept.block.unallocated and len(self.lenders) < MOST_LENDERS:
+            self.lenders[cidr] = kept
+
+    def forget(self, cidr: Prefix) -> None:
+        """A block that is gone, or nothing is known of it any more."""
+        self.own.pop(cidr, None)
+        self.lenders.pop(cidr, None)
+
+    def learn(self, present: Mapping[str, Versioned | None]) -> None:
+        """Take in what a lost transaction showed."""
+        for key, stored in present.items():
+            cidr = block_of_key(key)
+            if cidr is not None and stored is None:
+                self.forget(cidr)
+            elif cidr is not None and stored is not None:
+                self.see(stored)
+            elif key == IPAM_CONFIG:
+                self.take_config(stored)
+
+    def take_config(self, stored: Versioned | None) -> None:
+        """The cluster's rules; unreadable ones leave the rules as they were."""
+        self.config_revision = stored.revision if stored is not None else 0
+        try:
+            self.config = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
+            self.damaged.pop(IPAM_CONFIG, None)
+        except Malformed as error:
+            self.damaged[IPAM_CONFIG] = str(error)
+
+    def reserved_in(self, cidr: Prefix) -> frozenset[int]:
+        """The ordinals of a block that are kept from automatic assignment."""
+        return blocks.reserved_in(cidr, self.reserved) if self.reserved else blocks.NONE_RESERVED
+
+    def wholly_reserved(self, cidr: Prefix) -> bool:
+        """Whether nothing of a block may be assigned."""
+        return bool(self.reserved) and len(self.reserved_in(cidr)) == cidr.num_addresses
+
+
+async def load(store: Store, node: NodeName, now: datetime) -> Territory:
+    """Read a node's own blocks and the rules. Raises StoreError."""
+    found = Territory(node, loaded_at=now)
+    claimed: list[Prefix] = []
+    for version in (4, 6):
+        for key, stored in (await store.list(affinity_prefix(node, version))).values.items():
+            try:
+                affinity = decode_affinity(key, stored.value)
+            except Malformed as error:
+                found.damaged[key] = str(error)
+                continue
+            if affinity.state is not AffinityState.PENDING_DELETION:
+                claimed.append(affinity.block)
+            if affinity.state is AffinityState.PENDING:
+                found.unconfirmed.add(affinity.block)
+    read = await store.get_many([*map(block_key, claimed), IPAM_CONFIG])
+    for key, stored in read.items():
+        if key != IPAM_CONFIG:
+            found.see(stored)
+    found.lenders.clear()
+    found.take_config(read.get(IPAM_CONFIG))
+    found.reserved = await reservations(store, found.damaged)
+    return found
+
+
+async def reservations(store: Store, damaged: dict[str, str]) -> tuple[Prefix, ...]:
+    """All reserved prefixes; a damaged reservation is named and reserves nothing. Raises StoreError."""
+    found: list[Prefix] = []
+    for key, stored in (await store.list(RESERVATIONS)).values.items():
+        try:
+            found += decode_reservation(key, stored.value)
+        except Malformed as error:
+            damaged[key] = str(error)
+    return tuple(found)
+
+
+async def free_block(
+    store: Store, territory: Territory, record: PoolRecord, taken: Collection[Prefix]
+) -> Prefix | Kept | None:
+    """The first block of a pool that does not exist, or that is ours without a claim. Raises StoreError."""
+    candidates = islice(blocks_in_order(record, territory.node), MOST_BLOCKS_LOOKED_AT)
+    while some := list(islice(candidates, BLOCKS_AT_ONCE)):
+        wanted = [cidr for cidr in some if cidr not in taken and not territory.wholly_reserved(cidr)]
+        present = await store.get_many([block_key(cidr) for cidr in wanted])
+        for cidr in wanted:
+            stored = present.get(block_key(cidr))
+            if stored is None:
+                return cidr
+            kept = territory.see(stored)
+            if kept is not None and cidr in territory.own and kept.block.unallocated:
+                territory.unconfirmed.add(cidr)
+                return kept
+    return None
+
+
+async def survey(store: Store, territory: Territory, record: PoolRecord, now: datetime) -> list[Kept]:
+    """Every readable block of a pool that is not the node's own, in a random order. Raises StoreError."""
+    listing = await store.list(block_prefix(record.pool.cidr.version))
+    found = []
+    for key, stored in listing.values.items():
+        cidr = block_of_key(key)
+        if cidr is None or not _within(cidr, record.pool.cidr):
+            continue
+        kept = territory.see(stored)
+        if kept is not None and cidr not in territory.own:
+            found.append(Kept(blocks.thaw(kept.block, now, territory.config.cooldown_seconds), kept.revision))
+    random.shuffle(found)
+    return found
+
+
+def abandoned(surveyed: Iterable[Kept], now: datetime) -> Iterator[Kept]:
+    """Empty blocks whose owner has had them for long enough to have used them."""
+    for kept in surveyed:
+        if blocks.is_empty(kept.block) and kept.block.owner_kind == "host" and _old(kept.block.claimed_at, now):
+            yield kept
+
+
+def _old(stamp: str | None, now: datetime) -> bool:
+    try:
+        return stamp is None or datetime.fromisoformat(stamp) <= now - RECLAIM_AGE
+    except (ValueError, TypeError):
+        return True
+
+
+def _within(inner: Prefix, outer: Prefix) -> bool:
+    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen

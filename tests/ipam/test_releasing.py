@@ -1,0 +1,87 @@
+"""Giving addresses back: by handle, one by one under guards, all of a node, all of a pool."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from ipam.draft import Companion
+from ipam.errors import Conflict, Refused
+from ipam.keys import resource_key
+from ipam.model import HandleId, NodeName
+from ipam.releasing import Guarded
+from ipam.store import Delete, Put, Unchanged
+from tests.fakes.store import FakeStore
+from tests.ipam.world import World, ask, texts
+
+
+async def test_releasing_an_unknown_handle_still_commits_the_companion(world: World, store: FakeStore) -> None:
+    key = resource_key("workloadendpoints", "w1", "default")
+    await world.write(key, b"{}")
+    assert await world.allocator().release_handle(HandleId("h"), Companion((), (Delete(key),))) == ()
+    assert key not in store.copy()
+    assert await world.allocator().release_handle(HandleId("h")) == ()
+
+
+async def test_a_release_whose_companion_is_stale_changes_nothing(world: World) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    await allocator.assign(ask("h1"))
+    with pytest.raises(Conflict):
+        await allocator.release_handle(HandleId("h1"), Companion((Unchanged("/x", 7),), (Put("/x", b""),)))
+    assert len(await world.held()) == 1
+
+
+async def test_an_address_is_released_only_from_the_one_who_is_named(world: World) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    given = await allocator.assign(ask("h1", ipv4=2))
+    block = await world.block(str(given[0].block))
+    assert block is not None
+    sequence = dict(block.sequence_of)[0]
+    with pytest.raises(Conflict, match="held by h1, not by h2"):
+        await allocator.release_addresses([Guarded(given[0].address, HandleId("h2"))])
+    with pytest.raises(Conflict, match="assigned anew"):
+        await allocator.release_addresses([Guarded(given[0].address, HandleId("h1"), sequence + 1)])
+    nowhere, free = ip_address("10.9.9.9"), given[0].block.broadcast_address
+    done = await allocator.release_addresses(
+        [Guarded(given[0].address, HandleId("h1"), sequence), Guarded(nowhere), Guarded(free)]
+    )
+    assert texts(done.released) == [str(given[0].address)]
+    assert set(done.unallocated) == {nowhere, free}
+    assert await world.faults() == []
+    await allocator.release_addresses([Guarded(given[1].address)])
+    assert await allocator.assigned(HandleId("h1")) == ()
+    assert await world.faults() == []
+
+
+async def test_a_node_is_released_with_all_it_holds_and_nobody_elses(world: World, store: FakeStore) -> None:
+    await world.pool("p", "10.0.0.0/30")
+    allocator = world.allocator()
+    await allocator.assign(ask("h1", node="n1"))
+    await allocator.assign(ask("h2", node="n2", ipv4=2))  # borrowed
+    assert len(await allocator.release_node(NodeName("n1"))) == 1
+    block = await world.block("10.0.0.0/30")
+    assert block is not None
+    assert block.owner is None
+    assert set((await world.held()).values()) == {"h2"}
+    assert await world.faults() == []
+    await allocator.release_node(NodeName("n2"))
+    assert await world.block("10.0.0.0/30") is None
+    assert [key for key in store.copy() if "/ipam/" in key] == []
+
+
+async def test_a_pool_is_given_up_only_when_disabled_and_its_addresses_survive(world: World) -> None:
+    record = await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    given = await allocator.assign(ask("h1", ipv4=5))
+    await allocator.release_addresses([Guarded(given[4].address)])
+    with pytest.raises(Refused, match="disable it first"):
+        await allocator.release_pool(record)
+    assert await allocator.release_pool(await world.pool("p", "10.0.0.0/29", disabled=True)) == 2
+    assert len(await world.held()) == 4
+    assert await world.block(str(given[4].block)) is None
+    assert await world.faults() == []
+    await allocator.release_handle(HandleId("h1"))
+    assert await world.block(str(given[0].block)) is None
