@@ -1,0 +1,1 @@
+"""Real neighbours of other makes, in fresh network namespaces."""

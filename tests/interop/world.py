@@ -1,0 +1,151 @@
+"""A wire between two fresh network namespaces: the test's own thread is in one, a foreign BGP daemon in the other."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import structlog
+
+from agent.clock import SystemClock
+from bgp.config import PeerConfig, SpeakerConfig
+from bgp.speaker import Speaker
+
+CLONE_NEWNET = 0x40000000
+OURS, THEIRS = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
+WAIT_SECONDS = 30
+LONGEST_LINE_WAIT = 30
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Far:
+    """The namespace at the other end of the wire, held by a process that does nothing."""
+
+    holder: int
+
+    def command(self, *command: str) -> list[str]:
+        """A command line that runs there."""
+        return ["nsenter", "-t", str(self.holder), "-n", *command]
+
+    def run(self, *command: str) -> str:
+        return subprocess.run(self.command(*command), check=True, capture_output=True, text=True).stdout
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@contextmanager
+def two_namespaces() -> Iterator[Far]:
+    """Move this thread into a new namespace, joined to another; both vanish with their last user."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert _libc.unshare(CLONE_NEWNET) == 0
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        far = Far(holder.pid)
+        _ip("link", "set", "lo", "up")
+        _ip("link", "add", "near0", "type", "veth", "peer", "name", "far0", "netns", str(holder.pid))
+        _ip("address", "add", f"{OURS}/24", "dev", "near0")
+        _ip("link", "set", "near0", "up")
+        far.run("ip", "link", "set", "lo", "up")
+        far.run("ip", "address", "add", f"{THEIRS}/24", "dev", "far0")
+        far.run("ip", "link", "set", "far0", "up")
+        yield far
+    finally:
+        holder.kill()
+        holder.communicate()
+        assert _libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
+
+
+class Output:
+    """A running command's lines, to be waited for."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._stream = stream
+
+    async def until(self, *words: str) -> str:
+        """The first new line that has all these words."""
+        async with asyncio.timeout(LONGEST_LINE_WAIT):
+            while True:
+                line = (await self._stream.readline()).decode()
+                assert line, f"ended before {words}: {self.lines[-20:]}"
+                self.lines.append(line.strip())
+                if all(word in line for word in words):
+                    return line
+
+    async def end(self) -> None:
+        """Kill it."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+
+async def start(*command: str, errors: bool = False) -> Output:
+    """Run a command and read its output (or its errors)."""
+    pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=quiet if errors else pipe, stderr=pipe if errors else quiet
+    )
+    stream = process.stderr if errors else process.stdout
+    assert stream is not None
+    return Output(process, stream)
+
+
+@dataclass(slots=True)
+class Ours:
+    """Our speaker in this thread's namespace."""
+
+    asn: int = 64512
+    peer_as: int = 64512
+    hold_seconds: int = 9
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    speaker: Speaker = field(init=False)
+    task: asyncio.Task[None] | None = None
+
+    def start(self, *prefixes: str, restarting: bool = False) -> None:
+        config = SpeakerConfig(self.asn, OURS, OURS, restarting=restarting)
+        self.speaker = Speaker(config, SystemClock(), self.changed.set, structlog.get_logger())
+        peer = PeerConfig(THEIRS, self.peer_as, hold_seconds=self.hold_seconds, local_address=OURS)
+        self.speaker.configure({THEIRS: peer})
+        self.announce(*prefixes)
+        self.task = asyncio.create_task(self.speaker.run())
+
+    def announce(self, *prefixes: str) -> None:
+        self.speaker.announce(frozenset(IPv4Network(prefix) for prefix in prefixes))
+
+    async def kill(self) -> None:
+        """As the kernel does with a killed process: TCP is gone, nothing is said."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def until(self, condition: Callable[[Speaker], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition(self.speaker):
+                await self.changed.wait()
+                self.changed.clear()
+
+    def learned(self) -> dict[str, str]:
+        return {str(prefix): str(route.next_hop) for prefix, route in self.speaker.learned.items()}
+
+
+def written(path: Path, text: str) -> str:
+    """A file with this text; its name."""
+    path.write_text(text)
+    return str(path)
