@@ -151,7 +151,9 @@ def _file(path: Path | None) -> dict[str, Any]:
     except FileNotFoundError:
         if path is None:
             return {}
-        raise ConfigError(f"{source}: no such file; name an existing one with --config, or leave it out") from None
+        raise ConfigError(
+            f"{source}: no such file; name an existing one with --config, or leave it out"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -202,8 +204,14 @@ def _check(config: Config) -> None:
             f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'",
         ),
         (etcd.endpoints, "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"),
-        (bool(etcd.cert_file) == bool(etcd.key_file), "etcd.cert_file: goes with etcd.key_file; set both or neither"),
-        (bgp.hold_seconds == 0 or bgp.hold_seconds >= 3, "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"),
+        (
+            bool(etcd.cert_file) == bool(etcd.key_file),
+            "etcd.cert_file: goes with etcd.key_file; set both or neither",
+        ),
+        (
+            bgp.hold_seconds == 0 or bgp.hold_seconds >= 3,
+            "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)",
+        ),
         (
             0 <= bgp.restart_seconds <= 4095,
             "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)",
@@ -214,7 +222,10 @@ def _check(config: Config) -> None:
         ),
         (log.format in {"human", "json"}, f"log.format: {log.format!r} is neither human nor json"),
         *(
-            (3 <= getattr(config.routes, key) <= 255, f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)")
+            (
+                3 <= getattr(config.routes, key) <= 255,
+                f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)",
+            )
             for key in RouteSettings.__struct_fields__
         ),
     )
@@ -228,7 +239,9 @@ def node_address(text: str) -> IPv4Interface:
     try:
         interface = IPv4Interface(text)
     except ValueError:
-        raise ConfigError(f"node.address: {text!r} is not an IPv4 address with a length, such as 10.0.0.5/24") from None
+        raise ConfigError(
+            f"node.address: {text!r} is not an IPv4 address with a length, such as 10.0.0.5/24"
+        ) from None
     if "/" not in text or interface.ip in (IPv4Address("0.0.0.0"), interface.network.broadcast_address):
         raise ConfigError(f"node.address: {text!r} must be a host's address with the length of its subnet")
     return interface

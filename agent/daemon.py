@@ -94,7 +94,9 @@ class Agent:
                 learned=marks.learned,
             ),
         )
-        self._cni = CniServer(config.cni_socket, self._ports(), Journal(Path(config.paths.state)), self._clock)
+        self._cni = CniServer(
+            config.cni_socket, self._ports(), Journal(Path(config.paths.state)), self._clock
+        )
 
     def _ports(self) -> ServerPorts:
         return ServerPorts(
@@ -138,7 +140,9 @@ class Agent:
     def _facts(self, links: Mapping[str, Link]) -> Facts:
         routes = self._config.routes
         nodes = {
-            name: NodeAddresses(node.ipv4, node.ipip_address, node.vxlan_address, node.spec.vxlan_tunnel_mac_addr)
+            name: NodeAddresses(
+                node.ipv4, node.ipip_address, node.vxlan_address, node.spec.vxlan_tunnel_mac_addr
+            )
             for name, node in self._cluster.nodes.items()
             if node.ipv4 is not None
         }
@@ -147,10 +151,14 @@ class Agent:
             pools=tuple(record.pool for record in self._cluster.pools),
             nodes=nodes,
             block_owners=self._cluster.block_owners,
-            endpoints=tuple(Endpoint(item.spec.interface_name, item.addresses) for item in self._cluster.endpoints),
+            endpoints=tuple(
+                Endpoint(item.spec.interface_name, item.addresses) for item in self._cluster.endpoints
+            ),
             learned=self._mesh.learned,
             links=links,
-            protocols=Protocols(routes.learned, routes.blackhole, routes.datastore, routes.tunnel, routes.workload),
+            protocols=Protocols(
+                routes.learned, routes.blackhole, routes.datastore, routes.tunnel, routes.workload
+            ),
         )
 
     def _wish(self, links: Mapping[str, Link]) -> Wish:
@@ -205,7 +213,10 @@ class Agent:
         await self._reconciler.settled([RouteKey(IPv4Network(address)) for address in addresses], timeout)
 
     def _answers(self) -> control.Answers:
-        return {"status": self._status, "routes": lambda: [str(route) for route in self._reconciler.installed.values()]}
+        return {
+            "status": self._status,
+            "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
+        }
 
     def _status(self) -> dict[str, Any]:
         me = self._cluster.nodes.get(self._cluster.node)
@@ -218,7 +229,9 @@ class Agent:
             "in_sync": self._syncer.in_sync,
             "converged": self._mesh.converged,
             "datastore": self._syncer.trouble or "ok",
-            "troubles": [text for text in (self._record.trouble, self._mesh.trouble, self._not_ready()) if text],
+            "troubles": [
+                text for text in (self._record.trouble, self._mesh.trouble, self._not_ready()) if text
+            ],
             "problems": self._cluster.problems,
             "peers": self._mesh.status(),
             "pods": len(self._cluster.endpoints),
@@ -233,7 +246,9 @@ def only_one(run: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         other = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        raise ConfigError(f"another agent (pid {other}) already serves {run}; stop it, or set paths.run") from None
+        raise ConfigError(
+            f"another agent (pid {other}) already serves {run}; stop it, or set paths.run"
+        ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
@@ -246,9 +261,13 @@ def parser() -> argparse.ArgumentParser:
         description="The node agent: programs pod routes, answers the CNI plugin, speaks BGP with the other nodes.",
         epilog="example: tortie-agent --etcd-endpoints http://10.0.0.1:2379 --node-address 10.0.0.5/24",
     )
-    found.add_argument("--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)")
+    found.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)"
+    )
     found.add_argument("--node-name", metavar="NAME", help="default: the host name")
-    found.add_argument("--node-address", metavar="A.B.C.D/LEN", help="default: found by the route to the datastore")
+    found.add_argument(
+        "--node-address", metavar="A.B.C.D/LEN", help="default: found by the route to the datastore"
+    )
     found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: http://127.0.0.1:2379")
     return found
 

@@ -60,7 +60,9 @@ class Mesh:
         if identity != self._identity:
             self._start(identity)
         if self._speaker is not None:
-            self._speaker.configure(mesh(cluster.node, cluster.nodes, cluster.bgp, self._settings.hold_seconds))
+            self._speaker.configure(
+                mesh(cluster.node, cluster.nodes, cluster.bgp, self._settings.hold_seconds)
+            )
             self._speaker.announce(announcements(facts, installed))
 
     def _start(self, identity: SpeakerConfig) -> None:

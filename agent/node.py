@@ -96,7 +96,9 @@ class NodeRecord:
             return
         for name, node in self._cluster.nodes.items():
             if name != self._cluster.node and node.ipv4 is not None and node.ipv4.ip == address.ip:
-                self.trouble = f"node address {address.ip} is already used by node {name}; give one of them another"
+                self.trouble = (
+                    f"node address {address.ip} is already used by node {name}; give one of them another"
+                )
                 return
         await self._patch(self._identity(address))
         for use in TUNNEL_USES:
@@ -154,7 +156,9 @@ class NodeRecord:
         handle = HandleId(f"{use.handle}{node}")
         eligible = self._eligible(use)
         held = [
-            item for item in await self._allocator.assigned(handle) if item.pool in {pool.name for pool in eligible}
+            item
+            for item in await self._allocator.assigned(handle)
+            if item.pool in {pool.name for pool in eligible}
         ]
         if eligible and held:
             await self._patch(lambda raw: _set(raw, use.path, str(held[0].address)))
@@ -206,7 +210,9 @@ class NodeRecord:
     def _companion(self, current: Versioned, path: tuple[str, ...], text: str | None) -> Companion:
         raw = json.loads(current.value)
         _set(raw, path, text)
-        return Companion((Unchanged(self._key, current.revision),), (Put(self._key, json.dumps(raw).encode()),))
+        return Companion(
+            (Unchanged(self._key, current.revision),), (Put(self._key, json.dumps(raw).encode()),)
+        )
 
     async def _patch(self, change: Callable[[dict[str, Any]], None]) -> None:
         for _ in range(MOST_WRITES):
@@ -217,7 +223,9 @@ class NodeRecord:
             if current is not None and before == json.dumps(raw, sort_keys=True):
                 return
             guard = Unchanged(self._key, current.revision if current is not None else 0)
-            if isinstance(await self._store.commit((guard,), (Put(self._key, json.dumps(raw).encode()),)), Committed):
+            if isinstance(
+                await self._store.commit((guard,), (Put(self._key, json.dumps(raw).encode()),)), Committed
+            ):
                 log.info("node.registered" if current is None else "node.updated", node=self._cluster.node)
                 return
         raise Conflict(f"node {self._cluster.node}: somebody else keeps writing {self._key}")

@@ -54,7 +54,9 @@ def announcements(facts: Facts, installed: Collection[RouteKey]) -> frozenset[IP
     """What this node tells its peers: own blocks whose blackhole is in the kernel, and borrowed addresses."""
     own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
     blocks = {
-        block for block in own if _exported(facts, block) and (block.prefixlen == 32 or RouteKey(block) in installed)
+        block
+        for block in own
+        if _exported(facts, block) and (block.prefixlen == 32 or RouteKey(block) in installed)
     }
     borrowed = {
         IPv4Network(address)

@@ -52,7 +52,10 @@ def add_parsers(subparsers: Any) -> None:
     up.add_argument("--nodes", type=int, default=3, metavar="N")
     up.add_argument("--mode", choices=MODES, default="vxlan")
     up.add_argument(
-        "--pool", type=Path, metavar="FILE", help="pools to apply, changed to the mode (default: 192.168.0.0/16)"
+        "--pool",
+        type=Path,
+        metavar="FILE",
+        help="pools to apply, changed to the mode (default: 192.168.0.0/16)",
     )
     verb("down", "end a lab and remove every trace of it", run_down)
     verb("status", "topology, sessions, routes", run_status)
@@ -63,7 +66,10 @@ def add_parsers(subparsers: Any) -> None:
     pod.add_argument("pods", nargs="+", metavar="POD")
     pod.add_argument("--node", metavar="NODE", help="default: spread over the nodes")
     ping = verb(
-        "ping", "pods ping each other", run_ping, "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10"
+        "ping",
+        "pods ping each other",
+        run_ping,
+        "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10",
     )
     ping.add_argument("pods", nargs="*", metavar="POD")
     ping.add_argument("--count", type=int, default=1, metavar="N")
@@ -129,7 +135,9 @@ def run_up(arguments: argparse.Namespace) -> None:
     finally:
         progress.done()
     seconds = time.monotonic() - started
-    print(f"lab {lab.plan.name} is up: {len(lab.plan.nodes)} nodes, mode {lab.mode.value}, in {seconds:.1f} s")
+    print(
+        f"lab {lab.plan.name} is up: {len(lab.plan.nodes)} nodes, mode {lab.mode.value}, in {seconds:.1f} s"
+    )
 
 
 def run_down(arguments: argparse.Namespace) -> None:
@@ -138,7 +146,9 @@ def run_down(arguments: argparse.Namespace) -> None:
 
     count = life.down(arguments.name)
     print(
-        f"lab {arguments.name} is down: {count} namespaces removed" if count else f"there was no lab {arguments.name}"
+        f"lab {arguments.name} is down: {count} namespaces removed"
+        if count
+        else f"there was no lab {arguments.name}"
     )
 
 
@@ -176,7 +186,9 @@ def run_pod(arguments: argparse.Namespace) -> None:
     for number, name in enumerate(arguments.pods):
         if arguments.what == "rm":
             if name not in present:
-                raise LabError(f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}")
+                raise LabError(
+                    f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}"
+                )
             remove(lab.plan, present[name])
             print(f"pod {name} removed")
             continue

@@ -37,8 +37,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)")
-    found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: settings, ETCD_ENDPOINTS, localhost")
+    found.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)"
+    )
+    found.add_argument(
+        "--etcd-endpoints", metavar="URL,...", help="default: settings, ETCD_ENDPOINTS, localhost"
+    )
     subparsers = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMANDS:
         importlib.import_module(module).add_parsers(subparsers)

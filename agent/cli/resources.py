@@ -55,7 +55,9 @@ def add_parsers(subparsers: Any) -> None:
     get.add_argument("name", nargs="?", metavar="NAME")
     get.add_argument("-o", "--output", choices=("table", "wide", "yaml", "json", "name"), default="table")
     get.set_defaults(run=run_get)
-    delete = subparsers.add_parser("delete", help="remove resources", epilog=DELETE_EXAMPLES, formatter_class=raw)
+    delete = subparsers.add_parser(
+        "delete", help="remove resources", epilog=DELETE_EXAMPLES, formatter_class=raw
+    )
     delete.add_argument("kind", nargs="?", metavar="KIND")
     delete.add_argument("name", nargs="?", metavar="NAME")
     delete.add_argument("-f", "--filename", action="append", metavar="FILE", help="YAML or JSON; - is stdin")
@@ -69,7 +71,9 @@ def kind_named(word: str) -> str:
     for kind, names in ALIASES.items():
         if word.lower() in names:
             return kind
-    raise CommandFailed(f"kind {word!r} is not known; known are {', '.join(names[1] for names in ALIASES.values())}")
+    raise CommandFailed(
+        f"kind {word!r} is not known; known are {', '.join(names[1] for names in ALIASES.values())}"
+    )
 
 
 def read_files(names: list[str]) -> list[Found]:
@@ -175,7 +179,9 @@ def shown(kind: str, resources: list[Resource], output: str, *, single: bool) ->
     if output in ("yaml", "json"):
         items = [msgspec.to_builtins(resource) for resource in resources]
         document = (
-            items[0] if single else {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}
+            items[0]
+            if single
+            else {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}
         )
         if output == "json":
             return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

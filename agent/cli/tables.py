@@ -13,7 +13,8 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
     )
 
 
@@ -24,7 +25,12 @@ def ruled(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
 
     def line(row: Sequence[str], *, centred: bool) -> str:
-        shown = [cell.center(width) if centred else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        shown = [
+            cell.center(width) if centred else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ]
         return "| " + " | ".join(shown) + " |"
 
-    return "\n".join([rule, line(heads, centred=True), rule, *(line(row, centred=False) for row in cells), rule])
+    return "\n".join(
+        [rule, line(heads, centred=True), rule, *(line(row, centred=False) for row in cells), rule]
+    )

@@ -51,7 +51,9 @@ def handle(request: Request) -> HandleId:
 
 def namespace(request: Request) -> str:
     """The namespace its endpoint is stored in."""
-    return request.namespace if request.namespace is not None and request.pod is not None else DEFAULT_NAMESPACE
+    return (
+        request.namespace if request.namespace is not None and request.pod is not None else DEFAULT_NAMESPACE
+    )
 
 
 def workload(request: Request) -> tuple[str, str]:
@@ -67,11 +69,15 @@ def stored_name(request: Request, node: str) -> str:
     return endpoint_name(node, orchestrator, name, request.interface)
 
 
-def endpoint(request: Request, node: str, mac: str, addresses: Iterable[IPv4Address], created: str) -> WorkloadEndpoint:
+def endpoint(
+    request: Request, node: str, mac: str, addresses: Iterable[IPv4Address], created: str
+) -> WorkloadEndpoint:
     """The endpoint as it is stored."""
     orchestrator, name = workload(request)
     return WorkloadEndpoint(
-        metadata=Metadata(name=stored_name(request, node), namespace=namespace(request), creation_timestamp=created),
+        metadata=Metadata(
+            name=stored_name(request, node), namespace=namespace(request), creation_timestamp=created
+        ),
         spec=WorkloadEndpointSpec(
             node=node,
             orchestrator=orchestrator,

@@ -42,7 +42,9 @@ class Journal:
         """Write a release down; `stamp` (nanoseconds) orders them. Raises JournalFull, OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if len(os.listdir(self._directory)) >= MOST_RELEASES:
-            raise JournalFull(f"{self._directory} holds {MOST_RELEASES} releases; is the datastore away for good?")
+            raise JournalFull(
+                f"{self._directory} holds {MOST_RELEASES} releases; is the datastore away for good?"
+            )
         environment = release.environment
         name = f"{stamp}-{environment['CNI_CONTAINERID']}-{environment['CNI_IFNAME']}.json"
         path = self._directory / name

@@ -98,7 +98,9 @@ class NetlinkPods:
 
     async def detach(self, host_interface: str) -> None:
         """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
-        request = message(RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface))
+        request = message(
+            RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface)
+        )
         for code, words in (await self._requests.execute([request])).values():
             if code not in (errno.ENODEV, errno.ENOENT):
                 raise Refused(code, words, f"removing {host_interface}")
@@ -136,12 +138,16 @@ async def _furnish(inside: RequestSocket, wish: Attachment, index: int) -> None:
     """lo and the interface up, addresses, the way to the gateway, the gateway's neighbour entry: one batch."""
     requests = [_up(LOOPBACK_INDEX), _up(index)]
     what = ["lo up", f"{wish.interface} up"]
-    gateway = Route(RouteKey(IPv4Network(GATEWAY)), device=wish.interface, protocol=RTPROT_BOOT, scope=Scope.LINK)
+    gateway = Route(
+        RouteKey(IPv4Network(GATEWAY)), device=wish.interface, protocol=RTPROT_BOOT, scope=Scope.LINK
+    )
     for address in wish.addresses:
         requests.append(_address(address, index))
         what.append(f"address {address}/32")
     requests.append(route_request(gateway, index))
-    default = Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=wish.interface, protocol=RTPROT_BOOT)
+    default = Route(
+        RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=wish.interface, protocol=RTPROT_BOOT
+    )
     requests.append(route_request(default, index))
     requests.append(neighbour_request(Neighbour(wish.interface, GATEWAY, HOST_MAC), index))
     what += [f"route to {GATEWAY}", "default route", f"neighbour {GATEWAY}"]
@@ -151,7 +157,9 @@ async def _furnish(inside: RequestSocket, wish: Attachment, index: int) -> None:
 async def _carried_out(opened: RequestSocket, requests: list[bytes], what: list[str]) -> None:
     refused = await opened.execute(requests)
     if refused:
-        raise KernelError("; ".join(f"{what[position]}: {reason(*outcome)}" for position, outcome in refused.items()))
+        raise KernelError(
+            "; ".join(f"{what[position]}: {reason(*outcome)}" for position, outcome in refused.items())
+        )
 
 
 def _up(index: int) -> bytes:

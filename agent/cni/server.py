@@ -179,7 +179,9 @@ class CniServer:
             finally:
                 self._calls -= 1
         except CniError as error:
-            log.warning("cni.refused", verb=environment.get("CNI_COMMAND"), code=error.code.value, why=error.message)
+            log.warning(
+                "cni.refused", verb=environment.get("CNI_COMMAND"), code=error.code.value, why=error.message
+            )
             return 1, spec.render_error(error, spec.version_of(stdin))
 
     @asynccontextmanager
@@ -203,23 +205,34 @@ class CniServer:
     async def _add(self, request: Request) -> Result:
         known = self._ports.known(self._key(request))
         interface = host_interface(request)
-        if known is not None and known.spec.container_id == request.container_id and self._ports.pods.exists(interface):
+        if (
+            known is not None
+            and known.spec.container_id == request.container_id
+            and self._ports.pods.exists(interface)
+        ):
             return self._result(request, known, request.mtu or self._ports.mtu())
         if (why := self._ports.not_ready()) is not None:
             raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
         made, mtu = await self._allocate(request), request.mtu or self._ports.mtu()
         try:
-            wish = Attachment(interface, request.interface, request.netns, made.spec.mac or "", mtu, made.addresses)
+            wish = Attachment(
+                interface, request.interface, request.netns, made.spec.mac or "", mtu, made.addresses
+            )
             await self._ports.pods.attach(wish)
             self._ports.adopt(made)
             await self._ports.settled(made.addresses, SETTLE_SECONDS)
         except BaseException as error:
             await self._undo(request, made)
             if isinstance(error, KernelError | TimeoutError):
-                raise CniError(Code.IO_FAILURE, f"{request.interface} could not be attached: {error}") from error
+                raise CniError(
+                    Code.IO_FAILURE, f"{request.interface} could not be attached: {error}"
+                ) from error
             raise
         log.info(
-            "cni.added", pod=request.pod or request.container_id, address=made.spec.ip_networks[0], device=interface
+            "cni.added",
+            pod=request.pod or request.container_id,
+            address=made.spec.ip_networks[0],
+            device=interface,
         )
         return self._result(request, made, mtu)
 
@@ -309,7 +322,9 @@ class CniServer:
             try:
                 await self._ports.pods.detach(host_interface(request))
             except KernelError as error:
-                raise CniError(Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}") from error
+                raise CniError(
+                    Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
+                ) from error
             if known is not None:
                 self._ports.forget(known)
         try:
@@ -380,4 +395,6 @@ def _kept(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unreadable(path: Path, why: str) -> None:
-    log.error("cni.release_unreadable", file=str(path), why=why, hint="see what it releases, then remove it by hand")
+    log.error(
+        "cni.release_unreadable", file=str(path), why=why, hint="see what it releases, then remove it by hand"
+    )

@@ -101,7 +101,9 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         verb = Verb(environment.get("CNI_COMMAND", ""))
     except ValueError:
         word = environment.get("CNI_COMMAND", "")
-        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_COMMAND {word!r} is not one of ADD, DEL, VERSION") from None
+        raise CniError(
+            Code.BAD_ENVIRONMENT, f"CNI_COMMAND {word!r} is not one of ADD, DEL, VERSION"
+        ) from None
     if verb is Verb.VERSION:
         return Request(verb, version_of(stdin))
     missing = [name for name in NEEDED[verb] if not environment.get(name)]
@@ -135,11 +137,16 @@ NEEDED = {
 def _check_environment(environment: Mapping[str, str]) -> None:
     container, interface = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
     if not CONTAINER_ID.fullmatch(container) or len(container) > LONGEST_CONTAINER_ID:
-        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_CONTAINERID {container[:64]!r}: letters, digits, '_', '.', '-' only")
-    bad = len(interface) > LONGEST_INTERFACE_NAME or interface in (".", "..") or re.search(r"[/:\s]", interface)
+        raise CniError(
+            Code.BAD_ENVIRONMENT, f"CNI_CONTAINERID {container[:64]!r}: letters, digits, '_', '.', '-' only"
+        )
+    bad = (
+        len(interface) > LONGEST_INTERFACE_NAME or interface in (".", "..") or re.search(r"[/:\s]", interface)
+    )
     if bad:
         raise CniError(
-            Code.BAD_ENVIRONMENT, f"CNI_IFNAME {interface[:64]!r}: up to 15 characters without '/', ':', blank"
+            Code.BAD_ENVIRONMENT,
+            f"CNI_IFNAME {interface[:64]!r}: up to 15 characters without '/', ':', blank",
         )
 
 
@@ -157,7 +164,9 @@ def _config(stdin: bytes) -> dict[str, Any]:
     version = config.get("cniVersion", DEFAULT_VERSION)
     if version not in VERSIONS:
         raise CniError(
-            Code.INCOMPATIBLE_VERSION, f"cniVersion {version!r} is not supported", f"supported: {', '.join(VERSIONS)}"
+            Code.INCOMPATIBLE_VERSION,
+            f"cniVersion {version!r} is not supported",
+            f"supported: {', '.join(VERSIONS)}",
         )
     return config
 
@@ -165,7 +174,9 @@ def _config(stdin: bytes) -> dict[str, Any]:
 def _network(config: Mapping[str, Any]) -> str:
     name = config.get("name")
     if not isinstance(name, str) or not CONTAINER_ID.fullmatch(name):
-        raise CniError(Code.INVALID_CONFIG, f"name: {name!r} is not a network's name (letters, digits, '_', '.', '-')")
+        raise CniError(
+            Code.INVALID_CONFIG, f"name: {name!r} is not a network's name (letters, digits, '_', '.', '-')"
+        )
     return name
 
 
@@ -181,7 +192,9 @@ def _mtu(config: Mapping[str, Any]) -> int | None:
     if mtu is None:
         return None
     if not isinstance(mtu, int) or not SMALLEST_MTU <= mtu <= LARGEST_MTU:
-        raise CniError(Code.INVALID_CONFIG, f"mtu: {mtu!r} must be a number from {SMALLEST_MTU} to {LARGEST_MTU}")
+        raise CniError(
+            Code.INVALID_CONFIG, f"mtu: {mtu!r} must be a number from {SMALLEST_MTU} to {LARGEST_MTU}"
+        )
     return mtu
 
 
@@ -208,7 +221,9 @@ def render(result: Result, version: str) -> bytes:
     if version == "1.1.0":
         for interface in interfaces:
             interface["mtu"] = result.mtu
-    ips: list[dict[str, object]] = [{"address": f"{address}/32", "interface": 1} for address in result.addresses]
+    ips: list[dict[str, object]] = [
+        {"address": f"{address}/32", "interface": 1} for address in result.addresses
+    ]
     if version in ("0.3.0", "0.3.1", "0.4.0"):  # 1.0.0 dropped the family
         for ip in ips:
             ip["version"] = "4"

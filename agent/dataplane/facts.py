@@ -98,6 +98,8 @@ def on_link(links: Mapping[str, Link], address: IPv4Address) -> Link | None:
         for own, length in link.addresses:
             if own.version != 4 or length >= 32 or not link.up:
                 continue
-            if address in IPv4Network((int(own), length), strict=False) and (best is None or length > best[0]):
+            if address in IPv4Network((int(own), length), strict=False) and (
+                best is None or length > best[0]
+            ):
                 best = (length, link)
     return best[1] if best else None

@@ -98,7 +98,9 @@ def _through_vtep(facts: Facts, prefix: IPv4Network, node: NodeAddresses) -> Rou
     return Route(key, gateway=node.vxlan, device=VXLAN_DEVICE, protocol=protocol, onlink=True)
 
 
-def _learned_route(facts: Facts, prefix: IPv4Network, next_hop: IPv4Address, pool: Pool | None) -> Route | None:
+def _learned_route(
+    facts: Facts, prefix: IPv4Network, next_hop: IPv4Address, pool: Pool | None
+) -> Route | None:
     key, protocol = RouteKey(prefix), facts.protocols.learned
     if pool is not None and _encapsulated(facts, pool.ipip, next_hop):
         return Route(key, gateway=next_hop, device=TUNL0, protocol=protocol, onlink=True)

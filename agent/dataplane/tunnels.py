@@ -79,7 +79,10 @@ def neighbours(facts: Facts) -> dict[tuple[str, IPv4Address], Neighbour]:
 
 def fdb(facts: Facts) -> dict[tuple[str, str], FdbEntry]:
     """A permanent forwarding entry per other node: its VTEP's MAC is behind its underlay address."""
-    return {(VXLAN_DEVICE, mac): FdbEntry(VXLAN_DEVICE, mac, node.underlay.ip) for _, mac, node in _remote_vteps(facts)}
+    return {
+        (VXLAN_DEVICE, mac): FdbEntry(VXLAN_DEVICE, mac, node.underlay.ip)
+        for _, mac, node in _remote_vteps(facts)
+    }
 
 
 def _remote_vteps(facts: Facts) -> Iterator[tuple[IPv4Address, str, NodeAddresses]]:

@@ -15,7 +15,17 @@ import msgspec
 from agent.clock import Clock
 from agent.datastore import pools
 from agent.datastore.documents import Found, InvalidDocument
-from agent.datastore.resources import KINDS, NAMESPACED, PLURALS, IPPool, Metadata, Resource, decode, encode, kind_of
+from agent.datastore.resources import (
+    KINDS,
+    NAMESPACED,
+    PLURALS,
+    IPPool,
+    Metadata,
+    Resource,
+    decode,
+    encode,
+    kind_of,
+)
 from ipam.errors import Conflict
 from ipam.keys import block_of_key, block_prefix, resource_key, resource_prefix
 from ipam.model import Prefix
@@ -40,7 +50,9 @@ class Admission:
         for _ in range(MOST_ATTEMPTS):
             key = key_of(found.resource)
             current = await self._store.get(key)
-            stored = decode(type(found.resource), current.value, current.revision) if current is not None else None
+            stored = (
+                decode(type(found.resource), current.value, current.revision) if current is not None else None
+            )
             if isinstance(found.resource, IPPool):
                 assert stored is None or isinstance(stored, IPPool)
                 await self._admit_pool(found, found.resource, stored)
@@ -59,9 +71,13 @@ class Admission:
             current = await self._store.get(key)
             if current is None:
                 raise NotFound(f"{kind_of(resource)} {resource.metadata.name} does not exist")
-            if isinstance(await self._store.commit((Unchanged(key, current.revision),), (Delete(key),)), Committed):
+            if isinstance(
+                await self._store.commit((Unchanged(key, current.revision),), (Delete(key),)), Committed
+            ):
                 return
-        raise Conflict(f"{kind_of(resource)} {resource.metadata.name}: somebody else keeps changing it; try again")
+        raise Conflict(
+            f"{kind_of(resource)} {resource.metadata.name}: somebody else keeps changing it; try again"
+        )
 
     async def read(self, kind: str, name: str | None = None) -> list[Resource]:
         """All resources of a kind, or the one of this name. Raises NotFound, StoreError."""
@@ -84,10 +100,16 @@ class Admission:
                 ("spec.blockSize", before.block_length, pool.block_length),
             ):
                 if old != wanted:
-                    sentence = f"{field}: {old} cannot be changed to {wanted}; make a new pool and delete this one"
+                    sentence = (
+                        f"{field}: {old} cannot be changed to {wanted}; make a new pool and delete this one"
+                    )
                     raise InvalidDocument([f"{found.where}: IPPool {pool.name}: {sentence}"])
             return
-        others = [pools.pool(other) for other in (await self._stored("IPPool")).values() if isinstance(other, IPPool)]
+        others = [
+            pools.pool(other)
+            for other in (await self._stored("IPPool")).values()
+            if isinstance(other, IPPool)
+        ]
         if (other := pools.overlap(pool, others)) is not None:
             sentence = f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
             raise InvalidDocument([f"{found.where}: IPPool {pool.name}: {sentence}"])

@@ -54,7 +54,9 @@ class Cluster:
 
     def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
         """Everything below `prefix` is now exactly this."""
-        for key in [key for key in (*self._decoded, *self.problems) if key.startswith(prefix) and key not in values]:
+        for key in [
+            key for key in (*self._decoded, *self.problems) if key.startswith(prefix) and key not in values
+        ]:
             self.apply(key, None)
         for key, value in values.items():
             self.apply(key, value)
@@ -130,7 +132,9 @@ def own_blocks(owners: Mapping[IPv4Network, NodeName], node: NodeName) -> frozen
 
 
 def _endpoint_key(endpoint: WorkloadEndpoint) -> str:
-    return resource_key(PLURALS[kind_of(endpoint)], endpoint.metadata.name, endpoint.metadata.namespace or "default")
+    return resource_key(
+        PLURALS[kind_of(endpoint)], endpoint.metadata.name, endpoint.metadata.namespace or "default"
+    )
 
 
 def _pool(value: Versioned) -> PoolRecord:
@@ -139,7 +143,9 @@ def _pool(value: Versioned) -> PoolRecord:
     return PoolRecord(pool(resource), value.key, value.revision)
 
 
-def _resource(kind: type[Node | BGPConfiguration | WorkloadEndpoint], plural: str) -> Callable[[Versioned], Any]:
+def _resource(
+    kind: type[Node | BGPConfiguration | WorkloadEndpoint], plural: str
+) -> Callable[[Versioned], Any]:
     def read(value: Versioned) -> Any:
         return decode(kind, value.value, value.revision) if resource_name(value.key, plural) else None
 

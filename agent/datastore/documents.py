@@ -89,7 +89,9 @@ def _resource(raw: object, where: str) -> Resource:
     if isinstance(raw, str) and raw.startswith("items: "):
         raise InvalidDocument([f"{where}: {raw}"])
     if not isinstance(raw, dict):
-        raise InvalidDocument([f"{where}: expected a resource with kind, metadata and spec, got {type(raw).__name__}"])
+        raise InvalidDocument(
+            [f"{where}: expected a resource with kind, metadata and spec, got {type(raw).__name__}"]
+        )
     kind = raw.get("kind")
     if kind not in KINDS:
         known = ", ".join(KINDS)
@@ -125,7 +127,11 @@ def _plain(value: Any) -> Any:
 def _field_first(message: str) -> str:
     """msgspec says `Expected `int`, got `str` - at `$.spec.blockSize``; a person looks for the field first."""
     fault, at, path = message.rpartition(" - at ")
-    return f"{path.strip('`').removeprefix('$.')}: {fault[0].lower()}{fault[1:].replace('`', '')}" if at else message
+    return (
+        f"{path.strip('`').removeprefix('$.')}: {fault[0].lower()}{fault[1:].replace('`', '')}"
+        if at
+        else message
+    )
 
 
 def _unknown_fields(raw: object, kind: Any, path: str) -> Iterator[str]:
@@ -143,7 +149,9 @@ def _unknown_fields(raw: object, kind: Any, path: str) -> Iterator[str]:
     for name, value in raw.items():
         at = f"{path}.{name}" if path else str(name)
         if name not in types:
-            if path != "metadata":  # other tools keep their own notes there (managedFields, selfLink, generation)
+            if (
+                path != "metadata"
+            ):  # other tools keep their own notes there (managedFields, selfLink, generation)
                 yield f"{at}: unknown field{_nearest(name, types)}"
         else:
             yield from _unknown_fields(value, types[name], at)
@@ -168,6 +176,13 @@ def _faults(resource: Resource) -> list[str]:
     faults = [] if resource.metadata.name else ["metadata.name: must not be empty"]
     if isinstance(resource, IPPool):
         faults += pools.faults(resource.spec)
-    if isinstance(resource, Node) and resource.spec.bgp and resource.spec.bgp.ipv4_address and resource.ipv4 is None:
-        faults.append(f"spec.bgp.ipv4Address: {resource.spec.bgp.ipv4_address!r} is not an IPv4 address with a length")
+    if (
+        isinstance(resource, Node)
+        and resource.spec.bgp
+        and resource.spec.bgp.ipv4_address
+        and resource.ipv4 is None
+    ):
+        faults.append(
+            f"spec.bgp.ipv4Address: {resource.spec.bgp.ipv4_address!r} is not an IPv4 address with a length"
+        )
     return faults

@@ -55,12 +55,16 @@ def faults(spec: IPPoolSpec) -> list[str]:
         ("assignmentMode", spec.assignment_mode, AssignmentMode),
     ):
         if word not in {member.value for member in words}:
-            found.append(f"spec.{name}: {word!r} is none of {', '.join(str(member.value) for member in words)}")
+            found.append(
+                f"spec.{name}: {word!r} is none of {', '.join(str(member.value) for member in words)}"
+            )
     if spec.ipip_mode != "Never" and spec.vxlan_mode != "Never":
         found.append("spec.ipipMode: exclude each other with vxlanMode; set one of them to Never")
     unknown = [use for use in spec.allowed_uses or () if use not in {member.value for member in Use}]
     if unknown:
-        found.append(f"spec.allowedUses: {unknown[0]!r} is none of {', '.join(member.value for member in Use)}")
+        found.append(
+            f"spec.allowedUses: {unknown[0]!r} is none of {', '.join(member.value for member in Use)}"
+        )
     return found + _cidr_faults(spec) + _selector_faults(spec)
 
 
@@ -87,9 +91,13 @@ def _length_faults(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
     length = DEFAULT_BLOCK_LENGTH[cidr.version] if spec.block_size is None else spec.block_size
     allowed = BLOCK_LENGTHS[cidr.version]
     if length not in allowed:
-        return [f"spec.blockSize: {length} is outside {allowed.start} to {allowed.stop - 1} for IPv{cidr.version}"]
+        return [
+            f"spec.blockSize: {length} is outside {allowed.start} to {allowed.stop - 1} for IPv{cidr.version}"
+        ]
     if cidr.prefixlen > length and not spec.disabled:
-        return [f"spec.blockSize: a block of /{length} does not fit into {cidr}; choose {cidr.prefixlen} or more"]
+        return [
+            f"spec.blockSize: a block of /{length} does not fit into {cidr}; choose {cidr.prefixlen} or more"
+        ]
     return []
 
 
@@ -104,6 +112,10 @@ def _selector_faults(spec: IPPoolSpec) -> list[str]:
 def overlap(new: Pool, others: Iterable[Pool]) -> Pool | None:
     """The first other pool that shares an address with this one; a pool of the same name is the same pool."""
     for other in others:
-        if other.name != new.name and other.cidr.version == new.cidr.version and other.cidr.overlaps(new.cidr):
+        if (
+            other.name != new.name
+            and other.cidr.version == new.cidr.version
+            and other.cidr.overlaps(new.cidr)
+        ):
             return other
     return None

@@ -15,7 +15,15 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.datastore.cluster import AFFINITIES, BGP_SETTINGS, ENDPOINTS, NODES, POOLS, Cluster, endpoint_prefix
+from agent.datastore.cluster import (
+    AFFINITIES,
+    BGP_SETTINGS,
+    ENDPOINTS,
+    NODES,
+    POOLS,
+    Cluster,
+    endpoint_prefix,
+)
 from ipam.errors import Compacted, StoreError
 from ipam.store import Changed, Store
 

@@ -29,7 +29,9 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
     if mode is Mode.IPIP:
         say("This kernel has ipip: the pool is applied as the article has it, ipipMode Always.")
     else:
-        say("This kernel has no ipip: the article's pool is taken with vxlanMode Always instead of ipipMode Always.")
+        say(
+            "This kernel has no ipip: the article's pool is taken with vxlanMode Always instead of ipipMode Always."
+        )
         say("(The unchanged pool runs in the User-Mode-Linux test of `make test`.)")
     started = time.monotonic()
     lab = life.up(name, NODES, mode, progress)
@@ -50,7 +52,9 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
         clear()
         if not keep:
             life.down(name)
-    say(f"\nDone in {time.monotonic() - started:.1f} s{'; the lab is still up' if keep else '; the lab is removed'}.")
+    say(
+        f"\nDone in {time.monotonic() - started:.1f} s{'; the lab is still up' if keep else '; the lab is removed'}."
+    )
 
 
 def _show(lab: Lab, say: Say) -> None:
@@ -72,7 +76,9 @@ def _ping(lab: Lab, say: Say) -> None:
 
 def _remote(lab: Lab) -> list[list[str]]:
     """Of each node the routes to other nodes' blocks."""
-    return [[line for line in table(node) if " via " in line and "default" not in line] for node in lab.plan.nodes]
+    return [
+        [line for line in table(node) if " via " in line and "default" not in line] for node in lab.plan.nodes
+    ]
 
 
 def _routed(lab: Lab) -> bool:

@@ -89,7 +89,9 @@ def pool_document(pool_file: Path | None, mode: Mode) -> dict[str, Any]:
         raise LabError(str(error)) from error
     ipip = fabric.has_ipip() if mode in (Mode.IPIP, Mode.CROSS_SUBNET) else False
     if mode is Mode.IPIP and not ipip:
-        raise LabError("--mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none")
+        raise LabError(
+            "--mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none"
+        )
     return with_mode(document, mode, ipip=ipip)
 
 
@@ -115,7 +117,9 @@ def down(name: str) -> int:
     for namespace in found:
         fabric.end_processes(namespace)
     for namespace in found:
-        processes.wait_for("the end of the lab", lambda: not fabric.processes(namespace), processes.END_SECONDS)  # noqa: B023
+        processes.wait_for(
+            "the end of the lab", lambda: not fabric.processes(namespace), processes.END_SECONDS
+        )  # noqa: B023
         fabric.remove_namespace(namespace)
     shutil.rmtree(made.directory, ignore_errors=True)
     return len(found)
@@ -163,7 +167,9 @@ def switch(lab: Lab, mode: Mode) -> Lab:
     """Change the mode of every pool of a running lab, as one does with `tortie apply`. Raises LabError."""
     node = lab.plan.nodes[0]
     done = subprocess.run(
-        processes.inside(lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", "get", "ippools", "-o", "json"]),
+        processes.inside(
+            lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", "get", "ippools", "-o", "json"]
+        ),
         capture_output=True,
         text=True,
         env={**os.environ, **node.environment},
@@ -173,7 +179,9 @@ def switch(lab: Lab, mode: Mode) -> Lab:
     if done.returncode != 0:
         raise LabError(done.stderr.strip())
     if mode is Mode.IPIP and not fabric.has_ipip():
-        raise LabError("mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none")
+        raise LabError(
+            "mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none"
+        )
     apply(lab.plan, with_mode(json.loads(done.stdout), mode, ipip=mode is Mode.IPIP))
     return Lab(lab.plan, mode)
 

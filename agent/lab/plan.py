@@ -94,7 +94,9 @@ class LabPlan:
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise LabError(f"lab {self.name} has no node {name!r}; it has {', '.join(node.name for node in self.nodes)}")
+        raise LabError(
+            f"lab {self.name} has no node {name!r}; it has {', '.join(node.name for node in self.nodes)}"
+        )
 
     def pod_namespace(self, pod: str) -> str:
         """The namespace of a pod."""

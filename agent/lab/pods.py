@@ -104,14 +104,20 @@ def call(plan: LabPlan, pod: Pod, verb: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise LabError(f"pod {pod.name}: the plugin gave no answer to {verb} within {CALL_SECONDS:g} s") from None
+        raise LabError(
+            f"pod {pod.name}: the plugin gave no answer to {verb} within {CALL_SECONDS:g} s"
+        ) from None
     if done.returncode != 0:
-        raise LabError(f"pod {pod.name}: {verb} on {pod.node} failed: {_reason(done.stdout) or done.stderr.strip()}")
+        raise LabError(
+            f"pod {pod.name}: {verb} on {pod.node} failed: {_reason(done.stdout) or done.stderr.strip()}"
+        )
     return done.stdout
 
 
 def _reason(output: str) -> str:
     with suppress(ValueError, AttributeError):
         error = json.loads(output)
-        return f"{error['msg']} (code {error['code']}){': ' + error['details'] if error.get('details') else ''}"
+        return (
+            f"{error['msg']} (code {error['code']}){': ' + error['details'] if error.get('details') else ''}"
+        )
     return output.strip()

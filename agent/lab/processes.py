@@ -38,7 +38,9 @@ def inside(namespace: str, command: list[str]) -> list[str]:
     return ["nsenter", f"--net={NAMESPACES / namespace}", "--", *command]
 
 
-def wait_for(what: str, ready: Callable[[], bool], seconds: float, hint: Callable[[], str] = lambda: "") -> None:
+def wait_for(
+    what: str, ready: Callable[[], bool], seconds: float, hint: Callable[[], str] = lambda: ""
+) -> None:
     """Ask until it is so. Raises LabError."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -67,8 +69,23 @@ def start_etcd(plan: LabPlan) -> None:
     data = plan.directory / "etcd"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     url, peer = etcd_endpoint(), "http://127.0.0.1:2380"
-    command = ["etcd", "--name", "lab", "--data-dir", str(data), "--listen-client-urls", f"{url},http://127.0.0.1:2379"]
-    command += ["--advertise-client-urls", url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+    command = [
+        "etcd",
+        "--name",
+        "lab",
+        "--data-dir",
+        str(data),
+        "--listen-client-urls",
+        f"{url},http://127.0.0.1:2379",
+    ]
+    command += [
+        "--advertise-client-urls",
+        url,
+        "--listen-peer-urls",
+        peer,
+        "--initial-advertise-peer-urls",
+        peer,
+    ]
     command += ["--initial-cluster", f"lab={peer}", "--logger", "zap"]
     _start(plan.fabric, command, plan.directory / "etcd.log", {})
     wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(plan.directory / "etcd.log"))
@@ -92,7 +109,9 @@ def start_agent(node: LabNode) -> None:
     """The node's agent; does not wait."""
     for directory in (node.run, node.directory / "state"):
         directory.mkdir(parents=True, exist_ok=True)
-    _start(node.namespace, [sys.executable, "-m", "agent.daemon"], node.directory / "agent.log", node.environment)
+    _start(
+        node.namespace, [sys.executable, "-m", "agent.daemon"], node.directory / "agent.log", node.environment
+    )
 
 
 def agent_status(node: LabNode) -> dict[str, Any] | None:

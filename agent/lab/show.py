@@ -20,7 +20,8 @@ def topology(plan: LabPlan, mode: Mode, pods: Sequence[Pod]) -> str:
     fabric = " ".join(f"br{number} {segment}" for number, segment in enumerate(plan.segments))
     head = f"lab {plan.name}, mode {mode.value}"
     boxes = [
-        _box(node.name, str(node.interface.ip), [pod for pod in pods if pod.node == node.name]) for node in plan.nodes
+        _box(node.name, str(node.interface.ip), [pod for pod in pods if pod.node == node.name])
+        for node in plan.nodes
     ]
     lines = [head, "", f"   {etcd}", "   |"]
     per_row = 4
@@ -33,7 +34,8 @@ def topology(plan: LabPlan, mode: Mode, pods: Sequence[Pod]) -> str:
         height = max(len(box) for box in row)
         for index in range(height):
             lines.append(
-                "   " + "   ".join(box[index] if index < len(box) else " " * len(box[0]) for box in row).rstrip()
+                "   "
+                + "   ".join(box[index] if index < len(box) else " " * len(box[0]) for box in row).rstrip()
             )
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -55,7 +57,11 @@ def sessions(status_by_node: Mapping[str, Mapping[str, Any] | None]) -> str:
             rows.append((name, "-", "no agent answers", "-", "-"))
             continue
         up = [peer["description"] for peer in status["peers"] if peer["state"] == "Established"]
-        down = [f"{peer['description']} {peer['state']}" for peer in status["peers"] if peer["state"] != "Established"]
+        down = [
+            f"{peer['description']} {peer['state']}"
+            for peer in status["peers"]
+            if peer["state"] != "Established"
+        ]
         troubles = "; ".join([*down, *status["troubles"]]) or "-"
         learned = sum(peer["received"] for peer in status["peers"])
         rows.append((name, status["address"] or "-", ", ".join(up) or "-", learned, troubles))

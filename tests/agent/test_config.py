@@ -36,7 +36,10 @@ def test_our_own_environment_goes_before_calicos() -> None:
             "[node]\naddress = '10.0.0.1'",
             "node.address: '10.0.0.1' must be a host's address with the length of its subnet",
         ),
-        ("[node]\naddress = 'x/24'", "node.address: 'x/24' is not an IPv4 address with a length, such as 10.0.0.5/24"),
+        (
+            "[node]\naddress = 'x/24'",
+            "node.address: 'x/24' is not an IPv4 address with a length, such as 10.0.0.5/24",
+        ),
         ("[etcd]\nendpoints = []", "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"),
         ("[etcd]\ncert_file = '/c'", "etcd.cert_file: goes with etcd.key_file; set both or neither"),
         ("[log]\nlevel = 'loud'", "log.level: 'loud' is none of debug, info, warning, error"),

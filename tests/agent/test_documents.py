@@ -14,7 +14,12 @@ from agent.lab.life import SEED_POOL
 
 
 def ippool(**spec: object) -> str:
-    document = {"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": "p"}, "spec": spec}
+    document = {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "IPPool",
+        "metadata": {"name": "p"},
+        "spec": spec,
+    }
     return json.dumps(document)
 
 
@@ -46,7 +51,10 @@ def test_the_articles_pool_is_read_as_it_is() -> None:
         (ippool(cidr="10.0.0.0/16", blocksize=26), "spec.blocksize: unknown field; did you mean blockSize?"),
         (ippool(cidr="10.0.0.0/16", blockSize="26"), "spec.blockSize: expected int | null, got str"),
         (ippool(cidr="10.0.0.0/16", blockSize=19), "spec.blockSize: 19 is outside 20 to 32 for IPv4"),
-        (ippool(cidr="10.0.0.0/28"), "spec.blockSize: a block of /26 does not fit into 10.0.0.0/28; choose 28 or more"),
+        (
+            ippool(cidr="10.0.0.0/28"),
+            "spec.blockSize: a block of /26 does not fit into 10.0.0.0/28; choose 28 or more",
+        ),
         (
             ippool(cidr="10.0.0.0/16", ipipMode="always"),
             "spec.ipipMode: 'always' is none of Never, Always, CrossSubnet",
@@ -76,7 +84,10 @@ def test_a_wrong_pool_is_one_sentence_with_file_and_field(text: str, sentence: s
         ("{", "pool.yaml: line 2, column 1: not YAML or JSON: "),
         ("", "pool.yaml: holds no document"),
         ("- a", "pool.yaml: expected a resource with kind, metadata and spec, got list"),
-        ("kind: IPPol", "pool.yaml: kind: 'IPPol' is not a kind this program knows (IPPool, Node, BGPConfiguration, "),
+        (
+            "kind: IPPol",
+            "pool.yaml: kind: 'IPPol' is not a kind this program knows (IPPool, Node, BGPConfiguration, ",
+        ),
         ("kind: IPPoolList", "pool.yaml: items: a IPPoolList needs a list of items"),
         ("kind: IPPool\napiVersion: v1", "pool.yaml: apiVersion: expected projectcalico.org/v3, got 'v1'"),
     ],

@@ -29,7 +29,11 @@ def test_only_the_mode_of_a_pool_is_changed(mode: Mode, ipip: bool, expected: tu
     seed = json.loads(SEED_POOL.read_text())
     spec = with_mode(seed, mode, ipip=ipip)["items"][0]["spec"]
     assert (spec["ipipMode"], spec["vxlanMode"]) == expected
-    assert {**spec, "ipipMode": "", "vxlanMode": ""} == {**seed["items"][0]["spec"], "ipipMode": "", "vxlanMode": ""}
+    assert {**spec, "ipipMode": "", "vxlanMode": ""} == {
+        **seed["items"][0]["spec"],
+        "ipipMode": "",
+        "vxlanMode": "",
+    }
 
 
 def test_the_articles_mode_leaves_the_articles_pool_unchanged() -> None:
@@ -91,7 +95,10 @@ def test_an_echo_request_sums_to_zero() -> None:
 
 
 def test_tables_fit_their_longest_cell() -> None:
-    assert columns(("NAME", "CIDR"), [("a-long-name", "10.0.0.0/8")]) == "NAME          CIDR\na-long-name   10.0.0.0/8"
+    assert (
+        columns(("NAME", "CIDR"), [("a-long-name", "10.0.0.0/8")])
+        == "NAME          CIDR\na-long-name   10.0.0.0/8"
+    )
     assert ruled(("A", "LONG"), [("abc", 1)]).splitlines() == [
         "+-----+------+",
         "|  A  | LONG |",

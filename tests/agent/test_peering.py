@@ -17,7 +17,9 @@ BLOCK = IPv4Network("192.168.1.0/26")
 
 
 def node(name: str, address: str | None, asn: int | None = None) -> Node:
-    return Node(metadata=Metadata(name=name), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=address, as_number=asn)))
+    return Node(
+        metadata=Metadata(name=name), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=address, as_number=asn))
+    )
 
 
 NODES = {ME: node("a", "10.0.0.1/24"), OTHER: node("b", "10.0.0.2/24", 64999), NodeName("c"): node("c", None)}

@@ -26,8 +26,12 @@ def pool(ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **mo
 def facts(*pools: Pool, **more: object) -> Facts:
     """The article's node 172.26.12.198 with a neighbour on its subnet and one behind a router."""
     nodes = {
-        ME: NodeAddresses(IPv4Interface("172.26.12.198/20"), address("192.168.41.192"), address("192.168.41.192")),
-        NEAR: NodeAddresses(IPv4Interface("172.26.5.10/20"), address("192.168.31.64"), address("192.168.31.64")),
+        ME: NodeAddresses(
+            IPv4Interface("172.26.12.198/20"), address("192.168.41.192"), address("192.168.41.192")
+        ),
+        NEAR: NodeAddresses(
+            IPv4Interface("172.26.5.10/20"), address("192.168.31.64"), address("192.168.31.64")
+        ),
         FAR: NodeAddresses(IPv4Interface("172.27.0.9/20"), address("192.168.77.0"), address("192.168.77.0")),
     }
     links = {"eth0": Link(2, "eth0", None, 1500, up=True, addresses=((address("172.26.12.198"), 20),))}
@@ -168,7 +172,8 @@ def test_the_vtep_address_is_the_one_calico_computes(node: str, mac: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pools", "mtu"), [((pool(),), 1500), ((pool(ipip=ALWAYS),), 1480), ((pool(ipip=ALWAYS), pool(vxlan=CROSS)), 1450)]
+    ("pools", "mtu"),
+    [((pool(),), 1500), ((pool(ipip=ALWAYS),), 1480), ((pool(ipip=ALWAYS), pool(vxlan=CROSS)), 1450)],
 )
 def test_a_pod_gets_the_smallest_mtu_that_any_encapsulation_leaves(pools: tuple[Pool, ...], mtu: int) -> None:
     assert pod_mtu(facts(*pools)) == mtu
@@ -183,7 +188,8 @@ def test_traffic_between_pools_is_never_masqueraded() -> None:
 
 def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
     learned = {
-        network((int(address("10.0.0.0")) + 64 * number, 26)): address("172.26.5.10") for number in range(20_000)
+        network((int(address("10.0.0.0")) + 64 * number, 26)): address("172.26.5.10")
+        for number in range(20_000)
     }
     wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
     assert len(dataplane(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000

@@ -48,7 +48,9 @@ def inside(pod: str, words: str) -> list[dict[str, object]]:
     return found
 
 
-async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(pod: str, pods: NetlinkPods) -> None:
+async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(
+    pod: str, pods: NetlinkPods
+) -> None:
     await pods.attach(wish(pod))
     (link,) = [item for item in inside(pod, "addr show eth0") if item]
     assert (link["address"], link["mtu"]) == ("02:00:00:00:00:07", 1450)
@@ -76,7 +78,9 @@ async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, p
 
 async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     gone = Attachment(HOST, "eth0", "/run/netns/no-such-pod", "02:00:00:00:00:07", 1450, (ADDRESS,))
-    with pytest.raises(KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"):
+    with pytest.raises(
+        KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"
+    ):
         await pods.attach(gone)
     assert not pods.exists(HOST)
 
@@ -88,7 +92,9 @@ async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, 
     assert not pods.exists(HOST)
 
 
-async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
+async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
+    pod: str, pods: NetlinkPods
+) -> None:
     with pytest.raises(KernelError, match="File exists"):
         await pods.attach(wish(pod, "lo"))
     assert not pods.exists(HOST)

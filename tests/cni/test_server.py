@@ -77,7 +77,9 @@ class World:
     async def stored(self) -> tuple[int, int, int]:
         """How many handles, endpoints and allocated addresses there are."""
         blocks = (await self.store.list(BLOCKS)).values.values()
-        used = sum(sum(index is not None for index in json.loads(block.value)["allocations"]) for block in blocks)
+        used = sum(
+            sum(index is not None for index in json.loads(block.value)["allocations"]) for block in blocks
+        )
         handles = len((await self.store.list(HANDLES)).values)
         return handles, len((await self.store.list(resource_prefix("workloadendpoints"))).values), used
 
@@ -165,7 +167,9 @@ async def test_without_the_datastore_an_add_says_try_again(world: World) -> None
     assert "the datastore is away" in str(error["msg"])
 
 
-async def test_without_the_datastore_a_del_is_written_down_and_carried_out_when_it_is_back(world: World) -> None:
+async def test_without_the_datastore_a_del_is_written_down_and_carried_out_when_it_is_back(
+    world: World,
+) -> None:
     await world.call("ADD")
     world.why = "the datastore is away"
     assert await world.call("DEL") == (0, {})

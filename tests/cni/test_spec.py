@@ -68,7 +68,13 @@ def test_a_del_needs_no_namespace() -> None:
 
 
 RESULT = Result(
-    "cali1", "ee:ee:ee:ee:ee:ee", "eth0", "02:00:00:00:00:01", "/run/netns/x", 1450, (IPv4Address("10.0.0.1"),)
+    "cali1",
+    "ee:ee:ee:ee:ee:ee",
+    "eth0",
+    "02:00:00:00:00:01",
+    "/run/netns/x",
+    1450,
+    (IPv4Address("10.0.0.1"),),
 )
 
 
@@ -110,7 +116,11 @@ def test_handle_and_endpoint_are_calicos() -> None:
     assert handle(request) == "k8s-pod-network.0123456789abcdef"
     assert stored_name(request, "node-1") == "node--1-k8s-nginx-eth0"
     made = endpoint(request, "node-1", "02:00:00:00:00:01", [IPv4Address("10.0.0.1")], "2026-01-01T00:00:00Z")
-    assert (made.metadata.namespace, made.spec.pod, made.spec.ip_networks) == ("default", "nginx", ["10.0.0.1/32"])
+    assert (made.metadata.namespace, made.spec.pod, made.spec.ip_networks) == (
+        "default",
+        "nginx",
+        ["10.0.0.1/32"],
+    )
 
 
 def test_a_chosen_mac_is_unicast_and_locally_administered() -> None:

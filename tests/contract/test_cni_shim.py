@@ -33,9 +33,13 @@ def command(request: pytest.FixtureRequest, compiled: Path) -> list[str]:
 
 @pytest.fixture
 def shim(command: list[str], tmp_path: Path) -> Shim:
-    def run(stdin: bytes = b'{"cniVersion":"1.0.0"}', **environment: str) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        stdin: bytes = b'{"cniVersion":"1.0.0"}', **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
         known = {"TORTIE_CNI_SOCKET": str(tmp_path / "cni.sock"), "TORTIE_STATE_DIR": str(tmp_path / "state")}
-        return subprocess.run(command, input=stdin, capture_output=True, env={**known, **environment}, timeout=30)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, env={**known, **environment}, timeout=30
+        )
 
     return run
 
@@ -110,7 +114,9 @@ def test_without_an_agent_an_add_says_try_again(shim: Shim) -> None:
     assert error["msg"].endswith("; is tortie-agent running?")
 
 
-def test_an_agent_that_dies_during_a_call_is_as_good_as_none(shim: Shim, answering: Callable[[bytes], Agent]) -> None:
+def test_an_agent_that_dies_during_a_call_is_as_good_as_none(
+    shim: Shim, answering: Callable[[bytes], Agent]
+) -> None:
     agent = answering(b"")
     done = shim(CNI_COMMAND="ADD", CNI_CONTAINERID="c", CNI_IFNAME="eth0")
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 11)
@@ -154,7 +160,10 @@ def test_called_by_hand_it_says_what_it_is(shim: Shim) -> None:
 
 def test_the_python_shim_imports_builtin_modules_only() -> None:
     words = [
-        word for line in PLUGIN.read_text().splitlines() if line.startswith("import ") for word in line.split()[1:]
+        word
+        for line in PLUGIN.read_text().splitlines()
+        if line.startswith("import ")
+        for word in line.split()[1:]
     ]
     assert words
     assert set(words) <= set(sys.builtin_module_names)

@@ -63,7 +63,8 @@ def wait_until_quiet(lab: Lab) -> None:
 
     def quiet() -> bool:
         commands = (
-            processes.inside(node.namespace, ["ip", "-6", "addr", "show", "tentative"]) for node in lab.plan.nodes
+            processes.inside(node.namespace, ["ip", "-6", "addr", "show", "tentative"])
+            for node in lab.plan.nodes
         )
         return all(not subprocess.run(words, capture_output=True, check=True).stdout for words in commands)
 
@@ -72,7 +73,9 @@ def wait_until_quiet(lab: Lab) -> None:
 
 def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(
+        [*COMMAND, *words], capture_output=True, text=True, check=False, timeout=120, **more
+    )  # type: ignore[call-overload, no-any-return]
 
 
 class RouteMonitors:
@@ -88,7 +91,9 @@ class RouteMonitors:
         for node in lab.plan.nodes:
             # A foreign route comes and goes: once both are seen, nothing that follows can be missed.
             for verb in ("add", "del"):
-                command = processes.inside(node.namespace, ["ip", "route", verb, "203.0.113.0/24", "dev", "lo"])
+                command = processes.inside(
+                    node.namespace, ["ip", "route", verb, "203.0.113.0/24", "dev", "lo"]
+                )
                 processes.wait_for("a route change", lambda: subprocess.run(command).returncode == 0, 5)  # noqa: B023
             seen = lambda: self._files[node.name].read_text().count("203.0.113.0/24") == 2  # noqa: B023, E731
             processes.wait_for("the monitor", seen, 5)

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.lab
 def machine() -> list[str]:
     """The machine's own interfaces, addresses, routes and rules."""
     views = (["link"], ["addr"], ["route", "show", "table", "all"], ["rule"])
-    return [subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout for words in views]
+    return [
+        subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout for words in views
+    ]
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_the_demo_ends_with_two_full_ping_matrices_and_leaves_the_machine_as_it_
 
 
 def test_a_killed_lab_is_cleaned_by_the_next_down(name: str) -> None:
-    starting = subprocess.Popen([*COMMAND, "lab", "up", "--name", name, "--nodes", "2"], stderr=subprocess.DEVNULL)
+    starting = subprocess.Popen(
+        [*COMMAND, "lab", "up", "--name", name, "--nodes", "2"], stderr=subprocess.DEVNULL
+    )
     processes.wait_for("its second node", lambda: f"tortie-{name}-node2" in fabric.namespaces("tortie-"), 20)
     starting.kill()
     starting.wait()
@@ -71,13 +75,19 @@ def test_two_labs_stand_side_by_side_and_each_shows_itself(make_lab: MakeLab) ->
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("lab", "up", "--name", "Nope"), "tortie: --name 'Nope': up to twelve lower-case letters and digits"),
+        (
+            ("lab", "up", "--name", "Nope"),
+            "tortie: --name 'Nope': up to twelve lower-case letters and digits",
+        ),
         (("lab", "up", "--nodes", "0"), "tortie: --nodes 0: a lab has 1 to 200 nodes"),
         (
             ("lab", "status", "--name", "absent"),
             "tortie: there is no lab absent; start one with: tortie lab up --name absent",
         ),
-        (("lab", "up", "--pool", "/nowhere.json"), "tortie: /nowhere.json: [Errno 2] No such file or directory"),
+        (
+            ("lab", "up", "--pool", "/nowhere.json"),
+            "tortie: /nowhere.json: [Errno 2] No such file or directory",
+        ),
         (("get", "pods"), "tortie: kind 'pods' is not known; known are ippools, nodes"),
         (
             ("--etcd-endpoints", "http://127.0.0.1:1", "get", "nodes"),

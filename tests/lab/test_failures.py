@@ -26,7 +26,15 @@ def lab(make_lab: MakeLab) -> Lab:
 
 def pinging(lab: Lab, seconds: float) -> subprocess.Popen[str]:
     """Every pod pings every other, five times a second, in a process of its own; it exits with 1 if one is lost."""
-    words = [*COMMAND, "lab", "ping", "--name", lab.plan.name, "--count", str(int(seconds / life.ROUND_SECONDS))]
+    words = [
+        *COMMAND,
+        "lab",
+        "ping",
+        "--name",
+        lab.plan.name,
+        "--count",
+        str(int(seconds / life.ROUND_SECONDS)),
+    ]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -66,7 +74,9 @@ def test_a_stopped_agent_leaves_its_routes_and_comes_back_without_an_event(lab: 
         monitors.close()
 
 
-def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwards(lab: Lab, tmp_path: Path) -> None:
+def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwards(
+    lab: Lab, tmp_path: Path
+) -> None:
     monitors = RouteMonitors(lab, tmp_path)
     try:
         processes.stop_etcd(lab.plan)

@@ -38,12 +38,15 @@ def test_pods_ping_each_other_through_routes_the_agents_made(mode: Mode, make_la
     for node in lab.plan.nodes:
         lines = table(node)
         assert sum(re.fullmatch(FORMS[mode], line) is not None for line in lines) == 2, lines
-        assert sum(re.fullmatch(rf"blackhole {BLOCK} proto bird", line) is not None for line in lines) == 1, lines
+        assert sum(re.fullmatch(rf"blackhole {BLOCK} proto bird", line) is not None for line in lines) == 1, (
+            lines
+        )
         local = [pod for pod in pods(lab.plan) if pod.node == node.name]
         for pod in local:
             found = [line for line in lines if line.startswith(f"{pod.address} ")]
             assert [
-                re.fullmatch(rf"{pod.address} dev cali[0-9a-f]{{11}} scope link", line) is not None for line in found
+                re.fullmatch(rf"{pod.address} dev cali[0-9a-f]{{11}} scope link", line) is not None
+                for line in found
             ] == [True]
     life.down(lab.plan.name)
 
@@ -62,7 +65,9 @@ def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: M
     pod = pods(lab.plan)[0]
     remove(lab.plan, pod)
     node = lab.plan.nodes[0]
-    processes.wait_for("the end of its route", lambda: not any(pod.address + " " in line for line in table(node)), 5)
+    processes.wait_for(
+        "the end of its route", lambda: not any(pod.address + " " in line for line in table(node)), 5
+    )
     assert [other.name for other in pods(lab.plan)] == ["p2"]
 
 

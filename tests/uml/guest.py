@@ -53,7 +53,9 @@ def write_job(job: Path, command: list[str], memory_for_files: str) -> None:
     """What the guest's init reads: command, environment, directory."""
     environment = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
     (job / "argv").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in command))
-    (job / "env").write_bytes(b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items()))
+    (job / "env").write_bytes(
+        b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items())
+    )
     version = max(path.name for path in MODULES.iterdir())
     settings = {"CWD": os.getcwd(), "KVER": version, "MODULES": NEEDED_MODULES, "FILES": memory_for_files}
     (job / "conf").write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
@@ -108,7 +110,9 @@ def _status(job: Path) -> int:
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--memory", default="1G")
     parser.add_argument("--files", default="512M", help="bound of what the guest may write")
