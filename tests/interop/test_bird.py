@@ -65,7 +65,7 @@ async def running(far: Far, folder: Path, ours: Ours, asn: int = 64512) -> Async
     """BIRD, and what its kernel says of routes."""
     bird = Bird(far, folder, asn, ours.asn)
     await bird.start()
-    monitor = await start(*far.command("ip", "-o", "monitor", "route"))
+    monitor = await start(*far.command("ip", "-4", "-o", "monitor", "route"))
     try:
         yield bird, monitor
     finally:
