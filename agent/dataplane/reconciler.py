@@ -287,6 +287,7 @@ class Reconciler:
                 raise
             log = self._log.bind(by=self._authors.pop(kind)) if kind in self._authors else self._log
             self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, log)
+            await asyncio.sleep(0)
 
     async def _read(self, kind: Kind) -> None:
         picture = self._picture

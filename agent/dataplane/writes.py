@@ -6,8 +6,10 @@ feature is reported as not in force. Does not know: why a step is planned.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from ipaddress import IPv4Address
+from itertools import islice
 from typing import Any, TypeVar
 
 from agent.clock import Clock
@@ -22,6 +24,8 @@ from agent.dataplane.retries import Retries
 K = TypeVar("K")
 V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)
 ObjectKey = tuple[Kind, Any]
+OBJECTS_PER_TURN = 2000
+"""Some 20 ms of the loop."""
 CONNECTIONS = "forgetting connections"
 MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
 
@@ -123,17 +127,13 @@ class Writes:
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
         standing: MutableMapping[K, V],
     ) -> None:
-        """Create or replace a batch."""
+        """Create or replace any number."""
         due = self._due(kind, wanted)
         if not due:
             return
-        refused = self._refusals(kind, due, await send(tuple(due.values())))
-        for key, value in due.items():
-            if key not in refused:
-                standing[key] = value
-                self.retries.succeeded((kind, key))
-        self._tally.written[kind] += len(due) - len(refused)
-        self._log.info(f"{kind.name.lower()}.written", count=len(due) - len(refused), refused=len(refused))
+        refused = await self._in_turns(kind, due, send, standing.__setitem__)
+        self._tally.written[kind] += len(due) - refused
+        self._log.info(f"{kind.name.lower()}.written", count=len(due) - refused, refused=refused)
 
     async def remove(
         self,
@@ -152,13 +152,29 @@ class Writes:
             return
         if not due:
             return
-        refused = self._refusals(kind, due, await send(tuple(due.values())))
-        for key in due:
-            if key not in refused:
-                standing.pop(key, None)
-                self.retries.succeeded((kind, key))
-        self._tally.removed[kind] += len(due) - len(refused)
-        self._log.info(f"{kind.name.lower()}.removed", count=len(due) - len(refused), refused=len(refused))
+        refused = await self._in_turns(kind, due, send, lambda key, _: standing.pop(key, None))
+        self._tally.removed[kind] += len(due) - refused
+        self._log.info(f"{kind.name.lower()}.removed", count=len(due) - refused, refused=refused)
+
+    async def _in_turns(
+        self,
+        kind: Kind,
+        due: Mapping[K, V],
+        send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
+        carried_out: Callable[[K, V], object],
+    ) -> int:
+        """Send in parts, others run in between; the picture follows part by part. How many were refused."""
+        count, rest = 0, iter(due.items())
+        while part := dict(islice(rest, OBJECTS_PER_TURN)):
+            refused = self._refusals(kind, part, await send(tuple(part.values())))
+            for key, value in part.items():
+                if key not in refused:
+                    carried_out(key, value)
+                    self.retries.succeeded((kind, key))
+            count += len(refused)
+            if len(part) == OBJECTS_PER_TURN:
+                await asyncio.sleep(0)
+        return count
 
     async def put_routes(self, delta: Delta[RouteKey, Route]) -> None:
         """Add routes where nothing stands (what stands there unseen stays), replace ours."""
