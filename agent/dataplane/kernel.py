@@ -165,8 +165,11 @@ class Kernel(Protocol):
         """
         ...
 
-    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
-        """The present values of those that exist."""
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
+        """The present values of those that exist; subscribers hear of writes to them from then on.
+
+        With `only`, writes to others are of no interest any more.
+        """
         ...
 
     async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:

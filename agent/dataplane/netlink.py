@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import TypeVar
+from weakref import WeakSet
 
 from agent.dataplane import netlink_devices as devices
 from agent.dataplane import netlink_tunnels as tunnel_devices
@@ -52,6 +53,7 @@ class NetlinkKernel:
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
         self._nftables = Nftables()
         self._conntrack = Conntrack()
+        self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
         self._decoder = RouteDecoder(device_name, references=nexthop_objects)
 
     def close(self) -> None:
@@ -198,8 +200,10 @@ class NetlinkKernel:
 
     # -- sysctls --------------------------------------------------------------------------------------------------
 
-    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
-        """The present values of those that exist."""
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
+        """The present values of those that exist; subscribers hear of writes to them from then on."""
+        for changes in self._subscribers:
+            changes.follow(names, only=only)
         values = ((name, procfs.read(name)) for name in names)
         return {name: Sysctl(name, value) for name, value in values if value is not None}
 
@@ -224,7 +228,9 @@ class NetlinkKernel:
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
-        return NetlinkChanges(lambda: self._nftables.ports | {self._requests.port}, device_name)
+        changes = NetlinkChanges(lambda: self._nftables.ports | {self._requests.port}, device_name)
+        self._subscribers.add(changes)
+        return changes
 
 
 def _hop(route: Route, indexes: _Indexes) -> Nexthop | None:

@@ -7,7 +7,7 @@ becomes one Overrun. Does not know: what is ours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from agent.dataplane import nft
@@ -31,6 +31,7 @@ from agent.dataplane.rtnetlink import (
     messages,
 )
 from agent.dataplane.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
+from agent.dataplane.switch_watch import SwitchWatch
 
 RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
 RTNLGRP_IPV4_NETCONF, RTNLGRP_NEXTHOP = 24, 32
@@ -56,6 +57,7 @@ class NetlinkChanges:
         self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
             self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
+        self._switches = SwitchWatch()
         self._ours_touched = False
         self._waiting: deque[KernelEvent] = deque()
 
@@ -63,13 +65,22 @@ class NetlinkChanges:
         """Unsubscribe."""
         for ear in self._ears:
             ear.close()
+        self._switches.close()
+
+    def follow(self, names: Collection[str], *, only: bool) -> None:
+        """Hear of writes to these switches, too, or to these `only`."""
+        if only:
+            self._switches.only(names)
+        self._switches.follow(names)
 
     def __aiter__(self) -> NetlinkChanges:
         return self
 
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
-            await readable(self._ears)
+            await readable([*self._ears, self._switches] if self._switches.works else self._ears)
+            if self._switches.works and self._switches.heard():
+                self._waiting.append(ObjectsChanged(Kind.SYSCTL))
             # Equal hints of one turn are one hint; the order of the first ones is kept.
             for ear in self._ears:
                 self._waiting.extend(dict.fromkeys(self._take(ear)))

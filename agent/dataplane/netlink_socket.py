@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from agent.dataplane.kernel import Incomplete, KernelError, Unsupported
 from agent.dataplane.rtnetlink import (
@@ -286,7 +286,15 @@ class Subscription:
             raise KernelError(f"reading notifications: {error.strerror}") from error
 
 
-async def readable(subscriptions: Sequence[Subscription]) -> None:
+class Readable(Protocol):
+    """Something the loop can wait for."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
+
+
+async def readable(subscriptions: Sequence[Readable]) -> None:
     """Wait until one of them has something."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

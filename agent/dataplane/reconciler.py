@@ -305,7 +305,9 @@ class Reconciler:
             case Kind.MASQUERADE:
                 picture.masquerade = await self._kernel.masquerade()
             case Kind.SYSCTL:
-                picture.sysctls = dict(await self._kernel.sysctls(tuple(self._wish.dataplane.sysctls)))
+                picture.sysctls = dict(
+                    await self._kernel.sysctls(tuple(self._wish.dataplane.sysctls), only=True)
+                )
 
     async def _read_new_sysctls(self) -> None:
         """Those of devices that came since the last reading."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from agent.dataplane import procfs
 from agent.dataplane.kernel import Kernel, KernelError, LinkChanged, ObjectsChanged, Unsupported
 from agent.dataplane.netlink import NetlinkKernel
 from agent.dataplane.objects import (
@@ -64,6 +65,7 @@ class World(Protocol):
     def delete_link(self, name: str) -> None: ...
     def set_link(self, name: str, *, up: bool) -> None: ...
     def foreign_put(self, route: Route) -> None: ...
+    def foreign_sysctl(self, name: str, value: str) -> None: ...
     def connect(self, source: IPv4Address, destination: IPv4Address) -> None: ...
 
 
@@ -75,6 +77,7 @@ class FakeWorld:
         self.delete_link = self.kernel.delete_link
         self.set_link = self.kernel.set_link
         self.foreign_put = self.kernel.foreign_put
+        self.foreign_sysctl = self.kernel.foreign_sysctl
 
     def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
         self.kernel.connections.append((source, destination))
@@ -97,6 +100,9 @@ class RealWorld:
 
     def foreign_put(self, route: Route) -> None:
         ip(f"route replace {route}")
+
+    def foreign_sysctl(self, name: str, value: str) -> None:
+        (procfs.ROOT / name).write_text(value)
 
     def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
         # A rule about connections is what makes a namespace track them.
@@ -310,6 +316,19 @@ async def test_connections_of_an_address_are_forgotten_and_no_others(world: Worl
     assert await world.kernel.forget_connections([two, *many]) == 2
     assert await world.kernel.forget_connections([two, *many]) == 0
     assert await world.kernel.forget_connections([three, *many]) == 1
+
+
+async def test_who_writes_a_switch_that_was_read_is_heard(world: World) -> None:
+    name = "net/ipv4/conf/eth1/route_localnet"
+    changes = world.kernel.changes()
+    try:
+        await world.kernel.sysctls([name], only=True)
+        world.foreign_sysctl(name, "1")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await anext(changes) != ObjectsChanged(Kind.SYSCTL):
+                pass
+    finally:
+        changes.close()
 
 
 async def test_the_way_to_a_neighbour_is_known_and_to_nowhere_is_an_error(world: World) -> None:

@@ -154,14 +154,20 @@ async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKerne
     async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
         await bench.quiet()
         assert await kernel.sysctls(list(wished)) == wished
-        for name in (
-            "net/ipv4/ip_forward",
-            "net/ipv4/conf/cali1/forwarding",
-            "net/ipv4/conf/cali1/proxy_arp",
-        ):
-            (procfs.ROOT / name).write_text("0")
-            await bench.until(lambda name=name: procfs.read(name) == "1", REPAIR_SECONDS)
-        assert bench.reconciler.report().drift["sysctl"] >= 3
+        for name, switch in wished.items():
+            (procfs.ROOT / name).write_text("1" if switch.value == "0" else "0")
+            await bench.until(
+                lambda name=name, right=switch.value: procfs.read(name) == right, REPAIR_SECONDS
+            )
+        assert bench.reconciler.report().drift["sysctl"] >= len(wished)
+        # A device made anew has other files under the same names.
+        ip("link del cali1")
+        ip("link add cali1 type veth peer name cali1-far")
+        localnet = "net/ipv4/conf/cali1/route_localnet"
+        await bench.until(lambda: procfs.read(localnet) == "1")
+        await bench.quiet()
+        (procfs.ROOT / localnet).write_text("0")
+        await bench.until(lambda: procfs.read(localnet) == "1", REPAIR_SECONDS)
 
 
 async def test_links_that_flap_get_their_routes_back(kernel: NetlinkKernel) -> None:

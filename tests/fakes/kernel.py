@@ -271,7 +271,7 @@ class FakeKernel:
         self.writes.append("put masquerade")
         self.nft_table = wish.collapsed() if wish.sources else None
 
-    async def sysctls(self, names: Sequence[str]) -> Mapping[str, Sysctl]:
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
         self.dumps.append(Kind.SYSCTL)
         await asyncio.sleep(0)
         return {name: Sysctl(name, self.sysctl_table[name]) for name in names if name in self.sysctl_table}
