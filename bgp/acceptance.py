@@ -12,7 +12,9 @@ from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig
 
 
-def refusal(attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: IPv4Address) -> str:
+def refusal(
+    attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: IPv4Address
+) -> str:
     """Why a path is refused; empty: it is not. `local` is our address on the session."""
     if any(us.asn in numbers for _, numbers in attributes.as_path):
         return f"our own AS {us.asn} is in AS_PATH"

@@ -1,7 +1,7 @@
-"""Path attributes: one table says each one's flags and decoder; what is wrong with one costs what RFC 7606 says.
+"""Path attributes: one table says each one's flags, how it is read and written, and what a fault costs (RFC 7606).
 
-Promises: decoding raises only NotificationError; a malformed attribute becomes a Treatment, the strongest wins and the
-rest is still read. Equal attributes are equal values. Does not know: NLRI fields, RIBs.
+Promises: reading one raises only MalformedAttribute. Equal attributes are equal values.
+Does not know: blocks of attributes, NLRI fields, RIBs.
 RFC 4271 section 5, 1997, 4360, 4456, 6793, 7606, 7607, 8092, 9774.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from bgp.errors import MalformedAttribute, NotificationError, Treatment
-from bgp.iana import AS_TRANS, Attribute, Error, Flag, Origin, SegmentType, UpdateError
+from bgp.errors import MalformedAttribute, Treatment
+from bgp.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
 DEFAULT_LOCAL_PREF = 100
 MOST_SEGMENT_AS = 255
@@ -65,38 +65,41 @@ class Context:
     """Whether the session is iBGP."""
 
 
-def _withdraw(why: str) -> MalformedAttribute:
+def withdraw(why: str) -> MalformedAttribute:
+    """A fault that costs the UPDATE's routes."""
     return MalformedAttribute(Treatment.TREAT_AS_WITHDRAW, why)
 
 
-def _discard(why: str) -> MalformedAttribute:
+def discard(why: str) -> MalformedAttribute:
+    """A fault that costs the attribute alone."""
     return MalformedAttribute(Treatment.DISCARD_ATTRIBUTE, why)
 
 
 def _origin(value: bytes, _: Context) -> int:
     if len(value) != 1 or value[0] > Origin.INCOMPLETE:
-        raise _withdraw("ORIGIN is not one of IGP, EGP, INCOMPLETE")
+        raise withdraw("ORIGIN is not one of IGP, EGP, INCOMPLETE")
     return value[0]
 
 
-def _as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
+def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
+    """AS_PATH, and AS4_PATH with four octets."""
     width = 4 if context.four_octet_as else 2
     segments: list[Segment] = []
     offset = 0
     while offset < len(value):
         if offset + 2 > len(value):
-            raise _withdraw("AS_PATH has octets behind its last segment")
+            raise withdraw("AS_PATH has octets behind its last segment")
         kind, count = value[offset], value[offset + 1]
         end = offset + 2 + count * width
         if kind not in SegmentType.__members__.values() or not count or end > len(value):
-            raise _withdraw("AS_PATH has a malformed segment")
+            raise withdraw("AS_PATH has a malformed segment")
         numbers = struct.unpack_from(f"!{count}{'I' if width == 4 else 'H'}", value, offset + 2)
         if 0 in numbers:
-            raise _withdraw("AS_PATH holds AS 0 (RFC 7607)")
+            raise withdraw("AS_PATH holds AS 0 (RFC 7607)")
         if kind in (SegmentType.AS_SET, SegmentType.AS_CONFED_SET):
-            raise _withdraw("AS_PATH holds an AS_SET (RFC 9774)")
+            raise withdraw("AS_PATH holds an AS_SET (RFC 9774)")
         if kind == SegmentType.AS_CONFED_SEQUENCE and not context.internal:
-            raise _withdraw("AS_PATH holds a confederation segment from outside")
+            raise withdraw("AS_PATH holds a confederation segment from outside")
         segments.append((kind, numbers))
         offset = end
     return tuple(segments)
@@ -104,47 +107,48 @@ def _as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
 
 def _next_hop(value: bytes, _: Context) -> IPv4Address:
     if len(value) != 4:
-        raise _withdraw("NEXT_HOP is not four octets")
+        raise withdraw("NEXT_HOP is not four octets")
     address = IPv4Address(value)
     if address.is_multicast or address.is_reserved or address.is_unspecified:
-        raise _withdraw(f"NEXT_HOP {address} cannot be a host's address")
+        raise withdraw(f"NEXT_HOP {address} cannot be a host's address")
     return address
 
 
 def _med(value: bytes, _: Context) -> int:
     if len(value) != 4:
-        raise _withdraw("MULTI_EXIT_DISC is not four octets")
+        raise withdraw("MULTI_EXIT_DISC is not four octets")
     return int.from_bytes(value, "big")
 
 
 def _local_pref(value: bytes, context: Context) -> int:
     if not context.internal:
-        raise _discard("LOCAL_PREF from an external peer")
+        raise discard("")  # common, and nothing to tell
     if len(value) != 4:
-        raise _withdraw("LOCAL_PREF is not four octets")
+        raise withdraw("LOCAL_PREF is not four octets")
     return int.from_bytes(value, "big")
 
 
 def _atomic_aggregate(value: bytes, _: Context) -> bool:
     if value:
-        raise _discard("ATOMIC_AGGREGATE is not empty")
+        raise discard("ATOMIC_AGGREGATE is not empty")
     return True
 
 
-def _aggregator(value: bytes, context: Context) -> tuple[int, IPv4Address]:
+def read_aggregator(value: bytes, context: Context) -> tuple[int, IPv4Address]:
+    """AGGREGATOR, and AS4_AGGREGATOR with four octets."""
     width = 4 if context.four_octet_as else 2
     if len(value) != width + 4:
-        raise _discard(f"AGGREGATOR is not {width + 4} octets")
+        raise discard(f"AGGREGATOR is not {width + 4} octets")
     number = int.from_bytes(value[:width], "big")
     if not number:
-        raise _discard("AGGREGATOR is AS 0 (RFC 7607)")
+        raise discard("AGGREGATOR is AS 0 (RFC 7607)")
     return number, IPv4Address(value[width:])
 
 
 def _list_of(width: int, name: str) -> Callable[[bytes, Context], tuple[bytes, ...]]:
     def decode(value: bytes, _: Context) -> tuple[bytes, ...]:
         if not value or len(value) % width:
-            raise _withdraw(f"{name} is not a multiple of {width} octets")
+            raise withdraw(f"{name} is not a multiple of {width} octets")
         return tuple(dict.fromkeys(value[offset : offset + width] for offset in range(0, len(value), width)))
 
     return decode
@@ -156,15 +160,15 @@ def _communities(value: bytes, context: Context) -> tuple[int, ...]:
 
 def _originator_id(value: bytes, context: Context) -> IPv4Address:
     if not context.internal:
-        raise _discard("ORIGINATOR_ID from an external peer")
+        raise discard("")
     if len(value) != 4:
-        raise _withdraw("ORIGINATOR_ID is not four octets")
+        raise withdraw("ORIGINATOR_ID is not four octets")
     return IPv4Address(value)
 
 
 def _cluster_list(value: bytes, context: Context) -> tuple[IPv4Address, ...]:
     if not context.internal:
-        raise _discard("CLUSTER_LIST from an external peer")
+        raise discard("")
     return tuple(IPv4Address(item) for item in _list_of(4, "CLUSTER_LIST")(value, context))
 
 
@@ -183,7 +187,8 @@ WELL_KNOWN = Flag.TRANSITIVE
 TRANSITIVE = Flag.OPTIONAL | Flag.TRANSITIVE
 
 
-def _pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
+def pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
+    """AS_PATH as sent; a two-octet peer sees AS_TRANS."""
     out = b""
     for kind, numbers in path:
         wide = context.four_octet_as
@@ -204,7 +209,8 @@ def _joined(values: tuple[bytes, ...], _: Context) -> bytes:
     return b"".join(values)
 
 
-def _pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
+def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
+    """AGGREGATOR as sent."""
     number, address = value
     if context.four_octet_as:
         return number.to_bytes(4, "big") + address.packed
@@ -219,12 +225,12 @@ SPECS: dict[int, Spec] = {
     spec.code: spec
     for spec in (
         Spec(Attribute.ORIGIN, WELL_KNOWN, "origin", _origin, lambda value, _: bytes([value])),
-        Spec(Attribute.AS_PATH, WELL_KNOWN, "as_path", _as_path, _pack_as_path),
+        Spec(Attribute.AS_PATH, WELL_KNOWN, "as_path", read_as_path, pack_as_path),
         Spec(Attribute.NEXT_HOP, WELL_KNOWN, "next_hop", _next_hop, _address),
         Spec(Attribute.MULTI_EXIT_DISC, Flag.OPTIONAL, "med", _med, _u32),
         Spec(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _local_pref, _u32),
         Spec(Attribute.ATOMIC_AGGREGATE, WELL_KNOWN, "atomic_aggregate", _atomic_aggregate, lambda *_: b""),
-        Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", _aggregator, _pack_aggregator),
+        Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", read_aggregator, pack_aggregator),
         Spec(
             Attribute.COMMUNITIES,
             TRANSITIVE,
@@ -241,97 +247,16 @@ SPECS: dict[int, Spec] = {
             _list_of(8, "EXTENDED_COMMUNITIES"),
             _joined,
         ),
-        Spec(Attribute.LARGE_COMMUNITY, TRANSITIVE, "large_communities", _list_of(12, "LARGE_COMMUNITY"), _joined),
+        Spec(
+            Attribute.LARGE_COMMUNITY,
+            TRANSITIVE,
+            "large_communities",
+            _list_of(12, "LARGE_COMMUNITY"),
+            _joined,
+        ),
     )
 }
 """Every attribute that is understood, by code."""
-
-_DEFAULTS = PathAttributes()
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An attribute block, read: what it says and what was wrong with it."""
-
-    attributes: PathAttributes
-    treatment: Treatment | None
-    faults: tuple[str, ...]
-    present: frozenset[int]
-
-
-def decode(block: bytes, context: Context) -> Decoded:
-    """Read a whole block. Raises NotificationError only where RFC 7606 section 3 asks for a reset."""
-    values: dict[str, Any] = {}
-    unknown: list[tuple[int, int, bytes]] = []
-    present: set[int] = set()
-    treatment: Treatment | None = None
-    faults: list[str] = []
-    offset = 0
-    while offset < len(block):
-        try:
-            flags, code, value, offset = _next(block, offset)
-        except MalformedAttribute as error:
-            treatment = Treatment.TREAT_AS_WITHDRAW
-            faults.append(str(error))
-            break
-        if code in present:
-            if code in (Attribute.MP_REACH_NLRI, Attribute.MP_UNREACH_NLRI):
-                why = f"attribute {code} stands twice"
-                raise NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
-            continue  # RFC 7606 section 3 g: all but the first are dropped
-        present.add(code)
-        try:
-            _read_one(flags, code, value, context, values, unknown)
-        except MalformedAttribute as error:
-            treatment = max(treatment or error.treatment, error.treatment)
-            faults.append(str(error))
-    return Decoded(replace(_DEFAULTS, **values, unknown=tuple(unknown)), treatment, tuple(faults), frozenset(present))
-
-
-def _next(block: bytes, offset: int) -> tuple[int, int, bytes, int]:
-    """(flags, code, value, offset behind) of the next attribute."""
-    if offset + 3 > len(block):
-        raise _withdraw("an attribute's header runs past the attribute field")
-    flags, code = block[offset], block[offset + 1]
-    width = 2 if flags & Flag.EXTENDED_LENGTH else 1
-    start = offset + 2 + width
-    end = start + int.from_bytes(block[offset + 2 : start], "big")
-    if start > len(block) or end > len(block):
-        raise _withdraw(f"attribute {code} runs past the attribute field")
-    return flags, code, block[start:end], end
-
-
-def _read_one(
-    flags: int, code: int, value: bytes, context: Context, values: dict[str, Any], unknown: list[tuple[int, int, bytes]]
-) -> None:
-    spec = SPECS.get(code)
-    if spec is None:
-        if not flags & Flag.OPTIONAL:
-            raise _withdraw(f"attribute {code} is well-known by its flags but not known")
-        if flags & Flag.TRANSITIVE and code not in (Attribute.AS4_PATH, Attribute.AS4_AGGREGATOR):
-            unknown.append((flags & ~Flag.EXTENDED_LENGTH & 0xF0 | Flag.PARTIAL, code, value))
-        return
-    if flags & (Flag.OPTIONAL | Flag.TRANSITIVE) != spec.flags:
-        raise _withdraw(f"{spec.code.name} has the wrong flags 0x{flags:02x}")
-    values[spec.field] = spec.decode(value, context)
-
-
-def encode(attributes: PathAttributes, context: Context) -> bytes:
-    """The block as sent, in the order of the codes; what has its default and need not be there is left out."""
-    parts: list[tuple[int, bytes]] = []
-    for code, spec in SPECS.items():
-        value = getattr(attributes, spec.field)
-        mandatory = code in (Attribute.ORIGIN, Attribute.AS_PATH)
-        if mandatory or value != getattr(_DEFAULTS, spec.field):
-            parts.append((code, _framed(spec.flags, code, spec.encode(value, context))))
-    parts += [(code, _framed(flags, code, value)) for flags, code, value in attributes.unknown]
-    return b"".join(packed for _, packed in sorted(parts, key=lambda part: part[0]))
-
-
-def _framed(flags: int, code: int, value: bytes) -> bytes:
-    if len(value) > 0xFF:
-        return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value
-    return struct.pack("!BBB", flags, code, len(value)) + value
 
 
 def prepended(path: tuple[Segment, ...], asn: int) -> tuple[Segment, ...]:

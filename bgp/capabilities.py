@@ -58,7 +58,9 @@ def encode(offer: Capabilities) -> bytes:
         parts.append(_packed(CapabilityCode.EXTENDED_MESSAGE, b""))
     if (restart := offer.graceful_restart) is not None:
         flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
-        family = struct.pack("!HBB", 1, 1, FORWARDING_STATE * restart.forwarding_kept) if restart.ipv4 else b""
+        family = (
+            struct.pack("!HBB", 1, 1, FORWARDING_STATE * restart.forwarding_kept) if restart.ipv4 else b""
+        )
         value = struct.pack("!H", flags << 12 | restart.restart_seconds) + family
         parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
     if offer.four_octet_as is not None:
@@ -137,7 +139,9 @@ _READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
 
 
 def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
-    extended = parameters[:1] == b"\xff"  # RFC 9072: a first parameter of type 255 announces two-octet lengths
+    extended = (
+        parameters[:1] == b"\xff"
+    )  # RFC 9072: a first parameter of type 255 announces two-octet lengths
     if extended:
         parameters = parameters[3:]
     found = []

@@ -38,7 +38,9 @@ class PeerConfig:
     def __post_init__(self) -> None:
         _check(self.asn, self.port)
         if self.hold_seconds and self.hold_seconds < SHORTEST_HOLD_SECONDS:
-            raise ValueError(f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds")
+            raise ValueError(
+                f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +63,6 @@ class SpeakerConfig:
         if int(self.router_id) == 0:
             raise ValueError("router id 0.0.0.0 is not allowed (RFC 6286)")
         if not 0 <= self.restart_seconds <= LONGEST_RESTART_SECONDS:
-            raise ValueError(f"restart time {self.restart_seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds")
+            raise ValueError(
+                f"restart time {self.restart_seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds"
+            )

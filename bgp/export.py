@@ -52,7 +52,9 @@ def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
 def _internal(path: Path, to: Listener) -> PathAttributes | None:
     attributes = path.attributes
     if path.source.is_own:
-        return replace(attributes, next_hop=to.next_hop, local_pref=attributes.local_pref or DEFAULT_LOCAL_PREF)
+        return replace(
+            attributes, next_hop=to.next_hop, local_pref=attributes.local_pref or DEFAULT_LOCAL_PREF
+        )
     if path.source.internal:
         return None
     if attributes.local_pref is None:
@@ -70,5 +72,7 @@ def _external(path: Path, to: Listener) -> PathAttributes:
         med=attributes.med if path.source.is_own else None,
         originator_id=None,
         cluster_list=(),
-        extended_communities=tuple(one for one in attributes.extended_communities if not one[0] & NON_TRANSITIVE),
+        extended_communities=tuple(
+            one for one in attributes.extended_communities if not one[0] & NON_TRANSITIVE
+        ),
     )

@@ -54,10 +54,15 @@ class Framing:
 
 def _header(header: bytes, largest: int) -> tuple[MessageType, int]:
     if header[:16] != MARKER:
-        raise NotificationError(Error.MESSAGE_HEADER, HeaderError.NOT_SYNCHRONIZED, "the marker is not all ones")
+        raise NotificationError(
+            Error.MESSAGE_HEADER, HeaderError.NOT_SYNCHRONIZED, "the marker is not all ones"
+        )
     length, kind = int.from_bytes(header[16:18], "big"), header[18]
     bad_length = NotificationError(
-        Error.MESSAGE_HEADER, HeaderError.BAD_LENGTH, f"a message of type {kind} has length {length}", header[16:18]
+        Error.MESSAGE_HEADER,
+        HeaderError.BAD_LENGTH,
+        f"a message of type {kind} has length {length}",
+        header[16:18],
     )
     if not HEADER_BYTES <= length <= (largest if kind not in NEVER_EXTENDED else LARGEST_MESSAGE):
         raise bad_length

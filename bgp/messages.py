@@ -7,12 +7,12 @@ Does not know: byte streams, sessions, timers.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from bgp import attributes as path_attributes
-from bgp import capabilities, nlri
-from bgp.attributes import Context, Decoded, PathAttributes
+from bgp import blocks, capabilities, multiprotocol, nlri
+from bgp.attributes import Context, PathAttributes
+from bgp.blocks import Decoded
 from bgp.capabilities import Capabilities
 from bgp.errors import NotificationError, Treatment
 from bgp.framing import HEADER_BYTES, LARGEST_MESSAGE, frame
@@ -81,7 +81,7 @@ def encode(message: Message, context: Context) -> bytes:
             return frame(MessageType.OPEN, head + parameters)
         case Update(withdrawn, attributes, announced):
             gone = b"".join(withdrawn)
-            block = path_attributes.encode(attributes, context) if attributes is not None else b""
+            block = blocks.encode(attributes, context) if attributes is not None else b""
             body = struct.pack("!H", len(gone)) + gone + struct.pack("!H", len(block)) + block
             return frame(MessageType.UPDATE, body + b"".join(announced))
         case Notification(code, subcode, data):
@@ -93,7 +93,9 @@ def encode(message: Message, context: Context) -> bytes:
             return frame(MessageType.ROUTE_REFRESH, struct.pack("!HBB", afi, 0, safi))
 
 
-def decode(kind: MessageType, body: bytes, context: Context, interned: dict[bytes, Decoded] | None = None) -> Message:
+def decode(
+    kind: MessageType, body: bytes, context: Context, interned: dict[bytes, Decoded] | None = None
+) -> Message:
     """The message behind a body. Raises NotificationError.
 
     `interned` remembers attribute blocks by their bytes, so that equal blocks become one value; its owner bounds it.
@@ -115,12 +117,17 @@ def _open(body: bytes) -> Open:
     version, asn, hold, router_id, length = struct.unpack_from("!BHH4sB", body)
     if version != VERSION:
         raise NotificationError(
-            Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", struct.pack("!H", VERSION)
+            Error.OPEN_MESSAGE,
+            OpenError.UNSUPPORTED_VERSION,
+            f"BGP version {version}",
+            struct.pack("!H", VERSION),
         )
     parameters = body[10:]
     extended = length == 0xFF and parameters[:1] == b"\xff"
     if not extended and length != len(parameters):
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, "the optional parameters have another length")
+        raise NotificationError(
+            Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, "the optional parameters have another length"
+        )
     if hold in (1, 2):
         raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNACCEPTABLE_HOLD_TIME, f"hold time {hold}")
     if not any(router_id):
@@ -130,6 +137,11 @@ def _open(body: bytes) -> Open:
     if real == 0 or asn == 0:
         raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_PEER_AS, "AS 0 (RFC 7607)")
     return Open(real, hold, IPv4Address(router_id), offer)
+
+
+_MANDATORY = (Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP)
+LONGEST_INTERNED = 1024
+"""Octets of an attribute block worth remembering."""
 
 
 def _malformed(why: str) -> NotificationError:
@@ -150,22 +162,45 @@ def _update(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Up
         return Update(tuple(withdrawn))
     decoded = interned.get(block)
     if decoded is None:
-        decoded = interned[block] = path_attributes.decode(block, context)
-    treatment, faults = decoded.treatment, list(decoded.faults)
-    if announced:
-        for code in (Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP):
-            if code not in decoded.present:
-                treatment = Treatment.TREAT_AS_WITHDRAW
-                faults.append(f"{code.name} is missing")
-    if treatment is Treatment.TREAT_AS_WITHDRAW:
+        decoded = blocks.decode(block, context)
+        if len(block) <= LONGEST_INTERNED:
+            interned[block] = decoded
+    return _treated(decoded, withdrawn, announced)
+
+
+def _treated(decoded: Decoded, withdrawn: list[Nlri], announced: list[Nlri]) -> Update:
+    """The UPDATE after RFC 7606: what is malformed but can be withdrawn is withdrawn."""
+    faults, missing = list(decoded.faults), list(_MANDATORY) if announced else []
+    attributes = decoded.attributes
+    if decoded.unreach is not None:
+        gone = multiprotocol.unreach(decoded.unreach)
+        if isinstance(gone, str):
+            faults.append(gone)
+        else:
+            withdrawn = withdrawn + gone
+    if decoded.reach is not None:
+        found = multiprotocol.reach(decoded.reach)
+        if isinstance(found, str):
+            faults.append(found)
+        elif announced and found.next_hop != attributes.next_hop:
+            faults.append(
+                "NEXT_HOP and MP_REACH_NLRI give different next hops; those of the latter are refused"
+            )
+            withdrawn = withdrawn + found.prefixes
+        else:
+            missing = missing or ([Attribute.ORIGIN, Attribute.AS_PATH] if found.prefixes else [])
+            announced = announced + found.prefixes
+            attributes = replace(attributes, next_hop=found.next_hop)
+    missing = [code for code in missing if code not in decoded.present]
+    faults += [f"{code.name} is missing" for code in missing]
+    if missing or decoded.treatment is Treatment.TREAT_AS_WITHDRAW:
         if not announced and not withdrawn:
-            raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw, so nothing is saved
+            raise _malformed(
+                "; ".join(faults)
+            )  # RFC 7606 section 5.2: nothing to withdraw, so nothing is saved
         return Update(tuple(dict.fromkeys((*withdrawn, *announced))), None, (), tuple(faults))
     # A prefix in both fields is announced (RFC 4271 section 4.3).
     kept = set(announced)
-    return Update(
-        tuple(prefix for prefix in withdrawn if prefix not in kept),
-        decoded.attributes,
-        tuple(announced),
-        tuple(faults),
-    )
+    gone_for_good = tuple(prefix for prefix in withdrawn if prefix not in kept)
+    only_withdraws = not announced and decoded.present <= {Attribute.MP_UNREACH_NLRI}
+    return Update(gone_for_good, None if only_withdraws else attributes, tuple(announced), tuple(faults))

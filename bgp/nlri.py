@@ -24,7 +24,9 @@ def split(field: bytes) -> list[Nlri]:
         behind = offset + 1 + (length + 7) // 8
         if length > LONGEST_IPV4 or behind > end:
             raise NotificationError(
-                Error.UPDATE_MESSAGE, UpdateError.INVALID_NETWORK_FIELD, f"prefix of length {length} does not fit"
+                Error.UPDATE_MESSAGE,
+                UpdateError.INVALID_NETWORK_FIELD,
+                f"prefix of length {length} does not fit",
             )
         prefix = field[offset:behind]
         if spare := -length % 8:

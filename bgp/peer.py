@@ -19,7 +19,18 @@ from bgp.fsm import State
 from bgp.iana import Cease, Error
 from bgp.messages import Notification, Open, Update
 from bgp.nlri import Nlri
-from bgp.outputs import Close, Connection, Dial, Established, Forgotten, Learned, Marked, Output, Send, Tolerated
+from bgp.outputs import (
+    Close,
+    Connection,
+    Dial,
+    Established,
+    Forgotten,
+    Learned,
+    Marked,
+    Output,
+    Send,
+    Tolerated,
+)
 from bgp.restart import Staleness
 from bgp.rib import AdjRibIn
 from bgp.session import Down, Event, Local, Opened, Received, RefreshAsked, Session, Up, is_hard
@@ -123,7 +134,9 @@ class Peer:
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
-    def connected(self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool) -> list[Output]:
+    def connected(
+        self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool
+    ) -> list[Output]:
         """TCP is up; `local` is the address of our end."""
         if outgoing:
             if self._dialing is None or self._dialing[0] != connection:
@@ -133,8 +146,12 @@ class Peer:
         outputs: list[Output] = []
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
-            if same_way and known != self._established:  # nobody calls twice who still has the first connection
-                outputs += self._drop(known, self._sessions[known].lost("replaced by a newer connection"), now)
+            if (
+                same_way and known != self._established
+            ):  # nobody calls twice who still has the first connection
+                outputs += self._drop(
+                    known, self._sessions[known].lost("replaced by a newer connection"), now
+                )
         if self._established is not None and not outgoing:
             self._beside_established.add(connection)
         self._dial_at = None
@@ -263,7 +280,10 @@ class Peer:
                     continue
                 loser = connection
             else:
-                ours_wins = (int(self._speaker.router_id), self._speaker.asn) > (int(message.router_id), message.asn)
+                ours_wins = (int(self._speaker.router_id), self._speaker.asn) > (
+                    int(message.router_id),
+                    message.asn,
+                )
                 loser = other if (connection in self._outgoing) == ours_wins else connection
             why = "another connection to this neighbour stays"
             down = self._sessions[loser].close(Notification(Error.CEASE, Cease.COLLISION_RESOLUTION), why)
@@ -284,7 +304,9 @@ class Peer:
         self._dial_at = self._dialing = None
         self.out = AdjRibOut()
         restart = self._restart_of(self._sessions[connection])
-        outputs += self._forget(self._stale.returned(now, kept=restart is not None and restart.forwarding_kept))
+        outputs += self._forget(
+            self._stale.returned(now, kept=restart is not None and restart.forwarding_kept)
+        )
         return [*outputs, Established()]
 
     def _learn(self, connection: Connection, update: Update) -> list[Output]:
@@ -298,9 +320,13 @@ class Peer:
         outputs += self._forget(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
-        source = Source(int(self.config.address), self.config.address, session.peer.router_id, session.internal)
+        source = Source(
+            int(self.config.address), self.config.address, session.peer.router_id, session.internal
+        )
         path = Path(update.attributes, source)
-        refused = refusal(path.attributes, session.internal, self.config, self._speaker, session.local.address)
+        refused = refusal(
+            path.attributes, session.internal, self.config, self._speaker, session.local.address
+        )
         if refused:
             return [*outputs, *self._forget(update.announced), Tolerated((refused,))]
         fresh = self._stale.told(update.announced)

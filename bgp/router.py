@@ -198,8 +198,12 @@ class Router:
             peer.out.finish()
 
     def _export(self, dirty: set[Nlri]) -> None:
-        internal = [peer for peer in self.peers.values() if peer.session is not None and peer.session.internal]
-        external = [peer for peer in self.peers.values() if peer.session is not None and not peer.session.internal]
+        internal = [
+            peer for peer in self.peers.values() if peer.session is not None and peer.session.internal
+        ]
+        external = [
+            peer for peer in self.peers.values() if peer.session is not None and not peer.session.internal
+        ]
         if external:
             self._tell(external, dirty)
         if internal:
@@ -218,7 +222,9 @@ class Router:
             listener, out = self._listener(peer), peer.out
             if listener is None or out is None:
                 continue
-            told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+            told_as: dict[
+                int, PathAttributes | None
+            ] = {}  # by identity: paths are shared, and alive meanwhile
             for prefix in prefixes:
                 best = self.loc_rib.best(prefix)
                 if best is None:

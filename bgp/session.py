@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from bgp import fsm, messages
-from bgp.attributes import Context, Decoded
+from bgp.attributes import Context
+from bgp.blocks import Decoded
 from bgp.capabilities import IPV4_UNICAST, Capabilities
 from bgp.errors import NotificationError
 from bgp.framing import LARGEST_EXTENDED, Framing
@@ -27,7 +28,7 @@ from bgp.timers import Timer, Timers, jittered
 OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""
 KEEPALIVES_PER_HOLD = 3
-MOST_INTERNED = 16_384
+MOST_INTERNED = 8_192
 """Attribute blocks remembered per session; with more the memory starts anew."""
 
 
@@ -166,7 +167,9 @@ class Session:
     def leave(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
         """End it so that the peer forgets our paths: with RFC 8538 that takes a Hard Reset around the Cease."""
         if self._is_soft():
-            return self.close(Notification(Error.CEASE, Cease.HARD_RESET, bytes([Error.CEASE, subcode]) + data), why)
+            return self.close(
+                Notification(Error.CEASE, Cease.HARD_RESET, bytes([Error.CEASE, subcode]) + data), why
+            )
         return self.close(Notification(Error.CEASE, subcode, data), why)
 
     def lost(self, why: str) -> Down:
@@ -265,7 +268,9 @@ class Session:
     def _close(self, event: fsm.Event) -> None:
         self._timers.stop_all()
         received = (
-            self._message if event is fsm.Event.NOTIFICATION and isinstance(self._message, Notification) else None
+            self._message
+            if event is fsm.Event.NOTIFICATION and isinstance(self._message, Notification)
+            else None
         )
         sent = None if received is not None or event is fsm.Event.TCP_DOWN else self._notification
         self._events.append(Down(self._why, sent, received, self._is_soft()))

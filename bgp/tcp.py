@@ -96,7 +96,9 @@ class Tcp(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._owner.ended(self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP")
+        self._owner.ended(
+            self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP"
+        )
 
     def pause_writing(self) -> None:
         """Called by the loop."""

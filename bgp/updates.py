@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bgp.attributes import Context, PathAttributes, encode
+from bgp.attributes import Context, PathAttributes
+from bgp.blocks import encode
 from bgp.framing import HEADER_BYTES
 from bgp.messages import Update
 from bgp.nlri import Nlri
