@@ -14,7 +14,6 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -23,18 +22,20 @@ from ipam.draft import NOTHING, Companion, Draft, Kept, broken_guards
 from ipam.errors import Conflict, IpamError, Refused, StoreError
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord
+from ipam.pending import Pending
 from ipam.placing import Placing
 from ipam.releasing import (
     Guarded,
     Held,
     Released,
     drafted_release,
+    guarded,
     held_by,
     release_addresses,
     release_node,
     release_pool,
 )
-from ipam.store import Committed, Lost, Put, Store, Versioned
+from ipam.store import Committed, Lost, Put, Store
 from ipam.territory import Territory, load
 
 __all__ = ["Allocator", "Companion"]
@@ -59,28 +60,6 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Job:
-    """One caller's request and how far it got."""
-
-    request: AddressRequest
-    companion: Callable[[tuple[Assignment, ...]], Companion] | None
-    answer: asyncio.Future[tuple[Assignment, ...]]
-    stored: Versioned | None = None
-    """The handle, if it turned out to exist."""
-    ready: tuple[Assignment, ...] = ()
-    fresh: bool = False
-    """Whether the transaction under way gives it something new."""
-    rider: Companion = NOTHING
-    attempts: int = 0
-    verified: bool = False
-    """Whether a refusal would rest on what was read for this job."""
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
 class Allocator:
     """Assigns and releases addresses."""
 
@@ -100,7 +79,7 @@ class Allocator:
         self._pools = pools
         self._pause = pause
         self._territories: dict[NodeName, Territory] = {}
-        self._waiting: dict[NodeName, deque[_Job]] = {}
+        self._waiting: dict[NodeName, deque[Pending]] = {}
         self._workers: dict[NodeName, asyncio.Task[None]] = {}
 
     async def assign(
@@ -116,15 +95,24 @@ class Allocator:
         queue = self._waiting.setdefault(request.node, deque())
         if len(queue) >= MOST_WAITING:
             raise Conflict(f"{len(queue)} requests of node {request.node} wait already; try again later")
-        job = _Job(request, companion, asyncio.get_running_loop().create_future())
+        job = Pending(request, companion, asyncio.get_running_loop().create_future())
         queue.append(job)
-        if request.node not in self._workers:
-            self._workers[request.node] = asyncio.create_task(self._work(request.node, queue))
-        return await job.answer
+        self._wake(request.node, queue)
+        try:
+            return await job.answer
+        except asyncio.CancelledError:
+            if job.draft is not None:  # it was answered in the same moment
+                queue.appendleft(job)
+                self._wake(request.node, queue)
+            raise
+
+    def _wake(self, node: NodeName, queue: deque[Pending]) -> None:
+        if node not in self._workers:
+            self._workers[node] = asyncio.create_task(self._work(node, queue))
 
     # -- one node's worker --------------------------------------------------------------------------------------------
 
-    async def _work(self, node: NodeName, queue: deque[_Job]) -> None:
+    async def _work(self, node: NodeName, queue: deque[Pending]) -> None:
         """Serve the queue until it is empty; two transactions of one node would only make each other lose."""
         try:
             while queue:
@@ -141,14 +129,15 @@ class Allocator:
                     raise
         finally:
             del self._workers[node]
-            if not queue:
-                self._waiting.pop(node, None)
 
-    async def _settle(self, node: NodeName, group: list[_Job]) -> None:
+    async def _settle(self, node: NodeName, group: list[Pending]) -> None:
         wait = FIRST_WAIT_SECONDS
+        for job in group:
+            if job.draft is not None:
+                await self._take_back(job)
         while group := [job for job in group if not job.answer.done()]:
             territory = await self._territory(node)
-            draft, ready = Draft(), list[_Job]()
+            draft, ready = Draft(), list[Pending]()
             for job in group:
                 if await self._draft(job, draft, territory):
                     ready.append(job)
@@ -160,7 +149,7 @@ class Allocator:
                 await self._pause(wait * random.uniform(0.5, 1.0))
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _draft(self, job: _Job, draft: Draft, territory: Territory) -> bool:
+    async def _draft(self, job: Pending, draft: Draft, territory: Territory) -> bool:
         """Put a job into the draft; False when it is settled already or has to wait for the next transaction."""
         if job.answer.done() or job.request.handle in draft.handles:
             return False
@@ -171,7 +160,9 @@ class Allocator:
             if not trial.fits:
                 if draft.writes:
                     return False  # alone in the next transaction it may fit
-                raise Conflict(f"handle {job.request.handle}: asks for more than one transaction takes; ask for less")
+                raise Conflict(
+                    f"handle {job.request.handle}: asks for more than one transaction takes; ask for less"
+                )
         except Exception as error:  # the companion is the caller's code: only its own request may suffer
             if draft.writes and isinstance(error, IpamError) and not isinstance(error, StoreError):
                 return False  # alone in the next transaction it may do
@@ -188,7 +179,7 @@ class Allocator:
         )
         return True
 
-    async def _verify(self, job: _Job, territory: Territory) -> None:
+    async def _verify(self, job: Pending, territory: Territory) -> None:
         """Nothing is refused on old hints: the handle may hold what is asked, the node may have more than we saw."""
         territory.loaded_at = None
         job.verified = True
@@ -197,13 +188,13 @@ class Allocator:
         except StoreError as error:
             job.fail(error)
 
-    async def _place(self, job: _Job, draft: Draft, territory: Territory) -> bool:
+    async def _place(self, job: Pending, draft: Draft, territory: Territory) -> bool:
         request = job.request
         held = Held() if job.stored is None else await held_by(self._store, job.stored)
         before = self._assignments(held, request.handle)
         placing = Placing(self._store, self._clock.wall(), self._pools(), request, territory, draft)
         given = await placing.run(before)
-        job.ready, job.fresh = (*before, *given), bool(given)
+        job.ready, job.fresh = (*before, *given), given
         job.rider = job.companion(job.ready) if job.companion is not None else NOTHING
         if not given and await self._whole(job):
             if not job.answer.done():
@@ -223,7 +214,7 @@ class Allocator:
         draft.ride(job.rider)
         return True
 
-    async def _whole(self, job: _Job) -> bool:
+    async def _whole(self, job: Pending) -> bool:
         """Whether the companion came with the handle: an earlier transaction whose reply was lost wrote both."""
         keys = [operation.key for operation in job.rider.operations if isinstance(operation, Put)]
         if not job.rider.operations or job.stored is None:
@@ -233,14 +224,15 @@ class Allocator:
             key in read and read[key].revision == job.stored.revision for key in keys
         )
 
-    async def _commit(self, draft: Draft, ready: list[_Job], territory: Territory) -> bool:
+    async def _commit(self, draft: Draft, ready: list[Pending], territory: Territory) -> bool:
         try:
             outcome = await self._store.commit(*draft.transaction)
         except IpamError as error:
             territory.loaded_at = None
             for job in ready:
+                job.draft = draft
                 job.fail(error)
-                if job.answer.cancelled() and job.fresh:
+                if job.answer.cancelled():
                     await self._take_back(job)
             return False
         if isinstance(outcome, Committed):
@@ -248,9 +240,10 @@ class Allocator:
                 territory.put(Kept(kept.block, outcome.revision))
                 territory.unconfirmed.discard(kept.block.cidr)
             for job in ready:
+                job.draft = draft
                 if not job.answer.done():
                     job.answer.set_result(job.ready)
-                elif job.answer.cancelled() and job.fresh:
+                elif job.answer.cancelled():
                     await self._take_back(job)
             return True
         territory.learn(outcome.present)
@@ -259,7 +252,7 @@ class Allocator:
             self._judge(job, broken, outcome)
         return False
 
-    def _judge(self, job: _Job, broken: set[str], lost: Lost) -> None:
+    def _judge(self, job: Pending, broken: set[str], lost: Lost) -> None:
         """What a lost transaction means for one of its requests."""
         key = handle_key(job.request.handle)
         job.stored = lost.present.get(key)
@@ -275,15 +268,33 @@ class Allocator:
                 )
             )
 
-    async def _take_back(self, job: _Job) -> None:
-        """The caller went away while its transaction was under way: undo it, for nobody else knows of it."""
+    async def _take_back(self, job: Pending) -> None:
+        """The caller went away while its transaction was under way: undo it, for nobody else knows of it.
+
+        Only what that very transaction wrote is taken back, told by the sequence of each allocation: the handle may
+        have held addresses before, and a transaction without an answer may not have happened.
+        """
+        handle, draft, job.draft = job.request.handle, job.draft, None
+        if draft is None or not job.fresh:
+            return
         with suppress(IpamError):
-            await self.release_handle(job.request.handle, Companion((), job.rider.undo))
+            stored = await self._store.get(handle_key(handle))
+            held = await held_by(self._store, stored) if stored is not None else Held()
+            present = {item for kept in held.kept for item in guarded(kept.block, handle)}
+            ours = job.written(draft)
+            if ours == present:
+                await self.release_handle(handle, Companion((), job.rider.undo if present else ()))
+            else:
+                await self.release_addresses(ours & present)
 
     async def _territory(self, node: NodeName) -> Territory:
         now = self._clock.wall()
         known = self._territories.get(node)
-        if known is None or known.loaded_at is None or now - known.loaded_at > timedelta(seconds=FRESH_SECONDS):
+        if (
+            known is None
+            or known.loaded_at is None
+            or now - known.loaded_at > timedelta(seconds=FRESH_SECONDS)
+        ):
             known = self._territories[node] = await load(self._store, node, now)
         return known
 

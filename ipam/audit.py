@@ -33,7 +33,12 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """For reports that programs read."""
-        raw: dict[str, Any] = {"kind": self.kind, "key": self.key, "text": self.text, "repairable": self.repairable}
+        raw: dict[str, Any] = {
+            "kind": self.kind,
+            "key": self.key,
+            "text": self.text,
+            "repairable": self.repairable,
+        }
         if self.address is not None:
             raw["address"] = str(self.address)
         if self.handle is not None:
@@ -116,7 +121,9 @@ def _structure(seen: Picture) -> Iterator[Finding]:
     ordered = sorted(seen.blocks, key=lambda cidr: (cidr.version, cidr))
     for first, second in itertools.pairwise(ordered):
         if first.version == second.version and first.overlaps(second):
-            yield Finding("overlapping-blocks", block_key(second), f"blocks {first} and {second} share addresses")
+            yield Finding(
+                "overlapping-blocks", block_key(second), f"blocks {first} and {second} share addresses"
+            )
 
 
 def _claims(seen: Picture) -> Iterator[Finding]:
@@ -150,8 +157,12 @@ def _handles(seen: Picture) -> Iterator[Finding]:
         mine = real.get(handle, {})
         key = handle_key(handle)
         if not mine and len(counts) == len(stored.count_by_block):
-            yield Finding("orphaned-handle", key, f"handle {handle} holds nothing", handle=handle, repairable=True)
-        elif any(cidr not in mine for cidr in counts) or any(counts.get(cidr, 0) < mine[cidr] for cidr in mine):
+            yield Finding(
+                "orphaned-handle", key, f"handle {handle} holds nothing", handle=handle, repairable=True
+            )
+        elif any(cidr not in mine for cidr in counts) or any(
+            counts.get(cidr, 0) < mine[cidr] for cidr in mine
+        ):
             text = f"handle {handle} counts {_say(counts)} but holds {_say(mine)}"
             yield Finding("miscounting-handle", key, text, handle=handle, repairable=True)
     for handle, mine in real.items():
@@ -183,7 +194,9 @@ def _usage(seen: Picture, in_use: Mapping[Address, str]) -> Iterator[Finding]:
                 who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
                 holder = f"{attributes.handle or 'no handle'} ({who or 'unknown'})"
                 text = f"address {address} is allocated to {holder} and not used"
-                yield Finding("leaked-address", block_key(cidr), text, address, blocks.bare(attributes.handle))
+                yield Finding(
+                    "leaked-address", block_key(cidr), text, address, blocks.bare(attributes.handle)
+                )
     for address, user in in_use.items():
         if address not in known:
             text = f"address {address} is used by {user} and allocated to nobody"

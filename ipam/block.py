@@ -80,7 +80,9 @@ def release(block: Block, ordinals: Iterable[int], released_at: str | None = Non
     return _compacted(marked, frozenset(), (), block.sequence + 1)
 
 
-def release_handle(block: Block, handle: HandleId, released_at: str | None = None) -> tuple[Block, tuple[Address, ...]]:
+def release_handle(
+    block: Block, handle: HandleId, released_at: str | None = None
+) -> tuple[Block, tuple[Address, ...]]:
     """Give back everything of a handle; the same block if it holds nothing."""
     ordinals = tuple(ordinal for ordinal, _ in held(block, handle))
     return release(block, ordinals, released_at), tuple(address_of(block, ordinal) for ordinal in ordinals)
@@ -109,7 +111,11 @@ def _compacted(block: Block, gone: frozenset[int], freed: tuple[int, ...], seque
 def thaw(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     """Addresses released longer ago than the cooldown become free, at the tail of the queue."""
     until = now - timedelta(seconds=cooldown_seconds)
-    over = {index for index, item in enumerate(block.attributes) if item.released_at and _past(item.released_at, until)}
+    over = {
+        index
+        for index, item in enumerate(block.attributes)
+        if item.released_at and _past(item.released_at, until)
+    }
     if not over:
         return block
     freed = tuple(ordinal for ordinal, index in enumerate(block.allocations) if index in over)
@@ -160,7 +166,9 @@ def allocated(block: Block) -> Iterator[tuple[int, Attributes]]:
 
 def cooling(block: Block) -> int:
     """How many addresses were released and are not free yet."""
-    return sum(index is not None and block.attributes[index].released_at is not None for index in block.allocations)
+    return sum(
+        index is not None and block.attributes[index].released_at is not None for index in block.allocations
+    )
 
 
 def address_of(block: Block, ordinal: int) -> Address:
@@ -197,7 +205,10 @@ def broken_invariants(block: Block) -> tuple[str, ...]:
     free = list(block.unallocated)
     rules = (
         (len(block.allocations) == size, f"{len(block.allocations)} allocations in a block of {size}"),
-        (all(0 <= index < len(block.attributes) for index in indices), "an allocation refers to no attributes"),
+        (
+            all(0 <= index < len(block.attributes) for index in indices),
+            "an allocation refers to no attributes",
+        ),
         (indices >= set(range(len(block.attributes))), "attributes that no allocation refers to"),
         (len(set(free)) == len(free), "an ordinal is free twice"),
         (all(0 <= ordinal < size for ordinal in free), "a free ordinal lies outside the block"),

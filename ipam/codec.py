@@ -13,7 +13,17 @@ from typing import Any
 
 from ipam.errors import Malformed
 from ipam.keys import affinity_of_key, block_of_key, handle_of_key
-from ipam.model import Affinity, AffinityState, Attributes, Block, Handle, HandleId, IpamConfig, NodeName, Prefix
+from ipam.model import (
+    Affinity,
+    AffinityState,
+    Attributes,
+    Block,
+    Handle,
+    HandleId,
+    IpamConfig,
+    NodeName,
+    Prefix,
+)
 
 
 def _object(key: str, value: bytes) -> dict[str, Any]:
@@ -40,7 +50,9 @@ BLOCK_FIELDS = frozenset(
     }
 )
 ATTRIBUTE_FIELDS = frozenset({"handle_id", "secondary", "releasedAt"})
-CONFIG_FIELDS = frozenset({"strict_affinity", "auto_allocate_blocks", "maxBlocksPerHost", "ipCooldownSeconds"})
+CONFIG_FIELDS = frozenset(
+    {"strict_affinity", "auto_allocate_blocks", "maxBlocksPerHost", "ipCooldownSeconds"}
+)
 
 
 def _other(raw: Mapping[str, Any], known: frozenset[str]) -> str:
@@ -143,7 +155,9 @@ def decode_handle(key: str, value: bytes) -> Handle:
         raise Malformed(f"{key}: is not the key of a handle")
     counts = _object(key, value).get("block") or {}
     try:
-        return Handle(name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items()))
+        return Handle(
+            name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items())
+        )
     except (AttributeError, TypeError, ValueError) as error:
         raise Malformed(f"{key}: block: {error}") from error
 

@@ -109,7 +109,9 @@ class Draft:
     @property
     def transaction(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
         """What the store is asked to do."""
-        return tuple(Unchanged(key, revision) for key, revision in self.guards.items()), tuple(self.writes.values())
+        return tuple(Unchanged(key, revision) for key, revision in self.guards.items()), tuple(
+            self.writes.values()
+        )
 
 
 def broken_guards(guards: Iterable[Unchanged], lost: Lost) -> tuple[str, ...]:

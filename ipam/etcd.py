@@ -127,7 +127,9 @@ class EtcdStore:
 
         def once() -> Awaitable[Any]:
             call: Callable[..., Awaitable[Any]] = getattr(self._stub(stub), method)
-            return call(request, timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata())
+            return call(
+                request, timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata()
+            )
 
         try:
             return await once()
@@ -143,7 +145,9 @@ class EtcdStore:
     def _token_expired(self, error: aio.AioRpcError) -> bool:
         if self._config.username is None:
             return False
-        return error.code() is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (error.details() or "")
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (
+            error.details() or ""
+        )
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -188,12 +192,16 @@ class EtcdStore:
         if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
             raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
         compares = [
-            rpc.Compare(target=MOD_REVISION, result=EQUAL, key=guard.key.encode(), mod_revision=guard.revision)
+            rpc.Compare(
+                target=MOD_REVISION, result=EQUAL, key=guard.key.encode(), mod_revision=guard.revision
+            )
             for guard in guards
         ]
         reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=guard.key.encode())) for guard in guards]
         writes = [_operation(operation) for operation in operations]
-        answer = await self._call("KV", "Txn", rpc.TxnRequest(compare=compares, success=writes, failure=reads))
+        answer = await self._call(
+            "KV", "Txn", rpc.TxnRequest(compare=compares, success=writes, failure=reads)
+        )
         if answer.succeeded:
             return Committed(answer.header.revision)
         present: dict[str, Versioned | None] = {guard.key: None for guard in guards}

@@ -113,4 +113,6 @@ def handle_key(handle: HandleId) -> str:
 def handle_of_key(key: str) -> HandleId | None:
     """The handle behind a handle key."""
     segment = key.removeprefix(HANDLES)
-    return HandleId(unescaped(segment)) if key.startswith(HANDLES) and segment and "/" not in segment else None
+    return (
+        HandleId(unescaped(segment)) if key.startswith(HANDLES) and segment and "/" not in segment else None
+    )

@@ -81,7 +81,9 @@ class Placing:
         most = self._territory.config.blocks_per_node or DEFAULT_BLOCKS_PER_NODE
         while len(given) < count:
             if owned >= most:
-                raise BlockLimit(f"node {self._node} has {owned} blocks and may have {most}: {self._report()}")
+                raise BlockLimit(
+                    f"node {self._node} has {owned} blocks and may have {most}: {self._report()}"
+                )
             claimed = await self._one_more_block(found.records)
             if claimed is None:
                 break
@@ -133,7 +135,9 @@ class Placing:
         self._draft.change(kept, changed)
         mine = changed.owner == self._node and changed.owner_kind == "host"
         if mine and (
-            kept.revision == 0 or changed.cidr in self._territory.unconfirmed or kept.block.owner != self._node
+            kept.revision == 0
+            or changed.cidr in self._territory.unconfirmed
+            or kept.block.owner != self._node
         ):
             self._draft.claim(self._node, changed.cidr)
 
@@ -213,7 +217,11 @@ class Placing:
         ordinal = blocks.ordinal_of(block, address)
         if ordinal not in block.unallocated:
             holder = blocks.holder(block, ordinal)
-            who = f"is allocated to {holder.handle or 'nobody known'}" if holder else "cools down after its release"
+            who = (
+                f"is allocated to {holder.handle or 'nobody known'}"
+                if holder
+                else "cools down after its release"
+            )
             raise AddressInUse(f"address {address} {who}")
         self._write(record, kept, blocks.assign_ordinal(block, ordinal, self._attributes))
         return self._assignment(address, cidr, record)

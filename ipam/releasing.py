@@ -27,7 +27,17 @@ from ipam.keys import (
     block_prefix,
     handle_key,
 )
-from ipam.model import BLOCK_LENGTHS, Address, Attributes, Block, HandleId, IpamConfig, NodeName, PoolRecord, Prefix
+from ipam.model import (
+    BLOCK_LENGTHS,
+    Address,
+    Attributes,
+    Block,
+    HandleId,
+    IpamConfig,
+    NodeName,
+    PoolRecord,
+    Prefix,
+)
 from ipam.store import Committed, Store, Versioned
 
 MOST_ATTEMPTS = 100
@@ -151,10 +161,14 @@ async def _block_of(store: Store, address: Address) -> Prefix | None:
         for bits in (address.max_prefixlen - length for length in BLOCK_LENGTHS[address.version])
     ]
     found = await store.get_many(keys)
-    return max((cidr for key in found if (cidr := block_of_key(key))), key=lambda cidr: cidr.prefixlen, default=None)
+    return max(
+        (cidr for key in found if (cidr := block_of_key(key))), key=lambda cidr: cidr.prefixlen, default=None
+    )
 
 
-async def _release_in(store: Store, cidr: Prefix, items: Sequence[Guarded], now: datetime, pause: Pause) -> Released:
+async def _release_in(
+    store: Store, cidr: Prefix, items: Sequence[Guarded], now: datetime, pause: Pause
+) -> Released:
     for _ in range(MOST_ATTEMPTS):
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
         stored = read.get(block_key(cidr))
@@ -166,7 +180,9 @@ async def _release_in(store: Store, cidr: Prefix, items: Sequence[Guarded], now:
         for item, ordinal in zip(items, ordinals, strict=True):
             _check(kept.block, item, held[ordinal])
         going = [ordinal for ordinal in ordinals if held[ordinal] is not None]
-        free = tuple(item.address for item, ordinal in zip(items, ordinals, strict=True) if held[ordinal] is None)
+        free = tuple(
+            item.address for item, ordinal in zip(items, ordinals, strict=True) if held[ordinal] is None
+        )
         if not going:
             return Released((), free)
         draft = await drafted_free(store, kept, going, config_of(read), now)
@@ -186,7 +202,9 @@ def _check(block: Block, item: Guarded, holder: Attributes | None) -> None:
         raise Conflict(f"address {item.address} was assigned anew (sequence {sequence}, not {item.sequence})")
 
 
-async def drafted_free(store: Store, kept: Kept, ordinals: Sequence[int], config: IpamConfig, now: datetime) -> Draft:
+async def drafted_free(
+    store: Store, kept: Kept, ordinals: Sequence[int], config: IpamConfig, now: datetime
+) -> Draft:
     """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
     draft = Draft()
     going: dict[HandleId, int] = {}
@@ -240,12 +258,19 @@ def _node_of(attributes: Attributes) -> str | None:
     return dict(attributes.secondary).get("node")
 
 
+def guarded(block: Block, handle: HandleId) -> tuple[Guarded, ...]:
+    """What a handle holds in a block, each with the sequence that tells this allocation from every other."""
+    return tuple(_guarded(block, ordinal, attributes) for ordinal, attributes in blocks.held(block, handle))
+
+
 def _guarded(block: Block, ordinal: int, attributes: Attributes) -> Guarded:
     sequence = dict(block.sequence_of).get(ordinal)
     return Guarded(blocks.address_of(block, ordinal), blocks.bare(attributes.handle), sequence)
 
 
-async def _give_up(store: Store, cidr: Prefix, node: NodeName, pause: Pause, *, only_empty: bool = False) -> bool:
+async def _give_up(
+    store: Store, cidr: Prefix, node: NodeName, pause: Pause, *, only_empty: bool = False
+) -> bool:
     """End a node's claim on a block; an empty block goes with it. False: it is not empty and should have been."""
     for _ in range(MOST_ATTEMPTS):
         read = await store.get_many([block_key(cidr), affinity_key(node, cidr)])
@@ -275,7 +300,9 @@ async def release_empty(store: Store, cidr: Prefix, node: NodeName, pause: Pause
 async def release_pool(store: Store, record: PoolRecord, pause: Pause) -> int:
     """Take a disabled pool's blocks from their owners. Raises Refused while it is enabled, Conflict, StoreError."""
     if not record.pool.disabled:
-        raise Refused(f"pool {record.pool.name} is enabled; disable it first, so that nothing new is allocated")
+        raise Refused(
+            f"pool {record.pool.name} is enabled; disable it first, so that nothing new is allocated"
+        )
     count = 0
     for key, stored in (await store.list(block_prefix(record.pool.cidr.version))).values.items():
         cidr = block_of_key(key)

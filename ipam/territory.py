@@ -178,7 +178,11 @@ async def survey(store: Store, territory: Territory, record: PoolRecord, now: da
 def abandoned(surveyed: Iterable[Kept], now: datetime) -> Iterator[Kept]:
     """Empty blocks whose owner has had them for long enough to have used them."""
     for kept in surveyed:
-        if blocks.is_empty(kept.block) and kept.block.owner_kind == "host" and _old(kept.block.claimed_at, now):
+        if (
+            blocks.is_empty(kept.block)
+            and kept.block.owner_kind == "host"
+            and _old(kept.block.claimed_at, now)
+        ):
             yield kept
 
 
@@ -190,4 +194,8 @@ def _old(stamp: str | None, now: datetime) -> bool:
 
 
 def _within(inner: Prefix, outer: Prefix) -> bool:
-    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen
+    return (
+        inner.version == outer.version
+        and inner.network_address in outer
+        and inner.prefixlen >= outer.prefixlen
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 
 from ipam.errors import Compacted, StoreRefused, StoreUnavailable
@@ -54,6 +54,8 @@ class FakeStore:
         """While set, watches end as if patience had run out."""
         self.commits = 0
         self.calls = 0
+        self.committed: Callable[[Mapping[str, Versioned]], None] = lambda _: None
+        """Called with everything stored after each commit that wrote."""
         self.chance: dict[Fault, float] = {}
         """How often a commit fails by itself, when calls are shuffled."""
 
@@ -99,7 +101,9 @@ class FakeStore:
         if self._faults:
             return self._faults.pop(0)
         if self._shuffle is not None:
-            return next((fault for fault, chance in self.chance.items() if self._shuffle.random() < chance), None)
+            return next(
+                (fault for fault, chance in self.chance.items() if self._shuffle.random() < chance), None
+            )
         return None
 
     def _ring(self) -> None:
@@ -161,6 +165,7 @@ class FakeStore:
             else:
                 self._delete(operation.key)
         self._ring()
+        self.committed(self._values)
         return Committed(self._revision)
 
     def _delete(self, key: str) -> None:

@@ -79,7 +79,9 @@ async def test_a_handle_that_counts_what_it_does_not_hold_is_used_and_mended(wor
     assert await world.faults() == []
 
 
-async def test_a_companion_whose_guard_is_broken_stops_the_allocation_at_once(world: World, store: FakeStore) -> None:
+async def test_a_companion_whose_guard_is_broken_stops_the_allocation_at_once(
+    world: World, store: FakeStore
+) -> None:
     await world.pool("p", "10.0.0.0/29")
     await world.write(resource_key("workloadendpoints", "w1", "default"), b"another's")
     before = store.copy()
@@ -117,11 +119,15 @@ async def test_dual_stack_is_all_or_nothing(world: World, store: FakeStore) -> N
 
 
 @pytest.mark.parametrize(("cidr", "length", "count"), [("10.0.0.0/28", 32, 3), ("10.0.0.0/20", 20, 5)])
-async def test_several_addresses_may_come_from_several_blocks(world: World, cidr: str, length: int, count: int) -> None:
+async def test_several_addresses_may_come_from_several_blocks(
+    world: World, cidr: str, length: int, count: int
+) -> None:
     await world.pool("p", cidr, length)
     given = await world.allocator().assign(ask("h1", ipv4=count))
     assert len(set(texts(given))) == count
-    assert sorted(await world.allocator().release_handle(HandleId("h1"))) == sorted(item.address for item in given)
+    assert sorted(await world.allocator().release_handle(HandleId("h1"))) == sorted(
+        item.address for item in given
+    )
     assert await world.faults() == []
 
 
@@ -141,7 +147,11 @@ async def test_a_full_pool_says_what_was_looked_at(world: World) -> None:
     await allocator.assign(ask("h1", ipv4=4))
     with pytest.raises(PoolExhausted) as refused:
         await allocator.assign(ask("h2"))
-    for part in ("block 10.0.0.0/30 of p: no free address", "p (10.0.0.0/30): every block is taken", "does not select"):
+    for part in (
+        "block 10.0.0.0/30 of p: no free address",
+        "p (10.0.0.0/30): every block is taken",
+        "does not select",
+    ):
         assert part in str(refused.value)
 
 
@@ -167,7 +177,9 @@ async def test_pools_are_chosen_by_use_name_mode_and_selector(world: World) -> N
         await pool_of(7, pools=("a-off",))
 
 
-async def test_an_allocation_waits_for_the_watch_when_the_pool_has_changed(world: World, store: FakeStore) -> None:
+async def test_an_allocation_waits_for_the_watch_when_the_pool_has_changed(
+    world: World, store: FakeStore
+) -> None:
     record = await world.pool("p", "10.0.0.0/29")
     await world.pool("p", "10.0.0.0/29", disabled=True)
     fresh, world.pools = world.pools, [record]

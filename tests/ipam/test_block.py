@@ -126,7 +126,10 @@ def test_addresses_and_ordinals_are_inverse() -> None:
         ({"attributes": (Attributes(None),)}, "attributes that no allocation refers to"),
         ({"unallocated": (0, 1, 2, 2)}, "an ordinal is free twice"),
         ({"unallocated": (0, 1, 2, 9)}, "lies outside the block"),
-        ({"allocations": (0, None, None, None), "attributes": (Attributes(None),)}, "both free and allocated"),
+        (
+            {"allocations": (0, None, None, None), "attributes": (Attributes(None),)},
+            "both free and allocated",
+        ),
         ({"unallocated": (0, 1, 2)}, "neither free nor allocated"),
         ({"sequence_of": ((0, 1),)}, "not allocated"),
     ],

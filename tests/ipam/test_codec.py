@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -30,14 +31,16 @@ BLOCK = Block(
     allocations=(0, None, 1, None),
     unallocated=(1, 3),
     attributes=(
-        Attributes(HandleId("k8s-pod-network.0123"), (("namespace", "default"), ("node", "node1"), ("pod", "p1"))),
+        Attributes(
+            HandleId("k8s-pod-network.0123"), (("namespace", "default"), ("node", "node1"), ("pod", "p1"))
+        ),
         Attributes(None, released_at="2026-01-02T03:04:05Z"),
     ),
     sequence=1767323045000000001,
     sequence_of=((0, 1767323045000000000),),
     claimed_at="2026-01-02T03:04:05Z",
 )
-JSON = {
+JSON: dict[str, Any] = {
     "cidr": "10.0.0.0/30",
     "affinity": "host:node1",
     "allocations": [0, None, 1, None],
@@ -67,7 +70,10 @@ def test_a_block_is_written_field_by_field_as_calico_does() -> None:
 
 def test_fields_of_a_newer_calico_survive_a_rewrite() -> None:
     newer = {**JSON, "future": {"a": [1]}}
-    newer["attributes"] = [{**JSON["attributes"][0], "alternateOwnerAttrs": {"pod": "p2"}}, JSON["attributes"][1]]  # type: ignore[index]
+    newer["attributes"] = [
+        {**JSON["attributes"][0], "alternateOwnerAttrs": {"pod": "p2"}},
+        JSON["attributes"][1],
+    ]
     assert json.loads(codec.encode_block(codec.decode_block(KEY, packed(newer)))) == newer
 
 
@@ -85,7 +91,12 @@ def test_owners_are_read_in_every_form(change: dict[str, object], owner: str | N
 
 
 def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
-    old = {"cidr": "10.0.0.0/30", "affinity": "host:n", "allocations": [None] * 4, "unallocated": [0, 1, 2, 3]}
+    old = {
+        "cidr": "10.0.0.0/30",
+        "affinity": "host:n",
+        "allocations": [None] * 4,
+        "unallocated": [0, 1, 2, 3],
+    }
     block = codec.decode_block(KEY, packed({**old, "attributes": None}))
     assert (block.attributes, block.sequence, block.sequence_of) == ((), 0, ())
     full = codec.decode_block(KEY, packed({**JSON, "allocations": [0, 0, 0, 0], "unallocated": None}))
@@ -104,7 +115,10 @@ def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
         (packed({**JSON, "allocations": 7}), "not iterable"),
         (packed({**JSON, "affinity": 7}), "partition"),
         (packed({**JSON, "attributes": [7]}), "get"),
-        (packed({key: value for key, value in JSON.items() if key != "allocations"}), "allocations: is missing"),
+        (
+            packed({key: value for key, value in JSON.items() if key != "allocations"}),
+            "allocations: is missing",
+        ),
     ],
 )
 def test_a_damaged_block_is_refused_with_its_key(value: bytes, word: str) -> None:

@@ -104,7 +104,9 @@ async def test_a_frozen_etcd_is_noticed_and_the_watch_goes_on_after_it(
     patient = EtcdStore(EtcdConfig((server.endpoint,)))
     revision = await put(store, "/frozen-before")
     follower = Follower(patient, "/frozen/", revision + 1)
-    hasty = Follower(EtcdStore(EtcdConfig((server.endpoint,), patience_seconds=0.3)), "/frozen/", revision + 1)
+    hasty = Follower(
+        EtcdStore(EtcdConfig((server.endpoint,), patience_seconds=0.3)), "/frozen/", revision + 1
+    )
     await follower.until_heartbeat()
     await hasty.until_heartbeat()
     server.freeze()

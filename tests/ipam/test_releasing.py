@@ -16,7 +16,9 @@ from tests.fakes.store import FakeStore
 from tests.ipam.world import World, ask, texts
 
 
-async def test_releasing_an_unknown_handle_still_commits_the_companion(world: World, store: FakeStore) -> None:
+async def test_releasing_an_unknown_handle_still_commits_the_companion(
+    world: World, store: FakeStore
+) -> None:
     key = resource_key("workloadendpoints", "w1", "default")
     await world.write(key, b"{}")
     assert await world.allocator().release_handle(HandleId("h"), Companion((), (Delete(key),))) == ()

@@ -97,11 +97,17 @@ def test_every_block_comes_once_from_the_nodes_own_place_on(cidr: str, length: i
 
 
 def test_nodes_start_far_apart_even_in_an_endless_pool() -> None:
-    starts = {next(blocks_in_order(record("10.0.0.0/16", 26), NodeName(f"n{number}"))) for number in range(32)}
+    starts = {
+        next(blocks_in_order(record("10.0.0.0/16", 26), NodeName(f"n{number}"))) for number in range(32)
+    }
     assert len(starts) > 25
     assert len(list(islice(blocks_in_order(record("fd00::/64", 122), NodeName("n")), 100))) == 100
 
 
 def test_the_block_of_an_address_is_aligned() -> None:
-    assert aligned_block(record("10.0.0.0/24", 26).pool, ip_address("10.0.0.77")) == ip_network("10.0.0.64/26")
-    assert aligned_block(record("fd00::/64", 122).pool, ip_address("fd00::1:41")) == ip_network("fd00::1:40/122")
+    assert aligned_block(record("10.0.0.0/24", 26).pool, ip_address("10.0.0.77")) == ip_network(
+        "10.0.0.64/26"
+    )
+    assert aligned_block(record("fd00::/64", 122).pool, ip_address("fd00::1:41")) == ip_network(
+        "fd00::1:40/122"
+    )
