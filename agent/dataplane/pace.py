@@ -16,6 +16,8 @@ class Tempo:
     burst: float = 10.0
     resync_seconds: float = 90.0
     """Everything is read again this often, whatever was heard; nodes drift apart by a fifth of it."""
+    overrun_seconds: float = 0.5
+    """Between two readings of everything, however often notifications are lost."""
     error_seconds: float = 1.0
     """The pause after a pass that could not read or write the kernel."""
 

@@ -84,7 +84,7 @@ class Reconciler:
         self._lost: set[str] = set()
         self._authors: dict[Kind, str] = {}
         """Who changed a kind of object last, where the kernel told."""
-        self._resync_at = 0.0
+        self._resync_at = self._resynced_at = 0.0
         self._tally = Tally()
         self._budget = budget or Budget()
         self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
@@ -207,7 +207,7 @@ class Reconciler:
                     self._authors[kind] = by
             case Overrun():
                 self._tally.overruns += 1
-                self._doubt_everything()
+                self._resync_at = min(self._resync_at, self._resynced_at + self._tempo.overrun_seconds)
         return True
 
     def _doubt_everything(self) -> None:
@@ -221,6 +221,7 @@ class Reconciler:
             now = self._clock.now()
             if now >= self._resync_at:
                 self._doubt_everything()
+                self._resynced_at = now
                 self._resync_at = now + self._tempo.resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
             self._stale |= self._budget.ripe(now)
             wait = 0.0

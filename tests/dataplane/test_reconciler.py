@@ -18,6 +18,7 @@ from agent.dataplane.objects import (
     Tunnel,
     TunnelKind,
 )
+from agent.dataplane.pace import Tempo
 from agent.dataplane.reconciler import Wish
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import (
@@ -174,6 +175,18 @@ async def test_lost_notifications_lead_to_reading_everything(kernel: FakeKernel)
         await bench.until(lambda: kernel.route_table == {LEARNED.key: LEARNED})
         assert set(kernel.dumps) == set(Kind)
         assert bench.reconciler.report().overruns == 1
+
+
+async def test_a_storm_of_losses_reads_everything_only_so_often(kernel: FakeKernel) -> None:
+    tempo = Tempo(passes_per_second=1e6, overrun_seconds=0.2)
+    async with running(Bench(kernel, routes(LEARNED), tempo=tempo)) as bench:
+        kernel.dumps.clear()
+        for _ in range(20):
+            kernel.overrun()
+            await bench.passed()
+        assert kernel.dumps.count(Kind.ROUTE) <= 1
+        del kernel.route_table[LEARNED.key]
+        await bench.until(lambda: kernel.route_table == {LEARNED.key: LEARNED})
 
 
 async def test_a_route_waits_for_its_device_and_comes_with_it(kernel: FakeKernel) -> None:
