@@ -100,6 +100,8 @@ class Speaker:
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[IPv4Address, tuple[State, datetime]] = {}
         self._faults: dict[IPv4Address, int] = {}
+        self.listening = asyncio.Event()
+        """Set while neighbours can connect."""
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
@@ -157,11 +159,13 @@ class Speaker:
             reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror
             raise ListenFailed(f"cannot listen for BGP on {address} port {port}: {reason}") from error
         self._running = True
+        self.listening.set()
         self._flush()
         try:
             await loop.create_future()
         finally:
             self._running = False
+            self.listening.clear()
             server.close()
             self._abandon()
 

@@ -22,7 +22,9 @@ TALKING = (State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED)
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("event", Event)
-def test_every_pair_has_an_answer_and_no_surprise_leaves_a_session_standing(state: State, event: Event) -> None:
+def test_every_pair_has_an_answer_and_no_surprise_leaves_a_session_standing(
+    state: State, event: Event
+) -> None:
     after, actions = advance(state, event)
     if (state, event) not in TRANSITIONS:
         assert (after, actions) == (
@@ -32,7 +34,9 @@ def test_every_pair_has_an_answer_and_no_surprise_leaves_a_session_standing(stat
 
 
 def in_state(state: State) -> Session:
-    local = Local(64512, IPv4Address("10.0.0.1"), 90, Capabilities(four_octet_as=64512), IPv4Address("10.0.0.1"))
+    local = Local(
+        64512, IPv4Address("10.0.0.1"), 90, Capabilities(four_octet_as=64512), IPv4Address("10.0.0.1")
+    )
     session = Session(local, 64512, NOW)
     if state is not State.OPEN_SENT:
         feed(session, OPEN)
@@ -59,7 +63,9 @@ SAYS = {
 
 
 @pytest.mark.parametrize("state", TALKING)
-@pytest.mark.parametrize("message", [OPEN, Keepalive(), Update(), RouteRefresh()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "message", [OPEN, Keepalive(), Update(), RouteRefresh()], ids=lambda one: type(one).__name__
+)
 def test_a_message_out_of_turn_is_answered_with_its_own_subcode(state: State, message: Message) -> None:
     session = in_state(state)
     events = feed(session, message)

@@ -31,12 +31,26 @@ GOLDEN: list[tuple[str, Message, str]] = [
     (
         "own block to an iBGP peer",
         Update((), PathAttributes(next_hop=IPv4Address("172.26.5.10"), local_pref=100), (BLOCK,)),
-        MARK + "0031020000" + "0015" + "40010100" + "400200" + "400304ac1a050a" + "40050400000064" + "1ac0a81f40",
+        MARK
+        + "0031020000"
+        + "0015"
+        + "40010100"
+        + "400200"
+        + "400304ac1a050a"
+        + "40050400000064"
+        + "1ac0a81f40",
     ),
     (
         "own block to an eBGP peer",
         Update((), PathAttributes(0, prepended((), 64512), IPv4Address("172.26.5.10")), (BLOCK,)),
-        MARK + "0030020000" + "0014" + "40010100" + "4002060201" + "0000fc00" + "400304ac1a050a" + "1ac0a81f40",
+        MARK
+        + "0030020000"
+        + "0014"
+        + "40010100"
+        + "4002060201"
+        + "0000fc00"
+        + "400304ac1a050a"
+        + "1ac0a81f40",
     ),
     (
         "open with graceful restart",
@@ -48,10 +62,19 @@ GOLDEN: list[tuple[str, Message, str]] = [
                 four_octet_as=64512,
                 route_refresh=True,
                 extended_message=True,
-                graceful_restart=GracefulRestart(120, restarting=True, notification=True, forwarding_kept=True),
+                graceful_restart=GracefulRestart(
+                    120, restarting=True, notification=True, forwarding_kept=True
+                ),
             ),
         ),
-        MARK + "003701" + "04fc00005aac1a050a" + "1a0218" + "010400010001" + "0200" + "0600" + "4006c07800010180"
+        MARK
+        + "003701"
+        + "04fc00005aac1a050a"
+        + "1a0218"
+        + "010400010001"
+        + "0200"
+        + "0600"
+        + "4006c07800010180"
         "41040000fc00",
     ),
     (
@@ -89,14 +112,18 @@ SAMPLES = PathAttributes(
 def test_every_attribute_of_the_table_survives_a_round_trip() -> None:
     """One sample fills them all, so a new row without a sample fails here."""
     default = PathAttributes()
-    assert [spec.field for spec in SPECS.values() if getattr(SAMPLES, spec.field) == getattr(default, spec.field)] == []
+    assert [
+        spec.field for spec in SPECS.values() if getattr(SAMPLES, spec.field) == getattr(default, spec.field)
+    ] == []
     update = Update((), SAMPLES, (BLOCK,))
     ((kind, body),) = Framing().receive(messages.encode(update, WIDE))
     assert messages.decode(kind, body, WIDE) == update
 
 
 prefixes = st.builds(
-    lambda number, length: IPv4Network((number, length), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32)
+    lambda number, length: IPv4Network((number, length), strict=False),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 32),
 )
 
 
@@ -137,7 +164,9 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("wire", "answer", "data"), [pytest.param(*row, id=name) for name, *row in HEADERS])
-def test_a_wrong_header_is_answered_without_waiting_for_its_body(wire: str, answer: object, data: str) -> None:
+def test_a_wrong_header_is_answered_without_waiting_for_its_body(
+    wire: str, answer: object, data: str
+) -> None:
     with pytest.raises(NotificationError) as caught:
         list(Framing().receive(bytes.fromhex(wire)))
     assert ((caught.value.code, caught.value.subcode), caught.value.data.hex()) == (answer, data)
@@ -241,7 +270,9 @@ def of(last: int) -> PathAttributes:
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans()), max_size=80))
-def test_a_peer_ends_with_what_was_wished_whatever_came_in_between(wishes: list[tuple[int, int, bool]]) -> None:
+def test_a_peer_ends_with_what_was_wished_whatever_came_in_between(
+    wishes: list[tuple[int, int, bool]],
+) -> None:
     out, peer, wanted = AdjRibOut(), {}, {}
     for number, last, send in wishes:
         prefix = nlri.pack(IPv4Network((10 << 24 | number << 8, 24)))
