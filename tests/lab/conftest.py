@@ -12,11 +12,13 @@ import pytest
 
 from agent.lab import life, processes
 from agent.lab.life import Lab
-from agent.lab.plan import Mode
+from agent.lab.plan import LabNode, Mode
 from agent.lab.pods import add
 from agent.lab.routes import table
 
 SETTLE_SECONDS = 30.0
+PROOF = "203.0.113.0/24"
+"""TEST-NET-3 (RFC 5737): a route that nobody else makes."""
 COMMAND = [sys.executable, "-m", "agent.cli.main"]
 
 MakeLab = Callable[..., Lab]
@@ -88,20 +90,24 @@ class RouteMonitors:
             command = processes.inside(node.namespace, ["ip", "monitor", "route"])
             with self._files[node.name].open("w") as output:
                 self._running.append(subprocess.Popen(command, stdout=output))
-        for node in lab.plan.nodes:
-            # A foreign route comes and goes: once both are seen, nothing that follows can be missed.
-            for verb in ("add", "del"):
-                command = processes.inside(
-                    node.namespace, ["ip", "route", verb, "203.0.113.0/24", "dev", "lo"]
-                )
-                processes.wait_for("a route change", lambda: subprocess.run(command).returncode == 0, 5)  # noqa: B023
-            seen = lambda: self._files[node.name].read_text().count("203.0.113.0/24") == 2  # noqa: B023, E731
-            processes.wait_for("the monitor", seen, 5)
+        try:
+            for node in lab.plan.nodes:
+                processes.wait_for("the monitor", lambda: self._hears(node), 20)  # noqa: B023
+        except processes.LabError:
+            self.close()
+            raise
+
+    def _hears(self, node: LabNode) -> bool:
+        """Whether the monitor reports a foreign route that comes and goes: then nothing that follows is missed."""
+        for verb in ("add", "del"):
+            words = processes.inside(node.namespace, ["ip", "route", verb, PROOF, "dev", "lo"])
+            subprocess.run(words, capture_output=True, check=False)
+        return self._files[node.name].read_text().count(PROOF) >= 2
 
     def events(self) -> dict[str, list[str]]:
         """Node -> what was reported besides the proof."""
         return {
-            name: [line for line in path.read_text().splitlines() if "203.0.113.0/24" not in line]
+            name: [line for line in path.read_text().splitlines() if PROOF not in line]
             for name, path in self._files.items()
         }
 
