@@ -332,6 +332,12 @@ class EtcdStore:
             raise StoreUnavailable(f"etcd took nothing for {seconds:g} s") from error
         except asyncio.InvalidStateError as error:
             raise StoreUnavailable("etcd ended the stream") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: it is grpc's way to say that the channel was closed under the call.
+            raise StoreUnavailable("the connection to etcd was closed") from error
 
 
 def _credentials(config: EtcdConfig) -> Any:
