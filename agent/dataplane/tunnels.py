@@ -67,7 +67,7 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
             port=PORT,
             parent=parent.name,
             local=me.underlay.ip,
-            mac=me.vxlan_mac or vtep_mac(facts.node),
+            mac=(me.vxlan_mac or vtep_mac(facts.node)).lower(),
         )
     return found
 
@@ -90,4 +90,4 @@ def _remote_vteps(facts: Facts) -> Iterator[tuple[IPv4Address, str, NodeAddresse
         return
     for name, node in facts.nodes.items():
         if name != facts.node and node.vxlan is not None:
-            yield node.vxlan, node.vxlan_mac or vtep_mac(name), node
+            yield node.vxlan, (node.vxlan_mac or vtep_mac(name)).lower(), node
