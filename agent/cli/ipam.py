@@ -1,0 +1,303 @@
+"""`tortie ipam`: show, check, release, configure, in calicoctl's words and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
+    from agent.datastore.inventory import Inventory
+    from ipam.audit import Finding, Picture
+    from ipam.model import Address, IpamConfig
+    from ipam.store import Store, Versioned
+    from ipam.usage import Filling
+
+EXAMPLES = """\
+examples:
+  tortie ipam show --show-blocks
+  tortie ipam show --ip 192.168.31.1
+  tortie ipam check -o report.json
+  tortie ipam check --fix
+  tortie ipam release --ip 192.168.31.1
+  tortie ipam configure --strictaffinity true --max-blocks-per-host 4
+"""
+ROOT = "/calico/"
+"""Everything Calico's; one list of it is one moment."""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add this module's commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    ipam = subparsers.add_parser(
+        "ipam", help="addresses: show, check, release", epilog=EXAMPLES, formatter_class=raw
+    )
+    commands = ipam.add_subparsers(dest="ipam_command", metavar="COMMAND", required=True)
+    show = commands.add_parser("show", help="how full pools and blocks are")
+    show.add_argument("--show-blocks", action="store_true", help="blocks too")
+    show.add_argument(
+        "--show-borrowed", action="store_true", help="addresses used outside their block's node"
+    )
+    show.add_argument("--show-configuration", action="store_true", help="the rules of allocation")
+    show.add_argument("--ip", metavar="ADDRESS", help="who has this address")
+    show.set_defaults(run=run_show)
+    check = commands.add_parser("check", help="find what is inconsistent; exit code 1 if anything is")
+    check.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the findings as JSON")
+    check.add_argument("--fix", action="store_true", help="repair what the datastore itself proves")
+    check.add_argument(
+        "--undo-file",
+        type=Path,
+        default=Path("tortie-ipam-undo.json"),
+        metavar="FILE",
+        help="what --fix replaced",
+    )
+    check.set_defaults(run=run_check)
+    release = commands.add_parser(
+        "release", help="give back an address, or all that a node that is gone held"
+    )
+    release.add_argument("--ip", metavar="ADDRESS", action="append", default=[])
+    release.add_argument("--handle", metavar="HANDLE", help="only if this handle holds it")
+    release.add_argument("--node", metavar="NODE", help="everything of this node")
+    release.set_defaults(run=run_release)
+    configure = commands.add_parser("configure", help="change the rules of allocation")
+    configure.add_argument("--strictaffinity", choices=("true", "false"), help="never borrow addresses")
+    configure.add_argument(
+        "--auto-allocate-blocks", choices=("true", "false"), help="nodes claim blocks themselves"
+    )
+    configure.add_argument("--max-blocks-per-host", type=int, metavar="N", help="0: the default of 20")
+    configure.add_argument("--ip-cooldown-seconds", type=int, metavar="N", help="rest of a released address")
+    configure.set_defaults(run=run_configure)
+
+
+def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
+    from agent.cli.connection import with_store
+
+    async def work(store: Store) -> Mapping[str, Versioned]:
+        return (await store.list(ROOT)).values
+
+    return with_store(arguments, work)
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """`tortie ipam show`."""
+    from agent.datastore.inventory import inventory
+    from ipam.audit import picture
+
+    wanted = _address(arguments.ip) if arguments.ip else None
+    stored = _snapshot(arguments)
+    seen, facts = picture(stored), inventory(stored)
+    for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
+        print(f"tortie: {sentence}", file=sys.stderr)
+    if wanted is not None:
+        print(shown_address(seen, facts, wanted))
+    elif arguments.show_configuration:
+        print(shown_rules(_rules(stored)))
+    elif arguments.show_borrowed:
+        print(shown_borrowed(seen))
+    else:
+        print(shown_pools(seen, facts, blocks=arguments.show_blocks))
+
+
+def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
+    from ipam.codec import decode_config
+    from ipam.keys import IPAM_CONFIG
+    from ipam.model import IpamConfig
+
+    return decode_config(IPAM_CONFIG, stored[IPAM_CONFIG].value) if IPAM_CONFIG in stored else IpamConfig()
+
+
+def _address(text: str) -> Address:
+    from ipaddress import ip_address
+
+    from agent.cli.failure import CommandFailed
+
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise CommandFailed(f"--ip: {error}") from error
+
+
+def shown_pools(seen: Picture, facts: Inventory, *, blocks: bool) -> str:
+    """The table of pools and, if wanted, their blocks."""
+    from agent.cli.tables import ruled
+    from ipam.usage import filling, pool_filling
+
+    heads = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
+    rows: list[Sequence[object]] = []
+    for record in sorted(facts.pools, key=lambda record: (record.pool.cidr.version, record.pool.cidr)):
+        rows.append(_row("IP Pool", pool_filling(record.pool, seen.blocks.values(), facts.reserved)))
+        if blocks:
+            inside = [block for cidr, block in seen.blocks.items() if cidr.network_address in record.pool]
+            for block in sorted(inside, key=lambda block: int(block.cidr.network_address)):
+                rows.append(_row("Block", filling(block, facts.reserved)))
+    return ruled(heads, rows)
+
+
+def _row(name: str, one: Filling) -> tuple[object, ...]:
+    numbers = (one.used + one.cooling, one.reserved, one.free)
+    return (
+        name,
+        one.cidr,
+        f"{one.capacity:.5g}",
+        *(f"{n:.5g} ({100 * n / one.capacity:.0f}%)" for n in numbers),
+    )
+
+
+def shown_borrowed(seen: Picture) -> str:
+    """The table of borrowed addresses."""
+    from agent.cli.tables import ruled
+    from ipam.usage import loans
+
+    rows = []
+    for loan in sorted(
+        loans(seen.blocks.values()), key=lambda loan: (loan.address.version, int(loan.address))
+    ):
+        words = dict(loan.attributes.secondary)
+        kind = "tunnel" if "type" in words else "pod"
+        user = "/".join(filter(None, (words.get("namespace"), words.get("pod")))) or words.get("type", "")
+        rows.append((loan.address, loan.borrower, loan.block, loan.owner or "", kind, user))
+    return ruled(("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"), rows)
+
+
+def shown_address(seen: Picture, facts: Inventory, address: Address) -> str:
+    """Who has one address."""
+    from ipam import block as arithmetic
+
+    for cidr, block in seen.blocks.items():
+        if address not in cidr:
+            continue
+        holder = arithmetic.holder(block, arithmetic.ordinal_of(block, address))
+        if holder is not None:
+            words = [f"  {name}: {value}" for name, value in holder.secondary]
+            user = facts.in_use.get(address, "nobody known")
+            lines = [f"IP {address} is in use", f"Handle: {holder.handle or 'none'}", f"Used by: {user}"]
+            return "\n".join([*lines, f"Block: {cidr} of {block.owner or 'nobody'}", "Attributes:", *words])
+    return f"{address} is not assigned"
+
+
+def shown_rules(config: IpamConfig) -> str:
+    """The table of the rules."""
+    from agent.cli.tables import ruled
+
+    rows = (
+        ("StrictAffinity", str(config.strict_affinity).lower()),
+        ("AutoAllocateBlocks", str(config.auto_allocate_blocks).lower()),
+        ("MaxBlocksPerHost", config.blocks_per_node),
+        ("IPCooldownSeconds", config.cooldown_seconds),
+    )
+    return ruled(("PROPERTY", "VALUE"), rows)
+
+
+def found_in(stored: Mapping[str, Versioned]) -> tuple[Picture, tuple[Finding, ...]]:
+    """Everything inconsistent in a copy of the datastore."""
+    from agent.datastore.inventory import inventory
+    from ipam.audit import Finding, audit, picture
+
+    seen, facts = picture(stored), inventory(stored)
+    pools = [record.pool for record in facts.pools]
+    used = {address: user for address, user in facts.in_use.items() if any(address in pool for pool in pools)}
+    damaged = [Finding("damaged", key, sentence) for key, sentence in facts.damaged.items()]
+    return seen, (*damaged, *audit(seen, pools, used))
+
+
+def run_check(arguments: argparse.Namespace) -> None:
+    """`tortie ipam check`."""
+    from agent.cli.connection import with_store
+    from agent.cli.failure import CommandFailed
+
+    stored = _snapshot(arguments)
+    seen, findings = found_in(stored)
+    for finding in findings:
+        print(f"{finding.kind}: {finding.text}{' (repairable)' if finding.repairable else ''}")
+    if arguments.output is not None:
+        _write(arguments.output, {"findings": [finding.as_json() for finding in findings]})
+    left = len(findings)
+    if arguments.fix and any(finding.repairable for finding in findings):
+        fixed = with_store(arguments, lambda store: mended(store, seen, findings, arguments.undo_file))
+        print(f"{fixed} repaired; what stood there before is in {arguments.undo_file}")
+        left -= fixed
+    print(f"Check complete; found {len(findings)} problems.")
+    if left:
+        raise CommandFailed(f"{left} problems remain")
+
+
+async def mended(store: Store, seen: Picture, findings: Sequence[Finding], undo_file: Path) -> int:
+    """Do the repairs, each under its guards; what stood there is on disk before the first one."""
+    from ipam.repair import repairs
+    from ipam.store import Committed
+
+    planned = list(repairs(seen, findings))
+    _write(undo_file, {"repairs": [repair.as_json() for repair in planned]}, fresh=True)
+    done = 0
+    for repair in planned:
+        if isinstance(await store.commit(*repair.draft.transaction), Committed):
+            done += 1
+        else:
+            print(f"not repaired, it has changed meanwhile: {repair.finding.text}")
+    return done
+
+
+def _write(path: Path, raw: object, *, fresh: bool = False) -> None:
+    from agent.cli.failure import CommandFailed
+
+    try:
+        with path.open("x" if fresh else "w") as file:
+            file.write(json.dumps(raw, indent=2) + "\n")
+    except OSError as error:
+        raise CommandFailed(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def run_release(arguments: argparse.Namespace) -> None:
+    """`tortie ipam release`."""
+    from agent.cli.connection import with_store
+    from agent.cli.failure import CommandFailed
+    from agent.clock import SystemClock
+    from ipam.allocator import Allocator
+    from ipam.model import HandleId, NodeName
+    from ipam.releasing import Guarded, Released
+
+    if bool(arguments.ip) == bool(arguments.node):
+        raise CommandFailed("name either --ip ADDRESS or --node NODE")
+    handle = HandleId(arguments.handle) if arguments.handle else None
+    wanted = [Guarded(_address(text), handle) for text in arguments.ip]
+
+    async def work(store: Store) -> None:
+        allocator = Allocator(store, SystemClock(), list)
+        if arguments.node:
+            done = Released(await allocator.release_node(NodeName(arguments.node)), ())
+        else:
+            done = await allocator.release_addresses(wanted)
+        for address in done.released:
+            print(f"Successfully released IP address {address}")
+        for address in done.unallocated:
+            print(f"IP address {address} is not assigned")
+
+    with_store(arguments, work)
+
+
+def run_configure(arguments: argparse.Namespace) -> None:
+    """`tortie ipam configure`."""
+    from agent.cli.connection import with_store
+    from agent.cli.failure import CommandFailed
+    from ipam.rules import configure
+
+    changes = {
+        "strict_affinity": _truth(arguments.strictaffinity),
+        "auto_allocate_blocks": _truth(arguments.auto_allocate_blocks),
+        "blocks_per_node": arguments.max_blocks_per_host,
+        "cooldown_seconds": arguments.ip_cooldown_seconds,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    if not given:
+        raise CommandFailed("name what to change, such as --strictaffinity true")
+    print(
+        shown_rules(with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given))))
+    )
+
+
+def _truth(word: str | None) -> bool | None:
+    return None if word is None else word == "true"

@@ -1,0 +1,79 @@
+"""Out of a copy of the whole datastore: the pools, and which addresses endpoints and nodes say they have.
+
+Promises: pure; a damaged resource is named and hides no other. Does not know: the store, allocation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from agent.datastore.pools import pool
+from agent.datastore.resources import PLURALS, IPPool, decode
+from ipam.codec import decode_reservation
+from ipam.errors import IpamError
+from ipam.keys import RESERVATIONS, resource_name, resource_prefix
+from ipam.model import Address, PoolRecord, Prefix
+from ipam.store import Versioned
+
+TUNNEL_FIELDS = (
+    ("spec", "bgp", "ipv4IPIPTunnelAddr"),
+    ("spec", "ipv4VXLANTunnelAddr"),
+    ("spec", "ipv6VXLANTunnelAddr"),
+    ("spec", "wireguard", "interfaceIPv4Address"),
+    ("spec", "wireguard", "interfaceIPv6Address"),
+)
+"""Where a Node names addresses that it took from pools."""
+
+
+@dataclass(slots=True)
+class Inventory:
+    """What was found."""
+
+    pools: list[PoolRecord] = field(default_factory=list)
+    in_use: dict[Address, str] = field(default_factory=dict)
+    reserved: list[Prefix] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
+    nodes: set[str] = field(default_factory=set)
+
+
+def inventory(stored: Mapping[str, Versioned]) -> Inventory:
+    """Read every pool, reservation, endpoint and node of a copy."""
+    found = Inventory()
+    for key, value in sorted(stored.items()):
+        try:
+            if key.startswith(resource_prefix(PLURALS["IPPool"])):
+                resource = decode(IPPool, value.value, value.revision)
+                assert isinstance(resource, IPPool)
+                found.pools.append(PoolRecord(pool(resource), key, value.revision))
+            elif key.startswith(RESERVATIONS):
+                found.reserved += decode_reservation(key, value.value)
+            elif (name := resource_name(key, PLURALS["WorkloadEndpoint"])) is not None:
+                for text in _get(json.loads(value.value), ("spec", "ipNetworks")) or []:
+                    found.in_use[ip_address(str(text).partition("/")[0])] = (
+                        f"endpoint {'/'.join(filter(None, name))}"
+                    )
+            elif (name := resource_name(key, PLURALS["Node"])) is not None:
+                found.nodes.add(name[1])
+                _tunnels(found, name[1], json.loads(value.value))
+        except (ValueError, TypeError, AttributeError, msgspec.MsgspecError, IpamError) as error:
+            found.damaged[key] = f"{key}: {error}"
+    return found
+
+
+def _tunnels(found: Inventory, node: str, raw: Any) -> None:
+    for path in TUNNEL_FIELDS:
+        text = _get(raw, path)
+        if text:
+            found.in_use[ip_address(text)] = f"node {node}"
+
+
+def _get(raw: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        raw = (raw or {}).get(name)
+    return raw

@@ -1,0 +1,121 @@
+"""How full pools and blocks are: the numbers for `ipam show` and for gauges.
+
+Promises: pure; every address of a pool is counted once, as used, cooling, reserved or free. Does not know: the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+from ipam import block as blocks
+from ipam.model import Address, Attributes, Block, NodeName, Pool, Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """The addresses of a pool or a block by what they do."""
+
+    cidr: Prefix
+    capacity: int
+    used: int
+    borrowed: int
+    """Used by another node than the block's owner; counted in `used` too."""
+    cooling: int
+    reserved: int
+    """Kept from automatic assignment and not in use."""
+
+    @property
+    def free(self) -> int:
+        """What may still be given out, whether a block exists for it or not."""
+        return self.capacity - self.used - self.cooling - self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """An address whose user is not the owner of its block."""
+
+    address: Address
+    borrower: NodeName
+    block: Prefix
+    owner: NodeName | None
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFilling:
+    """What one node holds."""
+
+    node: NodeName
+    blocks: int
+    used: int
+    borrowed: int
+
+
+def filling(block: Block, reserved: Iterable[Prefix] = ()) -> Filling:
+    """One block's numbers."""
+    taken = {ordinal for ordinal, index in enumerate(block.allocations) if index is not None}
+    kept = blocks.reserved_in(block.cidr, reserved) - taken
+    used = sum(1 for _ in blocks.allocated(block))
+    borrowed = sum(1 for _ in loans([block]))
+    return Filling(block.cidr, block.cidr.num_addresses, used, borrowed, len(taken) - used, len(kept))
+
+
+def pool_filling(pool: Pool, known: Iterable[Block], reserved: Sequence[Prefix] = ()) -> Filling:
+    """One pool's numbers out of all blocks."""
+    inside = [filling(block, reserved) for block in known if block.cidr.network_address in pool]
+    in_blocks = sum(
+        len(blocks.reserved_in(one.cidr, reserved)) for one in inside
+    )  # each block knows which of these are in use
+    return Filling(
+        pool.cidr,
+        pool.cidr.num_addresses,
+        sum(one.used for one in inside),
+        sum(one.borrowed for one in inside),
+        sum(one.cooling for one in inside),
+        _covered(pool.cidr, reserved) - in_blocks + sum(one.reserved for one in inside),
+    )
+
+
+def _covered(cidr: Prefix, reserved: Iterable[Prefix]) -> int:
+    """How many addresses of a prefix reservations cover, however they overlap."""
+    if isinstance(cidr, IPv4Network):
+        four = collapse_addresses(
+            one for one in reserved if isinstance(one, IPv4Network) and one.overlaps(cidr)
+        )
+        return sum(min(one.num_addresses, cidr.num_addresses) for one in four)
+    six = collapse_addresses(one for one in reserved if isinstance(one, IPv6Network) and one.overlaps(cidr))
+    return sum(min(one.num_addresses, cidr.num_addresses) for one in six)
+
+
+def loans(known: Iterable[Block]) -> Iterable[Loan]:
+    """Every borrowed address, told by the node that its attributes name."""
+    for block in known:
+        for ordinal, attributes in blocks.allocated(block):
+            node = dict(attributes.secondary).get("node")
+            if node is not None and node != block.owner:
+                yield Loan(
+                    blocks.address_of(block, ordinal), NodeName(node), block.cidr, block.owner, attributes
+                )
+
+
+def node_fillings(known: Iterable[Block]) -> tuple[NodeFilling, ...]:
+    """What every node holds, by name."""
+    owned: dict[NodeName, int] = {}
+    used: dict[NodeName, int] = {}
+    borrowed: dict[NodeName, int] = {}
+    for block in known:
+        if block.owner is not None:
+            owned[block.owner] = owned.get(block.owner, 0) + 1
+        for _, attributes in blocks.allocated(block):
+            name = dict(attributes.secondary).get("node", block.owner)
+            if name is None:
+                continue
+            node = NodeName(name)
+            used[node] = used.get(node, 0) + 1
+            borrowed[node] = borrowed.get(node, 0) + (node != block.owner)
+    names = sorted({*owned, *used})
+    return tuple(
+        NodeFilling(node, owned.get(node, 0), used.get(node, 0), borrowed.get(node, 0)) for node in names
+    )
