@@ -89,6 +89,7 @@ class EtcdStore:
         self._token: str | None = None
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
+        self._closed = asyncio.Event()
         self._closed = False
 
     def _stub(self, name: str) -> Any:
@@ -242,6 +243,7 @@ class EtcdStore:
     async def close(self) -> None:
         """See Store."""
         self._closed = True
+        self._closed.set()
         channel, self._channel, self._stubs = self._channel, None, {}
         if channel is not None:
             await channel.close()
@@ -325,19 +327,24 @@ class EtcdStore:
                     await reading
 
     async def _within(self, work: Awaitable[Answer], seconds: float) -> Answer:
+        """The outcome of a write to a stream, or StoreUnavailable: grpc never ends one whose channel was closed early."""
+        writing = asyncio.ensure_future(work)
+        closing = asyncio.ensure_future(self._closed.wait())
         try:
-            async with asyncio.timeout(seconds):
-                return await work
-        except TimeoutError as error:
-            raise StoreUnavailable(f"etcd took nothing for {seconds:g} s") from error
+            done, _ = await asyncio.wait(
+                {writing, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if closing in done or (writing in done and writing.cancelled()):
+                raise StoreUnavailable("the connection to etcd was closed")
+            if writing not in done:
+                raise StoreUnavailable(f"etcd took nothing for {seconds:g} s")
+            return writing.result()
         except asyncio.InvalidStateError as error:
             raise StoreUnavailable("etcd ended the stream") from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Nobody cancelled us: it is grpc's way to say that the channel was closed under the call.
-            raise StoreUnavailable("the connection to etcd was closed") from error
+        finally:
+            closing.cancel()
+            writing.cancel()
+            await asyncio.gather(closing, writing, return_exceptions=True)
 
 
 def _credentials(config: EtcdConfig) -> Any:

@@ -1,0 +1,185 @@
+"""The facts follow the datastore through everything that can happen to a watch, and lose nothing while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Network
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.datastore.cluster import Cluster, endpoint_prefix, own_blocks
+from agent.datastore.documents import read
+from agent.datastore.resources import encode
+from agent.datastore.syncer import Syncer
+from agent.lab.life import SEED_POOL
+from ipam.keys import affinity_key, resource_key
+from ipam.model import NodeName
+from ipam.store import Delete, Put, Versioned
+from tests.fakes.store import FakeStore
+
+ME, OTHER = NodeName("node-1"), NodeName("node-2")
+BLOCK = IPv4Network("192.168.1.0/26")
+POOL_KEY = resource_key("ippools", "default-ipv4-ippool")
+POOL = encode(read(SEED_POOL.read_text(), "pool.json")[0].resource)
+WAIT_SECONDS = 10
+
+
+def node(name: str, address: str) -> bytes:
+    document = {"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": {"name": name}}
+    return json.dumps(
+        {**document, "spec": {"bgp": {"ipv4Address": address}, "added": "by a later version"}}
+    ).encode()
+
+
+def endpoint(of: NodeName, name: str) -> tuple[str, bytes]:
+    stored = f"{of.replace('-', '--')}-k8s-{name}-eth0"
+    spec = {
+        "node": of,
+        "orchestrator": "k8s",
+        "endpoint": "eth0",
+        "interfaceName": "cali1",
+        "ipNetworks": ["192.168.1.5/32"],
+    }
+    document = {
+        "kind": "WorkloadEndpoint",
+        "metadata": {"name": stored, "namespace": "default"},
+        "spec": spec,
+    }
+    return resource_key("workloadendpoints", stored, "default"), json.dumps(document).encode()
+
+
+# -- the facts --------------------------------------------------------------------------------------------------------
+
+
+def filled() -> Cluster:
+    cluster = Cluster(ME)
+    cluster.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 7))
+    return cluster
+
+
+def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -> None:
+    cluster = filled()
+    cluster.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
+    assert cluster.pools == ()
+    assert "cidr" in cluster.problems[POOL_KEY]
+    cluster.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 9))
+    assert ([record.revision for record in cluster.pools], cluster.problems) == ([9], {})
+
+
+def test_a_complete_list_removes_what_is_not_in_it_and_nothing_elsewhere() -> None:
+    cluster = filled()
+    key = resource_key("nodes", "node-1")
+    cluster.apply(key, Versioned(key, node("node-1", "10.0.0.1/24"), 1))
+    cluster.replace(resource_key("ippools", ""), {})
+    assert (cluster.pools, list(cluster.nodes)) == ((), [ME])
+
+
+@pytest.mark.parametrize(
+    ("value", "owned"),
+    [
+        (b'{"state":"confirmed"}', True),
+        (b"", True),
+        (b'{"state":"pending"}', False),
+        (b'{"state":"pendingDeletion"}', False),
+    ],
+)
+def test_only_a_confirmed_claim_makes_an_owner(value: bytes, owned: bool) -> None:
+    cluster = Cluster(ME)
+    key = affinity_key(ME, BLOCK)
+    cluster.apply(key, Versioned(key, value, 1))
+    assert own_blocks(cluster.block_owners, ME) == (frozenset({BLOCK}) if owned else frozenset())
+
+
+def test_endpoints_of_other_nodes_are_no_facts_of_this_one() -> None:
+    cluster = Cluster(ME)
+    for of in (ME, OTHER):
+        key, value = endpoint(of, "web")
+        cluster.apply(key, Versioned(key, value, 1))
+    assert [found.spec.node for found in cluster.endpoints] == [ME]
+
+
+def test_an_endpoint_of_a_node_whose_name_begins_alike_is_no_fact_of_this_one() -> None:
+    key, value = endpoint(NodeName("node-1-2"), "web")
+    assert key.startswith(endpoint_prefix("default", ME))  # so it is heard of
+    cluster = Cluster(ME)
+    cluster.apply(key, Versioned(key, value, 1))
+    assert cluster.endpoints == ()
+
+
+# -- the syncer -------------------------------------------------------------------------------------------------------
+
+
+class Followed:
+    """A syncer on a fake store, and a bell."""
+
+    def __init__(self) -> None:
+        self.store = FakeStore()
+        self.cluster = Cluster(ME)
+        self.changed = asyncio.Event()
+        self.syncer = Syncer(self.store, self.cluster, SystemClock(), self.changed.set)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                await self.changed.wait()
+                self.changed.clear()
+
+    async def put(self, key: str, value: bytes) -> None:
+        await self.store.commit((), (Put(key, value),))
+
+
+@pytest.fixture
+async def followed() -> AsyncIterator[Followed]:
+    made = Followed()
+    await made.put(POOL_KEY, POOL)
+    task = asyncio.create_task(made.syncer.run())
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_is_there_is_listed_and_what_comes_is_watched(followed: Followed) -> None:
+    await followed.until(lambda: followed.syncer.in_sync)
+    assert [record.pool.name for record in followed.cluster.pools] == ["default-ipv4-ippool"]
+    await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
+    await followed.until(lambda: OTHER in followed.cluster.nodes)
+    await followed.store.commit((), (Delete(POOL_KEY),))
+    await followed.until(lambda: not followed.cluster.pools)
+
+
+async def test_a_broken_watch_and_a_compaction_lose_no_change(followed: Followed) -> None:
+    await followed.until(lambda: followed.syncer.in_sync)
+    followed.store.break_watches()
+    await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
+    outcome = await followed.store.commit((), (Delete(POOL_KEY),))
+    followed.store.compact(outcome.revision)  # type: ignore[union-attr]
+    followed.store.watches_break = False
+    await followed.until(lambda: OTHER in followed.cluster.nodes and not followed.cluster.pools)
+
+
+async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) -> None:
+    await followed.until(lambda: followed.syncer.in_sync)
+    followed.store.away = True
+    followed.store.break_watches()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while followed.syncer.trouble is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert followed.syncer.in_sync
+    assert [record.pool.name for record in followed.cluster.pools] == ["default-ipv4-ippool"]
+    followed.store.away = followed.store.watches_break = False
+    await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
+    await followed.until(lambda: OTHER in followed.cluster.nodes)
+    assert followed.syncer.trouble is None
+
+
+async def test_own_endpoints_are_followed_in_each_namespace_that_has_some(followed: Followed) -> None:
+    await followed.until(lambda: followed.syncer.in_sync)
+    followed.syncer.follow_endpoints("default")
+    key, value = endpoint(ME, "web")
+    await followed.put(key, value)
+    await followed.until(lambda: len(followed.cluster.endpoints) == 1)
+    await followed.store.commit((), (Delete(key),))
+    await followed.until(lambda: not followed.cluster.endpoints)

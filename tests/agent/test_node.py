@@ -1,0 +1,151 @@
+"""The node's own record: found, registered, corrected, never at another's cost."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Interface
+from typing import Any
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.config import NodeSettings
+from agent.dataplane.tunnels import vtep_mac
+from agent.datastore.cluster import NODES, POOLS, Cluster
+from agent.datastore.documents import read
+from agent.datastore.resources import encode
+from agent.lab.life import SEED_POOL
+from agent.lab.plan import Mode, with_mode
+from agent.node import NodeRecord
+from ipam.allocator import Allocator
+from ipam.keys import resource_key
+from ipam.model import HandleId, NodeName
+from ipam.store import Put
+from tests.fakes.kernel import FakeKernel
+from tests.fakes.store import FakeStore
+
+ME = NodeName("node1")
+KEY = resource_key("nodes", ME)
+
+
+class World:
+    """A node record over fakes; `look` brings the facts up to the store."""
+
+    def __init__(
+        self, address: str = "172.26.0.11/20", endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    ) -> None:
+        self.store = FakeStore()
+        self.cluster = Cluster(ME)
+        self.kernel = FakeKernel()
+        self.allocator = Allocator(self.store, SystemClock(), lambda: self.cluster.pools)
+        settings = NodeSettings(address=address, labels={"rack": "r1"})
+        self.record = NodeRecord(
+            self.store, self.cluster, self.allocator, self.kernel, settings, endpoints, SystemClock()
+        )
+
+    async def look(self) -> None:
+        for prefix in (POOLS, NODES):
+            self.cluster.replace(prefix, (await self.store.list(prefix)).values)
+
+    async def pool(self, mode: Mode) -> None:
+        text = json.dumps(with_mode(json.loads(SEED_POOL.read_text()), mode, ipip=True))
+        resource = read(text, "pool")[0].resource
+        await self.store.commit((), (Put(resource_key("ippools", resource.metadata.name), encode(resource)),))
+
+    async def passed(self) -> dict[str, Any]:
+        for _ in range(2):
+            await self.look()
+            await self.record.one_pass()
+        await self.look()
+        return json.loads(self.store.copy()[KEY])  # type: ignore[no-any-return]
+
+
+async def test_a_node_registers_with_its_address_and_labels() -> None:
+    stored = await World().passed()
+    assert stored["spec"]["bgp"] == {"ipv4Address": "172.26.0.11/20"}
+    assert stored["metadata"]["labels"] == {"rack": "r1"}
+    assert stored["metadata"]["uid"]
+
+
+async def test_what_others_wrote_into_the_record_stays() -> None:
+    world = World()
+    other = {
+        "kind": "Node",
+        "metadata": {"name": ME, "labels": {"zone": "z"}},
+        "spec": {"bgp": {"asNumber": 64999}, "odd": 1},
+    }
+    await world.store.commit((), (Put(KEY, json.dumps(other).encode()),))
+    stored = await world.passed()
+    assert stored["spec"]["bgp"] == {"asNumber": 64999, "ipv4Address": "172.26.0.11/20"}
+    assert (stored["spec"]["odd"], stored["metadata"]["labels"]) == (1, {"zone": "z", "rack": "r1"})
+
+
+async def test_a_second_pass_writes_nothing() -> None:
+    world = World()
+    await world.pool(Mode.VXLAN)
+    await world.passed()
+    before = world.store.copy()
+    await world.passed()
+    assert world.store.copy() == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "path", "handle"),
+    [
+        (Mode.VXLAN, ("ipv4VXLANTunnelAddr",), "vxlan-tunnel-addr-node1"),
+        (Mode.IPIP, ("bgp", "ipv4IPIPTunnelAddr"), "ipip-tunnel-addr-node1"),
+    ],
+)
+async def test_a_tunnel_address_is_an_allocation_and_goes_when_no_pool_wants_it(
+    mode: Mode, path: tuple[str, ...], handle: str
+) -> None:
+    world = World()
+    await world.pool(mode)
+    spec: Any = (await world.passed())["spec"]
+    for name in path:
+        spec = spec[name]
+    (held,) = await world.allocator.assigned(HandleId(handle))
+    assert spec == str(held.address)
+    await world.pool(Mode.NONE)
+    spec = (await world.passed())["spec"]
+    assert "ipv4VXLANTunnelAddr" not in spec
+    assert "ipv4IPIPTunnelAddr" not in spec["bgp"]
+    assert await world.allocator.assigned(HandleId(handle)) == ()
+
+
+async def test_a_vxlan_node_publishes_the_address_of_its_vtep() -> None:
+    world = World()
+    await world.pool(Mode.VXLAN)
+    assert (await world.passed())["spec"]["vxlanTunnelMACAddr"] == vtep_mac(ME)
+
+
+async def test_an_address_that_another_node_has_is_not_taken_and_the_other_is_named() -> None:
+    world = World()
+    other = {
+        "kind": "Node",
+        "metadata": {"name": "node9"},
+        "spec": {"bgp": {"ipv4Address": "172.26.0.11/20"}},
+    }
+    await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
+    await world.look()
+    await world.record.one_pass()
+    assert (
+        world.record.trouble
+        == "node address 172.26.0.11 is already used by node node9; give one of them another"
+    )
+    assert KEY not in world.store.copy()
+
+
+async def test_without_a_given_address_it_is_the_source_of_the_route_to_the_datastore() -> None:
+    world = World(address="", endpoints=("http://172.26.0.1:2379",))
+    world.kernel.add_link("eth0", "172.26.0.11/20")
+    assert await world.record.address() == IPv4Interface("172.26.0.11/20")
+    assert world.record.found_by == "route to 172.26.0.1 by eth0"
+
+
+async def test_a_host_without_any_address_says_what_to_do() -> None:
+    world = World(address="")
+    await world.look()
+    await world.record.one_pass()
+    assert world.record.trouble is not None
+    assert world.record.trouble.endswith("give one as node.address")
