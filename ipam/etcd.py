@@ -89,7 +89,7 @@ class EtcdStore:
         self._token: str | None = None
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
-        self._closed = asyncio.Event()
+        self._closing = asyncio.Event()
         self._closed = False
 
     def _stub(self, name: str) -> Any:
@@ -243,7 +243,7 @@ class EtcdStore:
     async def close(self) -> None:
         """See Store."""
         self._closed = True
-        self._closed.set()
+        self._closing.set()
         channel, self._channel, self._stubs = self._channel, None, {}
         if channel is not None:
             await channel.close()
@@ -327,9 +327,9 @@ class EtcdStore:
                     await reading
 
     async def _within(self, work: Awaitable[Answer], seconds: float) -> Answer:
-        """The outcome of a write to a stream, or StoreUnavailable: grpc never ends one whose channel was closed early."""
+        """A write to a stream; grpc by itself never ends one whose channel was closed before it began."""
         writing = asyncio.ensure_future(work)
-        closing = asyncio.ensure_future(self._closed.wait())
+        closing = asyncio.ensure_future(self._closing.wait())
         try:
             done, _ = await asyncio.wait(
                 {writing, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
