@@ -236,9 +236,7 @@ class Allocator:
                     await self._take_back(job)
             return False
         if isinstance(outcome, Committed):
-            for kept in draft.blocks.values():
-                territory.put(Kept(kept.block, outcome.revision))
-                territory.unconfirmed.discard(kept.block.cidr)
+            territory.wrote(draft, outcome.revision)
             for job in ready:
                 job.draft = draft
                 if not job.answer.done():

@@ -38,10 +38,15 @@ class Kept:
     revision: int
 
 
+def serious_faults(block: Block) -> tuple[str, ...]:
+    """Broken invariants that addresses depend on."""
+    return tuple(text for text in blocks.broken_invariants(block) if text not in blocks.HARMLESS)
+
+
 def read_block(stored: Versioned) -> Kept:
     """A stored block that can be worked with. Raises Malformed."""
     block = decode_block(stored.key, stored.value)
-    serious = [sentence for sentence in blocks.broken_invariants(block) if sentence not in blocks.HARMLESS]
+    serious = serious_faults(block)
     if serious:
         raise Malformed(f"{stored.key}: damaged: {'; '.join(serious)}")
     return Kept(block, stored.revision)
@@ -71,7 +76,13 @@ class Draft:
             raise Conflict(f"{key} was changed meanwhile; look again")
 
     def change(self, kept: Kept, changed: Block) -> None:
-        """Write a block that was read as `kept`; one that nobody owns vanishes with its last address."""
+        """Write a block that was read as `kept`; one that nobody owns vanishes with its last address.
+
+        Raises Malformed rather than write an unsound block.
+        """
+        serious = serious_faults(changed)
+        if serious:
+            raise Malformed(f"block {changed.cidr}: refusing to write it: {'; '.join(serious)}")
         key = block_key(changed.cidr)
         self.guard(key, kept.revision)
         self.blocks[changed.cidr] = Kept(changed, kept.revision)

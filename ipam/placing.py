@@ -25,10 +25,12 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
-from ipam.search import aligned_block, eligible
+from ipam.search import aligned_block, eligible, left
 from ipam.store import Store
 from ipam.territory import Territory, abandoned, free_block, survey
 
+LEFT_AT_ONCE = 4
+"""Blocks given up in one transaction."""
 LONGEST_REPORT = 40
 """Blocks and pools named in a refusal."""
 
@@ -66,7 +68,25 @@ class Placing:
             missing = count - sum(item.address.version == version for item in held)
             if missing > 0:
                 given += await self._some(version, missing)
+        if given:
+            self._leave()
         return tuple(given)
+
+    def _leave(self) -> None:
+        """Give up empty blocks of pools that no longer select the node, along with what is written anyway."""
+        pools = left(self._pools, self._request)
+        if not pools:
+            return
+        empty = [
+            kept
+            for cidr, kept in self._territory.own.items()
+            if cidr not in self._draft.blocks
+            and any(cidr.network_address in record.pool.cidr for record in pools)
+            and blocks.is_empty(kept.block)
+        ]
+        for kept in empty[:LEFT_AT_ONCE]:
+            self._draft.change(kept, blocks.disowned(kept.block))
+            self._draft.unclaim(self._node, kept.block.cidr)
 
     # -- any address --------------------------------------------------------------------------------------------------
 

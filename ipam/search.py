@@ -61,6 +61,19 @@ def _why_not(record: PoolRecord, request: AddressRequest) -> str | None:
     return None if selected else f"does not select node {request.node} (nodeSelector {pool.node_selector})"
 
 
+def left(records: Sequence[PoolRecord], request: AddressRequest) -> tuple[PoolRecord, ...]:
+    """The enabled pools whose nodeSelector does not select the node of a request."""
+    found = []
+    for record in records:
+        try:
+            selected = parse(record.pool.node_selector).matches(dict(request.labels))
+        except SelectorError:
+            continue
+        if not selected and not record.pool.disabled:
+            found.append(record)
+    return tuple(found)
+
+
 def fnv1(name: str) -> int:
     """The 32-bit FNV-1 hash of a name."""
     value = FNV_OFFSET

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 Labels = Mapping[str, str]
 Match = Callable[[Labels], bool]
 
 LONGEST_SELECTOR = 4096
 DEEPEST_NESTING = 50
+SELECTORS_KEPT = 1024
+"""Parsed selectors remembered: pools are matched at every allocation."""
 
 TOKEN = re.compile(
     r"""\s*(?:
@@ -42,6 +45,7 @@ class Selector:
         return self._match(labels)
 
 
+@lru_cache(maxsize=SELECTORS_KEPT)
 def parse(text: str) -> Selector:
     """The selector behind a text; an empty one selects everything. Raises SelectorError."""
     if len(text) > LONGEST_SELECTOR:

@@ -14,12 +14,12 @@ from itertools import islice
 
 from ipam import block as blocks
 from ipam.codec import decode_affinity, decode_config, decode_reservation
-from ipam.draft import Kept, read_block
+from ipam.draft import Draft, Kept, read_block
 from ipam.errors import Malformed
 from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
 from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
 from ipam.search import blocks_in_order
-from ipam.store import Store, Versioned
+from ipam.store import Put, Store, Versioned
 
 BLOCKS_AT_ONCE = 64
 """Block keys looked at in one read while a free one is sought."""
@@ -86,6 +86,15 @@ class Territory:
                 self.see(stored)
             elif key == IPAM_CONFIG:
                 self.take_config(stored)
+
+    def wrote(self, draft: Draft, revision: int) -> None:
+        """Take in what a transaction of this node wrote."""
+        for cidr, kept in draft.blocks.items():
+            if isinstance(draft.writes[block_key(cidr)], Put):
+                self.put(Kept(kept.block, revision))
+            else:
+                self.forget(cidr)
+            self.unconfirmed.discard(cidr)
 
     def take_config(self, stored: Versioned | None) -> None:
         """The cluster's rules; unreadable ones leave the rules as they were."""

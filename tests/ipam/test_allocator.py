@@ -306,6 +306,24 @@ async def test_a_released_address_cools_down_when_the_rules_say_so(world: World)
     assert await world.faults() == []
 
 
+async def test_empty_blocks_of_a_pool_that_stopped_selecting_the_node_are_given_up(
+    world: World, store: FakeStore
+) -> None:
+    await world.pool("a", "10.0.0.0/29")
+    await world.pool("b", "10.0.1.0/29", node_selector="rack == 'r1'")
+    allocator = world.allocator()
+    kept = await allocator.assign(ask("h1", labels=(("rack", "r1"),), pools=("b",)))
+    gone = await allocator.assign(ask("h2", labels=(("rack", "r1"),), pools=("b",), ipv4=4))
+    await allocator.release_handle(HandleId("h2"))
+    await world.pool("b", "10.0.1.0/29", node_selector="rack == 'r2'")
+    await allocator.assign(ask("h3", labels=(("rack", "r1"),)))
+    assert await world.block(str(kept[0].block)) is not None
+    assert await world.block(str(gone[-1].block)) is None
+    assert affinity_key(NodeName("n1"), gone[-1].block) not in store.copy()
+    assert await world.faults() == []
+    await allocator.assign(ask("h4", labels=(("rack", "r1"),)))
+
+
 async def test_one_damaged_block_stops_nobody_and_is_named(world: World) -> None:
     await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
