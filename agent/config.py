@@ -79,6 +79,13 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     workload: int = 3
 
 
+class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the kernel is programmed."""
+
+    nexthop_objects: bool = False
+    """Routes refer to nexthop objects, where the kernel has them: faster, and `ip route` prints `nhid N`."""
+
+
 class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Directories of this agent's own."""
 
@@ -101,6 +108,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     etcd: EtcdSettings = EtcdSettings()
     bgp: BgpSettings = BgpSettings()
     routes: RouteSettings = RouteSettings()
+    kernel: KernelSettings = KernelSettings()
     paths: PathSettings = PathSettings()
     log: LogSettings = LogSettings()
 
@@ -175,9 +183,11 @@ def _overlay(raw: dict[str, Any], dotted: str, text: str, origin: str) -> None:
             value = [part.strip() for part in text.split(",") if part.strip()]
         elif isinstance(default, dict):
             value = dict(part.split("=", 1) for part in text.split(",") if part)
+        elif isinstance(default, bool):
+            value = {"true": True, "false": False}[text.lower()]
         elif isinstance(default, int | float):
             value = type(default)(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ConfigError(f"{origin}: {text!r} is not a value for {dotted}") from None
     raw.setdefault(section, {})[key] = value
 

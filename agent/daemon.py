@@ -65,7 +65,7 @@ class Agent:
         self._started = self._clock.wall()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
-        self._kernel = NetlinkKernel()
+        self._kernel = NetlinkKernel(nexthop_objects=config.kernel.nexthop_objects)
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
         self._syncer = Syncer(self._store, self._cluster, self._clock, self._facts_changed)

@@ -19,6 +19,14 @@ def test_the_last_word_wins(tmp_path: Path) -> None:
     assert config.etcd.endpoints == ["http://a:1", "http://b:2"]
 
 
+def test_a_switch_is_true_or_false_and_nothing_else() -> None:
+    flags = {"node.name": "n"}
+    assert load(None, {"TORTIE_KERNEL_NEXTHOP_OBJECTS": "true"}, flags).kernel.nexthop_objects
+    assert not load(None, {"TORTIE_KERNEL_NEXTHOP_OBJECTS": "False"}, flags).kernel.nexthop_objects
+    with pytest.raises(ConfigError, match="TORTIE_KERNEL_NEXTHOP_OBJECTS: 'maybe' is not a value"):
+        load(None, {"TORTIE_KERNEL_NEXTHOP_OBJECTS": "maybe"}, flags)
+
+
 def test_our_own_environment_goes_before_calicos() -> None:
     environment = {"TORTIE_ETCD_ENDPOINTS": "http://ours:1", "ETCD_ENDPOINTS": "http://calicos:1"}
     assert load(None, environment, {"node.name": "n"}).etcd.endpoints == ["http://ours:1"]
