@@ -116,10 +116,10 @@ def down(name: str) -> int:
     found = fabric.namespaces(made.prefix)
     for namespace in found:
         fabric.end_processes(namespace)
+    processes.wait_for(
+        "the end of the lab", lambda: not any(map(fabric.processes, found)), processes.END_SECONDS
+    )
     for namespace in found:
-        processes.wait_for(
-            "the end of the lab", lambda: not fabric.processes(namespace), processes.END_SECONDS
-        )  # noqa: B023
         fabric.remove_namespace(namespace)
     shutil.rmtree(made.directory, ignore_errors=True)
     return len(found)

@@ -29,9 +29,9 @@ def make_lab() -> Iterator[MakeLab]:
     """`make_lab(name, mode, nodes=3, pods=4)`: a lab whose blocks are routed everywhere."""
     with ExitStack() as stack:
 
-        def make(name: str, mode: Mode, nodes: int = 3, pods: int = 4) -> Lab:
+        def make(name: str, mode: Mode, nodes: int = 3, pods: int = 4, pool: Path | None = None) -> Lab:
             stack.callback(life.down, name)
-            lab = life.up(name, nodes, mode, lambda _: None)
+            lab = life.up(name, nodes, mode, lambda _: None, pool)
             for number in range(pods):
                 add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             wait_until_routed(lab)

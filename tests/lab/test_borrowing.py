@@ -1,0 +1,41 @@
+"""A full node borrows an address from another node's block: everybody reaches it, the block's owner included."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from agent.lab import life, processes
+from agent.lab.plan import Mode
+from agent.lab.pods import add, pods
+from agent.lab.routes import table
+from tests.lab.conftest import MakeLab
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.mark.parametrize("mode", [Mode.NONE, Mode.VXLAN], ids=["none", "vxlan"])
+def test_a_borrowed_address_is_reachable_from_every_node_and_from_its_blocks_owner(
+    mode: Mode, make_lab: MakeLab, tmp_path: Path
+) -> None:
+    document = json.loads(life.SEED_POOL.read_text())
+    # Two blocks of four addresses for two nodes: the fourth or fifth pod of a node has to borrow.
+    document["items"][0]["spec"] |= {"cidr": "192.168.0.0/29", "blockSize": 30}
+    file = tmp_path / "pool.json"
+    file.write_text(json.dumps(document))
+    lab = make_lab(f"borrow{mode.value}", mode, nodes=2, pods=2, pool=file)
+    first, second = lab.plan.nodes
+    for number in range(4 if mode is Mode.NONE else 3):
+        add(lab.plan, f"more{number}", first)
+    (own,) = [ip_network(line.split()[1]) for line in table(first) if line.startswith("blackhole")]
+    (borrowed,) = [pod for pod in pods(lab.plan) if pod.node == first.name and pod.ip not in own]
+    processes.wait_for(
+        "the owner's route to it",
+        lambda: any(line.startswith(f"{borrowed.address} via ") for line in table(second)),
+        10,
+    )
+    counts = life.ping(lab, rounds=3).counts
+    assert [pair for pair, count in counts.items() if count.lost] == []
