@@ -22,7 +22,7 @@ def refusal(
         return f"AS_PATH does not begin with the peer's AS {peer.asn}"
     if attributes.originator_id == us.router_id:
         return "we are its ORIGINATOR_ID"
-    if us.router_id in attributes.cluster_list:
+    if (us.cluster_id or us.router_id) in attributes.cluster_list:
         return "we are in its CLUSTER_LIST"
     next_hop = attributes.next_hop
     if next_hop is None:

@@ -21,6 +21,8 @@ class Source:
     address: IPv4Address
     router_id: IPv4Address
     internal: bool
+    client: bool = False
+    """Whether it is a client of ours (RFC 4456)."""
 
     @property
     def is_own(self) -> bool:

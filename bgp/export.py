@@ -1,7 +1,7 @@
 """What is told to whom, and with which attributes (RFC 4271 section 5.1 and 9.2, RFC 1997).
 
-Promises: pure; one function from a path and a listener to attributes or nothing. What an iBGP peer taught is never told
-to another iBGP peer, so in a mesh a node tells only what it originates.
+Promises: pure; one function from a path and a listener to attributes or nothing. What an iBGP peer taught is told to
+another one only where one of them is our client, so in a mesh a node tells only what it originates.
 Does not know: sessions, RIBs.
 """
 
@@ -28,6 +28,9 @@ class Listener:
     local_as: int
     next_hop: IPv4Address
     """Our address on the session."""
+    client: bool
+    """Whether it is a client of ours (RFC 4456)."""
+    cluster_id: IPv4Address
 
 
 def outgoing(path: Path, to: Listener) -> PathAttributes | None:
@@ -56,10 +59,20 @@ def _internal(path: Path, to: Listener) -> PathAttributes | None:
             attributes, next_hop=to.next_hop, local_pref=attributes.local_pref or DEFAULT_LOCAL_PREF
         )
     if path.source.internal:
-        return None
+        return _reflected(path, to) if path.source.client or to.client else None
     if attributes.local_pref is None:
         return replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
     return attributes
+
+
+def _reflected(path: Path, to: Listener) -> PathAttributes:
+    """RFC 4456 section 8: only the two attributes that detect loops change."""
+    attributes = path.attributes
+    return replace(
+        attributes,
+        originator_id=attributes.originator_id or path.source.router_id,
+        cluster_list=(to.cluster_id, *attributes.cluster_list),
+    )
 
 
 def _external(path: Path, to: Listener) -> PathAttributes:

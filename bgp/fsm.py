@@ -37,6 +37,7 @@ class Event(Enum):
     FAULT = auto()
     """The peer sent what it must not."""
     HOLD_EXPIRED = auto()
+    SEND_HOLD_EXPIRED = auto()
     KEEPALIVE_DUE = auto()
     STOP = auto()
 
@@ -85,6 +86,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.ESTABLISHED, E.TCP_DOWN): END,
     (S.ESTABLISHED, E.FAULT): NOTIFY,
     (S.ESTABLISHED, E.HOLD_EXPIRED): NOTIFY,
+    (S.ESTABLISHED, E.SEND_HOLD_EXPIRED): NOTIFY,
     (S.ESTABLISHED, E.STOP): NOTIFY,
 }
 

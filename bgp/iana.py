@@ -88,6 +88,7 @@ class Error(IntEnum):
     HOLD_TIMER_EXPIRED = 4
     FINITE_STATE_MACHINE = 5
     CEASE = 6
+    SEND_HOLD_TIMER_EXPIRED = 8
 
 
 class HeaderError(IntEnum):

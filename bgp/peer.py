@@ -8,17 +8,19 @@ RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from bgp.acceptance import refusal
-from bgp.capabilities import Capabilities, GracefulRestart
+from bgp.capabilities import GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source
 from bgp.fsm import State
 from bgp.iana import Cease, Error
 from bgp.messages import Notification, Open, Update
 from bgp.nlri import Nlri
+from bgp.offer import our_side
 from bgp.outputs import (
     Close,
     Connection,
@@ -33,7 +35,8 @@ from bgp.outputs import (
 )
 from bgp.restart import Staleness
 from bgp.rib import AdjRibIn
-from bgp.session import Down, Event, Local, Opened, Received, RefreshAsked, Session, Up, is_hard
+from bgp.session import Down, Event, Opened, Received, RefreshAsked, Session, Up, is_hard
+from bgp.texts import shutdown_data
 from bgp.timers import jittered
 from bgp.updates import AdjRibOut
 
@@ -46,6 +49,8 @@ STABLE_SECONDS = 60.0
 """An established session this old forgets earlier failures."""
 CONNECT_SECONDS = 10.0
 """A call that is not answered by then is given up."""
+TOO_MANY_SECONDS = 300.0
+"""How long a neighbour that told too many prefixes is left alone."""
 COMING_UP_SECONDS = 15.0
 """How long a neighbour may take to come up before it counts as away."""
 TELLING_SECONDS = 5.0
@@ -86,6 +91,7 @@ class Peer:
         first, last = FIRST_DELAY_SECONDS
         self._dial_at = None if config.passive else now + first + (last - first) * random()
         self._established: Connection | None = None
+        self._barred_until = now
         self._up_at = now
         self._was_up = False
         self._stale = Staleness()
@@ -143,6 +149,8 @@ class Peer:
                 return [Close(connection)]  # given up meanwhile
             self._dialing = None
             self._outgoing.add(connection)
+        if now < self._barred_until:
+            return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
@@ -155,7 +163,8 @@ class Peer:
         if self._established is not None and not outgoing:
             self._beside_established.add(connection)
         self._dial_at = None
-        self._sessions[connection] = Session(self._local(local), self.config.asn, now)
+        side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
+        self._sessions[connection] = Session(side, self.config.asn, now)
         return outputs + self._flush(connection)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:
@@ -212,11 +221,11 @@ class Peer:
         session.send(update)
         return session.data_to_send()
 
-    def deconfigure(self) -> list[Output]:
-        """The neighbour is no longer wanted: say so, and forget all it said."""
+    def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
+        """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            session.leave(Cease.PEER_DECONFIGURED, "no longer configured")
+            session.leave(subcode, "no longer configured", shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
         if self._dialing is not None:
             outputs.append(Close(self._dialing[0]))
@@ -226,22 +235,6 @@ class Peer:
         return outputs + self._forget(list(self.learned.prefixes))
 
     # -- rules --------------------------------------------------------------------------------------------------------
-
-    def _local(self, address: IPv4Address) -> Local:
-        restart = GracefulRestart(
-            self._speaker.restart_seconds,
-            restarting=self.restarting,
-            notification=True,
-            # Whatever breaks a session of ours, the kernel goes on forwarding.
-            forwarding_kept=self._speaker.restarting or self._was_up,
-        )
-        offer = Capabilities(
-            four_octet_as=self._speaker.asn,
-            route_refresh=True,
-            graceful_restart=restart,
-            extended_message=True,
-        )
-        return Local(self._speaker.asn, self._speaker.router_id, self.config.hold_seconds, offer, address)
 
     def _flush(self, connection: Connection) -> list[Output]:
         session = self._sessions.get(connection)
@@ -255,7 +248,7 @@ class Peer:
             case Up():
                 return self._up(connection, now)
             case Received(update):
-                return self._learn(connection, update)
+                return self._learn(connection, update, now)
             case RefreshAsked():
                 if self.out is not None and connection == self._established:
                     self.out.repeat()
@@ -309,7 +302,7 @@ class Peer:
         )
         return [*outputs, Established()]
 
-    def _learn(self, connection: Connection, update: Update) -> list[Output]:
+    def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
         session = self._sessions.get(connection)
         if session is None or session.peer is None:
             return []
@@ -320,10 +313,7 @@ class Peer:
         outputs += self._forget(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
-        source = Source(
-            int(self.config.address), self.config.address, session.peer.router_id, session.internal
-        )
-        path = Path(update.attributes, source)
+        path = Path(update.attributes, self._source(session, session.peer))
         refused = refusal(
             path.attributes, session.internal, self.config, self._speaker, session.local.address
         )
@@ -332,7 +322,32 @@ class Peer:
         fresh = self._stale.told(update.announced)
         self.learned.put(update.announced, path)
         outputs.append(Learned(update.announced, path))
-        return [*outputs, Marked(fresh)] if fresh else outputs
+        if fresh:
+            outputs.append(Marked(fresh))
+        return [*outputs, *self._limit(connection, session, now)]
+
+    def _source(self, session: Session, peer: Open) -> Source:
+        config = self.config
+        return Source(
+            int(config.address),
+            config.address,
+            peer.router_id,
+            session.internal,
+            config.route_reflector_client,
+        )
+
+    def _limit(self, connection: Connection, session: Session, now: float) -> list[Output]:
+        """RFC 4486: a neighbour that tells too much is left for a while, not only for a moment."""
+        most = self.config.maximum_prefixes
+        if not most or len(self.learned) <= most:
+            return []
+        data = struct.pack("!HBI", 1, 1, most)
+        down = session.leave(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
+        outputs = self._drop(connection, down, now)
+        self._barred_until = now + TOO_MANY_SECONDS
+        if self._dial_at is not None:
+            self._dial_at = self._barred_until
+        return outputs
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
         """A session is over: its routes go, or stay as stale ones."""

@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv4Network
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig
-from bgp.decision import Path
 from bgp.export import Listener, outgoing
+from bgp.iana import Cease
 from bgp.nlri import Nlri
 from bgp.outputs import (
     Close,
@@ -115,6 +115,18 @@ class Router:
             self._adopt(peer, peer.disconnected(connection, why, now))
             self._connections.pop(connection, None)
 
+    def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
+        """The other end takes no more bytes, or takes them again."""
+        peer = self._peer(connection)
+        if peer is not None and peer.session is not None and peer.connection == connection:
+            peer.session.blocked(now, is_full=is_full)
+
+    def drain(self, text: str) -> None:
+        """Leave all neighbours for good, so that they forget us at once; `text` is shown to their operators."""
+        for peer in self.peers.values():
+            self._adopt(peer, peer.deconfigure(Cease.ADMINISTRATIVE_SHUTDOWN, text))
+        self.peers.clear()
+
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         for peer in self.peers.values():
@@ -208,13 +220,15 @@ class Router:
             self._tell(external, dirty)
         if internal:
             # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
-            candidates = {prefix for prefix in dirty if self._concerns_internal(self.loc_rib.best(prefix))}
+            reflects = any(peer.config.route_reflector_client for peer in internal)
+            candidates = dirty if reflects else set(filter(self._concerns_internal, dirty))
             for peer in internal:
                 assert peer.out is not None
                 told = {prefix for prefix in dirty if prefix in peer.out} if len(peer.out) else set()
                 self._tell([peer], candidates | told)
 
-    def _concerns_internal(self, best: Path | None) -> bool:
+    def _concerns_internal(self, prefix: Nlri) -> bool:
+        best = self.loc_rib.best(prefix)
         return best is not None and (best.source.is_own or not best.source.internal)
 
     def _tell(self, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
@@ -241,4 +255,11 @@ class Router:
         if session is None:
             return None
         next_hop = peer.config.local_address or session.local.address
-        return Listener(int(peer.config.address), session.internal, self.config.asn, next_hop)
+        return Listener(
+            int(peer.config.address),
+            session.internal,
+            self.config.asn,
+            next_hop,
+            peer.config.route_reflector_client,
+            self.config.cluster_id or self.config.router_id,
+        )

@@ -27,6 +27,8 @@ from bgp.timers import Timer, Timers, jittered
 
 OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""
+SEND_HOLDS = 2
+"""Hold times that a peer may refuse to take bytes."""
 KEEPALIVES_PER_HOLD = 3
 MOST_INTERNED = 8_192
 """Attribute blocks remembered per session; with more the memory starts anew."""
@@ -150,9 +152,20 @@ class Session:
                 self._notification = Notification(Error.HOLD_TIMER_EXPIRED, 0)
                 self._why = "hold timer expired: nothing was heard"
                 self._step(fsm.Event.HOLD_EXPIRED, now)
+            elif timer is Timer.SEND_HOLD:
+                self._notification = Notification(Error.SEND_HOLD_TIMER_EXPIRED, 0)
+                self._why = "send hold timer expired: the peer takes no bytes"
+                self._step(fsm.Event.SEND_HOLD_EXPIRED, now)
             elif timer is Timer.KEEPALIVE:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
         return self._taken()
+
+    def blocked(self, now: float, *, is_full: bool) -> None:
+        """The other end takes no more bytes, or takes them again (RFC 9687)."""
+        if is_full and self.hold_seconds:
+            self._timers.start(Timer.SEND_HOLD, SEND_HOLDS * self.hold_seconds, now)
+        else:
+            self._timers.stop(Timer.SEND_HOLD)
 
     def send(self, update: Update) -> None:
         """Queue an UPDATE behind what is queued."""

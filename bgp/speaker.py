@@ -23,7 +23,7 @@ from bgp.fsm import State
 from bgp.nlri import Nlri
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Router, Wire
-from bgp.tcp import Tcp
+from bgp.tcp import Socket, Tcp, be_near, calling, sign
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
@@ -97,6 +97,9 @@ class Speaker:
         self._router = Router(config, random.random, clock.now())
         self._learned: dict[IPv4Network, LearnedRoute] = {}
         self._connections: dict[Connection, Tcp] = {}
+        self._listening: list[Socket] = []
+        self._signed: dict[IPv4Address, str] = {}
+        """Passwords that the listening sockets know."""
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[IPv4Address, tuple[State, datetime]] = {}
         self._faults: dict[IPv4Address, int] = {}
@@ -111,12 +114,18 @@ class Speaker:
     def configure(self, peers: Mapping[IPv4Address, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
         self._router.configure(peers, self._clock.now())
+        self._protect()
         self._soon()
 
     def announce(self, prefixes: frozenset[IPv4Network]) -> None:
         """This is what we originate, and nothing else."""
         self._router.announce(prefixes)
         self._soon()
+
+    def drain(self, text: str = "") -> None:
+        """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
+        self._router.drain(text)
+        self._flush()
 
     @property
     def learned(self) -> Mapping[IPv4Network, LearnedRoute]:
@@ -158,6 +167,8 @@ class Speaker:
         except OSError as error:
             reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror
             raise ListenFailed(f"cannot listen for BGP on {address} port {port}: {reason}") from error
+        self._listening = list(server.sockets)
+        self._protect()
         self._running = True
         self.listening.set()
         self._flush()
@@ -166,6 +177,7 @@ class Speaker:
         finally:
             self._running = False
             self.listening.clear()
+            self._listening, self._signed = [], {}
             server.close()
             self._abandon()
 
@@ -274,23 +286,51 @@ class Speaker:
     # -- TCP ----------------------------------------------------------------------------------------------------------
 
     async def _dial(self, connection: Connection, config: PeerConfig) -> None:
-        source = config.local_address or self._config.listen_address
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(
-                lambda: Tcp(self, connection), str(config.address), config.port, local_addr=(str(source), 0)
-            )
+            sock = calling(config, config.local_address or self._config.listen_address)
+            try:
+                await loop.sock_connect(sock, (str(config.address), config.port))
+                await loop.create_connection(lambda: Tcp(self, connection), sock=sock)
+            except BaseException:
+                sock.close()
+                raise
         except OSError as error:
             self._router.dial_failed(connection, error.strerror or str(error), self._clock.now())
             self._soon()
+
+    def _protect(self) -> None:
+        """Have the listening sockets ask for the passwords that are configured, and no others."""
+        wanted = {
+            one: peer.config.password for one, peer in self._router.peers.items() if peer.config.password
+        }
+        for address in wanted.keys() | self._signed.keys():
+            if wanted.get(address) == self._signed.get(address):
+                continue
+            try:
+                for sock in self._listening:
+                    sign(sock, address, wanted.get(address, ""))
+            except OSError as error:
+                self._log.warning("bgp.no_md5", peer=str(address), why=error.strerror)
+                wanted.pop(address, None)  # `opened` turns it away
+        if any(peer.config.ttl_security_hops for peer in self._router.peers.values()):
+            for sock in self._listening:
+                be_near(sock)  # the answer to a call comes from this socket
+        self._signed = wanted if self._listening else {}
 
     def opened(self, tcp: Tcp) -> None:
         """TCP is up."""
         if tcp.connection is None and self._running:
             tcp.connection = self._router.accept(tcp.remote)
-        if tcp.connection is None or not self._running:
+        peer = self._router.peers.get(tcp.remote)
+        if tcp.connection is None or peer is None or not self._running:
             tcp.abort()
             return
+        if not tcp.outgoing:
+            if peer.config.password != self._signed.get(tcp.remote, ""):
+                tcp.abort()
+                return
+            tcp.limit_hops(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
         self._router.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
         self._soon()
@@ -310,7 +350,8 @@ class Speaker:
             self._router.disconnected(tcp.connection, why, self._clock.now())
             self._soon()
 
-    def may_write(self, tcp: Tcp) -> None:
-        """A neighbour takes more."""
+    def flow_changed(self, tcp: Tcp) -> None:
+        """A neighbour takes no more bytes, or takes them again."""
         if tcp.connection is not None and self._running:
-            self._pump(tcp.connection)
+            self._router.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
+            self._soon()

@@ -1,20 +1,30 @@
 """One TCP connection under asyncio: bytes both ways, and a limit on what waits to be written.
 
 Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
-table; a connection that is closed but takes no more bytes is cut after a while. Does not know: BGP.
+table; a connection that is closed but takes no more bytes is cut after a while. TCP MD5 (RFC 2385) and TTL security
+(RFC 5082) as Linux has them: an OSError where the kernel refuses, so no session comes up unprotected.
+Does not know: BGP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from bgp.config import PeerConfig
+
 HIGH_WATER_BYTES = 64 << 10
 CLOSING_SECONDS = 5.0
 """How long a last NOTIFICATION may take to leave."""
+TCP_MD5SIG = 14
+"""linux/tcp.h."""
+IP_MINTTL = 21
+"""linux/in.h; the socket module does not name it."""
+LARGEST_TTL = 255
 
 
 class Owner(Protocol):
@@ -32,8 +42,8 @@ class Owner(Protocol):
         """It is down."""
         ...
 
-    def may_write(self, tcp: Tcp) -> None:
-        """What waited has gone; more may be written."""
+    def flow_changed(self, tcp: Tcp) -> None:
+        """`is_full` is another."""
         ...
 
 
@@ -66,6 +76,11 @@ class Tcp(asyncio.Protocol):
         """Send behind what waits."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+    def limit_hops(self, hops: int) -> None:
+        """TTL security on a connection that the other side opened."""
+        if self._transport is not None:
+            limit_hops(self._transport.get_extra_info("socket"), hops)
 
     def close(self) -> None:
         """Close once what was written has left, or after a while."""
@@ -103,8 +118,50 @@ class Tcp(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Called by the loop."""
         self.is_full = True
+        self._owner.flow_changed(self)
 
     def resume_writing(self) -> None:
         """Called by the loop."""
         self.is_full = False
-        self._owner.may_write(self)
+        self._owner.flow_changed(self)
+
+
+class Socket(Protocol):
+    """A socket, or what asyncio shows of one."""
+
+    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+        """As socket.socket."""
+        ...
+
+
+def sign(sock: Socket, peer: IPv4Address, password: str) -> None:
+    """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
+    key = password.encode()
+    address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
+
+
+def be_near(sock: Socket) -> None:
+    """Send with the largest TTL."""
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
+
+
+def limit_hops(sock: Socket, hops: int) -> None:
+    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: no limit."""
+    if hops:
+        be_near(sock)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, LARGEST_TTL + 1 - hops)
+
+
+def calling(config: PeerConfig, source: IPv4Address) -> socket.socket:
+    """A socket to call a peer with. Raises OSError."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if config.password:
+            sign(sock, config.address, config.password)
+        limit_hops(sock, config.ttl_security_hops)
+        sock.bind((str(source), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -52,4 +52,12 @@ def shutdown_text(notification: Notification) -> str:
     return "".join(letter for letter in text if letter.isprintable())
 
 
+def shutdown_data(text: str) -> bytes:
+    """The data of a Cease with a text, cut at a whole character."""
+    packed = text.encode()[:LONGEST_TEXT].decode("utf-8", "ignore").encode()
+    return bytes([len(packed)]) + packed if packed else b""
+
+
+LONGEST_TEXT = 255
+"""RFC 9003 section 2, in octets."""
 _WITH_TEXT = (Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET)

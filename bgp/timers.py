@@ -14,6 +14,8 @@ class Timer(Enum):
 
     HOLD = auto()
     KEEPALIVE = auto()
+    SEND_HOLD = auto()
+    """The other end takes no bytes (RFC 9687)."""
 
 
 class Timers:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 import structlog
@@ -27,11 +28,13 @@ WAIT_SECONDS = 10
 class Node:
     """A running speaker and its bell."""
 
-    def __init__(self, own: IPv4Address, peer: IPv4Address, *, restarting: bool = False) -> None:
+    def __init__(self, own: IPv4Address, peer: IPv4Address, *, restarting: bool = False, **more: Any) -> None:
         self.changed = asyncio.Event()
         config = SpeakerConfig(64512, own, own, PORT, restarting=restarting, deferral_seconds=20)
         self.speaker = Speaker(config, SystemClock(), self.changed.set, structlog.get_logger())
-        self.speaker.configure({peer: PeerConfig(peer, 64512, PORT, passive=own > peer, local_address=own)})
+        self.speaker.configure(
+            {peer: PeerConfig(peer, 64512, PORT, passive=own > peer, local_address=own, **more)}
+        )
         self.speaker.announce(frozenset())
 
     async def until(self, condition: Callable[[Speaker], bool]) -> None:
@@ -102,3 +105,32 @@ async def test_a_port_in_use_is_said_with_address_and_port() -> None:
     sentence = f"cannot listen for BGP on {ONE} port {PORT}: another process has it"
     with socket.create_server((str(ONE), PORT)), pytest.raises(ListenFailed, match=sentence):
         await second.speaker.run()
+
+
+async def test_a_drained_speaker_is_forgotten_at_once() -> None:
+    one, two = Node(ONE, TWO), Node(TWO, ONE)
+    one.speaker.announce(frozenset({BLOCK}))
+    async with running(one), running(two):
+        await two.until(lambda speaker: bool(speaker.learned))
+        one.speaker.drain("gone for good")
+        await two.until(lambda speaker: not speaker.learned)
+        assert two.speaker.status()[0].last_error.endswith("gone for good")
+
+
+async def test_two_speakers_with_one_password_and_ttl_security_meet() -> None:
+    one = Node(ONE, TWO, password="secret", ttl_security_hops=1)
+    two = Node(TWO, ONE, password="secret", ttl_security_hops=1)
+    one.speaker.announce(frozenset({BLOCK}))
+    async with running(one), running(two):
+        await two.until(lambda speaker: bool(speaker.learned))
+
+
+async def test_a_caller_without_the_password_does_not_even_get_tcp() -> None:
+    one = Node(ONE, TWO, password="secret")
+    async with running(one):
+        await one.speaker.listening.wait()
+        with socket.socket() as caller:
+            caller.bind((str(TWO), 0))
+            caller.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                caller.connect((str(ONE), PORT))

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 from bgp import nlri
 from bgp.config import PeerConfig, SpeakerConfig
@@ -82,25 +83,48 @@ class Wire:
 
     # -- building -----------------------------------------------------------------------------------------------------
 
-    def node(self, last: int, asn: int = 64512, *, restarting: bool = False, restart_seconds: int = 120) -> Node:
+    def node(
+        self,
+        last: int,
+        asn: int = 64512,
+        *,
+        restarting: bool = False,
+        restart_seconds: int = 120,
+        cluster_id: IPv4Address | None = None,
+    ) -> Node:
         """A speaker that starts now, in place of an earlier one of that address."""
         own = address(last)
-        config = SpeakerConfig(asn, own, own, restarting=restarting, restart_seconds=restart_seconds)
+        config = SpeakerConfig(
+            asn, own, own, restarting=restarting, restart_seconds=restart_seconds, cluster_id=cluster_id
+        )
         node = Node(own, Router(config, self.random.random, self.now))
         self.nodes[own] = node
         return node
 
-    def peer(self, node: Node, *others: tuple[int, int] | int, passive: bool = False, hold_seconds: int = 90) -> None:
+    def peer(
+        self,
+        node: Node,
+        *others: tuple[int, int] | int,
+        passive: bool = False,
+        hold_seconds: int = 90,
+        **more: Any,
+    ) -> None:
         """Configure a node's neighbours: numbers, or (number, AS)."""
         peers: dict[IPv4Address, PeerConfig] = {}
         for other in others:
             last, asn = other if isinstance(other, tuple) else (other, node.router.config.asn)
-            one = PeerConfig(address(last), asn, passive=passive, hold_seconds=hold_seconds, local_address=node.own)
+            one = PeerConfig(
+                address(last), asn, passive=passive, hold_seconds=hold_seconds, local_address=node.own, **more
+            )
             peers[one.address] = one
         self.configure(node, peers)
 
     def configure(self, node: Node, peers: Mapping[IPv4Address, PeerConfig]) -> None:
         node.router.configure(peers, self.now)
+        self.settle(node)
+
+    def drain(self, node: Node, text: str) -> None:
+        node.router.drain(text)
         self.settle(node)
 
     def announce(self, node: Node, *prefixes: str) -> None:

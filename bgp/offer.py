@@ -1,0 +1,26 @@
+"""What we say of ourselves in OPEN (RFC 5492, RFC 4724, RFC 8538). Pure; knows no session."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from bgp.capabilities import Capabilities, GracefulRestart
+from bgp.config import PeerConfig, SpeakerConfig
+from bgp.session import Local
+
+
+def our_side(
+    us: SpeakerConfig, peer: PeerConfig, address: IPv4Address, *, restarting: bool, was_up: bool
+) -> Local:
+    """Our side of a new connection; `address` is our end's, `was_up`: it had a session in this life of ours."""
+    restart = GracefulRestart(
+        us.restart_seconds,
+        restarting=restarting,
+        notification=True,
+        # Whatever breaks a session of ours, the kernel goes on forwarding.
+        forwarding_kept=us.restarting or was_up,
+    )
+    offer = Capabilities(
+        four_octet_as=us.asn, route_refresh=True, graceful_restart=restart, extended_message=True
+    )
+    return Local(us.asn, us.router_id, peer.hold_seconds, offer, address)
