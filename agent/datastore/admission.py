@@ -7,6 +7,7 @@ Does not know: files and their syntax, what agents do with a resource.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 
@@ -28,7 +29,8 @@ from agent.datastore.resources import (
 )
 from ipam.errors import Conflict
 from ipam.keys import block_of_key, block_prefix, resource_key, resource_prefix
-from ipam.model import Prefix
+from ipam.model import PoolRecord, Prefix
+from ipam.releasing import release_pool
 from ipam.store import Committed, Delete, Put, Store, Unchanged, Versioned
 
 MOST_ATTEMPTS = 5
@@ -65,8 +67,10 @@ class Admission:
         raise Conflict(f"{found.where}: somebody else keeps changing it; try again")
 
     async def delete(self, resource: Resource) -> None:
-        """Remove. Raises NotFound, Conflict, StoreError."""
+        """Remove; a pool is disabled and its blocks are given up before. Raises NotFound, Conflict, StoreError."""
         key = key_of(resource)
+        if isinstance(resource, IPPool):
+            await self._drain(key)
         for _ in range(MOST_ATTEMPTS):
             current = await self._store.get(key)
             if current is None:
@@ -78,6 +82,27 @@ class Admission:
         raise Conflict(
             f"{kind_of(resource)} {resource.metadata.name}: somebody else keeps changing it; try again"
         )
+
+    async def _drain(self, key: str) -> None:
+        """Disable a pool, so that every allocation under way fails at its guard, then free its empty blocks.
+
+        Addresses still in use stay allocated, in blocks that nobody owns.
+        """
+        for _ in range(MOST_ATTEMPTS):
+            current = await self._store.get(key)
+            if current is None:
+                return
+            stored = decode(IPPool, current.value, current.revision)
+            assert isinstance(stored, IPPool)
+            if stored.spec.disabled:
+                record = PoolRecord(pools.pool(stored), key, current.revision)
+                await release_pool(self._store, record, asyncio.sleep)
+                return
+            disabled = msgspec.structs.replace(
+                stored, spec=msgspec.structs.replace(stored.spec, disabled=True)
+            )
+            await self._store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
+        raise Conflict(f"{key}: somebody else keeps changing it; try again")
 
     async def read(self, kind: str, name: str | None = None) -> list[Resource]:
         """All resources of a kind, or the one of this name. Raises NotFound, StoreError."""

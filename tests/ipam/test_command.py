@@ -85,8 +85,12 @@ def _resource(kind: str, name: str, spec: object) -> bytes:
 
 
 async def tortie(server: Etcd, *words: str) -> tuple[int, str, str]:
+    return await run(server, "ipam", *words)
+
+
+async def run(server: Etcd, *words: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "agent.cli.main", "--etcd-endpoints", server.endpoint, "ipam", *words),
+        *(sys.executable, "-m", "agent.cli.main", "--etcd-endpoints", server.endpoint, *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -151,3 +155,18 @@ async def test_what_a_node_held_is_released_with_its_claims(server: Etcd, world:
     block = await world.block("10.0.0.4/30")
     assert block is not None
     assert block.owner is None
+
+
+async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
+    server: Etcd, world: World
+) -> None:
+    await world.allocator().release_handle(HandleId("h2"))
+    await world.allocator().assign(ask("h3", "n3", address=_four(0)))
+    await world.allocator().release_handle(HandleId("h3"))
+    assert await run(server, "delete", "ippool", "p") == (0, "IPPool p deleted\n", "")
+    assert await world.block("10.0.0.0/30") is None
+    block = await world.block("10.0.0.4/30")
+    assert block is not None
+    assert block.owner is None
+    assert list((await world.held()).values()) == ["h1"]
+    assert await world.faults() == []
