@@ -88,7 +88,11 @@ class Route:
     def __str__(self) -> str:
         """The line that `ip route` prints for it."""
         key = self.key
-        length = "" if key.destination.prefixlen == key.destination.max_prefixlen else f"/{key.destination.prefixlen}"
+        length = (
+            ""
+            if key.destination.prefixlen == key.destination.max_prefixlen
+            else f"/{key.destination.prefixlen}"
+        )
         words = [] if self.type is RouteType.UNICAST else [self.type.name.lower()]
         words.append(f"{key.destination.network_address}{length}")
         if self.gateway is not None:
@@ -141,7 +145,9 @@ class Tunnel:
         """The attributes, with both values, for which `other` must be deleted before this one can stand."""
         names = ("kind", "vni", "port", "parent", "local")
         pairs = ((name, getattr(other, name), getattr(self, name)) for name in names)
-        return tuple(f"{name} is {is_now}, should be {should}" for name, is_now, should in pairs if is_now != should)
+        return tuple(
+            f"{name} is {is_now}, should be {should}" for name, is_now, should in pairs if is_now != should
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,9 @@ class Masquerade:
 
     def collapsed(self) -> Masquerade:
         """The same addresses in the fewest networks: the form the kernel's interval sets are read back in."""
-        return Masquerade(frozenset(collapse_addresses(self.sources)), frozenset(collapse_addresses(self.pools)))
+        return Masquerade(
+            frozenset(collapse_addresses(self.sources)), frozenset(collapse_addresses(self.pools))
+        )
 
 
 @dataclass(frozen=True, slots=True)

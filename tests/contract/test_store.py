@@ -111,7 +111,9 @@ async def test_a_list_of_several_pages_is_of_one_revision(store: Store, root: st
     await writer
 
 
-async def test_a_commit_with_a_broken_guard_writes_nothing_and_shows_what_is_there(store: Store, root: str) -> None:
+async def test_a_commit_with_a_broken_guard_writes_nothing_and_shows_what_is_there(
+    store: Store, root: str
+) -> None:
     revision = await put(store, f"{root}a", b"1")
     outcome = await store.commit(
         (Unchanged(f"{root}a", revision - 1), Unchanged(f"{root}b", 0)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,22 @@ from tests.interop.world import Far, Ours, Output, start, two_namespaces, writte
 
 BLOCK, OTHER, LATER = "192.168.1.0/26", "192.168.2.0/26", "192.168.3.0/26"
 THEIR_BLOCK = "192.168.50.0/26"
+MANY = 100_000
 CONFIG = """
 router id 10.9.0.2;
 log stderr all;
 graceful restart wait 20;
 protocol device {{ scan time 1; }}
 protocol direct {{ ipv4; }}
-protocol kernel {{ ipv4 {{ import none; export all; }}; persist; graceful restart on; }}
-protocol static {{ ipv4; route {their_block} blackhole; }}
+protocol kernel {{ ipv4 {{ import none; export {kernel}; }}; persist; graceful restart on; }}
+protocol static {{ ipv4; route {their_block} blackhole; {routes} }}
 protocol bgp node {{
   local 10.9.0.2 as {asn};
   neighbor 10.9.0.1 as {peer_as};
   direct;
   hold time 9; connect delay time 1; connect retry time 1; error wait time 1, 2;
   graceful restart on;
+  {more}
   ipv4 {{ import all; export where source = RTS_STATIC; }};
 }}
 """
@@ -40,10 +43,21 @@ def far() -> Iterator[Far]:
 class Bird:
     """A BIRD in the far namespace."""
 
-    def __init__(self, far: Far, folder: Path, asn: int = 64512, peer_as: int = 64512) -> None:
+    def __init__(
+        self,
+        far: Far,
+        folder: Path,
+        asn: int,
+        peer_as: int,
+        more: str = "",
+        routes: str = "",
+        kernel: str = "all",
+    ) -> None:
         self._far = far
         self._control = str(folder / "bird.ctl")
-        text = CONFIG.format(asn=asn, peer_as=peer_as, their_block=THEIR_BLOCK)
+        text = CONFIG.format(
+            asn=asn, peer_as=peer_as, their_block=THEIR_BLOCK, more=more, routes=routes, kernel=kernel
+        )
         self._config = written(folder / "bird.conf", text)
         self.log: Output | None = None
 
@@ -61,9 +75,17 @@ class Bird:
 
 
 @asynccontextmanager
-async def running(far: Far, folder: Path, ours: Ours, asn: int = 64512) -> AsyncIterator[tuple[Bird, Output]]:
+async def running(
+    far: Far,
+    folder: Path,
+    ours: Ours,
+    asn: int = 64512,
+    more: str = "",
+    routes: str = "",
+    kernel: str = "all",
+) -> AsyncIterator[tuple[Bird, Output]]:
     """BIRD, and what its kernel says of routes."""
-    bird = Bird(far, folder, asn, ours.asn)
+    bird = Bird(far, folder, asn, ours.asn, more, routes, kernel)
     await bird.start()
     monitor = await start(*far.command("ip", "-4", "-o", "monitor", "route"))
     try:
@@ -149,3 +171,52 @@ async def test_a_bird_that_is_shut_down_takes_its_paths_along(far: Far, tmp_path
         await ours.until(lambda speaker: not speaker.learned)
         (peer,) = ours.speaker.status()
         assert peer.last_error == "peer said: cease, administrative shutdown (6/2): back soon"
+
+
+async def test_a_table_of_many_prefixes_goes_both_ways_and_no_hold_timer_expires(
+    far: Far, tmp_path: Path
+) -> None:
+    ours = Ours()
+    theirs = "".join(
+        f"route {IPv4Address((20 << 24) + (number << 6))}/26 blackhole;\n" for number in range(MANY)
+    )
+    many = [f"{IPv4Address((30 << 24) + (number << 6))}/26" for number in range(MANY)]
+    # Only the last prefix goes to the kernel, whose monitor would lose some of so many.
+    async with running(far, tmp_path, ours, routes=theirs, kernel=f"where net = {BLOCK}") as (bird, monitor):
+        ours.start(*many)
+        await ours.until(lambda speaker: len(speaker.learned) == MANY + 1)
+        ours.announce(*many, BLOCK)
+        await monitor.until(BLOCK)
+        assert f"{MANY + 1} of" in bird.ask("show", "route", "protocol", "node", "count")
+        (peer,) = ours.speaker.status()
+        assert (peer.received, peer.announced, peer.last_error) == (MANY + 1, MANY + 1, "")
+
+
+async def test_one_password_and_one_hop_on_both_sides_bring_the_session_up(far: Far, tmp_path: Path) -> None:
+    ours = Ours(more={"password": "secret", "ttl_security_hops": 1})
+    more = 'password "secret"; ttl security on;'
+    async with running(far, tmp_path, ours, more=more) as (_, monitor):
+        ours.start(BLOCK)
+        await monitor.until(BLOCK)
+        await ours.until(lambda speaker: bool(speaker.learned))
+
+
+async def test_a_reflecting_bird_takes_us_as_its_client(far: Far, tmp_path: Path) -> None:
+    ours = Ours()
+    async with running(far, tmp_path, ours, more="rr client; rr cluster id 10.255.0.1;") as (_, monitor):
+        ours.start(BLOCK)
+        await monitor.until(BLOCK)
+        await ours.until(lambda speaker: bool(speaker.learned))
+
+
+async def test_a_bird_that_asks_for_a_refresh_gets_everything_again(far: Far, tmp_path: Path) -> None:
+    ours = Ours()
+    async with running(far, tmp_path, ours) as (bird, monitor):
+        ours.start(BLOCK)
+        await monitor.until(BLOCK)
+        # BIRD keeps no unfiltered table, so with another filter it asks for all of it.
+        bird.ask("reload", "in", "node")
+        ours.announce(BLOCK, OTHER)
+        await monitor.until(OTHER)
+        assert "2 of" in bird.ask("show", "route", "protocol", "node", "count")
+        assert "Established" in bird.ask("show", "protocols", "node")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -114,6 +115,8 @@ class Ours:
     asn: int = 64512
     peer_as: int = 64512
     hold_seconds: int = 9
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of PeerConfig."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     speaker: Speaker = field(init=False)
     task: asyncio.Task[None] | None = None
@@ -121,7 +124,9 @@ class Ours:
     def start(self, *prefixes: str, restarting: bool = False) -> None:
         config = SpeakerConfig(self.asn, OURS, OURS, restarting=restarting)
         self.speaker = Speaker(config, SystemClock(), self.changed.set, structlog.get_logger())
-        peer = PeerConfig(THEIRS, self.peer_as, hold_seconds=self.hold_seconds, local_address=OURS)
+        peer = PeerConfig(
+            THEIRS, self.peer_as, hold_seconds=self.hold_seconds, local_address=OURS, **self.more
+        )
         self.speaker.configure({THEIRS: peer})
         self.announce(*prefixes)
         self.task = asyncio.create_task(self.speaker.run())

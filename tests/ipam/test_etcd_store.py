@@ -164,6 +164,30 @@ async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
         await store.close()
 
 
+async def test_both_sides_prove_themselves_over_tls() -> None:
+    with start_etcd(tls=True) as server, start_etcd(tls=True) as stranger:
+        ca, cert, key = server.file("ca.pem"), server.file("client.pem"), server.file("client.key")
+        store = EtcdStore(EtcdConfig((server.endpoint,), ca, cert, key))
+        follower = Follower(store, "/tls/", await put(store, "/tls-before") + 1)
+        await put(store, "/tls/a")
+        await follower.until(1)
+        await follower.stop()
+        await store.close()
+        for config in (
+            EtcdConfig((server.endpoint,), ca, call_seconds=0.5),
+            EtcdConfig((stranger.endpoint,), ca, cert, key, call_seconds=0.5),
+        ):
+            refused = EtcdStore(config)
+            with pytest.raises(StoreUnavailable):
+                await refused.get("/tls/a")
+            await refused.close()
+
+
+def test_a_tls_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="etcd TLS file /nowhere/ca: No such file"):
+        EtcdStore(EtcdConfig(("https://127.0.0.1:1",), "/nowhere/ca"))
+
+
 async def test_an_etcd_that_is_not_there_is_said_so_within_the_deadline() -> None:
     store = EtcdStore(EtcdConfig(("127.0.0.1:1",), call_seconds=0.2))
     with pytest.raises(StoreUnavailable):

@@ -175,3 +175,22 @@ async def test_a_cancelled_request_leaves_nothing_behind(moment: int) -> None:
     else:
         assert len(await world.held()) == 1
     assert await world.faults() == []
+
+
+async def test_a_request_cancelled_in_the_moment_of_its_answer_leaves_nothing_behind() -> None:
+    store = FakeStore()
+    world = World(store)
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    task = asyncio.create_task(allocator.assign(ask("h1"), lambda _: endpoint("w1")))
+
+    def cancel_soon(_: object) -> None:
+        asyncio.get_running_loop().call_soon(task.cancel)  # before the task wakes up with its answer
+
+    store.committed = cancel_soon
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    await asyncio.gather(*allocator._workers.values())
+    assert await world.held() == {}
+    assert resource_key("workloadendpoints", "w1", "default") not in store.copy()
+    assert await world.faults() == []
