@@ -48,39 +48,27 @@ def best_path(candidates: Iterable[Path]) -> Path:
     Own first is not in the RFC: a peer with a high LOCAL_PREF must not take our own blocks from us.
     """
     paths = list(candidates)
-    for key in _BEFORE_MED:
-        paths = _least(paths, key)
-    paths = _least_med_of_each_neighbour(paths)
-    for key in _AFTER_MED:
-        paths = _least(paths, key)
+    for _, rule in _RULES:
+        if len(paths) == 1:
+            break
+        paths = rule(paths)
     return paths[0]
+
+
+def why_not(path: Path, candidates: Iterable[Path]) -> str:
+    """The rule by which a path lost against the others; empty for the best one."""
+    paths = list(candidates)
+    for name, rule in _RULES:
+        paths = rule(paths)
+        if path not in paths:
+            return name
+    return ""
 
 
 def local_pref(path: Path) -> int:
     """LOCAL_PREF, or its default where the peer gave none."""
     given = path.attributes.local_pref
     return DEFAULT_LOCAL_PREF if given is None else given
-
-
-_BEFORE_MED: tuple[Callable[[Path], int], ...] = (
-    lambda path: not path.source.is_own,
-    lambda path: -local_pref(path),
-    lambda path: path.attributes.as_path_length,
-    lambda path: path.attributes.origin,
-)
-_AFTER_MED: tuple[Callable[[Path], int], ...] = (
-    lambda path: path.source.internal,
-    lambda path: int(path.attributes.originator_id or path.source.router_id),
-    lambda path: len(path.attributes.cluster_list),
-    lambda path: path.source.key,
-)
-
-
-def _least(paths: list[Path], key: Callable[[Path], int]) -> list[Path]:
-    if len(paths) == 1:
-        return paths
-    least = min(map(key, paths))
-    return [path for path in paths if key(path) == least]
 
 
 def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
@@ -90,3 +78,25 @@ def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
         neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
         least[neighbour] = min(med, least.get(neighbour, med))
     return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
+
+
+def _least(key: Callable[[Path], int]) -> Callable[[list[Path]], list[Path]]:
+    def rule(paths: list[Path]) -> list[Path]:
+        least = min(map(key, paths))
+        return [path for path in paths if key(path) == least]
+
+    return rule
+
+
+_RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
+    ("not our own", _least(lambda path: not path.source.is_own)),
+    ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
+    ("longer AS_PATH", _least(lambda path: path.attributes.as_path_length)),
+    ("higher ORIGIN", _least(lambda path: path.attributes.origin)),
+    ("higher MED", _least_med_of_each_neighbour),
+    ("internal", _least(lambda path: path.source.internal)),
+    ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
+    ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),
+    ("higher peer address", _least(lambda path: path.source.key)),
+)
+"""What a path that a rule removes has, and the rule."""

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Protocol
@@ -23,9 +22,10 @@ from bgp.fsm import State
 from bgp.nlri import Nlri
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Router, Wire
+from bgp.status import LearnedRoute, PathStatus, PeerStatus, paths, peer_status
 from bgp.tcp import Socket, Tcp, be_near, calling, sign
 
-__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
+__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
 
 BACKLOG = 128
 MOST_UPDATES_AT_ONCE = 16
@@ -56,34 +56,6 @@ class Log(Protocol):
     def warning(self, event: str, **fields: Any) -> Any:
         """Something was tolerated or is tried again."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedRoute:
-    """The best path to a prefix."""
-
-    prefix: IPv4Network
-    next_hop: IPv4Address
-    peer: IPv4Address
-    stale: bool
-    """Kept through the peer's restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
-    """A neighbour, for people."""
-
-    address: IPv4Address
-    asn: int
-    description: str
-    state: State
-    since: datetime | None
-    """When the state was entered."""
-    received: int
-    announced: int
-    last_error: str
-    restarting: bool
-    """Its paths are kept although its session is gone or new."""
 
 
 class Speaker:
@@ -142,18 +114,25 @@ class Speaker:
         return tuple(self._status(address) for address in sorted(self._router.peers))
 
     def _status(self, address: IPv4Address) -> PeerStatus:
-        peer = self._router.peers[address]
-        seen = self._states.get(address)
-        return PeerStatus(
-            address=address,
-            asn=peer.config.asn,
-            description=peer.config.description,
-            state=peer.state if self._running else State.IDLE,
-            since=seen[1] if seen is not None else None,
-            received=len(peer.learned),
-            announced=len(peer.out) if peer.out is not None else 0,
-            last_error=peer.last_error,
-            restarting=bool(peer.stale),
+        peer, seen = self._router.peers[address], self._states.get(address)
+        return peer_status(
+            peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
+        )
+
+    def paths(self, prefix: IPv4Network) -> tuple[PathStatus, ...]:
+        """All paths to a prefix, the best one first, each with why it is not used."""
+        return paths(self._router, prefix)
+
+    def received(self, peer: IPv4Address) -> tuple[IPv4Network, ...]:
+        """The prefixes that a neighbour told us; none when it is not one."""
+        known = self._router.peers.get(peer)
+        return tuple(sorted(map(nlri.unpack, known.learned.prefixes))) if known is not None else ()
+
+    def advertised(self, peer: IPv4Address) -> tuple[IPv4Network, ...]:
+        """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
+        known = self._router.peers.get(peer)
+        return (
+            tuple(sorted(map(nlri.unpack, known.out))) if known is not None and known.out is not None else ()
         )
 
     # -- life ---------------------------------------------------------------------------------------------------------

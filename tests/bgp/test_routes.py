@@ -13,12 +13,13 @@ from bgp import messages, nlri
 from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities
 from bgp.config import PeerConfig, SpeakerConfig
-from bgp.decision import Path, Source, best_path
+from bgp.decision import Path, Source, best_path, why_not
 from bgp.framing import Framing
 from bgp.fsm import State
 from bgp.messages import Keepalive, Open, Update
 from bgp.rib import OWN, LocRib
 from bgp.router import Router
+from bgp.status import paths as paths_of
 from tests.fakes.wire import Node, Wire
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
@@ -66,6 +67,8 @@ BETTER = [
 def test_the_rules_of_the_decision_in_their_order(better: Path, worse: Path) -> None:
     assert best_path([worse, better]) is better
     assert best_path([better, worse]) is better
+    assert why_not(better, [worse, better]) == ""
+    assert why_not(worse, [worse, better]) != ""
 
 
 def test_med_is_compared_only_within_one_neighbour_as() -> None:
@@ -104,6 +107,26 @@ def test_the_best_path_does_not_depend_on_the_order_of_arrival(
     assert rib.drop([b"\x08\x0a"], best.source.key) == {b"\x08\x0a"}
     rest = [one for one in candidates if one is not best]
     assert rib.best(b"\x08\x0a") is (best_path(rest) if rest else None)
+
+
+def test_every_path_is_shown_with_the_rule_by_which_it_lost() -> None:
+    wire = Wire()
+    one, two, three = wire.node(1), wire.node(2), wire.node(3)
+    for node, prefixes in ((one, []), (two, [BLOCK]), (three, [BLOCK])):
+        wire.peer(node, *([2, 3] if node is one else [1]))
+        wire.announce(node, *prefixes)
+    wire.run(5)
+    shown = paths_of(one.router, IPv4Network(BLOCK))
+    assert [(str(path.peer), path.stale, path.rejected) for path in shown] == [
+        ("10.0.0.2", False, ""),
+        ("10.0.0.3", False, "higher identifier"),
+    ]
+    wire.announce(one, BLOCK)
+    assert [path.rejected for path in paths_of(one.router, IPv4Network(BLOCK))] == [
+        "",
+        "not our own",
+        "not our own",
+    ]
 
 
 # -- who is told ------------------------------------------------------------------------------------------------------

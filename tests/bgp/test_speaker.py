@@ -70,7 +70,12 @@ async def test_two_speakers_tell_each_other_what_they_originate_and_withdraw() -
         assert next_hops(one.speaker) == {str(OTHER): str(TWO)}
         one.speaker.announce(frozenset())
         await two.until(lambda speaker: not speaker.learned)
-        assert [peer.state for peer in one.speaker.status()] == [State.ESTABLISHED]
+        (shown,) = one.speaker.status()
+        assert (shown.state, shown.hold_seconds, shown.router_id) == (State.ESTABLISHED, 90, TWO)
+        assert shown.received_offer is not None
+        assert shown.received_offer.graceful_restart is not None
+        assert one.speaker.received(TWO) == two.speaker.advertised(ONE) == (OTHER,)
+        assert one.speaker.paths(OTHER)[0].peer == TWO
 
 
 async def test_a_speaker_that_dies_and_returns_changes_no_next_hop_at_its_neighbour() -> None:
