@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp.iana import PORT
@@ -56,6 +56,18 @@ class PeerConfig:
             raise ValueError(
                 f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds"
             )
+
+
+def same_session(one: PeerConfig, other: PeerConfig) -> bool:
+    """Whether a session made for one may stay for the other: what differs counts only for people or from now on."""
+    adjusted = replace(
+        one,
+        description=other.description,
+        passive=other.passive,
+        port=other.port,
+        maximum_prefixes=other.maximum_prefixes,
+    )
+    return adjusted == other
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,14 @@ class Peer:
         session.send(update)
         return session.data_to_send()
 
+    def reconfigure(self, config: PeerConfig, now: float) -> None:
+        """Go on under a configuration that the present session can live with."""
+        self.config = config
+        if config.passive:
+            self._dial_at = None
+        elif not self._sessions:
+            self._schedule(now, LONGEST_RETRY_SECONDS)
+
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""
         outputs: list[Output] = []

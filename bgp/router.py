@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from bgp import nlri
 from bgp.attributes import PathAttributes
-from bgp.config import PeerConfig, SpeakerConfig
+from bgp.config import PeerConfig, SpeakerConfig, same_session
 from bgp.export import Listener, outgoing
 from bgp.iana import Cease
 from bgp.nlri import Nlri
@@ -57,12 +57,18 @@ class Router:
     # -- wishes -------------------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[IPv4Address, PeerConfig], now: float) -> None:
-        """These are the neighbours, and no others. One whose configuration changed begins anew."""
+        """These are the neighbours, and no others. A session ends only where what it was made for changed."""
         if not self._configured:
             self._configured, self._began = True, now
-        for address in [known for known, peer in self.peers.items() if peers.get(known) != peer.config]:
-            peer = self.peers.pop(address)
-            self._adopt(peer, peer.deconfigure())
+        for address, peer in list(self.peers.items()):
+            wanted = peers.get(address)
+            if wanted == peer.config:
+                continue
+            if wanted is not None and same_session(peer.config, wanted):
+                peer.reconfigure(wanted, now)
+            else:
+                del self.peers[address]
+                self._adopt(peer, peer.deconfigure())
         for address, config in peers.items():
             if address not in self.peers:
                 self.peers[address] = self._new_peer(config, now)

@@ -249,6 +249,31 @@ def test_a_peer_that_takes_no_bytes_is_given_up_after_two_hold_times() -> None:
     wire.until(lambda: "send hold timer expired (8/0)" in two_of_one.last_error, seconds=15)
 
 
+def test_a_change_that_concerns_no_session_leaves_it_alone_and_another_begins_it_anew() -> None:
+    wire = Wire()
+    one, two, *_ = line(wire, 64512, 64512)
+    before = list(one.ends)
+    wire.peer(one, 2, description="renamed", maximum_prefixes=50, passive=True)
+    wire.run(5)
+    assert list(one.ends) == before
+    wire.peer(one, 2, hold_seconds=9)
+    wire.run(5)
+    assert list(one.ends) != before
+    assert one.state(two) is State.ESTABLISHED
+
+
+def test_a_peer_that_is_no_longer_passive_begins_to_call() -> None:
+    wire = Wire()
+    one, two = wire.node(1), wire.node(2)
+    wire.peer(one, 2, passive=True)
+    wire.peer(two, 1, passive=True)
+    wire.run(20)
+    assert one.state(two) is State.ACTIVE
+    wire.peer(one, 2)
+    wire.run(5)
+    assert one.state(two) is State.ESTABLISHED
+
+
 def test_bad_configuration_is_refused_with_a_sentence() -> None:
     own = IPv4Address("10.0.0.1")
     for make, sentence in (
