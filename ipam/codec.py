@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from ipaddress import ip_network
+from sys import intern
 from typing import Any
 
 from ipam.errors import Malformed
@@ -98,7 +99,10 @@ def decode_block(key: str, value: bytes) -> Block:
 
 def _attributes(raw: Mapping[str, Any]) -> Attributes:
     handle = raw.get("handle_id")
-    secondary = tuple(sorted((str(k), str(v)) for k, v in (raw.get("secondary") or {}).items()))
+    # the same few words in every allocation: kept once
+    secondary = tuple(
+        sorted((intern(str(k)), intern(str(v))) for k, v in (raw.get("secondary") or {}).items())
+    )
     return Attributes(
         HandleId(str(handle)) if handle is not None else None,
         secondary,
