@@ -28,7 +28,7 @@ check: .venv/ready
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache | tail -n 30
+	@said=$$($(BIN)/lint-imports --no-cache) || { echo "$$said"; exit 1; }
 
 format: .venv/ready
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
