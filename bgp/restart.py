@@ -18,36 +18,62 @@ class Staleness:
     """The stale paths of one neighbour."""
 
     def __init__(self) -> None:
-        self.prefixes: set[Nlri] = set()
-        self.deadline: float | None = None
+        self._until: dict[Nlri, float] = {}
+        """Stale prefix -> when it goes, counted from the first loss that made it stale."""
+        self._telling_until: float | None = None
+        """While the neighbour is back and still telling: by when it must have ended."""
+
+    @property
+    def prefixes(self) -> set[Nlri]:
+        """The stale prefixes."""
+        return set(self._until)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expired` is due."""
+        if not self._until:
+            return None
+        return self._telling_until if self._telling_until is not None else min(self._until.values())
 
     def lost(self, held: Iterable[Nlri], restart_seconds: int, now: float) -> set[Nlri]:
-        """The session broke and its paths may stay. A path that was stale already goes: RFC 4724 asks for that."""
-        gone = self.prefixes
-        self.prefixes = set(held) - gone
-        self.deadline = now + restart_seconds if self.prefixes else None
-        return gone
+        """The session broke and its paths may stay.
+
+        RFC 4724 lets a path go that was stale already, so that nobody keeps it for ever. Here it keeps its first
+        deadline instead: a neighbour that is killed twice in a row loses nothing, one that never ends does.
+        """
+        self._telling_until = None
+        for prefix in held:
+            self._until.setdefault(prefix, now + restart_seconds)
+        return self.expired(now)
 
     def returned(self, now: float, *, kept: bool) -> set[Nlri]:
         """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
         if not kept:
             return self.clear()
-        self.deadline = now + LONGEST_TELLING_SECONDS if self.prefixes else None
+        self._telling_until = now + LONGEST_TELLING_SECONDS
         return set()
 
     def told(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
         """The neighbour spoke of these again; answers those that were stale until now."""
-        if not self.prefixes:
+        if not self._until:
             return set()
-        fresh = self.prefixes.intersection(prefixes)
-        self.prefixes -= fresh
+        fresh = self._until.keys() & set(prefixes)
+        for prefix in fresh:
+            del self._until[prefix]
         return fresh
 
     def expired(self, now: float) -> set[Nlri]:
         """What goes because the neighbour took too long."""
-        return self.clear() if self.deadline is not None and now >= self.deadline else set()
+        if self._telling_until is not None:
+            return self.clear() if now >= self._telling_until else set()
+        gone = {prefix for prefix, at in self._until.items() if now >= at}
+        for prefix in gone:
+            del self._until[prefix]
+        return gone
 
     def clear(self) -> set[Nlri]:
         """End-of-RIB came, or nothing may be kept."""
-        gone, self.prefixes, self.deadline = self.prefixes, set(), None
+        gone = set(self._until)
+        self._until.clear()
+        self._telling_until = None
         return gone
