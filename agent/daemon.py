@@ -25,9 +25,11 @@ import structlog
 from agent import control
 from agent import log as logging
 from agent.clock import SystemClock
+from agent.cni.collector import Collector
 from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.server import CniServer, ServerPorts
+from agent.cni.ports import ServerPorts
+from agent.cni.server import CniServer
 from agent.config import Config, ConfigError, load
 from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
@@ -52,6 +54,7 @@ NODE_PASS_SECONDS = 60.0
 """The node's record is compared again this often, whatever happened."""
 NODE_RETRY_SECONDS = 2.0
 DEFAULT_MTU = 1500
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = structlog.get_logger()
 
@@ -94,9 +97,10 @@ class Agent:
                 learned=marks.learned,
             ),
         )
-        self._cni = CniServer(
-            config.cni_socket, self._ports(), Journal(Path(config.paths.state)), self._clock
-        )
+        ports = self._ports()
+        journal = Journal(Path(config.paths.state))
+        self._cni = CniServer(config.cni_socket, ports, journal, self._clock)
+        self._collector = Collector(ports, self._cluster, self._clock)
 
     def _ports(self) -> ServerPorts:
         return ServerPorts(
@@ -111,6 +115,7 @@ class Agent:
             forget=self._forget,
             settled=self._settled,
             pods=NetlinkPods(),
+            boot_id=BOOT_ID.read_text().strip(),
         )
 
     async def run(self) -> None:
@@ -124,6 +129,7 @@ class Agent:
                 group.create_task(self._reconciler.run())
                 group.create_task(self._keep_record())
                 group.create_task(self._cni.run())
+                group.create_task(self._collector.run())
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
                 log.info("agent.started", node=self._cluster.node, restarting=self._mesh.restarting)
         finally:

@@ -38,10 +38,15 @@ class Attachment:
 
 def host_interface(request: Request) -> str:
     """`cali…`: from the pod's name in Kubernetes, else from the container id."""
-    if request.pod is not None and request.namespace is not None:
-        name = f"{request.namespace}.{request.pod}"
-        return WORKLOAD_PREFIX + hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:HASH_LENGTH]
-    return WORKLOAD_PREFIX + request.container_id[:HASH_LENGTH]
+    return host_interface_of(request.namespace, request.pod, request.container_id)
+
+
+def host_interface_of(namespace: str | None, pod: str | None, container_id: str) -> str:
+    """The same from its parts, as an allocation keeps them."""
+    if pod is not None and namespace is not None:
+        digest = hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()
+        return WORKLOAD_PREFIX + digest[:HASH_LENGTH]
+    return WORKLOAD_PREFIX + container_id[:HASH_LENGTH]
 
 
 def handle(request: Request) -> HandleId:

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
@@ -35,6 +33,7 @@ from agent.cni.attachment import (
     stored_name,
 )
 from agent.cni.journal import Journal, JournalFull, Release
+from agent.cni.ports import ServerPorts
 from agent.cni.spec import MOST_STDIN_BYTES, CniError, Code, Request, Result, Verb
 from agent.control import peer_is_root
 from agent.dataplane.kernel import KernelError
@@ -42,8 +41,8 @@ from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
 from ipam.allocator import Companion
 from ipam.errors import IpamError, Refused, StoreUnavailable
 from ipam.keys import resource_key
-from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
-from ipam.store import Delete, Put, Store, Unchanged
+from ipam.model import AddressRequest, Assignment
+from ipam.store import Delete, Put, Unchanged
 
 MOST_ENVIRONMENT_BYTES = 64 << 10
 MOST_CALLS = 512
@@ -56,56 +55,6 @@ RELEASE_SECONDS = 3.0
 REPLAY_SECONDS = 2.0
 
 log = structlog.get_logger()
-
-
-class Addresses(Protocol):
-    """The allocator, as far as attachments need it."""
-
-    async def assign(
-        self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
-    ) -> tuple[Assignment, ...]:
-        """See ipam.allocator."""
-        ...
-
-    async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
-        """See ipam.allocator."""
-        ...
-
-
-class PodNetwork(Protocol):
-    """Who makes and removes the veth pair."""
-
-    async def attach(self, wish: Attachment) -> None:
-        """Make it; nothing is left when it raises KernelError."""
-        ...
-
-    async def detach(self, host_interface: str) -> None:
-        """Remove it; nothing to remove is success. Raises KernelError."""
-        ...
-
-    def exists(self, host_interface: str) -> bool:
-        """Whether it is there."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerPorts:
-    """Everything outside that the server speaks to."""
-
-    allocator: Addresses
-    store: Store
-    node: NodeName
-    labels: Callable[[], tuple[tuple[str, str], ...]]
-    mtu: Callable[[], int]
-    not_ready: Callable[[], str | None]
-    """None, or why no pod can be attached now."""
-    known: Callable[[str], WorkloadEndpoint | None]
-    """The endpoint of this node stored under an etcd key, as the facts have it."""
-    adopt: Callable[[WorkloadEndpoint], None]
-    forget: Callable[[WorkloadEndpoint], None]
-    settled: Callable[[Iterable[IPv4Address], float], Awaitable[None]]
-    """Wait until the host's routes to these addresses are in the kernel."""
-    pods: PodNetwork
 
 
 class CniServer:
@@ -240,7 +189,9 @@ class CniServer:
         """Addresses and endpoint, in one transaction."""
         node, stamp = self._ports.node, self._clock.wall()
         mac = chosen_mac(os.urandom(6))
+        # Calico's words, and two of ours by which the collector can prove that a pod is gone.
         about = {"node": node, "timestamp": stamp.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")}
+        about |= {"boot": self._ports.boot_id, "netns": request.netns}
         if request.pod is not None and request.namespace is not None:
             about |= {"pod": request.pod, "namespace": request.namespace}
         wanted = AddressRequest(
@@ -255,7 +206,8 @@ class CniServer:
         def companion(assignments: tuple[Assignment, ...]) -> Companion:
             addresses = [item.address for item in assignments if isinstance(item.address, IPv4Address)]
             written.append(endpoint(request, node, mac, addresses, stamp.strftime("%Y-%m-%dT%H:%M:%SZ")))
-            return Companion((), (Put(self._key(request), encode(written[-1])),))
+            key = self._key(request)
+            return Companion((), (Put(key, encode(written[-1])),), (Delete(key),))
 
         try:
             assigned = await self._ports.allocator.assign(wanted, companion)

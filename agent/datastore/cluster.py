@@ -106,6 +106,15 @@ class Cluster:
         found = self._decoded.get(key)
         return found if isinstance(found, WorkloadEndpoint) else None
 
+    def keyed_endpoint(
+        self, wanted: Callable[[WorkloadEndpoint], bool]
+    ) -> tuple[str, WorkloadEndpoint] | None:
+        """The first of this node's endpoints that is wanted, with its etcd key."""
+        for key, value in self._decoded.items():
+            if isinstance(value, WorkloadEndpoint) and wanted(value):
+                return key, value
+        return None
+
     @property
     def bgp(self) -> BGPConfigurationSpec:
         """The object named `default`, or the defaults."""

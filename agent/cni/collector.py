@@ -1,0 +1,136 @@
+"""Frees what runtimes forgot: an address is given back only with proof that its pod is gone, and the proof is logged.
+
+Promises: two looks with a pause between them must agree (ipam.garbage); address and endpoint go in one transaction,
+guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees nothing.
+Does not know: how proof is judged, CNI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import structlog
+
+from agent.clock import Clock
+from agent.cni.attachment import host_interface_of
+from agent.cni.ports import ServerPorts
+from agent.datastore.cluster import Cluster, own_blocks
+from ipam import block as blocks
+from ipam.allocator import Companion
+from ipam.codec import decode_block
+from ipam.errors import IpamError
+from ipam.garbage import PAUSE_SECONDS, Look, proof
+from ipam.keys import block_key
+from ipam.model import Address, Attributes, Block, NodeName
+from ipam.store import Delete, Unchanged
+
+ROUND_SECONDS = 300.0
+"""Between two rounds when nothing is suspected; a suspect is looked at again as soon as it may be proved."""
+
+log = structlog.get_logger()
+
+
+class Collector:
+    """Looks at every allocation in this node's own blocks."""
+
+    def __init__(self, ports: ServerPorts, cluster: Cluster, clock: Clock) -> None:
+        self._ports = ports
+        self._cluster = cluster
+        self._clock = clock
+        self._first: dict[Address, Look] = {}
+        """The earlier look at each allocation that seemed abandoned."""
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            wait = PAUSE_SECONDS if self._first else ROUND_SECONDS
+            await asyncio.sleep(wait * random.uniform(1.0, 1.1) if self._ports.not_ready() is None else 1.0)
+            try:
+                await self.one_round()
+            except IpamError as error:
+                log.warning("garbage.round_failed", why=str(error))
+
+    async def one_round(self) -> None:
+        """One look at everything; frees what this and an earlier look prove. Raises IpamError."""
+        if self._ports.not_ready() is not None:
+            return
+        keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._ports.node)]
+        suspects: dict[Address, Look] = {}
+        for stored in (await self._ports.store.get_many(keys)).values():
+            for look in self._looks(decode_block(stored.key, stored.value)):
+                earlier = self._first.get(look.address)
+                found = proof(earlier, look) if earlier is not None else None
+                if found is not None and look.handle is not None:
+                    await self._free(look, found.evidence)
+                elif earlier is not None and _same(earlier, look):
+                    suspects[look.address] = earlier
+                else:
+                    suspects[look.address] = look
+        self._first = suspects
+
+    def _looks(self, block: Block) -> list[Look]:
+        """What a look at each allocation shows; those of a pod that is plainly there are left out."""
+        found = []
+        sequence_of = dict(block.sequence_of)
+        for ordinal, index in enumerate(block.allocations):
+            if index is None:
+                continue
+            look = self._look(
+                blocks.address_of(block, ordinal), block.attributes[index], sequence_of.get(ordinal)
+            )
+            rebooted = look.boot_of_allocation not in (None, look.boot_now)
+            if rebooted or not (look.namespace_exists or look.veth_exists):
+                found.append(look)
+        return found
+
+    def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Look:
+        words = dict(attributes.secondary)
+        container = (attributes.handle or "").rpartition(".")[2]
+        interface = host_interface_of(words.get("namespace"), words.get("pod"), container)
+        netns = words.get("netns")
+        return Look(
+            address=address,
+            handle=attributes.handle,
+            sequence=sequence,
+            made_by=NodeName(words["node"]) if "node" in words else None,
+            boot_of_allocation=words.get("boot"),
+            seen_on=self._ports.node,
+            boot_now=self._ports.boot_id,
+            # A tunnel's address and what was assigned without a namespace's path are never proved abandoned.
+            namespace_exists=netns is None or "type" in words or os.path.exists(netns),
+            veth_exists=self._ports.pods.exists(interface),
+            used_by=self._user(address, container) if "type" not in words else words["type"],
+            at=self._clock.now(),
+        )
+
+    def _user(self, address: Address, container: str) -> str | None:
+        """Who else names the address: another container's endpoint here, or a node for its tunnel."""
+        for endpoint in self._cluster.endpoints:
+            if address in endpoint.addresses and endpoint.spec.container_id != container:
+                return f"endpoint {endpoint.metadata.name}"
+        for name, node in self._cluster.nodes.items():
+            if address in (node.ipip_address, node.vxlan_address):
+                return f"node {name}"
+        return None
+
+    async def _free(self, look: Look, evidence: str) -> None:
+        assert look.handle is not None
+        container = look.handle.rpartition(".")[2]
+        found = self._cluster.keyed_endpoint(
+            lambda endpoint: look.address in endpoint.addresses and endpoint.spec.container_id == container
+        )
+        companion = Companion()
+        if found is not None:
+            key, endpoint = found
+            stored = await self._ports.store.get(key)
+            if stored is not None:
+                companion = Companion((Unchanged(key, stored.revision),), (Delete(key),))
+            self._ports.forget(endpoint)
+        await self._ports.allocator.release_handle(look.handle, companion)
+        log.warning("garbage.freed", evidence=evidence)
+
+
+def _same(one: Look, other: Look) -> bool:
+    return (one.handle, one.sequence) == (other.handle, other.sequence)
