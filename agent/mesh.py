@@ -44,7 +44,9 @@ class Mesh:
         self.trouble: str | None = None
 
     def follow(self, cluster: Cluster, facts: Facts, installed: Collection[RouteKey]) -> None:
-        """Adopt the present facts; no work when nothing changed."""
+        """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
         own = cluster.nodes.get(cluster.node)
         if own is None or own.ipv4 is None:
             return
