@@ -27,7 +27,8 @@ from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.server import CniServer, ServerPorts
+from agent.cni.ports import ServerPorts
+from agent.cni.server import CniServer
 from agent.config import Config, ConfigError, load
 from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
@@ -52,6 +53,7 @@ NODE_PASS_SECONDS = 60.0
 """The node's record is compared again this often, whatever happened."""
 NODE_RETRY_SECONDS = 2.0
 DEFAULT_MTU = 1500
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = structlog.get_logger()
 
@@ -111,6 +113,9 @@ class Agent:
             forget=self._forget,
             settled=self._settled,
             pods=NetlinkPods(),
+            boot_id=BOOT_ID.read_text().strip(),
+            endpoints=lambda: self._cluster.endpoints,
+            limited=lambda: self._mesh.trouble,
         )
 
     async def run(self) -> None:

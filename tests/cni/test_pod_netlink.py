@@ -39,7 +39,7 @@ def pods(pod: str) -> Iterator[NetlinkPods]:
 
 
 def wish(pod: str, interface: str = "eth0") -> Attachment:
-    return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,))
+    return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,), "c1")
 
 
 def inside(pod: str, words: str) -> list[dict[str, object]]:
@@ -69,10 +69,10 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
 async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
     await pods.attach(wish(pod))
     await pods.attach(wish(pod))
-    assert pods.exists(HOST)
+    assert await pods.owner(HOST) == "c1"
     await pods.detach(HOST)
     await pods.detach(HOST)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
     assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
 
 
@@ -82,14 +82,14 @@ async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pod
         KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"
     ):
         await pods.attach(gone)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
 
 
 async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError):
         await pods.attach(wrong)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
 
 
 async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
@@ -97,4 +97,4 @@ async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
 ) -> None:
     with pytest.raises(KernelError, match="File exists"):
         await pods.attach(wish(pod, "lo"))
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None

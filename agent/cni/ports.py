@@ -1,0 +1,93 @@
+"""The outside of the CNI verbs, as Protocols and callables: addresses, datastore, facts, the pod's network.
+
+Does not know: who stands behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from agent.cni.attachment import Attachment
+from agent.cni.checking import PodState
+from agent.datastore.resources import WorkloadEndpoint
+from ipam.allocator import Companion
+from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
+from ipam.store import Store
+
+
+class Addresses(Protocol):
+    """The allocator, as far as attachments need it."""
+
+    async def assign(
+        self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
+    ) -> tuple[Assignment, ...]:
+        """See ipam.allocator."""
+        ...
+
+    async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
+        """See ipam.allocator."""
+        ...
+
+    async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
+        """See ipam.allocator."""
+        ...
+
+
+class PodNetwork(Protocol):
+    """Who makes, removes and looks at the veth pair."""
+
+    async def attach(self, wish: Attachment) -> None:
+        """Make it; nothing is left when it raises NoNamespace, KernelError."""
+        ...
+
+    async def detach(self, host_interface: str) -> None:
+        """Remove it; nothing to remove is success. Raises KernelError."""
+        ...
+
+    def exists(self, host_interface: str) -> bool:
+        """Whether it is there."""
+        ...
+
+    async def owner(self, host_interface: str) -> str | None:
+        """The container id written on it; empty when nothing is written, None when there is no such device.
+
+        Raises KernelError.
+        """
+        ...
+
+    async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
+        """What is there now. Raises NoNamespace, KernelError."""
+        ...
+
+
+def _nothing() -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPorts:
+    """Everything outside that the verbs speak to."""
+
+    allocator: Addresses
+    store: Store
+    node: NodeName
+    labels: Callable[[], tuple[tuple[str, str], ...]]
+    mtu: Callable[[], int]
+    not_ready: Callable[[], str | None]
+    """None, or why no pod can be attached now."""
+    known: Callable[[str], WorkloadEndpoint | None]
+    """The endpoint of this node stored under an etcd key, as the facts have it."""
+    adopt: Callable[[WorkloadEndpoint], None]
+    forget: Callable[[WorkloadEndpoint], None]
+    settled: Callable[[Iterable[IPv4Address], float], Awaitable[None]]
+    """Wait until the host's routes to these addresses are in the kernel."""
+    pods: PodNetwork
+    boot_id: str
+    """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
+    endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
+    """All endpoints of this node, as the facts have them."""
+    limited: Callable[[], str | None] = _nothing
+    """None, or why pods that exist already may be cut off from others."""

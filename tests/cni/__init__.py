@@ -1,0 +1,1 @@
+"""The CNI side under test."""

@@ -1,0 +1,95 @@
+"""A CNI server over fakes: store, pods, facts; tests say what is away and what fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from agent.clock import SystemClock
+from agent.cni.journal import Journal
+from agent.cni.ports import ServerPorts
+from agent.cni.server import CniServer
+from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
+from ipam.allocator import Allocator
+from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
+from ipam.model import NodeName, Pool, PoolRecord
+from ipam.store import Put
+from tests.fakes.pods import FakePods
+from tests.fakes.store import FakeStore
+
+NODE = NodeName("node1")
+POOL_KEY = resource_key("ippools", "p")
+
+
+class World:
+    """A server over fakes."""
+
+    def __init__(self, state: Path) -> None:
+        self.store = FakeStore()
+        self.cluster = Cluster(NODE)
+        self.pods = FakePods()
+        self.state = state
+        self.why: str | None = None
+        self.limited: str | None = None
+        self.unsettled: Exception | None = None
+        self.revision = 0
+
+    async def start(self, boot_id: str = "boot-1") -> None:
+        """Build the server; again, for another boot."""
+        outcome = await self.store.commit((), (Put(POOL_KEY, b"{}"),))
+        self.revision = outcome.revision  # type: ignore[union-attr]
+        record = PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision)
+        self.ports = ServerPorts(
+            allocator=Allocator(self.store, SystemClock(), lambda: (record,)),
+            store=self.store,
+            node=NODE,
+            labels=tuple,
+            mtu=lambda: 1450,
+            not_ready=lambda: self.why,
+            known=self.cluster.endpoint,
+            adopt=self.cluster.adopt,
+            forget=self.cluster.forget,
+            settled=self.settled,
+            pods=self.pods,
+            boot_id=boot_id,
+            endpoints=lambda: self.cluster.endpoints,
+            limited=lambda: self.limited,
+        )
+        self.server = CniServer(self.state / "cni.sock", self.ports, Journal(self.state), SystemClock())
+
+    async def settled(self, addresses: Iterable[IPv4Address], timeout: float) -> None:
+        if self.unsettled is not None:
+            raise self.unsettled
+
+    async def call(
+        self, verb: str, container: str = "c1", pod: str = "web", netns: str = "/run/netns/x"
+    ) -> tuple[int, dict[str, object]]:
+        environment = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": "eth0",
+            "CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}",
+        }
+        config = json.dumps({"cniVersion": "1.0.0", "name": "net", "type": "tortie"}).encode()
+        status, output = await self.server.call(environment, config)
+        return status, json.loads(output) if output else {}
+
+    async def stored(self) -> tuple[int, int, int]:
+        """How many handles, endpoints and allocated addresses there are."""
+        blocks = (await self.store.list(BLOCKS)).values.values()
+        used = sum(
+            sum(index is not None for index in json.loads(block.value)["allocations"]) for block in blocks
+        )
+        handles = len((await self.store.list(HANDLES)).values)
+        return handles, len((await self.store.list(resource_prefix("workloadendpoints"))).values), used
+
+    def journal(self) -> list[Path]:
+        return sorted((self.state / "releases").glob("*.json"))
+
+    async def sync(self) -> None:
+        """Bring the facts up to the store, as the syncer does."""
+        for prefix in (AFFINITIES, ENDPOINTS):
+            self.cluster.replace(prefix, (await self.store.list(prefix)).values)
