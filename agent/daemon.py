@@ -116,6 +116,8 @@ class Agent:
             settled=self._settled,
             pods=NetlinkPods(),
             boot_id=BOOT_ID.read_text().strip(),
+            endpoints=lambda: self._cluster.endpoints,
+            limited=lambda: self._mesh.trouble,
         )
 
     async def run(self) -> None:

@@ -1,16 +1,19 @@
 """What one attachment is: its names, its handle, its endpoint. Calico's rules (C.3, C.5), so its tools recognise ours.
 
-Promises: pure; the same request always gives the same names. Does not know: kernel, datastore, sockets.
+Promises: pure; the same request always gives the same names and the same MAC, so ADD can be repeated at any point.
+Does not know: kernel, datastore, sockets.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from agent.cni.spec import Request
+from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import WORKLOAD_PREFIX
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
 from ipam.model import HandleId
@@ -22,6 +25,14 @@ GATEWAY = IPv4Address("169.254.1.1")
 HASH_LENGTH = 11
 """`cali` and eleven characters make the fifteen that a name may have."""
 DEFAULT_NAMESPACE = "default"
+USUAL_INTERFACE = "eth0"
+"""Names are Calico's for this one; a second interface of a container has its own name and its own handle."""
+RANDOM_ID = re.compile(r"[0-9a-f]{11,}")
+"""An id whose first characters tell it from all others."""
+
+
+class NoNamespace(KernelError):
+    """The path given for the pod's network namespace is none, or is the host's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +45,47 @@ class Attachment:
     mac: str
     mtu: int
     addresses: tuple[IPv4Address, ...]
+    container_id: str = ""
+    """Written on the host's side (its alias), so that a late DEL of an older container is told from this one's."""
+    forwarding: bool | None = None
+    """Whether the pod forwards packets; None leaves the kernel's default."""
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def host_interface(request: Request) -> str:
-    """`cali…`: from the pod's name in Kubernetes, else from the container id."""
-    return host_interface_of(request.namespace, request.pod, request.container_id)
+    """The host side's name."""
+    return host_interface_of(request.namespace, request.pod, request.container_id, request.interface)
 
 
-def host_interface_of(namespace: str | None, pod: str | None, container_id: str) -> str:
-    """The same from its parts, as an allocation keeps them."""
+def host_interface_of(
+    namespace: str | None, pod: str | None, container_id: str, interface: str = USUAL_INTERFACE
+) -> str:
+    """`cali…`: from the pod's name in Kubernetes, else from the container id.
+
+    An id that begins like others (`default-web`, `cnitool-77…`) is hashed: eleven characters would not tell it apart.
+    """
+    usual = interface == USUAL_INTERFACE
     if pod is not None and namespace is not None:
-        digest = hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()
-        return WORKLOAD_PREFIX + digest[:HASH_LENGTH]
-    return WORKLOAD_PREFIX + container_id[:HASH_LENGTH]
+        name = f"{namespace}.{pod}"
+    elif usual and (RANDOM_ID.match(container_id) or len(container_id) <= HASH_LENGTH):
+        return WORKLOAD_PREFIX + container_id[:HASH_LENGTH]
+    else:
+        name = container_id
+    return WORKLOAD_PREFIX + _hashed(name if usual else f"{name}.{interface}")[:HASH_LENGTH]
 
 
 def handle(request: Request) -> HandleId:
     """The handle of the attachment's addresses."""
-    return HandleId(f"{request.network}.{request.container_id}")
+    return handle_of(request.network, request.container_id, request.interface)
+
+
+def handle_of(network: str, container_id: str, interface: str) -> HandleId:
+    """The handle of one interface of a container: what is released together."""
+    suffix = "" if interface == USUAL_INTERFACE else f".{interface}"
+    return HandleId(f"{network}.{container_id}{suffix}")
 
 
 def namespace(request: Request) -> str:
@@ -98,7 +132,25 @@ def endpoint(
     )
 
 
-def chosen_mac(octets: bytes) -> str:
-    """A unicast, locally administered address from six random octets."""
-    first = octets[0] & 0xFE | 0x02
-    return ":".join(f"{octet:02x}" for octet in (first, *octets[1:6]))
+def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[str, str], ...]:
+    """What is recorded with the addresses: Calico's words, and beyond them what tells later whether they are in use."""
+    found = {
+        "node": node,
+        "timestamp": stamp,
+        "network": request.network,
+        "netns": request.netns,
+        "boot": boot_id,
+    }
+    if request.pod is not None and request.namespace is not None:
+        found |= {"pod": request.pod, "namespace": request.namespace}
+    if request.interface != USUAL_INTERFACE:
+        found["interface"] = request.interface
+    return tuple(sorted(found.items()))
+
+
+def mac_of(request: Request) -> str:
+    """The wished MAC, else one that only this attachment has: unicast, locally administered."""
+    if request.options.mac is not None:
+        return request.options.mac
+    octets = bytes.fromhex(_hashed(f"{handle(request)} {request.interface}")[:12])
+    return ":".join(f"{octet:02x}" for octet in (octets[0] & 0xFE | 0x02, *octets[1:]))

@@ -14,16 +14,17 @@ import random
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import host_interface_of
+from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
 from agent.cni.ports import ServerPorts
 from agent.datastore.cluster import Cluster, own_blocks
+from agent.datastore.resources import WorkloadEndpoint
 from ipam import block as blocks
 from ipam.allocator import Companion
 from ipam.codec import decode_block
 from ipam.errors import IpamError
 from ipam.garbage import PAUSE_SECONDS, Look, proof
 from ipam.keys import block_key
-from ipam.model import Address, Attributes, Block, NodeName
+from ipam.model import Address, Attributes, Block, HandleId, NodeName
 from ipam.store import Delete, Unchanged
 
 ROUND_SECONDS = 300.0
@@ -87,8 +88,11 @@ class Collector:
 
     def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Look:
         words = dict(attributes.secondary)
-        container = (attributes.handle or "").rpartition(".")[2]
-        interface = host_interface_of(words.get("namespace"), words.get("pod"), container)
+        usual = words.get("interface", USUAL_INTERFACE)
+        container = (
+            (attributes.handle or "").removeprefix(f"{words.get('network', '')}.").removesuffix(f".{usual}")
+        )
+        interface = host_interface_of(words.get("namespace"), words.get("pod"), container, usual)
         netns = words.get("netns")
         return Look(
             address=address,
@@ -101,14 +105,14 @@ class Collector:
             # A tunnel's address and what was assigned without a namespace's path are never proved abandoned.
             namespace_exists=netns is None or "type" in words or os.path.exists(netns),
             veth_exists=self._ports.pods.exists(interface),
-            used_by=self._user(address, container) if "type" not in words else words["type"],
+            used_by=self._user(address, attributes.handle) if "type" not in words else words["type"],
             at=self._clock.now(),
         )
 
-    def _user(self, address: Address, container: str) -> str | None:
+    def _user(self, address: Address, handle: HandleId | None) -> str | None:
         """Who else names the address: another container's endpoint here, or a node for its tunnel."""
         for endpoint in self._cluster.endpoints:
-            if address in endpoint.addresses and endpoint.spec.container_id != container:
+            if address in endpoint.addresses and _handle(endpoint) != handle:
                 return f"endpoint {endpoint.metadata.name}"
         for name, node in self._cluster.nodes.items():
             if address in (node.ipip_address, node.vxlan_address):
@@ -117,9 +121,8 @@ class Collector:
 
     async def _free(self, look: Look, evidence: str) -> None:
         assert look.handle is not None
-        container = look.handle.rpartition(".")[2]
         found = self._cluster.keyed_endpoint(
-            lambda endpoint: look.address in endpoint.addresses and endpoint.spec.container_id == container
+            lambda endpoint: look.address in endpoint.addresses and _handle(endpoint) == look.handle
         )
         companion = Companion()
         if found is not None:
@@ -130,6 +133,11 @@ class Collector:
             self._ports.forget(endpoint)
         await self._ports.allocator.release_handle(look.handle, companion)
         log.warning("garbage.freed", evidence=evidence)
+
+
+def _handle(endpoint: WorkloadEndpoint) -> HandleId:
+    spec = endpoint.spec
+    return handle_of((spec.profiles or [""])[0], spec.container_id or "", spec.endpoint)
 
 
 def _same(one: Look, other: Look) -> bool:

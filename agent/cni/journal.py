@@ -4,13 +4,15 @@ Promises: a release that was recorded survives a crash and a power loss (fsync);
 carried out; the shim writes the same form when the agent is down. Bounded: a full journal refuses, it never forgets.
 Does not know: etcd, what a release does.
 
-One file per release, named `<time>-<container id>-<interface>.json`, in `<state>/releases`.
+One file per release, named `<time>-<container id>-<interface>.json`, in `<state>/releases`; one that can never be
+carried out ends in `.refused`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 
 MOST_RELEASES = 10_000
 TEMPORARY = ".new"
+REFUSED = ".refused"
 
 
 class JournalFull(Exception):
@@ -64,10 +67,26 @@ class Journal:
             for path in sorted(self._directory.glob("*.json")):
                 try:
                     raw = json.loads(path.read_text())
-                    found.append((path, Release(dict(raw["environment"]), str(raw["config"]))))
-                except (OSError, ValueError, KeyError, TypeError) as error:
+                    environment = {str(name): str(text) for name, text in raw["environment"].items()}
+                    found.append((path, Release(environment, str(raw["config"]))))
+                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                     unreadable(path, str(error))
         return found
+
+    def pending_of(self, container_id: str, interface: str) -> list[Path]:
+        """The releases of one attachment that are still to be carried out; a look at names, so cheap."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        # A stamp is digits only, so an id that ends like another one is not taken for it.
+        wanted = re.compile(rf"[0-9]+-{re.escape(container_id)}-{re.escape(interface)}\.json")
+        return sorted(self._directory / name for name in names if wanted.fullmatch(name))
+
+    def set_aside(self, path: Path) -> None:
+        """A release that can never be carried out: kept for the operator, out of the way of the others."""
+        path.replace(path.with_suffix(REFUSED))
+        self._sync_directory()
 
     def done(self, path: Path) -> None:
         """A release was carried out."""

@@ -13,8 +13,11 @@ import os
 import socket
 import struct
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
-from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment
+from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment, NoNamespace
+from agent.cni.checking import PodState
+from agent.cni.pod_reading import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.netlink_socket import Refused, RequestSocket, reason
 from agent.dataplane.objects import RTPROT_BOOT, Neighbour, Route, RouteKey, Scope
@@ -41,12 +44,16 @@ from agent.dataplane.rtnetlink import (
     message,
     route_request,
 )
-from agent.namespaces import entered
+from agent.namespaces import HOME, entered
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
 IFLA_NET_NS_FD = 28
 VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
+LONGEST_ALIAS = 255
+"""IFALIASZ of linux/if.h, less the closing zero."""
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+"""Of the namespace that the writing thread is in."""
 IFF_UP = 1
 LOOPBACK_INDEX = 1
 """The kernel gives lo the first index of every namespace."""
@@ -69,21 +76,23 @@ class NetlinkPods:
     async def attach(self, wish: Attachment) -> None:
         """Make the pair and furnish the pod. A left-over host side of the same name is removed first.
 
-        Raises KernelError, with nothing left.
+        Raises NoNamespace, KernelError, with nothing left.
         """
-        await self.detach(wish.host_interface)
+        pod = _opened(wish.netns)
         try:
-            pod = os.open(wish.netns, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KernelError(f"the pod's namespace {wish.netns}: {error.strerror}") from error
-        try:
-            await _carried_out(
-                self._requests, [_pair(wish, pod)], [f"a veth pair for {wish.interface} in {wish.netns}"]
-            )
+            await self.detach(wish.host_interface)
+            pair = [_pair(wish, pod), _marked(wish.host_interface, wish.container_id)]
+            what = [
+                f"a veth pair for {wish.interface} in {wish.netns}",
+                f"writing the container's id on {wish.host_interface}",
+            ]
             try:
-                with entered(wish.netns):
+                await _carried_out(self._requests, pair, what)
+                with entered(f"/proc/self/fd/{pod}"):
                     inside = RequestSocket()
                     index = _index_of(wish.interface)
+                    if wish.forwarding is not None:
+                        FORWARDING.write_text(str(int(wish.forwarding)))
                 try:
                     await _furnish(inside, wish, index)
                 finally:
@@ -109,6 +118,41 @@ class NetlinkPods:
         """Whether the host side is there; with it goes the pod's."""
         return _index_of(host_interface, missing=0) != 0
 
+    async def owner(self, host_interface: str) -> str | None:
+        """The container id written on the host side; empty when nothing is, None when there is no such device."""
+        with open_reading() as opened:
+            return link_alias(opened, host_interface)
+
+    async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
+        """Both ends as they are. Raises NoNamespace, KernelError."""
+        pod = _opened(netns)
+        try:
+            with open_reading() as home:
+                try:
+                    with entered(f"/proc/self/fd/{pod}"):
+                        inside = open_reading()
+                        index = _index_of(interface, missing=0)
+                except OSError as error:
+                    raise KernelError(f"the pod's namespace {netns}: {error}") from error
+                with inside:
+                    return read_state(home, host_interface, inside, interface, index)
+        finally:
+            os.close(pod)
+
+
+def _opened(netns: str) -> int:
+    """The pod's namespace, held open so that its path need not be looked up twice. Raises NoNamespace."""
+    try:
+        pod = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NoNamespace(f"the pod's namespace {netns}: {error.strerror}") from error
+    found, home = os.fstat(pod), os.stat(HOME)
+    if found.st_dev != home.st_dev or found.st_ino == home.st_ino:
+        os.close(pod)
+        own = found.st_dev == home.st_dev
+        raise NoNamespace(f"{netns} is {'the host itself' if own else 'no network namespace'}")
+    return pod
+
 
 def _index_of(name: str, missing: int | None = None) -> int:
     try:
@@ -117,6 +161,14 @@ def _index_of(name: str, missing: int | None = None) -> int:
         if missing is None:
             raise
         return missing
+
+
+def _marked(host_interface: str, container_id: str) -> bytes:
+    """Writes the alias; the kernel takes none when it makes a link, so it is the next message of the same batch."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface)
+    return message(
+        RTM_NEWLINK, NLM_F_REQUEST, body + attribute(IFLA_IFALIAS, container_id.encode()[:LONGEST_ALIAS])
+    )
 
 
 def _name(kind: int, text: str) -> bytes:

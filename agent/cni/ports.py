@@ -1,6 +1,6 @@
-"""Everything outside that the CNI server and the collector speak to, as Protocols and one value.
+"""The outside of the CNI verbs, as Protocols and callables: addresses, datastore, facts, the pod's network.
 
-Promises nothing by itself. Does not know: who stands behind a Protocol.
+Does not know: who stands behind them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from agent.cni.attachment import Attachment
+from agent.cni.checking import PodState
 from agent.datastore.resources import WorkloadEndpoint
 from ipam.allocator import Companion
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
@@ -26,16 +27,20 @@ class Addresses(Protocol):
         """See ipam.allocator."""
         ...
 
+    async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
+        """See ipam.allocator."""
+        ...
+
     async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
         """See ipam.allocator."""
         ...
 
 
 class PodNetwork(Protocol):
-    """Who makes and removes the veth pair."""
+    """Who makes, removes and looks at the veth pair."""
 
     async def attach(self, wish: Attachment) -> None:
-        """Make it; nothing is left when it raises KernelError."""
+        """Make it; nothing is left when it raises NoNamespace, KernelError."""
         ...
 
     async def detach(self, host_interface: str) -> None:
@@ -46,10 +51,25 @@ class PodNetwork(Protocol):
         """Whether it is there."""
         ...
 
+    async def owner(self, host_interface: str) -> str | None:
+        """The container id written on it; empty when nothing is written, None when there is no such device.
+
+        Raises KernelError.
+        """
+        ...
+
+    async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
+        """What is there now. Raises NoNamespace, KernelError."""
+        ...
+
+
+def _nothing() -> str | None:
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class ServerPorts:
-    """Everything outside that the server speaks to."""
+    """Everything outside that the verbs speak to."""
 
     allocator: Addresses
     store: Store
@@ -66,4 +86,8 @@ class ServerPorts:
     """Wait until the host's routes to these addresses are in the kernel."""
     pods: PodNetwork
     boot_id: str
-    """This boot of the machine (/proc/sys/kernel/random/boot_id)."""
+    """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
+    endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
+    """All endpoints of this node, as the facts have them."""
+    limited: Callable[[], str | None] = _nothing
+    """None, or why pods that exist already may be cut off from others."""

@@ -1,9 +1,9 @@
-"""Answers the shims: one connection, one call. The shell around specification, allocation and the pod's network.
+"""Answers the shims: one connection, one call. The shell around the verbs.
 
-Promises: ADD is all or nothing, and the same call again gets the same answer; DEL is local first, always succeeds, and
-what the datastore could not take is written down and carried out later; calls for one interface wait for each other,
-all others run side by side. The verb programs no route: it adds a fact and waits until the reconciler has settled it.
-Does not know: netlink, etcd, who the reconciler is.
+Promises: a call is bounded in size and time; calls for one interface wait for each other, all others run side by side;
+whatever goes wrong is answered in the specification's form. What was written down for later is carried out as soon as
+the datastore answers, oldest first, and one release that fails does not hold up the others.
+Does not know: what a verb does.
 
 A call: `NAME=value` of each variable, each ended by a zero, one more zero, then standard input to the end. The answer:
 the plugin's exit status as one digit, then its standard output.
@@ -15,44 +15,34 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import structlog
 
 from agent.clock import Clock
 from agent.cni import spec
-from agent.cni.attachment import (
-    HOST_MAC,
-    Attachment,
-    chosen_mac,
-    endpoint,
-    handle,
-    host_interface,
-    namespace,
-    stored_name,
-)
-from agent.cni.journal import Journal, JournalFull, Release
+from agent.cni.attaching import Attaching
+from agent.cni.attachment import host_interface
+from agent.cni.collecting import garbage
+from agent.cni.delegated import Delegated
+from agent.cni.journal import Journal, Release
+from agent.cni.options import CniError, Code
 from agent.cni.ports import ServerPorts
-from agent.cni.spec import MOST_STDIN_BYTES, CniError, Code, Request, Result, Verb
+from agent.cni.results import render, render_error, render_versions
+from agent.cni.spec import MOST_STDIN_BYTES, Request, Verb
 from agent.control import peer_is_root
-from agent.dataplane.kernel import KernelError
-from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
-from ipam.allocator import Companion
-from ipam.errors import IpamError, Refused, StoreUnavailable
-from ipam.keys import resource_key
-from ipam.model import AddressRequest, Assignment
-from ipam.store import Delete, Put, Unchanged
+from ipam.codec import decode_block
+from ipam.errors import IpamError, Malformed
+from ipam.keys import block_prefix
+from ipam.model import Block
 
 MOST_ENVIRONMENT_BYTES = 64 << 10
 MOST_CALLS = 512
 """Calls under way at once; more are told to try again."""
 READ_SECONDS = 5.0
-SETTLE_SECONDS = 10.0
-"""How long ADD waits for the host's route."""
-RELEASE_SECONDS = 3.0
-"""How long DEL tries the datastore before it writes the release down."""
 REPLAY_SECONDS = 2.0
+"""How often the journal is looked at: a shim may have written while no agent was there."""
+MOST_FAILURES_TOLD = 10
 
 log = structlog.get_logger()
 
@@ -65,11 +55,11 @@ class CniServer:
         self._ports = ports
         self._journal = journal
         self._clock = clock
+        self._attaching = Attaching(ports, journal, clock)
+        self._delegated = Delegated(self._attaching)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
-        self._recorded = asyncio.Event()
-        self._recorded.set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
@@ -115,23 +105,42 @@ class CniServer:
         try:
             request = spec.parse(environment, stdin)
             if request.verb is Verb.VERSION:
-                return 0, spec.render_versions(request.version)
+                return 0, render_versions(request.version)
             if self._calls >= MOST_CALLS:
                 raise CniError(Code.TRY_AGAIN, f"{MOST_CALLS} calls are under way already; try again")
             self._calls += 1
             try:
-                async with self._alone(host_interface(request)):
-                    if request.verb is Verb.ADD:
-                        return 0, spec.render(await self._add(request), request.version)
-                    await self._del(request, Release(_kept(environment), stdin.decode(errors="replace")))
-                    return 0, b""
+                return 0, await self._answer(request, _release(environment, stdin))
             finally:
                 self._calls -= 1
         except CniError as error:
-            log.warning(
-                "cni.refused", verb=environment.get("CNI_COMMAND"), code=error.code.value, why=error.message
-            )
-            return 1, spec.render_error(error, spec.version_of(stdin))
+            verb = environment.get("CNI_COMMAND")
+            log.warning("cni.refused", verb=verb, code=error.code.value, why=error.message)
+            return 1, render_error(error, spec.version_of(stdin))
+
+    async def _answer(self, request: Request, release: Release) -> bytes:
+        """What is printed. Raises CniError."""
+        if request.verb is Verb.STATUS:
+            self._status()
+            return b""
+        if request.verb is Verb.GC:
+            await self._collect(request)
+            return b""
+        async with self._alone(host_interface(request)):
+            return await self._attachment(request, release)
+
+    async def _attachment(self, request: Request, release: Release) -> bytes:
+        if request.verb is Verb.ADD:
+            if request.addresses_only:
+                return await self._delegated.add(request, release)
+            result = await self._attaching.add(request, release)
+            return render(result, request.version, request.previous)
+        verbs = self._delegated if request.addresses_only else self._attaching
+        if request.verb is Verb.CHECK:
+            await verbs.check(request)
+        else:
+            await verbs.delete(request, release)
+        return b""
 
     @asynccontextmanager
     async def _alone(self, interface: str) -> AsyncIterator[None]:
@@ -145,205 +154,82 @@ class CniServer:
             if users > 1:
                 self._locks[interface] = (lock, users - 1)
 
-    def _key(self, request: Request) -> str:
-        name = stored_name(request, self._ports.node)
-        return resource_key(PLURALS["WorkloadEndpoint"], name, namespace(request))
-
-    # -- ADD ----------------------------------------------------------------------------------------------------------
-
-    async def _add(self, request: Request) -> Result:
-        known = self._ports.known(self._key(request))
-        interface = host_interface(request)
-        if (
-            known is not None
-            and known.spec.container_id == request.container_id
-            and self._ports.pods.exists(interface)
-        ):
-            return self._result(request, known, request.mtu or self._ports.mtu())
+    def _status(self) -> None:
+        """Raises CniError 51 when existing pods may be cut off too, 50 when only new ones must wait."""
+        if (why := self._ports.limited()) is not None:
+            raise CniError(Code.LIMITED, f"pods of this node may not reach others: {why}")
         if (why := self._ports.not_ready()) is not None:
-            raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
-        made, mtu = await self._allocate(request), request.mtu or self._ports.mtu()
+            raise CniError(Code.UNAVAILABLE, f"this node cannot attach pods now: {why}")
+
+    # -- GC -----------------------------------------------------------------------------------------------------------
+
+    async def _collect(self, request: Request) -> None:
+        """Free what is not valid; goes on after a failure and tells of all at the end. Raises CniError."""
+        self._attaching.must_be_ready()
+        failures: list[str] = []
         try:
-            wish = Attachment(
-                interface, request.interface, request.netns, made.spec.mac or "", mtu, made.addresses
-            )
-            await self._ports.pods.attach(wish)
-            self._ports.adopt(made)
-            await self._ports.settled(made.addresses, SETTLE_SECONDS)
-        except BaseException as error:
-            await self._undo(request, made)
-            if isinstance(error, KernelError | TimeoutError):
-                raise CniError(
-                    Code.IO_FAILURE, f"{request.interface} could not be attached: {error}"
-                ) from error
-            raise
-        log.info(
-            "cni.added",
-            pod=request.pod or request.container_id,
-            address=made.spec.ip_networks[0],
-            device=interface,
-        )
-        return self._result(request, made, mtu)
-
-    async def _allocate(self, request: Request) -> WorkloadEndpoint:
-        """Addresses and endpoint, in one transaction."""
-        node, stamp = self._ports.node, self._clock.wall()
-        mac = chosen_mac(os.urandom(6))
-        # Calico's words, and two of ours by which the collector can prove that a pod is gone.
-        about = {"node": node, "timestamp": stamp.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")}
-        about |= {"boot": self._ports.boot_id, "netns": request.netns}
-        if request.pod is not None and request.namespace is not None:
-            about |= {"pod": request.pod, "namespace": request.namespace}
-        wanted = AddressRequest(
-            handle=handle(request),
-            node=node,
-            labels=self._ports.labels(),
-            pools=request.pools,
-            secondary=tuple(sorted(about.items())),
-        )
-        written: list[WorkloadEndpoint] = []
-
-        def companion(assignments: tuple[Assignment, ...]) -> Companion:
-            addresses = [item.address for item in assignments if isinstance(item.address, IPv4Address)]
-            written.append(endpoint(request, node, mac, addresses, stamp.strftime("%Y-%m-%dT%H:%M:%SZ")))
-            key = self._key(request)
-            return Companion((), (Put(key, encode(written[-1])),), (Delete(key),))
-
-        try:
-            assigned = await self._ports.allocator.assign(wanted, companion)
-        except StoreUnavailable as error:
-            raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
-        except Refused as error:
-            raise CniError(Code.REFUSED, str(error)) from error
+            listing = await self._ports.store.list(block_prefix(4))
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
-        addresses = [item.address for item in assigned if isinstance(item.address, IPv4Address)]
-        if written and list(written[-1].addresses) == addresses:
-            return written[-1]
-        # The handle held its addresses already: its endpoint was written with them, or is written anew.
-        stored = await self._stored(request)
-        if stored is not None and list(stored.addresses) == addresses:
-            return stored
-        made = endpoint(request, node, mac, addresses, stamp.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        try:
-            await self._ports.store.commit((), (Put(self._key(request), encode(made)),))
-        except IpamError as error:
-            raise CniError(Code.TRY_AGAIN, str(error)) from error
-        return made
-
-    async def _stored(self, request: Request) -> WorkloadEndpoint | None:
-        try:
-            value = await self._ports.store.get(self._key(request))
-        except IpamError as error:
-            raise CniError(Code.TRY_AGAIN, str(error)) from error
-        if value is None:
-            return None
-        found = decode(WorkloadEndpoint, value.value, value.revision)
-        assert isinstance(found, WorkloadEndpoint)
-        return found if found.spec.container_id == request.container_id else None
-
-    async def _undo(self, request: Request, made: WorkloadEndpoint) -> None:
-        """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
-        with suppress(KernelError):
-            await self._ports.pods.detach(made.spec.interface_name)
-        self._ports.forget(made)
-        try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._release(request)
-        except (IpamError, TimeoutError) as error:
-            # The runtime calls DEL after a failed ADD; until then the handle says whose the address is.
-            log.warning("cni.undo_incomplete", container=request.container_id, why=str(error))
-
-    def _result(self, request: Request, made: WorkloadEndpoint, mtu: int) -> Result:
-        return Result(
-            host_interface=made.spec.interface_name,
-            host_mac=HOST_MAC,
-            interface=request.interface,
-            mac=made.spec.mac or "",
-            netns=request.netns,
-            mtu=mtu,
-            addresses=made.addresses,
-        )
-
-    # -- DEL ----------------------------------------------------------------------------------------------------------
-
-    async def _del(self, request: Request, release: Release) -> None:
-        known = self._ports.known(self._key(request))
-        if known is None or known.spec.container_id == request.container_id:
-            # A later container of the same name owns the device now: then it stays.
+        blocks: list[Block] = []
+        for stored in listing.values.values():
             try:
-                await self._ports.pods.detach(host_interface(request))
-            except KernelError as error:
-                raise CniError(
-                    Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
-                ) from error
-            if known is not None:
-                self._ports.forget(known)
-        try:
-            if (why := self._ports.not_ready()) is not None:
-                raise StoreUnavailable(why)
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._release(request)
-        except (IpamError, TimeoutError) as error:
-            self._record(release, str(error))
-        log.info("cni.deleted", pod=request.pod or request.container_id)
+                blocks.append(decode_block(stored.key, stored.value))
+            except Malformed as error:  # `tortie ipam check` names it; it must not keep the others
+                log.warning("cni.block_unreadable", why=str(error))
+        freed = 0
+        for release in garbage(request, self._ports.node, self._ports.endpoints(), blocks):
+            try:
+                async with self._alone(host_interface(release)):
+                    await self._attaching.carry_out(release)
+                freed += 1
+            except CniError as error:
+                failures.append(f"{release.container_id} {release.interface}: {error.message}")
+        log.info("cni.collected", network=request.network, freed=freed, failed=len(failures))
+        if failures:
+            told = "; ".join(failures[:MOST_FAILURES_TOLD])
+            raise CniError(Code.IO_FAILURE, f"{len(failures)} could not be freed: {told}")
 
-    def _record(self, release: Release, why: str) -> None:
-        try:
-            self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
-        except (JournalFull, OSError) as error:
-            raise CniError(Code.TRY_AGAIN, f"the release cannot be written down: {error}") from error
-        self._recorded.set()
-        log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
-
-    async def _release(self, request: Request) -> None:
-        """Addresses and endpoint, in one transaction. Raises IpamError."""
-        key = self._key(request)
-        value = await self._ports.store.get(key)
-        companion = Companion()
-        if value is not None:
-            stored = decode(WorkloadEndpoint, value.value, value.revision)
-            assert isinstance(stored, WorkloadEndpoint)
-            if stored.spec.container_id == request.container_id:
-                companion = Companion((Unchanged(key, value.revision),), (Delete(key),))
-        await self._ports.allocator.release_handle(handle(request), companion)
+    # -- the journal --------------------------------------------------------------------------------------------------
 
     async def _replay(self) -> None:
         """Carry out what was written down, by this agent, by an earlier one or by a shim that found none."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REPLAY_SECONDS):
-                    await self._recorded.wait()
-            self._recorded.clear()
-            await self.replay()
+            try:
+                await self.replay()
+            except OSError as error:
+                log.error("cni.journal_broken", why=str(error))
+            await asyncio.sleep(REPLAY_SECONDS)
 
     async def replay(self) -> None:
-        """One look at the journal; stops at the first release that cannot be carried out now."""
-        if self._ports.not_ready() is not None:
-            return
+        """One look at the journal; stops when the datastore goes away, passes over what fails for another reason."""
         for path, release in self._journal.pending(_unreadable):
+            if self._ports.not_ready() is not None:
+                return
             try:
                 request = spec.parse(release.environment, release.config.encode())
-                async with self._alone(host_interface(request)):
-                    await self._replay_one(request)
-            except (CniError, IpamError, KernelError) as error:
-                log.warning("cni.replay_failed", file=path.name, why=str(error))
-                return
-            self._journal.done(path)
-            log.info("cni.release_replayed", container=request.container_id)
+            except CniError as error:
+                log.error("cni.release_refused", file=str(path), why=error.message)
+                self._journal.set_aside(path)
+                continue
+            async with self._alone(host_interface(request)):
+                if path.exists():  # else an ADD of the same container has carried it out first
+                    await self._replay_one(path, request)
 
-    async def _replay_one(self, request: Request) -> None:
-        known = self._ports.known(self._key(request))
-        if known is None or known.spec.container_id == request.container_id:
-            await self._ports.pods.detach(host_interface(request))
-            if known is not None:
-                self._ports.forget(known)
-        await self._release(request)
+    async def _replay_one(self, path: Path, request: Request) -> None:
+        try:
+            await self._attaching.carry_out(request)
+        except CniError as error:
+            log.warning("cni.replay_failed", file=path.name, why=error.message)
+            return
+        self._journal.done(path)
+        log.info("cni.release_replayed", container=request.container_id)
 
 
-def _kept(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a release needs of the environment; the rest may hold anything."""
-    return {name: environment[name] for name in sorted(environment) if name.startswith("CNI_")}
+def _release(environment: Mapping[str, str], stdin: bytes) -> Release:
+    """The call as a DEL, for later. What begins with CNI_ is all it needs; the rest may hold anything."""
+    kept = {name: environment[name] for name in sorted(environment) if name.startswith("CNI_")}
+    return Release({**kept, "CNI_COMMAND": Verb.DEL.value}, stdin.decode(errors="replace"))
 
 
 def _unreadable(path: Path, why: str) -> None:

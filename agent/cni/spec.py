@@ -1,7 +1,7 @@
-"""The CNI specification: environment and standard input become a request, a result the JSON of the version asked for.
+"""The CNI specification: environment and standard input become a request; everything wrong is an error with its code.
 
-Promises: pure; everything wrong is a CniError with the specification's code and one sentence. Versions 0.1.0 to 1.1.0.
-Does not know: how a pod is attached.
+Promises: pure; every fault is a CniError with the specification's code and one sentence that names what is wrong.
+Versions 0.1.0 to 1.1.0, all verbs. Does not know: how a pod is attached, what a result looks like.
 """
 
 from __future__ import annotations
@@ -14,37 +14,20 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any
 
+from agent.cni.options import CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments
+
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_VERSION = "0.2.0"
 """What a configuration without cniVersion means."""
 MOST_STDIN_BYTES = 1 << 20
-CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 LONGEST_CONTAINER_ID = 253
 LONGEST_INTERFACE_NAME = 15
 """IFNAMSIZ of linux/if.h, less the closing zero."""
-SMALLEST_MTU, LARGEST_MTU = 68, 65535
+PLUGIN_TYPES = frozenset({"tortie", "calico"})
+IPAM_TYPE = "tortie-ipam"
 
 
-class Code(Enum):
-    """Error codes of the specification."""
-
-    INCOMPATIBLE_VERSION = 1
-    BAD_ENVIRONMENT = 4
-    IO_FAILURE = 5
-    UNDECODABLE = 6
-    INVALID_CONFIG = 7
-    TRY_AGAIN = 11
-    REFUSED = 100
-    """The plugin's own: IPAM said no."""
-    INTERNAL = 999
-
-
-class CniError(Exception):
-    """What the plugin answers instead of a result."""
-
-    def __init__(self, code: Code, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.code, self.message, self.details = code, message, details
+NO_WISHES = Options()
 
 
 class Verb(Enum):
@@ -52,7 +35,20 @@ class Verb(Enum):
 
     ADD = "ADD"
     DEL = "DEL"
+    CHECK = "CHECK"
+    STATUS = "STATUS"
+    GC = "GC"
     VERSION = "VERSION"
+
+
+SINCE = {Verb.CHECK: "0.4.0", Verb.STATUS: "1.1.0", Verb.GC: "1.1.0"}
+"""The version that brought a verb; a configuration of an older one must not use it."""
+NEEDED = {
+    Verb.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Verb.CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    Verb.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
+}
+"""Environment that a verb cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +64,13 @@ class Request:
     interface: str = ""
     pod: str | None = None
     namespace: str | None = None
-    pools: tuple[str, ...] = ()
-    mtu: int | None = None
+    options: Options = NO_WISHES
+    addresses_only: bool = False
+    """Called as another plugin's IPAM: addresses are all that is asked for."""
+    previous: Mapping[str, Any] | None = None
+    """prevResult: what the plugins before this one did, or on CHECK what ADD answered."""
+    valid: frozenset[tuple[str, str]] = frozenset()
+    """GC: (container id, interface) of every attachment that is still in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,58 +91,65 @@ def version_of(stdin: bytes) -> str:
     try:
         raw = json.loads(stdin)
         found = raw.get("cniVersion", DEFAULT_VERSION)
-    except (ValueError, AttributeError, UnicodeDecodeError):
+    except (ValueError, AttributeError, RecursionError):
         return DEFAULT_VERSION
     return found if found in VERSIONS else VERSIONS[-1]
 
 
 def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
     """The request. Raises CniError."""
+    word = environment.get("CNI_COMMAND", "")
     try:
-        verb = Verb(environment.get("CNI_COMMAND", ""))
+        verb = Verb(word)
     except ValueError:
-        word = environment.get("CNI_COMMAND", "")
-        raise CniError(
-            Code.BAD_ENVIRONMENT, f"CNI_COMMAND {word!r} is not one of ADD, DEL, VERSION"
-        ) from None
+        known = ", ".join(verb.value for verb in Verb)
+        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_COMMAND {word[:64]!r} is not one of {known}") from None
     if verb is Verb.VERSION:
         return Request(verb, version_of(stdin))
-    missing = [name for name in NEEDED[verb] if not environment.get(name)]
-    if missing:
-        raise CniError(Code.BAD_ENVIRONMENT, f"{verb.value} needs {', '.join(missing)} in its environment")
-    _check_environment(environment)
+    _check_environment(verb, environment)
     config = _config(stdin)
+    version = _version(verb, config)
+    if verb in (Verb.STATUS, Verb.GC):
+        return Request(
+            verb,
+            version,
+            network=_network(config),
+            addresses_only=_addresses_only(config),
+            valid=valid_attachments(config) if verb is Verb.GC else frozenset(),
+        )
     arguments = _arguments(environment.get("CNI_ARGS", ""))
-    ipam = config.get("ipam") if isinstance(config.get("ipam"), dict) else {}
-    assert isinstance(ipam, dict)
     return Request(
         verb,
-        config.get("cniVersion", DEFAULT_VERSION),
+        version,
         network=_network(config),
         container_id=environment["CNI_CONTAINERID"],
         netns=environment.get("CNI_NETNS", ""),
         interface=environment["CNI_IFNAME"],
         pod=arguments.get("K8S_POD_NAME") or None,
         namespace=arguments.get("K8S_POD_NAMESPACE") or None,
-        pools=_pools(ipam),
-        mtu=_mtu(config),
+        # A DEL must succeed whatever else the configuration says.
+        options=read_options(config, arguments) if verb is Verb.ADD else Options(),
+        addresses_only=_addresses_only(config),
+        previous=_previous(verb, config),
     )
 
 
-NEEDED = {
-    Verb.ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
-    Verb.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
-}
-
-
-def _check_environment(environment: Mapping[str, str]) -> None:
+def _check_environment(verb: Verb, environment: Mapping[str, str]) -> None:
+    missing = [name for name in NEEDED.get(verb, ()) if not environment.get(name)]
+    if missing:
+        raise CniError(Code.BAD_ENVIRONMENT, f"{verb.value} needs {', '.join(missing)} in its environment")
+    if verb not in NEEDED:
+        return
     container, interface = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
     if not CONTAINER_ID.fullmatch(container) or len(container) > LONGEST_CONTAINER_ID:
         raise CniError(
             Code.BAD_ENVIRONMENT, f"CNI_CONTAINERID {container[:64]!r}: letters, digits, '_', '.', '-' only"
         )
     bad = (
-        len(interface) > LONGEST_INTERFACE_NAME or interface in (".", "..") or re.search(r"[/:\s]", interface)
+        len(interface.encode()) > LONGEST_INTERFACE_NAME
+        or interface in (".", "..")
+        or not interface.isprintable()
+        or re.search(r"[/:\s]", interface)
     )
     if bad:
         raise CniError(
@@ -155,12 +163,16 @@ def _config(stdin: bytes) -> dict[str, Any]:
         raise CniError(Code.UNDECODABLE, f"the network configuration is larger than {MOST_STDIN_BYTES} bytes")
     try:
         config = json.loads(stdin)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CniError(
             Code.UNDECODABLE, "the network configuration on standard input is not JSON", str(error)
         ) from error
     if not isinstance(config, dict):
         raise CniError(Code.UNDECODABLE, "the network configuration on standard input is not a JSON object")
+    return config
+
+
+def _version(verb: Verb, config: Mapping[str, Any]) -> str:
     version = config.get("cniVersion", DEFAULT_VERSION)
     if version not in VERSIONS:
         raise CniError(
@@ -168,7 +180,12 @@ def _config(stdin: bytes) -> dict[str, Any]:
             f"cniVersion {version!r} is not supported",
             f"supported: {', '.join(VERSIONS)}",
         )
-    return config
+    since = SINCE.get(verb, VERSIONS[0])
+    if VERSIONS.index(version) < VERSIONS.index(since):
+        raise CniError(
+            Code.INCOMPATIBLE_VERSION, f"{verb.value} exists from cniVersion {since} on, not in {version}"
+        )
+    return str(version)
 
 
 def _network(config: Mapping[str, Any]) -> str:
@@ -180,22 +197,31 @@ def _network(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _pools(ipam: Mapping[str, Any]) -> tuple[str, ...]:
-    pools = ipam.get("ipv4_pools") or ()
-    if not isinstance(pools, list | tuple) or not all(isinstance(pool, str) for pool in pools):
-        raise CniError(Code.INVALID_CONFIG, "ipam.ipv4_pools: must be a list of pool names or CIDRs")
-    return tuple(pools)
+def _addresses_only(config: Mapping[str, Any]) -> bool:
+    """Whether another plugin asks for addresses: the runtime calls us by `type`, another plugin by `ipam.type`."""
+    ipam = config.get("ipam")
+    return config.get("type") not in PLUGIN_TYPES and isinstance(ipam, dict) and ipam.get("type") == IPAM_TYPE
 
 
-def _mtu(config: Mapping[str, Any]) -> int | None:
-    mtu = config.get("mtu") or None
-    if mtu is None:
+def _previous(verb: Verb, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    previous = config.get("prevResult")
+    if verb is Verb.DEL:
         return None
-    if not isinstance(mtu, int) or not SMALLEST_MTU <= mtu <= LARGEST_MTU:
+    if previous is None:
+        if verb is Verb.CHECK:
+            raise CniError(Code.INVALID_CONFIG, "prevResult: CHECK needs the result of the ADD")
+        return None
+    lists = [previous.get(name) or [] for name in LISTS] if isinstance(previous, dict) else [None]
+    if not all(isinstance(found, list) and all(isinstance(item, dict) for item in found) for found in lists):
         raise CniError(
-            Code.INVALID_CONFIG, f"mtu: {mtu!r} must be a number from {SMALLEST_MTU} to {LARGEST_MTU}"
+            Code.INVALID_CONFIG,
+            f"prevResult: must be an object whose {', '.join(LISTS)} are lists of objects",
         )
-    return mtu
+    return dict(previous)
+
+
+LISTS = ("interfaces", "ips", "routes")
+"""The lists of a result."""
 
 
 def _arguments(text: str) -> dict[str, str]:
@@ -207,35 +233,3 @@ def _arguments(text: str) -> dict[str, str]:
             raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS: {pair[:64]!r} is not of the form KEY=VALUE")
         found[key] = value
     return found
-
-
-def render(result: Result, version: str) -> bytes:
-    """The result in the form of a version."""
-    if version in ("0.1.0", "0.2.0"):
-        ip4 = {"ip": f"{result.addresses[0]}/32"} if result.addresses else {}
-        return json.dumps({"cniVersion": version, "ip4": ip4, "dns": {}}).encode()
-    interfaces: list[dict[str, object]] = [
-        {"name": result.host_interface, "mac": result.host_mac},
-        {"name": result.interface, "mac": result.mac, "sandbox": result.netns},
-    ]
-    if version == "1.1.0":
-        for interface in interfaces:
-            interface["mtu"] = result.mtu
-    ips: list[dict[str, object]] = [
-        {"address": f"{address}/32", "interface": 1} for address in result.addresses
-    ]
-    if version in ("0.3.0", "0.3.1", "0.4.0"):  # 1.0.0 dropped the family
-        for ip in ips:
-            ip["version"] = "4"
-    return json.dumps({"cniVersion": version, "interfaces": interfaces, "ips": ips, "dns": {}}).encode()
-
-
-def render_error(error: CniError, version: str) -> bytes:
-    """The error as the specification has it; on standard output, with a non-zero exit."""
-    raw = {"cniVersion": version, "code": error.code.value, "msg": error.message, "details": error.details}
-    return json.dumps({name: value for name, value in raw.items() if value != ""}).encode()
-
-
-def render_versions(version: str) -> bytes:
-    """The answer to VERSION."""
-    return json.dumps({"cniVersion": version, "supportedVersions": list(VERSIONS)}).encode()

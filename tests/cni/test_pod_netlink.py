@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
-from agent.cni.attachment import HOST_MAC, Attachment
+from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
+from agent.cni.checking import differences
 from agent.cni.pod_netlink import NetlinkPods
+from agent.cni.spec import parse
 from agent.dataplane.kernel import KernelError
 from agent.lab.fabric import make_namespace, remove_namespace
 from tests.fixtures.namespace import fresh_namespace, ip
@@ -39,7 +42,7 @@ def pods(pod: str) -> Iterator[NetlinkPods]:
 
 
 def wish(pod: str, interface: str = "eth0") -> Attachment:
-    return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,))
+    return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,), "c1")
 
 
 def inside(pod: str, words: str) -> list[dict[str, object]]:
@@ -69,10 +72,10 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
 async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
     await pods.attach(wish(pod))
     await pods.attach(wish(pod))
-    assert pods.exists(HOST)
+    assert await pods.owner(HOST) == "c1"
     await pods.detach(HOST)
     await pods.detach(HOST)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
     assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
 
 
@@ -82,14 +85,14 @@ async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pod
         KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"
     ):
         await pods.attach(gone)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
 
 
 async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError):
         await pods.attach(wrong)
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
 
 
 async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
@@ -97,4 +100,73 @@ async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
 ) -> None:
     with pytest.raises(KernelError, match="File exists"):
         await pods.attach(wish(pod, "lo"))
-    assert not pods.exists(HOST)
+    assert await pods.owner(HOST) is None
+
+
+CONFIG = b'{"cniVersion":"1.1.0","name":"net","type":"tortie","prevResult":{"ips":[{"address":"192.168.31.65/32"}]}}'
+DAMAGE = {
+    "link set eth0 address 02:00:00:00:00:09": "eth0 has MAC 02:00:00:00:00:09, not 02:00:00:00:00:07",
+    "link set eth0 mtu 1400": f"eth0 has MTU 1400, {HOST} has 1450",
+    "addr del 192.168.31.65/32 dev eth0": "eth0 does not have the address 192.168.31.65",
+    "route del default": "the pod has no default route via 169.254.1.1 on eth0",
+    "route replace default dev eth0 scope link": "the pod has no default route via 169.254.1.1 on eth0",
+    "neigh del 169.254.1.1 dev eth0": "the pod has nothing as neighbour 169.254.1.1, not ee:ee:ee:ee:ee:ee",
+    "link del eth0": "eth0 is not in the pod",
+    "link set eth0 down": "eth0 is down",
+}
+
+
+async def found_wrong(pod: str, pods: NetlinkPods) -> list[str]:
+    """What CHECK says of it."""
+    environment = {
+        "CNI_COMMAND": "CHECK",
+        "CNI_CONTAINERID": "0123456789a",
+        "CNI_NETNS": pod,
+        "CNI_IFNAME": "eth0",
+    }
+    request = parse(environment, CONFIG)
+    stored = endpoint(request, "node1", "02:00:00:00:00:07", [ADDRESS], "2026-01-01T00:00:00Z")
+    state = await pods.state(f"/run/netns/{pod}", "eth0", HOST)
+    return list(differences(request, stored, [ADDRESS], state))
+
+
+async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: NetlinkPods) -> None:
+    await pods.attach(wish(pod))
+    assert await found_wrong(pod, pods) == []
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_check_finds_each_thing_that_somebody_changed_in_the_pod(
+    pod: str, pods: NetlinkPods, damage: str
+) -> None:
+    await pods.attach(wish(pod))
+    subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
+    assert DAMAGE[damage] in await found_wrong(pod, pods)
+
+
+async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
+    pod: str, pods: NetlinkPods
+) -> None:
+    await pods.attach(wish(pod))
+    ip(f"link set {HOST} down address 02:00:00:00:00:01")
+    assert await found_wrong(pod, pods) == [
+        f"{HOST} is down",
+        f"{HOST} has MAC 02:00:00:00:00:01, not {HOST_MAC}",
+    ]
+    await pods.detach(HOST)
+    assert (await found_wrong(pod, pods))[0] == f"{HOST} is not there"
+
+
+@pytest.mark.parametrize("forwarding", [True, False])
+async def test_a_pod_forwards_only_if_it_is_wished(pod: str, pods: NetlinkPods, forwarding: bool) -> None:
+    await pods.attach(replace(wish(pod), forwarding=forwarding))
+    shown = subprocess.run(
+        ["ip", "netns", "exec", pod, "cat", "/proc/sys/net/ipv4/ip_forward"], capture_output=True, check=True
+    )
+    assert shown.stdout.strip() == (b"1" if forwarding else b"0")
+
+
+async def test_the_hosts_own_namespace_is_refused(pods: NetlinkPods) -> None:
+    own = replace(wish("x"), netns="/proc/thread-self/ns/net")
+    with pytest.raises(NoNamespace, match="is the host itself"):
+        await pods.attach(own)

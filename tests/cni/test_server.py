@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.datastore.cluster import ENDPOINTS
+from ipam.keys import BLOCKS
+from ipam.store import Put
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
+from tests.fakes.store import Fault
 
 NOTHING = (0, 0, 0)
 ONE = (1, 1, 1)
@@ -115,3 +119,102 @@ async def test_many_pods_at_once_get_distinct_addresses(world: World) -> None:
     assert len(addresses) == 60
     await asyncio.gather(*(world.call("DEL", f"c{number}", f"pod{number}") for number in range(60)))
     assert await world.stored() == NOTHING
+
+
+async def test_a_release_that_waits_is_carried_out_before_the_same_container_is_attached_again(
+    world: World,
+) -> None:
+    await world.call("ADD")
+    world.why = "the datastore is away"
+    assert await world.call("DEL") == (0, {})
+    _, error = await world.call("ADD")
+    assert error["code"] == 11
+    world.why = None
+    assert (await world.call("ADD"))[0] == 0
+    assert world.journal() == []
+    await world.server.replay()
+    assert len(world.pods.attached) == 1
+    assert await world.stored() == ONE
+
+
+async def test_a_late_del_spares_the_new_container_even_before_the_datastore_was_read(world: World) -> None:
+    await world.call("ADD", "old")
+    await world.call("ADD", "new")
+    world.cluster.replace(ENDPOINTS, {})
+    world.why = "the datastore has not been read yet"
+    assert await world.call("DEL", "old") == (0, {})
+    assert [wish.container_id for wish in world.pods.attached.values()] == ["new"]
+    await world.sync()
+    world.why = None
+    await world.server.replay()
+    assert await world.stored() == ONE
+    assert (await world.call("ADD", "new"))[0] == 0
+
+
+async def test_a_release_that_can_never_be_carried_out_is_set_aside_and_holds_up_no_other(
+    world: World,
+) -> None:
+    world.why = "the datastore is away"
+    await world.call("DEL", "c1")
+    (first,) = world.journal()
+    first.write_text(first.read_text().replace('\\"name\\"', '\\"nome\\"'))
+    first.with_name("1-broken-eth0.json").write_text("no JSON")
+    await world.call("DEL", "c2")
+    world.why = None
+    await world.server.replay()
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        "1-broken-eth0.json",
+        first.with_suffix(".refused").name,
+    ]
+
+
+async def test_an_add_that_fails_while_the_datastore_goes_away_is_taken_back_later(world: World) -> None:
+    async def gone(addresses: Iterable[IPv4Address], timeout: float) -> None:
+        world.why = "the datastore is away"
+        raise TimeoutError("not carried out within 10 s")
+
+    world.settled = gone  # type: ignore[method-assign]
+    await world.start()
+    status, error = await world.call("ADD")
+    assert (status, error["code"]) == (1, 5)
+    assert world.pods.attached == {}
+    assert len(world.journal()) == 1
+    world.why = None
+    await world.server.replay()
+    assert (await world.stored(), world.journal()) == (NOTHING, [])
+
+
+async def test_an_endpoint_that_cannot_be_read_does_not_keep_the_addresses(world: World) -> None:
+    await world.call("ADD")
+    (key,) = (await world.store.list(ENDPOINTS)).values
+    await world.store.commit((), (Put(key, b'{"kind": 5}'),))
+    assert await world.call("DEL") == (0, {})
+    assert (await world.stored())[2] == 0
+
+
+async def test_a_namespace_that_is_none_has_its_own_code(world: World) -> None:
+    world.pods.faults.add(PodFault.NO_NAMESPACE)
+    _, error = await world.call("ADD")
+    assert error["code"] == 8
+    assert await world.stored() == NOTHING
+
+
+async def test_an_attachment_whose_device_was_lost_is_made_anew(world: World) -> None:
+    await world.call("ADD")
+    world.pods.attached.clear()
+    await world.start(boot_id="boot-2")
+    assert (await world.call("ADD"))[0] == 0
+    assert len(world.pods.attached) == 1
+    (block,) = (await world.store.list(BLOCKS)).values.values()
+    assert b"boot-2" in block.value
+    assert b"boot-1" not in block.value
+    assert await world.stored() == ONE
+
+
+async def test_an_add_whose_answer_was_lost_gives_the_same_address_when_said_again(world: World) -> None:
+    world.store.fail_next(Fault.LOST_REPLY)
+    _, error = await world.call("ADD")
+    assert error["code"] == 11
+    assert await world.stored() == ONE
+    assert (await world.call("ADD"))[0] == 0
+    assert await world.stored() == ONE

@@ -8,8 +8,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from agent.cni import spec
-from agent.cni.attachment import chosen_mac, endpoint, handle, host_interface, stored_name
-from agent.cni.spec import CniError, Result, Verb
+from agent.cni.attachment import endpoint, handle, host_interface, mac_of, stored_name
+from agent.cni.options import CniError
+from agent.cni.results import render
+from agent.cni.spec import Result, Verb
 
 CONFIG = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "tortie"}
 ENVIRONMENT = {
@@ -28,13 +30,23 @@ def parsed(environment: dict[str, str] | None = None, **config: object) -> spec.
 def test_an_add_of_kubernetes_is_read_whole() -> None:
     request = parsed(ipam={"ipv4_pools": ["a"]}, mtu=1400)
     assert (request.verb, request.version, request.network) == (Verb.ADD, "1.0.0", "k8s-pod-network")
-    assert (request.pod, request.namespace, request.pools, request.mtu) == ("nginx", "default", ("a",), 1400)
+    assert (request.pod, request.namespace, request.options.pools, request.options.mtu) == (
+        "nginx",
+        "default",
+        ("a",),
+        1400,
+    )
 
 
 @pytest.mark.parametrize(
     ("environment", "config", "code", "words"),
     [
-        ({"CNI_COMMAND": "FLY"}, {}, 4, "CNI_COMMAND 'FLY' is not one of ADD, DEL, VERSION"),
+        (
+            {"CNI_COMMAND": "FLY"},
+            {},
+            4,
+            "CNI_COMMAND 'FLY' is not one of ADD, DEL, CHECK, STATUS, GC, VERSION",
+        ),
         ({"CNI_NETNS": "", "CNI_IFNAME": ""}, {}, 4, "ADD needs CNI_NETNS, CNI_IFNAME in its environment"),
         ({"CNI_CONTAINERID": "../x"}, {}, 4, "CNI_CONTAINERID '../x'"),
         ({"CNI_IFNAME": "a-name-too-long-for-it"}, {}, 4, "CNI_IFNAME"),
@@ -89,7 +101,7 @@ RESULT = Result(
     ],
 )
 def test_a_result_has_the_form_of_its_version(version: str, expected: dict[str, object]) -> None:
-    rendered = json.loads(spec.render(RESULT, version))
+    rendered = json.loads(render(RESULT, version))
     assert rendered["cniVersion"] == version
     assert {name: rendered[name] for name in expected} == expected
     if version != "0.2.0":
@@ -123,6 +135,8 @@ def test_handle_and_endpoint_are_calicos() -> None:
     )
 
 
-def test_a_chosen_mac_is_unicast_and_locally_administered() -> None:
-    assert chosen_mac(b"\xff\x01\x02\x03\x04\x05") == "fe:01:02:03:04:05"
-    assert chosen_mac(b"\x00\x01\x02\x03\x04\x05") == "02:01:02:03:04:05"
+def test_a_mac_is_unicast_locally_administered_and_the_same_when_asked_again() -> None:
+    one, other = mac_of(parsed()), mac_of(parsed({"CNI_CONTAINERID": "fedcba9876543210"}))
+    assert one == mac_of(parsed())
+    assert one != other
+    assert int(one[:2], 16) & 3 == int(other[:2], 16) & 3 == 2

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from agent.clock import SystemClock
 from agent.cni.journal import Journal
@@ -32,6 +33,7 @@ class World:
         self.pods = FakePods()
         self.state = state
         self.why: str | None = None
+        self.limited: str | None = None
         self.unsettled: Exception | None = None
         self.revision = 0
 
@@ -53,6 +55,8 @@ class World:
             settled=self.settled,
             pods=self.pods,
             boot_id=boot_id,
+            endpoints=lambda: self.cluster.endpoints,
+            limited=lambda: self.limited,
         )
         self.server = CniServer(self.state / "cni.sock", self.ports, Journal(self.state), SystemClock())
 
@@ -61,17 +65,26 @@ class World:
             raise self.unsettled
 
     async def call(
-        self, verb: str, container: str = "c1", pod: str = "web", netns: str = "/run/netns/x"
-    ) -> tuple[int, dict[str, object]]:
-        environment = {
+        self,
+        verb: str,
+        container: str = "c1",
+        pod: str = "web",
+        netns: str = "/run/netns/x",
+        config: dict[str, object] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """One call as a runtime makes it; `config` and `environment` are laid over the usual ones."""
+        usual = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
             "CNI_NETNS": netns,
             "CNI_IFNAME": "eth0",
             "CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}",
         }
-        config = json.dumps({"cniVersion": "1.0.0", "name": "net", "type": "tortie"}).encode()
-        status, output = await self.server.call(environment, config)
+        document = {"cniVersion": "1.1.0", "name": "net", "type": "tortie", **(config or {})}
+        status, output = await self.server.call(
+            {**usual, **(environment or {})}, json.dumps(document).encode()
+        )
         return status, json.loads(output) if output else {}
 
     async def stored(self) -> tuple[int, int, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from ipaddress import IPv4Network
 
-from agent.cni.attachment import Attachment
+from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment, NoNamespace
+from agent.cni.checking import Device, PodState
 from agent.dataplane.kernel import KernelError
+from agent.dataplane.objects import Route, RouteKey
 
 
 class PodFault(Enum):
@@ -13,6 +16,7 @@ class PodFault(Enum):
 
     ATTACH_REFUSED = "the kernel takes no veth"
     DETACH_REFUSED = "the kernel lets no veth go"
+    NO_NAMESPACE = "the pod's namespace is gone"
 
 
 class FakePods:
@@ -25,11 +29,12 @@ class FakePods:
     def _fault(self, fault: PodFault) -> None:
         if fault in self.faults:
             self.faults.discard(fault)
-            raise KernelError(fault.value)
+            raise (NoNamespace if fault is PodFault.NO_NAMESPACE else KernelError)(fault.value)
 
     async def attach(self, wish: Attachment) -> None:
         """See PodNetwork."""
         self._fault(PodFault.ATTACH_REFUSED)
+        self._fault(PodFault.NO_NAMESPACE)
         self.attached[wish.host_interface] = wish
 
     async def detach(self, host_interface: str) -> None:
@@ -40,3 +45,25 @@ class FakePods:
     def exists(self, host_interface: str) -> bool:
         """See PodNetwork."""
         return host_interface in self.attached
+
+    async def owner(self, host_interface: str) -> str | None:
+        """See PodNetwork."""
+        wish = self.attached.get(host_interface)
+        return None if wish is None else wish.container_id
+
+    async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
+        """See PodNetwork."""
+        wish = self.attached.get(host_interface)
+        if wish is None or wish.interface != interface:
+            return PodState()
+        routes = (
+            Route(RouteKey(IPv4Network(GATEWAY)), device=interface),
+            Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=interface),
+        )
+        return PodState(
+            inside=Device(wish.mac, wish.mtu, up=True),
+            host=Device(HOST_MAC, wish.mtu, up=True),
+            addresses=frozenset(wish.addresses),
+            routes=routes,
+            gateway_mac=HOST_MAC,
+        )

@@ -1,0 +1,295 @@
+"""ADD, DEL and CHECK of one attachment, told from the outside that nobody else works on it.
+
+Promises: ADD is all or nothing, and again gives the same; DEL removes the device first and always succeeds: what the
+datastore could not take is written down and carried out later, before any ADD of the same container. No route is
+programmed here: a fact is added, and the reconciler's work awaited.
+Does not know: sockets, netlink, etcd, who the reconciler is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address
+
+import msgspec
+import structlog
+
+from agent.clock import Clock
+from agent.cni.attachment import (
+    HOST_MAC,
+    Attachment,
+    NoNamespace,
+    about,
+    endpoint,
+    handle,
+    host_interface,
+    mac_of,
+    namespace,
+    stored_name,
+)
+from agent.cni.checking import differences
+from agent.cni.journal import Journal, JournalFull, Release
+from agent.cni.options import CniError, Code
+from agent.cni.ports import ServerPorts
+from agent.cni.spec import Request, Result
+from agent.dataplane.kernel import KernelError
+from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
+from ipam.allocator import Companion
+from ipam.errors import IpamError, Refused, StoreUnavailable
+from ipam.keys import resource_key
+from ipam.model import AddressRequest, Assignment
+from ipam.store import Delete, Put, Unchanged
+
+SETTLE_SECONDS = 10.0
+"""How long ADD waits for the host's route."""
+CHECK_SECONDS = 3.0
+"""How long CHECK waits for it: the reconciler may be repairing it."""
+RELEASE_SECONDS = 3.0
+"""How long DEL tries the datastore before it writes the release down."""
+
+Companions = Callable[[tuple[Assignment, ...]], Companion]
+
+log = structlog.get_logger()
+
+
+class Attaching:
+    """The verbs on one interface of one container."""
+
+    def __init__(self, ports: ServerPorts, journal: Journal, clock: Clock) -> None:
+        self._ports = ports
+        self._journal = journal
+        self._clock = clock
+
+    def _key(self, request: Request) -> str:
+        name = stored_name(request, self._ports.node)
+        return resource_key(PLURALS["WorkloadEndpoint"], name, namespace(request))
+
+    # -- ADD ----------------------------------------------------------------------------------------------------------
+
+    async def add(self, request: Request, release: Release) -> Result:
+        """Attach; `release` is what undoes it later, should the datastore go away. Raises CniError."""
+        await self.settle_releases(request)
+        mtu = request.options.mtu or self._ports.mtu()
+        known = self._ports.known(self._key(request))
+        again = known is not None and known.spec.container_id == request.container_id
+        if known is not None and again and await self._lives(known):
+            return self._result(request, known, mtu)
+        self.must_be_ready()
+        if again:
+            # Its device is gone: an ADD that died half way, or another boot. What was recorded then is not true now.
+            await self.carry_out(request)
+        made = await self._allocate(request)
+        try:
+            await self._ports.pods.attach(self._wish(request, made, mtu))
+            self._ports.adopt(made)
+            await self._ports.settled(made.addresses, SETTLE_SECONDS)
+        except BaseException as error:
+            await self._undo(request, made, release)
+            if isinstance(error, KernelError | TimeoutError):
+                code = Code.BAD_NAMESPACE if isinstance(error, NoNamespace) else Code.IO_FAILURE
+                raise CniError(code, f"{request.interface} could not be attached: {error}") from error
+            raise
+        log.info(
+            "cni.added",
+            pod=request.pod or request.container_id,
+            address=made.spec.ip_networks[0],
+            device=made.spec.interface_name,
+        )
+        return self._result(request, made, mtu)
+
+    def must_be_ready(self) -> None:
+        """Raises CniError, try again later, unless pods can be attached now."""
+        if (why := self._ports.not_ready()) is not None:
+            raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
+
+    async def settle_releases(self, request: Request) -> None:
+        """An earlier DEL of the same container that waits in the journal must not hit what is now made."""
+        for path in self._journal.pending_of(request.container_id, request.interface):
+            self.must_be_ready()
+            await self.carry_out(request)
+            self._journal.done(path)
+
+    async def _lives(self, known: WorkloadEndpoint) -> bool:
+        try:
+            return await self._ports.pods.owner(known.spec.interface_name) in ("", known.spec.container_id)
+        except KernelError as error:
+            raise CniError(Code.IO_FAILURE, str(error)) from error
+
+    def _wish(self, request: Request, made: WorkloadEndpoint, mtu: int) -> Attachment:
+        return Attachment(
+            made.spec.interface_name,
+            request.interface,
+            request.netns,
+            made.spec.mac or mac_of(request),
+            mtu,
+            made.addresses,
+            request.container_id,
+            request.options.forwarding,
+        )
+
+    async def _allocate(self, request: Request) -> WorkloadEndpoint:
+        """Addresses and endpoint, in one transaction."""
+        created = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+        key = self._key(request)
+
+        def written(assignments: tuple[Assignment, ...]) -> WorkloadEndpoint:
+            addresses = [item.address for item in assignments if isinstance(item.address, IPv4Address)]
+            return endpoint(request, self._ports.node, mac_of(request), addresses, created)
+
+        def companion(assignments: tuple[Assignment, ...]) -> Companion:
+            return Companion((), (Put(key, encode(written(assignments))),), (Delete(key),))
+
+        return written(await self.assign(request, companion))
+
+    async def assign(self, request: Request, companion: Companions | None = None) -> tuple[Assignment, ...]:
+        """Addresses for a request. Raises CniError."""
+        stamp = self._clock.wall().strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")
+        wanted = AddressRequest(
+            handle=handle(request),
+            node=self._ports.node,
+            labels=self._ports.labels(),
+            pools=request.options.pools,
+            address=request.options.address,
+            secondary=about(request, self._ports.node, stamp, self._ports.boot_id),
+        )
+        try:
+            return await self._ports.allocator.assign(wanted, companion)
+        except StoreUnavailable as error:
+            raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
+        except Refused as error:
+            raise CniError(Code.REFUSED, str(error)) from error
+        except IpamError as error:
+            raise CniError(Code.TRY_AGAIN, str(error)) from error
+
+    async def _undo(self, request: Request, made: WorkloadEndpoint, release: Release) -> None:
+        """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
+        with suppress(KernelError):
+            await self._ports.pods.detach(made.spec.interface_name)
+        self._ports.forget(made)
+        try:
+            await self.release_or_record(request, release)
+        except CniError as error:
+            # The runtime calls DEL after a failed ADD; until then the handle says whose the address is.
+            log.warning("cni.undo_incomplete", container=request.container_id, why=error.message)
+
+    def _result(self, request: Request, made: WorkloadEndpoint, mtu: int) -> Result:
+        return Result(
+            host_interface=made.spec.interface_name,
+            host_mac=HOST_MAC,
+            interface=request.interface,
+            mac=made.spec.mac or "",
+            netns=request.netns,
+            mtu=mtu,
+            addresses=made.addresses,
+        )
+
+    # -- DEL ----------------------------------------------------------------------------------------------------------
+
+    async def delete(self, request: Request, release: Release) -> None:
+        """Detach. Raises CniError when the device stays, or the release can be neither done nor written down."""
+        try:
+            await self._detach(request)
+        except KernelError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
+            ) from error
+        await self.release_or_record(request, release)
+        log.info("cni.deleted", pod=request.pod or request.container_id)
+
+    async def _detach(self, request: Request) -> None:
+        """The device, unless a later container of the same pod has it; and the fact, unless it is that one's."""
+        known = self._ports.known(self._key(request))
+        ours = known is not None and known.spec.container_id == request.container_id
+        device = known.spec.interface_name if known is not None and ours else host_interface(request)
+        owner = await self._ports.pods.owner(device)
+        if owner == request.container_id or (owner == "" and (ours or known is None)):
+            await self._ports.pods.detach(device)
+        if known is not None and ours:
+            self._ports.forget(known)
+
+    async def release_or_record(self, request: Request, release: Release) -> None:
+        """Give addresses and endpoint back, or write down that it is to be done. Raises CniError."""
+        try:
+            if (why := self._ports.not_ready()) is not None:
+                raise StoreUnavailable(why)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._release(request)
+        except (IpamError, TimeoutError) as error:
+            self._record(release, str(error) or f"no answer within {RELEASE_SECONDS:g} s")
+        except asyncio.CancelledError:
+            self._record(release, "interrupted")
+            raise
+
+    def _record(self, release: Release, why: str) -> None:
+        try:
+            self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
+        except (JournalFull, OSError) as error:
+            raise CniError(Code.TRY_AGAIN, f"the release cannot be written down: {error}") from error
+        log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
+
+    async def _release(self, request: Request) -> None:
+        """Addresses and endpoint, in one transaction. Raises IpamError."""
+        stored = None if request.addresses_only else await self._stored(request)
+        companion = Companion()
+        if stored is not None:
+            endpoint, revision = stored
+            if endpoint is not None and endpoint.spec.container_id == request.container_id:
+                key = self._key(request)
+                companion = Companion((Unchanged(key, revision),), (Delete(key),))
+        await self._ports.allocator.release_handle(handle(request), companion)
+
+    async def _stored(self, request: Request) -> tuple[WorkloadEndpoint | None, int] | None:
+        """The stored endpoint, None in its place when it cannot be read, and its revision. Raises IpamError."""
+        value = await self._ports.store.get(self._key(request))
+        if value is None:
+            return None
+        try:
+            found = decode(WorkloadEndpoint, value.value, value.revision)
+        except msgspec.MsgspecError as error:
+            log.error("cni.endpoint_unreadable", key=value.key, why=str(error))
+            return None, value.revision
+        return (found if isinstance(found, WorkloadEndpoint) else None), value.revision
+
+    async def carry_out(self, request: Request) -> None:
+        """A release that was written down, or that GC found. Raises CniError."""
+        try:
+            if not request.addresses_only:
+                await self._detach(request)
+            await self._release(request)
+        except KernelError as error:
+            raise CniError(Code.IO_FAILURE, str(error)) from error
+        except IpamError as error:
+            raise CniError(Code.TRY_AGAIN, str(error)) from error
+
+    # -- CHECK --------------------------------------------------------------------------------------------------------
+
+    async def check(self, request: Request) -> None:
+        """Compare with what ADD made, in the kernel and in the datastore. Raises CniError with every difference."""
+        try:
+            found = await self._stored(request)
+            held = await self.held(request)
+            stored = found[0] if found is not None else None
+            if stored is not None and stored.spec.container_id != request.container_id:
+                stored = None
+            state = await self._ports.pods.state(request.netns, request.interface, host_interface(request))
+        except NoNamespace as error:
+            raise CniError(Code.BAD_NAMESPACE, str(error)) from error
+        except KernelError as error:
+            raise CniError(Code.IO_FAILURE, str(error)) from error
+        except IpamError as error:
+            raise CniError(Code.TRY_AGAIN, str(error)) from error
+        wrong = list(differences(request, stored, held, state))
+        if stored is not None:
+            try:
+                await self._ports.settled(stored.addresses, CHECK_SECONDS)
+            except (KernelError, TimeoutError) as error:
+                wrong.append(f"the host's route: {error}")
+        if wrong:
+            raise CniError(Code.DIFFERS, f"{request.interface} is not as it was made: {'; '.join(wrong)}")
+
+    async def held(self, request: Request) -> frozenset[IPv4Address]:
+        """The addresses that the attachment's handle holds. Raises IpamError."""
+        assigned = await self._ports.allocator.assigned(handle(request))
+        return frozenset(item.address for item in assigned if isinstance(item.address, IPv4Address))

@@ -1,0 +1,123 @@
+"""CHECK: what an attachment should look like, compared with what is there.
+
+Promises: pure; every difference is one phrase with both sides. Calico's CHECK verifies nothing; this one verifies what
+ADD made: both devices, address, routes, neighbour, and what the datastore holds. Does not know: netlink, etcd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from agent.cni.attachment import GATEWAY, HOST_MAC, host_interface
+from agent.cni.spec import Request
+from agent.dataplane.objects import Route
+from agent.datastore.resources import WorkloadEndpoint
+
+EVERYWHERE = IPv4Network("0.0.0.0/0")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One end of the pair."""
+
+    mac: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """What the kernel has of an attachment; None stands for a device that is not there."""
+
+    inside: Device | None = None
+    host: Device | None = None
+    addresses: frozenset[IPv4Address] = frozenset()
+    routes: tuple[Route, ...] = ()
+    """The pod's, main table."""
+    gateway_mac: str | None = None
+    """The permanent neighbour entry for the gateway."""
+
+
+def told_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ...]:
+    """The addresses that a result gives to an interface of the pod, or to none in particular."""
+    names = [item.get("name") for item in previous.get("interfaces") or ()]
+    found = []
+    for ip in previous.get("ips") or ():
+        index = ip.get("interface")
+        known = isinstance(index, int) and 0 <= index < len(names)
+        if not known or names[index] == interface:
+            found.append(str(ip.get("address", "")).partition("/")[0])
+    return tuple(found)
+
+
+def differences(
+    request: Request, stored: WorkloadEndpoint | None, held: Iterable[IPv4Address], state: PodState
+) -> Iterator[str]:
+    """Everything that is not as ADD left it; nothing when all is well."""
+    if stored is None:
+        yield "the datastore has no endpoint for this container"
+        return
+    yield from _stored(request, stored, frozenset(held))
+    yield from _host(request, stored, state)
+    yield from _inside(request, stored, state)
+
+
+def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[IPv4Address]) -> Iterator[str]:
+    addresses = frozenset(stored.addresses)
+    if held != addresses:
+        yield f"the handle holds {_listed(held)}, the endpoint says {_listed(addresses)}"
+    told = told_addresses(request.previous or {}, request.interface)
+    missing = [address for address in told if address not in {str(found) for found in addresses}]
+    if missing:
+        yield f"prevResult has {', '.join(missing)}, the endpoint says {_listed(addresses)}"
+    if stored.spec.interface_name != host_interface(request):
+        yield f"the endpoint names {stored.spec.interface_name}, not {host_interface(request)}"
+
+
+def _host(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterator[str]:
+    name = stored.spec.interface_name
+    if state.host is None:
+        yield f"{name} is not there"
+        return
+    if not state.host.up:
+        yield f"{name} is down"
+    if state.host.mac != HOST_MAC:
+        yield f"{name} has MAC {state.host.mac}, not {HOST_MAC}"
+    if state.inside is not None and state.inside.mtu != state.host.mtu:
+        yield f"{request.interface} has MTU {state.inside.mtu}, {name} has {state.host.mtu}"
+
+
+def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterator[str]:
+    name = request.interface
+    if state.inside is None:
+        yield f"{name} is not in the pod"
+        return
+    if not state.inside.up:
+        yield f"{name} is down"
+    if stored.spec.mac is not None and state.inside.mac != stored.spec.mac.lower():
+        yield f"{name} has MAC {state.inside.mac}, not {stored.spec.mac}"
+    for mtu in _told_mtus(request):
+        if state.inside.mtu != mtu:
+            yield f"{name} has MTU {state.inside.mtu}, not {mtu}"
+    for address in sorted(frozenset(stored.addresses) - state.addresses):
+        yield f"{name} does not have the address {address}"
+    routes = {route.key.destination: route for route in state.routes if route.device == name}
+    if IPv4Network(GATEWAY) not in routes:
+        yield f"the pod has no route to {GATEWAY} on {name}"
+    if EVERYWHERE not in routes or routes[EVERYWHERE].gateway != GATEWAY:
+        yield f"the pod has no default route via {GATEWAY} on {name}"
+    if state.gateway_mac != HOST_MAC:
+        yield f"the pod has {state.gateway_mac or 'nothing'} as neighbour {GATEWAY}, not {HOST_MAC}"
+
+
+def _told_mtus(request: Request) -> Iterator[int]:
+    for item in (request.previous or {}).get("interfaces") or ():
+        if item.get("name") == request.interface and item.get("sandbox") and item.get("mtu"):
+            yield item["mtu"]
+
+
+def _listed(addresses: Iterable[IPv4Address]) -> str:
+    return ", ".join(str(address) for address in sorted(addresses)) or "nothing"

@@ -1,0 +1,54 @@
+"""Our IPAM for other plugins (bridge, ptp, macvlan …), which call it as `tortie-ipam`: addresses and nothing else.
+
+Promises: as for pods: all or nothing, again the same, DEL always succeeds. Nothing is written but the addresses and
+their handle, whose words let GC find them. Does not know: what the other plugin does with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.cni.attaching import Attaching
+from agent.cni.checking import told_addresses
+from agent.cni.journal import Release
+from agent.cni.options import CniError, Code
+from agent.cni.results import render_addresses
+from agent.cni.spec import Request
+from ipam.errors import IpamError
+
+
+class Delegated:
+    """ADD, DEL and CHECK of addresses only."""
+
+    def __init__(self, attaching: Attaching) -> None:
+        self._attaching = attaching
+
+    async def add(self, request: Request, release: Release) -> bytes:
+        """The abbreviated result. Raises CniError."""
+        await self._attaching.settle_releases(request)
+        self._attaching.must_be_ready()
+        try:
+            assigned = await self._attaching.assign(request)
+        except asyncio.CancelledError:
+            await self._attaching.release_or_record(request, release)
+            raise
+        addresses = [item.address for item in assigned if item.address.version == 4]
+        return render_addresses(addresses, request.options, request.version)
+
+    async def delete(self, request: Request, release: Release) -> None:
+        """Give the addresses back, or write down that it is to be done. Raises CniError."""
+        await self._attaching.release_or_record(request, release)
+
+    async def check(self, request: Request) -> None:
+        """Every address that the result names for us is still ours. Raises CniError."""
+        try:
+            held = {str(address) for address in await self._attaching.held(request)}
+        except IpamError as error:
+            raise CniError(Code.TRY_AGAIN, str(error)) from error
+        told = told_addresses(request.previous or {}, request.interface)
+        missing = [address for address in told if address not in held]
+        if missing or not held:
+            kept = ", ".join(sorted(held)) or "nothing"
+            raise CniError(
+                Code.DIFFERS, f"prevResult has {', '.join(told) or 'no address'}, the handle holds {kept}"
+            )

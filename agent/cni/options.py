@@ -1,0 +1,193 @@
+"""What a network configuration and a runtime may ask of an attachment, read and checked; and the errors of doing so.
+
+Promises: pure; a wish that cannot be met is an error that names its key, never ignored. Of several places for one wish
+the runtime's configuration comes first, then `args`, then CNI_ARGS (CNI conventions). Does not know: verbs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+SMALLEST_MTU, LARGEST_MTU = 68, 65535
+MOST_VALID_ATTACHMENTS = 100_000
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+
+
+class Code(Enum):
+    """Error codes of the specification, and from 100 on our own."""
+
+    INCOMPATIBLE_VERSION = 1
+    UNSUPPORTED_FIELD = 2
+    BAD_ENVIRONMENT = 4
+    IO_FAILURE = 5
+    UNDECODABLE = 6
+    INVALID_CONFIG = 7
+    BAD_NAMESPACE = 8
+    TRY_AGAIN = 11
+    UNAVAILABLE = 50
+    LIMITED = 51
+    REFUSED = 100
+    """IPAM said no."""
+    DIFFERS = 101
+    """CHECK found something that is not as ADD left it."""
+    INTERNAL = 999
+
+
+class CniError(Exception):
+    """What the plugin answers instead of a result."""
+
+    def __init__(self, code: Code, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.details = code, message, details
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Wishes of the configuration and of the runtime."""
+
+    pools: tuple[str, ...] = ()
+    mtu: int | None = None
+    address: IPv4Address | None = None
+    """Exactly this one."""
+    mac: str | None = None
+    forwarding: bool | None = None
+    """Whether the pod forwards packets itself; None leaves the kernel's default."""
+    length: int = 32
+    """Prefix length of the addresses handed to another plugin."""
+    gateway: IPv4Address | None = None
+    routes: tuple[Mapping[str, Any], ...] = ()
+    """Handed on to another plugin as they are, like the gateway."""
+
+
+def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
+    """All wishes of a call. Raises CniError."""
+    ipam = _object(config, "ipam", "ipam")
+    _families(ipam)
+    settings = _object(config, "container_settings", "container_settings")
+    forwarding = settings.get("allow_ip_forwarding")
+    if forwarding is not None and not isinstance(forwarding, bool):
+        raise CniError(Code.INVALID_CONFIG, "container_settings.allow_ip_forwarding: must be true or false")
+    return Options(
+        pools=_pools(ipam),
+        mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU, LARGEST_MTU),
+        address=_wished_address(config, arguments),
+        mac=_wished_mac(config, arguments),
+        forwarding=forwarding,
+        length=_number(ipam.get("length"), "ipam.length", 1, 32) or 32,
+        gateway=_address(ipam.get("gateway"), "ipam.gateway") if ipam.get("gateway") else None,
+        routes=_routes(ipam),
+    )
+
+
+def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    found = within.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CniError(Code.INVALID_CONFIG, f"{where}: must be an object")
+    return found
+
+
+def _families(ipam: Mapping[str, Any]) -> None:
+    """Calico writes these two as text; a wish for IPv6 cannot be met."""
+    words = {True: "true", False: "false"}
+    for name, default, possible in (("assign_ipv4", "true", "true"), ("assign_ipv6", "false", "false")):
+        value = ipam.get(name, default)
+        text = words[value] if isinstance(value, bool) else value
+        if text not in ("true", "false"):
+            raise CniError(Code.INVALID_CONFIG, f'ipam.{name}: must be "true" or "false"')
+        if text != possible:
+            raise CniError(
+                Code.UNSUPPORTED_FIELD, f'ipam.{name}: "{text}": pods have one IPv4 address and no IPv6 one'
+            )
+
+
+def _pools(ipam: Mapping[str, Any]) -> tuple[str, ...]:
+    pools = ipam.get("ipv4_pools") or ()
+    if not isinstance(pools, list | tuple) or not all(isinstance(pool, str) for pool in pools):
+        raise CniError(Code.INVALID_CONFIG, "ipam.ipv4_pools: must be a list of pool names or CIDRs")
+    return tuple(pools)
+
+
+def _number(value: object, where: str, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise CniError(Code.INVALID_CONFIG, f"{where}: {value!r} must be a number from {least} to {most}")
+    return value
+
+
+def _wished_address(config: Mapping[str, Any], arguments: Mapping[str, str]) -> IPv4Address | None:
+    runtime = _object(config, "runtimeConfig", "runtimeConfig").get("ips")
+    args = _object(_object(config, "args", "args"), "cni", "args.cni").get("ips")
+    given = arguments.get("IP")
+    places = (
+        ("runtimeConfig.ips", runtime),
+        ("args.cni.ips", args),
+        ("CNI_ARGS: IP", given.split(",") if given else None),
+    )
+    where, wished = next(((where, wished) for where, wished in places if wished), ("", None))
+    if wished is None:
+        return None
+    if not isinstance(wished, list) or len(wished) != 1:
+        raise CniError(Code.INVALID_CONFIG, f"{where}: must be a list of one IPv4 address")
+    return _address(wished[0], where)
+
+
+def _address(text: object, where: str) -> IPv4Address:
+    try:
+        return IPv4Interface(str(text)).ip
+    except ValueError:
+        raise CniError(Code.INVALID_CONFIG, f"{where}: {str(text)[:64]!r} is not an IPv4 address") from None
+
+
+def _wished_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+    runtime = _object(config, "runtimeConfig", "runtimeConfig").get("mac")
+    where, wished = ("runtimeConfig.mac", runtime) if runtime else ("CNI_ARGS: MAC", arguments.get("MAC"))
+    if not wished:
+        return None
+    text = str(wished).lower().replace("-", ":")
+    if not MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise CniError(
+            Code.INVALID_CONFIG, f"{where}: {str(wished)[:64]!r} is not the MAC address of one interface"
+        )
+    return text
+
+
+def _routes(ipam: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    routes = ipam.get("routes") or []
+    if not isinstance(routes, list):
+        raise CniError(Code.INVALID_CONFIG, "ipam.routes: must be a list")
+    for route in routes:
+        try:
+            IPv4Network(route["dst"])
+        except (TypeError, KeyError, ValueError):
+            raise CniError(Code.INVALID_CONFIG, 'ipam.routes: each needs a "dst" such as 0.0.0.0/0') from None
+    return tuple(routes)
+
+
+def valid_attachments(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """GC's list of what is in use; nothing is ever freed by a list that cannot be read whole. Raises CniError."""
+    if VALID_ATTACHMENTS not in config:
+        raise CniError(Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: GC needs the list of what is in use")
+    listed = config[VALID_ATTACHMENTS] or []
+    if not isinstance(listed, list) or len(listed) > MOST_VALID_ATTACHMENTS:
+        raise CniError(
+            Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: must be a list of up to {MOST_VALID_ATTACHMENTS}"
+        )
+    try:
+        pairs = frozenset((item["containerID"], item["ifname"]) for item in listed)
+    except (TypeError, KeyError):
+        pairs = frozenset({("", 0)})
+    if not all(isinstance(container, str) and isinstance(name, str) for container, name in pairs):
+        raise CniError(
+            Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: each needs a containerID and an ifname, both text"
+        )
+    return pairs

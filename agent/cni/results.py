@@ -1,0 +1,86 @@
+"""What the plugin prints: results, errors, versions, each in the form of the version that was asked for.
+
+Promises: pure; what came with prevResult is kept, ours is added to it. Does not know: requests' origin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+from agent.cni.options import CniError, Options
+from agent.cni.spec import VERSIONS, Result
+
+OLDEST_FORM = ("0.1.0", "0.2.0")
+"""One address of each family, no interfaces."""
+WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
+"""1.0.0 dropped the family of an address."""
+
+
+def render(result: Result, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
+    """The result of an ADD."""
+    if version in OLDEST_FORM:
+        return _oldest(version, result.addresses, 32, None)
+    interfaces: list[dict[str, object]] = [
+        {"name": result.host_interface, "mac": result.host_mac},
+        {"name": result.interface, "mac": result.mac, "sandbox": result.netns},
+    ]
+    if version == "1.1.0":
+        for interface in interfaces:
+            interface["mtu"] = result.mtu
+    before = dict(previous or {})
+    others = before.get("interfaces") or []
+    ips = _ips(version, result.addresses, 32, None)
+    for ip in ips:
+        ip["interface"] = len(others) + 1
+    before |= {
+        "cniVersion": version,
+        "interfaces": [*others, *interfaces],
+        "ips": [*(before.get("ips") or []), *ips],
+    }
+    before.setdefault("dns", {})
+    return json.dumps(before).encode()
+
+
+def render_addresses(addresses: Iterable[IPv4Address], options: Options, version: str) -> bytes:
+    """The abbreviated result that another plugin asks its IPAM for: no interfaces."""
+    found = tuple(addresses)
+    if version in OLDEST_FORM:
+        return _oldest(version, found, options.length, options.gateway)
+    ips = _ips(version, found, options.length, options.gateway)
+    raw = {"cniVersion": version, "ips": ips, "routes": list(options.routes), "dns": {}}
+    return json.dumps(raw).encode()
+
+
+def _ips(
+    version: str, addresses: Iterable[IPv4Address], length: int, gateway: IPv4Address | None
+) -> list[dict[str, object]]:
+    ips: list[dict[str, object]] = [{"address": f"{address}/{length}"} for address in addresses]
+    for ip in ips:
+        if gateway is not None:
+            ip["gateway"] = str(gateway)
+        if version in WITH_FAMILY:
+            ip["version"] = "4"
+    return ips
+
+
+def _oldest(
+    version: str, addresses: tuple[IPv4Address, ...], length: int, gateway: IPv4Address | None
+) -> bytes:
+    ip4 = {"ip": f"{addresses[0]}/{length}"} if addresses else {}
+    if addresses and gateway is not None:
+        ip4["gateway"] = str(gateway)
+    return json.dumps({"cniVersion": version, "ip4": ip4, "dns": {}}).encode()
+
+
+def render_error(error: CniError, version: str) -> bytes:
+    """The error as the specification has it; on standard output, with a non-zero exit."""
+    raw = {"cniVersion": version, "code": error.code.value, "msg": error.message, "details": error.details}
+    return json.dumps({name: value for name, value in raw.items() if value != ""}).encode()
+
+
+def render_versions(version: str) -> bytes:
+    """The answer to VERSION."""
+    return json.dumps({"cniVersion": version, "supportedVersions": list(VERSIONS)}).encode()
