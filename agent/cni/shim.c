@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_STDIN = 1 << 20, MOST_VALUE = 8192, MOST_ANSWER = 1 << 20, WAIT_SECONDS = 110 };
+enum { MOST_STDIN = 1 << 20, MOST_VALUE = 8192, MOST_ANSWER = 1 << 20, WAIT_SECONDS = 110, WAIT_SECONDS_OF_DEL = 15 };
 #define VERSIONS "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 static const char *const names[] = {"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"};
 enum { NAMES = sizeof names / sizeof *names };
@@ -54,7 +54,7 @@ static int fail(int code, const char *first, const char *second, const char *thi
 // The agent's answer in `answer`; its length, or -1 with errno.
 static ssize_t ask(size_t length) {
   struct sockaddr_un there = {.sun_family = AF_UNIX};
-  struct timeval patience = {.tv_sec = WAIT_SECONDS};
+  struct timeval patience = {.tv_sec = strcmp(value(0), "DEL") ? WAIT_SECONDS : WAIT_SECONDS_OF_DEL};
   const char *path = setting("TORTIE_CNI_SOCKET", "/run/tortie/cni.sock");
   int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (strlen(path) >= sizeof there.sun_path) return errno = ENAMETOOLONG, -1;
@@ -110,6 +110,8 @@ int main(void) {
   if (got > 0) return put(1, answer + 1, (size_t)got - 1) ? 1 : answer[0] - '0';
   const char *why = strerror(errno);
   if (!strcmp(value(0), "VERSION")) return printf("{\"cniVersion\":\"1.0.0\",\"supportedVersions\":%s}", VERSIONS) < 0;
+  if (!strcmp(value(0), "STATUS"))
+    return fail(51, "the agent does not answer: ", why, ": no route is learned or repaired; is tortie-agent running?");
   if (strcmp(value(0), "DEL")) return fail(11, "the agent does not answer: ", why, "; is tortie-agent running?");
   if (!safe(value(1)) || !safe(value(3)))
     return fail(4, "DEL needs CNI_CONTAINERID and CNI_IFNAME of letters, digits, '_', '.', '-'", "", "");

@@ -2,7 +2,7 @@
 """The CNI plugin: hands environment and standard input to the agent over its socket, prints the answer.
 
 Promises: imports builtin modules only, so it starts as fast as the interpreter; holds no credentials; with the agent
-down ADD says so with code 11, and DEL writes the release down where the agent finds it, and succeeds.
+down ADD says so with code 11, STATUS with 51, and DEL writes the release down where the agent finds it, and succeeds.
 Does not know: what an attachment is. The form of a call is described in agent/cni/server.py, that of a release in
 agent/cni/journal.py; the C shim beside this file does the same.
 """
@@ -15,7 +15,9 @@ NAMES = (b"CNI_COMMAND", b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME", b"CNI_
 MOST_STDIN_BYTES = 1 << 20
 VERSIONS = b'["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
 SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-WAIT_SECONDS = 110.0
+LONGEST_VALUE = 8191
+WAIT_SECONDS, WAIT_SECONDS_OF_DEL = 110.0, 15.0
+"""A DEL has the journal to turn to; an ADD waits for routes, and its runtime has a deadline of its own."""
 
 
 def setting(name: bytes, default: bytes) -> bytes:
@@ -31,7 +33,7 @@ def read_all() -> bytes:
         if not part:
             break
         data += part
-    return data
+    return data[: MOST_STDIN_BYTES + 1]
 
 
 def finish(status: int, output: bytes) -> None:
@@ -59,11 +61,11 @@ def fail(code: int, message: bytes) -> None:
     finish(1, b'{"cniVersion":"1.0.0","code":%d,"msg":"%s"}' % (code, quoted(message)))
 
 
-def ask(call: bytes) -> tuple[int, bytes]:
+def ask(call: bytes, wait: float) -> tuple[int, bytes]:
     """The agent's answer: exit status and output. Raises OSError when there is no agent."""
     path = setting(b"TORTIE_CNI_SOCKET", b"/run/tortie/cni.sock")
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    connection.settimeout(WAIT_SECONDS)
+    connection.settimeout(wait)
     connection.connect(path)
     connection.sendall(call)
     connection.shutdown(_socket.SHUT_WR)
@@ -106,7 +108,8 @@ def record(environment: dict[bytes, bytes], config: bytes) -> None:
 
 def main() -> None:
     """One call."""
-    environment: dict[bytes, bytes] = {name: posix.environ.get(name, b"") for name in NAMES}
+    given = {name: posix.environ.get(name, b"") for name in NAMES}
+    environment = {name: value if len(value) <= LONGEST_VALUE else b"" for name, value in given.items()}
     verb = environment[b"CNI_COMMAND"]
     if not verb:
         posix.write(2, b"tortie: a CNI plugin; a container runtime calls it. Supported: %s\n" % VERSIONS)
@@ -114,11 +117,13 @@ def main() -> None:
     config = read_all()
     call = b"\0".join(b"%s=%s" % pair for pair in environment.items()) + b"\0\0" + config
     try:
-        status, output = ask(call)
+        status, output = ask(call, WAIT_SECONDS_OF_DEL if verb == b"DEL" else WAIT_SECONDS)
     except OSError as error:
         why = b"the agent does not answer: " + (error.strerror or "no answer").encode()
         if verb == b"VERSION":
             finish(0, b'{"cniVersion":"1.0.0","supportedVersions":%s}' % VERSIONS)
+        if verb == b"STATUS":
+            fail(51, why + b": no route is learned or repaired; is tortie-agent running?")
         if verb != b"DEL":
             fail(11, why + b"; is tortie-agent running?")
         try:

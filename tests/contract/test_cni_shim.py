@@ -114,6 +114,31 @@ def test_without_an_agent_an_add_says_try_again(shim: Shim) -> None:
     assert error["msg"].endswith("; is tortie-agent running?")
 
 
+def test_without_an_agent_status_says_that_existing_pods_may_be_cut_off(shim: Shim) -> None:
+    done = shim(CNI_COMMAND="STATUS")
+    error = json.loads(done.stdout)
+    assert (done.returncode, error["code"]) == (1, 51)
+    assert error["msg"].startswith("the agent does not answer: ")
+
+
+def test_what_is_longer_than_any_real_value_is_as_good_as_missing(
+    shim: Shim, answering: Callable[[bytes], Agent]
+) -> None:
+    agent = answering(b"0")
+    shim(CNI_COMMAND="ADD", CNI_ARGS="x" * 20_000, CNI_IFNAME="y" * 8191)
+    environment, _ = agent.asked()
+    assert (environment["CNI_ARGS"], len(environment["CNI_IFNAME"])) == ("", 8191)
+
+
+def test_a_configuration_without_end_is_cut_and_never_fills_the_memory(
+    shim: Shim, answering: Callable[[bytes], Agent]
+) -> None:
+    agent = answering(b"1{}")
+    shim(b" " * (10 << 20), CNI_COMMAND="ADD")
+    _, stdin = agent.asked()
+    assert (1 << 20) <= len(stdin) <= (1 << 20) + 1
+
+
 def test_an_agent_that_dies_during_a_call_is_as_good_as_none(
     shim: Shim, answering: Callable[[bytes], Agent]
 ) -> None:
