@@ -14,6 +14,10 @@
 #include <unistd.h>
 
 enum { MOST_STDIN = 1 << 20, MOST_VALUE = 8192, MOST_ANSWER = 1 << 20, WAIT_SECONDS = 110, WAIT_SECONDS_OF_DEL = 15 };
+#ifndef SOCKET_PATH
+#define SOCKET_PATH "/run/tortie/cni.sock"
+#define STATE_PATH "/var/lib/tortie"
+#endif
 #define VERSIONS "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 static const char *const names[] = {"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"};
 enum { NAMES = sizeof names / sizeof *names };
@@ -55,7 +59,7 @@ static int fail(int code, const char *first, const char *second, const char *thi
 static ssize_t ask(size_t length) {
   struct sockaddr_un there = {.sun_family = AF_UNIX};
   struct timeval patience = {.tv_sec = strcmp(value(0), "DEL") ? WAIT_SECONDS : WAIT_SECONDS_OF_DEL};
-  const char *path = setting("TORTIE_CNI_SOCKET", "/run/tortie/cni.sock");
+  const char *path = setting("TORTIE_CNI_SOCKET", SOCKET_PATH);
   int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (strlen(path) >= sizeof there.sun_path) return errno = ENAMETOOLONG, -1;
   strcpy(there.sun_path, path);
@@ -74,7 +78,7 @@ static int safe(const char *text) {
 // Writes the release of a DEL down, durably, in the form of agent/cni/journal.py; 0, or -1 with errno.
 static int record(void) {
   char directory[1024], name[1600], temporary[1610];
-  const char *state = setting("TORTIE_STATE_DIR", "/var/lib/tortie");
+  const char *state = setting("TORTIE_STATE_DIR", STATE_PATH);
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   mkdir(state, 0700);

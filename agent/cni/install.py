@@ -1,0 +1,178 @@
+"""Puts the plugins and the network's configuration where container runtimes look for them.
+
+Promises: a file is replaced by one rename, so a runtime that starts the plugin in that moment runs the old or the new
+one; the configuration is written last, when the plugins answer, and one that somebody wrote or changed stays as it is.
+Asked again, nothing that stands is written again. Does not know: the agent, which need not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).parent
+PLUGINS = ("tortie", "tortie-ipam")
+CONFLIST = "10-tortie.conflist"
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
+DEFAULT_SOCKET, DEFAULT_STATE = "/run/tortie/cni.sock", "/var/lib/tortie"
+MARK = b"TORTIE_CNI_SOCKET"
+"""In each of our plugins and in no other: what has it may be replaced and removed."""
+
+
+class InstallFailed(Exception):
+    """One sentence: what stands in the way, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things go, and what the plugins are told of the agent."""
+
+    plugins: Path = Path("/opt/cni/bin")
+    configuration: Path = Path("/etc/cni/net.d")
+    socket: Path = Path(DEFAULT_SOCKET)
+    state: Path = Path(DEFAULT_STATE)
+
+
+def install(places: Places, shim: str, network: str, *, replace: bool = False) -> Iterator[str]:
+    """Install; yields what was done, a phrase each. `shim` is `c`, `python`, or `auto`: C where a compiler is.
+
+    Raises InstallFailed.
+    """
+    content, kind = _plugin(places, shim)
+    try:
+        places.plugins.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for name in PLUGINS:
+            path = places.plugins / name
+            if path.exists() and not _is_ours(path):
+                raise InstallFailed(f"{path} is somebody else's plugin; move it, or choose another --bin-dir")
+            done = _put(path, content, 0o755)
+            yield f"{path}: {'written' if done else 'stands already'} ({kind})"
+            _must_answer(path)
+        places.configuration.mkdir(mode=0o755, parents=True, exist_ok=True)
+        yield _configure(places, network, replace=replace)
+    except OSError as error:
+        raise InstallFailed(f"{error.filename or places.plugins}: {error.strerror}") from error
+
+
+def _configure(places: Places, network: str, *, replace: bool) -> str:
+    path = places.configuration / CONFLIST
+    content = conflist(network, portmap=(places.plugins / "portmap").exists())
+    if path.exists() and not replace and path.read_bytes() != content:
+        return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
+    return f"{path}: {'written' if _put(path, content, 0o644) else 'stands already'}"
+
+
+def uninstall(places: Places) -> Iterator[str]:
+    """Remove the configuration, then our plugins; pods keep their network. Raises InstallFailed."""
+    try:
+        path = places.configuration / CONFLIST
+        if path.exists():
+            path.unlink()
+            yield f"{path}: removed"
+        for name in PLUGINS:
+            path = places.plugins / name
+            if path.exists() and _is_ours(path):
+                path.unlink()
+                yield f"{path}: removed"
+    except OSError as error:
+        raise InstallFailed(f"{error.filename}: {error.strerror}") from error
+
+
+def conflist(network: str, *, portmap: bool) -> bytes:
+    """The network as runtimes read it; 1.0.0 because the plugins that may follow in the chain know no later one."""
+    plugins: list[dict[str, object]] = [{"type": "tortie", "capabilities": {"ips": True, "mac": True}}]
+    if portmap:
+        plugins.append({"type": "portmap", "snat": True, "capabilities": {"portMappings": True}})
+    raw = {"cniVersion": "1.0.0", "name": network, "plugins": plugins}
+    return json.dumps(raw, indent=2).encode() + b"\n"
+
+
+def _plugin(places: Places, shim: str) -> tuple[bytes, str]:
+    """The plugin and what it is. Raises InstallFailed."""
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if shim == "python" or (shim == "auto" and compiler is None):
+        return _python(places), "Python; the one in C starts faster and needs a compiler"
+    if compiler is None:
+        raise InstallFailed(f"no compiler ({', '.join(COMPILERS)}) is installed; use --shim python")
+    try:
+        return _compiled(places, compiler), f"C, built by {compiler}"
+    except InstallFailed:
+        if shim == "c":
+            raise
+        return _python(places), f"Python, for {compiler} did not build the one in C"
+
+
+def _python(places: Places) -> bytes:
+    text = (SOURCE / "shim.py").read_text()
+    for default, wished in ((DEFAULT_SOCKET, places.socket), (DEFAULT_STATE, places.state)):
+        text = text.replace(f'b"{default}"', repr(os.fsencode(wished)))
+    return text.encode()
+
+
+def _compiled(places: Places, compiler: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="tortie-shim-") as directory:
+        built = Path(directory) / "tortie"
+        defines = [f"-DSOCKET_PATH={_quoted(places.socket)}", f"-DSTATE_PATH={_quoted(places.state)}"]
+        command = [compiler, "-O2", "-s", *defines, "-o", str(built), str(SOURCE / "shim.c")]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+            return built.read_bytes()
+        except subprocess.CalledProcessError as error:
+            first = (error.stderr or "").strip().splitlines()[:1]
+            raise InstallFailed(f"{compiler}: {' '.join(first) or 'failed'}; use --shim python") from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InstallFailed(f"{compiler}: {error}; use --shim python") from error
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _is_ours(path: Path) -> bool:
+    return MARK in path.read_bytes()
+
+
+def _put(path: Path, content: bytes, mode: int) -> bool:
+    """Write durably by rename; False when it stands so already."""
+    if path.exists() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
+        return False
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return True
+
+
+def _must_answer(plugin: Path) -> None:
+    """A plugin that does not even say its versions must not be configured. Raises InstallFailed."""
+    environment = {"CNI_COMMAND": "VERSION", "TORTIE_CNI_SOCKET": "/nonexistent"}
+    try:
+        done = subprocess.run(
+            [plugin], input=b"{}", env=environment, capture_output=True, timeout=ANSWER_SECONDS, check=True
+        )
+        known = "supportedVersions" in json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise InstallFailed(f"{plugin} does not run here: {error}") from error
+    if not known:
+        raise InstallFailed(f"{plugin} runs but does not say which versions it supports")
