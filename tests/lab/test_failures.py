@@ -19,9 +19,10 @@ pytestmark = pytest.mark.lab
 OUTAGE_SECONDS = 30
 
 
-@pytest.fixture(scope="module")
-def lab(make_lab: MakeLab) -> Lab:
-    return make_lab("fail", Mode.NONE)
+@pytest.fixture(scope="module", params=[Mode.NONE, Mode.VXLAN], ids=["none", "vxlan"])
+def lab(request: pytest.FixtureRequest, make_lab: MakeLab) -> Lab:
+    """Routes from BGP, and routes from the datastore."""
+    return make_lab(f"fail{request.param.value}", request.param)
 
 
 def pinging(lab: Lab, seconds: float) -> subprocess.Popen[str]:
@@ -75,8 +76,9 @@ def test_a_stopped_agent_leaves_its_routes_and_comes_back_without_an_event(lab: 
 
 
 def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwards(
-    lab: Lab, tmp_path: Path
+    make_lab: MakeLab, tmp_path: Path
 ) -> None:
+    lab = make_lab("outage", Mode.NONE)
     monitors = RouteMonitors(lab, tmp_path)
     try:
         processes.stop_etcd(lab.plan)
