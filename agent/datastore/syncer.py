@@ -126,6 +126,8 @@ class Syncer:
         """Wait before the next attempt; returns the wait after that."""
         if self.trouble is None:
             log.warning("datastore.away", prefix=prefix, why=str(error))
-        self.trouble = str(error)
+        news, self.trouble = self.trouble is None, str(error)
+        if news:
+            self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

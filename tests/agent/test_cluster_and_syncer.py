@@ -164,9 +164,7 @@ async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) 
     await followed.until(lambda: followed.syncer.in_sync)
     followed.store.away = True
     followed.store.break_watches()
-    async with asyncio.timeout(WAIT_SECONDS):
-        while followed.syncer.trouble is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await followed.until(lambda: followed.syncer.trouble is not None)
     assert followed.syncer.in_sync
     assert [record.pool.name for record in followed.cluster.pools] == ["default-ipv4-ippool"]
     followed.store.away = followed.store.watches_break = False
