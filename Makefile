@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 gcc iputils-ping kmod libc6-dev nftables openssl procps user-mode-linux
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins gcc iputils-ping kmod libc6-dev nftables openssl procps user-mode-linux
 
 .PHONY: demo test check unit kernel ipip format lock clean help
 

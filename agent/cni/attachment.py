@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -86,6 +86,17 @@ def handle_of(network: str, container_id: str, interface: str) -> HandleId:
     """The handle of one interface of a container: what is released together."""
     suffix = "" if interface == USUAL_INTERFACE else f".{interface}"
     return HandleId(f"{network}.{container_id}{suffix}")
+
+
+def traced(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None:
+    """(container id, interface) behind an allocation, by what was recorded with it; None when it says neither."""
+    network, interface = words.get("network"), words.get("interface", USUAL_INTERFACE)
+    if network is None:
+        return None
+    container = handle.removeprefix(f"{network}.")
+    if interface != USUAL_INTERFACE:
+        container = container.removesuffix(f".{interface}")
+    return (container, interface) if handle == handle_of(network, container, interface) else None
 
 
 def namespace(request: Request) -> str:

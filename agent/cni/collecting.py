@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from agent.cni.attachment import USUAL_INTERFACE, handle_of
+from agent.cni.attachment import traced
 from agent.cni.spec import Request, Verb
 from agent.datastore.resources import WorkloadEndpoint
 from ipam.model import Attributes, Block, NodeName
@@ -52,12 +52,10 @@ def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> 
     words = dict(attributes.secondary)
     if attributes.handle is None or words.get("node") != node or words.get("network") != request.network:
         return
-    interface = words.get("interface", USUAL_INTERFACE)
-    container = attributes.handle.removeprefix(f"{request.network}.")
-    if interface != USUAL_INTERFACE:
-        container = container.removesuffix(f".{interface}")
-    if attributes.handle != handle_of(request.network, container, interface):
+    found = traced(words, attributes.handle)
+    if found is None:
         return
+    container, interface = found
     yield Request(
         Verb.DEL,
         request.version,

@@ -10,7 +10,8 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.cni.journal import Journal
-from agent.cni.ports import ServerPorts
+from agent.cni.pod_netlink import NetlinkPods
+from agent.cni.ports import PodNetwork, ServerPorts
 from agent.cni.server import CniServer
 from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
 from ipam.allocator import Allocator
@@ -27,10 +28,12 @@ POOL_KEY = resource_key("ippools", "p")
 class World:
     """A server over fakes."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, pods: NetlinkPods | None = None) -> None:
+        """`pods` makes real devices; without it they are a fake's."""
         self.store = FakeStore()
         self.cluster = Cluster(NODE)
         self.pods = FakePods()
+        self._network: PodNetwork = pods or self.pods
         self.state = state
         self.why: str | None = None
         self.limited: str | None = None
@@ -53,7 +56,7 @@ class World:
             adopt=self.cluster.adopt,
             forget=self.cluster.forget,
             settled=self.settled,
-            pods=self.pods,
+            pods=self._network,
             boot_id=boot_id,
             endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
