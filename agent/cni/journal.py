@@ -21,6 +21,8 @@ from pathlib import Path
 MOST_RELEASES = 10_000
 TEMPORARY = ".new"
 REFUSED = ".refused"
+STALE_SECONDS = 3600.0
+"""No writer needs so long; a younger half may still be written."""
 
 
 class JournalFull(Exception):
@@ -87,6 +89,16 @@ class Journal:
         """A release that can never be carried out: kept for the operator, out of the way of the others."""
         path.replace(path.with_suffix(REFUSED))
         self._sync_directory()
+
+    def sweep(self, now: float) -> None:
+        """Remove what a killed writer left half written: its DEL was never answered, so its runtime asks again.
+
+        `now` is in seconds since 1970. Raises OSError.
+        """
+        for path in self._directory.glob(f"*{TEMPORARY}"):
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
     def done(self, path: Path) -> None:
         """A release was carried out."""

@@ -196,6 +196,7 @@ class CniServer:
         """Carry out what was written down, by this agent, by an earlier one or by a shim that found none."""
         while True:
             try:
+                self._journal.sweep(self._clock.wall().timestamp())
                 await self.replay()
             except OSError as error:
                 log.error("cni.journal_broken", why=str(error))

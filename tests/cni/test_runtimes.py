@@ -91,14 +91,20 @@ def namespace() -> Iterator[str]:
             remove_namespace(name)
 
 
-@pytest.fixture
-async def machine(namespace: str, tmp_path: Path) -> AsyncIterator[Machine]:
-    pods = NetlinkPods()
-    world = World(tmp_path, pods)
-    await world.start()
-    places = Places(tmp_path / "bin", tmp_path / "net.d", tmp_path / "cni.sock", tmp_path)
-    for _ in install(places, "auto", "pods"):
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    root = tmp_path_factory.mktemp("node")
+    made = Places(root / "bin", root / "net.d", root / "cni.sock", root)
+    for _ in install(made, "auto", "pods"):
         pass
+    return made
+
+
+@pytest.fixture
+async def machine(namespace: str, places: Places) -> AsyncIterator[Machine]:
+    pods = NetlinkPods()
+    world = World(places.state, pods)
+    await world.start()
     ready = asyncio.Event()
     server = asyncio.create_task(world.server.run(ready.set))
     await ready.wait()

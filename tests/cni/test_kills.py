@@ -1,0 +1,189 @@
+"""A kill -9 of agent and shim at every step of ADD and DEL; then the DEL that a runtime sends: nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cni.install import Places, install
+from agent.lab.fabric import make_namespace, remove_namespace
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
+from ipam.store import Put
+from tests.cni.dying import ADD_POINTS, AWAY_POINTS, DEL_POINTS, REPLAY_POINTS
+from tests.cni.libcni import Call, Libcni, PluginFailed
+from tests.fixtures.etcd import Etcd, start_etcd
+from tests.fixtures.namespace import fresh_namespace, ip
+
+POOL = (
+    b'{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},'
+    b'"spec":{"cidr":"192.168.0.0/24","blockSize":26}}'
+)
+ID = "0e" * 32
+
+
+class Node:
+    """Servers that die, and what they can leave behind."""
+
+    def __init__(self, process: subprocess.Popen[bytes], state: Path) -> None:
+        self._process = process
+        self._pid = 0
+        self.state = state
+
+    def start(self, point: str = "", *, away: bool = False, ready: bool = True) -> None:
+        """A server that dies at a point, in place of the present one; `ready` false: before it answers calls."""
+        self.kill()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{point}|{'away' if away else ''}\n".encode())
+        self._process.stdin.flush()
+        words = self._process.stdout.readline().split()
+        self._pid = int(words[0])
+        assert words[1:] == ([b"ready"] if ready else [b"died"])
+
+    def kill(self) -> None:
+        """End the present server, if it has not ended itself."""
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._pid = 0
+
+    def releases(self) -> list[str]:
+        """What is still to be carried out."""
+        directory = self.state / "releases"
+        return sorted(os.listdir(directory)) if directory.exists() else []
+
+
+@pytest.fixture(scope="module")
+def pod() -> Iterator[str]:
+    name = f"tortie-test-kills-{os.getpid()}"
+    make_namespace(name)
+    yield f"/run/netns/{name}"
+    remove_namespace(name)
+
+
+@pytest.fixture(scope="module")
+def machine(pod: str) -> Iterator[Etcd]:
+    """A namespace of its own, and etcd in it: these tests stay in there until the last of them."""
+    with fresh_namespace(), start_etcd() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def node(machine: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    state = tmp_path_factory.mktemp("state")
+    command = [sys.executable, "-m", "tests.cni.dying", machine.endpoint, str(state)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        made = Node(process, state)
+        try:
+            yield made
+        finally:
+            made.kill()
+            process.kill()
+
+
+@pytest.fixture
+async def store(machine: Etcd) -> AsyncIterator[EtcdStore]:
+    made = EtcdStore(EtcdConfig((machine.endpoint,)))
+    await made.commit((), (Put(resource_key("ippools", "p"), POOL),))
+    yield made
+    await made.close()
+
+
+@pytest.fixture(scope="module", params=["c", "python"])
+def network(request: pytest.FixtureRequest, node: Node, tmp_path_factory: pytest.TempPathFactory) -> Libcni:
+    plugins = tmp_path_factory.mktemp("plugins")
+    for _ in install(Places(plugins, plugins, node.state / "cni.sock", node.state), request.param, "pods"):
+        pass
+    return Libcni({"name": "pods", "cniVersion": "1.1.0", "plugins": [{"type": "tortie"}]}, [plugins])
+
+
+async def must_be_clean(node: Node, store: EtcdStore) -> None:
+    """No veth, no address, no endpoint, no release."""
+    kept = [
+        prefix
+        for prefix in (HANDLES, resource_prefix("workloadendpoints"))
+        if (await store.list(prefix)).values
+    ]
+    held = [key for key, block in (await store.list(BLOCKS)).values.items() if b"handle_id" in block.value]
+    devices = [line for line in ip("-o link").splitlines() if "cali" in line]
+    assert (kept, held, devices, node.releases()) == ([], [], [], [])
+
+
+@pytest.mark.parametrize("point", ADD_POINTS)
+async def test_an_agent_killed_in_an_add_leaves_nothing_behind_the_del(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
+) -> None:
+    node.start(point)
+    with pytest.raises(PluginFailed):
+        await network.add(Call(ID, pod))
+    # The DEL that follows a failed ADD found no agent, and was written down.
+    assert node.releases()
+    node.start()
+    await must_be_clean(node, store)
+    await network.add(Call(ID, pod))
+    await network.delete(Call(ID, pod))
+    await must_be_clean(node, store)
+
+
+@pytest.mark.parametrize("point", DEL_POINTS)
+async def test_an_agent_killed_in_a_del_is_finished_by_the_next_one(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
+) -> None:
+    node.start()
+    await network.add(Call(ID, pod))
+    node.start(point)
+    await network.delete(Call(ID, pod))
+    node.start()
+    await must_be_clean(node, store)
+
+
+@pytest.mark.parametrize("point", AWAY_POINTS)
+async def test_an_agent_killed_in_a_del_without_the_datastore_loses_no_release(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
+) -> None:
+    node.start()
+    await network.add(Call(ID, pod))
+    node.start(point, away=True)
+    await network.delete(Call(ID, pod))
+    node.start()
+    await must_be_clean(node, store)
+
+
+@pytest.mark.parametrize("point", REPLAY_POINTS)
+async def test_an_agent_killed_while_it_carries_out_a_release_is_finished_by_the_next_one(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
+) -> None:
+    node.start()
+    await network.add(Call(ID, pod))
+    node.kill()
+    await network.delete(Call(ID, pod))
+    node.start(point, ready=False)
+    node.start()
+    await must_be_clean(node, store)
+
+
+async def test_a_shim_killed_while_the_agent_attaches_leaves_nothing_behind_the_del(
+    node: Node, store: EtcdStore, network: Libcni, pod: str
+) -> None:
+    node.start()
+    call = Call(ID, pod)
+    adding = asyncio.create_task(network.add(call))
+    with socket.socket(socket.AF_UNIX) as shim:
+        shim.connect(str(node.state / "cni.sock"))
+        words = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": ID, "CNI_NETNS": pod, "CNI_IFNAME": "eth0"}
+        config = b'{"cniVersion":"1.1.0","name":"pods","type":"tortie"}'
+        shim.sendall(b"\0".join(f"{name}={text}".encode() for name, text in words.items()) + b"\0\0" + config)
+    result = await adding  # the same container at the same moment: it waits, and gets what the first one made
+    assert result["ips"]
+    await network.delete(call)
+    await must_be_clean(node, store)
