@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -46,9 +47,12 @@ SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""
 CHECK_SECONDS = 3.0
 """How long CHECK waits for it: the reconciler may be repairing it."""
+PATIENCE_SECONDS = 0.03
+"""How long a DEL waits for the datastore before it writes the release down and answers."""
 RELEASE_SECONDS = 3.0
-"""How long DEL tries the datastore before it writes the release down."""
+"""How long the release is tried in all; afterwards it is the journal's."""
 
+Answer = Callable[[], None]
 Companions = Callable[[tuple[Assignment, ...]], Companion]
 
 log = structlog.get_logger()
@@ -57,10 +61,14 @@ log = structlog.get_logger()
 class Attaching:
     """The verbs on one interface of one container."""
 
-    def __init__(self, ports: ServerPorts, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, ports: ServerPorts, journal: Journal, clock: Clock, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """`patience`: seconds that a DEL waits for the datastore before it answers."""
         self._ports = ports
         self._journal = journal
         self._clock = clock
+        self._patience = patience
 
     def _key(self, request: Request) -> str:
         name = stored_name(request, self._ports.node)
@@ -169,7 +177,7 @@ class Attaching:
             await self._ports.pods.detach(made.spec.interface_name)
         self._ports.forget(made)
         try:
-            await self.release_or_record(request, release)
+            await self.give_back(request, release, lambda: None)
         except CniError as error:
             # The runtime calls DEL after a failed ADD; until then the handle says whose the address is.
             log.warning("cni.undo_incomplete", container=request.container_id, why=error.message)
@@ -187,16 +195,40 @@ class Attaching:
 
     # -- DEL ----------------------------------------------------------------------------------------------------------
 
-    async def delete(self, request: Request, release: Release) -> None:
-        """Detach. Raises CniError when the device stays, or the release can be neither done nor written down."""
+    async def delete(self, request: Request, release: Release, answer: Answer) -> None:
+        """Detach; `answer` is called as soon as the release is done or durable, which may be before the end.
+
+        Raises CniError when the device stays, or the release can be neither done nor written down.
+        """
         try:
             await self._detach(request)
         except KernelError as error:
             raise CniError(
                 Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
             ) from error
-        await self.release_or_record(request, release)
+        await self.give_back(request, release, answer)
         log.info("cni.deleted", pod=request.pod or request.container_id)
+
+    async def give_back(self, request: Request, release: Release, answer: Answer) -> None:
+        """Release; when that takes longer than a runtime should wait, write it down first. Raises CniError."""
+        releasing = asyncio.create_task(self._try_release(request))
+        recorded: Path | None = None
+        try:
+            await asyncio.wait({releasing}, timeout=self._patience)
+            if not releasing.done():
+                recorded = self._record(release, "the datastore has not answered yet")
+                answer()
+            why = await releasing
+        except asyncio.CancelledError:
+            releasing.cancel()
+            if recorded is None:
+                self._record(release, "interrupted")
+            raise
+        if why is not None and recorded is None:
+            self._record(release, why)
+        if why is None and recorded is not None:
+            self._journal.done(recorded)
+        answer()
 
     async def _detach(self, request: Request) -> None:
         """The device, unless a later container of the same pod has it; and the fact, unless it is that one's."""
@@ -209,25 +241,24 @@ class Attaching:
         if known is not None and ours:
             self._ports.forget(known)
 
-    async def release_or_record(self, request: Request, release: Release) -> None:
-        """Give addresses and endpoint back, or write down that it is to be done. Raises CniError."""
+    async def _try_release(self, request: Request) -> str | None:
+        """None, or why it is not known to be done."""
+        if (why := self._ports.not_ready()) is not None:
+            return why
         try:
-            if (why := self._ports.not_ready()) is not None:
-                raise StoreUnavailable(why)
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._release(request)
         except (IpamError, TimeoutError) as error:
-            self._record(release, str(error) or f"no answer within {RELEASE_SECONDS:g} s")
-        except asyncio.CancelledError:
-            self._record(release, "interrupted")
-            raise
+            return str(error) or f"no answer within {RELEASE_SECONDS:g} s"
+        return None
 
-    def _record(self, release: Release, why: str) -> None:
+    def _record(self, release: Release, why: str) -> Path:
         try:
-            self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
+            path = self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
         except (JournalFull, OSError) as error:
             raise CniError(Code.TRY_AGAIN, f"the release cannot be written down: {error}") from error
         log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
+        return path
 
     async def _release(self, request: Request) -> None:
         """Addresses and endpoint, in one transaction. Raises IpamError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.cni.attaching import Attaching
+from agent.cni.attaching import Answer, Attaching
 from agent.cni.checking import told_addresses
 from agent.cni.journal import Release
 from agent.cni.options import CniError, Code
@@ -30,14 +30,14 @@ class Delegated:
         try:
             assigned = await self._attaching.assign(request)
         except asyncio.CancelledError:
-            await self._attaching.release_or_record(request, release)
+            await self._attaching.give_back(request, release, lambda: None)
             raise
         addresses = [item.address for item in assigned if item.address.version == 4]
         return render_addresses(addresses, request.options, request.version)
 
-    async def delete(self, request: Request, release: Release) -> None:
+    async def delete(self, request: Request, release: Release, answer: Answer) -> None:
         """Give the addresses back, or write down that it is to be done. Raises CniError."""
-        await self._attaching.release_or_record(request, release)
+        await self._attaching.give_back(request, release, answer)
 
     async def check(self, request: Request) -> None:
         """Every address that the result names for us is still ours. Raises CniError."""

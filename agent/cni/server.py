@@ -21,7 +21,7 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni import spec
-from agent.cni.attaching import Attaching
+from agent.cni.attaching import PATIENCE_SECONDS, Attaching
 from agent.cni.attachment import host_interface
 from agent.cni.collecting import garbage
 from agent.cni.delegated import Delegated
@@ -50,16 +50,25 @@ log = structlog.get_logger()
 class CniServer:
     """The unix socket that the shims call."""
 
-    def __init__(self, path: Path, ports: ServerPorts, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ports: ServerPorts,
+        journal: Journal,
+        clock: Clock,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._path = path
         self._ports = ports
         self._journal = journal
         self._clock = clock
-        self._attaching = Attaching(ports, journal, clock)
+        self._attaching = Attaching(ports, journal, clock, patience)
         self._delegated = Delegated(self._attaching)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
+        self._deleting: set[asyncio.Task[None]] = set()
+        """DELs that may have been answered already."""
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
@@ -126,21 +135,42 @@ class CniServer:
         if request.verb is Verb.GC:
             await self._collect(request)
             return b""
+        if request.verb is Verb.DEL:
+            await self._delete(request, release)
+            return b""
         async with self._alone(host_interface(request)):
-            return await self._attachment(request, release)
-
-    async def _attachment(self, request: Request, release: Release) -> bytes:
-        if request.verb is Verb.ADD:
+            if request.verb is Verb.CHECK:
+                await (self._delegated if request.addresses_only else self._attaching).check(request)
+                return b""
             if request.addresses_only:
                 return await self._delegated.add(request, release)
             result = await self._attaching.add(request, release)
             return render(result, request.version, request.previous)
-        verbs = self._delegated if request.addresses_only else self._attaching
-        if request.verb is Verb.CHECK:
-            await verbs.check(request)
-        else:
-            await verbs.delete(request, release)
-        return b""
+
+    async def _delete(self, request: Request, release: Release) -> None:
+        """Returns when the runtime may be answered; the interface stays locked until the release has ended."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answer() -> None:
+            if not answered.done():
+                answered.set_result(None)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._deleting.discard(task)
+            if task.cancelled():
+                answered.cancel()
+            elif (error := task.exception()) is not None and not answered.done():
+                answered.set_exception(error)
+
+        async def work() -> None:
+            async with self._alone(host_interface(request)):
+                verbs = self._delegated if request.addresses_only else self._attaching
+                await verbs.delete(request, release, answer)
+
+        task = asyncio.create_task(work())
+        self._deleting.add(task)
+        task.add_done_callback(ended)
+        await answered
 
     @asynccontextmanager
     async def _alone(self, interface: str) -> AsyncIterator[None]:

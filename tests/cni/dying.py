@@ -1,6 +1,6 @@
 """A CNI server over real etcd and a real kernel that kills itself, as kill -9 would, at a named point.
 
-`python -m tests.cni.dying ETCD STATE` forks one server for each line it reads: the point, or nothing for one that
+`python -m tests.cni.dying ETCD STATE` forks one server for each line `POINT|AWAY|PATIENCE` it reads; without a point it
 lives. The server writes `PID ready` once it listens and has carried out what the journal held, or `PID died` when it
 dies before. Everything is imported before the fork, so a server is there in a few milliseconds.
 """
@@ -113,7 +113,7 @@ class Server(CniServer):
         return answer
 
 
-async def serve(endpoint: str, state: Path, point: str, *, away: bool) -> None:
+async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience: float) -> None:
     """Live until killed."""
 
     def die(at: str) -> None:
@@ -152,7 +152,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool) -> None:
         endpoints=lambda: cluster.endpoints,
     )
     journal = Records(state)
-    server = Server(state / "cni.sock", ports, journal, SystemClock())
+    server = Server(state / "cni.sock", ports, journal, SystemClock(), patience)
     for part in (allocator, pods, journal, server):
         part.die = die  # type: ignore[attr-defined]
     if point == "between pair and furnishing":
@@ -167,9 +167,9 @@ def main() -> None:
     logging.configure("warning", "human")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        point, _, away = line.strip().partition("|")
+        point, away, patience = line.strip().split("|")
         if os.fork() == 0:
-            asyncio.run(serve(endpoint, state, point, away=bool(away)))
+            asyncio.run(serve(endpoint, state, point, away=bool(away), patience=float(patience)))
             os._exit(0)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cni import attaching
 from agent.cni.install import Places, install
 from agent.lab.fabric import make_namespace, remove_namespace
 from ipam.etcd import EtcdConfig, EtcdStore
@@ -29,6 +30,10 @@ POOL = (
     b'"spec":{"cidr":"192.168.0.0/24","blockSize":26}}'
 )
 ID = "0e" * 32
+PATIENCE_SECONDS = 5.0
+"""Of a DEL: a test looks at what is left as soon as it is answered."""
+QUICK_SECONDS = 1.0
+"""Far less than the datastore's own deadlines; the target is 50 ms, on a machine that does nothing else."""
 
 
 class Node:
@@ -39,12 +44,14 @@ class Node:
         self._pid = 0
         self.state = state
 
-    def start(self, point: str = "", *, away: bool = False, ready: bool = True) -> None:
+    def start(
+        self, point: str = "", *, away: bool = False, ready: bool = True, patience: float = PATIENCE_SECONDS
+    ) -> None:
         """A server that dies at a point, in place of the present one; `ready` false: before it answers calls."""
         self.kill()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{point}|{'away' if away else ''}\n".encode())
+        self._process.stdin.write(f"{point}|{'away' if away else ''}|{patience}\n".encode())
         self._process.stdin.flush()
         words = self._process.stdout.readline().split()
         self._pid = int(words[0])
@@ -168,6 +175,22 @@ async def test_an_agent_killed_while_it_carries_out_a_release_is_finished_by_the
     node.kill()
     await network.delete(Call(ID, pod))
     node.start(point, ready=False)
+    node.start()
+    await must_be_clean(node, store)
+
+
+async def test_a_del_is_answered_at_once_while_etcd_hangs_and_carried_out_later(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, machine: Etcd
+) -> None:
+    node.start(patience=attaching.PATIENCE_SECONDS)
+    await network.add(Call(ID, pod))
+    machine.freeze()
+    try:
+        async with asyncio.timeout(QUICK_SECONDS):
+            await network.delete(Call(ID, pod))
+    finally:
+        machine.thaw()
+    assert ip("-o link").count("cali") == 0
     node.start()
     await must_be_clean(node, store)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import pytest
 
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import BLOCKS
-from ipam.store import Put
+from ipam.store import Operation, Outcome, Put, Unchanged
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
-from tests.fakes.store import Fault
+from tests.fakes.store import FakeStore, Fault
 
 NOTHING = (0, 0, 0)
 ONE = (1, 1, 1)
@@ -218,3 +218,50 @@ async def test_an_add_whose_answer_was_lost_gives_the_same_address_when_said_aga
     assert await world.stored() == ONE
     assert (await world.call("ADD"))[0] == 0
     assert await world.stored() == ONE
+
+
+class HangingStore(FakeStore):
+    """Takes writes, and answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        """See Store."""
+        await self.answers.wait()
+        return await super().commit(guards, operations)
+
+
+@pytest.fixture
+async def hanging(tmp_path: Path) -> World:
+    made = World(tmp_path, store=HangingStore(), patience=0.01)
+    await made.start()
+    await made.call("ADD")
+    return made
+
+
+async def test_a_del_is_answered_before_a_datastore_that_hangs(hanging: World) -> None:
+    answers = hanging.store.answers  # type: ignore[attr-defined]
+    answers.clear()
+    assert await hanging.call("DEL") == (0, {})
+    assert (hanging.pods.attached, len(hanging.journal())) == ({}, 1)
+    again = asyncio.create_task(hanging.call("ADD"))
+    await asyncio.sleep(0)
+    assert await hanging.stored() == ONE
+    answers.set()
+    assert (await again)[0] == 0  # it waited for the release to end, and so was not hit by it
+    assert (await hanging.stored(), hanging.journal()) == (ONE, [])
+
+
+async def test_a_del_that_is_interrupted_is_written_down_once(hanging: World) -> None:
+    hanging.store.answers.clear()  # type: ignore[attr-defined]
+    await hanging.call("DEL")
+    for task in tuple(hanging.server._deleting):
+        task.cancel()
+    await asyncio.gather(*hanging.server._deleting, return_exceptions=True)
+    assert len(hanging.journal()) == 1
+    hanging.store.answers.set()  # type: ignore[attr-defined]
+    await hanging.server.replay()
+    assert (await hanging.stored(), hanging.journal()) == (NOTHING, [])

@@ -22,15 +22,24 @@ from tests.fakes.pods import FakePods
 from tests.fakes.store import FakeStore
 
 NODE = NodeName("node1")
+PATIENCE_SECONDS = 5.0
+"""Of a DEL: on a busy machine even a fake takes its time."""
 POOL_KEY = resource_key("ippools", "p")
 
 
 class World:
     """A server over fakes."""
 
-    def __init__(self, state: Path, pods: NetlinkPods | None = None) -> None:
-        """`pods` makes real devices; without it they are a fake's."""
-        self.store = FakeStore()
+    def __init__(
+        self,
+        state: Path,
+        pods: NetlinkPods | None = None,
+        store: FakeStore | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`pods` makes real devices; without it they are a fake's. `patience` is a DEL's."""
+        self.store = store or FakeStore()
+        self.patience = patience
         self.cluster = Cluster(NODE)
         self.pods = FakePods()
         self._network: PodNetwork = pods or self.pods
@@ -61,7 +70,9 @@ class World:
             endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
         )
-        self.server = CniServer(self.state / "cni.sock", self.ports, Journal(self.state), SystemClock())
+        self.server = CniServer(
+            self.state / "cni.sock", self.ports, Journal(self.state), SystemClock(), self.patience
+        )
 
     async def settled(self, addresses: Iterable[IPv4Address], timeout: float) -> None:
         if self.unsettled is not None:
