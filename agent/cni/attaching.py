@@ -39,7 +39,7 @@ from agent.dataplane.kernel import KernelError
 from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
 from ipam.allocator import Companion
 from ipam.errors import IpamError, Refused, StoreUnavailable
-from ipam.keys import resource_key
+from ipam.keys import IPAM_CONFIG, resource_key
 from ipam.model import AddressRequest, Assignment
 from ipam.store import Delete, Put, Unchanged
 
@@ -47,6 +47,8 @@ SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""
 CHECK_SECONDS = 3.0
 """How long CHECK waits for it: the reconciler may be repairing it."""
+DOUBT_SECONDS = 1.0
+"""After so long without an answer the datastore is asked whether it is there; it may take as long again."""
 PATIENCE_SECONDS = 0.03
 """How long a DEL waits for the datastore before it writes the release down and answers."""
 RELEASE_SECONDS = 3.0
@@ -162,14 +164,30 @@ class Attaching:
             address=request.options.address,
             secondary=about(request, self._ports.node, stamp, self._ports.boot_id),
         )
+        assigning = asyncio.ensure_future(self._ports.allocator.assign(wanted, companion))
         try:
-            return await self._ports.allocator.assign(wanted, companion)
+            await asyncio.wait({assigning}, timeout=DOUBT_SECONDS)
+            if not assigning.done():
+                await self.must_answer()  # a long queue is worth its wait, a datastore that is away is not
+            return await assigning
         except StoreUnavailable as error:
             raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
         except Refused as error:
             raise CniError(Code.REFUSED, str(error)) from error
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
+        finally:
+            if not assigning.done():
+                assigning.cancel()
+                await asyncio.wait({assigning})
+
+    async def must_answer(self) -> None:
+        """Ask the datastore for something small. Raises StoreUnavailable unless it answers soon, IpamError."""
+        try:
+            async with asyncio.timeout(DOUBT_SECONDS):
+                await self._ports.store.get(IPAM_CONFIG)
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {DOUBT_SECONDS:g} s") from None
 
     async def _undo(self, request: Request, made: WorkloadEndpoint, release: Release) -> None:
         """Back to before: device, fact, addresses and endpoint, whatever of it there is."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.cni import attaching
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import BLOCKS
-from ipam.store import Operation, Outcome, Put, Unchanged
+from ipam.store import Operation, Outcome, Put, Unchanged, Versioned
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
 from tests.fakes.store import FakeStore, Fault
@@ -265,3 +266,40 @@ async def test_a_del_that_is_interrupted_is_written_down_once(hanging: World) ->
     hanging.store.answers.set()  # type: ignore[attr-defined]
     await hanging.server.replay()
     assert (await hanging.stored(), hanging.journal()) == (NOTHING, [])
+
+
+class SilentStore(HangingStore):
+    """Answers nothing at all, until it is let."""
+
+    async def get(self, key: str) -> Versioned | None:
+        """See Store."""
+        await self.answers.wait()
+        return await super().get(key)
+
+
+async def test_an_add_does_not_wait_long_for_a_datastore_that_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "DOUBT_SECONDS", 0.02)
+    store = SilentStore()
+    made = World(tmp_path, store=store)
+    await made.start()
+    store.answers.clear()
+    status, error = await made.call("ADD")
+    assert (status, error["code"], error["msg"]) == (1, 11, "the datastore is away: no answer within 0.02 s")
+    store.answers.set()
+    assert (await made.call("ADD"))[0] == 0
+    assert await made.stored() == ONE
+
+
+async def test_an_add_waits_for_a_datastore_that_is_only_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "DOUBT_SECONDS", 0.02)
+    store = HangingStore()
+    made = World(tmp_path, store=store)
+    await made.start()
+    store.answers.clear()
+    asyncio.get_running_loop().call_later(0.1, store.answers.set)
+    assert (await made.call("ADD"))[0] == 0
+    assert await made.stored() == ONE

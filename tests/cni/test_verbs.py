@@ -315,3 +315,10 @@ async def test_gc_of_another_plugins_network_frees_its_addresses(world: World) -
     await world.call("ADD", "c2", config=DELEGATED)
     assert await world.call("GC", config={**DELEGATED, **valid(("c2", "eth0"))}) == (0, {})
     assert await world.stored() == (1, 0, 1)
+
+
+async def test_status_asks_the_datastore_itself_for_its_loss_is_noticed_late(world: World) -> None:
+    world.store.away = True
+    _, error = await world.call("STATUS")
+    assert error["code"] == 50
+    assert error["msg"].startswith("this node cannot attach pods now: the datastore is away: ")
