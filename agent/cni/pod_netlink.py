@@ -8,6 +8,7 @@ Does not know: addresses' origin, the host's routes and sysctls (the reconciler'
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -60,6 +61,10 @@ LOOPBACK_INDEX = 1
 RT_SCOPE_UNIVERSE = 0
 
 _LINK = struct.Struct("=BxHiII")
+IFLA_GROUP = 27
+LEAVING_GROUP = 0x746F7274
+"""The group of links that are about to be removed: one request removes a whole group. A number nobody else uses."""
+_LEAVING = attribute(IFLA_GROUP, struct.pack("=I", LEAVING_GROUP))
 _ADDRESS = struct.Struct("=BBBBI")
 
 
@@ -68,6 +73,9 @@ class NetlinkPods:
 
     def __init__(self) -> None:
         self._requests = RequestSocket()
+        self._leaving: list[str] = []
+        self._turn: asyncio.Future[dict[str, tuple[int, str]]] | None = None
+        """Removes all that are leaving, in the next turn of the loop."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -106,13 +114,33 @@ class NetlinkPods:
             os.close(pod)
 
     async def detach(self, host_interface: str) -> None:
-        """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
-        request = message(
-            RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface)
-        )
-        for code, words in (await self._requests.execute([request])).values():
+        """Remove the pair by its host side; the pod's side goes with it. Raises KernelError.
+
+        The kernel waits some 20 ms for its readers (RCU) with each removal, so those of one moment share the wait.
+        """
+        if self._turn is None:
+            self._turn = asyncio.ensure_future(self._remove_all_leaving())
+        self._leaving.append(host_interface)
+        # A caller that goes away does not stop the removal: others are in it.
+        refused = await asyncio.shield(self._turn)
+        code, words = refused.get(host_interface, (0, ""))
+        if code:
+            raise Refused(code, words, f"removing {host_interface}")
+
+    async def _remove_all_leaving(self) -> dict[str, tuple[int, str]]:
+        await asyncio.sleep(0)
+        names, self._leaving, self._turn = tuple(dict.fromkeys(self._leaving)), [], None
+        if len(names) == 1:
+            requests = [_by_name(RTM_DELLINK, names[0])]
+        else:
+            requests = [_by_name(RTM_SETLINK, name, _LEAVING) for name in names]
+            requests.append(message(RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _LEAVING))
+        refused: dict[str, tuple[int, str]] = {}
+        for position, (code, words) in (await self._requests.execute(requests)).items():
             if code not in (errno.ENODEV, errno.ENOENT):
-                raise Refused(code, words, f"removing {host_interface}")
+                concerned = names[position : position + 1] or names
+                refused |= dict.fromkeys(concerned, (code, words))
+        return refused
 
     def exists(self, host_interface: str) -> bool:
         """Whether the host side is there; with it goes the pod's."""
@@ -165,10 +193,13 @@ def _index_of(name: str, missing: int | None = None) -> int:
 
 def _marked(host_interface: str, container_id: str) -> bytes:
     """Writes the alias; the kernel takes none when it makes a link, so it is the next message of the same batch."""
-    body = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, host_interface)
-    return message(
-        RTM_NEWLINK, NLM_F_REQUEST, body + attribute(IFLA_IFALIAS, container_id.encode()[:LONGEST_ALIAS])
+    return _by_name(
+        RTM_NEWLINK, host_interface, attribute(IFLA_IFALIAS, container_id.encode()[:LONGEST_ALIAS])
     )
+
+
+def _by_name(kind: int, name: str, more: bytes = b"") -> bytes:
+    return message(kind, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, name) + more)
 
 
 def _name(kind: int, text: str) -> bytes:

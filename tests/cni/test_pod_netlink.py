@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -170,3 +171,23 @@ async def test_the_hosts_own_namespace_is_refused(pods: NetlinkPods) -> None:
     own = replace(wish("x"), netns="/proc/thread-self/ns/net")
     with pytest.raises(NoNamespace, match="is the host itself"):
         await pods.attach(own)
+
+
+async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
+    pod: str, pods: NetlinkPods
+) -> None:
+    names = [f"cali{number}" for number in range(8)]
+    for number, name in enumerate(names):
+        await pods.attach(replace(wish(pod, f"eth{number}"), host_interface=name))
+    calls = [asyncio.create_task(pods.detach(name)) for name in (*names[:6], "calinone", names[0])]
+    await asyncio.sleep(0)
+    calls[3].cancel()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in ended if one is not None] == [asyncio.CancelledError]
+    assert [name for name in names if pods.exists(name)] == names[6:]
+
+
+async def test_a_removal_that_the_kernel_refuses_is_told_to_each(pod: str, pods: NetlinkPods) -> None:
+    await pods.attach(wish(pod))
+    results = await asyncio.gather(pods.detach(HOST), pods.detach("lo"), return_exceptions=True)
+    assert [str(found).partition(":")[0] for found in results] == [f"removing {HOST}", "removing lo"]
