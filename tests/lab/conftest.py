@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,14 @@ PROOF = "203.0.113.0/24"
 """TEST-NET-3 (RFC 5737): a route that nobody else makes."""
 COMMAND = [sys.executable, "-m", "agent.cli.main"]
 
+CHECKOUT = f"{zlib.crc32(str(Path(__file__).resolve()).encode()) & 0xFFFF:04x}"
+
 MakeLab = Callable[..., Lab]
+
+
+def named(word: str) -> str:
+    """A lab name of this checkout's own: two checkouts can be tested at once on one machine."""
+    return word[:8] + CHECKOUT
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +38,8 @@ def make_lab() -> Iterator[MakeLab]:
     with ExitStack() as stack:
 
         def make(name: str, mode: Mode, nodes: int = 3, pods: int = 4, pool: Path | None = None) -> Lab:
-            stack.callback(life.down, name)
-            lab = life.up(name, nodes, mode, lambda _: None, pool)
+            stack.callback(life.down, named(name))
+            lab = life.up(named(name), nodes, mode, lambda _: None, pool)
             for number in range(pods):
                 add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             wait_until_routed(lab)

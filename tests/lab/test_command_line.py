@@ -11,7 +11,7 @@ import pytest
 
 from agent.lab import fabric, life, processes
 from agent.lab.plan import ROOT, LabError, Mode
-from tests.lab.conftest import COMMAND, MakeLab, tortie
+from tests.lab.conftest import COMMAND, MakeLab, named, tortie
 
 pytestmark = pytest.mark.lab
 
@@ -26,7 +26,7 @@ def machine() -> list[str]:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
-    chosen = "cli"
+    chosen = named("cli")
     life.down(chosen)
     yield chosen
     life.down(chosen)
@@ -61,14 +61,16 @@ def test_a_killed_lab_is_cleaned_by_the_next_down(name: str) -> None:
 def test_two_labs_stand_side_by_side_and_each_shows_itself(make_lab: MakeLab) -> None:
     make_lab("one", Mode.NONE, nodes=1, pods=2)
     make_lab("two", Mode.VXLAN, nodes=1, pods=2)
-    for lab, mode in (("one", "none"), ("two", "vxlan")):
+    for lab, mode in ((named("one"), "none"), (named("two"), "vxlan")):
         status = tortie("lab", "status", "--name", lab)
         assert f"lab {lab}, mode {mode}" in status.stdout
         assert "blackhole 192.168." in status.stdout
         inside = tortie("lab", "exec", "--name", lab, "node1", "--", *COMMAND, "node", "status")
         assert "Tortie agent is running" in inside.stdout, inside.stderr
         assert "No IPv4 peers found." in inside.stdout
-    pools = tortie("lab", "exec", "--name", "two", "node1", "--", *COMMAND, "get", "ippools", "-o", "wide")
+    pools = tortie(
+        "lab", "exec", "--name", named("two"), "node1", "--", *COMMAND, "get", "ippools", "-o", "wide"
+    )
     assert "default-ipv4-ippool   192.168.0.0/16   true   Never" in pools.stdout
 
 
@@ -138,9 +140,11 @@ def test_an_overlapping_pool_is_refused_by_a_running_cluster(make_lab: MakeLab, 
     document["items"][0]["spec"]["cidr"] = "192.168.128.0/20"
     file = tmp_path / "second.json"
     file.write_text(json.dumps(document))
-    done = tortie("lab", "exec", "--name", "over", "node1", "--", *COMMAND, "apply", "-f", str(file))
+    done = tortie("lab", "exec", "--name", named("over"), "node1", "--", *COMMAND, "apply", "-f", str(file))
     assert done.returncode == 1
     expected = "IPPool second: spec.cidr: 192.168.128.0/20 overlaps pool default-ipv4-ippool (192.168.0.0/16)"
     assert expected in done.stderr
-    listed = tortie("lab", "exec", "--name", "over", "node1", "--", *COMMAND, "get", "ippools", "-o", "name")
+    listed = tortie(
+        "lab", "exec", "--name", named("over"), "node1", "--", *COMMAND, "get", "ippools", "-o", "name"
+    )
     assert listed.stdout.split() == ["ippool/default-ipv4-ippool"]
