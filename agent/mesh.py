@@ -18,6 +18,7 @@ from agent.clock import Clock
 from agent.config import BgpSettings
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
+from agent.datastore.bgp_resources import DEFAULT_PORT
 from agent.datastore.cluster import Cluster
 from agent.peering import announcements, asn_of, mesh
 from bgp.config import SpeakerConfig
@@ -54,7 +55,7 @@ class Mesh:
             asn=asn_of(own, cluster.bgp),
             router_id=own.ipv4.ip,
             listen_address=own.ipv4.ip,
-            port=cluster.bgp.listen_port,
+            port=cluster.bgp.listen_port or DEFAULT_PORT,
             restart_seconds=self._settings.restart_seconds,
             restarting=self.restarting,
             deferral_seconds=self._settings.deferral_seconds,

@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
-from agent.datastore.resources import BGPConfigurationSpec, Node
+from agent.datastore.bgp_resources import DEFAULT_PORT, BGPConfigurationSpec
+from agent.datastore.resources import Node
 from bgp.config import PeerConfig
 from ipam.model import NodeName
 
@@ -41,7 +42,7 @@ def mesh(
         peers[address.ip] = PeerConfig(
             address=address.ip,
             asn=asn_of(node, settings),
-            port=settings.listen_port,
+            port=settings.listen_port or DEFAULT_PORT,
             passive=own.ip > address.ip,
             hold_seconds=hold_seconds,
             local_address=own.ip,

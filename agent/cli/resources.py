@@ -16,6 +16,8 @@ ALIASES = {
     "IPPool": ("ippool", "ippools", "ipp"),
     "Node": ("node", "nodes"),
     "BGPConfiguration": ("bgpconfiguration", "bgpconfigurations", "bgpconfig"),
+    "BGPPeer": ("bgppeer", "bgppeers", "bgpp", "bp"),
+    "BGPFilter": ("bgpfilter", "bgpfilters", "bgpf", "bf"),
     "WorkloadEndpoint": ("workloadendpoint", "workloadendpoints", "wep", "weps"),
 }
 """How a person names each kind."""
@@ -209,6 +211,23 @@ TABLE: dict[str, tuple[tuple[str, ...], Row]] = {
             r.spec.log_severity_screen,
             _low(r.spec.node_to_node_mesh_enabled),
             r.spec.as_number,
+        ),
+    ),
+    "BGPPeer": (
+        ("NAME", "PEERIP", "NODE", "ASN"),
+        lambda r: (
+            r.metadata.name,
+            r.spec.peer_ip or r.spec.peer_selector or "",
+            r.spec.node or r.spec.node_selector or "(global)",
+            r.spec.as_number or "",
+        ),
+    ),
+    "BGPFilter": (
+        ("NAME", "NUMEXPORTV4", "NUMIMPORTV4", "NUMEXPORTV6", "NUMIMPORTV6"),
+        lambda r: (
+            r.metadata.name,
+            *(len(rules or ()) for rules in (r.spec.export_v4, r.spec.import_v4)),
+            *(len(rules or ()) for rules in (r.spec.export_v6, r.spec.import_v6)),
         ),
     ),
     "WorkloadEndpoint": (

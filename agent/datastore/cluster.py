@@ -14,11 +14,14 @@ from typing import Any
 
 import msgspec
 
+from agent.datastore.bgp_faults import NODE_PREFIX, bgp_faults
+from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
 from agent.datastore.pools import pool
 from agent.datastore.resources import (
     PLURALS,
     BGPConfiguration,
-    BGPConfigurationSpec,
+    BGPFilter,
+    BGPPeer,
     IPPool,
     Node,
     WorkloadEndpoint,
@@ -34,6 +37,8 @@ from ipam.store import Versioned
 POOLS = resource_prefix(PLURALS["IPPool"])
 NODES = resource_prefix(PLURALS["Node"])
 BGP_SETTINGS = resource_prefix(PLURALS["BGPConfiguration"])
+BGP_PEERS = resource_prefix(PLURALS["BGPPeer"])
+BGP_FILTERS = resource_prefix(PLURALS["BGPFilter"])
 ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
 AFFINITIES = HOSTS
 
@@ -118,8 +123,27 @@ class Cluster:
     @property
     def bgp(self) -> BGPConfigurationSpec:
         """The object named `default`, or the defaults."""
-        settings = [item for item in self._of(BGPConfiguration) if item.metadata.name == "default"]
-        return settings[0].spec if settings else BGPConfigurationSpec()
+        return self.bgp_configurations.get("default", BGPConfigurationSpec())
+
+    @property
+    def bgp_configurations(self) -> Mapping[str, BGPConfigurationSpec]:
+        """All readable BGP settings by name: `default` and `node.NAME`."""
+        return {item.metadata.name: item.spec for item in self._of(BGPConfiguration)}
+
+    @property
+    def own_bgp(self) -> BGPConfigurationSpec | None:
+        """What this node alone is told."""
+        return self.bgp_configurations.get(f"{NODE_PREFIX}{self.node}")
+
+    @property
+    def bgp_peers(self) -> Mapping[str, BGPPeerSpec]:
+        """All readable peerings by name, in the order of names."""
+        return {item.metadata.name: item.spec for item in sorted(self._of(BGPPeer), key=_name)}
+
+    @property
+    def bgp_filters(self) -> Mapping[str, BGPFilterSpec]:
+        """All readable filters by name."""
+        return {item.metadata.name: item.spec for item in self._of(BGPFilter)}
 
     @property
     def block_owners(self) -> Mapping[IPv4Network, NodeName]:
@@ -152,11 +176,20 @@ def _pool(value: Versioned) -> PoolRecord:
     return PoolRecord(pool(resource), value.key, value.revision)
 
 
+def _name(resource: BGPPeer) -> str:
+    return resource.metadata.name
+
+
 def _resource(
-    kind: type[Node | BGPConfiguration | WorkloadEndpoint], plural: str
+    kind: type[Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint], plural: str
 ) -> Callable[[Versioned], Any]:
     def read(value: Versioned) -> Any:
-        return decode(kind, value.value, value.revision) if resource_name(value.key, plural) else None
+        if not resource_name(value.key, plural):
+            return None
+        resource = decode(kind, value.value, value.revision)
+        if faults := bgp_faults(resource):
+            raise ValueError(faults[0])
+        return resource
 
     return read
 
@@ -170,6 +203,8 @@ _DECODERS: dict[str, Callable[[Versioned], Any]] = {
     POOLS: _pool,
     NODES: _resource(Node, PLURALS["Node"]),
     BGP_SETTINGS: _resource(BGPConfiguration, PLURALS["BGPConfiguration"]),
+    BGP_PEERS: _resource(BGPPeer, PLURALS["BGPPeer"]),
+    BGP_FILTERS: _resource(BGPFilter, PLURALS["BGPFilter"]),
     ENDPOINTS: _resource(WorkloadEndpoint, PLURALS["WorkloadEndpoint"]),
     AFFINITIES: _affinity,
 }

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from agent.datastore import pools
+from agent.datastore.bgp_faults import bgp_faults
 from agent.datastore.resources import API_VERSION, KINDS, IPPool, Node, Resource
 
 MOST_DOCUMENT_BYTES = 8 << 20
@@ -137,10 +138,10 @@ def _field_first(message: str) -> str:
 def _unknown_fields(raw: object, kind: Any, path: str) -> Iterator[str]:
     struct = _struct_of(kind)
     if struct is None or not isinstance(raw, dict):
-        inner = get_args(kind)
-        if get_origin(kind) is list and isinstance(raw, list):
-            for index, item in enumerate(raw):
-                yield from _unknown_fields(item, inner[0], f"{path}[{index}]")
+        for candidate in _candidates(kind):
+            if get_origin(candidate) is list and isinstance(raw, list):
+                for index, item in enumerate(raw):
+                    yield from _unknown_fields(item, get_args(candidate)[0], f"{path}[{index}]")
         return
     hints = get_type_hints(struct)
     types: dict[str, Any] = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
@@ -157,9 +158,12 @@ def _unknown_fields(raw: object, kind: Any, path: str) -> Iterator[str]:
             yield from _unknown_fields(value, types[name], at)
 
 
+def _candidates(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    candidates = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for candidate in candidates:
+    for candidate in _candidates(kind):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             return candidate
     return None
@@ -174,6 +178,7 @@ def _nearest(name: object, known: Mapping[str, Any]) -> str:
 
 def _faults(resource: Resource) -> list[str]:
     faults = [] if resource.metadata.name else ["metadata.name: must not be empty"]
+    faults += bgp_faults(resource)
     if isinstance(resource, IPPool):
         faults += pools.faults(resource.spec)
     if (

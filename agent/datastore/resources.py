@@ -12,8 +12,9 @@ from ipaddress import IPv4Address, IPv4Interface
 import msgspec
 from msgspec import Struct, field
 
+from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+
 API_VERSION = "projectcalico.org/v3"
-DEFAULT_AS = 64512
 VXLAN_VNI = 4096
 VXLAN_PORT = 4789
 
@@ -81,15 +82,6 @@ class NodeSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
     orch_refs: list[OrchRef] | None = None
 
 
-class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """The cluster's BGP settings (the object named `default`)."""
-
-    node_to_node_mesh_enabled: bool = True
-    as_number: int = DEFAULT_AS
-    listen_port: int = 179
-    log_severity_screen: str = "Info"
-
-
 class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """One pod interface."""
 
@@ -154,6 +146,18 @@ class BGPConfiguration(_Resource, frozen=True, kw_only=True, tag="BGPConfigurati
     spec: BGPConfigurationSpec = BGPConfigurationSpec()
 
 
+class BGPPeer(_Resource, frozen=True, kw_only=True, tag="BGPPeer"):
+    """See BGPPeerSpec."""
+
+    spec: BGPPeerSpec = BGPPeerSpec()
+
+
+class BGPFilter(_Resource, frozen=True, kw_only=True, tag="BGPFilter"):
+    """See BGPFilterSpec."""
+
+    spec: BGPFilterSpec = BGPFilterSpec()
+
+
 class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoint"):
     """See WorkloadEndpointSpec."""
 
@@ -166,12 +170,14 @@ class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoi
         return tuple(address for address in found if address is not None)
 
 
-Resource = IPPool | Node | BGPConfiguration | WorkloadEndpoint
+Resource = IPPool | Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint
 
 PLURALS: dict[str, str] = {
     "IPPool": "ippools",
     "Node": "nodes",
     "BGPConfiguration": "bgpconfigurations",
+    "BGPPeer": "bgppeers",
+    "BGPFilter": "bgpfilters",
     "WorkloadEndpoint": "workloadendpoints",
 }
 """Kind -> the plural that its etcd keys bear."""
@@ -182,6 +188,8 @@ KINDS: dict[str, type[Resource]] = {
     "IPPool": IPPool,
     "Node": Node,
     "BGPConfiguration": BGPConfiguration,
+    "BGPPeer": BGPPeer,
+    "BGPFilter": BGPFilter,
     "WorkloadEndpoint": WorkloadEndpoint,
 }
 

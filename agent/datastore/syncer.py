@@ -1,8 +1,8 @@
 """Keeps the facts like the datastore: list at a revision, watch from the next one, and on any doubt start over.
 
 Promises: `in_sync` is true only after every prefix was listed completely once; a lost watch, a compaction and an etcd
-that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings
-and the node's own endpoints, never the contents of others' blocks.
+that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings,
+peers and filters, and the node's own endpoints, never the contents of others' blocks.
 Does not know: what the facts mean, who waits for them beyond the bell.
 """
 
@@ -17,6 +17,8 @@ import structlog
 from agent.clock import Clock
 from agent.datastore.cluster import (
     AFFINITIES,
+    BGP_FILTERS,
+    BGP_PEERS,
     BGP_SETTINGS,
     ENDPOINTS,
     NODES,
@@ -33,6 +35,9 @@ FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 """Waits between attempts while the datastore is away."""
 
+WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES)
+"""Prefixes of which everything is followed."""
+
 log = structlog.get_logger()
 
 
@@ -44,7 +49,7 @@ class Syncer:
         self._cluster = cluster
         self._clock = clock
         self._changed = changed
-        self._waiting = {POOLS, NODES, BGP_SETTINGS, AFFINITIES, ENDPOINTS}
+        self._waiting = {*WHOLE, ENDPOINTS}
         """Prefixes whose first complete list is still to come."""
         self._followed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -62,7 +67,7 @@ class Syncer:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for prefix in (POOLS, NODES, BGP_SETTINGS, AFFINITIES):
+            for prefix in WHOLE:
                 self._follow(prefix)
             group.create_task(self._find_endpoints())
 

@@ -8,7 +8,8 @@ import pytest
 
 from agent.dataplane.facts import Endpoint, Facts
 from agent.dataplane.objects import RouteKey
-from agent.datastore.resources import BGPConfigurationSpec, Metadata, Node, NodeBGPSpec, NodeSpec
+from agent.datastore.bgp_resources import BGPConfigurationSpec
+from agent.datastore.resources import Metadata, Node, NodeBGPSpec, NodeSpec
 from agent.peering import announcements, mesh
 from ipam.model import NodeName, Pool
 

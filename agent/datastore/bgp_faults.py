@@ -1,0 +1,234 @@
+"""Everything that can be wrong with a BGP resource by itself, a sentence each, field first.
+
+Promises: pure; a resource without faults is one that `agent.peering` and `bgp.policy` can use as a whole.
+Does not know: other resources, so neither whether a filter of this name exists nor whether an address is a node's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+
+from agent.datastore.bgp_resources import (
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    BGPPeerSpec,
+    FilterRule,
+    Operation,
+    Password,
+)
+from agent.datastore.bgp_texts import community, peer_address, seconds
+from agent.datastore.resources import BGPConfiguration, BGPFilter, BGPPeer, Resource
+from ipam.selector import SelectorError, parse
+
+LONGEST_RESTART_SECONDS = 4095
+"""RFC 4724: twelve bits."""
+LONGEST_KEEPALIVE_SECONDS = 21845
+"""A third of the longest hold time (RFC 4271 section 4.2)."""
+SECRET_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
+NODE_PREFIX = "node."
+"""A node's own BGPConfiguration is named so."""
+
+
+def bgp_faults(resource: Resource) -> list[str]:
+    """Of a resource of any kind; none of those that are not BGP's."""
+    match resource:
+        case BGPConfiguration():
+            return configuration_faults(resource.metadata.name, resource.spec)
+        case BGPPeer():
+            return peer_faults(resource.spec)
+        case BGPFilter():
+            return filter_faults(resource.spec)
+        case _:
+            return []
+
+
+def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
+    """Of a BGPConfiguration."""
+    found = list(_word("spec.bindMode", spec.bind_mode, ("None", "NodeIP")))
+    if name != "default" and not name.startswith(NODE_PREFIX):
+        found.append(
+            f"metadata.name: {name!r} is neither default nor {NODE_PREFIX}NAME; nobody would read it"
+        )
+    found += _password("spec.nodeMeshPassword", spec.node_mesh_password)
+    found += _duration(
+        "spec.nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time, LONGEST_RESTART_SECONDS
+    )
+    if not spec.node_to_node_mesh_enabled:
+        for field, value in (
+            ("nodeMeshPassword", spec.node_mesh_password),
+            ("nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time),
+        ):
+            if value is not None:
+                found.append(f"spec.{field}: needs nodeToNodeMeshEnabled: true")
+    for index, named in enumerate(spec.communities or ()):
+        found += _readable(f"spec.communities[{index}].value", named.value, community)
+    names = {named.name for named in spec.communities or ()}
+    for index, advertisement in enumerate(spec.prefix_advertisements or ()):
+        at = f"spec.prefixAdvertisements[{index}]"
+        found += _network(f"{at}.cidr", advertisement.cidr, None)
+        for text in advertisement.communities:
+            # A node's own object uses the names of `default`, which is another resource.
+            if text not in names and (name == "default" or ":" in text):
+                found += _readable(f"{at}.communities", text, community)
+    return found
+
+
+def peer_faults(spec: BGPPeerSpec) -> list[str]:
+    """Of a BGPPeer."""
+    found: list[str] = []
+    if spec.node is not None and spec.node_selector is not None:
+        found.append("spec.nodeSelector: excludes node; set one of them, or none for all nodes")
+    if spec.local_workload_selector is not None:
+        found.append(
+            "spec.localWorkloadSelector: this program does not peer with pods; use peerIP or peerSelector"
+        )
+    elif (spec.peer_ip is None) == (spec.peer_selector is None):
+        found.append("spec.peerIP: name either peerIP or peerSelector")
+    if spec.peer_selector is not None and spec.as_number is not None:
+        found.append("spec.asNumber: excludes peerSelector; the nodes' own AS numbers count")
+    if spec.peer_ip is not None and spec.as_number is None:
+        found.append("spec.asNumber: must be given with peerIP")
+    for field, text in (("nodeSelector", spec.node_selector), ("peerSelector", spec.peer_selector)):
+        found += _selector(f"spec.{field}", text)
+    found += _readable("spec.peerIP", spec.peer_ip, peer_address)
+    found += _word("spec.nextHopMode", spec.next_hop_mode, ("Auto", "Self", "Keep"))
+    found += _word("spec.sourceAddress", spec.source_address, ("UseNodeIP", "None"))
+    found += _word("spec.reversePeering", spec.reverse_peering, ("Auto", "Manual"))
+    if spec.keep_original_next_hop and spec.next_hop_mode is not None:
+        found.append("spec.keepOriginalNextHop: excludes nextHopMode; use nextHopMode alone")
+    found += _duration("spec.maxRestartTime", spec.max_restart_time, LONGEST_RESTART_SECONDS)
+    found += _duration("spec.keepaliveTime", spec.keepalive_time, LONGEST_KEEPALIVE_SECONDS, least=1)
+    found += _password("spec.password", spec.password)
+    return found + _gateway_faults(spec)
+
+
+def _gateway_faults(spec: BGPPeerSpec) -> list[str]:
+    if spec.reachable_by is None:
+        return []
+    if found := list(_readable("spec.reachableBy", spec.reachable_by, ip_address)):
+        return found
+    if spec.peer_ip is None:
+        return ["spec.reachableBy: needs peerIP"]
+    try:
+        peer = peer_address(spec.peer_ip).address
+    except ValueError:
+        return []  # said already
+    if peer.version != ip_address(spec.reachable_by).version:
+        return ["spec.reachableBy: must be of the same family as peerIP"]
+    return []
+
+
+def filter_faults(spec: BGPFilterSpec) -> list[str]:
+    """Of a BGPFilter."""
+    found: list[str] = []
+    for field, version, rules in (
+        ("exportV4", 4, spec.export_v4),
+        ("importV4", 4, spec.import_v4),
+        ("exportV6", 6, spec.export_v6),
+        ("importV6", 6, spec.import_v6),
+    ):
+        for index, rule in enumerate(rules or ()):
+            found += [f"spec.{field}[{index}].{sentence}" for sentence in _rule_faults(rule, version, field)]
+    return found
+
+
+def _rule_faults(rule: FilterRule, version: int, direction: str) -> Iterator[str]:
+    yield from _word("action", rule.action, ("Accept", "Reject"))
+    yield from _word("matchOperator", rule.match_operator, ("Equal", "NotEqual", "In", "NotIn"))
+    yield from _word("source", rule.source, ("RemotePeers",))
+    yield from _word("peerType", rule.peer_type, ("eBGP", "iBGP"))
+    if rule.source is not None and direction.startswith("import"):
+        yield "source: belongs to export rules; what is imported comes from peers anyway"
+    if (rule.cidr is None) != (rule.match_operator is None):
+        yield "matchOperator: goes with cidr; set both or neither"
+    if rule.cidr is not None:
+        yield from _network("cidr", rule.cidr, version)
+    if rule.interface is not None and not INTERFACE.fullmatch(rule.interface):
+        yield f"interface: {rule.interface!r} must be 1 to 15 letters, digits, '.', '-', '_' or '*'"
+    yield from _length_faults(rule, version)
+    for value in rule.communities.values if rule.communities is not None else ():
+        yield from _readable("communities.values", value, community)
+    if rule.operations and rule.action != "Accept":
+        yield "operations: need action Accept"
+    for index, operation in enumerate(rule.operations or ()):
+        yield from _operation_faults(f"operations[{index}]", operation)
+
+
+def _length_faults(rule: FilterRule, version: int) -> Iterator[str]:
+    length, longest = rule.prefix_length, 32 if version == 4 else 128
+    if length is None:
+        return
+    if rule.cidr is None:
+        yield "prefixLength: needs cidr"
+    least = length.min if length.min is not None else 0
+    most = length.max if length.max is not None else longest
+    if max(least, most) > longest:
+        yield f"prefixLength: must be 0 to {longest} for IPv{version}"
+    elif least > most:
+        yield f"prefixLength: min {least} is greater than max {most}, so nothing could match"
+
+
+def _operation_faults(at: str, operation: Operation) -> Iterator[str]:
+    given = (operation.add_community, operation.prepend_as_path, operation.set_priority)
+    if sum(one is not None for one in given) != 1:
+        yield f"{at}: must hold exactly one of addCommunity, prependASPath, setPriority"
+    if operation.add_community is not None:
+        yield from _readable(f"{at}.addCommunity.value", operation.add_community.value, community)
+
+
+def _word(field: str, word: str | None, words: tuple[str, ...]) -> Iterator[str]:
+    if word is not None and word not in words:
+        yield f"{field}: {word!r} is none of {', '.join(words)}"
+
+
+def _readable(field: str, text: str | None, read: Callable[[str], object]) -> Iterator[str]:
+    try:
+        if text is not None:
+            read(text)
+    except ValueError as error:
+        yield f"{field}: {error}"
+
+
+def _selector(field: str, text: str | None) -> Iterator[str]:
+    try:
+        if text is not None:
+            parse(text)
+    except SelectorError as error:
+        yield f"{field}: {error}"
+
+
+def _duration(field: str, text: str | None, most: int, least: int = 0) -> Iterator[str]:
+    if text is None:
+        return
+    try:
+        if not least <= seconds(text) <= most:
+            yield f"{field}: {text} is outside {least} to {most} seconds"
+    except ValueError as error:
+        yield f"{field}: {error}"
+
+
+def _network(field: str, text: str, version: int | None) -> Iterator[str]:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        yield f"{field}: {error}"
+        return
+    if version is not None and network.version != version:
+        yield f"{field}: {text} is not IPv{version}"
+
+
+def _password(field: str, password: Password | None) -> Iterator[str]:
+    if password is None:
+        return
+    if password.secret_key_ref is None:
+        yield f"{field}.secretKeyRef: must be given"
+        return
+    for name, part in (("name", password.secret_key_ref.name), ("key", password.secret_key_ref.key)):
+        if not SECRET_PART.fullmatch(part):
+            yield (
+                f"{field}.secretKeyRef.{name}: {part!r} must be letters, digits, '-', '_' and '.', "
+                "beginning and ending with a letter or digit"
+            )
