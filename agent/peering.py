@@ -8,13 +8,14 @@ Does not know: sessions, the kernel beyond the routes it is told are installed.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
 from agent.datastore.bgp_resources import DEFAULT_PORT, BGPConfigurationSpec
 from agent.datastore.resources import Node
 from bgp.config import PeerConfig
+from bgp.families import Address
 from ipam.model import NodeName
 
 
@@ -26,7 +27,7 @@ def asn_of(node: Node | None, settings: BGPConfigurationSpec) -> int:
 
 def mesh(
     me: NodeName, nodes: Mapping[NodeName, Node], settings: BGPConfigurationSpec, hold_seconds: int
-) -> dict[IPv4Address, PeerConfig]:
+) -> dict[Address, PeerConfig]:
     """The node-to-node mesh: a peer for every other node with an address.
 
     Of two nodes the one with the greater address waits to be called, so that the two do not call each other at once.
@@ -34,7 +35,7 @@ def mesh(
     own = nodes[me].ipv4 if me in nodes else None
     if own is None or not settings.node_to_node_mesh_enabled:
         return {}
-    peers = {}
+    peers: dict[Address, PeerConfig] = {}
     for name, node in nodes.items():
         address = node.ipv4
         if name == me or address is None or address.ip == own.ip:

@@ -6,18 +6,18 @@ Does not know: what is malformed (attributes decide that), RIBs.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Address
 
 
 def refusal(
-    attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: IPv4Address
+    attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: Address
 ) -> str:
     """Why a path is refused; empty: it is not. `local` is our address on the session."""
-    if any(us.asn in numbers for _, numbers in attributes.as_path):
-        return f"our own AS {us.asn} is in AS_PATH"
+    for own in {us.asn, peer.local_as or us.asn}:
+        if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
+            return f"our own AS {own} is in AS_PATH"
     if not internal and attributes.neighbour_as != peer.asn:
         return f"AS_PATH does not begin with the peer's AS {peer.asn}"
     if attributes.originator_id == us.router_id:

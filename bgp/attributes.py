@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from bgp.errors import MalformedAttribute, Treatment
+from bgp.families import Address
 from bgp.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
 DEFAULT_LOCAL_PREF = 100
@@ -29,7 +30,7 @@ class PathAttributes:
 
     origin: int = Origin.IGP
     as_path: tuple[Segment, ...] = ()
-    next_hop: IPv4Address | None = None
+    next_hop: Address | None = None
     med: int | None = None
     local_pref: int | None = None
     atomic_aggregate: bool = False

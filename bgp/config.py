@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 from ipaddress import IPv4Address
 
+from bgp.families import Address, Family
 from bgp.iana import PORT
 
 LARGEST_AS = 0xFFFFFFFF
@@ -13,49 +15,91 @@ SHORTEST_HOLD_SECONDS = 3
 LONGEST_PASSWORD = 80
 """Linux, TCP_MD5SIG_MAXKEYLEN."""
 MOST_HOPS = 254
+MOST_LOCAL_AS = 255
 LONGEST_RESTART_SECONDS = 4095
 """RFC 4724 section 3: twelve bits."""
 
 
-def _check(asn: int, port: int) -> None:
+class NextHopMode(Enum):
+    """Which next hop a peer is told for what others taught us; what we originate always has our own."""
+
+    AUTO = "Auto"
+    """Ours to another AS, unchanged within ours (RFC 4271 section 5.1.3)."""
+    SELF = "Self"
+    KEEP = "Keep"
+
+
+def _check_number(what: str, number: float, most: int) -> None:
+    if not 0 <= number <= most:
+        raise ValueError(f"{what} {number}: must be 0 to {most}")
+
+
+def _check_as(asn: int) -> None:
     if not 0 < asn <= LARGEST_AS:
         raise ValueError(f"AS number {asn}: must be 1 to {LARGEST_AS} (RFC 7607 forbids 0)")
+
+
+def _check_port(port: int) -> None:
     if not 0 < port <= 65535:
         raise ValueError(f"port {port}: must be 1 to 65535")
+
+
+def _check_restart(seconds: int) -> None:
+    if not 0 <= seconds <= LONGEST_RESTART_SECONDS:
+        raise ValueError(f"restart time {seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
     """One neighbour of the speaker."""
 
-    address: IPv4Address
+    address: Address
     asn: int
     port: int = PORT
     passive: bool = False
     """Wait to be called instead of calling."""
     hold_seconds: int = 90
-    local_address: IPv4Address | None = None
-    """Source of our connections."""
+    keepalive_seconds: float = 0
+    """Between our keepalives; 0, or more than a third of the hold time: that third."""
+    local_address: Address | None = None
+    """Source of our connections, and next hop of what we tell; None: what the kernel takes."""
     description: str = ""
     route_reflector_client: bool = False
     """We pass on to it, and from it, what iBGP peers told us (RFC 4456)."""
     maximum_prefixes: int = 0
-    """More than this and the session ends; 0: no limit."""
+    """More than this of a family and the session ends; 0: no limit."""
     password: str = ""
     """TCP MD5 (RFC 2385); empty: none."""
     ttl_security_hops: int = 0
     """RFC 5082: packets from further away are dropped; 0: not checked."""
+    local_as: int | None = None
+    """Our AS number towards this peer, in place of the speaker's; it also decides whether the peer is internal."""
+    allowed_local_as: int = 0
+    """How often our own AS may stand in the AS_PATH of what the peer tells."""
+    next_hop_mode: NextHopMode = NextHopMode.AUTO
+    restart_seconds: int | None = None
+    """How long this peer keeps our paths while we are away; None: as the speaker says."""
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What is exchanged with it, whatever the family of its address (RFC 4760)."""
 
     def __post_init__(self) -> None:
-        _check(self.asn, self.port)
+        _check_as(self.asn)
+        if self.local_as is not None:
+            _check_as(self.local_as)
+        _check_port(self.port)
         if len(self.password.encode()) > LONGEST_PASSWORD:
             raise ValueError(f"password: must be at most {LONGEST_PASSWORD} octets (TCP MD5)")
-        if not 0 <= self.ttl_security_hops <= MOST_HOPS:
-            raise ValueError(f"TTL security hops {self.ttl_security_hops}: must be 0 to {MOST_HOPS}")
+        _check_number("TTL security hops", self.ttl_security_hops, MOST_HOPS)
+        _check_number("allowed local AS numbers", self.allowed_local_as, MOST_LOCAL_AS)
+        _check_number("keepalive time", self.keepalive_seconds, 0xFFFF)
+        if self.restart_seconds is not None:
+            _check_restart(self.restart_seconds)
         if self.hold_seconds and self.hold_seconds < SHORTEST_HOLD_SECONDS:
             raise ValueError(
                 f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds"
             )
+        if not self.families:
+            raise ValueError(f"peer {self.address}: must have at least one address family")
 
 
 def same_session(one: PeerConfig, other: PeerConfig) -> bool:
@@ -66,6 +110,7 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
         passive=other.passive,
         port=other.port,
         maximum_prefixes=other.maximum_prefixes,
+        next_hop_mode=other.next_hop_mode,
     )
     return adjusted == other
 
@@ -76,7 +121,7 @@ class SpeakerConfig:
 
     asn: int
     router_id: IPv4Address
-    listen_address: IPv4Address
+    listen_address: Address
     port: int = PORT
     restart_seconds: int = 120
     """How long peers keep our paths while we are away."""
@@ -88,10 +133,8 @@ class SpeakerConfig:
     """Of our cluster as route reflector; the router id when not given (RFC 4456 section 7)."""
 
     def __post_init__(self) -> None:
-        _check(self.asn, self.port)
+        _check_as(self.asn)
+        _check_port(self.port)
         if int(self.router_id) == 0:
             raise ValueError("router id 0.0.0.0 is not allowed (RFC 6286)")
-        if not 0 <= self.restart_seconds <= LONGEST_RESTART_SECONDS:
-            raise ValueError(
-                f"restart time {self.restart_seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds"
-            )
+        _check_restart(self.restart_seconds)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from bgp.attributes import DEFAULT_LOCAL_PREF, PathAttributes
+from bgp.families import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Source:
 
     key: int
     """Names the source: the peer's address as a number; 0 is ourselves."""
-    address: IPv4Address
+    address: Address
     router_id: IPv4Address
     internal: bool
     client: bool = False

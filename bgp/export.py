@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from bgp.attributes import DEFAULT_LOCAL_PREF, PathAttributes, prepended
-from bgp.decision import Path
+from bgp.attributes import PathAttributes, prepended
+from bgp.config import NextHopMode
+from bgp.decision import Path, local_pref
+from bgp.families import Address
 from bgp.iana import WellKnown
 
 NON_TRANSITIVE = 0x40
@@ -26,8 +28,9 @@ class Listener:
     """As in `Source.key`."""
     internal: bool
     local_as: int
-    next_hop: IPv4Address
+    next_hop: Address
     """Our address on the session."""
+    next_hop_mode: NextHopMode
     client: bool
     """Whether it is a client of ours (RFC 4456)."""
     cluster_id: IPv4Address
@@ -55,21 +58,29 @@ def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
 def _internal(path: Path, to: Listener) -> PathAttributes | None:
     attributes = path.attributes
     if path.source.is_own:
-        return replace(
-            attributes, next_hop=to.next_hop, local_pref=attributes.local_pref or DEFAULT_LOCAL_PREF
-        )
+        return replace(attributes, next_hop=to.next_hop, local_pref=local_pref(path))
     if path.source.internal:
         return _reflected(path, to) if path.source.client or to.client else None
-    if attributes.local_pref is None:
-        return replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
+    next_hop = _next_hop(path, to)
+    if attributes.local_pref is None or next_hop != attributes.next_hop:
+        return replace(attributes, local_pref=local_pref(path), next_hop=next_hop)
     return attributes
 
 
+def _next_hop(path: Path, to: Listener) -> Address | None:
+    """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise."""
+    mode = to.next_hop_mode
+    if mode is NextHopMode.AUTO:
+        mode = NextHopMode.KEEP if to.internal else NextHopMode.SELF
+    return to.next_hop if mode is NextHopMode.SELF or path.source.is_own else path.attributes.next_hop
+
+
 def _reflected(path: Path, to: Listener) -> PathAttributes:
-    """RFC 4456 section 8: only the two attributes that detect loops change."""
+    """RFC 4456 section 8: only the two attributes that detect loops change, unless a next hop is ordered."""
     attributes = path.attributes
     return replace(
         attributes,
+        next_hop=_next_hop(path, to),
         originator_id=attributes.originator_id or path.source.router_id,
         cluster_list=(to.cluster_id, *attributes.cluster_list),
     )
@@ -80,7 +91,7 @@ def _external(path: Path, to: Listener) -> PathAttributes:
     return replace(
         attributes,
         as_path=prepended(attributes.as_path, to.local_as),
-        next_hop=to.next_hop,
+        next_hop=_next_hop(path, to),
         local_pref=None,
         med=attributes.med if path.source.is_own else None,
         originator_id=None,

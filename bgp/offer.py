@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
 from bgp.capabilities import Capabilities, GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Address
 from bgp.session import Local
 
 
 def our_side(
-    us: SpeakerConfig, peer: PeerConfig, address: IPv4Address, *, restarting: bool, was_up: bool
+    us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
 ) -> Local:
     """Our side of a new connection; `address` is our end's, `was_up`: it had a session in this life of ours."""
+    asn = peer.local_as or us.asn
     restart = GracefulRestart(
-        us.restart_seconds,
+        us.restart_seconds if peer.restart_seconds is None else peer.restart_seconds,
         restarting=restarting,
         notification=True,
         # Whatever breaks a session of ours, the kernel goes on forwarding.
         forwarding_kept=us.restarting or was_up,
     )
     offer = Capabilities(
-        four_octet_as=us.asn, route_refresh=True, graceful_restart=restart, extended_message=True
+        four_octet_as=asn, route_refresh=True, graceful_restart=restart, extended_message=True
     )
-    return Local(us.asn, us.router_id, peer.hold_seconds, offer, address)
+    return Local(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
 
 from bgp.acceptance import refusal
 from bgp.capabilities import GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source
+from bgp.families import Address, number_of
 from bgp.fsm import State
 from bgp.iana import Cease, Error
 from bgp.messages import Notification, Open, Update
@@ -141,7 +141,7 @@ class Peer:
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def connected(
-        self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool
+        self, connection: Connection, local: Address, now: float, *, outgoing: bool
     ) -> list[Output]:
         """TCP is up; `local` is the address of our end."""
         if outgoing:
@@ -281,7 +281,7 @@ class Peer:
                     continue
                 loser = connection
             else:
-                ours_wins = (int(self._speaker.router_id), self._speaker.asn) > (
+                ours_wins = (int(self._speaker.router_id), session.local.asn) > (
                     int(message.router_id),
                     message.asn,
                 )
@@ -337,7 +337,7 @@ class Peer:
     def _source(self, session: Session, peer: Open) -> Source:
         config = self.config
         return Source(
-            int(config.address),
+            number_of(config.address),
             config.address,
             peer.router_id,
             session.internal,

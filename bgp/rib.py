@@ -7,10 +7,8 @@ UPDATE share one path, so a million of them fit. Does not know: sessions, time, 
 from __future__ import annotations
 
 from collections.abc import Iterable, KeysView
-from ipaddress import IPv4Address
 
-from bgp.attributes import PathAttributes
-from bgp.decision import Path, Source, best_path
+from bgp.decision import Path, best_path
 from bgp.nlri import Nlri
 
 
@@ -98,7 +96,3 @@ class LocRib:
 def _chosen(paths: list[Path]) -> tuple[Path, ...]:
     best = best_path(paths)
     return (best, *(path for path in paths if path is not best))
-
-
-OWN = Path(PathAttributes(), Source(key=0, address=IPv4Address(0), router_id=IPv4Address(0), internal=True))
-"""What we originate: one path for all of it; the next hop is each session's own address."""

@@ -8,14 +8,16 @@ Does not know: sockets, tasks, clocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig, same_session
 from bgp.export import Listener, outgoing
+from bgp.families import Address, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
+from bgp.origination import OURSELVES, PLAIN, Origination
 from bgp.outputs import (
     Close,
     Connection,
@@ -29,7 +31,7 @@ from bgp.outputs import (
     Tolerated,
 )
 from bgp.peer import Peer
-from bgp.rib import OWN, LocRib
+from bgp.rib import LocRib
 
 Wire = Dial | Send | Close | Tolerated
 """What is left for the shell."""
@@ -40,23 +42,23 @@ class Router:
 
     def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
         self.config = config
-        self.peers: dict[IPv4Address, Peer] = {}
+        self.peers: dict[Address, Peer] = {}
         self.loc_rib = LocRib()
         self.converged = False
         """Whether what is not learned may be taken as not existing."""
         self._random = random
         self._began = now
         self._configured = False
-        self._originated: frozenset[Nlri] | None = None
-        self._connections: dict[Connection, IPv4Address] = {}
+        self._originated: dict[Nlri, Origination] | None = None
+        self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
         self._dirty: set[Nlri] = set()
         self._marked: set[Nlri] = set()
-        self._wire: list[tuple[IPv4Address, Wire]] = []
+        self._wire: list[tuple[Address, Wire]] = []
 
     # -- wishes -------------------------------------------------------------------------------------------------------
 
-    def configure(self, peers: Mapping[IPv4Address, PeerConfig], now: float) -> None:
+    def configure(self, peers: Mapping[Address, PeerConfig], now: float) -> None:
         """These are the neighbours, and no others. A session ends only where what it was made for changed."""
         if not self._configured:
             self._configured, self._began = True, now
@@ -65,7 +67,10 @@ class Router:
             if wanted == peer.config:
                 continue
             if wanted is not None and same_session(peer.config, wanted):
+                next_hop_mode = peer.config.next_hop_mode
                 peer.reconfigure(wanted, now)
+                if next_hop_mode is not wanted.next_hop_mode:
+                    self._tell([peer], self.loc_rib.prefixes)
             else:
                 del self.peers[address]
                 self._adopt(peer, peer.deconfigure())
@@ -81,12 +86,18 @@ class Router:
         peer.restarting = self.config.restarting and not self.converged
         return peer
 
-    def announce(self, prefixes: Iterable[IPv4Network]) -> None:
+    def announce(self, prefixes: Iterable[IPv4Network] | Mapping[IPv4Network, Origination]) -> None:
         """This is what we originate, and nothing else. Before the first call no neighbour gets an End-of-RIB."""
-        wanted = frozenset(map(nlri.pack, prefixes))
-        first, before = self._originated is None, self._originated or frozenset()
-        self._dirty |= self.loc_rib.drop(before - wanted, OWN.source.key)
-        self._dirty |= self.loc_rib.put(wanted - before, OWN)
+        told = prefixes if isinstance(prefixes, Mapping) else dict.fromkeys(prefixes, PLAIN)
+        wanted = {nlri.pack(prefix): origination for prefix, origination in told.items()}
+        first, before = self._originated is None, self._originated or {}
+        self._dirty |= self.loc_rib.drop(before.keys() - wanted.keys(), OURSELVES.key)
+        changed: dict[Origination, list[Nlri]] = {}
+        for prefix, origination in wanted.items():
+            if before.get(prefix) != origination:
+                changed.setdefault(origination, []).append(prefix)
+        for origination, some in changed.items():
+            self._dirty |= self.loc_rib.put(some, origination.path())
         self._originated = wanted
         if first:
             for peer in self.peers.values():
@@ -95,11 +106,11 @@ class Router:
 
     # -- what happens on the wire -------------------------------------------------------------------------------------
 
-    def accept(self, remote: IPv4Address) -> Connection | None:
+    def accept(self, remote: Address) -> Connection | None:
         """A name for a connection that a neighbour opened; None: it is nobody's."""
         return self._name(remote) if remote in self.peers else None
 
-    def connected(self, connection: Connection, local: IPv4Address, now: float, *, outgoing: bool) -> None:
+    def connected(self, connection: Connection, local: Address, now: float, *, outgoing: bool) -> None:
         """TCP is up."""
         if (peer := self._peer(connection)) is not None:
             self._adopt(peer, peer.connected(connection, local, now, outgoing=outgoing))
@@ -149,7 +160,7 @@ class Router:
             times.append(self._settled_at())
         return min(times, default=None)
 
-    def flush(self, now: float) -> tuple[list[tuple[IPv4Address, Wire]], set[Nlri]]:
+    def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], set[Nlri]]:
         """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed."""
         if not self.converged and self._configured and now >= self._settled_at():
             self.converged = True
@@ -180,7 +191,7 @@ class Router:
 
     # -- within -------------------------------------------------------------------------------------------------------
 
-    def _name(self, remote: IPv4Address) -> Connection:
+    def _name(self, remote: Address) -> Connection:
         self._last_connection += 1
         self._connections[self._last_connection] = remote
         return self._last_connection
@@ -195,7 +206,7 @@ class Router:
         return min(latest, self._began + self.config.deferral_seconds)
 
     def _adopt(self, peer: Peer, outputs: list[Output]) -> None:
-        key = int(peer.config.address)
+        key = number_of(peer.config.address)
         for output in outputs:
             match output:
                 case Learned(prefixes, path):
@@ -262,10 +273,11 @@ class Router:
             return None
         next_hop = peer.config.local_address or session.local.address
         return Listener(
-            int(peer.config.address),
+            number_of(peer.config.address),
             session.internal,
-            self.config.asn,
+            session.local.asn,
             next_hop,
+            peer.config.next_hop_mode,
             peer.config.route_reflector_client,
             self.config.cluster_id or self.config.router_id,
         )

@@ -18,6 +18,7 @@ from bgp.attributes import Context
 from bgp.blocks import Decoded
 from bgp.capabilities import IPV4_UNICAST, Capabilities
 from bgp.errors import NotificationError
+from bgp.families import Address
 from bgp.framing import LARGEST_EXTENDED, Framing
 from bgp.fsm import Action, State, advance
 from bgp.iana import Cease, Error, FsmError, OpenError
@@ -30,6 +31,8 @@ OPEN_SENT_HOLD_SECONDS = 30.0
 SEND_HOLDS = 2
 """Hold times that a peer may refuse to take bytes."""
 KEEPALIVES_PER_HOLD = 3
+SHORTEST_KEEPALIVE_SECONDS = 1.0
+"""RFC 4271 section 4.4."""
 MOST_INTERNED = 8_192
 """Attribute blocks remembered per session; with more the memory starts anew."""
 
@@ -42,8 +45,10 @@ class Local:
     router_id: IPv4Address
     hold_seconds: int
     offer: Capabilities
-    address: IPv4Address
+    address: Address
     """Of our end of the connection."""
+    keepalive_seconds: float = 0
+    """The most between our keepalives; 0: a third of the hold time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +266,9 @@ class Session:
     def _send_keepalive(self, now: float) -> None:
         self._send(Keepalive())
         if self.hold_seconds:
-            every = max(1.0, self.hold_seconds / KEEPALIVES_PER_HOLD)
+            every = max(SHORTEST_KEEPALIVE_SECONDS, self.hold_seconds / KEEPALIVES_PER_HOLD)
+            if self.local.keepalive_seconds:
+                every = min(every, max(SHORTEST_KEEPALIVE_SECONDS, self.local.keepalive_seconds))
             self._timers.start(Timer.KEEPALIVE, jittered(every, random.random), now)
 
     def _send_notification(self, _: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Protocol
@@ -18,8 +18,10 @@ from typing import Any, Protocol
 from bgp import nlri
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.errors import ListenFailed
+from bgp.families import Address, number_of
 from bgp.fsm import State
 from bgp.nlri import Nlri
+from bgp.origination import Origination
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Router, Wire
 from bgp.status import LearnedRoute, PathStatus, PeerStatus, paths, peer_status
@@ -70,11 +72,11 @@ class Speaker:
         self._learned: dict[IPv4Network, LearnedRoute] = {}
         self._connections: dict[Connection, Tcp] = {}
         self._listening: list[Socket] = []
-        self._signed: dict[IPv4Address, str] = {}
+        self._signed: dict[Address, str] = {}
         """Passwords that the listening sockets know."""
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
-        self._states: dict[IPv4Address, tuple[State, datetime]] = {}
-        self._faults: dict[IPv4Address, int] = {}
+        self._states: dict[Address, tuple[State, datetime]] = {}
+        self._faults: dict[Address, int] = {}
         self.listening = asyncio.Event()
         """Set while neighbours can connect."""
         self._running = False
@@ -83,14 +85,14 @@ class Speaker:
 
     # -- wishes and facts -------------------------------------------------------------------------------------------
 
-    def configure(self, peers: Mapping[IPv4Address, PeerConfig]) -> None:
+    def configure(self, peers: Mapping[Address, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
         self._router.configure(peers, self._clock.now())
         self._protect()
         self._soon()
 
-    def announce(self, prefixes: frozenset[IPv4Network]) -> None:
-        """This is what we originate, and nothing else."""
+    def announce(self, prefixes: Collection[IPv4Network] | Mapping[IPv4Network, Origination]) -> None:
+        """This is what we originate, and nothing else; a mapping says with which attributes."""
         self._router.announce(prefixes)
         self._soon()
 
@@ -111,9 +113,9 @@ class Speaker:
 
     def status(self) -> tuple[PeerStatus, ...]:
         """All neighbours by address."""
-        return tuple(self._status(address) for address in sorted(self._router.peers))
+        return tuple(self._status(address) for address in sorted(self._router.peers, key=number_of))
 
-    def _status(self, address: IPv4Address) -> PeerStatus:
+    def _status(self, address: Address) -> PeerStatus:
         peer, seen = self._router.peers[address], self._states.get(address)
         return peer_status(
             peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
@@ -123,12 +125,12 @@ class Speaker:
         """All paths to a prefix, the best one first, each with why it is not used."""
         return paths(self._router, prefix)
 
-    def received(self, peer: IPv4Address) -> tuple[IPv4Network, ...]:
+    def received(self, peer: Address) -> tuple[IPv4Network, ...]:
         """The prefixes that a neighbour told us; none when it is not one."""
         known = self._router.peers.get(peer)
         return tuple(sorted(map(nlri.unpack, known.learned.prefixes))) if known is not None else ()
 
-    def advertised(self, peer: IPv4Address) -> tuple[IPv4Network, ...]:
+    def advertised(self, peer: Address) -> tuple[IPv4Network, ...]:
         """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
         known = self._router.peers.get(peer)
         return (
@@ -199,7 +201,7 @@ class Speaker:
         if changed or self._router.converged != was_converged:
             self._on_change()
 
-    def _perform(self, address: IPv4Address, one: Wire) -> None:
+    def _perform(self, address: Address, one: Wire) -> None:
         match one:
             case Dial(connection, config):
                 task = asyncio.get_running_loop().create_task(self._dial(connection, config))
@@ -255,19 +257,20 @@ class Speaker:
     def _publish(self, changed: set[Nlri]) -> None:
         for packed in changed:
             prefix, best = nlri.unpack(packed), self._router.loc_rib.best(packed)
-            if best is None or best.source.is_own or best.attributes.next_hop is None:
+            next_hop = best.attributes.next_hop if best is not None else None
+            if best is None or best.source.is_own or not isinstance(next_hop, IPv4Address):
                 self._learned.pop(prefix, None)
                 continue
             peer = self._router.peers.get(best.source.address)
             stale = peer is not None and packed in peer.stale
-            self._learned[prefix] = LearnedRoute(prefix, best.attributes.next_hop, best.source.address, stale)
+            self._learned[prefix] = LearnedRoute(prefix, next_hop, best.source.address, stale)
 
     # -- TCP ----------------------------------------------------------------------------------------------------------
 
     async def _dial(self, connection: Connection, config: PeerConfig) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sock = calling(config, config.local_address or self._config.listen_address)
+            sock = calling(config, config.local_address)
             try:
                 await loop.sock_connect(sock, (str(config.address), config.port))
                 await loop.create_connection(lambda: Tcp(self, connection), sock=sock)

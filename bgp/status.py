@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from bgp import nlri
 from bgp.capabilities import Capabilities
 from bgp.decision import Path, why_not
+from bgp.families import Address
 from bgp.fsm import State
 from bgp.peer import Peer
 from bgp.router import Router
@@ -23,7 +24,7 @@ class LearnedRoute:
 
     prefix: IPv4Network
     next_hop: IPv4Address
-    peer: IPv4Address
+    peer: Address
     stale: bool
     """Kept through the peer's restart."""
 
@@ -32,7 +33,7 @@ class LearnedRoute:
 class PeerStatus:
     """A neighbour, for people."""
 
-    address: IPv4Address
+    address: Address
     asn: int
     description: str
     state: State
@@ -57,7 +58,7 @@ class PathStatus:
     """One path to a prefix, for people."""
 
     prefix: IPv4Network
-    peer: IPv4Address | None
+    peer: Address | None
     """None: our own."""
     path: Path
     stale: bool

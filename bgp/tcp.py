@@ -12,10 +12,11 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Protocol
 
 from bgp.config import PeerConfig
+from bgp.families import Address
 
 HIGH_WATER_BYTES = 64 << 10
 CLOSING_SECONDS = 5.0
@@ -59,18 +60,18 @@ class Tcp(asyncio.Protocol):
         self.is_full = False
 
     @property
-    def local(self) -> IPv4Address:
+    def local(self) -> Address:
         """The address of our end."""
         return self._address("sockname")
 
     @property
-    def remote(self) -> IPv4Address:
+    def remote(self) -> Address:
         """The address of the other end."""
         return self._address("peername")
 
-    def _address(self, name: str) -> IPv4Address:
+    def _address(self, name: str) -> Address:
         found = self._transport.get_extra_info(name) if self._transport is not None else None
-        return IPv4Address(found[0]) if found else IPv4Address(0)
+        return ip_address(found[0]) if found else IPv4Address(0)
 
     def write(self, data: bytes) -> None:
         """Send behind what waits."""
@@ -134,7 +135,7 @@ class Socket(Protocol):
         ...
 
 
-def sign(sock: Socket, peer: IPv4Address, password: str) -> None:
+def sign(sock: Socket, peer: Address, password: str) -> None:
     """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
     key = password.encode()
     address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
@@ -153,14 +154,15 @@ def limit_hops(sock: Socket, hops: int) -> None:
         sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, LARGEST_TTL + 1 - hops)
 
 
-def calling(config: PeerConfig, source: IPv4Address) -> socket.socket:
+def calling(config: PeerConfig, source: Address | None) -> socket.socket:
     """A socket to call a peer with. Raises OSError."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if config.password:
             sign(sock, config.address, config.password)
         limit_hops(sock, config.ttl_security_hops)
-        sock.bind((str(source), 0))
+        if source is not None:
+            sock.bind((str(source), 0))
     except BaseException:
         sock.close()
         raise

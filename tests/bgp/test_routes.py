@@ -17,7 +17,8 @@ from bgp.decision import Path, Source, best_path, why_not
 from bgp.framing import Framing
 from bgp.fsm import State
 from bgp.messages import Keepalive, Open, Update
-from bgp.rib import OWN, LocRib
+from bgp.origination import PLAIN
+from bgp.rib import LocRib
 from bgp.router import Router
 from bgp.status import paths as paths_of
 from tests.fakes.wire import Node, Wire
@@ -48,7 +49,7 @@ def sequence(*numbers: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
 
 
 BETTER = [
-    ("our own over any LOCAL_PREF", OWN, path(1, local_pref=900)),
+    ("our own over any LOCAL_PREF", PLAIN.path(), path(1, local_pref=900)),
     ("higher LOCAL_PREF", path(9, local_pref=200, as_path=sequence(1, 2)), path(1, local_pref=100)),
     ("no LOCAL_PREF is 100", path(9), path(1, local_pref=99)),
     ("shorter AS_PATH", path(9, as_path=sequence(1)), path(1, as_path=sequence(2, 3))),
