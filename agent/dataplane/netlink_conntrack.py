@@ -10,7 +10,7 @@ import errno
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
-from agent.dataplane import conntrack
+from agent.dataplane import conntrack, procfs
 from agent.dataplane.conntrack import Connection
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_socket import (
@@ -23,7 +23,10 @@ from agent.dataplane.netlink_socket import (
 )
 
 FILTERED_ADDRESSES = 8
-"""Up to here the kernel looks for each address; above, one dump of everything is cheaper."""
+"""Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""
+FEW_CONNECTIONS = 2000
+"""Up to here one dump of everything is cheaper than two filtered ones: each walks the whole table, 10 ms."""
+COUNT = "net/netfilter/nf_conntrack_count"
 ABSENT = UNSUPPORTED_ERRNOS | {errno.EINVAL}
 """What the nfnetlink of a kernel without ctnetlink answers."""
 
@@ -61,7 +64,8 @@ class Conntrack:
         return len(found) - len(refused)
 
     async def _find(self, addresses: Collection[IPv4Address]) -> list[Connection]:
-        if len(addresses) > FILTERED_ADDRESSES:
+        count = procfs.read(COUNT)
+        if len(addresses) > FILTERED_ADDRESSES or (count is not None and int(count) <= FEW_CONNECTIONS):
             requests = [conntrack.dump_request()]
         else:
             requests = [conntrack.dump_request(source=one) for one in addresses]

@@ -1,6 +1,9 @@
-"""How fast reconciliation goes: a burst of passes at once, then so many per second, and the pauses between.
+"""How much of the loop reconciliation may take: a pass begins at once until passes have cost too much of late.
 
-Promises: pure; the first turns wait for nothing. Does not know: what a turn does.
+Strategy. What is paced is work, not passes: on a small node a pass costs a millisecond and every fact is settled as it
+arrives; where a pass costs a tenth of a second, a storm of facts shares passes.
+Promises: pure; over any stretch of time passes take at most `burst_seconds` plus `share` of it.
+Does not know: what a pass does.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """The settings; seconds."""
+    """The settings."""
 
-    passes_per_second: float = 10.0
-    burst: float = 10.0
+    share: float = 0.5
+    """Of the loop's time that passes may take in the long run."""
+    burst_seconds: float = 0.5
+    """Of passes without any pause."""
     resync_seconds: float = 90.0
     """Everything is read again this often, whatever was heard; nodes drift apart by a fifth of it."""
     overrun_seconds: float = 0.5
@@ -24,17 +29,16 @@ class Tempo:
 
 @dataclass(slots=True)
 class Pace:
-    """A token bucket."""
+    """A bucket of seconds of work."""
 
-    per_second: float
-    burst: float
-    _tokens: float | None = None
+    share: float
+    burst_seconds: float
+    _left: float | None = None
     _at: float = 0.0
 
-    def take(self, now: float) -> float:
-        """Take a turn; the seconds to wait before it."""
-        if self._tokens is None:
-            self._tokens, self._at = self.burst, now
-        self._tokens = min(self.burst, self._tokens + (now - self._at) * self.per_second) - 1.0
-        self._at = now
-        return max(0.0, -self._tokens / self.per_second)
+    def spent(self, seconds: float, now: float) -> float:
+        """A pass took so long and ended now; the seconds to wait before the next."""
+        before = self.burst_seconds if self._left is None else self._left
+        refilled = min(self.burst_seconds, before + (now - self._at) * self.share)
+        self._left, self._at = refilled - seconds, now
+        return max(0.0, -self._left / self.share)

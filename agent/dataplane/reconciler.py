@@ -20,6 +20,7 @@ from agent.dataplane import plan
 from agent.dataplane.bell import Bell
 from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
+from agent.dataplane.forgetting import Forgetting
 from agent.dataplane.kernel import (
     Changes,
     Kernel,
@@ -75,7 +76,7 @@ class Reconciler:
         self._ownership = ownership or Ownership()
         self._tempo = tempo or Tempo()
         self._bell = Bell()
-        self._pace = Pace(self._tempo.passes_per_second, self._tempo.burst)
+        self._pace = Pace(self._tempo.share, self._tempo.burst_seconds)
         self._picture = Picture()
         self._installed: Mapping[RouteKey, Route] | None = None
         self._links: Mapping[str, Link] = {}
@@ -88,6 +89,7 @@ class Reconciler:
         self._tally = Tally()
         self._budget = budget or Budget()
         self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
+        self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
         self._computed = 0
@@ -174,6 +176,7 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(changes))
                 group.create_task(self._work())
+                group.create_task(self._forgetting.run())
         finally:
             changes.close()
 
@@ -217,7 +220,6 @@ class Reconciler:
 
     async def _work(self) -> None:
         while True:
-            await asyncio.sleep(self._pace.take(self._clock.now()))
             now = self._clock.now()
             if now >= self._resync_at:
                 self._doubt_everything()
@@ -233,7 +235,8 @@ class Reconciler:
                 self._doubt_everything()
                 wait = self._tempo.error_seconds
             self._end_of_pass()
-            await asyncio.sleep(wait)
+            ended = self._clock.now()
+            await asyncio.sleep(max(wait, self._pace.spent(ended - now, ended)))
             await self._bell.wait(self._idle_seconds())
 
     def _idle_seconds(self) -> float:
@@ -331,14 +334,13 @@ class Reconciler:
         await writes.put(
             Kind.SYSCTL, plan.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
         )
-        await writes.forget_connections(plan.departures(self._wish, picture))
+        self._forgetting.later(plan.departures(self._wish, picture))
         moving = plan.moves(routes, picture.routes)
+        await self._forgetting.before_use(key for key, route in routes.create.items() if plan.is_pod(route))
         await writes.put_routes(routes)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
         await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes)
-        await writes.forget_connections(
-            {key for key, was in moving.items() if picture.routes.get(key) != was}
-        )
+        await self._forget(moving)
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
         await writes.remove_tunnels(plan.tunnel_steps(self._wish, picture).delete)
@@ -346,3 +348,11 @@ class Reconciler:
             self._stale |= writes.doubtful
             writes.doubtful.clear()
             self._bell.ring()
+
+    async def _forget(self, moving: Mapping[RouteKey, Route]) -> None:
+        """Connections of addresses whose route was removed, or leads to another interface since."""
+        routes = self._picture.routes
+        self._forgetting.later(key for key in moving if key not in routes)
+        turned = [key for key, was in moving.items() if routes.get(key, was) != was]
+        if turned:
+            await self._forgetting.now(turned)

@@ -7,8 +7,7 @@ feature is reported as not in force. Does not know: why a step is planned.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,7 +25,6 @@ V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)
 ObjectKey = tuple[Kind, Any]
 OBJECTS_PER_TURN = 2000
 """Some 20 ms of the loop."""
-CONNECTIONS = "forgetting connections"
 MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
 
 
@@ -91,21 +89,6 @@ class Writes:
             Kind.MASQUERADE, MASQUERADE_KEY[1], "masquerade", self._kernel.put_masquerade(wish)
         ):
             self._picture.masquerade = wish if wish.sources else None
-
-    async def forget_connections(self, left: Collection[RouteKey]) -> None:
-        """Forget what was tracked of pods' addresses that left or moved: not tried twice, entries end by themselves."""
-        addresses = [one for key in left if isinstance(one := key.destination.network_address, IPv4Address)]
-        if not addresses:
-            return
-        try:
-            count = await self._kernel.forget_connections(addresses)
-        except KernelError as error:
-            if self._tally.not_in_force.get(CONNECTIONS) != str(error):
-                self._log.warning("connections.kept", addresses=len(addresses), why=str(error))
-            self._tally.not_in_force[CONNECTIONS] = str(error)
-        else:
-            self._tally.not_in_force.pop(CONNECTIONS, None)
-            self._log.info("connections.forgotten", addresses=len(addresses), count=count)
 
     async def _one(self, kind: Kind, key: Any, feature: str, call: Awaitable[None]) -> bool:
         try:

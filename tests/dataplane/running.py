@@ -16,7 +16,7 @@ from agent.dataplane.reconciler import Reconciler, Wish
 
 PATIENCE_SECONDS = 5.0
 QUIET_PASSES = 4
-IMPATIENT = Tempo(passes_per_second=1e6, overrun_seconds=0.01, error_seconds=0.01)
+IMPATIENT = Tempo(share=1e6, overrun_seconds=0.01, error_seconds=0.01)
 
 
 @dataclass

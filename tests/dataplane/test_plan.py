@@ -98,12 +98,13 @@ def test_a_thing_that_failed_for_years_still_has_a_finite_wait() -> None:
     assert retries.next_retry_at() == retries.most_seconds
 
 
-def test_a_burst_waits_for_nothing_and_then_the_rate_holds() -> None:
-    pace = Pace(per_second=10.0, burst=3.0)
-    assert [pace.take(5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
-    assert pace.take(5.0) == pytest.approx(0.1)
-    assert pace.take(5.1) == pytest.approx(0.1)
-    assert pace.take(9.0) == 0.0
+def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
+    cheap = Pace(share=0.5, burst_seconds=0.5)
+    assert {cheap.spent(0.001, 5.0 + turn * 0.002) for turn in range(5000)} == {0.0}
+    dear = Pace(share=0.5, burst_seconds=0.5)
+    assert [dear.spent(0.25, 5.0 + turn * 0.25) for turn in range(3)] == [0.0, 0.0, pytest.approx(0.0)]
+    assert dear.spent(0.5, 6.0) == pytest.approx(0.5)
+    assert dear.spent(0.1, 60.0) == 0.0
 
 
 async def test_many_rings_are_one_and_none_is_lost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -27,7 +28,48 @@ async def test_connections_of_a_pod_that_left_are_forgotten(tracking: FakeKernel
     async with running(Bench(tracking, routes(POD, LEARNED))) as bench:
         assert len(tracking.connections) == 3
         bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        await looked(tracking)
+        assert tracking.connections == [(OTHER, OTHER)]
+
+
+async def looked(tracking: FakeKernel) -> None:
+    """Until somebody wanted connections forgotten."""
+    async with asyncio.timeout(5):
+        await tracking.looked_for_connections.wait()
+        await asyncio.sleep(0)
+
+
+async def test_nobody_who_waits_for_a_removal_waits_for_connections(tracking: FakeKernel) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.reconciler.gone([POD.key], 5)
+        assert not tracking.looked_for_connections.is_set()
+        await looked(tracking)
+        assert tracking.connections == [(OTHER, OTHER)]
+
+
+async def test_departures_of_one_moment_are_one_look_at_the_table(tracking: FakeKernel) -> None:
+    neighbour = replace(POD, key=key("10.1.0.9/32"))
+    async with running(Bench(tracking, routes(POD, neighbour))) as bench:
+        bench.wish = replace(bench.wish, dataplane=routes(neighbour))
         await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        await looked(tracking)
+        said = [line for line in tracking.writes if line.startswith("forget")]
+        assert said == ["forget connections of 10.1.0.7, 10.1.0.9"]
+
+
+async def test_an_address_that_is_given_again_at_once_has_lost_its_old_connections_first(
+    tracking: FakeKernel,
+) -> None:
+    async with running(Bench(tracking, routes(POD))) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=routes(replace(POD, device="cali2")))
+        await bench.passed()
+        forgotten = tracking.writes.index("forget connections of 10.1.0.7")
+        assert tracking.writes[forgotten + 1 :] == ["put 10.1.0.7 dev cali2 scope link"]
         assert tracking.connections == [(OTHER, OTHER)]
 
 
@@ -46,7 +88,9 @@ async def test_connections_of_a_pod_whose_link_went_first_are_forgotten_when_it_
         await bench.until(lambda: bool(bench.reconciler.report().waiting))
         assert len(tracking.connections) == 3
         bench.wish = replace(bench.wish, dataplane=Dataplane())
-        await bench.until(lambda: tracking.connections == [(OTHER, OTHER)])
+        await bench.passed()
+        await looked(tracking)
+        assert tracking.connections == [(OTHER, OTHER)]
 
 
 async def test_connections_are_forgotten_too_when_the_loss_was_not_heard_of(tracking: FakeKernel) -> None:
@@ -55,7 +99,8 @@ async def test_connections_are_forgotten_too_when_the_loss_was_not_heard_of(trac
         del tracking.link_table["cali1"]
         bench.wish = replace(bench.wish, dataplane=Dataplane())
         tracking.overrun()
-        await bench.until(lambda: tracking.connections == [(OTHER, OTHER)])
+        await looked(tracking)
+        assert tracking.connections == [(OTHER, OTHER)]
 
 
 async def test_a_link_that_flaps_keeps_its_connections(tracking: FakeKernel) -> None:
@@ -66,6 +111,7 @@ async def test_a_link_that_flaps_keeps_its_connections(tracking: FakeKernel) -> 
         await bench.until(lambda: tracking.route_table.get(POD.key) == POD)
         await bench.passed()
         assert len(tracking.connections) == 3
+        assert not tracking.looked_for_connections.is_set()
 
 
 async def test_routes_of_blocks_do_not_touch_connections(tracking: FakeKernel) -> None:
@@ -81,6 +127,7 @@ async def test_without_connection_tracking_the_rest_goes_on(tracking: FakeKernel
     async with running(Bench(tracking, routes(POD))) as bench:
         bench.wish = replace(bench.wish, dataplane=Dataplane())
         await bench.passed()
+        await looked(tracking)
         assert tracking.route_table == {}
         assert "ctnetlink" in bench.reconciler.report().not_in_force["forgetting connections"]
 

@@ -65,6 +65,9 @@ class Walk:
 
     def _put_foreign(self) -> None:
         route = some_route(self.dice, self.dice.choice([3, 4, 11]))
+        standing = self.kernel.route_table.get(route.key)
+        if standing is not None and is_ours(standing):
+            return  # between our reading and our replacing it: netlink cannot compare and swap
         self.kernel.foreign_put(route)
         self.foreign[route.key] = route
 

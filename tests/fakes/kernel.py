@@ -83,6 +83,8 @@ class FakeKernel:
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
         self.connections: list[tuple[IPv4Address, IPv4Address]] = []
         """Tracked ones: who asked, who answered."""
+        self.looked_for_connections = asyncio.Event()
+        """Somebody wanted some forgotten."""
         self.subscriptions: list[FakeChanges] = []
         self._next_index = 2
 
@@ -285,6 +287,7 @@ class FakeKernel:
 
     async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
         await asyncio.sleep(0)
+        self.looked_for_connections.set()
         if Fault.NO_CONNTRACK in self.faults:
             raise Unsupported("this kernel has no ctnetlink")
         kept = [pair for pair in self.connections if not set(pair) & set(addresses)]
