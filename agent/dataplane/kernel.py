@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from agent.dataplane.objects import (
+    Address,
     FdbEntry,
     Kind,
     Link,
@@ -176,7 +177,7 @@ class Kernel(Protocol):
         """Set each, and read it back."""
         ...
 
-    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+    async def forget_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
         ...
 

@@ -24,6 +24,7 @@ from agent.dataplane.netlink_nexthops import Nexthops
 from agent.dataplane.netlink_nft import Nftables
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.dataplane.objects import (
+    Address,
     FdbEntry,
     Link,
     Masquerade,
@@ -212,7 +213,7 @@ class NetlinkKernel:
         outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in wished)
         return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
 
-    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+    async def forget_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
         return await self._conntrack.forget(addresses)
 

@@ -21,6 +21,7 @@ from agent.dataplane.netlink_socket import (
     dump,
     reason,
 )
+from agent.dataplane.objects import Address
 
 FILTERED_ADDRESSES = 8
 """Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""
@@ -34,15 +35,16 @@ ABSENT = UNSUPPORTED_ERRNOS | {errno.EINVAL}
 class Conntrack:
     """The connection table of the namespace the process is in."""
 
-    def __init__(self) -> None:
-        self._requests: RequestSocket | None = None
+    def __init__(self, few: int = FEW_CONNECTIONS) -> None:
+        self._few = few
+        self._socket: RequestSocket | None = None
 
     def close(self) -> None:
         """Close the socket."""
-        if self._requests is not None:
-            self._requests.close()
+        if self._socket is not None:
+            self._socket.close()
 
-    async def forget(self, addresses: Collection[IPv4Address]) -> int:
+    async def forget(self, addresses: Collection[Address]) -> int:
         """Delete the connections from and to these addresses; how many. Raises Unsupported, KernelError."""
         if not addresses:
             return 0
@@ -55,25 +57,32 @@ class Conntrack:
             raise
         if not found:
             return 0
-        if self._requests is None:
-            self._requests = RequestSocket(NETLINK_NETFILTER)
-        refused = await self._requests.execute([conntrack.deletion(connection) for connection in found])
+        if self._socket is None:
+            self._socket = RequestSocket(NETLINK_NETFILTER)
+        refused = await self._socket.execute([conntrack.deletion(connection) for connection in found])
         for code, words in refused.values():
             if code != errno.ENOENT:
                 raise KernelError(f"deleting a tracked connection: {reason(code, words)}")
         return len(found) - len(refused)
 
-    async def _find(self, addresses: Collection[IPv4Address]) -> list[Connection]:
-        count = procfs.read(COUNT)
-        if len(addresses) > FILTERED_ADDRESSES or (count is not None and int(count) <= FEW_CONNECTIONS):
-            requests = [conntrack.dump_request()]
-        else:
-            requests = [conntrack.dump_request(source=one) for one in addresses]
-            requests += [conntrack.dump_request(answerer=one) for one in addresses]
+    async def _find(self, addresses: Collection[Address]) -> list[Connection]:
         wanted = frozenset(addresses)
         found: dict[bytes, Connection] = {}
-        for request in requests:
+        for request in self._requests_for(wanted):
             for connection in await dump(request, conntrack.CT_NEW, conntrack.decode, NETLINK_NETFILTER):
                 if connection.source in wanted or connection.answerer in wanted:
                     found[connection.identity] = connection
         return list(found.values())
+
+    def _requests_for(self, wanted: frozenset[Address]) -> list[bytes]:
+        count = procfs.read(COUNT)
+        few = count is not None and int(count) <= self._few
+        versions = {one.version for one in wanted}
+        if len(wanted) > FILTERED_ADDRESSES or few:
+            return [conntrack.dump_request(version) for version in sorted(versions)]
+        # The filter for IPv6 addresses is of no use: kernels to this day leave out what matches (6.18).
+        requests = [conntrack.dump_request(6)] if 6 in versions else []
+        requests += [conntrack.dump_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
+        return requests + [
+            conntrack.dump_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
+        ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any, Protocol
 
 import pytest
@@ -15,9 +15,11 @@ import pytest
 from agent.dataplane import procfs
 from agent.dataplane.kernel import Kernel, KernelError, LinkChanged, ObjectsChanged, Unsupported
 from agent.dataplane.netlink import NetlinkKernel
+from agent.dataplane.netlink_conntrack import Conntrack
 from agent.dataplane.objects import (
     TUNL0,
     VXLAN_DEVICE,
+    Address,
     FdbEntry,
     Kind,
     Masquerade,
@@ -57,6 +59,21 @@ FORWARDING = FdbEntry(VXLAN_DEVICE, "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2
 NETWORK = IPv4Network
 
 
+def connect(source: Address, destination: Address) -> None:
+    """Have the kernel track a datagram between two addresses of the loopback."""
+    # A rule about connections is what makes a namespace track them.
+    chain = "chain c { type filter hook output priority 0; ct state new accept; }"
+    subprocess.run(["nft", f"table inet t {{ {chain}; }}"], check=True)
+    family = socket.AF_INET
+    if source.version == 6:
+        family = socket.AF_INET6
+        for one in (source, destination):
+            ip(f"address replace {one}/128 dev lo nodad")
+    with socket.socket(family, socket.SOCK_DGRAM) as asker:
+        asker.bind((str(source), 0))
+        asker.sendto(b"?", (str(destination), 5000))
+
+
 class World(Protocol):
     """The kernel, and somebody else who works on it. eth0 has 172.26.0.1/24, eth1 no address; both are up."""
 
@@ -66,7 +83,7 @@ class World(Protocol):
     def set_link(self, name: str, *, up: bool) -> None: ...
     def foreign_put(self, route: Route) -> None: ...
     def foreign_sysctl(self, name: str, value: str) -> None: ...
-    def connect(self, source: IPv4Address, destination: IPv4Address) -> None: ...
+    def connect(self, source: Address, destination: Address) -> None: ...
 
 
 class FakeWorld:
@@ -79,7 +96,7 @@ class FakeWorld:
         self.foreign_put = self.kernel.foreign_put
         self.foreign_sysctl = self.kernel.foreign_sysctl
 
-    def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
+    def connect(self, source: Address, destination: Address) -> None:
         self.kernel.connections.append((source, destination))
 
 
@@ -104,13 +121,8 @@ class RealWorld:
     def foreign_sysctl(self, name: str, value: str) -> None:
         (procfs.ROOT / name).write_text(value)
 
-    def connect(self, source: IPv4Address, destination: IPv4Address) -> None:
-        # A rule about connections is what makes a namespace track them.
-        chain = "chain c { type filter hook output priority 0; ct state new accept; }"
-        subprocess.run(["nft", f"table ip t {{ {chain}; }}"], check=True)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-            asker.bind((str(source), 0))
-            asker.sendto(b"?", (str(destination), 5000))
+    def connect(self, source: Address, destination: Address) -> None:
+        connect(source, destination)
 
 
 @pytest.fixture(params=["fake", "real", "real with nexthop objects"])
@@ -305,17 +317,39 @@ async def test_sysctls_are_read_where_they_exist_and_set(world: World) -> None:
     assert "No such file" in refusal.why
 
 
-@pytest.mark.parametrize("crowd", [0, 20], ids=["found by the kernel", "found in a whole dump"])
-async def test_connections_of_an_address_are_forgotten_and_no_others(world: World, crowd: int) -> None:
-    many = [IPv4Address("192.0.2.0") + number for number in range(crowd)]
-    one, two, three = (IPv4Address(f"127.0.0.{number}") for number in (1, 2, 3))
-    world.connect(one, two)
-    world.connect(two, three)
-    world.connect(three, three)
-    assert await world.kernel.forget_connections([]) == 0
-    assert await world.kernel.forget_connections([two, *many]) == 2
-    assert await world.kernel.forget_connections([two, *many]) == 0
-    assert await world.kernel.forget_connections([three, *many]) == 1
+CROWD = [IPv4Address("192.0.2.0") + number for number in range(20)]
+LOOPBACKS = {4: "127.0.0.{}", 6: "fd00::{}"}
+
+
+@pytest.mark.parametrize("version", LOOPBACKS)
+@pytest.mark.parametrize("crowd", [[], CROWD], ids=["few", "many"])
+async def test_connections_of_an_address_are_forgotten_and_no_others(
+    world: World, crowd: list[Address], version: int
+) -> None:
+    await forget_some(world.connect, world.kernel.forget_connections, crowd, version)
+
+
+@pytest.mark.parametrize("version", LOOPBACKS)
+async def test_the_kernel_can_look_for_an_address_itself(version: int) -> None:
+    with fresh_namespace():
+        table = Conntrack(few=-1)
+        await forget_some(connect, table.forget, [], version)
+        table.close()
+
+
+async def forget_some(
+    make: Callable[[Address, Address], None],
+    forget: Callable[[list[Address]], Awaitable[int]],
+    crowd: list[Address],
+    version: int,
+) -> None:
+    one, two, three = (ip_address(LOOPBACKS[version].format(number)) for number in (1, 2, 3))
+    for source, destination in ((one, two), (two, three), (three, three)):
+        make(source, destination)
+    assert await forget([]) == 0
+    assert await forget([two, *crowd]) == 2
+    assert await forget([two, *crowd]) == 0
+    assert await forget([three, *crowd]) == 1
 
 
 async def test_who_writes_a_switch_that_was_read_is_heard(world: World) -> None:

@@ -24,6 +24,7 @@ from agent.dataplane.kernel import (
 )
 from agent.dataplane.objects import (
     VXLAN_DEVICE,
+    Address,
     FdbEntry,
     Kind,
     Link,
@@ -81,7 +82,7 @@ class FakeKernel:
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
-        self.connections: list[tuple[IPv4Address, IPv4Address]] = []
+        self.connections: list[tuple[Address, Address]] = []
         """Tracked ones: who asked, who answered."""
         self.looked_for_connections = asyncio.Event()
         """Somebody wanted some forgotten."""
@@ -285,7 +286,7 @@ class FakeKernel:
         self.sysctl_table |= {sysctl.name: sysctl.value for sysctl in there}
         return tuple(Refusal(sysctl, "No such file or directory") for sysctl in wished if sysctl not in there)
 
-    async def forget_connections(self, addresses: Collection[IPv4Address]) -> int:
+    async def forget_connections(self, addresses: Collection[Address]) -> int:
         await asyncio.sleep(0)
         self.looked_for_connections.set()
         if Fault.NO_CONNTRACK in self.faults:
@@ -293,7 +294,7 @@ class FakeKernel:
         kept = [pair for pair in self.connections if not set(pair) & set(addresses)]
         removed, self.connections = len(self.connections) - len(kept), kept
         if addresses:
-            self.writes.append(f"forget connections of {', '.join(map(str, sorted(addresses)))}")
+            self.writes.append(f"forget connections of {', '.join(sorted(map(str, addresses)))}")
         return removed
 
     async def path_to(self, host: IPv4Address) -> PathToHost:
