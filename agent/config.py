@@ -91,6 +91,8 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     run: str = "/run/tortie"
     state: str = "/var/lib/tortie"
+    secrets: str = "/etc/tortie/secrets"
+    """Passwords of BGP peers: the file NAME/KEY below it for each secretKeyRef."""
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):

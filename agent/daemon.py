@@ -45,6 +45,7 @@ from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
+from agent.secrets import Secrets
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
 from ipam.etcd import EtcdStore
@@ -82,7 +83,7 @@ class Agent:
             tuple(config.etcd.endpoints),
             self._clock,
         )
-        self._mesh = Mesh(config.bgp, self._clock, self._ring)
+        self._mesh = Mesh(config.bgp, Secrets(Path(config.paths.secrets)), self._clock, self._ring)
         marks = config.routes
         self._reconciler = Reconciler(
             self._kernel,
@@ -238,7 +239,7 @@ class Agent:
             "converged": self._mesh.converged,
             "datastore": self._syncer.trouble or "ok",
             "troubles": [
-                text for text in (self._record.trouble, self._mesh.trouble, self._not_ready()) if text
+                text for text in (self._record.trouble, *self._mesh.troubles, self._not_ready()) if text
             ],
             "problems": self._cluster.problems,
             "peers": self._mesh.status(),

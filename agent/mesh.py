@@ -1,7 +1,8 @@
 """Keeps the BGP speaker as the facts say: who it is, whom it peers with, what it announces.
 
-Promises: a block is announced only after its blackhole is in the kernel; the speaker is started anew only when its own
-identity (AS, address, port) changes. Stopping leaves every session without a NOTIFICATION, so peers keep our routes.
+Promises: a session is touched only when what it was made of changes; a block is announced only after its blackhole is
+in the kernel; the speaker is started anew only when its own identity (AS, address, port, cluster id) changes. Stopping
+leaves every session without a NOTIFICATION, so peers keep our routes.
 Does not know: wire formats, routes' forms.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import structlog
 
@@ -18,14 +21,16 @@ from agent.clock import Clock
 from agent.config import BgpSettings
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
-from agent.datastore.bgp_resources import DEFAULT_PORT
 from agent.datastore.cluster import Cluster
-from agent.peering import announcements, asn_of, mesh
+from agent.exporting import announcements
+from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
+from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
+ANYWHERE = IPv4Address("0.0.0.0")
 
 log = structlog.get_logger()
 
@@ -33,40 +38,74 @@ log = structlog.get_logger()
 class Mesh:
     """At most one running speaker."""
 
-    def __init__(self, settings: BgpSettings, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: BgpSettings, secrets: Secrets, clock: Clock, changed: Callable[[], None]
+    ) -> None:
         self._settings = settings
+        self._secrets = secrets
         self._clock = clock
         self._changed = changed
         self._identity: SpeakerConfig | None = None
         self._speaker: Speaker | None = None
         self._task: asyncio.Task[None] | None = None
+        self._situation: Situation | None = None
+        self._peering = Peering({})
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
+        """Why the speaker cannot listen."""
 
     def follow(self, cluster: Cluster, facts: Facts, installed: Collection[RouteKey]) -> None:
         """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
-        own = cluster.nodes.get(cluster.node)
+        situation = self._look(cluster)
+        own = situation.nodes.get(situation.me)
         if own is None or own.ipv4 is None:
             return
-        identity = SpeakerConfig(
-            asn=asn_of(own, cluster.bgp),
-            router_id=own.ipv4.ip,
-            listen_address=own.ipv4.ip,
-            port=cluster.bgp.listen_port or DEFAULT_PORT,
+        identity = self._identify(situation, own.ipv4.ip)
+        started = identity != self._identity
+        if started:
+            self._start(identity)
+        if self._speaker is None:
+            return
+        if started or situation != self._situation:
+            self._situation, self._peering = situation, peering(situation)
+            self._speaker.configure(
+                {
+                    address: peer.config
+                    for address, peer in self._peering.peers.items()
+                    if address.version == 4
+                }
+            )
+        self._speaker.announce(announcements(facts, installed))
+
+    def _look(self, cluster: Cluster) -> Situation:
+        situation = Situation(
+            me=cluster.node,
+            nodes=cluster.nodes,
+            settings=cluster.bgp_configurations,
+            peers=cluster.bgp_peers,
+            hold_seconds=self._settings.hold_seconds,
+        )
+        wanted = wanted_secrets(situation)
+        if not wanted:
+            return situation
+        return replace(
+            situation, passwords=self._secrets.read(wanted), unreadable=dict(self._secrets.unreadable)
+        )
+
+    def _identify(self, situation: Situation, address: IPv4Address) -> SpeakerConfig:
+        return SpeakerConfig(
+            asn=situation.asn(situation.me),
+            router_id=address,
+            listen_address=ANYWHERE if situation.cluster.bind_mode == "None" else address,
+            port=situation.port(situation.me),
             restart_seconds=self._settings.restart_seconds,
             restarting=self.restarting,
             deferral_seconds=self._settings.deferral_seconds,
+            cluster_id=cluster_id(situation),
         )
-        if identity != self._identity:
-            self._start(identity)
-        if self._speaker is not None:
-            self._speaker.configure(
-                mesh(cluster.node, cluster.nodes, cluster.bgp, self._settings.hold_seconds)
-            )
-            self._speaker.announce(announcements(facts, installed))
 
     def _start(self, identity: SpeakerConfig) -> None:
         if self._task is not None:
@@ -110,6 +149,25 @@ class Mesh:
         """Whether what is not learned may be taken as not existing."""
         return self._speaker is not None and self._speaker.converged
 
-    def status(self) -> tuple[PeerStatus, ...]:
-        """Every peer, for people."""
-        return self._speaker.status() if self._speaker is not None else ()
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Everything that is not as it was asked for, a sentence each."""
+        still = [
+            f"a BGP password cannot be read, and the last good one stays in use: {why}"
+            for ref, why in self._secrets.unreadable.items()
+            if self._situation is not None and ref in self._situation.passwords
+        ]
+        return (*([self.trouble] if self.trouble else []), *self._peering.troubles, *still)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every peer, for people: PeerStatus with its type and the BGPPeer it comes from."""
+        found = self._speaker.status() if self._speaker is not None else ()
+        return [self._described(status) for status in found]
+
+    def _described(self, status: PeerStatus) -> dict[str, Any]:
+        peer = self._peering.peers.get(status.address)
+        return {
+            **{field.name: getattr(status, field.name) for field in fields(status)},
+            "type": peer.kind.value if peer is not None else "",
+            "resource": peer.resource if peer is not None else "",
+        }

@@ -1,74 +1,335 @@
-"""Facts to BGP: whom this node peers with, and what it announces.
+"""Facts to peers: whom this node peers with, and how.
 
-Promises: pure; a node announces only what it originates: its own blocks and the addresses its pods borrowed from other
-nodes' blocks, never an address inside an own block and never what it learned.
-Does not know: sessions, the kernel beyond the routes it is told are installed.
+Promises: pure; the same facts give the same peers, so a change of facts changes only the sessions it is about. Peerings
+are generated as Calico's confd does: the node-to-node mesh, BGPPeers by node, selector or for all, and their reverse
+sides; a peering somebody wrote goes before its reverse, and both before the mesh. A peering that cannot be made as it
+is written (a password that cannot be read) is not made at all, and `troubles` says why.
+Does not know: sessions, where passwords are kept, what is announced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from ipaddress import IPv4Network
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from ipaddress import IPv4Address, ip_address
 
-from agent.dataplane.facts import Facts
-from agent.dataplane.objects import RouteKey
-from agent.datastore.bgp_resources import DEFAULT_PORT, BGPConfigurationSpec
+from agent.datastore.bgp_faults import NODE_PREFIX
+from agent.datastore.bgp_resources import (
+    DEFAULT_PORT,
+    BGPConfigurationSpec,
+    BGPPeerSpec,
+    Password,
+)
+from agent.datastore.bgp_texts import PeerAddress, peer_address, seconds
 from agent.datastore.resources import Node
-from bgp.config import PeerConfig
-from bgp.families import Address
+from bgp.config import NextHopMode, PeerConfig
+from bgp.families import Address, family_of
 from ipam.model import NodeName
+from ipam.selector import parse
+
+SecretRef = tuple[str, str]
+"""Name and key of a secret."""
 
 
-def asn_of(node: Node | None, settings: BGPConfigurationSpec) -> int:
-    """A node's AS number: its own, else the cluster's."""
-    own = node.spec.bgp.as_number if node is not None and node.spec.bgp is not None else None
-    return own if own is not None else settings.as_number
+class PeerKind(Enum):
+    """Why a peer is one, in calicoctl's words."""
+
+    MESH = "node-to-node mesh"
+    NODE = "node specific"
+    GLOBAL = "global"
 
 
-def mesh(
-    me: NodeName, nodes: Mapping[NodeName, Node], settings: BGPConfigurationSpec, hold_seconds: int
-) -> dict[Address, PeerConfig]:
-    """The node-to-node mesh: a peer for every other node with an address.
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that peers follow from."""
 
-    Of two nodes the one with the greater address waits to be called, so that the two do not call each other at once.
-    """
-    own = nodes[me].ipv4 if me in nodes else None
-    if own is None or not settings.node_to_node_mesh_enabled:
-        return {}
-    peers: dict[Address, PeerConfig] = {}
-    for name, node in nodes.items():
-        address = node.ipv4
-        if name == me or address is None or address.ip == own.ip:
+    me: NodeName
+    nodes: Mapping[NodeName, Node]
+    settings: Mapping[str, BGPConfigurationSpec] = field(default_factory=dict)
+    """BGPConfigurations by name."""
+    peers: Mapping[str, BGPPeerSpec] = field(default_factory=dict)
+    """BGPPeers by name."""
+    passwords: Mapping[SecretRef, str] = field(default_factory=dict, repr=False)
+    unreadable: Mapping[SecretRef, str] = field(default_factory=dict)
+    """Secrets that could not be read, and why."""
+    hold_seconds: int = 90
+
+    @property
+    def cluster(self) -> BGPConfigurationSpec:
+        """The settings of all."""
+        return self.settings.get("default", BGPConfigurationSpec())
+
+    def asn(self, node: NodeName) -> int:
+        """A node's AS number: its own, else the cluster's."""
+        bgp = self.nodes[node].spec.bgp
+        return bgp.as_number if bgp is not None and bgp.as_number is not None else self.cluster.as_number
+
+    def port(self, node: NodeName) -> int:
+        """Where a node listens."""
+        own = self.settings.get(f"{NODE_PREFIX}{node}")
+        return (own.listen_port if own is not None else None) or self.cluster.listen_port or DEFAULT_PORT
+
+    def address(self, node: NodeName, version: int) -> Address | None:
+        """A node's address of a family."""
+        found = self.nodes[node].ipv4 if version == 4 else self.nodes[node].ipv6
+        return found.ip if found is not None else None
+
+    def reflects(self, node: NodeName) -> str | None:
+        """The cluster id of a node that is a route reflector."""
+        bgp = self.nodes[node].spec.bgp
+        return bgp.route_reflector_cluster_id if bgp is not None else None
+
+    def selected(self, selector: str) -> list[NodeName]:
+        """The nodes that a selector means."""
+        matches = parse(selector).matches
+        return [name for name, node in sorted(self.nodes.items()) if matches(node.metadata.labels or {})]
+
+    def holder(self, address: Address) -> NodeName | None:
+        """The node that has an address."""
+        return next((name for name in self.nodes if self.address(name, address.version) == address), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Peered:
+    """One peer of this node."""
+
+    config: PeerConfig
+    kind: PeerKind
+    resource: str = ""
+    """The BGPPeer it comes from; empty for the mesh."""
+    filters: tuple[str, ...] = ()
+    """Names of BGPFilters, in order."""
+    gateway: Address | None = None
+    """The peer is reached by this neighbour (`reachableBy`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peering:
+    """All peers, and what stands in the way of others."""
+
+    peers: Mapping[Address, Peered]
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A peer before it is worked out."""
+
+    at: PeerAddress
+    asn: int
+    kind: PeerKind
+    node: NodeName | None
+    """The node that is at this address."""
+    resource: str
+    spec: BGPPeerSpec
+
+
+def peering(situation: Situation) -> Peering:
+    """Everybody this node peers with."""
+    if situation.me not in situation.nodes:
+        return Peering({})
+    found: dict[Address, Peered] = {}
+    troubles: list[str] = []
+    for candidate in _candidates(situation):
+        address = candidate.at.address
+        if address in found or _is_me(situation, address):
             continue
-        peers[address.ip] = PeerConfig(
-            address=address.ip,
-            asn=asn_of(node, settings),
-            port=settings.listen_port or DEFAULT_PORT,
-            passive=own.ip > address.ip,
-            hold_seconds=hold_seconds,
-            local_address=own.ip,
-            description=name,
-        )
-    return peers
+        try:
+            peer = _peer(situation, candidate)
+        except ValueError as error:
+            origin = f"BGPPeer {candidate.resource}" if candidate.resource else "BGPConfiguration default"
+            troubles.append(f"{origin}: peer {address}: {error}")
+            continue
+        if peer is not None:
+            found[address] = peer
+    return Peering(found, tuple(troubles))
 
 
-def announcements(facts: Facts, installed: Collection[RouteKey]) -> frozenset[IPv4Network]:
-    """What this node tells its peers: own blocks whose blackhole is in the kernel, and borrowed addresses."""
-    own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
-    blocks = {
-        block
-        for block in own
-        if _exported(facts, block) and (block.prefixlen == 32 or RouteKey(block) in installed)
-    }
-    borrowed = {
-        IPv4Network(address)
-        for endpoint in facts.endpoints
-        for address in endpoint.addresses
-        if not any(address in block for block in own) and _exported(facts, IPv4Network(address))
-    }
-    return frozenset(blocks | borrowed)
+def wanted_secrets(situation: Situation) -> frozenset[SecretRef]:
+    """The secrets that this node's peers may need; whoever reads them gives them back as `passwords`."""
+    passwords = [situation.cluster.node_mesh_password, *(spec.password for spec in situation.peers.values())]
+    return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
 
 
-def _exported(facts: Facts, prefix: IPv4Network) -> bool:
-    pool = facts.pool_of(prefix)
-    return pool is not None and not pool.disable_bgp_export
+def cluster_id(situation: Situation) -> IPv4Address | None:
+    """Of this node as a route reflector; None when it is none, or its id cannot be read."""
+    try:
+        return IPv4Address(situation.reflects(situation.me) or "")
+    except ValueError:
+        return None
+
+
+def _is_me(situation: Situation, address: Address) -> bool:
+    return situation.address(situation.me, address.version) == address
+
+
+def _candidates(situation: Situation) -> Iterator[_Candidate]:
+    """In the order of preference: written for all, written for some, reverse sides, the mesh."""
+    some = {name: spec for name, spec in situation.peers.items() if _is_for_some(spec)}
+    for chosen in (situation.peers.keys() - some.keys(), some.keys()):
+        for name in sorted(chosen):
+            if situation.me in _local_side(situation, situation.peers[name]):
+                yield from _written(situation, name, situation.peers[name])
+    for name, spec in sorted(situation.peers.items()):
+        if spec.reverse_peering != "Manual":
+            yield from _reversed(situation, name, spec)
+    yield from _mesh(situation)
+
+
+def _is_for_some(spec: BGPPeerSpec) -> bool:
+    return spec.node is not None or spec.node_selector is not None
+
+
+def _kind(spec: BGPPeerSpec) -> PeerKind:
+    return PeerKind.NODE if _is_for_some(spec) else PeerKind.GLOBAL
+
+
+def _local_side(situation: Situation, spec: BGPPeerSpec) -> list[NodeName]:
+    """The nodes that a BGPPeer is written for."""
+    if spec.node is not None:
+        return [NodeName(spec.node)] if spec.node in situation.nodes else []
+    return situation.selected(spec.node_selector or "all()")
+
+
+def _written(situation: Situation, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+    if spec.peer_selector is not None:
+        for other in situation.selected(spec.peer_selector):
+            yield from _node(situation, other, (4, 6), _kind(spec), name, spec)
+    elif spec.peer_ip is not None and spec.as_number is not None:
+        at = peer_address(spec.peer_ip)
+        node = _node_behind(situation, at, spec.as_number)
+        if node is not None and at.port is None:
+            at = replace(at, port=situation.port(node))
+        yield _Candidate(at, spec.as_number, _kind(spec), node, name, spec)
+
+
+def _node_behind(situation: Situation, at: PeerAddress, asn: int) -> NodeName | None:
+    """The node that is meant by an address, an AS number and perhaps a port."""
+    node = situation.holder(at.address)
+    if node is None or situation.asn(node) != asn or at.port not in (None, situation.port(node)):
+        return None
+    return node
+
+
+def _reversed(situation: Situation, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+    """The other side of a BGPPeer that names this node as the peer."""
+    versions: tuple[int, ...] = (4, 6)
+    if spec.peer_selector is not None:
+        if situation.me not in situation.selected(spec.peer_selector):
+            return
+    elif spec.peer_ip is not None and spec.as_number is not None:
+        at = peer_address(spec.peer_ip)
+        if _node_behind(situation, at, spec.as_number) != situation.me:
+            return
+        versions = (at.address.version,)
+    # What is a number of one side only does not belong to the other.
+    mirrored = _mirrored(spec)
+    for node in _local_side(situation, spec):
+        yield from _node(situation, node, versions, _kind(spec), name, mirrored, spec.local_as_number)
+
+
+def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
+    return BGPPeerSpec(
+        password=spec.password,
+        next_hop_mode=spec.next_hop_mode,
+        keep_original_next_hop=spec.keep_original_next_hop,
+        source_address=spec.source_address,
+        max_restart_time=spec.max_restart_time,
+        keepalive_time=spec.keepalive_time,
+        num_allowed_local_as_numbers=spec.num_allowed_local_as_numbers,
+        ttl_security=spec.ttl_security,
+        filters=spec.filters,
+    )
+
+
+def _mesh(situation: Situation) -> Iterator[_Candidate]:
+    """Every node with every other, reflectors apart: they are peered with by BGPPeers."""
+    cluster = situation.cluster
+    if not cluster.node_to_node_mesh_enabled or situation.reflects(situation.me):
+        return
+    spec = BGPPeerSpec(
+        password=cluster.node_mesh_password, max_restart_time=cluster.node_mesh_max_restart_time
+    )
+    for node in sorted(situation.nodes):
+        if not situation.reflects(node):
+            yield from _node(situation, node, (4, 6), PeerKind.MESH, "", spec)
+
+
+def _node(
+    situation: Situation,
+    node: NodeName,
+    versions: tuple[int, ...],
+    kind: PeerKind,
+    resource: str,
+    spec: BGPPeerSpec,
+    asn: int | None = None,
+) -> Iterator[_Candidate]:
+    """Another node as a peer, once per family that both have; `asn` is its number towards us, if not its own."""
+    for version in versions if node != situation.me else ():
+        address = situation.address(node, version)
+        if address is not None:
+            at = PeerAddress(address, situation.port(node))
+            yield _Candidate(at, asn or situation.asn(node), kind, node, resource, spec)
+
+
+def _peer(situation: Situation, candidate: _Candidate) -> Peered | None:
+    """The peer as the speaker wants it; None: this node has no address of its family. Raises ValueError."""
+    spec, address = candidate.spec, candidate.at.address
+    own = situation.address(situation.me, address.version)
+    if own is None:
+        return None
+    local_as = spec.local_as_number if spec.local_as_number != situation.asn(situation.me) else None
+    internal = candidate.asn == (local_as or situation.asn(situation.me))
+    config = PeerConfig(
+        address=address,
+        asn=candidate.asn,
+        port=candidate.at.port or DEFAULT_PORT,
+        # Calico's rule, compared as text: else its nodes and ours could wait for each other.
+        passive=candidate.node is not None and str(address) > str(own),
+        hold_seconds=situation.hold_seconds,
+        keepalive_seconds=seconds(spec.keepalive_time) if spec.keepalive_time else 0,
+        local_address=own if spec.source_address != "None" else None,
+        description=candidate.node or candidate.resource,
+        route_reflector_client=internal and _is_client(situation, candidate.node),
+        password=_password(situation, spec.password),
+        ttl_security_hops=spec.ttl_security or 0,
+        local_as=local_as,
+        allowed_local_as=spec.num_allowed_local_as_numbers or 0,
+        next_hop_mode=_next_hop_mode(spec, internal=internal),
+        restart_seconds=round(seconds(spec.max_restart_time)) if spec.max_restart_time else None,
+        families=frozenset({family_of(address)}),
+    )
+    gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
+    return Peered(config, candidate.kind, candidate.resource, tuple(spec.filters or ()), gateway)
+
+
+def _is_client(situation: Situation, peer: NodeName | None) -> bool:
+    """RFC 4456: everybody of our AS who is not a reflector of our own cluster."""
+    own = situation.reflects(situation.me)
+    return own is not None and (peer is None or situation.reflects(peer) != own)
+
+
+def _next_hop_mode(spec: BGPPeerSpec, *, internal: bool) -> NextHopMode:
+    if spec.keep_original_next_hop:
+        return NextHopMode.AUTO if internal else NextHopMode.KEEP
+    return NextHopMode(spec.next_hop_mode or "Auto")
+
+
+def _secret(password: Password | None) -> SecretRef | None:
+    ref = password.secret_key_ref if password is not None else None
+    return (ref.name, ref.key) if ref is not None else None
+
+
+def _password(situation: Situation, password: Password | None) -> str:
+    """Empty where none is asked for. Raises ValueError: a session without its password must not come up."""
+    ref = _secret(password)
+    if ref is None:
+        return ""
+    if ref in situation.passwords:
+        return situation.passwords[ref]
+    assert password is not None
+    assert password.secret_key_ref is not None
+    if password.secret_key_ref.optional and ref not in situation.unreadable:
+        return ""
+    raise ValueError(situation.unreadable.get(ref, f"the secret {ref[0]}/{ref[1]} does not exist"))

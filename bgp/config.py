@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address
 
@@ -68,7 +68,7 @@ class PeerConfig:
     """We pass on to it, and from it, what iBGP peers told us (RFC 4456)."""
     maximum_prefixes: int = 0
     """More than this of a family and the session ends; 0: no limit."""
-    password: str = ""
+    password: str = field(default="", repr=False)
     """TCP MD5 (RFC 2385); empty: none."""
     ttl_security_hops: int = 0
     """RFC 5082: packets from further away are dropped; 0: not checked."""

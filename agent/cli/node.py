@@ -62,7 +62,7 @@ def shown(status: dict[str, Any]) -> str:
     rows = [
         (
             peer["address"],
-            "node-to-node mesh",
+            peer["type"],
             "up" if peer["state"] == "Established" else "start",
             (peer["since"] or "")[:19].replace("T", " "),
             peer["state"] if not peer["last_error"] else f"{peer['state']}: {peer['last_error']}",

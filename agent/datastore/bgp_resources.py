@@ -100,7 +100,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
     num_allowed_local_as_numbers: Annotated[int, Meta(ge=0, le=255)] | None = field(
         default=None, name="numAllowedLocalASNumbers"
     )
-    ttl_security: Annotated[int, Meta(ge=0, le=255)] | None = None
+    ttl_security: Annotated[int, Meta(ge=0, le=254)] | None = None
     reachable_by: str | None = None
     filters: list[str] | None = None
     reverse_peering: str | None = None

@@ -7,7 +7,7 @@ Does not know: etcd, files, what a value means for the kernel.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import msgspec
 from msgspec import Struct, field
@@ -119,6 +119,15 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
         text = self.spec.bgp.ipv4_address if self.spec.bgp else None
         try:
             return IPv4Interface(text) if text else None
+        except ValueError:
+            return None
+
+    @property
+    def ipv6(self) -> IPv6Interface | None:
+        """The same in IPv6."""
+        text = self.spec.bgp.ipv6_address if self.spec.bgp else None
+        try:
+            return IPv6Interface(text) if text else None
         except ValueError:
             return None
 

@@ -107,7 +107,7 @@ FAULTS = [
         {**PEER, "maxRestartTime": "2h"},
         "spec.maxRestartTime: 2h is outside 0 to 4095 seconds",
     ),
-    ("BGPPeer", "p", {**PEER, "ttlSecurity": 256}, "spec.ttlSecurity: expected int <= 255"),
+    ("BGPPeer", "p", {**PEER, "ttlSecurity": 255}, "spec.ttlSecurity: expected int <= 254"),
     (
         "BGPPeer",
         "p",

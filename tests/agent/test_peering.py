@@ -1,79 +1,231 @@
-"""Whom a node peers with, and what it tells."""
+"""Whom a node peers with: one table of situations."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from agent.dataplane.facts import Endpoint, Facts
-from agent.dataplane.objects import RouteKey
-from agent.datastore.bgp_resources import BGPConfigurationSpec
-from agent.datastore.resources import Metadata, Node, NodeBGPSpec, NodeSpec
-from agent.peering import announcements, mesh
-from ipam.model import NodeName, Pool
+from agent.peering import PeerKind, Situation, cluster_id, peering
+from tests.agent.situations import (
+    NO_MESH,
+    REFLECTOR,
+    TOR,
+    TWIN,
+    A,
+    B,
+    C,
+    addresses,
+    node,
+    one,
+    situation,
+    told,
+    with_tor,
+)
 
-ME, OTHER = NodeName("a"), NodeName("b")
-BLOCK = IPv4Network("192.168.1.0/26")
-
-
-def node(name: str, address: str | None, asn: int | None = None) -> Node:
-    return Node(
-        metadata=Metadata(name=name), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=address, as_number=asn))
-    )
-
-
-NODES = {ME: node("a", "10.0.0.1/24"), OTHER: node("b", "10.0.0.2/24", 64999), NodeName("c"): node("c", None)}
-
-
-def test_the_mesh_holds_every_other_node_with_an_address() -> None:
-    peers = mesh(ME, NODES, BGPConfigurationSpec(), hold_seconds=90)
-    assert list(peers) == [IPv4Address("10.0.0.2")]
-    peer = peers[IPv4Address("10.0.0.2")]
-    assert (peer.asn, peer.port, peer.passive, peer.description) == (64999, 179, False, "b")
-
-
-def test_of_two_nodes_exactly_one_waits_to_be_called() -> None:
-    one = mesh(ME, NODES, BGPConfigurationSpec(), 90)[IPv4Address("10.0.0.2")]
-    other = mesh(OTHER, NODES, BGPConfigurationSpec(), 90)[IPv4Address("10.0.0.1")]
-    assert (one.passive, other.passive) == (False, True)
-
-
-def test_without_the_mesh_or_without_an_own_address_there_is_no_peer() -> None:
-    assert mesh(ME, NODES, BGPConfigurationSpec(node_to_node_mesh_enabled=False), 90) == {}
-    assert mesh(NodeName("c"), NODES, BGPConfigurationSpec(), 90) == {}
-
-
-def facts(**more: object) -> Facts:
-    given: dict[str, object] = {
-        "pools": (Pool("p", IPv4Network("192.168.0.0/16"), 26),),
-        "block_owners": {BLOCK: ME, IPv4Network("192.168.9.0/26"): OTHER},
-        "endpoints": (
-            Endpoint("cali1", (IPv4Address("192.168.1.7"),)),
-            Endpoint("cali2", (IPv4Address("192.168.9.5"),)),
+WHO: list[tuple[str, Situation, list[str]]] = [
+    (
+        "the mesh is every other node, once per family",
+        situation(A, B, C),
+        ["10.0.0.2", "10.0.0.3", "fd00::2"],
+    ),
+    (
+        "a node of one family has peers of that family alone",
+        situation(A, B, C, me="c"),
+        ["10.0.0.1", "10.0.0.2"],
+    ),
+    ("without an own address there is no peer", situation(node("a"), B), []),
+    ("an unregistered node has no peer", situation(B), []),
+    ("the mesh can be turned off", situation(A, B, C, configured=NO_MESH), []),
+    ("two records of one address are no peers", situation(A, node("x", "10.0.0.1")), []),
+    ("a reflector leaves the mesh", situation(A, B, REFLECTOR, me="r"), []),
+    ("and the mesh leaves the reflector", situation(A, C, REFLECTOR), ["10.0.0.3"]),
+    (
+        "everybody has a global peer",
+        situation(A, B, peers={"tor": TOR}, configured=NO_MESH),
+        ["10.0.0.254"],
+    ),
+    (
+        "a node's peer is that node's alone",
+        situation(A, B, peers={"tor": {**TOR, "node": "b"}}, configured=NO_MESH),
+        [],
+    ),
+    (
+        "a node's peer is that node's",
+        situation(A, B, peers={"tor": {**TOR, "node": "a"}}, configured=NO_MESH),
+        ["10.0.0.254"],
+    ),
+    (
+        "a selector chooses nodes by their labels",
+        situation(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH, me="c"),
+        ["10.0.0.254"],
+    ),
+    (
+        "and leaves out the others",
+        situation(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH),
+        [],
+    ),
+    (
+        "a peer selector means nodes, in both families",
+        situation(A, B, C, peers={"r": {"peerSelector": "has(rack1)"}}, configured=NO_MESH),
+        ["10.0.0.2", "10.0.0.3", "fd00::2"],  # c, because it peers with a
+    ),
+    (
+        "the selected nodes peer back",
+        situation(
+            A, B, C, peers={"r": {"node": "c", "peerSelector": "has(rack1)"}}, configured=NO_MESH, me="b"
         ),
-        **more,
-    }
-    return Facts(node=ME, **given)  # type: ignore[arg-type]
+        ["10.0.0.3"],
+    ),
+    (
+        "but not with reversePeering Manual",
+        situation(
+            A,
+            C,
+            peers={"r": {"node": "c", "peerSelector": "has(rack1)", "reversePeering": "Manual"}},
+            configured=NO_MESH,
+        ),
+        [],
+    ),
+    (
+        "a node named by its address peers back, in that family alone",
+        situation(
+            A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH
+        ),
+        ["10.0.0.2"],
+    ),
+    (
+        "an address with another AS is not the node that has it",
+        situation(A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 1}}, configured=NO_MESH),
+        [],
+    ),
+    (
+        "an address with another port is not the node that has it",
+        situation(
+            A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1:99", "asNumber": 64512}}, configured=NO_MESH
+        ),
+        [],
+    ),
+    (
+        "nobody peers with himself",
+        situation(A, peers={"r": {"peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH),
+        [],
+    ),
+    (
+        "a peer of a family that the node has no address of is left out",
+        situation(C, peers={"v6": {"peerIP": "fd00::99", "asNumber": 1}}, me="c"),
+        [],
+    ),
+    (
+        "clients and reflectors: a client peers with the reflectors",
+        situation(A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH),
+        ["10.0.0.8", "10.0.0.9"],
+    ),
+    (
+        "clients and reflectors: a reflector peers with all clients and its twin",
+        situation(
+            A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH, me="r"
+        ),
+        ["10.0.0.1", "10.0.0.2", "10.0.0.8"],
+    ),
+]
 
 
-def test_own_blocks_and_borrowed_addresses_are_told_and_own_addresses_are_not() -> None:
-    assert announcements(facts(), {RouteKey(BLOCK)}) == {BLOCK, IPv4Network("192.168.9.5/32")}
+@pytest.mark.parametrize(("given", "expected"), [case[1:] for case in WHO], ids=[case[0] for case in WHO])
+def test_whom_a_node_peers_with(given: Situation, expected: list[str]) -> None:
+    found = peering(given)
+    assert addresses(found) == expected
+    assert found.troubles == ()
 
 
-def test_a_block_is_told_only_after_its_blackhole_is_in_the_kernel() -> None:
-    assert announcements(facts(endpoints=()), ()) == frozenset()
-
-
-def test_a_block_of_one_address_needs_no_blackhole() -> None:
-    single = IPv4Network("192.168.1.9/32")
-    assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single}
+RR = {"rr": {"peerSelector": "has(rr)"}}
+OTHER_CLUSTER = node("o", "10.0.0.7", labels="rr", route_reflector_cluster_id="2.0.0.2")
 
 
 @pytest.mark.parametrize(
-    "pools",
-    [(), (Pool("p", IPv4Network("192.168.0.0/16"), 26, disable_bgp_export=True),)],
-    ids=["no pool", "not exported"],
+    ("address", "is_client"),
+    [
+        ("10.0.0.1", True),
+        ("10.0.0.8", False),
+        ("10.0.0.7", True),
+        ("10.0.0.254", True),
+        ("10.0.0.253", False),
+    ],
+    ids=[
+        "a node",
+        "a twin",
+        "a reflector of another cluster",
+        "a router of our AS",
+        "a router of another AS",
+    ],
 )
-def test_nothing_is_told_of_what_no_exported_pool_holds(pools: tuple[Pool, ...]) -> None:
-    assert announcements(facts(pools=pools), {RouteKey(BLOCK)}) == frozenset()
+def test_a_reflectors_clients_are_all_of_its_as_but_its_own_cluster(address: str, is_client: bool) -> None:
+    routers = {
+        "in": {"peerIP": "10.0.0.254", "asNumber": 64512},
+        "out": {"peerIP": "10.0.0.253", "asNumber": 65001},
+    }
+    given = situation(A, REFLECTOR, TWIN, OTHER_CLUSTER, peers={**RR, **routers}, configured=NO_MESH, me="r")
+    assert told(given, address).route_reflector_client is is_client
+    assert cluster_id(given) == IPv4Address("1.0.0.1")
+
+
+def test_a_client_takes_nobody_for_its_client() -> None:
+    given = situation(A, REFLECTOR, peers=RR, configured=NO_MESH)
+    assert not told(given, "10.0.0.9").route_reflector_client
+    assert cluster_id(given) is None
+
+
+def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> None:
+    given = situation(
+        A,
+        B,
+        C,
+        peers={
+            "1-some": {"node": "a", "peerIP": "10.0.0.2", "asNumber": 64512, "keepaliveTime": "1s"},
+            "2-all": {"peerIP": "10.0.0.2", "asNumber": 64512, "keepaliveTime": "2s"},
+            "3-back": {"node": "c", "peerIP": "10.0.0.1", "asNumber": 64512, "keepaliveTime": "3s"},
+        },
+    )
+    found = peering(given)
+    assert one(found, "10.0.0.2").config.keepalive_seconds == 2
+    assert one(found, "10.0.0.3").config.keepalive_seconds == 3
+    assert [one(found, address).kind for address in ("10.0.0.2", "10.0.0.3", "fd00::2")] == [
+        PeerKind.GLOBAL,
+        PeerKind.NODE,
+        PeerKind.MESH,
+    ]
+    assert [one(found, address).resource for address in ("10.0.0.2", "10.0.0.3", "fd00::2")] == [
+        "2-all",
+        "3-back",
+        "",
+    ]
+
+
+def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> None:
+    nodes = (A, B, C, REFLECTOR, TWIN, OTHER_CLUSTER)
+    peers = {**RR, "racks": {"nodeSelector": "has(rack1)", "peerSelector": "has(rack2)"}}
+    views = {
+        str(one.ipv4.ip): peering(situation(*nodes, peers=peers, me=one.metadata.name))
+        for one in nodes
+        if one.ipv4
+    }
+    pairs = 0
+    for own, view in views.items():
+        for address, peer in view.peers.items():
+            if address.version == 4:
+                back = views[str(address)].peers[ip_address(own)]
+                assert back.config.passive is not peer.config.passive
+                pairs += 1
+    assert pairs == 2 * (3 + 3 * 3 + 3)
+
+
+def test_filters_and_the_gateway_come_with_the_peer() -> None:
+    peer = one(peering(with_tor(filters=["f", "g"], reachableBy="10.0.0.253")))
+    assert (peer.filters, peer.gateway) == (("f", "g"), ip_address("10.0.0.253"))
+
+
+def test_a_change_of_one_peering_changes_one_peer() -> None:
+    before = peering(situation(A, B, C, peers={"tor": TOR}))
+    after = peering(situation(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
+    changed = [str(address) for address in after.peers if before.peers[address] != after.peers[address]]
+    assert changed == ["10.0.0.254"]

@@ -1,0 +1,108 @@
+"""Nodes in one process for tests: each a `Mesh` of its own on a loopback address, all with the same resources."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.clock import SystemClock
+from agent.config import BgpSettings
+from agent.dataplane.facts import Facts
+from agent.dataplane.objects import RouteKey
+from agent.datastore.admission import key_of
+from agent.datastore.cluster import Cluster
+from agent.datastore.resources import KINDS
+from agent.mesh import Mesh
+from agent.secrets import Secrets
+from ipam.model import NodeName, Pool
+from ipam.store import Versioned
+
+PORT = 17902
+SUBNET = f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}"
+"""Loopback addresses that no other process's tests use."""
+WAIT_SECONDS = 15
+POOL = Pool("p", IPv4Network("10.0.0.0/8"), 26)
+
+
+def document(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    """A resource as it is stored."""
+    return {"kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+class MeshNode:
+    """One node: number N has the address SUBNET.N and the block 10.0.N.0/26."""
+
+    def __init__(self, number: int, directory: Path, **settings: Any) -> None:
+        self.name = NodeName(f"n{number}")
+        self.address = f"{SUBNET}.{number}"
+        self.block = IPv4Network(f"10.0.{number}.0/26")
+        self.changed = asyncio.Event()
+        self.cluster = Cluster(self.name)
+        self.mesh = Mesh(
+            BgpSettings(hold_seconds=9, **settings), Secrets(directory), SystemClock(), self.changed.set
+        )
+
+    def follow(self) -> None:
+        """One pass, as after the reconciler's."""
+        facts = Facts(self.name, pools=(POOL,), block_owners={self.block: self.name})
+        self.mesh.follow(self.cluster, facts, {RouteKey(self.block)})
+
+    def peer(self, other: MeshNode) -> dict[str, Any]:
+        """The status of a peer; empty when it is none."""
+        found = [one for one in self.mesh.status() if str(one["address"]) == other.address]
+        return found[0] if found else {}
+
+    def sessions(self) -> dict[str, object]:
+        """Address -> since when the session is established."""
+        return {
+            str(one["address"]): one["since"]
+            for one in self.mesh.status()
+            if one["state"].value == "Established"
+        }
+
+
+class Meshes:
+    """All nodes of a test."""
+
+    def __init__(self, count: int, directory: Path) -> None:
+        self.nodes = [MeshNode(number, directory) for number in range(1, count + 1)]
+        self.put(document("BGPConfiguration", "default", listenPort=PORT))
+        for one in self.nodes:
+            self.put(document("Node", one.name, bgp={"ipv4Address": f"{one.address}/24"}))
+
+    def put(self, resource: dict[str, Any], *, deleted: bool = False) -> None:
+        """Everybody hears of a resource, or of its end."""
+        key = key_of(msgspec.convert(resource, KINDS[resource["kind"]]))
+        for one in self.nodes:
+            value = None if deleted else Versioned(key, msgspec.json.encode(resource), 1)
+            one.cluster.apply(key, value)
+            one.follow()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Until something holds, looking whenever a speaker reports a change."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not holds():
+                waits = [asyncio.create_task(one.changed.wait()) for one in self.nodes]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for one, wait in zip(self.nodes, waits, strict=True):
+                    wait.cancel()
+                    one.changed.clear()
+                    one.follow()
+
+
+@asynccontextmanager
+async def meshes(count: int, directory: Path) -> AsyncIterator[Meshes]:
+    """That many nodes, closed at the end."""
+    made = Meshes(count, directory)
+    try:
+        yield made
+    finally:
+        for one in made.nodes:
+            await one.mesh.close()

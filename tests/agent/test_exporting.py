@@ -1,0 +1,50 @@
+"""What a node tells its peers of its own."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from agent.dataplane.facts import Endpoint, Facts
+from agent.dataplane.objects import RouteKey
+from agent.exporting import announcements
+from ipam.model import NodeName, Pool
+
+ME, OTHER = NodeName("a"), NodeName("b")
+BLOCK = IPv4Network("192.168.1.0/26")
+
+
+def facts(**more: object) -> Facts:
+    given: dict[str, object] = {
+        "pools": (Pool("p", IPv4Network("192.168.0.0/16"), 26),),
+        "block_owners": {BLOCK: ME, IPv4Network("192.168.9.0/26"): OTHER},
+        "endpoints": (
+            Endpoint("cali1", (IPv4Address("192.168.1.7"),)),
+            Endpoint("cali2", (IPv4Address("192.168.9.5"),)),
+        ),
+        **more,
+    }
+    return Facts(node=ME, **given)  # type: ignore[arg-type]
+
+
+def test_own_blocks_and_borrowed_addresses_are_told_and_own_addresses_are_not() -> None:
+    assert announcements(facts(), {RouteKey(BLOCK)}) == {BLOCK, IPv4Network("192.168.9.5/32")}
+
+
+def test_a_block_is_told_only_after_its_blackhole_is_in_the_kernel() -> None:
+    assert announcements(facts(endpoints=()), ()) == frozenset()
+
+
+def test_a_block_of_one_address_needs_no_blackhole() -> None:
+    single = IPv4Network("192.168.1.9/32")
+    assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single}
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [(), (Pool("p", IPv4Network("192.168.0.0/16"), 26, disable_bgp_export=True),)],
+    ids=["no pool", "not exported"],
+)
+def test_nothing_is_told_of_what_no_exported_pool_holds(pools: tuple[Pool, ...]) -> None:
+    assert announcements(facts(pools=pools), {RouteKey(BLOCK)}) == frozenset()
