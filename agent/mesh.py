@@ -139,10 +139,14 @@ class Mesh:
 
     @property
     def learned(self) -> Mapping[IPv4Network, IPv4Address]:
-        """Prefix -> next hop of each best path."""
+        """IPv4 prefix -> next hop of each best path."""
         if self._speaker is None:
             return {}
-        return {prefix: route.next_hop for prefix, route in self._speaker.learned.items()}
+        return {
+            prefix: route.next_hop
+            for prefix, route in self._speaker.learned.items()
+            if isinstance(prefix, IPv4Network) and isinstance(route.next_hop, IPv4Address)
+        }
 
     @property
     def converged(self) -> bool:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from bgp.errors import MalformedAttribute, Treatment
-from bgp.families import Address
+from bgp.families import Address, Family
 from bgp.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
 DEFAULT_LOCAL_PREF = 100
@@ -31,6 +31,8 @@ class PathAttributes:
     origin: int = Origin.IGP
     as_path: tuple[Segment, ...] = ()
     next_hop: Address | None = None
+    link_local: IPv6Address | None = None
+    """The next hop's address on the link, where it was told beside a global one (RFC 2545 section 3)."""
     med: int | None = None
     local_pref: int | None = None
     atomic_aggregate: bool = False
@@ -64,6 +66,8 @@ class Context:
     four_octet_as: bool
     internal: bool
     """Whether the session is iBGP."""
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What was agreed; the rest is skipped."""
 
 
 def withdraw(why: str) -> MalformedAttribute:

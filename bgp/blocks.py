@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import Any
 
 from bgp.attributes import (
@@ -150,26 +151,32 @@ def _next(block: bytes, offset: int) -> tuple[int, int, bytes, int]:
 
 
 def encode(attributes: PathAttributes, context: Context) -> bytes:
-    """The block as sent, in the order of the codes; what has its default and need not be there is left out."""
+    """The block as sent, in the order of the codes; what has its default and need not be there is left out.
+
+    A next hop that is not IPv4 stands in MP_REACH_NLRI, which is not made here.
+    """
     parts: list[tuple[int, bytes]] = []
     for code, spec in SPECS.items():
         value = getattr(attributes, spec.field)
+        if code == Attribute.NEXT_HOP and not isinstance(value, IPv4Address):
+            continue
         mandatory = code in (Attribute.ORIGIN, Attribute.AS_PATH)
         if mandatory or value != getattr(_DEFAULTS, spec.field):
-            parts.append((code, _framed(spec.flags, code, spec.encode(value, context))))
-    parts += [(code, _framed(flags, code, value)) for flags, code, value in attributes.unknown]
+            parts.append((code, framed(spec.flags, code, spec.encode(value, context))))
+    parts += [(code, framed(flags, code, value)) for flags, code, value in attributes.unknown]
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
         if needs_as4(attributes.as_path):
             packed = pack_as_path(attributes.as_path, wide)
-            parts.append((Attribute.AS4_PATH, _framed(TRANSITIVE, Attribute.AS4_PATH, packed)))
+            parts.append((Attribute.AS4_PATH, framed(TRANSITIVE, Attribute.AS4_PATH, packed)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
             packed = pack_aggregator(attributes.aggregator, wide)
-            parts.append((Attribute.AS4_AGGREGATOR, _framed(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed)))
+            parts.append((Attribute.AS4_AGGREGATOR, framed(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed)))
     return b"".join(packed for _, packed in sorted(parts, key=lambda part: part[0]))
 
 
-def _framed(flags: int, code: int, value: bytes) -> bytes:
+def framed(flags: int, code: int, value: bytes) -> bytes:
+    """One attribute as sent."""
     if len(value) > 0xFF:
         return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value
     return struct.pack("!BBB", flags, code, len(value)) + value

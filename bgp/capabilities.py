@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgp.errors import NotificationError
+from bgp.families import UNICAST, Family
 from bgp.iana import CapabilityCode, Error, OpenError
 
-IPV4_UNICAST = b"\x00\x01\x00\x01"
-"""AFI 1, reserved, SAFI 1: the value of the multiprotocol capability (RFC 4760)."""
 RESTART_STATE, NOTIFICATION_BIT = 0x8, 0x4
 """The R bit (RFC 4724) and the N bit (RFC 8538) of the four flag bits."""
 FORWARDING_STATE = 0x80
@@ -22,22 +21,24 @@ FORWARDING_STATE = 0x80
 
 @dataclass(frozen=True, slots=True)
 class GracefulRestart:
-    """RFC 4724 section 3, for IPv4 unicast."""
+    """RFC 4724 section 3."""
 
     restart_seconds: int
     restarting: bool = False
     notification: bool = False
     """RFC 8538: a NOTIFICATION, too, starts a graceful restart."""
-    ipv4: bool = True
-    """IPv4 unicast is among the families."""
-    forwarding_kept: bool = False
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """Of whose paths it will tell the end, and which may be kept meanwhile."""
+    kept: frozenset[Family] = frozenset()
+    """The families whose forwarding state survived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """One side's offer."""
 
-    ipv4_unicast: bool = True
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What it exchanges (RFC 4760); other families than ours are left out."""
     four_octet_as: int | None = None
     route_refresh: bool = False
     graceful_restart: GracefulRestart | None = None
@@ -49,19 +50,18 @@ class Capabilities:
 
 def encode(offer: Capabilities) -> bytes:
     """All capabilities as one optional parameter, in the order of their codes."""
-    parts = []
-    if offer.ipv4_unicast:
-        parts.append(_packed(CapabilityCode.MULTIPROTOCOL, IPV4_UNICAST))
+    parts = [multiprotocol(family) for family in sorted(offer.families)]
     if offer.route_refresh:
         parts.append(_packed(CapabilityCode.ROUTE_REFRESH, b""))
     if offer.extended_message:
         parts.append(_packed(CapabilityCode.EXTENDED_MESSAGE, b""))
     if (restart := offer.graceful_restart) is not None:
         flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
-        family = (
-            struct.pack("!HBB", 1, 1, FORWARDING_STATE * restart.forwarding_kept) if restart.ipv4 else b""
-        )
-        value = struct.pack("!H", flags << 12 | restart.restart_seconds) + family
+        families = [
+            struct.pack("!HBB", family, UNICAST, FORWARDING_STATE * (family in restart.kept))
+            for family in sorted(restart.families)
+        ]
+        value = struct.pack("!H", flags << 12 | restart.restart_seconds) + b"".join(families)
         parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
     if offer.four_octet_as is not None:
         parts.append(_packed(CapabilityCode.FOUR_OCTET_AS, offer.four_octet_as.to_bytes(4, "big")))
@@ -71,23 +71,33 @@ def encode(offer: Capabilities) -> bytes:
     return bytes([2, len(joined)]) + joined if joined else b""
 
 
+def multiprotocol(family: Family) -> bytes:
+    """The capability that stands for a family (RFC 4760 section 8)."""
+    return _packed(CapabilityCode.MULTIPROTOCOL, struct.pack("!HBB", family, 0, UNICAST))
+
+
+def family_at(afi: int, safi: int) -> Family | None:
+    """The family of these numbers, when it is one of ours."""
+    return Family(afi) if safi == UNICAST and afi in Family.__members__.values() else None
+
+
 def _packed(code: int, value: bytes) -> bytes:
     return bytes([code, len(value)]) + value
 
 
 def decode(parameters: bytes) -> Capabilities:
     """The offer in an OPEN's optional parameters, in the form of RFC 4271 or of RFC 9072. Raises NotificationError."""
-    multiprotocol: list[bytes] = []
+    families: list[Family | None] = []
     found: dict[str, Any] = {}
     for code, value in _capabilities(parameters):
         if code == CapabilityCode.MULTIPROTOCOL:
-            multiprotocol.append(_exactly(value, 4))
+            families.append(family_at(int.from_bytes(_exactly(value, 4)[:2], "big"), value[3]))
         elif code in _READERS:
             field, read = _READERS[code]
             found[field] = read(value)
     # Without any multiprotocol capability a speaker means IPv4 unicast alone (RFC 4760 section 8).
-    ipv4 = not multiprotocol or any(value[:2] == b"\x00\x01" and value[3] == 1 for value in multiprotocol)
-    return Capabilities(ipv4_unicast=ipv4, **found)
+    known = frozenset(family for family in families or [Family.IPV4] if family is not None)
+    return Capabilities(families=known, **found)
 
 
 def _malformed(why: str) -> NotificationError:
@@ -105,14 +115,17 @@ def _graceful_restart(value: bytes) -> GracefulRestart:
         raise _malformed(f"a graceful restart capability of {len(value)} octets")
     head = int.from_bytes(value[:2], "big")
     flags, seconds = head >> 12, head & 0xFFF
-    families = [value[offset : offset + 4] for offset in range(2, len(value), 4)]
-    ipv4 = [family for family in families if family[:3] == b"\x00\x01\x01"]
+    found = {
+        family: bool(value[offset + 3] & FORWARDING_STATE)
+        for offset in range(2, len(value), 4)
+        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
+    }
     return GracefulRestart(
         seconds,
         restarting=bool(flags & RESTART_STATE),
         notification=bool(flags & NOTIFICATION_BIT),
-        ipv4=bool(ipv4),
-        forwarding_kept=any(family[3] & FORWARDING_STATE for family in ipv4),
+        families=frozenset(found),
+        kept=frozenset(family for family, kept in found.items() if kept),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from bgp.families import Address, Family
 from bgp.iana import PORT
@@ -81,6 +81,8 @@ class PeerConfig:
     """How long this peer keeps our paths while we are away; None: as the speaker says."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
+    link_local_address: IPv6Address | None = None
+    """Ours on the link that we share with it, told beside an IPv6 next hop (RFC 2545); None: no such link."""
 
     def __post_init__(self) -> None:
         _check_as(self.asn)
@@ -131,6 +133,17 @@ class SpeakerConfig:
     """How long after the start `converged` may wait for peers."""
     cluster_id: IPv4Address | None = None
     """Of our cluster as route reflector; the router id when not given (RFC 4456 section 7)."""
+    second_address: Address | None = None
+    """Listened on as well; that of the other family on a node that has both."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Our own: listened on, told as next hops where a session's own address is of the other family."""
+        return (
+            (self.listen_address,)
+            if self.second_address is None
+            else (self.listen_address, self.second_address)
+        )
 
     def __post_init__(self) -> None:
         _check_as(self.asn)

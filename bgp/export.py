@@ -7,13 +7,15 @@ Does not know: sessions, RIBs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from bgp.attributes import PathAttributes, prepended
 from bgp.config import NextHopMode
 from bgp.decision import Path, local_pref
-from bgp.families import Address
+from bgp.families import Address, Family, family_of
 from bgp.iana import WellKnown
 
 NON_TRANSITIVE = 0x40
@@ -28,12 +30,14 @@ class Listener:
     """As in `Source.key`."""
     internal: bool
     local_as: int
-    next_hop: Address
-    """Our address on the session."""
+    next_hop: Address | None
+    """Our address; None: we have none of this family, so it cannot be told what has none of its own."""
     next_hop_mode: NextHopMode
     client: bool
     """Whether it is a client of ours (RFC 4456)."""
     cluster_id: IPv4Address
+    link_local: IPv6Address | None = None
+    """Our address on the link that we share with it (RFC 2545 section 3)."""
 
 
 def outgoing(path: Path, to: Listener) -> PathAttributes | None:
@@ -41,9 +45,21 @@ def outgoing(path: Path, to: Listener) -> PathAttributes | None:
     source = path.source
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
         return None
-    if to.internal:
-        return _internal(path, to)
-    return _external(path, to)
+    told = _internal(path, to) if to.internal else _external(path, to)
+    return told if told is not None and told.next_hop is not None else None
+
+
+def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Address | None:
+    """The first of our addresses that can be a next hop in this family."""
+    for one in candidates:
+        if one is not None and family_of(one) is family and not one.is_unspecified and not one.is_link_local:
+            return one
+    return None
+
+
+def concerns_internal(best: Path | None) -> bool:
+    """Whether an internal peer that is no client could be told of this."""
+    return best is not None and (best.source.is_own or not best.source.internal)
 
 
 def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
@@ -58,21 +74,26 @@ def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
 def _internal(path: Path, to: Listener) -> PathAttributes | None:
     attributes = path.attributes
     if path.source.is_own:
-        return replace(attributes, next_hop=to.next_hop, local_pref=local_pref(path))
+        return replace(attributes, local_pref=local_pref(path), **_next_hops(path, to))
     if path.source.internal:
         return _reflected(path, to) if path.source.client or to.client else None
-    next_hop = _next_hop(path, to)
-    if attributes.local_pref is None or next_hop != attributes.next_hop:
-        return replace(attributes, local_pref=local_pref(path), next_hop=next_hop)
+    next_hops = _next_hops(path, to)
+    if attributes.local_pref is None or attributes.link_local or next_hops["next_hop"] != attributes.next_hop:
+        return replace(attributes, local_pref=local_pref(path), **next_hops)
     return attributes
 
 
-def _next_hop(path: Path, to: Listener) -> Address | None:
-    """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise."""
+def _next_hops(path: Path, to: Listener) -> dict[str, Any]:
+    """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise.
+
+    The address on another's link goes no further: nobody says that this listener is on that link (RFC 2545 section 3).
+    """
     mode = to.next_hop_mode
     if mode is NextHopMode.AUTO:
         mode = NextHopMode.KEEP if to.internal else NextHopMode.SELF
-    return to.next_hop if mode is NextHopMode.SELF or path.source.is_own else path.attributes.next_hop
+    if mode is NextHopMode.SELF or path.source.is_own:
+        return {"next_hop": to.next_hop, "link_local": to.link_local}
+    return {"next_hop": path.attributes.next_hop, "link_local": None}
 
 
 def _reflected(path: Path, to: Listener) -> PathAttributes:
@@ -80,9 +101,9 @@ def _reflected(path: Path, to: Listener) -> PathAttributes:
     attributes = path.attributes
     return replace(
         attributes,
-        next_hop=_next_hop(path, to),
         originator_id=attributes.originator_id or path.source.router_id,
         cluster_list=(to.cluster_id, *attributes.cluster_list),
+        **_next_hops(path, to),
     )
 
 
@@ -91,7 +112,6 @@ def _external(path: Path, to: Listener) -> PathAttributes:
     return replace(
         attributes,
         as_path=prepended(attributes.as_path, to.local_as),
-        next_hop=_next_hop(path, to),
         local_pref=None,
         med=attributes.med if path.source.is_own else None,
         originator_id=None,
@@ -99,4 +119,5 @@ def _external(path: Path, to: Listener) -> PathAttributes:
         extended_communities=tuple(
             one for one in attributes.extended_communities if not one[0] & NON_TRANSITIVE
         ),
+        **_next_hops(path, to),
     )

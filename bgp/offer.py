@@ -18,9 +18,14 @@ def our_side(
         restarting=restarting,
         notification=True,
         # Whatever breaks a session of ours, the kernel goes on forwarding.
-        forwarding_kept=us.restarting or was_up,
+        families=peer.families,
+        kept=peer.families if us.restarting or was_up else frozenset(),
     )
     offer = Capabilities(
-        four_octet_as=asn, route_refresh=True, graceful_restart=restart, extended_message=True
+        families=peer.families,
+        four_octet_as=asn,
+        route_refresh=True,
+        graceful_restart=restart,
+        extended_message=True,
     )
     return Local(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bgp.config import PeerConfig
 from bgp.decision import Path
+from bgp.families import Family
 from bgp.nlri import Nlri
 
 Connection = int
@@ -47,6 +48,7 @@ class Learned:
 
     prefixes: Collection[Nlri]
     path: Path
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Forgotten:
     """The neighbour has no path to these any more."""
 
     prefixes: Collection[Nlri]
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Marked:
     """These became stale, or are no longer."""
 
     prefixes: Collection[Nlri]
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,32 +9,27 @@ RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bgp.acceptance import refusal
 from bgp.capabilities import GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source
-from bgp.families import Address, number_of
+from bgp.families import UNICAST, Address, Family, number_of
 from bgp.fsm import State
 from bgp.iana import Cease, Error
+from bgp.intake import Intake
 from bgp.messages import Notification, Open, Update
-from bgp.nlri import Nlri
 from bgp.offer import our_side
 from bgp.outputs import (
     Close,
     Connection,
     Dial,
     Established,
-    Forgotten,
-    Learned,
-    Marked,
     Output,
     Send,
     Tolerated,
 )
-from bgp.restart import Staleness
-from bgp.rib import AdjRibIn
 from bgp.session import Down, Event, Opened, Received, RefreshAsked, Session, Up, is_hard
 from bgp.texts import shutdown_data
 from bgp.timers import jittered
@@ -71,12 +66,10 @@ class Peer:
         self.config = config
         self.restarting = speaker.restarting
         """Whether our own restart is still under way (R bit); the router clears it."""
-        self.heard_all = False
-        """Whether this neighbour has sent End-of-RIB in our present life."""
         self.last_error = ""
-        self.learned = AdjRibIn()
-        self.out: AdjRibOut | None = None
-        """While established."""
+        self.intakes = {family: Intake(family) for family in sorted(config.families)}
+        self.outs: dict[Family, AdjRibOut] = {}
+        """Of the families agreed, while established."""
         self._speaker = speaker
         self._new_connection = new_connection
         self._random = random
@@ -94,7 +87,6 @@ class Peer:
         self._barred_until = now
         self._up_at = now
         self._was_up = False
-        self._stale = Staleness()
 
     # -- what others read ---------------------------------------------------------------------------------------------
 
@@ -108,9 +100,9 @@ class Peer:
         return State.CONNECT if self._dialing is not None else State.ACTIVE
 
     @property
-    def stale(self) -> set[Nlri]:
-        """The prefixes whose paths are kept through its restart."""
-        return self._stale.prefixes
+    def restarts(self) -> bool:
+        """Whether some of its paths are kept through its restart."""
+        return any(intake.has_stale for intake in self.intakes.values())
 
     @property
     def session(self) -> Session | None:
@@ -126,16 +118,18 @@ class Peer:
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
-        times += [self._dial_at, self._dialing[1] if self._dialing else None, self._stale.deadline]
+        times += [intake.deadline for intake in self.intakes.values()]
+        times += [self._dial_at, self._dialing[1] if self._dialing else None]
         return min((at for at in times if at is not None), default=None)
 
     @property
     def settled_at(self) -> float:
         """When to stop waiting for what this neighbour will tell after our start; -inf: it has told all."""
-        if self.heard_all:
-            return float("-inf")
         if self.session is None:
-            return self._began + COMING_UP_SECONDS
+            heard_all = all(intake.heard_all for intake in self.intakes.values())
+            return float("-inf") if heard_all else self._began + COMING_UP_SECONDS
+        if all(self.intakes[family].heard_all for family in self.outs):
+            return float("-inf")
         return float("inf") if self._restart_of(self.session) is not None else self._up_at + TELLING_SECONDS
 
     # -- inputs -------------------------------------------------------------------------------------------------------
@@ -208,18 +202,21 @@ class Peer:
             self._dial_at = None
             self._dialing = (self._new_connection(), now + CONNECT_SECONDS)
             outputs.append(Dial(self._dialing[0], self.config))
-        return outputs + self._forget(self._stale.expired(now))
+        for intake in self.intakes.values():
+            outputs += intake.expire(now)
+        return outputs
 
     def next_update(self) -> bytes:
         """The next UPDATE for the established session; empty when there is nothing to tell."""
         session = self.session
-        if session is None or self.out is None:
+        if session is None:
             return b""
-        update = self.out.next_update(session.context, session.largest_message)
-        if update is None:
-            return b""
-        session.send(update)
-        return session.data_to_send()
+        for out in self.outs.values():
+            update = out.next_update(session.context, session.largest_message)
+            if update is not None:
+                session.send(update)
+                return session.data_to_send()
+        return b""
 
     def reconfigure(self, config: PeerConfig, now: float) -> None:
         """Go on under a configuration that the present session can live with."""
@@ -238,9 +235,12 @@ class Peer:
         if self._dialing is not None:
             outputs.append(Close(self._dialing[0]))
         self._sessions.clear()
-        self._established = self._dialing = self._dial_at = self.out = None
-        self._stale.clear()
-        return outputs + self._forget(list(self.learned.prefixes))
+        self._established = self._dialing = self._dial_at = None
+        self.outs = {}
+        return outputs + self._forget_all()
+
+    def _forget_all(self) -> list[Output]:
+        return [output for intake in self.intakes.values() for output in intake.forget()]
 
     # -- rules --------------------------------------------------------------------------------------------------------
 
@@ -257,9 +257,9 @@ class Peer:
                 return self._up(connection, now)
             case Received(update):
                 return self._learn(connection, update, now)
-            case RefreshAsked():
-                if self.out is not None and connection == self._established:
-                    self.out.repeat()
+            case RefreshAsked(family):
+                if connection == self._established and family in self.outs:
+                    self.outs[family].repeat()
                 return []
             case Down():
                 return self._drop(connection, event, now)
@@ -293,7 +293,9 @@ class Peer:
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:
         restart = session.peer.offer.graceful_restart if session.peer is not None else None
-        return restart if restart is not None and restart.ipv4 and restart.restart_seconds else None
+        if restart is None or not restart.restart_seconds:
+            return None
+        return restart if restart.families & session.context.families else None
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
         if connection not in self._sessions:
@@ -303,36 +305,30 @@ class Peer:
             outputs.append(Close(self._dialing[0]))
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         self._dial_at = self._dialing = None
-        self.out = AdjRibOut()
-        restart = self._restart_of(self._sessions[connection])
-        outputs += self._forget(
-            self._stale.returned(now, kept=restart is not None and restart.forwarding_kept)
-        )
+        session = self._sessions[connection]
+        agreed, restart = session.context.families, self._restart_of(session)
+        kept = restart.kept & agreed if restart is not None else frozenset()
+        self.outs = {family: AdjRibOut(family) for family in sorted(agreed)}
+        for family, intake in self.intakes.items():
+            outputs += intake.returned(now, kept=family in kept)
         return [*outputs, Established()]
 
     def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
-        session = self._sessions.get(connection)
+        session, intake = self._sessions.get(connection), self.intakes[update.family]
         if session is None or session.peer is None:
             return []
         if update.is_end_of_rib and not update.faults:
-            self.heard_all = True
-            return self._forget(self._stale.clear())
+            return intake.end()
         outputs: list[Output] = [Tolerated(update.faults)] if update.faults else []
-        outputs += self._forget(update.withdrawn)
+        outputs += intake.withdraw(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
         path = Path(update.attributes, self._source(session, session.peer))
         refused = refusal(
             path.attributes, session.internal, self.config, self._speaker, session.local.address
         )
-        if refused:
-            return [*outputs, *self._forget(update.announced), Tolerated((refused,))]
-        fresh = self._stale.told(update.announced)
-        self.learned.put(update.announced, path)
-        outputs.append(Learned(update.announced, path))
-        if fresh:
-            outputs.append(Marked(fresh))
-        return [*outputs, *self._limit(connection, session, now)]
+        outputs += intake.announce(update, path, refused)
+        return [*outputs, *self._limit(connection, session, intake, now)]
 
     def _source(self, session: Session, peer: Open) -> Source:
         config = self.config
@@ -344,12 +340,12 @@ class Peer:
             config.route_reflector_client,
         )
 
-    def _limit(self, connection: Connection, session: Session, now: float) -> list[Output]:
+    def _limit(self, connection: Connection, session: Session, intake: Intake, now: float) -> list[Output]:
         """RFC 4486: a neighbour that tells too much is left for a while, not only for a moment."""
         most = self.config.maximum_prefixes
-        if not most or len(self.learned) <= most:
+        if not most or len(intake.told) <= most:
             return []
-        data = struct.pack("!HBI", 1, 1, most)
+        data = struct.pack("!HBI", intake.family, UNICAST, most)
         down = session.leave(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
         outputs = self._drop(connection, down, now)
         self._barred_until = now + TOO_MANY_SECONDS
@@ -366,7 +362,7 @@ class Peer:
         self._outgoing.discard(connection)
         self._beside_established.discard(connection)
         if connection == self._established:
-            self._established = self.out = None
+            self._established, self.outs = None, {}
             outputs += self._keep_or_forget(session, down, now)
             if now - self._up_at >= STABLE_SECONDS:
                 self._retry_seconds = FIRST_RETRY_SECONDS
@@ -379,15 +375,14 @@ class Peer:
     def _keep_or_forget(self, session: Session, down: Down, now: float) -> list[Output]:
         restart = self._restart_of(session)
         if restart is None or is_hard(down):
-            self._stale.clear()
-            return self._forget(list(self.learned.prefixes))
-        gone = self._stale.lost(self.learned.prefixes, restart.restart_seconds, now)
-        return [*self._forget(gone), Marked(frozenset(self.stale))]
-
-    def _forget(self, prefixes: Iterable[Nlri]) -> list[Output]:
-        known = self.learned.drop(prefixes)
-        self._stale.told(known)
-        return [Forgotten(known)] if known else []
+            return self._forget_all()
+        outputs: list[Output] = []
+        for family, intake in self.intakes.items():
+            if family in restart.families & session.context.families:
+                outputs += intake.lost(restart.restart_seconds, now)
+            else:
+                outputs += intake.forget()
+        return outputs
 
     def _schedule(self, now: float, longest: float) -> None:
         """Call again later, a little later each time. A passive side only waits."""

@@ -28,6 +28,12 @@ class Staleness:
         """The stale prefixes."""
         return set(self._until)
 
+    def __contains__(self, prefix: Nlri) -> bool:
+        return prefix in self._until
+
+    def __bool__(self) -> bool:
+        return bool(self._until)
+
     @property
     def deadline(self) -> float | None:
         """When `expired` is due."""

@@ -1,4 +1,4 @@
-"""The whole speaker without I/O: all neighbours, one Loc-RIB, one deadline.
+"""The whole speaker without I/O: all neighbours, a Loc-RIB per family, one deadline.
 
 Promises: pure; inputs come with the time, outputs are values. Changes are collected and told in one go by `flush`, so
 a burst of UPDATEs costs one round over the neighbours. What we originate is told at once, never deferred.
@@ -8,13 +8,13 @@ Does not know: sockets, tasks, clocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Network
+from typing import TypeVar
 
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig, same_session
-from bgp.export import Listener, outgoing
-from bgp.families import Address, number_of
+from bgp.export import Listener, concerns_internal, outgoing, own_next_hop
+from bgp.families import Address, Family, Prefix, family_of, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
 from bgp.origination import OURSELVES, PLAIN, Origination
@@ -35,6 +35,9 @@ from bgp.rib import LocRib
 
 Wire = Dial | Send | Close | Tolerated
 """What is left for the shell."""
+Changed = dict[Family, set[Nlri]]
+_Addresses = TypeVar("_Addresses", bound=Address)
+_Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
 
 class Router:
@@ -43,38 +46,39 @@ class Router:
     def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
         self.config = config
         self.peers: dict[Address, Peer] = {}
-        self.loc_rib = LocRib()
+        self.ribs = {family: LocRib() for family in Family}
         self.converged = False
         """Whether what is not learned may be taken as not existing."""
         self._random = random
         self._began = now
         self._configured = False
-        self._originated: dict[Nlri, Origination] | None = None
+        self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
-        self._dirty: set[Nlri] = set()
-        self._marked: set[Nlri] = set()
+        self._dirty: Changed = {family: set() for family in Family}
+        self._marked: Changed = {family: set() for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
 
     # -- wishes -------------------------------------------------------------------------------------------------------
 
-    def configure(self, peers: Mapping[Address, PeerConfig], now: float) -> None:
+    def configure(self, peers: Mapping[_Addresses, PeerConfig], now: float) -> None:
         """These are the neighbours, and no others. A session ends only where what it was made for changed."""
+        wishes: dict[Address, PeerConfig] = dict(peers.items())
         if not self._configured:
             self._configured, self._began = True, now
         for address, peer in list(self.peers.items()):
-            wanted = peers.get(address)
+            wanted = wishes.get(address)
             if wanted == peer.config:
                 continue
             if wanted is not None and same_session(peer.config, wanted):
                 next_hop_mode = peer.config.next_hop_mode
                 peer.reconfigure(wanted, now)
                 if next_hop_mode is not wanted.next_hop_mode:
-                    self._tell([peer], self.loc_rib.prefixes)
+                    self._tell_all(peer)
             else:
                 del self.peers[address]
                 self._adopt(peer, peer.deconfigure())
-        for address, config in peers.items():
+        for address, config in wishes.items():
             if address not in self.peers:
                 self.peers[address] = self._new_peer(config, now)
 
@@ -86,23 +90,32 @@ class Router:
         peer.restarting = self.config.restarting and not self.converged
         return peer
 
-    def announce(self, prefixes: Iterable[IPv4Network] | Mapping[IPv4Network, Origination]) -> None:
+    def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """This is what we originate, and nothing else. Before the first call no neighbour gets an End-of-RIB."""
         told = prefixes if isinstance(prefixes, Mapping) else dict.fromkeys(prefixes, PLAIN)
-        wanted = {nlri.pack(prefix): origination for prefix, origination in told.items()}
-        first, before = self._originated is None, self._originated or {}
-        self._dirty |= self.loc_rib.drop(before.keys() - wanted.keys(), OURSELVES.key)
+        first, before = self._originated is None, self._originated or {family: {} for family in Family}
+        wanted: dict[Family, dict[Nlri, Origination]] = {family: {} for family in Family}
+        for prefix, origination in told.items():
+            wanted[family_of(prefix)][nlri.pack(prefix)] = origination
+        for family in Family:
+            self._originate(family, before[family], wanted[family])
+        self._originated = wanted
+        if first:
+            for peer in self.peers.values():
+                for out in peer.outs.values():
+                    out.finish()
+
+    def _originate(
+        self, family: Family, before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
+    ) -> None:
+        rib, dirty = self.ribs[family], self._dirty[family]
+        dirty |= rib.drop(before.keys() - wanted.keys(), OURSELVES.key)
         changed: dict[Origination, list[Nlri]] = {}
         for prefix, origination in wanted.items():
             if before.get(prefix) != origination:
                 changed.setdefault(origination, []).append(prefix)
         for origination, some in changed.items():
-            self._dirty |= self.loc_rib.put(some, origination.path())
-        self._originated = wanted
-        if first:
-            for peer in self.peers.values():
-                if peer.out is not None:
-                    peer.out.finish()
+            dirty |= rib.put(some, origination.path())
 
     # -- what happens on the wire -------------------------------------------------------------------------------------
 
@@ -160,16 +173,23 @@ class Router:
             times.append(self._settled_at())
         return min(times, default=None)
 
-    def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], set[Nlri]]:
+    def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], Changed]:
         """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed."""
         if not self.converged and self._configured and now >= self._settled_at():
             self.converged = True
             for peer in self.peers.values():
                 peer.restarting = False
-        dirty, self._dirty = self._dirty, set()
-        if dirty:
-            self._export(dirty)
-        changed, self._marked = dirty | self._marked, set()
+        changed: Changed = {}
+        for family in Family:
+            dirty, marked = self._dirty[family], self._marked[family]
+            if dirty:
+                self._dirty[family] = set()
+                self._export(family, dirty)
+            if marked:
+                self._marked[family] = set()
+                dirty |= marked
+            if dirty:
+                changed[family] = dirty
         wire, self._wire = self._wire, []
         for _, one in wire:
             if isinstance(one, Close):
@@ -185,7 +205,7 @@ class Router:
         """The connections that `next_update` has something for."""
         found = []
         for peer in self.peers.values():
-            if peer.out is not None and peer.out.is_waiting and peer.connection is not None:
+            if peer.connection is not None and any(out.is_waiting for out in peer.outs.values()):
                 found.append(peer.connection)
         return found
 
@@ -209,12 +229,12 @@ class Router:
         key = number_of(peer.config.address)
         for output in outputs:
             match output:
-                case Learned(prefixes, path):
-                    self._dirty |= self.loc_rib.put(prefixes, path)
-                case Forgotten(prefixes):
-                    self._dirty |= self.loc_rib.drop(prefixes, key)
-                case Marked(prefixes):
-                    self._marked.update(prefixes)
+                case Learned(prefixes, path, family):
+                    self._dirty[family] |= self.ribs[family].put(prefixes, path)
+                case Forgotten(prefixes, family):
+                    self._dirty[family] |= self.ribs[family].drop(prefixes, key)
+                case Marked(prefixes, family):
+                    self._marked[family].update(prefixes)
                 case Established():
                     self._begin(peer)
                 case _:
@@ -222,42 +242,42 @@ class Router:
 
     def _begin(self, peer: Peer) -> None:
         """Tell a neighbour that came up everything, then End-of-RIB."""
-        self._tell([peer], self.loc_rib.prefixes)
-        if self._originated is not None and peer.out is not None:
-            peer.out.finish()
+        self._tell_all(peer)
+        if self._originated is not None:
+            for out in peer.outs.values():
+                out.finish()
 
-    def _export(self, dirty: set[Nlri]) -> None:
-        internal = [
-            peer for peer in self.peers.values() if peer.session is not None and peer.session.internal
-        ]
-        external = [
-            peer for peer in self.peers.values() if peer.session is not None and not peer.session.internal
-        ]
+    def _tell_all(self, peer: Peer) -> None:
+        for family in peer.outs:
+            self._tell(family, [peer], self.ribs[family].prefixes)
+
+    def _export(self, family: Family, dirty: set[Nlri]) -> None:
+        told = [(peer, peer.session) for peer in self.peers.values() if family in peer.outs]
+        internal = [peer for peer, session in told if session is not None and session.internal]
+        external = [peer for peer, session in told if session is not None and not session.internal]
         if external:
-            self._tell(external, dirty)
+            self._tell(family, external, dirty)
         if internal:
             # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
+            rib = self.ribs[family]
             reflects = any(peer.config.route_reflector_client for peer in internal)
-            candidates = dirty if reflects else set(filter(self._concerns_internal, dirty))
+            candidates = dirty if reflects else {one for one in dirty if concerns_internal(rib.best(one))}
             for peer in internal:
-                assert peer.out is not None
-                told = {prefix for prefix in dirty if prefix in peer.out} if len(peer.out) else set()
-                self._tell([peer], candidates | told)
+                out = peer.outs[family]
+                known = {prefix for prefix in dirty if prefix in out} if len(out) else set()
+                self._tell(family, [peer], candidates | known)
 
-    def _concerns_internal(self, prefix: Nlri) -> bool:
-        best = self.loc_rib.best(prefix)
-        return best is not None and (best.source.is_own or not best.source.internal)
-
-    def _tell(self, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
+    def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
+        rib = self.ribs[family]
         for peer in peers:
-            listener, out = self._listener(peer), peer.out
-            if listener is None or out is None:
+            listener, out = self._listener(peer, family), peer.outs[family]
+            if listener is None:
                 continue
             told_as: dict[
                 int, PathAttributes | None
             ] = {}  # by identity: paths are shared, and alive meanwhile
             for prefix in prefixes:
-                best = self.loc_rib.best(prefix)
+                best = rib.best(prefix)
                 if best is None:
                     attributes = None
                 elif id(best) in told_as:
@@ -267,17 +287,18 @@ class Router:
                 if attributes is not None or prefix in out:
                     out.wish(prefix, attributes)
 
-    def _listener(self, peer: Peer) -> Listener | None:
-        session = peer.session
+    def _listener(self, peer: Peer, family: Family) -> Listener | None:
+        session, config = peer.session, peer.config
         if session is None:
             return None
-        next_hop = peer.config.local_address or session.local.address
+        own = (config.local_address, session.local.address, *self.config.addresses)
         return Listener(
-            number_of(peer.config.address),
+            number_of(config.address),
             session.internal,
             session.local.asn,
-            next_hop,
-            peer.config.next_hop_mode,
-            peer.config.route_reflector_client,
+            own_next_hop(own, family),
+            config.next_hop_mode,
+            config.route_reflector_client,
             self.config.cluster_id or self.config.router_id,
+            config.link_local_address if family is Family.IPV6 else None,
         )

@@ -16,9 +16,9 @@ from ipaddress import IPv4Address
 from bgp import fsm, messages
 from bgp.attributes import Context
 from bgp.blocks import Decoded
-from bgp.capabilities import IPV4_UNICAST, Capabilities
+from bgp.capabilities import Capabilities, family_at, multiprotocol
 from bgp.errors import NotificationError
-from bgp.families import Address
+from bgp.families import Address, Family
 from bgp.framing import LARGEST_EXTENDED, Framing
 from bgp.fsm import Action, State, advance
 from bgp.iana import Cease, Error, FsmError, OpenError
@@ -72,7 +72,9 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class RefreshAsked:
-    """The peer wants everything again (RFC 2918)."""
+    """The peer wants everything of a family again (RFC 2918)."""
+
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,16 @@ class Session:
 
     def _deliver(self, _: float) -> None:
         message = self._message
-        self._events.append(Received(message) if isinstance(message, Update) else RefreshAsked())
+        if isinstance(message, Update):
+            self._events.append(Received(message))
+            if message.beside is not None:
+                self._events.append(Received(message.beside))
+        elif isinstance(message, RouteRefresh):
+            family = family_at(message.afi, message.safi)
+            if (
+                family in self.context.families and family is not None
+            ):  # RFC 2918 section 4: else it is ignored
+                self._events.append(RefreshAsked(family))
 
     def _send(self, message: Message) -> None:
         self._out += messages.encode(message, self.context)
@@ -308,9 +319,11 @@ class Session:
             # RFC 6286 section 2.3: the identifier is unique within an AS.
             why = f"peer has our own BGP identifier {theirs.router_id}"
             raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, why)
-        if not theirs.offer.ipv4_unicast:
-            why = "peer does not do IPv4 unicast"
-            wanted = bytes([1, len(IPV4_UNICAST)]) + IPV4_UNICAST
+        ours = self.local.offer.families
+        if not theirs.offer.families & ours:
+            names = " or ".join(f"{'IPv4' if one is Family.IPV4 else 'IPv6'} unicast" for one in sorted(ours))
+            why = f"peer does not do {names}"
+            wanted = b"".join(map(multiprotocol, sorted(ours)))
             raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY, why, wanted)
 
     def _adopt_open(self, _: float) -> None:
@@ -318,7 +331,7 @@ class Session:
         assert isinstance(theirs, Open)
         self.peer = theirs
         four = theirs.offer.four_octet_as is not None and ours.four_octet_as is not None
-        self.context = Context(four_octet_as=four, internal=self.internal)
+        self.context = Context(four, self.internal, theirs.offer.families & ours.families)
         if theirs.offer.extended_message and ours.extended_message:
             self._framing.largest = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)

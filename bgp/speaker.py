@@ -12,20 +12,27 @@ import errno
 import random
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bgp import nlri
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.errors import ListenFailed
-from bgp.families import Address, number_of
+from bgp.families import Address, Prefix, number_of
 from bgp.fsm import State
-from bgp.nlri import Nlri
 from bgp.origination import Origination
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
-from bgp.router import Router, Wire
-from bgp.status import LearnedRoute, PathStatus, PeerStatus, paths, peer_status
-from bgp.tcp import Socket, Tcp, be_near, calling, sign
+from bgp.router import Changed, Router, Wire
+from bgp.status import (
+    LearnedRoute,
+    PathStatus,
+    PeerStatus,
+    advertised,
+    learned_route,
+    paths,
+    peer_status,
+    received,
+)
+from bgp.tcp import Socket, Tcp, be_near, calling, limit_hops, sign, socket_family
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
 
@@ -34,6 +41,10 @@ MOST_UPDATES_AT_ONCE = 16
 """UPDATEs made for one neighbour before the others get their turn."""
 MOST_FAULTS_LOGGED = 20
 """Tolerated mistakes logged per neighbour and state change; a bad peer must not fill the disk."""
+
+
+_Addresses = TypeVar("_Addresses", bound=Address)
+_Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
 
 class Clock(Protocol):
@@ -69,7 +80,7 @@ class Speaker:
         self._on_change = on_change
         self._log = log
         self._router = Router(config, random.random, clock.now())
-        self._learned: dict[IPv4Network, LearnedRoute] = {}
+        self._learned: dict[Prefix, LearnedRoute] = {}
         self._connections: dict[Connection, Tcp] = {}
         self._listening: list[Socket] = []
         self._signed: dict[Address, str] = {}
@@ -85,13 +96,13 @@ class Speaker:
 
     # -- wishes and facts -------------------------------------------------------------------------------------------
 
-    def configure(self, peers: Mapping[Address, PeerConfig]) -> None:
+    def configure(self, peers: Mapping[_Addresses, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
         self._router.configure(peers, self._clock.now())
         self._protect()
         self._soon()
 
-    def announce(self, prefixes: Collection[IPv4Network] | Mapping[IPv4Network, Origination]) -> None:
+    def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """This is what we originate, and nothing else; a mapping says with which attributes."""
         self._router.announce(prefixes)
         self._soon()
@@ -102,7 +113,7 @@ class Speaker:
         self._flush()
 
     @property
-    def learned(self) -> Mapping[IPv4Network, LearnedRoute]:
+    def learned(self) -> Mapping[Prefix, LearnedRoute]:
         """The best path to every prefix that neighbours told us."""
         return self._learned
 
@@ -121,46 +132,48 @@ class Speaker:
             peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
         )
 
-    def paths(self, prefix: IPv4Network) -> tuple[PathStatus, ...]:
+    def paths(self, prefix: Prefix) -> tuple[PathStatus, ...]:
         """All paths to a prefix, the best one first, each with why it is not used."""
         return paths(self._router, prefix)
 
-    def received(self, peer: Address) -> tuple[IPv4Network, ...]:
+    def received(self, peer: Address) -> tuple[Prefix, ...]:
         """The prefixes that a neighbour told us; none when it is not one."""
-        known = self._router.peers.get(peer)
-        return tuple(sorted(map(nlri.unpack, known.learned.prefixes))) if known is not None else ()
+        return received(self._router, peer)
 
-    def advertised(self, peer: Address) -> tuple[IPv4Network, ...]:
+    def advertised(self, peer: Address) -> tuple[Prefix, ...]:
         """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
-        known = self._router.peers.get(peer)
-        return (
-            tuple(sorted(map(nlri.unpack, known.out))) if known is not None and known.out is not None else ()
-        )
+        return advertised(self._router, peer)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Listen and serve until cancelled. Raises ListenFailed."""
         loop = asyncio.get_running_loop()
-        address, port = str(self._config.listen_address), self._config.port
+        servers: list[asyncio.Server] = []
         try:
-            server = await loop.create_server(lambda: Tcp(self, None), address, port, backlog=BACKLOG)
-        except OSError as error:
-            reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror
-            raise ListenFailed(f"cannot listen for BGP on {address} port {port}: {reason}") from error
-        self._listening = list(server.sockets)
-        self._protect()
-        self._running = True
-        self.listening.set()
-        self._flush()
-        try:
+            for address in self._config.addresses:
+                servers.append(await self._listen(address, self._config.port))
+            self._listening = [sock for server in servers for sock in server.sockets]
+            self._protect()
+            self._running = True
+            self.listening.set()
+            self._flush()
             await loop.create_future()
         finally:
             self._running = False
             self.listening.clear()
             self._listening, self._signed = [], {}
-            server.close()
+            for server in servers:
+                server.close()
             self._abandon()
+
+    async def _listen(self, address: Address, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(lambda: Tcp(self, None), str(address), port, backlog=BACKLOG)
+        except OSError as error:
+            reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror
+            raise ListenFailed(f"cannot listen for BGP on {address} port {port}: {reason}") from error
 
     def _abandon(self) -> None:
         """Leave every connection without a word."""
@@ -254,16 +267,15 @@ class Speaker:
                 name, why = peer.config.description, peer.last_error
                 self._log.info("bgp.session", peer=str(address), name=name, state=state.value, why=why)
 
-    def _publish(self, changed: set[Nlri]) -> None:
-        for packed in changed:
-            prefix, best = nlri.unpack(packed), self._router.loc_rib.best(packed)
-            next_hop = best.attributes.next_hop if best is not None else None
-            if best is None or best.source.is_own or not isinstance(next_hop, IPv4Address):
-                self._learned.pop(prefix, None)
-                continue
-            peer = self._router.peers.get(best.source.address)
-            stale = peer is not None and packed in peer.stale
-            self._learned[prefix] = LearnedRoute(prefix, next_hop, best.source.address, stale)
+    def _publish(self, changed: Changed) -> None:
+        for family, some in changed.items():
+            for packed in some:
+                prefix = nlri.unpack(packed, family)
+                route = learned_route(self._router, family, packed, prefix)
+                if route is None:
+                    self._learned.pop(prefix, None)
+                else:
+                    self._learned[prefix] = route
 
     # -- TCP ----------------------------------------------------------------------------------------------------------
 
@@ -291,13 +303,16 @@ class Speaker:
                 continue
             try:
                 for sock in self._listening:
-                    sign(sock, address, wanted.get(address, ""))
+                    if sock.family == socket_family(address):
+                        sign(sock, address, wanted.get(address, ""))
             except OSError as error:
                 self._log.warning("bgp.no_md5", peer=str(address), why=error.strerror)
                 wanted.pop(address, None)  # `opened` turns it away
-        if any(peer.config.ttl_security_hops for peer in self._router.peers.values()):
-            for sock in self._listening:
-                be_near(sock)  # the answer to a call comes from this socket
+        hops = [peer.config.ttl_security_hops for peer in self._router.peers.values()]
+        for sock in self._listening if any(hops) else ():
+            be_near(sock)  # the answer to a call comes from this socket
+        for sock in self._listening:
+            limit_hops(sock, max(hops) if hops and all(hops) else 0)  # `opened` sets what the caller may have
         self._signed = wanted if self._listening else {}
 
     def opened(self, tcp: Tcp) -> None:

@@ -5,15 +5,17 @@ Promises: values only, made from the router as it is now. Does not know: time, s
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address
 
 from bgp import nlri
 from bgp.capabilities import Capabilities
 from bgp.decision import Path, why_not
-from bgp.families import Address
+from bgp.families import Address, Family, Prefix, family_of
 from bgp.fsm import State
+from bgp.nlri import Nlri
 from bgp.peer import Peer
 from bgp.router import Router
 
@@ -22,11 +24,13 @@ from bgp.router import Router
 class LearnedRoute:
     """The best path to a prefix."""
 
-    prefix: IPv4Network
-    next_hop: IPv4Address
+    prefix: Prefix
+    next_hop: Address
     peer: Address
     stale: bool
     """Kept through the peer's restart."""
+    link_local: IPv6Address | None = None
+    """The next hop on the peer's link, when it was told beside a global one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class PeerStatus:
 class PathStatus:
     """One path to a prefix, for people."""
 
-    prefix: IPv4Network
+    prefix: Prefix
     peer: Address | None
     """None: our own."""
     path: Path
@@ -75,10 +79,10 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         description=peer.config.description,
         state=state,
         since=since,
-        received=len(peer.learned),
-        announced=len(peer.out) if peer.out is not None else 0,
+        received=sum(len(intake.told) for intake in peer.intakes.values()),
+        announced=sum(map(len, peer.outs.values())),
         last_error=peer.last_error,
-        restarting=bool(peer.stale),
+        restarting=peer.restarts,
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=session.peer.router_id if session is not None and session.peer is not None else None,
         offered=session.local.offer if session is not None else None,
@@ -86,14 +90,56 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
     )
 
 
-def paths(router: Router, prefix: IPv4Network) -> tuple[PathStatus, ...]:
+def learned_route(router: Router, family: Family, packed: Nlri, prefix: Prefix) -> LearnedRoute | None:
+    """The best path to a prefix; None when there is none, or it is our own."""
+    best = router.ribs[family].best(packed)
+    if best is None or best.source.is_own or best.attributes.next_hop is None:
+        return None
+    attributes, source = best.attributes, best.source.address
+    stale = is_stale(router, family, packed, best)
+    return LearnedRoute(prefix, best.attributes.next_hop, source, stale, attributes.link_local)
+
+
+def received(router: Router, address: Address) -> tuple[Prefix, ...]:
+    """The prefixes that a neighbour told us, by family."""
+    peer = router.peers.get(address)
+    return (
+        () if peer is None else _by_family({one.family: one.told.prefixes for one in peer.intakes.values()})
+    )
+
+
+def advertised(router: Router, address: Address) -> tuple[Prefix, ...]:
+    """The prefixes that a neighbour has from us, or will have, by family."""
+    peer = router.peers.get(address)
+    return _by_family(peer.outs) if peer is not None else ()
+
+
+def _by_family(packed: Mapping[Family, Iterable[Nlri]]) -> tuple[Prefix, ...]:
+    return tuple(
+        prefix
+        for family in sorted(packed)
+        for prefix in sorted((nlri.unpack(one, family) for one in packed[family]), key=_order)
+    )
+
+
+def _order(prefix: Prefix) -> tuple[int, int]:
+    return int(prefix.network_address), prefix.prefixlen
+
+
+def is_stale(router: Router, family: Family, packed: Nlri, path: Path) -> bool:
+    """Whether a path is kept through its neighbour's restart."""
+    peer = router.peers.get(path.source.address)
+    intake = peer.intakes.get(family) if peer is not None else None
+    return intake is not None and intake.is_stale(packed)
+
+
+def paths(router: Router, prefix: Prefix) -> tuple[PathStatus, ...]:
     """All paths to a prefix, the best one first."""
-    packed = nlri.pack(prefix)
-    candidates = router.loc_rib.candidates(packed)
+    packed, family = nlri.pack(prefix), family_of(prefix)
+    candidates = router.ribs[family].candidates(packed)
     found = []
     for path in candidates:
-        peer = router.peers.get(path.source.address)
-        stale = peer is not None and packed in peer.stale
+        stale = is_stale(router, family, packed, path)
         address = None if path.source.is_own else path.source.address
         found.append(PathStatus(prefix, address, path, stale, why_not(path, candidates)))
     return tuple(found)

@@ -25,6 +25,8 @@ TCP_MD5SIG = 14
 """linux/tcp.h."""
 IP_MINTTL = 21
 """linux/in.h; the socket module does not name it."""
+IPV6_MINHOPCOUNT = 73
+"""linux/in6.h."""
 LARGEST_TTL = 255
 
 
@@ -71,7 +73,12 @@ class Tcp(asyncio.Protocol):
 
     def _address(self, name: str) -> Address:
         found = self._transport.get_extra_info(name) if self._transport is not None else None
-        return ip_address(found[0]) if found else IPv4Address(0)
+        if not found:
+            return IPv4Address(0)
+        address = ip_address(found[0].partition("%")[0])
+        if address.is_link_local and address.version == 6 and found[3]:
+            return ip_address(f"{address}%{socket.if_indextoname(found[3])}")
+        return address
 
     def write(self, data: bytes) -> None:
         """Send behind what waits."""
@@ -130,6 +137,11 @@ class Tcp(asyncio.Protocol):
 class Socket(Protocol):
     """A socket, or what asyncio shows of one."""
 
+    @property
+    def family(self) -> int:
+        """As socket.socket."""
+        ...
+
     def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
         """As socket.socket."""
         ...
@@ -138,25 +150,41 @@ class Socket(Protocol):
 def sign(sock: Socket, peer: Address, password: str) -> None:
     """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
     key = password.encode()
-    address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
+    if peer.version == 4:
+        address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
+    else:
+        address = struct.pack("=HHI16sI100x", socket.AF_INET6, 0, 0, peer.packed, 0)
     sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
 
 
 def be_near(sock: Socket) -> None:
     """Send with the largest TTL."""
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, LARGEST_TTL)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
 
 
 def limit_hops(sock: Socket, hops: int) -> None:
-    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: no limit."""
+    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: from anywhere."""
     if hops:
         be_near(sock)
-        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, LARGEST_TTL + 1 - hops)
+    nearest = LARGEST_TTL + 1 - hops if hops else 0
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, nearest)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, nearest)
+
+
+def socket_family(address: Address) -> int:
+    """The family of sockets that talk to an address."""
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 def calling(config: PeerConfig, source: Address | None) -> socket.socket:
     """A socket to call a peer with. Raises OSError."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket_family(config.address), kind)
     try:
         if config.password:
             sign(sock, config.address, config.password)

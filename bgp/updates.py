@@ -11,21 +11,22 @@ from collections.abc import Iterator
 
 from bgp.attributes import Context, PathAttributes
 from bgp.blocks import encode
+from bgp.families import Family
 from bgp.framing import HEADER_BYTES
-from bgp.messages import Update
-from bgp.nlri import Nlri
+from bgp.multiprotocol import REACH_BYTES, UNREACH_BYTES
+from bgp.nlri import LONGEST, Nlri
+from bgp.update_message import Update
 
 LENGTH_FIELDS = 4
 """The two length fields of an UPDATE."""
-LONGEST_NLRI = 5
-END_OF_RIB = Update()
-"""RFC 4724 section 2."""
 
 
 class AdjRibOut:
-    """One session's; it begins empty."""
+    """One session's, of one family; it begins empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family = Family.IPV4) -> None:
+        self._family = family
+        self._longest_nlri = 1 + LONGEST[family] // 8
         self._told: dict[Nlri, PathAttributes] = {}
         self._waiting: dict[Nlri, PathAttributes | None] = {}
         """Prefix -> its bucket; None: to be withdrawn."""
@@ -74,24 +75,25 @@ class AdjRibOut:
     def next_update(self, context: Context, largest_message: int) -> Update | None:
         """The next UPDATE: withdrawals first, then one set of attributes after the other, then End-of-RIB."""
         room = largest_message - HEADER_BYTES - LENGTH_FIELDS
+        reach, unreach = (REACH_BYTES, UNREACH_BYTES) if self._family is not Family.IPV4 else (0, 0)
         while self._buckets:
             if None in self._buckets:
-                some = self._take(None, room)
+                some = self._take(None, room - unreach)
                 for prefix in some:
                     self._told.pop(prefix, None)
-                return Update(some)
+                return Update(some, family=self._family)
             attributes = next(iter(self._buckets))
             assert attributes is not None
-            left = room - len(encode(attributes, context))
-            if left < LONGEST_NLRI:
+            left = room - reach - len(encode(attributes, context))
+            if left < self._longest_nlri:
                 self._give_up(attributes)
                 continue
             some = self._take(attributes, left)
             self._told.update(dict.fromkeys(some, attributes))
-            return Update((), attributes, some)
+            return Update((), attributes, some, family=self._family)
         if self._end_of_rib_due:
             self._end_of_rib_due = False
-            return END_OF_RIB
+            return Update(family=self._family)  # RFC 4724 section 2
         return None
 
     def _take(self, bucket: PathAttributes | None, room: int) -> tuple[Nlri, ...]:

@@ -9,6 +9,7 @@ import pytest
 from bgp import messages
 from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities
+from bgp.families import Family
 from bgp.fsm import TRANSITIONS, Action, Event, State, advance
 from bgp.iana import Cease, Error
 from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Update
@@ -95,7 +96,7 @@ def test_an_update_before_the_first_keepalive_counts_as_one() -> None:
 
 
 def test_a_refresh_is_passed_on() -> None:
-    assert feed(in_state(State.ESTABLISHED), RouteRefresh()) == [RefreshAsked()]
+    assert feed(in_state(State.ESTABLISHED), RouteRefresh()) == [RefreshAsked(Family.IPV4)]
 
 
 def test_nothing_comes_out_after_the_end() -> None:

@@ -11,6 +11,7 @@ from bgp import messages, nlri
 from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Family
 from bgp.framing import frame
 from bgp.iana import MessageType
 from bgp.messages import Keepalive, Open, Update
@@ -64,7 +65,7 @@ def test_mutated_messages_neither_break_a_router_nor_make_it_grow(seed: int) -> 
         while router.next_update(connection):
             pass
     assert established > ROUNDS / 10
-    assert len(router.loc_rib) < 100
+    assert len(router.ribs[Family.IPV4]) < 100
     if router.peers[PEER].connection is None:
         connect(router, ROUNDS)
     connection = router.peers[PEER].connection
@@ -74,7 +75,7 @@ def test_mutated_messages_neither_break_a_router_nor_make_it_grow(seed: int) -> 
     late = nlri.pack(IPv4Network("192.168.7.0/26"))
     told = Update((), PathAttributes(next_hop=PEER, local_pref=100), (late,))
     router.received(connection, messages.encode(told, WIDE), ROUNDS)
-    assert router.loc_rib.best(late) is not None
+    assert router.ribs[Family.IPV4].best(late) is not None
 
 
 def connect(router: Router, now: float) -> int:

@@ -12,6 +12,7 @@ from bgp import capabilities, messages, nlri
 from bgp.attributes import SPECS, Context, PathAttributes, prepended
 from bgp.capabilities import Capabilities, GracefulRestart
 from bgp.errors import NotificationError
+from bgp.families import Family
 from bgp.framing import LARGEST_MESSAGE, Framing, frame
 from bgp.iana import Attribute, MessageType, SegmentType
 from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Update
@@ -63,7 +64,7 @@ GOLDEN: list[tuple[str, Message, str]] = [
                 route_refresh=True,
                 extended_message=True,
                 graceful_restart=GracefulRestart(
-                    120, restarting=True, notification=True, forwarding_kept=True
+                    120, restarting=True, notification=True, kept=frozenset({Family.IPV4})
                 ),
             ),
         ),
@@ -227,7 +228,7 @@ def test_long_optional_parameters_are_read_in_the_form_of_rfc_9072() -> None:
 def test_unknown_capabilities_and_the_name_of_the_host_are_taken_as_they_are() -> None:
     offer = capabilities.decode(bytes.fromhex("0210" + "c802abcd" + "490a" + "056e6f64653103656e64"))
     assert offer.host_name == "node1"
-    assert offer.ipv4_unicast
+    assert offer.families == {Family.IPV4}
 
 
 @settings(max_examples=300)

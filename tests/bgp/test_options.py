@@ -11,6 +11,7 @@ from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.communities import read, shown
 from bgp.config import NextHopMode, PeerConfig
+from bgp.families import Family
 from bgp.fsm import State
 from bgp.origination import Origination
 from tests.fakes.wire import Node, Wire, address
@@ -20,7 +21,7 @@ MESH, FABRIC, OTHER_FABRIC = 64512, 65001, 65002
 
 
 def attributes_at(node: Node, prefix: str = BLOCK) -> PathAttributes:
-    best = node.router.loc_rib.best(nlri.pack(IPv4Network(prefix)))
+    best = node.router.ribs[Family.IPV4].best(nlri.pack(IPv4Network(prefix)))
     assert best is not None
     return best.attributes
 
@@ -38,7 +39,7 @@ def join(wire: Wire, one: Node, two: Node, ours: PeerConfig, theirs: PeerConfig)
 
 def up(wire: Wire, *nodes: Node) -> None:
     for node in nodes:
-        if not node.router.loc_rib.prefixes:
+        if not node.router.ribs[Family.IPV4].prefixes:
             wire.announce(node)
     wire.until(
         lambda: all(peer.state is State.ESTABLISHED for node in nodes for peer in node.router.peers.values())

@@ -14,6 +14,7 @@ from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source, best_path, why_not
+from bgp.families import Family
 from bgp.framing import Framing
 from bgp.fsm import State
 from bgp.messages import Keepalive, Open, Update
@@ -28,7 +29,7 @@ NARROW = Context(four_octet_as=False, internal=False)
 
 
 def attributes_of(node: Node, prefix: str) -> PathAttributes:
-    best = node.router.loc_rib.best(nlri.pack(IPv4Network(prefix)))
+    best = node.router.ribs[Family.IPV4].best(nlri.pack(IPv4Network(prefix)))
     assert best is not None
     return best.attributes
 
@@ -346,6 +347,6 @@ def test_the_real_path_is_put_together_from_both(old: str, new: str, expected: o
         b"\0\0" + (len(block) // 2).to_bytes(2, "big") + bytes.fromhex(block) + nlri.pack(IPv4Network(OTHER))
     )
     router.received(connection, b"\xff" * 16 + (19 + len(body)).to_bytes(2, "big") + b"\x02" + body, 0.0)
-    best = router.loc_rib.best(nlri.pack(IPv4Network(OTHER)))
+    best = router.ribs[Family.IPV4].best(nlri.pack(IPv4Network(OTHER)))
     assert best is not None
     assert best.attributes.as_path == expected

@@ -11,11 +11,12 @@ import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from bgp import nlri
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Address
 from bgp.fsm import State
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Router
@@ -27,6 +28,10 @@ HOP_SECONDS = 0.001
 
 def address(last: int) -> IPv4Address:
     return IPv4Address(f"10.0.0.{last}")
+
+
+def address6(last: int) -> IPv6Address:
+    return IPv6Address(f"fd00::{last}")
 
 
 @dataclass(slots=True)
@@ -44,7 +49,7 @@ class End:
 class Node:
     """A router and its cables."""
 
-    own: IPv4Address
+    own: Address
     router: Router
     ends: dict[Connection, End] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -54,16 +59,21 @@ class Node:
 
     def learned(self) -> dict[str, str]:
         """Prefix -> next hop."""
-        rib = self.router.loc_rib
         found = {}
-        for prefix in rib.prefixes:
-            best = rib.best(prefix)
-            if best is not None and not best.source.is_own:
-                found[str(nlri.unpack(prefix))] = str(best.attributes.next_hop)
+        for family, rib in self.router.ribs.items():
+            for prefix in rib.prefixes:
+                best = rib.best(prefix)
+                if best is not None and not best.source.is_own:
+                    found[str(nlri.unpack(prefix, family))] = str(best.attributes.next_hop)
         return found
 
     def stale(self) -> set[str]:
-        return {str(nlri.unpack(prefix)) for peer in self.router.peers.values() for prefix in peer.stale}
+        return {
+            str(nlri.unpack(prefix, family))
+            for peer in self.router.peers.values()
+            for family, intake in peer.intakes.items()
+            for prefix in intake.stale
+        }
 
     def state(self, peer: Node) -> State:
         return self.router.peers[peer.own].state
@@ -75,8 +85,8 @@ class Wire:
     def __init__(self, seed: int = 0, slow_accept_seconds: float = 0.0) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
-        self.nodes: dict[IPv4Address, Node] = {}
-        self.unplugged: set[IPv4Address] = set()
+        self.nodes: dict[Address, Node] = {}
+        self.unplugged: set[Address] = set()
         self.slow_accept_seconds = slow_accept_seconds
         self._queue: list[tuple[float, float, int, Callable[[], None]]] = []
         self._count = 0
@@ -91,11 +101,18 @@ class Wire:
         restarting: bool = False,
         restart_seconds: int = 120,
         cluster_id: IPv4Address | None = None,
+        by_ipv6: bool = False,
     ) -> Node:
-        """A speaker that starts now, in place of an earlier one of that address."""
-        own = address(last)
+        """A speaker that starts now, in place of an earlier one of that address; it has one of each family."""
+        own: Address = address6(last) if by_ipv6 else address(last)
         config = SpeakerConfig(
-            asn, own, own, restarting=restarting, restart_seconds=restart_seconds, cluster_id=cluster_id
+            asn,
+            address(last),
+            own,
+            restarting=restarting,
+            restart_seconds=restart_seconds,
+            cluster_id=cluster_id,
+            second_address=address(last) if by_ipv6 else address6(last),
         )
         node = Node(own, Router(config, self.random.random, self.now))
         self.nodes[own] = node
@@ -110,16 +127,17 @@ class Wire:
         **more: Any,
     ) -> None:
         """Configure a node's neighbours: numbers, or (number, AS)."""
-        peers: dict[IPv4Address, PeerConfig] = {}
+        peers: dict[Address, PeerConfig] = {}
+        name = address6 if isinstance(node.own, IPv6Address) else address
         for other in others:
             last, asn = other if isinstance(other, tuple) else (other, node.router.config.asn)
             one = PeerConfig(
-                address(last), asn, passive=passive, hold_seconds=hold_seconds, local_address=node.own, **more
+                name(last), asn, passive=passive, hold_seconds=hold_seconds, local_address=node.own, **more
             )
             peers[one.address] = one
         self.configure(node, peers)
 
-    def configure(self, node: Node, peers: Mapping[IPv4Address, PeerConfig]) -> None:
+    def configure(self, node: Node, peers: Mapping[Address, PeerConfig]) -> None:
         node.router.configure(peers, self.now)
         self.settle(node)
 
@@ -128,7 +146,7 @@ class Wire:
         self.settle(node)
 
     def announce(self, node: Node, *prefixes: str) -> None:
-        node.router.announce([IPv4Network(prefix) for prefix in prefixes])
+        node.router.announce([ip_network(prefix) for prefix in prefixes])
         self.settle(node)
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -202,10 +220,10 @@ class Wire:
         for connection in node.router.waiting():
             while data := node.router.next_update(connection):
                 self._send(node, connection, data)
-        for prefix in changed:
-            best = node.router.loc_rib.best(prefix)
+        for family, prefix in ((family, one) for family, some in changed.items() for one in some):
+            best = node.router.ribs[family].best(prefix)
             hop = str(best.attributes.next_hop) if best is not None else None
-            node.changes.append((str(nlri.unpack(prefix)), hop))
+            node.changes.append((str(nlri.unpack(prefix, family)), hop))
 
     def _perform(self, node: Node, one: Output) -> None:
         match one:
@@ -219,7 +237,7 @@ class Wire:
             case Tolerated(faults):
                 node.log += faults
 
-    def _ring(self, caller: Node, connection: Connection, to: IPv4Address) -> None:
+    def _ring(self, caller: Node, connection: Connection, to: Address) -> None:
         callee = self.nodes.get(to)
         if caller.down or to in self.unplugged:
             return  # no answer: the caller's own timer ends it
