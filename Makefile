@@ -6,11 +6,14 @@ BIN := .venv/bin
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins gcc iputils-ping kmod libc6-dev nftables openssl procps user-mode-linux
 
-.PHONY: demo test check unit kernel ipip format lock clean help
+BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr gcc iperf3 iputils-ping libc6-dev nftables procps
+
+.PHONY: bench demo test check unit kernel ipip format lock clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
 	@echo "sudo make test    everything: style, types, layers, tests, IPIP under User-Mode-Linux"
+	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
 	@echo "     make lock    pin the dependencies anew"
@@ -23,6 +26,10 @@ test: .venv/ready
 	@.ci/apt-install $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m tests.suite
+
+bench: .venv/ready
+	@.ci/apt-install $(BENCH_PACKAGES)
+	@$(BIN)/python -m bench $(BENCH)
 
 check: .venv/ready
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }

@@ -1,0 +1,57 @@
+"""The floor of (a): `python -m bench.writer FEED COUNT SETS` writes a feed's routes from a list that is ready.
+
+Prints the seconds that writing took and the seconds that deleting took, both by the agent's own batches and sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+from agent.dataplane import rtnetlink
+from agent.dataplane.netlink_names import device_index
+from agent.dataplane.netlink_socket import RequestSocket
+from agent.dataplane.objects import RTPROT_BIRD, Route, RouteKey
+from bench.feeds import FEEDS, Feed
+
+
+def routes(feed: Feed) -> list[Route]:
+    """What a speaker would make of the feed."""
+    run, rest = divmod(feed.count, feed.sets)
+    found, start = [], 0
+    for number in range(feed.sets):
+        gateway = IPv4Address(feed.next_hop(number))
+        stop = start + run + (number < rest)
+        for one in range(start, stop):
+            destination = IPv4Network((feed.prefix(one), feed.length))
+            found.append(Route(RouteKey(destination), gateway=gateway, device="eth0", protocol=RTPROT_BIRD))
+        start = stop
+    return found
+
+
+async def write(feed: Feed) -> tuple[float, float]:
+    """Seconds for all of it, in and out."""
+    index = device_index("eth0")
+    wished = routes(feed)
+    puts = [rtnetlink.route_request(route, index) for route in wished]
+    drops = [rtnetlink.route_deletion(route) for route in wished]
+    socket = RequestSocket()
+    try:
+        times = []
+        for requests in (puts, drops):
+            began = time.monotonic()
+            refused = await socket.execute(requests)
+            times.append(time.monotonic() - began)
+            if refused:
+                sys.exit(f"the kernel refused {len(refused)} of {len(requests)} routes")
+        return times[0], times[1]
+    finally:
+        socket.close()
+
+
+if __name__ == "__main__":
+    _, name, count, sets = sys.argv
+    print(*asyncio.run(write(replace(FEEDS[name], count=int(count), sets=int(sets)))))

@@ -1,0 +1,108 @@
+"""How figures are compared, that the feeds are right, and that the harness still runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import rib
+from bench.feeds import FEEDS, announcement, small, withdrawal
+from bench.figures import OURS, Measure, Series, against_baseline, as_json, markdown, shown
+
+
+def bodies(stream: bytes) -> Iterator[bytes]:
+    """The bodies of a stream of UPDATEs."""
+    while stream:
+        length = int.from_bytes(stream[16:18], "big")
+        assert (stream[:16], stream[18]) == (b"\xff" * 16, 2)
+        yield stream[19:length]
+        stream = stream[length:]
+
+
+PAIRED = Measure(
+    "x",
+    "work",
+    (Series(OURS, "s", (1.0, 4.0, 9.0)), Series("peer", "s", (2.0, 4.0, 3.0))),
+    "<= 0.5 of peer",
+    "peer",
+    0.5,
+)
+
+
+def test_a_ratio_is_formed_within_a_round() -> None:
+    assert PAIRED.ratios("peer") == (0.5, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "at_least", "verdict"),
+    [(0.5, False, "missed"), (1.0, False, "met"), (1.0, True, "met"), (2.0, True, "missed")],
+)
+def test_a_goal_is_met_or_missed_by_the_median_ratio(limit: float, at_least: bool, verdict: str) -> None:
+    series = PAIRED.series
+    assert Measure("x", "work", series, "goal", "peer", limit, at_least).verdict() == verdict
+
+
+def test_a_goal_without_a_peer_is_measured_by_our_own_median() -> None:
+    assert Measure("x", "work", PAIRED.series, "goal", limit=4.0).verdict() == "met"
+    assert Measure("x", "work", PAIRED.series, "goal", limit=3.9).verdict() == "missed"
+
+
+def test_figures_show_the_digits_that_count() -> None:
+    assert [shown(value, "s") for value in (0.0123, 1.234, 12.34, 1234.0)] == [
+        "12.3 ms",
+        "1.23 s",
+        "12.3 s",
+        "1,234 s",
+    ]
+
+
+def test_the_table_names_each_measure_once_and_every_subject() -> None:
+    lines = markdown([PAIRED]).splitlines()
+    assert lines[2].startswith("| x work | tortie | 4.00 s | 1.00 s - 9.00 s |")
+    assert lines[3].startswith("|  | peer | 3.00 s | 2.00 s - 4.00 s | 1.00 (0.50-3.00) |")
+
+
+def test_a_later_run_says_what_became_slower_beside_a_peer() -> None:
+    before = {"measures": as_json([PAIRED])}
+    slower = Measure("x", "work", (Series(OURS, "s", (4.0,)), Series("peer", "s", (2.0,))))
+    assert against_baseline([PAIRED], before) == []
+    assert against_baseline([slower], before) == ["x work: 2.00 of peer, was 1.00"]
+
+
+@pytest.mark.parametrize("name", list(FEEDS))
+def test_a_feed_is_whole_messages_and_its_withdrawal_names_the_same_prefixes(name: str) -> None:
+    feed = small(FEEDS[name], 100)
+    octets = 1 + (feed.length + 7) // 8
+    told, taken = b"", b""
+    for body in bodies(announcement(feed)):
+        told += body[4 + int.from_bytes(body[2:4], "big") :]
+    for body in bodies(withdrawal(feed)):
+        taken += body[2:-2]
+    assert len(told) == feed.count * octets
+    assert told == taken
+
+
+def test_our_speaker_takes_a_feed_whole() -> None:
+    mebibytes, seconds = rib.once(2_000, 100)
+    assert mebibytes > 0
+    assert seconds > 0
+
+
+@pytest.mark.lab
+def test_the_short_bench_runs_every_measure_and_writes_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--short", "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    keys = {measure["key"].split("-")[0] for measure in json.loads(file.read_text())["measures"]}
+    assert keys == {"a", "b", "c", "d", "f", "g", "h", "i"}
