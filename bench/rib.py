@@ -27,6 +27,7 @@ def once(count: int, sets: int) -> tuple[float, float]:
     import os
 
     from bgp.config import PeerConfig, SpeakerConfig
+    from bgp.families import Family
     from bgp.outputs import Dial
     from bgp.router import Router
 
@@ -48,8 +49,8 @@ def once(count: int, sets: int) -> tuple[float, float]:
     router.flush(11.0)
     spent = time.process_time() - began
     gc.collect()
-    if len(router.loc_rib) != count:
-        raise BenchError(f"the RIB holds {len(router.loc_rib)} of {count} prefixes")
+    if len(router.ribs[Family.IPV4]) != count:
+        raise BenchError(f"the RIB holds {len(router.ribs[Family.IPV4])} of {count} prefixes")
     return memory_mib([os.getpid()]) - before, spent
 
 
