@@ -4,9 +4,8 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins gcc iputils-ping kmod libc6-dev nftables openssl procps user-mode-linux
-
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr gcc iperf3 iputils-ping libc6-dev nftables procps
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins gcc iputils-ping kmod libc6-dev nftables openssl procps user-mode-linux
 
 .PHONY: bench demo test check unit kernel ipip format lock clean help
 
@@ -23,7 +22,7 @@ demo: .venv/ready
 	@$(BIN)/tortie lab demo
 
 test: .venv/ready
-	@.ci/apt-install $(TEST_PACKAGES)
+	@.ci/apt-install $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m tests.suite
 
