@@ -175,7 +175,8 @@ class Agent:
         self._links = links
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
-        return Wish(dataplane(facts), complete=complete, bgp_complete=self._mesh.converged)
+        wanted, converged = dataplane(facts), self._mesh.converged
+        return Wish(wanted, complete=complete, bgp_complete=converged, learned=facts.learned)
 
     def _follow_mesh(self) -> None:
         if self._syncer.in_sync:

@@ -7,7 +7,7 @@ Does not know: how a step is carried out, what was refused before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from agent.dataplane.objects import (
     Link,
     Masquerade,
     Neighbour,
+    Prefix,
     Route,
     RouteKey,
     Sysctl,
@@ -42,6 +43,8 @@ class Wish:
     """The datastore's first whole list was applied: what is not wished should not be."""
     bgp_complete: bool
     """BGP has heard every peer: what it did not teach should not be."""
+    learned: Container[Prefix] | None = None
+    """What BGP teaches now. None: not known, so that no removal passes for a withdrawal."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,8 @@ class RoutePlan:
     """Foreign routes that stand where ours should."""
     waiting: Mapping[RouteKey, str]
     """Wished routes whose device is not there or down."""
+    withdrawn: frozenset[RouteKey] = frozenset()
+    """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
 
 
 def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
@@ -199,7 +204,19 @@ def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownersh
         for key, route in (picture.routes.items() if there < len(picture.routes) else ())
         if key not in wished and ownership.is_ours(route) and _removable(wish, route, ownership)
     }
-    return RoutePlan(_allowed(Delta(create, replaced, unwished), wish), conflicts, waiting)
+    delta = _allowed(Delta(create, replaced, unwished), wish)
+    return RoutePlan(delta, conflicts, waiting, _withdrawn(wish, delta.delete, ownership))
+
+
+def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownership) -> frozenset[RouteKey]:
+    """The learned routes that go because BGP teaches their prefix no more, rather than by a change of the datastore."""
+    if wish.learned is None:
+        return frozenset()
+    return frozenset(
+        key
+        for key, route in deleted.items()
+        if ownership.is_learned(route) and key.destination not in wish.learned
+    )
 
 
 def sysctl_steps(wish: Wish, picture: Picture) -> dict[str, Sysctl]:

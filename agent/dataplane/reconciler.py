@@ -339,7 +339,8 @@ class Reconciler:
         await self._forgetting.before_use(key for key, route in routes.create.items() if plan.is_pod(route))
         await writes.put_routes(routes)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
-        await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes)
+        withdrawn = self._routes_plan.withdrawn
+        await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes, withdrawn)
         await self._forget(moving)
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)

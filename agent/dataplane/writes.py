@@ -7,7 +7,7 @@ feature is reported as not in force. Does not know: why a step is planned.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -124,15 +124,19 @@ class Writes:
         unwanted: Mapping[K, V],
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
         standing: MutableMapping[K, V],
+        asked_for: Collection[K] = (),
     ) -> None:
-        """Delete a batch, unless it is so large that it has to be wished for a while."""
+        """Delete a batch, unless it is so large that it has to be wished for a while.
+
+        What is in `asked_for` never waits: somebody said that it should go.
+        """
         due = self._due(kind, unwanted)
         known = kind in self._budget.held
-        reading = self._tally.readings[kind]
-        if not self._budget.allows(kind, len(unwanted), len(standing), reading, self._clock.now()):
+        reading, count = self._tally.readings[kind], len(unwanted) - len(asked_for)
+        if not self._budget.allows(kind, count, len(standing), reading, self._clock.now()):
             if not known:
                 self._log.warning("removal.held", kind=kind.name.lower(), why=str(self._budget.held[kind]))
-            return
+            due = {key: value for key, value in due.items() if key in asked_for}
         if not due:
             return
         refused = await self._in_turns(kind, due, send, lambda key, _: standing.pop(key, None))

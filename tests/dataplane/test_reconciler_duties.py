@@ -173,6 +173,20 @@ async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: Fa
         assert len(bench.log.of("removal.held")) == 1
 
 
+async def test_what_peers_withdraw_never_waits_and_the_rest_of_a_mass_removal_does(
+    kernel: FakeKernel,
+) -> None:
+    many = some(100)
+    kernel.route_table |= many
+    still_taught = {each.destination for each in list(many)[:40]}
+    bench = Bench(kernel, budget=Budget(free=10, share=0.3))
+    bench.wish = replace(bench.wish, learned=still_taught)
+    async with running(bench):
+        await bench.passed()
+        assert {each.destination for each in kernel.route_table} == still_taught
+        assert "40 of 100" in bench.reconciler.report().held["route"]
+
+
 async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
     many = some(100)
     async with running(
