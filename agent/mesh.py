@@ -21,9 +21,11 @@ from agent.clock import Clock
 from agent.config import BgpSettings
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
-from agent.datastore.cluster import Cluster
+from agent.datastore.cluster import Cluster, own_blocks
 from agent.exporting import announcements
 from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
+from agent.policies import Ground, policy
+from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
@@ -49,7 +51,9 @@ class Mesh:
         self._speaker: Speaker | None = None
         self._task: asyncio.Task[None] | None = None
         self._situation: Situation | None = None
+        self._ground: Ground | None = None
         self._peering = Peering({})
+        self._troubles: tuple[str, ...] = ()
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
@@ -69,16 +73,27 @@ class Mesh:
             self._start(identity)
         if self._speaker is None:
             return
-        if started or situation != self._situation:
-            self._situation, self._peering = situation, peering(situation)
-            self._speaker.configure(
-                {
-                    address: peer.config
-                    for address, peer in self._peering.peers.items()
-                    if address.version == 4
-                }
-            )
+        ground = Ground(
+            pools=facts.pools,
+            own_blocks=frozenset(own_blocks(facts.block_owners, facts.node)),
+            cluster=cluster.bgp,
+            node=cluster.own_bgp,
+            filters=cluster.bgp_filters,
+        )
+        if started or situation != self._situation or ground != self._ground:
+            self._situation, self._ground = situation, ground
+            self._configure(self._speaker, situation, ground)
         self._speaker.announce(announcements(facts, installed))
+
+    def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
+        self._peering = peering(situation)
+        peers = {address: one for address, one in self._peering.peers.items() if address.version == 4}
+        shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
+        speaker.configure(
+            {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
+        )
+        named = {one.resource: one.filters for one in peers.values()}
+        self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
 
     def _look(self, cluster: Cluster) -> Situation:
         situation = Situation(
@@ -161,7 +176,7 @@ class Mesh:
             for ref, why in self._secrets.unreadable.items()
             if self._situation is not None and ref in self._situation.passwords
         ]
-        return (*([self.trouble] if self.trouble else []), *self._peering.troubles, *still)
+        return (*([self.trouble] if self.trouble else []), *self._troubles, *still)
 
     def status(self) -> list[dict[str, Any]]:
         """Every peer, for people: PeerStatus with its type and the BGPPeer it comes from."""

@@ -8,12 +8,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from bgp.families import Address, Family
 from bgp.iana import PORT
+from bgp.policy import Policy
 
 LARGEST_AS = 0xFFFFFFFF
 SHORTEST_HOLD_SECONDS = 3
 """RFC 4271 section 4.2: zero, or at least three."""
 LONGEST_PASSWORD = 80
 """Linux, TCP_MD5SIG_MAXKEYLEN."""
+EVERYTHING = Policy()
 MOST_HOPS = 254
 MOST_LOCAL_AS = 255
 LONGEST_RESTART_SECONDS = 4095
@@ -83,6 +85,8 @@ class PeerConfig:
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
     link_local_address: IPv6Address | None = None
     """Ours on the link that we share with it, told beside an IPv6 next hop (RFC 2545); None: no such link."""
+    policy: Policy = EVERYTHING
+    """What is believed of what it tells, and what it is told; without rules all of both (RFC 8212 would have none)."""
 
     def __post_init__(self) -> None:
         _check_as(self.asn)
@@ -113,8 +117,14 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
         port=other.port,
         maximum_prefixes=other.maximum_prefixes,
         next_hop_mode=other.next_hop_mode,
+        policy=other.policy,
     )
     return adjusted == other
+
+
+def tells_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether what a peer is told depends on what differs."""
+    return before.next_hop_mode is not after.next_hop_mode or before.policy.outgoing != after.policy.outgoing
 
 
 @dataclass(frozen=True, slots=True)

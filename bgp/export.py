@@ -7,16 +7,18 @@ Does not know: sessions, RIBs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from bgp.attributes import PathAttributes, prepended
 from bgp.config import NextHopMode
-from bgp.decision import Path, local_pref
+from bgp.decision import Path, Source, local_pref
 from bgp.families import Address, Family, family_of
 from bgp.iana import WellKnown
+from bgp.nlri import Nlri
+from bgp.policy import Candidate, Judge
 
 NON_TRANSITIVE = 0x40
 """RFC 4360 section 2: such an extended community stays inside the AS."""
@@ -47,6 +49,31 @@ def outgoing(path: Path, to: Listener) -> PathAttributes | None:
         return None
     told = _internal(path, to) if to.internal else _external(path, to)
     return told if told is not None and told.next_hop is not None else None
+
+
+def telling(to: Listener, judge: Judge | None) -> Callable[[Nlri, Path], PathAttributes | None]:
+    """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
+    told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+    changed: dict[tuple[PathAttributes, Source], PathAttributes | None] = {}
+
+    def plainly(path: Path) -> PathAttributes | None:
+        key = id(path)
+        if key not in told_as:
+            told_as[key] = outgoing(path, to)
+        return told_as[key]
+
+    def judged(prefix: Nlri, path: Path) -> PathAttributes | None:
+        if plainly(path) is None or judge is None:
+            return plainly(path)
+        verdict = judge(Candidate(prefix, path.attributes, learned=not path.source.is_own))
+        if verdict.attributes is None or verdict.attributes is path.attributes:
+            return plainly(path) if verdict.attributes is not None else None
+        key = verdict.attributes, path.source
+        if key not in changed:
+            changed[key] = outgoing(Path(*key), to)
+        return changed[key]
+
+    return judged if judge is not None else lambda _, path: plainly(path)
 
 
 def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Address | None:

@@ -8,12 +8,14 @@ RFC 4271 section 3.2, RFC 4724 section 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from bgp.attributes import PathAttributes
 from bgp.decision import Path
 from bgp.families import Family
 from bgp.nlri import Nlri
 from bgp.outputs import Forgotten, Learned, Marked, Output, Tolerated
+from bgp.policy import Candidate, Judge
 from bgp.restart import Staleness
 from bgp.rib import AdjRibIn
 from bgp.update_message import Update
@@ -22,12 +24,15 @@ from bgp.update_message import Update
 class Intake:
     """One family's."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, judge: Judge | None = None) -> None:
         self.family = family
+        self._judge = judge
         self.told = AdjRibIn()
         """Everything that the neighbour announced and did not withdraw."""
         self.refused: dict[Nlri, str] = {}
         """What of it is not believed, and why."""
+        self._filtered: set[Nlri] = set()
+        """Of the refused those that the judge refused; the others are wrong in themselves."""
         self.heard_all = False
         """Whether the neighbour has sent End-of-RIB in our present life."""
         self._stale = Staleness()
@@ -68,10 +73,7 @@ class Intake:
             outputs = self._without(prefixes)
             self.refused.update(dict.fromkeys(prefixes, refusal))
             return [*outputs, Tolerated((refusal,))]
-        if self.refused:
-            for prefix in prefixes:
-                self.refused.pop(prefix, None)
-        outputs = [Learned(prefixes, path, self.family)]
+        outputs = self._decide(prefixes, path)
         if fresh:
             outputs.append(Marked(fresh, self.family))
         return outputs
@@ -101,17 +103,53 @@ class Intake:
         self._stale.clear()
         return self._drop(list(self.told.prefixes))
 
+    # -- what we want of it -------------------------------------------------------------------------------------------
+
+    def rejudge(self, judge: Judge | None) -> list[Output]:
+        """Other rules hold from now on; the neighbour need not repeat anything."""
+        self._judge = judge
+        by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
+        for prefix, path in self.told.items():
+            if prefix not in self.refused or prefix in self._filtered:
+                by_path.setdefault(id(path), (path, []))[1].append(prefix)
+        return [output for path, prefixes in by_path.values() for output in self._decide(prefixes, path)]
+
     # -- within -------------------------------------------------------------------------------------------------------
 
     def _drop(self, prefixes: Iterable[Nlri]) -> list[Output]:
         return self.withdraw(prefixes)
 
+    def _decide(self, prefixes: Sequence[Nlri], path: Path) -> list[Output]:
+        if self._judge is None:
+            self._unrefuse(prefixes)
+            return [Learned(prefixes, path, self.family)]
+        accepted: dict[PathAttributes, list[Nlri]] = {}
+        refused: dict[Nlri, str] = {}
+        for prefix in prefixes:
+            verdict = self._judge(Candidate(prefix, path.attributes, learned=True))
+            if verdict.attributes is None:
+                refused[prefix] = verdict.reason
+            else:
+                accepted.setdefault(verdict.attributes, []).append(prefix)
+        outputs = self._without(refused) if refused else []
+        self.refused.update(refused)
+        self._filtered.update(refused)
+        for attributes, some in accepted.items():
+            self._unrefuse(some)
+            outputs.append(Learned(some, Path(attributes, path.source), self.family))
+        return outputs
+
+    def _unrefuse(self, prefixes: Iterable[Nlri]) -> None:
+        if self.refused:
+            for prefix in prefixes:
+                self.refused.pop(prefix, None)
+            self._filtered.difference_update(prefixes)
+
     def _without(self, prefixes: Iterable[Nlri]) -> list[Output]:
         """The Loc-RIB loses these, as far as it had them."""
-        refused = self.refused
-        gone = (
-            [prefix for prefix in prefixes if refused.pop(prefix, None) is None]
-            if refused
-            else list(prefixes)
-        )
+        gone = list(prefixes)
+        if self.refused:
+            had = [prefix for prefix in gone if prefix not in self.refused]
+            self._unrefuse(gone)
+            gone = had
         return [Forgotten(gone, self.family)] if gone else []

@@ -21,15 +21,8 @@ from bgp.iana import Cease, Error
 from bgp.intake import Intake
 from bgp.messages import Notification, Open, Update
 from bgp.offer import our_side
-from bgp.outputs import (
-    Close,
-    Connection,
-    Dial,
-    Established,
-    Output,
-    Send,
-    Tolerated,
-)
+from bgp.outputs import Close, Connection, Dial, Established, Output, Send, Tolerated
+from bgp.policy import Judge, Rule, judges
 from bgp.session import Down, Event, Opened, Received, RefreshAsked, Session, Up, is_hard
 from bgp.texts import shutdown_data
 from bgp.timers import jittered
@@ -64,13 +57,17 @@ class Peer:
         now: float,
     ) -> None:
         self.config = config
+        self._speaker = speaker
         self.restarting = speaker.restarting
         """Whether our own restart is still under way (R bit); the router clears it."""
         self.last_error = ""
-        self.intakes = {family: Intake(family) for family in sorted(config.families)}
+        self.intakes = {
+            one: Intake(one, judge) for one, judge in self._judges(config.policy.incoming).items()
+        }
+        self.tells = self._judges(config.policy.outgoing)
+        """What decides of each family whether the neighbour is told a path; None: it is told all."""
         self.outs: dict[Family, AdjRibOut] = {}
         """Of the families agreed, while established."""
-        self._speaker = speaker
         self._new_connection = new_connection
         self._random = random
         self._began = now
@@ -218,13 +215,22 @@ class Peer:
                 return session.data_to_send()
         return b""
 
-    def reconfigure(self, config: PeerConfig, now: float) -> None:
+    def reconfigure(self, config: PeerConfig, now: float) -> list[Output]:
         """Go on under a configuration that the present session can live with."""
-        self.config = config
+        before, self.config = self.config, config
         if config.passive:
             self._dial_at = None
         elif not self._sessions:
             self._schedule(now, LONGEST_RETRY_SECONDS)
+        self.tells = self._judges(config.policy.outgoing)
+        if config.policy.incoming == before.policy.incoming:
+            return []
+        judged = self._judges(config.policy.incoming).items()
+        return [output for family, judge in judged for output in self.intakes[family].rejudge(judge)]
+
+    def _judges(self, rules: tuple[Rule, ...]) -> dict[Family, Judge | None]:
+        internal = self.config.asn == (self.config.local_as or self._speaker.asn)
+        return judges(rules, self.config.families, internal=internal)
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""

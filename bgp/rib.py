@@ -6,7 +6,7 @@ UPDATE share one path, so a million of them fit. Does not know: sessions, time, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, KeysView
+from collections.abc import ItemsView, Iterable, KeysView
 
 from bgp.decision import Path, best_path
 from bgp.nlri import Nlri
@@ -28,6 +28,10 @@ class AdjRibIn:
     def drop(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
         """The peer withdrew these; answers those that it had announced."""
         return [prefix for prefix in prefixes if self._paths.pop(prefix, None) is not None]
+
+    def items(self) -> ItemsView[Nlri, Path]:
+        """All of them with their paths."""
+        return self._paths.items()
 
     @property
     def prefixes(self) -> KeysView[Nlri]:

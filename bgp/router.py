@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from bgp import nlri
-from bgp.attributes import PathAttributes
-from bgp.config import PeerConfig, SpeakerConfig, same_session
-from bgp.export import Listener, concerns_internal, outgoing, own_next_hop
+from bgp.config import PeerConfig, SpeakerConfig, same_session, tells_otherwise
+from bgp.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.families import Address, Family, Prefix, family_of, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
@@ -71,9 +70,9 @@ class Router:
             if wanted == peer.config:
                 continue
             if wanted is not None and same_session(peer.config, wanted):
-                next_hop_mode = peer.config.next_hop_mode
-                peer.reconfigure(wanted, now)
-                if next_hop_mode is not wanted.next_hop_mode:
+                before = peer.config
+                self._adopt(peer, peer.reconfigure(wanted, now))
+                if tells_otherwise(before, wanted):
                     self._tell_all(peer)
             else:
                 del self.peers[address]
@@ -273,17 +272,10 @@ class Router:
             listener, out = self._listener(peer, family), peer.outs[family]
             if listener is None:
                 continue
-            told_as: dict[
-                int, PathAttributes | None
-            ] = {}  # by identity: paths are shared, and alive meanwhile
+            tell = telling(listener, peer.tells[family])
             for prefix in prefixes:
                 best = rib.best(prefix)
-                if best is None:
-                    attributes = None
-                elif id(best) in told_as:
-                    attributes = told_as[id(best)]
-                else:
-                    attributes = told_as[id(best)] = outgoing(best, listener)
+                attributes = tell(prefix, best) if best is not None else None
                 if attributes is not None or prefix in out:
                     out.wish(prefix, attributes)
 

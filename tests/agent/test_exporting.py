@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-import pytest
-
 from agent.dataplane.facts import Endpoint, Facts
 from agent.dataplane.objects import RouteKey
 from agent.exporting import announcements
@@ -41,10 +39,6 @@ def test_a_block_of_one_address_needs_no_blackhole() -> None:
     assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single}
 
 
-@pytest.mark.parametrize(
-    "pools",
-    [(), (Pool("p", IPv4Network("192.168.0.0/16"), 26, disable_bgp_export=True),)],
-    ids=["no pool", "not exported"],
-)
-def test_nothing_is_told_of_what_no_exported_pool_holds(pools: tuple[Pool, ...]) -> None:
-    assert announcements(facts(pools=pools), {RouteKey(BLOCK)}) == frozenset()
+def test_local_prefixes_are_told_beside_the_rest() -> None:
+    docker = IPv4Network("172.17.1.0/24")
+    assert announcements(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK, docker}

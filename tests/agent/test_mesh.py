@@ -67,3 +67,21 @@ async def test_a_password_comes_from_its_file_and_its_absence_is_said(tmp_path: 
         assert one.sessions() == before
         assert "the last good one stays in use" in one.mesh.troubles[0]
         assert two.sessions().keys() == {one.address}
+
+
+async def test_a_filter_takes_effect_within_the_session(tmp_path: Path) -> None:
+    async with meshes(2, tmp_path) as world:
+        one, two = world.nodes
+        peer = document("BGPPeer", "p", node="n1", peerIP=two.address, asNumber=64512, filters=["f"])
+        world.put(peer)
+        await world.until(lambda: all_up(world) and one.block in two.mesh.learned)
+        before = one.sessions()
+        assert one.mesh.troubles == ("BGPPeer p: BGPFilter f does not exist; it counts as empty",)
+        closed = document("BGPFilter", "f", exportV4=[{"action": "Reject", "source": "RemotePeers"}])
+        world.put(closed)
+        assert one.mesh.troubles == ()
+        world.put(document("BGPFilter", "f", exportV4=[{"action": "Reject"}]))
+        await world.until(lambda: one.block not in two.mesh.learned)
+        world.put(document("BGPFilter", "f"), deleted=True)
+        await world.until(lambda: one.block in two.mesh.learned)
+        assert one.sessions() == before

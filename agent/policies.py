@@ -1,0 +1,184 @@
+"""Facts to rules: what each peer may tell this node and what it is told, as Calico's templates say.
+
+Promises: pure; the order of rules is that of confd's filters, so the same resources let the same routes through. A
+filter that does not exist counts as empty.
+Does not know: how rules are carried out, sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from agent.datastore.bgp_resources import (
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    FilterRule,
+    PrefixAdvertisement,
+)
+from agent.datastore.bgp_resources import Operation as OperationSpec
+from agent.datastore.bgp_texts import community
+from bgp.families import Family, Prefix
+from bgp.policy import (
+    Action,
+    AddCommunity,
+    Operation,
+    Operator,
+    Policy,
+    PrefixMatch,
+    PrependAs,
+    Rule,
+    SetPriority,
+)
+from ipam.model import Pool
+
+TUNNEL_INTERFACES = ("*.cali", "*.calico", "tunl0")
+"""Routes over our own tunnels come from the datastore; a node of our AS has them from there too."""
+OTHER_DATAPLANES = "bpf*.cali"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the rules of all peers follow from."""
+
+    pools: tuple[Pool, ...] = ()
+    own_blocks: frozenset[Prefix] = frozenset()
+    """Confirmed claims."""
+    local_prefixes: tuple[Prefix, ...] = ()
+    """Named in the node's own settings."""
+    cluster: BGPConfigurationSpec = field(default_factory=BGPConfigurationSpec)
+    node: BGPConfigurationSpec | None = None
+    """The node's own settings."""
+    filters: Mapping[str, BGPFilterSpec] = field(default_factory=dict)
+
+
+def policy(ground: Ground, filters: Sequence[str]) -> Policy:
+    """The rules of a peer with these BGPFilters, in their order."""
+    specs = [(name, ground.filters[name]) for name in filters if name in ground.filters]
+    return Policy(
+        incoming=tuple(incoming(specs)),
+        outgoing=(*filtered(specs, outgoing=True), *exported(ground)),
+    )
+
+
+def incoming(specs: Iterable[tuple[str, BGPFilterSpec]]) -> Iterator[Rule]:
+    """What a peer may tell us: everything that no BGPFilter refuses."""
+    yield from filtered(specs, outgoing=False)
+
+
+def exported(ground: Ground) -> Iterator[Rule]:
+    """What is told where no BGPFilter has decided."""
+    for pool in ground.pools:
+        if pool.disable_bgp_export:
+            yield Rule(Action.REJECT, f"pool {pool.name} has disableBGPExport", prefix=PrefixMatch(pool.cidr))
+    for pattern in TUNNEL_INTERFACES:
+        yield Rule(Action.REJECT, "a route over our own tunnel", interface=pattern, internal=True)
+    yield Rule(Action.REJECT, "a route of another dataplane", interface=OTHER_DATAPLANES)
+    yield from _advertised_communities(ground)
+    for block in sorted(ground.own_blocks, key=_order):
+        yield Rule(Action.ACCEPT, "own block", prefix=PrefixMatch(block, Operator.EQUAL))
+        yield Rule(Action.REJECT, f"inside own block {block}", prefix=PrefixMatch(block))
+    for prefix in ground.local_prefixes:
+        yield Rule(Action.ACCEPT, "local prefix", prefix=PrefixMatch(prefix, Operator.EQUAL))
+    for pool in ground.pools:
+        if not pool.disable_bgp_export:
+            yield Rule(Action.ACCEPT, f"inside pool {pool.name}", prefix=PrefixMatch(pool.cidr))
+    yield Rule(Action.REJECT, "inside no pool")
+
+
+def _order(prefix: Prefix) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+def _advertised_communities(ground: Ground) -> Iterator[Rule]:
+    names = _names(ground)
+    for advertisement in _advertisements(ground):
+        operations = tuple(_community(names.get(text, text)) for text in advertisement.communities)
+        yield Rule(
+            Action.NEXT,
+            f"communities of {advertisement.cidr}",
+            prefix=PrefixMatch(ip_network(advertisement.cidr)),
+            operations=tuple(operation for operation in operations if operation is not None),
+        )
+
+
+def _advertisements(ground: Ground) -> Sequence[PrefixAdvertisement]:
+    """The node's own list goes in place of the cluster's."""
+    own = ground.node.prefix_advertisements if ground.node is not None else None
+    return own if own is not None else ground.cluster.prefix_advertisements or ()
+
+
+def _names(ground: Ground) -> dict[str, str]:
+    named = [*(ground.cluster.communities or ()), *((ground.node.communities if ground.node else None) or ())]
+    return {one.name: one.value for one in named}
+
+
+def _community(text: str) -> AddCommunity | None:
+    """None: a name that nobody gave a value; `troubles` tells."""
+    try:
+        return AddCommunity(community(text))
+    except ValueError:
+        return None
+
+
+def filtered(specs: Iterable[tuple[str, BGPFilterSpec]], *, outgoing: bool) -> Iterator[Rule]:
+    """The rules of BGPFilters, one filter after the other."""
+    for name, spec in specs:
+        lists = (spec.export_v4, spec.export_v6) if outgoing else (spec.import_v4, spec.import_v6)
+        for family, rules in zip(Family, lists, strict=True):
+            for number, rule in enumerate(rules or (), 1):
+                yield _rule(rule, family, f"BGPFilter {name}, rule {number}")
+
+
+def _rule(spec: FilterRule, family: Family, name: str) -> Rule:
+    return Rule(
+        Action(spec.action),
+        name,
+        family=family,
+        prefix=_prefix(spec),
+        learned=spec.source is not None,
+        interface=spec.interface or "",
+        internal=None if spec.peer_type is None else spec.peer_type == "iBGP",
+        community=community(spec.communities.values[0]) if spec.communities is not None else None,
+        as_path_begins=tuple(spec.as_path_prefix or ()),
+        priority=spec.priority,
+        operations=tuple(map(_operation, spec.operations or ())),
+    )
+
+
+def _prefix(spec: FilterRule) -> PrefixMatch | None:
+    if spec.cidr is None:
+        return None
+    length = spec.prefix_length
+    return PrefixMatch(
+        ip_network(spec.cidr),
+        Operator(spec.match_operator),
+        length.min if length is not None else None,
+        length.max if length is not None else None,
+    )
+
+
+def _operation(spec: OperationSpec) -> Operation:
+    if spec.add_community is not None:
+        return AddCommunity(community(spec.add_community.value))
+    if spec.prepend_as_path is not None:
+        return PrependAs(tuple(spec.prepend_as_path.prefix))
+    assert spec.set_priority is not None  # exactly one is set: bgp_faults
+    return SetPriority(spec.set_priority.value)
+
+
+def troubles(ground: Ground, filters: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What a person named that does not exist; `filters` maps a BGPPeer to the names of its filters."""
+    for peer, names in sorted(filters.items()):
+        for name in names:
+            if name not in ground.filters:
+                yield f"BGPPeer {peer}: BGPFilter {name} does not exist; it counts as empty"
+    for text in sorted(_unnamed(ground)):
+        yield f"BGPConfiguration: prefixAdvertisements: no community is named {text!r}"
+
+
+def _unnamed(ground: Ground) -> set[str]:
+    names = _names(ground)
+    used = {text for advertisement in _advertisements(ground) for text in advertisement.communities}
+    return {text for text in used if text not in names and _community(text) is None}

@@ -1,0 +1,293 @@
+"""What each peer is told and believed: Calico's filters as tables."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
+from agent.policies import Ground, policy, troubles
+from bgp import nlri
+from bgp.attributes import PathAttributes
+from bgp.communities import shown
+from bgp.families import family_of
+from bgp.policy import Candidate, Judge, Verdict
+from ipam.model import Pool
+
+CONFIGURED = {
+    "communities": [{"name": "blocks", "value": "65000:1"}],
+    "prefixAdvertisements": [
+        {"cidr": "192.168.0.0/16", "communities": ["blocks", "65000:1:2"]},
+        {"cidr": "192.168.1.0/24", "communities": ["65000:9"]},
+    ],
+}
+
+
+def ground(**more: Any) -> Ground:
+    given: dict[str, Any] = {
+        "pools": (
+            Pool("open", ip_network("192.168.0.0/16"), 26),
+            Pool("old", ip_network("10.1.0.0/16"), 26, disabled=True),
+            Pool("secret", ip_network("10.2.0.0/16"), 26, disable_bgp_export=True),
+            Pool("six", ip_network("fd00::/48"), 122),
+        ),
+        "own_blocks": frozenset(
+            {ip_network("192.168.1.0/26"), ip_network("10.2.0.0/26"), ip_network("fd00::/122")}
+        ),
+        "local_prefixes": (ip_network("172.17.1.0/24"),),
+        **more,
+    }
+    return Ground(**given)
+
+
+def spec(**rules: list[dict[str, Any]]) -> BGPFilterSpec:
+    return msgspec.convert(rules, BGPFilterSpec)
+
+
+def told(
+    where: Ground,
+    prefix: str,
+    *filters: str,
+    internal: bool = True,
+    interface: str = "",
+    learned: bool = False,
+    **attributes: Any,
+) -> Verdict:
+    network = ip_network(prefix)
+    judge = Judge(policy(where, filters).outgoing, family_of(network), internal=internal)
+    return judge(Candidate(nlri.pack(network), PathAttributes(**attributes), learned, interface))
+
+
+EXPORTS = [
+    ("192.168.1.0/26", {}, "own block", True),
+    ("192.168.1.7/32", {}, "inside own block 192.168.1.0/26", False),
+    ("192.168.1.0/27", {}, "inside own block 192.168.1.0/26", False),
+    ("192.168.9.5/32", {}, "inside pool open", True),
+    ("192.168.9.0/26", {"learned": True}, "inside pool open", True),
+    ("10.1.0.0/26", {}, "inside pool old", True),
+    ("10.2.0.0/26", {}, "pool secret has disableBGPExport", False),
+    ("10.2.0.9/32", {"learned": True}, "pool secret has disableBGPExport", False),
+    ("172.17.1.0/24", {}, "local prefix", True),
+    ("172.17.1.0/25", {}, "inside no pool", False),
+    ("172.26.0.0/24", {}, "inside no pool", False),
+    ("0.0.0.0/0", {"learned": True}, "inside no pool", False),
+    ("192.168.0.0/15", {}, "inside no pool", False),
+    ("192.168.9.0/26", {"interface": "vxlan.calico"}, "a route over our own tunnel", False),
+    ("192.168.9.0/26", {"interface": "wireguard.cali"}, "a route over our own tunnel", False),
+    ("192.168.9.0/26", {"interface": "tunl0"}, "a route over our own tunnel", False),
+    ("192.168.9.0/26", {"interface": "tunl0", "internal": False}, "inside pool open", True),
+    ("192.168.9.0/26", {"interface": "vxlan.calico", "internal": False}, "inside pool open", True),
+    ("192.168.9.0/26", {"interface": "bpfin.cali", "internal": False}, "a route of another dataplane", False),
+    ("192.168.9.5/32", {"interface": "cali1"}, "inside pool open", True),
+    ("fd00::/122", {}, "own block", True),
+    ("fd00::7/128", {}, "inside own block fd00::/122", False),
+    ("fd00::1:0/122", {"learned": True}, "inside pool six", True),
+    ("fd99::/64", {}, "inside no pool", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "how", "reason", "is_told"),
+    EXPORTS,
+    ids=[f"{prefix} {how}".replace("{}", "") for prefix, how, *_ in EXPORTS],
+)
+def test_what_is_told_without_filters(prefix: str, how: dict[str, Any], reason: str, is_told: bool) -> None:
+    found = told(ground(), prefix, **how)
+    assert (found.reason, found.attributes is not None) == (reason, is_told)
+
+
+COMMUNITIES = [
+    ("192.168.1.0/26", ["65000:1", "65000:9", "65000:1:2"]),
+    ("192.168.9.0/26", ["65000:1", "65000:1:2"]),
+    ("172.17.1.0/24", []),
+]
+
+
+@pytest.mark.parametrize(("prefix", "expected"), COMMUNITIES)
+def test_advertised_prefixes_bear_their_communities(prefix: str, expected: list[str]) -> None:
+    where = ground(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
+    found = told(where, prefix).attributes
+    assert found is not None
+    assert [shown(one) for one in (*found.communities, *found.large_communities)] == expected
+
+
+def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_names() -> None:
+    own = {"prefixAdvertisements": [{"cidr": "192.168.0.0/16", "communities": ["blocks", "65000:5"]}]}
+    where = ground(
+        cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec),
+        node=msgspec.convert(own, BGPConfigurationSpec),
+    )
+    found = told(where, "192.168.1.0/26").attributes
+    assert found is not None
+    assert found.communities == (65000 << 16 | 1, 65000 << 16 | 5)
+
+
+REJECT_ALL = spec(exportV4=[{"action": "Reject"}])
+ACCEPT_BACKBONE = spec(
+    exportV4=[{"action": "Accept", "cidr": "172.26.0.0/16", "matchOperator": "In", "source": "RemotePeers"}]
+)
+FILTERED = [
+    ("a filter goes before the pools", {"f": REJECT_ALL}, "192.168.1.0/26", {}, "BGPFilter f, rule 1", False),
+    (
+        "a filter may let through what no pool holds",
+        {"f": ACCEPT_BACKBONE},
+        "172.26.5.0/24",
+        {"learned": True},
+        "BGPFilter f, rule 1",
+        True,
+    ),
+    ("but not of our own", {"f": ACCEPT_BACKBONE}, "172.26.5.0/24", {}, "inside no pool", False),
+    (
+        "a filter goes before disableBGPExport",
+        {"f": spec(exportV4=[{"action": "Accept", "cidr": "10.2.0.0/16", "matchOperator": "In"}])},
+        "10.2.0.0/26",
+        {},
+        "BGPFilter f, rule 1",
+        True,
+    ),
+    (
+        "the first of two filters decides",
+        {"f": ACCEPT_BACKBONE, "g": REJECT_ALL},
+        "172.26.5.0/24",
+        {"learned": True},
+        "BGPFilter f, rule 1",
+        True,
+    ),
+    (
+        "where the first does not decide the second does",
+        {"f": ACCEPT_BACKBONE, "g": REJECT_ALL},
+        "192.168.1.0/26",
+        {},
+        "BGPFilter g, rule 1",
+        False,
+    ),
+    ("rules of IPv4 are not IPv6's", {"f": REJECT_ALL}, "fd00::/122", {}, "own block", True),
+    (
+        "rules of IPv6",
+        {"f": spec(exportV6=[{"action": "Reject", "cidr": "fd00::/8", "matchOperator": "In"}])},
+        "fd00::/122",
+        {},
+        "BGPFilter f, rule 1",
+        False,
+    ),
+    (
+        "import rules are not for export",
+        {"f": spec(importV4=[{"action": "Reject"}])},
+        "192.168.1.0/26",
+        {},
+        "own block",
+        True,
+    ),
+    (
+        "rules of internal peers",
+        {"f": spec(exportV4=[{"action": "Reject", "peerType": "iBGP"}])},
+        "192.168.1.0/26",
+        {},
+        "BGPFilter f, rule 1",
+        False,
+    ),
+    (
+        "rules of external peers",
+        {"f": spec(exportV4=[{"action": "Reject", "peerType": "eBGP"}])},
+        "192.168.1.0/26",
+        {},
+        "own block",
+        True,
+    ),
+    ("a filter that does not exist is empty", {}, "192.168.1.0/26", {}, "own block", True),
+]
+
+
+@pytest.mark.parametrize(
+    ("filters", "prefix", "how", "reason", "is_told"),
+    [case[1:] for case in FILTERED],
+    ids=[case[0] for case in FILTERED],
+)
+def test_filters_decide_first(
+    filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_told: bool
+) -> None:
+    found = told(ground(filters=filters), prefix, "f", "g", **how)
+    assert (found.reason, found.attributes is not None) == (reason, is_told)
+
+
+IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
+    ("all is believed", {"action": "Accept"}, "8.8.8.0/24", {}, True),
+    (
+        "an operator and lengths",
+        {
+            "action": "Reject",
+            "cidr": "10.0.0.0/8",
+            "matchOperator": "In",
+            "prefixLength": {"min": 25, "max": 32},
+        },
+        "10.0.0.0/26",
+        {},
+        False,
+    ),
+    (
+        "outside the lengths",
+        {"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "In", "prefixLength": {"max": 24}},
+        "10.0.0.0/26",
+        {},
+        True,
+    ),
+    (
+        "an AS path",
+        {"action": "Reject", "asPathPrefix": [65001]},
+        "8.8.8.0/24",
+        {"as_path": ((2, (65001, 65002)),)},
+        False,
+    ),
+    (
+        "a community",
+        {"action": "Reject", "communities": {"values": ["65000:7"]}},
+        "8.8.8.0/24",
+        {"communities": (65000 << 16 | 7,)},
+        False,
+    ),
+    ("a priority", {"action": "Reject", "priority": 1024}, "8.8.8.0/24", {}, False),
+    ("an interface", {"action": "Reject", "interface": "eth*"}, "8.8.8.0/24", {}, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "prefix", "attributes", "believed"),
+    [case[1:] for case in IMPORTS],
+    ids=[case[0] for case in IMPORTS],
+)
+def test_what_is_believed(
+    rule: dict[str, Any], prefix: str, attributes: dict[str, Any], believed: bool
+) -> None:
+    where = ground(filters={"f": spec(importV4=[rule])})
+    network = ip_network(prefix)
+    judge = Judge(policy(where, ["f"]).incoming, family_of(network), internal=False)
+    candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True, "eth0")
+    assert (judge(candidate).attributes is not None) is believed
+
+
+def test_without_filters_everything_is_believed_at_no_cost() -> None:
+    assert policy(ground(), ()).incoming == ()
+
+
+def test_operations_are_done_in_their_order() -> None:
+    operations = [
+        {"addCommunity": {"value": "65000:7"}},
+        {"prependASPath": {"prefix": [65000, 65001]}},
+        {"setPriority": {"value": 512}},
+    ]
+    where = ground(filters={"f": spec(exportV4=[{"action": "Accept", "operations": operations}])})
+    assert told(where, "192.168.1.0/26", "f").attributes == PathAttributes(
+        communities=(65000 << 16 | 7,), as_path=((2, (65000, 65001)),), local_pref=0x7FFFFFFF - 512
+    )
+
+
+def test_names_that_nobody_gave_a_meaning_are_told() -> None:
+    configured = {"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["nobody", "65000:1"]}]}
+    where = ground(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
+    assert list(troubles(where, {"tor": ["f", "g"], "": []})) == [
+        "BGPPeer tor: BGPFilter g does not exist; it counts as empty",
+        "BGPConfiguration: prefixAdvertisements: no community is named 'nobody'",
+    ]

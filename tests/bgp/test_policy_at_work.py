@@ -1,0 +1,159 @@
+"""Policies between running speakers: what is told and believed, and that a change of policy costs no session."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from bgp import nlri
+from bgp.attributes import PathAttributes
+from bgp.config import PeerConfig
+from bgp.families import Family
+from bgp.fsm import State
+from bgp.policy import Action, AddCommunity, Policy, PrefixMatch, PrependAs, Rule, SetPriority
+from tests.fakes.wire import Node, Wire, address
+
+ONE, TWO, THREE = "192.168.1.0/26", "192.168.2.0/26", "10.9.0.0/24"
+MESH, FABRIC = 64512, 65001
+TAG = 65000 << 16 | 7
+POOL = PrefixMatch(ip_network("192.168.0.0/16"))
+
+
+def joined(wire: Wire, one: Node, two: Node, policy: Policy, asn: int = MESH) -> None:
+    """`one` (of the mesh) peers with `two` under a policy of its own."""
+    wire.configure(one, {address(2): PeerConfig(address(2), asn, policy=policy)})
+    wire.configure(two, {address(1): PeerConfig(address(1), MESH)})
+
+
+def pair(policy: Policy, asn: int = MESH) -> tuple[Wire, Node, Node]:
+    wire = Wire()
+    one, two = wire.node(1, MESH), wire.node(2, asn)
+    joined(wire, one, two, policy, asn)
+    wire.announce(one)
+    wire.announce(two)
+    wire.until(lambda: one.state(two) is two.state(one) is State.ESTABLISHED)
+    return wire, one, two
+
+
+def attributes_at(node: Node, prefix: str) -> PathAttributes:
+    best = node.router.ribs[Family.IPV4].best(nlri.pack(ip_network(prefix)))
+    assert best is not None
+    return best.attributes
+
+
+def sessions(node: Node) -> list[object]:
+    return [peer.connection for peer in node.router.peers.values()]
+
+
+def test_only_what_the_policy_lets_through_is_told() -> None:
+    policy = Policy(outgoing=(Rule(Action.ACCEPT, prefix=POOL), Rule(Action.REJECT)))
+    wire, one, two = pair(policy)
+    wire.announce(one, ONE, THREE)
+    wire.run(1)
+    assert list(two.learned()) == [ONE]
+
+
+def test_only_what_the_policy_lets_through_is_believed_and_the_rest_is_kept_with_its_reason() -> None:
+    policy = Policy(incoming=(Rule(Action.REJECT, "not from there", prefix=POOL),))
+    wire, one, two = pair(policy)
+    wire.announce(two, ONE, THREE)
+    wire.run(1)
+    assert list(one.learned()) == [THREE]
+    (intake,) = one.router.peers[address(2)].intakes.values()
+    assert intake.refused == {nlri.pack(ip_network(ONE)): "not from there"}
+    assert len(intake.told) == 2
+
+
+def test_one_update_may_fall_apart_into_paths_with_different_attributes() -> None:
+    tag = Rule(Action.NEXT, prefix=PrefixMatch(ip_network(ONE)), operations=(AddCommunity(TAG),))
+    prefer = Rule(Action.ACCEPT, prefix=PrefixMatch(ip_network(TWO)), operations=(SetPriority(512),))
+    wire, one, two = pair(Policy(incoming=(tag, prefer)))
+    wire.announce(two, ONE, TWO, THREE)
+    wire.run(1)
+    assert attributes_at(one, ONE).communities == (TAG,)
+    assert attributes_at(one, TWO).local_pref == 0x7FFFFFFF - 512
+    assert attributes_at(one, THREE) == PathAttributes(next_hop=address(2), local_pref=100)
+
+
+def test_what_a_rule_puts_in_front_of_the_path_stands_behind_our_own_as() -> None:
+    policy = Policy(outgoing=(Rule(Action.ACCEPT, operations=(PrependAs((65009, 65008)),)),))
+    wire, one, two = pair(policy, FABRIC)
+    wire.announce(one, ONE)
+    wire.run(1)
+    assert attributes_at(two, ONE).as_path == ((2, (MESH, 65009, 65008)),)
+
+
+def test_a_change_of_the_outgoing_policy_is_told_within_the_same_session() -> None:
+    closed = Policy(outgoing=(Rule(Action.REJECT),))
+    wire, one, two = pair(closed)
+    wire.announce(one, ONE, THREE)
+    wire.run(1)
+    before = sessions(one)
+    steps = (
+        (Policy(), [THREE, ONE]),
+        (Policy(outgoing=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
+        (closed, []),
+    )
+    for policy, expected in steps:
+        joined(wire, one, two, policy)
+        wire.run(1)
+        assert sorted(two.learned()) == sorted(expected)
+    assert sessions(one) == before
+
+
+def test_a_change_of_the_incoming_policy_needs_no_word_from_the_peer() -> None:
+    closed = Policy(incoming=(Rule(Action.REJECT, "closed"),))
+    wire, one, two = pair(closed)
+    wire.announce(two, ONE, THREE)
+    wire.run(1)
+    before = sessions(one)
+    tagged = Policy(incoming=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
+    for policy, expected in (
+        (Policy(), [THREE, ONE]),
+        (Policy(incoming=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
+        (tagged, [THREE, ONE]),
+        (closed, []),
+        (tagged, [THREE, ONE]),
+    ):
+        joined(wire, one, two, policy)
+        assert sorted(one.learned()) == sorted(expected)  # at once, without running the wire
+    assert attributes_at(one, ONE).communities == (TAG,)
+    assert sessions(one) == before
+
+
+def test_what_is_wrong_in_itself_stays_refused_under_any_policy() -> None:
+    wire = Wire()
+    one, two = wire.node(1, MESH), wire.node(2, FABRIC)
+    loop = Policy(outgoing=(Rule(Action.ACCEPT, operations=(PrependAs((MESH,)),)),))
+    wire.configure(one, {address(2): PeerConfig(address(2), FABRIC)})
+    wire.configure(two, {address(1): PeerConfig(address(1), MESH, policy=loop)})
+    wire.announce(one)
+    wire.announce(two, ONE)
+    wire.until(lambda: one.state(two) is State.ESTABLISHED)
+    wire.run(1)
+    other = Policy(incoming=(Rule(Action.ACCEPT),))
+    wire.configure(one, {address(2): PeerConfig(address(2), FABRIC, policy=other)})
+    assert one.learned() == {}
+    (intake,) = one.router.peers[address(2)].intakes.values()
+    assert intake.refused == {nlri.pack(ip_network(ONE)): f"our own AS {MESH} is in AS_PATH"}
+
+
+def test_a_withdrawn_path_that_was_refused_leaves_nothing() -> None:
+    wire, one, two = pair(Policy(incoming=(Rule(Action.REJECT, "closed"),)))
+    wire.announce(two, ONE)
+    wire.run(1)
+    wire.announce(two)
+    wire.run(1)
+    (intake,) = one.router.peers[address(2)].intakes.values()
+    assert (len(intake.told), intake.refused, intake._filtered) == (0, {}, set())
+
+
+def test_a_path_refused_in_an_update_takes_the_place_of_the_one_believed_before() -> None:
+    refuse_tagged = Policy(incoming=(Rule(Action.REJECT, "tagged", community=TAG),))
+    wire, one, two = pair(refuse_tagged)
+    wire.announce(two, ONE)
+    wire.run(1)
+    assert list(one.learned()) == [ONE]
+    tag = Policy(outgoing=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
+    wire.configure(two, {address(1): PeerConfig(address(1), MESH, policy=tag)})
+    wire.run(1)
+    assert one.learned() == {}
