@@ -27,7 +27,7 @@ def refusal(
     next_hop = attributes.next_hop
     if next_hop is None:
         return "NEXT_HOP is missing"
-    if next_hop in (local, *us.addresses):
+    if next_hop in (local, peer.local_address, *us.addresses):
         return f"NEXT_HOP {next_hop} is ourselves"
     if next_hop.is_loopback and not peer.address.is_loopback:
         return f"NEXT_HOP {next_hop} is a loopback address"

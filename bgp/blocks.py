@@ -43,6 +43,8 @@ class Decoded:
     """The value of MP_REACH_NLRI."""
     unreach: bytes | None = None
     """The value of MP_UNREACH_NLRI."""
+    next_hop_fault: str = ""
+    """What is wrong with NEXT_HOP; it matters only to what stands in the NLRI field (RFC 4760 section 3)."""
 
 
 class _Block:
@@ -57,6 +59,7 @@ class _Block:
         self.present: set[int] = set()
         self.treatment: Treatment | None = None
         self.faults: list[str] = []
+        self.next_hop_fault = ""
 
     def fault(self, error: MalformedAttribute) -> None:
         """The strongest treatment wins; what happens all the time has no text and is not said."""
@@ -72,9 +75,9 @@ class _Block:
                 raise withdraw(f"{spec.code.name} has the wrong flags 0x{flags:02x}")
             self.values[spec.field] = spec.decode(value, self.context)
         elif code in _RAW_FLAGS:
+            self.raw[code] = value
             if flags & TRANSITIVE != _RAW_FLAGS[code]:
                 raise withdraw(f"{Attribute(code).name} has the wrong flags 0x{flags:02x}")
-            self.raw[code] = value
         elif not flags & Flag.OPTIONAL:
             raise withdraw(f"attribute {code} is well-known by its flags but not known")
         elif flags & Flag.TRANSITIVE:
@@ -125,7 +128,10 @@ def decode(block: bytes, context: Context) -> Decoded:
         try:
             found.read(flags, code, value)
         except MalformedAttribute as error:
-            found.fault(error)
+            if code == Attribute.NEXT_HOP:
+                found.next_hop_fault = str(error)
+            else:
+                found.fault(error)
     found.merge_as4()
     return Decoded(
         replace(_DEFAULTS, **found.values, unknown=tuple(found.unknown)),
@@ -134,6 +140,7 @@ def decode(block: bytes, context: Context) -> Decoded:
         frozenset(found.present),
         found.raw.get(Attribute.MP_REACH_NLRI),
         found.raw.get(Attribute.MP_UNREACH_NLRI),
+        found.next_hop_fault,
     )
 
 

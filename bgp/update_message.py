@@ -112,6 +112,7 @@ class _Treated:
         self._told: dict[Family, _Told] = {}
         self._faults = list(decoded.faults)
         self._missing: list[Attribute] = []
+        self._treatment = decoded.treatment
 
     def _of(self, family: Family) -> _Told:
         return self._told.setdefault(family, _Told())
@@ -120,7 +121,9 @@ class _Treated:
         """The two fields of RFC 4271, and what the multiprotocol attributes say beside them."""
         if Family.IPV4 in self._families:
             self._told[Family.IPV4] = _Told(withdrawn, announced)
-            self._missing = [Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP] if announced else []
+            if announced:
+                self._missing = [Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP]
+                self._judge_next_hop()
         elif withdrawn or announced:
             self._faults.append("IPv4 prefixes, although the family was not agreed")
         if self._decoded.unreach is not None:
@@ -129,6 +132,11 @@ class _Treated:
         if self._decoded.reach is not None:
             found = multiprotocol.reach(self._decoded.reach, self._families)
             self._faults.append(found) if isinstance(found, str) else self._take_reach(found)
+
+    def _judge_next_hop(self) -> None:
+        if self._decoded.next_hop_fault:
+            self._faults.append(self._decoded.next_hop_fault)
+            self._treatment = Treatment.TREAT_AS_WITHDRAW
 
     def _take_unreach(self, gone: Unreach) -> None:
         told = self._of(gone.family)
@@ -155,7 +163,7 @@ class _Treated:
         missing = [code for code in self._missing if code not in decoded.present]
         faults = (*self._faults, *(f"{code.name} is missing" for code in missing))
         said = {family: one for family, one in told.items() if one.announced or one.withdrawn}
-        if missing or decoded.treatment is Treatment.TREAT_AS_WITHDRAW:
+        if missing or self._treatment is Treatment.TREAT_AS_WITHDRAW:
             if not said:
                 raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
             return _joined(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bgp.attributes import SPECS
+from bgp.families import Family
 from bgp.iana import Attribute, Flag
 
 KEPT, GONE = "kept", "gone"
@@ -26,6 +27,7 @@ class Mistake:
     name: str
     bodies: tuple[bytes, bytes]
     outcomes: tuple[Outcome, Outcome]
+    family: Family = Family.IPV4
 
 
 def tlv(flags: int, code: int, value: str) -> bytes:
@@ -284,7 +286,8 @@ OPENS: list[tuple[str, str, str]] = [
     ("a long AS4 capability", _open("41050000fc0000"), "0200"),
     ("a short multiprotocol capability", _open("0102000141040000fc00"), "0200"),
     ("a graceful restart capability of one octet", _open("40010041040000fc00"), "0200"),
-    ("only IPv6", _open("01040002000141040000fc00"), "0207010400010001"),
+    ("only a family that we do not have", _open("01040019004141040000fc00"), "0207010400010001010400020001"),
+    ("only IPv6 multicast", _open("01040002000241040000fc00"), "0207010400010001010400020001"),
     ("a KEEPALIVE instead", MARK + "001304", "0501"),
     ("an UPDATE instead", MARK + "00170200000000", "0501"),
     ("a ROUTE-REFRESH instead", MARK + "00170500010001", "0501"),

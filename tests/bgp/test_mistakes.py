@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 import structlog
@@ -15,18 +15,22 @@ from bgp import messages, nlri
 from bgp.attributes import Context
 from bgp.capabilities import Capabilities
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Family
 from bgp.framing import Framing, frame
 from bgp.iana import MessageType
 from bgp.messages import Keepalive, Message, Notification, Open, Update
 from bgp.speaker import Speaker
 from tests.bgp.mistakes import ESTABLISHED, GONE, KEPT, OPENS, PREFIX, UPDATES, Mistake, body, good
+from tests.bgp.mistakes_ipv6 import MARKER6, MARKER_REACH, PREFIX6, UPDATES6, body6
 
 PORT = 17912
 US, INSIDE, OUTSIDE, THIRD = (IPv4Address(f"127.0.12.{last}") for last in (1, 2, 3, 9))
+US6 = IPv6Address("fd00::1")
 ASN = {INSIDE: 64512, OUTSIDE: 65001, THIRD: 65009}
 MARKER = nlri.pack(IPv4Network("192.168.99.0/26"))
+SUBJECTS = {Family.IPV4: (PREFIX, "192.168.1.0/26"), Family.IPV6: (PREFIX6, "fd10:1::/122")}
 WAIT_SECONDS = 5
-WIDE = Context(four_octet_as=True, internal=True)
+WIDE = Context(four_octet_as=True, internal=True, families=frozenset(Family))
 
 
 class Raw:
@@ -46,7 +50,7 @@ class Raw:
     async def establish(self) -> None:
         await self.connect()
         asn = ASN[self.own]
-        offer = Capabilities(four_octet_as=asn)
+        offer = Capabilities(families=frozenset(Family), four_octet_as=asn)
         self.send(messages.encode(Open(asn, 90, self.own, offer), WIDE) + messages.encode(Keepalive(), WIDE))
         assert isinstance(await self.next(), Open)
         assert isinstance(await self.next(), Keepalive)
@@ -97,7 +101,13 @@ class Raw:
 async def world(sender: IPv4Address) -> AsyncIterator[tuple[Raw, Raw, Speaker]]:
     config = SpeakerConfig(64512, US, US, PORT)
     speaker = Speaker(config, SystemClock(), lambda: None, structlog.get_logger())
-    speaker.configure({one: PeerConfig(one, ASN[one], passive=True) for one in (sender, THIRD)})
+    both = frozenset(Family)
+    speaker.configure(
+        {
+            one: PeerConfig(one, ASN[one], passive=True, local_address=US6, families=both)
+            for one in (sender, THIRD)
+        }
+    )
     speaker.announce(frozenset())
     listening = asyncio.create_task(speaker.run())
     raw, third = Raw(sender), Raw(THIRD)
@@ -137,27 +147,31 @@ async def test_a_wrong_message_in_a_session_has_its_answer_and_costs_the_routes(
 
 
 @pytest.mark.parametrize("internal", [True, False], ids=["iBGP", "eBGP"])
-@pytest.mark.parametrize("mistake", [pytest.param(one, id=one.name) for one in UPDATES])
+@pytest.mark.parametrize("mistake", [pytest.param(one, id=one.name) for one in [*UPDATES, *UPDATES6]])
 async def test_a_wrong_update_costs_what_the_rfcs_say_and_no_more(mistake: Mistake, internal: bool) -> None:
     outcome = mistake.outcomes[not internal]
     attributes = b"".join(good(internal).values())
+    prefix, shown = SUBJECTS[mistake.family]
     async with world(INSIDE if internal else OUTSIDE) as (raw, third, speaker):
         await raw.establish()
         await third.establish()
-        raw.update(body(attributes))
-        await third.until(PREFIX)
+        raw.update(body(attributes) if mistake.family is Family.IPV4 else body6(internal, {}))
+        await third.until(prefix)
         raw.update(mistake.bodies[not internal])
         if isinstance(outcome, tuple):
             assert await raw.answer() == bytes(outcome).hex()
             assert isinstance(update := await third.next(), Update)
-            assert update.withdrawn == (PREFIX,)
+            assert update.withdrawn == (prefix,)
             return
-        raw.update(body(attributes, MARKER))
-        heard = await third.until(MARKER)
-        withdrawn = any(PREFIX in update.withdrawn for update in heard)
+        ipv4 = mistake.family is Family.IPV4
+        raw.update(body(attributes, MARKER) if ipv4 else body6(internal, MARKER_REACH))
+        heard = await third.until(MARKER if ipv4 else MARKER6)
+        withdrawn = any(prefix in update.withdrawn for update in heard)
         assert (KEPT if not withdrawn else GONE) == outcome
-        learned = {str(prefix) for prefix in speaker.learned}
-        assert learned == {"192.168.99.0/26"} | ({"192.168.1.0/26"} if outcome == KEPT else set())
+        learned = {str(one) for one in speaker.learned}
+        assert learned == {"192.168.99.0/26" if ipv4 else "fd10:9::/64"} | (
+            {shown} if outcome == KEPT else set()
+        )
 
 
 async def test_what_is_not_understood_goes_on_with_the_partial_bit_and_what_must_not_leave_stays() -> None:
@@ -197,4 +211,4 @@ async def test_well_known_communities_are_honoured(community: str) -> None:
 
 
 def test_the_table_is_as_long_as_it_should_be() -> None:
-    assert len(OPENS) + len(ESTABLISHED) + 2 * len(UPDATES) >= 150
+    assert len(OPENS) + len(ESTABLISHED) + 2 * len(UPDATES) + 2 * len(UPDATES6) >= 400
