@@ -13,7 +13,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How long peers keep our routes while this agent is away (RFC 4724)."""
     deferral_seconds: float = 60.0
     """How long after a start learned routes are not deleted for want of a peer."""
+    local_prefixes: list[str] = []
+    """Networks of this machine that are told to the peers while an interface here bears one of their addresses:
+    a docker0 bridge's subnet, such as 172.17.1.0/24."""
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,6 +212,7 @@ def _sentence(message: str, raw: Mapping[str, Any]) -> str:
 def _check(config: Config) -> None:
     if config.node.address:
         node_address(config.node.address)
+    local_prefixes(config.bgp)
     name, etcd, bgp, log = config.node_name, config.etcd, config.bgp, config.log
     rules = (
         (
@@ -244,6 +248,14 @@ def _check(config: Config) -> None:
     for holds, sentence in rules:
         if not holds:
             raise ConfigError(sentence)
+
+
+def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:
+    """`bgp.local_prefixes` as values. Raises ConfigError."""
+    try:
+        return tuple(ip_network(text) for text in settings.local_prefixes)
+    except ValueError as error:
+        raise ConfigError(f"bgp.local_prefixes: {error}; name networks such as 172.17.1.0/24") from None
 
 
 def node_address(text: str) -> IPv4Interface:

@@ -1,23 +1,30 @@
 """Facts to originations: what this node has to tell of its own.
 
 Promises: pure; a node originates its own blocks once their blackhole is in the kernel, the addresses its pods borrowed
-from other nodes' blocks, and the local prefixes that its settings name; never an address inside an own block, and never
-what it learned. Which peer is told which of them is decided by `agent.policies`.
+from other nodes' blocks, and the local prefixes that its settings name while they are here; never an address inside an
+own block, and never what it learned. Which peer is told which of them is decided by `agent.policies`.
 Does not know: sessions, the kernel beyond the routes it is told are installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.objects import Link, RouteKey
+from bgp.families import Prefix
+
+
+def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
+    """The local prefixes that an interface bears an address of: packets to the others would find nobody here."""
+    addresses = [address for link in links.values() if link.up for address, _ in link.addresses]
+    return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
 def announcements(
-    facts: Facts, installed: Collection[RouteKey], local_prefixes: Iterable[IPv4Network] = ()
-) -> frozenset[IPv4Network]:
+    facts: Facts, installed: Collection[RouteKey], local_prefixes: Iterable[Prefix] = ()
+) -> frozenset[Prefix]:
     """All of it."""
     own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
     blocks = {block for block in own if block.prefixlen == 32 or RouteKey(block) in installed}

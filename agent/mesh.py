@@ -18,11 +18,11 @@ from typing import Any
 import structlog
 
 from agent.clock import Clock
-from agent.config import BgpSettings
+from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
-from agent.exporting import announcements
+from agent.exporting import announcements, borne
 from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
 from agent.policies import Ground, policy
 from agent.policies import troubles as policy_troubles
@@ -44,6 +44,7 @@ class Mesh:
         self, settings: BgpSettings, secrets: Secrets, clock: Clock, changed: Callable[[], None]
     ) -> None:
         self._settings = settings
+        self._local_prefixes = local_prefixes(settings)
         self._secrets = secrets
         self._clock = clock
         self._changed = changed
@@ -76,6 +77,7 @@ class Mesh:
         ground = Ground(
             pools=facts.pools,
             own_blocks=frozenset(own_blocks(facts.block_owners, facts.node)),
+            local_prefixes=self._local_prefixes,
             cluster=cluster.bgp,
             node=cluster.own_bgp,
             filters=cluster.bgp_filters,
@@ -83,7 +85,7 @@ class Mesh:
         if started or situation != self._situation or ground != self._ground:
             self._situation, self._ground = situation, ground
             self._configure(self._speaker, situation, ground)
-        self._speaker.announce(announcements(facts, installed))
+        self._speaker.announce(announcements(facts, installed, borne(self._local_prefixes, facts.links)))
 
     def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
         self._peering = peering(situation)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 from agent.dataplane.facts import Endpoint, Facts
-from agent.dataplane.objects import RouteKey
-from agent.exporting import announcements
+from agent.dataplane.objects import Link, RouteKey
+from agent.exporting import announcements, borne
 from ipam.model import NodeName, Pool
 
 ME, OTHER = NodeName("a"), NodeName("b")
@@ -42,3 +43,13 @@ def test_a_block_of_one_address_needs_no_blackhole() -> None:
 def test_local_prefixes_are_told_beside_the_rest() -> None:
     docker = IPv4Network("172.17.1.0/24")
     assert announcements(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK, docker}
+
+
+def test_a_local_prefix_is_told_only_while_an_interface_that_is_up_bears_it() -> None:
+    here, gone, six = (ip_network(text) for text in ("172.17.1.0/24", "172.17.2.0/24", "fd17::/64"))
+    docker = Link(3, "docker0", "bridge", 1500, True, None, ((IPv4Address("172.17.1.252"), 24),))
+    prefixes = (here, gone, six)
+    assert borne(prefixes, {"docker0": docker}) == (here,)
+    assert borne(prefixes, {"docker0": replace(docker, up=False)}) == ()
+    both = replace(docker, addresses=(*docker.addresses, (IPv6Address("fd17::1"), 64)))
+    assert borne(prefixes, {"docker0": both}) == (here, six)
