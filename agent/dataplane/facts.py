@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from agent.dataplane.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Link
+from agent.dataplane.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Address, Link, Prefix
 from ipam.model import NodeName, Pool
 
 IPIP_OVERHEAD = 20
-VXLAN_OVERHEAD = 50
-SMALLEST_MTU = 576
-"""RFC 791: every IPv4 host must take a datagram of this size."""
+VXLAN_OVERHEADS = {4: 50, 6: 70}
+"""By the version of IP outside."""
+SMALLEST_MTUS = {4: 576, 6: 1280}
+"""RFC 791: every IPv4 host must take a datagram of this size; RFC 8200: a link below it does not carry IPv6."""
+VERSIONS = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class NodeAddresses:
     vxlan: IPv4Address | None = None
     vxlan_mac: str | None = None
     """Published by the node; None means the address made from its name."""
+    underlay6: IPv6Interface | None = None
+    vxlan6: IPv6Address | None = None
+    vxlan6_mac: str | None = None
+
+    def on(self, version: int) -> IPv4Interface | IPv6Interface | None:
+        """The address on the underlay in a version of IP."""
+        return self.underlay6 if version == 6 else self.underlay
+
+    def vtep(self, version: int) -> Address | None:
+        """The address on the VXLAN device of a version of IP."""
+        return self.vxlan6 if version == 6 else self.vxlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ class Endpoint:
     """A local pod interface."""
 
     interface: str
-    addresses: tuple[IPv4Address, ...]
+    addresses: tuple[Address, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +69,9 @@ class Facts:
     node: NodeName
     pools: tuple[Pool, ...] = ()
     nodes: Mapping[NodeName, NodeAddresses] = field(default_factory=dict)
-    block_owners: Mapping[IPv4Network, NodeName] = field(default_factory=dict)
+    block_owners: Mapping[Prefix, NodeName] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
-    learned: Mapping[IPv4Network, IPv4Address] = field(default_factory=dict)
+    learned: Mapping[Prefix, Address] = field(default_factory=dict)
     """Prefix -> next hop: the best BGP paths."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
@@ -70,36 +83,45 @@ class Facts:
 
     @property
     def parent(self) -> Link | None:
-        """The underlay interface: the one that bears this node's address."""
-        if self.me is None:
-            return None
-        return bearing(self.links, self.me.underlay.ip)
+        """The underlay interface of IPv4."""
+        return self.parent_of(4)
 
-    def pool_of(self, prefix: IPv4Network) -> Pool | None:
-        """The IPv4 pool that holds a prefix."""
+    def parent_of(self, version: int) -> Link | None:
+        """The underlay interface: the one that bears this node's address of a version of IP."""
+        own = self.me.on(version) if self.me is not None else None
+        return bearing(self.links, own.ip) if own is not None else None
+
+    def pool_of(self, prefix: Prefix) -> Pool | None:
+        """The pool that holds a prefix."""
         for pool in self.pools:
-            if isinstance(pool.cidr, IPv4Network) and prefix.subnet_of(pool.cidr):
+            if within(prefix, pool.cidr):
                 return pool
         return None
 
 
-def bearing(links: Mapping[str, Link], address: IPv4Address) -> Link | None:
-    """The link that bears an address, apart from our own tunnels."""
+def within(inner: Prefix, outer: Prefix) -> bool:
+    """Whether one prefix lies in another; never across versions."""
+    if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
+        return False
+    return inner.network_address in outer
+
+
+def bearing(links: Mapping[str, Link], address: Address) -> Link | None:
+    """The link that bears an address."""
     for link in links.values():
         if any(own == address for own, _ in link.addresses):
             return link
     return None
 
 
-def on_link(links: Mapping[str, Link], address: IPv4Address) -> Link | None:
-    """The link whose subnet holds `address`, longest prefix first; host addresses (/32) connect to nobody."""
+def on_link(links: Mapping[str, Link], address: Address) -> Link | None:
+    """The link whose subnet holds `address`, longest prefix first; host addresses (/32, /128) connect to nobody."""
     best: tuple[int, Link] | None = None
     for link in links.values():
         for own, length in link.addresses:
-            if own.version != 4 or length >= 32 or not link.up:
+            if own.version != address.version or length >= own.max_prefixlen or not link.up:
                 continue
-            if address in IPv4Network((int(own), length), strict=False) and (
-                best is None or length > best[0]
-            ):
+            near = (int(own) ^ int(address)) >> (own.max_prefixlen - length) == 0
+            if near and (best is None or length > best[0]):
                 best = (length, link)
     return best[1] if best else None

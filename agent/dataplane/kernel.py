@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Protocol
 
 from agent.dataplane.objects import (
@@ -82,8 +81,8 @@ class PathToHost:
     """The kernel's own answer to "how would you reach it": RTM_GETROUTE."""
 
     device: str
-    source: IPv4Address
-    gateway: IPv4Address | None
+    source: Address
+    gateway: Address | None
 
 
 class Changes(Protocol):
@@ -112,10 +111,10 @@ class Kernel(Protocol):
         ...
 
     async def routes(self) -> Mapping[RouteKey, Route]:
-        """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
+        """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         ...
 
-    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+    async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device."""
         ...
 
@@ -124,7 +123,7 @@ class Kernel(Protocol):
         ...
 
     async def put_tunnel(self, tunnel: Tunnel) -> None:
-        """Make the device exist, be up and look exactly so; its address is the only IPv4 one it bears."""
+        """Make the device exist, be up and look exactly so; its address is the only one of its version it bears."""
         ...
 
     async def remove_tunnel(self, name: str) -> None:
@@ -160,9 +159,9 @@ class Kernel(Protocol):
         ...
 
     async def put_masquerade(self, wish: Masquerade) -> None:
-        """Replace our table in one nftables transaction; an empty wish removes it.
+        """Replace our tables, each in one nftables transaction; of a version without sources there is none after.
 
-        Raises Unsupported without nftables' ip family.
+        Raises Unsupported without nftables' families.
         """
         ...
 
@@ -181,7 +180,7 @@ class Kernel(Protocol):
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
         ...
 
-    async def path_to(self, host: IPv4Address) -> PathToHost:
+    async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there."""
         ...
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ipaddress import IPv4Address
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -33,6 +32,7 @@ from agent.dataplane.objects import (
     RouteKey,
     Sysctl,
     Tunnel,
+    version_of,
 )
 from agent.dataplane.route_decoder import RouteDecoder
 from agent.dataplane.rtlinks import NeighbourRow
@@ -41,6 +41,8 @@ from agent.dataplane.rtnexthops import Nexthop
 T = TypeVar("T", Route, Neighbour, FdbEntry)
 E = TypeVar("E", Neighbour, FdbEntry)
 
+FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
+FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """For a deletion: it is so already."""
 
@@ -70,15 +72,10 @@ class NetlinkKernel:
         return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
 
     async def routes(self) -> Mapping[RouteKey, Route]:
-        """All IPv4 routes of the main table without a TOS; of several with one key the first, which is in force."""
+        """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         generation = self._nexthops.generation
         self._decoder.begin()
-        try:
-            rows = await dump(rtnetlink.route_dump_request(), rtnetlink.RTM_NEWROUTE, self._decoder.decode)
-        except Refused as error:
-            if error.code == errno.ENOENT:  # the main table is made with its first route
-                return {}
-            raise
+        rows = [row for family in FAMILIES for row in await self._routes_of(family)]
         self._decoder.end()
         await self._nexthops.collect(self._decoder.nexthops, generation)
         found: dict[RouteKey, Route] = {}
@@ -86,11 +83,21 @@ class NetlinkKernel:
             found.setdefault(row.key, row)
         return found
 
-    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+    async def _routes_of(self, family: int) -> list[Route]:
+        request = rtnetlink.route_dump_request(family=family)
+        try:
+            return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode)
+        except Refused as error:
+            # The main table is made with its first route; a kernel may be without IPv6.
+            if error.code == errno.ENOENT or error.code in UNSUPPORTED_ERRNOS:
+                return []
+            raise
+
+    async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device; none when there is no such device."""
         return {
             row.destination: Neighbour(device, row.destination, row.mac)
-            for row in await self._permanent(rtnetlink.AF_INET, device)
+            for row in await self._permanent(FAMILY_OF_VERSION[version_of(device)], device)
             if row.destination is not None and row.mac is not None
         }
 
@@ -116,7 +123,7 @@ class NetlinkKernel:
         permanent = rtlinks.NUD_PERMANENT
         return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
 
-    async def path_to(self, host: IPv4Address) -> PathToHost:
+    async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises KernelError without a route."""
         index, source, gateway = await devices.look_up(host)
         return PathToHost(device_name(index), source, gateway)
@@ -236,7 +243,7 @@ class NetlinkKernel:
 
 def _hop(route: Route, indexes: _Indexes) -> Nexthop | None:
     """What a route could refer to; None where it has no gateway."""
-    if not isinstance(route.gateway, IPv4Address) or route.device is None:
+    if route.gateway is None or route.device is None:
         return None
     index = indexes[route.device]
     return Nexthop(route.gateway, index, route.onlink) if index is not None else None

@@ -34,13 +34,17 @@ from agent.dataplane.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
 from agent.dataplane.switch_watch import SwitchWatch
 
 RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
-RTNLGRP_IPV4_NETCONF, RTNLGRP_NEXTHOP = 24, 32
+RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE = 9, 11
+RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF, RTNLGRP_NEXTHOP = 24, 25, 32
 GROUPS = (
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
     RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV6_NETCONF,
     RTNLGRP_NEXTHOP,
 )
 NFNLGRP_NFTABLES = 7
@@ -132,8 +136,8 @@ class NetlinkChanges:
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)
-        if row is None:
-            return []
+        if row is None or (row.address.version == 6 and row.address.is_link_local):
+            return []  # each new interface gets a link-local address, tentative first; nothing of ours depends on it
         changed = LinkChanged(self._name_of(row.index))
         # With an interface's last address its routes go too, unannounced.
         return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == RTM_DELADDR else [changed]

@@ -7,18 +7,20 @@ Does not know: which device should exist.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS
-from agent.dataplane.objects import Tunnel, TunnelKind
+from agent.dataplane.objects import Address, Tunnel, TunnelKind
 
-HOST_LENGTH = 32
+IFA_F_NODAD = 0x02
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @contextmanager
@@ -48,7 +50,9 @@ async def create_tunnel(wish: Tunnel, parent: int | None) -> None:
             "vxlan_id": wish.vni,
             "vxlan_port": wish.port,
             "vxlan_link": parent,
-            "vxlan_local": str(wish.local) if wish.local is not None else None,
+            "vxlan_local6" if wish.local is not None and wish.local.version == 6 else "vxlan_local": (
+                str(wish.local) if wish.local is not None else None
+            ),
             "vxlan_learning": wish.learning,
         }
     given = {name: value for name, value in attributes.items() if value is not None}
@@ -79,13 +83,19 @@ async def adjust_tunnel(index: int, wish: Tunnel, actual: Tunnel) -> None:
                 await kernel.link("set", index=index, kind=wish.kind.value, vxlan_learning=wish.learning)
         if wish.address is not None and wish.address != actual.address:
             with _said(f"adding {wish.address} to {wish.name}", errno.EEXIST):
-                await kernel.addr("add", index=index, address=str(wish.address), prefixlen=HOST_LENGTH)
+                await kernel.addr("add", index=index, **_host(wish.address))
         if not actual.up:
             with _said(f"setting {wish.name} up"):
                 await kernel.link("set", index=index, state="up")
 
 
-async def remove_address(index: int, name: str, address: IPv4Address, length: int) -> None:
+def _host(address: Address) -> dict[str, Any]:
+    """The one address of a tunnel: nobody else can have it, so IPv6 need not look for a duplicate for a second."""
+    words: dict[str, Any] = {"address": str(address), "prefixlen": address.max_prefixlen}
+    return words if address.version == 4 else {**words, "flags": IFA_F_NODAD}
+
+
+async def remove_address(index: int, name: str, address: Address, length: int) -> None:
     """Take an address from a device. Raises KernelError."""
     async with AsyncIPRoute(ext_ack=True) as kernel:
         with _said(f"removing {address}/{length} from {name}", errno.EADDRNOTAVAIL, errno.ENODEV):
@@ -106,14 +116,14 @@ async def set_down(index: int, name: str) -> None:
             await kernel.link("set", index=index, state="down")
 
 
-async def look_up(host: IPv4Address) -> tuple[int, IPv4Address, IPv4Address | None]:
+async def look_up(host: Address) -> tuple[int, Address, Address | None]:
     """RTM_GETROUTE: (interface index, source, gateway). Raises KernelError when there is no way."""
     async with AsyncIPRoute(ext_ack=True) as kernel:
         with _said(f"looking up the route to {host}"):
-            for found in await kernel.route("get", dst=str(host)):
+            for found in await kernel.route("get", dst=str(host), family=_FAMILIES[host.version]):
                 index, source, gateway = (
                     found.get_attr(name) for name in ("RTA_OIF", "RTA_PREFSRC", "RTA_GATEWAY")
                 )
                 if index is not None and source is not None:
-                    return index, IPv4Address(source), IPv4Address(gateway) if gateway is not None else None
+                    return index, ip_address(source), ip_address(gateway) if gateway is not None else None
     raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")

@@ -1,12 +1,11 @@
-"""Reads and replaces our nftables table over its own netlink family; nft(8) is not needed.
+"""Reads and replaces our nftables tables over its own netlink family; nft(8) is not needed.
 
-Promises: a replacement is one transaction. Does not know: the pools.
+Promises: a replacement of a table is one transaction. Does not know: the pools.
 """
 
 from __future__ import annotations
 
 import errno
-from ipaddress import IPv4Network
 
 from agent.dataplane import nft
 from agent.dataplane.kernel import KernelError, Unsupported
@@ -18,12 +17,14 @@ from agent.dataplane.netlink_socket import (
     dump,
     reason,
 )
-from agent.dataplane.objects import Masquerade
+from agent.dataplane.nft import Family
+from agent.dataplane.objects import Masquerade, Prefix
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 """For a read: there is no table, or nothing that could hold one."""
 NO_NFTABLES = (
-    "this kernel has no nftables ip family: natOutgoing is not in force; load nf_tables and nft_masq"
+    "this kernel has no nftables {family} family: natOutgoing is not in force; "
+    "load nf_tables and nft_masq ({why})"
 )
 
 
@@ -34,10 +35,19 @@ class Nftables:
         self._requests: RequestSocket | None = None
 
     async def read(self) -> Masquerade | None:
-        """What the table holds, networks collapsed; an empty value when it is not as this agent makes it."""
+        """What the tables hold, networks collapsed; None when there is none, empty when one is not as made here."""
+        found = [part for family in nft.FAMILIES if (part := await self._table(family)) is not None]
+        if not found or any(not part.sources for part in found):
+            return Masquerade() if found else None
+        return Masquerade(
+            frozenset().union(*(part.sources for part in found)),
+            frozenset().union(*(part.pools for part in found)),
+        )
+
+    async def _table(self, family: Family) -> Masquerade | None:
         try:
-            rules = await dump(nft.rules_request(), nft.NEWRULE, nft.decode_rule, NETLINK_NETFILTER)
-            sources, pools = [await self._networks(name) for name in (nft.SOURCES, nft.POOLS)]
+            rules = await dump(nft.rules_request(family), nft.NEWRULE, nft.decode_rule, NETLINK_NETFILTER)
+            sources, pools = [await self._networks(name, family) for name in (nft.SOURCES, nft.POOLS)]
         except Refused as error:
             if error.code in ABSENT:
                 return None
@@ -46,23 +56,28 @@ class Nftables:
             return None
         return Masquerade(sources, pools) if rules == [nft.RULE_SHAPE] else Masquerade()
 
-    async def _networks(self, name: str) -> frozenset[IPv4Network]:
-        parts = await dump(nft.elements_request(name), nft.NEWSETELEM, nft.decode_elements, NETLINK_NETFILTER)
-        return nft.networks_of(edge for part in parts for edge in part)
+    async def _networks(self, name: str, family: Family) -> frozenset[Prefix]:
+        request = nft.elements_request(name, family)
+        parts = await dump(request, nft.NEWSETELEM, nft.decode_elements, NETLINK_NETFILTER)
+        return nft.networks_of((edge for part in parts for edge in part), family)
 
     async def replace(self, wish: Masquerade) -> None:
-        """One transaction. Raises Unsupported without nftables' ip family or masquerading, KernelError."""
+        """One transaction a table. Raises Unsupported without nftables' families or masquerading, KernelError."""
+        for family in nft.FAMILIES:
+            self._replace(wish.of_version(family.version), family)
+
+    def _replace(self, wish: Masquerade, family: Family) -> None:
         if self._requests is None:
             self._requests = RequestSocket(NETLINK_NETFILTER)
-        refused = self._requests.transaction(nft.replacement(wish))
+        refused = self._requests.transaction(nft.replacement(wish, family))
         if not refused:
             return
         code, words = next(iter(refused.values()))
         if code in ABSENT:
             if wish.sources:
-                raise Unsupported(f"{NO_NFTABLES} ({reason(code, words)})")
+                raise Unsupported(NO_NFTABLES.format(family=family.name, why=reason(code, words)))
             return
-        raise KernelError(f"replacing the nftables table {nft.TABLE}: {reason(code, words)}")
+        raise KernelError(f"replacing the nftables table {family.name} {nft.TABLE}: {reason(code, words)}")
 
     @property
     def ports(self) -> frozenset[int]:

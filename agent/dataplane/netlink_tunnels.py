@@ -8,7 +8,6 @@ Does not know: why a device is wished.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from agent.dataplane import netlink_devices as devices
@@ -16,10 +15,10 @@ from agent.dataplane import rtlinks, rtnetlink
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_names import device_index
 from agent.dataplane.netlink_socket import dump
-from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Address, Tunnel, TunnelKind
+from agent.dataplane.objects import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
 from agent.dataplane.rtlinks import LinkRow
 
-KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, VXLAN_DEVICE: TunnelKind.VXLAN}
+KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}
 
 Addresses = tuple[tuple[Address, int], ...]
 
@@ -100,10 +99,13 @@ def _parent(wish: Tunnel) -> int | None:
     return parent
 
 
-async def _strip(found: Found, kept: IPv4Address | None) -> None:
-    """Take every IPv4 address off but one."""
+async def _strip(found: Found, kept: Address | None) -> None:
+    """Take every address of the device's own version off but one, and link-local ones."""
+    version = version_of(found.tunnel.name)
     for ip, length in found.addresses:
-        if isinstance(ip, IPv4Address) and (ip != kept or length != devices.HOST_LENGTH):
+        if ip.version != version or ip.is_link_local:
+            continue
+        if ip != kept or length != ip.max_prefixlen:
             await devices.remove_address(found.row.index, found.tunnel.name, ip, length)
 
 
@@ -112,7 +114,7 @@ async def _in_the_way(wish: Tunnel) -> str | None:
     if wish.kind is not TunnelKind.VXLAN:
         return None
     for row, addresses in await all_links():
-        if row.kind == wish.kind.value and row.name != wish.name:
+        if row.kind == wish.kind.value and row.name not in KIND_BY_NAME:
             other = rtlinks.tunnel_of(row, addresses, {}, wish.kind)
             if other.port == wish.port:
                 return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"

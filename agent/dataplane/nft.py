@@ -1,4 +1,4 @@
-"""The bytes of nf_tables for one table: `ip tortie`, which masquerades what leaves the pools (nf_tables.h).
+"""The bytes of nf_tables for two tables, `ip tortie` and `ip6 tortie`, which masquerade what leaves the pools.
 
     table ip tortie {
         set masquerade-pools { type ipv4_addr; flags interval; }
@@ -9,19 +9,22 @@
         }
     }
 
-Promises: pure; a replacement is one batch, so the kernel has the old table or the new one and never less; what is
-decoded of an encoded table is the wish with its networks collapsed. Does not know: sockets.
+The other is the same with ip6 and ipv6_addr (nf_tables.h). Promises: pure; a replacement is one batch, so the kernel
+has the old table or the new one and never less; what is decoded of an encoded table is the wish with its networks
+collapsed. Does not know: sockets.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
-from agent.dataplane.objects import Masquerade
+from agent.dataplane.objects import Masquerade, Prefix, collapsed
 from agent.dataplane.rtnetlink import (
     AF_INET,
+    AF_INET6,
     AF_UNSPEC,
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -54,8 +57,6 @@ RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
 EXPR_NAME, EXPR_DATA = 1, 2
 SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ID = 1, 2, 3, 4, 5, 10
 SET_INTERVAL = 0x4
-KEY_TYPE_IPV4 = 7
-"""What nft(8) shows as `type ipv4_addr`; the kernel only stores it."""
 ELEM_LIST_TABLE, ELEM_LIST_SET, ELEM_LIST_ELEMENTS, ELEM_LIST_SET_ID = 1, 2, 3, 4
 ELEM_KEY, ELEM_FLAGS = 1, 3
 DATA_VALUE = 1
@@ -64,18 +65,39 @@ PAYLOAD_DREG, PAYLOAD_BASE, PAYLOAD_OFFSET, PAYLOAD_LEN = 1, 2, 3, 4
 LOOKUP_SET, LOOKUP_SREG, LOOKUP_SET_ID, LOOKUP_FLAGS = 1, 2, 4, 5
 NETWORK_HEADER = 1
 REGISTER_1 = 1
-IP_SOURCE_OFFSET, IP_DESTINATION_OFFSET, IP_ADDRESS_BYTES = 12, 16, 4
 LOOKUP_INVERTED = 1
 HOOK_POSTROUTING, PRIORITY_SRCNAT, POLICY_ACCEPT = 4, 100, 1
 RULE_SHAPE = ("payload", "lookup", "payload", "lookup", "masq")
 
-ELEMENT_BYTES = 24
-ELEMENTS_PER_MESSAGE = 60_000 // ELEMENT_BYTES
-"""A nested attribute's length is 16 bits."""
-END_OF_ADDRESSES = 1 << 32
+ELEMENTS_PER_MESSAGE = 60_000 // 36
+"""A nested attribute's length is 16 bits; an IPv6 element takes 36 bytes."""
 
 _GENERIC = struct.Struct(">BBH")
 """nfgenmsg: family, version, resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One of the two tables, and how addresses are there."""
+
+    name: str
+    number: int
+    version: int
+    key_type: int
+    """What nft(8) shows as `type ipv4_addr`; the kernel only stores it."""
+    source_offset: int
+    destination_offset: int
+    address_bytes: int
+
+    @property
+    def end(self) -> int:
+        """Behind the last address."""
+        return 1 << 8 * self.address_bytes
+
+
+IP = Family("ip", AF_INET, 4, 7, 12, 16, 4)
+IP6 = Family("ip6", AF_INET6, 6, 8, 8, 24, 16)
+FAMILIES = (IP, IP6)
 
 
 def _be(value: int) -> bytes:
@@ -90,52 +112,55 @@ def _nested(kind: int, *inner: bytes) -> bytes:
     return attribute(kind | NESTED, b"".join(inner))
 
 
-def _message(kind: int, flags: int, *body: bytes) -> bytes:
-    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(AF_INET, 0, 0) + b"".join(body))
+def _message(family: Family, kind: int, flags: int, *body: bytes) -> bytes:
+    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(family.number, 0, 0) + b"".join(body))
 
 
 def _edge(kind: int, flags: int = 0) -> bytes:
     return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES))
 
 
-def replacement(wish: Masquerade) -> list[bytes]:
-    """The messages of one batch that leaves our table so, or leaves none for a wish without sources.
+def replacement(whole: Masquerade, family: Family = IP) -> list[bytes]:
+    """The messages of one batch that leaves our table of a family so, or leaves none for a wish without sources.
 
     Adding before deleting makes the deletion succeed whether or not the table was there.
     """
+    wish = whole.of_version(family.version)
     table = attribute(TABLE_NAME, _name(TABLE))
     batch = [
         _edge(NFNL_MSG_BATCH_BEGIN),
-        _message(NEWTABLE, NLM_F_CREATE, table),
-        _message(DELTABLE, 0, table),
+        _message(family, NEWTABLE, NLM_F_CREATE, table),
+        _message(family, DELTABLE, 0, table),
     ]
     if wish.sources:
-        batch.append(_message(NEWTABLE, NLM_F_CREATE, table))
+        batch.append(_message(family, NEWTABLE, NLM_F_CREATE, table))
         for identity, (name, networks) in enumerate(((SOURCES, wish.sources), (POOLS, wish.pools)), 1):
-            batch.append(_set(name, identity))
-            batch += _elements(name, identity, networks)
-        batch += [_chain(), _rule()]
+            batch.append(_set(family, name, identity))
+            batch += _elements(family, name, identity, networks)
+        batch += [_chain(family), _rule(family)]
     # Only the last message is answered: its ACK comes after the commit.
     return [*batch, _edge(NFNL_MSG_BATCH_END, NLM_F_ACK)]
 
 
-def _set(name: str, identity: int) -> bytes:
+def _set(family: Family, name: str, identity: int) -> bytes:
     return _message(
+        family,
         NEWSET,
         NLM_F_CREATE,
         attribute(SET_TABLE, _name(TABLE)),
         attribute(SET_NAME, _name(name)),
         attribute(SET_FLAGS, _be(SET_INTERVAL)),
-        attribute(SET_KEY_TYPE, _be(KEY_TYPE_IPV4)),
-        attribute(SET_KEY_LENGTH, _be(IP_ADDRESS_BYTES)),
+        attribute(SET_KEY_TYPE, _be(family.key_type)),
+        attribute(SET_KEY_LENGTH, _be(family.address_bytes)),
         attribute(SET_ID, _be(identity)),
     )
 
 
-def _elements(name: str, identity: int, networks: Iterable[IPv4Network]) -> list[bytes]:
-    elements = [_element(value, end) for value, end in edges(networks)]
+def _elements(family: Family, name: str, identity: int, networks: Iterable[Prefix]) -> list[bytes]:
+    elements = [_element(family, value, end) for value, end in edges(networks, family)]
     return [
         _message(
+            family,
             NEWSETELEM,
             NLM_F_CREATE,
             attribute(ELEM_LIST_TABLE, _name(TABLE)),
@@ -147,46 +172,53 @@ def _elements(name: str, identity: int, networks: Iterable[IPv4Network]) -> list
     ]
 
 
-def edges(networks: Iterable[IPv4Network]) -> list[tuple[int, bool]]:
+def edges(networks: Iterable[Prefix], family: Family = IP) -> list[tuple[int, bool]]:
     """Networks as an interval set holds them: (first address, False) and (first address behind, True), ascending.
 
-    A set that does not begin at 0.0.0.0 bears an end there, as nft(8) writes it; an interval up to the last address
-    has no end. Neighbouring networks are one interval.
+    A set that does not begin at the first address bears an end there, as nft(8) writes it; an interval up to the last
+    address has no end. Neighbouring networks are one interval.
     """
     found: list[tuple[int, bool]] = []
-    for network in sorted(collapse_addresses(networks)):
+    for network in sorted(collapsed(networks), key=lambda one: int(one.network_address)):
         first, behind = int(network.network_address), int(network.broadcast_address) + 1
         if found and found[-1] == (first, True):
             found.pop()
         else:
             found.append((first, False))
-        if behind < END_OF_ADDRESSES:
+        if behind < family.end:
             found.append((behind, True))
     return [(0, True), *found] if found and found[0][0] != 0 else found
 
 
-def networks_of(found: Iterable[tuple[int, bool]]) -> frozenset[IPv4Network]:
+def networks_of(found: Iterable[tuple[int, bool]], family: Family = IP) -> frozenset[Prefix]:
     """The reverse of `edges`, whatever order the kernel lists them in."""
-    networks: list[IPv4Network] = []
+    networks: list[Prefix] = []
     start: int | None = None
     for value, end in sorted(found, key=lambda edge: (edge[0], not edge[1])):
         if end and start is not None:
-            networks += summarize_address_range(IPv4Address(start), IPv4Address(value - 1))
+            networks += _between(family, start, value - 1)
             start = None
         elif not end and start is None:
             start = value
     if start is not None:
-        networks += summarize_address_range(IPv4Address(start), IPv4Address(END_OF_ADDRESSES - 1))
-    return frozenset(collapse_addresses(networks))
+        networks += _between(family, start, family.end - 1)
+    return collapsed(networks)
 
 
-def _element(value: int, end: bool) -> bytes:
-    key = _nested(ELEM_KEY, attribute(DATA_VALUE, _be(value)))
+def _between(family: Family, first: int, last: int) -> Iterable[IPv4Network] | Iterable[IPv6Network]:
+    if family.version == 4:
+        return summarize_address_range(IPv4Address(first), IPv4Address(last))
+    return summarize_address_range(IPv6Address(first), IPv6Address(last))
+
+
+def _element(family: Family, value: int, end: bool) -> bytes:
+    key = _nested(ELEM_KEY, attribute(DATA_VALUE, value.to_bytes(family.address_bytes, "big")))
     return _nested(LIST_ELEM, key, attribute(ELEM_FLAGS, _be(INTERVAL_END if end else 0)))
 
 
-def _chain() -> bytes:
+def _chain(family: Family) -> bytes:
     return _message(
+        family,
         NEWCHAIN,
         NLM_F_CREATE,
         attribute(CHAIN_TABLE, _name(TABLE)),
@@ -201,15 +233,16 @@ def _chain() -> bytes:
     )
 
 
-def _rule() -> bytes:
+def _rule(family: Family) -> bytes:
     expressions = (
-        _address_at(IP_SOURCE_OFFSET),
+        _address_at(family.source_offset, family.address_bytes),
         _lookup(SOURCES, 1, inverted=False),
-        _address_at(IP_DESTINATION_OFFSET),
+        _address_at(family.destination_offset, family.address_bytes),
         _lookup(POOLS, 2, inverted=True),
         _expression("masq"),
     )
     return _message(
+        family,
         NEWRULE,
         NLM_F_CREATE | NLM_F_APPEND,
         attribute(RULE_TABLE, _name(TABLE)),
@@ -222,14 +255,14 @@ def _expression(name: str, *data: bytes) -> bytes:
     return _nested(LIST_ELEM, attribute(EXPR_NAME, _name(name)), _nested(EXPR_DATA, *data))
 
 
-def _address_at(offset: int) -> bytes:
-    """Load four bytes of the IP header into register 1."""
+def _address_at(offset: int, length: int) -> bytes:
+    """Load an address of the IP header into register 1."""
     return _expression(
         "payload",
         attribute(PAYLOAD_DREG, _be(REGISTER_1)),
         attribute(PAYLOAD_BASE, _be(NETWORK_HEADER)),
         attribute(PAYLOAD_OFFSET, _be(offset)),
-        attribute(PAYLOAD_LEN, _be(IP_ADDRESS_BYTES)),
+        attribute(PAYLOAD_LEN, _be(length)),
     )
 
 
@@ -243,21 +276,16 @@ def _lookup(name: str, identity: int, *, inverted: bool) -> bytes:
     )
 
 
-def rules_request() -> bytes:
+def rules_request(family: Family = IP) -> bytes:
     """NFT_MSG_GETRULE of our chain."""
-    return _message(
-        GETRULE, NLM_F_DUMP, attribute(RULE_TABLE, _name(TABLE)), attribute(RULE_CHAIN, _name(CHAIN))
-    )
+    words = attribute(RULE_TABLE, _name(TABLE)), attribute(RULE_CHAIN, _name(CHAIN))
+    return _message(family, GETRULE, NLM_F_DUMP, *words)
 
 
-def elements_request(name: str) -> bytes:
+def elements_request(name: str, family: Family = IP) -> bytes:
     """NFT_MSG_GETSETELEM of one of our sets."""
-    return _message(
-        GETSETELEM,
-        NLM_F_DUMP,
-        attribute(ELEM_LIST_TABLE, _name(TABLE)),
-        attribute(ELEM_LIST_SET, _name(name)),
-    )
+    words = attribute(ELEM_LIST_TABLE, _name(TABLE)), attribute(ELEM_LIST_SET, _name(name))
+    return _message(family, GETSETELEM, NLM_F_DUMP, *words)
 
 
 def concerns_us(data: bytes, found: Message) -> bool:
@@ -269,7 +297,7 @@ def concerns_us(data: bytes, found: Message) -> bool:
     ):
         return False
     words = attributes(data, found.start + _GENERIC.size, found.end)
-    return data[found.start] == AF_INET and words.get(TABLE_NAME) == _name(TABLE)
+    return data[found.start] in (AF_INET, AF_INET6) and words.get(TABLE_NAME) == _name(TABLE)
 
 
 def author(data: bytes, found: Message) -> str | None:
@@ -296,7 +324,7 @@ def decode_elements(data: bytes, start: int, end: int) -> list[tuple[int, bool]]
         key = element.get(ELEM_KEY, b"")
         value = attributes(key, 0, len(key)).get(DATA_VALUE, b"")
         flags = int.from_bytes(element.get(ELEM_FLAGS, b""), "big")
-        if len(value) == IP_ADDRESS_BYTES:
+        if value:
             found.append((int.from_bytes(value, "big"), bool(flags & INTERVAL_END)))
     return found
 

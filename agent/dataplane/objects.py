@@ -7,7 +7,7 @@ Does not know: netlink, who wishes for an object, or why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
@@ -23,8 +23,17 @@ RTPROT_DATASTORE = 80
 
 TUNL0 = "tunl0"
 VXLAN_DEVICE = "vxlan.calico"
+VXLAN6_DEVICE = "vxlan-v6.calico"
+VXLAN_DEVICES = (VXLAN_DEVICE, VXLAN6_DEVICE)
 WORKLOAD_PREFIX = "cali"
-OUR_TUNNELS = frozenset({TUNL0, VXLAN_DEVICE})
+OUR_TUNNELS = frozenset({TUNL0, *VXLAN_DEVICES})
+IPV6_METRIC = 1024
+"""IP6_RT_PRIO_USER: what the kernel makes of a metric of 0 for IPv6; a key bears 0 for it."""
+
+
+def version_of(device: str) -> int:
+    """The version of IP that one of our tunnel devices carries, inside and outside."""
+    return 6 if device == VXLAN6_DEVICE else 4
 
 
 class Kind(IntEnum):
@@ -103,8 +112,9 @@ class Route:
             words.append(f"proto {PROTOCOL_NAMES.get(self.protocol, str(self.protocol))}")
         if self.scope is Scope.LINK:
             words.append("scope link")
-        if key.metric:
-            words.append(f"metric {key.metric}")
+        metric = key.metric or (IPV6_METRIC if key.destination.version == 6 else 0)
+        if metric:
+            words.append(f"metric {metric}")
         if self.onlink:
             words.append("onlink")
         return " ".join(words)
@@ -128,18 +138,18 @@ class Tunnel:
     name: str
     kind: TunnelKind
     mtu: int
-    address: IPv4Address | None
-    """The one /32 the device bears."""
+    address: Address | None
+    """The one /32 or /128 the device bears."""
     vni: int | None = None
     port: int | None = None
     parent: str | None = None
-    local: IPv4Address | None = None
+    local: Address | None = None
     mac: str | None = None
     up: bool = True
     """False is met, never wished; the same holds for the two below."""
     learning: bool = False
-    strays: tuple[IPv4Address, ...] = ()
-    """IPv4 addresses besides `address`."""
+    strays: tuple[Address, ...] = ()
+    """Addresses of the device's own version besides `address`, link-local ones left out."""
 
     def immutable_differences(self, other: Tunnel) -> tuple[str, ...]:
         """The attributes, with both values, for which `other` must be deleted before this one can stand."""
@@ -152,10 +162,10 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A permanent ARP entry."""
+    """A permanent ARP or neighbour discovery entry."""
 
     device: str
-    address: IPv4Address
+    address: Address
     mac: str
 
 
@@ -165,21 +175,34 @@ class FdbEntry:
 
     device: str
     mac: str
-    remote: IPv4Address
+    remote: Address
 
 
 @dataclass(frozen=True, slots=True)
 class Masquerade:
     """natOutgoing: traffic from `sources` to anything outside `pools` leaves with the node's address."""
 
-    sources: frozenset[IPv4Network] = frozenset()
-    pools: frozenset[IPv4Network] = frozenset()
+    sources: frozenset[Prefix] = frozenset()
+    pools: frozenset[Prefix] = frozenset()
+
+    def of_version(self, version: int) -> Masquerade:
+        """The part of one version of IP; empty when none of its pools is a source."""
+        sources = frozenset(prefix for prefix in self.sources if prefix.version == version)
+        pools = frozenset(prefix for prefix in self.pools if prefix.version == version)
+        return Masquerade(sources, pools) if sources else Masquerade()
 
     def collapsed(self) -> Masquerade:
         """The same addresses in the fewest networks: the form the kernel's interval sets are read back in."""
-        return Masquerade(
-            frozenset(collapse_addresses(self.sources)), frozenset(collapse_addresses(self.pools))
-        )
+        four, six = self.of_version(4), self.of_version(6)
+        return Masquerade(collapsed(four.sources | six.sources), collapsed(four.pools | six.pools))
+
+
+def collapsed(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
+    """Prefixes of one version of IP in the fewest networks."""
+    given = tuple(prefixes)
+    four = [prefix for prefix in given if isinstance(prefix, IPv4Network)]
+    six = [prefix for prefix in given if isinstance(prefix, IPv6Network)]
+    return frozenset((*collapse_addresses(four), *collapse_addresses(six)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +232,7 @@ class Dataplane:
     """Everything we wish the kernel to hold, or everything of ours that it holds."""
 
     tunnels: Mapping[str, Tunnel] = field(default_factory=dict)
-    neighbours: Mapping[tuple[str, IPv4Address], Neighbour] = field(default_factory=dict)
+    neighbours: Mapping[tuple[str, Address], Neighbour] = field(default_factory=dict)
     fdb: Mapping[tuple[str, str], FdbEntry] = field(default_factory=dict)
     routes: Mapping[RouteKey, Route] = field(default_factory=dict)
     masquerade: Masquerade = Masquerade()

@@ -1,7 +1,7 @@
 """Which kernel objects are this agent's, told from the kernel's state alone: a restarted agent has no memory.
 
 Promises: pure. A route of the kernel's own (protocol 2) or of a protocol that is neither ours nor on a device of ours
-is never ours. Tunnel devices are ours by name, everything on vxlan.calico is ours, the nftables table by its name.
+is never ours. Tunnel devices are ours by name, everything on them is ours, the nftables table by its name.
 Does not know: what is wished.
 """
 
@@ -14,7 +14,7 @@ from agent.dataplane.objects import (
     RTPROT_BOOT,
     RTPROT_DATASTORE,
     RTPROT_KERNEL,
-    VXLAN_DEVICE,
+    VXLAN_DEVICES,
     WORKLOAD_PREFIX,
     Route,
     RouteType,
@@ -33,7 +33,7 @@ class Ownership:
     workload: int = RTPROT_BOOT
     """Ours on `cali*` devices only: elsewhere it is what people type with `ip route add`."""
     tunnel: int = RTPROT_BOOT
-    """Ours on vxlan.calico only."""
+    """Ours on our VXLAN devices only."""
     learned: int = RTPROT_BIRD
     """The protocol of what BGP taught: kept until BGP has heard every peer again."""
 
@@ -44,7 +44,7 @@ class Ownership:
         if route.protocol in self.anywhere:
             return True
         device = route.device or ""
-        if device == VXLAN_DEVICE:
+        if device in VXLAN_DEVICES:
             return route.protocol == self.tunnel
         return device.startswith(WORKLOAD_PREFIX) and route.protocol == self.workload
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 from agent.dataplane.delta import Delta, difference
 from agent.dataplane.objects import (
     PROTOCOL_NAMES,
     WORKLOAD_PREFIX,
+    Address,
     Dataplane,
     FdbEntry,
     Kind,
@@ -52,7 +52,7 @@ class Picture:
     """The kernel as last read, with our own writes since; foreign routes are in it, because they stand in our way."""
 
     tunnels: dict[str, Tunnel] = field(default_factory=dict)
-    neighbours: dict[tuple[str, IPv4Address], Neighbour] = field(default_factory=dict)
+    neighbours: dict[tuple[str, Address], Neighbour] = field(default_factory=dict)
     fdb: dict[tuple[str, str], FdbEntry] = field(default_factory=dict)
     routes: dict[RouteKey, Route] = field(default_factory=dict)
     masquerade: Masquerade | None = None
@@ -160,7 +160,7 @@ def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
 
 def neighbour_steps(
     wish: Wish, picture: Picture, links: Mapping[str, Link]
-) -> Delta[tuple[str, IPv4Address], Neighbour]:
+) -> Delta[tuple[str, Address], Neighbour]:
     """ARP entries; every permanent one on our own device is ours. Without the device there is nothing to do."""
     wanted = {
         key: entry for key, entry in wish.dataplane.neighbours.items() if _usable(links.get(entry.device))

@@ -32,7 +32,7 @@ from agent.dataplane.kernel import (
 )
 from agent.dataplane.objects import (
     OUR_TUNNELS,
-    VXLAN_DEVICE,
+    VXLAN_DEVICES,
     Dataplane,
     Kind,
     Link,
@@ -299,11 +299,13 @@ class Reconciler:
             case Kind.TUNNEL:
                 picture.tunnels = dict(await self._kernel.tunnels())
             case Kind.NEIGHBOUR:
-                neighbours = await self._kernel.neighbours(VXLAN_DEVICE)
-                picture.neighbours = {(entry.device, entry.address): entry for entry in neighbours.values()}
+                tables = [await self._kernel.neighbours(device) for device in VXLAN_DEVICES]
+                found = [entry for table in tables for entry in table.values()]
+                picture.neighbours = {(entry.device, entry.address): entry for entry in found}
             case Kind.FDB:
-                fdb = await self._kernel.fdb(VXLAN_DEVICE)
-                picture.fdb = {(entry.device, entry.mac): entry for entry in fdb.values()}
+                forwarding = [await self._kernel.fdb(device) for device in VXLAN_DEVICES]
+                entries = [entry for table in forwarding for entry in table.values()]
+                picture.fdb = {(entry.device, entry.mac): entry for entry in entries}
             case Kind.ROUTE:
                 picture.replace_routes(await self._kernel.routes())
             case Kind.MASQUERADE:

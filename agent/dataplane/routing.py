@@ -9,11 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts, NodeAddresses, on_link
-from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Route, RouteKey, RouteType, Scope
-from ipam.model import EncapsulationMode, NodeName, Pool
+from agent.dataplane.objects import (
+    TUNL0,
+    VXLAN6_DEVICE,
+    VXLAN_DEVICE,
+    Address,
+    Link,
+    Prefix,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+)
+from ipam.model import EncapsulationMode, NodeName
 
 
 class RouteClass(IntEnum):
@@ -38,73 +49,89 @@ def _candidates(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
             yield RouteClass.LOCAL_WORKLOAD, workload_route(facts, address, endpoint.interface)
-    node_by_address = {node.underlay.ip: name for name, node in facts.nodes.items()}
     for block, owner in facts.block_owners.items():
         if owner == facts.node:
-            if block.prefixlen < 32:  # a blackhole of /32 would stand in the pod's own place
+            if block.prefixlen < block.max_prefixlen:  # of one address it would stand in the pod's own place
                 yield RouteClass.OWN_BLOCK, blackhole(facts, block)
         elif (route := _vxlan_route(facts, block, owner)) is not None:
             yield RouteClass.DATASTORE, route
+    for route in _learned(facts):
+        yield RouteClass.LEARNED, route
+
+
+def _learned(facts: Facts) -> Iterator[Route]:
+    node_by_address = {
+        own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
+    }
+    links: dict[Address, Link | None] = {}
     for prefix, next_hop in facts.learned.items():
         pool = facts.pool_of(prefix)
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             # A block's route comes from its claim; what remains is an address borrowed from another node's block.
             borrower = node_by_address.get(next_hop)
             route = _vxlan_route(facts, prefix, borrower) if borrower else None
+        elif pool is not None and _encapsulated(facts, pool.ipip, next_hop):
+            protocol = facts.protocols.learned
+            route = Route(RouteKey(prefix), gateway=next_hop, device=TUNL0, protocol=protocol, onlink=True)
         else:
-            route = _learned_route(facts, prefix, next_hop, pool)
+            if next_hop not in links:
+                links[next_hop] = on_link(facts.links, next_hop)
+            route = _direct(facts, prefix, next_hop, links[next_hop])
         if route is not None:
-            yield RouteClass.LEARNED, route
+            yield route
 
 
-def workload_route(facts: Facts, address: IPv4Address, interface: str) -> Route:
-    """`192.168.41.137 dev calie486eacd845 scope link`."""
-    key = RouteKey(IPv4Network(address))
-    return Route(key, device=interface, protocol=facts.protocols.workload, scope=Scope.LINK)
+def workload_route(facts: Facts, address: Address, interface: str) -> Route:
+    """`192.168.41.137 dev calie486eacd845 scope link`; IPv6 knows no scopes of routes."""
+    key = RouteKey(ip_network(address))
+    scope = Scope.LINK if address.version == 4 else Scope.UNIVERSE
+    return Route(key, device=interface, protocol=facts.protocols.workload, scope=scope)
 
 
-def blackhole(facts: Facts, block: IPv4Network) -> Route:
+def blackhole(facts: Facts, block: Prefix) -> Route:
     """`blackhole 192.168.41.192/26 proto bird`: what no pod has must not leave by the default route."""
     return Route(RouteKey(block), RouteType.BLACKHOLE, protocol=facts.protocols.blackhole)
 
 
-def _same_subnet(facts: Facts, address: IPv4Address) -> bool:
+def _same_subnet(facts: Facts, address: Address) -> bool:
     """Whether an address is in this node's own subnet: what CrossSubnet means is decided by the local prefix alone."""
-    return facts.me is not None and address in facts.me.underlay.network
+    own = facts.me.on(address.version) if facts.me is not None else None
+    return own is not None and address in own.network
 
 
-def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: IPv4Address) -> bool:
+def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: Address) -> bool:
     if mode is EncapsulationMode.CROSS_SUBNET:
         return not _same_subnet(facts, node_address)
     return mode is EncapsulationMode.ALWAYS
 
 
-def _vxlan_route(facts: Facts, prefix: IPv4Network, owner: NodeName) -> Route | None:
+def _vxlan_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None:
     pool, node = facts.pool_of(prefix), facts.nodes.get(owner)
     if pool is None or node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
         return None
-    if _encapsulated(facts, pool.vxlan, node.underlay.ip):
+    underlay = node.on(prefix.version)
+    if underlay is None:
+        return None
+    if _encapsulated(facts, pool.vxlan, underlay.ip):
         return _through_vtep(facts, prefix, node)
-    if facts.parent is None:
+    parent = facts.parent_of(prefix.version)
+    if parent is None:
         return None
-    gateway, protocol = node.underlay.ip, facts.protocols.datastore
-    return Route(RouteKey(prefix), gateway=gateway, device=facts.parent.name, protocol=protocol, onlink=True)
+    gateway, protocol = underlay.ip, facts.protocols.datastore
+    return Route(RouteKey(prefix), gateway=gateway, device=parent.name, protocol=protocol, onlink=True)
 
 
-def _through_vtep(facts: Facts, prefix: IPv4Network, node: NodeAddresses) -> Route | None:
-    if node.vxlan is None:
+def _through_vtep(facts: Facts, prefix: Prefix, node: NodeAddresses) -> Route | None:
+    vtep = node.vtep(prefix.version)
+    if vtep is None:
         return None
+    device = VXLAN6_DEVICE if prefix.version == 6 else VXLAN_DEVICE
     key, protocol = RouteKey(prefix), facts.protocols.tunnel
-    return Route(key, gateway=node.vxlan, device=VXLAN_DEVICE, protocol=protocol, onlink=True)
+    return Route(key, gateway=vtep, device=device, protocol=protocol, onlink=True)
 
 
-def _learned_route(
-    facts: Facts, prefix: IPv4Network, next_hop: IPv4Address, pool: Pool | None
-) -> Route | None:
-    key, protocol = RouteKey(prefix), facts.protocols.learned
-    if pool is not None and _encapsulated(facts, pool.ipip, next_hop):
-        return Route(key, gateway=next_hop, device=TUNL0, protocol=protocol, onlink=True)
-    link = on_link(facts.links, next_hop)
+def _direct(facts: Facts, prefix: Prefix, next_hop: Address, link: Link | None) -> Route | None:
     if link is None:
         return None
+    key, protocol = RouteKey(prefix), facts.protocols.learned
     return Route(key, gateway=next_hop, device=link.name, protocol=protocol)

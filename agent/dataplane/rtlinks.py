@@ -9,10 +9,11 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.dataplane.objects import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind
+from agent.dataplane.objects import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
 from agent.dataplane.rtnetlink import (
     AF_BRIDGE,
     AF_INET,
+    AF_INET6,
     AF_UNSPEC,
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -34,6 +35,7 @@ from agent.dataplane.rtnetlink import (
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
+IFLA_VXLAN_LOCAL6 = 17
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_PERMANENT = 0x80
@@ -87,7 +89,7 @@ class NeighbourRow:
     index: int
     state: int
     mac: str | None
-    destination: IPv4Address | None
+    destination: Address | None
 
 
 def mac_text(value: bytes) -> str:
@@ -160,13 +162,16 @@ def tunnel_of(
 
     A device of another kind comes out without the attributes of this kind, so it never equals a wish. Raises Malformed.
     """
-    hosts = [ip for ip, length in addresses if isinstance(ip, IPv4Address) and length == 32]
-    bare = tuple(ip for ip, length in addresses if isinstance(ip, IPv4Address) and length != 32)
+    version = version_of(row.name)
+    own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]
+    hosts = [ip for ip, length in own_kind if length == ip.max_prefixlen]
+    bare = tuple(ip for ip, length in own_kind if length != ip.max_prefixlen)
     own, strays = (hosts[0], (*hosts[1:], *bare)) if hosts else (None, bare)
     if kind is TunnelKind.IPIP:
         mtu = row.mtu if row.kind == kind.value else 0
         return Tunnel(row.name, kind, mtu, own, up=row.up, strays=strays)
     words = attributes(row.data, 0, len(row.data)) if row.kind == kind.value else {}
+    local = words.get(IFLA_VXLAN_LOCAL) or words.get(IFLA_VXLAN_LOCAL6)
     return Tunnel(
         row.name,
         kind,
@@ -175,7 +180,7 @@ def tunnel_of(
         vni=number(words[IFLA_VXLAN_ID]) if IFLA_VXLAN_ID in words else None,
         port=int.from_bytes(words[IFLA_VXLAN_PORT], "big") if IFLA_VXLAN_PORT in words else None,
         parent=_parent(row, words, names),
-        local=address(words[IFLA_VXLAN_LOCAL]) if IFLA_VXLAN_LOCAL in words else None,
+        local=address(local) if local else None,
         mac=row.mac,
         up=row.up,
         learning=words.get(IFLA_VXLAN_LEARNING, b"\0") != b"\0",
@@ -189,17 +194,17 @@ def _parent(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str
 
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:
-    """RTM_GETNEIGH of one device: AF_INET for ARP entries, AF_BRIDGE for forwarding entries."""
+    """RTM_GETNEIGH of one device: AF_INET or AF_INET6 for neighbours, AF_BRIDGE for forwarding entries."""
     body = _NEIGH.pack(family, 0, 0, 0, 0) + attribute(NDA_IFINDEX, _U32.pack(interface))
     return message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
 def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
-    """A neighbour or forwarding entry of IPv4; None for other families. Raises Malformed."""
+    """A neighbour or forwarding entry; None for other families. Raises Malformed."""
     if end - start < _NEIGH.size:
         raise Malformed(f"ndmsg of {end - start} bytes")
     family, index, state, _, _ = _NEIGH.unpack_from(data, start)
-    if family not in {AF_INET, AF_BRIDGE}:
+    if family not in {AF_INET, AF_INET6, AF_BRIDGE}:
         return None
     words = attributes(data, start + _NEIGH.size, end)
     mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
@@ -208,7 +213,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
         index,
         state,
         mac_text(mac) if len(mac) == 6 else None,
-        IPv4Address(destination) if len(destination) == 4 else None,
+        address(destination) if len(destination) in {4, 16} else None,
     )
 
 
@@ -216,14 +221,14 @@ _PUT = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
 
 
 def neighbour_request(entry: Neighbour, interface: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent ARP entry, replacing what is there."""
-    body = _NEIGH.pack(AF_INET, interface, NUD_PERMANENT, 0, 0)
+    """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
+    body = _NEIGH.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
     return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.address, entry.mac))
 
 
 def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
-    """RTM_DELNEIGH of an ARP entry."""
-    body = _NEIGH.pack(AF_INET, interface, 0, 0, 0)
+    """RTM_DELNEIGH of a neighbour."""
+    body = _NEIGH.pack(_family(entry.address), interface, 0, 0, 0)
     return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_DST, entry.address.packed))
 
 
@@ -239,5 +244,9 @@ def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
     return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
 
 
-def _pair(destination: IPv4Address, mac: str) -> bytes:
+def _family(address: Address) -> int:
+    return AF_INET6 if address.version == 6 else AF_INET
+
+
+def _pair(destination: Address, mac: str) -> bytes:
     return attribute(NDA_DST, destination.packed) + attribute(NDA_LLADDR, mac_bytes(mac))

@@ -1,4 +1,4 @@
-"""The bytes of rtnetlink: message framing, attributes, and IPv4 routes both ways (rtnetlink(7), linux/rtnetlink.h).
+"""The bytes of rtnetlink: message framing, attributes, and routes both ways (rtnetlink(7), linux/rtnetlink.h).
 
 Promises: pure; a decoder raises only Malformed, and nothing it is given makes it read outside its message; what is
 encoded here decodes to the same value. Encoded messages carry sequence number 0: the socket numbers a batch.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import Route, RouteKey, RouteType, Scope
+from agent.dataplane.objects import IPV6_METRIC, Address, Prefix, Route, RouteKey, RouteType, Scope
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -28,9 +28,10 @@ NLM_F_CAPPED = 0x100
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_NH_ID = 1, 4, 5, 6, 15, 12, 30
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO = 1, 4, 5, 6, 15, 12
+RTA_PREF, RTA_NH_ID = 20, 30
 PLAIN_ATTRIBUTES = frozenset(
-    {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_NH_ID}
+    {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
 )
 """What a route of ours can bear when the kernel shows it; any other attribute makes it odd."""
 RTNH_F_ONLINK = 0x4
@@ -48,7 +49,6 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _FIXED = struct.Struct("=IHHIIBBBBBBBBI")
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
-_ADDRESS_ATTRIBUTE = struct.Struct("=HH4s")
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 
 
@@ -110,11 +110,13 @@ def number(value: bytes) -> int:
     return result
 
 
-def address(value: bytes) -> IPv4Address:
-    """An IPv4 address attribute. Raises Malformed."""
-    if len(value) != 4:
-        raise Malformed(f"an IPv4 address of {len(value)} bytes")
-    return IPv4Address(value)
+def address(value: bytes) -> Address:
+    """An address attribute of either version of IP. Raises Malformed."""
+    if len(value) == 4:
+        return IPv4Address(value)
+    if len(value) == 16:
+        return IPv6Address(value)
+    raise Malformed(f"an IP address of {len(value)} bytes")
 
 
 def error_of(data: bytes, found: Message) -> tuple[int, str]:
@@ -150,7 +152,7 @@ def route_request(
         body += _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
         return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, 0, len(body)) + body
     if route.gateway is not None:
-        body += _ADDRESS_ATTRIBUTE.pack(8, RTA_GATEWAY, route.gateway.packed)
+        body += attribute(RTA_GATEWAY, route.gateway.packed)
     if interface is not None:
         body += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
     onlink = RTNH_F_ONLINK if route.onlink else 0
@@ -169,9 +171,11 @@ def route_deletion(route: Route) -> bytes:
 
 
 def _route_attributes(key: RouteKey) -> bytes:
-    body = _ADDRESS_ATTRIBUTE.pack(8, RTA_DST, key.destination.network_address.packed)
-    if key.metric:
-        body += _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, key.metric)
+    body = attribute(RTA_DST, key.destination.network_address.packed)
+    # Left out, a deletion of an IPv6 route would take one of any metric.
+    metric = key.metric or (IPV6_METRIC if key.destination.version == 6 else 0)
+    if metric:
+        body += _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, metric)
     return body
 
 
@@ -179,14 +183,15 @@ def _fixed(
     kind: int, flags: int, key: RouteKey, protocol: int, scope: int, type_: int, bits: int, rest: int
 ) -> bytes:
     length, prefix = _FIXED.size + rest, key.destination.prefixlen
+    family = AF_INET6 if key.destination.version == 6 else AF_INET
     return _FIXED.pack(
-        length, kind, flags, 0, 0, AF_INET, prefix, 0, 0, key.table, protocol, scope, type_, bits
+        length, kind, flags, 0, 0, family, prefix, 0, 0, key.table, protocol, scope, type_, bits
     )
 
 
-def route_dump_request(table: int = MAIN_TABLE) -> bytes:
+def route_dump_request(table: int = MAIN_TABLE, family: int = AF_INET) -> bytes:
     """RTM_GETROUTE of one table; a kernel without strict checking (before 4.20) sends every table."""
-    body = _ROUTE.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0) + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, table)
+    body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, table)
     return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
@@ -195,33 +200,49 @@ def decode_route(
 ) -> Route | None:
     """A route of `table` from an RTM_NEWROUTE or RTM_DELROUTE body; None for other families, tables and caches.
 
-    A route with a TOS is left out: it has a key of its own and never competes with ours. Raises Malformed.
+    A route with a TOS is left out: it has a key of its own and never competes with ours. For IPv6 a metric of 1024 is
+    0, as it was asked for. Raises Malformed.
     """
     if end - start < _ROUTE.size:
         raise Malformed(f"rtmsg of {end - start} bytes")
     family, length, _, tos, short_table, protocol, scope, kind, bits = _ROUTE.unpack_from(data, start)
-    if family != AF_INET or tos or bits & RTM_F_CLONED:
+    if family not in (AF_INET, AF_INET6) or tos or bits & RTM_F_CLONED:
         return None
     words = attributes(data, start + _ROUTE.size, end)
     if (number(words[RTA_TABLE]) if RTA_TABLE in words else short_table) != table:
         return None
-    try:
-        destination = IPv4Network((words.get(RTA_DST, b"\0\0\0\0"), length))
-    except ValueError as error:
-        raise Malformed(f"destination {words.get(RTA_DST, b'').hex()}/{length}: {error}") from None
     known = kind in _TYPES and scope in _SCOPES
     interface = number(words[RTA_OIF]) if RTA_OIF in words else None
+    if family == AF_INET6 and kind in _NOWHERE:
+        interface = None  # the kernel shows lo, which means nothing
     return Route(
-        RouteKey(destination, table, number(words[RTA_PRIORITY]) if RTA_PRIORITY in words else 0),
+        RouteKey(_destination(family, words, length), table, _metric(family, words)),
         type=_TYPES.get(kind, RouteType.UNICAST),
         gateway=address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None,
         device=name_of(interface) if interface is not None else None,
         protocol=protocol,
         scope=_SCOPES.get(scope, Scope.UNIVERSE),
         onlink=bool(bits & RTNH_F_ONLINK),
-        odd=not known or not words.keys() <= PLAIN_ATTRIBUTES,
+        odd=not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0",
     )
+
+
+def _destination(family: int, words: dict[int, bytes], length: int) -> Prefix:
+    packed = words.get(RTA_DST)
+    try:
+        if family == AF_INET6:
+            return IPv6Network((packed or _ZERO_6, length))
+        return IPv4Network((packed or _ZERO_4, length))
+    except ValueError as error:
+        raise Malformed(f"destination {(packed or b'').hex()}/{length}: {error}") from None
+
+
+def _metric(family: int, words: dict[int, bytes]) -> int:
+    metric = number(words[RTA_PRIORITY]) if RTA_PRIORITY in words else 0
+    return 0 if family == AF_INET6 and metric == IPV6_METRIC else metric
 
 
 _TYPES = {int(kind): kind for kind in RouteType}
 _SCOPES = {int(scope): scope for scope in Scope}
+_NOWHERE = frozenset({RouteType.BLACKHOLE, RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.THROW})
+_ZERO_4, _ZERO_6 = bytes(4), bytes(16)

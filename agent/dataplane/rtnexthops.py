@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
-from agent.dataplane.objects import RTPROT_BIRD
+from agent.dataplane.objects import RTPROT_BIRD, Address
 from agent.dataplane.rtnetlink import (
     AF_INET,
+    AF_INET6,
     AF_UNSPEC,
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -43,14 +43,15 @@ _U32 = struct.Struct("=I")
 class Nexthop:
     """Where to: the key by which routes share one object."""
 
-    gateway: IPv4Address
+    gateway: Address
     interface: int
     onlink: bool
 
 
 def nexthop_request(identity: int, hop: Nexthop) -> bytes:
     """RTM_NEWNEXTHOP of a new object."""
-    body = _NHMSG.pack(AF_INET, 0, RTPROT_BIRD, 0, RTNH_F_ONLINK if hop.onlink else 0)
+    family = AF_INET6 if hop.gateway.version == 6 else AF_INET
+    body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, RTNH_F_ONLINK if hop.onlink else 0)
     body += attribute(NHA_ID, _U32.pack(identity)) + attribute(NHA_OIF, _U32.pack(hop.interface))
     flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
     return message(RTM_NEWNEXTHOP, flags, body + attribute(NHA_GATEWAY, hop.gateway.packed))
@@ -76,7 +77,7 @@ def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | No
     if NHA_ID not in words or number(words[NHA_ID]) not in OURS:
         return None
     identity = number(words[NHA_ID])
-    if family != AF_INET or NHA_GATEWAY not in words or NHA_OIF not in words:
+    if family not in (AF_INET, AF_INET6) or NHA_GATEWAY not in words or NHA_OIF not in words:
         return identity, None
     hop = Nexthop(address(words[NHA_GATEWAY]), number(words[NHA_OIF]), bool(flags & RTNH_F_ONLINK))
     return identity, hop

@@ -1,8 +1,10 @@
 """Which sysctls pod traffic needs on this node, as Calico sets them.
 
 Promises: pure; names are paths below /proc/sys. The host answers ARP for the pod's gateway at once (proxy_arp,
-proxy_delay), forwards, lets a pod reach what listens on the host's loopback by a rewritten address (route_localnet),
-and believes no router that a pod claims to be (accept_ra). Does not know: what they are set to now.
+proxy_delay) and neighbour discovery for what it routes (proxy_ndp), forwards, lets a pod reach what listens on the
+host's loopback by a rewritten address (route_localnet), and believes no router that a pod claims to be (accept_ra).
+IPv6 is forwarded only where a pool of it is: a forwarding host believes no router any more (accept_ra 1), and would
+lose its own default route for nothing. Does not know: what they are set to now.
 """
 
 from __future__ import annotations
@@ -17,14 +19,22 @@ PER_INTERFACE = (
     ("net/ipv4/neigh/{}/proxy_delay", "0"),
     ("net/ipv6/conf/{}/accept_ra", "0"),
 )
+PER_INTERFACE_6 = (
+    ("net/ipv6/conf/{}/proxy_ndp", "1"),
+    ("net/ipv6/conf/{}/forwarding", "1"),
+)
 FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
+FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
 def sysctls(facts: Facts) -> dict[str, Sysctl]:
-    """The switch for forwarding, and five for each pod's interface."""
+    """The switches for forwarding, and those of each pod's interface."""
     found = {FORWARDING.name: FORWARDING}
+    if any(pool.cidr.version == 6 for pool in facts.pools):
+        found[FORWARDING_6.name] = FORWARDING_6
     for endpoint in facts.endpoints:
-        for pattern, value in PER_INTERFACE:
+        dual = any(address.version == 6 for address in endpoint.addresses)
+        for pattern, value in (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ())):
             name = pattern.format(endpoint.interface)
             found[name] = Sysctl(name, value)
     return found

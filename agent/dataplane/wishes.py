@@ -5,8 +5,6 @@ Promises: pure; whole recompute (20,000 routes cost tens of milliseconds). Does 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
-
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Dataplane, Masquerade
 from agent.dataplane.routing import routes
@@ -28,6 +26,5 @@ def dataplane(facts: Facts) -> Dataplane:
 
 def masquerade(facts: Facts) -> Masquerade:
     """natOutgoing: pods of such pools speak to the world with the node's address, to other pools with their own."""
-    networks = [(pool, pool.cidr) for pool in facts.pools if isinstance(pool.cidr, IPv4Network)]
-    sources = frozenset(cidr for pool, cidr in networks if pool.nat_outgoing)
-    return Masquerade(sources, frozenset(cidr for _, cidr in networks)) if sources else Masquerade()
+    sources = frozenset(pool.cidr for pool in facts.pools if pool.nat_outgoing)
+    return Masquerade(sources, frozenset(pool.cidr for pool in facts.pools)) if sources else Masquerade()

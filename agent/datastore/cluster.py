@@ -9,7 +9,6 @@ Does not know: etcd, watches, the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network
 from typing import Any
 
 import msgspec
@@ -146,12 +145,12 @@ class Cluster:
         return {item.metadata.name: item.spec for item in self._of(BGPFilter)}
 
     @property
-    def block_owners(self) -> Mapping[IPv4Network, NodeName]:
-        """Who owns which IPv4 block: confirmed claims only."""
-        owners: dict[IPv4Network, NodeName] = {}
+    def block_owners(self) -> Mapping[Prefix, NodeName]:
+        """Who owns which block: confirmed claims only."""
+        owners: dict[Prefix, NodeName] = {}
         for key, state in self._decoded.items():
             found = affinity_of_key(key) if state is AffinityState.CONFIRMED else None
-            if found is not None and isinstance(found[1], IPv4Network):
+            if found is not None:
                 owners[found[1]] = found[0]
         return owners
 
@@ -159,7 +158,7 @@ class Cluster:
         return [value for value in self._decoded.values() if isinstance(value, kind)]
 
 
-def own_blocks(owners: Mapping[IPv4Network, NodeName], node: NodeName) -> frozenset[IPv4Network]:
+def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[Prefix]:
     """The blocks that `node` owns."""
     return frozenset(block for block, owner in owners.items() if owner == node)
 

@@ -4,14 +4,97 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from agent.dataplane import procfs
 from agent.dataplane.kernel import Kernel
 from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import Address, Route
+from agent.dataplane.objects import (
+    VXLAN6_DEVICE,
+    VXLAN_DEVICE,
+    Address,
+    FdbEntry,
+    Neighbour,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+    Tunnel,
+    TunnelKind,
+)
+from agent.lab.processes import wait_for
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
+
+
+@dataclass(frozen=True)
+class Values:
+    """One of everything in one version of IP; the world's eth0 is on the subnet of `near` and `far`."""
+
+    block: RouteKey
+    pod: Route
+    near: Address
+    far: Address
+    vxlan: Tunnel
+    vtep: Neighbour
+
+    @property
+    def direct(self) -> Route:
+        return Route(self.block, gateway=self.far, device="eth0")
+
+    @property
+    def onlink(self) -> Route:
+        return Route(self.block, gateway=self.vtep.address, device="eth0", onlink=True)
+
+    @property
+    def blackhole(self) -> Route:
+        return Route(self.block, RouteType.BLACKHOLE)
+
+    @property
+    def foreign(self) -> Route:
+        return replace(self.direct, protocol=11)
+
+    @property
+    def forwarding(self) -> FdbEntry:
+        return FdbEntry(self.vxlan.name, self.vtep.mac, self.far)
+
+
+V4 = Values(
+    RouteKey(IPv4Network("10.1.0.0/26")),
+    Route(RouteKey(IPv4Network("10.1.0.7/32")), device="eth1", protocol=3, scope=Scope.LINK),
+    IPv4Address("172.26.0.1"),
+    IPv4Address("172.26.0.2"),
+    Tunnel(
+        VXLAN_DEVICE,
+        TunnelKind.VXLAN,
+        1450,
+        IPv4Address("10.1.0.0"),
+        vni=4096,
+        port=4789,
+        parent="eth0",
+        local=IPv4Address("172.26.0.1"),
+        mac="66:f9:37:c3:7e:94",
+    ),
+    Neighbour(VXLAN_DEVICE, IPv4Address("10.1.1.0"), "66:2d:bf:44:a6:8b"),
+)
+V6 = Values(
+    RouteKey(IPv6Network("fd10:1::/122")),
+    Route(RouteKey(IPv6Network("fd10:1::7/128")), device="eth1", protocol=3),
+    IPv6Address("fd26::1"),
+    IPv6Address("fd26::2"),
+    replace(
+        V4.vxlan,
+        name=VXLAN6_DEVICE,
+        mtu=1430,
+        address=IPv6Address("fd10:1::"),
+        local=IPv6Address("fd26::1"),
+        mac="66:0f:35:f2:60:df",
+    ),
+    Neighbour(VXLAN6_DEVICE, IPv6Address("fd10:2::"), "66:2d:bf:44:a6:8b"),
+)
 
 
 def connect(source: Address, destination: Address) -> None:
@@ -22,15 +105,21 @@ def connect(source: Address, destination: Address) -> None:
     family = socket.AF_INET
     if source.version == 6:
         family = socket.AF_INET6
-        for one in (source, destination):
-            ip(f"address replace {one}/128 dev lo nodad")
+        for one in {source, destination}:
+            with suppress(OSError):  # it is there
+                ip(f"address add {one}/128 dev lo nodad")
+            # The kernel makes an IPv6 address usable a moment after it was added.
+            wait_for(f"{one}", lambda: f"local {one} " in ip("-6 route show table local"), 5)  # noqa: B023
     with socket.socket(family, socket.SOCK_DGRAM) as asker:
         asker.bind((str(source), 0))
         asker.sendto(b"?", (str(destination), 5000))
 
 
 class World(Protocol):
-    """The kernel, and somebody else who works on it. eth0 has 172.26.0.1/24, eth1 no address; both are up."""
+    """The kernel, and somebody else who works on it.
+
+    eth0 has 172.26.0.1/24 and fd26::1/64, eth1 no address; both are up.
+    """
 
     kernel: Kernel
 
@@ -44,7 +133,7 @@ class World(Protocol):
 class FakeWorld:
     def __init__(self) -> None:
         self.kernel = FakeKernel()
-        self.kernel.add_link("eth0", "172.26.0.1/24")
+        self.kernel.add_link("eth0", "172.26.0.1/24", "fd26::1/64")
         self.kernel.add_link("eth1")
         self.delete_link = self.kernel.delete_link
         self.set_link = self.kernel.set_link
@@ -63,6 +152,7 @@ class RealWorld:
             ip(f"link set {name}-far up")
             ip(f"link set {name} up")
         ip("address add 172.26.0.1/24 dev eth0")
+        ip("address add fd26::1/64 dev eth0 nodad")
 
     def delete_link(self, name: str) -> None:
         ip(f"link delete {name}")
@@ -71,7 +161,7 @@ class RealWorld:
         ip(f"link set {name} {'up' if up else 'down'}")
 
     def foreign_put(self, route: Route) -> None:
-        ip(f"route replace {route}")
+        ip(f"-{route.key.destination.version} route replace {route}")
 
     def foreign_sysctl(self, name: str, value: str) -> None:
         (procfs.ROOT / name).write_text(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,18 +27,43 @@ def test_any_networks_survive_the_interval_form(found: frozenset[IPv4Network]) -
     assert len({value for value, _ in edges}) == len(edges)
 
 
+wide = st.builds(
+    lambda number, length: IPv6Network((number, length), strict=False),
+    st.integers(0, 2**128 - 1) | st.sampled_from([0, 2**128 - 1, 0xFD << 120]),
+    st.integers(0, 128) | st.integers(0, 4),
+)
+
+
+@given(st.frozensets(wide, max_size=8))
+@settings(derandomize=True, max_examples=100)
+def test_ipv6_networks_survive_it_too_and_their_bytes(found: frozenset[IPv6Network]) -> None:
+    edges: list[tuple[int, bool]] = []
+    for data in nft._elements(nft.IP6, "all-pools", 1, found):
+        edges += nft.decode_elements(data, HEADER.size, len(data))
+    assert edges == nft.edges(found, nft.IP6)
+    assert nft.networks_of(edges, nft.IP6) == frozenset(collapse_addresses(found))
+
+
+def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -> None:
+    four, six = IPv4Network("10.1.0.0/16"), IPv6Network("fd10::/48")
+    both = Masquerade(frozenset({four}), frozenset({four, six}))
+    assert both.of_version(4) == Masquerade(frozenset({four}), frozenset({four}))
+    assert both.of_version(6) == Masquerade()
+    assert both.collapsed() == both.of_version(4)
+
+
 @given(st.frozensets(networks, max_size=8))
 @settings(derandomize=True, max_examples=50)
 def test_elements_are_read_back_from_their_bytes(found: frozenset[IPv4Network]) -> None:
     edges: list[tuple[int, bool]] = []
-    for data in nft._elements("all-pools", 1, found):
+    for data in nft._elements(nft.IP, "all-pools", 1, found):
         edges += nft.decode_elements(data, HEADER.size, len(data))
     assert edges == nft.edges(found)
 
 
 def test_a_large_set_is_cut_into_messages_that_fit_their_length_field() -> None:
     many = [IPv4Network(((10 << 24) + (i << 7), 26)) for i in range(10_000)]
-    parts = nft._elements("all-pools", 1, many)
+    parts = nft._elements(nft.IP, "all-pools", 1, many)
     assert len(parts) > 1
     assert all(len(part) < 1 << 16 for part in parts)
 
@@ -58,12 +83,12 @@ def test_an_empty_wish_only_deletes() -> None:
 
 
 def test_a_rule_is_told_by_its_expressions() -> None:
-    data = nft._rule()
+    data = nft._rule(nft.IP)
     assert nft.decode_rule(data, HEADER.size, len(data)) == nft.RULE_SHAPE
 
 
 def test_only_what_names_our_table_concerns_us() -> None:
-    ours = nft._rule()
+    ours = nft._rule(nft.IP)
     theirs = ours.replace(b"tortie\0", b"docker\0")
     assert [nft.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [True, False]
     begin = nft.replacement(Masquerade())[0]

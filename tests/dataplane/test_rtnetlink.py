@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import given, settings
@@ -50,6 +50,21 @@ GOLDEN = {
     ): (
         "3c000000 1800 0105 00000000 00000000 02 08 00 00 fe 50 00 01 00000000"
         "0800 0100 0a000000 0800 0600 00020000 0800 0500 0a090909 0800 0400 03000000"
+    ),
+    Route(
+        RouteKey(IPv6Network("fd10:1::40/122")),
+        gateway=IPv6Address("fd10:1::40"),
+        device="tunl0",
+        protocol=3,
+        onlink=True,
+    ): (
+        "54000000 1800 0105 00000000 00000000 0a 7a 00 00 fe 03 00 01 04000000"
+        "1400 0100 fd100001000000000000000000000040 0800 0600 00040000"
+        "1400 0500 fd100001000000000000000000000040 0800 0400 07000000"
+    ),
+    Route(RouteKey(IPv6Network("fd10:1::/122")), RouteType.BLACKHOLE): (
+        "38000000 1800 0105 00000000 00000000 0a 7a 00 00 fe 0c 00 06 00000000"
+        "1400 0100 fd100001000000000000000000000000 0800 0600 00040000"
     ),
 }
 
@@ -122,7 +137,7 @@ def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "value"), [(0, 10), (3, 8), (4, 255), (9, 2)], ids=["IPv6", "TOS", "local table", "cached"]
+    ("offset", "value"), [(0, 7), (3, 8), (4, 255), (9, 2)], ids=["bridge", "TOS", "local table", "cached"]
 )
 def test_other_families_tables_and_caches_are_left_out(offset: int, value: int) -> None:
     data = bytearray(rtnetlink.route_request(next(iter(GOLDEN)), 7))

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import ip_interface
 
 from agent.dataplane.kernel import (
     Incomplete,
@@ -23,7 +23,7 @@ from agent.dataplane.kernel import (
     Unsupported,
 )
 from agent.dataplane.objects import (
-    VXLAN_DEVICE,
+    VXLAN_DEVICES,
     Address,
     FdbEntry,
     Kind,
@@ -78,7 +78,7 @@ class FakeKernel:
         self.link_table: dict[str, Link] = {"lo": Link(1, "lo", None, 65536, True)}
         self.tunnel_table: dict[str, Tunnel] = {}
         self.route_table: dict[RouteKey, Route] = {}
-        self.neighbour_table: dict[tuple[str, IPv4Address], Neighbour] = {}
+        self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
@@ -95,10 +95,10 @@ class FakeKernel:
         for subscription in self.subscriptions:
             subscription.events.put_nowait(event)
 
-    def add_link(self, name: str, address: str | None = None, *, up: bool = True) -> None:
+    def add_link(self, name: str, *addresses_of_it: str, up: bool = True) -> None:
         """Somebody makes a link."""
-        given = IPv4Interface(address) if address else None
-        addresses = ((given.ip, given.network.prefixlen),) if given else ()
+        given = [ip_interface(text) for text in addresses_of_it]
+        addresses = tuple((one.ip, one.network.prefixlen) for one in given)
         self.link_table[name] = Link(self._next_index, name, "veth", 1500, up, addresses=addresses)
         self._next_index += 1
         self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"] = "0"
@@ -165,7 +165,7 @@ class FakeKernel:
             raise Incomplete("a dump was interrupted too often")
         return dict(self.route_table)
 
-    async def neighbours(self, device: str) -> Mapping[IPv4Address, Neighbour]:
+    async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         self.dumps.append(Kind.NEIGHBOUR)
         await asyncio.sleep(0)
         return {entry.address: entry for entry in self.neighbour_table.values() if entry.device == device}
@@ -186,7 +186,7 @@ class FakeKernel:
             self.delete_link(tunnel.name)
         if tunnel.name not in self.link_table:
             self.add_link(tunnel.name)
-        addresses = ((tunnel.address, 32),) if tunnel.address else ()
+        addresses = ((tunnel.address, tunnel.address.max_prefixlen),) if tunnel.address else ()
         link = self.link_table[tunnel.name]
         self.link_table[tunnel.name] = replace(
             link, mtu=tunnel.mtu, mac=tunnel.mac, addresses=addresses, up=True
@@ -200,7 +200,7 @@ class FakeKernel:
         self.writes.append(f"remove {name}")
         if name not in self.tunnel_table:
             return
-        if name == VXLAN_DEVICE:
+        if name in VXLAN_DEVICES:
             self.delete_link(name)
         else:
             self.tunnel_table[name] = replace(self.tunnel_table[name], up=False, address=None)
@@ -297,11 +297,11 @@ class FakeKernel:
             self.writes.append(f"forget connections of {', '.join(sorted(map(str, addresses)))}")
         return removed
 
-    async def path_to(self, host: IPv4Address) -> PathToHost:
+    async def path_to(self, host: Address) -> PathToHost:
         await asyncio.sleep(0)
         for link in self.link_table.values():
             for address, length in link.addresses:
-                if isinstance(address, IPv4Address) and host in IPv4Interface((int(address), length)).network:
+                if address.version == host.version and host in ip_interface(f"{address}/{length}").network:
                     return PathToHost(link.name, address, None)
         raise KernelError(f"looking up the route to {host}: Network is unreachable")
 

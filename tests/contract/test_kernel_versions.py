@@ -1,0 +1,160 @@
+"""What the contract says of routes, tunnels and their entries, in both versions of IP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.dataplane.kernel import KernelError
+from tests.contract.kernels import V4, V6, Values, World
+
+
+@pytest.fixture(params=[V4, V6], ids=["IPv4", "IPv6"])
+def given(request: pytest.FixtureRequest) -> Values:
+    found: Values = request.param
+    return found
+
+
+@pytest.mark.parametrize("name", ["direct", "onlink", "blackhole", "pod"])
+async def test_a_route_is_read_back_as_it_was_put(world: World, given: Values, name: str) -> None:
+    route = getattr(given, name)
+    assert await world.kernel.put_routes([route]) == ()
+    assert (await world.kernel.routes())[route.key] == route
+
+
+async def test_putting_again_is_success_and_putting_another_replaces(world: World, given: Values) -> None:
+    for route in (given.direct, given.direct, given.onlink, given.blackhole, given.direct):
+        assert await world.kernel.put_routes([route]) == ()
+        assert (await world.kernel.routes())[given.block] == route
+
+
+async def test_without_replacing_what_stands_there_stays(world: World, given: Values) -> None:
+    world.foreign_put(given.foreign)
+    (refusal,) = await world.kernel.put_routes([given.direct], replace=False)
+    assert refusal.what == given.direct
+    assert refusal.exists
+    assert (await world.kernel.routes())[given.block] == given.foreign
+    assert await world.kernel.put_routes([given.pod], replace=False) == ()
+
+
+async def test_one_refused_route_stops_no_other(world: World, given: Values) -> None:
+    bad = replace(given.direct, key=replace(given.pod.key), device="nowhere")
+    other = replace(given.blackhole, key=replace(given.block, metric=512))
+    (refusal,) = await world.kernel.put_routes([given.direct, bad, other])
+    assert refusal.what == bad
+    assert "nowhere" in refusal.why
+    assert {given.block, other.key} <= (await world.kernel.routes()).keys()
+
+
+async def test_a_removed_route_is_gone_and_removing_it_again_is_success(world: World, given: Values) -> None:
+    await world.kernel.put_routes([given.direct, given.pod])
+    for _ in range(2):
+        assert await world.kernel.remove_routes([given.direct]) == ()
+        assert given.block not in await world.kernel.routes()
+    assert given.pod.key in await world.kernel.routes()
+
+
+async def test_removing_never_takes_somebody_elses_route_in_its_place(world: World, given: Values) -> None:
+    world.foreign_put(given.foreign)
+    assert await world.kernel.remove_routes([given.direct, given.blackhole]) == ()
+    assert (await world.kernel.routes())[given.block] == given.foreign
+
+
+async def test_metrics_are_part_of_the_key(world: World, given: Values) -> None:
+    second = replace(given.direct, key=replace(given.block, metric=512))
+    await world.kernel.put_routes([given.direct, second])
+    assert {given.block, second.key} <= (await world.kernel.routes()).keys()
+    await world.kernel.remove_routes([second])
+    found = await world.kernel.routes()
+    assert given.block in found
+    assert second.key not in found
+
+
+async def test_routes_of_a_lost_device_are_gone(world: World, given: Values) -> None:
+    await world.kernel.put_routes([given.direct, given.pod])
+    world.set_link("eth1", up=False)
+    assert given.pod.key not in await world.kernel.routes()
+    world.delete_link("eth0")
+    assert given.block not in await world.kernel.routes()
+
+
+async def test_a_vxlan_device_is_read_back_as_it_was_put(world: World, given: Values) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    assert (await world.kernel.tunnels())[given.vxlan.name] == given.vxlan
+    link = (await world.kernel.links())[given.vxlan.name]
+    assert link.up
+    assert link.mac == given.vxlan.mac
+    assert link.addresses[0] == (given.vxlan.address, given.near.max_prefixlen)
+
+
+async def test_what_may_change_changes_in_place(world: World, given: Values) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    index = (await world.kernel.links())[given.vxlan.name].index
+    other = replace(
+        given.vxlan, mtu=1400, address=given.pod.key.destination.network_address, mac="66:00:00:00:00:01"
+    )
+    await world.kernel.put_tunnel(other)
+    assert (await world.kernel.tunnels())[given.vxlan.name] == other
+    assert (await world.kernel.links())[given.vxlan.name].index == index
+    world.set_link(given.vxlan.name, up=False)
+    await world.kernel.put_tunnel(other)
+    assert (await world.kernel.links())[given.vxlan.name].up
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"vni": 7}, {"port": 8472}, {"parent": "eth1"}, {"local": None}],
+    ids=lambda change: next(iter(change)),
+)
+async def test_what_may_not_change_makes_a_new_device(
+    world: World, given: Values, change: dict[str, Any]
+) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    index = (await world.kernel.links())[given.vxlan.name].index
+    change = {name: given.far if name == "local" else value for name, value in change.items()}
+    other = replace(given.vxlan, **change)
+    assert len(other.immutable_differences(given.vxlan)) == 1
+    await world.kernel.put_tunnel(other)
+    assert (await world.kernel.tunnels())[given.vxlan.name] == other
+    assert (await world.kernel.links())[given.vxlan.name].index != index
+
+
+async def test_a_tunnel_needs_its_parent(world: World, given: Values) -> None:
+    with pytest.raises(KernelError, match="nowhere"):
+        await world.kernel.put_tunnel(replace(given.vxlan, parent="nowhere"))
+
+
+async def test_a_removed_vxlan_device_is_gone_and_removing_it_again_is_success(
+    world: World, given: Values
+) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    for _ in range(2):
+        await world.kernel.remove_tunnel(given.vxlan.name)
+        assert given.vxlan.name not in await world.kernel.tunnels()
+
+
+async def test_neighbours_and_forwarding_entries_come_go_and_are_replaced(
+    world: World, given: Values
+) -> None:
+    await world.kernel.put_tunnel(given.vxlan)
+    moved = replace(given.vtep, mac="66:00:00:00:00:02"), replace(given.forwarding, remote=given.far + 1)
+    for neighbour, entry in ((given.vtep, given.forwarding), (given.vtep, given.forwarding), moved):
+        assert await world.kernel.put_neighbours([neighbour]) == ()
+        assert await world.kernel.put_fdb([entry]) == ()
+        assert await world.kernel.neighbours(given.vxlan.name) == {neighbour.address: neighbour}
+        assert await world.kernel.fdb(given.vxlan.name) == {entry.mac: entry}
+    for _ in range(2):
+        assert await world.kernel.remove_neighbours([given.vtep]) == ()
+        assert await world.kernel.remove_fdb([given.forwarding]) == ()
+        assert await world.kernel.neighbours(given.vxlan.name) == {}
+        assert await world.kernel.fdb(given.vxlan.name) == {}
+
+
+async def test_entries_without_their_device_are_refused_and_read_as_none(world: World, given: Values) -> None:
+    assert len(await world.kernel.put_neighbours([given.vtep])) == 1
+    assert len(await world.kernel.put_fdb([given.forwarding])) == 1
+    assert await world.kernel.remove_neighbours([given.vtep]) == ()
+    assert await world.kernel.neighbours(given.vxlan.name) == {}
+    assert await world.kernel.fdb(given.vxlan.name) == {}
