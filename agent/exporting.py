@@ -9,7 +9,7 @@ Does not know: sessions, the kernel beyond the routes it is told are installed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Link, RouteKey
@@ -27,9 +27,11 @@ def announcements(
 ) -> frozenset[Prefix]:
     """All of it."""
     own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
-    blocks = {block for block in own if block.prefixlen == 32 or RouteKey(block) in installed}
+    blocks = {
+        block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
+    }
     borrowed = {
-        IPv4Network(address)
+        ip_network(address)
         for endpoint in facts.endpoints
         for address in endpoint.addresses
         if not any(address in block for block in own)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any
 
 import structlog
@@ -20,7 +20,7 @@ import structlog
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.exporting import announcements, borne
 from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
@@ -155,14 +155,14 @@ class Mesh:
                 await self._task
 
     @property
-    def learned(self) -> Mapping[IPv4Network, IPv4Address]:
-        """IPv4 prefix -> next hop of each best path."""
+    def learned(self) -> Mapping[Prefix, Address]:
+        """Prefix -> next hop of each best path; of the versions of IP each with its own."""
         if self._speaker is None:
             return {}
         return {
             prefix: route.next_hop
             for prefix, route in self._speaker.learned.items()
-            if isinstance(prefix, IPv4Network) and isinstance(route.next_hop, IPv4Address)
+            if prefix.version == route.next_hop.version
         }
 
     @property

@@ -116,6 +116,8 @@ def bearing(links: Mapping[str, Link], address: Address) -> Link | None:
 
 def on_link(links: Mapping[str, Link], address: Address) -> Link | None:
     """The link whose subnet holds `address`, longest prefix first; host addresses (/32, /128) connect to nobody."""
+    if address.version == 6 and address.is_link_local:
+        return None  # on every link's subnet
     best: tuple[int, Link] | None = None
     for link in links.values():
         for own, length in link.addresses:
