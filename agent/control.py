@@ -1,7 +1,7 @@
 """The agent's local socket for the command line: ask with one line, get one JSON object.
 
-Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time; answering
-changes nothing. Does not know: what the answers hold.
+Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time. A question
+is a word, and for some words a text behind it. Does not know: what the answers hold.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ import msgspec
 MOST_QUESTION_BYTES = 4096
 ANSWER_SECONDS = 5.0
 
-Answers = Mapping[str, Callable[[], Any]]
-"""Question -> what gives its answer."""
+
+@dataclass(frozen=True, slots=True)
+class WithText:
+    """An answer that depends on the text behind the word."""
+
+    answer: Callable[[str], Any]
+
+
+Answers = Mapping[str, Callable[[], Any] | WithText]
+"""Word -> what gives its answer. A ValueError or OSError is told as the answer's `error`."""
 
 
 def peer_is_root(connection: socket.socket) -> bool:
@@ -56,9 +65,14 @@ async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda
 
 
 def _answer(answers: Answers, question: str) -> Any:
-    if question not in answers:
+    word, _, text = question.partition(" ")
+    found = answers.get(word)
+    if found is None or (text and not isinstance(found, WithText)):
         return {"error": f"unknown question {question!r}; known are {', '.join(answers)}"}
-    return answers[question]()
+    try:
+        return found.answer(text) if isinstance(found, WithText) else found()
+    except (ValueError, OSError) as error:
+        return {"error": str(error)}
 
 
 class NotRunning(Exception):

@@ -43,6 +43,7 @@ from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
+from agent.draining import DrainFile
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
 from agent.secrets import Secrets
@@ -83,7 +84,13 @@ class Agent:
             tuple(config.etcd.endpoints),
             self._clock,
         )
-        self._mesh = Mesh(config.bgp, Secrets(Path(config.paths.secrets)), self._clock, self._ring)
+        self._mesh = Mesh(
+            config.bgp,
+            Secrets(Path(config.paths.secrets)),
+            DrainFile(Path(config.paths.state)),
+            self._clock,
+            self._ring,
+        )
         marks = config.routes
         self._reconciler = Reconciler(
             self._kernel,
@@ -225,6 +232,8 @@ class Agent:
     def _answers(self) -> control.Answers:
         return {
             "status": self._status,
+            "drain": control.WithText(self._mesh.drain),
+            "undrain": self._mesh.undrain,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
         }
 
@@ -238,6 +247,8 @@ class Agent:
             "started": self._started,
             "in_sync": self._syncer.in_sync,
             "converged": self._mesh.converged,
+            "drained": self._mesh.drained,
+            "has_left": self._mesh.has_left,
             "datastore": self._syncer.trouble or "ok",
             "troubles": [
                 text for text in (self._record.trouble, *self._mesh.troubles, self._not_ready()) if text

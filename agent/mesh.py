@@ -2,7 +2,7 @@
 
 Promises: a session is touched only when what it was made of changes; a block is announced only after its blackhole is
 in the kernel; the speaker is started anew only when its own identity (AS, address, port, cluster id) changes. Stopping
-leaves every session without a NOTIFICATION, so peers keep our routes.
+leaves every session without a NOTIFICATION, so peers keep our routes; draining withdraws them, and says why.
 Does not know: wire formats, routes' forms.
 """
 
@@ -22,6 +22,7 @@ from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
+from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.exporting import announcements, borne
 from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
 from agent.policies import Ground, policy
@@ -29,9 +30,15 @@ from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
+from bgp.iana import WellKnown
+from bgp.origination import PLAIN, Origination
 from bgp.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
+DRAIN_SECONDS = 0.4
+"""How long a node that leaves is the last choice before it is none."""
+LAST_CHOICE = Origination(communities=(WellKnown.GRACEFUL_SHUTDOWN,), local_pref=0)
+"""RFC 8326 section 4."""
 ANYWHERE = IPv4Address("0.0.0.0")
 
 log = structlog.get_logger()
@@ -41,11 +48,20 @@ class Mesh:
     """At most one running speaker."""
 
     def __init__(
-        self, settings: BgpSettings, secrets: Secrets, clock: Clock, changed: Callable[[], None]
+        self,
+        settings: BgpSettings,
+        secrets: Secrets,
+        drain_file: DrainFile,
+        clock: Clock,
+        changed: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._local_prefixes = local_prefixes(settings)
         self._secrets = secrets
+        self._drain_file = drain_file
+        self.drained = drain_file.read()
+        """Set: this node has left its peers, or is about to, until `undrain`."""
+        self._leaving: asyncio.Task[None] | None = None
         self._clock = clock
         self._changed = changed
         self._identity: SpeakerConfig | None = None
@@ -69,7 +85,7 @@ class Mesh:
         if own is None or own.ipv4 is None:
             return
         identity = self._identify(situation, own.ipv4.ip)
-        started = identity != self._identity
+        started = identity != self._identity and self.drained is None
         if started:
             self._start(identity)
         if self._speaker is None:
@@ -85,7 +101,8 @@ class Mesh:
         if started or situation != self._situation or ground != self._ground:
             self._situation, self._ground = situation, ground
             self._configure(self._speaker, situation, ground)
-        self._speaker.announce(announcements(facts, installed, borne(self._local_prefixes, facts.links)))
+        told = announcements(facts, installed, borne(self._local_prefixes, facts.links))
+        self._speaker.announce(dict.fromkeys(told, PLAIN if self.drained is None else LAST_CHOICE))
 
     def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
         self._peering = peering(situation)
@@ -147,8 +164,55 @@ class Mesh:
             else:
                 return
 
+    # -- draining -----------------------------------------------------------------------------------------------------
+
+    def drain(self, text: str) -> None:
+        """Leave all peers, now and after every start, until `undrain`. Raises ValueError for a text, OSError."""
+        if len(text.encode()) > LONGEST_TEXT_BYTES:
+            raise ValueError(f"the text must be at most {LONGEST_TEXT_BYTES} bytes (RFC 9003)")
+        drained = Drained(self._clock.wall(), text)
+        self._drain_file.write(drained)
+        self.drained = drained
+        log.info("bgp.draining", text=text)
+        if self._speaker is not None and self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave(self._speaker))
+        self._changed()
+
+    def undrain(self) -> None:
+        """Be a peer again. Raises OSError."""
+        if self.drained is None:
+            return
+        self._drain_file.write(None)
+        self.drained = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        log.info("bgp.undrained")
+        self._changed()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a drained node has no peers any more."""
+        return self.drained is not None and self._speaker is None
+
+    async def _leave(self, speaker: Speaker) -> None:
+        """RFC 8326: be the last choice for a moment, so that peers move to other paths; then go."""
+        await asyncio.sleep(DRAIN_SECONDS)
+        text = self.drained.text if self.drained is not None else ""
+        speaker.announce(frozenset())
+        speaker.drain(text)
+        task, self._task, self._leaving = self._task, None, None
+        self._speaker = self._identity = None
+        self.restarting = True  # what was learned stays in the kernel, and is checked again after `undrain`
+        if task is not None:
+            task.cancel()
+        log.info("bgp.drained")
+        self._changed()
+
     async def close(self) -> None:
         """Drop all sessions silently."""
+        if self._leaving is not None:
+            self._leaving.cancel()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

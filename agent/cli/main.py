@@ -15,7 +15,14 @@ from pathlib import Path
 
 from agent.cli.failure import CommandFailed
 
-COMMANDS = ("agent.cli.resources", "agent.cli.node", "agent.cli.ipam", "agent.cli.cni", "agent.cli.lab")
+COMMANDS = (
+    "agent.cli.resources",
+    "agent.cli.node",
+    "agent.cli.bgp",
+    "agent.cli.ipam",
+    "agent.cli.cni",
+    "agent.cli.lab",
+)
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 
 EXAMPLES = """\

@@ -53,6 +53,7 @@ def shown(status: dict[str, Any]) -> str:
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
         f"pods       {status['pods']}",
     ]
+    lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
     lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
     lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
@@ -70,6 +71,18 @@ def shown(status: dict[str, Any]) -> str:
         for peer in status["peers"]
     ]
     return "\n".join([*lines, ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)])
+
+
+def drain_notes(status: dict[str, Any]) -> list[str]:
+    """That the node is drained, since when and why."""
+    drained = status["drained"]
+    if drained is None:
+        return []
+    how = "has left its peers" if status["has_left"] else "is leaving its peers"
+    text = f": {drained['text']}" if drained["text"] else ""
+    return [
+        f"drained    {how}, since {drained['since'][:19].replace('T', ' ')}{text}; tortie undrain ends it"
+    ]
 
 
 def kernel_notes(report: dict[str, Any]) -> list[str]:

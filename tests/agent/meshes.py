@@ -19,6 +19,7 @@ from agent.dataplane.objects import RouteKey
 from agent.datastore.admission import key_of
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import KINDS
+from agent.draining import DrainFile
 from agent.mesh import Mesh
 from agent.secrets import Secrets
 from ipam.model import NodeName, Pool
@@ -45,8 +46,14 @@ class MeshNode:
         self.block = IPv4Network(f"10.0.{number}.0/26")
         self.changed = asyncio.Event()
         self.cluster = Cluster(self.name)
+        state = directory / f"state-{number}"
+        state.mkdir(exist_ok=True)
         self.mesh = Mesh(
-            BgpSettings(hold_seconds=9, **settings), Secrets(directory), SystemClock(), self.changed.set
+            BgpSettings(hold_seconds=9, **settings),
+            Secrets(directory),
+            DrainFile(state),
+            SystemClock(),
+            self.changed.set,
         )
 
     def follow(self) -> None:

@@ -11,9 +11,14 @@ import pytest
 from agent import control
 
 
+def half(text: str) -> float:
+    return int(text) / 2
+
+
 async def asked(path: Path, *questions: str) -> list[object]:
     ready = asyncio.Event()
-    server = asyncio.create_task(control.serve(path, {"status": lambda: {"node": "n"}}, ready.set))
+    answers: control.Answers = {"status": lambda: {"node": "n"}, "half": control.WithText(half)}
+    server = asyncio.create_task(control.serve(path, answers, ready.set))
     try:
         await ready.wait()
         return [await asyncio.to_thread(control.ask, path, question) for question in questions]
@@ -25,7 +30,15 @@ async def asked(path: Path, *questions: str) -> list[object]:
 async def test_a_question_gets_its_answer_and_an_unknown_one_the_known_ones(tmp_path: Path) -> None:
     assert await asked(tmp_path / "s", "status", "fly") == [
         {"node": "n"},
-        {"error": "unknown question 'fly'; known are status"},
+        {"error": "unknown question 'fly'; known are status, half"},
+    ]
+
+
+async def test_a_text_goes_with_the_words_that_take_one(tmp_path: Path) -> None:
+    assert await asked(tmp_path / "s", "half 3", "half x", "status now") == [
+        1.5,
+        {"error": "invalid literal for int() with base 10: 'x'"},
+        {"error": "unknown question 'status now'; known are status, half"},
     ]
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.agent.meshes import Meshes, document, meshes
+import pytest
+
+from agent.clock import SystemClock
+from agent.draining import Drained, DrainFile
+from bgp.attributes import PathAttributes
+from bgp.iana import WellKnown
+from tests.agent.meshes import Meshes, MeshNode, document, meshes
 
 
 def all_up(world: Meshes) -> bool:
@@ -85,3 +91,85 @@ async def test_a_filter_takes_effect_within_the_session(tmp_path: Path) -> None:
         world.put(document("BGPFilter", "f"), deleted=True)
         await world.until(lambda: one.block in two.mesh.learned)
         assert one.sessions() == before
+
+
+def best_attributes(node: MeshNode, other: MeshNode) -> PathAttributes | None:
+    speaker = node.mesh._speaker
+    assert speaker is not None
+    found = speaker.paths(other.block)
+    return found[0].path.attributes if found else None
+
+
+async def test_a_drained_node_is_the_last_choice_for_a_moment_then_gone_and_its_text_is_read(
+    tmp_path: Path,
+) -> None:
+    async with meshes(2, tmp_path) as world:
+        one, two = world.nodes
+        await world.until(lambda: one.block in two.mesh.learned)
+        two.mesh.drain("gone for lunch")
+        two.follow()
+        await world.until(lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 0)
+        leaving = best_attributes(one, two)
+        assert leaving is not None
+        assert leaving.communities == (WellKnown.GRACEFUL_SHUTDOWN,)
+        assert not two.mesh.has_left
+        await world.until(lambda: two.mesh.has_left)
+        await world.until(lambda: two.block not in one.mesh.learned)
+        assert "gone for lunch" in one.peer(two)["last_error"]
+        assert not two.mesh.converged  # so what it learned stays in its kernel
+        assert two.mesh.status() == []
+
+
+async def test_a_drain_outlives_the_agent_and_ends_with_undrain(tmp_path: Path) -> None:
+    async with meshes(2, tmp_path) as world:
+        one, two = world.nodes
+        await world.until(lambda: all_up(world))
+        two.mesh.drain("")
+        await world.until(lambda: two.mesh.has_left)
+        again = MeshNode(2, tmp_path)
+        again.cluster = two.cluster
+        again.follow()
+        assert again.mesh.has_left
+        assert again.mesh.status() == []
+        two.mesh.undrain()
+        two.follow()
+        assert not two.mesh.converged  # what is in the kernel waits until the peers have told it again
+        await world.until(lambda: one.block in two.mesh.learned and two.block in one.mesh.learned)
+        assert MeshNode(2, tmp_path).mesh.drained is None
+
+
+async def test_undraining_before_it_has_left_keeps_the_sessions(tmp_path: Path) -> None:
+    async with meshes(2, tmp_path) as world:
+        one, two = world.nodes
+        await world.until(lambda: one.block in two.mesh.learned and two.block in one.mesh.learned)
+        before = two.sessions()
+        two.mesh.drain("")
+        two.follow()
+        await world.until(lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 0)
+        two.mesh.undrain()
+        two.follow()
+        await world.until(
+            lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 100
+        )
+        assert two.sessions() == before
+
+
+def test_a_text_that_no_notification_can_carry_is_refused(tmp_path: Path) -> None:
+    node = MeshNode(1, tmp_path)
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        node.mesh.drain("x" * 256)
+    assert node.mesh.drained is None
+
+
+def test_a_drain_file_that_cannot_be_read_counts_as_a_drain(tmp_path: Path) -> None:
+    file = DrainFile(tmp_path)
+    assert file.read() is None
+    file.write(Drained(SystemClock().wall(), "why"))
+    assert (found := file.read()) is not None
+    assert found.text == "why"
+    (tmp_path / "drained.json").write_text("{")
+    assert (found := file.read()) is not None
+    assert found.text == ""
+    file.write(None)
+    file.write(None)
+    assert file.read() is None

@@ -1,0 +1,60 @@
+"""That this node is drained: an operator's wish, kept in a file so that it outlives the agent.
+
+Promises: the file is whole or not there; one that cannot be read counts as a drain without a text, because somebody
+wanted one.
+Does not know: BGP, what draining means.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+FILE_NAME = "drained.json"
+MOST_FILE_BYTES = 4096
+LONGEST_TEXT_BYTES = 255
+"""RFC 9003: one octet for the length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Since when, and what the neighbours' operators are told."""
+
+    since: datetime
+    text: str = ""
+
+
+class DrainFile:
+    """The wish on disk."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / FILE_NAME
+
+    def read(self) -> Drained | None:
+        """The wish, if there is one."""
+        try:
+            data = self._path.read_bytes()[:MOST_FILE_BYTES]
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return Drained(datetime.fromtimestamp(0, UTC))
+        try:
+            return msgspec.json.decode(data, type=Drained)
+        except msgspec.MsgspecError:
+            return Drained(datetime.fromtimestamp(0, UTC))
+
+    def write(self, drained: Drained | None) -> None:
+        """Keep it, or (None) forget it. Raises OSError."""
+        if drained is None:
+            self._path.unlink(missing_ok=True)
+            return
+        new = self._path.with_suffix(".new")
+        with open(new, "wb") as file:
+            file.write(msgspec.json.encode(drained))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self._path)
