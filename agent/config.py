@@ -13,12 +13,14 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+
+from agent.address_method import method
 
 DEFAULT_FILE = Path("/etc/tortie/agent.toml")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -29,6 +31,8 @@ CALICO_ENVIRONMENT = {
     "ETCD_CERT_FILE": "etcd.cert_file",
     "ETCD_KEY_FILE": "etcd.key_file",
     "ETCD_USERNAME": "etcd.username",
+    "IP_AUTODETECTION_METHOD": "node.method",
+    "IP6_AUTODETECTION_METHOD": "node.method6",
 }
 """What calicoctl's users have in their environment already; TORTIE_* goes first."""
 
@@ -43,7 +47,13 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """Empty: the host name in lower case."""
     address: str = ""
-    """`address/length` on the underlay. Empty: the source address of the kernel's route to the datastore."""
+    """`address/length` on the underlay. Empty: found by `method`."""
+    method: str = "route"
+    """How it is found: `route` (the source of the kernel's route to the datastore), `first-found`, `can-reach=HOST`,
+    `interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR,...`."""
+    address6: str = ""
+    """The same for IPv6. Empty: found as soon as there is an IPv6 pool; `none`: never."""
+    method6: str = "route"
     labels: dict[str, str] = {}
     """Labels set on the Node resource, for nodeSelector."""
 
@@ -210,8 +220,7 @@ def _sentence(message: str, raw: Mapping[str, Any]) -> str:
 
 
 def _check(config: Config) -> None:
-    if config.node.address:
-        node_address(config.node.address)
+    _check_node(config.node)
     local_prefixes(config.bgp)
     name, etcd, bgp, log = config.node_name, config.etcd, config.bgp, config.log
     rules = (
@@ -258,16 +267,30 @@ def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ..
         raise ConfigError(f"bgp.local_prefixes: {error}; name networks such as 172.17.1.0/24") from None
 
 
-def node_address(text: str) -> IPv4Interface:
+def _check_node(node: NodeSettings) -> None:
+    for key, text in (("method", node.method), ("method6", node.method6)):
+        try:
+            method(text)
+        except ValueError as error:
+            raise ConfigError(f"node.{key}: {error}") from None
+    if node.address:
+        node_address(node.address)
+    if node.address6 not in ("", "none"):
+        node_address(node.address6, 6)
+
+
+def node_address(text: str, version: int = 4) -> IPv4Interface | IPv6Interface:
     """`172.26.5.10/20` as a value. Raises ConfigError."""
+    key, example = ("node.address6", "fd00::5/64") if version == 6 else ("node.address", "10.0.0.5/24")
     try:
-        interface = IPv4Interface(text)
+        interface = IPv6Interface(text) if version == 6 else IPv4Interface(text)
     except ValueError:
         raise ConfigError(
-            f"node.address: {text!r} is not an IPv4 address with a length, such as 10.0.0.5/24"
+            f"{key}: {text!r} is not an IPv{version} address with a length, such as {example}"
         ) from None
-    if "/" not in text or interface.ip in (IPv4Address("0.0.0.0"), interface.network.broadcast_address):
-        raise ConfigError(f"node.address: {text!r} must be a host's address with the length of its subnet")
+    nobody = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
+    if "/" not in text or nobody:
+        raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")
     return interface
 
 

@@ -157,7 +157,13 @@ class Agent:
         routes = self._config.routes
         nodes = {
             name: NodeAddresses(
-                node.ipv4, node.ipip_address, node.vxlan_address, node.spec.vxlan_tunnel_mac_addr
+                node.ipv4,
+                node.ipip_address,
+                node.vxlan_address,
+                node.spec.vxlan_tunnel_mac_addr,
+                node.ipv6,
+                node.vxlan6_address,
+                node.spec.vxlan_tunnel_mac_addr_v6,
             )
             for name, node in self._cluster.nodes.items()
             if node.ipv4 is not None
@@ -179,7 +185,9 @@ class Agent:
 
     def _wish(self, links: Mapping[str, Link]) -> Wish:
         """What the kernel should hold. Incomplete facts may add, never delete."""
-        self._links = links
+        if links is not self._links:
+            self._links = links
+            self._node_bell.ring()
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         wanted, converged = dataplane(facts), self._mesh.converged
@@ -195,7 +203,7 @@ class Agent:
         due_at = 0.0
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
-            inputs = record_inputs(self._cluster)
+            inputs = record_inputs(self._cluster, self._links)
             now = self._clock.now()
             if not self._syncer.in_sync or (inputs == done and now < due_at):
                 continue
@@ -232,6 +240,7 @@ class Agent:
     def _answers(self) -> control.Answers:
         return {
             "status": self._status,
+            "addresses": self._record.listed,
             "drain": control.WithText(self._mesh.drain),
             "undrain": self._mesh.undrain,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
@@ -243,6 +252,7 @@ class Agent:
             "node": self._cluster.node,
             "address": me.ipv4 if me is not None else None,
             "address_found_by": self._record.found_by,
+            "address6": me.ipv6 if me is not None else None,
             "pid": os.getpid(),
             "started": self._started,
             "in_sync": self._syncer.in_sync,

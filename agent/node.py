@@ -1,31 +1,32 @@
-"""This node's own record: its address on the underlay, its labels, its tunnel addresses.
+"""This node's own record: its addresses on the underlay, its labels, its tunnel addresses.
 
 Promises: the record is written by guarded transactions and keeps every field it does not own; a tunnel address is an
 ordinary allocation, written in the same transaction as the record that names it; a node whose address another node
-already has is not registered, and `trouble` says who has it.
-Does not know: routes, BGP, CNI.
+already has is not registered, and `trouble` says who has it; an old one that this machine has lost is given back then,
+so that two nodes may swap theirs.
+Does not know: routes, BGP, CNI, how addresses are found.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
+from agent.addressing import Candidate, Interface
 from agent.clock import Clock
-from agent.config import NodeSettings, node_address
-from agent.dataplane.kernel import Kernel, KernelError
+from agent.config import NodeSettings
+from agent.dataplane.facts import bearing
+from agent.dataplane.kernel import Kernel
+from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.dataplane.tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import API_VERSION, PLURALS
+from agent.finding import AddressFinder, Found, NoAddress
 from ipam.allocator import Allocator, Companion
 from ipam.errors import Conflict
 from ipam.keys import resource_key
@@ -33,16 +34,10 @@ from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
 from ipam.store import Committed, Put, Store, Unchanged, Versioned
 
-OUTSIDE = IPv4Address("198.51.100.1")
-"""TEST-NET-2 (RFC 5737): asking the kernel for the way there sends nothing and finds the default route."""
 MOST_WRITES = 5
 """Attempts at one change of the record while others write it too."""
 
 log = structlog.get_logger()
-
-
-class NoAddress(Exception):
-    """The node's address cannot be told; the sentence says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +48,21 @@ class TunnelUse:
     type: str
     path: tuple[str, ...]
     wanted: Callable[[tuple[Pool, ...]], bool]
+    version: int = 4
 
 
 TUNNEL_USES = (
     TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", ("spec", "bgp", "ipv4IPIPTunnelAddr"), uses_ipip),
     TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", ("spec", "ipv4VXLANTunnelAddr"), uses_vxlan),
+    TunnelUse(
+        "vxlan-v6-tunnel-addr-",
+        "vxlanV6TunnelAddress",
+        ("spec", "ipv6VXLANTunnelAddr"),
+        lambda pools: uses_vxlan(pools, 6),
+        6,
+    ),
 )
+ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
 
 
 class NodeRecord:
@@ -79,75 +83,116 @@ class NodeRecord:
         self._allocator = allocator
         self._kernel = kernel
         self._settings = settings
-        self._endpoints = endpoints
+        self._finder = AddressFinder(
+            kernel, settings, endpoints, lambda: [record.pool for record in cluster.pools]
+        )
         self._clock = clock
         self._key = resource_key(PLURALS["Node"], cluster.node)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
-        self.found_by: str = ""
-        """How the address was found, for status."""
+        self.found: dict[int, Found] = {}
+        """The addresses by version of IP, and how they were found."""
+        self.candidates: dict[int, tuple[Candidate, ...]] = {}
+        """All that were judged, by version."""
+
+    @property
+    def found_by(self) -> str:
+        """How the IPv4 address was found, for status."""
+        return self.found[4].how if 4 in self.found else ""
 
     async def one_pass(self) -> None:
         """Register or correct the record. Raises IpamError; a fault of settings or host stays in `trouble`."""
+        wanted: dict[int, Interface | None] = {}
         try:
-            address = await self.address()
+            for version in ADDRESS_PATHS:
+                wanted[version] = await self._address(version)
         except NoAddress as error:
             self.trouble = str(error)
             return
-        for name, node in self._cluster.nodes.items():
-            if name != self._cluster.node and node.ipv4 is not None and node.ipv4.ip == address.ip:
+        for address in wanted.values():
+            if address is not None and (holder := self._holder(address)) is not None:
                 self.trouble = (
-                    f"node address {address.ip} is already used by node {name}; give one of them another"
+                    f"node address {address.ip} is already used by node {holder}; give one of them another"
                 )
+                await self._give_back()
                 return
-        await self._patch(self._identity(address))
+        await self._patch(self._identity(wanted))
         for use in TUNNEL_USES:
             await self._settle_tunnel(use)
         self.trouble = None
 
-    async def address(self) -> IPv4Interface:
-        """The node's underlay address with its subnet: given, or the source of the kernel's route to the datastore."""
-        if self._settings.address:
-            self.found_by = "given"
-            return node_address(self._settings.address)
-        tried = []
-        for host in (*await self._datastore_hosts(), OUTSIDE):
-            try:
-                path = await self._kernel.path_to(host)
-            except KernelError as error:
-                tried.append(f"{host}: {error}")
-                continue
-            if path.source.is_loopback:
-                tried.append(f"{host}: is this machine itself")
-                continue
-            for link in (await self._kernel.links()).values():
-                for own, length in link.addresses:
-                    if own == path.source:
-                        self.found_by = f"route to {host} by {link.name}"
-                        return IPv4Interface((int(path.source), length))
-        raise NoAddress(f"no node address found ({'; '.join(tried)}); give one as node.address")
+    async def _address(self, version: int) -> Interface | None:
+        if not self._finder.wants(version):
+            self.found.pop(version, None)
+            self.candidates.pop(version, None)
+            return None
+        try:
+            found = await self._finder.find(version)
+        except NoAddress as error:
+            self.found.pop(version, None)
+            self.candidates[version] = error.candidates
+            raise
+        self.found[version], self.candidates[version] = found, found.candidates
+        return found.address
 
-    async def _datastore_hosts(self) -> list[IPv4Address]:
-        hosts = []
-        for endpoint in self._endpoints:
-            name = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-            try:
-                hosts.append(IPv4Address(name))
-            except ValueError:
-                try:
-                    found = await asyncio.get_running_loop().getaddrinfo(name, None, family=socket.AF_INET)
-                except OSError:
-                    continue
-                hosts += [IPv4Address(entry[4][0]) for entry in found[:1]]
-        return hosts
+    def listed(self) -> list[dict[str, Any]]:
+        """Every address that was judged: taken or not, and why. For people."""
+        rows: list[dict[str, Any]] = []
+        for version, candidates in sorted(self.candidates.items()):
+            found = self.found.get(version)
+            for one in candidates:
+                taken = found is not None and found.address.ip == one.address.ip
+                holder = self._holder(one.address)
+                why = f"is used by node {holder}" if holder is not None else one.objection
+                if taken and found is not None and holder is None:
+                    why = found.how
+                rows.append(
+                    {
+                        "interface": one.interface,
+                        "address": one.address,
+                        "taken": taken,
+                        "why": why or "would do, another goes first",
+                    }
+                )
+        return rows
 
-    def _identity(self, address: IPv4Interface) -> Callable[[dict[str, Any]], None]:
+    def _holder(self, address: Interface) -> NodeName | None:
+        for name, node in self._cluster.nodes.items():
+            taken = node.ipv4 if address.version == 4 else node.ipv6
+            if name != self._cluster.node and taken is not None and taken.ip == address.ip:
+                return name
+        return None
+
+    async def _give_back(self) -> None:
+        """Strike recorded addresses that no interface bears any more: another node may be waiting for them."""
+        own = self._cluster.nodes.get(self._cluster.node)
+        if own is None:
+            return
+        links = await self._kernel.links()
+        recorded = {4: own.ipv4, 6: own.ipv6}
+        lost = [
+            version for version, one in recorded.items() if one is not None and not bearing(links, one.ip)
+        ]
+        if lost:
+
+            def strike(raw: dict[str, Any]) -> None:
+                for version in lost:
+                    _set(raw, ADDRESS_PATHS[version], None)
+
+            await self._patch(strike)
+            log.warning("node.address_given_back", versions=lost)
+
+    def _identity(self, addresses: Mapping[int, Interface | None]) -> Callable[[dict[str, Any]], None]:
         def write(raw: dict[str, Any]) -> None:
-            _set(raw, ("spec", "bgp", "ipv4Address"), str(address))
+            for version, address in addresses.items():
+                if address is not None:
+                    _set(raw, ADDRESS_PATHS[version], str(address))
             if self._settings.labels:
                 raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
-            if uses_vxlan(tuple(record.pool for record in self._cluster.pools)):
-                raw["spec"].setdefault("vxlanTunnelMACAddr", vtep_mac(self._cluster.node))
+            pools = tuple(record.pool for record in self._cluster.pools)
+            for version, field in ((4, "vxlanTunnelMACAddr"), (6, "vxlanTunnelMACAddrV6")):
+                if uses_vxlan(pools, version):
+                    raw["spec"].setdefault(field, vtep_mac(self._cluster.node, version))
 
         return write
 
@@ -177,6 +222,8 @@ class NodeRecord:
             node=node,
             labels=self.labels,
             use=Use.TUNNEL,
+            ipv4=int(use.version == 4),
+            ipv6=int(use.version == 6),
             pools=tuple(pool.name for pool in eligible),
             secondary=(("node", node), ("type", use.type)),
         )
@@ -196,6 +243,7 @@ class NodeRecord:
             record.pool
             for record in self._cluster.pools
             if use.wanted((record.pool,))
+            and record.pool.cidr.version == use.version
             and not record.pool.disabled
             and Use.TUNNEL in record.pool.allowed_uses
             and parse(record.pool.node_selector).matches(dict(self.labels))
@@ -251,6 +299,8 @@ def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:
         raw[path[-1]] = text
 
 
-def record_inputs(cluster: Cluster) -> tuple[object, ...]:
+def record_inputs(cluster: Cluster, links: Mapping[str, Link]) -> tuple[object, ...]:
     """What a pass depends on; while it stays the same there is no need for another."""
-    return cluster.pools, cluster.nodes.get(NodeName(cluster.node))
+    own = (link for link in links.values() if not link.name.startswith(WORKLOAD_PREFIX))
+    addresses = tuple((link.name, link.up, link.addresses) for link in own if link.name not in OUR_TUNNELS)
+    return cluster.pools, cluster.nodes.get(NodeName(cluster.node)), addresses

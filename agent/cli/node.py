@@ -1,4 +1,4 @@
-"""`tortie node status`: what this node's agent sees, in calicoctl's form."""
+"""`tortie node status` and `addresses`: what this node's agent sees, in calicoctl's form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ EXAMPLES = """\
 examples:
   tortie node status
   tortie node status --json
+  tortie node addresses
   tortie lab exec node1 -- tortie node status
 """
 
@@ -25,20 +26,42 @@ def add_parsers(subparsers: Any) -> None:
     )
     status.add_argument("--json", action="store_true", help="everything the agent says")
     status.set_defaults(run=run_status)
+    addresses = verbs.add_parser(
+        "addresses",
+        help="the addresses that could be the node's, which is, and why not the others",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    addresses.set_defaults(run=run_addresses)
+
+
+def _ask(arguments: argparse.Namespace, question: str) -> Any:
+    from agent import control
+    from agent.cli.connection import config
+    from agent.cli.failure import CommandFailed
+
+    try:
+        return control.ask(config(arguments).control_socket, question)
+    except control.NotRunning as error:
+        raise CommandFailed(str(error)) from error
+
+
+def run_addresses(arguments: argparse.Namespace) -> None:
+    """`tortie node addresses`."""
+    from agent.cli.tables import ruled
+
+    rows = [
+        ("*" if row["taken"] else "", row["interface"], row["address"], row["why"])
+        for row in _ask(arguments, "addresses")
+    ]
+    print(ruled(("", "INTERFACE", "ADDRESS", "WHY"), rows))
 
 
 def run_status(arguments: argparse.Namespace) -> None:
     """`tortie node status`."""
     import json
 
-    from agent import control
-    from agent.cli.connection import config
-    from agent.cli.failure import CommandFailed
-
-    try:
-        status = control.ask(config(arguments).control_socket, "status")
-    except control.NotRunning as error:
-        raise CommandFailed(str(error)) from error
+    status = _ask(arguments, "status")
     print(json.dumps(status, indent=2) if arguments.json else shown(status))
 
 

@@ -7,7 +7,7 @@ Does not know: etcd, files, what a value means for the kernel.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import msgspec
 from msgspec import Struct, field
@@ -78,6 +78,8 @@ class NodeSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
     bgp: NodeBGPSpec | None = None
     ipv4_vxlan_tunnel_addr: str | None = field(default=None, name="ipv4VXLANTunnelAddr")
     vxlan_tunnel_mac_addr: str | None = field(default=None, name="vxlanTunnelMACAddr")
+    ipv6_vxlan_tunnel_addr: str | None = field(default=None, name="ipv6VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr_v6: str | None = field(default=None, name="vxlanTunnelMACAddrV6")
     addresses: list[NodeAddress] | None = None
     orch_refs: list[OrchRef] | None = None
 
@@ -140,6 +142,15 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     def vxlan_address(self) -> IPv4Address | None:
         """The address on the node's vxlan.calico: its VTEP."""
         return _address(self.spec.ipv4_vxlan_tunnel_addr)
+
+    @property
+    def vxlan6_address(self) -> IPv6Address | None:
+        """The address on the node's vxlan-v6.calico."""
+        text = self.spec.ipv6_vxlan_tunnel_addr
+        try:
+            return IPv6Address(text) if text else None
+        except ValueError:
+            return None
 
 
 def _address(text: str | None) -> IPv4Address | None:

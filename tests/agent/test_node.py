@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Interface
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from agent.datastore.documents import read
 from agent.datastore.resources import encode
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
-from agent.node import NodeRecord
+from agent.node import NodeRecord, record_inputs
 from ipam.allocator import Allocator
 from ipam.keys import resource_key
 from ipam.model import HandleId, NodeName
@@ -136,11 +135,56 @@ async def test_an_address_that_another_node_has_is_not_taken_and_the_other_is_na
     assert KEY not in world.store.copy()
 
 
-async def test_without_a_given_address_it_is_the_source_of_the_route_to_the_datastore() -> None:
+async def test_a_node_that_lost_its_address_gives_it_back_so_that_two_can_swap() -> None:
     world = World(address="", endpoints=("http://172.26.0.1:2379",))
     world.kernel.add_link("eth0", "172.26.0.11/20")
-    assert await world.record.address() == IPv4Interface("172.26.0.11/20")
-    assert world.record.found_by == "route to 172.26.0.1 by eth0"
+    await world.passed()
+    other = {
+        "kind": "Node",
+        "metadata": {"name": "node9"},
+        "spec": {"bgp": {"ipv4Address": "172.26.0.12/20"}},
+    }
+    await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
+    world.kernel.delete_link("eth0")
+    world.kernel.add_link("eth0", "172.26.0.12/20")
+    stored = await world.passed()
+    assert world.record.trouble is not None
+    assert "node9" in world.record.trouble
+    assert "ipv4Address" not in stored["spec"]["bgp"]
+
+
+async def test_an_interface_that_is_bare_for_a_moment_takes_nothing_back() -> None:
+    world = World(address="", endpoints=("http://172.26.0.1:2379",))
+    world.kernel.add_link("eth0", "172.26.0.11/20")
+    before = await world.passed()
+    world.kernel.delete_link("eth0")
+    assert await world.passed() == before
+    assert world.record.trouble is not None
+
+
+async def test_a_changed_address_is_followed() -> None:
+    world = World(address="", endpoints=("http://172.26.0.1:2379",))
+    world.kernel.add_link("eth0", "172.26.0.11/20")
+    await world.passed()
+    before = record_inputs(world.cluster, world.kernel.link_table)
+    world.kernel.delete_link("eth0")
+    world.kernel.add_link("eth0", "172.26.0.13/20")
+    assert record_inputs(world.cluster, world.kernel.link_table) != before
+    assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.13/20"}
+
+
+async def test_with_an_ipv6_pool_the_node_has_an_ipv6_address_and_a_vtep() -> None:
+    world = World()
+    world.kernel.add_link("eth0", "172.26.0.11/20", "fd26::11/64")
+    spec = {"cidr": "fd10::/64", "vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": False}
+    pool = {"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "six"}, "spec": spec}
+    await world.store.commit((), (Put(resource_key("ippools", "six"), json.dumps(pool).encode()),))
+    spec = (await world.passed())["spec"]
+    assert spec["bgp"] == {"ipv4Address": "172.26.0.11/20", "ipv6Address": "fd26::11/64"}
+    assert spec["vxlanTunnelMACAddrV6"] == vtep_mac(ME, 6)
+    (held,) = await world.allocator.assigned(HandleId("vxlan-v6-tunnel-addr-node1"))
+    assert spec["ipv6VXLANTunnelAddr"] == str(held.address)
+    assert "ipv4VXLANTunnelAddr" not in spec
 
 
 async def test_a_host_without_any_address_says_what_to_do() -> None:

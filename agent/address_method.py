@@ -1,0 +1,61 @@
+"""How a node's address is chosen, in the words of Calico's IP_AUTODETECTION_METHOD.
+
+Promises: pure; a wrong word is one sentence. Does not know: interfaces, routes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import ip_network
+
+WORDS = "route, first-found, can-reach=HOST, interface=REGEX, skip-interface=REGEX or cidr=CIDR,..."
+
+
+class How(Enum):
+    """The words before the equals sign."""
+
+    ROUTE = "route"
+    """The source of the kernel's route to the datastore, else of its default route."""
+    FIRST_FOUND = "first-found"
+    CAN_REACH = "can-reach"
+    INTERFACE = "interface"
+    SKIP_INTERFACE = "skip-interface"
+    CIDR = "cidr"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How to choose, and what the choice is measured by."""
+
+    how: How
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.how.value}={','.join(self.arguments)}" if self.arguments else self.how.value
+
+
+def method(text: str) -> Method:
+    """The method behind a setting. Raises ValueError with a sentence."""
+    word, equals, rest = text.strip().partition("=")
+    try:
+        how = How(word or How.ROUTE.value)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {WORDS}") from None
+    arguments = tuple(part.strip() for part in rest.split(",") if part.strip())
+    if bool(arguments) != (how not in (How.ROUTE, How.FIRST_FOUND)) or bool(equals) != bool(arguments):
+        raise ValueError(f"{text!r} is none of {WORDS}")
+    for argument in arguments:
+        _check(how, argument)
+    return Method(how, arguments)
+
+
+def _check(how: How, argument: str) -> None:
+    try:
+        if how is How.CIDR:
+            ip_network(argument, strict=False)
+        elif how in (How.INTERFACE, How.SKIP_INTERFACE):
+            re.compile(argument)
+    except (ValueError, re.error) as error:
+        raise ValueError(f"{how.value}={argument}: {error}") from None

@@ -1,0 +1,96 @@
+"""Which of this machine's addresses is the node's: Calico's IP_AUTODETECTION_METHOD in words, judged with reasons.
+
+Promises: pure; every address of every interface is judged, and what is not taken says why. Between equals the lowest
+interface index goes first, as Calico's first-found.
+Does not know: how links and routes are read, who else has an address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+
+from agent.address_method import How, Method
+from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Address, Link
+from ipam.model import Pool
+
+Interface = IPv4Interface | IPv6Interface
+OTHERS = re.compile(
+    r"docker.*|cbr.*|dummy.*|podman.*|virbr.*|lxcbr.*|veth.*|lo|br-.*|flannel.*|kube-ipvs.*|cni.*|nerdctl.*|wireguard.*"
+)
+"""Interfaces that Calico's first-found passes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One address, and why it is not the node's; None when it may be."""
+
+    interface: str
+    address: Interface
+    objection: str | None
+
+
+def judged(
+    links: Mapping[str, Link], version: int, chosen: Method, pools: Iterable[Pool] = ()
+) -> tuple[Candidate, ...]:
+    """Every address of a version of IP, judged by all but routes (`by_route` does that)."""
+    known = tuple(pools)
+    return tuple(
+        Candidate(link.name, address, _unfit(link, address, known) or _unwanted(link, address, chosen))
+        for link in sorted(links.values(), key=lambda one: one.index)
+        for address in (ip_interface(f"{ip}/{length}") for ip, length in link.addresses)
+        if address.version == version
+    )
+
+
+def by_route(candidates: Iterable[Candidate], source: Address, host: Address) -> tuple[Candidate, ...]:
+    """The same, when only the source of the route to a host will do."""
+    return tuple(
+        one
+        if one.address.ip == source or one.objection is not None
+        else replace(one, objection=f"is not the source of the route to {host}")
+        for one in candidates
+    )
+
+
+def _unfit(link: Link, address: Interface, pools: tuple[Pool, ...]) -> str | None:
+    """Why an address can be no node's, whatever the method."""
+    if address.ip.is_loopback:
+        return "is a loopback address"
+    if address.ip.is_link_local:
+        return "is a link-local address"
+    if link.name in OUR_TUNNELS or link.name.startswith(WORKLOAD_PREFIX):
+        return "belongs to the pod network"
+    if not link.up:
+        return f"{link.name} is down"
+    inside = next((pool for pool in pools if address.ip in pool), None)
+    return f"is inside pool {inside.name}" if inside is not None else None
+
+
+def _unwanted(link: Link, address: Interface, chosen: Method) -> str | None:
+    """Why the method passes an address over."""
+    matches = any(re.fullmatch(one, link.name) for one in chosen.arguments) if _by_name(chosen) else False
+    if chosen.how is How.INTERFACE:
+        return None if matches else f"{link.name} does not match {chosen}"
+    if chosen.how is How.CIDR:
+        networks = [ip_network(one, strict=False) for one in chosen.arguments]
+        return None if any(address.ip in one for one in networks) else f"is outside {chosen}"
+    if chosen.how is How.SKIP_INTERFACE and matches:
+        return f"{link.name} matches {chosen}"
+    if chosen.how in (How.FIRST_FOUND, How.SKIP_INTERFACE) and OTHERS.fullmatch(link.name):
+        return f"{link.name} is of a kind that is passed over"
+    return None
+
+
+def _by_name(chosen: Method) -> bool:
+    return chosen.how in (How.INTERFACE, How.SKIP_INTERFACE)
+
+
+def literal(host: str) -> Address | None:
+    """An address in text; None for a name."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,136 @@
+"""Finds the node's addresses on this machine, by the settings and the kernel's own routes.
+
+Promises: what was found says how; what was not found says what was tried and what to do. IPv6 is looked for only when
+a pool of it is there, or when it was given. Does not know: the node's record, other nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_interface
+from urllib.parse import urlsplit
+
+from agent.address_method import How, Method, method
+from agent.addressing import Candidate, Interface, by_route, judged, literal
+from agent.config import NodeSettings
+from agent.dataplane.kernel import Kernel, KernelError
+from agent.dataplane.objects import Address
+from ipam.model import Pool
+
+OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}
+"""TEST-NET-2 (RFC 5737), RFC 3849: asking the kernel for the way there sends nothing and finds the default route."""
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+NONE = "none"
+
+
+class NoAddress(Exception):
+    """The node's address cannot be told; the sentence says what to do."""
+
+    def __init__(self, sentence: str, candidates: tuple[Candidate, ...]) -> None:
+        super().__init__(sentence)
+        self.candidates = candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The node's address of one version of IP."""
+
+    address: Interface
+    how: str
+    """For people."""
+    candidates: tuple[Candidate, ...] = ()
+    """All that were judged, this one among them."""
+
+
+class AddressFinder:
+    """Reads; owns nothing."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        settings: NodeSettings,
+        endpoints: tuple[str, ...],
+        pools: Callable[[], Iterable[Pool]],
+    ) -> None:
+        self._kernel = kernel
+        self._settings = settings
+        self._endpoints = endpoints
+        self._pools = pools
+
+    def wants(self, version: int) -> bool:
+        """Whether the node should have an address of this version."""
+        if version == 4:
+            return True
+        given = self._settings.address6
+        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self._pools()))
+
+    async def find(self, version: int) -> Found:
+        """The node's address with its subnet. Raises NoAddress."""
+        setting = "node.address6" if version == 6 else "node.address"
+        given = self._settings.address6 if version == 6 else self._settings.address
+        chosen = method(self._settings.method6 if version == 6 else self._settings.method)
+        if given:
+            return Found(ip_interface(given), "given", await self._judged(version, chosen))
+        tried: list[str] = []
+        candidates: tuple[Candidate, ...] = ()
+        for candidates, how in await self._rounds(version, chosen, tried):
+            for one in candidates:
+                if one.objection is None:
+                    return Found(one.address, f"{how} by {one.interface}", candidates)
+            tried += [f"{one.address.ip} {one.objection}" for one in candidates]
+        reasons = "; ".join(dict.fromkeys(tried)) or f"no interface has an IPv{version} address"
+        raise NoAddress(f"no node address found ({reasons}); give one as {setting}", candidates)
+
+    async def _judged(self, version: int, chosen: Method) -> tuple[Candidate, ...]:
+        return judged(await self._kernel.links(), version, chosen, self._pools())
+
+    async def _rounds(
+        self, version: int, chosen: Method, tried: list[str]
+    ) -> list[tuple[tuple[Candidate, ...], str]]:
+        """The candidates, judged once for each host whose route may decide; reasons for none go to `tried`."""
+        candidates = await self._judged(version, chosen)
+        if chosen.how not in (How.ROUTE, How.CAN_REACH):
+            return [(candidates, str(chosen))]
+        names = chosen.arguments if chosen.how is How.CAN_REACH else self._datastore_names()
+        hosts = await resolved(names, version)
+        if chosen.how is How.ROUTE:
+            hosts.append(OUTSIDE[version])
+        rounds = []
+        for host in hosts:
+            try:
+                path = await self._kernel.path_to(host)
+            except KernelError as error:
+                tried.append(f"{host}: {error}")
+                continue
+            if path.source.is_loopback or path.source == host:
+                tried.append(f"{host}: is this machine itself")
+                continue
+            rounds.append((by_route(candidates, path.source, host), f"route to {host}"))
+        if version == 6 and chosen.how is How.ROUTE:  # a network without a way out is usual there
+            rounds.append((await self._judged(6, Method(How.FIRST_FOUND)), "first found"))
+        return rounds
+
+    def _datastore_names(self) -> list[str]:
+        return [
+            urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+            for endpoint in self._endpoints
+        ]
+
+
+async def resolved(names: Iterable[str], version: int) -> list[Address]:
+    """The addresses of these hosts in a version of IP, one each; a name that cannot be resolved has none."""
+    found: list[Address] = []
+    for name in names:
+        host = literal(name)
+        if host is None:
+            try:
+                entries = await asyncio.get_running_loop().getaddrinfo(name, None, family=FAMILIES[version])
+            except OSError:
+                continue
+            host = literal(str(entries[0][4][0])) if entries else None
+        if host is not None and host.version == version:
+            found.append(host)
+    return found

@@ -1,0 +1,157 @@
+"""Which address is the node's: every method, every reason, and what follows a change."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+
+import pytest
+
+from agent.address_method import How, Method, method
+from agent.addressing import by_route, judged
+from agent.config import NodeSettings
+from agent.dataplane.objects import Link
+from agent.finding import AddressFinder, NoAddress, resolved
+from ipam.model import Pool
+from tests.fakes.kernel import FakeKernel
+
+
+def link(index: int, name: str, *texts: str, up: bool = True) -> Link:
+    pairs = [text.split("/") for text in texts]
+    return Link(index, name, None, 1500, up, addresses=tuple((ip_address(a), int(b)) for a, b in pairs))
+
+
+MACHINE = {
+    one.name: one
+    for one in (
+        link(1, "lo", "127.0.0.1/8", "::1/128"),
+        link(2, "eth0", "10.0.0.5/24", "fe80::5/64", "fd00::5/64"),
+        link(3, "eth1", "192.0.2.7/24"),
+        link(4, "docker0", "172.17.0.1/16"),
+        link(5, "eth2", "198.51.100.9/24", up=False),
+        link(6, "vxlan.calico", "192.168.1.0/32"),
+        link(7, "cali123", "169.254.1.1/32"),
+        link(8, "eth3", "192.168.9.9/24"),
+    )
+}
+PODS = Pool("pods", ip_network("192.168.0.0/16"), 26)
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("first-found", ["10.0.0.5", "192.0.2.7"]),
+        ("interface=eth1", ["192.0.2.7"]),
+        ("interface=eth.*", ["10.0.0.5", "192.0.2.7"]),
+        ("interface=docker0", ["172.17.0.1"]),
+        ("skip-interface=eth0,lo", ["192.0.2.7"]),
+        ("cidr=192.0.2.0/24", ["192.0.2.7"]),
+        ("cidr=172.16.0.0/12,192.0.2.0/24", ["192.0.2.7", "172.17.0.1"]),
+        ("route", ["10.0.0.5", "192.0.2.7", "172.17.0.1"]),
+    ],
+)
+def test_a_method_takes_these_in_the_order_of_interfaces(text: str, taken: list[str]) -> None:
+    found = judged(MACHINE, 4, method(text), [PODS])
+    assert [str(one.address.ip) for one in found if one.objection is None] == taken
+
+
+def test_what_is_not_taken_says_why() -> None:
+    reasons = {
+        str(one.address.ip): one.objection
+        for one in judged(MACHINE, 4, method("skip-interface=eth1"), [PODS])
+    }
+    assert reasons == {
+        "127.0.0.1": "is a loopback address",
+        "10.0.0.5": None,
+        "192.0.2.7": "eth1 matches skip-interface=eth1",
+        "172.17.0.1": "docker0 is of a kind that is passed over",
+        "198.51.100.9": "eth2 is down",
+        "192.168.1.0": "belongs to the pod network",
+        "169.254.1.1": "is a link-local address",
+        "192.168.9.9": "is inside pool pods",
+    }
+
+
+def test_link_local_addresses_of_ipv6_are_no_nodes() -> None:
+    found = judged(MACHINE, 6, method("first-found"))
+    assert [str(one.address) for one in found if one.objection is None] == ["fd00::5/64"]
+
+
+def test_a_route_leaves_its_source_alone() -> None:
+    candidates = judged(MACHINE, 4, method("route"), [PODS])
+    left = by_route(candidates, ip_address("192.0.2.7"), ip_address("203.0.113.1"))
+    assert [str(one.address.ip) for one in left if one.objection is None] == ["192.0.2.7"]
+    assert left[1].objection == "is not the source of the route to 203.0.113.1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["fastest", "interface", "interface=", "interface=(", "cidr=10.0.0.0/99", "first-found=eth0", "cidr"],
+)
+def test_a_wrong_method_is_one_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"none of|does not appear|missing|unterminated") as caught:
+        method(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_prints_as_it_is_written() -> None:
+    assert str(method("cidr=10.0.0.0/8, fd00::/8")) == "cidr=10.0.0.0/8,fd00::/8"
+    assert method("") == Method(How.ROUTE)
+
+
+def finder(
+    kernel: FakeKernel, *pools: Pool, endpoint: str = "http://10.0.0.1:2379", **more: str
+) -> AddressFinder:
+    return AddressFinder(kernel, NodeSettings(**more), (endpoint,), lambda: pools)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def machine() -> FakeKernel:
+    kernel = FakeKernel()
+    kernel.add_link("eth0", "10.0.0.5/24", "fd00::5/64")
+    kernel.add_link("eth1", "192.0.2.7/24")
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "how"),
+    [
+        ({}, "10.0.0.5/24", "route to 10.0.0.1 by eth0"),
+        ({"method": "can-reach=192.0.2.1"}, "192.0.2.7/24", "route to 192.0.2.1 by eth1"),
+        ({"method": "interface=eth1"}, "192.0.2.7/24", "interface=eth1 by eth1"),
+        ({"address": "10.9.9.9/16"}, "10.9.9.9/16", "given"),
+    ],
+)
+async def test_the_address_is_found_and_how(
+    machine: FakeKernel, settings: dict[str, str], address: str, how: str
+) -> None:
+    found = await finder(machine, **settings).find(4)
+    assert (found.address, found.how) == (IPv4Interface(address), how)
+    assert [one.interface for one in found.candidates] == ["eth0", "eth1"]
+
+
+async def test_a_network_without_a_way_out_still_has_an_ipv6_address(machine: FakeKernel) -> None:
+    found = await finder(machine).find(6)
+    assert (found.address, found.how) == (IPv6Interface("fd00::5/64"), "first found by eth0")
+
+
+async def test_nothing_found_says_what_was_tried(machine: FakeKernel) -> None:
+    with pytest.raises(NoAddress) as caught:
+        await finder(machine, method="interface=bond0").find(4)
+    assert str(caught.value) == (
+        "no node address found (10.0.0.5 eth0 does not match interface=bond0; 192.0.2.7 eth1 does not match "
+        "interface=bond0); give one as node.address"
+    )
+
+
+def test_ipv6_is_wanted_with_a_pool_of_it_or_when_given(machine: FakeKernel) -> None:
+    six = Pool("six", ip_network("fd10::/48"), 122)
+    assert finder(machine).wants(4)
+    assert not finder(machine).wants(6)
+    assert finder(machine, six).wants(6)
+    assert finder(machine, address6="fd00::9/64").wants(6)
+    assert not finder(machine, six, address6="none").wants(6)
+
+
+async def test_names_and_addresses_are_resolved_in_the_wanted_version() -> None:
+    assert await resolved(["127.0.0.1", "::1", "nowhere.invalid"], 4) == [ip_address("127.0.0.1")]
+    assert await resolved(["::1", "127.0.0.1"], 6) == [ip_address("::1")]
