@@ -193,3 +193,20 @@ async def test_a_host_without_any_address_says_what_to_do() -> None:
     await world.record.one_pass()
     assert world.record.trouble is not None
     assert world.record.trouble.endswith("give one as node.address")
+
+
+async def test_every_address_is_listed_with_the_reason_it_is_or_is_not_the_nodes() -> None:
+    world = World(address="", endpoints=("http://172.26.0.1:2379",))
+    world.kernel.add_link("eth0", "172.26.0.11/20")
+    world.kernel.add_link("eth1", "192.0.2.7/24", "192.0.2.8/24")
+    world.kernel.add_link("eth2", "198.51.100.7/24", up=False)
+    other = {"kind": "Node", "metadata": {"name": "node9"}, "spec": {"bgp": {"ipv4Address": "192.0.2.7/24"}}}
+    await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
+    await world.passed()
+    rows = {str(row["address"].ip): (row["taken"], row["why"]) for row in world.record.listed()}
+    assert rows == {
+        "172.26.0.11": (True, "route to 172.26.0.1 by eth0"),
+        "192.0.2.7": (False, "is used by node node9"),
+        "192.0.2.8": (False, "is not the source of the route to 172.26.0.1"),
+        "198.51.100.7": (False, "eth2 is down"),
+    }
