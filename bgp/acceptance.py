@@ -6,9 +6,19 @@ Does not know: what is malformed (attributes decide that), RIBs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.families import Address
+from bgp.iana import WellKnown
+
+
+def believed(attributes: PathAttributes) -> PathAttributes:
+    """A path whose teacher is about to leave becomes the last resort (RFC 8326 section 4.1)."""
+    if WellKnown.GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
+        return replace(attributes, local_pref=0)
+    return attributes
 
 
 def refusal(

@@ -68,6 +68,8 @@ class Context:
     """Whether the session is iBGP."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What was agreed; the rest is skipped."""
+    path_ids: frozenset[Family] = frozenset()
+    """In which the peer puts an identifier before each prefix (RFC 7911)."""
 
 
 def withdraw(why: str) -> MalformedAttribute:

@@ -44,6 +44,10 @@ class Capabilities:
     graceful_restart: GracefulRestart | None = None
     extended_message: bool = False
     enhanced_refresh: bool = False
+    paths_taken: frozenset[Family] = frozenset()
+    """Of which it takes several paths to a prefix, told apart by identifiers (RFC 7911)."""
+    paths_given: frozenset[Family] = frozenset()
+    """Of which it tells several."""
     host_name: str = ""
     """What the peer calls itself, for people; read, never sent."""
 
@@ -65,6 +69,8 @@ def encode(offer: Capabilities) -> bytes:
         parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
     if offer.four_octet_as is not None:
         parts.append(_packed(CapabilityCode.FOUR_OCTET_AS, offer.four_octet_as.to_bytes(4, "big")))
+    if offer.paths_taken or offer.paths_given:
+        parts.append(_packed(CapabilityCode.ADD_PATH, _packed_paths(offer)))
     if offer.enhanced_refresh:
         parts.append(_packed(CapabilityCode.ENHANCED_REFRESH, b""))
     joined = b"".join(parts)
@@ -92,6 +98,8 @@ def decode(parameters: bytes) -> Capabilities:
     for code, value in _capabilities(parameters):
         if code == CapabilityCode.MULTIPROTOCOL:
             families.append(family_at(int.from_bytes(_exactly(value, 4)[:2], "big"), value[3]))
+        elif code == CapabilityCode.ADD_PATH:
+            found["paths_taken"], found["paths_given"] = _paths(value)
         elif code in _READERS:
             field, read = _READERS[code]
             found[field] = read(value)
@@ -129,6 +137,35 @@ def _graceful_restart(value: bytes) -> GracefulRestart:
     )
 
 
+TAKES, GIVES = 1, 2
+"""RFC 7911 section 4; both bits are 3, and any other value counts as nothing."""
+
+
+def _packed_paths(offer: Capabilities) -> bytes:
+    return b"".join(
+        struct.pack(
+            "!HBB",
+            family,
+            UNICAST,
+            TAKES * (family in offer.paths_taken) + GIVES * (family in offer.paths_given),
+        )
+        for family in sorted(offer.paths_taken | offer.paths_given)
+    )
+
+
+def _paths(value: bytes) -> tuple[frozenset[Family], frozenset[Family]]:
+    if len(value) % 4:
+        raise _malformed(f"an ADD-PATH capability of {len(value)} octets")
+    found = {
+        family: value[offset + 3]
+        for offset in range(0, len(value), 4)
+        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
+        and 1 <= value[offset + 3] <= TAKES | GIVES
+    }
+    taken = frozenset(family for family, bits in found.items() if bits & TAKES)
+    return taken, frozenset(family for family, bits in found.items() if bits & GIVES)
+
+
 def _host_name(value: bytes) -> str:
     """The host name of the FQDN capability; a wrong one is worth no session, so it reads as empty."""
     length = value[0] if value else 0
@@ -156,6 +193,8 @@ def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
         parameters[:1] == b"\xff"
     )  # RFC 9072: a first parameter of type 255 announces two-octet lengths
     if extended:
+        if int.from_bytes(parameters[1:3], "big") != len(parameters) - 3:
+            raise _malformed("the extended optional parameters have another length")
         parameters = parameters[3:]
     found = []
     for kind, value in _triples(parameters, 2 if extended else 1):

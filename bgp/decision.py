@@ -24,6 +24,8 @@ class Source:
     internal: bool
     client: bool = False
     """Whether it is a client of ours (RFC 4456)."""
+    path_id: int | None = None
+    """Which of several paths of that peer (RFC 7911); None: it tells one."""
 
     @property
     def is_own(self) -> bool:
@@ -44,7 +46,7 @@ def best_path(candidates: Iterable[Path]) -> Path:
 
     1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
     6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
-    9. lowest peer address
+    9. lowest peer address   10. lowest path identifier (RFC 7911)
 
     Own first is not in the RFC: a peer with a high LOCAL_PREF must not take our own blocks from us.
     """
@@ -99,5 +101,6 @@ _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
     ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),
     ("higher peer address", _least(lambda path: path.source.key)),
+    ("higher path identifier", _least(lambda path: path.source.path_id or 0)),
 )
 """What a path that a rule removes has, and the rule."""

@@ -40,6 +40,8 @@ class Listener:
     cluster_id: IPv4Address
     link_local: IPv6Address | None = None
     """Our address on the link that we share with it (RFC 2545 section 3)."""
+    lowered: bool = False
+    """We are about to leave (RFC 8326)."""
 
 
 def outgoing(path: Path, to: Listener) -> PathAttributes | None:
@@ -48,7 +50,15 @@ def outgoing(path: Path, to: Listener) -> PathAttributes | None:
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
         return None
     told = _internal(path, to) if to.internal else _external(path, to)
-    return told if told is not None and told.next_hop is not None else None
+    if told is None or told.next_hop is None:
+        return None
+    return _last_resort(told, to) if to.lowered and told.next_hop == to.next_hop else told
+
+
+def _last_resort(told: PathAttributes, to: Listener) -> PathAttributes:
+    """RFC 8326 section 4: any other way is better than through us."""
+    tagged = dict.fromkeys((*told.communities, int(WellKnown.GRACEFUL_SHUTDOWN)))
+    return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
 
 
 def telling(to: Listener, judge: Judge | None) -> Callable[[Nlri, Path], PathAttributes | None]:

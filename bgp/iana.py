@@ -50,6 +50,12 @@ class Flag(IntEnum):
     EXTENDED_LENGTH = 0x10
 
 
+class RefreshError(IntEnum):
+    """Subcodes of ROUTE_REFRESH_MESSAGE, RFC 7313."""
+
+    INVALID_LENGTH = 1
+
+
 class CapabilityCode(IntEnum):
     """RFC 5492 and the registry it made."""
 
@@ -58,6 +64,7 @@ class CapabilityCode(IntEnum):
     EXTENDED_MESSAGE = 6
     GRACEFUL_RESTART = 64
     FOUR_OCTET_AS = 65
+    ADD_PATH = 69
     ENHANCED_REFRESH = 70
     FQDN = 73
 
@@ -88,6 +95,7 @@ class Error(IntEnum):
     HOLD_TIMER_EXPIRED = 4
     FINITE_STATE_MACHINE = 5
     CEASE = 6
+    ROUTE_REFRESH_MESSAGE = 7
     SEND_HOLD_TIMER_EXPIRED = 8
 
 

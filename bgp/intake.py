@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 from bgp.attributes import PathAttributes
 from bgp.decision import Path
 from bgp.families import Family
-from bgp.nlri import Nlri
-from bgp.outputs import Forgotten, Learned, Marked, Output, Tolerated
+from bgp.nlri import Nlri, by_path_id, identified, prefix_of
+from bgp.outputs import Forgotten, Learned, Marked, Output
 from bgp.policy import Candidate, Judge
 from bgp.restart import Staleness
 from bgp.rib import AdjRibIn
-from bgp.update_message import Update
+
+LONGEST_REPEATING_SECONDS = 360.0
+"""How long a neighbour may take to tell everything again before what it did not tell goes (RFC 7313 section 4.2)."""
 
 
 class Intake:
@@ -35,7 +37,12 @@ class Intake:
         """Of the refused those that the judge refused; the others are wrong in themselves."""
         self.heard_all = False
         """Whether the neighbour has sent End-of-RIB in our present life."""
+        self.has_ended = False
+        """Whether it has in its present session."""
         self._stale = Staleness()
+        self._unrepeated: set[Nlri] | None = None
+        """While the neighbour repeats everything (RFC 7313): what it has not told again yet."""
+        self._repeating_until = 0.0
 
     @property
     def stale(self) -> set[Nlri]:
@@ -47,59 +54,81 @@ class Intake:
         """Whether any is stale."""
         return bool(self._stale)
 
-    def is_stale(self, prefix: Nlri) -> bool:
+    def is_stale(self, prefix: Nlri, path_id: int | None) -> bool:
         """Whether this one's is."""
-        return prefix in self._stale
+        return identified(path_id, prefix) in self._stale
 
     @property
     def deadline(self) -> float | None:
         """When `expire` is due."""
-        return self._stale.deadline
+        if self._unrepeated is None:
+            return self._stale.deadline
+        return min(self._repeating_until, self._stale.deadline or self._repeating_until)
 
     # -- what the neighbour says --------------------------------------------------------------------------------------
 
     def withdraw(self, prefixes: Iterable[Nlri]) -> list[Output]:
         """The neighbour has no path to these any more."""
         known = self.told.drop(prefixes)
-        self._stale.told(known)
+        self._hear(known)
         return self._without(known)
 
-    def announce(self, update: Update, path: Path, refusal: str) -> list[Output]:
+    def announce(self, prefixes: Sequence[Nlri], path: Path, refusal: str) -> list[Output]:
         """The neighbour gives a path; `refusal` says why it is not believed, empty: it is."""
-        prefixes = update.announced
-        fresh = self._stale.told(prefixes)
+        fresh = self._hear(prefixes)
         self.told.put(prefixes, path)
         if refusal:
             outputs = self._without(prefixes)
             self.refused.update(dict.fromkeys(prefixes, refusal))
-            return [*outputs, Tolerated((refusal,))]
+            return outputs
         outputs = self._decide(prefixes, path)
         if fresh:
-            outputs.append(Marked(fresh, self.family))
+            outputs.append(Marked(set(map(prefix_of, fresh)), self.family))
         return outputs
+
+    def _hear(self, prefixes: Sequence[Nlri]) -> set[Nlri]:
+        """The neighbour spoke of these; answers those that were stale until now."""
+        if self._unrepeated:
+            self._unrepeated.difference_update(prefixes)
+        return self._stale.told(prefixes)
 
     def end(self) -> list[Output]:
         """End-of-RIB: what is still stale was not told again."""
-        self.heard_all = True
+        self.heard_all = self.has_ended = True
         return self._drop(self._stale.clear())
+
+    def repeats(self, now: float) -> None:
+        """It begins to tell everything again; a second beginning counts anew (RFC 7313 section 4.2)."""
+        self._unrepeated, self._repeating_until = set(self.told.prefixes), now + LONGEST_REPEATING_SECONDS
+
+    def repeated(self) -> list[Output]:
+        """It has told everything again: what was not among it is gone."""
+        gone, self._unrepeated = self._unrepeated, None
+        return self._drop(gone) if gone else []
 
     # -- what becomes of it when the session ends ---------------------------------------------------------------------
 
     def lost(self, restart_seconds: int, now: float) -> list[Output]:
         """The session broke, and the paths may stay for a while."""
+        self._unrepeated = None
         outputs = self._drop(self._stale.lost(self.told.prefixes, restart_seconds, now))
-        return [*outputs, Marked(frozenset(self.stale), self.family)]
+        return [*outputs, Marked(set(map(prefix_of, self.stale)), self.family)]
 
     def returned(self, now: float, *, kept: bool) -> list[Output]:
         """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
+        self.has_ended = False
         return self._drop(self._stale.returned(now, kept=kept))
 
     def expire(self, now: float) -> list[Output]:
         """Let go what the neighbour took too long with."""
-        return self._drop(self._stale.expired(now))
+        outputs = self._drop(self._stale.expired(now))
+        if self._unrepeated is not None and now >= self._repeating_until:
+            outputs += self.repeated()
+        return outputs
 
     def forget(self) -> list[Output]:
         """Let go everything."""
+        self._unrepeated = None
         self._stale.clear()
         return self._drop(list(self.told.prefixes))
 
@@ -122,11 +151,11 @@ class Intake:
     def _decide(self, prefixes: Sequence[Nlri], path: Path) -> list[Output]:
         if self._judge is None:
             self._unrefuse(prefixes)
-            return [Learned(prefixes, path, self.family)]
+            return [self._learned(prefixes, path)]
         accepted: dict[PathAttributes, list[Nlri]] = {}
         refused: dict[Nlri, str] = {}
         for prefix in prefixes:
-            verdict = self._judge(Candidate(prefix, path.attributes, learned=True))
+            verdict = self._judge(Candidate(prefix_of(prefix), path.attributes, learned=True))
             if verdict.attributes is None:
                 refused[prefix] = verdict.reason
             else:
@@ -136,7 +165,7 @@ class Intake:
         self._filtered.update(refused)
         for attributes, some in accepted.items():
             self._unrefuse(some)
-            outputs.append(Learned(some, Path(attributes, path.source), self.family))
+            outputs.append(self._learned(some, Path(attributes, path.source)))
         return outputs
 
     def _unrefuse(self, prefixes: Iterable[Nlri]) -> None:
@@ -152,4 +181,11 @@ class Intake:
             had = [prefix for prefix in gone if prefix not in self.refused]
             self._unrefuse(gone)
             gone = had
-        return [Forgotten(gone, self.family)] if gone else []
+        return [
+            Forgotten(keys if path_id is None else [prefix_of(key) for key in keys], self.family, path_id)
+            for path_id, keys in by_path_id(gone)
+        ]
+
+    def _learned(self, keys: Sequence[Nlri], path: Path) -> Learned:
+        prefixes = keys if path.source.path_id is None else [prefix_of(key) for key in keys]
+        return Learned(prefixes, path, self.family)

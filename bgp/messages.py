@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import IPv4Address
 
 from bgp import capabilities, update_message
@@ -16,10 +17,20 @@ from bgp.blocks import Decoded
 from bgp.capabilities import Capabilities
 from bgp.errors import NotificationError
 from bgp.framing import HEADER_BYTES, LARGEST_MESSAGE, frame
-from bgp.iana import AS_TRANS, VERSION, Error, MessageType, OpenError
+from bgp.iana import AS_TRANS, VERSION, Error, MessageType, OpenError, RefreshError
 from bgp.update_message import Update
 
-__all__ = ["Keepalive", "Message", "Notification", "Open", "RouteRefresh", "Update", "decode", "encode"]
+__all__ = [
+    "Keepalive",
+    "Message",
+    "Notification",
+    "Open",
+    "RouteRefresh",
+    "Subtype",
+    "Update",
+    "decode",
+    "encode",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +57,21 @@ class Keepalive:
     """RFC 4271 section 4.4."""
 
 
+class Subtype(IntEnum):
+    """What a ROUTE-REFRESH means where both sides offered RFC 7313."""
+
+    REQUEST = 0
+    BEGIN = 1
+    END = 2
+
+
 @dataclass(frozen=True, slots=True)
 class RouteRefresh:
-    """RFC 2918."""
+    """RFC 2918, RFC 7313."""
 
     afi: int = 1
     safi: int = 1
+    subtype: int = Subtype.REQUEST
 
 
 Message = Open | Update | Notification | Keepalive | RouteRefresh
@@ -72,8 +92,8 @@ def encode(message: Message, context: Context) -> bytes:
             return frame(MessageType.NOTIFICATION, bytes([code, subcode]) + data[:room])
         case Keepalive():
             return frame(MessageType.KEEPALIVE, b"")
-        case RouteRefresh(afi, safi):
-            return frame(MessageType.ROUTE_REFRESH, struct.pack("!HBB", afi, 0, safi))
+        case RouteRefresh(afi, safi, subtype):
+            return frame(MessageType.ROUTE_REFRESH, struct.pack("!HBB", afi, subtype, safi))
 
 
 def decode(
@@ -93,7 +113,15 @@ def decode(
         case MessageType.KEEPALIVE:
             return Keepalive()
         case MessageType.ROUTE_REFRESH:
-            return RouteRefresh(int.from_bytes(body[:2], "big"), body[3])
+            return _route_refresh(body)
+
+
+def _route_refresh(body: bytes) -> RouteRefresh:
+    if body[2] in (Subtype.BEGIN, Subtype.END) and len(body) != 4:  # RFC 7313 section 5
+        why = f"a ROUTE-REFRESH of subtype {body[2]} with {len(body)} octets"
+        whole = frame(MessageType.ROUTE_REFRESH, body)
+        raise NotificationError(Error.ROUTE_REFRESH_MESSAGE, RefreshError.INVALID_LENGTH, why, whole)
+    return RouteRefresh(int.from_bytes(body[:2], "big"), body[3], body[2])
 
 
 def _open(body: bytes) -> Open:
@@ -106,7 +134,7 @@ def _open(body: bytes) -> Open:
             struct.pack("!H", VERSION),
         )
     parameters = body[10:]
-    extended = length == 0xFF and parameters[:1] == b"\xff"
+    extended = length != 0 and parameters[:1] == b"\xff"  # RFC 9072 section 2: whatever the length says
     if not extended and length != len(parameters):
         raise NotificationError(
             Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, "the optional parameters have another length"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp import nlri
-from bgp.attributes import PathAttributes
+from bgp.attributes import Context, PathAttributes
 from bgp.blocks import framed
 from bgp.capabilities import family_at
 from bgp.errors import NotificationError
@@ -48,9 +48,10 @@ def _wrong(why: str) -> NotificationError:
     return NotificationError(Error.UPDATE_MESSAGE, UpdateError.OPTIONAL_ATTRIBUTE, why)
 
 
-def _prefixes(field: bytes, family: Family, name: str) -> list[Nlri]:
+def _prefixes(field: bytes, family: Family, context: Context, name: str) -> list[Nlri]:
+    split = nlri.split_identified if family in context.path_ids else nlri.split
     try:
-        return nlri.split(field, nlri.LONGEST[family])
+        return split(field, nlri.LONGEST[family])
     except NotificationError as error:
         raise _wrong(f"{name}: {error}") from error
 
@@ -63,20 +64,20 @@ def _agreed(value: bytes, families: frozenset[Family], name: str) -> Family | st
     return family
 
 
-def reach(value: bytes, families: frozenset[Family]) -> Reach | str:
+def reach(value: bytes, context: Context) -> Reach | str:
     """Read MP_REACH_NLRI; a sentence when its family was not agreed. Raises NotificationError."""
     if len(value) < SHORTEST_REACH:
         raise _wrong(f"MP_REACH_NLRI has {len(value)} octets")
     end = 4 + value[3]
     if end >= len(value):
         raise _wrong("the next hop in MP_REACH_NLRI runs past it")
-    family = _agreed(value, families, "MP_REACH_NLRI")
+    family = _agreed(value, context.families, "MP_REACH_NLRI")
     if isinstance(family, str):
         return family
     if value[3] not in NEXT_HOP_BYTES[family]:
         raise _wrong(f"the next hop in MP_REACH_NLRI has {value[3]} octets")
     next_hop, link_local = _next_hops(value[4:end])
-    return Reach(family, next_hop, link_local, _prefixes(value[end + 1 :], family, "MP_REACH_NLRI"))
+    return Reach(family, next_hop, link_local, _prefixes(value[end + 1 :], family, context, "MP_REACH_NLRI"))
 
 
 def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
@@ -93,14 +94,14 @@ def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
     return (second, None) if first.is_unspecified else (first, second)
 
 
-def unreach(value: bytes, families: frozenset[Family]) -> Unreach | str:
+def unreach(value: bytes, context: Context) -> Unreach | str:
     """Read MP_UNREACH_NLRI; a sentence when its family was not agreed. Raises NotificationError."""
     if len(value) < SHORTEST_UNREACH:
         raise _wrong(f"MP_UNREACH_NLRI has {len(value)} octets")
-    family = _agreed(value, families, "MP_UNREACH_NLRI")
+    family = _agreed(value, context.families, "MP_UNREACH_NLRI")
     if isinstance(family, str):
         return family
-    return Unreach(family, _prefixes(value[3:], family, "MP_UNREACH_NLRI"))
+    return Unreach(family, _prefixes(value[3:], family, context, "MP_UNREACH_NLRI"))
 
 
 def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nlri]) -> bytes:

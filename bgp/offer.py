@@ -25,6 +25,8 @@ def our_side(
         families=peer.families,
         four_octet_as=asn,
         route_refresh=True,
+        enhanced_refresh=True,
+        paths_taken=peer.families,
         graceful_restart=restart,
         extended_message=True,
     )

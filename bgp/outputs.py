@@ -57,6 +57,7 @@ class Forgotten:
 
     prefixes: Collection[Nlri]
     family: Family
+    path_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

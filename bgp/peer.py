@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
-from bgp.acceptance import refusal
+from bgp.acceptance import believed, refusal
+from bgp.calling import CONNECT_SECONDS, Calling
 from bgp.capabilities import GracefulRestart
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source
@@ -19,24 +21,15 @@ from bgp.families import UNICAST, Address, Family, number_of
 from bgp.fsm import State
 from bgp.iana import Cease, Error
 from bgp.intake import Intake
-from bgp.messages import Notification, Open, Update
+from bgp.messages import Notification, Open, Subtype, Update
+from bgp.nlri import by_path_id
 from bgp.offer import our_side
 from bgp.outputs import Close, Connection, Dial, Established, Output, Send, Tolerated
 from bgp.policy import Judge, Rule, judges
-from bgp.session import Down, Event, Opened, Received, RefreshAsked, Session, Up, is_hard
+from bgp.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.texts import shutdown_data
-from bgp.timers import jittered
 from bgp.updates import AdjRibOut
 
-FIRST_DELAY_SECONDS = (0.1, 1.0)
-FIRST_RETRY_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 5.0
-LONGEST_RETRY_AFTER_ERROR_SECONDS = 30.0
-"""After a NOTIFICATION: what is wrong will not be right in a second."""
-STABLE_SECONDS = 60.0
-"""An established session this old forgets earlier failures."""
-CONNECT_SECONDS = 10.0
-"""A call that is not answered by then is given up."""
 TOO_MANY_SECONDS = 300.0
 """How long a neighbour that told too many prefixes is left alone."""
 COMING_UP_SECONDS = 15.0
@@ -69,19 +62,13 @@ class Peer:
         self.outs: dict[Family, AdjRibOut] = {}
         """Of the families agreed, while established."""
         self._new_connection = new_connection
-        self._random = random
         self._began = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
         self._beside_established: set[Connection] = set()
         """Connections that came in while another was established."""
-        self._dialing: tuple[Connection, float] | None = None
-        """The call under way, and when it is given up."""
-        self._retry_seconds = FIRST_RETRY_SECONDS
-        first, last = FIRST_DELAY_SECONDS
-        self._dial_at = None if config.passive else now + first + (last - first) * random()
+        self._calling = Calling(random, now, passive=config.passive)
         self._established: Connection | None = None
-        self._barred_until = now
         self._up_at = now
         self._was_up = False
 
@@ -94,7 +81,7 @@ class Peer:
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
-        return State.CONNECT if self._dialing is not None else State.ACTIVE
+        return State.CONNECT if self._calling.under_way else State.ACTIVE
 
     @property
     def restarts(self) -> bool:
@@ -116,8 +103,7 @@ class Peer:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
         times += [intake.deadline for intake in self.intakes.values()]
-        times += [self._dial_at, self._dialing[1] if self._dialing else None]
-        return min((at for at in times if at is not None), default=None)
+        return min((at for at in [*times, self._calling.deadline] if at is not None), default=None)
 
     @property
     def settled_at(self) -> float:
@@ -136,11 +122,10 @@ class Peer:
     ) -> list[Output]:
         """TCP is up; `local` is the address of our end."""
         if outgoing:
-            if self._dialing is None or self._dialing[0] != connection:
+            if not self._calling.ended(connection):
                 return [Close(connection)]  # given up meanwhile
-            self._dialing = None
             self._outgoing.add(connection)
-        if now < self._barred_until:
+        if self._calling.is_barred(now):
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
@@ -153,18 +138,17 @@ class Peer:
                 )
         if self._established is not None and not outgoing:
             self._beside_established.add(connection)
-        self._dial_at = None
+        self._calling.rest()
         side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
         self._sessions[connection] = Session(side, self.config.asn, now)
         return outputs + self._flush(connection)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:
         """The call did not succeed."""
-        if self._dialing is not None and self._dialing[0] == connection:
-            self._dialing = None
+        if self._calling.ended(connection):
             self.last_error = why
             if not self._sessions:
-                self._schedule(now, LONGEST_RETRY_SECONDS)
+                self._calling.again(now)
         return []
 
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
@@ -192,13 +176,11 @@ class Peer:
             outputs += self._flush(connection)
             for event in events:
                 outputs += self._event(connection, event, now)
-        if self._dialing is not None and now >= self._dialing[1]:
-            outputs.append(Close(self._dialing[0]))
-            outputs += self.dial_failed(self._dialing[0], f"no answer within {CONNECT_SECONDS:g} s", now)
-        if self._dial_at is not None and now >= self._dial_at:
-            self._dial_at = None
-            self._dialing = (self._new_connection(), now + CONNECT_SECONDS)
-            outputs.append(Dial(self._dialing[0], self.config))
+        if (late := self._calling.unanswered(now)) is not None:
+            outputs.append(Close(late))
+            outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
+        if (call := self._calling.begin(now, self._new_connection)) is not None:
+            outputs.append(Dial(call, self.config))
         for intake in self.intakes.values():
             outputs += intake.expire(now)
         return outputs
@@ -209,19 +191,20 @@ class Peer:
         if session is None:
             return b""
         for out in self.outs.values():
-            update = out.next_update(session.context, session.largest_message)
-            if update is not None:
-                session.send(update)
+            message = out.next_message(session.context, session.largest_message)
+            if message is not None:
+                session.send(message)
                 return session.data_to_send()
         return b""
 
     def reconfigure(self, config: PeerConfig, now: float) -> list[Output]:
         """Go on under a configuration that the present session can live with."""
         before, self.config = self.config, config
+        self._calling.passive = config.passive
         if config.passive:
-            self._dial_at = None
+            self._calling.rest()
         elif not self._sessions:
-            self._schedule(now, LONGEST_RETRY_SECONDS)
+            self._calling.again(now)
         self.tells = self._judges(config.policy.outgoing)
         if config.policy.incoming == before.policy.incoming:
             return []
@@ -238,11 +221,9 @@ class Peer:
         for connection, session in list(self._sessions.items()):
             session.leave(subcode, "no longer configured", shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
-        if self._dialing is not None:
-            outputs.append(Close(self._dialing[0]))
+        outputs += self._calling.give_up()
         self._sessions.clear()
-        self._established = self._dialing = self._dial_at = None
-        self.outs = {}
+        self._established, self.outs = None, {}
         return outputs + self._forget_all()
 
     def _forget_all(self) -> list[Output]:
@@ -263,10 +244,8 @@ class Peer:
                 return self._up(connection, now)
             case Received(update):
                 return self._learn(connection, update, now)
-            case RefreshAsked(family):
-                if connection == self._established and family in self.outs:
-                    self.outs[family].repeat()
-                return []
+            case Refresh(family, kind):
+                return self._refresh(connection, family, kind, now)
             case Down():
                 return self._drop(connection, event, now)
 
@@ -306,11 +285,8 @@ class Peer:
     def _up(self, connection: Connection, now: float) -> list[Output]:
         if connection not in self._sessions:
             return []  # it lost a collision a moment ago
-        outputs: list[Output] = []
-        if self._dialing is not None:
-            outputs.append(Close(self._dialing[0]))
+        outputs = self._calling.give_up()
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
-        self._dial_at = self._dialing = None
         session = self._sessions[connection]
         agreed, restart = session.context.families, self._restart_of(session)
         kept = restart.kept & agreed if restart is not None else frozenset()
@@ -318,6 +294,21 @@ class Peer:
         for family, intake in self.intakes.items():
             outputs += intake.returned(now, kept=family in kept)
         return [*outputs, Established()]
+
+    def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
+        """RFC 2918, RFC 7313 section 4."""
+        session, intake = self._sessions.get(connection), self.intakes[family]
+        if session is None or connection != self._established:
+            return []
+        match kind:
+            case Subtype.REQUEST:
+                self.outs[family].repeat(marked=session.marks_refreshes)
+            case Subtype.BEGIN:
+                if intake.has_ended or self._restart_of(session) is None:
+                    intake.repeats(now)
+            case Subtype.END:
+                return intake.repeated()
+        return []
 
     def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
         session, intake = self._sessions.get(connection), self.intakes[update.family]
@@ -329,11 +320,14 @@ class Peer:
         outputs += intake.withdraw(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
-        path = Path(update.attributes, self._source(session, session.peer))
-        refused = refusal(
-            path.attributes, session.internal, self.config, self._speaker, session.local.address
-        )
-        outputs += intake.announce(update, path, refused)
+        attributes = believed(update.attributes)
+        refused = refusal(attributes, session.internal, self.config, self._speaker, session.local.address)
+        source = self._source(session, session.peer)
+        for path_id, keys in by_path_id(update.announced):
+            named = source if path_id is None else replace(source, path_id=path_id)
+            outputs += intake.announce(keys, Path(attributes, named), refused)
+        if refused:
+            outputs.append(Tolerated((refused,)))
         return [*outputs, *self._limit(connection, session, intake, now)]
 
     def _source(self, session: Session, peer: Open) -> Source:
@@ -354,9 +348,7 @@ class Peer:
         data = struct.pack("!HBI", intake.family, UNICAST, most)
         down = session.leave(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
         outputs = self._drop(connection, down, now)
-        self._barred_until = now + TOO_MANY_SECONDS
-        if self._dial_at is not None:
-            self._dial_at = self._barred_until
+        self._calling.bar(now + TOO_MANY_SECONDS)
         return outputs
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
@@ -370,12 +362,10 @@ class Peer:
         if connection == self._established:
             self._established, self.outs = None, {}
             outputs += self._keep_or_forget(session, down, now)
-            if now - self._up_at >= STABLE_SECONDS:
-                self._retry_seconds = FIRST_RETRY_SECONDS
+            self._calling.forgive(now - self._up_at)
         self.last_error = down.why
         if not self._sessions:
-            worded = down.sent is not None or down.received is not None
-            self._schedule(now, LONGEST_RETRY_AFTER_ERROR_SECONDS if worded else LONGEST_RETRY_SECONDS)
+            self._calling.again(now, after_words=down.sent is not None or down.received is not None)
         return outputs
 
     def _keep_or_forget(self, session: Session, down: Down, now: float) -> list[Output]:
@@ -389,11 +379,3 @@ class Peer:
             else:
                 outputs += intake.forget()
         return outputs
-
-    def _schedule(self, now: float, longest: float) -> None:
-        """Call again later, a little later each time. A passive side only waits."""
-        if self.config.passive or self._dial_at is not None or self._dialing is not None:
-            return
-        seconds = min(self._retry_seconds, longest)
-        self._dial_at = now + jittered(seconds, self._random)
-        self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)

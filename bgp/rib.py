@@ -65,7 +65,7 @@ class LocRib:
     def put(self, prefixes: Iterable[Nlri], path: Path) -> set[Nlri]:
         """A source announces with these attributes; answers the prefixes whose best path changed."""
         changed = set()
-        alone, key = (path,), path.source.key
+        alone, key, path_id = (path,), path.source.key, path.source.path_id
         known = self._paths
         for prefix in prefixes:
             before = known.get(prefix)
@@ -73,26 +73,27 @@ class LocRib:
                 known[prefix] = alone
                 changed.add(prefix)
                 continue
-            others = [one for one in before if one.source.key != key]
+            others = [one for one in before if one.source.key != key or one.source.path_id != path_id]
             after = _chosen([*others, path]) if others else alone
             known[prefix] = after
             if after[0] != before[0]:
                 changed.add(prefix)
         return changed
 
-    def drop(self, prefixes: Iterable[Nlri], source: int) -> set[Nlri]:
-        """A source (its key) takes back its path; answers the prefixes whose best path changed."""
+    def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> set[Nlri]:
+        """A source (its key) takes back a path; answers the prefixes whose best path changed."""
         changed = set()
         for prefix in prefixes:
             before = self._paths.get(prefix, ())
-            others = [one for one in before if one.source.key != source]
+            others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
             if len(others) == len(before):
                 continue
-            if others:
-                self._paths[prefix] = _chosen(others)
-            else:
+            if not others:
                 del self._paths[prefix]
-            if before[0].source.key == source:
+                changed.add(prefix)
+                continue
+            after = self._paths[prefix] = _chosen(others)
+            if after[0] is not before[0]:
                 changed.add(prefix)
         return changed
 

@@ -51,6 +51,7 @@ class Router:
         self._random = random
         self._began = now
         self._configured = False
+        self._lowered = False
         self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
@@ -150,6 +151,12 @@ class Router:
         if peer is not None and peer.session is not None and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
 
+    def lower(self) -> None:
+        """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort."""
+        self._lowered = True
+        for peer in self.peers.values():
+            self._tell_all(peer)
+
     def drain(self, text: str) -> None:
         """Leave all neighbours for good, so that they forget us at once; `text` is shown to their operators."""
         for peer in self.peers.values():
@@ -230,8 +237,8 @@ class Router:
             match output:
                 case Learned(prefixes, path, family):
                     self._dirty[family] |= self.ribs[family].put(prefixes, path)
-                case Forgotten(prefixes, family):
-                    self._dirty[family] |= self.ribs[family].drop(prefixes, key)
+                case Forgotten(prefixes, family, path_id):
+                    self._dirty[family] |= self.ribs[family].drop(prefixes, key, path_id)
                 case Marked(prefixes, family):
                     self._marked[family].update(prefixes)
                 case Established():
@@ -293,4 +300,5 @@ class Router:
             config.route_reflector_client,
             self.config.cluster_id or self.config.router_id,
             config.link_local_address if family is Family.IPV6 else None,
+            self._lowered,
         )

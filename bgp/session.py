@@ -22,7 +22,7 @@ from bgp.families import Address, Family
 from bgp.framing import LARGEST_EXTENDED, Framing
 from bgp.fsm import Action, State, advance
 from bgp.iana import Cease, Error, FsmError, OpenError
-from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Update
+from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
 from bgp.texts import describe, why_of
 from bgp.timers import Timer, Timers, jittered
 
@@ -71,10 +71,11 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class RefreshAsked:
-    """The peer wants everything of a family again (RFC 2918)."""
+class Refresh:
+    """The peer wants everything of a family again (RFC 2918), or marks where it repeats all of it (RFC 7313)."""
 
     family: Family
+    kind: Subtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Down:
     """Both sides offered RFC 8538, so a NOTIFICATION, too, starts a graceful restart."""
 
 
-Event = Opened | Up | Received | RefreshAsked | Down
+Event = Opened | Up | Received | Refresh | Down
 
 
 def is_hard(down: Down) -> bool:
@@ -174,10 +175,10 @@ class Session:
         else:
             self._timers.stop(Timer.SEND_HOLD)
 
-    def send(self, update: Update) -> None:
-        """Queue an UPDATE behind what is queued."""
+    def send(self, message: Update | RouteRefresh) -> None:
+        """Queue a message behind what is queued."""
         if self.state is State.ESTABLISHED:
-            self._send(update)
+            self._send(message)
 
     def close(self, notification: Notification, why: str) -> Down:
         """End it from our side with a word."""
@@ -212,6 +213,13 @@ class Session:
     def largest_message(self) -> int:
         """How long an UPDATE may be (RFC 8654)."""
         return self._framing.largest
+
+    @property
+    def marks_refreshes(self) -> bool:
+        """Whether both sides mark the beginning and the end of what they repeat (RFC 7313)."""
+        return (
+            self.peer is not None and self.peer.offer.enhanced_refresh and self.local.offer.enhanced_refresh
+        )
 
     def data_to_send(self) -> bytes:
         """Bytes to write; they are handed out once."""
@@ -287,11 +295,14 @@ class Session:
             if message.beside is not None:
                 self._events.append(Received(message.beside))
         elif isinstance(message, RouteRefresh):
-            family = family_at(message.afi, message.safi)
-            if (
-                family in self.context.families and family is not None
-            ):  # RFC 2918 section 4: else it is ignored
-                self._events.append(RefreshAsked(family))
+            self._deliver_refresh(message)
+
+    def _deliver_refresh(self, message: RouteRefresh) -> None:
+        """What was not agreed is ignored, and so is a subtype that is not known (RFC 2918 section 4, RFC 7313)."""
+        family = family_at(message.afi, message.safi)
+        kind = message.subtype if self.marks_refreshes else Subtype.REQUEST
+        if family is not None and family in self.context.families and kind in Subtype.__members__.values():
+            self._events.append(Refresh(family, Subtype(kind)))
 
     def _send(self, message: Message) -> None:
         self._out += messages.encode(message, self.context)
@@ -331,7 +342,9 @@ class Session:
         assert isinstance(theirs, Open)
         self.peer = theirs
         four = theirs.offer.four_octet_as is not None and ours.four_octet_as is not None
-        self.context = Context(four, self.internal, theirs.offer.families & ours.families)
+        families = theirs.offer.families & ours.families
+        path_ids = families & theirs.offer.paths_given & ours.paths_taken
+        self.context = Context(four, self.internal, families, path_ids)
         if theirs.offer.extended_message and ours.extended_message:
             self._framing.largest = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)

@@ -107,6 +107,11 @@ class Speaker:
         self._router.announce(prefixes)
         self._soon()
 
+    def lower(self) -> None:
+        """Ask the neighbours to take other ways (RFC 8326); give them time for it before `drain`."""
+        self._router.lower()
+        self._soon()
+
     def drain(self, text: str = "") -> None:
         """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
         self._router.drain(text)

@@ -104,7 +104,11 @@ def received(router: Router, address: Address) -> tuple[Prefix, ...]:
     """The prefixes that a neighbour told us, by family."""
     peer = router.peers.get(address)
     return (
-        () if peer is None else _by_family({one.family: one.told.prefixes for one in peer.intakes.values()})
+        ()
+        if peer is None
+        else _by_family(
+            {one.family: set(map(nlri.prefix_of, one.told.prefixes)) for one in peer.intakes.values()}
+        )
     )
 
 
@@ -130,7 +134,7 @@ def is_stale(router: Router, family: Family, packed: Nlri, path: Path) -> bool:
     """Whether a path is kept through its neighbour's restart."""
     peer = router.peers.get(path.source.address)
     intake = peer.intakes.get(family) if peer is not None else None
-    return intake is not None and intake.is_stale(packed)
+    return intake is not None and intake.is_stale(packed, path.source.path_id)
 
 
 def paths(router: Router, prefix: Prefix) -> tuple[PathStatus, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgp.fsm import Event
-from bgp.iana import Cease, Error, FsmError, HeaderError, OpenError, UpdateError
+from bgp.iana import Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError
 from bgp.messages import Notification
 
 _SUBCODES = {
@@ -12,6 +12,7 @@ _SUBCODES = {
     Error.UPDATE_MESSAGE: UpdateError,
     Error.FINITE_STATE_MACHINE: FsmError,
     Error.CEASE: Cease,
+    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
 }
 
 

@@ -68,8 +68,9 @@ def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Upd
     block_end = gone_end + 2 + int.from_bytes(body[gone_end : gone_end + 2], "big")
     if block_end > len(body):
         raise _malformed("the path attributes run past the message")
-    withdrawn = nlri.split(body[2:gone_end])
-    announced = nlri.split(body[block_end:])
+    split = nlri.split_identified if Family.IPV4 in context.path_ids else nlri.split
+    withdrawn = split(body[2:gone_end])
+    announced = split(body[block_end:])
     block = body[gone_end + 2 : block_end]
     if not block and not announced and Family.IPV4 in context.families:
         return Update(tuple(withdrawn))
@@ -78,7 +79,7 @@ def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Upd
         decoded = blocks.decode(block, context)
         if len(block) <= LONGEST_INTERNED and decoded.reach is None and decoded.unreach is None:
             interned[block] = decoded
-    found = _Treated(decoded, context.families)
+    found = _Treated(decoded, context)
     found.take_fields(withdrawn, announced)
     return found.result()
 
@@ -106,9 +107,9 @@ class _Told:
 class _Treated:
     """An UPDATE while RFC 7606 is applied to it: what is malformed but can be withdrawn is withdrawn."""
 
-    def __init__(self, decoded: Decoded, families: frozenset[Family]) -> None:
+    def __init__(self, decoded: Decoded, context: Context) -> None:
         self._decoded = decoded
-        self._families = families
+        self._context = context
         self._told: dict[Family, _Told] = {}
         self._faults = list(decoded.faults)
         self._missing: list[Attribute] = []
@@ -119,7 +120,7 @@ class _Treated:
 
     def take_fields(self, withdrawn: list[Nlri], announced: list[Nlri]) -> None:
         """The two fields of RFC 4271, and what the multiprotocol attributes say beside them."""
-        if Family.IPV4 in self._families:
+        if Family.IPV4 in self._context.families:
             self._told[Family.IPV4] = _Told(withdrawn, announced)
             if announced:
                 self._missing = [Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP]
@@ -127,10 +128,10 @@ class _Treated:
         elif withdrawn or announced:
             self._faults.append("IPv4 prefixes, although the family was not agreed")
         if self._decoded.unreach is not None:
-            gone = multiprotocol.unreach(self._decoded.unreach, self._families)
+            gone = multiprotocol.unreach(self._decoded.unreach, self._context)
             self._faults.append(gone) if isinstance(gone, str) else self._take_unreach(gone)
         if self._decoded.reach is not None:
-            found = multiprotocol.reach(self._decoded.reach, self._families)
+            found = multiprotocol.reach(self._decoded.reach, self._context)
             self._faults.append(found) if isinstance(found, str) else self._take_reach(found)
 
     def _judge_next_hop(self) -> None:

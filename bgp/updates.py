@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from bgp.attributes import Context, PathAttributes
 from bgp.blocks import encode
-from bgp.families import Family
+from bgp.families import UNICAST, Family
 from bgp.framing import HEADER_BYTES
+from bgp.messages import RouteRefresh, Subtype
 from bgp.multiprotocol import REACH_BYTES, UNREACH_BYTES
 from bgp.nlri import LONGEST, Nlri
 from bgp.update_message import Update
@@ -32,6 +33,10 @@ class AdjRibOut:
         """Prefix -> its bucket; None: to be withdrawn."""
         self._buckets: dict[PathAttributes | None, dict[Nlri, None]] = {}
         self._end_of_rib_due = False
+        self._has_ended = False
+        self._repeat_due = False
+        self._marks: list[Subtype] = []
+        """Of a refresh under way (RFC 7313), those still to be told."""
 
     def __len__(self) -> int:
         """How many prefixes the peer has or will have."""
@@ -57,8 +62,13 @@ class AdjRibOut:
         """Tell End-of-RIB once everything that waits now has been told."""
         self._end_of_rib_due = True
 
-    def repeat(self) -> None:
-        """Tell everything again (RFC 2918)."""
+    def repeat(self, *, marked: bool = False) -> None:
+        """Tell everything again (RFC 2918); `marked`: between two marks, and not before End-of-RIB (RFC 7313)."""
+        if marked and not self._has_ended:
+            self._repeat_due = True
+            return
+        if marked:
+            self._marks = [Subtype.BEGIN, Subtype.END]
         told, self._told = self._told, {}
         for prefix, attributes in told.items():
             if prefix not in self._waiting:
@@ -69,11 +79,23 @@ class AdjRibOut:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether `next_update` would answer something."""
-        return bool(self._waiting) or self._end_of_rib_due
+        """Whether `next_message` would answer something."""
+        return bool(self._waiting) or self._end_of_rib_due or bool(self._marks)
 
-    def next_update(self, context: Context, largest_message: int) -> Update | None:
-        """The next UPDATE: withdrawals first, then one set of attributes after the other, then End-of-RIB."""
+    def next_message(self, context: Context, largest_message: int) -> Update | RouteRefresh | None:
+        """The next one: withdrawals first, then one set of attributes after the other, then End-of-RIB.
+
+        What is repeated stands between its two marks.
+        """
+        if self._marks[:1] == [Subtype.BEGIN]:
+            return self._mark()
+        update = self._next_update(context, largest_message)
+        return self._mark() if update is None and self._marks else update
+
+    def _mark(self) -> RouteRefresh:
+        return RouteRefresh(self._family, UNICAST, self._marks.pop(0))
+
+    def _next_update(self, context: Context, largest_message: int) -> Update | None:
         room = largest_message - HEADER_BYTES - LENGTH_FIELDS
         reach, unreach = (REACH_BYTES, UNREACH_BYTES) if self._family is not Family.IPV4 else (0, 0)
         while self._buckets:
@@ -92,7 +114,10 @@ class AdjRibOut:
             self._told.update(dict.fromkeys(some, attributes))
             return Update((), attributes, some, family=self._family)
         if self._end_of_rib_due:
-            self._end_of_rib_due = False
+            self._end_of_rib_due, self._has_ended = False, True
+            if self._repeat_due:
+                self._repeat_due = False
+                self.repeat(marked=True)
             return Update(family=self._family)  # RFC 4724 section 2
         return None
 

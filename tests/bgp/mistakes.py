@@ -284,6 +284,7 @@ OPENS: list[tuple[str, str, str]] = [
     ("a capability that overruns", _open("4105000000"), "0200"),
     ("a short AS4 capability", _open("4102fc00"), "0200"),
     ("a long AS4 capability", _open("41050000fc0000"), "0200"),
+    ("a short ADD-PATH capability", _open("450300010141040000fc00"), "0200"),
     ("a short multiprotocol capability", _open("0102000141040000fc00"), "0200"),
     ("a graceful restart capability of one octet", _open("40010041040000fc00"), "0200"),
     ("only a family that we do not have", _open("01040019004141040000fc00"), "0207010400010001010400020001"),
@@ -302,6 +303,12 @@ ESTABLISHED: list[tuple[str, str, str]] = [
     ("a ROUTE-REFRESH of 22 octets", MARK + "00160500", "01020016"),
     ("a message of 4097 octets", MARK + "100102", "01021001"),
     ("type 7", MARK + "001307", "010307"),
+    (
+        "a beginning of a refresh with ORF",
+        MARK + "001805" + "0001010100",
+        "0701" + MARK + "001805" + "0001010100",
+    ),
+    ("an end of a refresh with ORF", MARK + "001805" + "0001020100", "0701" + MARK + "001805" + "0001020100"),
     ("garbage", "00" * 19, "0101"),
 ]
 """What is sent in an established session -> the NOTIFICATION."""

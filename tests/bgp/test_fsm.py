@@ -12,8 +12,8 @@ from bgp.capabilities import Capabilities
 from bgp.families import Family
 from bgp.fsm import TRANSITIONS, Action, Event, State, advance
 from bgp.iana import Cease, Error
-from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Update
-from bgp.session import Down, Local, Received, RefreshAsked, Session, Up
+from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
+from bgp.session import Down, Local, Received, Refresh, Session, Up
 
 NOW = 1000.0
 WIDE = Context(four_octet_as=True, internal=True)
@@ -96,7 +96,7 @@ def test_an_update_before_the_first_keepalive_counts_as_one() -> None:
 
 
 def test_a_refresh_is_passed_on() -> None:
-    assert feed(in_state(State.ESTABLISHED), RouteRefresh()) == [RefreshAsked(Family.IPV4)]
+    assert feed(in_state(State.ESTABLISHED), RouteRefresh()) == [Refresh(Family.IPV4, Subtype.REQUEST)]
 
 
 def test_nothing_comes_out_after_the_end() -> None:

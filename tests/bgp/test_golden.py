@@ -12,7 +12,17 @@ from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities, GracefulRestart
 from bgp.families import Family
 from bgp.framing import Framing
-from bgp.iana import Attribute, CapabilityCode, Cease, Error, FsmError, HeaderError, OpenError, UpdateError
+from bgp.iana import (
+    Attribute,
+    CapabilityCode,
+    Cease,
+    Error,
+    FsmError,
+    HeaderError,
+    OpenError,
+    RefreshError,
+    UpdateError,
+)
 from bgp.messages import Notification
 from bgp.texts import why_of
 
@@ -126,6 +136,12 @@ CAPABILITIES: list[tuple[CapabilityCode, Capabilities, str]] = [
         "010400010001" + "400a" + "c078" + "00010100" + "00020180",
     ),
     (C.FOUR_OCTET_AS, Capabilities(four_octet_as=4200000001), "010400010001" + "4104fa56ea01"),
+    (C.ADD_PATH, Capabilities(paths_taken=frozenset({Family.IPV4})), "010400010001" + "4504" + "00010101"),
+    (
+        C.ADD_PATH,
+        Capabilities(paths_taken=frozenset({Family.IPV4}), paths_given=frozenset(Family)),
+        "010400010001" + "4508" + "00010103" + "00020102",
+    ),
     (C.ENHANCED_REFRESH, Capabilities(enhanced_refresh=True), "010400010001" + "4600"),
 ]
 READ_ONLY = {C.FQDN: (Capabilities(host_name="node1"), "490a" + "056e6f646531" + "03656e64")}
@@ -161,6 +177,7 @@ SUBCODES = {
     Error.UPDATE_MESSAGE: UpdateError,
     Error.FINITE_STATE_MACHINE: FsmError,
     Error.CEASE: Cease,
+    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
 }
 
 

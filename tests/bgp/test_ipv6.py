@@ -17,7 +17,7 @@ from bgp.families import Family, family_of
 from bgp.framing import LARGEST_MESSAGE, Framing
 from bgp.fsm import State
 from bgp.iana import MessageType
-from bgp.messages import RouteRefresh, Update
+from bgp.messages import RouteRefresh, Subtype, Update
 from bgp.updates import AdjRibOut
 from tests.fakes.wire import Node, Wire, address6
 
@@ -178,7 +178,7 @@ def test_ten_thousand_prefixes_fit_their_messages(linked: bool) -> None:
         out.wish(prefix, told)
     out.finish()
     found, count = set(), 0
-    while (one := out.next_update(DUAL, LARGEST_MESSAGE)) is not None:
+    while (one := out.next_message(DUAL, LARGEST_MESSAGE)) is not None:
         wire = messages.encode(one, DUAL)
         assert len(wire) <= LARGEST_MESSAGE
         found.update(one.announced)
@@ -296,16 +296,15 @@ def test_a_refresh_repeats_the_family_that_was_asked_for_and_no_other() -> None:
     wire = Wire()
     one, two = pair(wire, by_ipv6=False)
     connection = next(iter(two.ends))
-    heard: list[Family] = []
     for family, afi in ((V6, 2), (V4, 1)):
+        heard: list[Family | RouteRefresh] = []
         one.router.received(next(iter(one.ends)), messages.encode(RouteRefresh(afi, 1), DUAL), wire.now)
         while data := one.router.next_update(next(iter(one.ends))):
             ((kind, body),) = Framing().receive(data)
             told = messages.decode(kind, body, DUAL)
-            assert isinstance(told, Update)
-            heard.append(told.family)
-        assert heard[-1] is family
-    assert heard == [V6, V4]
+            assert isinstance(told, Update | RouteRefresh)
+            heard.append(told.family if isinstance(told, Update) else told)
+        assert heard == [RouteRefresh(afi, 1, Subtype.BEGIN), family, RouteRefresh(afi, 1, Subtype.END)]
     assert connection in two.ends
 
 

@@ -15,7 +15,7 @@ from bgp.errors import NotificationError
 from bgp.families import Family
 from bgp.framing import LARGEST_MESSAGE, Framing, frame
 from bgp.iana import Attribute, MessageType, SegmentType
-from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Update
+from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
 from bgp.updates import AdjRibOut
 
 WIDE = Context(four_octet_as=True, internal=True)
@@ -26,6 +26,8 @@ GOLDEN: list[tuple[str, Message, str]] = [
     ("keepalive", Keepalive(), MARK + "001304"),
     ("end-of-rib", Update(), MARK + "00170200000000"),
     ("refresh", RouteRefresh(), MARK + "00170500010001"),
+    ("beginning of a refresh", RouteRefresh(1, 1, Subtype.BEGIN), MARK + "00170500010101"),
+    ("end of a refresh", RouteRefresh(2, 1, Subtype.END), MARK + "00170500020201"),
     ("hold timer expired", Notification(4, 0), MARK + "0015030400"),
     ("shutdown with a text", Notification(6, 2, b"\x03bye"), MARK + "001903060203627965"),
     ("withdrawal", Update((BLOCK,)), MARK + "001c020005" + "1ac0a81f40" + "0000"),
@@ -206,6 +208,10 @@ OPENS = [
     ("multiprotocol of two octets", opened("020401020001"), (2, 0)),
     ("restart of one octet", opened("0203400100"), (2, 0)),
     ("restart with half a family", opened("020640040078" + "0001"), (2, 0)),
+    ("ADD-PATH of three octets", opened("02054503000101"), (2, 0)),
+    ("RFC 9072 length lies", opened("ff0010" + "02000241"), (2, 0)),
+    ("RFC 9072 without a length", opened("ff00"), (2, 0)),
+    ("RFC 9072 parameter overruns", opened("ff0005" + "02000941" + "04"), (2, 0)),
     ("length field lies", opened("")[:-1] + b"\x05", (2, 0)),
 ]
 
@@ -219,10 +225,30 @@ def test_a_wrong_open_has_its_answer(body: bytes, answer: tuple[int, int]) -> No
 
 def test_long_optional_parameters_are_read_in_the_form_of_rfc_9072() -> None:
     inside = bytes.fromhex("02000e" + "010400010001" + "02004104fa56ea00")
+    for shown in (b"\xff", b"\x01", bytes([len(inside) + 3])):  # section 2: whatever it says, if not zero
+        body = opened("", asn=23456)[:-1] + shown + b"\xff" + len(inside).to_bytes(2, "big") + inside
+        found = messages.decode(MessageType.OPEN, body, WIDE)
+        assert isinstance(found, Open)
+        assert (found.asn, found.offer.route_refresh) == (4200000000, True)
+
+
+def test_hundreds_of_octets_of_parameters_are_read_in_the_form_of_rfc_9072() -> None:
+    inside = b"".join(b"\x02" + (4).to_bytes(2, "big") + bytes([200, 2, 1, 2]) for _ in range(60))
+    inside += bytes.fromhex("020006" + "4104fa56ea00")
     body = opened("", asn=23456)[:-1] + b"\xff\xff" + len(inside).to_bytes(2, "big") + inside
     found = messages.decode(MessageType.OPEN, body, WIDE)
     assert isinstance(found, Open)
-    assert (found.asn, found.offer.route_refresh) == (4200000000, True)
+    assert (len(inside) > 255, found.asn) == (True, 4200000000)
+
+
+def test_exactly_255_octets_of_parameters_are_read_in_the_form_of_rfc_4271() -> None:
+    filler = bytes([200, 239]) + bytes(239)
+    inside = bytes([2, len(filler) + 6]) + filler + bytes.fromhex("4104fa56ea00")
+    inside += bytes([2, 253 - len(inside)]) + bytes([201, 251 - len(inside)]) + bytes(251 - len(inside))
+    assert len(inside) == 255
+    found = messages.decode(MessageType.OPEN, opened("", asn=23456)[:-1] + b"\xff" + inside, WIDE)
+    assert isinstance(found, Open)
+    assert found.asn == 4200000000
 
 
 def test_unknown_capabilities_and_the_name_of_the_host_are_taken_as_they_are() -> None:
@@ -259,7 +285,7 @@ def test_the_attributes_with_a_marshalled_length_over_255_use_the_extended_form(
 
 def drain(out: AdjRibOut) -> list[Update]:
     found = []
-    while (update := out.next_update(WIDE, LARGEST_MESSAGE)) is not None:
+    while (update := out.next_message(WIDE, LARGEST_MESSAGE)) is not None:
         found.append(update)
         assert len(messages.encode(update, WIDE)) <= LARGEST_MESSAGE
     return found
