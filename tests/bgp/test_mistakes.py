@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -22,6 +22,7 @@ from bgp.messages import Keepalive, Message, Notification, Open, Update
 from bgp.speaker import Speaker
 from tests.bgp.mistakes import ESTABLISHED, GONE, KEPT, OPENS, PREFIX, UPDATES, Mistake, body, good
 from tests.bgp.mistakes_ipv6 import MARKER6, MARKER_REACH, PREFIX6, UPDATES6, body6
+from tests.fixtures.namespace import fresh_namespace
 
 PORT = 17912
 US, INSIDE, OUTSIDE, THIRD = (IPv4Address(f"127.0.12.{last}") for last in (1, 2, 3, 9))
@@ -31,6 +32,13 @@ MARKER = nlri.pack(IPv4Network("192.168.99.0/26"))
 SUBJECTS = {Family.IPV4: (PREFIX, "192.168.1.0/26"), Family.IPV6: (PREFIX6, "fd10:1::/122")}
 WAIT_SECONDS = 5
 WIDE = Context(four_octet_as=True, internal=True, families=frozenset(Family))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespace() -> Iterator[None]:
+    """Ports and addresses that no other checkout's tests have."""
+    with fresh_namespace():
+        yield
 
 
 class Raw:

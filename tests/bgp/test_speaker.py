@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -17,12 +17,20 @@ from bgp.config import PeerConfig, SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.fsm import State
 from bgp.speaker import Speaker
+from tests.fixtures.namespace import fresh_namespace
 
 ONE, TWO = IPv4Address("127.0.11.1"), IPv4Address("127.0.11.2")
 PORT = 17900
 BLOCK = IPv4Network("192.168.1.0/26")
 OTHER = IPv4Network("192.168.2.0/26")
 WAIT_SECONDS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespace() -> Iterator[None]:
+    """Ports and addresses that no other checkout's tests have."""
+    with fresh_namespace():
+        yield
 
 
 class Node:

@@ -24,7 +24,7 @@ PORT = 17901
 WAIT_SECONDS = 10
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def namespace() -> Iterator[None]:
     with fresh_namespace():
         for six, four in FOURS.items():
