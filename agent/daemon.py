@@ -241,6 +241,9 @@ class Agent:
         return {
             "status": self._status,
             "addresses": self._record.listed,
+            "peers": self._mesh.status,
+            "peer": control.WithText(self._mesh.peer),
+            "paths": control.WithText(self._mesh.routes),
             "drain": control.WithText(self._mesh.drain),
             "undrain": self._mesh.undrain,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],

@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from agent import glass
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
@@ -251,8 +252,16 @@ class Mesh:
 
     def _described(self, status: PeerStatus) -> dict[str, Any]:
         peer = self._peering.peers.get(status.address)
-        return {
-            **{field.name: getattr(status, field.name) for field in fields(status)},
-            "type": peer.kind.value if peer is not None else "",
-            "resource": peer.resource if peer is not None else "",
-        }
+        found = {field.name: getattr(status, field.name) for field in fields(status)}
+        if peer is None or self._speaker is None:
+            return {**found, "type": ""}
+        return {**found, **glass.options(peer, self._speaker.counts(status.address))}
+
+    def routes(self, question: str) -> dict[str, Any]:
+        """One page of the looking glass. Raises ValueError."""
+        return glass.routes(self._speaker, self._peering.peers, question)
+
+    def peer(self, word: str) -> dict[str, Any]:
+        """One peer in full, by name or address. Raises ValueError."""
+        address = glass.peer_named(self._peering.peers, word)
+        return next((found for found in self.status() if found["address"] == address), {})

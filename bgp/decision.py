@@ -68,6 +68,16 @@ def why_not(path: Path, candidates: Iterable[Path]) -> str:
     return ""
 
 
+def why_best(candidates: Iterable[Path]) -> str:
+    """The rule by which the last competitor of the best path lost; empty for the only path."""
+    paths, decided = list(candidates), ""
+    for name, rule in _RULES:
+        left = rule(paths)
+        if len(left) < len(paths):
+            decided, paths = name, left
+    return decided
+
+
 def local_pref(path: Path) -> int:
     """LOCAL_PREF, or its default where the peer gave none."""
     given = path.attributes.local_pref

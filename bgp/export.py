@@ -61,6 +61,17 @@ def _last_resort(told: PathAttributes, to: Listener) -> PathAttributes:
     return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
 
 
+def why_not_told(path: Path, to: Listener) -> str:
+    """Why `outgoing` says nothing, in words."""
+    if path.source.key == to.key:
+        return "the peer itself told it"
+    if not _may_leave(path.attributes.communities, to):
+        return "its communities confine it"
+    if to.internal and path.source.internal and not path.source.is_own:
+        return "an internal peer told it, and neither of the two is our client"
+    return "we have no next hop for it"
+
+
 def telling(to: Listener, judge: Judge | None) -> Callable[[Nlri, Path], PathAttributes | None]:
     """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
     told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile

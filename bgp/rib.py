@@ -29,6 +29,10 @@ class AdjRibIn:
         """The peer withdrew these; answers those that it had announced."""
         return [prefix for prefix in prefixes if self._paths.pop(prefix, None) is not None]
 
+    def get(self, prefix: Nlri) -> Path | None:
+        """The path that the peer announced."""
+        return self._paths.get(prefix)
+
     def items(self) -> ItemsView[Nlri, Path]:
         """All of them with their paths."""
         return self._paths.items()

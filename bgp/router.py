@@ -276,7 +276,7 @@ class Router:
     def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
         rib = self.ribs[family]
         for peer in peers:
-            listener, out = self._listener(peer, family), peer.outs[family]
+            listener, out = self.listener(peer, family), peer.outs[family]
             if listener is None:
                 continue
             tell = telling(listener, peer.tells[family])
@@ -286,7 +286,8 @@ class Router:
                 if attributes is not None or prefix in out:
                     out.wish(prefix, attributes)
 
-    def _listener(self, peer: Peer, family: Family) -> Listener | None:
+    def listener(self, peer: Peer, family: Family) -> Listener | None:
+        """A peer as one that can be told; None while it has no session."""
         session, config = peer.session, peer.config
         if session is None:
             return None

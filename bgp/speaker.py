@@ -19,6 +19,7 @@ from bgp.config import PeerConfig, SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.families import Address, Prefix, number_of
 from bgp.fsm import State
+from bgp.looking import Counts, Page, View, counts, look
 from bgp.origination import Origination
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Changed, Router, Wire
@@ -148,6 +149,14 @@ class Speaker:
     def advertised(self, peer: Address) -> tuple[Prefix, ...]:
         """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
         return advertised(self._router, peer)
+
+    def look(self, view: View) -> Page:
+        """One page of the looking glass. Raises ValueError for a peer that there is not."""
+        return look(self._router, view)
+
+    def counts(self, peer: Address) -> dict[str, Counts]:
+        """What was told each way, by family. Raises KeyError."""
+        return counts(self._router.peers[peer])
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""`tortie drain` and `tortie undrain`: leave the BGP peers, and be one again."""
+"""`tortie bgp`: the looking glass; `tortie drain` and `tortie undrain`: leave the BGP peers, and be one again."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 DRAIN_EXAMPLES = """\
@@ -13,6 +14,22 @@ examples:
 A drained node withdraws all it announced and ends its sessions with the text (RFC 9003). It stays drained when the
 agent or the machine restarts. Its own routes to other nodes stay.
 """
+PEERS_EXAMPLES = """\
+examples:
+  tortie bgp peers
+  tortie bgp peers node2
+  tortie bgp peers 172.26.0.12 -o json
+"""
+ROUTES_EXAMPLES = """\
+examples:
+  tortie bgp routes
+  tortie bgp routes 192.168.31.64/26
+  tortie bgp routes 192.168.31.70
+  tortie bgp routes --received node2
+  tortie bgp routes 192.168.31.64/26 --advertised tor -o json
+
+A star marks the path in use. The last column says why it is, or why not.
+"""
 LEFT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -20,6 +37,22 @@ POLL_SECONDS = 0.05
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
     raw = argparse.RawDescriptionHelpFormatter
+    bgp = subparsers.add_parser("bgp", help="peers and routes of this node's BGP speaker")
+    verbs = bgp.add_subparsers(dest="verb", metavar="VERB", required=True)
+    peers = verbs.add_parser(
+        "peers", help="all peers, or one in full", epilog=PEERS_EXAMPLES, formatter_class=raw
+    )
+    peers.add_argument("name", nargs="?", metavar="NAME", help="a node, a BGPPeer or an address")
+    routes = verbs.add_parser(
+        "routes", help="paths and their reasons", epilog=ROUTES_EXAMPLES, formatter_class=raw
+    )
+    routes.add_argument("prefix", nargs="?", metavar="PREFIX", help="a network, or an address inside it")
+    side = routes.add_mutually_exclusive_group()
+    side.add_argument("--received", metavar="PEER", help="what it told, and what became of it")
+    side.add_argument("--advertised", metavar="PEER", help="what it is told, or why not")
+    for verb, run in ((peers, run_peers), (routes, run_routes)):
+        verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        verb.set_defaults(run=run)
     drain = subparsers.add_parser(
         "drain", help="leave all BGP peers until undrain", epilog=DRAIN_EXAMPLES, formatter_class=raw
     )
@@ -65,3 +98,169 @@ def run_undrain(arguments: argparse.Namespace) -> None:
     """`tortie undrain`."""
     asked(arguments, "undrain")
     print(f"{asked(arguments, 'status')['node']} peers again")
+
+
+# -- the looking glass ------------------------------------------------------------------------------------------------
+
+
+def run_peers(arguments: argparse.Namespace) -> None:
+    """`tortie bgp peers`."""
+    import json
+
+    answer = asked(arguments, f"peer {arguments.name}" if arguments.name else "peers")
+    if arguments.output == "json":
+        print(json.dumps(answer, indent=2))
+    elif arguments.name:
+        print(in_full(answer))
+    else:
+        print(peers_table(answer))
+
+
+def peers_table(peers: list[dict[str, Any]]) -> str:
+    """All peers."""
+    from agent.cli.tables import columns
+
+    heads = ("PEER", "NAME", "AS", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "LAST ERROR")
+    rows = [
+        (
+            peer["address"],
+            peer["description"],
+            peer["asn"],
+            peer["type"],
+            peer["state"],
+            moment(peer["since"]),
+            peer["received"],
+            peer["announced"],
+            peer["last_error"],
+        )
+        for peer in peers
+    ]
+    return columns(heads, rows)
+
+
+def moment(stamp: str | None) -> str:
+    """A stamp without its fraction."""
+    return (stamp or "")[:19].replace("T", " ")
+
+
+def in_full(peer: dict[str, Any]) -> str:
+    """One peer."""
+    hold = peer["hold_seconds"]
+    resource = f", BGPPeer {peer['resource']}" if peer["resource"] else ""
+    since = f" since {moment(peer['since'])}" if peer["since"] else ""
+    lines = [
+        f"peer          {peer['address']} port {peer['port']}, {peer['description']}, AS {peer['asn']}",
+        f"type          {peer['type']}{resource}",
+        f"state         {peer['state']}{since}",
+        f"router id     {peer['router_id'] or '-'}",
+        f"hold time     {f'{hold} s' if hold else '-'}",
+        f"options       {'; '.join(peer['options']) or '-'}",
+        f"filters       {', '.join(peer['filters']) or '-'}",
+        f"last error    {peer['last_error'] or '-'}",
+    ]
+    if peer["restarting"]:
+        lines.append("restart       its paths are kept until it has told them again")
+    for family, count in peer["counts"].items():
+        lines.append(
+            f"{family.lower():<13} received {count['received']} (refused {count['refused']}, "
+            f"stale {count['stale']}), advertised {count['advertised']}"
+        )
+    return "\n".join([*lines, "", capabilities(peer["offered"], peer["received_offer"])])
+
+
+def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> str:
+    """What both sides said they can do."""
+    from agent.cli.tables import columns
+
+    if ours is None or theirs is None:
+        return "no session, so nothing is agreed"
+    rows = [(name.replace("_", " "), *map(ability, (ours[name], theirs.get(name)))) for name in ours]
+    return columns(("CAPABILITY", "OURS", "THEIRS"), rows)
+
+
+FAMILIES = {1: "IPv4", 2: "IPv6"}
+"""By AFI (RFC 4760)."""
+
+
+def ability(value: Any) -> str:
+    """A capability's value for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {ability(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return " ".join(FAMILIES.get(one, str(one)) for one in value) or "-"
+    return "-" if value in (None, "") else str(value)
+
+
+def run_routes(arguments: argparse.Namespace) -> None:
+    """`tortie bgp routes`: page after page, so that a table of any size costs little here and there."""
+    import json
+
+    found = 0
+    for page in pages(arguments):
+        if arguments.output == "json":
+            for row in page:
+                print(("[\n " if found == 0 else ",\n ") + json.dumps(row), end="")
+                found += 1
+        else:
+            print(routes_table(page, heads=found == 0))
+            found += len(page)
+    if arguments.output == "json":
+        print("\n]" if found else "[]")
+
+
+def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """The agent's answers, one page at a time; at least one, which may be empty."""
+    import json
+    from ipaddress import ip_network
+
+    from agent.cli.failure import CommandFailed
+
+    if arguments.prefix:
+        try:
+            ip_network(arguments.prefix)
+        except ValueError as error:
+            raise CommandFailed(f"PREFIX: {error}") from error
+    which = "received" if arguments.received else "advertised" if arguments.advertised else "known"
+    question = {
+        "which": which,
+        "peer": arguments.received or arguments.advertised or "",
+        "prefix": arguments.prefix or "",
+    }
+    while True:
+        answer = asked(arguments, f"paths {json.dumps(question)}")
+        yield answer["paths"]
+        if not answer["last"]:
+            return
+        question["after"] = answer["last"]
+
+
+WIDTHS = (2, 20, 16, 18, 10, 24)
+"""Of all columns but the last: fixed, because a page does not know the next one."""
+
+
+def routes_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
+    """One page of paths."""
+    lines = [line("", "PREFIX", "NEXT HOP", "PEER", "LOCALPREF", "AS PATH", "REASON")] if heads else []
+    for row in rows:
+        stale = "; kept through its restart" if row["stale"] else ""
+        tags = f"; {' '.join(row['communities'])}" if row["communities"] else ""
+        lines.append(
+            line(
+                "*" if row["best"] else "",
+                row["prefix"],
+                row["next_hop"] or "-",
+                "ourselves" if row["peer"] is None else row["name"] or row["peer"],
+                row["local_pref"] if row["local_pref"] is not None else "-",
+                " ".join(map(str, row["as_path"])) or "-",
+                f"{row['reason']}{stale}{tags}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def line(*cells: object) -> str:
+    """One row; a cell that is too wide moves the rest of its row."""
+    texts = list(map(str, cells))
+    return " ".join([*(text.ljust(width) for text, width in zip(texts, WIDTHS, strict=False)), texts[-1]])

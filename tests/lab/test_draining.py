@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -29,6 +30,14 @@ def test_a_drained_nodes_routes_are_gone_within_a_second_and_its_own_stay(make_l
     lab = make_lab("drain", Mode.NONE)
     first, second, _ = lab.plan.nodes
     own = table(second)
+    looked = tortie(
+        "bgp", "routes", "--received", second.name, "-o", "json", env={**os.environ, **first.environment}
+    )
+    assert {(row["next_hop"], row["reason"]) for row in json.loads(looked.stdout)} == {
+        (str(second.interface.ip), "in use")
+    }
+    listed = tortie("bgp", "peers", env={**os.environ, **first.environment})
+    assert [text.split()[1] for text in listed.stdout.splitlines()[1:]] == ["node2", "node3"]
     assert len(ways_to(lab, second)) == 2
     started = time.monotonic()
     control.ask(second.run / "agent.sock", "drain new kernel")

@@ -1,0 +1,131 @@
+"""The looking glass as the control socket answers it: questions and answers in JSON, peers by name or address.
+
+Promises: an answer is one page, never the whole table; a wrong question is a ValueError with one sentence.
+Does not know: sockets, how an answer is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import msgspec
+
+from agent.peering import Peered
+from bgp.communities import shown
+from bgp.config import PeerConfig
+from bgp.families import Address
+from bgp.iana import Origin
+from bgp.looking import MOST_PREFIXES, Counts, Seen, View, Which
+from bgp.speaker import Speaker
+
+Peers = Mapping[Address, Peered]
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `tortie bgp routes` asks."""
+
+    which: str = Which.KNOWN.value
+    peer: str = ""
+    """By address or name."""
+    prefix: str = ""
+    """A network, or an address."""
+    after: str = ""
+    """The `last` of the page before."""
+    most: int = MOST_PREFIXES
+
+
+def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
+    """One page. Raises ValueError."""
+    if speaker is None:
+        raise ValueError("this node does not speak BGP now; see: tortie node status")
+    try:
+        question = msgspec.json.decode(text or "{}", type=Question)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the question cannot be read: {error}") from error
+    page = speaker.look(
+        View(
+            Which(question.which),
+            peer_named(peers, question.peer) if question.peer else None,
+            ip_network(question.prefix) if question.prefix else None,
+            ip_network(question.after) if question.after else None,
+            question.most,
+        )
+    )
+    names = {address: peer.config.description for address, peer in peers.items()}
+    return {
+        "paths": [_row(seen, names) for seen in page.paths],
+        "last": str(page.last) if page.last is not None else "",
+    }
+
+
+def peer_named(peers: Peers, word: str) -> Address:
+    """The peer that a person means. Raises ValueError."""
+    try:
+        address = ip_address(word)
+    except ValueError:
+        found = [
+            address
+            for address, peer in peers.items()
+            if word in (peer.config.description, peer.resource or None)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"{word} has several sessions: {', '.join(map(str, found))}; name one") from None
+        known = ", ".join(sorted({peer.config.description for peer in peers.values()})) or "none"
+        raise ValueError(f"{word} is not a peer; peers are {known}") from None
+    if address not in peers:
+        raise ValueError(f"{word} is not a peer; peers are {', '.join(map(str, peers)) or 'none'}")
+    return address
+
+
+def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
+    path, attributes = seen.path, seen.path.attributes
+    own = path.source.is_own
+    return {
+        "prefix": str(seen.prefix),
+        "next_hop": str(attributes.next_hop) if attributes.next_hop is not None else None,
+        "peer": None if own else str(path.source.address),
+        "name": None if own else names.get(path.source.address, ""),
+        "best": seen.best,
+        "stale": seen.stale,
+        "reason": seen.reason,
+        "origin": Origin(attributes.origin).name,
+        "as_path": [number for _, numbers in attributes.as_path for number in numbers],
+        "local_pref": attributes.local_pref,
+        "med": attributes.med,
+        "communities": [*map(shown, attributes.communities), *map(shown, attributes.large_communities)],
+        "originator_id": str(attributes.originator_id) if attributes.originator_id is not None else None,
+        "cluster_list": [str(one) for one in attributes.cluster_list],
+    }
+
+
+def options(peer: Peered, counts: Mapping[str, Counts]) -> dict[str, Any]:
+    """What is configured for a peer and what was told each way; a password only as a fact."""
+    config = peer.config
+    return {
+        "type": peer.kind.value,
+        "resource": peer.resource,
+        "filters": list(peer.filters),
+        "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
+        "counts": counts,
+        "port": config.port,
+        "options": list(_options(config)),
+    }
+
+
+def _options(config: PeerConfig) -> list[str]:
+    given = (
+        ("waits to be called", config.passive),
+        (f"source {config.local_address}", config.local_address is not None),
+        ("password", bool(config.password)),
+        (f"TTL security, {config.ttl_security_hops} hops", config.ttl_security_hops > 0),
+        ("our reflector client", config.route_reflector_client),
+        (f"next hop {config.next_hop_mode.value}", config.next_hop_mode.value != "Auto"),
+        (f"local AS {config.local_as}", config.local_as is not None),
+        (f"own AS allowed {config.allowed_local_as} times", config.allowed_local_as > 0),
+        (f"at most {config.maximum_prefixes} prefixes", config.maximum_prefixes > 0),
+    )
+    return [text for text, holds in given if holds]
