@@ -5,7 +5,7 @@ Promises: pure, and independent of the order in which paths came. Does not know:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -41,8 +41,17 @@ class Path:
     source: Source
 
 
-def best_path(candidates: Iterable[Path]) -> Path:
-    """The best of at least one path.
+UNREACHABLE = "next hop not reachable"
+"""RFC 4271 section 9.1.2.1."""
+
+
+def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
+    """Whether a path may be used at all."""
+    return path.attributes.next_hop not in unreachable
+
+
+def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
+    """The best of at least one path; one that is not eligible only where no other is.
 
     1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
     6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
@@ -51,6 +60,8 @@ def best_path(candidates: Iterable[Path]) -> Path:
     Own first is not in the RFC: a peer with a high LOCAL_PREF must not take our own blocks from us.
     """
     paths = list(candidates)
+    if unreachable:
+        paths = [path for path in paths if is_eligible(path, unreachable)] or paths
     for _, rule in _RULES:
         if len(paths) == 1:
             break
@@ -58,9 +69,11 @@ def best_path(candidates: Iterable[Path]) -> Path:
     return paths[0]
 
 
-def why_not(path: Path, candidates: Iterable[Path]) -> str:
-    """The rule by which a path lost against the others; empty for the best one."""
-    paths = list(candidates)
+def why_not(path: Path, candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> str:
+    """The rule by which a path lost against the others; empty for the one that is used."""
+    if not is_eligible(path, unreachable):
+        return UNREACHABLE
+    paths = [one for one in candidates if is_eligible(one, unreachable)]
     for name, rule in _RULES:
         paths = rule(paths)
         if path not in paths:

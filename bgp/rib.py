@@ -6,9 +6,10 @@ UPDATE share one path, so a million of them fit. Does not know: sessions, time, 
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, KeysView
+from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView
 
 from bgp.decision import Path, best_path
+from bgp.families import Address
 from bgp.nlri import Nlri
 
 
@@ -48,6 +49,10 @@ class LocRib:
 
     def __init__(self) -> None:
         self._paths: dict[Nlri, tuple[Path, ...]] = {}
+        self._hops: dict[Address, int] = {}
+        """Next hop -> how many paths have it."""
+        self.unreachable: frozenset[Address] = frozenset()
+        """Next hops that lead nowhere; their paths are not eligible (RFC 4271 section 9.1.2.1)."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -57,20 +62,28 @@ class LocRib:
         """All prefixes that have a path."""
         return self._paths.keys()
 
+    @property
+    def next_hops(self) -> KeysView[Address]:
+        """The next hops of all paths."""
+        return self._hops.keys()
+
     def best(self, prefix: Nlri) -> Path | None:
-        """The chosen path."""
+        """The chosen path; None when there is none, or none that leads anywhere."""
         paths = self._paths.get(prefix)
-        return paths[0] if paths is not None else None
+        if paths is None or (self.unreachable and paths[0].attributes.next_hop in self.unreachable):
+            return None
+        return paths[0]
 
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
         """All paths, the best one first."""
         return self._paths.get(prefix, ())
 
-    def put(self, prefixes: Iterable[Nlri], path: Path) -> set[Nlri]:
+    def put(self, prefixes: Collection[Nlri], path: Path) -> set[Nlri]:
         """A source announces with these attributes; answers the prefixes whose best path changed."""
         changed = set()
         alone, key, path_id = (path,), path.source.key, path.source.path_id
         known = self._paths
+        self._count(path, len(prefixes))
         for prefix in prefixes:
             before = known.get(prefix)
             if before is None:
@@ -78,7 +91,9 @@ class LocRib:
                 changed.add(prefix)
                 continue
             others = [one for one in before if one.source.key != key or one.source.path_id != path_id]
-            after = _chosen([*others, path]) if others else alone
+            if len(others) != len(before):
+                self._uncount(before, others)
+            after = self._chosen([*others, path]) if others else alone
             known[prefix] = after
             if after[0] != before[0]:
                 changed.add(prefix)
@@ -92,16 +107,43 @@ class LocRib:
             others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
             if len(others) == len(before):
                 continue
+            self._uncount(before, others)
             if not others:
                 del self._paths[prefix]
                 changed.add(prefix)
                 continue
-            after = self._paths[prefix] = _chosen(others)
+            after = self._paths[prefix] = self._chosen(others)
             if after[0] is not before[0]:
                 changed.add(prefix)
         return changed
 
+    def concerned(self, next_hops: Collection[Address]) -> Iterator[Nlri]:
+        """The prefixes that have a path over one of these."""
+        for prefix, paths in self._paths.items():
+            if any(path.attributes.next_hop in next_hops for path in paths):
+                yield prefix
 
-def _chosen(paths: list[Path]) -> tuple[Path, ...]:
-    best = best_path(paths)
-    return (best, *(path for path in paths if path is not best))
+    def choose_again(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
+        """Decide anew, after `unreachable` changed; answers these prefixes, as far as they are known."""
+        known = {prefix: paths for prefix in prefixes if (paths := self._paths.get(prefix))}
+        for prefix, paths in known.items():
+            self._paths[prefix] = self._chosen(list(paths))
+        return set(known)
+
+    def _chosen(self, paths: list[Path]) -> tuple[Path, ...]:
+        best = best_path(paths, self.unreachable)
+        return (best, *(path for path in paths if path is not best))
+
+    def _count(self, path: Path, many: int) -> None:
+        hop = path.attributes.next_hop
+        if hop is not None and many:
+            self._hops[hop] = self._hops.get(hop, 0) + many
+
+    def _uncount(self, before: Iterable[Path], others: Collection[Path]) -> None:
+        for path in before:
+            hop = path.attributes.next_hop
+            if hop is None or any(path is one for one in others):
+                continue
+            self._hops[hop] -= 1
+            if not self._hops[hop]:
+                del self._hops[hop]

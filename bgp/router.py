@@ -7,7 +7,7 @@ Does not know: sockets, tasks, clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from bgp import nlri
@@ -150,6 +150,20 @@ class Router:
         peer = self._peer(connection)
         if peer is not None and peer.session is not None and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
+
+    @property
+    def next_hops(self) -> frozenset[Address]:
+        """The next hops of everything learned: those that somebody should look up."""
+        return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
+
+    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+        """No way leads to these next hops, and to all others: paths over these are not eligible (RFC 4271 9.1.2.1)."""
+        wanted = frozenset(next_hops)
+        for family, rib in self.ribs.items():
+            changed = wanted ^ rib.unreachable
+            rib.unreachable = wanted
+            if changed & rib.next_hops:
+                self._dirty[family] |= rib.choose_again(list(rib.concerned(changed)))
 
     def lower(self) -> None:
         """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort."""

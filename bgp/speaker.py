@@ -124,6 +124,16 @@ class Speaker:
         return self._learned
 
     @property
+    def next_hops(self) -> frozenset[Address]:
+        """The next hops of everything learned, whether used or not: look these up, and say with `lead_nowhere`."""
+        return self._router.next_hops
+
+    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+        """These next hops, and no others, have no way there, so what has them is not used; at first there are none."""
+        self._router.lead_nowhere(next_hops)
+        self._soon()
+
+    @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing: every neighbour has told all, or had time to."""
         return self._router.converged

@@ -145,5 +145,9 @@ def paths(router: Router, prefix: Prefix) -> tuple[PathStatus, ...]:
     for path in candidates:
         stale = is_stale(router, family, packed, path)
         address = None if path.source.is_own else path.source.address
-        found.append(PathStatus(prefix, address, path, stale, why_not(path, candidates)))
+        found.append(
+            PathStatus(
+                prefix, address, path, stale, why_not(path, candidates, router.ribs[family].unreachable)
+            )
+        )
     return tuple(found)
