@@ -236,7 +236,9 @@ class NetlinkKernel:
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
-        changes = NetlinkChanges(lambda: self._nftables.ports | {self._requests.port}, device_name)
+        changes = NetlinkChanges(
+            lambda: self._nftables.ports | {self._requests.port}, self._requests.port, device_name
+        )
         self._subscribers.add(changes)
         return changes
 

@@ -55,10 +55,14 @@ DATAGRAMS_PER_TURN = 256
 class NetlinkChanges:
     """One subscription; iterate it, then close it."""
 
-    def __init__(self, own_ports: Callable[[], frozenset[int]], name_of: Callable[[int], str]) -> None:
+    def __init__(
+        self, own_ports: Callable[[], frozenset[int]], writer_port: int, name_of: Callable[[int], str]
+    ) -> None:
+        """Changes from `own_ports` are not told; those of `writer_port`, by far the most, do not even arrive."""
         self._own_ports = own_ports
         self._name_of = name_of
         self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
+        self._ears[0].ignore(writer_port)
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
             self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
         self._switches = SwitchWatch()

@@ -10,10 +10,12 @@ Lost. Does not know: what the messages mean.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -33,7 +35,7 @@ T = TypeVar("T")
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33
 
 BATCH_MESSAGES = 1000
 """Messages in one send: about 4 ms of the kernel's time, so the loop is never held longer."""
@@ -53,8 +55,19 @@ UNSUPPORTED_ERRNOS = frozenset(
 )
 _FLAGS = struct.Struct("=H")
 _SEQUENCE = struct.Struct("=I")
-FLAGS_OFFSET, SEQUENCE_OFFSET = 6, 8
+_INSTRUCTION, _PROGRAM = struct.Struct("=HBBI"), struct.Struct("@HP")
+FLAGS_OFFSET, SEQUENCE_OFFSET, PORT_OFFSET = 6, 8, 12
 LAST_SEQUENCE = 0x3FFFFFFF
+
+
+def _all_but(port: int) -> tuple[tuple[int, int, int, int], ...]:
+    """linux/filter.h: load nlmsg_pid, which BPF reads as big endian; equal: take 0 bytes of it, else all."""
+    return (
+        (0x20, 0, 0, PORT_OFFSET),
+        (0x15, 0, 1, int.from_bytes(port.to_bytes(4, sys.byteorder), "big")),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    )
 
 
 class Refused(KernelError):
@@ -273,6 +286,16 @@ class Subscription:
     def close(self) -> None:
         """Close it."""
         self._socket.close()
+
+    def ignore(self, port: int) -> None:
+        """Have the kernel drop, from now on, what it would tell of the changes of one port (socket(7)).
+
+        100,000 routes of our own are as many datagrams that nobody wants to hear of.
+        """
+        program = b"".join(_INSTRUCTION.pack(*line) for line in _all_but(port))
+        held = ctypes.create_string_buffer(program)
+        fprog = _PROGRAM.pack(len(program) // _INSTRUCTION.size, ctypes.addressof(held))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
     def read(self) -> bytes | None:
         """The next datagram, None when there is none. Raises Lost, KernelError."""
