@@ -9,9 +9,10 @@ Does not know: wire formats, routes' forms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
+from ipaddress import IPv4Address
 from typing import Any
 
 import structlog
@@ -24,8 +25,7 @@ from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.exporting import announcements, borne
-from agent.identity import identity
-from agent.peering import Peering, Situation, peering, wanted_secrets
+from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
 from agent.policies import Ground, policy
 from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
@@ -33,15 +33,35 @@ from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.iana import WellKnown
 from bgp.origination import PLAIN, Origination
-from bgp.speaker import PeerStatus, Speaker
+from bgp.speaker import LearnedRoute, PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 LAST_CHOICE = Origination(communities=(WellKnown.GRACEFUL_SHUTDOWN,), local_pref=0)
 """RFC 8326 section 4."""
+ANYWHERE = IPv4Address("0.0.0.0")
 
 log = structlog.get_logger()
+
+
+class NextHops(Mapping[Prefix, Address]):
+    """A view of the learned paths: nothing is copied for those who ask for a few of very many."""
+
+    def __init__(self, learned: Mapping[Prefix, LearnedRoute]) -> None:
+        self._learned = learned
+
+    def __getitem__(self, prefix: Prefix) -> Address:
+        next_hop = self._learned[prefix].next_hop
+        if next_hop.version != prefix.version:
+            raise KeyError(prefix)
+        return next_hop
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return (prefix for prefix, route in self._learned.items() if route.next_hop.version == prefix.version)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Mesh:
@@ -66,6 +86,8 @@ class Mesh:
         self._changed = changed
         self._identity: SpeakerConfig | None = None
         self._speaker: Speaker | None = None
+        self._asked: Speaker | None = None
+        """Whose changes were taken last."""
         self._task: asyncio.Task[None] | None = None
         self._situation: Situation | None = None
         self._ground: Ground | None = None
@@ -81,12 +103,13 @@ class Mesh:
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
         situation = self._look(cluster)
-        who = identity(situation, self._settings.restart_seconds, self._settings.deferral_seconds)
-        if who is None:
+        own = situation.nodes.get(situation.me)
+        if own is None or own.ipv4 is None:
             return
-        started = who != self._identity and self.drained is None
+        identity = self._identify(situation, own.ipv4.ip)
+        started = identity != self._identity and self.drained is None
         if started:
-            self._start(who)
+            self._start(identity)
         if self._speaker is None:
             return
         ground = Ground(
@@ -105,7 +128,7 @@ class Mesh:
 
     def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
         self._peering = peering(situation)
-        peers = self._peering.peers
+        peers = {address: one for address, one in self._peering.peers.items() if address.version == 4}
         shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
         speaker.configure(
             {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
@@ -128,13 +151,23 @@ class Mesh:
             situation, passwords=self._secrets.read(wanted), unreadable=dict(self._secrets.unreadable)
         )
 
-    def _start(self, who: SpeakerConfig) -> None:
+    def _identify(self, situation: Situation, address: IPv4Address) -> SpeakerConfig:
+        return SpeakerConfig(
+            asn=situation.asn(situation.me),
+            router_id=address,
+            listen_address=ANYWHERE if situation.cluster.bind_mode == "None" else address,
+            port=situation.port(situation.me),
+            restart_seconds=self._settings.restart_seconds,
+            restarting=self.restarting,
+            deferral_seconds=self._settings.deferral_seconds,
+            cluster_id=cluster_id(situation),
+        )
+
+    def _start(self, identity: SpeakerConfig) -> None:
         if self._task is not None:
             self._task.cancel()
-            self.restarting = True  # the kernel keeps what the speaker before learned and told
-        self._identity = who
-        who = replace(who, restarting=self.restarting)
-        self._speaker = Speaker(who, self._clock, self._changed, log)
+        self._identity = identity
+        self._speaker = Speaker(identity, self._clock, self._changed, log)
         self._task = asyncio.create_task(self._run(self._speaker, self._task))
 
     async def _run(self, speaker: Speaker, before: asyncio.Task[None] | None) -> None:
@@ -209,14 +242,18 @@ class Mesh:
 
     @property
     def learned(self) -> Mapping[Prefix, Address]:
-        """Prefix -> next hop of each best path; of the versions of IP each with its own."""
+        """Prefix -> next hop of each best path, as it is now; of the versions of IP each with its own."""
+        return NextHops(self._speaker.learned) if self._speaker is not None else {}
+
+    def take_touched(self) -> set[Prefix] | None:
+        """The prefixes whose best path changed since the last call; None: any, because the speaker is another one."""
         if self._speaker is None:
-            return {}
-        return {
-            prefix: route.next_hop
-            for prefix, route in self._speaker.learned.items()
-            if prefix.version == route.next_hop.version
-        }
+            return None
+        touched = self._speaker.take_touched()
+        if self._asked is not self._speaker:
+            self._asked = self._speaker
+            return None
+        return touched
 
     @property
     def converged(self) -> bool:

@@ -82,6 +82,8 @@ class Speaker:
         self._log = log
         self._router = Router(config, random.random, clock.now())
         self._learned: dict[Prefix, LearnedRoute] = {}
+        self._touched: set[Prefix] = set()
+        """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
         self._listening: list[Socket] = []
         self._signed: dict[Address, str] = {}
@@ -122,6 +124,11 @@ class Speaker:
     def learned(self) -> Mapping[Prefix, LearnedRoute]:
         """The best path to every prefix that neighbours told us."""
         return self._learned
+
+    def take_touched(self) -> set[Prefix]:
+        """The prefixes whose learned path changed since the last call: for one reader, who then forgets nothing."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     @property
     def next_hops(self) -> frozenset[Address]:
@@ -295,6 +302,7 @@ class Speaker:
         for family, some in changed.items():
             for packed in some:
                 prefix = nlri.unpack(packed, family)
+                self._touched.add(prefix)
                 route = learned_route(self._router, family, packed, prefix)
                 if route is None:
                     self._learned.pop(prefix, None)

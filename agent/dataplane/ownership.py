@@ -7,6 +7,7 @@ Does not know: what is wished.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.dataplane.objects import (
@@ -17,6 +18,7 @@ from agent.dataplane.objects import (
     VXLAN_DEVICES,
     WORKLOAD_PREFIX,
     Route,
+    RouteKey,
     RouteType,
 )
 
@@ -56,3 +58,23 @@ class Ownership:
 def is_ours(route: Route) -> bool:
     """Ownership with the default marks."""
     return Ownership().is_ours(route)
+
+
+class Installed(Mapping[RouteKey, Route]):
+    """Those of many routes that are ours, told when asked: most who ask want to know of a few."""
+
+    def __init__(self, routes: Mapping[RouteKey, Route], ownership: Ownership) -> None:
+        self._routes = routes
+        self._ownership = ownership
+
+    def __getitem__(self, key: RouteKey) -> Route:
+        route = self._routes[key]
+        if not self._ownership.is_ours(route):
+            raise KeyError(key)
+        return route
+
+    def __iter__(self) -> Iterator[RouteKey]:
+        return (key for key, route in self._routes.items() if self._ownership.is_ours(route))
+
+    def __len__(self) -> int:
+        return sum(map(self._ownership.is_ours, self._routes.values()))

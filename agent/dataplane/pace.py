@@ -27,6 +27,9 @@ class Tempo:
     """The pause after a pass that could not read or write the kernel."""
 
 
+LONGEST_PAUSE_SECONDS = 0.25
+
+
 @dataclass(slots=True)
 class Pace:
     """A bucket of seconds of work."""
@@ -40,5 +43,6 @@ class Pace:
         """A pass took so long and ended now; the seconds to wait before the next."""
         before = self.burst_seconds if self._left is None else self._left
         refilled = min(self.burst_seconds, before + (now - self._at) * self.share)
-        self._left, self._at = refilled - seconds, now
+        # A pass over very much is not paid for by a pause as long: what it waited for would wait again.
+        self._left, self._at = max(refilled - seconds, -LONGEST_PAUSE_SECONDS * self.share), now
         return max(0.0, -self._left / self.share)

@@ -7,7 +7,7 @@ Does not know: how a step is carried out, what was refused before.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -45,6 +45,13 @@ class Wish:
     """BGP has heard every peer: what it did not teach should not be."""
     learned: Container[Prefix] | None = None
     """What BGP teaches now. None: not known, so that no removal passes for a withdrawal."""
+    touched: frozenset[RouteKey] | None = None
+    """Where the wished routes may differ from those of the wish before; None: anywhere."""
+
+    @property
+    def trust(self) -> tuple[bool, bool, bool]:
+        """What decides how much may be deleted."""
+        return self.complete, self.bgp_complete, self.learned is None
 
 
 @dataclass(slots=True)
@@ -89,6 +96,12 @@ class RoutePlan:
     """Wished routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
+
+    @property
+    def open(self) -> frozenset[RouteKey]:
+        """Every key that was not as wished when this was planned."""
+        delta = self.delta
+        return frozenset((*delta.create, *delta.replace, *delta.delete, *self.conflicts, *self.waiting))
 
 
 def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
@@ -174,8 +187,14 @@ def fdb_steps(wish: Wish, picture: Picture, links: Mapping[str, Link]) -> Delta[
     return _allowed(difference(wanted, picture.fdb), wish)
 
 
-def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownership: Ownership) -> RoutePlan:
-    """Routes to add, replace and delete.
+def route_steps(
+    wish: Wish,
+    picture: Picture,
+    links: Mapping[str, Link],
+    ownership: Ownership,
+    keys: Collection[RouteKey] | None = None,
+) -> RoutePlan:
+    """Routes to add, replace and delete; with `keys` at these only.
 
     A route whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
     """
@@ -184,10 +203,14 @@ def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownersh
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     wished = wish.dataplane.routes
+    standings: Mapping[RouteKey, Route] = picture.routes
+    if keys is not None:
+        wished = {key: route for key in keys if (route := wished.get(key)) is not None}
+        standings = {key: route for key in keys if (route := standings.get(key)) is not None}
     there = 0
     # One look-up a route: a key's hash and comparison are what a pass over thousands of routes costs.
     for key, route in wished.items():
-        standing = picture.routes.get(key)
+        standing = standings.get(key)
         there += standing is not None
         if standing == route:
             continue
@@ -201,7 +224,7 @@ def route_steps(wish: Wish, picture: Picture, links: Mapping[str, Link], ownersh
             replaced[key] = route
     unwished = {
         key: route
-        for key, route in (picture.routes.items() if there < len(picture.routes) else ())
+        for key, route in (standings.items() if there < len(standings) else ())
         if key not in wished and ownership.is_ours(route) and _removable(wish, route, ownership)
     }
     delta = _allowed(Delta(create, replaced, unwished), wish)

@@ -39,7 +39,7 @@ from agent.dataplane.objects import (
     Route,
     RouteKey,
 )
-from agent.dataplane.ownership import Ownership
+from agent.dataplane.ownership import Installed, Ownership
 from agent.dataplane.pace import Pace, Tempo
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.report import Report, Tally
@@ -78,7 +78,6 @@ class Reconciler:
         self._bell = Bell()
         self._pace = Pace(self._tempo.share, self._tempo.burst_seconds)
         self._picture = Picture()
-        self._installed: Mapping[RouteKey, Route] | None = None
         self._links: Mapping[str, Link] = {}
         self._links_stale = True
         self._stale: set[Kind] = set(Kind)
@@ -92,6 +91,8 @@ class Reconciler:
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
+        self._look_everywhere = True
+        """The next plan compares every route: the last one is no ground to build on."""
         self._computed = 0
         """How often the wishes were computed: whoever waits needs a pass that began after it asked."""
         self._finished = 0
@@ -105,11 +106,8 @@ class Reconciler:
 
     @property
     def installed(self) -> Mapping[RouteKey, Route]:
-        """The routes of ours that the kernel held after the last pass."""
-        if self._installed is None:
-            routes = self._picture.routes
-            self._installed = {key: route for key, route in routes.items() if self._ownership.is_ours(route)}
-        return self._installed
+        """The routes of ours that the kernel held after the last pass; a view, read at once."""
+        return Installed(self._picture.routes, self._ownership)
 
     def report(self) -> Report:
         """How the last pass went and what is not as wished."""
@@ -246,7 +244,6 @@ class Reconciler:
     def _end_of_pass(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
         turn.set()
-        self._installed = None
         self._on_pass()
 
     async def _one_pass(self) -> None:
@@ -254,7 +251,9 @@ class Reconciler:
         await self._read_links()
         self._computed += 1
         serial = self._computed
-        self._wish = self._wishes(self._links)
+        before, self._wish = self._wish, self._wishes(self._links)
+        if self._wish.touched is None or self._wish.trust != before.trust:
+            self._look_everywhere = True
         await self._read_stale()
         self._writes.begin()
         if await self._writes.put_tunnels(plan.tunnel_steps(self._wish, self._picture)):
@@ -270,6 +269,7 @@ class Reconciler:
     async def _read_links(self) -> None:
         for name in self._lost:
             self._picture.forget_device(name)
+        self._look_everywhere = self._look_everywhere or self._links_stale or bool(self._lost)
         self._lost.clear()
         if self._links_stale:
             self._links_stale = False
@@ -308,6 +308,7 @@ class Reconciler:
                 picture.fdb = {(entry.device, entry.mac): entry for entry in entries}
             case Kind.ROUTE:
                 picture.replace_routes(await self._kernel.routes())
+                self._look_everywhere = True
             case Kind.MASQUERADE:
                 picture.masquerade = await self._kernel.masquerade()
             case Kind.SYSCTL:
@@ -328,7 +329,11 @@ class Reconciler:
         picture, kernel, writes = self._picture, self._kernel, self._writes
         neighbours = plan.neighbour_steps(self._wish, picture, self._links)
         fdb = plan.fdb_steps(self._wish, picture, self._links)
-        self._routes_plan = plan.route_steps(self._wish, picture, self._links, self._ownership)
+        keys = None
+        if not self._look_everywhere and self._wish.touched is not None:
+            keys = self._wish.touched | self._routes_plan.open
+        self._routes_plan = plan.route_steps(self._wish, picture, self._links, self._ownership, keys)
+        self._look_everywhere = False
         routes = self._routes_plan.delta
         await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)
         await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)

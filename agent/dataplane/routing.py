@@ -7,7 +7,7 @@ Does not know: what the kernel has, netlink, BGP's decision (it gets best paths)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from ipaddress import ip_network
 
@@ -24,7 +24,7 @@ from agent.dataplane.objects import (
     RouteType,
     Scope,
 )
-from ipam.model import EncapsulationMode, NodeName
+from ipam.model import EncapsulationMode, NodeName, Pool
 
 
 class RouteClass(IntEnum):
@@ -33,11 +33,16 @@ class RouteClass(IntEnum):
     LOCAL_WORKLOAD = 1
     OWN_BLOCK = 2
     DATASTORE = 3
-    LEARNED = 4
 
 
 def routes(facts: Facts) -> dict[RouteKey, Route]:
-    """All routes this node should have."""
+    """All routes this node should have; what BGP taught comes last of all classes."""
+    learned = {route.key: route for route in learned_routes(facts, facts.learned)}
+    return {**learned, **told_routes(facts)}
+
+
+def told_routes(facts: Facts) -> dict[RouteKey, Route]:
+    """The routes of all producers but BGP."""
     won: dict[RouteKey, tuple[RouteClass, Route]] = {}
     for rank, route in _candidates(facts):
         if route.key not in won or rank < won[route.key][0]:
@@ -55,17 +60,20 @@ def _candidates(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
                 yield RouteClass.OWN_BLOCK, blackhole(facts, block)
         elif (route := _vxlan_route(facts, block, owner)) is not None:
             yield RouteClass.DATASTORE, route
-    for route in _learned(facts):
-        yield RouteClass.LEARNED, route
 
 
-def _learned(facts: Facts) -> Iterator[Route]:
+def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
+    """The routes of these prefixes as BGP taught them; none where it taught nothing or the next hop is out of reach."""
     node_by_address = {
         own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
     }
     links: dict[Address, Link | None] = {}
-    for prefix, next_hop in facts.learned.items():
-        pool = facts.pool_of(prefix)
+    pool_of = _pool_finder(facts)
+    for prefix in prefixes:
+        next_hop = facts.learned.get(prefix)
+        if next_hop is None:
+            continue
+        pool = pool_of(prefix)
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             # A block's route comes from its claim; what remains is an address borrowed from another node's block.
             borrower = node_by_address.get(next_hop)
@@ -79,6 +87,23 @@ def _learned(facts: Facts) -> Iterator[Route]:
             route = _direct(facts, prefix, next_hop, links[next_hop])
         if route is not None:
             yield route
+
+
+def _pool_finder(facts: Facts) -> Callable[[Prefix], Pool | None]:
+    """`Facts.pool_of` for very many prefixes: comparisons of integers."""
+    table = [
+        (pool.cidr.version, pool.cidr.prefixlen, int(pool.cidr.network_address), int(pool.cidr.netmask), pool)
+        for pool in facts.pools
+    ]
+
+    def find(prefix: Prefix) -> Pool | None:
+        version, length, value = prefix.version, prefix.prefixlen, int(prefix.network_address)
+        for pool_version, shortest, network, mask, pool in table:
+            if value & mask == network and length >= shortest and version == pool_version:
+                return pool
+        return None
+
+    return find
 
 
 def workload_route(facts: Facts, address: Address, interface: str) -> Route:

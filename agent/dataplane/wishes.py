@@ -5,20 +5,22 @@ Promises: pure; whole recompute (20,000 routes cost tens of milliseconds). Does 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Dataplane, Masquerade
+from agent.dataplane.objects import Dataplane, Masquerade, Route, RouteKey
 from agent.dataplane.routing import routes
 from agent.dataplane.sysctls import sysctls
 from agent.dataplane.tunnels import fdb, neighbours, tunnels
 
 
-def dataplane(facts: Facts) -> Dataplane:
-    """What should be."""
+def dataplane(facts: Facts, wished_routes: Mapping[RouteKey, Route] | None = None) -> Dataplane:
+    """What should be; `wished_routes` are those of the same facts, where somebody has them already."""
     return Dataplane(
         tunnels=tunnels(facts),
         neighbours=neighbours(facts),
         fdb=fdb(facts),
-        routes=routes(facts),
+        routes=routes(facts) if wished_routes is None else wished_routes,
         masquerade=masquerade(facts),
         sysctls=sysctls(facts),
     )

@@ -14,7 +14,7 @@ from agent.dataplane.objects import Dataplane, Link
 from agent.dataplane.pace import Tempo
 from agent.dataplane.reconciler import Reconciler, Wish
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4
 IMPATIENT = Tempo(share=1e6, overrun_seconds=0.01, error_seconds=0.01)
 

@@ -25,7 +25,7 @@ from agent.dataplane.objects import (
     Scope,
 )
 from agent.dataplane.ownership import Ownership, is_ours
-from agent.dataplane.pace import Pace
+from agent.dataplane.pace import LONGEST_PAUSE_SECONDS, Pace
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.retries import Retries
 
@@ -103,7 +103,8 @@ def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
     assert {cheap.spent(0.001, 5.0 + turn * 0.002) for turn in range(5000)} == {0.0}
     dear = Pace(share=0.5, burst_seconds=0.5)
     assert [dear.spent(0.25, 5.0 + turn * 0.25) for turn in range(3)] == [0.0, 0.0, pytest.approx(0.0)]
-    assert dear.spent(0.5, 6.0) == pytest.approx(0.5)
+    assert dear.spent(0.35, 6.0) == pytest.approx(0.2)
+    assert dear.spent(30.0, 36.0) == LONGEST_PAUSE_SECONDS
     assert dear.spent(0.1, 60.0) == 0.0
 
 

@@ -1,0 +1,87 @@
+"""Wished routes that follow the facts change by change are those of a whole computation, whatever changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.ownership import Ownership
+from agent.dataplane.plan import Picture, Wish, route_steps
+from agent.dataplane.route_wishes import RouteWishes
+from agent.dataplane.routing import routes
+from agent.dataplane.wishes import dataplane
+from ipam.model import EncapsulationMode, NodeName, Pool
+
+ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))
+PREFIXES = [IPv4Network((0x14000000 + (number << 6), 26)) for number in range(6)]
+PREFIXES += [IPv4Network("20.0.0.1/32"), IPv4Network("30.0.0.0/24")]
+HOPS = [IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3"), IPv4Address("10.9.0.9")]
+START = Facts(
+    node=NodeName("n1"),
+    pools=(Pool("p", IPv4Network("20.0.0.0/16"), 26),),
+    nodes={NodeName("n1"): NodeAddresses(IPv4Interface("10.0.0.1/24"))},
+    links={"eth0": ETH0},
+)
+
+changes = st.one_of(
+    st.tuples(st.just("learn"), st.sampled_from(PREFIXES), st.sampled_from(HOPS)),
+    st.tuples(st.just("forget"), st.sampled_from(PREFIXES), st.none()),
+    st.tuples(st.just("own"), st.sampled_from(PREFIXES[:6]), st.booleans()),
+    st.tuples(st.just("pod"), st.booleans(), st.none()),
+    st.tuples(st.just("mode"), st.sampled_from(EncapsulationMode), st.none()),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(changes, max_size=4), max_size=12))
+def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps: list[list[tuple]]) -> None:  # type: ignore[type-arg]
+    facts, learned = START, {}
+    wishes, picture = RouteWishes(), Picture()
+    plan = route_steps(
+        Wish(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
+    )
+    for step in steps:
+        touched = set()
+        for what, one, other in step:
+            if what == "learn":
+                learned[one] = other
+                touched.add(one)
+            elif what == "forget":
+                learned.pop(one, None)
+                touched.add(one)
+            elif what == "own":
+                owners = {**facts.block_owners, one: facts.node}
+                facts = replace(facts, block_owners=owners if other else {})
+            elif what == "pod":
+                pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
+                facts = replace(facts, endpoints=(pod,) if one else ())
+            else:
+                facts = replace(facts, pools=(replace(facts.pools[0], ipip=one),))
+        facts = replace(facts, learned=learned)
+        wished, keys = wishes.follow(facts, touched)
+        assert wished == routes(facts)
+        # And a plan that looks only where something may differ brings the kernel to the same place.
+        wish = Wish(dataplane(facts, wished), complete=True, bgp_complete=True, touched=keys)
+        looked_at = None if keys is None else keys | plan.open
+        plan = route_steps(wish, picture, facts.links, Ownership(), looked_at)
+        whole = route_steps(wish, picture, facts.links, Ownership())
+        assert plan.delta == whole.delta
+        picture.routes |= {**plan.delta.create, **plan.delta.replace}
+        for key in plan.delta.delete:
+            del picture.routes[key]
+
+
+def test_a_change_of_one_learned_path_names_one_key() -> None:
+    wishes = RouteWishes()
+    learned = dict.fromkeys(PREFIXES, HOPS[0])
+    facts = replace(START, learned=learned)
+    assert wishes.follow(facts, set(learned))[1] is None
+    learned[PREFIXES[3]] = HOPS[1]
+    assert wishes.follow(facts, {PREFIXES[3]})[1] == {RouteKey(PREFIXES[3])}
+    assert wishes.follow(facts, set())[1] == frozenset()
+    assert wishes.follow(replace(facts, pools=()), set())[1] is None
