@@ -8,14 +8,13 @@ Does not know: the rules of any part.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import fcntl
+import faulthandler
 import gc
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -31,7 +30,7 @@ from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import ServerPorts
 from agent.cni.server import CniServer
-from agent.config import Config, ConfigError, load
+from agent.config import Config, ConfigError
 from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.netlink import NetlinkKernel
@@ -49,6 +48,12 @@ from agent.draining import DrainFile
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
 from agent.secrets import Secrets
+from agent.service.notify import Notifier
+from agent.service.reloading import Reloading
+from agent.service.standing import Standing
+from agent.service.start import checked, only_one, parser
+from agent.service.supervision import Supervision
+from bgp.speaker import State
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
 from ipam.etcd import EtcdStore
@@ -68,8 +73,11 @@ log = structlog.get_logger()
 class Agent:
     """All parts of one node."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, read: Callable[[], Config], begin_again: Callable[[], None] = lambda: None
+    ) -> None:
         self._config = config
+        self.reloading = Reloading(config, read, begin_again)
         self._clock = SystemClock()
         self._started = self._clock.wall()
         self._store = EtcdStore(etcd_config(config.etcd))
@@ -114,6 +122,7 @@ class Agent:
         journal = Journal(Path(config.paths.state))
         self._cni = CniServer(config.cni_socket, ports, journal, self._clock)
         self._collector = Collector(ports, self._cluster, self._clock)
+        self._supervision = Supervision(Notifier(os.environ, os.getpid()), self._standing, self._clock)
 
     def _ports(self) -> ServerPorts:
         return ServerPorts(
@@ -145,6 +154,7 @@ class Agent:
                 group.create_task(self._keep_record())
                 group.create_task(self._cni.run())
                 group.create_task(self._collector.run())
+                group.create_task(self._supervision.run())
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
                 log.info("agent.started", node=self._cluster.node, restarting=self._mesh.restarting)
         finally:
@@ -257,8 +267,23 @@ class Agent:
             "paths": control.WithText(self._mesh.routes),
             "drain": control.WithText(self._mesh.drain),
             "undrain": self._mesh.undrain,
+            "leave": control.WithText(self._mesh.leave),
+            "reload": self.reloading.reload,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
         }
+
+    def _standing(self) -> Standing:
+        peers = self._mesh.status()
+        return Standing(
+            not_ready=self._not_ready(),
+            passes=self._reconciler.passes,
+            pods=len(self._cluster.endpoints),
+            peers=len(peers),
+            peers_up=sum(peer["state"] is State.ESTABLISHED for peer in peers),
+            drained=self._mesh.drained is not None,
+            troubles=tuple(text for text in (self._record.trouble, *self._mesh.troubles) if text),
+            reload_refused=self.reloading.refused,
+        )
 
     def _status(self) -> dict[str, Any]:
         me = self._cluster.nodes.get(self._cluster.node)
@@ -269,6 +294,7 @@ class Agent:
             "address6": me.ipv6 if me is not None else None,
             "pid": os.getpid(),
             "started": self._started,
+            "ready": self._supervision.ready,
             "in_sync": self._syncer.in_sync,
             "converged": self._mesh.converged,
             "drained": self._mesh.drained,
@@ -284,56 +310,27 @@ class Agent:
         }
 
 
-def only_one(run: Path) -> int:
-    """Hold this node's lock while the process lives. Raises ConfigError when another agent has it."""
-    descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        raise ConfigError(
-            f"another agent (pid {other}) already serves {run}; stop it, or set paths.run"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
-def parser() -> argparse.ArgumentParser:
-    """The daemon's flags."""
-    found = argparse.ArgumentParser(
-        prog="tortie-agent",
-        description="The node agent: programs pod routes, answers the CNI plugin, speaks BGP with the other nodes.",
-        epilog="example: tortie-agent --etcd-endpoints http://10.0.0.1:2379 --node-address 10.0.0.5/24",
-    )
-    found.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)"
-    )
-    found.add_argument("--node-name", metavar="NAME", help="default: the host name")
-    found.add_argument(
-        "--node-address", metavar="A.B.C.D/LEN", help="default: found by the route to the datastore"
-    )
-    found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: http://127.0.0.1:2379")
-    return found
-
-
-def settings(arguments: argparse.Namespace) -> Config:
-    """File, environment and flags as one. Raises ConfigError."""
-    flags = {
-        "node.name": arguments.node_name,
-        "node.address": arguments.node_address,
-        "etcd.endpoints": arguments.etcd_endpoints,
-    }
-    return load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
-
-
-async def _until_signalled(config: Config) -> None:
+async def _until_signalled(config: Config, read: Callable[[], Config]) -> bool:
+    """Serve until told to stop; whether the process is to start over with other settings."""
     loop = asyncio.get_running_loop()
     main_task = asyncio.current_task()
     assert main_task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main_task.cancel)
-    await Agent(config).run()
+
+    def begin_again() -> None:
+        main_task.cancel()
+
+    agent = Agent(config, read, begin_again)
+
+    def hang_up() -> None:
+        with suppress(ValueError):  # said in the log and in the status
+            agent.reloading.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+    with suppress(asyncio.CancelledError):
+        await agent.run()
+    return agent.reloading.wanted
 
 
 def spare_the_collector() -> None:
@@ -349,11 +346,12 @@ def spare_the_collector() -> None:
 
 def main() -> None:
     """`tortie-agent`."""
+    faulthandler.enable()  # the watchdog's SIGABRT says in the journal where the loop hung
+    arguments = parser().parse_args()
     try:
-        config = settings(parser().parse_args())
+        config = checked(arguments)
         if os.geteuid() != 0:
             raise ConfigError("tortie-agent programs the kernel: run it as root")
-        etcd_config(config.etcd)
         for directory in (config.paths.run, config.paths.state):
             Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = only_one(Path(config.paths.run))
@@ -361,9 +359,11 @@ def main() -> None:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
     logging.configure(config.log.level, config.log.format)
-    with suppress(asyncio.CancelledError):
-        asyncio.run(_until_signalled(config))
+    again = asyncio.run(_until_signalled(config, lambda: checked(arguments)))
     os.close(lock)
+    if again:
+        # The same process, so systemd's main PID and watchdog stay; every descriptor of this life closes (PEP 446).
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     log.info("agent.stopped", routes="left as they are")
 
 

@@ -190,12 +190,24 @@ class Mesh:
 
     def drain(self, text: str) -> None:
         """Leave all peers, now and after every start, until `undrain`. Raises ValueError for a text, OSError."""
+        drained = self._noted(text)
+        self._drain_file.write(drained)
+        self._begin_leaving(drained)
+
+    def leave(self, text: str) -> None:
+        """The same, for this life of the agent alone: the machine goes down. Raises ValueError for a text."""
+        drained = self._noted(text)
+        if self.drained is None:
+            self._begin_leaving(drained)
+
+    def _noted(self, text: str) -> Drained:
         if len(text.encode()) > LONGEST_TEXT_BYTES:
             raise ValueError(f"the text must be at most {LONGEST_TEXT_BYTES} bytes (RFC 9003)")
-        drained = Drained(self._clock.wall(), text)
-        self._drain_file.write(drained)
+        return Drained(self._clock.wall(), text)
+
+    def _begin_leaving(self, drained: Drained) -> None:
         self.drained = drained
-        log.info("bgp.draining", text=text)
+        log.info("bgp.draining", text=drained.text)
         if self._speaker is not None and self._leaving is None:
             self._leaving = asyncio.create_task(self._leave(self._speaker))
         self._changed()

@@ -56,6 +56,7 @@ def add_parsers(subparsers: Any) -> None:
     drain = subparsers.add_parser(
         "drain", help="leave all BGP peers until undrain", epilog=DRAIN_EXAMPLES, formatter_class=raw
     )
+    drain.add_argument("--once", action="store_true", help="until the agent starts again, as at a shutdown")
     drain.add_argument("--text", default="", help="what the peers' operators read, up to 255 bytes")
     drain.set_defaults(run=run_drain)
     undrain = subparsers.add_parser(
@@ -85,13 +86,15 @@ def run_drain(arguments: argparse.Namespace) -> None:
 
     from agent.cli.failure import CommandFailed
 
-    asked(arguments, f"drain {' '.join(arguments.text.split())}")
+    word = "leave" if arguments.once else "drain"
+    asked(arguments, f"{word} {' '.join(arguments.text.split())}")
+    ends = "the next start of the agent" if arguments.once else "tortie undrain"
     deadline = time.monotonic() + LEFT_SECONDS
     while not (status := asked(arguments, "status"))["has_left"]:
         if time.monotonic() > deadline:
             raise CommandFailed(f"{status['node']} is still leaving its peers; see: tortie node status")
         time.sleep(POLL_SECONDS)
-    print(f"{status['node']} has left its peers; tortie undrain ends it")
+    print(f"{status['node']} has left its peers; {ends} ends it")
 
 
 def run_undrain(arguments: argparse.Namespace) -> None:

@@ -109,6 +109,11 @@ class Reconciler:
         """The routes of ours that the kernel held after the last pass; a view, read at once."""
         return Installed(self._picture.routes, self._ownership)
 
+    @property
+    def passes(self) -> int:
+        """How many passes have ended well."""
+        return self._tally.passes
+
     def report(self) -> Report:
         """How the last pass went and what is not as wished."""
         return self._tally.report(

@@ -1,0 +1,1 @@
+"""The agent as a service of a node: what it tells systemd, how it is installed and removed."""

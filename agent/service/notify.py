@@ -1,0 +1,43 @@
+"""Tells the service manager how the process is: sd_notify(3), a datagram of `NAME=value` lines; the adapter.
+
+Promises: nothing here waits or fails: without a service manager, or with one that takes no datagram now, nothing is
+said. Does not know: what is said when.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+MOST_STATUS = 200
+"""Characters of a status line: `systemctl status` shows one line."""
+
+
+class Notifier:
+    """One service manager, or none."""
+
+    def __init__(self, environment: Mapping[str, str], pid: int) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        mine = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
+        text = environment.get("WATCHDOG_USEC", "") if mine else ""
+        self.watchdog_seconds = int(text) / 1e6 if text.isdigit() and int(text) > 0 else None
+        """How long the manager waits for a sign of life before it kills; None when it does not watch."""
+
+    def tell(self, *lines: str) -> None:
+        """Send these lines as one message."""
+        if not self._address:
+            return
+        # A leading @ names a socket of the abstract namespace, unix(7).
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with (
+            suppress(OSError),
+            socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            ) as out,
+        ):
+            out.sendto("\n".join(lines).encode(), address)
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self.tell(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")

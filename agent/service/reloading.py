@@ -1,0 +1,55 @@
+"""Settings read again while the agent runs: checked first, and only good ones take effect.
+
+Promises: bad settings change nothing and are told in one sentence; good ones that differ end this life of the process
+without a word to anybody, and the same process begins its next one with them (the same path as a restart: routes and
+pods stay, peers keep our paths). Does not know: what a setting means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from agent.config import Config, ConfigError
+
+log = structlog.get_logger()
+
+
+class Reloading:
+    """The settings in force, and the way to others."""
+
+    def __init__(self, current: Config, read: Callable[[], Config], begin_again: Callable[[], None]) -> None:
+        self._current = current
+        self._read = read
+        self._begin_again = begin_again
+        self.wanted = False
+        """Set: the process is to start over."""
+        self.refused: str | None = None
+        """Why the last reload was refused."""
+
+    def reload(self) -> dict[str, Any]:
+        """Read, check, and start over if anything differs. Raises ValueError with the sentence when it is bad."""
+        try:
+            new = self._read()
+        except ConfigError as error:
+            self.refused = str(error)
+            log.error("reload.refused", why=str(error), settings="the old ones stay in force")
+            raise ValueError(f"{error} (the settings in force stay)") from None
+        self.refused = None
+        changed = differences(self._current, new)
+        log.info("reload.accepted", changed=", ".join(changed) or "nothing")
+        if changed:
+            self.wanted = True
+            self._begin_again()
+        return {"changed": list(changed)}
+
+
+def differences(before: Config, after: Config) -> tuple[str, ...]:
+    """`section.key` of each setting that is not the same."""
+    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
+    return tuple(
+        f"{section}.{key}" for section, keys in new.items() for key in keys if old[section][key] != keys[key]
+    )

@@ -1,0 +1,56 @@
+"""How the agent stands, in the few words a service manager shows, and whether that is ready; a core.
+
+Promises: ready means that the kernel was adopted and the datastore read, so the first pod finds us; after
+PATIENCE_SECONDS without that it is ready all the same and says why: what starts after us on this node (a runtime, an
+etcd in a container) must not wait for a datastore that may need it.
+Does not know: how it is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What counts."""
+
+    not_ready: str | None
+    """Why no pod can be served yet."""
+    passes: int
+    """Passes over the kernel since the start."""
+    pods: int = 0
+    peers: int = 0
+    peers_up: int = 0
+    drained: bool = False
+    troubles: tuple[str, ...] = ()
+    reload_refused: str | None = None
+    """Why the last reload kept the old settings."""
+
+
+def is_ready(standing: Standing, passes_when_in_sync: int | None, age_seconds: float) -> bool:
+    """Whether a pass over the kernel has ended since the datastore was read."""
+    if age_seconds >= PATIENCE_SECONDS:
+        return True
+    return passes_when_in_sync is not None and standing.passes > passes_when_in_sync
+
+
+def status_text(standing: Standing) -> str:
+    """One line, the most urgent first."""
+    words = []
+    if standing.reload_refused is not None:
+        words.append(f"reload refused: {standing.reload_refused}")
+    if standing.not_ready is not None:
+        words.append(f"routes stay as they were: {standing.not_ready}")
+    if standing.drained:
+        words.append("drained")
+    words.append(_count(standing.pods, "pod"))
+    words.append(f"{standing.peers_up} of {_count(standing.peers, 'peer')} up")
+    words += [text for text in standing.troubles if text != standing.not_ready]
+    return "; ".join(words)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,65 @@
+"""What comes before the agent's loop: its flags, its settings, its lock.
+
+Promises: everything that can be known to be wrong with the settings is one sentence before the first thing is done; two
+agents never serve one run directory. Does not know: what the agent does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+from pathlib import Path
+
+from agent.config import Config, ConfigError, load
+from agent.datastore.client import etcd_config
+
+
+def only_one(run: Path) -> int:
+    """Hold this node's lock while the process lives. Raises ConfigError when another agent has it."""
+    descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        other = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        raise ConfigError(
+            f"another agent (pid {other}) already serves {run}; stop it, or set paths.run"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def parser() -> argparse.ArgumentParser:
+    """The daemon's flags."""
+    found = argparse.ArgumentParser(
+        prog="tortie-agent",
+        description="The node agent: programs pod routes, answers the CNI plugin, speaks BGP with the other nodes.",
+        epilog="example: tortie-agent --etcd-endpoints http://10.0.0.1:2379 --node-address 10.0.0.5/24",
+    )
+    found.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/tortie/agent.toml)"
+    )
+    found.add_argument("--node-name", metavar="NAME", help="default: the host name")
+    found.add_argument(
+        "--node-address", metavar="A.B.C.D/LEN", help="default: found by the route to the datastore"
+    )
+    found.add_argument("--etcd-endpoints", metavar="URL,...", help="default: http://127.0.0.1:2379")
+    return found
+
+
+def settings(arguments: argparse.Namespace) -> Config:
+    """File, environment and flags as one. Raises ConfigError."""
+    flags = {
+        "node.name": arguments.node_name,
+        "node.address": arguments.node_address,
+        "etcd.endpoints": arguments.etcd_endpoints,
+    }
+    return load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
+
+
+def checked(arguments: argparse.Namespace) -> Config:
+    """Everything that can be known to be wrong before the first thing is done. Raises ConfigError."""
+    config = settings(arguments)
+    etcd_config(config.etcd)
+    return config

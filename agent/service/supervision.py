@@ -1,0 +1,62 @@
+"""Keeps the service manager informed: ready, status, and the sign of life without which it kills us.
+
+Promises: the sign of life comes from the event loop itself, so a loop that hangs is killed and started again; the
+status is sent when it changed. Does not know: how the agent stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from agent.clock import Clock
+from agent.service.notify import Notifier
+from agent.service.standing import Standing, is_ready, status_text
+
+STARTING_SECONDS = 0.1
+"""Between two looks until ready."""
+LOOK_SECONDS = 2.0
+SIGNS_PER_WATCHDOG = 4
+"""A loop that is late by half the watchdog's time is still alive."""
+
+log = structlog.get_logger()
+
+
+class Supervision:
+    """One agent's conversation with its manager; a shell."""
+
+    def __init__(self, notifier: Notifier, standing: Callable[[], Standing], clock: Clock) -> None:
+        self._notifier = notifier
+        self._standing = standing
+        self._clock = clock
+        self._said = ""
+        self.ready = False
+        self._passes_when_in_sync: int | None = None
+
+    async def run(self) -> None:
+        """Tell until cancelled."""
+        started = self._clock.now()
+        watchdog = self._notifier.watchdog_seconds
+        pause = min(LOOK_SECONDS, watchdog / SIGNS_PER_WATCHDOG) if watchdog else LOOK_SECONDS
+        try:
+            while True:
+                self._look(self._clock.now() - started)
+                await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
+        finally:
+            self._notifier.tell("STOPPING=1", "STATUS=stopping; routes stay as they are")
+
+    def _look(self, age_seconds: float) -> None:
+        standing = self._standing()
+        if self._passes_when_in_sync is None and standing.not_ready is None:
+            self._passes_when_in_sync = standing.passes
+        lines = ["WATCHDOG=1"]
+        if not self.ready and is_ready(standing, self._passes_when_in_sync, age_seconds):
+            self.ready = True
+            lines.append("READY=1")
+            log.info("agent.ready", after_seconds=round(age_seconds, 3), why_not=standing.not_ready)
+        self._notifier.tell(*lines)
+        if (text := status_text(standing)) != self._said:
+            self._said = text
+            self._notifier.status(text)
