@@ -65,25 +65,11 @@ def add_parsers(subparsers: Any) -> None:
     undrain.set_defaults(run=run_undrain)
 
 
-def asked(arguments: argparse.Namespace, question: str) -> Any:
-    """The agent's answer. Raises CommandFailed."""
-    from agent import control
-    from agent.cli.connection import config
-    from agent.cli.failure import CommandFailed
-
-    try:
-        answer = control.ask(config(arguments).control_socket, question)
-    except control.NotRunning as error:
-        raise CommandFailed(str(error)) from error
-    if isinstance(answer, dict) and "error" in answer:
-        raise CommandFailed(answer["error"])
-    return answer
-
-
 def run_drain(arguments: argparse.Namespace) -> None:
     """`tortie drain`."""
     import time
 
+    from agent.cli.connection import asked
     from agent.cli.failure import CommandFailed
 
     word = "leave" if arguments.once else "drain"
@@ -99,6 +85,8 @@ def run_drain(arguments: argparse.Namespace) -> None:
 
 def run_undrain(arguments: argparse.Namespace) -> None:
     """`tortie undrain`."""
+    from agent.cli.connection import asked
+
     asked(arguments, "undrain")
     print(f"{asked(arguments, 'status')['node']} peers again")
 
@@ -109,6 +97,8 @@ def run_undrain(arguments: argparse.Namespace) -> None:
 def run_peers(arguments: argparse.Namespace) -> None:
     """`tortie bgp peers`."""
     import json
+
+    from agent.cli.connection import asked
 
     answer = asked(arguments, f"peer {arguments.name}" if arguments.name else "peers")
     if arguments.output == "json":
@@ -218,6 +208,7 @@ def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     import json
     from ipaddress import ip_network
 
+    from agent.cli.connection import asked
     from agent.cli.failure import CommandFailed
 
     if arguments.prefix:

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from agent import control
 from agent.cli.failure import CommandFailed
 from agent.config import Config, ConfigError, load
 from agent.datastore.client import etcd_config
@@ -25,6 +26,24 @@ def config(arguments: argparse.Namespace) -> Config:
         return load(arguments.config, os.environ, flags)
     except ConfigError as error:
         raise CommandFailed(str(error)) from error
+
+
+def asked(arguments: argparse.Namespace, question: str) -> Any:
+    """The running agent's answer. Raises CommandFailed.
+
+    With settings that are wrong now it is looked for where it is by default: it runs with earlier ones.
+    """
+    try:
+        socket = config(arguments).control_socket
+    except CommandFailed:
+        socket = Config().control_socket
+    try:
+        answer = control.ask(socket, question)
+    except control.NotRunning as error:
+        raise CommandFailed(str(error)) from error
+    if isinstance(answer, dict) and "error" in answer:
+        raise CommandFailed(answer["error"])
+    return answer
 
 
 def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:

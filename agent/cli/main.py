@@ -22,6 +22,7 @@ COMMANDS = (
     "agent.cli.ipam",
     "agent.cli.cni",
     "agent.cli.lab",
+    "agent.cli.service",
 )
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 

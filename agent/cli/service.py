@@ -31,7 +31,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_reload(arguments: argparse.Namespace) -> None:
     """`tortie reload`."""
-    from agent.cli.asking import asked
+    from agent.cli.connection import asked
 
     started = asked(arguments, "status")["started"]
     changed = asked(arguments, "reload")["changed"]
@@ -46,7 +46,7 @@ def _wait_for_another_life(arguments: argparse.Namespace, started: str) -> None:
     """Until the agent serves with its new settings. Raises CommandFailed."""
     import time
 
-    from agent.cli.asking import asked
+    from agent.cli.connection import asked
     from agent.cli.failure import CommandFailed
 
     deadline = time.monotonic() + BACK_SECONDS

@@ -173,3 +173,22 @@ def test_a_drain_file_that_cannot_be_read_counts_as_a_drain(tmp_path: Path) -> N
     file.write(None)
     file.write(None)
     assert file.read() is None
+
+
+async def test_leaving_for_one_life_is_forgotten_by_the_next(tmp_path: Path) -> None:
+    node = MeshNode(1, tmp_path)
+    node.mesh.leave("the machine goes down")
+    assert node.mesh.drained is not None
+    assert node.mesh.drained.text == "the machine goes down"
+    assert MeshNode(1, tmp_path).mesh.drained is None
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        node.mesh.leave("x" * 256)
+
+
+async def test_leaving_does_not_end_an_operators_drain(tmp_path: Path) -> None:
+    node = MeshNode(1, tmp_path)
+    node.mesh.drain("new kernel")
+    node.mesh.leave("the machine goes down")
+    assert node.mesh.drained is not None
+    assert node.mesh.drained.text == "new kernel"
+    assert MeshNode(1, tmp_path).mesh.drained is not None

@@ -1,0 +1,180 @@
+"""What systemd is told, and settings that are read again."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.config import Config, ConfigError, LogSettings
+from agent.service.notify import MOST_STATUS, Notifier
+from agent.service.reloading import Reloading, differences
+from agent.service.standing import PATIENCE_SECONDS, Standing, is_ready, status_text
+from agent.service.supervision import Supervision
+
+SERVING = Standing(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)
+AWAY = Standing(not_ready="the datastore is away: refused", passes=1)
+
+
+class Manager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found += self.socket.recv(4096).decode().split("\n")
+        return found
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(str(tmp_path / "notify"))
+    yield made
+    made.socket.close()
+
+
+def notifier(tmp_path: Path, **more: str) -> Notifier:
+    return Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), **more}, pid=7)
+
+
+async def until(manager: Manager, line: str) -> list[str]:
+    """Everything heard until a line comes."""
+    found: list[str] = []
+    async with asyncio.timeout(5):
+        while line not in found:
+            await asyncio.sleep(0.01)
+            found += manager.heard()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdogs_time_is_the_one_meant_for_this_process(
+    environment: dict[str, str], seconds: float | None
+) -> None:
+    assert Notifier(environment, pid=7).watchdog_seconds == seconds
+
+
+def test_nobody_who_listens_is_no_fault(tmp_path: Path) -> None:
+    Notifier({}, pid=7).tell("READY=1")
+    notifier(tmp_path).tell("READY=1")
+
+
+def test_a_socket_of_the_abstract_namespace_is_reached(tmp_path: Path) -> None:
+    name = f"tortie-{tmp_path}"
+    other = Manager("\0" + name)
+    Notifier({"NOTIFY_SOCKET": f"@{name}"}, pid=7).tell("READY=1", "WATCHDOG=1")
+    assert other.heard() == ["READY=1", "WATCHDOG=1"]
+    other.socket.close()
+
+
+def test_a_status_is_one_short_line(tmp_path: Path, manager: Manager) -> None:
+    notifier(tmp_path).status("two\nlines " + "x" * 1000)
+    (line,) = manager.heard()
+    assert line.startswith("STATUS=two lines x")
+    assert len(line) == len("STATUS=") + MOST_STATUS
+
+
+@pytest.mark.parametrize(
+    ("standing", "passes_when_in_sync", "age", "ready"),
+    [
+        (AWAY, None, 0.0, False),
+        (SERVING, 1, 0.0, False),
+        (replace(SERVING, passes=2), 1, 0.0, True),
+        (AWAY, None, PATIENCE_SECONDS, True),
+    ],
+)
+def test_ready_is_a_pass_after_the_datastore_was_read_or_the_end_of_patience(
+    standing: Standing, passes_when_in_sync: int | None, age: float, ready: bool
+) -> None:
+    assert is_ready(standing, passes_when_in_sync, age) is ready
+
+
+@pytest.mark.parametrize(
+    ("standing", "text"),
+    [
+        (SERVING, "2 pods; 3 of 3 peers up"),
+        (
+            AWAY,
+            "routes stay as they were: the datastore is away: refused; 0 pods; 0 of 0 peers up",
+        ),
+        (replace(SERVING, drained=True, pods=1, peers=1, peers_up=0), "drained; 1 pod; 0 of 1 peer up"),
+        (
+            replace(SERVING, reload_refused="bgp.hold: unknown key", troubles=("port 179 is taken",)),
+            "reload refused: bgp.hold: unknown key; 2 pods; 3 of 3 peers up; port 179 is taken",
+        ),
+    ],
+)
+def test_the_status_says_the_most_urgent_first(standing: Standing, text: str) -> None:
+    assert status_text(standing) == text
+
+
+async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
+    tmp_path: Path, manager: Manager
+) -> None:
+    now = [AWAY]
+    told = Supervision(notifier(tmp_path, WATCHDOG_USEC="80000"), lambda: now[0], SystemClock())
+    task = asyncio.create_task(told.run())
+    before = await until(manager, f"STATUS={status_text(AWAY)}")
+    assert "READY=1" not in before
+    now[0] = SERVING
+    await until(manager, f"STATUS={status_text(SERVING)}")
+    now[0] = replace(SERVING, passes=2)
+    assert (await until(manager, "READY=1")).count("READY=1") == 1
+    after = await until(manager, "WATCHDOG=1")
+    assert [line for line in after if line.startswith(("READY", "STATUS"))] == []
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert manager.heard()[-2:] == ["STOPPING=1", "STATUS=stopping; routes stay as they are"]
+
+
+def test_bad_settings_change_nothing_and_say_why() -> None:
+    begun: list[int] = []
+
+    def bad() -> Config:
+        raise ConfigError("agent.toml: bgp.hold: unknown key")
+
+    reloading = Reloading(Config(), bad, lambda: begun.append(1))
+    with pytest.raises(ValueError, match=r"bgp.hold: unknown key \(the settings in force stay\)"):
+        reloading.reload()
+    assert (begun, reloading.wanted) == ([], False)
+    assert reloading.refused == "agent.toml: bgp.hold: unknown key"
+
+
+def test_the_same_settings_are_no_reason_to_begin_again_and_end_the_complaint() -> None:
+    begun: list[int] = []
+    reloading = Reloading(Config(), Config, lambda: begun.append(1))
+    reloading.refused = "earlier"
+    assert reloading.reload() == {"changed": []}
+    assert (begun, reloading.wanted, reloading.refused) == ([], False, None)
+
+
+def test_other_settings_begin_again_and_are_named() -> None:
+    begun: list[int] = []
+    other = Config(log=LogSettings(level="debug"))
+    reloading = Reloading(Config(), lambda: other, lambda: begun.append(1))
+    assert reloading.reload() == {"changed": ["log.level"]}
+    assert (begun, reloading.wanted) == ([1], True)
+    assert differences(other, Config(log=LogSettings(format="json"))) == ("log.level", "log.format")
