@@ -22,7 +22,7 @@ SERVING = Standing(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)
 AWAY = Standing(not_ready="the datastore is away: refused", passes=1)
 
 
-class Manager:
+class Systemd:
     """The other end of NOTIFY_SOCKET."""
 
     def __init__(self, address: str) -> None:
@@ -39,8 +39,8 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    made = Manager(str(tmp_path / "notify"))
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    made = Systemd(str(tmp_path / "notify"))
     yield made
     made.socket.close()
 
@@ -49,13 +49,13 @@ def notifier(tmp_path: Path, **more: str) -> Notifier:
     return Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), **more}, pid=7)
 
 
-async def until(manager: Manager, line: str) -> list[str]:
+async def until(systemd: Systemd, line: str) -> list[str]:
     """Everything heard until a line comes."""
     found: list[str] = []
     async with asyncio.timeout(5):
         while line not in found:
             await asyncio.sleep(0.01)
-            found += manager.heard()
+            found += systemd.heard()
     return found
 
 
@@ -83,15 +83,15 @@ def test_nobody_who_listens_is_no_fault(tmp_path: Path) -> None:
 
 def test_a_socket_of_the_abstract_namespace_is_reached(tmp_path: Path) -> None:
     name = f"tortie-{tmp_path}"
-    other = Manager("\0" + name)
+    other = Systemd("\0" + name)
     Notifier({"NOTIFY_SOCKET": f"@{name}"}, pid=7).tell("READY=1", "WATCHDOG=1")
     assert other.heard() == ["READY=1", "WATCHDOG=1"]
     other.socket.close()
 
 
-def test_a_status_is_one_short_line(tmp_path: Path, manager: Manager) -> None:
+def test_a_status_is_one_short_line(tmp_path: Path, systemd: Systemd) -> None:
     notifier(tmp_path).status("two\nlines " + "x" * 1000)
-    (line,) = manager.heard()
+    (line,) = systemd.heard()
     assert line.startswith("STATUS=two lines x")
     assert len(line) == len("STATUS=") + MOST_STATUS
 
@@ -131,23 +131,23 @@ def test_the_status_says_the_most_urgent_first(standing: Standing, text: str) ->
 
 
 async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
-    tmp_path: Path, manager: Manager
+    tmp_path: Path, systemd: Systemd
 ) -> None:
     now = [AWAY]
     told = Supervision(notifier(tmp_path, WATCHDOG_USEC="80000"), lambda: now[0], SystemClock())
     task = asyncio.create_task(told.run())
-    before = await until(manager, f"STATUS={status_text(AWAY)}")
+    before = await until(systemd, f"STATUS={status_text(AWAY)}")
     assert "READY=1" not in before
     now[0] = SERVING
-    await until(manager, f"STATUS={status_text(SERVING)}")
+    await until(systemd, f"STATUS={status_text(SERVING)}")
     now[0] = replace(SERVING, passes=2)
-    assert (await until(manager, "READY=1")).count("READY=1") == 1
-    after = await until(manager, "WATCHDOG=1")
+    assert (await until(systemd, "READY=1")).count("READY=1") == 1
+    after = await until(systemd, "WATCHDOG=1")
     assert [line for line in after if line.startswith(("READY", "STATUS"))] == []
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert manager.heard()[-2:] == ["STOPPING=1", "STATUS=stopping; routes stay as they are"]
+    assert systemd.heard()[-2:] == ["STOPPING=1", "STATUS=stopping; routes stay as they are"]
 
 
 def test_bad_settings_change_nothing_and_say_why() -> None:
