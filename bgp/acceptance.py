@@ -22,9 +22,9 @@ def believed(attributes: PathAttributes) -> PathAttributes:
 
 
 def refusal(
-    attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: Address
+    attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: Address | None
 ) -> str:
-    """Why a path is refused; empty: it is not. `local` is our address on the session."""
+    """Why a path is refused; empty: it is not. `local` is our address on the (last) session."""
     for own in {us.asn, peer.local_as or us.asn}:
         if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
             return f"our own AS {own} is in AS_PATH"

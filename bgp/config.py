@@ -108,6 +108,11 @@ class PeerConfig:
             raise ValueError(f"peer {self.address}: must have at least one address family")
 
 
+def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
+    """Whether it is still the same neighbour to whom we are the same, so that paths may outlive a new session."""
+    return (one.address, one.asn, one.local_as) == (other.address, other.asn, other.local_as)
+
+
 def same_session(one: PeerConfig, other: PeerConfig) -> bool:
     """Whether a session made for one may stay for the other: what differs counts only for people or from now on."""
     adjusted = replace(
@@ -118,8 +123,18 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
         maximum_prefixes=other.maximum_prefixes,
         next_hop_mode=other.next_hop_mode,
         policy=other.policy,
+        allowed_local_as=other.allowed_local_as,
+        keepalive_seconds=other.keepalive_seconds,
     )
     return adjusted == other
+
+
+def believes_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether what of a peer's words is believed depends on what differs."""
+    return (before.policy.incoming, before.allowed_local_as) != (
+        after.policy.incoming,
+        after.allowed_local_as,
+    )
 
 
 def tells_otherwise(before: PeerConfig, after: PeerConfig) -> bool:

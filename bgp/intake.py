@@ -8,7 +8,7 @@ RFC 4271 section 3.2, RFC 4724 section 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bgp.attributes import PathAttributes
 from bgp.decision import Path
@@ -33,8 +33,6 @@ class Intake:
         """Everything that the neighbour announced and did not withdraw."""
         self.refused: dict[Nlri, str] = {}
         """What of it is not believed, and why."""
-        self._filtered: set[Nlri] = set()
-        """Of the refused those that the judge refused; the others are wrong in themselves."""
         self.heard_all = False
         """Whether the neighbour has sent End-of-RIB in our present life."""
         self.has_ended = False
@@ -77,12 +75,8 @@ class Intake:
         """The neighbour gives a path; `refusal` says why it is not believed, empty: it is."""
         fresh = self._hear(prefixes)
         self.told.put(prefixes, path)
-        if refusal:
-            outputs = self._without(prefixes)
-            self.refused.update(dict.fromkeys(prefixes, refusal))
-            return outputs
-        outputs = self._decide(prefixes, path)
-        if fresh:
+        outputs = self._settle(prefixes, path, refusal)
+        if fresh and not refusal:
             outputs.append(Marked(set(map(prefix_of, fresh)), self.family))
         return outputs
 
@@ -134,19 +128,28 @@ class Intake:
 
     # -- what we want of it -------------------------------------------------------------------------------------------
 
-    def rejudge(self, judge: Judge | None) -> list[Output]:
+    def rejudge(self, judge: Judge | None, refusal: Callable[[PathAttributes], str]) -> list[Output]:
         """Other rules hold from now on; the neighbour need not repeat anything."""
         self._judge = judge
         by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
         for prefix, path in self.told.items():
-            if prefix not in self.refused or prefix in self._filtered:
-                by_path.setdefault(id(path), (path, []))[1].append(prefix)
-        return [output for path, prefixes in by_path.values() for output in self._decide(prefixes, path)]
+            by_path.setdefault(id(path), (path, []))[1].append(prefix)
+        outputs: list[Output] = []
+        for path, prefixes in by_path.values():
+            outputs += self._settle(prefixes, path, refusal(path.attributes))
+        return outputs
 
     # -- within -------------------------------------------------------------------------------------------------------
 
     def _drop(self, prefixes: Iterable[Nlri]) -> list[Output]:
         return self.withdraw(prefixes)
+
+    def _settle(self, prefixes: Sequence[Nlri], path: Path, refusal: str) -> list[Output]:
+        if not refusal:
+            return self._decide(prefixes, path)
+        outputs = self._without(prefixes)
+        self.refused.update(dict.fromkeys(prefixes, refusal))
+        return outputs
 
     def _decide(self, prefixes: Sequence[Nlri], path: Path) -> list[Output]:
         if self._judge is None:
@@ -162,7 +165,6 @@ class Intake:
                 accepted.setdefault(verdict.attributes, []).append(prefix)
         outputs = self._without(refused) if refused else []
         self.refused.update(refused)
-        self._filtered.update(refused)
         for attributes, some in accepted.items():
             self._unrefuse(some)
             outputs.append(self._learned(some, Path(attributes, path.source)))
@@ -172,7 +174,6 @@ class Intake:
         if self.refused:
             for prefix in prefixes:
                 self.refused.pop(prefix, None)
-            self._filtered.difference_update(prefixes)
 
     def _without(self, prefixes: Iterable[Nlri]) -> list[Output]:
         """The Loc-RIB loses these, as far as it had them."""

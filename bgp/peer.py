@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
-from bgp.acceptance import believed, refusal
 from bgp.calling import CONNECT_SECONDS, Calling
 from bgp.capabilities import GracefulRestart
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.decision import Path, Source
-from bgp.families import UNICAST, Address, Family, number_of
+from bgp.config import PeerConfig, SpeakerConfig, believes_otherwise
+from bgp.families import UNICAST, Address, Family
 from bgp.fsm import State
+from bgp.hearing import Hearing
 from bgp.iana import Cease, Error
 from bgp.intake import Intake
-from bgp.messages import Notification, Open, Subtype, Update
-from bgp.nlri import by_path_id
+from bgp.messages import Notification, Open, RouteRefresh, Subtype, Update
 from bgp.offer import our_side
-from bgp.outputs import Close, Connection, Dial, Established, Output, Send, Tolerated
-from bgp.policy import Judge, Rule, judges
+from bgp.outputs import Close, Connection, Dial, Established, Output, Send
+from bgp.policy import Judge, judges
 from bgp.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.texts import shutdown_data
 from bgp.updates import AdjRibOut
@@ -54,10 +51,8 @@ class Peer:
         self.restarting = speaker.restarting
         """Whether our own restart is still under way (R bit); the router clears it."""
         self.last_error = ""
-        self.intakes = {
-            one: Intake(one, judge) for one, judge in self._judges(config.policy.incoming).items()
-        }
-        self.tells = self._judges(config.policy.outgoing)
+        self.hearing = Hearing(config, speaker)
+        self.tells = self._tells()
         """What decides of each family whether the neighbour is told a path; None: it is told all."""
         self.outs: dict[Family, AdjRibOut] = {}
         """Of the families agreed, while established."""
@@ -84,9 +79,9 @@ class Peer:
         return State.CONNECT if self._calling.under_way else State.ACTIVE
 
     @property
-    def restarts(self) -> bool:
-        """Whether some of its paths are kept through its restart."""
-        return any(intake.has_stale for intake in self.intakes.values())
+    def intakes(self) -> dict[Family, Intake]:
+        """What it told of each family."""
+        return self.hearing.intakes
 
     @property
     def session(self) -> Session | None:
@@ -102,8 +97,8 @@ class Peer:
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
-        times += [intake.deadline for intake in self.intakes.values()]
-        return min((at for at in [*times, self._calling.deadline] if at is not None), default=None)
+        times += [*self.hearing.deadlines, self._calling.deadline]
+        return min((at for at in times if at is not None), default=None)
 
     @property
     def settled_at(self) -> float:
@@ -181,9 +176,7 @@ class Peer:
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
         if (call := self._calling.begin(now, self._new_connection)) is not None:
             outputs.append(Dial(call, self.config))
-        for intake in self.intakes.values():
-            outputs += intake.expire(now)
-        return outputs
+        return outputs + self.hearing.expire(now)
 
     def next_update(self) -> bytes:
         """The next UPDATE for the established session; empty when there is nothing to tell."""
@@ -205,15 +198,43 @@ class Peer:
             self._calling.rest()
         elif not self._sessions:
             self._calling.again(now)
-        self.tells = self._judges(config.policy.outgoing)
-        if config.policy.incoming == before.policy.incoming:
-            return []
-        judged = self._judges(config.policy.incoming).items()
-        return [output for family, judge in judged for output in self.intakes[family].rejudge(judge)]
+        for session in self._sessions.values():
+            session.adjust(config.keepalive_seconds)
+        self.tells = self._tells()
+        return self.hearing.adopt(config) if believes_otherwise(before, config) else []
 
-    def _judges(self, rules: tuple[Rule, ...]) -> dict[Family, Judge | None]:
-        internal = self.config.asn == (self.config.local_as or self._speaker.asn)
-        return judges(rules, self.config.families, internal=internal)
+    def renew(self, config: PeerConfig, now: float) -> list[Output]:
+        """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
+
+        RFC 8538 lets a Cease do that; without it only a connection that breaks without a word does (RFC 4724).
+        """
+        outputs: list[Output] = []
+        self._calling.passive = config.passive
+        for connection, session in list(self._sessions.items()):
+            why = "the configuration changed"
+            quiet = self._restart_of(session) is not None and not session.is_soft
+            cease = Notification(Error.CEASE, Cease.OTHER_CONFIGURATION_CHANGE)
+            down = session.lost(why) if quiet else session.close(cease, why)
+            outputs += self._drop(connection, down, now)
+        self.config = config
+        outputs += self._calling.give_up()
+        self._calling.again(now)
+        self.tells = self._tells()
+        return outputs + self.hearing.adopt(config)
+
+    def ask_again(self) -> list[Output]:
+        """Have the neighbour tell everything again (RFC 2918); judge anew what it told, where it cannot."""
+        session, connection = self.session, self._established
+        if session is None or connection is None or session.peer is None:
+            return []
+        if not session.peer.offer.route_refresh:
+            return self.hearing.judge_again()
+        for family in self.outs:
+            session.send(RouteRefresh(family, UNICAST))
+        return self._flush(connection)
+
+    def _tells(self) -> dict[Family, Judge | None]:
+        return judges(self.config.policy.outgoing, self.config.families, internal=self.hearing.internal)
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""
@@ -224,10 +245,7 @@ class Peer:
         outputs += self._calling.give_up()
         self._sessions.clear()
         self._established, self.outs = None, {}
-        return outputs + self._forget_all()
-
-    def _forget_all(self) -> list[Output]:
-        return [output for intake in self.intakes.values() for output in intake.forget()]
+        return outputs + self.hearing.forget()
 
     # -- rules --------------------------------------------------------------------------------------------------------
 
@@ -288,11 +306,8 @@ class Peer:
         outputs = self._calling.give_up()
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         session = self._sessions[connection]
-        agreed, restart = session.context.families, self._restart_of(session)
-        kept = restart.kept & agreed if restart is not None else frozenset()
-        self.outs = {family: AdjRibOut(family) for family in sorted(agreed)}
-        for family, intake in self.intakes.items():
-            outputs += intake.returned(now, kept=family in kept)
+        self.outs = {family: AdjRibOut(family) for family in sorted(session.context.families)}
+        outputs += self.hearing.returned(session, self._restart_of(session), now)
         return [*outputs, Established()]
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
@@ -311,34 +326,11 @@ class Peer:
         return []
 
     def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
-        session, intake = self._sessions.get(connection), self.intakes[update.family]
+        session = self._sessions.get(connection)
         if session is None or session.peer is None:
             return []
-        if update.is_end_of_rib and not update.faults:
-            return intake.end()
-        outputs: list[Output] = [Tolerated(update.faults)] if update.faults else []
-        outputs += intake.withdraw(update.withdrawn)
-        if not update.announced or update.attributes is None:
-            return outputs
-        attributes = believed(update.attributes)
-        refused = refusal(attributes, session.internal, self.config, self._speaker, session.local.address)
-        source = self._source(session, session.peer)
-        for path_id, keys in by_path_id(update.announced):
-            named = source if path_id is None else replace(source, path_id=path_id)
-            outputs += intake.announce(keys, Path(attributes, named), refused)
-        if refused:
-            outputs.append(Tolerated((refused,)))
-        return [*outputs, *self._limit(connection, session, intake, now)]
-
-    def _source(self, session: Session, peer: Open) -> Source:
-        config = self.config
-        return Source(
-            number_of(config.address),
-            config.address,
-            peer.router_id,
-            session.internal,
-            config.route_reflector_client,
-        )
+        outputs = self.hearing.learn(session, session.peer, update)
+        return outputs + self._limit(connection, session, self.intakes[update.family], now)
 
     def _limit(self, connection: Connection, session: Session, intake: Intake, now: float) -> list[Output]:
         """RFC 4486: a neighbour that tells too much is left for a while, not only for a moment."""
@@ -361,21 +353,10 @@ class Peer:
         self._beside_established.discard(connection)
         if connection == self._established:
             self._established, self.outs = None, {}
-            outputs += self._keep_or_forget(session, down, now)
+            restart = None if is_hard(down) else self._restart_of(session)
+            outputs += self.hearing.lost(session, restart, now)
             self._calling.forgive(now - self._up_at)
         self.last_error = down.why
         if not self._sessions:
             self._calling.again(now, after_words=down.sent is not None or down.received is not None)
-        return outputs
-
-    def _keep_or_forget(self, session: Session, down: Down, now: float) -> list[Output]:
-        restart = self._restart_of(session)
-        if restart is None or is_hard(down):
-            return self._forget_all()
-        outputs: list[Output] = []
-        for family, intake in self.intakes.items():
-            if family in restart.families & session.context.families:
-                outputs += intake.lost(restart.restart_seconds, now)
-            else:
-                outputs += intake.forget()
         return outputs

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from bgp import nlri
-from bgp.config import PeerConfig, SpeakerConfig, same_session, tells_otherwise
+from bgp.config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.families import Address, Family, Prefix, family_of, number_of
 from bgp.iana import Cease
@@ -75,6 +75,8 @@ class Router:
                 self._adopt(peer, peer.reconfigure(wanted, now))
                 if tells_otherwise(before, wanted):
                     self._tell_all(peer)
+            elif wanted is not None and same_peer(peer.config, wanted):
+                self._adopt(peer, peer.renew(wanted, now))
             else:
                 del self.peers[address]
                 self._adopt(peer, peer.deconfigure())
@@ -150,6 +152,11 @@ class Router:
         peer = self._peer(connection)
         if peer is not None and peer.session is not None and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
+
+    def refresh(self, address: Address) -> None:
+        """Have a neighbour tell everything again."""
+        if (peer := self.peers.get(address)) is not None:
+            self._adopt(peer, peer.ask_again())
 
     @property
     def next_hops(self) -> frozenset[Address]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp import fsm, messages
@@ -180,6 +180,10 @@ class Session:
         if self.state is State.ESTABLISHED:
             self._send(message)
 
+    def adjust(self, keepalive_seconds: float) -> None:
+        """From the next keepalive on they come so often."""
+        self.local = replace(self.local, keepalive_seconds=keepalive_seconds)
+
     def close(self, notification: Notification, why: str) -> Down:
         """End it from our side with a word."""
         self._notification, self._why = notification, why
@@ -187,7 +191,7 @@ class Session:
 
     def leave(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
         """End it so that the peer forgets our paths: with RFC 8538 that takes a Hard Reset around the Cease."""
-        if self._is_soft():
+        if self.is_soft:
             return self.close(
                 Notification(Error.CEASE, Cease.HARD_RESET, bytes([Error.CEASE, subcode]) + data), why
             )
@@ -315,9 +319,11 @@ class Session:
             else None
         )
         sent = None if received is not None or event is fsm.Event.TCP_DOWN else self._notification
-        self._events.append(Down(self._why, sent, received, self._is_soft()))
+        self._events.append(Down(self._why, sent, received, self.is_soft))
 
-    def _is_soft(self) -> bool:
+    @property
+    def is_soft(self) -> bool:
+        """Whether a NOTIFICATION, too, starts a graceful restart (RFC 8538)."""
         ours = self.local.offer.graceful_restart
         theirs = self.peer.offer.graceful_restart if self.peer is not None else None
         return bool(ours and theirs and ours.notification and theirs.notification)

@@ -110,6 +110,11 @@ class Speaker:
         self._router.announce(prefixes)
         self._soon()
 
+    def refresh(self, peer: Address) -> None:
+        """Have a neighbour tell everything again (RFC 2918), or judge anew what it told, where it cannot."""
+        self._router.refresh(peer)
+        self._soon()
+
     def lower(self) -> None:
         """Ask the neighbours to take other ways (RFC 8326); give them time for it before `drain`."""
         self._router.lower()

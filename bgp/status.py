@@ -82,7 +82,7 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         received=sum(len(intake.told) for intake in peer.intakes.values()),
         announced=sum(map(len, peer.outs.values())),
         last_error=peer.last_error,
-        restarting=peer.restarts,
+        restarting=peer.hearing.has_stale,
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=session.peer.router_id if session is not None and session.peer is not None else None,
         offered=session.local.offer if session is not None else None,

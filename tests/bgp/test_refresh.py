@@ -14,6 +14,7 @@ from bgp.families import Family
 from bgp.framing import LARGEST_MESSAGE, Framing
 from bgp.intake import LONGEST_REPEATING_SECONDS
 from bgp.messages import Keepalive, Message, Open, RouteRefresh, Subtype, Update
+from bgp.outputs import Send
 from bgp.router import Router
 from bgp.updates import AdjRibOut
 
@@ -27,7 +28,7 @@ TOLD = PathAttributes(next_hop=PEER, local_pref=100)
 class Neighbour:
     """A router of ours and a peer that is nothing but the messages it is made to say."""
 
-    def __init__(self, *, enhanced: bool = True, restarts: bool = False) -> None:
+    def __init__(self, *, enhanced: bool = True, restarts: bool = False, refreshes: bool = True) -> None:
         self.router = Router(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
         self.router.configure({PEER: PeerConfig(PEER, 64512, passive=True)}, 0.0)
         self.router.announce([IPv4Network("10.9.0.0/16")])
@@ -37,7 +38,7 @@ class Neighbour:
         self.router.connected(connection, OWN, 0.0, outgoing=False)
         offer = Capabilities(
             four_octet_as=64512,
-            route_refresh=True,
+            route_refresh=refreshes,
             enhanced_refresh=enhanced,
             graceful_restart=GracefulRestart(120) if restarts else None,
         )
@@ -58,6 +59,22 @@ class Neighbour:
     def known(self) -> set[bytes]:
         rib = self.router.ribs[Family.IPV4]
         return {one for one in rib.prefixes if (best := rib.best(one)) is not None and not best.source.is_own}
+
+
+def sent(one: Neighbour) -> list[Message]:
+    """What the router wants to be sent at once."""
+    wire, _ = one.router.flush(0.0)
+    stream = b"".join(output.data for _, output in wire if isinstance(output, Send))
+    return [messages.decode(kind, body, WIDE) for kind, body in Framing().receive(stream)]
+
+
+@pytest.mark.parametrize("refreshes", [True, False])
+def test_a_neighbour_that_can_is_asked_to_tell_everything_again(refreshes: bool) -> None:
+    one = Neighbour(refreshes=refreshes)
+    one.say(told(A), Update())
+    one.router.refresh(PEER)
+    assert sent(one) == ([RouteRefresh()] if refreshes else [])
+    assert one.known() == {A}
 
 
 def told(*prefixes: bytes) -> Update:
