@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
-from ipaddress import IPv4Address
 from typing import Any
 
 import structlog
@@ -25,7 +24,8 @@ from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.exporting import announcements, borne
-from agent.peering import Peering, Situation, cluster_id, peering, wanted_secrets
+from agent.identity import identity
+from agent.peering import Peering, Situation, peering, wanted_secrets
 from agent.policies import Ground, policy
 from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
@@ -40,7 +40,6 @@ DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 LAST_CHOICE = Origination(communities=(WellKnown.GRACEFUL_SHUTDOWN,), local_pref=0)
 """RFC 8326 section 4."""
-ANYWHERE = IPv4Address("0.0.0.0")
 
 log = structlog.get_logger()
 
@@ -103,13 +102,12 @@ class Mesh:
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
         situation = self._look(cluster)
-        own = situation.nodes.get(situation.me)
-        if own is None or own.ipv4 is None:
+        who = identity(situation, self._settings.restart_seconds, self._settings.deferral_seconds)
+        if who is None:
             return
-        identity = self._identify(situation, own.ipv4.ip)
-        started = identity != self._identity and self.drained is None
+        started = who != self._identity and self.drained is None
         if started:
-            self._start(identity)
+            self._start(who)
         if self._speaker is None:
             return
         ground = Ground(
@@ -128,7 +126,7 @@ class Mesh:
 
     def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
         self._peering = peering(situation)
-        peers = {address: one for address, one in self._peering.peers.items() if address.version == 4}
+        peers = self._peering.peers
         shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
         speaker.configure(
             {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
@@ -151,23 +149,13 @@ class Mesh:
             situation, passwords=self._secrets.read(wanted), unreadable=dict(self._secrets.unreadable)
         )
 
-    def _identify(self, situation: Situation, address: IPv4Address) -> SpeakerConfig:
-        return SpeakerConfig(
-            asn=situation.asn(situation.me),
-            router_id=address,
-            listen_address=ANYWHERE if situation.cluster.bind_mode == "None" else address,
-            port=situation.port(situation.me),
-            restart_seconds=self._settings.restart_seconds,
-            restarting=self.restarting,
-            deferral_seconds=self._settings.deferral_seconds,
-            cluster_id=cluster_id(situation),
-        )
-
-    def _start(self, identity: SpeakerConfig) -> None:
+    def _start(self, who: SpeakerConfig) -> None:
         if self._task is not None:
             self._task.cancel()
-        self._identity = identity
-        self._speaker = Speaker(identity, self._clock, self._changed, log)
+            self.restarting = True  # the kernel keeps what the speaker before learned and told
+        self._identity = who
+        who = replace(who, restarting=self.restarting)
+        self._speaker = Speaker(who, self._clock, self._changed, log)
         self._task = asyncio.create_task(self._run(self._speaker, self._task))
 
     async def _run(self, speaker: Speaker, before: asyncio.Task[None] | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 from agent.datastore.bgp_faults import NODE_PREFIX
 from agent.datastore.bgp_resources import (
@@ -150,14 +150,6 @@ def wanted_secrets(situation: Situation) -> frozenset[SecretRef]:
     """The secrets that this node's peers may need; whoever reads them gives them back as `passwords`."""
     passwords = [situation.cluster.node_mesh_password, *(spec.password for spec in situation.peers.values())]
     return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
-
-
-def cluster_id(situation: Situation) -> IPv4Address | None:
-    """Of this node as a route reflector; None when it is none, or its id cannot be read."""
-    try:
-        return IPv4Address(situation.reflects(situation.me) or "")
-    except ValueError:
-        return None
 
 
 def _is_me(situation: Situation, address: Address) -> bool:

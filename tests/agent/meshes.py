@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ SUBNET = f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}"
 """Loopback addresses that no other process's tests use."""
 WAIT_SECONDS = 15
 POOL = Pool("p", IPv4Network("10.0.0.0/8"), 26)
+POOL6 = Pool("six", IPv6Network("fd01::/16"), 122)
 
 
 def document(kind: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -44,6 +45,8 @@ class MeshNode:
         self.name = NodeName(f"n{number}")
         self.address = f"{SUBNET}.{number}"
         self.block = IPv4Network(f"10.0.{number}.0/26")
+        self.address6 = f"fd00::{number}"
+        self.block6 = IPv6Network(f"fd01:0:0:{number}::/122")
         self.changed = asyncio.Event()
         self.cluster = Cluster(self.name)
         state = directory / f"state-{number}"
@@ -58,13 +61,18 @@ class MeshNode:
 
     def follow(self) -> None:
         """One pass, as after the reconciler's."""
-        facts = Facts(self.name, pools=(POOL,), block_owners={self.block: self.name})
-        self.mesh.follow(self.cluster, facts, {RouteKey(self.block)})
+        owners = {self.block: self.name, self.block6: self.name}
+        facts = Facts(self.name, pools=(POOL, POOL6), block_owners=owners)
+        self.mesh.follow(self.cluster, facts, set(map(RouteKey, owners)))
 
     def peer(self, other: MeshNode) -> dict[str, Any]:
         """The status of a peer; empty when it is none."""
         found = [one for one in self.mesh.status() if str(one["address"]) == other.address]
         return found[0] if found else {}
+
+    def next_hops(self) -> dict[str, str]:
+        """Prefix -> next hop of what was learned."""
+        return {str(prefix): str(next_hop) for prefix, next_hop in self.mesh.learned.items()}
 
     def sessions(self) -> dict[str, object]:
         """Address -> since when the session is established."""

@@ -102,6 +102,7 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
         assert [(row["prefix"], row["name"], row["reason"]) for row in rows(one)] == [
             ("10.0.1.0/26", None, "the only path"),
             ("10.0.2.0/26", "n2", "the only path"),
+            ("fd01:0:0:1::/122", None, "the only path"),
         ]
         (told,) = rows(one, which="received", peer="n2")
         assert (told["reason"], told["communities"], told["next_hop"]) == ("in use", ["65000:7"], two.address)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 import pytest
 
-from agent.peering import PeerKind, Situation, cluster_id, peering
+from agent.peering import PeerKind, Situation, peering
 from tests.agent.situations import (
     NO_MESH,
     REFLECTOR,
@@ -166,13 +166,11 @@ def test_a_reflectors_clients_are_all_of_its_as_but_its_own_cluster(address: str
     }
     given = situation(A, REFLECTOR, TWIN, OTHER_CLUSTER, peers={**RR, **routers}, configured=NO_MESH, me="r")
     assert told(given, address).route_reflector_client is is_client
-    assert cluster_id(given) == IPv4Address("1.0.0.1")
 
 
 def test_a_client_takes_nobody_for_its_client() -> None:
     given = situation(A, REFLECTOR, peers=RR, configured=NO_MESH)
     assert not told(given, "10.0.0.9").route_reflector_client
-    assert cluster_id(given) is None
 
 
 def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> None:
