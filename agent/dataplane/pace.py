@@ -23,6 +23,8 @@ class Tempo:
     """Everything is read again this often, whatever was heard; nodes drift apart by a fifth of it."""
     overrun_seconds: float = 0.5
     """Between two readings of everything, however often notifications are lost."""
+    linger_seconds: float = 5.0
+    """How long a tunnel stands after it was last wished."""
     error_seconds: float = 1.0
     """The pause after a pass that could not read or write the kernel."""
 

@@ -30,6 +30,7 @@ from agent.dataplane.kernel import (
     ObjectsChanged,
     Overrun,
 )
+from agent.dataplane.lingering import Lingering
 from agent.dataplane.objects import (
     OUR_TUNNELS,
     VXLAN_DEVICES,
@@ -88,6 +89,7 @@ class Reconciler:
         self._tally = Tally()
         self._budget = budget or Budget()
         self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
+        self._lingering = Lingering(self._tempo.linger_seconds)
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
@@ -243,7 +245,12 @@ class Reconciler:
             await self._bell.wait(self._idle_seconds())
 
     def _idle_seconds(self) -> float:
-        moments = (self._resync_at, self._writes.retries.next_retry_at(), self._budget.next_at())
+        moments = (
+            self._resync_at,
+            self._writes.retries.next_retry_at(),
+            self._budget.next_at(),
+            self._lingering.next_at(),
+        )
         return max(0.0, min(moment for moment in moments if moment is not None) - self._clock.now())
 
     def _end_of_pass(self) -> None:
@@ -356,7 +363,8 @@ class Reconciler:
         await self._forget(moving)
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
-        await writes.remove_tunnels(plan.tunnel_steps(self._wish, picture).delete)
+        unwished = plan.tunnel_steps(self._wish, picture).delete
+        await writes.remove_tunnels(self._lingering.over(unwished, self._clock.now()))
         if writes.doubtful:
             self._stale |= writes.doubtful
             writes.doubtful.clear()

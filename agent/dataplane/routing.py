@@ -78,13 +78,14 @@ def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
             # A block's route comes from its claim; what remains is an address borrowed from another node's block.
             borrower = node_by_address.get(next_hop)
             route = _vxlan_route(facts, prefix, borrower) if borrower else None
+            if route is None and borrower is not None and facts.nodes[borrower].vtep(prefix.version) is None:
+                # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does.
+                route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
         elif pool is not None and _encapsulated(facts, pool.ipip, next_hop):
             protocol = facts.protocols.learned
             route = Route(RouteKey(prefix), gateway=next_hop, device=TUNL0, protocol=protocol, onlink=True)
         else:
-            if next_hop not in links:
-                links[next_hop] = on_link(facts.links, next_hop)
-            route = _direct(facts, prefix, next_hop, links[next_hop])
+            route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
         if route is not None:
             yield route
 
@@ -104,6 +105,13 @@ def _pool_finder(facts: Facts) -> Callable[[Prefix], Pool | None]:
         return None
 
     return find
+
+
+def _link(facts: Facts, known: dict[Address, Link | None], next_hop: Address) -> Link | None:
+    """The link to a next hop, looked for once: routes are many, next hops few."""
+    if next_hop not in known:
+        known[next_hop] = on_link(facts.links, next_hop)
+    return known[next_hop]
 
 
 def workload_route(facts: Facts, address: Address, interface: str) -> Route:

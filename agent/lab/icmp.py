@@ -107,6 +107,11 @@ class Pinger:
         count.ttl = packet[8]
         count.seconds = time.monotonic() - struct.unpack_from("!d", packet, length + HEADER.size)[0]
 
+    @property
+    def outstanding(self) -> int:
+        """Requests without an answer so far."""
+        return len(self._pair_of)
+
     def forget_outstanding(self) -> None:
         """What has not been answered is lost."""
         self._pair_of.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -193,3 +194,16 @@ def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
     }
     wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
     assert len(dataplane(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
+
+
+def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
+    """A pool that has just become one of VXLAN: without this, packets would go to the default route meanwhile."""
+    given = facts(pool(vxlan=ALWAYS))
+    nodes = {name: replace(node, vxlan=None) for name, node in given.nodes.items()}
+    assert lines(replace(given, nodes=nodes)) == sorted(
+        [
+            *LOCAL,
+            "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
+            "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
+        ]
+    )

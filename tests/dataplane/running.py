@@ -16,7 +16,7 @@ from agent.dataplane.reconciler import Reconciler, Wish
 
 PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4
-IMPATIENT = Tempo(share=1e6, overrun_seconds=0.01, error_seconds=0.01)
+IMPATIENT = Tempo(share=1e6, linger_seconds=0.0, overrun_seconds=0.01, error_seconds=0.01)
 
 
 @dataclass

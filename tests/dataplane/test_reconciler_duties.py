@@ -9,9 +9,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from agent.dataplane.budget import Budget
-from agent.dataplane.objects import Dataplane, Kind, Route, RouteKey, Sysctl
-from tests.dataplane.running import Bench, running
-from tests.dataplane.wished import LEARNED, OWN_BLOCK, POD, key, routes
+from agent.dataplane.lingering import Lingering
+from agent.dataplane.objects import VXLAN_DEVICE, Dataplane, Kind, Route, RouteKey, Sysctl
+from tests.dataplane.running import IMPATIENT, Bench, running
+from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.fakes.kernel import FakeKernel, Fault
 
 POD_ADDRESS, OTHER = IPv4Address("10.1.0.7"), IPv4Address("10.1.0.8")
@@ -198,3 +199,25 @@ async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKerne
         await bench.passed()
         assert len(kernel.route_table) == 60
         assert bench.reconciler.report().held == {}
+
+
+async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_it(
+    kernel: FakeKernel,
+) -> None:
+    tempo = replace(IMPATIENT, linger_seconds=0.2)
+    async with running(Bench(kernel, EVERYTHING, tempo=tempo)) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.passed()
+        assert list(kernel.tunnel_table) == [VXLAN_DEVICE]
+        assert kernel.route_table == {}
+        await bench.until(lambda: not kernel.tunnel_table)
+
+
+def test_what_is_wished_again_in_time_was_never_unwished() -> None:
+    lingering = Lingering(5.0)
+    assert lingering.over(["tunl0", VXLAN_DEVICE], 10.0) == []
+    assert lingering.over(["tunl0"], 12.0) == []
+    assert lingering.next_at() == 15.0
+    assert lingering.over(["tunl0", VXLAN_DEVICE], 16.0) == ["tunl0"]
+    assert lingering.over([], 17.0) == []
+    assert lingering.next_at() is None
