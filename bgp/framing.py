@@ -14,6 +14,8 @@ from bgp.iana import Error, HeaderError, MessageType
 
 MARKER = b"\xff" * 16
 HEADER_BYTES = 19
+TYPE_AT = 18
+"""Where in a message its type stands."""
 LARGEST_MESSAGE = 4096
 LARGEST_EXTENDED = 65535
 """RFC 8654."""

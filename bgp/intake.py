@@ -37,6 +37,8 @@ class Intake:
         """Whether the neighbour has sent End-of-RIB in our present life."""
         self.has_ended = False
         """Whether it has in its present session."""
+        self._identified: dict[Nlri, dict[Nlri, None]] = {}
+        """Prefix -> its keys, where they have path identifiers."""
         self._stale = Staleness()
         self._unrepeated: set[Nlri] | None = None
         """While the neighbour repeats everything (RFC 7313): what it has not told again yet."""
@@ -68,6 +70,8 @@ class Intake:
     def withdraw(self, prefixes: Iterable[Nlri]) -> list[Output]:
         """The neighbour has no path to these any more."""
         known = self.told.drop(prefixes)
+        if self._identified:
+            self._unindex(known)
         self._hear(known)
         return self._without(known)
 
@@ -75,10 +79,24 @@ class Intake:
         """The neighbour gives a path; `refusal` says why it is not believed, empty: it is."""
         fresh = self._hear(prefixes)
         self.told.put(prefixes, path)
+        if path.source.path_id is not None:
+            for key in prefixes:
+                self._identified.setdefault(prefix_of(key), {})[key] = None
         outputs = self._settle(prefixes, path, refusal)
         if fresh and not refusal:
             outputs.append(Marked(set(map(prefix_of, fresh)), self.family))
         return outputs
+
+    def keys_of(self, prefix: Nlri) -> Iterable[Nlri]:
+        """What it may be known by in `told` and `refused`: itself, and with each of its path identifiers."""
+        return (prefix, *self._identified.get(prefix, ()))
+
+    def _unindex(self, keys: Iterable[Nlri]) -> None:
+        for key in keys:
+            if (known := self._identified.get(prefix_of(key))) is not None:
+                known.pop(key, None)
+                if not known:
+                    del self._identified[prefix_of(key)]
 
     def _hear(self, prefixes: Sequence[Nlri]) -> set[Nlri]:
         """The neighbour spoke of these; answers those that were stale until now."""

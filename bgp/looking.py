@@ -16,7 +16,7 @@ from bgp import nlri
 from bgp.decision import Path, why_best, why_not
 from bgp.export import outgoing, why_not_told
 from bgp.families import Address, Family, Prefix, family_of
-from bgp.nlri import LONGEST, Nlri
+from bgp.nlri import LONGEST, Nlri, prefix_of
 from bgp.peer import Peer
 from bgp.policy import Candidate
 from bgp.router import Router
@@ -121,7 +121,7 @@ def _of_family(router: Router, peer: Peer | None, which: Which, family: Family) 
     if peer is None:
         return router.ribs[family].prefixes
     if which is Which.RECEIVED:
-        return set(peer.intakes[family].told.prefixes) if family in peer.intakes else ()
+        return set(map(prefix_of, peer.intakes[family].told.prefixes)) if family in peer.intakes else ()
     return peer.outs.get(family, ())
 
 
@@ -154,9 +154,9 @@ def _longest(router: Router, peer: Peer | None, view: View) -> Place | None:
 
 def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    candidates = router.ribs[family].candidates(packed)
+    candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
     for path in candidates:
-        lost = why_not(path, candidates)
+        lost = why_not(path, candidates, nowhere)
         won = "the only path" if len(candidates) == 1 else f"the others have: {why_best(candidates)}"
         yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
 
@@ -164,17 +164,18 @@ def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
 def _received(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
-    intake, candidates = peer.intakes[family], router.ribs[family].candidates(packed)
-    told = intake.told.get(packed)
-    if told is None:
-        return
-    refused = intake.refused.get(packed)
-    used = next((path for path in candidates if path.source == told.source), told)
-    stale = is_stale(router, family, packed, told)
-    if refused is not None:
-        yield Seen(prefix, told, False, stale, f"refused: {refused}")
-    else:
-        lost = why_not(used, candidates)
+    intake, rib = peer.intakes[family], router.ribs[family]
+    candidates = rib.candidates(packed)
+    for key in intake.keys_of(packed):
+        told = intake.told.get(key)
+        if told is None:
+            continue
+        refused, stale = intake.refused.get(key), is_stale(router, family, packed, told)
+        if refused is not None:
+            yield Seen(prefix, told, False, stale, f"refused: {refused}")
+            continue
+        used = next((path for path in candidates if path.source == told.source), told)
+        lost = why_not(used, candidates, rib.unreachable)
         yield Seen(prefix, used, not lost, stale, lost or "in use")
 
 

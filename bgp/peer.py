@@ -51,6 +51,10 @@ class Peer:
         self.restarting = speaker.restarting
         """Whether our own restart is still under way (R bit); the router clears it."""
         self.last_error = ""
+        self.last_down: Down | None = None
+        """The last end of a session that had a NOTIFICATION."""
+        self.sessions = 0
+        """How often one was established."""
         self.hearing = Hearing(config, speaker)
         self.tells = self._tells()
         """What decides of each family whether the neighbour is told a path; None: it is told all."""
@@ -304,6 +308,7 @@ class Peer:
         if connection not in self._sessions:
             return []  # it lost a collision a moment ago
         outputs = self._calling.give_up()
+        self.sessions += 1
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         session = self._sessions[connection]
         self.outs = {family: AdjRibOut(family) for family in sorted(session.context.families)}
@@ -357,6 +362,8 @@ class Peer:
             outputs += self.hearing.lost(session, restart, now)
             self._calling.forgive(now - self._up_at)
         self.last_error = down.why
+        if down.sent is not None or down.received is not None:
+            self.last_down = down
         if not self._sessions:
             self._calling.again(now, after_words=down.sent is not None or down.received is not None)
         return outputs

@@ -19,9 +19,9 @@ from bgp.blocks import Decoded
 from bgp.capabilities import Capabilities, family_at, multiprotocol
 from bgp.errors import NotificationError
 from bgp.families import Address, Family
-from bgp.framing import LARGEST_EXTENDED, Framing
+from bgp.framing import LARGEST_EXTENDED, TYPE_AT, Framing
 from bgp.fsm import Action, State, advance
-from bgp.iana import Cease, Error, FsmError, OpenError
+from bgp.iana import Cease, Error, FsmError, MessageType, OpenError
 from bgp.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
 from bgp.texts import describe, why_of
 from bgp.timers import Timer, Timers, jittered
@@ -115,6 +115,9 @@ class Session:
         self.hold_seconds = 0
         """As negotiated; 0: no keepalives."""
         self.local = local
+        self.sent: dict[str, int] = {}
+        self.received: dict[str, int] = {}
+        """Messages by kind."""
         self._remote_as = remote_as
         self._timers = Timers()
         self._framing = Framing()
@@ -142,6 +145,7 @@ class Session:
         if not self.is_over():
             try:
                 for kind, body in self._framing.receive(data):
+                    self.received[kind.name] = self.received.get(kind.name, 0) + 1
                     self._take(messages.decode(kind, body, self.context, self._interned), now)
                     if self.is_over():
                         break
@@ -309,7 +313,10 @@ class Session:
             self._events.append(Refresh(family, Subtype(kind)))
 
     def _send(self, message: Message) -> None:
-        self._out += messages.encode(message, self.context)
+        data = messages.encode(message, self.context)
+        kind = MessageType(data[TYPE_AT]).name
+        self.sent[kind] = self.sent.get(kind, 0) + 1
+        self._out += data
 
     def _close(self, event: fsm.Event) -> None:
         self._timers.stop_all()

@@ -18,6 +18,8 @@ from bgp.fsm import State
 from bgp.nlri import Nlri
 from bgp.peer import Peer
 from bgp.router import Router
+from bgp.session import Down, Session
+from bgp.texts import where_defined, why_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,21 @@ class LearnedRoute:
     """Kept through the peer's restart."""
     link_local: IPv6Address | None = None
     """The next hop on the peer's link, when it was told beside a global one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorStatus:
+    """A NOTIFICATION that ended a session."""
+
+    sent: bool
+    """By us; else by the neighbour."""
+    code: int
+    subcode: int
+    name: str
+    """With the neighbour's words, where it had some (RFC 9003)."""
+    defined_in: str
+    data: str
+    """In hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,15 @@ class PeerStatus:
     """What we can do, as said in our OPEN."""
     received_offer: Capabilities | None = None
     """What the neighbour can do, as said in its OPEN."""
+    agreed: tuple[str, ...] = ()
+    """What both can do, in words."""
+    last_notification: ErrorStatus | None = None
+    """The last one, whoever sent it; it stays until the next."""
+    sessions: int = 0
+    """How often one was established."""
+    messages_sent: tuple[tuple[str, int], ...] = ()
+    """By kind, in this session."""
+    messages_received: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +113,46 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         router_id=session.peer.router_id if session is not None and session.peer is not None else None,
         offered=session.local.offer if session is not None else None,
         received_offer=session.peer.offer if session is not None and session.peer is not None else None,
+        agreed=agreed(session) if session is not None else (),
+        last_notification=_error(peer.last_down) if peer.last_down is not None else None,
+        sessions=peer.sessions,
+        messages_sent=_counted(session.sent) if session is not None else (),
+        messages_received=_counted(session.received) if session is not None else (),
     )
+
+
+def _counted(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counts.items()))
+
+
+def _error(down: Down) -> ErrorStatus | None:
+    said = down.sent or down.received
+    if said is None:
+        return None
+    data = said.data.hex()
+    name, defined_in = why_of(said), where_defined(said)
+    return ErrorStatus(down.sent is not None, said.code, said.subcode, name, defined_in, data)
+
+
+def agreed(session: Session) -> tuple[str, ...]:
+    """What the two sides of a session have in common, in words, each with its RFC."""
+    ours, theirs = session.local.offer, session.peer.offer if session.peer is not None else Capabilities()
+    context = session.context
+    found = [f"{family.name.replace('IPV', 'IPv')} unicast (RFC 4760)" for family in sorted(context.families)]
+    several = [family.name.replace("IPV", "IPv") for family in sorted(context.path_ids)]
+    restarts = ours.graceful_restart is not None and theirs.graceful_restart is not None
+    for text, holds in (
+        ("four-octet AS numbers (RFC 6793)", context.four_octet_as),
+        ("route refresh (RFC 2918)", ours.route_refresh and theirs.route_refresh),
+        ("marked route refresh (RFC 7313)", session.marks_refreshes),
+        ("extended messages (RFC 8654)", ours.extended_message and theirs.extended_message),
+        ("graceful restart (RFC 4724)", restarts),
+        ("graceful restart after a NOTIFICATION (RFC 8538)", session.is_soft),
+        (f"several paths received: {', '.join(several)} (RFC 7911)", bool(several)),
+    ):
+        if holds:
+            found.append(text)
+    return tuple(found)
 
 
 def learned_route(router: Router, family: Family, packed: Nlri, prefix: Prefix) -> LearnedRoute | None:

@@ -44,6 +44,33 @@ def why_of(notification: Notification) -> str:
     return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
 
 
+_SECTIONS = {
+    Error.MESSAGE_HEADER: "RFC 4271 section 6.1",
+    Error.OPEN_MESSAGE: "RFC 4271 section 6.2",
+    Error.UPDATE_MESSAGE: "RFC 4271 section 6.3",
+    Error.HOLD_TIMER_EXPIRED: "RFC 4271 section 6.5",
+    Error.FINITE_STATE_MACHINE: "RFC 6608",
+    Error.CEASE: "RFC 4486",
+    Error.ROUTE_REFRESH_MESSAGE: "RFC 7313 section 5",
+    Error.SEND_HOLD_TIMER_EXPIRED: "RFC 9687",
+}
+_OTHER_SECTIONS: dict[tuple[int, int], str] = {
+    (Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY): "RFC 5492 section 5",
+    (Error.CEASE, Cease.HARD_RESET): "RFC 8538 section 3",
+    (Error.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN): "RFC 9003",
+    (Error.CEASE, Cease.ADMINISTRATIVE_RESET): "RFC 9003",
+}
+
+
+def where_defined(notification: Notification) -> str:
+    """Where a code is defined; empty when we do not know it."""
+    code = notification.code, notification.subcode
+    if code in _OTHER_SECTIONS:
+        return _OTHER_SECTIONS[code]
+    known = notification.code in Error.__members__.values()
+    return _SECTIONS[Error(notification.code)] if known else ""
+
+
 def shutdown_text(notification: Notification) -> str:
     """RFC 9003: a length octet and UTF-8; what is malformed is shown as nothing."""
     if notification.code != Error.CEASE or notification.subcode not in _WITH_TEXT or not notification.data:
