@@ -56,6 +56,11 @@ class NextHops(Mapping[Prefix, Address]):
             raise KeyError(prefix)
         return next_hop
 
+    def get(self, prefix: Prefix, default: Any = None) -> Any:
+        """As of any mapping, at the cost of one look-up."""
+        route = self._learned.get(prefix)
+        return route.next_hop if route is not None and route.next_hop.version == prefix.version else default
+
     def __iter__(self) -> Iterator[Prefix]:
         return (prefix for prefix, route in self._learned.items() if route.next_hop.version == prefix.version)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp import nlri
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.families import Address, Prefix, number_of
@@ -28,7 +27,7 @@ from bgp.status import (
     PathStatus,
     PeerStatus,
     advertised,
-    learned_route,
+    learned_routes,
     paths,
     peer_status,
     received,
@@ -305,10 +304,8 @@ class Speaker:
 
     def _publish(self, changed: Changed) -> None:
         for family, some in changed.items():
-            for packed in some:
-                prefix = nlri.unpack(packed, family)
+            for prefix, route in learned_routes(self._router, family, some):
                 self._touched.add(prefix)
-                route = learned_route(self._router, family, packed, prefix)
                 if route is None:
                     self._learned.pop(prefix, None)
                 else:

@@ -5,7 +5,7 @@ Promises: values only, made from the router as it is now. Does not know: time, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -24,9 +24,8 @@ from bgp.texts import where_defined, why_of
 
 @dataclass(frozen=True, slots=True)
 class LearnedRoute:
-    """The best path to a prefix."""
+    """What is said of a best path that neighbours taught; prefixes may share it."""
 
-    prefix: Prefix
     next_hop: Address
     peer: Address
     stale: bool
@@ -155,14 +154,31 @@ def agreed(session: Session) -> tuple[str, ...]:
     return tuple(found)
 
 
-def learned_route(router: Router, family: Family, packed: Nlri, prefix: Prefix) -> LearnedRoute | None:
-    """The best path to a prefix; None when there is none, or it is our own."""
+def learned_routes(
+    router: Router, family: Family, changed: Iterable[Nlri]
+) -> Iterator[tuple[Prefix, LearnedRoute | None]]:
+    """The best paths to these prefixes; None where there is none, or it is our own.
+
+    Prefixes that share a path share what is said of it: of a hundred thousand it is the same.
+    """
+    best = router.ribs[family].best
+    known: dict[int, LearnedRoute | None] = {}
+    fresh = not any(intake.has_stale for peer in router.peers.values() for intake in peer.intakes.values())
+    for packed in changed:
+        path = best(packed)
+        route = known.get(id(path)) if fresh else None  # paths live in the RIB, so no number is given twice
+        if route is None and path is not None:
+            route = known[id(path)] = _learned_route(router, family, packed)
+        yield nlri.unpack(packed, family), route
+
+
+def _learned_route(router: Router, family: Family, packed: Nlri) -> LearnedRoute | None:
     best = router.ribs[family].best(packed)
     if best is None or best.source.is_own or best.attributes.next_hop is None:
         return None
     attributes, source = best.attributes, best.source.address
     stale = is_stale(router, family, packed, best)
-    return LearnedRoute(prefix, best.attributes.next_hop, source, stale, attributes.link_local)
+    return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
 
 
 def received(router: Router, address: Address) -> tuple[Prefix, ...]:

@@ -35,6 +35,7 @@ from agent.dataplane.objects import (
     version_of,
 )
 from agent.dataplane.route_decoder import RouteDecoder
+from agent.dataplane.route_encoder import RouteEncoder
 from agent.dataplane.rtlinks import NeighbourRow
 from agent.dataplane.rtnexthops import Nexthop
 
@@ -146,7 +147,10 @@ class NetlinkKernel:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         indexes = _Indexes()
         sent = [route for route in routes if route.device is None or indexes[route.device] is not None]
-        hops = {id(route): hop for route in sent if (hop := _hop(route, indexes)) is not None}
+        hops = {}
+        if self._nexthops.wanted:
+            hops = {id(route): hop for route in sent if (hop := _hop(route, indexes)) is not None}
+        encoder = RouteEncoder(replace=replace)
         with self._nexthops.in_use():
             numbers = await self._nexthops.ensure(frozenset(hops.values()))
             requests = []
@@ -154,7 +158,7 @@ class NetlinkKernel:
                 index = indexes[route.device] if route.device is not None else None
                 hop = hops.get(id(route))
                 number = numbers.get(hop) if hop is not None else None
-                requests.append(rtnetlink.route_request(route, index, replace=replace, nexthop=number))
+                requests.append(encoder.request(route, index, number))
             refused = await self._carry_out(sent, requests)
         left_out = (route for route in routes if route.device is not None and indexes[route.device] is None)
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)

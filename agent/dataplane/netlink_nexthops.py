@@ -34,7 +34,7 @@ class Nexthops:
 
     def __init__(self, requests: RequestSocket, *, wanted: bool) -> None:
         self._requests = requests
-        self._wanted = wanted
+        self.wanted = wanted
         self._changes = 0
         self._writers = 0
 
@@ -62,7 +62,7 @@ class Nexthops:
 
     async def ensure(self, hops: Collection[Nexthop]) -> dict[Nexthop, int]:
         """The number of each hop; a hop left out must be written as a plain route. Raises KernelError."""
-        if not self._wanted or not hops:
+        if not self.wanted or not hops:
             return {}
         try:
             there = await self._read()
@@ -71,7 +71,7 @@ class Nexthops:
                 raise
             there = None
         if there is None or procfs.read(COMPATIBLE) != "1":
-            self._wanted = False
+            self.wanted = False
             return {}
         numbers = {hop: identity for identity, hop in there.items() if hop is not None}
         return {hop: numbers[hop] for hop in hops if hop in numbers} | await self._make(
@@ -93,7 +93,7 @@ class Nexthops:
 
         At most one batch, so that nothing comes between the check and the deletions. Raises KernelError.
         """
-        if not self._wanted:
+        if not self.wanted:
             return 0
         there = await self._read()
         if self._changes != generation or self._writers:

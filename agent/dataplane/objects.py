@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
+from typing import NamedTuple
 
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -71,9 +72,8 @@ class Scope(IntEnum):
     NOWHERE = 255
 
 
-@dataclass(frozen=True, slots=True)
-class RouteKey:
-    """What the kernel's FIB itself uses as key."""
+class RouteKey(NamedTuple):
+    """What the kernel's FIB itself uses as key. A tuple, because its hash is what tables of many routes cost."""
 
     destination: Prefix
     table: int = 254

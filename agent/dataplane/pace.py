@@ -29,7 +29,7 @@ class Tempo:
     """The pause after a pass that could not read or write the kernel."""
 
 
-LONGEST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 0.1
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ Does not know: how a step is carried out, what was refused before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -96,12 +96,6 @@ class RoutePlan:
     """Wished routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
-
-    @property
-    def open(self) -> frozenset[RouteKey]:
-        """Every key that was not as wished when this was planned."""
-        delta = self.delta
-        return frozenset((*delta.create, *delta.replace, *delta.delete, *self.conflicts, *self.waiting))
 
 
 def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
@@ -202,19 +196,14 @@ def route_steps(
     replaced: dict[RouteKey, Route] = {}
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
-    wished = wish.dataplane.routes
-    standings: Mapping[RouteKey, Route] = picture.routes
-    if keys is not None:
-        wished = {key: route for key in keys if (route := wished.get(key)) is not None}
-        standings = {key: route for key in keys if (route := standings.get(key)) is not None}
-    there = 0
-    # One look-up a route: a key's hash and comparison are what a pass over thousands of routes costs.
-    for key, route in wished.items():
-        standing = standings.get(key)
-        there += standing is not None
+    unwished: dict[RouteKey, Route] = {}
+    for key, route, standing in _pairs(wish.dataplane.routes, picture.routes, keys):
         if standing == route:
             continue
-        if standing is not None and not ownership.is_ours(standing):
+        if route is None:
+            if standing is not None and ownership.is_ours(standing) and _removable(wish, standing, ownership):
+                unwished[key] = standing
+        elif standing is not None and not ownership.is_ours(standing):
             conflicts[key] = standing
         elif route.device is not None and not _usable(links.get(route.device)):
             waiting[key] = f"{route.device} is {'down' if route.device in links else 'not there'}"
@@ -222,13 +211,27 @@ def route_steps(
             create[key] = route
         else:
             replaced[key] = route
-    unwished = {
-        key: route
-        for key, route in (standings.items() if there < len(standings) else ())
-        if key not in wished and ownership.is_ours(route) and _removable(wish, route, ownership)
-    }
     delta = _allowed(Delta(create, replaced, unwished), wish)
     return RoutePlan(delta, conflicts, waiting, _withdrawn(wish, delta.delete, ownership))
+
+
+def _pairs(
+    wished: Mapping[RouteKey, Route], standing: Mapping[RouteKey, Route], keys: Collection[RouteKey] | None
+) -> Iterator[tuple[RouteKey, Route | None, Route | None]]:
+    """What is wished and what stands at these keys, or at all. One look-up a route: its hash is what a pass costs."""
+    if keys is not None:
+        for key in keys:
+            yield key, wished.get(key), standing.get(key)
+        return
+    there = 0
+    for key, route in wished.items():
+        found = standing.get(key)
+        there += found is not None
+        yield key, route, found
+    if there < len(standing):
+        for key, found in standing.items():
+            if key not in wished:
+                yield key, None, found
 
 
 def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownership) -> frozenset[RouteKey]:

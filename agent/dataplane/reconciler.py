@@ -93,6 +93,8 @@ class Reconciler:
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
+        self._open: frozenset[RouteKey] = frozenset()
+        """Where the last pass left something to do."""
         self._look_everywhere = True
         """The next plan compares every route: the last one is no ground to build on."""
         self._computed = 0
@@ -343,7 +345,7 @@ class Reconciler:
         fdb = plan.fdb_steps(self._wish, picture, self._links)
         keys = None
         if not self._look_everywhere and self._wish.touched is not None:
-            keys = self._wish.touched | self._routes_plan.open
+            keys = self._wish.touched | self._open
         self._routes_plan = plan.route_steps(self._wish, picture, self._links, self._ownership, keys)
         self._look_everywhere = False
         routes = self._routes_plan.delta
@@ -365,6 +367,8 @@ class Reconciler:
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
         unwished = plan.tunnel_steps(self._wish, picture).delete
         await writes.remove_tunnels(self._lingering.over(unwished, self._clock.now()))
+        conflicts, waiting = self._routes_plan.conflicts, self._routes_plan.waiting
+        self._open = frozenset((*writes.unfinished, *conflicts, *waiting))
         if writes.doubtful:
             self._stale |= writes.doubtful
             writes.doubtful.clear()

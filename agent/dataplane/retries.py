@@ -65,6 +65,11 @@ class Retries(Generic[K]):
         for key, failure in self._failures.items():
             self._failures[key] = Failure(failure.attempts, 0.0, failure.why)
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is refused at present."""
+        return bool(self._failures)
+
     def failures(self) -> dict[K, Failure]:
         """What is refused at present."""
         return dict(self._failures)

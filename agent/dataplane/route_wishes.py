@@ -39,10 +39,14 @@ class RouteWishes:
             self._routes = {route.key: route for route in learned_routes(facts, facts.learned)}
             self._routes.update(self._told)
             return self._routes, None
-        keys = frozenset(RouteKey(prefix) for prefix in touched) - self._told.keys()
-        for key in keys:
-            self._routes.pop(key, None)
-        self._routes.update(
-            (route.key, route) for route in learned_routes(facts, [key.destination for key in keys])
-        )
-        return self._routes, keys
+        told, wished = self._told, self._routes
+        keys = {prefix: RouteKey(prefix) for prefix in touched}
+        if told:
+            keys = {prefix: key for prefix, key in keys.items() if key not in told}
+        gone = set(keys.values())
+        for route in learned_routes(facts, keys):
+            wished[route.key] = route
+            gone.discard(route.key)
+        for key in gone:
+            wished.pop(key, None)
+        return wished, frozenset(keys.values())

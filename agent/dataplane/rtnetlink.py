@@ -47,6 +47,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
 _FIXED = struct.Struct("=IHHIIBBBBBBBBI")
+DESTINATION_OFFSET = _FIXED.size + 4
+"""Of the destination's address in a route's request: behind header, rtmsg and the head of RTA_DST."""
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")

@@ -44,10 +44,14 @@ class Writes:
         self.doubtful: set[Kind] = set()
         """Kinds whose picture a refusal proved wrong: to be read again."""
         self._pending: set[ObjectKey] = set()
+        """Of what was refused before or now: what this pass still needed."""
+        self.unfinished: set[RouteKey] = set()
+        """Routes that this pass should have put or removed and did not: refused, waiting or held."""
 
     def begin(self) -> None:
         """A pass begins."""
         self._pending.clear()
+        self.unfinished.clear()
 
     def end(self) -> None:
         """A pass ends: what it did not need to do is no longer refused."""
@@ -137,6 +141,7 @@ class Writes:
             if not known:
                 self._log.warning("removal.held", kind=kind.name.lower(), why=str(self._budget.held[kind]))
             due = {key: value for key, value in due.items() if key in asked_for}
+            self._leave_open(kind, unwanted.keys() - due.keys())
         if not due:
             return
         refused = await self._in_turns(kind, due, send, lambda key, _: standing.pop(key, None))
@@ -152,13 +157,16 @@ class Writes:
     ) -> int:
         """Send in parts, others run in between; the picture follows part by part. How many were refused."""
         count, rest = 0, iter(due.items())
-        while part := dict(islice(rest, OBJECTS_PER_TURN)):
-            refused = self._refusals(kind, part, await send(tuple(part.values())))
-            for key, value in part.items():
-                if key not in refused:
+        while part := tuple(islice(rest, OBJECTS_PER_TURN)):
+            refused = self._refusals(kind, part, await send([value for _, value in part]))
+            once_refused = self.retries.any
+            for key, value in part:
+                if not refused or key not in refused:
                     carried_out(key, value)
-                    self.retries.succeeded((kind, key))
+                    if once_refused:
+                        self.retries.succeeded((kind, key))
             count += len(refused)
+            self._leave_open(kind, refused)
             if len(part) == OBJECTS_PER_TURN:
                 await asyncio.sleep(0)
         return count
@@ -173,14 +181,26 @@ class Writes:
         await self.put(Kind.ROUTE, delta.replace, self._kernel.put_routes, self._picture.routes)
 
     def _due(self, kind: Kind, objects: Mapping[K, Any]) -> dict[K, Any]:
+        waiting = set()
         now = self._clock.now()
-        self._pending.update((kind, key) for key in objects)
-        return {key: value for key, value in objects.items() if self.retries.may_try((kind, key), now)}
+        for refused_kind, key in self.retries.failures() if self.retries.any else ():
+            if refused_kind is kind and key in objects:
+                self._pending.add((kind, key))
+                if not self.retries.may_try((kind, key), now):
+                    waiting.add(key)
+        self._leave_open(kind, waiting)
+        return (
+            {key: value for key, value in objects.items() if key not in waiting} if waiting else dict(objects)
+        )
 
-    def _refusals(self, kind: Kind, due: Mapping[K, V], refusals: tuple[Refusal, ...]) -> set[K]:
+    def _leave_open(self, kind: Kind, keys: Collection[Any]) -> None:
+        if kind is Kind.ROUTE:
+            self.unfinished.update(keys)
+
+    def _refusals(self, kind: Kind, due: Sequence[tuple[K, V]], refusals: tuple[Refusal, ...]) -> set[K]:
         if not refusals:
             return set()
-        keys = {id(value): key for key, value in due.items()}
+        keys = {id(value): key for key, value in due}
         refused: set[K] = set()
         for refusal in refusals:
             key = keys[id(refusal.what)]
@@ -195,3 +215,4 @@ class Writes:
         if known is None or known.why != why:
             self._log.warning("kernel.refused", kind=kind.name.lower(), what=str(key), why=why)
         self.retries.failed((kind, key), why, self._clock.now())
+        self._pending.add((kind, key))

@@ -63,7 +63,7 @@ async def running(node: Node) -> AsyncIterator[asyncio.Task[None]]:
 
 
 def next_hops(speaker: Speaker) -> dict[str, str]:
-    return {str(route.prefix): str(route.next_hop) for route in speaker.learned.values()}
+    return {str(prefix): str(route.next_hop) for prefix, route in speaker.learned.items()}
 
 
 async def test_two_speakers_tell_each_other_what_they_originate_and_withdraw() -> None:

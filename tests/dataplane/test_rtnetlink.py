@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agent.dataplane import rtlinks, rtnetlink
 from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope
 from agent.dataplane.route_decoder import RouteDecoder
-from agent.dataplane.rtnetlink import HEADER, Malformed, messages
+from agent.dataplane.route_encoder import RouteEncoder
+from agent.dataplane.rtnetlink import HEADER, Malformed, messages, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
 INDEXES = {name: index for index, name in NAMES.items()}
@@ -241,3 +242,31 @@ def test_a_neighbour_is_read_back() -> None:
 def test_what_is_no_mac_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         rtlinks.mac_bytes(text)
+
+
+@given(
+    st.integers(0, 32),
+    st.sampled_from([None, IPv4Address("172.26.0.2"), IPv4Address("172.26.0.3")]),
+    st.sampled_from([None, 3]),
+    st.sampled_from(RouteType),
+    st.booleans(),
+    st.sampled_from([None, 7]),
+    st.booleans(),
+)
+def test_routes_that_share_a_shape_are_encoded_as_alone(
+    length: int,
+    gateway: IPv4Address | None,
+    interface: int | None,
+    kind: RouteType,
+    onlink: bool,
+    nexthop: int | None,
+    instead: bool,
+) -> None:
+    encoder = RouteEncoder(replace=instead)
+    for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1"):
+        network = IPv4Network((IPv4Address(address), length), strict=False)
+        for metric in (0, 9):
+            key = RouteKey(network, metric=metric)
+            route = Route(key, type=kind, gateway=gateway, onlink=onlink)
+            alone = route_request(route, interface, replace=instead, nexthop=nexthop)
+            assert encoder.request(route, interface, nexthop) == alone
