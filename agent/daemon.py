@@ -47,6 +47,7 @@ from agent.datastore.syncer import Syncer
 from agent.draining import DrainFile
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
+from agent.reachability import Reachability
 from agent.secrets import Secrets
 from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
@@ -104,6 +105,9 @@ class Agent:
             self._clock,
             self._ring,
         )
+        self._reachability = Reachability(
+            self._kernel, lambda: self._mesh.next_hops, self._mesh.lead_nowhere, self._clock
+        )
         marks = config.routes
         self._reconciler = Reconciler(
             self._kernel,
@@ -152,6 +156,7 @@ class Agent:
                 group.create_task(self._syncer.run())
                 group.create_task(self._reconciler.run())
                 group.create_task(self._keep_record())
+                group.create_task(self._reachability.run())
                 group.create_task(self._cni.run())
                 group.create_task(self._collector.run())
                 group.create_task(self._supervision.run())
@@ -217,6 +222,7 @@ class Agent:
     def _follow_mesh(self) -> None:
         if self._syncer.in_sync:
             self._mesh.follow(self._cluster, self._facts(self._links), self._reconciler.installed)
+            self._reachability.follow(self._links)
 
     async def _keep_record(self) -> None:
         """The node's own record, whenever what it depends on changed."""

@@ -261,6 +261,16 @@ class Mesh:
         return touched
 
     @property
+    def next_hops(self) -> frozenset[Address]:
+        """Of everything learned: those to be looked up in the kernel."""
+        return self._speaker.next_hops if self._speaker is not None else frozenset()
+
+    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+        """These have no way there, so what has them is not used."""
+        if self._speaker is not None:
+            self._speaker.lead_nowhere(next_hops)
+
+    @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing."""
         return self._speaker is not None and self._speaker.converged

@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import ip_network
 
 from bgp import nlri
-from bgp.decision import Path, why_best, why_not
+from bgp.decision import Path, is_eligible, why_best, why_not
 from bgp.export import outgoing, why_not_told
 from bgp.families import Address, Family, Prefix, family_of
 from bgp.nlri import LONGEST, Nlri, prefix_of
@@ -155,9 +155,10 @@ def _longest(router: Router, peer: Peer | None, view: View) -> Place | None:
 def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     family, packed = family_of(prefix), nlri.pack(prefix)
     candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
+    decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
+    won = f"the others have: {decided}" if decided else "the only path"
     for path in candidates:
         lost = why_not(path, candidates, nowhere)
-        won = "the only path" if len(candidates) == 1 else f"the others have: {why_best(candidates)}"
         yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
 
 

@@ -33,6 +33,10 @@ class Unsupported(KernelError):
     """This kernel lacks a feature (EOPNOTSUPP and its kin); trying again will not help."""
 
 
+class NoWay(KernelError):
+    """There is no route to a host (ENETUNREACH, EHOSTUNREACH)."""
+
+
 class Incomplete(KernelError):
     """A dump was interrupted more often than the bound allows: what was read must not be trusted."""
 
@@ -181,7 +185,7 @@ class Kernel(Protocol):
         ...
 
     async def path_to(self, host: Address) -> PathToHost:
-        """How the kernel would send a packet there."""
+        """How the kernel would send a packet there. Raises NoWay, KernelError."""
         ...
 
     def changes(self) -> Changes:

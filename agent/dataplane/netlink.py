@@ -125,7 +125,7 @@ class NetlinkKernel:
         return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
 
     async def path_to(self, host: Address) -> PathToHost:
-        """How the kernel would send a packet there. Raises KernelError without a route."""
+        """How the kernel would send a packet there. Raises NoWay, KernelError."""
         index, source, gateway = await devices.look_up(host)
         return PathToHost(device_name(index), source, gateway)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 
-from agent.dataplane.kernel import KernelError, Unsupported
+from agent.dataplane.kernel import KernelError, NoWay, Unsupported
 from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS
 from agent.dataplane.objects import Address, Tunnel, TunnelKind
 
 IFA_F_NODAD = 0x02
+NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -32,6 +33,8 @@ def _said(what: str, *tolerated: int) -> Iterator[None]:
         if error.code in tolerated:
             return
         words = f"{what}: {error.args[1] if len(error.args) > 1 else error}"
+        if error.code in NO_WAY_ERRNOS:
+            raise NoWay(words) from error
         raise (Unsupported if error.code in UNSUPPORTED_ERRNOS else KernelError)(words) from error
     except OSError as error:
         raise KernelError(f"{what}: {error.strerror}") from error

@@ -170,3 +170,18 @@ def test_the_counts_of_a_peer() -> None:
     wire.run(1)
     (found,) = counts(one.router.peers[address(2)]).values()
     assert (found.received, found.refused, found.stale, found.advertised) == (2, 1, 0, 1)
+
+
+def test_a_path_whose_next_hop_leads_nowhere_is_shown_with_that_reason() -> None:
+    wire, one, two, three = star()
+    wire.announce(two, TWO)
+    wire.announce(three, TWO)
+    wire.run(1)
+    one.router.lead_nowhere({address(2)})
+    assert [
+        (str(seen.path.source.address), seen.best, seen.reason) for seen in look(one.router, view()).paths
+    ] == [
+        ("10.0.0.3", True, "the only path"),
+        ("10.0.0.2", False, "next hop not reachable"),
+    ]
+    assert told(look(one.router, view(Which.RECEIVED, 2))) == {TWO: (False, "next hop not reachable")}

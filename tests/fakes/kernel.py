@@ -16,6 +16,7 @@ from agent.dataplane.kernel import (
     KernelError,
     KernelEvent,
     LinkChanged,
+    NoWay,
     ObjectsChanged,
     Overrun,
     PathToHost,
@@ -303,7 +304,7 @@ class FakeKernel:
             for address, length in link.addresses:
                 if address.version == host.version and host in ip_interface(f"{address}/{length}").network:
                     return PathToHost(link.name, address, None)
-        raise KernelError(f"looking up the route to {host}: Network is unreachable")
+        raise NoWay(f"looking up the route to {host}: Network is unreachable")
 
     def changes(self) -> FakeChanges:
         if Fault.CANNOT_LISTEN in self.faults:
