@@ -97,6 +97,8 @@ class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     nexthop_objects: bool = False
     """Routes refer to nexthop objects, where the kernel has them: faster, and `ip route` prints `nhid N`."""
+    open_forward: bool = True
+    """Two rules for `cali*` go into every nftables chain of others' that drops forwarded packets: Docker, firewalld."""
 
 
 class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):

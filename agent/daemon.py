@@ -198,6 +198,7 @@ class Agent:
             ),
             learned=self._mesh.learned,
             links=links,
+            open_forward=self._config.kernel.open_forward,
             protocols=Protocols(
                 routes.learned, routes.blackhole, routes.datastore, routes.tunnel, routes.workload
             ),

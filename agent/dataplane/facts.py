@@ -75,6 +75,8 @@ class Facts:
     """Prefix -> next hop: the best BGP paths."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
+    open_forward: bool = True
+    """The setting: others' forward chains that drop let pods' packets through."""
 
     @property
     def me(self) -> NodeAddresses | None:

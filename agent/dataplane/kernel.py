@@ -14,6 +14,8 @@ from typing import Protocol
 from agent.dataplane.objects import (
     Address,
     FdbEntry,
+    ForwardChain,
+    ForwardKey,
     Kind,
     Link,
     Masquerade,
@@ -167,6 +169,14 @@ class Kernel(Protocol):
 
         Raises Unsupported without nftables' families.
         """
+        ...
+
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
+        ...
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
         ...
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:

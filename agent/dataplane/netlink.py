@@ -25,6 +25,8 @@ from agent.dataplane.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestS
 from agent.dataplane.objects import (
     Address,
     FdbEntry,
+    ForwardChain,
+    ForwardKey,
     Link,
     Masquerade,
     Neighbour,
@@ -236,7 +238,15 @@ class NetlinkKernel:
 
     async def put_masquerade(self, wish: Masquerade) -> None:
         """Replace our table in one transaction; an empty wish removes it. Raises Unsupported, KernelError."""
-        await self._nftables.replace(wish)
+        await self._nftables.put(wish)
+
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
+        return await self._nftables.forward_chains()
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
+        await self._nftables.put_forward_chain(chain)
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from agent.dataplane import nft
 from agent.dataplane.kernel import KernelEvent, LinkChanged, ObjectsChanged, Overrun, Unsupported
 from agent.dataplane.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
+from agent.dataplane.nft_forward import concerns_forwarding
 from agent.dataplane.objects import OUR_TUNNELS, Kind
 from agent.dataplane.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.dataplane.rtnetlink import (
@@ -66,7 +67,7 @@ class NetlinkChanges:
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
             self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
         self._switches = SwitchWatch()
-        self._ours_touched = False
+        self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
 
     def close(self) -> None:
@@ -133,10 +134,13 @@ class NetlinkChanges:
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A transaction is told object by object; its last message, the new generation, says whose it was."""
         if found.type != nft.NEWGEN:
-            self._ours_touched = self._ours_touched or nft.concerns_us(data, found)
+            if nft.concerns_us(data, found):
+                self._touched.add(Kind.MASQUERADE)
+            if concerns_forwarding(data, found):
+                self._touched.add(Kind.FORWARD)
             return []
-        touched, self._ours_touched = self._ours_touched, False
-        return [ObjectsChanged(Kind.MASQUERADE, by=nft.author(data, found))] if touched else []
+        touched, self._touched = self._touched, set()
+        return [ObjectsChanged(kind, by=nft.author(data, found)) for kind in sorted(touched)]
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)

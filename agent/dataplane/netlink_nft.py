@@ -1,4 +1,4 @@
-"""Reads and replaces our nftables tables over its own netlink family; nft(8) is not needed.
+"""Reads and replaces our nftables tables, and opens others' forward chains; without nft(8).
 
 Promises: a replacement of a table is one transaction. Does not know: the pools.
 """
@@ -6,8 +6,9 @@ Promises: a replacement of a table is one transaction. Does not know: the pools.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
-from agent.dataplane import nft
+from agent.dataplane import nft, nft_forward
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_socket import (
     NETLINK_NETFILTER,
@@ -18,7 +19,7 @@ from agent.dataplane.netlink_socket import (
     reason,
 )
 from agent.dataplane.nft import Family
-from agent.dataplane.objects import Masquerade, Prefix
+from agent.dataplane.objects import ForwardChain, ForwardKey, Masquerade, Prefix
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 """For a read: there is no table, or nothing that could hold one."""
@@ -61,7 +62,7 @@ class Nftables:
         parts = await dump(request, nft.NEWSETELEM, nft.decode_elements, NETLINK_NETFILTER)
         return nft.networks_of((edge for part in parts for edge in part), family)
 
-    async def replace(self, wish: Masquerade) -> None:
+    async def put(self, wish: Masquerade) -> None:
         """One transaction a table. Raises Unsupported without nftables' families or masquerading, KernelError."""
         for family in nft.FAMILIES:
             self._replace(wish.of_version(family.version), family)
@@ -78,6 +79,45 @@ class Nftables:
                 raise Unsupported(NO_NFTABLES.format(family=family.name, why=reason(code, words)))
             return
         raise KernelError(f"replacing the nftables table {family.name} {nft.TABLE}: {reason(code, words)}")
+
+    async def forward_chains(self) -> dict[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook. Raises KernelError."""
+        try:
+            request, kind = nft_forward.chains_request(), nft.NEWCHAIN
+            found = await dump(request, kind, nft_forward.decode_chain, NETLINK_NETFILTER)
+            return {chain.key: replace(chain, opened=bool(await self._our_rules(chain))) for chain in found}
+        except Unsupported:
+            return {}
+        except Refused as error:
+            if error.code in ABSENT:
+                return {}
+            raise
+
+    async def _our_rules(self, chain: ForwardChain) -> list[bytes]:
+        request = nft_forward.rules_request(chain)
+        try:
+            rows = await dump(request, nft.NEWRULE, nft_forward.decode_rule, NETLINK_NETFILTER)
+        except Refused as error:
+            if error.code in ABSENT:
+                return []
+            raise
+        return [row.handle for row in rows if row.is_ours]
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        """Put our rules first, or take them out. Raises KernelError."""
+        ours = await self._our_rules(chain)
+        if chain.opened:
+            batch = [] if ours else nft_forward.opening(chain)
+        else:
+            batch = nft_forward.closing(chain, ours) if ours else []
+        if not batch:
+            return
+        if self._requests is None:
+            self._requests = RequestSocket(NETLINK_NETFILTER)
+        for code, words in self._requests.transaction(batch).values():
+            if code not in ABSENT:
+                text = " ".join(chain.key)
+                raise KernelError(f"letting pods through the chain {text}: {reason(code, words)}")
 
     @property
     def ports(self) -> frozenset[int]:

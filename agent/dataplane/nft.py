@@ -104,7 +104,8 @@ def _be(value: int) -> bytes:
     return struct.pack(">I", value)
 
 
-def _name(text: str) -> bytes:
+def name(text: str) -> bytes:
+    """A name as attributes bear it."""
     return text.encode() + b"\0"
 
 
@@ -116,8 +117,15 @@ def _message(family: Family, kind: int, flags: int, *body: bytes) -> bytes:
     return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(family.number, 0, 0) + b"".join(body))
 
 
-def _edge(kind: int, flags: int = 0) -> bytes:
+def edge(*, begin: bool, flags: int = 0) -> bytes:
+    """The first or the last message of a batch."""
+    kind = NFNL_MSG_BATCH_BEGIN if begin else NFNL_MSG_BATCH_END
     return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES))
+
+
+def generic(family: int) -> bytes:
+    """nfgenmsg of a family."""
+    return _GENERIC.pack(family, 0, 0)
 
 
 def replacement(whole: Masquerade, family: Family = IP) -> list[bytes]:
@@ -126,29 +134,29 @@ def replacement(whole: Masquerade, family: Family = IP) -> list[bytes]:
     Adding before deleting makes the deletion succeed whether or not the table was there.
     """
     wish = whole.of_version(family.version)
-    table = attribute(TABLE_NAME, _name(TABLE))
+    table = attribute(TABLE_NAME, name(TABLE))
     batch = [
-        _edge(NFNL_MSG_BATCH_BEGIN),
+        edge(begin=True),
         _message(family, NEWTABLE, NLM_F_CREATE, table),
         _message(family, DELTABLE, 0, table),
     ]
     if wish.sources:
         batch.append(_message(family, NEWTABLE, NLM_F_CREATE, table))
-        for identity, (name, networks) in enumerate(((SOURCES, wish.sources), (POOLS, wish.pools)), 1):
-            batch.append(_set(family, name, identity))
-            batch += _elements(family, name, identity, networks)
+        for identity, (set_name, networks) in enumerate(((SOURCES, wish.sources), (POOLS, wish.pools)), 1):
+            batch.append(_set(family, set_name, identity))
+            batch += _elements(family, set_name, identity, networks)
         batch += [_chain(family), _rule(family)]
     # Only the last message is answered: its ACK comes after the commit.
-    return [*batch, _edge(NFNL_MSG_BATCH_END, NLM_F_ACK)]
+    return [*batch, edge(begin=False, flags=NLM_F_ACK)]
 
 
-def _set(family: Family, name: str, identity: int) -> bytes:
+def _set(family: Family, set_name: str, identity: int) -> bytes:
     return _message(
         family,
         NEWSET,
         NLM_F_CREATE,
-        attribute(SET_TABLE, _name(TABLE)),
-        attribute(SET_NAME, _name(name)),
+        attribute(SET_TABLE, name(TABLE)),
+        attribute(SET_NAME, name(set_name)),
         attribute(SET_FLAGS, _be(SET_INTERVAL)),
         attribute(SET_KEY_TYPE, _be(family.key_type)),
         attribute(SET_KEY_LENGTH, _be(family.address_bytes)),
@@ -156,15 +164,15 @@ def _set(family: Family, name: str, identity: int) -> bytes:
     )
 
 
-def _elements(family: Family, name: str, identity: int, networks: Iterable[Prefix]) -> list[bytes]:
+def _elements(family: Family, set_name: str, identity: int, networks: Iterable[Prefix]) -> list[bytes]:
     elements = [_element(family, value, end) for value, end in edges(networks, family)]
     return [
         _message(
             family,
             NEWSETELEM,
             NLM_F_CREATE,
-            attribute(ELEM_LIST_TABLE, _name(TABLE)),
-            attribute(ELEM_LIST_SET, _name(name)),
+            attribute(ELEM_LIST_TABLE, name(TABLE)),
+            attribute(ELEM_LIST_SET, name(set_name)),
             attribute(ELEM_LIST_SET_ID, _be(identity)),
             _nested(ELEM_LIST_ELEMENTS, *elements[start : start + ELEMENTS_PER_MESSAGE]),
         )
@@ -221,15 +229,15 @@ def _chain(family: Family) -> bytes:
         family,
         NEWCHAIN,
         NLM_F_CREATE,
-        attribute(CHAIN_TABLE, _name(TABLE)),
-        attribute(CHAIN_NAME, _name(CHAIN)),
+        attribute(CHAIN_TABLE, name(TABLE)),
+        attribute(CHAIN_NAME, name(CHAIN)),
         _nested(
             CHAIN_HOOK,
             attribute(HOOK_NUMBER, _be(HOOK_POSTROUTING)),
             attribute(HOOK_PRIORITY, _be(PRIORITY_SRCNAT)),
         ),
         attribute(CHAIN_POLICY, _be(POLICY_ACCEPT)),
-        attribute(CHAIN_TYPE, _name("nat")),
+        attribute(CHAIN_TYPE, name("nat")),
     )
 
 
@@ -239,25 +247,26 @@ def _rule(family: Family) -> bytes:
         _lookup(SOURCES, 1, inverted=False),
         _address_at(family.destination_offset, family.address_bytes),
         _lookup(POOLS, 2, inverted=True),
-        _expression("masq"),
+        expression("masq"),
     )
     return _message(
         family,
         NEWRULE,
         NLM_F_CREATE | NLM_F_APPEND,
-        attribute(RULE_TABLE, _name(TABLE)),
-        attribute(RULE_CHAIN, _name(CHAIN)),
+        attribute(RULE_TABLE, name(TABLE)),
+        attribute(RULE_CHAIN, name(CHAIN)),
         _nested(RULE_EXPRESSIONS, *expressions),
     )
 
 
-def _expression(name: str, *data: bytes) -> bytes:
-    return _nested(LIST_ELEM, attribute(EXPR_NAME, _name(name)), _nested(EXPR_DATA, *data))
+def expression(kind: str, *data: bytes) -> bytes:
+    """One expression of a rule's list."""
+    return _nested(LIST_ELEM, attribute(EXPR_NAME, name(kind)), _nested(EXPR_DATA, *data))
 
 
 def _address_at(offset: int, length: int) -> bytes:
     """Load an address of the IP header into register 1."""
-    return _expression(
+    return expression(
         "payload",
         attribute(PAYLOAD_DREG, _be(REGISTER_1)),
         attribute(PAYLOAD_BASE, _be(NETWORK_HEADER)),
@@ -266,10 +275,10 @@ def _address_at(offset: int, length: int) -> bytes:
     )
 
 
-def _lookup(name: str, identity: int, *, inverted: bool) -> bytes:
-    return _expression(
+def _lookup(set_name: str, identity: int, *, inverted: bool) -> bytes:
+    return expression(
         "lookup",
-        attribute(LOOKUP_SET, _name(name)),
+        attribute(LOOKUP_SET, name(set_name)),
         attribute(LOOKUP_SREG, _be(REGISTER_1)),
         attribute(LOOKUP_SET_ID, _be(identity)),
         *((attribute(LOOKUP_FLAGS, _be(LOOKUP_INVERTED)),) if inverted else ()),
@@ -278,13 +287,13 @@ def _lookup(name: str, identity: int, *, inverted: bool) -> bytes:
 
 def rules_request(family: Family = IP) -> bytes:
     """NFT_MSG_GETRULE of our chain."""
-    words = attribute(RULE_TABLE, _name(TABLE)), attribute(RULE_CHAIN, _name(CHAIN))
+    words = attribute(RULE_TABLE, name(TABLE)), attribute(RULE_CHAIN, name(CHAIN))
     return _message(family, GETRULE, NLM_F_DUMP, *words)
 
 
-def elements_request(name: str, family: Family = IP) -> bytes:
+def elements_request(set_name: str, family: Family = IP) -> bytes:
     """NFT_MSG_GETSETELEM of one of our sets."""
-    words = attribute(ELEM_LIST_TABLE, _name(TABLE)), attribute(ELEM_LIST_SET, _name(name))
+    words = attribute(ELEM_LIST_TABLE, name(TABLE)), attribute(ELEM_LIST_SET, name(set_name))
     return _message(family, GETSETELEM, NLM_F_DUMP, *words)
 
 
@@ -297,13 +306,13 @@ def concerns_us(data: bytes, found: Message) -> bool:
     ):
         return False
     words = attributes(data, found.start + _GENERIC.size, found.end)
-    return data[found.start] in (AF_INET, AF_INET6) and words.get(TABLE_NAME) == _name(TABLE)
+    return data[found.start] in (AF_INET, AF_INET6) and words.get(TABLE_NAME) == name(TABLE)
 
 
 def author(data: bytes, found: Message) -> str | None:
     """The program behind a new generation of the ruleset. Raises Malformed."""
-    name = attributes(data, found.start + _GENERIC.size, found.end).get(GEN_PROCESS_NAME, b"")
-    return name.rstrip(b"\0").decode(errors="replace") or None
+    program = attributes(data, found.start + _GENERIC.size, found.end).get(GEN_PROCESS_NAME, b"")
+    return program.rstrip(b"\0").decode(errors="replace") or None
 
 
 def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:

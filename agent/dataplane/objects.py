@@ -46,6 +46,7 @@ class Kind(IntEnum):
     ROUTE = 4
     MASQUERADE = 5
     SYSCTL = 6
+    FORWARD = 7
 
 
 class RouteType(IntEnum):
@@ -205,6 +206,28 @@ def collapsed(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
     return frozenset((*collapse_addresses(four), *collapse_addresses(six)))
 
 
+ForwardKey = tuple[str, str, str]
+"""Family, table and chain, as nft(8) names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardChain:
+    """Somebody's nftables base chain at the forward hook, where pods' packets pass."""
+
+    family: str
+    table: str
+    name: str
+    drops: bool
+    """What no rule of it accepts is lost."""
+    opened: bool = False
+    """Our rules for pods are in it."""
+
+    @property
+    def key(self) -> ForwardKey:
+        """What nftables itself uses as key."""
+        return self.family, self.table, self.name
+
+
 @dataclass(frozen=True, slots=True)
 class Sysctl:
     """A kernel switch; `name` is its path below /proc/sys."""
@@ -238,3 +261,5 @@ class Dataplane:
     masquerade: Masquerade = Masquerade()
     sysctls: Mapping[str, Sysctl] = field(default_factory=dict)
     """By name. One that does not exist (its device is not there, IPv6 is off) is passed over."""
+    open_forward: bool = False
+    """Others' forward chains that drop are to let pods' packets through."""

@@ -18,6 +18,8 @@ from agent.dataplane.objects import (
     Address,
     Dataplane,
     FdbEntry,
+    ForwardChain,
+    ForwardKey,
     Kind,
     Link,
     Masquerade,
@@ -65,6 +67,8 @@ class Picture:
     masquerade: Masquerade | None = None
     sysctls: dict[str, Sysctl] = field(default_factory=dict)
     """Those of the wished ones that exist."""
+    forward: dict[ForwardKey, ForwardChain] = field(default_factory=dict)
+    """Others' chains."""
     departed: dict[RouteKey, str] = field(default_factory=dict)
     """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
 
@@ -113,6 +117,8 @@ def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
             return {} if picture.masquerade is None else {"table": picture.masquerade}
         case Kind.SYSCTL:
             return picture.sysctls
+        case Kind.FORWARD:
+            return {key: chain for key, chain in picture.forward.items() if chain.opened}
 
 
 def is_pod(route: Route) -> bool:
@@ -260,6 +266,16 @@ def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:
     if not wish.complete or wanted == picture.masquerade:
         return None
     return wanted or Masquerade()
+
+
+def forward_steps(wish: Wish, picture: Picture) -> dict[ForwardKey, ForwardChain]:
+    """Others' chains to open to pods, because they drop, and those to leave as they were."""
+    wanted = {key: wish.dataplane.open_forward and chain.drops for key, chain in picture.forward.items()}
+    return {
+        key: replace(chain, opened=wanted[key])
+        for key, chain in picture.forward.items()
+        if chain.opened != wanted[key]
+    }
 
 
 def conflict_reason(standing: Route) -> str:

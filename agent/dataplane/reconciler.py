@@ -325,6 +325,8 @@ class Reconciler:
                 self._look_everywhere = True
             case Kind.MASQUERADE:
                 picture.masquerade = await self._kernel.masquerade()
+            case Kind.FORWARD:
+                picture.forward = dict(await self._kernel.forward_chains())
             case Kind.SYSCTL:
                 picture.sysctls = dict(
                     await self._kernel.sysctls(tuple(self._wish.dataplane.sysctls), only=True)
@@ -360,6 +362,7 @@ class Reconciler:
         await self._forgetting.before_use(key for key, route in routes.create.items() if plan.is_pod(route))
         await writes.put_routes(routes)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
+        await writes.put_forward_chains(plan.forward_steps(self._wish, picture))
         withdrawn = self._routes_plan.withdrawn
         await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes, withdrawn)
         await self._forget(moving)

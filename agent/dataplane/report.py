@@ -90,6 +90,8 @@ class Tally:
             changed = [
                 key for key in changed if any(_ours(side.get(key), ownership) for side in (before, now))
             ]
+        if kind is Kind.FORWARD:  # a chain that came anew is no drift
+            changed = [key for key in changed if key in before]
         if kind is Kind.SYSCTL:  # one that is new or has gone came and went with its device
             changed = [key for key in changed if key in before and key in now]
         self.drift[kind] += len(changed)
@@ -121,6 +123,7 @@ class Tally:
                 "route": len(installed),
                 "masquerade": int(picture.masquerade is not None),
                 "sysctl": len(picture.sysctls),
+                "forward": sum(chain.opened for chain in picture.forward.values()),
             },
             written=_named(self.written),
             removed=_named(self.removed),

@@ -23,6 +23,7 @@ def dataplane(facts: Facts, wished_routes: Mapping[RouteKey, Route] | None = Non
         routes=routes(facts) if wished_routes is None else wished_routes,
         masquerade=masquerade(facts),
         sysctls=sysctls(facts),
+        open_forward=facts.open_forward,
     )
 
 

@@ -15,7 +15,18 @@ from agent.clock import Clock
 from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
 from agent.dataplane.kernel import Kernel, KernelError, Refusal, Unsupported
-from agent.dataplane.objects import FdbEntry, Kind, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel
+from agent.dataplane.objects import (
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+)
 from agent.dataplane.plan import Picture
 from agent.dataplane.report import Tally
 from agent.dataplane.retries import Retries
@@ -93,6 +104,15 @@ class Writes:
             Kind.MASQUERADE, MASQUERADE_KEY[1], "masquerade", self._kernel.put_masquerade(wish)
         ):
             self._picture.masquerade = wish if wish.sources else None
+
+    async def put_forward_chains(self, chains: Mapping[ForwardKey, ForwardChain]) -> None:
+        """Open or close others' forward chains to pods."""
+        for key, chain in self._due(Kind.FORWARD, chains).items():
+            feature = f"forwarding through {' '.join(key)}"
+            if await self._one(Kind.FORWARD, key, feature, self._kernel.put_forward_chain(chain)):
+                self._picture.forward[key] = chain
+                word = "forward.opened" if chain.opened else "forward.closed"
+                self._log.info(word, chain=" ".join(key))
 
     async def _one(self, kind: Kind, key: Any, feature: str, call: Awaitable[None]) -> bool:
         try:

@@ -17,6 +17,7 @@ from agent.dataplane.objects import (
     VXLAN_DEVICE,
     Address,
     FdbEntry,
+    ForwardChain,
     Neighbour,
     Route,
     RouteKey,
@@ -28,6 +29,11 @@ from agent.dataplane.objects import (
 from agent.lab.processes import wait_for
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
+
+
+def nft(words: str) -> str:
+    """Run nft(8) in the present namespace as somebody else would."""
+    return subprocess.run(["nft", words], capture_output=True, text=True, check=True).stdout
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class World(Protocol):
     def foreign_put(self, route: Route) -> None: ...
     def foreign_sysctl(self, name: str, value: str) -> None: ...
     def connect(self, source: Address, destination: Address) -> None: ...
+    def foreign_forward(self, chain: ForwardChain) -> None: ...
 
 
 class FakeWorld:
@@ -139,6 +146,9 @@ class FakeWorld:
         self.set_link = self.kernel.set_link
         self.foreign_put = self.kernel.foreign_put
         self.foreign_sysctl = self.kernel.foreign_sysctl
+
+    def foreign_forward(self, chain: ForwardChain) -> None:
+        self.kernel.foreign_forward(chain)
 
     def connect(self, source: Address, destination: Address) -> None:
         self.kernel.connections.append((source, destination))
@@ -165,6 +175,13 @@ class RealWorld:
 
     def foreign_sysctl(self, name: str, value: str) -> None:
         (procfs.ROOT / name).write_text(value)
+
+    def foreign_forward(self, chain: ForwardChain) -> None:
+        policy = "drop" if chain.drops else "accept"
+        nft(f"add table {chain.family} {chain.table}")
+        hook = f"{{ type filter hook forward priority 0; policy {policy}; }}"
+        nft(f"add chain {' '.join(chain.key)} {hook}")
+        nft(f"flush chain {' '.join(chain.key)}")
 
     def connect(self, source: Address, destination: Address) -> None:
         connect(source, destination)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.dataplane.budget import Budget
 from agent.dataplane.lingering import Lingering
-from agent.dataplane.objects import VXLAN_DEVICE, Dataplane, Kind, Route, RouteKey, Sysctl
+from agent.dataplane.objects import VXLAN_DEVICE, Dataplane, ForwardChain, Kind, Route, RouteKey, Sysctl
 from tests.dataplane.running import IMPATIENT, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.fakes.kernel import FakeKernel, Fault
@@ -221,3 +221,29 @@ def test_what_is_wished_again_in_time_was_never_unwished() -> None:
     assert lingering.over(["tunl0", VXLAN_DEVICE], 16.0) == ["tunl0"]
     assert lingering.over([], 17.0) == []
     assert lingering.next_at() is None
+
+
+DOCKER = ForwardChain("ip", "filter", "FORWARD", drops=True)
+HARMLESS = ForwardChain("inet", "mine", "forward", drops=False)
+
+
+async def test_a_forward_chain_that_drops_is_opened_to_pods_and_again_when_it_was_made_anew(
+    kernel: FakeKernel,
+) -> None:
+    kernel.foreign_forward(HARMLESS)
+    async with running(Bench(kernel, Dataplane(open_forward=True))) as bench:
+        for _ in range(2):
+            kernel.foreign_forward(DOCKER)
+            await bench.until(lambda: kernel.forward_table[DOCKER.key].opened)
+        assert kernel.writes == ["open ip filter FORWARD"] * 2
+        assert bench.reconciler.report().drift["forward"] == 1
+        assert bench.log.of("kernel.drift")[0]["by"] == "dockerd"
+        kernel.foreign_forward(replace(DOCKER, drops=False, opened=True))
+        await bench.until(lambda: not kernel.forward_table[DOCKER.key].opened)
+
+
+async def test_without_the_setting_others_chains_are_left_and_ours_are_taken_back(kernel: FakeKernel) -> None:
+    kernel.foreign_forward(DOCKER)
+    kernel.foreign_forward(replace(HARMLESS, drops=True, opened=True))
+    async with running(Bench(kernel, Dataplane())):
+        assert kernel.writes == ["close inet mine forward"]

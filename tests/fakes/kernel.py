@@ -27,6 +27,8 @@ from agent.dataplane.objects import (
     VXLAN_DEVICES,
     Address,
     FdbEntry,
+    ForwardChain,
+    ForwardKey,
     Kind,
     Link,
     Masquerade,
@@ -82,6 +84,7 @@ class FakeKernel:
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
+        self.forward_table: dict[ForwardKey, ForwardChain] = {}
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
         self.connections: list[tuple[Address, Address]] = []
         """Tracked ones: who asked, who answered."""
@@ -137,6 +140,11 @@ class FakeKernel:
         """Somebody flushes the ruleset."""
         self.nft_table = None
         self._tell(ObjectsChanged(Kind.MASQUERADE, by="firewalld"))
+
+    def foreign_forward(self, chain: ForwardChain) -> None:
+        """Somebody makes a chain anew, without any rule."""
+        self.forward_table[chain.key] = chain
+        self._tell(ObjectsChanged(Kind.FORWARD, by="dockerd"))
 
     def foreign_sysctl(self, name: str, value: str) -> None:
         """Somebody turns a switch."""
@@ -274,6 +282,17 @@ class FakeKernel:
             raise Unsupported("this kernel has no nftables ip family")
         self.writes.append("put masquerade")
         self.nft_table = wish.collapsed() if wish.sources else None
+
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        self.dumps.append(Kind.FORWARD)
+        await asyncio.sleep(0)
+        return dict(self.forward_table)
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        await asyncio.sleep(0)
+        self.writes.append(f"{'open' if chain.opened else 'close'} {' '.join(chain.key)}")
+        if chain.key in self.forward_table:
+            self.forward_table[chain.key] = chain
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
         self.dumps.append(Kind.SYSCTL)
