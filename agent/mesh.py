@@ -23,10 +23,10 @@ from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.exporting import announcements, borne
+from agent.exporting import announcements, borne, interfaces
 from agent.identity import identity
 from agent.peering import Peering, Situation, peering, wanted_secrets
-from agent.policies import Ground, policy
+from agent.policies import Ground, names_interfaces, policy
 from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
@@ -121,7 +121,8 @@ class Mesh:
             local_prefixes=self._local_prefixes,
             cluster=cluster.bgp,
             node=cluster.own_bgp,
-            filters=cluster.bgp_filters,
+            filters=(filters := cluster.bgp_filters),
+            interfaces=interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
         )
         if started or situation != self._situation or ground != self._ground:
             self._situation, self._ground = situation, ground
