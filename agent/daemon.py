@@ -47,6 +47,7 @@ from agent.datastore.syncer import Syncer
 from agent.draining import DrainFile
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
+from agent.policies import services
 from agent.reachability import Reachability
 from agent.secrets import Secrets
 from agent.service.notify import Notifier
@@ -197,6 +198,8 @@ class Agent:
                 Endpoint(item.spec.interface_name, item.addresses) for item in self._cluster.endpoints
             ),
             learned=self._mesh.learned,
+            gateways=self._mesh.gateways,
+            services=services(self._cluster.bgp),
             links=links,
             open_forward=self._config.kernel.open_forward,
             protocols=Protocols(

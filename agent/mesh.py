@@ -97,6 +97,8 @@ class Mesh:
         self._ground: Ground | None = None
         self._peering = Peering({})
         self._troubles: tuple[str, ...] = ()
+        self.gateways: Mapping[Address, Address] = {}
+        """Peer -> the neighbour by which it is reached."""
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
@@ -137,6 +139,10 @@ class Mesh:
         speaker.configure(
             {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
         )
+        gateways = {address: one.gateway for address, one in peers.items() if one.gateway is not None}
+        if gateways != self.gateways:
+            self.gateways = gateways
+            self._changed()
         named = {one.resource: one.filters for one in peers.values()}
         self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
 

@@ -77,6 +77,10 @@ class Facts:
     protocols: Protocols = Protocols()
     open_forward: bool = True
     """The setting: others' forward chains that drop let pods' packets through."""
+    gateways: Mapping[Address, Address] = field(default_factory=dict)
+    """BGP peer -> the neighbour by which it is reached (`reachableBy`)."""
+    services: tuple[Prefix, ...] = ()
+    """Networks of services: what others tell of them is not for this node's kernel."""
 
     @property
     def me(self) -> NodeAddresses | None:
