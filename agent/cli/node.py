@@ -72,7 +72,7 @@ def shown(status: dict[str, Any]) -> str:
         "",
         f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or '?'})",
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
-        f"pods       {status['pods']}",
+        f"pods       {status['pods']}{', mtu ' + str(status['mtu']) if status['mtu'] else ''}",
     ]
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]

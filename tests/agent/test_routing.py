@@ -8,9 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.objects import Link
 from agent.dataplane.routing import routes
-from agent.dataplane.tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
+from agent.dataplane.tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.wishes import dataplane, masquerade
 from ipam.model import EncapsulationMode, NodeName, Pool
 
