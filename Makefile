@@ -5,9 +5,9 @@ BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr gcc iperf3 iptables iputils-ping libc6-dev nftables procps
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins gcc iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps runc systemd-container user-mode-linux
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins gcc iperf3 iptables iputils-ping kmod libc6-dev nftables openssl procps systemd-container user-mode-linux
 
-.PHONY: bench demo test check unit kernel ipip format lock clean help
+.PHONY: bench demo test check unit kernel ipip format lock wheel wheels clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -15,6 +15,7 @@ help:
 	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
+	@echo "     make wheel   dist/tortie-*.whl; make wheels adds what it needs, for machines without a package index"
 	@echo "     make lock    pin the dependencies anew"
 
 demo: .venv/ready
@@ -47,9 +48,18 @@ format: .venv/ready
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+wheel: .venv/ready
+	@mkdir -p dist && rm -f dist/tortie-*.whl
+	@$(BIN)/python -m hatchling build -t wheel -d dist
+
+# The wheel, and beside it everything it needs: a machine without a package index installs from dist.
+wheels: wheel
+	@$(BIN)/python packaging/runtime_lock.py requirements.lock >dist/runtime.lock
+	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --use-pep517 --require-hashes -r dist/runtime.lock -w dist
+
 lock: .venv/ready
 	@$(BIN)/pip-compile -q --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --no-header --allow-unsafe --strip-extras -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

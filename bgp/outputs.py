@@ -75,11 +75,4 @@ class Tolerated:
     faults: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeAgain:
-    """Other rules hold for what the neighbour told of a family."""
-
-    family: Family
-
-
-Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | JudgeAgain | Tolerated
+Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | Tolerated

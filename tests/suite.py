@@ -31,7 +31,7 @@ def shards() -> list[Shard]:
     guest = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(SHARD_SECONDS - 100), "--"]
     return [
         Shard("cores, contracts, kernel, interop", [*pytest, "-m", "not lab and not ipip"]),
-        Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
+        Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench", "tests/systemd"]),
         Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-m", "ipip"]),
     ]
 

@@ -35,24 +35,14 @@ def add_parsers(subparsers: Any) -> None:
     addresses.set_defaults(run=run_addresses)
 
 
-def _ask(arguments: argparse.Namespace, question: str) -> Any:
-    from agent import control
-    from agent.cli.connection import config
-    from agent.cli.failure import CommandFailed
-
-    try:
-        return control.ask(config(arguments).control_socket, question)
-    except control.NotRunning as error:
-        raise CommandFailed(str(error)) from error
-
-
 def run_addresses(arguments: argparse.Namespace) -> None:
     """`tortie node addresses`."""
+    from agent.cli.connection import asked
     from agent.cli.tables import ruled
 
     rows = [
         ("*" if row["taken"] else "", row["interface"], row["address"], row["why"])
-        for row in _ask(arguments, "addresses")
+        for row in asked(arguments, "addresses")
     ]
     print(ruled(("", "INTERFACE", "ADDRESS", "WHY"), rows))
 
@@ -61,32 +51,30 @@ def run_status(arguments: argparse.Namespace) -> None:
     """`tortie node status`."""
     import json
 
-    status = _ask(arguments, "status")
+    from agent.cli.connection import asked
+
+    status = asked(arguments, "status")
     print(json.dumps(status, indent=2) if arguments.json else shown(status))
 
 
 def shown(status: dict[str, Any]) -> str:
     """The agent's answer for people."""
+    from agent.cli.tables import ruled
+
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",
         "",
         f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or '?'})",
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
-        f"pods       {status['pods']}{', mtu ' + str(status['mtu']) if status['mtu'] else ''}",
+        f"pods       {status['pods']}",
     ]
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
     lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
     lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
-    for version, sign in (("IPv4", "."), ("IPv6", ":")):
-        lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
-    return "\n".join(lines)
-
-
-def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
-    """The peers of one version of IP, told by the `sign` in their addresses, as calicoctl shows them."""
-    from agent.cli.tables import ruled
-
+    lines += ["", "IPv4 BGP status"]
+    if not status["peers"]:
+        return "\n".join([*lines, "No IPv4 peers found."])
     rows = [
         (
             peer["address"],
@@ -96,11 +84,8 @@ def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
             peer["state"] if not peer["last_error"] else f"{peer['state']}: {peer['last_error']}",
         )
         for peer in status["peers"]
-        if sign in peer["address"]
     ]
-    if not rows:
-        return [f"No {version} peers found."]
-    return [ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)]
+    return "\n".join([*lines, ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)])
 
 
 def drain_notes(status: dict[str, Any]) -> list[str]:

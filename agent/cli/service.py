@@ -1,4 +1,4 @@
-"""`tortie reload`: have the running agent read its settings again."""
+"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,89 @@ Wrong settings are refused with one sentence, and those in force stay. Changed o
 routes, pods and the peers' routes to this node stay. TORTIE_* variables come from the service's environment: they
 change with systemctl restart.
 """
+UNINSTALL_EXAMPLES = """\
+examples:
+  tortie uninstall
+  tortie uninstall --pods-too --purge
+
+Leaves the peers, stops the service, removes routes, tunnels, tables, files and the plugin, sets the switches as they
+were, and prints the proof. The datastore keeps the node's record: tortie delete node NAME, tortie ipam release.
+"""
 BACK_SECONDS = 20.0
 POLL_SECONDS = 0.1
 
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
+    from agent.service import install
+
+    raw = argparse.RawDescriptionHelpFormatter
+    new = subparsers.add_parser(
+        "install", help="the service, on this machine", epilog=install.EXAMPLES, formatter_class=raw
+    )
+    install.add_arguments(new)
+    new.set_defaults(run=run_install)
+    gone = subparsers.add_parser(
+        "uninstall", help="everything of it off again", epilog=UNINSTALL_EXAMPLES, formatter_class=raw
+    )
+    gone.add_argument("--pods-too", action="store_true", help="attached pods lose their network")
+    gone.add_argument("--purge", action="store_true", help="settings and secrets as well")
+    gone.add_argument("--packaged", action="store_true", help="a package removes the files it placed")
+    gone.set_defaults(run=run_uninstall)
     reload = subparsers.add_parser(
         "reload",
         help="check the settings anew, and use them",
         epilog=RELOAD_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=raw,
     )
     reload.set_defaults(run=run_reload)
+
+
+def run_install(arguments: argparse.Namespace) -> None:
+    """`tortie install`."""
+    from agent.cli.failure import CommandFailed
+    from agent.service.install import InstallFailed, install, options
+
+    try:
+        for done in install(options(arguments)):
+            print(done, flush=True)
+    except InstallFailed as error:
+        raise CommandFailed(str(error)) from error
+
+
+def run_uninstall(arguments: argparse.Namespace) -> None:
+    """`tortie uninstall`."""
+    import asyncio
+    import os
+
+    # Everything is imported before the environment it comes from is removed.
+    from agent.cli.connection import config
+    from agent.cli.failure import CommandFailed
+    from agent.config import Config
+    from agent.dataplane.netlink import NetlinkKernel
+    from agent.service.uninstall import Options, UninstallFailed, uninstall
+
+    if os.geteuid() != 0:
+        raise CommandFailed("uninstalling needs root")
+    try:
+        settings = config(arguments)
+    except CommandFailed as failure:
+        print(f"the settings are wrong ({failure}): taking the default ones")
+        settings = Config()
+    wished = Options(arguments.pods_too, arguments.purge, arguments.packaged)
+
+    async def run() -> None:
+        kernel = NetlinkKernel(nexthop_objects=settings.kernel.nexthop_objects)
+        try:
+            async for done in uninstall(kernel, settings, wished):
+                print(done, flush=True)
+        finally:
+            kernel.close()
+
+    try:
+        asyncio.run(run())
+    except UninstallFailed as error:
+        raise CommandFailed(str(error)) from error
 
 
 def run_reload(arguments: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def install(places: Places, shim: str, network: str, *, replace: bool = False) -
             path = places.plugins / name
             if path.exists() and not _is_ours(path):
                 raise InstallFailed(f"{path} is somebody else's plugin; move it, or choose another --bin-dir")
-            done = _put(path, content, 0o755)
+            done = put(path, content, 0o755)
             yield f"{path}: {'written' if done else 'stands already'} ({kind})"
             _must_answer(path)
         places.configuration.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _configure(places: Places, network: str, *, replace: bool) -> str:
     content = conflist(network, portmap=(places.plugins / "portmap").exists())
     if path.exists() and not replace and path.read_bytes() != content:
         return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
-    return f"{path}: {'written' if _put(path, content, 0o644) else 'stands already'}"
+    return f"{path}: {'written' if put(path, content, 0o644) else 'stands already'}"
 
 
 def uninstall(places: Places) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _is_ours(path: Path) -> bool:
     return MARK in path.read_bytes()
 
 
-def _put(path: Path, content: bytes, mode: int) -> bool:
+def put(path: Path, content: bytes, mode: int) -> bool:
     """Write durably by rename; False when it stands so already."""
     if path.exists() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
         return False

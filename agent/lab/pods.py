@@ -47,10 +47,7 @@ def _file(plan: LabPlan, name: str) -> Path:
 
 def pods(plan: LabPlan) -> list[Pod]:
     """All pods of the lab, by name."""
-    found = []
-    for path in (plan.directory / "pods").glob("*.json"):
-        with suppress(FileNotFoundError):  # another caller removed it just now
-            found.append(Pod(**json.loads(path.read_text())))
+    found = [Pod(**json.loads(path.read_text())) for path in (plan.directory / "pods").glob("*.json")]
     return sorted(found, key=lambda pod: pod.name)
 
 

@@ -27,9 +27,19 @@ log = structlog.get_logger()
 class Supervision:
     """One agent's conversation with its manager; a shell."""
 
-    def __init__(self, notifier: Notifier, standing: Callable[[], Standing], clock: Clock) -> None:
+    def __init__(
+        self,
+        notifier: Notifier,
+        standing: Callable[[], Standing],
+        look_again: Callable[[], None],
+        begins_again: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        """`look_again` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
+        self._begins_again = begins_again
         self._notifier = notifier
         self._standing = standing
+        self._look_again = look_again
         self._clock = clock
         self._said = ""
         self.ready = False
@@ -45,12 +55,14 @@ class Supervision:
                 self._look(self._clock.now() - started)
                 await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
         finally:
-            self._notifier.tell("STOPPING=1", "STATUS=stopping; routes stay as they are")
+            if not self._begins_again():  # else systemd would wait for the process to end, and kill it
+                self._notifier.tell("STOPPING=1", "STATUS=stopping; routes stay as they are")
 
     def _look(self, age_seconds: float) -> None:
         standing = self._standing()
         if self._passes_when_in_sync is None and standing.not_ready is None:
             self._passes_when_in_sync = standing.passes
+            self._look_again()
         lines = ["WATCHDOG=1"]
         if not self.ready and is_ready(standing, self._passes_when_in_sync, age_seconds):
             self.ready = True

@@ -134,12 +134,20 @@ async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
     tmp_path: Path, systemd: Systemd
 ) -> None:
     now = [AWAY]
-    told = Supervision(notifier(tmp_path, WATCHDOG_USEC="80000"), lambda: now[0], SystemClock())
+    asked: list[int] = []
+    told = Supervision(
+        notifier(tmp_path, WATCHDOG_USEC="80000"),
+        lambda: now[0],
+        lambda: asked.append(1),
+        lambda: False,
+        SystemClock(),
+    )
     task = asyncio.create_task(told.run())
     before = await until(systemd, f"STATUS={status_text(AWAY)}")
     assert "READY=1" not in before
     now[0] = SERVING
     await until(systemd, f"STATUS={status_text(SERVING)}")
+    assert asked == [1]
     now[0] = replace(SERVING, passes=2)
     assert (await until(systemd, "READY=1")).count("READY=1") == 1
     after = await until(systemd, "WATCHDOG=1")
@@ -148,6 +156,18 @@ async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
     with suppress(asyncio.CancelledError):
         await task
     assert systemd.heard()[-2:] == ["STOPPING=1", "STATUS=stopping; routes stay as they are"]
+
+
+async def test_a_process_that_begins_again_does_not_say_that_it_stops(
+    tmp_path: Path, systemd: Systemd
+) -> None:
+    told = Supervision(notifier(tmp_path), lambda: SERVING, lambda: None, lambda: True, SystemClock())
+    task = asyncio.create_task(told.run())
+    await until(systemd, "WATCHDOG=1")
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert "STOPPING=1" not in systemd.heard()
 
 
 def test_bad_settings_change_nothing_and_say_why() -> None:

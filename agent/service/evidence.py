@@ -1,0 +1,106 @@
+"""What a machine's network and our places on its disk look like, in lines that can be compared.
+
+Promises: reads only; counters and remaining lifetimes are left out, for they change by themselves.
+Does not know: whose an object is, what to do about a difference.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.service import layout
+
+READ_SECONDS = 30.0
+COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "links": (("ip", "-o", "link", "show"), ("ip", "-o", "address", "show")),
+    "routes": (("ip", "-4", "route", "show", "table", "all"), ("ip", "-6", "route", "show", "table", "all")),
+    "rules": (("ip", "-4", "rule", "show"), ("ip", "-6", "rule", "show")),
+    "nft": (("nft", "list", "ruleset"),),
+}
+PASSING = re.compile(r"\s*(?:valid_lft \S+|preferred_lft \S+|expires \d+sec|tentative\b)")
+SWITCHES = ("net/ipv4/ip_forward", "net/ipv4/conf/*/*", "net/ipv6/conf/*/*", "net/ipv4/neigh/*/proxy_delay")
+UNSTABLE = ("stable_secret", "/flush")
+"""Written, not read."""
+RESTORED = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
+"""The switches that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
+
+Evidence = Mapping[str, Sequence[str]]
+"""What -> its lines."""
+
+
+class NoEvidence(Exception):
+    """One sentence: what cannot be read."""
+
+
+def read(root: Path = Path("/")) -> dict[str, list[str]]:
+    """Links, routes, rules, nft, sysctls and our files. Raises NoEvidence."""
+    found = {what: [line for words in each for line in _said(words)] for what, each in COMMANDS.items()}
+    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(sysctls().items())]
+    found["files"] = files(root)
+    return found
+
+
+def _said(words: Sequence[str]) -> list[str]:
+    if shutil.which(words[0]) is None:
+        if words[0] == "nft":
+            return []  # without its program nobody else looks at it either; the agent needs none
+        raise NoEvidence(f"{words[0]} is not installed: apt install iproute2")
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=READ_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoEvidence(f"{' '.join(words)}: {error}") from error
+    if done.returncode != 0 and "dump terminated" not in done.stderr.lower():
+        raise NoEvidence(f"{' '.join(words)}: {done.stderr.strip()}")
+    return [PASSING.sub("", line).rstrip() for line in done.stdout.splitlines()]
+
+
+def sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
+    """Name -> value of the switches worth comparing."""
+    found = {}
+    for pattern in SWITCHES:
+        for path in root.glob(pattern):
+            name = str(path.relative_to(root))
+            if not any(part in name for part in UNSTABLE):
+                try:
+                    found[name] = path.read_text().strip()
+                except OSError:
+                    continue  # its interface has gone meanwhile
+    return found
+
+
+def files(root: Path) -> list[str]:
+    """Every file, link and directory in a place of ours, as `find` prints them."""
+    found = {str(one) for one in layout.directories() if (root / one).is_dir()}
+    single = [placed.target for placed in layout.FILES] + list(layout.COMMANDS)
+    single += [layout.WANTS / unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT)]
+    found |= {str(one) for one in single if (root / one).is_symlink() or (root / one).exists()}
+    for own in (layout.CONFIGURATION, layout.STATE, layout.RUN, *layout.CNI_DIRECTORIES):
+        found |= {str(one.relative_to(root)) for one in (root / own).rglob("*")}
+    found |= {str(one.relative_to(root)) for one in (root / layout.HOME).glob("*")}
+    return sorted(found)
+
+
+def differences(before: Evidence, now: Evidence) -> dict[str, list[str]]:
+    """What -> the lines that went (-) and came (+); nothing for what is as it was."""
+    found = {}
+    for what, lines in before.items():
+        present = now.get(what, ())
+        went = [f"- {line}" for line in lines if line not in set(present)]
+        came = [f"+ {line}" for line in present if line not in set(lines)]
+        if went or came:
+            found[what] = went + came
+    return found
+
+
+def to_restore(before: Evidence) -> dict[str, str]:
+    """Switch -> its value before, those first that change others when they are set."""
+    values = dict(line.split(" = ", 1) for line in before.get("sysctls", ()) if " = " in line)
+    names = [name for name in values if RESTORED.fullmatch(name)]
+    order = sorted(
+        names, key=lambda name: (name.count("/"), "/all/" not in name, "/default/" not in name, name)
+    )
+    return {name: values[name] for name in order}

@@ -1,0 +1,260 @@
+"""Puts the agent on a machine: a virtual environment of its own, unit files, a skeleton of settings; or a newer one.
+
+Promises: runs with nothing but Python and iproute2, from a wheel that is not installed; what the machine was like is
+written down before the first file is; every file and the link to the environment in use change by one rename, so an
+agent that starts in that moment is the old or the new one; settings are never overwritten; an upgrade restarts the
+agent, and its routes, pods and the peers' routes to it stay. Does not know: how it is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as packaged
+from pathlib import Path
+
+from agent.cni.install import put
+from agent.service import evidence, layout
+
+WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
+STEP_SECONDS = 600.0
+KEPT_VERSIONS = 2
+"""The one in use and the one before it, whose process may still run."""
+COMPLETE = ".complete"
+"""In an environment that was made to its end."""
+
+EXAMPLES = """\
+examples:
+  tortie install --wheels dist --start
+  tortie install --wheels dist --online     dependencies from the package index
+  PYTHONPATH=dist/tortie-0.1.0-py3-none-any.whl python3 -m agent.service.install --wheels dist --start
+"""
+
+
+class InstallFailed(Exception):
+    """One sentence: what stands in the way, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to install."""
+
+    wheels: Path
+    online: bool = False
+    """Dependencies may come from the package index."""
+    packaged: bool = False
+    """A package manager placed the files: only the environment and the record are ours to make."""
+    start: bool = False
+    """Enable the service, and start it now."""
+
+
+def add_arguments(found: argparse.ArgumentParser) -> None:
+    """The flags of `tortie install`."""
+    found.add_argument(
+        "--wheels", type=Path, default=Path("dist"), metavar="DIR", help="with tortie's wheel (default: dist)"
+    )
+    found.add_argument("--online", action="store_true", help="dependencies come from the package index")
+    found.add_argument("--packaged", action="store_true", help="a package has placed the files already")
+    found.add_argument("--start", action="store_true", help="enable the service and start it now")
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    """The flags' values."""
+    return Options(arguments.wheels, arguments.online, arguments.packaged, arguments.start)
+
+
+def install(wished: Options) -> Iterator[str]:
+    """Install or upgrade; yields what was done, a phrase each. Raises InstallFailed."""
+    if os.geteuid() != 0:
+        raise InstallFailed("installing needs root")
+    root = Path("/")
+    wheel = newest(wished.wheels)
+    try:
+        yield _record(root)
+        environment = root / layout.HOME / identity(wheel)
+        yield _environment(environment, wheel, wished)
+        if not wished.packaged:
+            yield from _place(root)
+        yield _settings(root)
+        yield _switch(root, environment)
+        yield from _prune(root)
+        yield from _tell(wished)
+    except OSError as error:
+        raise InstallFailed(f"{error.filename or root}: {error.strerror}") from error
+    except evidence.NoEvidence as error:
+        raise InstallFailed(str(error)) from error
+
+
+def newest(directory: Path) -> Path:
+    """The one wheel of ours in a directory. Raises InstallFailed."""
+    found = sorted(path for path in directory.glob("tortie-*.whl") if WHEEL.fullmatch(path.name))
+    if len(found) != 1:
+        what = "no wheel of tortie" if not found else f"{len(found)} wheels of tortie"
+        raise InstallFailed(
+            f"{directory}: {what}; name a directory with one by --wheels (make wheel makes it)"
+        )
+    return found[0].resolve()
+
+
+def identity(wheel: Path) -> str:
+    """A name for an environment made of this wheel with this Python."""
+    version = WHEEL.fullmatch(wheel.name)
+    assert version is not None
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:10]
+    return f"{version[1]}-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _record(root: Path) -> str:
+    path = root / layout.RECORD
+    if path.exists():
+        return f"{path}: stands already"
+    found = json.dumps(evidence.read(root), indent=1).encode()
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    put(path, found, 0o600)
+    return f"{path}: written, what the machine is like without us"
+
+
+def _environment(environment: Path, wheel: Path, wished: Options) -> str:
+    if (environment / COMPLETE).exists():
+        return f"{environment}: stands already"
+    shutil.rmtree(environment, ignore_errors=True)
+    environment.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _run([sys.executable, "-m", "venv", str(environment)], "apt install python3-venv")
+    pip = [str(environment / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    source = ["--find-links", str(wished.wheels)] + ([] if wished.online else ["--no-index"])
+    _run(
+        [*pip, "--no-cache-dir", *source, str(wheel)],
+        "put the dependencies' wheels beside it, or use --online",
+    )
+    (environment / COMPLETE).touch()
+    return f"{environment}: made"
+
+
+def _run(words: Sequence[str], remedy: str) -> None:
+    """Raises InstallFailed with the program's last line."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise InstallFailed(f"{words[0]}: no end after {STEP_SECONDS:g} s") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "failed").splitlines()[-1]
+        raise InstallFailed(f"{' '.join(words[:4])}: {said} ({remedy})")
+
+
+def unit_file(source: str) -> bytes:
+    """A file of systemd/: in the wheel, or beside this program's checkout."""
+    inside = packaged("agent.service") / "systemd" / source
+    if inside.is_file():
+        return inside.read_bytes()
+    return (Path(__file__).parent.parent.parent / "systemd" / source).read_bytes()
+
+
+def _place(root: Path) -> Iterator[str]:
+    for placed in layout.FILES:
+        path = root / placed.target
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        done = put(path, unit_file(placed.source), 0o644)
+        yield f"{path}: {'written' if done else 'stands already'}"
+    for link, target in layout.COMMANDS.items():
+        path = root / link
+        if path.exists() and not path.is_symlink():
+            raise InstallFailed(f"{path} is somebody else's program; move it")
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _link(path, str(target))
+        yield f"{path}: to {target}"
+
+
+def _settings(root: Path) -> str:
+    path = root / layout.SETTINGS
+    if path.exists():
+        return f"{path}: left as it is"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    put(path, layout.SKELETON.encode(), 0o644)
+    return f"{path}: written, to be filled in"
+
+
+def _switch(root: Path, environment: Path) -> str:
+    _link(root / layout.CURRENT, environment.name)
+    return f"{root / layout.CURRENT}: to {environment.name}"
+
+
+def _link(path: Path, target: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(path)
+
+
+def _prune(root: Path) -> Iterator[str]:
+    current = (root / layout.CURRENT).resolve()
+    versions = [path for path in (root / layout.HOME).iterdir() if path.is_dir() and not path.is_symlink()]
+    others = sorted((path for path in versions if path != current), key=lambda path: path.stat().st_mtime)
+    for path in others[: -(KEPT_VERSIONS - 1)]:
+        shutil.rmtree(path)
+        yield f"{path}: removed"
+
+
+def _tell(wished: Options) -> Iterator[str]:
+    """Let the running programs see the new files."""
+    if not Path("/run/systemd/system").is_dir():
+        yield "systemd does not run here: nothing is started"
+        return
+    if not wished.packaged:
+        for words in reloads():
+            said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
+            if said.returncode != 0:
+                yield f"{' '.join(words)}: {said.stderr.strip()}"
+    running = active(layout.AGENT_UNIT)
+    if wished.start:
+        _run(["systemctl", "enable", layout.AGENT_UNIT, layout.DRAIN_UNIT], "see: systemctl status")
+    if running or wished.start:
+        verb = "restart" if running else "start"
+        _run(["systemctl", verb, layout.AGENT_UNIT], f"see: journalctl -u {layout.AGENT_UNIT}")
+        yield f"{layout.AGENT_UNIT}: {verb}ed"
+    else:
+        yield f"fill in {Path('/') / layout.SETTINGS}, then: systemctl enable --now {layout.AGENT_UNIT}"
+
+
+def active(unit: str) -> bool:
+    """Whether a unit is up, or about to be."""
+    words = ["systemctl", "is-active", "--quiet", unit]
+    return subprocess.run(words, capture_output=True, check=False, timeout=STEP_SECONDS).returncode == 0
+
+
+def reloads() -> Iterator[list[str]]:
+    """What must be said so that the files take effect, to those that run."""
+    yield ["systemctl", "daemon-reload"]
+    yield ["systemd-tmpfiles", "--create"] + [
+        str(Path("/") / one.target) for one in layout.FILES if "tmpfiles.d" in one.source
+    ]
+    if active("systemd-udevd.service"):
+        yield ["udevadm", "control", "--reload"]
+    if active("systemd-networkd.service"):
+        yield ["networkctl", "reload"]
+    if active("NetworkManager.service"):
+        yield ["nmcli", "general", "reload", "conf"]
+
+
+def main() -> None:
+    """`python3 -m agent.service.install`, for a machine where nothing is installed yet."""
+    found = argparse.ArgumentParser(
+        prog="tortie install", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(found)
+    try:
+        for done in install(options(found.parse_args())):
+            sys.stdout.write(f"{done}\n")
+    except InstallFailed as error:
+        sys.exit(f"tortie install: {error}")
+
+
+if __name__ == "__main__":
+    main()

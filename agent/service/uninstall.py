@@ -1,0 +1,233 @@
+"""Takes the agent off a machine, and proves that nothing of it is left.
+
+Promises: pods that are still attached stop it, unless they are to lose their network; routes, tunnels and tables go
+only when they are ours by the agent's own rules; switches get the values they had before the first installation;
+settings that somebody filled in stay unless purged; the proof compares everything with the record of that time.
+Does not know: what the datastore keeps of this node.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.cni.install import InstallFailed as CniFailed
+from agent.cni.install import Places
+from agent.cni.install import uninstall as remove_plugins
+from agent.config import Config, ConfigError
+from agent.dataplane import procfs
+from agent.dataplane.kernel import Kernel, KernelError
+from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
+from agent.dataplane.ownership import Ownership
+from agent.service import evidence, layout
+from agent.service.install import active
+from agent.service.start import only_one
+
+STOP_SECONDS = 60.0
+MOST_DIFFERENCES = 20
+"""Lines printed per kind of thing that is not as before."""
+
+
+class UninstallFailed(Exception):
+    """One sentence: what stands in the way, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much goes."""
+
+    pods_too: bool = False
+    """Remove the interfaces of pods that are still attached."""
+    purge: bool = False
+    """Settings and secrets as well."""
+    packaged: bool = False
+    """A package manager removes the files it placed."""
+
+
+def stop(root: Path) -> Iterator[str]:
+    """Leave the peers, stop the agent, and have neither start again."""
+    if not Path("/run/systemd/system").is_dir():
+        return
+    for unit in (
+        layout.DRAIN_UNIT,
+        layout.AGENT_UNIT,
+    ):  # the first one's stop says farewell through the second
+        if active(unit):
+            _systemctl("stop", unit)
+            yield f"{unit}: stopped"
+    enabled = [
+        unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT) if (root / layout.WANTS / unit).is_symlink()
+    ]
+    if enabled:
+        _systemctl("disable", *enabled)
+        yield f"{' and '.join(enabled)}: disabled"
+
+
+def _systemctl(*words: str) -> None:
+    done = subprocess.run(
+        ["systemctl", *words], capture_output=True, text=True, check=False, timeout=STOP_SECONDS
+    )
+    if done.returncode != 0:
+        raise UninstallFailed(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+
+
+async def uninstall(
+    kernel: Kernel, config: Config, wished: Options, root: Path = Path("/")
+) -> AsyncIterator[str]:
+    """Everything, in order; yields what was done. Raises UninstallFailed."""
+    record = read_record(root)
+    try:
+        pods = await attached(kernel)
+        if pods and not wished.pods_too:
+            raise UninstallFailed(
+                f"pods are attached ({', '.join(pods[:3])}{', ...' if len(pods) > 3 else ''}, {len(pods)} in all); "
+                "remove them first, or take their network away with --pods-too"
+            )
+        for done in stop(root):
+            yield done
+        lock = _alone(Path(config.paths.run))
+        for done in await clear_kernel(kernel, config):
+            yield done
+        for done in (*restore_switches(record), *remove_files(root, record, wished)):
+            yield done
+        if lock is not None:
+            os.close(lock)
+        if not wished.packaged and Path("/run/systemd/system").is_dir():
+            _systemctl("daemon-reload")
+        for done in proof(record, root):
+            yield done
+    except (KernelError, evidence.NoEvidence, OSError) as error:
+        raise UninstallFailed(str(error)) from error
+
+
+def _alone(run: Path) -> int | None:
+    """The lock of the agent that must not run now. Raises UninstallFailed."""
+    try:
+        return only_one(run) if run.is_dir() else None
+    except ConfigError as error:
+        raise UninstallFailed(str(error)) from error
+
+
+async def attached(kernel: Kernel) -> list[str]:
+    """The interfaces of pods."""
+    return sorted(name for name in await kernel.links() if name.startswith(WORKLOAD_PREFIX))
+
+
+def _delete_link(name: str) -> None:
+    words = ["ip", "link", "delete", name]
+    subprocess.run(words, check=False, capture_output=True, timeout=STOP_SECONDS)
+
+
+async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
+    """Remove every kernel object of ours. Raises UninstallFailed, KernelError."""
+    done: list[str] = []
+    for name in await attached(kernel):
+        _delete_link(name)
+        done.append(f"interface {name}: removed")
+    marks = config.routes
+    ownership = Ownership(
+        anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
+        workload=marks.workload,
+        tunnel=marks.tunnel,
+        learned=marks.learned,
+    )
+    routes = [route for route in (await kernel.routes()).values() if ownership.is_ours(route)]
+    refused = await kernel.remove_routes(routes)
+    if refused:
+        raise UninstallFailed(f"{len(refused)} routes stay; the first: {refused[0].what}: {refused[0].why}")
+    done.append(f"routes: {len(routes)} removed")
+    for name in sorted(OUR_TUNNELS & (await kernel.tunnels()).keys()):
+        await kernel.remove_tunnel(name)
+        done.append(f"tunnel {name}: removed")
+    with suppress(KernelError):  # no nftables in this kernel: no table of ours either
+        if await kernel.masquerade() is not None:
+            await kernel.put_masquerade(Masquerade())
+            done.append("nftables: table removed")
+    return done
+
+
+def restore_switches(record: evidence.Evidence) -> Iterator[str]:
+    """Set what the agent, or the kernel on its behalf, has changed on the machine's own interfaces."""
+    for name, value in evidence.to_restore(record).items():
+        if procfs.read(name) not in (value, None):
+            why = procfs.write(Sysctl(name, value))
+            yield why or f"{name}: {value} again"
+
+
+def remove_files(root: Path, record: evidence.Evidence, wished: Options) -> Iterator[str]:
+    """Remove what was placed, then the directories that were not there before. Raises UninstallFailed."""
+    try:
+        yield from remove_plugins(Places())
+    except CniFailed as error:
+        raise UninstallFailed(str(error)) from error
+    if not wished.packaged:
+        for path in [root / placed.target for placed in layout.FILES] + [
+            root / link for link in layout.COMMANDS
+        ]:
+            if path.is_symlink() or path.exists():
+                path.unlink()
+                yield f"{path}: removed"
+    for path in (root / layout.STATE, root / layout.RUN, root / layout.HOME):
+        if path.exists():
+            shutil.rmtree(path)
+            yield f"{path}: removed"
+    yield from _remove_settings(root, wished)
+    if wished.packaged:
+        return
+    were = set(record.get("files", ()))
+    for directory in layout.directories():
+        if (
+            record
+            and str(directory) not in were
+            and (root / directory).is_dir()
+            and not os.listdir(root / directory)
+        ):
+            (root / directory).rmdir()
+            yield f"{root / directory}: removed"
+
+
+def _remove_settings(root: Path, wished: Options) -> Iterator[str]:
+    configuration, settings = root / layout.CONFIGURATION, root / layout.SETTINGS
+    if wished.purge and configuration.exists():
+        shutil.rmtree(configuration)
+        yield f"{configuration}: removed"
+        return
+    if settings.exists() and settings.read_text() == layout.SKELETON and not wished.packaged:
+        settings.unlink()
+        yield f"{settings}: removed, nobody had filled it in"
+    with suppress(OSError):
+        (configuration / "secrets").rmdir()
+        configuration.rmdir()
+    if configuration.exists():
+        yield f"{configuration}: stays; --purge removes it"
+
+
+def read_record(root: Path) -> evidence.Evidence:
+    """What the machine was like; empty when nobody wrote it down."""
+    try:
+        found = json.loads((root / layout.RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(what): [str(line) for line in lines] for what, lines in found.items()}
+
+
+def proof(record: evidence.Evidence, root: Path) -> Iterator[str]:
+    """One line for each kind of thing that is as before, and the differences of the others."""
+    if not record:
+        yield "there is no record of what the machine was like before: nothing to compare with"
+        return
+    found = evidence.differences(record, evidence.read(root))
+    for what, lines in record.items():
+        if what not in found:
+            yield f"{what}: as before ({len(lines)} lines compared)"
+            continue
+        yield f"{what}: not as before; since then, by others or kept on purpose:"
+        yield from (f"  {line}" for line in found[what][:MOST_DIFFERENCES])
+        if len(found[what]) > MOST_DIFFERENCES:
+            yield f"  and {len(found[what]) - MOST_DIFFERENCES} more"
