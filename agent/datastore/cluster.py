@@ -2,14 +2,15 @@
 
 Promises: only the present value counts, so repeated, skipped and late events are harmless; a value that cannot be read
 counts as absent and its reason is kept in `problems`. Owned by the syncer; the CNI server adopts and forgets its own
-endpoints so that they need not come back over the watch first.
+endpoints so that they need not come back over the watch first. A property answers the same object until something of
+its kind changes, so asking costs nothing and comparing little.
 Does not know: etcd, watches, the kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ BGP_PEERS = resource_prefix(PLURALS["BGPPeer"])
 BGP_FILTERS = resource_prefix(PLURALS["BGPFilter"])
 ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
 AFFINITIES = HOSTS
+_View = TypeVar("_View")
 
 
 def endpoint_prefix(namespace: str, node: NodeName) -> str:
@@ -52,70 +54,89 @@ class Cluster:
 
     def __init__(self, node: NodeName) -> None:
         self.node = node
-        self._decoded: dict[str, Any] = {}
+        self._sections: dict[str, dict[str, Any]] = {prefix: {} for prefix in _DECODERS}
+        """Prefix -> etcd key -> value."""
+        self._views: dict[str, Any] = {}
+        """Prefix -> what its property answers: made anew only after a change below that prefix."""
         self.problems: dict[str, str] = {}
         """etcd key -> why its value cannot be used."""
 
     def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
         """Everything below `prefix` is now exactly this."""
-        for key in [
-            key for key in (*self._decoded, *self.problems) if key.startswith(prefix) and key not in values
-        ]:
-            self.apply(key, None)
+        known = {key for section in self._sections.values() for key in section} | self.problems.keys()
+        for key in known - values.keys():
+            if key.startswith(prefix):
+                self.apply(key, None)
         for key, value in values.items():
             self.apply(key, value)
 
     def apply(self, key: str, value: Versioned | None) -> None:
         """One key is now this, or gone."""
-        self._decoded.pop(key, None)
         self.problems.pop(key, None)
-        decoder = next((decoder for prefix, decoder in _DECODERS.items() if key.startswith(prefix)), None)
-        if value is None or decoder is None:
+        prefix = next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
+        if prefix is None:
             return
-        try:
-            decoded = decoder(value)
-        except (ValueError, msgspec.MsgspecError, IpamError) as error:
-            self.problems[key] = str(error)
-            return
+        decoded = self._read(prefix, value) if value is not None else None
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
-            return
+            decoded = None
+        self._set(prefix, key, decoded)
+
+    def _read(self, prefix: str, value: Versioned) -> Any:
+        try:
+            return _DECODERS[prefix](value)
+        except (ValueError, msgspec.MsgspecError, IpamError) as error:
+            self.problems[value.key] = str(error)
+            return None
+
+    def _set(self, prefix: str, key: str, decoded: Any) -> None:
+        section = self._sections[prefix]
         if decoded is not None:
-            self._decoded[key] = decoded
+            section[key] = decoded
+        elif section.pop(key, None) is None:
+            return
+        self._views.pop(prefix, None)
 
     def adopt(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
-        self._decoded[_endpoint_key(endpoint)] = endpoint
+        self._set(ENDPOINTS, _endpoint_key(endpoint), endpoint)
 
     def forget(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
-        self._decoded.pop(_endpoint_key(endpoint), None)
+        self._set(ENDPOINTS, _endpoint_key(endpoint), None)
+
+    def _view(self, prefix: str, made: Callable[[Collection[Any]], _View]) -> _View:
+        if prefix not in self._views:
+            self._views[prefix] = made(self._sections[prefix].values())
+        found: _View = self._views[prefix]
+        return found
 
     @property
     def pools(self) -> tuple[PoolRecord, ...]:
         """All readable pools, by name as Calico orders them."""
-        return tuple(sorted(self._of(PoolRecord), key=lambda record: record.pool.name))
+        return self._view(
+            POOLS, lambda records: tuple(sorted(records, key=lambda record: str(record.pool.name)))
+        )
 
     @property
     def nodes(self) -> Mapping[NodeName, Node]:
         """All readable nodes."""
-        return {NodeName(node.metadata.name): node for node in self._of(Node)}
+        return self._view(NODES, lambda nodes: {NodeName(node.metadata.name): node for node in nodes})
 
     @property
     def endpoints(self) -> tuple[WorkloadEndpoint, ...]:
         """This node's own endpoints."""
-        return tuple(self._of(WorkloadEndpoint))
+        return self._view(ENDPOINTS, tuple)
 
     def endpoint(self, key: str) -> WorkloadEndpoint | None:
         """This node's endpoint under an etcd key."""
-        found = self._decoded.get(key)
-        return found if isinstance(found, WorkloadEndpoint) else None
+        return self._sections[ENDPOINTS].get(key)
 
     def keyed_endpoint(
         self, wanted: Callable[[WorkloadEndpoint], bool]
     ) -> tuple[str, WorkloadEndpoint] | None:
         """The first of this node's endpoints that is wanted, with its etcd key."""
-        for key, value in self._decoded.items():
-            if isinstance(value, WorkloadEndpoint) and wanted(value):
+        for key, value in self._sections[ENDPOINTS].items():
+            if wanted(value):
                 return key, value
         return None
 
@@ -127,7 +148,7 @@ class Cluster:
     @property
     def bgp_configurations(self) -> Mapping[str, BGPConfigurationSpec]:
         """All readable BGP settings by name: `default` and `node.NAME`."""
-        return {item.metadata.name: item.spec for item in self._of(BGPConfiguration)}
+        return self._view(BGP_SETTINGS, _specs)
 
     @property
     def own_bgp(self) -> BGPConfigurationSpec | None:
@@ -137,25 +158,24 @@ class Cluster:
     @property
     def bgp_peers(self) -> Mapping[str, BGPPeerSpec]:
         """All readable peerings by name, in the order of names."""
-        return {item.metadata.name: item.spec for item in sorted(self._of(BGPPeer), key=_name)}
+        return self._view(BGP_PEERS, _specs)
 
     @property
     def bgp_filters(self) -> Mapping[str, BGPFilterSpec]:
         """All readable filters by name."""
-        return {item.metadata.name: item.spec for item in self._of(BGPFilter)}
+        return self._view(BGP_FILTERS, _specs)
 
     @property
     def block_owners(self) -> Mapping[Prefix, NodeName]:
         """Who owns which block: confirmed claims only."""
-        owners: dict[Prefix, NodeName] = {}
-        for key, state in self._decoded.items():
-            found = affinity_of_key(key) if state is AffinityState.CONFIRMED else None
-            if found is not None:
-                owners[found[1]] = found[0]
-        return owners
+        return self._view(
+            AFFINITIES,
+            lambda claims: {block: node for node, block, state in claims if state is AffinityState.CONFIRMED},
+        )
 
-    def _of(self, kind: type[Any]) -> list[Any]:
-        return [value for value in self._decoded.values() if isinstance(value, kind)]
+
+def _specs(resources: Collection[Any]) -> dict[str, Any]:
+    return {item.metadata.name: item.spec for item in sorted(resources, key=lambda item: item.metadata.name)}
 
 
 def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[Prefix]:
@@ -175,10 +195,6 @@ def _pool(value: Versioned) -> PoolRecord:
     return PoolRecord(pool(resource), value.key, value.revision)
 
 
-def _name(resource: BGPPeer) -> str:
-    return resource.metadata.name
-
-
 def _resource(
     kind: type[Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint], plural: str
 ) -> Callable[[Versioned], Any]:
@@ -193,9 +209,9 @@ def _resource(
     return read
 
 
-def _affinity(value: Versioned) -> AffinityState | None:
+def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
     found: tuple[NodeName, Prefix] | None = affinity_of_key(value.key)
-    return None if found is None else decode_affinity(value.key, value.value).state
+    return None if found is None else (*found, decode_affinity(value.key, value.value).state)
 
 
 _DECODERS: dict[str, Callable[[Versioned], Any]] = {

@@ -7,6 +7,7 @@ Does not know: etcd, files, what a value means for the kernel.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import msgspec
@@ -17,6 +18,8 @@ from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, B
 API_VERSION = "projectcalico.org/v3"
 VXLAN_VNI = 4096
 VXLAN_PORT = 4789
+ADDRESSES_KEPT = 1 << 14
+"""Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
 
 
 class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -118,20 +121,12 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     @property
     def ipv4(self) -> IPv4Interface | None:
         """The node's underlay address with its subnet; None when the node has none or it cannot be read."""
-        text = self.spec.bgp.ipv4_address if self.spec.bgp else None
-        try:
-            return IPv4Interface(text) if text else None
-        except ValueError:
-            return None
+        return _interface4(self.spec.bgp.ipv4_address if self.spec.bgp else None)
 
     @property
     def ipv6(self) -> IPv6Interface | None:
         """The same in IPv6."""
-        text = self.spec.bgp.ipv6_address if self.spec.bgp else None
-        try:
-            return IPv6Interface(text) if text else None
-        except ValueError:
-            return None
+        return _interface6(self.spec.bgp.ipv6_address if self.spec.bgp else None)
 
     @property
     def ipip_address(self) -> IPv4Address | None:
@@ -156,6 +151,22 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
 def _address(text: str | None) -> IPv4Address | None:
     try:
         return IPv4Address(text) if text else None
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=ADDRESSES_KEPT)
+def _interface4(text: str | None) -> IPv4Interface | None:
+    try:
+        return IPv4Interface(text) if text else None
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=ADDRESSES_KEPT)
+def _interface6(text: str | None) -> IPv6Interface | None:
+    try:
+        return IPv6Interface(text) if text else None
     except ValueError:
         return None
 

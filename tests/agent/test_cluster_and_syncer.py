@@ -69,6 +69,28 @@ def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -
     assert ([record.revision for record in cluster.pools], cluster.problems) == ([9], {})
 
 
+def test_a_property_answers_the_same_object_until_something_of_its_kind_changes() -> None:
+    cluster = filled()
+    node_key, block_key = resource_key("nodes", "node-1"), affinity_key(ME, BLOCK)
+    before = {name: getattr(cluster, name) for name in ("pools", "nodes", "block_owners", "endpoints")}
+    cluster.apply(node_key, None)  # was not there
+    assert all(getattr(cluster, name) is value for name, value in before.items())
+    cluster.apply(node_key, Versioned(node_key, node("node-1", "10.0.0.1/24"), 1))
+    assert (list(cluster.nodes), before["nodes"]) == ([ME], {})
+    assert cluster.pools is before["pools"]
+    cluster.apply(block_key, Versioned(block_key, b'{"state":"confirmed"}', 2))
+    assert (cluster.block_owners, before["block_owners"]) == ({BLOCK: ME}, {})
+    cluster.apply(node_key, Versioned(node_key, b"{", 3))
+    assert (cluster.nodes, list(cluster.problems)) == ({}, [node_key])
+    key, value = endpoint(ME, "web")
+    cluster.apply(key, Versioned(key, value, 4))
+    (found,) = cluster.endpoints
+    cluster.forget(found)
+    assert cluster.endpoints == ()
+    cluster.adopt(found)
+    assert cluster.endpoints == (found,)
+
+
 def test_a_complete_list_removes_what_is_not_in_it_and_nothing_elsewhere() -> None:
     cluster = filled()
     key = resource_key("nodes", "node-1")
