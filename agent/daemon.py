@@ -32,19 +32,20 @@ from agent.cni.ports import ServerPorts
 from agent.cni.server import CniServer
 from agent.config import Config, ConfigError
 from agent.dataplane.bell import Bell
-from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
+from agent.dataplane.facts import Facts, Protocols
+from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.netlink import NetlinkKernel
 from agent.dataplane.objects import Link, RouteKey
 from agent.dataplane.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.route_wishes import RouteWishes
-from agent.dataplane.tunnels import pod_mtu
 from agent.dataplane.wishes import dataplane
 from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.draining import DrainFile
+from agent.gathering import FactSettings, gathered, troubles
 from agent.mesh import Mesh
 from agent.node import NodeRecord, record_inputs
 from agent.reachability import Reachability
@@ -54,6 +55,7 @@ from agent.service.reloading import Reloading
 from agent.service.standing import Standing
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
+from agent.underlay import Underlay
 from bgp.speaker import State
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
@@ -108,7 +110,12 @@ class Agent:
         self._reachability = Reachability(
             self._kernel, lambda: self._mesh.next_hops, self._mesh.lead_nowhere, self._clock
         )
+        self._underlay = Underlay(self._kernel, self._ring)
         marks = config.routes
+        self._fact_settings = FactSettings(
+            Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
+            config.kernel.open_forward,
+        )
         self._reconciler = Reconciler(
             self._kernel,
             self._wish,
@@ -180,34 +187,9 @@ class Agent:
         self._node_bell.ring()
 
     def _facts(self, links: Mapping[str, Link]) -> Facts:
-        routes = self._config.routes
-        nodes = {
-            name: NodeAddresses(
-                node.ipv4,
-                node.ipip_address,
-                node.vxlan_address,
-                node.spec.vxlan_tunnel_mac_addr,
-                node.ipv6,
-                node.vxlan6_address,
-                node.spec.vxlan_tunnel_mac_addr_v6,
-            )
-            for name, node in self._cluster.nodes.items()
-            if node.ipv4 is not None
-        }
-        return Facts(
-            node=self._cluster.node,
-            pools=tuple(record.pool for record in self._cluster.pools),
-            nodes=nodes,
-            block_owners=self._cluster.block_owners,
-            endpoints=tuple(
-                Endpoint(item.spec.interface_name, item.addresses) for item in self._cluster.endpoints
-            ),
-            learned=self._mesh.learned,
-            links=links,
-            open_forward=self._config.kernel.open_forward,
-            protocols=Protocols(
-                routes.learned, routes.blackhole, routes.datastore, routes.tunnel, routes.workload
-            ),
+        mesh = self._mesh
+        return gathered(
+            self._cluster, self._fact_settings, links, mesh.learned, mesh.gateways, self._underlay.ways
         )
 
     def _wish(self, links: Mapping[str, Link]) -> Wish:
@@ -237,6 +219,8 @@ class Agent:
         due_at = 0.0
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
+            others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
+            await self._underlay.look(others, self._links)
             inputs = record_inputs(self._cluster, self._links)
             now = self._clock.now()
             if not self._syncer.in_sync or (inputs == done and now < due_at):
@@ -315,7 +299,9 @@ class Agent:
             "datastore": self._syncer.trouble or "ok",
             "troubles": [
                 text for text in (self._record.trouble, *self._mesh.troubles, self._not_ready()) if text
-            ],
+            ]
+            + list(troubles(self._cluster, self._facts(self._links))),
+            "mtu": pod_mtu(self._facts(self._links)),
             "problems": self._cluster.problems,
             "peers": self._mesh.status(),
             "pods": len(self._cluster.endpoints),

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Link, RouteKey
+from agent.policies import Interface
 from bgp.families import Prefix
 
 
@@ -37,3 +38,31 @@ def announcements(
         if not any(address in block for block in own)
     }
     return frozenset({*blocks, *borrowed, *local_prefixes})
+
+
+def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:
+    """The node's interfaces as rules that name one see them."""
+    local, parent = tuple(local_prefixes), facts.parent
+    return tuple(
+        Interface(
+            name=link.name,
+            subnets=tuple(
+                ip_network(f"{address}/{length}", strict=False)
+                for address, length in link.addresses
+                if length < address.max_prefixlen
+            ),
+            own=frozenset(
+                {
+                    *(
+                        ip_network(address)
+                        for endpoint in facts.endpoints
+                        if endpoint.interface == link.name
+                        for address in endpoint.addresses
+                    ),
+                    *borne(local, {link.name: link}),
+                }
+            ),
+            is_parent=parent is not None and link.name == parent.name,
+        )
+        for link in sorted(facts.links.values(), key=lambda link: link.name)
+    )

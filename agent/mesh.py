@@ -23,10 +23,10 @@ from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.exporting import announcements, borne
+from agent.exporting import announcements, borne, interfaces
 from agent.identity import identity
 from agent.peering import Peering, Situation, peering, wanted_secrets
-from agent.policies import Ground, policy
+from agent.policies import Ground, names_interfaces, policy
 from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
@@ -97,6 +97,8 @@ class Mesh:
         self._ground: Ground | None = None
         self._peering = Peering({})
         self._troubles: tuple[str, ...] = ()
+        self.gateways: Mapping[Address, Address] = {}
+        """Peer -> the neighbour by which it is reached."""
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
@@ -121,7 +123,8 @@ class Mesh:
             local_prefixes=self._local_prefixes,
             cluster=cluster.bgp,
             node=cluster.own_bgp,
-            filters=cluster.bgp_filters,
+            filters=(filters := cluster.bgp_filters),
+            interfaces=interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
         )
         if started or situation != self._situation or ground != self._ground:
             self._situation, self._ground = situation, ground
@@ -136,6 +139,10 @@ class Mesh:
         speaker.configure(
             {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
         )
+        gateways = {address: one.gateway for address, one in peers.items() if one.gateway is not None}
+        if gateways != self.gateways:
+            self.gateways = gateways
+            self._changed()
         named = {one.resource: one.filters for one in peers.values()}
         self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
 

@@ -7,6 +7,7 @@ Does not know: how rules are carried out, sessions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -28,14 +29,23 @@ from bgp.policy import (
     Policy,
     PrefixMatch,
     PrependAs,
+    Reached,
     Rule,
     SetPriority,
 )
 from ipam.model import Pool
 
-TUNNEL_INTERFACES = ("*.cali", "*.calico", "tunl0")
-"""Routes over our own tunnels come from the datastore; a node of our AS has them from there too."""
-OTHER_DATAPLANES = "bpf*.cali"
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface as rules that name one need it."""
+
+    name: str
+    subnets: tuple[Prefix, ...] = ()
+    own: frozenset[Prefix] = frozenset()
+    """What we originate that is behind it."""
+    is_parent: bool = False
+    """It bears the node's address: next hops on no subnet of ours are reached by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +61,44 @@ class Ground:
     node: BGPConfigurationSpec | None = None
     """The node's own settings."""
     filters: Mapping[str, BGPFilterSpec] = field(default_factory=dict)
+    interfaces: tuple[Interface, ...] = ()
+    """Only where `names_interfaces`; they change with every pod."""
+
+
+def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
+    """Whether any rule asks for an interface."""
+    lists = (
+        rules
+        for spec in filters.values()
+        for rules in (spec.export_v4, spec.import_v4, spec.export_v6, spec.import_v6)
+    )
+    return any(rule.interface is not None for rules in lists for rule in rules or ())
+
+
+def services(settings: BGPConfigurationSpec) -> tuple[Prefix, ...]:
+    """The networks of services; Calico's kernel filter keeps learned routes out of them."""
+    lists = (settings.service_cluster_ips, settings.service_external_ips, settings.service_load_balancer_ips)
+    return tuple(ip_network(one.cidr) for some in lists for one in some or ())
 
 
 def policy(ground: Ground, filters: Sequence[str]) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, ground.filters[name]) for name in filters if name in ground.filters]
     return Policy(
-        incoming=tuple(incoming(specs)),
-        outgoing=(*filtered(specs, outgoing=True), *exported(ground)),
+        incoming=tuple(filtered(specs, ground.interfaces, outgoing=False)),
+        outgoing=(*filtered(specs, ground.interfaces, outgoing=True), *exported(ground)),
     )
 
 
-def incoming(specs: Iterable[tuple[str, BGPFilterSpec]]) -> Iterator[Rule]:
-    """What a peer may tell us: everything that no BGPFilter refuses."""
-    yield from filtered(specs, outgoing=False)
-
-
 def exported(ground: Ground) -> Iterator[Rule]:
-    """What is told where no BGPFilter has decided."""
+    """What is told where no BGPFilter has decided.
+
+    Calico's rules against routes over tunnels and of its other dataplane are about what BIRD finds in the kernel; here
+    nothing is told that was not originated or learned.
+    """
     for pool in ground.pools:
         if pool.disable_bgp_export:
             yield Rule(Action.REJECT, f"pool {pool.name} has disableBGPExport", prefix=PrefixMatch(pool.cidr))
-    for pattern in TUNNEL_INTERFACES:
-        yield Rule(Action.REJECT, "a route over our own tunnel", interface=pattern, internal=True)
-    yield Rule(Action.REJECT, "a route of another dataplane", interface=OTHER_DATAPLANES)
     yield from _advertised_communities(ground)
     for block in sorted(ground.own_blocks, key=_order):
         yield Rule(Action.ACCEPT, "own block", prefix=PrefixMatch(block, Operator.EQUAL))
@@ -122,28 +146,43 @@ def _community(text: str) -> AddCommunity | None:
         return None
 
 
-def filtered(specs: Iterable[tuple[str, BGPFilterSpec]], *, outgoing: bool) -> Iterator[Rule]:
+def filtered(
+    specs: Iterable[tuple[str, BGPFilterSpec]], interfaces: Sequence[Interface], *, outgoing: bool
+) -> Iterator[Rule]:
     """The rules of BGPFilters, one filter after the other."""
     for name, spec in specs:
         lists = (spec.export_v4, spec.export_v6) if outgoing else (spec.import_v4, spec.import_v6)
         for family, rules in zip(Family, lists, strict=True):
             for number, rule in enumerate(rules or (), 1):
-                yield _rule(rule, family, f"BGPFilter {name}, rule {number}")
+                yield _rule(rule, family, interfaces, f"BGPFilter {name}, rule {number}")
 
 
-def _rule(spec: FilterRule, family: Family, name: str) -> Rule:
+def _rule(spec: FilterRule, family: Family, interfaces: Sequence[Interface], name: str) -> Rule:
     return Rule(
         Action(spec.action),
         name,
         family=family,
         prefix=_prefix(spec),
         learned=spec.source is not None,
-        interface=spec.interface or "",
+        reached=_reached(spec.interface, interfaces) if spec.interface is not None else None,
         internal=None if spec.peer_type is None else spec.peer_type == "iBGP",
         community=community(spec.communities.values[0]) if spec.communities is not None else None,
         as_path_begins=tuple(spec.as_path_prefix or ()),
         priority=spec.priority,
         operations=tuple(map(_operation, spec.operations or ())),
+    )
+
+
+def _reached(pattern: str, interfaces: Sequence[Interface]) -> Reached:
+    wanted = re.compile(re.escape(pattern).replace(r"\*", ".*"))
+    chosen = [one for one in interfaces if wanted.fullmatch(one.name)]
+    others = [one for one in interfaces if one not in chosen]
+    return Reached(
+        subnets=tuple(subnet for one in chosen for subnet in one.subnets),
+        elsewhere=tuple(subnet for one in others for subnet in one.subnets)
+        if any(one.is_parent for one in chosen)
+        else None,
+        own=frozenset(prefix for one in chosen for prefix in one.own),
     )
 
 

@@ -6,6 +6,7 @@ RFC 4271 section 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 7911 section
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bgp.acceptance import believed, refusal
@@ -16,8 +17,8 @@ from bgp.decision import Path, Source
 from bgp.families import Address, Family, number_of
 from bgp.intake import Intake
 from bgp.messages import Open, Update
-from bgp.nlri import by_path_id
-from bgp.outputs import Output, Tolerated
+from bgp.nlri import Nlri, by_path_id
+from bgp.outputs import JudgeAgain, Output, Tolerated
 from bgp.policy import Judge, judges
 from bgp.session import Session
 
@@ -120,10 +121,13 @@ class Hearing:
 
     def judge_again(self) -> list[Output]:
         """The same by the present one."""
-        outputs: list[Output] = []
         for family, judge in self._judges().items():
-            outputs += self.intakes[family].rejudge(judge, self._refusal)
-        return outputs
+            self.intakes[family].judge = judge
+        return [JudgeAgain(family) for family in self.intakes]
+
+    def judge_some(self, family: Family, keys: Iterable[Nlri]) -> list[Output]:
+        """A part of what `JudgeAgain` asks for."""
+        return self.intakes[family].rejudge(keys, self._refusal)
 
     def _judges(self) -> dict[Family, Judge | None]:
         return judges(self._config.policy.incoming, self._config.families, internal=self.internal)

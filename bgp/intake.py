@@ -28,7 +28,8 @@ class Intake:
 
     def __init__(self, family: Family, judge: Judge | None = None) -> None:
         self.family = family
-        self._judge = judge
+        self.judge = judge
+        """Of what the neighbour tells from now on."""
         self.told = AdjRibIn()
         """Everything that the neighbour announced and did not withdraw."""
         self.refused: dict[Nlri, str] = {}
@@ -87,6 +88,11 @@ class Intake:
             outputs.append(Marked(set(map(prefix_of, fresh)), self.family))
         return outputs
 
+    def is_believed(self, prefix: Nlri, path_id: int | None) -> bool:
+        """Whether the Loc-RIB should have this path of it."""
+        key = identified(path_id, prefix)
+        return key not in self.refused and self.told.get(key) is not None
+
     def keys_of(self, prefix: Nlri) -> Iterable[Nlri]:
         """What it may be known by in `told` and `refused`: itself, and with each of its path identifiers."""
         return (prefix, *self._identified.get(prefix, ()))
@@ -124,7 +130,8 @@ class Intake:
         """The session broke, and the paths may stay for a while."""
         self._unrepeated = None
         outputs = self._drop(self._stale.lost(self.told.prefixes, restart_seconds, now))
-        return [*outputs, Marked(set(map(prefix_of, self.stale)), self.family)]
+        keys = self.told.prefixes
+        return [*outputs, Marked(list(map(prefix_of, keys)) if self._identified else list(keys), self.family)]
 
     def returned(self, now: float, *, kept: bool) -> list[Output]:
         """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
@@ -141,17 +148,18 @@ class Intake:
     def forget(self) -> list[Output]:
         """Let go everything."""
         self._unrepeated = None
+        self._identified.clear()
         self._stale.clear()
-        return self._drop(list(self.told.prefixes))
+        return self._without(self.told.drop_all())
 
     # -- what we want of it -------------------------------------------------------------------------------------------
 
-    def rejudge(self, judge: Judge | None, refusal: Callable[[PathAttributes], str]) -> list[Output]:
-        """Other rules hold from now on; the neighbour need not repeat anything."""
-        self._judge = judge
+    def rejudge(self, keys: Iterable[Nlri], refusal: Callable[[PathAttributes], str]) -> list[Output]:
+        """Other rules hold; the neighbour need not repeat anything."""
         by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
-        for prefix, path in self.told.items():
-            by_path.setdefault(id(path), (path, []))[1].append(prefix)
+        for key in keys:
+            if (path := self.told.get(key)) is not None:
+                by_path.setdefault(id(path), (path, []))[1].append(key)
         outputs: list[Output] = []
         for path, prefixes in by_path.values():
             outputs += self._settle(prefixes, path, refusal(path.attributes))
@@ -170,13 +178,13 @@ class Intake:
         return outputs
 
     def _decide(self, prefixes: Sequence[Nlri], path: Path) -> list[Output]:
-        if self._judge is None:
+        if self.judge is None:
             self._unrefuse(prefixes)
             return [self._learned(prefixes, path)]
         accepted: dict[PathAttributes, list[Nlri]] = {}
         refused: dict[Nlri, str] = {}
         for prefix in prefixes:
-            verdict = self._judge(Candidate(prefix_of(prefix), path.attributes, learned=True))
+            verdict = self.judge(Candidate(prefix_of(prefix), path.attributes, learned=True))
             if verdict.attributes is None:
                 refused[prefix] = verdict.reason
             else:

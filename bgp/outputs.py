@@ -75,4 +75,11 @@ class Tolerated:
     faults: tuple[str, ...]
 
 
-Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | Tolerated
+@dataclass(frozen=True, slots=True)
+class JudgeAgain:
+    """Other rules hold for what the neighbour told of a family."""
+
+    family: Family
+
+
+Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | JudgeAgain | Tolerated

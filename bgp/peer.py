@@ -162,6 +162,11 @@ class Peer:
             outputs += self._event(connection, event, now)
         return outputs
 
+    def heard(self, connection: Connection, now: float) -> None:
+        """Bytes of the neighbour wait to be read."""
+        if (session := self._sessions.get(connection)) is not None:
+            session.heard(now)
+
     def disconnected(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP ended underneath."""
         session = self._sessions.get(connection)

@@ -7,15 +7,14 @@ Does not know: who wrote the rules, sessions, RIBs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from bgp.attributes import PathAttributes, prepended
-from bgp.families import Family, Prefix, family_of
+from bgp.families import Address, Family, Prefix, family_of
 from bgp.iana import SegmentType
-from bgp.nlri import LONGEST, Nlri
+from bgp.nlri import LONGEST, Nlri, pack
 
 NORMAL_PRIORITY = 1024
 """Of a path whose LOCAL_PREF says nothing of a priority."""
@@ -56,6 +55,18 @@ class PrefixMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """What is reached by some interfaces: learned paths by their next hop, our own by name."""
+
+    subnets: tuple[Prefix, ...] = ()
+    """A next hop in one of these is; no other, unless `elsewhere` is given."""
+    elsewhere: tuple[Prefix, ...] | None = None
+    """Given: a next hop outside of all these is reached by them as well, beyond a router."""
+    own: frozenset[Prefix] = frozenset()
+    """The prefixes of our own that are behind them."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddCommunity:
     """RFC 1997 as a number, RFC 8092 as twelve octets."""
 
@@ -89,8 +100,8 @@ class Rule:
     prefix: PrefixMatch | None = None
     learned: bool = False
     """Only what peers taught us."""
-    interface: str = ""
-    """By which the path's next hop is reached; `*` stands for any characters."""
+    reached: Reached | None = None
+    """By some interfaces."""
     internal: bool | None = None
     """Whether the peer, as listener or as teacher, is of our AS."""
     community: int | bytes | None = None
@@ -124,7 +135,6 @@ class Candidate:
     prefix: Nlri
     attributes: PathAttributes
     learned: bool
-    interface: str = ""
 
 
 Test = Callable[[Candidate, PathAttributes], bool]
@@ -206,9 +216,8 @@ def _tests(rule: Rule, family: Family) -> list[Test]:
         tests.append(lambda candidate, _: candidate.learned)
     if rule.prefix is not None:
         tests.append(_prefix_test(rule.prefix, family))
-    if rule.interface:
-        pattern = re.compile(re.escape(rule.interface).replace(r"\*", ".*"))
-        tests.append(lambda candidate, _: pattern.fullmatch(candidate.interface) is not None)
+    if rule.reached is not None:
+        tests.append(_reached_test(rule.reached, family))
     if rule.community is not None:
         tests.append(_community_test(rule.community))
     if begins := rule.as_path_begins:
@@ -243,6 +252,22 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
             return equal
         case Operator.NOT_EQUAL:
             return lambda candidate, attributes: not equal(candidate, attributes)
+
+
+def _reached_test(reached: Reached, family: Family) -> Test:
+    own = frozenset(pack(prefix) for prefix in reached.own if family_of(prefix) is family)
+
+    def is_reached(next_hop: Address | None) -> bool:
+        if next_hop is None:
+            return False
+        if any(next_hop in subnet for subnet in reached.subnets):
+            return True
+        others = reached.elsewhere
+        return others is not None and not any(next_hop in subnet for subnet in others)
+
+    return lambda candidate, attributes: (
+        is_reached(attributes.next_hop) if candidate.learned else candidate.prefix in own
+    )
 
 
 def _community_test(community: int | bytes) -> Test:

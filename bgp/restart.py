@@ -20,6 +20,8 @@ class Staleness:
     def __init__(self) -> None:
         self._until: dict[Nlri, float] = {}
         """Stale prefix -> when it goes, counted from the first loss that made it stale."""
+        self._earliest = 0.0
+        """Nothing goes before it; looked for anew only when it has passed, as there may be very many."""
         self._telling_until: float | None = None
         """While the neighbour is back and still telling: by when it must have ended."""
 
@@ -39,7 +41,7 @@ class Staleness:
         """When `expired` is due."""
         if not self._until:
             return None
-        return self._telling_until if self._telling_until is not None else min(self._until.values())
+        return self._telling_until if self._telling_until is not None else self._earliest
 
     def lost(self, held: Iterable[Nlri], restart_seconds: int, now: float) -> set[Nlri]:
         """The session broke and its paths may stay.
@@ -48,8 +50,10 @@ class Staleness:
         deadline instead: a neighbour that is killed twice in a row loses nothing, one that never ends does.
         """
         self._telling_until = None
+        at = now + restart_seconds
+        self._earliest = min(self._earliest, at) if self._until else at
         for prefix in held:
-            self._until.setdefault(prefix, now + restart_seconds)
+            self._until.setdefault(prefix, at)
         return self.expired(now)
 
     def returned(self, now: float, *, kept: bool) -> set[Nlri]:
@@ -72,9 +76,12 @@ class Staleness:
         """What goes because the neighbour took too long."""
         if self._telling_until is not None:
             return self.clear() if now >= self._telling_until else set()
+        if now < self._earliest or not self._until:
+            return set()
         gone = {prefix for prefix, at in self._until.items() if now >= at}
         for prefix in gone:
             del self._until[prefix]
+        self._earliest = min(self._until.values(), default=0.0)
         return gone
 
     def clear(self) -> set[Nlri]:

@@ -6,9 +6,9 @@ UPDATE share one path, so a million of them fit. Does not know: sessions, time, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView
+from collections.abc import Collection, ItemsView, Iterable, KeysView
 
-from bgp.decision import Path, best_path
+from bgp.decision import Path, best_path, is_eligible
 from bgp.families import Address
 from bgp.nlri import Nlri
 
@@ -37,6 +37,11 @@ class AdjRibIn:
     def items(self) -> ItemsView[Nlri, Path]:
         """All of them with their paths."""
         return self._paths.items()
+
+    def drop_all(self) -> list[Nlri]:
+        """The peer is forgotten; answers all that it had announced."""
+        gone, self._paths = list(self._paths), {}
+        return gone
 
     @property
     def prefixes(self) -> KeysView[Nlri]:
@@ -70,8 +75,11 @@ class LocRib:
     def best(self, prefix: Nlri) -> Path | None:
         """The chosen path; None when there is none, or none that leads anywhere."""
         paths = self._paths.get(prefix)
-        if paths is None or (self.unreachable and paths[0].attributes.next_hop in self.unreachable):
+        if paths is None:
             return None
+        if self.unreachable and paths[0].attributes.next_hop in self.unreachable:
+            usable = [path for path in paths if is_eligible(path, self.unreachable)]
+            return best_path(usable) if usable else None  # until it is chosen again
         return paths[0]
 
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
@@ -117,11 +125,9 @@ class LocRib:
                 changed.add(prefix)
         return changed
 
-    def concerned(self, next_hops: Collection[Address]) -> Iterator[Nlri]:
-        """The prefixes that have a path over one of these."""
-        for prefix, paths in self._paths.items():
-            if any(path.attributes.next_hop in next_hops for path in paths):
-                yield prefix
+    def goes_over(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:
+        """Whether a path to a prefix has one of these next hops."""
+        return any(path.attributes.next_hop in next_hops for path in self._paths.get(prefix, ()))
 
     def choose_again(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
         """Decide anew, after `unreachable` changed; answers these prefixes, as far as they are known."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from bgp import nlri
+from bgp.chores import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.families import Address, Family, Prefix, family_of, number_of
@@ -23,6 +24,7 @@ from bgp.outputs import (
     Dial,
     Established,
     Forgotten,
+    JudgeAgain,
     Learned,
     Marked,
     Output,
@@ -31,6 +33,7 @@ from bgp.outputs import (
 )
 from bgp.peer import Peer
 from bgp.rib import LocRib
+from bgp.updates import AdjRibOut
 
 Wire = Dial | Send | Close | Tolerated
 """What is left for the shell."""
@@ -58,6 +61,7 @@ class Router:
         self._dirty: Changed = {family: set() for family in Family}
         self._marked: Changed = {family: set() for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
+        self._chores = Chores()
 
     # -- wishes -------------------------------------------------------------------------------------------------------
 
@@ -147,6 +151,11 @@ class Router:
             self._adopt(peer, peer.disconnected(connection, why, now))
             self._connections.pop(connection, None)
 
+    def heard(self, connection: Connection, now: float) -> None:
+        """Bytes wait to be read: the neighbour is not silent."""
+        if (peer := self._peer(connection)) is not None:
+            peer.heard(connection, now)
+
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
         """The other end takes no more bytes, or takes them again."""
         peer = self._peer(connection)
@@ -170,7 +179,7 @@ class Router:
             changed = wanted ^ rib.unreachable
             rib.unreachable = wanted
             if changed & rib.next_hops:
-                self._dirty[family] |= rib.choose_again(list(rib.concerned(changed)))
+                self._chores.add(self._choosing(family, changed))
 
     def lower(self) -> None:
         """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort."""
@@ -201,27 +210,34 @@ class Router:
         return min(times, default=None)
 
     def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], Changed]:
-        """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed."""
-        if not self.converged and self._configured and now >= self._settled_at():
+        """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed.
+
+        Of a great change it is a part; the rest comes with the next calls, as long as the router is busy.
+        """
+        most = room_for(len(self.peers))
+        self._chores.run(most)
+        changed: Changed = {}
+        for family in Family:
+            dirty = taken(self._dirty[family], most)
+            if dirty:
+                self._export(family, dirty)
+            dirty |= taken(self._marked[family], most)
+            if dirty:
+                changed[family] = dirty
+        if not self.converged and self._configured and now >= self._settled_at() and not self.is_busy:
             self.converged = True
             for peer in self.peers.values():
                 peer.restarting = False
-        changed: Changed = {}
-        for family in Family:
-            dirty, marked = self._dirty[family], self._marked[family]
-            if dirty:
-                self._dirty[family] = set()
-                self._export(family, dirty)
-            if marked:
-                self._marked[family] = set()
-                dirty |= marked
-            if dirty:
-                changed[family] = dirty
         wire, self._wire = self._wire, []
         for _, one in wire:
             if isinstance(one, Close):
                 self._connections.pop(one.connection, None)
         return wire, changed
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `flush` has more to do."""
+        return bool(self._chores) or any(self._dirty.values()) or any(self._marked.values())
 
     def next_update(self, connection: Connection) -> bytes:
         """The next UPDATE for a connection that can take one; empty: there is none."""
@@ -259,7 +275,12 @@ class Router:
                 case Learned(prefixes, path, family):
                     self._dirty[family] |= self.ribs[family].put(prefixes, path)
                 case Forgotten(prefixes, family, path_id):
-                    self._dirty[family] |= self.ribs[family].drop(prefixes, key, path_id)
+                    if len(prefixes) > SLICE_PREFIXES:
+                        self._chores.add(self._forgetting(peer.config.address, output))
+                    else:
+                        self._dirty[family] |= self.ribs[family].drop(prefixes, key, path_id)
+                case JudgeAgain(family):
+                    self._chores.add(self._judging(peer, family))
                 case Marked(prefixes, family):
                     self._marked[family].update(prefixes)
                 case Established():
@@ -275,8 +296,51 @@ class Router:
                 out.finish()
 
     def _tell_all(self, peer: Peer) -> None:
-        for family in peer.outs:
-            self._tell(family, [peer], self.ribs[family].prefixes)
+        for family, out in peer.outs.items():
+            out.filling += 1
+            self._chores.add(self._telling(peer, family, out))
+
+    # -- over many prefixes -------------------------------------------------------------------------------------------
+
+    def _telling(self, peer: Peer, family: Family, out: AdjRibOut) -> Chore:
+        """Everything to one neighbour, our own first; End-of-RIB waits for it."""
+        own = self._originated[family] if self._originated is not None else {}
+        many = [*own, *(prefix for prefix in self.ribs[family].prefixes if prefix not in own)]
+        for some in slices(many):
+            if peer.outs.get(family) is not out:
+                return
+            self._tell(family, [peer], some)
+            yield len(some)
+        out.filling -= 1
+
+    def _forgetting(self, address: Address, gone: Forgotten) -> Chore:
+        """A neighbour's paths go from the Loc-RIB, but for those that it has told again meanwhile."""
+        rib, key = self.ribs[gone.family], number_of(address)
+        for some in slices(gone.prefixes):
+            peer = self.peers.get(address)
+            intake = peer.intakes.get(gone.family) if peer is not None else None
+            if intake is not None:
+                some = [one for one in some if not intake.is_believed(one, gone.path_id)]
+            self._dirty[gone.family] |= rib.drop(some, key, gone.path_id)
+            yield len(some)
+
+    def _judging(self, peer: Peer, family: Family) -> Chore:
+        """What a neighbour told is judged by the rules of now."""
+        intake = peer.intakes.get(family)
+        for some in slices(list(intake.told.prefixes) if intake is not None else ()):
+            if self.peers.get(peer.config.address) is not peer or peer.intakes.get(family) is not intake:
+                return
+            self._adopt(peer, peer.hearing.judge_some(family, some))
+            yield len(some)
+
+    def _choosing(self, family: Family, next_hops: Collection[Address]) -> Chore:
+        """What has a path over one of these next hops is decided anew."""
+        rib = self.ribs[family]
+        for some in slices(list(rib.prefixes)):
+            self._dirty[family] |= rib.choose_again(one for one in some if rib.goes_over(one, next_hops))
+            yield len(some)
+
+    # -- what each neighbour is told ----------------------------------------------------------------------------------
 
     def _export(self, family: Family, dirty: set[Nlri]) -> None:
         told = [(peer, peer.session) for peer in self.peers.values() if family in peer.outs]
@@ -291,7 +355,7 @@ class Router:
             candidates = dirty if reflects else {one for one in dirty if concerns_internal(rib.best(one))}
             for peer in internal:
                 out = peer.outs[family]
-                known = {prefix for prefix in dirty if prefix in out} if len(out) else set()
+                known = set() if out.is_empty else {prefix for prefix in dirty if prefix in out}
                 self._tell(family, [peer], candidates | known)
 
     def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:

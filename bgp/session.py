@@ -172,6 +172,11 @@ class Session:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
         return self._taken()
 
+    def heard(self, now: float) -> None:
+        """Bytes of the peer wait to be read, so it is not silent."""
+        if self._timers.running(Timer.HOLD) and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
+            self._restart_hold(now)
+
     def blocked(self, now: float, *, is_full: bool) -> None:
         """The other end takes no more bytes, or takes them again (RFC 9687)."""
         if is_full and self.hold_seconds:

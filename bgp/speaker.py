@@ -8,13 +8,13 @@ Does not know: where peers and prefixes come from, what becomes of a learned rou
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.doors import Doors
 from bgp.errors import ListenFailed
 from bgp.families import Address, Prefix, number_of
 from bgp.fsm import State
@@ -32,13 +32,11 @@ from bgp.status import (
     peer_status,
     received,
 )
-from bgp.tcp import Socket, Tcp, be_near, calling, limit_hops, sign, socket_family
+from bgp.tcp import Tcp, calling
+from bgp.turns import Turns
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
 
-BACKLOG = 128
-MOST_UPDATES_AT_ONCE = 16
-"""UPDATEs made for one neighbour before the others get their turn."""
 MOST_FAULTS_LOGGED = 20
 """Tolerated mistakes logged per neighbour and state change; a bad peer must not fill the disk."""
 
@@ -80,13 +78,12 @@ class Speaker:
         self._on_change = on_change
         self._log = log
         self._router = Router(config, random.random, clock.now())
+        self._turns = Turns(self._router)
         self._learned: dict[Prefix, LearnedRoute] = {}
         self._touched: set[Prefix] = set()
         """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
-        self._listening: list[Socket] = []
-        self._signed: dict[Address, str] = {}
-        """Passwords that the listening sockets know."""
+        self._doors = Doors(lambda: Tcp(self, None))
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[Address, tuple[State, datetime]] = {}
         self._faults: dict[Address, int] = {}
@@ -94,14 +91,14 @@ class Speaker:
         """Set while neighbours can connect."""
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing: asyncio.Handle | None = None
+        self._next_turn: asyncio.Handle | None = None
 
     # -- wishes and facts -------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
         self._router.configure(peers, self._clock.now())
-        self._protect()
+        self._guard()
         self._soon()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
@@ -122,7 +119,7 @@ class Speaker:
     def drain(self, text: str = "") -> None:
         """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
         self._router.drain(text)
-        self._flush()
+        self._work()
 
     @property
     def learned(self) -> Mapping[Prefix, LearnedRoute]:
@@ -183,71 +180,65 @@ class Speaker:
 
     async def run(self) -> None:
         """Listen and serve until cancelled. Raises ListenFailed."""
-        loop = asyncio.get_running_loop()
-        servers: list[asyncio.Server] = []
         try:
-            for address in self._config.addresses:
-                servers.append(await self._listen(address, self._config.port))
-            self._listening = [sock for server in servers for sock in server.sockets]
-            self._protect()
+            await self._doors.open(self._config.addresses, self._config.port)
+            self._guard()
             self._running = True
             self.listening.set()
-            self._flush()
-            await loop.create_future()
+            self._work()
+            await asyncio.get_running_loop().create_future()
         finally:
             self._running = False
             self.listening.clear()
-            self._listening, self._signed = [], {}
-            for server in servers:
-                server.close()
+            self._doors.close()
             self._abandon()
-
-    async def _listen(self, address: Address, port: int) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.create_server(lambda: Tcp(self, None), str(address), port, backlog=BACKLOG)
-        except OSError as error:
-            reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror
-            raise ListenFailed(f"cannot listen for BGP on {address} port {port}: {reason}") from error
 
     def _abandon(self) -> None:
         """Leave every connection without a word."""
-        for handle in (self._timer, self._flushing):
+        for handle in (self._timer, self._next_turn):
             if handle is not None:
                 handle.cancel()
-        self._timer = self._flushing = None
+        self._timer = self._next_turn = None
         for task in self._dialing.values():
             task.cancel()
         for tcp in list(self._connections.values()):
             tcp.abort()
 
     def _soon(self) -> None:
-        """Flush in this turn of the loop, once for all that happens in it."""
-        if self._running and self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_soon(self._flush)
+        """Have a turn in this round of the loop, one for all that happens in it."""
+        if self._running and self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._work)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._router.handle_timer(self._clock.now())
-        self._flush()
+        self._work()
 
-    def _flush(self) -> None:
-        """Carry out what the core wants, tell what changed, and set the one timer."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
+    def _work(self) -> None:
+        """One turn: carry out what the core wants, tell what changed, and set the one timer."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         now = self._clock.now()
         was_converged = self._router.converged
-        wire, changed = self._router.flush(now)
-        for address, one in wire:
+        turn = self._turns.take(now)
+        for address, one in turn.wire:
             self._perform(address, one)
-        for connection in self._router.waiting():
-            self._pump(connection)
+        for connection, data in turn.updates:
+            if (tcp := self._connections.get(connection)) is not None:
+                tcp.write(data)
+        self._read_on(turn.reading)
         self._note_states()
-        self._publish(changed)
+        self._publish(turn.changed)
         self._rearm(now)
-        if changed or self._router.converged != was_converged:
+        if self._turns.is_busy:
+            self._soon()
+        if turn.changed or self._router.converged != was_converged:
             self._on_change()
+
+    def _read_on(self, connection: Connection | None) -> None:
+        tcp = self._connections.get(connection) if connection is not None else None
+        if tcp is not None and connection is not None and not self._turns.inbox.is_full(connection):
+            tcp.read_on()
 
     def _perform(self, address: Address, one: Wire) -> None:
         match one:
@@ -259,6 +250,7 @@ class Speaker:
                 if (tcp := self._connections.get(connection)) is not None:
                     tcp.write(data)
             case Close(connection):
+                self._turns.forget(connection)
                 if (tcp := self._connections.pop(connection, None)) is not None:
                     tcp.close()
                 elif (task_ := self._dialing.get(connection)) is not None:
@@ -267,18 +259,6 @@ class Speaker:
                 count = self._faults[address] = self._faults.get(address, 0) + 1
                 if count <= MOST_FAULTS_LOGGED:
                     self._log.warning("bgp.tolerated", peer=str(address), why="; ".join(faults))
-
-    def _pump(self, connection: Connection) -> None:
-        """Write UPDATEs while the connection takes them; the rest follows in a later turn."""
-        tcp = self._connections.get(connection)
-        for _ in range(MOST_UPDATES_AT_ONCE):
-            if tcp is None or tcp.is_full:
-                return
-            data = self._router.next_update(connection)
-            if not data:
-                return
-            tcp.write(data)
-        self._soon()
 
     def _rearm(self, now: float) -> None:
         if self._timer is not None:
@@ -327,27 +307,9 @@ class Speaker:
             self._router.dial_failed(connection, error.strerror or str(error), self._clock.now())
             self._soon()
 
-    def _protect(self) -> None:
-        """Have the listening sockets ask for the passwords that are configured, and no others."""
-        wanted = {
-            one: peer.config.password for one, peer in self._router.peers.items() if peer.config.password
-        }
-        for address in wanted.keys() | self._signed.keys():
-            if wanted.get(address) == self._signed.get(address):
-                continue
-            try:
-                for sock in self._listening:
-                    if sock.family == socket_family(address):
-                        sign(sock, address, wanted.get(address, ""))
-            except OSError as error:
-                self._log.warning("bgp.no_md5", peer=str(address), why=error.strerror)
-                wanted.pop(address, None)  # `opened` turns it away
-        hops = [peer.config.ttl_security_hops for peer in self._router.peers.values()]
-        for sock in self._listening if any(hops) else ():
-            be_near(sock)  # the answer to a call comes from this socket
-        for sock in self._listening:
-            limit_hops(sock, max(hops) if hops and all(hops) else 0)  # `opened` sets what the caller may have
-        self._signed = wanted if self._listening else {}
+    def _guard(self) -> None:
+        for address, why in self._doors.guard(peer.config for peer in self._router.peers.values()):
+            self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
 
     def opened(self, tcp: Tcp) -> None:
         """TCP is up."""
@@ -358,7 +320,7 @@ class Speaker:
             tcp.abort()
             return
         if not tcp.outgoing:
-            if peer.config.password != self._signed.get(tcp.remote, ""):
+            if not self._doors.knows(peer.config):
                 tcp.abort()
                 return
             tcp.limit_hops(peer.config.ttl_security_hops)
@@ -369,7 +331,9 @@ class Speaker:
     def arrived(self, tcp: Tcp, data: bytes) -> None:
         """Bytes from a neighbour."""
         if tcp.connection is not None and self._running:
-            self._router.received(tcp.connection, data, self._clock.now())
+            self._turns.inbox.put(tcp.connection, data)
+            if self._turns.inbox.is_full(tcp.connection):
+                tcp.rest()
             self._soon()
 
     def ended(self, tcp: Tcp, why: str) -> None:
@@ -378,11 +342,12 @@ class Speaker:
             return
         self._connections.pop(tcp.connection, None)
         if self._running:
-            self._router.disconnected(tcp.connection, why, self._clock.now())
+            self._turns.forget(tcp.connection)
+            self._turns.inbox.end(tcp.connection, why)
             self._soon()
 
     def flow_changed(self, tcp: Tcp) -> None:
         """A neighbour takes no more bytes, or takes them again."""
         if tcp.connection is not None and self._running:
-            self._router.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
+            self._turns.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
             self._soon()

@@ -85,6 +85,17 @@ class Tcp(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def rest(self) -> None:
+        """Read no more for now."""
+        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
+
     def limit_hops(self, hops: int) -> None:
         """TTL security on a connection that the other side opened."""
         if self._transport is not None:

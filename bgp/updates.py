@@ -18,6 +18,10 @@ from bgp.multiprotocol import REACH_BYTES, UNREACH_BYTES
 from bgp.nlri import LONGEST, Nlri
 from bgp.update_message import Update
 
+REPEATED_AT_ONCE = 4096
+"""Prefixes of a refresh that are put beside what waits."""
+MOST_NLRI_BYTES = 16 << 10
+"""Of one UPDATE, whatever the peer takes (RFC 8654): more saves nothing, and it is made in one go."""
 LENGTH_FIELDS = 4
 """The two length fields of an UPDATE."""
 
@@ -37,11 +41,25 @@ class AdjRibOut:
         self._repeat_due = False
         self._marks: list[Subtype] = []
         """Of a refresh under way (RFC 7313), those still to be told."""
+        self._again: dict[Nlri, None] = {}
+        """Still to be repeated."""
+        self._forced: set[Nlri] = set()
+        """To be told although the peer has it."""
+        self.filling = 0
+        """How many chores tell everything; End-of-RIB waits for them."""
 
     def __len__(self) -> int:
         """How many prefixes the peer has or will have."""
-        gone = sum(attributes is None for attributes in self._waiting.values())
-        return len(self._told.keys() | self._waiting.keys()) - gone
+        told = self._told
+        return len(told) + sum(
+            (attributes is not None and prefix not in told) - (attributes is None)
+            for prefix, attributes in self._waiting.items()
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the peer has nothing and will have nothing."""
+        return not self._told and not self._waiting
 
     def __contains__(self, prefix: Nlri) -> bool:
         return prefix in self._told or self._waiting.get(prefix) is not None
@@ -54,7 +72,7 @@ class AdjRibOut:
         """The peer should know the prefix with these attributes, or (None) not at all."""
         if prefix in self._waiting:
             self._leave_bucket(prefix)
-        if self._told.get(prefix) != attributes:
+        if self._told.get(prefix) != attributes or (prefix in self._forced and attributes is not None):
             self._waiting[prefix] = attributes
             self._buckets.setdefault(attributes, {})[prefix] = None
 
@@ -69,18 +87,21 @@ class AdjRibOut:
             return
         if marked:
             self._marks = [Subtype.BEGIN, Subtype.END]
-        told, self._told = self._told, {}
-        for prefix, attributes in told.items():
-            if prefix not in self._waiting:
-                self.wish(prefix, attributes)
-            elif self._waiting[prefix] is None:
-                # It is to be withdrawn, and `wish` only withdraws what was told.
-                self._told[prefix] = attributes
+        self._again = dict.fromkeys(self._told)
+
+    def _repeat_some(self) -> None:
+        for _ in range(min(len(self._again), REPEATED_AT_ONCE)):
+            prefix, _ = self._again.popitem()
+            if prefix in self._told:
+                self._forced.add(prefix)
+                self.wish(prefix, self._waiting.get(prefix, self._told[prefix]))
 
     @property
     def is_waiting(self) -> bool:
         """Whether `next_message` would answer something."""
-        return bool(self._waiting) or self._end_of_rib_due or bool(self._marks)
+        if self._waiting or self._again or self._marks:
+            return True
+        return self._end_of_rib_due and not self.filling
 
     def next_message(self, context: Context, largest_message: int) -> Update | RouteRefresh | None:
         """The next one: withdrawals first, then one set of attributes after the other, then End-of-RIB.
@@ -98,9 +119,12 @@ class AdjRibOut:
     def _next_update(self, context: Context, largest_message: int) -> Update | None:
         room = largest_message - HEADER_BYTES - LENGTH_FIELDS
         reach, unreach = (REACH_BYTES, UNREACH_BYTES) if self._family is not Family.IPV4 else (0, 0)
+        while self._again and not self._buckets:
+            self._repeat_some()
         while self._buckets:
             if None in self._buckets:
                 some = self._take(None, room - unreach)
+                self._forced.difference_update(some)
                 for prefix in some:
                     self._told.pop(prefix, None)
                 return Update(some, family=self._family)
@@ -111,9 +135,10 @@ class AdjRibOut:
                 self._give_up(attributes)
                 continue
             some = self._take(attributes, left)
+            self._forced.difference_update(some)
             self._told.update(dict.fromkeys(some, attributes))
             return Update((), attributes, some, family=self._family)
-        if self._end_of_rib_due:
+        if self._end_of_rib_due and not self.filling:
             self._end_of_rib_due, self._has_ended = False, True
             if self._repeat_due:
                 self._repeat_due = False
@@ -122,7 +147,7 @@ class AdjRibOut:
         return None
 
     def _take(self, bucket: PathAttributes | None, room: int) -> tuple[Nlri, ...]:
-        waiting, some, used = self._buckets[bucket], [], 0
+        waiting, some, used, room = self._buckets[bucket], [], 0, min(room, MOST_NLRI_BYTES)
         for prefix in waiting:
             used += len(prefix)
             if used > room:
@@ -130,6 +155,8 @@ class AdjRibOut:
             some.append(prefix)
         for prefix in some:
             self._leave_bucket(prefix)
+            if self._again:
+                self._again.pop(prefix, None)
         return tuple(some)
 
     def _give_up(self, attributes: PathAttributes) -> None:

@@ -59,22 +59,26 @@ def run_status(arguments: argparse.Namespace) -> None:
 
 def shown(status: dict[str, Any]) -> str:
     """The agent's answer for people."""
-    from agent.cli.tables import ruled
-
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",
         "",
         f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or '?'})",
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
-        f"pods       {status['pods']}",
+        f"pods       {status['pods']}{', mtu ' + str(status['mtu']) if status['mtu'] else ''}",
     ]
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
     lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
     lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
-    lines += ["", "IPv4 BGP status"]
-    if not status["peers"]:
-        return "\n".join([*lines, "No IPv4 peers found."])
+    for version, sign in (("IPv4", "."), ("IPv6", ":")):
+        lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
+    return "\n".join(lines)
+
+
+def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
+    """The peers of one version of IP, told by the `sign` in their addresses, as calicoctl shows them."""
+    from agent.cli.tables import ruled
+
     rows = [
         (
             peer["address"],
@@ -84,8 +88,11 @@ def shown(status: dict[str, Any]) -> str:
             peer["state"] if not peer["last_error"] else f"{peer['state']}: {peer['last_error']}",
         )
         for peer in status["peers"]
+        if sign in peer["address"]
     ]
-    return "\n".join([*lines, ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)])
+    if not rows:
+        return [f"No {version} peers found."]
+    return [ruled(("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"), rows)]
 
 
 def drain_notes(status: dict[str, Any]) -> list[str]:

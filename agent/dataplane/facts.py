@@ -75,8 +75,14 @@ class Facts:
     """Prefix -> next hop: the best BGP paths."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
+    ways: frozenset[str] = frozenset()
+    """The interfaces that lead to other nodes, where they were looked up."""
     open_forward: bool = True
     """The setting: others' forward chains that drop let pods' packets through."""
+    gateways: Mapping[Address, Address] = field(default_factory=dict)
+    """BGP peer -> the neighbour by which it is reached (`reachableBy`)."""
+    services: tuple[Prefix, ...] = ()
+    """Networks of services: what others tell of them is not for this node's kernel."""
 
     @property
     def me(self) -> NodeAddresses | None:
@@ -92,6 +98,14 @@ class Facts:
         """The underlay interface: the one that bears this node's address of a version of IP."""
         own = self.me.on(version) if self.me is not None else None
         return bearing(self.links, own.ip) if own is not None else None
+
+    def underlay_mtu(self, version: int) -> int | None:
+        """The largest packet that gets to every other node; of this node's own interface before ways are known."""
+        found = [self.links[name].mtu for name in self.ways if name in self.links]
+        parent = self.parent_of(version)
+        if parent is None:
+            return None
+        return min(found) if found else parent.mtu
 
     def pool_of(self, prefix: Prefix) -> Pool | None:
         """The pool that holds a prefix."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from ipaddress import ip_network
 
-from agent.dataplane.facts import Facts, NodeAddresses, on_link
+from agent.dataplane.facts import Facts, NodeAddresses, on_link, within
 from agent.dataplane.objects import (
     TUNL0,
     VXLAN6_DEVICE,
@@ -60,6 +60,10 @@ def _candidates(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
                 yield RouteClass.OWN_BLOCK, blackhole(facts, block)
         elif (route := _vxlan_route(facts, block, owner)) is not None:
             yield RouteClass.DATASTORE, route
+    for peer in facts.gateways:
+        way = _direct(facts, ip_network(peer), peer, on_link(facts.links, facts.gateways[peer]))
+        if way is not None:
+            yield RouteClass.DATASTORE, way
 
 
 def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
@@ -68,10 +72,10 @@ def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
         own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
     }
     links: dict[Address, Link | None] = {}
-    pool_of = _pool_finder(facts)
+    pool_of, services = _pool_finder(facts), facts.services
     for prefix in prefixes:
         next_hop = facts.learned.get(prefix)
-        if next_hop is None:
+        if next_hop is None or (services and any(within(prefix, one) for one in services)):
             continue
         pool = pool_of(prefix)
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
@@ -110,7 +114,7 @@ def _pool_finder(facts: Facts) -> Callable[[Prefix], Pool | None]:
 def _link(facts: Facts, known: dict[Address, Link | None], next_hop: Address) -> Link | None:
     """The link to a next hop, looked for once: routes are many, next hops few."""
     if next_hop not in known:
-        known[next_hop] = on_link(facts.links, next_hop)
+        known[next_hop] = on_link(facts.links, facts.gateways.get(next_hop, next_hop))
     return known[next_hop]
 
 
@@ -167,4 +171,5 @@ def _direct(facts: Facts, prefix: Prefix, next_hop: Address, link: Link | None) 
     if link is None:
         return None
     key, protocol = RouteKey(prefix), facts.protocols.learned
-    return Route(key, gateway=next_hop, device=link.name, protocol=protocol)
+    gateway = facts.gateways.get(next_hop, next_hop)
+    return Route(key, gateway=gateway, device=link.name, protocol=protocol)

@@ -58,22 +58,14 @@ def tunnel_mtu(underlay: int, overhead: int, version: int = 4) -> int:
     return max(underlay - overhead, SMALLEST_MTUS[version])
 
 
-def pod_mtu(facts: Facts) -> int | None:
-    """The MTU a new pod gets: the smallest that any encapsulation in use leaves; None before the underlay is known."""
-    if facts.parent is None:
-        return None
-    found = [facts.parent.mtu, *(tunnel.mtu for tunnel in tunnels(facts).values())]
-    return min(found)
-
-
 def tunnels(facts: Facts) -> dict[str, Tunnel]:
     """The tunnel devices this node should have."""
-    me, parent = facts.me, facts.parent
-    if me is None or parent is None:
+    me, underlay = facts.me, facts.underlay_mtu(4)
+    if me is None or underlay is None:
         return {}
     found: dict[str, Tunnel] = {}
     if uses_ipip(facts.pools):
-        mtu = tunnel_mtu(parent.mtu, IPIP_OVERHEAD)
+        mtu = tunnel_mtu(underlay, IPIP_OVERHEAD)
         found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip)
     for version in VERSIONS:
         device = _vxlan(facts, me, version) if uses_vxlan(facts.pools, version) else None
@@ -83,13 +75,13 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
 
 
 def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:
-    parent, underlay = facts.parent_of(version), me.on(version)
-    if parent is None or underlay is None:
+    parent, underlay, mtu = facts.parent_of(version), me.on(version), facts.underlay_mtu(version)
+    if parent is None or underlay is None or mtu is None:
         return None
     return Tunnel(
         DEVICES[version],
         TunnelKind.VXLAN,
-        tunnel_mtu(parent.mtu, VXLAN_OVERHEADS[version], version),
+        tunnel_mtu(mtu, VXLAN_OVERHEADS[version], version),
         me.vtep(version),
         vni=VNI,
         port=PORT,

@@ -56,6 +56,7 @@ def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
     found += _duration(
         "spec.nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time, LONGEST_RESTART_SECONDS
     )
+    found += _service_faults(spec)
     if not spec.node_to_node_mesh_enabled:
         for field, value in (
             ("nodeMeshPassword", spec.node_mesh_password),
@@ -74,6 +75,16 @@ def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
             if text not in names and (name == "default" or ":" in text):
                 found += _readable(f"{at}.communities", text, community)
     return found
+
+
+def _service_faults(spec: BGPConfigurationSpec) -> Iterator[str]:
+    for field, cidrs in (
+        ("serviceClusterIPs", spec.service_cluster_ips),
+        ("serviceExternalIPs", spec.service_external_ips),
+        ("serviceLoadBalancerIPs", spec.service_load_balancer_ips),
+    ):
+        for index, one in enumerate(cidrs or ()):
+            yield from _network(f"spec.{field}[{index}].cidr", one.cidr, None)
 
 
 def peer_faults(spec: BGPPeerSpec) -> list[str]:

@@ -57,8 +57,8 @@ class PrefixAdvertisement(Struct, frozen=True, kw_only=True, omit_defaults=True)
 class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """The cluster's BGP settings (the object `default`), or a node's own (`node.NAME`).
 
-    A node's own object counts for `listenPort`, `prefixAdvertisements` and `logSeverityScreen` alone. The fields about
-    services are kept for other programs; this one knows no services.
+    A node's own object counts for `listenPort`, `prefixAdvertisements` and `logSeverityScreen` alone. The networks of
+    services are not announced, for this program knows no services; learned routes into them stay out of the kernel.
     """
 
     node_to_node_mesh_enabled: bool = True

@@ -47,7 +47,10 @@ def _file(plan: LabPlan, name: str) -> Path:
 
 def pods(plan: LabPlan) -> list[Pod]:
     """All pods of the lab, by name."""
-    found = [Pod(**json.loads(path.read_text())) for path in (plan.directory / "pods").glob("*.json")]
+    found = []
+    for path in (plan.directory / "pods").glob("*.json"):
+        with suppress(FileNotFoundError):  # another caller removed it just now
+            found.append(Pod(**json.loads(path.read_text())))
     return sorted(found, key=lambda pod: pod.name)
 
 

@@ -73,6 +73,12 @@ FAULTS = [
         "spec.nodeMeshPassword.secretKeyRef.name: '../etc' must be letters, digits, '-', '_' and '.', "
         "beginning and ending with a letter or digit",
     ),
+    (
+        "BGPConfiguration",
+        "default",
+        {"serviceClusterIPs": [{"cidr": "10.96.0.0/8"}]},
+        "spec.serviceClusterIPs[0].cidr: 10.96.0.0/8 has host bits set",
+    ),
     ("BGPPeer", "p", {}, "spec.peerIP: name either peerIP or peerSelector"),
     ("BGPPeer", "p", {"peerIP": "10.0.0.9"}, "spec.asNumber: must be given with peerIP"),
     (

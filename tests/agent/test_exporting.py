@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_network
 
-from agent.dataplane.facts import Endpoint, Facts
+from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.objects import Link, RouteKey
-from agent.exporting import announcements, borne
+from agent.exporting import announcements, borne, interfaces
+from agent.policies import Interface
 from ipam.model import NodeName, Pool
 
 ME, OTHER = NodeName("a"), NodeName("b")
@@ -53,3 +54,21 @@ def test_a_local_prefix_is_told_only_while_an_interface_that_is_up_bears_it() ->
     assert borne(prefixes, {"docker0": replace(docker, up=False)}) == ()
     both = replace(docker, addresses=(*docker.addresses, (IPv6Address("fd17::1"), 64)))
     assert borne(prefixes, {"docker0": both}) == (here, six)
+
+
+def test_interfaces_bring_their_subnets_and_what_is_behind_them() -> None:
+    docker = Link(3, "docker0", "bridge", 1500, True, None, ((IPv4Address("172.17.1.252"), 24),))
+    eth = Link(
+        2, "eth0", None, 1500, True, None, ((IPv4Address("10.0.0.1"), 24), (IPv6Address("fd00::1"), 64))
+    )
+    tunnel = Link(4, "vxlan.calico", "vxlan", 1450, True, None, ((IPv4Address("192.168.1.0"), 32),))
+    pod = Link(5, "cali2", "veth", 1500, True)
+    nodes = {ME: NodeAddresses(IPv4Interface("10.0.0.1/24"))}
+    links = {link.name: link for link in (docker, eth, tunnel, pod)}
+    local = (ip_network("172.17.1.0/24"), ip_network("172.17.2.0/24"))
+    assert interfaces(facts(links=links, nodes=nodes), local) == (
+        Interface("cali2", own=frozenset({ip_network("192.168.9.5/32")})),
+        Interface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
+        Interface("eth0", (ip_network("10.0.0.0/24"), ip_network("fd00::/64")), is_parent=True),
+        Interface("vxlan.calico"),
+    )

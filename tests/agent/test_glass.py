@@ -13,6 +13,7 @@ import structlog
 
 from agent import glass
 from agent.cli.bgp import in_full, peers_table, routes_table
+from agent.cli.node import peers_of
 from agent.clock import SystemClock
 from agent.peering import Peered, PeerKind
 from bgp.config import PeerConfig, SpeakerConfig
@@ -158,3 +159,18 @@ def test_a_peer_without_a_session_is_shown_with_its_last_error() -> None:
     assert "last error    Connection refused" in full
     assert "options       password" in full
     assert full.endswith("no session, so nothing is agreed")
+
+
+def test_node_status_lists_the_peers_of_each_version_of_ip() -> None:
+    peer = {
+        "type": "node-to-node mesh",
+        "state": "Established",
+        "since": "2026-01-02T03:04:05.6Z",
+        "last_error": "",
+    }
+    status = {"peers": [{**peer, "address": "10.0.0.2"}, {**peer, "address": "fd00::2", "state": "Active"}]}
+    four, six = ("\n".join(peers_of(status, *which)) for which in (("IPv4", "."), ("IPv6", ":")))
+    assert "| 10.0.0.2     | node-to-node mesh | up    | 2026-01-02 03:04:05 | Established |" in four
+    assert "fd00::2" not in four
+    assert "| fd00::2      | node-to-node mesh | start |" in six
+    assert peers_of({"peers": []}, "IPv6", ":") == ["No IPv6 peers found."]

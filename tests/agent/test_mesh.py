@@ -39,6 +39,18 @@ async def test_a_change_of_one_peering_leaves_every_other_session_up(tmp_path: P
         assert one.peer(two)["resource"] == two.peer(one)["resource"] == "slow"
 
 
+async def test_a_gateway_of_a_peer_is_a_fact_as_long_as_the_peering_is_there(tmp_path: Path) -> None:
+    async with meshes(1, tmp_path) as world:
+        (one,) = world.nodes
+        peer = document("BGPPeer", "far", peerIP="10.99.0.1", asNumber=65001, reachableBy="10.0.0.254")
+        one.changed.clear()
+        world.put(peer)
+        assert {str(far): str(near) for far, near in one.mesh.gateways.items()} == {"10.99.0.1": "10.0.0.254"}
+        assert one.changed.is_set()
+        world.put(peer, deleted=True)
+        assert one.mesh.gateways == {}
+
+
 async def test_a_node_that_goes_takes_its_own_sessions_alone(tmp_path: Path) -> None:
     async with meshes(3, tmp_path) as world:
         one, two, three = world.nodes

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
 import pytest
 
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
-from agent.policies import Ground, policy, troubles
+from agent.policies import Ground, Interface, names_interfaces, policy, services, troubles
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.communities import shown
@@ -52,13 +52,12 @@ def told(
     prefix: str,
     *filters: str,
     internal: bool = True,
-    interface: str = "",
     learned: bool = False,
     **attributes: Any,
 ) -> Verdict:
     network = ip_network(prefix)
     judge = Judge(policy(where, filters).outgoing, family_of(network), internal=internal)
-    return judge(Candidate(nlri.pack(network), PathAttributes(**attributes), learned, interface))
+    return judge(Candidate(nlri.pack(network), PathAttributes(**attributes), learned))
 
 
 EXPORTS = [
@@ -75,13 +74,7 @@ EXPORTS = [
     ("172.26.0.0/24", {}, "inside no pool", False),
     ("0.0.0.0/0", {"learned": True}, "inside no pool", False),
     ("192.168.0.0/15", {}, "inside no pool", False),
-    ("192.168.9.0/26", {"interface": "vxlan.calico"}, "a route over our own tunnel", False),
-    ("192.168.9.0/26", {"interface": "wireguard.cali"}, "a route over our own tunnel", False),
-    ("192.168.9.0/26", {"interface": "tunl0"}, "a route over our own tunnel", False),
-    ("192.168.9.0/26", {"interface": "tunl0", "internal": False}, "inside pool open", True),
-    ("192.168.9.0/26", {"interface": "vxlan.calico", "internal": False}, "inside pool open", True),
-    ("192.168.9.0/26", {"interface": "bpfin.cali", "internal": False}, "a route of another dataplane", False),
-    ("192.168.9.5/32", {"interface": "cali1"}, "inside pool open", True),
+    ("192.168.9.0/26", {"internal": False}, "inside pool open", True),
     ("fd00::/122", {}, "own block", True),
     ("fd00::7/128", {}, "inside own block fd00::/122", False),
     ("fd00::1:0/122", {"learned": True}, "inside pool six", True),
@@ -125,6 +118,11 @@ def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_
     assert found.communities == (65000 << 16 | 1, 65000 << 16 | 5)
 
 
+INTERFACES = (
+    Interface("cali1", own=frozenset({ip_network("192.168.9.5/32")})),
+    Interface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
+    Interface("eth0", (ip_network("172.26.0.0/24"),), is_parent=True),
+)
 REJECT_ALL = spec(exportV4=[{"action": "Reject"}])
 ACCEPT_BACKBONE = spec(
     exportV4=[{"action": "Accept", "cidr": "172.26.0.0/16", "matchOperator": "In", "source": "RemotePeers"}]
@@ -197,6 +195,22 @@ FILTERED = [
         "own block",
         True,
     ),
+    (
+        "an interface of our own",
+        {"f": spec(exportV4=[{"action": "Reject", "interface": "docker*"}])},
+        "172.17.1.0/24",
+        {},
+        "BGPFilter f, rule 1",
+        False,
+    ),
+    (
+        "a pod's interface",
+        {"f": spec(exportV4=[{"action": "Reject", "interface": "cali*"}])},
+        "192.168.9.5/32",
+        {},
+        "BGPFilter f, rule 1",
+        False,
+    ),
     ("a filter that does not exist is empty", {}, "192.168.1.0/26", {}, "own block", True),
 ]
 
@@ -209,7 +223,7 @@ FILTERED = [
 def test_filters_decide_first(
     filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_told: bool
 ) -> None:
-    found = told(ground(filters=filters), prefix, "f", "g", **how)
+    found = told(ground(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
     assert (found.reason, found.attributes is not None) == (reason, is_told)
 
 
@@ -249,7 +263,34 @@ IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
         False,
     ),
     ("a priority", {"action": "Reject", "priority": 1024}, "8.8.8.0/24", {}, False),
-    ("an interface", {"action": "Reject", "interface": "eth*"}, "8.8.8.0/24", {}, False),
+    (
+        "an interface",
+        {"action": "Reject", "interface": "eth*"},
+        "8.8.8.0/24",
+        {"next_hop": ip_address("172.26.0.9")},
+        False,
+    ),
+    (
+        "an interface beyond a router",
+        {"action": "Reject", "interface": "eth0"},
+        "8.8.8.0/24",
+        {"next_hop": ip_address("10.0.0.9")},
+        False,
+    ),
+    (
+        "another interface",
+        {"action": "Reject", "interface": "docker0"},
+        "8.8.8.0/24",
+        {"next_hop": ip_address("172.26.0.9")},
+        True,
+    ),
+    (
+        "a dot is a dot",
+        {"action": "Reject", "interface": "et.0"},
+        "8.8.8.0/24",
+        {"next_hop": ip_address("172.26.0.9")},
+        True,
+    ),
 ]
 
 
@@ -261,10 +302,10 @@ IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
 def test_what_is_believed(
     rule: dict[str, Any], prefix: str, attributes: dict[str, Any], believed: bool
 ) -> None:
-    where = ground(filters={"f": spec(importV4=[rule])})
+    where = ground(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
     network = ip_network(prefix)
     judge = Judge(policy(where, ["f"]).incoming, family_of(network), internal=False)
-    candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True, "eth0")
+    candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True)
     assert (judge(candidate).attributes is not None) is believed
 
 
@@ -291,3 +332,23 @@ def test_names_that_nobody_gave_a_meaning_are_told() -> None:
         "BGPPeer tor: BGPFilter g does not exist; it counts as empty",
         "BGPConfiguration: prefixAdvertisements: no community is named 'nobody'",
     ]
+
+
+def test_the_networks_of_services_are_those_of_all_three_lists() -> None:
+    configured = {
+        "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
+        "serviceExternalIPs": [{"cidr": "192.0.2.0/24"}],
+        "serviceLoadBalancerIPs": [{"cidr": "198.51.100.0/24"}],
+    }
+    assert list(map(str, services(msgspec.convert(configured, BGPConfigurationSpec)))) == [
+        "10.96.0.0/12",
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+    ]
+
+
+def test_interfaces_are_looked_at_only_where_a_rule_names_one() -> None:
+    assert not names_interfaces({"f": REJECT_ALL})
+    assert names_interfaces(
+        {"f": REJECT_ALL, "g": spec(importV6=[{"action": "Reject", "interface": "eth0"}])}
+    )

@@ -8,9 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.objects import Link
 from agent.dataplane.routing import routes
-from agent.dataplane.tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
+from agent.dataplane.tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.wishes import dataplane, masquerade
 from ipam.model import EncapsulationMode, NodeName, Pool
 
@@ -207,3 +208,22 @@ def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
             "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
         ]
     )
+
+
+def test_a_peer_behind_a_neighbour_has_a_route_of_its_own_and_so_has_what_it_taught() -> None:
+    tor, way = address("10.99.0.1"), address("172.26.0.1")
+    taught = {network("10.50.0.0/16"): tor, network("10.51.0.0/16"): address("10.99.0.2")}
+    given = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: way})
+    assert lines(given) == [
+        "10.50.0.0/16 via 172.26.0.1 dev eth0 proto bird",
+        "10.99.0.1 via 172.26.0.1 dev eth0 proto bird",
+    ]
+    out_of_reach = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: tor})
+    assert lines(out_of_reach) == []
+
+
+def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:
+    near = address("172.26.5.10")
+    learned = {network("10.96.0.0/12"): near, network("10.96.5.5/32"): near, network("10.0.0.0/8"): near}
+    given = facts(pool(), learned=learned, endpoints=(), block_owners={}, services=(network("10.96.0.0/12"),))
+    assert lines(given) == ["10.0.0.0/8 via 172.26.5.10 dev eth0 proto bird"]

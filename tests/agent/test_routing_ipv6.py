@@ -8,10 +8,11 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 import pytest
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, Tunnel, TunnelKind
 from agent.dataplane.routing import routes
 from agent.dataplane.sysctls import sysctls
-from agent.dataplane.tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
+from agent.dataplane.tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.wishes import masquerade
 from ipam.model import EncapsulationMode, NodeName, Pool
 

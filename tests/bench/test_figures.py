@@ -90,7 +90,7 @@ def test_a_feed_is_whole_messages_and_its_withdrawal_names_the_same_prefixes(nam
 def test_our_speaker_takes_a_feed_whole() -> None:
     mebibytes, seconds = rib.once(2_000, 100)
     assert mebibytes > 0
-    assert seconds > 0
+    assert seconds >= 0  # processor time comes in ticks
 
 
 @pytest.mark.lab

@@ -178,6 +178,7 @@ def test_a_path_whose_next_hop_leads_nowhere_is_shown_with_that_reason() -> None
     wire.announce(three, TWO)
     wire.run(1)
     one.router.lead_nowhere({address(2)})
+    wire.settle(one)
     assert [
         (str(seen.path.source.address), seen.best, seen.reason) for seen in look(one.router, view()).paths
     ] == [

@@ -119,7 +119,11 @@ def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
             gone = frozenset(one for bit, one in enumerate(HOPS) if number >> bit & 1)
             changed = gone ^ rib.unreachable
             rib.unreachable = gone
-            rib.choose_again(list(rib.concerned(changed)))
+            for one in [one for one in rib.prefixes if rib.goes_over(one, changed)]:
+                # Before it is chosen again it leads somewhere, if anything does, although perhaps by a worse way.
+                before = rib.best(one)
+                assert before is None or before.attributes.next_hop not in gone
+                rib.choose_again([one])
         elif kind == "put":
             source = Source(number, IPv4Address(number), IPv4Address(number), internal=True)
             path = told[number, prefix] = Path(PathAttributes(next_hop=HOPS[hop]), source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -24,6 +24,7 @@ from bgp.policy import (
     Policy,
     PrefixMatch,
     PrependAs,
+    Reached,
     Rule,
     SetPriority,
     Verdict,
@@ -33,6 +34,9 @@ from bgp.policy import (
 PLAIN = PathAttributes()
 SMALL, LARGE = read("65000:100"), read("65000:1:2")
 TAGGED = PathAttributes(communities=(int(SMALL),), large_communities=(bytes(LARGE),))  # type: ignore[arg-type]
+LAN = (ip_network("172.26.0.0/24"), ip_network("fd26::/64"))
+OWN = frozenset({ip_network("10.1.2.0/24"), ip_network("fd00::/64")})
+NEAR, BEYOND = (PathAttributes(next_hop=ip_address(text)) for text in ("172.26.0.9", "10.0.0.9"))
 FAR = PathAttributes(as_path=((SegmentType.AS_SEQUENCE, (65001, 65002, 65003)),))
 
 
@@ -40,9 +44,8 @@ def candidate(
     prefix: str = "10.1.2.0/24",
     attributes: PathAttributes = PLAIN,
     learned: bool = False,
-    interface: str = "",
 ) -> Candidate:
-    return Candidate(nlri.pack(ip_network(prefix)), attributes, learned, interface)
+    return Candidate(nlri.pack(ip_network(prefix)), attributes, learned)
 
 
 def refuses(rule: Rule, one: Candidate, internal: bool = False, family: Family = Family.IPV4) -> bool:
@@ -114,11 +117,39 @@ def test_in_and_equal_mean_what_the_standard_library_means(
 CONDITIONS = [
     ("learned", Rule(Action.REJECT, learned=True), candidate(learned=True), True),
     ("own", Rule(Action.REJECT, learned=True), candidate(), False),
-    ("interface", Rule(Action.REJECT, interface="tunl0"), candidate(interface="tunl0"), True),
-    ("another interface", Rule(Action.REJECT, interface="tunl0"), candidate(interface="tunl01"), False),
-    ("no interface", Rule(Action.REJECT, interface="*"), candidate(), True),
-    ("wildcard", Rule(Action.REJECT, interface="*.calico"), candidate(interface="vxlan.calico"), True),
-    ("a dot is a dot", Rule(Action.REJECT, interface="*.calico"), candidate(interface="vxlanxcalico"), False),
+    (
+        "next hop on a subnet",
+        Rule(Action.REJECT, reached=Reached(LAN)),
+        candidate(attributes=NEAR, learned=True),
+        True,
+    ),
+    (
+        "next hop elsewhere",
+        Rule(Action.REJECT, reached=Reached(LAN)),
+        candidate(attributes=BEYOND, learned=True),
+        False,
+    ),
+    (
+        "next hop beyond a router",
+        Rule(Action.REJECT, reached=Reached(elsewhere=LAN)),
+        candidate(attributes=BEYOND, learned=True),
+        True,
+    ),
+    (
+        "next hop on another's subnet",
+        Rule(Action.REJECT, reached=Reached(elsewhere=LAN)),
+        candidate(attributes=NEAR, learned=True),
+        False,
+    ),
+    ("own, behind it", Rule(Action.REJECT, reached=Reached(own=OWN)), candidate(), True),
+    ("own, not behind it", Rule(Action.REJECT, reached=Reached(own=OWN)), candidate("10.1.3.0/24"), False),
+    (
+        "own, whatever its next hop",
+        Rule(Action.REJECT, reached=Reached(LAN)),
+        candidate(attributes=NEAR),
+        False,
+    ),
+    ("no next hop", Rule(Action.REJECT, reached=Reached(elsewhere=())), candidate(learned=True), False),
     ("community", Rule(Action.REJECT, community=SMALL), candidate(attributes=TAGGED), True),
     ("no community", Rule(Action.REJECT, community=SMALL), candidate(), False),
     ("large community", Rule(Action.REJECT, community=LARGE), candidate(attributes=TAGGED), True),

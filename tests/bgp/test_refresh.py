@@ -209,7 +209,7 @@ def test_what_changes_while_it_is_repeated_stands_between_the_marks_once() -> No
     other = PathAttributes(next_hop=OWN, local_pref=7)
     out.wish(B, other)
     out.wish(C, other)
-    assert drain(out) == [(A,), (B, C), END]
+    assert drain(out) == [(B, C), (A,), END]
 
 
 def test_asking_twice_at_once_is_answered_once() -> None:

@@ -40,8 +40,8 @@ async def test_without_replacing_what_stands_there_stays(world: World, given: Va
 
 
 async def test_one_refused_route_stops_no_other(world: World, given: Values) -> None:
-    bad = replace(given.direct, key=replace(given.pod.key), device="nowhere")
-    other = replace(given.blackhole, key=replace(given.block, metric=512))
+    bad = replace(given.direct, key=given.pod.key, device="nowhere")
+    other = replace(given.blackhole, key=given.block._replace(metric=512))
     (refusal,) = await world.kernel.put_routes([given.direct, bad, other])
     assert refusal.what == bad
     assert "nowhere" in refusal.why
@@ -63,7 +63,7 @@ async def test_removing_never_takes_somebody_elses_route_in_its_place(world: Wor
 
 
 async def test_metrics_are_part_of_the_key(world: World, given: Values) -> None:
-    second = replace(given.direct, key=replace(given.block, metric=512))
+    second = replace(given.direct, key=given.block._replace(metric=512))
     await world.kernel.put_routes([given.direct, second])
     assert {given.block, second.key} <= (await world.kernel.routes()).keys()
     await world.kernel.remove_routes([second])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,8 @@ NFNLGRP_NFTABLES = 7
 @pytest.fixture
 def kernel() -> Iterator[NetlinkKernel]:
     with fresh_namespace():
+        # Without duplicate address detection the kernel has no address events of its own to come (RFC 4862).
+        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
         for name in ("eth0", "cali1"):
             ip(f"link add {name} type veth peer name {name}-far")
             ip(f"link set {name}-far up")

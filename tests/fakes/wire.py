@@ -214,16 +214,19 @@ class Wire:
         """What the asyncio shell does after each input."""
         if node.down:
             return
-        wire, changed = node.router.flush(self.now)
-        for _, one in wire:
-            self._perform(node, one)
-        for connection in node.router.waiting():
-            while data := node.router.next_update(connection):
-                self._send(node, connection, data)
-        for family, prefix in ((family, one) for family, some in changed.items() for one in some):
-            best = node.router.ribs[family].best(prefix)
-            hop = str(best.attributes.next_hop) if best is not None else None
-            node.changes.append((str(nlri.unpack(prefix, family)), hop))
+        while True:
+            wire, changed = node.router.flush(self.now)
+            for _, one in wire:
+                self._perform(node, one)
+            for connection in node.router.waiting():
+                while data := node.router.next_update(connection):
+                    self._send(node, connection, data)
+            for family, prefix in ((family, one) for family, some in changed.items() for one in some):
+                best = node.router.ribs[family].best(prefix)
+                hop = str(best.attributes.next_hop) if best is not None else None
+                node.changes.append((str(nlri.unpack(prefix, family)), hop))
+            if not node.router.is_busy:
+                return
 
     def _perform(self, node: Node, one: Output) -> None:
         match one:

@@ -1,0 +1,67 @@
+"""Work over many prefixes, cut into slices: nothing keeps the next keepalive waiting for a whole table.
+
+Promises: pure; each turn does about as much as it is given room for, and every chore gets its turn.
+A chore looks at how things are when its slice comes, never at how they were when it was begun, so that what happens
+between two slices is not undone. Does not know: what the work is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+SLICE_PREFIXES = 8192
+"""Of one turn: some ten milliseconds."""
+LEAST_PREFIXES = 256
+FEW_PEERS = 16
+"""With more of them a slice is smaller, as each prefix may concern them all."""
+
+Chore = Iterator[int]
+"""Each step answers how many prefixes it was."""
+_One = TypeVar("_One")
+
+
+class Chores:
+    """Those under way."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Chore] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    def add(self, chore: Chore) -> None:
+        """Do this as well; its first step comes in a later `run`."""
+        self._queue.append(chore)
+
+    def run(self, room: int) -> None:
+        """Step by step, one chore after the other, until the room is used."""
+        while self._queue and room > 0:
+            chore = self._queue.popleft()
+            done = next(chore, None)
+            if done is not None:
+                room -= max(1, done)
+                self._queue.append(chore)
+
+
+def room_for(peers: int) -> int:
+    """How many prefixes a turn may handle."""
+    return max(LEAST_PREFIXES, SLICE_PREFIXES * FEW_PEERS // max(FEW_PEERS, peers))
+
+
+def slices(many: Iterable[_One], most: int = LEAST_PREFIXES) -> Iterator[list[_One]]:
+    """All of them, some at a time."""
+    source = iter(many)
+    while some := list(islice(source, most)):
+        yield some
+
+
+def taken(pending: set[_One], most: int) -> set[_One]:
+    """Some of a set, which loses them."""
+    if len(pending) <= most:
+        some = pending.copy()
+        pending.clear()
+        return some
+    return {pending.pop() for _ in range(most)}

@@ -1,0 +1,188 @@
+"""Nothing slow in the keepalive's way: whole tables on machines a hundred times too slow, with a hold time of 9 s."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp.chores import LEAST_PREFIXES, SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
+from bgp.families import Family
+from bgp.fsm import State
+from bgp.inbox import FULL_BYTES, SLICE_BYTES, Inbox
+from bgp.policy import Action, Policy, Rule
+from tests.fakes.machines import PIPE_BYTES, Machine, Room
+
+TABLE = 100_000
+HOLD_SECONDS = 9
+SLOW = 0.0002
+"""Seconds per prefix and step of its way: the table is some forty seconds of work."""
+NETWORKS = [IPv4Network((10 << 24 | number << 6, 26)) for number in range(TABLE)]
+
+
+def world(*, whole: bool = False) -> tuple[Room, Machine, Machine, Machine, Machine]:
+    """A teller, the slow one between, who listens to it, and one that hears nothing but keepalives; each another AS."""
+    room = Room()
+    middle = room.machine(9, 64512, SLOW, whole=whole)
+    teller, listener, quiet = (room.machine(last, 65000 + last) for last in (1, 2, 3))
+    for other, family in ((teller, Family.IPV4), (listener, Family.IPV4), (quiet, Family.IPV6)):
+        room.join(other, middle, HOLD_SECONDS, family)
+    for one in (middle, listener, quiet):
+        one.router.announce([])
+    teller.router.announce(NETWORKS)
+    return room, middle, teller, listener, quiet
+
+
+def all_up(middle: Machine, *others: Machine) -> bool:
+    return all(middle.state(one) is one.state(middle) is State.ESTABLISHED for one in others)
+
+
+def test_a_table_told_passed_on_refused_and_taken_back_costs_no_session() -> None:
+    room, middle, teller, listener, quiet = world()
+    room.until(lambda: middle.router.converged and listener.known() == TABLE, 600)
+    assert room.now > 3 * HOLD_SECONDS, "else the table was no burden"
+    known = {where: peer.config for where, peer in middle.router.peers.items()}
+    closed = Policy(incoming=(Rule(Action.REJECT, "nothing"),))
+    middle.router.configure(known | {teller.own: replace(known[teller.own], policy=closed)}, room.now)
+    room.until(lambda: listener.known() == 0, 600)
+    middle.router.configure(known, room.now)
+    room.until(lambda: listener.known() == TABLE, 600)
+    middle.router.lead_nowhere({teller.own})
+    room.until(lambda: listener.known() == 0, 600)
+    middle.router.lead_nowhere(set())
+    room.until(lambda: listener.known() == TABLE, 600)
+    assert all_up(middle, teller, listener, quiet)
+    assert [middle.sessions(one) for one in (teller, listener, quiet)] == [1, 1, 1]
+    teller.router.drain("gone for good")
+    room.until(lambda: listener.known() == middle.known() == 0, 600)
+    room.run(3 * HOLD_SECONDS)
+    assert [middle.sessions(one) for one in (listener, quiet)] == [1, 1]
+    assert all_up(middle, listener, quiet)
+    assert middle.longest_turn_seconds < HOLD_SECONDS / 2
+
+
+def test_the_same_without_turns_loses_its_sessions() -> None:
+    """What the test above is worth."""
+    room, middle, teller, listener, quiet = world(whole=True)
+    room.until(lambda: max(middle.sessions(one) for one in (teller, listener, quiet)) > 1, 600)
+    assert middle.longest_turn_seconds > HOLD_SECONDS
+
+
+def test_who_comes_late_gets_the_whole_table_and_its_end_after_it() -> None:
+    room, middle, _, listener, quiet = world()
+    room.until(lambda: listener.known() == TABLE, 600)
+    late = room.machine(4, 65004)
+    room.join(late, middle, HOLD_SECONDS)
+    late.router.announce([])
+    room.until(lambda: late.router.converged, 600)
+    assert late.known() == TABLE
+    assert [middle.sessions(one) for one in (listener, quiet, late)] == [1, 1, 1]
+
+
+def test_a_listener_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it() -> None:
+    room, middle, teller, listener, quiet = world()
+    room.until(lambda: all_up(middle, teller, listener, quiet), 60)
+    listener.free_at = float("inf")
+    room.until(lambda: middle.state(listener) is not State.ESTABLISHED, 200)
+    assert max(len(pipe.data) for pipe in middle.out.values()) < PIPE_BYTES + FULL_BYTES
+    assert middle.sessions(quiet) == 1
+    assert "hold timer expired" in middle.router.peers[listener.own].last_error
+
+
+# -- the parts --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.binary(max_size=SLICE_BYTES * 2 + 5)), max_size=12), st.data()
+)
+def test_an_inbox_keeps_the_bytes_of_each_connection_in_order_and_its_end_behind_them(
+    arrivals: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    inbox, read, ended = Inbox(), dict.fromkeys(range(1, 5), b""), {}
+    sent = dict.fromkeys(range(1, 5), b"")
+
+    def take() -> bool:
+        found = inbox.next()
+        if found is None:
+            return False
+        connection, some, why = found
+        assert len(some) <= SLICE_BYTES
+        assert connection not in ended
+        read[connection] += some
+        if why is not None:
+            ended[connection] = why
+        return True
+
+    for connection, some in arrivals:
+        inbox.put(connection, some)
+        sent[connection] += some
+        if data.draw(st.booleans()):
+            take()
+    for connection in sent:
+        inbox.end(connection, f"end of {connection}")
+    while take():
+        pass
+    assert read == sent
+    assert ended == {connection: f"end of {connection}" for connection in sent}
+    assert not inbox
+
+
+def test_a_connection_that_sends_much_waits_for_the_others() -> None:
+    inbox = Inbox()
+    inbox.put(1, bytes(10 * SLICE_BYTES))
+    inbox.put(2, b"hello")
+    assert inbox.is_full(1)
+    assert not inbox.is_full(2)
+    assert [found[0] for _ in range(4) if (found := inbox.next()) is not None] == [1, 2, 1, 1]
+
+
+def test_chores_share_the_room_and_each_ends() -> None:
+    done: list[str] = []
+
+    def chore(name: str, steps: int) -> Chore:
+        for _ in range(steps):
+            done.append(name)
+            yield 10
+
+    chores = Chores()
+    chores.add(chore("a", 3))
+    chores.add(chore("b", 1))
+    chores.run(20)
+    assert done == ["a", "b"]
+    while chores:
+        chores.run(1)
+    assert done == ["a", "b", "a", "a"]
+
+
+def test_a_turn_has_less_room_the_more_neighbours_there_are_and_never_none() -> None:
+    assert room_for(0) == room_for(16) == SLICE_PREFIXES
+    assert room_for(100_000) == LEAST_PREFIXES
+    assert SLICE_PREFIXES > room_for(50) > room_for(500) >= LEAST_PREFIXES
+
+
+@given(st.sets(st.integers(0, 100)), st.integers(1, 50))
+def test_what_is_taken_from_a_set_is_in_it_no_more(numbers: set[int], most: int) -> None:
+    pending, found = set(numbers), set()
+    while pending:
+        some = taken(pending, most)
+        assert 0 < len(some) <= most
+        assert not some & found
+        found |= some
+    assert found == numbers
+    assert [one for some in slices(sorted(numbers), most) for one in some] == sorted(numbers)
+
+
+def test_a_forgotten_neighbour_that_tells_again_before_it_is_forgotten_keeps_what_it_told() -> None:
+    """Between two slices of forgetting a whole table some of it is told anew."""
+    room, middle, teller, listener, _ = world()
+    room.until(lambda: listener.known() == TABLE, 600)
+    wanted = {where: peer.config for where, peer in middle.router.peers.items()}
+    middle.router.configure({where: one for where, one in wanted.items() if where != teller.own}, room.now)
+    middle.router.flush(room.now)
+    middle.router.configure(wanted, room.now)
+    teller.router.announce(NETWORKS[:2])
+    room.until(lambda: listener.known() == 2, 600)
+    assert middle.known() == 2
+    assert middle.router.next_hops == {IPv4Address("10.0.0.1")}

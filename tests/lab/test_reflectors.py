@@ -1,0 +1,93 @@
+"""From a mesh to a route reflector, live: no route of any kernel changes, and no ping is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.lab import life, processes
+from agent.lab.life import Lab
+from agent.lab.plan import LabNode, Mode
+from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
+
+pytestmark = pytest.mark.lab
+
+SESSION_SECONDS = 30.0
+
+
+def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:
+    return {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def sessions(node: LabNode) -> dict[str, str]:
+    """Name of each peer in session -> type."""
+    status = processes.agent_status(node)
+    peers = status["peers"] if status is not None else []
+    return {peer["description"]: peer["type"] for peer in peers if peer["state"] == "Established"}
+
+
+def looked(node: LabNode, *words: str) -> list[dict[str, Any]]:
+    done = tortie("bgp", "routes", *words, "-o", "json", env={**os.environ, **node.environment})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, list)
+    return found
+
+
+def make_reflector(lab: Lab, node: LabNode) -> None:
+    command = processes.inside(node.namespace, [*COMMAND, "get", "node", node.name, "-o", "json"])
+    got = subprocess.run(
+        command, capture_output=True, check=True, timeout=60, env={**os.environ, **node.environment}
+    )
+    record = json.loads(got.stdout)
+    record["metadata"]["labels"] = {"rr": ""}
+    record["spec"]["bgp"]["routeReflectorClusterID"] = "244.0.0.1"
+    life.apply(lab.plan, record)
+
+
+def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
+    make_lab: MakeLab, tmp_path: Path
+) -> None:
+    lab = make_lab("rr", Mode.NONE, nodes=3, pods=3)
+    first, second, third = lab.plan.nodes
+    life.apply(lab.plan, resource("BGPPeer", "reflectors", nodeSelector="all()", peerSelector="has(rr)"))
+    make_reflector(lab, first)
+    processes.wait_for(
+        "the reflector's sessions",
+        lambda: (
+            sessions(first) == {"node2": "node specific", "node3": "node specific"}
+            and sessions(second) == {"node1": "node specific", "node3": "node-to-node mesh"}
+            and len(looked(second, "--received", "node1")) == 2
+            and len(looked(third, "--received", "node1")) == 2
+        ),
+        SESSION_SECONDS,
+    )
+    wait_until_quiet(lab)
+    monitors = RouteMonitors(lab, tmp_path)
+    try:
+        life.apply(lab.plan, resource("BGPConfiguration", "default", nodeToNodeMeshEnabled=False))
+        processes.wait_for(
+            "the end of the mesh",
+            lambda: sessions(second) == sessions(third) == {"node1": "node specific"},
+            SESSION_SECONDS,
+        )
+        assert sum(count.lost for count in life.ping(lab, rounds=3).counts.values()) == 0
+        assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
+    finally:
+        monitors.close()
+    (reflected,) = [row for row in looked(second) if row["next_hop"] == str(third.interface.ip)]
+    assert (reflected["name"], reflected["originator_id"], reflected["cluster_list"]) == (
+        "node1",
+        str(third.interface.ip),
+        ["244.0.0.1"],
+    )

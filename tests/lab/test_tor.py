@@ -1,0 +1,164 @@
+"""A rack's router (BIRD) beside the mesh: peered with by resources alone, with a password from a file and a filter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.lab import life, processes
+from agent.lab.life import Lab
+from agent.lab.plan import LabNode, Mode, gateway
+from agent.lab.routes import table
+from tests.lab.conftest import MakeLab, tortie
+
+pytestmark = pytest.mark.lab
+
+SESSION_SECONDS = 30.0
+PASSWORD = "hunter2"
+WANTED, REFUSED = "10.50.0.0/16", "10.60.0.0/16"
+REFUSE = {"action": "Reject", "cidr": REFUSED, "matchOperator": "In"}
+
+
+def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:
+    return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+class Tor:
+    """BIRD in the lab's fabric."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self._lab = lab
+        self._socket = directory / "bird.ctl"
+        own = gateway(lab.plan.segments[0])
+        peers = "\n".join(
+            f"protocol bgp {node.name} from rack {{ neighbor {node.interface.ip} as 64512; }}"
+            for node in lab.plan.nodes
+        )
+        config = directory / "bird.conf"
+        config.write_text(
+            f"""
+            router id {own};
+            protocol device {{}}
+            protocol static {{ ipv4; route {WANTED} blackhole; route {REFUSED} blackhole; }}
+            template bgp rack {{
+              local {own} as 65001;
+              password "{PASSWORD}";
+              connect retry time 1;
+              error wait time 1, 2;
+              ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};
+            }}
+            {peers}
+            """
+        )
+        command = ["bird", "-f", "-c", str(config), "-s", str(self._socket)]
+        self.process = subprocess.Popen(processes.inside(lab.plan.fabric, command))
+
+    def said(self, *words: str) -> str:
+        """An answer of BIRD's; empty while it does not answer."""
+        command = processes.inside(self._lab.plan.fabric, ["birdc", "-s", str(self._socket), *words])
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+
+    def routes(self) -> set[tuple[str, str]]:
+        """(prefix, next hop) of what the nodes told."""
+        found, prefix = set(), ""
+        for line in self.said("show", "route", "where", "source", "=", "RTS_BGP").splitlines():
+            if line[:1].isdigit():
+                prefix = line.split()[0]
+            if "via " in line:
+                found.add((prefix, line.split("via ")[1].split()[0]))
+        return found
+
+
+@contextmanager
+def tor(lab: Lab, directory: Path) -> Iterator[Tor]:
+    running = Tor(lab, directory)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+def session(node: LabNode) -> tuple[str, str]:
+    """State of the session with the router, and since when."""
+    status = processes.agent_status(node)
+    assert status is not None
+    found = [peer for peer in status["peers"] if peer["description"] == "tor"]
+    return (found[0]["state"], found[0]["since"]) if found else ("", "")
+
+
+def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
+    make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secrets" / "bgp" / "tor"
+    secret.parent.mkdir(parents=True)
+    secret.touch(0o600)
+    secret.write_text(f"{PASSWORD}\n")
+    monkeypatch.setenv("TORTIE_PATHS_SECRETS", str(tmp_path / "secrets"))
+    lab = make_lab("tor", Mode.NONE, nodes=2, pods=2)
+    nodes = lab.plan.nodes
+    own = gateway(lab.plan.segments[0])
+    with tor(lab, tmp_path) as router:
+        life.apply(lab.plan, resource("BGPFilter", "rack", importV4=[REFUSE]))
+        peer = {"peerIP": str(own), "asNumber": 65001, "filters": ["rack"]}
+        password = {"secretKeyRef": {"name": "bgp", "key": "tor"}}
+        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
+        route = f"{WANTED} via {own} dev eth0 proto bird"
+        processes.wait_for(
+            "the router's route", lambda: all(route in table(node) for node in nodes), SESSION_SECONDS
+        )
+        assert not [line for node in nodes for line in table(node) if line.startswith("10.60.")]
+        blocks = {
+            (line.split()[1], str(node.interface.ip))
+            for node in nodes
+            for line in table(node)
+            if line.startswith("blackhole")
+        }
+        assert len(blocks) == 2
+        processes.wait_for("the blocks at the router", lambda: blocks <= router.routes(), SESSION_SECONDS)
+        looked = tortie(
+            "bgp", "routes", "--received", "tor", "-o", "json", env={**os.environ, **nodes[0].environment}
+        )
+        assert {row["prefix"]: row["reason"] for row in json.loads(looked.stdout)} == {
+            WANTED: "in use",
+            REFUSED: "refused: BGPFilter rack, rule 1",
+        }
+        before = [session(node) for node in nodes]
+        assert [state for state, _ in before] == ["Established", "Established"]
+        closed = resource("BGPFilter", "rack", importV4=[REFUSE], exportV4=[{"action": "Reject"}])
+        life.apply(lab.plan, closed)
+        processes.wait_for(
+            "the end of the blocks at the router", lambda: not router.routes(), SESSION_SECONDS
+        )
+        life.apply(lab.plan, resource("BGPFilter", "rack"))
+        processes.wait_for(
+            "everything both ways",
+            lambda: (
+                blocks <= router.routes()
+                and all(any(line.startswith(REFUSED) for line in table(node)) for node in nodes)
+            ),
+            SESSION_SECONDS,
+        )
+        assert [session(node) for node in nodes] == before
+        # The password is really asked for: with another one the session cannot come up again.
+        secret.write_text("wrong\n")
+        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password, keepaliveTime="3s"))
+        processes.wait_for(
+            "the end of the sessions",
+            lambda: all(session(node)[0] not in ("Established", "") for node in nodes),
+            SESSION_SECONDS,
+        )
+        secret.write_text(f"{PASSWORD}\n")
+        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
+        processes.wait_for(
+            "the sessions again",
+            lambda: all(session(node)[0] == "Established" for node in nodes),
+            SESSION_SECONDS,
+        )
