@@ -31,15 +31,11 @@ from agent.policies import troubles as policy_troubles
 from agent.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
-from bgp.iana import WellKnown
-from bgp.origination import PLAIN, Origination
 from bgp.speaker import LearnedRoute, PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
-LAST_CHOICE = Origination(communities=(WellKnown.GRACEFUL_SHUTDOWN,), local_pref=0)
-"""RFC 8326 section 4."""
 
 log = structlog.get_logger()
 
@@ -130,7 +126,7 @@ class Mesh:
             self._situation, self._ground = situation, ground
             self._configure(self._speaker, situation, ground)
         told = announcements(facts, installed, borne(self._local_prefixes, facts.links))
-        self._speaker.announce(dict.fromkeys(told, PLAIN if self.drained is None else LAST_CHOICE))
+        self._speaker.announce(told)
 
     def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
         self._peering = peering(situation)
@@ -209,6 +205,7 @@ class Mesh:
         self.drained = drained
         log.info("bgp.draining", text=drained.text)
         if self._speaker is not None and self._leaving is None:
+            self._speaker.lower()
             self._leaving = asyncio.create_task(self._leave(self._speaker))
         self._changed()
 
@@ -221,6 +218,8 @@ class Mesh:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
+        if self._speaker is not None:
+            self._speaker.lower(wanted=False)
         log.info("bgp.undrained")
         self._changed()
 

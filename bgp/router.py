@@ -181,9 +181,12 @@ class Router:
             if changed & rib.next_hops:
                 self._chores.add(self._choosing(family, changed))
 
-    def lower(self) -> None:
-        """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort."""
-        self._lowered = True
+    def lower(self, *, wanted: bool = True) -> None:
+        """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort.
+
+        Not `wanted`: no longer.
+        """
+        self._lowered = wanted
         for peer in self.peers.values():
             self._tell_all(peer)
 

@@ -111,9 +111,9 @@ class Speaker:
         self._router.refresh(peer)
         self._soon()
 
-    def lower(self) -> None:
-        """Ask the neighbours to take other ways (RFC 8326); give them time for it before `drain`."""
-        self._router.lower()
+    def lower(self, *, wanted: bool = True) -> None:
+        """Ask the neighbours to take other ways (RFC 8326), or not any more; give them time for it before `drain`."""
+        self._router.lower(wanted=wanted)
         self._soon()
 
     def drain(self, text: str = "") -> None:
