@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Facts, Protocols
 from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.objects import Address, Link, RouteKey
 from agent.dataplane.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.route_wishes import RouteWishes
@@ -252,8 +252,8 @@ class Agent:
         self._cluster.forget(endpoint)
         self._reconciler.ring()
 
-    async def _settled(self, addresses: Iterable[IPv4Address], timeout: float) -> None:
-        await self._reconciler.settled([RouteKey(IPv4Network(address)) for address in addresses], timeout)
+    async def _settled(self, addresses: Iterable[Address], timeout: float) -> None:
+        await self._reconciler.settled([RouteKey(ip_network(address)) for address in addresses], timeout)
 
     def _answers(self) -> control.Answers:
         return {

@@ -165,9 +165,9 @@ class AddressRequest:
     ipv4: int = 1
     ipv6: int = 0
     pools: tuple[str, ...] = ()
-    """Names or CIDRs; empty means every pool that selects the node."""
-    address: Address | None = None
-    """Exactly this one, or nothing."""
+    """Names or CIDRs; where none is of a family, every pool of that family that selects the node."""
+    exact: tuple[Address, ...] = ()
+    """Exactly these, or nothing; they count among those of their family."""
     secondary: tuple[tuple[str, str], ...] = field(default=())
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
 

@@ -59,13 +59,10 @@ class Placing:
 
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Draft what is missing beyond `held`. Raises Refused and its kinds, StoreError."""
-        if self._request.address is not None:
-            if any(item.address == self._request.address for item in held):
-                return ()
-            return (await self._exactly(self._request.address),)
-        given: list[Assignment] = []
+        has = {item.address for item in held}
+        given = [await self._exactly(address) for address in self._request.exact if address not in has]
         for version, count in ((4, self._request.ipv4), (6, self._request.ipv6)):
-            missing = count - sum(item.address.version == version for item in held)
+            missing = count - sum(item.address.version == version for item in (*held, *given))
             if missing > 0:
                 given += await self._some(version, missing)
         if given:

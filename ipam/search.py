@@ -29,28 +29,36 @@ class Eligible:
 def eligible(records: Sequence[PoolRecord], request: AddressRequest, version: int) -> Eligible:
     """The pools of one family that a request may take addresses from."""
     chosen, refused = [], []
+    others = {word for record in records if record.pool.cidr.version != version for word in _words(record)}
+    named = frozenset(request.pools) - others
     for record in sorted(records, key=lambda record: record.pool.name):
         if record.pool.cidr.version != version:
             continue
-        why = _why_not(record, request)
+        why = _why_not(record, request, named)
         if why is None:
             chosen.append(record)
         else:
             refused.append(f"{record.pool.name} ({record.pool.cidr}): {why}")
-    known = {word for record in records for word in (record.pool.name, str(record.pool.cidr))}
+    known = {word for record in records for word in _words(record)}
     refused += [f"{word}: no such pool" for word in request.pools if word not in known]
     return Eligible(tuple(chosen), tuple(refused))
 
 
-def _why_not(record: PoolRecord, request: AddressRequest) -> str | None:
+def _words(record: PoolRecord) -> frozenset[str]:
+    """What a pool may be asked for by."""
+    return frozenset({record.pool.name, str(record.pool.cidr)})
+
+
+def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str]) -> str | None:
+    """`named`: the words of the request that may mean a pool of this family."""
     pool = record.pool
-    if request.pools and not {pool.name, str(pool.cidr)} & set(request.pools):
+    if named and not _words(record) & named:
         return "was not asked for"
     if pool.disabled:
         return "is disabled"
     if request.use not in pool.allowed_uses:
         return f"is not for {request.use.value} addresses"
-    if request.pools:  # who names a pool gets it, whatever its selector and mode say
+    if named:  # who names a pool gets it, whatever its selector and mode say
         return None
     if pool.assignment_mode is AssignmentMode.MANUAL:
         return "is used only when asked for by name (assignmentMode Manual)"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import msgspec
@@ -40,7 +39,7 @@ from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
 from ipam.allocator import Companion
 from ipam.errors import IpamError, Refused, StoreUnavailable
 from ipam.keys import IPAM_CONFIG, resource_key
-from ipam.model import AddressRequest, Assignment
+from ipam.model import Address, AddressRequest, Assignment
 from ipam.store import Delete, Put, Unchanged
 
 SETTLE_SECONDS = 10.0
@@ -145,7 +144,7 @@ class Attaching:
         key = self._key(request)
 
         def written(assignments: tuple[Assignment, ...]) -> WorkloadEndpoint:
-            addresses = [item.address for item in assignments if isinstance(item.address, IPv4Address)]
+            addresses = [item.address for item in assignments]
             return endpoint(request, self._ports.node, mac_of(request), addresses, created)
 
         def companion(assignments: tuple[Assignment, ...]) -> Companion:
@@ -161,7 +160,9 @@ class Attaching:
             node=self._ports.node,
             labels=self._ports.labels(),
             pools=request.options.pools,
-            address=request.options.address,
+            ipv4=int(request.options.ipv4),
+            ipv6=int(request.options.ipv6),
+            exact=request.options.exact,
             secondary=about(request, self._ports.node, stamp, self._ports.boot_id),
         )
         assigning = asyncio.ensure_future(self._ports.allocator.assign(wanted, companion))
@@ -338,7 +339,7 @@ class Attaching:
         if wrong:
             raise CniError(Code.DIFFERS, f"{request.interface} is not as it was made: {'; '.join(wrong)}")
 
-    async def held(self, request: Request) -> frozenset[IPv4Address]:
+    async def held(self, request: Request) -> frozenset[Address]:
         """The addresses that the attachment's handle holds. Raises IpamError."""
         assigned = await self._ports.allocator.assigned(handle(request))
-        return frozenset(item.address for item in assigned if isinstance(item.address, IPv4Address))
+        return frozenset(item.address for item in assigned)

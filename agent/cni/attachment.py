@@ -10,11 +10,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.spec import Request
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import WORKLOAD_PREFIX
+from agent.dataplane.objects import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
 from ipam.model import HandleId
 
@@ -22,6 +22,8 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """The host side of every pod: pods know no other neighbour, so it need not differ."""
 GATEWAY = IPv4Address("169.254.1.1")
 """Every pod's gateway; no interface bears it."""
+GATEWAY_6 = IPv6Address("fe80::ecee:eeff:feee:eeee")
+"""The same in IPv6: what the kernel makes of HOST_MAC for each host side (RFC 4291, appendix A)."""
 HASH_LENGTH = 11
 """`cali` and eleven characters make the fifteen that a name may have."""
 DEFAULT_NAMESPACE = "default"
@@ -44,11 +46,16 @@ class Attachment:
     netns: str
     mac: str
     mtu: int
-    addresses: tuple[IPv4Address, ...]
+    addresses: tuple[Address, ...]
     container_id: str = ""
     """Written on the host's side (its alias), so that a late DEL of an older container is told from this one's."""
     forwarding: bool | None = None
     """Whether the pod forwards packets; None leaves the kernel's default."""
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether it has an IPv6 address: then only is anything of IPv6 touched."""
+        return any(address.version == 6 for address in self.addresses)
 
 
 def _hashed(text: str) -> str:
@@ -120,7 +127,7 @@ def stored_name(request: Request, node: str) -> str:
 
 
 def endpoint(
-    request: Request, node: str, mac: str, addresses: Iterable[IPv4Address], created: str
+    request: Request, node: str, mac: str, addresses: Iterable[Address], created: str
 ) -> WorkloadEndpoint:
     """The endpoint as it is stored."""
     orchestrator, name = workload(request)
@@ -136,7 +143,7 @@ def endpoint(
             container_id=request.container_id,
             endpoint=request.interface,
             interface_name=host_interface(request),
-            ip_networks=[f"{address}/32" for address in addresses],
+            ip_networks=[f"{address}/{address.max_prefixlen}" for address in addresses],
             mac=mac,
             profiles=[request.network],
         ),

@@ -1,22 +1,24 @@
 """CHECK: what an attachment should look like, compared with what is there.
 
 Promises: pure; every difference is one phrase with both sides. Calico's CHECK verifies nothing; this one verifies what
-ADD made: both devices, address, routes, neighbour, and what the datastore holds. Does not know: netlink, etcd.
+ADD made: both devices, addresses, routes, neighbours, the host side's sysctls, and what the datastore holds.
+Does not know: netlink, etcd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from agent.cni.attachment import GATEWAY, HOST_MAC, host_interface
+from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, host_interface
 from agent.cni.spec import Request
-from agent.dataplane.objects import Route
+from agent.dataplane.objects import Address, Prefix, Route
+from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.resources import WorkloadEndpoint
 
-EVERYWHERE = IPv4Network("0.0.0.0/0")
+EVERYWHERE, EVERYWHERE_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class PodState:
 
     inside: Device | None = None
     host: Device | None = None
-    addresses: frozenset[IPv4Address] = frozenset()
+    addresses: frozenset[Address] = frozenset()
     routes: tuple[Route, ...] = ()
     """The pod's, main table."""
-    gateway_mac: str | None = None
-    """The permanent neighbour entry for the gateway."""
+    gateway_macs: Mapping[Address, str] = field(default_factory=dict)
+    """The permanent neighbour entries for the gateways."""
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """Sysctls of the host's side, those that this kernel has."""
 
 
 def told_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ...]:
@@ -54,7 +58,7 @@ def told_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ..
 
 
 def differences(
-    request: Request, stored: WorkloadEndpoint | None, held: Iterable[IPv4Address], state: PodState
+    request: Request, stored: WorkloadEndpoint | None, held: Iterable[Address], state: PodState
 ) -> Iterator[str]:
     """Everything that is not as ADD left it; nothing when all is well."""
     if stored is None:
@@ -65,7 +69,7 @@ def differences(
     yield from _inside(request, stored, state)
 
 
-def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[IPv4Address]) -> Iterator[str]:
+def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[Address]) -> Iterator[str]:
     addresses = frozenset(stored.addresses)
     if held != addresses:
         yield f"the handle holds {_listed(held)}, the endpoint says {_listed(addresses)}"
@@ -88,6 +92,14 @@ def _host(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterat
         yield f"{name} has MAC {state.host.mac}, not {HOST_MAC}"
     if state.inside is not None and state.inside.mtu != state.host.mtu:
         yield f"{request.interface} has MTU {state.inside.mtu}, {name} has {state.host.mtu}"
+    for pattern, value in (*PER_INTERFACE, *(PER_INTERFACE_6 if _dual(stored) else ())):
+        stands = state.switches.get(pattern.format(name), value)
+        if stands != value:
+            yield f"{pattern.format(name)} is {stands}, not {value}"
+
+
+def _dual(stored: WorkloadEndpoint) -> bool:
+    return any(address.version == 6 for address in stored.addresses)
 
 
 def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterator[str]:
@@ -102,15 +114,25 @@ def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iter
     for mtu in _told_mtus(request):
         if state.inside.mtu != mtu:
             yield f"{name} has MTU {state.inside.mtu}, not {mtu}"
-    for address in sorted(frozenset(stored.addresses) - state.addresses):
+    for address in sorted(frozenset(stored.addresses) - state.addresses, key=_order):
         yield f"{name} does not have the address {address}"
+    yield from _ways(name, stored, state)
+
+
+def _ways(name: str, stored: WorkloadEndpoint, state: PodState) -> Iterator[str]:
+    """The routes out of the pod, and the neighbour entries of their gateways."""
     routes = {route.key.destination: route for route in state.routes if route.device == name}
-    if IPv4Network(GATEWAY) not in routes:
+    if ip_network(GATEWAY) not in routes:
         yield f"the pod has no route to {GATEWAY} on {name}"
-    if EVERYWHERE not in routes or routes[EVERYWHERE].gateway != GATEWAY:
-        yield f"the pod has no default route via {GATEWAY} on {name}"
-    if state.gateway_mac != HOST_MAC:
-        yield f"the pod has {state.gateway_mac or 'nothing'} as neighbour {GATEWAY}, not {HOST_MAC}"
+    ways: list[tuple[Prefix, Address]] = [(EVERYWHERE, GATEWAY)]
+    if _dual(stored):
+        ways.append((EVERYWHERE_6, GATEWAY_6))
+    for destination, gateway in ways:
+        if destination not in routes or routes[destination].gateway != gateway:
+            yield f"the pod has no default route via {gateway} on {name}"
+        mac = state.gateway_macs.get(gateway)
+        if mac != HOST_MAC:
+            yield f"the pod has {mac or 'nothing'} as neighbour {gateway}, not {HOST_MAC}"
 
 
 def _told_mtus(request: Request) -> Iterator[int]:
@@ -119,5 +141,9 @@ def _told_mtus(request: Request) -> Iterator[int]:
             yield item["mtu"]
 
 
-def _listed(addresses: Iterable[IPv4Address]) -> str:
-    return ", ".join(str(address) for address in sorted(addresses)) or "nothing"
+def _listed(addresses: Iterable[Address]) -> str:
+    return ", ".join(map(str, sorted(addresses, key=_order))) or "nothing"
+
+
+def _order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)

@@ -32,7 +32,7 @@ class Delegated:
         except asyncio.CancelledError:
             await self._attaching.give_back(request, release, lambda: None)
             raise
-        addresses = [item.address for item in assigned if item.address.version == 4]
+        addresses = [item.address for item in assigned]
         return render_addresses(addresses, request.options, request.version)
 
     async def delete(self, request: Request, release: Release, answer: Answer) -> None:

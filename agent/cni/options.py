@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535
+SMALLEST_MTU_6 = 1280
+"""RFC 8200, section 5."""
 MOST_VALID_ATTACHMENTS = 100_000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
@@ -53,35 +55,50 @@ class Options:
     """Wishes of the configuration and of the runtime."""
 
     pools: tuple[str, ...] = ()
+    """Names or CIDRs of pools of either family."""
+    ipv4: bool = True
+    ipv6: bool = False
+    """Which families an address is assigned of."""
     mtu: int | None = None
-    address: IPv4Address | None = None
-    """Exactly this one."""
+    exact: tuple[IPv4Address | IPv6Address, ...] = ()
+    """Exactly these; one of a family at most."""
     mac: str | None = None
     forwarding: bool | None = None
     """Whether the pod forwards packets itself; None leaves the kernel's default."""
-    length: int = 32
-    """Prefix length of the addresses handed to another plugin."""
-    gateway: IPv4Address | None = None
+    lengths: Mapping[int, int] = field(default_factory=lambda: {4: 32, 6: 128})
+    """IP version -> prefix length of the addresses handed to another plugin."""
+    gateways: Mapping[int, str] = field(default_factory=dict)
     routes: tuple[Mapping[str, Any], ...] = ()
-    """Handed on to another plugin as they are, like the gateway."""
+    """Handed on to another plugin as they are, like the gateways."""
 
 
 def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
     """All wishes of a call. Raises CniError."""
     ipam = _object(config, "ipam", "ipam")
-    _families(ipam)
+    ipv4, ipv6 = _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
+    exact = _wished_addresses(config, arguments)
+    if not (ipv4 or ipv6 or exact):
+        raise CniError(
+            Code.INVALID_CONFIG, "ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address"
+        )
     settings = _object(config, "container_settings", "container_settings")
     forwarding = settings.get("allow_ip_forwarding")
     if forwarding is not None and not isinstance(forwarding, bool):
         raise CniError(Code.INVALID_CONFIG, "container_settings.allow_ip_forwarding: must be true or false")
+    dual = ipv6 or any(address.version == 6 for address in exact)
     return Options(
-        pools=_pools(ipam),
-        mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU, LARGEST_MTU),
-        address=_wished_address(config, arguments),
+        pools=(*_pools(ipam, "ipv4_pools"), *_pools(ipam, "ipv6_pools")),
+        ipv4=ipv4,
+        ipv6=ipv6,
+        mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU_6 if dual else SMALLEST_MTU, LARGEST_MTU),
+        exact=exact,
         mac=_wished_mac(config, arguments),
         forwarding=forwarding,
-        length=_number(ipam.get("length"), "ipam.length", 1, 32) or 32,
-        gateway=_address(ipam.get("gateway"), "ipam.gateway") if ipam.get("gateway") else None,
+        lengths={
+            4: _number(ipam.get("length"), "ipam.length", 1, 32) or 32,
+            6: _number(ipam.get("length6"), "ipam.length6", 1, 128) or 128,
+        },
+        gateways=_gateways(ipam),
         routes=_routes(ipam),
     )
 
@@ -95,24 +112,19 @@ def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
     return found
 
 
-def _families(ipam: Mapping[str, Any]) -> None:
-    """Calico writes these two as text; a wish for IPv6 cannot be met."""
-    words = {True: "true", False: "false"}
-    for name, default, possible in (("assign_ipv4", "true", "true"), ("assign_ipv6", "false", "false")):
-        value = ipam.get(name, default)
-        text = words[value] if isinstance(value, bool) else value
-        if text not in ("true", "false"):
-            raise CniError(Code.INVALID_CONFIG, f'ipam.{name}: must be "true" or "false"')
-        if text != possible:
-            raise CniError(
-                Code.UNSUPPORTED_FIELD, f'ipam.{name}: "{text}": pods have one IPv4 address and no IPv6 one'
-            )
+def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """Calico writes these as text."""
+    words = {True: True, False: False, "true": True, "false": False}
+    value = ipam.get(name, default)
+    if not isinstance(value, bool | str) or value not in words:
+        raise CniError(Code.INVALID_CONFIG, f'ipam.{name}: must be "true" or "false"')
+    return words[value]
 
 
-def _pools(ipam: Mapping[str, Any]) -> tuple[str, ...]:
-    pools = ipam.get("ipv4_pools") or ()
+def _pools(ipam: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    pools = ipam.get(name) or ()
     if not isinstance(pools, list | tuple) or not all(isinstance(pool, str) for pool in pools):
-        raise CniError(Code.INVALID_CONFIG, "ipam.ipv4_pools: must be a list of pool names or CIDRs")
+        raise CniError(Code.INVALID_CONFIG, f"ipam.{name}: must be a list of pool names or CIDRs")
     return tuple(pools)
 
 
@@ -124,7 +136,9 @@ def _number(value: object, where: str, least: int, most: int) -> int | None:
     return value
 
 
-def _wished_address(config: Mapping[str, Any], arguments: Mapping[str, str]) -> IPv4Address | None:
+def _wished_addresses(
+    config: Mapping[str, Any], arguments: Mapping[str, str]
+) -> tuple[IPv4Address | IPv6Address, ...]:
     runtime = _object(config, "runtimeConfig", "runtimeConfig").get("ips")
     args = _object(_object(config, "args", "args"), "cni", "args.cni").get("ips")
     given = arguments.get("IP")
@@ -135,17 +149,29 @@ def _wished_address(config: Mapping[str, Any], arguments: Mapping[str, str]) -> 
     )
     where, wished = next(((where, wished) for where, wished in places if wished), ("", None))
     if wished is None:
-        return None
-    if not isinstance(wished, list) or len(wished) != 1:
-        raise CniError(Code.INVALID_CONFIG, f"{where}: must be a list of one IPv4 address")
-    return _address(wished[0], where)
+        return ()
+    found = [_address(text, where) for text in wished] if isinstance(wished, list) else []
+    if not found or len({address.version for address in found}) < len(found):
+        raise CniError(Code.INVALID_CONFIG, f"{where}: must be a list of at most one address of each family")
+    return tuple(found)
 
 
-def _address(text: object, where: str) -> IPv4Address:
+def _address(text: object, where: str) -> IPv4Address | IPv6Address:
     try:
-        return IPv4Interface(str(text)).ip
+        return ip_interface(str(text)).ip
     except ValueError:
-        raise CniError(Code.INVALID_CONFIG, f"{where}: {str(text)[:64]!r} is not an IPv4 address") from None
+        raise CniError(Code.INVALID_CONFIG, f"{where}: {str(text)[:64]!r} is not an IP address") from None
+
+
+def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
+    found: dict[int, str] = {}
+    for version, name in ((4, "gateway"), (6, "gateway6")):
+        if ipam.get(name):
+            address = _address(ipam[name], f"ipam.{name}")
+            if address.version != version:
+                raise CniError(Code.INVALID_CONFIG, f"ipam.{name}: {address} is not an IPv{version} address")
+            found[version] = str(address)
+    return found
 
 
 def _wished_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
@@ -167,7 +193,7 @@ def _routes(ipam: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         raise CniError(Code.INVALID_CONFIG, "ipam.routes: must be a list")
     for route in routes:
         try:
-            IPv4Network(route["dst"])
+            ip_network(route["dst"])
         except (TypeError, KeyError, ValueError):
             raise CniError(Code.INVALID_CONFIG, 'ipam.routes: each needs a "dst" such as 0.0.0.0/0') from None
     return tuple(routes)

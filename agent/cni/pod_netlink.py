@@ -13,15 +13,17 @@ import errno
 import os
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment, NoNamespace
+from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.checking import PodState
 from agent.cni.pod_reading import IFLA_IFALIAS, link_alias, open_reading, read_state
+from agent.dataplane import procfs
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.netlink_socket import Refused, RequestSocket, reason
-from agent.dataplane.objects import RTPROT_BOOT, Neighbour, Route, RouteKey, Scope
+from agent.dataplane.objects import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
 from agent.dataplane.rtlinks import (
     IFA_ADDRESS,
     IFA_LOCAL,
@@ -36,6 +38,7 @@ from agent.dataplane.rtlinks import (
 )
 from agent.dataplane.rtnetlink import (
     AF_INET,
+    AF_INET6,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -45,6 +48,7 @@ from agent.dataplane.rtnetlink import (
     message,
     route_request,
 )
+from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.namespaces import HOME, entered
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
@@ -53,8 +57,10 @@ VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
 LONGEST_ALIAS = 255
 """IFALIASZ of linux/if.h, less the closing zero."""
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-"""Of the namespace that the writing thread is in."""
+HOST_SWITCHES_6 = ("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_dad", "0")
+"""Of the host's side while it is down: its link-local address is then the gateway's, and there at once."""
+IFA_F_NODAD = 0x02
+"""Nobody else can have the address: a pod does not wait a second to find that out (RFC 4862)."""
 IFF_UP = 1
 LOOPBACK_INDEX = 1
 """The kernel gives lo the first index of every namespace."""
@@ -96,11 +102,16 @@ class NetlinkPods:
             ]
             try:
                 await _carried_out(self._requests, pair, what)
+                if wish.has_ipv6:
+                    _switch(
+                        (f"net/ipv6/conf/{wish.host_interface}/{name}", to) for name, to in HOST_SWITCHES_6
+                    )
+                    up = _by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
+                    await _carried_out(self._requests, [up], [f"{wish.host_interface} up"])
                 with entered(f"/proc/self/fd/{pod}"):
                     inside = RequestSocket()
                     index = _index_of(wish.interface)
-                    if wish.forwarding is not None:
-                        FORWARDING.write_text(str(int(wish.forwarding)))
+                    _switch(_switches_inside(wish))
                 try:
                     await _furnish(inside, wish, index)
                 finally:
@@ -163,9 +174,16 @@ class NetlinkPods:
                 except OSError as error:
                     raise KernelError(f"the pod's namespace {netns}: {error}") from error
                 with inside:
-                    return read_state(home, host_interface, inside, interface, index)
+                    found = read_state(home, host_interface, inside, interface, index)
+                    return replace(found, switches=_host_switches(host_interface))
         finally:
             os.close(pod)
+
+
+def _host_switches(host_interface: str) -> dict[str, str]:
+    """What the reconciler sets for a pod, as it stands; a kernel without IPv6 lacks some."""
+    names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
+    return {name: value for name in names if (value := procfs.read(name)) is not None}
 
 
 def _opened(netns: str) -> int:
@@ -198,8 +216,27 @@ def _marked(host_interface: str, container_id: str) -> bytes:
     )
 
 
-def _by_name(kind: int, name: str, more: bytes = b"") -> bytes:
-    return message(kind, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, name) + more)
+def _by_name(kind: int, name: str, more: bytes = b"", flags: int = 0) -> bytes:
+    return message(kind, NLM_F_REQUEST, _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, name) + more)
+
+
+def _switches_inside(wish: Attachment) -> Iterator[tuple[str, str]]:
+    """The pod's own sysctls, set before its interface is up."""
+    if wish.has_ipv6:
+        for name in ("all", "default", "lo", wish.interface):
+            yield f"net/ipv6/conf/{name}/disable_ipv6", "0"
+        yield f"net/ipv6/conf/{wish.interface}/accept_dad", "0"
+    if wish.forwarding is not None:
+        yield "net/ipv4/ip_forward", str(int(wish.forwarding))
+        if wish.has_ipv6:
+            yield "net/ipv6/conf/all/forwarding", str(int(wish.forwarding))
+
+
+def _switch(wished: Iterable[tuple[str, str]]) -> None:
+    """Set sysctls of the namespace that the thread is in. Raises KernelError."""
+    for name, value in wished:
+        if (why := procfs.write(Sysctl(name, value))) is not None:
+            raise KernelError(why)
 
 
 def _name(kind: int, text: str) -> bytes:
@@ -207,34 +244,43 @@ def _name(kind: int, text: str) -> bytes:
 
 
 def _pair(wish: Attachment, pod: int) -> bytes:
-    """RTM_NEWLINK for both ends: the host's here and up, the pod's there, with its final name, MAC and MTU."""
+    """RTM_NEWLINK for both ends: the host's here, the pod's there, with its final name, MAC and MTU.
+
+    The host's is up at once, unless IPv6 has to be prepared first.
+    """
+    flags = 0 if wish.has_ipv6 else IFF_UP
     mtu = attribute(IFLA_MTU, struct.pack("=I", wish.mtu))
     peer = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, wish.interface) + mtu
     peer += attribute(IFLA_ADDRESS, mac_bytes(wish.mac)) + attribute(IFLA_NET_NS_FD, struct.pack("=i", pod))
     kind = _name(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
-    host = _LINK.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(IFLA_IFNAME, wish.host_interface) + mtu
+    host = _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, wish.host_interface) + mtu
     host += attribute(IFLA_ADDRESS, mac_bytes(HOST_MAC)) + attribute(IFLA_LINKINFO, kind)
     return message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, host)
 
 
 async def _furnish(inside: RequestSocket, wish: Attachment, index: int) -> None:
-    """lo and the interface up, addresses, the way to the gateway, the gateway's neighbour entry: one batch."""
+    """lo and the interface up, the way to the gateways and their neighbour entries, addresses: one batch."""
     requests = [_up(LOOPBACK_INDEX), _up(index)]
     what = ["lo up", f"{wish.interface} up"]
-    gateway = Route(
-        RouteKey(IPv4Network(GATEWAY)), device=wish.interface, protocol=RTPROT_BOOT, scope=Scope.LINK
-    )
+    for route in _routes(wish):
+        requests.append(route_request(route, index))
+        what.append(f"route {route}")
+    for gateway in (GATEWAY, GATEWAY_6) if wish.has_ipv6 else (GATEWAY,):
+        requests.append(neighbour_request(Neighbour(wish.interface, gateway, HOST_MAC), index))
+        what.append(f"neighbour {gateway}")
     for address in wish.addresses:
         requests.append(_address(address, index))
-        what.append(f"address {address}/32")
-    requests.append(route_request(gateway, index))
-    default = Route(
-        RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=wish.interface, protocol=RTPROT_BOOT
-    )
-    requests.append(route_request(default, index))
-    requests.append(neighbour_request(Neighbour(wish.interface, GATEWAY, HOST_MAC), index))
-    what += [f"route to {GATEWAY}", "default route", f"neighbour {GATEWAY}"]
+        what.append(f"address {address}/{address.max_prefixlen}")
     await _carried_out(inside, requests, what)
+
+
+def _routes(wish: Attachment) -> Iterator[Route]:
+    """The pod's; a link-local gateway needs no route of its own."""
+    device = wish.interface
+    yield Route(RouteKey(ip_network(GATEWAY)), device=device, protocol=RTPROT_BOOT, scope=Scope.LINK)
+    yield Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=device, protocol=RTPROT_BOOT)
+    if wish.has_ipv6:
+        yield Route(RouteKey(IPv6Network("::/0")), gateway=GATEWAY_6, device=device, protocol=RTPROT_BOOT)
 
 
 async def _carried_out(opened: RequestSocket, requests: list[bytes], what: list[str]) -> None:
@@ -249,7 +295,8 @@ def _up(index: int) -> bytes:
     return message(RTM_SETLINK, NLM_F_REQUEST, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
 
 
-def _address(address: IPv4Address, index: int) -> bytes:
-    body = _ADDRESS.pack(AF_INET, 32, 0, RT_SCOPE_UNIVERSE, index)
+def _address(address: Address, index: int) -> bytes:
+    family, flags = (AF_INET, 0) if address.version == 4 else (AF_INET6, IFA_F_NODAD)
+    body = _ADDRESS.pack(family, address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, index)
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
     return message(RTM_NEWADDR, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body)

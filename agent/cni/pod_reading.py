@@ -10,14 +10,13 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from typing import TypeVar
 
-from agent.cni.attachment import GATEWAY
+from agent.cni.attachment import GATEWAY, GATEWAY_6
 from agent.cni.checking import Device, PodState
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.netlink_socket import DATAGRAM_BYTES, NETLINK_ROUTE, Refused, open_socket
-from agent.dataplane.objects import Route
+from agent.dataplane.objects import Address, Route
 from agent.dataplane.rtlinks import (
     IFLA_IFNAME,
     NDA_DST,
@@ -31,6 +30,8 @@ from agent.dataplane.rtlinks import (
 )
 from agent.dataplane.rtnetlink import (
     AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -85,7 +86,7 @@ def read_state(
     addresses = frozenset(
         row.address
         for row in _ask(inside, address_dump_request(), RTM_NEWADDR, decode_address)
-        if row.index == index and isinstance(row.address, IPv4Address)
+        if row.index == index
     )
 
     def name_of(found: int) -> str:
@@ -98,8 +99,12 @@ def read_state(
         inside=_device(pod),
         host=_device(host),
         addresses=addresses,
-        routes=tuple(_ask(inside, route_dump_request(), RTM_NEWROUTE, route)),
-        gateway_mac=_gateway_mac(inside, index),
+        routes=tuple(
+            found
+            for family in (AF_INET, AF_INET6)
+            for found in _ask(inside, route_dump_request(family=family), RTM_NEWROUTE, route)
+        ),
+        gateway_macs=dict(_gateway_macs(inside, index)),
     )
 
 
@@ -117,15 +122,18 @@ def _link(opened: socket.socket, name: str, decode: Callable[[bytes, int, int], 
         raise
 
 
-def _gateway_mac(inside: socket.socket, index: int) -> str | None:
-    def gateway(data: bytes, start: int, end: int) -> str | None:
-        family, found, state, _, _ = _NEIGH.unpack_from(data, start)
-        words = attributes(data, start + _NEIGH.size, end)
-        ours = family == AF_INET and found == index and state & NUD_PERMANENT
-        return mac_text(words[NDA_LLADDR]) if ours and words.get(NDA_DST) == GATEWAY.packed else None
+def _gateway_macs(inside: socket.socket, index: int) -> list[tuple[Address, str]]:
+    gateways: dict[bytes, Address] = {found.packed: found for found in (GATEWAY, GATEWAY_6)}
 
-    request = message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, _NEIGH.pack(AF_INET, 0, 0, 0, 0))
-    return next(iter(_ask(inside, request, RTM_NEWNEIGH, gateway)), None)
+    def gateway(data: bytes, start: int, end: int) -> tuple[Address, str] | None:
+        _, found, state, _, _ = _NEIGH.unpack_from(data, start)
+        words = attributes(data, start + _NEIGH.size, end)
+        known = gateways.get(words.get(NDA_DST, b""))
+        ours = found == index and state & NUD_PERMANENT and known is not None
+        return (known, mac_text(words[NDA_LLADDR])) if ours and known is not None else None
+
+    request = message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, _NEIGH.pack(AF_UNSPEC, 0, 0, 0, 0))
+    return _ask(inside, request, RTM_NEWNEIGH, gateway)
 
 
 def _ask(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Protocol
 
 from agent.cni.attachment import Attachment
@@ -82,7 +81,7 @@ class ServerPorts:
     """The endpoint of this node stored under an etcd key, as the facts have it."""
     adopt: Callable[[WorkloadEndpoint], None]
     forget: Callable[[WorkloadEndpoint], None]
-    settled: Callable[[Iterable[IPv4Address], float], Awaitable[None]]
+    settled: Callable[[Iterable[Address], float], Awaitable[None]]
     """Wait until the host's routes to these addresses are in the kernel."""
     pods: PodNetwork
     boot_id: str

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.cni.options import CniError, Options
-from agent.cni.spec import VERSIONS, Result
+from agent.cni.spec import NO_WISHES, VERSIONS, Result
+
+Address = IPv4Address | IPv6Address
 
 OLDEST_FORM = ("0.1.0", "0.2.0")
 """One address of each family, no interfaces."""
@@ -22,7 +24,7 @@ WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
 def render(result: Result, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
     """The result of an ADD."""
     if version in OLDEST_FORM:
-        return _oldest(version, result.addresses, 32, None)
+        return _oldest(version, result.addresses, NO_WISHES)
     interfaces: list[dict[str, object]] = [
         {"name": result.host_interface, "mac": result.host_mac},
         {"name": result.interface, "mac": result.mac, "sandbox": result.netns},
@@ -32,7 +34,7 @@ def render(result: Result, version: str, previous: Mapping[str, Any] | None = No
             interface["mtu"] = result.mtu
     before = dict(previous or {})
     others = before.get("interfaces") or []
-    ips = _ips(version, result.addresses, 32, None)
+    ips = _ips(version, result.addresses, NO_WISHES)
     for ip in ips:
         ip["interface"] = len(others) + 1
     before |= {
@@ -44,35 +46,36 @@ def render(result: Result, version: str, previous: Mapping[str, Any] | None = No
     return json.dumps(before).encode()
 
 
-def render_addresses(addresses: Iterable[IPv4Address], options: Options, version: str) -> bytes:
+def render_addresses(addresses: Iterable[Address], options: Options, version: str) -> bytes:
     """The abbreviated result that another plugin asks its IPAM for: no interfaces."""
     found = tuple(addresses)
     if version in OLDEST_FORM:
-        return _oldest(version, found, options.length, options.gateway)
-    ips = _ips(version, found, options.length, options.gateway)
+        return _oldest(version, found, options)
+    ips = _ips(version, found, options)
     raw = {"cniVersion": version, "ips": ips, "routes": list(options.routes), "dns": {}}
     return json.dumps(raw).encode()
 
 
-def _ips(
-    version: str, addresses: Iterable[IPv4Address], length: int, gateway: IPv4Address | None
-) -> list[dict[str, object]]:
-    ips: list[dict[str, object]] = [{"address": f"{address}/{length}"} for address in addresses]
-    for ip in ips:
-        if gateway is not None:
-            ip["gateway"] = str(gateway)
+def _ips(version: str, addresses: Iterable[Address], options: Options) -> list[dict[str, object]]:
+    found = []
+    for address in addresses:
+        ip: dict[str, object] = {"address": f"{address}/{options.lengths[address.version]}"}
+        if address.version in options.gateways:
+            ip["gateway"] = options.gateways[address.version]
         if version in WITH_FAMILY:
-            ip["version"] = "4"
-    return ips
+            ip["version"] = str(address.version)
+        found.append(ip)
+    return found
 
 
-def _oldest(
-    version: str, addresses: tuple[IPv4Address, ...], length: int, gateway: IPv4Address | None
-) -> bytes:
-    ip4 = {"ip": f"{addresses[0]}/{length}"} if addresses else {}
-    if addresses and gateway is not None:
-        ip4["gateway"] = str(gateway)
-    return json.dumps({"cniVersion": version, "ip4": ip4, "dns": {}}).encode()
+def _oldest(version: str, addresses: tuple[Address, ...], options: Options) -> bytes:
+    raw: dict[str, object] = {"cniVersion": version}
+    for address in reversed(addresses):  # the first of each family
+        ip = {"ip": f"{address}/{options.lengths[address.version]}"}
+        if address.version in options.gateways:
+            ip["gateway"] = options.gateways[address.version]
+        raw[f"ip{address.version}"] = ip
+    return json.dumps({**raw, "dns": {}}).encode()
 
 
 def render_error(error: CniError, version: str) -> bytes:

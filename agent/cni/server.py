@@ -206,11 +206,11 @@ class CniServer:
         self._attaching.must_be_ready()
         failures: list[str] = []
         try:
-            listing = await self._ports.store.list(block_prefix(4))
+            listings = [await self._ports.store.list(block_prefix(version)) for version in (4, 6)]
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
         blocks: list[Block] = []
-        for stored in listing.values.values():
+        for stored in (found for listing in listings for found in listing.values.values()):
             try:
                 blocks.append(decode_block(stored.key, stored.value))
             except Malformed as error:  # `tortie ipam check` names it; it must not keep the others

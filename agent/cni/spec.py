@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.cni.options import CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments
@@ -83,7 +83,7 @@ class Result:
     mac: str
     netns: str
     mtu: int
-    addresses: tuple[IPv4Address, ...] = field(default=())
+    addresses: tuple[IPv4Address | IPv6Address, ...] = field(default=())
 
 
 def version_of(stdin: bytes) -> str:

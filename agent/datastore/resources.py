@@ -8,7 +8,7 @@ Does not know: etcd, files, what a value means for the kernel.
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
 import msgspec
 from msgspec import Struct, field
@@ -148,6 +148,15 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
             return None
 
 
+def _single(text: str) -> IPv4Address | IPv6Address | None:
+    """`10.0.0.1/32` or `fd00::1/128`, also without its length."""
+    try:
+        found = ip_interface(text)
+    except ValueError:
+        return None
+    return found.ip if found.network.prefixlen == found.max_prefixlen else None
+
+
 def _address(text: str | None) -> IPv4Address | None:
     try:
         return IPv4Address(text) if text else None
@@ -195,9 +204,9 @@ class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoi
     spec: WorkloadEndpointSpec
 
     @property
-    def addresses(self) -> tuple[IPv4Address, ...]:
-        """The IPv4 addresses of the pod; what cannot be read is left out."""
-        found = [_address(text.removesuffix("/32")) for text in self.spec.ip_networks if ":" not in text]
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """The addresses of the pod; what cannot be read, and what is no single address, is left out."""
+        found = (_single(text) for text in self.spec.ip_networks)
         return tuple(address for address in found if address is not None)
 
 

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import log as logging
@@ -133,7 +132,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         cluster.replace(prefix, (await store.list(prefix)).values)
     allocator = Allocations(store, SystemClock(), lambda: cluster.pools)
 
-    async def settled(addresses: Iterable[IPv4Address], timeout: float) -> None:
+    async def settled(addresses: Iterable[Address], timeout: float) -> None:
         die("before settled")
 
     ports = ServerPorts(

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -16,12 +16,16 @@ from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
 from agent.cni.checking import differences
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.spec import parse
+from agent.dataplane import procfs
 from agent.dataplane.kernel import KernelError
+from agent.dataplane.objects import Address, Sysctl
 from agent.lab.fabric import make_namespace, remove_namespace
+from tests.cni.world import switch_on
 from tests.fixtures.namespace import fresh_namespace, ip
 
 HOST = "cali0123456789a"
-ADDRESS = IPv4Address("192.168.31.65")
+ADDRESS, ADDRESS_6 = IPv4Address("192.168.31.65"), IPv6Address("fd00:10::41")
+BOTH: tuple[Address, ...] = (ADDRESS, ADDRESS_6)
 
 
 @pytest.fixture
@@ -44,6 +48,10 @@ def pods(pod: str) -> Iterator[NetlinkPods]:
 
 def wish(pod: str, interface: str = "eth0") -> Attachment:
     return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,), "c1")
+
+
+def dual(pod: str) -> Attachment:
+    return replace(wish(pod), addresses=BOTH)
 
 
 def inside(pod: str, words: str) -> list[dict[str, object]]:
@@ -117,7 +125,7 @@ DAMAGE = {
 }
 
 
-async def found_wrong(pod: str, pods: NetlinkPods) -> list[str]:
+async def found_wrong(pod: str, pods: NetlinkPods, addresses: tuple[Address, ...] = (ADDRESS,)) -> list[str]:
     """What CHECK says of it."""
     environment = {
         "CNI_COMMAND": "CHECK",
@@ -126,14 +134,83 @@ async def found_wrong(pod: str, pods: NetlinkPods) -> list[str]:
         "CNI_IFNAME": "eth0",
     }
     request = parse(environment, CONFIG)
-    stored = endpoint(request, "node1", "02:00:00:00:00:07", [ADDRESS], "2026-01-01T00:00:00Z")
+    stored = endpoint(request, "node1", "02:00:00:00:00:07", addresses, "2026-01-01T00:00:00Z")
     state = await pods.state(f"/run/netns/{pod}", "eth0", HOST)
-    return list(differences(request, stored, [ADDRESS], state))
+    return list(differences(request, stored, addresses, state))
 
 
 async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: NetlinkPods) -> None:
     await pods.attach(wish(pod))
+    switch_on(HOST)
     assert await found_wrong(pod, pods) == []
+
+
+async def test_a_check_finds_a_switch_of_the_host_side_that_somebody_turned(
+    pod: str, pods: NetlinkPods
+) -> None:
+    await pods.attach(dual(pod))
+    switch_on(HOST)
+    for name in (f"net/ipv4/conf/{HOST}/proxy_arp", f"net/ipv6/conf/{HOST}/forwarding"):
+        assert procfs.write(Sysctl(name, "0")) is None
+    assert await found_wrong(pod, pods, BOTH) == [
+        f"net/ipv4/conf/{HOST}/proxy_arp is 0, not 1",
+        f"net/ipv6/conf/{HOST}/forwarding is 0, not 1",
+    ]
+
+
+DAMAGE_6 = {
+    "-6 addr del fd00:10::41/128 dev eth0": "eth0 does not have the address fd00:10::41",
+    "-6 route del default": "the pod has no default route via fe80::ecee:eeff:feee:eeee on eth0",
+    "-6 neigh del fe80::ecee:eeff:feee:eeee dev eth0": (
+        "the pod has nothing as neighbour fe80::ecee:eeff:feee:eeee, not ee:ee:ee:ee:ee:ee"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE_6)
+async def test_a_check_finds_each_thing_of_ipv6_that_somebody_changed(
+    pod: str, pods: NetlinkPods, damage: str
+) -> None:
+    await pods.attach(dual(pod))
+    switch_on(HOST)
+    assert await found_wrong(pod, pods, BOTH) == []
+    subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
+    assert DAMAGE_6[damage] in await found_wrong(pod, pods, BOTH)
+
+
+@pytest.mark.parametrize("off_before", ["0", "1"])
+async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_was_off(
+    pod: str, pods: NetlinkPods, off_before: str
+) -> None:
+    """Docker and podman make namespaces whose IPv6 is off; no address may wait for duplicate detection."""
+    assert procfs.write(Sysctl("net/ipv6/conf/default/disable_ipv6", off_before)) is None
+    subprocess.run(
+        ["ip", "netns", "exec", pod, "sysctl", "-qw", f"net.ipv6.conf.all.disable_ipv6={off_before}"],
+        check=True,
+    )
+    ip("addr add 172.30.0.1/32 dev lo")
+    ip("addr add fd00:30::1/128 dev lo nodad")
+    await pods.attach(dual(pod))
+    switch_on(HOST)
+    ip(f"route add {ADDRESS}/32 dev {HOST}")
+    ip(f"route add {ADDRESS_6}/128 dev {HOST}")
+    (link,) = [item for item in inside(pod, "-6 addr show eth0") if item]
+    flags = [(one["local"], one.get("tentative", False)) for one in link["addr_info"]]  # type: ignore[attr-defined]
+    assert (str(ADDRESS_6), False) in flags
+    for words in (("-4", "172.30.0.1"), ("-6", "fd00:30::1"), ("-6", "fe80::ecee:eeff:feee:eeee%eth0")):
+        done = subprocess.run(
+            ["ip", "netns", "exec", pod, "ping", "-c1", "-w3", *words], capture_output=True, check=False
+        )
+        assert done.returncode == 0, (words, done.stdout)
+    await pods.detach(HOST)
+    assert ip("-6 route show fd00:10::/64") == ""
+
+
+async def test_a_pod_of_ipv4_alone_has_no_ipv6_route_and_its_switches_are_left(
+    pod: str, pods: NetlinkPods
+) -> None:
+    await pods.attach(wish(pod))
+    assert [item["dst"] for item in inside(pod, "-6 route show default")] == []
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -149,6 +226,7 @@ async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
     pod: str, pods: NetlinkPods
 ) -> None:
     await pods.attach(wish(pod))
+    switch_on(HOST)
     ip(f"link set {HOST} down address 02:00:00:00:00:01")
     assert await found_wrong(pod, pods) == [
         f"{HOST} is down",

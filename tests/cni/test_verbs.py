@@ -217,16 +217,22 @@ async def test_a_wished_mac_is_the_pods(world: World) -> None:
 
 
 REFUSED: list[tuple[dict[str, object], int, str]] = [
-    ({"runtimeConfig": {"ips": ["::1"]}}, 7, "runtimeConfig.ips: '::1' is not an IPv4 address"),
-    ({"runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}}, 7, "runtimeConfig.ips: must be a list of one"),
+    ({"runtimeConfig": {"ips": ["::1::"]}}, 7, "runtimeConfig.ips: '::1::' is not an IP address"),
+    (
+        {"runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}},
+        7,
+        "runtimeConfig.ips: must be a list of at most one",
+    ),
     (
         {"runtimeConfig": {"mac": "01:00:5e:00:00:01"}},
         7,
         "runtimeConfig.mac: '01:00:5e:00:00:01' is not the MAC",
     ),
     ({"runtimeConfig": []}, 7, "runtimeConfig: must be an object"),
-    ({"ipam": {"assign_ipv6": "true"}}, 2, 'ipam.assign_ipv6: "true": pods have one IPv4 address'),
-    ({"ipam": {"assign_ipv4": False}}, 2, 'ipam.assign_ipv4: "false": pods have one IPv4 address'),
+    ({"ipam": {"assign_ipv4": False}}, 7, "ipam: assign_ipv4 and assign_ipv6 are both off"),
+    ({"ipam": {"assign_ipv6": "true"}, "mtu": 1000}, 7, "mtu: 1000 must be a number from 1280"),
+    ({"ipam": {"gateway": "fd00::1"}}, 7, "ipam.gateway: fd00::1 is not an IPv4 address"),
+    ({"ipam": {"ipv6_pools": "six"}}, 7, "ipam.ipv6_pools: must be a list"),
     ({"ipam": {"assign_ipv4": "yes"}}, 7, 'ipam.assign_ipv4: must be "true" or "false"'),
     ({"ipam": "tortie-ipam"}, 7, "ipam: must be an object"),
     ({"mtu": True}, 7, "mtu: True must be a number"),
@@ -251,6 +257,64 @@ async def test_a_wish_that_cannot_be_met_is_refused_by_its_name_and_never_hinder
     assert (status, error["code"]) == (1, code)
     assert error["msg"].startswith(words)
     assert await world.call("DEL", config=config) == (0, {})
+    assert await world.stored() == NOTHING
+
+
+BOTH_FAMILIES: dict[str, object] = {"ipam": {"assign_ipv4": "true", "assign_ipv6": "true"}}
+ONLY_SIX: dict[str, object] = {"ipam": {"assign_ipv4": "false", "assign_ipv6": "true"}}
+FORMS: list[tuple[str, dict[str, object], list[tuple[str, str | None]]]] = [
+    ("0.3.1", BOTH_FAMILIES, [("192.168.0.", "4"), ("fd00:10::", "6")]),
+    ("0.4.0", BOTH_FAMILIES, [("192.168.0.", "4"), ("fd00:10::", "6")]),
+    ("1.0.0", BOTH_FAMILIES, [("192.168.0.", None), ("fd00:10::", None)]),
+    ("1.1.0", BOTH_FAMILIES, [("192.168.0.", None), ("fd00:10::", None)]),
+    ("1.1.0", ONLY_SIX, [("fd00:10::", None)]),
+]
+
+
+@pytest.mark.parametrize(("version", "config", "expected"), FORMS)
+async def test_a_pod_gets_the_families_that_are_asked_for_in_the_form_of_each_version(
+    world: World, version: str, config: dict[str, object], expected: list[tuple[str, str | None]]
+) -> None:
+    result = await added(world, cniVersion=version, **config)
+    for ip, (start, family) in zip(result["ips"], expected, strict=True):
+        assert ip["address"].startswith(start)
+        assert ip["address"].endswith("/128" if ":" in start else "/32")
+        assert (ip.get("version"), ip["interface"]) == (family, 1)
+    assert await world.stored() == (1, 1, len(expected))
+    if version >= "0.4.0":
+        again = {"cniVersion": version, "prevResult": result, **config}
+        assert await world.call("CHECK", config=again) == (0, {})
+        world.pods.switches["net/ipv4/conf/" + HOST + "/proxy_arp"] = "0"
+        assert (await world.call("CHECK", config=again))[1]["code"] == 101
+    assert await world.call("DEL", config=config) == (0, {})
+    assert await world.stored() == NOTHING
+
+
+async def test_the_oldest_form_has_one_address_of_each_family(world: World) -> None:
+    result = await added(world, cniVersion="0.2.0", **BOTH_FAMILIES)
+    assert result["ip4"]["ip"].startswith("192.168.0.")
+    assert result["ip6"]["ip"].startswith("fd00:10::")
+
+
+async def test_one_address_of_each_family_may_be_wished_and_the_other_family_is_assigned(
+    world: World,
+) -> None:
+    result = await added(world, runtimeConfig={"ips": ["192.168.0.9/24", "fd00:10::9"]})
+    assert [ip["address"] for ip in result["ips"]] == ["192.168.0.9/32", "fd00:10::9/128"]
+    _, result = await world.call(
+        "ADD", "c2", "two", config={**BOTH_FAMILIES, "runtimeConfig": {"ips": ["fd00:10::a"]}}
+    )
+    found = sorted(ip["address"] for ip in result["ips"])
+    assert found[0].startswith("192.168.0.")
+    assert found[1] == "fd00:10::a/128"
+    assert await world.call("GC", config=valid()) == (0, {})
+    assert await world.stored() == NOTHING
+
+
+async def test_a_pod_of_both_families_gets_both_or_nothing(world: World) -> None:
+    config = {**BOTH_FAMILIES, "runtimeConfig": {"ips": ["fd00:99::1"]}}
+    status, error = await world.call("ADD", config=config)
+    assert (status, error["code"]) == (1, 100)
     assert await world.stored() == NOTHING
 
 
@@ -292,6 +356,15 @@ DELEGATED: dict[str, object] = {
         "routes": [{"dst": "0.0.0.0/0"}],
     },
 }
+
+
+async def test_another_plugin_gets_addresses_of_both_families(world: World) -> None:
+    ipam = {"type": "tortie-ipam", "assign_ipv6": True, "length6": 64, "gateway6": "fd00:10::fe"}
+    status, result = await world.call("ADD", config={"type": "bridge", "ipam": ipam})
+    assert status == 0
+    four, six = result["ips"]
+    assert (four["address"].rpartition("/")[2], six["address"].rpartition("/")[2]) == ("32", "64")
+    assert (four.get("gateway"), six["gateway"]) == (None, "fd00:10::fe")
 
 
 async def test_another_plugin_gets_addresses_and_nothing_else(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import PodNetwork, ServerPorts
 from agent.cni.server import CniServer
+from agent.dataplane import procfs
+from agent.dataplane.objects import Address, Sysctl
+from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
 from ipam.allocator import Allocator
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
@@ -25,6 +28,12 @@ NODE = NodeName("node1")
 PATIENCE_SECONDS = 5.0
 """Of a DEL: on a busy machine even a fake takes its time."""
 POOL_KEY = resource_key("ippools", "p")
+
+
+def switch_on(interface: str) -> None:
+    """The sysctls of a pod's host side, as the reconciler sets them."""
+    for pattern, value in (*PER_INTERFACE, *PER_INTERFACE_6):
+        assert procfs.write(Sysctl(pattern.format(interface), value)) is None
 
 
 class World:
@@ -54,8 +63,9 @@ class World:
         outcome = await self.store.commit((), (Put(POOL_KEY, b"{}"),))
         self.revision = outcome.revision  # type: ignore[union-attr]
         record = PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision)
+        six = PoolRecord(Pool("p6", IPv6Network("fd00:10::/112"), 122), POOL_KEY, self.revision)
         self.ports = ServerPorts(
-            allocator=Allocator(self.store, SystemClock(), lambda: (record,)),
+            allocator=Allocator(self.store, SystemClock(), lambda: (record, six)),
             store=self.store,
             node=NODE,
             labels=tuple,
@@ -74,9 +84,12 @@ class World:
             self.state / "cni.sock", self.ports, Journal(self.state), SystemClock(), self.patience
         )
 
-    async def settled(self, addresses: Iterable[IPv4Address], timeout: float) -> None:
+    async def settled(self, addresses: Iterable[Address], timeout: float) -> None:
         if self.unsettled is not None:
             raise self.unsettled
+        if self._network is not self.pods:
+            for endpoint in self.cluster.endpoints:
+                switch_on(endpoint.spec.interface_name)
 
     async def call(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
-from agent.cni.attachment import GATEWAY, HOST_MAC, Attachment, NoNamespace
+from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.checking import Device, PodState
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import Route, RouteKey
@@ -25,6 +25,8 @@ class FakePods:
     def __init__(self) -> None:
         self.attached: dict[str, Attachment] = {}
         self.faults: set[PodFault] = set()
+        self.switches: dict[str, str] = {}
+        """Sysctls that stand otherwise than a pod needs."""
 
     def _fault(self, fault: PodFault) -> None:
         if fault in self.faults:
@@ -59,11 +61,13 @@ class FakePods:
         routes = (
             Route(RouteKey(IPv4Network(GATEWAY)), device=interface),
             Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=interface),
+            Route(RouteKey(IPv6Network("::/0")), gateway=GATEWAY_6, device=interface),
         )
         return PodState(
             inside=Device(wish.mac, wish.mtu, up=True),
             host=Device(HOST_MAC, wish.mtu, up=True),
             addresses=frozenset(wish.addresses),
             routes=routes,
-            gateway_mac=HOST_MAC,
+            gateway_macs={GATEWAY: HOST_MAC, GATEWAY_6: HOST_MAC},
+            switches=self.switches,
         )

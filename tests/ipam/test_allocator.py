@@ -268,7 +268,7 @@ async def test_reserved_addresses_are_not_given_out_but_may_be_asked_for(world: 
     assert texts(await allocator.assign(ask("h1"))) == ["10.0.0.3"]
     with pytest.raises(PoolExhausted):
         await allocator.assign(ask("h2"))
-    assert texts(await allocator.assign(ask("h2", address=ip_address("10.0.0.1")))) == ["10.0.0.1"]
+    assert texts(await allocator.assign(ask("h2", exact=(ip_address("10.0.0.1"),)))) == ["10.0.0.1"]
 
 
 async def test_a_chosen_address_is_given_or_refused(world: World) -> None:
@@ -276,17 +276,17 @@ async def test_a_chosen_address_is_given_or_refused(world: World) -> None:
     await world.pool("off", "10.0.1.0/29", disabled=True)
     allocator = world.allocator()
     wish = ip_address("10.0.0.6")
-    assert texts(await allocator.assign(ask("h1", address=wish))) == ["10.0.0.6"]
-    assert texts(await allocator.assign(ask("h1", address=wish))) == ["10.0.0.6"]
+    assert texts(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
+    assert texts(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
     with pytest.raises(AddressInUse, match=r"10\.0\.0\.6 is allocated to h1"):
-        await allocator.assign(ask("h2", node="n2", address=wish))
+        await allocator.assign(ask("h2", node="n2", exact=(wish,)))
     with pytest.raises(NoPool, match="in no configured pool"):
-        await allocator.assign(ask("h2", address=ip_address("10.9.0.1")))
+        await allocator.assign(ask("h2", exact=(ip_address("10.9.0.1"),)))
     with pytest.raises(NoPool, match="which is disabled"):
-        await allocator.assign(ask("h2", address=ip_address("10.0.1.1")))
+        await allocator.assign(ask("h2", exact=(ip_address("10.0.1.1"),)))
     await world.rules('{"strict_affinity":true}')
     with pytest.raises(Refused, match=r"in block 10\.0\.0\.4/30 of node n1, and strictAffinity"):
-        await world.allocator().assign(ask("h2", node="n2", address=ip_address("10.0.0.5")))
+        await world.allocator().assign(ask("h2", node="n2", exact=(ip_address("10.0.0.5"),)))
     assert await world.faults() == []
 
 
@@ -300,7 +300,7 @@ async def test_a_released_address_cools_down_when_the_rules_say_so(world: World)
     with pytest.raises(PoolExhausted):
         await allocator.assign(ask("h2"))
     with pytest.raises(AddressInUse, match="cools down"):
-        await allocator.assign(ask("h2", address=ip_address("10.0.0.0")))
+        await allocator.assign(ask("h2", exact=(ip_address("10.0.0.0"),)))
     world.clock.advance(31)
     assert texts(await allocator.assign(ask("h2"))) == ["10.0.0.0"]
     assert await world.faults() == []

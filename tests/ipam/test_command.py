@@ -68,8 +68,8 @@ async def world(server: Etcd) -> AsyncIterator[World]:
         resource_key("workloadendpoints", "w1", "default"), _resource("WorkloadEndpoint", "w1", endpoint)
     )
     await made.rules('{"auto_allocate_blocks":true}')
-    await made.allocator().assign(ask("h1", "n1", address=_four()))
-    await made.allocator().assign(ask("h2", "n2", address=_four(5)))
+    await made.allocator().assign(ask("h1", "n1", exact=(_four(),)))
+    await made.allocator().assign(ask("h2", "n2", exact=(_four(5),)))
     yield made
     await store.commit((), [Delete(key) for key in (await store.list("/calico/")).values])
     await store.close()
@@ -161,7 +161,7 @@ async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
     server: Etcd, world: World
 ) -> None:
     await world.allocator().release_handle(HandleId("h2"))
-    await world.allocator().assign(ask("h3", "n3", address=_four(0)))
+    await world.allocator().assign(ask("h3", "n3", exact=(_four(0),)))
     await world.allocator().release_handle(HandleId("h3"))
     assert await run(server, "delete", "ippool", "p") == (0, "IPPool p deleted\n", "")
     assert await world.block("10.0.0.0/30") is None
