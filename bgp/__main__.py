@@ -1,0 +1,149 @@
+"""A small BGP speaker for labs and tests: `python -m bgp CONFIG.toml`. It programs no route; README.md is its manual.
+
+Promises: prints one line per event until SIGTERM, which drains or leaves silently as the file says; SIGHUP reads the
+file again, and one with a mistake changes nothing. Exit code 1 and one sentence on standard error when it cannot work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bgp.errors import ListenFailed
+from bgp.families import number_of
+from bgp.speaker import Speaker
+from bgp.standalone import BadSettings, Form, Leaving, Settings, settings_of
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return asyncio.get_running_loop().time()
+
+    def wall(self) -> datetime:
+        """The present moment in UTC."""
+        return datetime.now(UTC)
+
+
+class Events:
+    """Prints them; also the speaker's log."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """One line. The standard output must be read: the speaker waits for it."""
+        if self._form is Form.JSON:
+            line = json.dumps({"event": event, **fields}, default=str)
+        else:
+            said = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+            line = f"{event:<10} {said}"
+        print(line, flush=True)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something changed."""
+        self.tell(event.removeprefix("bgp."), **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something was tolerated or is tried again."""
+        self.tell(event.removeprefix("bgp."), **fields)
+
+
+class Standalone:
+    """The speaker, its file and its signals."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._settings = settings
+        self._events = Events(settings.form)
+        self._speaker = Speaker(settings.speaker, SystemClock(), self._changed, self._events)
+        self._was_converged = False
+        self._ending = asyncio.Event()
+
+    def _wish(self) -> None:
+        self._speaker.configure(self._settings.peers)
+        self._speaker.announce(self._settings.originations)
+
+    def _changed(self) -> None:
+        for prefix in sorted(
+            self._speaker.take_touched(), key=lambda one: (number_of(one.network_address), one.prefixlen)
+        ):
+            route = self._speaker.learned.get(prefix)
+            if route is None:
+                self._events.tell("gone", prefix=prefix)
+            else:
+                self._events.tell(
+                    "path", prefix=prefix, next_hop=route.next_hop, peer=route.peer, stale=route.stale
+                )
+        if self._speaker.converged and not self._was_converged:
+            self._was_converged = True
+            self._events.tell("converged", prefixes=len(self._speaker.learned))
+
+    def _reload(self) -> None:
+        try:
+            wanted = settings_of(self._path.read_text())
+        except (OSError, BadSettings) as error:
+            self._events.tell("refused", why=str(error))
+            return
+        if wanted.speaker != self._settings.speaker:
+            self._events.tell("refused", why="as, router_id, listen and the like need a new start")
+            return
+        self._settings = wanted
+        self._wish()
+        self._events.tell("reloaded", peers=len(wanted.peers), prefixes=len(wanted.originations))
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises ListenFailed."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._ending.set)
+        loop.add_signal_handler(signal.SIGINT, self._ending.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._wish()
+        running = loop.create_task(self._speaker.run())
+        listening, ending = (
+            loop.create_task(self._speaker.listening.wait()),
+            loop.create_task(self._ending.wait()),
+        )
+        await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            own = self._settings.speaker
+            self._events.tell("listening", addresses=[str(one) for one in own.addresses], port=own.port)
+        await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and self._settings.leaving is Leaving.DRAIN:
+            self._speaker.drain(self._settings.text)
+        for task in (running, listening, ending):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await running  # raises ListenFailed
+        self._events.tell("stopped", how=self._settings.leaving.value)
+
+
+def main() -> None:
+    """The command. Exits with 1 where the file or the address is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bgp", description="A small BGP speaker for labs and tests."
+    )
+    parser.add_argument("config", type=Path, help="a TOML file; see bgp/README.md")
+    path = parser.parse_args().config
+    try:
+        asyncio.run(_serve(path))
+    except (OSError, BadSettings, ListenFailed) as error:
+        print(f"{path}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+async def _serve(path: Path) -> None:
+    await Standalone(path, settings_of(path.read_text())).run()
+
+
+if __name__ == "__main__":
+    main()
