@@ -83,7 +83,10 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """rtm_protocol numbers of the routes this agent owns."""
+    """Where routes come from, and the rtm_protocol numbers of those that this agent owns."""
+
+    source: str = "bgp"
+    """Of routes to pools without VXLAN: `bgp`, or `datastore`, where no BGP is; VXLAN's are the datastore's always."""
 
     learned: int = 12
     blackhole: int = 12
@@ -254,6 +257,11 @@ def _check(config: Config) -> None:
                 f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)",
             )
             for key in RouteSettings.__struct_fields__
+            if key != "source"
+        ),
+        (
+            config.routes.source in {"bgp", "datastore"},
+            f"routes.source: {config.routes.source!r} is neither bgp nor datastore",
         ),
     )
     for holds, sentence in rules:

@@ -89,7 +89,10 @@ class Agent:
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
         self._route_wishes = RouteWishes()
-        self._syncer = Syncer(self._store, self._cluster, self._clock, self._facts_changed)
+        from_datastore = config.routes.source == "datastore"
+        self._syncer = Syncer(
+            self._store, self._cluster, self._clock, self._facts_changed, contents=from_datastore
+        )
         self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
         self._record = NodeRecord(
             self._store,
@@ -115,6 +118,7 @@ class Agent:
         self._fact_settings = FactSettings(
             Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
             config.kernel.open_forward,
+            from_datastore,
         )
         self._reconciler = Reconciler(
             self._kernel,

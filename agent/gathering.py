@@ -22,6 +22,7 @@ class FactSettings:
 
     protocols: Protocols = field(default_factory=Protocols)
     open_forward: bool = True
+    from_datastore: bool = False
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
@@ -60,6 +61,8 @@ def gathered(
         services=services(cluster.bgp),
         links=links,
         ways=frozenset(ways),
+        borrowed=cluster.borrowed if settings.from_datastore else {},
+        from_datastore=settings.from_datastore,
         open_forward=settings.open_forward,
         protocols=settings.protocols,
     )

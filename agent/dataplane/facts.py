@@ -75,6 +75,10 @@ class Facts:
     """Prefix -> next hop: the best BGP paths."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
+    borrowed: Mapping[Prefix, NodeName] = field(default_factory=dict)
+    """Addresses of other nodes' pods outside those nodes' blocks, where the blocks' contents are followed."""
+    from_datastore: bool = False
+    """The setting: routes of every encapsulation follow from the datastore, BGP or not."""
     ways: frozenset[str] = frozenset()
     """The interfaces that lead to other nodes, where they were looked up."""
     open_forward: bool = True

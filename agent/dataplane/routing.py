@@ -55,10 +55,17 @@ def _candidates(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
         for address in endpoint.addresses:
             yield RouteClass.LOCAL_WORKLOAD, workload_route(facts, address, endpoint.interface)
     for block, owner in facts.block_owners.items():
-        if owner == facts.node:
-            if block.prefixlen < block.max_prefixlen:  # of one address it would stand in the pod's own place
-                yield RouteClass.OWN_BLOCK, blackhole(facts, block)
-        elif (route := _vxlan_route(facts, block, owner)) is not None:
+        if owner == facts.node and block.prefixlen < block.max_prefixlen:
+            # A blackhole of one address would stand in the pod's own place.
+            yield RouteClass.OWN_BLOCK, blackhole(facts, block)
+    yield from _stored(facts)
+
+
+def _stored(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
+    """What follows from the datastore about other machines."""
+    for prefix, owner in (*facts.block_owners.items(), *facts.borrowed.items()):
+        route = _stored_route(facts, prefix, owner) if owner != facts.node else None
+        if route is not None:
             yield RouteClass.DATASTORE, route
     for peer in facts.gateways:
         way = _direct(facts, ip_network(peer), peer, on_link(facts.links, facts.gateways[peer]))
@@ -140,6 +147,25 @@ def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: Address) 
     if mode is EncapsulationMode.CROSS_SUBNET:
         return not _same_subnet(facts, node_address)
     return mode is EncapsulationMode.ALWAYS
+
+
+def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None:
+    """The route that follows from the datastore alone: in VXLAN always, otherwise by setting."""
+    pool, node = facts.pool_of(prefix), facts.nodes.get(owner)
+    if pool is None or node is None or pool.vxlan is not EncapsulationMode.NEVER or not facts.from_datastore:
+        return _vxlan_route(facts, prefix, owner)
+    underlay = node.on(prefix.version)
+    if underlay is None or owner == facts.node:
+        return None
+    if _encapsulated(facts, pool.ipip, underlay.ip):
+        device: str | None = TUNL0
+    else:
+        link = on_link(facts.links, underlay.ip)
+        device = link.name if link is not None else None
+    if device is None:
+        return None
+    key, protocol = RouteKey(prefix), facts.protocols.datastore
+    return Route(key, gateway=underlay.ip, device=device, protocol=protocol, onlink=True)
 
 
 def _vxlan_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None:

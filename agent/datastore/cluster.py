@@ -10,6 +10,8 @@ Does not know: etcd, watches, the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,9 +30,10 @@ from agent.datastore.resources import (
     decode,
     kind_of,
 )
-from ipam.codec import decode_affinity
+from ipam.block import address_of, allocated
+from ipam.codec import decode_affinity, decode_block
 from ipam.errors import IpamError
-from ipam.keys import HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
+from ipam.keys import BLOCKS, HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
 from ipam.store import Versioned
 
@@ -173,9 +176,23 @@ class Cluster:
             lambda claims: {block: node for node, block, state in claims if state is AffinityState.CONFIRMED},
         )
 
+    @property
+    def borrowed(self) -> Mapping[Prefix, NodeName]:
+        """Addresses that nodes took from others' blocks; none unless the contents of blocks are followed."""
+        return self._view(
+            BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block.nodes}
+        )
+
 
 def _specs(resources: Collection[Any]) -> dict[str, Any]:
     return {item.metadata.name: item.spec for item in sorted(resources, key=lambda item: item.metadata.name)}
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowings:
+    """Of one block, what is in use on another node than its owner."""
+
+    nodes: tuple[tuple[Prefix, NodeName], ...]
 
 
 def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[Prefix]:
@@ -209,6 +226,16 @@ def _resource(
     return read
 
 
+def _borrowings(value: Versioned) -> Borrowings | None:
+    block = decode_block(value.key, value.value)
+    found: list[tuple[Prefix, NodeName]] = []
+    for ordinal, attributes in allocated(block):
+        node = dict(attributes.secondary).get("node")
+        if node is not None and node != block.owner:
+            found.append((ip_network(address_of(block, ordinal)), NodeName(node)))
+    return Borrowings(tuple(found)) if found else None
+
+
 def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
     found: tuple[NodeName, Prefix] | None = affinity_of_key(value.key)
     return None if found is None else (*found, decode_affinity(value.key, value.value).state)
@@ -222,4 +249,5 @@ _DECODERS: dict[str, Callable[[Versioned], Any]] = {
     BGP_FILTERS: _resource(BGPFilter, PLURALS["BGPFilter"]),
     ENDPOINTS: _resource(WorkloadEndpoint, PLURALS["WorkloadEndpoint"]),
     AFFINITIES: _affinity,
+    BLOCKS: _borrowings,
 }

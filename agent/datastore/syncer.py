@@ -2,7 +2,7 @@
 
 Promises: `in_sync` is true only after every prefix was listed completely once; a lost watch, a compaction and an etcd
 that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings,
-peers and filters, and the node's own endpoints, never the contents of others' blocks.
+peers and filters, and the node's own endpoints; the contents of others' blocks only when asked.
 Does not know: what the facts mean, who waits for them beyond the bell.
 """
 
@@ -27,6 +27,7 @@ from agent.datastore.cluster import (
     endpoint_prefix,
 )
 from ipam.errors import Compacted, StoreError
+from ipam.keys import BLOCKS
 from ipam.store import Changed, Store
 
 RELIST_SECONDS = 600.0
@@ -44,12 +45,22 @@ log = structlog.get_logger()
 class Syncer:
     """One follower per prefix, all in one task group."""
 
-    def __init__(self, store: Store, cluster: Cluster, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        clock: Clock,
+        changed: Callable[[], None],
+        *,
+        contents: bool = False,
+    ) -> None:
+        """With `contents` every block is followed: each pod anywhere changes one."""
         self._store = store
         self._cluster = cluster
         self._clock = clock
         self._changed = changed
-        self._waiting = {*WHOLE, ENDPOINTS}
+        self._whole = (*WHOLE, BLOCKS) if contents else WHOLE
+        self._waiting = {*self._whole, ENDPOINTS}
         """Prefixes whose first complete list is still to come."""
         self._followed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -67,7 +78,7 @@ class Syncer:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for prefix in WHOLE:
+            for prefix in self._whole:
                 self._follow(prefix)
             group.create_task(self._find_endpoints())
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,12 @@ def _etcd_answers(plan: LabPlan) -> bool:
     return False
 
 
-def start_agent(node: LabNode) -> None:
-    """The node's agent; does not wait."""
+def start_agent(node: LabNode, settings: Mapping[str, str] | None = None) -> None:
+    """The node's agent, with more settings than its own if need be (`TORTIE_…`); does not wait."""
     for directory in (node.run, node.directory / "state"):
         directory.mkdir(parents=True, exist_ok=True)
-    _start(
-        node.namespace, [sys.executable, "-m", "agent.daemon"], node.directory / "agent.log", node.environment
-    )
+    command, environment = [sys.executable, "-m", "agent.daemon"], {**node.environment, **(settings or {})}
+    _start(node.namespace, command, node.directory / "agent.log", environment)
 
 
 def agent_status(node: LabNode) -> dict[str, Any] | None:

@@ -227,3 +227,34 @@ def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -
     learned = {network("10.96.0.0/12"): near, network("10.96.5.5/32"): near, network("10.0.0.0/8"): near}
     given = facts(pool(), learned=learned, endpoints=(), block_owners={}, services=(network("10.96.0.0/12"),))
     assert lines(given) == ["10.0.0.0/8 via 172.26.5.10 dev eth0 proto bird"]
+
+
+@pytest.mark.parametrize(
+    ("encapsulation", "near", "far"),
+    [
+        ({}, "via 172.26.5.10 dev eth0 proto 80 onlink", None),
+        (
+            {"ipip": ALWAYS},
+            "via 172.26.5.10 dev tunl0 proto 80 onlink",
+            "via 172.27.0.9 dev tunl0 proto 80 onlink",
+        ),
+        (
+            {"ipip": CROSS},
+            "via 172.26.5.10 dev eth0 proto 80 onlink",
+            "via 172.27.0.9 dev tunl0 proto 80 onlink",
+        ),
+        (
+            {"vxlan": ALWAYS},
+            "via 192.168.31.64 dev vxlan.calico onlink",
+            "via 192.168.77.0 dev vxlan.calico onlink",
+        ),
+    ],
+    ids=["none", "ipip", "ipip across subnets", "vxlan"],
+)
+def test_where_there_is_no_bgp_the_datastore_tells_every_route(
+    encapsulation: dict[str, EncapsulationMode], near: str, far: str | None
+) -> None:
+    borrowed = {network("192.168.41.200/32"): NEAR, network("192.168.31.70/32"): ME}
+    given = facts(pool(**encapsulation), learned={}, from_datastore=True, borrowed=borrowed)
+    expected = [*LOCAL, f"192.168.31.64/26 {near}", f"192.168.41.200 {near}"]
+    assert lines(given) == sorted([*expected, *([f"192.168.77.0/26 {far}"] if far else [])])
