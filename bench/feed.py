@@ -36,9 +36,9 @@ class Outcome:
 class Feeder:
     """The feeding process and what it says."""
 
-    def __init__(self, space: Space, folder: Path) -> None:
-        self._folder = folder
-        command = space.inside([sys.executable, "-m", "bench.feeder", ADDRESS, "179"])
+    def __init__(self, space: Space, folder: Path, source: str = FEEDER_ADDRESS) -> None:
+        self._file = folder / f"feed-{source}"
+        command = space.inside([sys.executable, "-m", "bench.feeder", ADDRESS, "179", source])
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -59,10 +59,9 @@ class Feeder:
 
     def send(self, data: bytes) -> float:
         """Send; when the first byte went."""
-        file = self._folder / "feed"
-        file.write_bytes(data)
+        self._file.write_bytes(data)
         assert self.process.stdin is not None
-        self.process.stdin.write(f"send {file}\n")
+        self.process.stdin.write(f"send {self._file}\n")
         return float(self._expect("began")[1])
 
     def sent(self) -> None:

@@ -1,4 +1,4 @@
-"""A BGP neighbour that only feeds: `python -m bench.feeder ADDRESS PORT`.
+"""A BGP neighbour that only feeds: `python -m bench.feeder ADDRESS PORT SOURCE`.
 
 It opens one session as AS 64512 and takes commands on standard input, a line each: `send FILE` sends the file's bytes
 and answers `began SECONDS` (the monotonic clock just before the first byte) and `sent SECONDS`. `up` is printed when
@@ -30,19 +30,19 @@ class Ended(Exception):
     """The session is over."""
 
 
-def opening() -> bytes:
+def opening(identifier: int = FEEDER) -> bytes:
     """Our OPEN."""
     options = b"\x02" + bytes([len(CAPABILITIES)]) + CAPABILITIES
-    body = struct.pack(">BHHI", 4, AS_NUMBER, HOLD_SECONDS, FEEDER) + bytes([len(options)]) + options
+    body = struct.pack(">BHHI", 4, AS_NUMBER, HOLD_SECONDS, identifier) + bytes([len(options)]) + options
     return message(OPEN, body)
 
 
-def dial(address: str, port: int) -> socket.socket:
+def dial(address: str, port: int, source: str) -> socket.socket:
     """A connection, as soon as somebody listens."""
     deadline = time.monotonic() + DIAL_SECONDS
     while True:
         try:
-            return socket.create_connection((address, port), 1.0)
+            return socket.create_connection((address, port), 1.0, (source, 0))
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -72,7 +72,8 @@ class Session:
 
     def establish(self) -> None:
         """OPEN and KEEPALIVE, both ways."""
-        self._connection.sendall(opening())
+        own = int.from_bytes(socket.inet_aton(self._connection.getsockname()[0]), "big")
+        self._connection.sendall(opening(own))
         while self.message()[0] != OPEN:
             pass
         self._connection.sendall(message(KEEPALIVE, b""))
@@ -107,7 +108,7 @@ class Session:
 def main() -> None:
     """Dial, establish, serve."""
     for attempt in range(ATTEMPTS):
-        session = Session(dial(sys.argv[1], int(sys.argv[2])))
+        session = Session(dial(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
         try:
             session.establish()
             break

@@ -28,12 +28,18 @@ POOL = {
     "spec": {"cidr": "32.0.0.0/3", "blockSize": 26, "ipipMode": "Never", "vxlanMode": "Never"},
 }
 """Holds every feed, so that each learned route passes the pool's rules as in a real cluster."""
-NODE = {
-    "apiVersion": "projectcalico.org/v3",
-    "kind": "Node",
-    "metadata": {"name": "feeder"},
-    "spec": {"bgp": {"ipv4Address": f"{FEEDER_ADDRESS}/{LENGTH}"}},
-}
+
+
+def node(name: str, address: str) -> dict[str, object]:
+    """A node of the cluster."""
+    return {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"bgp": {"ipv4Address": f"{address}/{LENGTH}"}},
+    }
+
+
 BIRD = """
 router id {address};
 log stderr {{ warning, error, fatal, bug }};
@@ -109,6 +115,8 @@ class Tortie:
     def __init__(self, space: Space, folder: Path, more: dict[str, str] | None = None) -> None:
         self._space, self._folder = space, folder
         self.more = more or {}
+        self.documents: tuple[object, ...] = (node("feeder", FEEDER_ADDRESS),)
+        """Applied after the pool; by default the feeder is a node, so the mesh peers with it."""
         self.environment = {
             "TORTIE_NODE_NAME": "under-test",
             "TORTIE_NODE_ADDRESS": f"{ADDRESS}/{LENGTH}",
@@ -136,8 +144,8 @@ class Tortie:
             self._folder / "etcd.log",
         )
         wait_for("etcd", self._etcd_answers, 20)
-        self.command("apply", "-f", "-", text=json.dumps(POOL))
-        self.command("apply", "-f", "-", text=json.dumps(NODE))
+        for document in (POOL, *self.documents):
+            self.command("apply", "-f", "-", text=json.dumps(document))
         self.start_agent()
 
     def _etcd_answers(self) -> bool:
