@@ -26,6 +26,7 @@ from agent.datastore.cluster import ENDPOINTS, POOLS, Cluster
 from ipam.allocator import Allocator, Companion
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
+from tests.fixtures.namespace import ip
 
 ADD_POINTS = (
     "before assign",
@@ -112,6 +113,13 @@ class Server(CniServer):
         return answer
 
 
+def routed(cluster: Cluster, wanted: frozenset[Address]) -> None:
+    """Program the host's routes, as the reconciler does."""
+    for endpoint in cluster.endpoints:
+        for address in wanted.intersection(endpoint.addresses):
+            ip(f"route replace {address} dev {endpoint.spec.interface_name} scope link")
+
+
 async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience: float) -> None:
     """Live until killed."""
 
@@ -134,6 +142,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
 
     async def settled(addresses: Iterable[Address], timeout: float) -> None:
         die("before settled")
+        routed(cluster, frozenset(addresses))
 
     ports = ServerPorts(
         allocator=allocator,

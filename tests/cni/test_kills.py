@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from agent.clock import SystemClock
 from agent.cni import attaching
 from agent.cni.install import Places, install
+from agent.cni.journal import STALE_SECONDS, Journal
 from agent.lab.fabric import make_namespace, remove_namespace
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
@@ -67,7 +72,7 @@ class Node:
     def releases(self) -> list[str]:
         """What is still to be carried out."""
         directory = self.state / "releases"
-        return sorted(os.listdir(directory)) if directory.exists() else []
+        return sorted(path.name for path in directory.glob("*.json")) if directory.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +120,15 @@ def network(request: pytest.FixtureRequest, node: Node, tmp_path_factory: pytest
 
 
 async def must_be_clean(node: Node, store: EtcdStore) -> None:
-    """No veth, no address, no endpoint, no release."""
+    """No veth, no route, no address, no endpoint, no release."""
     kept = [
         prefix
         for prefix in (HANDLES, resource_prefix("workloadendpoints"))
         if (await store.list(prefix)).values
     ]
     held = [key for key, block in (await store.list(BLOCKS)).values.items() if b"handle_id" in block.value]
-    devices = [line for line in ip("-o link").splitlines() if "cali" in line]
-    assert (kept, held, devices, node.releases()) == ([], [], [], [])
+    left = [line for shown in ("-o link", "route") for line in ip(shown).splitlines() if "cali" in line]
+    assert (kept, held, left, node.releases()) == ([], [], [], [])
 
 
 @pytest.mark.parametrize("point", ADD_POINTS)
@@ -142,25 +147,16 @@ async def test_an_agent_killed_in_an_add_leaves_nothing_behind_the_del(
     await must_be_clean(node, store)
 
 
-@pytest.mark.parametrize("point", DEL_POINTS)
-async def test_an_agent_killed_in_a_del_is_finished_by_the_next_one(
-    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
+@pytest.mark.parametrize(
+    ("point", "away"),
+    [*((point, False) for point in DEL_POINTS), *((point, True) for point in AWAY_POINTS)],
+)
+async def test_an_agent_killed_in_a_del_with_or_without_the_datastore_is_finished_by_the_next_one(
+    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str, away: bool
 ) -> None:
     node.start()
     await network.add(Call(ID, pod))
-    node.start(point)
-    await network.delete(Call(ID, pod))
-    node.start()
-    await must_be_clean(node, store)
-
-
-@pytest.mark.parametrize("point", AWAY_POINTS)
-async def test_an_agent_killed_in_a_del_without_the_datastore_loses_no_release(
-    node: Node, store: EtcdStore, network: Libcni, pod: str, point: str
-) -> None:
-    node.start()
-    await network.add(Call(ID, pod))
-    node.start(point, away=True)
+    node.start(point, away=away)
     await network.delete(Call(ID, pod))
     node.start()
     await must_be_clean(node, store)
@@ -210,3 +206,112 @@ async def test_a_shim_killed_while_the_agent_attaches_leaves_nothing_behind_the_
     assert result["ips"]
     await network.delete(call)
     await must_be_clean(node, store)
+
+
+# -- rounds at random -------------------------------------------------------------------------------------------------
+
+ROUNDS = int(os.environ.get("TORTIE_KILL_ROUNDS", "60"))
+LONGEST_SHIM_SECONDS = 0.02
+"""About what a call of the slower shim takes: a kill hits any step of it."""
+CALL = b'{"cniVersion":"1.1.0","name":"pods","type":"tortie"}'
+
+
+@dataclass(frozen=True)
+class Rig:
+    """What a round plays with."""
+
+    node: Node
+    networks: list[Libcni]
+    programs: list[Path]
+    pod: str
+    chance: random.Random
+
+    @property
+    def network(self) -> Libcni:
+        """One of both shims."""
+        return self.chance.choice(self.networks)
+
+    async def shim(self, verb: str) -> None:
+        """A call whose shim is killed at any moment of it, if it has not ended by then."""
+        words = {"CNI_COMMAND": verb, "CNI_CONTAINERID": ID, "CNI_NETNS": self.pod, "CNI_IFNAME": "eth0"}
+        process = await asyncio.create_subprocess_exec(
+            self.chance.choice(self.programs), env=words, stdin=-1, stdout=-3, stderr=-3
+        )
+        talking = asyncio.create_task(process.communicate(CALL))
+        await asyncio.wait({talking}, timeout=self.chance.uniform(0, LONGEST_SHIM_SECONDS))
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await talking
+
+
+async def killed_in_add(rig: Rig) -> bool:
+    """Each of these says whether the agent lives on."""
+    rig.node.start(rig.chance.choice(ADD_POINTS))
+    with pytest.raises(PluginFailed):
+        await rig.network.add(Call(ID, rig.pod))
+    return False
+
+
+async def killed_in_del(rig: Rig) -> bool:
+    rig.node.start()
+    await rig.network.add(Call(ID, rig.pod))
+    away = rig.chance.random() < 0.5
+    rig.node.start(rig.chance.choice(AWAY_POINTS if away else DEL_POINTS), away=away)
+    await rig.network.delete(Call(ID, rig.pod))
+    return False
+
+
+async def killed_in_replay(rig: Rig) -> bool:
+    rig.node.start()
+    await rig.network.add(Call(ID, rig.pod))
+    rig.node.kill()
+    await rig.network.delete(Call(ID, rig.pod))
+    rig.node.start(rig.chance.choice(REPLAY_POINTS), ready=False)
+    return False
+
+
+async def shim_killed_in_add(rig: Rig) -> bool:
+    rig.node.start()
+    await rig.shim("ADD")
+    return True
+
+
+async def shim_killed_in_del(rig: Rig) -> bool:
+    rig.node.start()
+    await rig.network.add(Call(ID, rig.pod))
+    lives = rig.chance.random() < 0.5
+    if not lives:
+        rig.node.kill()  # the shim writes the release down itself
+    await rig.shim("DEL")
+    return lives
+
+
+async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
+    node: Node, store: EtcdStore, pod: str, tmp_path: Path
+) -> None:
+    """TORTIE_KILL_ROUNDS plays more of them; a failure names its round, and a round is told by its number."""
+    networks, programs = [], []
+    for shim in ("c", "python"):
+        places = Places(tmp_path / shim, tmp_path / shim, node.state / "cni.sock", node.state)
+        for _ in install(places, shim, "pods"):
+            pass
+        conflist = {"name": "pods", "cniVersion": "1.1.0", "plugins": [{"type": "tortie"}]}
+        networks.append(Libcni(conflist, [places.plugins]))
+        programs.append(places.plugins / "tortie")
+    kinds = (killed_in_add, killed_in_del, killed_in_replay, shim_killed_in_add, shim_killed_in_del)
+    played: Counter[str] = Counter()
+    for number in range(ROUNDS):
+        rig = Rig(node, networks, programs, pod, random.Random(number))
+        kind = rig.chance.choice(kinds)
+        lives = await kind(rig)
+        if not lives or rig.chance.random() < 0.5:
+            node.start()
+        await rig.network.delete(Call(ID, pod))
+        try:
+            await must_be_clean(node, store)
+        except AssertionError as error:
+            raise AssertionError(f"round {number}, {kind.__name__}") from error
+        played[kind.__name__] += 1
+    assert len(played) == len(kinds)
+    Journal(node.state).sweep(SystemClock().wall().timestamp() + STALE_SECONDS)
+    assert [path for path in (node.state / "releases").iterdir() if path.suffix != ".json"] == []
