@@ -20,15 +20,22 @@ from typing import Protocol
 from ipam import block as blocks
 from ipam.draft import NOTHING, Companion, Draft, Kept, broken_guards
 from ipam.errors import Conflict, IpamError, Refused, StoreError
+from ipam.freeing import Freeing
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord
-from ipam.pending import Pending
+from ipam.pending import (
+    FIRST_WAIT_SECONDS,
+    GROUP_MOST,
+    LONGEST_WAIT_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_WAITING,
+    Pending,
+)
 from ipam.placing import Placing
 from ipam.releasing import (
     Guarded,
     Held,
     Released,
-    drafted_release,
     guarded,
     held_by,
     release_addresses,
@@ -40,14 +47,6 @@ from ipam.territory import Territory, load
 
 __all__ = ["Allocator", "Companion"]
 
-MOST_ATTEMPTS = 100
-"""Lost races before Conflict; Calico's number."""
-FIRST_WAIT_SECONDS = 0.002
-LONGEST_WAIT_SECONDS = 0.2
-GROUP_MOST = 32
-"""Requests in one transaction."""
-MOST_WAITING = 10_000
-"""Requests of one node that wait; more are refused at once."""
 FRESH_SECONDS = 60
 """Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
 
@@ -81,6 +80,7 @@ class Allocator:
         self._territories: dict[NodeName, Territory] = {}
         self._waiting: dict[NodeName, deque[Pending]] = {}
         self._workers: dict[NodeName, asyncio.Task[None]] = {}
+        self._freeing = Freeing(store, clock.wall, pause, self._remember)
 
     async def assign(
         self,
@@ -321,22 +321,7 @@ class Allocator:
 
         Raises Conflict (also when a guard of the companion does not hold), StoreError, Malformed.
         """
-        wait = FIRST_WAIT_SECONDS
-        for _ in range(MOST_ATTEMPTS):
-            draft, freed = await drafted_release(self._store, handle, self._clock.wall())
-            draft.ride(companion)
-            if not draft.writes:
-                return ()
-            outcome = await self._store.commit(*draft.transaction)
-            if isinstance(outcome, Committed):
-                self._remember(draft, outcome.revision)
-                return freed
-            broken = broken_guards(companion.guards, outcome)
-            if broken:
-                raise Conflict(f"handle {handle}: {broken[0]} was changed meanwhile; look again")
-            await self._pause(wait * random.uniform(0.5, 1.0))
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
-        raise Conflict(f"handle {handle}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers")
+        return await self._freeing.release(handle, companion)
 
     async def release_addresses(self, wanted: Iterable[Guarded]) -> Released:
         """Give back addresses one by one, each only if its handle and sequence are the ones named.

@@ -1,4 +1,4 @@
-"""One caller's request on its way through the allocator.
+"""One caller's request or release on its way through the allocator, and how patient both are.
 
 Promises: an answer is given once. Does not know: the store, other requests.
 """
@@ -10,9 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipam.draft import NOTHING, Companion, Draft
-from ipam.model import AddressRequest, Assignment
+from ipam.model import Address, AddressRequest, Assignment, HandleId
 from ipam.releasing import Guarded, guarded
 from ipam.store import Versioned
+
+MOST_ATTEMPTS = 100
+"""Lost races before Conflict; Calico's number."""
+FIRST_WAIT_SECONDS = 0.002
+LONGEST_WAIT_SECONDS = 0.2
+GROUP_MOST = 32
+"""Requests or releases in one transaction."""
+MOST_WAITING = 10_000
+"""Requests of one node, or releases, that wait; more are refused at once."""
 
 
 @dataclass(slots=True)
@@ -47,3 +56,19 @@ class Pending:
             for item in guarded(kept.block, self.request.handle)
             if item.address in fresh
         )
+
+
+@dataclass(slots=True)
+class Leaving:
+    """One caller's release of all that a handle holds."""
+
+    handle: HandleId
+    companion: Companion
+    answer: asyncio.Future[tuple[Address, ...]]
+    freed: tuple[Address, ...] = ()
+    """What the transaction under way gives back."""
+    attempts: int = 0
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)

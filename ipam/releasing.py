@@ -7,7 +7,7 @@ more than they hold, as Calico may leave them, are read right. Does not know: wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,7 @@ from ipam.model import (
     Address,
     Attributes,
     Block,
+    Handle,
     HandleId,
     IpamConfig,
     NodeName,
@@ -99,40 +100,44 @@ def _stamp(config: IpamConfig, now: datetime) -> str | None:
 
 async def held_by(store: Store, stored: Versioned) -> Held:
     """The readable blocks of a handle. Raises StoreError, Malformed when the handle itself cannot be read."""
-    return (await _read_handle(store, stored))[0]
-
-
-async def _read_handle(store: Store, stored: Versioned) -> tuple[Held, IpamConfig]:
     handle = decode_handle(stored.key, stored.value)
-    keys = [block_key(cidr) for cidr, _ in handle.count_by_block]
-    read = await store.get_many([*keys, IPAM_CONFIG])
-    kept = []
-    for key in keys:
-        if key in read:
+    read = await store.get_many([block_key(cidr) for cidr, _ in handle.count_by_block])
+    return Held(tuple(_readable(handle, read)), handle.id)
+
+
+def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[Kept]:
+    for cidr, _ in handle.count_by_block:
+        stored = read.get(block_key(cidr))
+        if stored is not None:
             with suppress(Malformed):  # a damaged block must not keep the others; `check` names it
-                kept.append(read_block(read[key]))
-    return Held(tuple(kept), handle.id), config_of(read)
+                yield read_block(stored)
 
 
-async def drafted_release(store: Store, handle: HandleId, now: datetime) -> tuple[Draft, tuple[Address, ...]]:
-    """The release of all a handle holds, still to be committed. Raises StoreError, Malformed."""
-    draft = Draft()
-    stored = await store.get(handle_key(handle))
+def draft_release(
+    draft: Draft,
+    handle: HandleId,
+    stored: Versioned | None,
+    read: Mapping[str, Versioned],
+    now: datetime,
+) -> tuple[Address, ...]:
+    """Draft the release of all a handle holds; `read` has its blocks and the rules. Raises Conflict, Malformed."""
     if stored is None:
         draft.guard(handle_key(handle), 0)
-        return draft, ()
-    held, config = await _read_handle(store, stored)
+        draft.handles.add(handle)
+        return ()
+    config = config_of(read)
     draft.handle(handle, stored.revision, {})
     freed: list[Address] = []
-    for kept in held.kept:
-        thawed = blocks.thaw(kept.block, now, config.cooldown_seconds)
+    for kept in _readable(decode_handle(stored.key, stored.value), read):
+        present = draft.blocks.get(kept.block.cidr, kept)
+        thawed = blocks.thaw(present.block, now, config.cooldown_seconds)
         changed, addresses = blocks.release_handle(thawed, handle, _stamp(config, now))
         freed += addresses
         if addresses:
-            draft.change(kept, changed)
+            draft.change(present, changed)
         else:
             draft.guard(block_key(changed.cidr), kept.revision)
-    return draft, tuple(freed)
+    return tuple(freed)
 
 
 async def release_addresses(store: Store, wanted: Sequence[Guarded], now: datetime, pause: Pause) -> Released:

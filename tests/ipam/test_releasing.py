@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
 
 import pytest
 
 from ipam.draft import Companion
 from ipam.errors import Conflict, Refused
-from ipam.keys import resource_key
+from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
 from ipam.releasing import Guarded
 from ipam.store import Delete, Put, Unchanged
 from tests.fakes.store import FakeStore
-from tests.ipam.world import World, ask, texts
+from tests.ipam.world import World, ask, endpoint, texts
 
 
 async def test_releasing_an_unknown_handle_still_commits_the_companion(
@@ -87,3 +88,49 @@ async def test_a_pool_is_given_up_only_when_disabled_and_its_addresses_survive(w
     assert await world.faults() == []
     await allocator.release_handle(HandleId("h1"))
     assert await world.block(str(given[0].block)) is None
+
+
+async def test_releases_of_one_moment_share_transactions(world: World, store: FakeStore) -> None:
+    await world.pool("p", "10.0.0.0/24", 26)
+    allocator = world.allocator()
+    await asyncio.gather(*(allocator.assign(ask(f"h{number}")) for number in range(64)))
+    before = store.commits
+    freed = await asyncio.gather(
+        *(allocator.release_handle(HandleId(f"h{number}"), endpoint(f"w{number}")) for number in range(64))
+    )
+    assert len({address for part in freed for address in part}) == 64
+    assert store.commits - before == 2
+    assert await world.held() == {}
+    assert await world.faults() == []
+
+
+async def test_a_release_that_cannot_be_done_fails_alone(world: World) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    for name in ("h1", "h2", "h3"):
+        await allocator.assign(ask(name))
+    await world.write(handle_key(HandleId("h3")), b"{")
+    stale = Companion((Unchanged("/x", 7),), (Put("/x", b""),))
+    done = await asyncio.gather(
+        allocator.release_handle(HandleId("h1"), stale),
+        allocator.release_handle(HandleId("h2")),
+        allocator.release_handle(HandleId("h2")),
+        allocator.release_handle(HandleId("h3")),
+        return_exceptions=True,
+    )
+    assert [type(one).__name__ for one in done] == ["Conflict", "tuple", "tuple", "Malformed"]
+    assert sorted(len(one) for one in done if isinstance(one, tuple)) == [0, 1]
+    assert sorted((await world.held()).values()) == ["h1", "h3"]
+
+
+async def test_a_release_whose_caller_goes_away_harms_no_other(world: World) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator = world.allocator()
+    for name in ("h1", "h2"):
+        await allocator.assign(ask(name))
+    leaving = asyncio.create_task(allocator.release_handle(HandleId("h1")))
+    staying = asyncio.create_task(allocator.release_handle(HandleId("h2")))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert len(await staying) == 1
+    assert await world.faults() == []

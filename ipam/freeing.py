@@ -1,0 +1,143 @@
+"""Gives back what handles hold; releases that wait at the same moment share a transaction.
+
+Promises: a handle, its blocks and its caller's companion change together or not at all; a release whose guard does not
+hold, or whose handle cannot be read, fails alone. A caller that goes away is not waited for: its release may happen.
+Does not know: CNI, hints, who else writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from ipam.codec import decode_handle
+from ipam.draft import Companion, Draft, broken_guards
+from ipam.errors import Conflict, IpamError, Malformed
+from ipam.keys import IPAM_CONFIG, block_key, handle_key
+from ipam.model import Address, HandleId
+from ipam.pending import (
+    FIRST_WAIT_SECONDS,
+    GROUP_MOST,
+    LONGEST_WAIT_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_WAITING,
+    Leaving,
+)
+from ipam.releasing import Pause, draft_release
+from ipam.store import Committed, Lost, Store, Versioned
+
+
+class Freeing:
+    """The queue of releases and its one worker: two transactions on one block would only make each other lose."""
+
+    def __init__(
+        self, store: Store, now: Callable[[], datetime], pause: Pause, wrote: Callable[[Draft, int], None]
+    ) -> None:
+        """`wrote` is told what each transaction left, and its revision."""
+        self._store = store
+        self._now = now
+        self._pause = pause
+        self._wrote = wrote
+        self._queue: deque[Leaving] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def release(self, handle: HandleId, companion: Companion) -> tuple[Address, ...]:
+        """See Allocator.release_handle."""
+        if len(self._queue) >= MOST_WAITING:
+            raise Conflict(f"{len(self._queue)} releases wait already; try again later")
+        job = Leaving(handle, companion, asyncio.get_running_loop().create_future())
+        self._queue.append(job)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await job.answer
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MOST))]
+                try:
+                    await self._settle(group)
+                except Exception as error:
+                    for job in group:
+                        job.fail(error)
+                except asyncio.CancelledError:
+                    for job in (*group, *self._queue):
+                        job.answer.cancel()
+                    self._queue.clear()
+                    raise
+        finally:
+            self._worker = None
+
+    async def _settle(self, group: list[Leaving]) -> None:
+        wait = FIRST_WAIT_SECONDS
+        while group := [job for job in group if not job.answer.done()]:
+            draft, ready = await self._draft(group)
+            if not ready:
+                continue
+            outcome = await self._store.commit(*draft.transaction)
+            if isinstance(outcome, Committed):
+                self._wrote(draft, outcome.revision)
+                for job in ready:
+                    if not job.answer.done():
+                        job.answer.set_result(job.freed)
+                wait = FIRST_WAIT_SECONDS
+                continue
+            for job in ready:
+                _judge(job, outcome)
+            await self._pause(wait * random.uniform(0.5, 1.0))
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    async def _draft(self, group: Sequence[Leaving]) -> tuple[Draft, list[Leaving]]:
+        """As many of the group as one transaction takes; what is left out is settled, or waits. Raises StoreError."""
+        handles = await self._store.get_many([handle_key(job.handle) for job in group])
+        read = await self._store.get_many([*_blocks_of(handles.values()), IPAM_CONFIG])
+        draft, ready = Draft(), list[Leaving]()
+        for job in group:
+            trial = draft.fork()
+            stored = handles.get(handle_key(job.handle))
+            if job.handle in draft.handles:
+                continue
+            try:
+                job.freed = draft_release(trial, job.handle, stored, read, self._now())
+                trial.ride(job.companion)
+                if not trial.fits and not ready:
+                    raise Conflict(f"handle {job.handle}: holds more than one transaction takes")
+            except IpamError as error:
+                if not ready:
+                    job.fail(error)  # else it may do alone in the next transaction
+                continue
+            if stored is None and not job.companion.operations:
+                job.answer.set_result(())
+            elif trial.fits:
+                draft = trial
+                ready.append(job)
+        return draft, ready
+
+
+def _blocks_of(handles: Iterable[Versioned]) -> list[str]:
+    """The keys of all blocks that these handles name; a handle that cannot be read fails later, alone."""
+    keys: dict[str, None] = {}
+    for stored in handles:
+        with suppress(Malformed):
+            keys |= {
+                block_key(cidr): None for cidr, _ in decode_handle(stored.key, stored.value).count_by_block
+            }
+    return list(keys)
+
+
+def _judge(job: Leaving, lost: Lost) -> None:
+    """What a lost transaction means for one of its releases."""
+    job.attempts += 1
+    broken = broken_guards(job.companion.guards, lost)
+    if broken:
+        job.fail(Conflict(f"handle {job.handle}: {broken[0]} was changed meanwhile; look again"))
+    elif job.attempts >= MOST_ATTEMPTS:
+        job.fail(
+            Conflict(
+                f"handle {job.handle}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers"
+            )
+        )
