@@ -35,11 +35,27 @@ def installer(wheels: str = WHEELS, *flags: str) -> str:
     )
 
 
-def configure(node: Node) -> None:
-    """What an operator writes before the first start."""
-    node.done("mkdir -p /etc/tortie /etc/systemd/system/tortie-agent.service.d")
-    node.done(f"cat >/etc/tortie/agent.toml <<'END'\n{SETTINGS}END")
+def start(node: Node) -> None:
+    """What an operator does after the installation: settings, then the first start."""
+    node.done("mkdir /etc/systemd/system/tortie-agent.service.d")
     node.done(f"cat >/etc/systemd/system/tortie-agent.service.d/test.conf <<'END'\n{DROP_IN}END")
+    node.done(f"cat >/etc/tortie/agent.toml <<'END'\n{SETTINGS}END")
+    node.done("systemctl daemon-reload && systemctl enable --now tortie-agent")
+
+
+def picture(node: Node) -> dict[str, list[str]]:
+    """What a stranger sees of a machine: interfaces, routes, rules, nft, switches, files."""
+    commands = {
+        "links": "ip -details -o link; ip -o addr",
+        "routes": "ip -4 route show table all; ip -6 route show table all",
+        "nexthops": "ip nexthop",
+        "rules": "ip -4 rule; ip -6 rule",
+        "nft": "nft list ruleset",
+        "sysctl": "sysctl -a 2>/dev/null | grep ^net | grep -v nf_conntrack_count",
+        "files": "find /etc /opt /usr/local /usr/lib/systemd /var/lib /run /root -xdev "
+        "-not -path '/run/systemd/*' -not -path '/var/lib/systemd/*' -not -path '/run/log/*' -not -path /run/netns -printf '%p %y %m %l\\n'",
+    }
+    return {what: sorted(node.done(script).splitlines()) for what, script in commands.items()}
 
 
 def install(nodes: list[Node], *flags: str) -> list[str]:

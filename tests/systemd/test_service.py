@@ -13,7 +13,7 @@ from tests.systemd import service
 from tests.systemd.nodes import Machines, machines, wait_for
 from tests.systemd.service import SETTINGS, Watched, routes
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("systemd")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 PODS = (("p1", "plain", 0), ("p2", "plain", 1), ("v1", "tunnelled", 0), ("v2", "tunnelled", 1))
 AGENT = "tortie-agent.service"
@@ -25,9 +25,10 @@ class Cluster:
     def __init__(self, found: Machines, directory: Path) -> None:
         self.machines, self.directory = found, directory
         self.first, self.second = found.nodes
+        self.before = service.picture(self.first)
+        self.said = service.install(found.nodes)
         for node in found.nodes:
-            service.configure(node)
-        self.said = service.install(found.nodes, "--start")
+            service.start(node)
         self.first.done(f"tortie apply -f - <<'END'\n{service.pools()}\nEND")
         for node in found.nodes:
             node.done("tortie cni install --shim python")
@@ -61,7 +62,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def test_an_installed_service_is_ready_says_how_it_stands_and_routes(cluster: Cluster) -> None:
     node = cluster.first
-    assert "tortie-agent.service: started" in cluster.said[0]
+    assert (
+        "fill in /etc/tortie/agent.toml, then: systemctl enable --now tortie-agent.service" in cluster.said[0]
+    )
     assert node.show(AGENT, "ActiveState") == "active"
     wait_for("its status", lambda: node.show(AGENT, "StatusText") == "2 pods; 1 of 1 peer up", 10)
     assert node.show("tortie-drain", "ActiveState") == "active"
@@ -179,3 +182,32 @@ def test_a_shutdown_makes_peers_forget_the_node_before_its_pods_are_gone(cluster
     wait_for("the machine is off", node.has_ended, 20)
     (peer,) = json.loads(other.done("tortie node status --json"))["peers"]
     assert peer["last_error"].endswith("the machine goes down"), peer
+
+
+def test_an_agent_with_pods_is_not_uninstalled(cluster: Cluster) -> None:
+    done = cluster.first.run("tortie uninstall --purge")
+    assert done.returncode == 1
+    assert "2 in all); remove them first" in done.stderr
+    assert cluster.first.show(AGENT, "ActiveState") == "active"
+
+
+def test_after_an_uninstall_the_machine_is_as_it_was(cluster: Cluster) -> None:
+    node = cluster.first
+    for pod, pool, at in PODS:
+        if at == 0:
+            service.remove_pod(node, pod, pool)
+    now = service.picture(node)
+    assert [
+        what for what in ("links", "routes", "nft", "sysctl", "files") if now[what] == cluster.before[what]
+    ] == []
+    node.done("rm -r /etc/systemd/system/tortie-agent.service.d")
+    said = node.done("tortie uninstall --purge")
+    print(said)
+    proof = [line for line in said.splitlines() if " as before" in line]
+    kinds = ["links", "routes", "rules", "nft", "sysctls", "files"]
+    assert [line.split(":")[0] for line in proof] == kinds
+    assert [line for line in proof if "not as before" in line] == []
+    now = service.picture(node)
+    changed = {what: sorted(set(now[what]) ^ set(lines)) for what, lines in cluster.before.items()}
+    assert {what: lines for what, lines in changed.items() if lines} == {}
+    assert now == cluster.before
