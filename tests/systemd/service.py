@@ -16,6 +16,8 @@ DROP_IN = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
 """A test does not wait as long as an operator."""
 POOLS = {"plain": "10.65.0.0/16", "tunnelled": "10.66.0.0/16"}
 SETTLE_SECONDS = 30.0
+OTHERS = ("/run/systemd/*", "/var/lib/systemd/*", "/run/log/*", "/run/netns")
+"""What systemd and a runtime write all the time."""
 PROOF = "203.0.113.0/24"
 
 
@@ -53,7 +55,7 @@ def picture(node: Node) -> dict[str, list[str]]:
         "nft": "nft list ruleset",
         "sysctl": "sysctl -a 2>/dev/null | grep ^net | grep -v nf_conntrack_count",
         "files": "find /etc /opt /usr/local /usr/lib/systemd /var/lib /run /root -xdev "
-        "-not -path '/run/systemd/*' -not -path '/var/lib/systemd/*' -not -path '/run/log/*' -not -path /run/netns -printf '%p %y %m %l\\n'",
+        f"{' '.join(f'-not -path {path!r}' for path in OTHERS)} -printf '%p %y %m %l\\n'",
     }
     return {what: sorted(node.done(script).splitlines()) for what, script in commands.items()}
 
