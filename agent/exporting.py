@@ -15,6 +15,9 @@ from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Link, RouteKey
 from agent.policies import Interface
 from bgp.families import Prefix
+from bgp.origination import PLAIN, Origination
+
+BLOCK = Origination(is_block=True)
 
 
 def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
@@ -25,7 +28,7 @@ def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix
 
 def announcements(
     facts: Facts, installed: Collection[RouteKey], local_prefixes: Iterable[Prefix] = ()
-) -> frozenset[Prefix]:
+) -> dict[Prefix, Origination]:
     """All of it."""
     own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
     blocks = {
@@ -37,7 +40,7 @@ def announcements(
         for address in endpoint.addresses
         if not any(address in block for block in own)
     }
-    return frozenset({*blocks, *borrowed, *local_prefixes})
+    return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
 
 
 def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:

@@ -21,7 +21,7 @@ from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Address, Prefix, RouteKey
-from agent.datastore.cluster import Cluster, own_blocks
+from agent.datastore.cluster import Cluster
 from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.exporting import announcements, borne, interfaces
 from agent.identity import identity
@@ -115,21 +115,21 @@ class Mesh:
             return
         ground = Ground(
             pools=facts.pools,
-            own_blocks=frozenset(own_blocks(facts.block_owners, facts.node)),
             local_prefixes=self._local_prefixes,
             cluster=cluster.bgp,
             node=cluster.own_bgp,
             filters=(filters := cluster.bgp_filters),
             interfaces=interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
         )
-        if started or situation != self._situation or ground != self._ground:
-            self._situation, self._ground = situation, ground
-            self._configure(self._speaker, situation, ground)
+        if situation != self._situation:
+            self._situation, self._peering, self._ground = situation, peering(situation), None
+        if started or ground != self._ground:
+            self._ground = ground
+            self._configure(self._speaker, ground)
         told = announcements(facts, installed, borne(self._local_prefixes, facts.links))
         self._speaker.announce(told)
 
-    def _configure(self, speaker: Speaker, situation: Situation, ground: Ground) -> None:
-        self._peering = peering(situation)
+    def _configure(self, speaker: Speaker, ground: Ground) -> None:
         peers = self._peering.peers
         shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
         speaker.configure(

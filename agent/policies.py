@@ -26,6 +26,7 @@ from bgp.policy import (
     AddCommunity,
     Operation,
     Operator,
+    Own,
     Policy,
     PrefixMatch,
     PrependAs,
@@ -53,8 +54,6 @@ class Ground:
     """What the rules of all peers follow from."""
 
     pools: tuple[Pool, ...] = ()
-    own_blocks: frozenset[Prefix] = frozenset()
-    """Confirmed claims."""
     local_prefixes: tuple[Prefix, ...] = ()
     """Named in the node's own settings."""
     cluster: BGPConfigurationSpec = field(default_factory=BGPConfigurationSpec)
@@ -100,19 +99,14 @@ def exported(ground: Ground) -> Iterator[Rule]:
         if pool.disable_bgp_export:
             yield Rule(Action.REJECT, f"pool {pool.name} has disableBGPExport", prefix=PrefixMatch(pool.cidr))
     yield from _advertised_communities(ground)
-    for block in sorted(ground.own_blocks, key=_order):
-        yield Rule(Action.ACCEPT, "own block", prefix=PrefixMatch(block, Operator.EQUAL))
-        yield Rule(Action.REJECT, f"inside own block {block}", prefix=PrefixMatch(block))
+    yield Rule(Action.ACCEPT, "own block", own=Own.IS)
+    yield Rule(Action.REJECT, "inside an own block", own=Own.INSIDE)
     for prefix in ground.local_prefixes:
         yield Rule(Action.ACCEPT, "local prefix", prefix=PrefixMatch(prefix, Operator.EQUAL))
     for pool in ground.pools:
         if not pool.disable_bgp_export:
             yield Rule(Action.ACCEPT, f"inside pool {pool.name}", prefix=PrefixMatch(pool.cidr))
     yield Rule(Action.REJECT, "inside no pool")
-
-
-def _order(prefix: Prefix) -> tuple[int, int, int]:
-    return prefix.version, int(prefix.network_address), prefix.prefixlen
 
 
 def _advertised_communities(ground: Ground) -> Iterator[Rule]:

@@ -18,6 +18,7 @@ from bgp.decision import Path, Source, local_pref
 from bgp.families import Address, Family, family_of
 from bgp.iana import WellKnown
 from bgp.nlri import Nlri
+from bgp.origination import OwnBlocks
 from bgp.policy import Candidate, Judge
 
 NON_TRANSITIVE = 0x40
@@ -72,7 +73,9 @@ def why_not_told(path: Path, to: Listener) -> str:
     return "we have no next hop for it"
 
 
-def telling(to: Listener, judge: Judge | None) -> Callable[[Nlri, Path], PathAttributes | None]:
+def telling(
+    to: Listener, judge: Judge | None, blocks: OwnBlocks
+) -> Callable[[Nlri, Path], PathAttributes | None]:
     """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
     told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
     changed: dict[tuple[PathAttributes, Source], PathAttributes | None] = {}
@@ -86,7 +89,8 @@ def telling(to: Listener, judge: Judge | None) -> Callable[[Nlri, Path], PathAtt
     def judged(prefix: Nlri, path: Path) -> PathAttributes | None:
         if plainly(path) is None or judge is None:
             return plainly(path)
-        verdict = judge(Candidate(prefix, path.attributes, learned=not path.source.is_own))
+        learned = not path.source.is_own
+        verdict = judge(Candidate(prefix, path.attributes, learned, blocks.relation(prefix)))
         if verdict.attributes is None or verdict.attributes is path.attributes:
             return plainly(path) if verdict.attributes is not None else None
         key = verdict.attributes, path.source

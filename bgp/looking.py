@@ -189,7 +189,7 @@ def _advertised(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[S
     if to is None or out is None:
         yield Seen(prefix, best, False, False, "there is no session of this family")
         return
-    judged, reason = _judged(peer, family, packed, best)
+    judged, reason = _judged(router, peer, family, packed, best)
     told = outgoing(judged, to) if judged is not None else None
     if told is None:
         yield Seen(prefix, best, False, False, reason if judged is None else why_not_told(best, to))
@@ -197,11 +197,12 @@ def _advertised(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[S
         yield Seen(prefix, replace(best, attributes=told), True, False, reason or "told")
 
 
-def _judged(peer: Peer, family: Family, packed: Nlri, best: Path) -> tuple[Path | None, str]:
+def _judged(router: Router, peer: Peer, family: Family, packed: Nlri, best: Path) -> tuple[Path | None, str]:
     judge = peer.tells.get(family)
     if judge is None:
         return best, ""
-    verdict = judge(Candidate(packed, best.attributes, learned=not best.source.is_own))
+    learned, relation = not best.source.is_own, router.blocks[family].relation(packed)
+    verdict = judge(Candidate(packed, best.attributes, learned, relation))
     changed = None if verdict.attributes is None else replace(best, attributes=verdict.attributes)
     return changed, verdict.reason
 

@@ -96,6 +96,15 @@ class _Remembered(IPv4Network):
         return self._remembered
 
 
+def truncated(prefix: Nlri, length: int) -> Nlri:
+    """The shorter prefix that holds this one."""
+    octets = (length + 7) // 8
+    kept = bytes([length]) + prefix[1 : 1 + octets]
+    if spare := -length % 8:
+        return kept[:-1] + bytes([kept[-1] & 0xFF << spare & 0xFF])
+    return kept
+
+
 def pack(prefix: Prefix) -> Nlri:
     """A prefix as NLRI."""
     return bytes([prefix.prefixlen]) + prefix.network_address.packed[: (prefix.prefixlen + 7) // 8]

@@ -42,6 +42,13 @@ class Operator(Enum):
     NOT_IN = "NotIn"
 
 
+class Own(Enum):
+    """How a path's prefix lies to the blocks that we originate."""
+
+    IS = "is"
+    INSIDE = "inside"
+
+
 @dataclass(frozen=True, slots=True)
 class PrefixMatch:
     """A prefix and an operator; the lengths bound what counts as inside (or equal)."""
@@ -100,6 +107,8 @@ class Rule:
     prefix: PrefixMatch | None = None
     learned: bool = False
     """Only what peers taught us."""
+    own: Own | None = None
+    """To our own blocks as they are now: rules need not change when these do."""
     reached: Reached | None = None
     """By some interfaces."""
     internal: bool | None = None
@@ -135,6 +144,8 @@ class Candidate:
     prefix: Nlri
     attributes: PathAttributes
     learned: bool
+    own: Own | None = None
+    """None: it is no block of ours, and inside of none."""
 
 
 Test = Callable[[Candidate, PathAttributes], bool]
@@ -214,6 +225,8 @@ def _tests(rule: Rule, family: Family) -> list[Test]:
     tests: list[Test] = []
     if rule.learned:
         tests.append(lambda candidate, _: candidate.learned)
+    if (own := rule.own) is not None:
+        tests.append(lambda candidate, _: candidate.own is own)
     if rule.prefix is not None:
         tests.append(_prefix_test(rule.prefix, family))
     if rule.reached is not None:

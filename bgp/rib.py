@@ -56,6 +56,8 @@ class LocRib:
         self._paths: dict[Nlri, tuple[Path, ...]] = {}
         self._hops: dict[Address, int] = {}
         """Next hop -> how many paths have it."""
+        self.outer: set[Nlri] = set()
+        """What has a path of another autonomous system, or had one besides those that it has."""
         self.unreachable: frozenset[Address] = frozenset()
         """Next hops that lead nowhere; their paths are not eligible (RFC 4271 section 9.1.2.1)."""
 
@@ -92,6 +94,8 @@ class LocRib:
         alone, key, path_id = (path,), path.source.key, path.source.path_id
         known = self._paths
         self._count(path, len(prefixes))
+        if not path.source.internal:
+            self.outer.update(prefixes)
         for prefix in prefixes:
             before = known.get(prefix)
             if before is None:
@@ -118,6 +122,7 @@ class LocRib:
             self._uncount(before, others)
             if not others:
                 del self._paths[prefix]
+                self.outer.discard(prefix)
                 changed.add(prefix)
                 continue
             after = self._paths[prefix] = self._chosen(others)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
-from bgp import nlri
 from bgp.chores import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.export import Listener, concerns_internal, own_next_hop, telling
-from bgp.families import Address, Family, Prefix, family_of, number_of
+from bgp.families import Address, Family, Prefix, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
-from bgp.origination import OURSELVES, PLAIN, Origination
+from bgp.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
 from bgp.outputs import (
     Close,
     Connection,
@@ -54,7 +53,7 @@ class Router:
         self._random = random
         self._began = now
         self._configured = False
-        self._lowered = False
+        self._lowered = self._reflects = False
         self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
@@ -62,12 +61,14 @@ class Router:
         self._marked: Changed = {family: set() for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
         self._chores = Chores()
+        self.blocks = {family: OwnBlocks({}) for family in Family}
 
     # -- wishes -------------------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig], now: float) -> None:
         """These are the neighbours, and no others. A session ends only where what it was made for changed."""
         wishes: dict[Address, PeerConfig] = dict(peers.items())
+        self._reflects = any(one.route_reflector_client for one in wishes.values())
         if not self._configured:
             self._configured, self._began = True, now
         for address, peer in list(self.peers.items()):
@@ -98,11 +99,8 @@ class Router:
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """This is what we originate, and nothing else. Before the first call no neighbour gets an End-of-RIB."""
-        told = prefixes if isinstance(prefixes, Mapping) else dict.fromkeys(prefixes, PLAIN)
         first, before = self._originated is None, self._originated or {family: {} for family in Family}
-        wanted: dict[Family, dict[Nlri, Origination]] = {family: {} for family in Family}
-        for prefix, origination in told.items():
-            wanted[family_of(prefix)][nlri.pack(prefix)] = origination
+        wanted = by_family(prefixes)
         for family in Family:
             self._originate(family, before[family], wanted[family])
         self._originated = wanted
@@ -116,12 +114,11 @@ class Router:
     ) -> None:
         rib, dirty = self.ribs[family], self._dirty[family]
         dirty |= rib.drop(before.keys() - wanted.keys(), OURSELVES.key)
-        changed: dict[Origination, list[Nlri]] = {}
-        for prefix, origination in wanted.items():
-            if before.get(prefix) != origination:
-                changed.setdefault(origination, []).append(prefix)
-        for origination, some in changed.items():
+        for origination, some in changes(before, wanted).items():
             dirty |= rib.put(some, origination.path())
+        blocks, self.blocks[family] = self.blocks[family], OwnBlocks(wanted)
+        if blocks != self.blocks[family]:
+            self._chores.add(self._surrounding(family, blocks))
 
     # -- what happens on the wire -------------------------------------------------------------------------------------
 
@@ -308,13 +305,22 @@ class Router:
     def _telling(self, peer: Peer, family: Family, out: AdjRibOut) -> Chore:
         """Everything to one neighbour, our own first; End-of-RIB waits for it."""
         own = self._originated[family] if self._originated is not None else {}
-        many = [*own, *(prefix for prefix in self.ribs[family].prefixes if prefix not in own)]
+        rib = self.ribs[family]
+        others = rib.outer | set(out) if peer.hearing.internal and not self._reflects else rib.prefixes
+        many = [*own, *(prefix for prefix in others if prefix not in own)]
         for some in slices(many):
             if peer.outs.get(family) is not out:
                 return
             self._tell(family, [peer], some)
             yield len(some)
         out.filling -= 1
+
+    def _surrounding(self, family: Family, before: OwnBlocks) -> Chore:
+        """Our blocks changed, and with them what of others lies inside of one."""
+        rib, now = self.ribs[family], self.blocks[family]
+        for some in slices(list(rib.prefixes)):
+            self._dirty[family].update(one for one in some if before.relation(one) is not now.relation(one))
+            yield len(some)
 
     def _forgetting(self, address: Address, gone: Forgotten) -> Chore:
         """A neighbour's paths go from the Loc-RIB, but for those that it has told again meanwhile."""
@@ -354,8 +360,9 @@ class Router:
         if internal:
             # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
             rib = self.ribs[family]
-            reflects = any(peer.config.route_reflector_client for peer in internal)
-            candidates = dirty if reflects else {one for one in dirty if concerns_internal(rib.best(one))}
+            candidates = (
+                dirty if self._reflects else {one for one in dirty if concerns_internal(rib.best(one))}
+            )
             for peer in internal:
                 out = peer.outs[family]
                 known = set() if out.is_empty else {prefix for prefix in dirty if prefix in out}
@@ -367,7 +374,7 @@ class Router:
             listener, out = self.listener(peer, family), peer.outs[family]
             if listener is None:
                 continue
-            tell = telling(listener, peer.tells[family])
+            tell = telling(listener, peer.tells[family], self.blocks[family])
             for prefix in prefixes:
                 best = rib.best(prefix)
                 attributes = tell(prefix, best) if best is not None else None

@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.objects import Link, RouteKey
+from agent.exporting import BLOCK as OWN
 from agent.exporting import announcements, borne, interfaces
 from agent.policies import Interface
+from bgp.origination import PLAIN
 from ipam.model import NodeName, Pool
 
 ME, OTHER = NodeName("a"), NodeName("b")
@@ -29,21 +31,21 @@ def facts(**more: object) -> Facts:
 
 
 def test_own_blocks_and_borrowed_addresses_are_told_and_own_addresses_are_not() -> None:
-    assert announcements(facts(), {RouteKey(BLOCK)}) == {BLOCK, IPv4Network("192.168.9.5/32")}
+    assert announcements(facts(), {RouteKey(BLOCK)}) == {BLOCK: OWN, IPv4Network("192.168.9.5/32"): PLAIN}
 
 
 def test_a_block_is_told_only_after_its_blackhole_is_in_the_kernel() -> None:
-    assert announcements(facts(endpoints=()), ()) == frozenset()
+    assert announcements(facts(endpoints=()), ()) == {}
 
 
 def test_a_block_of_one_address_needs_no_blackhole() -> None:
     single = IPv4Network("192.168.1.9/32")
-    assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single}
+    assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single: OWN}
 
 
 def test_local_prefixes_are_told_beside_the_rest() -> None:
     docker = IPv4Network("172.17.1.0/24")
-    assert announcements(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK, docker}
+    assert announcements(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: PLAIN}
 
 
 def test_a_local_prefix_is_told_only_while_an_interface_that_is_up_bears_it() -> None:

@@ -9,14 +9,22 @@ import msgspec
 import pytest
 
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
+from agent.exporting import BLOCK
 from agent.policies import Ground, Interface, names_interfaces, policy, services, troubles
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.communities import shown
 from bgp.families import family_of
+from bgp.origination import OwnBlocks, by_family
 from bgp.policy import Candidate, Judge, Verdict
 from ipam.model import Pool
 
+OWN_BLOCKS = {
+    family: OwnBlocks(originated)
+    for family, originated in by_family(
+        dict.fromkeys(map(ip_network, ("192.168.1.0/26", "10.2.0.0/26", "fd00::/122")), BLOCK)
+    ).items()
+}
 CONFIGURED = {
     "communities": [{"name": "blocks", "value": "65000:1"}],
     "prefixAdvertisements": [
@@ -33,9 +41,6 @@ def ground(**more: Any) -> Ground:
             Pool("old", ip_network("10.1.0.0/16"), 26, disabled=True),
             Pool("secret", ip_network("10.2.0.0/16"), 26, disable_bgp_export=True),
             Pool("six", ip_network("fd00::/48"), 122),
-        ),
-        "own_blocks": frozenset(
-            {ip_network("192.168.1.0/26"), ip_network("10.2.0.0/26"), ip_network("fd00::/122")}
         ),
         "local_prefixes": (ip_network("172.17.1.0/24"),),
         **more,
@@ -57,13 +62,14 @@ def told(
 ) -> Verdict:
     network = ip_network(prefix)
     judge = Judge(policy(where, filters).outgoing, family_of(network), internal=internal)
-    return judge(Candidate(nlri.pack(network), PathAttributes(**attributes), learned))
+    packed, blocks = nlri.pack(network), OWN_BLOCKS[family_of(network)]
+    return judge(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
 
 
 EXPORTS = [
     ("192.168.1.0/26", {}, "own block", True),
-    ("192.168.1.7/32", {}, "inside own block 192.168.1.0/26", False),
-    ("192.168.1.0/27", {}, "inside own block 192.168.1.0/26", False),
+    ("192.168.1.7/32", {}, "inside an own block", False),
+    ("192.168.1.0/27", {}, "inside an own block", False),
     ("192.168.9.5/32", {}, "inside pool open", True),
     ("192.168.9.0/26", {"learned": True}, "inside pool open", True),
     ("10.1.0.0/26", {}, "inside pool old", True),
@@ -76,7 +82,7 @@ EXPORTS = [
     ("192.168.0.0/15", {}, "inside no pool", False),
     ("192.168.9.0/26", {"internal": False}, "inside pool open", True),
     ("fd00::/122", {}, "own block", True),
-    ("fd00::7/128", {}, "inside own block fd00::/122", False),
+    ("fd00::7/128", {}, "inside an own block", False),
     ("fd00::1:0/122", {"learned": True}, "inside pool six", True),
     ("fd99::/64", {}, "inside no pool", False),
 ]

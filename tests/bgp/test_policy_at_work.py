@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig
 from bgp.families import Family
 from bgp.fsm import State
-from bgp.policy import Action, AddCommunity, Policy, PrefixMatch, PrependAs, Rule, SetPriority
+from bgp.origination import Origination, OwnBlocks, by_family
+from bgp.policy import Action, AddCommunity, Own, Policy, PrefixMatch, PrependAs, Rule, SetPriority
 from tests.fakes.wire import Node, Wire, address
 
 ONE, TWO, THREE = "192.168.1.0/26", "192.168.2.0/26", "10.9.0.0/24"
@@ -157,3 +161,64 @@ def test_a_path_refused_in_an_update_takes_the_place_of_the_one_believed_before(
     wire.configure(two, {address(1): PeerConfig(address(1), MESH, policy=tag)})
     wire.run(1)
     assert one.learned() == {}
+
+
+def test_what_others_tell_inside_our_own_block_is_not_passed_on_while_it_is_ours() -> None:
+    """A borrowed address goes to the rack by the one that has it, not by the owner of the block."""
+    calico = Policy(
+        outgoing=(
+            Rule(Action.ACCEPT, "own block", own=Own.IS),
+            Rule(Action.REJECT, "inside", own=Own.INSIDE),
+            Rule(Action.ACCEPT, "pool", prefix=POOL),
+            Rule(Action.REJECT),
+        )
+    )
+    wire = Wire()
+    one, two, rack = wire.node(1, MESH), wire.node(2, MESH), wire.node(3, FABRIC)
+    peers = {
+        address(2): PeerConfig(address(2), MESH),
+        address(3): PeerConfig(address(3), FABRIC, policy=calico),
+    }
+    wire.configure(one, peers)
+    for node in (two, rack):
+        wire.configure(node, {address(1): PeerConfig(address(1), MESH)})
+        wire.announce(node)
+    wire.announce(one)
+    wire.until(lambda: one.state(two) is one.state(rack) is State.ESTABLISHED)
+    borrowed, block = "192.168.1.7/32", ip_network(ONE)
+    wire.announce(two, borrowed, TWO)
+    wire.run(1)
+    assert sorted(rack.learned()) == [borrowed, TWO]
+    before = sessions(one)
+    one.router.announce({block: Origination(is_block=True)})
+    wire.settle(one)
+    wire.run(1)
+    assert sorted(rack.learned()) == [ONE, TWO]
+    one.router.announce({block: Origination()})
+    wire.settle(one)
+    wire.run(1)
+    assert sorted(rack.learned()) == [ONE, borrowed, TWO]
+    assert sessions(one) == before
+
+
+@given(st.integers(0, 0xFFFFFFFF), st.integers(0, 32), st.integers(0, 32))
+def test_a_truncated_prefix_is_the_one_of_the_standard_library(number: int, one: int, two: int) -> None:
+    inner = ip_network((number, max(one, two)), strict=False)
+    outer = inner.supernet(new_prefix=min(one, two))
+    assert nlri.truncated(nlri.pack(inner), outer.prefixlen) == nlri.pack(outer)
+
+
+def test_the_relation_to_our_own_blocks() -> None:
+    prefixes = {ip_network(text): Origination(is_block=True) for text in ("10.0.0.0/26", "10.1.0.0/16")}
+    blocks = OwnBlocks(by_family({**prefixes, ip_network("10.2.0.0/16"): Origination()})[Family.IPV4])
+    for text, relation in (
+        ("10.0.0.0/26", Own.IS),
+        ("10.0.0.63/32", Own.INSIDE),
+        ("10.0.0.64/32", None),
+        ("10.0.0.0/25", None),
+        ("10.1.255.0/24", Own.INSIDE),
+        ("10.2.0.0/16", None),
+        ("10.2.5.0/24", None),
+        ("0.0.0.0/0", None),
+    ):
+        assert blocks.relation(nlri.pack(ip_network(text))) is relation, text
