@@ -24,7 +24,8 @@ CYCLES = [
     ),
 ]
 MOST_SECONDS_LOST = 3.0
-"""Of one pair's pings in one switch, or as long as the switch itself took where that is slow (the guest kernel): other nodes' claims, tunnel addresses and devices all change under way."""
+"""Of one pair's pings in one switch: other nodes' claims, tunnel addresses and devices all change under way. A switch
+that takes longer itself, as in the guest kernel, may lose as long."""
 
 
 def tables(lab: Lab) -> dict[str, list[str]]:
