@@ -4,8 +4,8 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
-BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr gcc iperf3 iptables iputils-ping libc6-dev nftables procps
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins gcc iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps runc systemd-container user-mode-linux
+BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins ethtool gcc iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps runc systemd-container user-mode-linux
 
 .PHONY: bench demo test check unit kernel ipip format lock wheel wheels clean help
 

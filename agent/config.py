@@ -100,6 +100,8 @@ class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     nexthop_objects: bool = False
     """Routes refer to nexthop objects, where the kernel has them: faster, and `ip route` prints `nhid N`."""
+    tunnel_offload: str = "keep"
+    """Checksum offload of vxlan.calico and tunl0: `on`, `off` (some NICs and kernels spoil checksums), or `keep`."""
     open_forward: bool = True
     """Two rules for `cali*` go into every nftables chain of others' that drops forwarded packets: Docker, firewalld."""
 
@@ -258,6 +260,10 @@ def _check(config: Config) -> None:
             )
             for key in RouteSettings.__struct_fields__
             if key != "source"
+        ),
+        (
+            config.kernel.tunnel_offload in {"on", "off", "keep"},
+            f"kernel.tunnel_offload: {config.kernel.tunnel_offload!r} is none of on, off, keep",
         ),
         (
             config.routes.source in {"bgp", "datastore"},

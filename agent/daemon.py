@@ -85,7 +85,10 @@ class Agent:
         self._started = self._clock.wall()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
-        self._kernel = NetlinkKernel(nexthop_objects=config.kernel.nexthop_objects)
+        offload = {"on": True, "off": False}.get(config.kernel.tunnel_offload)
+        self._kernel = NetlinkKernel(
+            nexthop_objects=config.kernel.nexthop_objects, offload=offload is not None
+        )
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
         self._route_wishes = RouteWishes()
@@ -119,6 +122,7 @@ class Agent:
             Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
             config.kernel.open_forward,
             from_datastore,
+            offload,
         )
         self._reconciler = Reconciler(
             self._kernel,

@@ -23,6 +23,7 @@ class FactSettings:
     protocols: Protocols = field(default_factory=Protocols)
     open_forward: bool = True
     from_datastore: bool = False
+    tunnel_offload: bool | None = None
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
@@ -63,6 +64,7 @@ def gathered(
         ways=frozenset(ways),
         borrowed=cluster.borrowed if settings.from_datastore else {},
         from_datastore=settings.from_datastore,
+        tunnel_offload=settings.tunnel_offload,
         open_forward=settings.open_forward,
         protocols=settings.protocols,
     )

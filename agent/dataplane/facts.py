@@ -81,6 +81,8 @@ class Facts:
     """The setting: routes of every encapsulation follow from the datastore, BGP or not."""
     ways: frozenset[str] = frozenset()
     """The interfaces that lead to other nodes, where they were looked up."""
+    tunnel_offload: bool | None = None
+    """The setting: whether tunnels leave checksums to the device; None leaves it as it is."""
     open_forward: bool = True
     """The setting: others' forward chains that drop let pods' packets through."""
     gateways: Mapping[Address, Address] = field(default_factory=dict)

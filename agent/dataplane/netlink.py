@@ -53,8 +53,12 @@ GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 class NetlinkKernel:
     """One request socket, kept open; everything else is opened for the call."""
 
-    def __init__(self, *, nexthop_objects: bool = False) -> None:
-        """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them."""
+    def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
+        """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
+
+        With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
+        """
+        self._offload = offload
         self._requests = RequestSocket()
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
         self._nftables = Nftables()
@@ -133,7 +137,7 @@ class NetlinkKernel:
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes."""
-        return await tunnel_devices.read()
+        return await tunnel_devices.read(offload=self._offload)
 
     async def put_tunnel(self, tunnel: Tunnel) -> None:
         """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""

@@ -8,10 +8,11 @@ Does not know: why a device is wished.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from agent.dataplane import netlink_devices as devices
-from agent.dataplane import rtlinks, rtnetlink
+from agent.dataplane import netlink_offload, rtlinks, rtnetlink
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_names import device_index
 from agent.dataplane.netlink_socket import dump
@@ -41,19 +42,21 @@ async def all_links() -> list[tuple[LinkRow, Addresses]]:
     return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
 
 
-async def read() -> dict[str, Tunnel]:
-    """The tunnel devices with our names, whatever their attributes. Raises KernelError."""
-    return {name: found.tunnel for name, found in (await _ours()).items()}
+async def read(*, offload: bool = False) -> dict[str, Tunnel]:
+    """The tunnel devices with our names, whatever their attributes; `offload` looks at it, too. Raises KernelError."""
+    return {name: found.tunnel for name, found in (await _ours(offload=offload)).items()}
 
 
-async def _ours() -> dict[str, Found]:
+async def _ours(*, offload: bool) -> dict[str, Found]:
     links = await all_links()
     names = {row.index: row.name for row, _ in links}
-    return {
-        row.name: Found(row, rtlinks.tunnel_of(row, addresses, names, KIND_BY_NAME[row.name]), addresses)
-        for row, addresses in links
-        if row.name in KIND_BY_NAME
-    }
+    ours: dict[str, Found] = {}
+    for row, addresses in links:
+        if row.name in KIND_BY_NAME:
+            tunnel = rtlinks.tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
+            seen = replace(tunnel, offload=netlink_offload.read(row.name)) if offload else tunnel
+            ours[row.name] = Found(row, seen, addresses)
+    return ours
 
 
 async def put(wish: Tunnel) -> None:
@@ -70,7 +73,8 @@ async def put(wish: Tunnel) -> None:
 
 
 async def _put(wish: Tunnel) -> None:
-    found = (await _ours()).get(wish.name)
+    offload = wish.offload is not None
+    found = (await _ours(offload=offload)).get(wish.name)
     if found is not None and wish.kind is TunnelKind.IPIP and found.row.kind != wish.kind.value:
         kind = found.row.kind or "unknown"
         raise KernelError(f"{wish.name} is a device of kind {kind}, not ipip; rename or delete it")
@@ -79,13 +83,15 @@ async def _put(wish: Tunnel) -> None:
         found = None
     if found is None:
         await devices.create_tunnel(wish, _parent(wish))
-        found = (await _ours()).get(wish.name)
+        found = (await _ours(offload=offload)).get(wish.name)
         if found is None:
             raise KernelError(f"{wish.name} was not made")
     if found.tunnel != wish:
         await devices.adjust_tunnel(found.row.index, wish, found.tunnel)
         await _strip(found, wish.address)
-        stands = (await read()).get(wish.name)
+        if wish.offload is not None and wish.offload != found.tunnel.offload:
+            netlink_offload.write(wish.name, wanted=wish.offload)
+        stands = (await read(offload=offload)).get(wish.name)
         if stands != wish:
             raise KernelError(f"the kernel took {stands or 'nothing'} instead of {wish}")
 
@@ -123,7 +129,7 @@ async def _in_the_way(wish: Tunnel) -> str | None:
 
 async def remove(name: str) -> None:
     """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
-    found = (await _ours()).get(name)
+    found = (await _ours(offload=False)).get(name)
     if found is None:
         return
     if found.tunnel.kind is TunnelKind.VXLAN:

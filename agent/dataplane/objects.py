@@ -146,6 +146,8 @@ class Tunnel:
     parent: str | None = None
     local: Address | None = None
     mac: str | None = None
+    offload: bool | None = None
+    """Whether the device computes checksums; None: as it is."""
     up: bool = True
     """False is met, never wished; the same holds for the two below."""
     learning: bool = False

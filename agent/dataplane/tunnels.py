@@ -66,7 +66,7 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
     found: dict[str, Tunnel] = {}
     if uses_ipip(facts.pools):
         mtu = tunnel_mtu(underlay, IPIP_OVERHEAD)
-        found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip)
+        found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip, offload=facts.tunnel_offload)
     for version in VERSIONS:
         device = _vxlan(facts, me, version) if uses_vxlan(facts.pools, version) else None
         if device is not None:
@@ -88,6 +88,7 @@ def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:
         parent=parent.name,
         local=underlay.ip,
         mac=_mac(facts.node, me, version),
+        offload=facts.tunnel_offload,
     )
 
 
