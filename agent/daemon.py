@@ -73,6 +73,28 @@ YOUNG_OBJECTS, COLLECTIONS_BETWEEN = 50_000, (20, 50)
 log = structlog.get_logger()
 
 
+def fact_settings(config: Config) -> FactSettings:
+    """The settings that are facts."""
+    marks, kernel = config.routes, config.kernel
+    return FactSettings(
+        Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
+        open_forward=kernel.open_forward,
+        from_datastore=marks.source == "datastore",
+        tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
+    )
+
+
+def ownership(config: Config) -> Ownership:
+    """By which marks our routes are known."""
+    marks = config.routes
+    return Ownership(
+        anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
+        workload=marks.workload,
+        tunnel=marks.tunnel,
+        learned=marks.learned,
+    )
+
+
 class Agent:
     """All parts of one node."""
 
@@ -85,16 +107,20 @@ class Agent:
         self._started = self._clock.wall()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
-        offload = {"on": True, "off": False}.get(config.kernel.tunnel_offload)
+        self._fact_settings = fact_settings(config)
         self._kernel = NetlinkKernel(
-            nexthop_objects=config.kernel.nexthop_objects, offload=offload is not None
+            nexthop_objects=config.kernel.nexthop_objects,
+            offload=self._fact_settings.tunnel_offload is not None,
         )
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
         self._route_wishes = RouteWishes()
-        from_datastore = config.routes.source == "datastore"
         self._syncer = Syncer(
-            self._store, self._cluster, self._clock, self._facts_changed, contents=from_datastore
+            self._store,
+            self._cluster,
+            self._clock,
+            self._facts_changed,
+            contents=self._fact_settings.from_datastore,
         )
         self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
         self._record = NodeRecord(
@@ -117,25 +143,13 @@ class Agent:
             self._kernel, lambda: self._mesh.next_hops, self._mesh.lead_nowhere, self._clock
         )
         self._underlay = Underlay(self._kernel, self._ring)
-        marks = config.routes
-        self._fact_settings = FactSettings(
-            Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
-            config.kernel.open_forward,
-            from_datastore,
-            offload,
-        )
         self._reconciler = Reconciler(
             self._kernel,
             self._wish,
             self._clock,
             log,
             on_pass=self._follow_mesh,
-            ownership=Ownership(
-                anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
-                workload=marks.workload,
-                tunnel=marks.tunnel,
-                learned=marks.learned,
-            ),
+            ownership=ownership(config),
         )
         ports = self._ports()
         journal = Journal(Path(config.paths.state))
