@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -12,10 +9,11 @@ import pytest
 
 from agent.lab import life
 from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode, etcd_endpoint
-from agent.lab.processes import inside, wait_for
+from agent.lab.plan import Mode
+from agent.lab.processes import wait_for
 from tests.cni.engines import Engines, Kind, engines
-from tests.lab.conftest import COMMAND, MakeLab, make_lab, named
+from tests.cni.remains import datastore, kernels
+from tests.lab.conftest import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 
@@ -27,36 +25,6 @@ def lab(make_lab: MakeLab) -> Iterator[Lab]:
     """Two nodes with tunnels: each has a block from the start."""
     yield make_lab("engines", Mode.VXLAN, nodes=2, pods=0)
     life.down(named("engines"))
-
-
-def kernel(node: LabNode) -> tuple[list[str], list[str]]:
-    """Names of devices, and routes, of a node."""
-    devices, routes = (
-        subprocess.run(inside(node.namespace, words), capture_output=True, check=True).stdout
-        for words in (["ip", "-j", "link"], ["ip", "route"])
-    )
-    return sorted(link["ifname"] for link in json.loads(devices)), sorted(routes.decode().splitlines())
-
-
-def kernels(lab: Lab) -> list[tuple[list[str], list[str]]]:
-    """Those of all nodes."""
-    return [kernel(node) for node in lab.plan.nodes]
-
-
-def datastore(lab: Lab) -> str:
-    """What is allocated, and that it is consistent, as the command line tells it."""
-    shown = []
-    for words in (["ipam", "show", "--show-blocks"], ["ipam", "check"], ["get", "workloadendpoints"]):
-        done = subprocess.run(
-            inside(lab.plan.fabric, [*COMMAND, *words]),
-            env={**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        shown.append(done.stdout)
-    return "".join(shown)
 
 
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
