@@ -1,9 +1,9 @@
 """The facts: what the datastore holds that this node cares about, decoded once.
 
 Promises: only the present value counts, so repeated, skipped and late events are harmless; a value that cannot be read
-counts as absent and its reason is kept in `problems`. Owned by the syncer; the CNI server adopts and forgets its own
-endpoints so that they need not come back over the watch first. A property answers the same object until something of
-its kind changes, so asking costs nothing and comparing little.
+counts as absent, or as what it was before (see `KEPT`), and its reason is kept in `problems`. Owned by the syncer; the
+CNI server adopts and forgets its own endpoints so that they need not come back over the watch first. A property answers
+the same object until something of its kind changes, so asking costs nothing and comparing little.
 Does not know: etcd, watches, the kernel.
 """
 
@@ -44,6 +44,8 @@ BGP_PEERS = resource_prefix(PLURALS["BGPPeer"])
 BGP_FILTERS = resource_prefix(PLURALS["BGPFilter"])
 ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
 AFFINITIES = HOSTS
+KEPT = frozenset({NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS})
+"""Of these a value that became unreadable leaves the last readable one in force: a slip must end no session."""
 _View = TypeVar("_View")
 
 
@@ -80,6 +82,8 @@ class Cluster:
         if prefix is None:
             return
         decoded = self._read(prefix, value) if value is not None else None
+        if key in self.problems and prefix in KEPT:
+            return
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
         self._set(prefix, key, decoded)

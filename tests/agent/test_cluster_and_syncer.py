@@ -69,6 +69,32 @@ def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -
     assert ([record.revision for record in cluster.pools], cluster.problems) == ([9], {})
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("nodes", {"bgp": {"ipv4Address": "10.0.0.1/24"}}),
+        ("bgpconfigurations", {"asNumber": 65000}),
+        ("bgppeers", {"peerIP": "10.0.0.9", "asNumber": 65001}),
+        ("bgpfilters", {"exportV4": [{"action": "Reject"}]}),
+    ],
+)
+def test_what_sessions_hang_on_stays_as_it_was_while_it_cannot_be_read(kind: str, spec: object) -> None:
+    def seen() -> tuple[object, ...]:
+        return cluster.nodes, cluster.bgp, cluster.bgp_peers, cluster.bgp_filters
+
+    cluster, key = Cluster(ME), resource_key(kind, "default")
+    named = {"nodes": "Node", "bgpconfigurations": "BGPConfiguration", "bgppeers": "BGPPeer"}
+    document = {"kind": named.get(kind, "BGPFilter"), "metadata": {"name": "default"}, "spec": spec}
+    empty = seen()
+    cluster.apply(key, Versioned(key, json.dumps(document).encode(), 1))
+    before = seen()
+    assert before != empty
+    cluster.apply(key, Versioned(key, b"{", 2))
+    assert (seen(), list(cluster.problems)) == (before, [key])
+    cluster.apply(key, None)
+    assert (seen(), cluster.problems) == (empty, {})
+
+
 def test_a_property_answers_the_same_object_until_something_of_its_kind_changes() -> None:
     cluster = filled()
     node_key, block_key = resource_key("nodes", "node-1"), affinity_key(ME, BLOCK)
@@ -80,8 +106,8 @@ def test_a_property_answers_the_same_object_until_something_of_its_kind_changes(
     assert cluster.pools is before["pools"]
     cluster.apply(block_key, Versioned(block_key, b'{"state":"confirmed"}', 2))
     assert (cluster.block_owners, before["block_owners"]) == ({BLOCK: ME}, {})
-    cluster.apply(node_key, Versioned(node_key, b"{", 3))
-    assert (cluster.nodes, list(cluster.problems)) == ({}, [node_key])
+    cluster.apply(node_key, None)
+    assert cluster.nodes == {}
     key, value = endpoint(ME, "web")
     cluster.apply(key, Versioned(key, value, 4))
     (found,) = cluster.endpoints
