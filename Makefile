@@ -7,7 +7,7 @@ RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins ethtool gcc iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps runc systemd-container user-mode-linux
 
-.PHONY: bench demo test check unit kernel ipip format lock wheel wheels clean help
+.PHONY: bench demo test check unit kernel ipip format lock wheel wheels deb clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -16,6 +16,7 @@ help:
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
 	@echo "     make wheel   dist/tortie-*.whl; make wheels adds what it needs, for machines without a package index"
+	@echo "     make deb     dist/tortie_*.deb, with all it needs in it"
 	@echo "     make lock    pin the dependencies anew"
 
 demo: .venv/ready
@@ -56,6 +57,9 @@ wheel: .venv/ready
 wheels: wheel
 	@$(BIN)/python packaging/runtime_lock.py requirements.lock >dist/runtime.lock
 	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --use-pep517 --require-hashes -r dist/runtime.lock -w dist
+
+deb: wheels
+	@$(PYTHON) packaging/deb.py --wheels dist
 
 lock: .venv/ready
 	@$(BIN)/pip-compile -q --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \

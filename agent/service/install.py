@@ -207,11 +207,12 @@ def _tell(wished: Options) -> Iterator[str]:
     if not Path("/run/systemd/system").is_dir():
         yield "systemd does not run here: nothing is started"
         return
-    if not wished.packaged:
-        for words in reloads():
-            said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
-            if said.returncode != 0:
-                yield f"{' '.join(words)}: {said.stderr.strip()}"
+    for words in reloads():
+        said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
+        if said.returncode != 0:
+            yield f"{' '.join(words)}: {said.stderr.strip()}"
+    if wished.packaged and active(layout.AGENT_UNIT):
+        return  # the package manager restarts it, by its own rules
     running = active(layout.AGENT_UNIT)
     if wished.start:
         _run(["systemctl", "enable", layout.AGENT_UNIT, layout.DRAIN_UNIT], "see: systemctl status")
@@ -232,9 +233,7 @@ def active(unit: str) -> bool:
 def reloads() -> Iterator[list[str]]:
     """What must be said so that the files take effect, to those that run."""
     yield ["systemctl", "daemon-reload"]
-    yield ["systemd-tmpfiles", "--create"] + [
-        str(Path("/") / one.target) for one in layout.FILES if "tmpfiles.d" in one.source
-    ]
+    yield ["systemd-tmpfiles", "--create", "tortie.conf"]
     if active("systemd-udevd.service"):
         yield ["udevadm", "control", "--reload"]
     if active("systemd-networkd.service"):

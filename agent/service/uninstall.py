@@ -178,8 +178,6 @@ def remove_files(root: Path, record: evidence.Evidence, wished: Options) -> Iter
             shutil.rmtree(path)
             yield f"{path}: removed"
     yield from _remove_settings(root, wished)
-    if wished.packaged:
-        return
     were = set(record.get("files", ()))
     for directory in layout.directories():
         if (

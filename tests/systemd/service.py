@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.systemd.nodes import FABRIC_ADDRESS, Machines, Node, ip, wait_for
@@ -16,7 +17,7 @@ DROP_IN = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
 """A test does not wait as long as an operator."""
 POOLS = {"plain": "10.65.0.0/16", "tunnelled": "10.66.0.0/16"}
 SETTLE_SECONDS = 30.0
-OTHERS = ("/run/systemd/*", "/var/lib/systemd/*", "/run/log/*", "/run/netns")
+OTHERS = ("/run/systemd/*", "/var/lib/systemd/*", "/run/log/*", "/run/netns", "/var/lib/dpkg*")
 """What systemd and a runtime write all the time."""
 PROOF = "203.0.113.0/24"
 
@@ -27,6 +28,18 @@ def build_wheels() -> Path:
         ["make", "--no-print-directory", "wheels"], cwd=ROOT, check=True, capture_output=True, timeout=110
     )
     return ROOT / "dist"
+
+
+def build_package(wheels: Path, directory: Path, revision: int) -> Path:
+    """The Debian package of these wheels."""
+    kept = directory / f"revision-{revision}"
+    kept.mkdir()
+    for wheel in wheels.glob("*.whl"):
+        (kept / wheel.name).symlink_to(wheel)
+    words = [sys.executable, "packaging/deb.py", "--wheels", str(kept), "--revision", str(revision)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=110)
+    (made,) = kept.glob("*.deb")
+    return made
 
 
 def installer(wheels: str = WHEELS, *flags: str) -> str:
