@@ -57,6 +57,7 @@ def add_parsers(subparsers: Any) -> None:
         metavar="FILE",
         help="pools to apply, changed to the mode (default: 192.168.0.0/16)",
     )
+    up.add_argument("--dual-stack", action="store_true", help="pods have an IPv6 address, too")
     verb("down", "end a lab and remove every trace of it", run_down)
     verb("status", "topology, sessions, routes", run_status)
     mode = verb("mode", "switch the pools of a running lab", run_mode, "examples:\n  tortie lab mode none")
@@ -131,7 +132,14 @@ def run_up(arguments: argparse.Namespace) -> None:
 
     progress, started = _Progress(), time.monotonic()
     try:
-        lab = life.up(arguments.name, arguments.nodes, Mode(arguments.mode), progress, arguments.pool)
+        lab = life.up(
+            arguments.name,
+            arguments.nodes,
+            Mode(arguments.mode),
+            progress,
+            arguments.pool,
+            dual_stack=arguments.dual_stack,
+        )
     finally:
         progress.done()
     seconds = time.monotonic() - started

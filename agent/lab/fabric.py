@@ -10,12 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError, netns
 
+Interface = IPv4Interface | IPv6Interface
+IFA_F_NODAD = 0x02
 NAMESPACES = Path("/run/netns")
 FALLBACK_TUNNELS = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
 """net.core.fb_tunnels_only_for_init_net: 2 keeps a module from making its fallback device anywhere."""
@@ -67,17 +71,31 @@ def end_processes(name: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def bridge(namespace: str, name: str, address: IPv4Interface) -> None:
-    """A bridge that is up and bears the segment's gateway address."""
+def bridge(namespace: str, name: str, addresses: Iterable[Interface]) -> None:
+    """A bridge that is up and bears the segment's gateway addresses."""
     with IPRoute(netns=namespace) as there:
         there.link("add", ifname=name, kind="bridge")
         index = there.link_lookup(ifname=name)[0]
-        there.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        _address(there, index, addresses)
         there.link("set", index=index, state="up")
 
 
-def cable(fabric: str, bridge_name: str, port: str, node: str, address: IPv4Interface, gateway: str) -> None:
-    """eth0 of a node, plugged into a bridge of the fabric, with address and default route."""
+def _address(there: IPRoute, index: int, addresses: Iterable[Interface]) -> None:
+    for one in addresses:
+        # Nobody else can have it: IPv6 need not look for a duplicate for a second.
+        more = {"flags": IFA_F_NODAD} if one.version == 6 else {}
+        there.addr("add", index=index, address=str(one.ip), prefixlen=one.network.prefixlen, **more)
+
+
+def cable(
+    fabric: str,
+    bridge_name: str,
+    port: str,
+    node: str,
+    addresses: Iterable[Interface],
+    gateways: Iterable[str],
+) -> None:
+    """eth0 of a node, plugged into a bridge of the fabric, with addresses and default routes."""
     with IPRoute(netns=fabric) as there:
         there.link("add", ifname=port, kind="veth", peer={"ifname": "eth0", "net_ns_fd": node})
         index = there.link_lookup(ifname=port)[0]
@@ -85,8 +103,10 @@ def cable(fabric: str, bridge_name: str, port: str, node: str, address: IPv4Inte
     with IPRoute(netns=node) as there:
         index = there.link_lookup(ifname="eth0")[0]
         there.link("set", index=index, state="up")
-        there.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        there.route("add", dst="default", gateway=gateway, oif=index)
+        _address(there, index, addresses)
+        for gateway in gateways:
+            family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+            there.route("add", dst="default", gateway=gateway, oif=index, family=family)
 
 
 def has_ipip() -> bool:

@@ -15,13 +15,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
 from agent.datastore.documents import InvalidDocument, read
 from agent.lab import fabric, icmp, processes
-from agent.lab.plan import MOST_NODES, ROOT, LabError, LabPlan, Mode, etcd_endpoint, gateway, plan, with_mode
+from agent.lab.plan import (
+    MOST_NODES,
+    POOL6,
+    ROOT,
+    SUBNETS6,
+    LabError,
+    LabPlan,
+    Mode,
+    etcd_endpoint,
+    gateway,
+    gateway6,
+    plan,
+    with_mode,
+)
 from agent.lab.pods import Pod, pods
 from agent.namespaces import entered
 
@@ -43,19 +56,30 @@ class Lab:
     mode: Mode
 
 
-def up(name: str, nodes: int, mode: Mode, progress: Progress, pool_file: Path | None = None) -> Lab:
+def up(
+    name: str,
+    nodes: int,
+    mode: Mode,
+    progress: Progress,
+    pool_file: Path | None = None,
+    *,
+    dual_stack: bool = False,
+) -> Lab:
     """Bring a lab up and wait until all its agents are in session. Raises LabError; then nothing is left of it."""
     require_root()
-    lab = Lab(plan(name, nodes, mode), mode)
+    lab = Lab(plan(name, nodes, mode, dual_stack=dual_stack), mode)
     document = pool_document(pool_file, mode)
     down(name)
     try:
-        processes.write_json(lab.plan.directory / "lab.json", {"nodes": nodes, "mode": mode.value})
+        record = {"nodes": nodes, "mode": mode.value, "dual_stack": dual_stack}
+        processes.write_json(lab.plan.directory / "lab.json", record)
         _build(lab.plan, progress)
         progress("starting etcd")
         processes.start_etcd(lab.plan)
         progress("applying the pool")
         apply(lab.plan, document)
+        if dual_stack:
+            apply(lab.plan, with_mode(POOL6, mode, ipip=False))
         for node in lab.plan.nodes:
             progress(f"starting the agent of {node.name}")
             processes.start_agent(node)
@@ -99,14 +123,21 @@ def _build(made: LabPlan, progress: Progress) -> None:
     progress("making the fabric")
     fabric.make_namespace(made.fabric)
     for number, segment in enumerate(made.segments):
-        fabric.bridge(made.fabric, f"br{number}", IPv4Interface((int(gateway(segment)), segment.prefixlen)))
+        addresses = (
+            IPv4Interface((int(gateway(segment)), segment.prefixlen)),
+            IPv6Interface((int(gateway6(number)), SUBNETS6[number].prefixlen)),
+        )
+        fabric.bridge(made.fabric, f"br{number}", addresses)
     with entered(fabric.NAMESPACES / made.fabric):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     for node in made.nodes:
         progress(f"making {node.name}")
         fabric.make_namespace(node.namespace)
-        way_out = str(gateway(made.segments[node.segment]))
-        fabric.cable(made.fabric, f"br{node.segment}", node.name, node.namespace, node.interface, way_out)
+        ways_out = str(gateway(made.segments[node.segment])), str(gateway6(node.segment))
+        addresses = node.interface, node.interface6
+        bridge = f"br{node.segment}"
+        fabric.cable(made.fabric, bridge, node.name, node.namespace, addresses, ways_out)
 
 
 def down(name: str) -> int:
@@ -144,7 +175,8 @@ def find(name: str) -> Lab:
         hint = " --name " + name if name != "lab" else ""
         raise LabError(f"there is no lab {name}; start one with: tortie lab up{hint}") from None
     mode = Mode(record["mode"])
-    return Lab(plan(name, min(int(record["nodes"]), MOST_NODES), mode), mode)
+    dual_stack = bool(record.get("dual_stack"))
+    return Lab(plan(name, min(int(record["nodes"]), MOST_NODES), mode, dual_stack=dual_stack), mode)
 
 
 def apply(made: LabPlan, document: dict[str, Any]) -> str:

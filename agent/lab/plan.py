@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 MOST_NODES = 200
 SUBNETS = (IPv4Network("172.26.0.0/20"), IPv4Network("172.26.16.0/20"))
 """The fabric's two segments; the second is used by crosssubnet labs only."""
+SUBNETS6 = (IPv6Network("fd26::/64"), IPv6Network("fd26:0:0:16::/64"))
+"""The same segments in IPv6."""
+POOL6: dict[str, Any] = {
+    "kind": "IPPool",
+    "apiVersion": "projectcalico.org/v3",
+    "metadata": {"name": "default-ipv6-ippool"},
+    "spec": {"cidr": "fd10:244::/64", "blockSize": 122, "natOutgoing": True, "nodeSelector": "all()"},
+}
+"""What `--dual-stack` adds."""
 FIRST_NODE_OFFSET = 10
 ETCD_PORT = 2379
 NETWORK = "k8s-pod-network"
@@ -49,6 +58,13 @@ class LabNode:
     directory: Path
 
     @property
+    def interface6(self) -> IPv6Interface:
+        """Its IPv6 address: the same host number."""
+        offset = int(self.interface.ip) - int(SUBNETS[self.segment].network_address)
+        subnet = SUBNETS6[self.segment]
+        return IPv6Interface((int(subnet.network_address) + offset, subnet.prefixlen))
+
+    @property
     def run(self) -> Path:
         """The agent's run directory."""
         return self.directory / "run"
@@ -73,6 +89,8 @@ class LabPlan:
     name: str
     nodes: tuple[LabNode, ...]
     segments: tuple[IPv4Network, ...]
+    dual_stack: bool = False
+    """Pods have an IPv6 address, too; nodes always have one."""
 
     @property
     def prefix(self) -> str:
@@ -113,7 +131,12 @@ def gateway(segment: IPv4Network) -> IPv4Address:
     return segment.network_address + 1
 
 
-def plan(name: str, nodes: int, mode: Mode) -> LabPlan:
+def gateway6(segment: int) -> IPv6Address:
+    """The same in IPv6."""
+    return SUBNETS6[segment].network_address + 1
+
+
+def plan(name: str, nodes: int, mode: Mode, *, dual_stack: bool = False) -> LabPlan:
     """The lab of this name, size and mode. Raises LabError."""
     if not NAME.fullmatch(name):
         raise LabError(f"--name {name!r}: up to twelve lower-case letters and digits, a letter first")
@@ -127,7 +150,7 @@ def plan(name: str, nodes: int, mode: Mode) -> LabPlan:
         interface = IPv4Interface((int(address), segments[segment].prefixlen))
         node = f"node{number}"
         made.append(LabNode(node, f"tortie-{name}-{node}", interface, segment, ROOT / name / node))
-    return LabPlan(name, tuple(made), segments)
+    return LabPlan(name, tuple(made), segments, dual_stack)
 
 
 def with_mode(pool: dict[str, Any], mode: Mode, *, ipip: bool) -> dict[str, Any]:
@@ -135,6 +158,8 @@ def with_mode(pool: dict[str, Any], mode: Mode, *, ipip: bool) -> dict[str, Any]
     always = {Mode.NONE: "Never", Mode.CROSS_SUBNET: "CrossSubnet"}.get(mode, "Always")
     use_ipip = mode is Mode.IPIP or (mode is Mode.CROSS_SUBNET and ipip)
     use_vxlan = mode is Mode.VXLAN or (mode is Mode.CROSS_SUBNET and not ipip)
+    if "items" not in pool and ":" in pool["spec"]["cidr"]:
+        use_ipip = False  # it carries IPv4 only
     changed = {"ipipMode": always if use_ipip else "Never", "vxlanMode": always if use_vxlan else "Never"}
     if "items" in pool:
         return {**pool, "items": [with_mode(item, mode, ipip=ipip) for item in pool["items"]]}

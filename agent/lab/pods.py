@@ -12,7 +12,7 @@ import os
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from uuid import uuid4
 
@@ -34,11 +34,17 @@ class Pod:
     node: str
     container_id: str
     address: str = ""
+    address6: str = ""
 
     @property
     def ip(self) -> IPv4Address:
         """Its address."""
         return IPv4Address(self.address)
+
+    @property
+    def ip6(self) -> IPv6Address:
+        """Its address in a dual-stack lab."""
+        return IPv6Address(self.address6)
 
 
 def _file(plan: LabPlan, name: str) -> Path:
@@ -65,7 +71,10 @@ def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
     make_namespace(plan.pod_namespace(name))
     try:
         result = json.loads(call(plan, pod, "ADD"))
-        pod = Pod(name, node.name, pod.container_id, str(IPv4Interface(result["ips"][0]["address"]).ip))
+        addresses = {
+            one.version: str(one.ip) for one in (ip_interface(row["address"]) for row in result["ips"])
+        }
+        pod = Pod(name, node.name, pod.container_id, addresses[4], addresses.get(6, ""))
     except BaseException:
         with suppress(LabError):
             remove(plan, pod)
@@ -95,7 +104,9 @@ def call(plan: LabPlan, pod: Pod, verb: str) -> str:
         "CNI_PATH": str(PLUGIN.parent),
         "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod.name}",
     }
-    document = {"cniVersion": CNI_VERSION, "name": NETWORK, "type": "tortie"}
+    document: dict[str, object] = {"cniVersion": CNI_VERSION, "name": NETWORK, "type": "tortie"}
+    if plan.dual_stack:
+        document["ipam"] = {"type": "tortie-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}
     try:
         done = subprocess.run(
             inside(node.namespace, [PYTHON, "-IS", str(PLUGIN)]),

@@ -131,7 +131,8 @@ def wait_for_agents(plan: LabPlan, progress: Callable[[int], None] = lambda _: N
             status = agent_status(node)
             peers = status["peers"] if status else []
             established = sum(peer["state"] == "Established" for peer in peers)
-            if status and not status["troubles"] and established == len(plan.nodes) - 1:
+            wanted = (len(plan.nodes) - 1) * (2 if plan.dual_stack else 1)
+            if status and not status["troubles"] and established == wanted:
                 count += 1
         progress(count)
         return count

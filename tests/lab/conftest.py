@@ -37,9 +37,17 @@ def make_lab() -> Iterator[MakeLab]:
     """`make_lab(name, mode, nodes=3, pods=4)`: a lab whose blocks are routed everywhere."""
     with ExitStack() as stack:
 
-        def make(name: str, mode: Mode, nodes: int = 3, pods: int = 4, pool: Path | None = None) -> Lab:
+        def make(
+            name: str,
+            mode: Mode,
+            nodes: int = 3,
+            pods: int = 4,
+            pool: Path | None = None,
+            *,
+            dual_stack: bool = False,
+        ) -> Lab:
             stack.callback(life.down, named(name))
-            lab = life.up(named(name), nodes, mode, lambda _: None, pool)
+            lab = life.up(named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack)
             for number in range(pods):
                 add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             wait_until_routed(lab)
