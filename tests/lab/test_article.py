@@ -29,8 +29,8 @@ def docker(lab: Lab, node: LabNode, number: int) -> str:
     """docker0 on a node, and a container-like namespace on it; answers its name."""
     box = lab.plan.pod_namespace(f"box{number + 1}")
     fabric.make_namespace(box)
-    fabric.bridge(node.namespace, "docker0", BRIDGES[number])
-    fabric.cable(node.namespace, "docker0", "veth0", box, BOXES[number], str(BRIDGES[number].ip))
+    fabric.bridge(node.namespace, "docker0", [BRIDGES[number]])
+    fabric.cable(node.namespace, "docker0", "veth0", box, [BOXES[number]], [str(BRIDGES[number].ip)])
     return box
 
 
