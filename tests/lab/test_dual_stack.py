@@ -69,12 +69,11 @@ def sessions(node: LabNode) -> list[str]:
 def test_pods_of_two_nodes_reach_each_other_in_both_families(make_lab: MakeLab) -> None:
     lab = make_lab("dual", Mode.NONE, nodes=2, pods=2)
     nodes = lab.plan.nodes
-    for number, node in enumerate(nodes, 1):
-        inside(node.namespace, "ip", "address", "add", f"fd26::{number}/64", "dev", "eth0", "nodad")
+    own6 = [str(node.interface6.ip) for node in nodes]
     life.apply(lab.plan, POOL)
     processes.wait_for(
         "a session per family",
-        lambda: [len(sessions(node)) for node in nodes] == [2, 2] and "fd26::2" in sessions(nodes[0]),
+        lambda: [len(sessions(node)) for node in nodes] == [2, 2] and own6[1] in sessions(nodes[0]),
         SECONDS,
     )
     addresses = [attach(lab, node, f"both{number}") for number, node in enumerate(nodes, 1)]
@@ -83,7 +82,7 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(make_lab: MakeLab) 
         "the other's IPv6 block",
         lambda: all(
             re.search(
-                rf"^fd01::\S*/122 via fd26::{3 - number} dev eth0 proto bird",
+                rf"^fd01::\S*/122 via {own6[2 - number]} dev eth0 proto bird",
                 inside(node.namespace, "ip", "-6", "route"),
                 re.MULTILINE,
             )
