@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,7 @@ from agent.cni.spec import Request, Result
 from agent.dataplane.kernel import KernelError
 from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode, encode
 from ipam.allocator import Companion
-from ipam.errors import IpamError, Refused, StoreUnavailable
+from ipam.errors import Conflict, IpamError, Refused, StoreUnavailable
 from ipam.keys import IPAM_CONFIG, resource_key
 from ipam.model import Address, AddressRequest, Assignment
 from ipam.store import Delete, Put, Unchanged
@@ -46,12 +47,23 @@ SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""
 CHECK_SECONDS = 3.0
 """How long CHECK waits for it: the reconciler may be repairing it."""
-DOUBT_SECONDS = 1.0
-"""After so long without an answer the datastore is asked whether it is there; it may take as long again."""
-PATIENCE_SECONDS = 0.03
-"""How long a DEL waits for the datastore before it writes the release down and answers."""
+MOST_LOOKS = 3
+"""At an endpoint that changes while it is released."""
 RELEASE_SECONDS = 3.0
 """How long the release is tried in all; afterwards it is the journal's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long the datastore is waited for, in seconds."""
+
+    patience: float = 0.03
+    """A DEL's: then it writes the release down and answers."""
+    doubt: float = 1.0
+    """An ADD's: then the datastore is asked whether it is there; it may take as long again."""
+
+
+USUAL = Waits()
 
 Answer = Callable[[], None]
 Companions = Callable[[tuple[Assignment, ...]], Companion]
@@ -62,14 +74,13 @@ log = structlog.get_logger()
 class Attaching:
     """The verbs on one interface of one container."""
 
-    def __init__(
-        self, ports: ServerPorts, journal: Journal, clock: Clock, patience: float = PATIENCE_SECONDS
-    ) -> None:
-        """`patience`: seconds that a DEL waits for the datastore before it answers."""
+    def __init__(self, ports: ServerPorts, journal: Journal, clock: Clock, waits: Waits = USUAL) -> None:
         self._ports = ports
         self._journal = journal
         self._clock = clock
-        self._patience = patience
+        self._waits = waits
+        self._silent = False
+        """Whether the last release was not answered in time: the next ones do not wait for it again."""
 
     def _key(self, request: Request) -> str:
         name = stored_name(request, self._ports.node)
@@ -167,7 +178,7 @@ class Attaching:
         )
         assigning = asyncio.ensure_future(self._ports.allocator.assign(wanted, companion))
         try:
-            await asyncio.wait({assigning}, timeout=DOUBT_SECONDS)
+            await asyncio.wait({assigning}, timeout=self._waits.doubt)
             if not assigning.done():
                 await self.must_answer()  # a long queue is worth its wait, a datastore that is away is not
             return await assigning
@@ -185,10 +196,10 @@ class Attaching:
     async def must_answer(self) -> None:
         """Ask the datastore for something small. Raises StoreUnavailable unless it answers soon, IpamError."""
         try:
-            async with asyncio.timeout(DOUBT_SECONDS):
+            async with asyncio.timeout(self._waits.doubt):
                 await self._ports.store.get(IPAM_CONFIG)
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {DOUBT_SECONDS:g} s") from None
+            raise StoreUnavailable(f"no answer within {self._waits.doubt:g} s") from None
 
     async def _undo(self, request: Request, made: WorkloadEndpoint, release: Release) -> None:
         """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
@@ -233,8 +244,9 @@ class Attaching:
         releasing = asyncio.create_task(self._try_release(request))
         recorded: Path | None = None
         try:
-            await asyncio.wait({releasing}, timeout=self._patience)
+            await asyncio.wait({releasing}, timeout=0 if self._silent else self._waits.patience)
             if not releasing.done():
+                self._silent = True
                 recorded = self._record(release, "the datastore has not answered yet")
                 answer()
             why = await releasing
@@ -245,8 +257,10 @@ class Attaching:
             raise
         if why is not None and recorded is None:
             self._record(release, why)
-        if why is None and recorded is not None:
-            self._journal.done(recorded)
+        if why is None:
+            self._silent = False
+            if recorded is not None:
+                self._journal.done(recorded)
         answer()
 
     async def _detach(self, request: Request) -> None:
@@ -280,7 +294,17 @@ class Attaching:
         return path
 
     async def _release(self, request: Request) -> None:
-        """Addresses and endpoint, in one transaction. Raises IpamError."""
+        """Addresses and endpoint, in one transaction. Raises IpamError.
+
+        An earlier release of the same may still be under way, its caller gone: then there is nothing left to do.
+        """
+        for _ in range(MOST_LOOKS - 1):
+            with suppress(Conflict):
+                await self._release_as_seen(request)
+                return
+        await self._release_as_seen(request)
+
+    async def _release_as_seen(self, request: Request) -> None:
         stored = None if request.addresses_only else await self._stored(request)
         companion = Companion()
         if stored is not None:

@@ -40,15 +40,16 @@ class Release:
 class Journal:
     """The directory of releases."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, most: int = MOST_RELEASES) -> None:
         self._directory = state / "releases"
+        self._most = most
 
     def record(self, release: Release, stamp: int) -> Path:
         """Write a release down; `stamp` (nanoseconds) orders them. Raises JournalFull, OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if len(os.listdir(self._directory)) >= MOST_RELEASES:
+        if len(os.listdir(self._directory)) >= self._most:
             raise JournalFull(
-                f"{self._directory} holds {MOST_RELEASES} releases; is the datastore away for good?"
+                f"{self._directory} holds {self._most} releases; is the datastore away for good?"
             )
         environment = release.environment
         name = f"{stamp}-{environment['CNI_CONTAINERID']}-{environment['CNI_IFNAME']}.json"

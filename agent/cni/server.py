@@ -21,7 +21,7 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni import spec
-from agent.cni.attaching import PATIENCE_SECONDS, Attaching
+from agent.cni.attaching import USUAL, Attaching, Waits
 from agent.cni.attachment import host_interface
 from agent.cni.collecting import garbage
 from agent.cni.delegated import Delegated
@@ -58,13 +58,13 @@ class CniServer:
         ports: ServerPorts,
         journal: Journal,
         clock: Clock,
-        patience: float = PATIENCE_SECONDS,
+        waits: Waits = USUAL,
     ) -> None:
         self._path = path
         self._ports = ports
         self._journal = journal
         self._clock = clock
-        self._attaching = Attaching(ports, journal, clock, patience)
+        self._attaching = Attaching(ports, journal, clock, waits)
         self._delegated = Delegated(self._attaching)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""

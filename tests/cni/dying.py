@@ -17,6 +17,7 @@ from pathlib import Path
 from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni import pod_netlink
+from agent.cni.attaching import Waits
 from agent.cni.attachment import Attachment
 from agent.cni.journal import Journal, Release
 from agent.cni.pod_netlink import NetlinkPods
@@ -160,7 +161,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         endpoints=lambda: cluster.endpoints,
     )
     journal = Records(state)
-    server = Server(state / "cni.sock", ports, journal, SystemClock(), patience)
+    server = Server(state / "cni.sock", ports, journal, SystemClock(), Waits(patience))
     for part in (allocator, pods, journal, server):
         part.die = die  # type: ignore[attr-defined]
     if point == "between pair and furnishing":

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni import journal as journals
 from agent.cni.journal import STALE_SECONDS, Journal, JournalFull, Release
 
 
@@ -56,9 +55,8 @@ def test_a_release_set_aside_is_kept_and_not_pending(tmp_path: Path) -> None:
     assert path.with_suffix(".refused").exists()
 
 
-def test_a_full_journal_refuses_and_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "MOST_RELEASES", 2)
-    journal = Journal(tmp_path)
+def test_a_full_journal_refuses_and_forgets_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, most=2)
     for stamp in (1, 2):
         journal.record(release(), stamp)
     with pytest.raises(JournalFull, match="holds 2 releases; is the datastore away for good"):

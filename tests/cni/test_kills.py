@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.cni import attaching
+from agent.cni.attaching import USUAL
 from agent.cni.install import Places, install
 from agent.cni.journal import STALE_SECONDS, Journal
 from agent.lab.fabric import make_namespace, remove_namespace
@@ -178,7 +178,7 @@ async def test_an_agent_killed_while_it_carries_out_a_release_is_finished_by_the
 async def test_a_del_is_answered_at_once_while_etcd_hangs_and_carried_out_later(
     node: Node, store: EtcdStore, network: Libcni, pod: str, machine: Etcd
 ) -> None:
-    node.start(patience=attaching.PATIENCE_SECONDS)
+    node.start(patience=USUAL.patience)
     await network.add(Call(ID, pod))
     machine.freeze()
     try:

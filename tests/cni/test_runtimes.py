@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -26,6 +27,8 @@ from tests.fixtures.namespace import fresh_namespace, ip
 
 NAMESPACE_SECONDS = 10.0
 """How long the kernel may take to clear away a namespace, and with it the far ends of its devices."""
+RTMGRP_LINK = 1
+"""linux/rtnetlink.h: whoever listens hears of each link that goes."""
 DEBIAN = Path("/usr/lib/cni")
 ID = "0f" * 32
 SANDBOX = f"IgnoreUnknown=1;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID={ID};K8S_POD_NAMESPACE=default"
@@ -74,9 +77,12 @@ class Machine:
 
     async def namespaces_cleared(self) -> None:
         """Wait for the kernel, where a plugin leaves a device for it to take away with the namespace."""
-        async with asyncio.timeout(NAMESPACE_SECONDS):
-            while self.devices():  # noqa: ASYNC110 - the event is the kernel's
-                await asyncio.sleep(0.02)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
+            news.setblocking(False)
+            news.bind((0, RTMGRP_LINK))
+            async with asyncio.timeout(NAMESPACE_SECONDS):
+                while self.devices():
+                    await asyncio.get_running_loop().sock_recv(news, 1 << 16)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni import attaching
+from agent.cni.attaching import Waits
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import BLOCKS
 from ipam.store import Operation, Outcome, Put, Unchanged, Versioned
@@ -237,7 +237,7 @@ class HangingStore(FakeStore):
 
 @pytest.fixture
 async def hanging(tmp_path: Path) -> World:
-    made = World(tmp_path, store=HangingStore(), patience=0.01)
+    made = World(tmp_path, store=HangingStore(), waits=Waits(patience=0.01))
     await made.start()
     await made.call("ADD")
     return made
@@ -268,6 +268,9 @@ async def test_a_del_that_is_interrupted_is_written_down_once(hanging: World) ->
     assert (await hanging.stored(), hanging.journal()) == (NOTHING, [])
 
 
+DOUBTFUL = Waits(patience=5.0, doubt=0.02)
+
+
 class SilentStore(HangingStore):
     """Answers nothing at all, until it is let."""
 
@@ -277,12 +280,9 @@ class SilentStore(HangingStore):
         return await super().get(key)
 
 
-async def test_an_add_does_not_wait_long_for_a_datastore_that_is_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attaching, "DOUBT_SECONDS", 0.02)
+async def test_an_add_does_not_wait_long_for_a_datastore_that_is_silent(tmp_path: Path) -> None:
     store = SilentStore()
-    made = World(tmp_path, store=store)
+    made = World(tmp_path, store=store, waits=DOUBTFUL)
     await made.start()
     store.answers.clear()
     status, error = await made.call("ADD")
@@ -292,12 +292,9 @@ async def test_an_add_does_not_wait_long_for_a_datastore_that_is_silent(
     assert await made.stored() == ONE
 
 
-async def test_an_add_waits_for_a_datastore_that_is_only_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attaching, "DOUBT_SECONDS", 0.02)
+async def test_an_add_waits_for_a_datastore_that_is_only_slow(tmp_path: Path) -> None:
     store = HangingStore()
-    made = World(tmp_path, store=store)
+    made = World(tmp_path, store=store, waits=DOUBTFUL)
     await made.start()
     store.answers.clear()
     asyncio.get_running_loop().call_later(0.1, store.answers.set)

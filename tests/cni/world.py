@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import SystemClock
+from agent.cni.attaching import Waits
 from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import PodNetwork, ServerPorts
@@ -25,8 +26,8 @@ from tests.fakes.pods import FakePods
 from tests.fakes.store import FakeStore
 
 NODE = NodeName("node1")
-PATIENCE_SECONDS = 5.0
-"""Of a DEL: on a busy machine even a fake takes its time."""
+PATIENT = Waits(patience=5.0)
+"""On a busy machine even a fake takes its time."""
 POOL_KEY = resource_key("ippools", "p")
 
 
@@ -44,11 +45,11 @@ class World:
         state: Path,
         pods: NetlinkPods | None = None,
         store: FakeStore | None = None,
-        patience: float = PATIENCE_SECONDS,
+        waits: Waits = PATIENT,
     ) -> None:
-        """`pods` makes real devices; without it they are a fake's. `patience` is a DEL's."""
+        """`pods` makes real devices; without it they are a fake's. `waits` are the verbs'."""
         self.store = store or FakeStore()
-        self.patience = patience
+        self.waits = waits
         self.cluster = Cluster(NODE)
         self.pods = FakePods()
         self._network: PodNetwork = pods or self.pods
@@ -81,7 +82,7 @@ class World:
             limited=lambda: self.limited,
         )
         self.server = CniServer(
-            self.state / "cni.sock", self.ports, Journal(self.state), SystemClock(), self.patience
+            self.state / "cni.sock", self.ports, Journal(self.state), SystemClock(), self.waits
         )
 
     async def settled(self, addresses: Iterable[Address], timeout: float) -> None:
