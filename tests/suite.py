@@ -31,7 +31,8 @@ def shards() -> list[Shard]:
     guest = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(SHARD_SECONDS - 100), "--"]
     return [
         Shard("cores, contracts, kernel, interop", [*pytest, "-m", "not lab and not ipip"]),
-        Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench", "tests/systemd"]),
+        Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
+        Shard("machines with systemd", [*pytest, "-m", "lab", "tests/systemd"]),
         Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-m", "ipip"]),
     ]
 

@@ -22,7 +22,7 @@ from importlib.resources import files as packaged
 from pathlib import Path
 
 from agent.cni.install import put
-from agent.service import evidence, layout
+from agent.service import evidence, flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
 STEP_SECONDS = 600.0
@@ -30,13 +30,6 @@ KEPT_VERSIONS = 2
 """The one in use and the one before it, whose process may still run."""
 COMPLETE = ".complete"
 """In an environment that was made to its end."""
-
-EXAMPLES = """\
-examples:
-  tortie install --wheels dist --start
-  tortie install --wheels dist --online     dependencies from the package index
-  PYTHONPATH=dist/tortie-0.1.0-py3-none-any.whl python3 -m agent.service.install --wheels dist --start
-"""
 
 
 class InstallFailed(Exception):
@@ -54,16 +47,6 @@ class Options:
     """A package manager placed the files: only the environment and the record are ours to make."""
     start: bool = False
     """Enable the service, and start it now."""
-
-
-def add_arguments(found: argparse.ArgumentParser) -> None:
-    """The flags of `tortie install`."""
-    found.add_argument(
-        "--wheels", type=Path, default=Path("dist"), metavar="DIR", help="with tortie's wheel (default: dist)"
-    )
-    found.add_argument("--online", action="store_true", help="dependencies come from the package index")
-    found.add_argument("--packaged", action="store_true", help="a package has placed the files already")
-    found.add_argument("--start", action="store_true", help="enable the service and start it now")
 
 
 def options(arguments: argparse.Namespace) -> Options:
@@ -245,9 +228,11 @@ def reloads() -> Iterator[list[str]]:
 def main() -> None:
     """`python3 -m agent.service.install`, for a machine where nothing is installed yet."""
     found = argparse.ArgumentParser(
-        prog="tortie install", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tortie install",
+        epilog=flags.INSTALL_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_arguments(found)
+    flags.install(found)
     try:
         for done in install(options(found.parse_args())):
             sys.stdout.write(f"{done}\n")

@@ -104,7 +104,7 @@ def pools() -> str:
     return json.dumps({"apiVersion": "projectcalico.org/v3", "kind": "IPPoolList", "items": items})
 
 
-def call(node: Node, verb: str, pod: str, pool: str) -> str:
+def call(node: Node, verb: str, pod: str, pool: str, namespace: str = "") -> str:
     """Run the installed plugin as a runtime does; what it answered."""
     config = {
         "cniVersion": "1.0.0",
@@ -113,7 +113,7 @@ def call(node: Node, verb: str, pod: str, pool: str) -> str:
         "ipam": {"type": "tortie-ipam", "ipv4_pools": [pool]},
     }
     environment = (
-        f"CNI_COMMAND={verb} CNI_CONTAINERID={pod} CNI_NETNS=/run/netns/{pod} CNI_IFNAME=eth0 "
+        f"CNI_COMMAND={verb} CNI_CONTAINERID={pod} CNI_NETNS={namespace or f'/run/netns/{pod}'} CNI_IFNAME=eth0 "
         f"CNI_PATH=/opt/cni/bin CNI_ARGS='K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}'"
     )
     return node.done(f"{environment} /opt/cni/bin/tortie <<'END'\n{json.dumps(config)}\nEND")

@@ -87,6 +87,23 @@ def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Clust
     assert node.run(f"journalctl -u {AGENT} -o cat | grep -iE 'denied|not permitted|read-only'").stdout == ""
 
 
+def test_a_pod_is_reached_by_its_process_as_some_runtimes_name_it(cluster: Cluster) -> None:
+    node = cluster.first
+    sleeper = node.start("echo $$; exec unshare -n sleep 60")
+    assert sleeper.stdout is not None
+    pid = sleeper.stdout.readline().strip()
+    try:
+        own = "test $(readlink /proc/$$/ns/net) != $(readlink /proc/{}/ns/net)"
+        wait_for("the pod's namespace", lambda: node.run(own.format(pid)).returncode == 0, 10)
+        namespace = f"/proc/{pid}/ns/net"
+        answer = json.loads(service.call(node, "ADD", "byname", "plain", namespace))
+        assert answer["ips"][0]["address"].startswith("10.65.")
+        service.call(node, "DEL", "byname", "plain", namespace)
+    finally:
+        node.run(f"kill {pid}")
+        sleeper.communicate(timeout=10)
+
+
 def test_a_killed_agent_is_back_and_no_route_was_touched(cluster: Cluster) -> None:
     before, node = cluster.tables(), cluster.first
     starts = int(node.show(AGENT, "NRestarts"))
