@@ -25,6 +25,7 @@ from agent.address_method import method
 DEFAULT_FILE = Path("/etc/tortie/agent.toml")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
+LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 CALICO_ENVIRONMENT = {
     "ETCD_ENDPOINTS": "etcd.endpoints",
     "ETCD_CA_CERT_FILE": "etcd.ca_file",
@@ -115,6 +116,13 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Passwords of BGP peers: the file NAME/KEY below it for each secretKeyRef."""
 
 
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where monitoring may ask, besides the socket in the run directory."""
+
+    listen: str = ""
+    """`address:port` for HTTP, such as 127.0.0.1:9991; empty: the socket alone."""
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, and in which form."""
 
@@ -133,6 +141,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     kernel: KernelSettings = KernelSettings()
     paths: PathSettings = PathSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def node_name(self) -> str:
@@ -143,6 +152,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def cni_socket(self) -> Path:
         """Where the CNI plugin calls."""
         return Path(self.paths.run) / "cni.sock"
+
+    @property
+    def metrics_socket(self) -> Path:
+        """Where monitoring asks."""
+        return Path(self.paths.run) / "metrics.sock"
 
     @property
     def control_socket(self) -> Path:
@@ -251,6 +265,10 @@ def _check(config: Config) -> None:
         (
             log.level in {"debug", "info", "warning", "error"},
             f"log.level: {log.level!r} is none of debug, info, warning, error",
+        ),
+        (
+            not config.metrics.listen or LISTEN.fullmatch(config.metrics.listen),
+            f"metrics.listen: {config.metrics.listen!r} must be address:port, such as 127.0.0.1:9991",
         ),
         (log.format in {"human", "json"}, f"log.format: {log.format!r} is neither human nor json"),
         *(

@@ -16,14 +16,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from agent import control
 from agent import log as logging
+from agent.account import Account
 from agent.clock import SystemClock
 from agent.cni.collector import Collector
 from agent.cni.journal import Journal
@@ -45,18 +46,19 @@ from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.draining import DrainFile
-from agent.gathering import FactSettings, gathered, troubles
+from agent.gathering import FactSettings, gathered
 from agent.mesh import Mesh
+from agent.metrics.exposition import Exposition
+from agent.metrics.lag import Lag
+from agent.metrics.monitor import Monitor
 from agent.node import NodeRecord, record_inputs
 from agent.reachability import Reachability
 from agent.secrets import Secrets
 from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
-from agent.service.standing import Standing
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
 from agent.underlay import Underlay
-from bgp.speaker import State
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
 from ipam.etcd import EtcdStore
@@ -104,7 +106,6 @@ class Agent:
         self._config = config
         self.reloading = Reloading(config, read, begin_again)
         self._clock = SystemClock()
-        self._started = self._clock.wall()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
         self._fact_settings = fact_settings(config)
@@ -151,16 +152,36 @@ class Agent:
             on_pass=self._follow_mesh,
             ownership=ownership(config),
         )
+        lag = Lag(self._clock)
+        self._account = self._accounting(lag)
+        self._exposition = Exposition(self._account.readings)
+        self._monitor = Monitor(
+            config.metrics_socket, config.metrics.listen, self._exposition, lag, self._account.not_ready
+        )
         ports = self._ports()
         journal = Journal(Path(config.paths.state))
         self._cni = CniServer(config.cni_socket, ports, journal, self._clock)
         self._collector = Collector(ports, self._cluster, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
-            self._standing,
+            self._account.standing,
             self._ring,
             lambda: self.reloading.wanted,
             self._clock,
+        )
+
+    def _accounting(self, lag: Lag) -> Account:
+        return Account(
+            self._cluster,
+            self._syncer,
+            self._record,
+            self._mesh,
+            self._reconciler,
+            self.reloading,
+            lambda: self._facts(self._links),
+            lag.take,
+            self._clock.wall(),
+            version("tortie"),
         )
 
     def _ports(self) -> ServerPorts:
@@ -170,7 +191,7 @@ class Agent:
             node=self._cluster.node,
             labels=lambda: self._record.labels,
             mtu=lambda: pod_mtu(self._facts(self._links)) or DEFAULT_MTU,
-            not_ready=self._not_ready,
+            not_ready=lambda: self._account.not_ready(),
             known=self._cluster.endpoint,
             adopt=self._adopt,
             forget=self._forget,
@@ -179,6 +200,7 @@ class Agent:
             boot_id=BOOT_ID.read_text().strip(),
             endpoints=lambda: self._cluster.endpoints,
             limited=lambda: self._mesh.trouble,
+            answered=self._exposition.answered,
         )
 
     async def run(self) -> None:
@@ -195,6 +217,7 @@ class Agent:
                 group.create_task(self._cni.run())
                 group.create_task(self._collector.run())
                 group.create_task(self._supervision.run())
+                group.create_task(self._monitor.run())
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
                 log.info("agent.started", node=self._cluster.node, restarting=self._mesh.restarting)
         finally:
@@ -256,15 +279,6 @@ class Agent:
             if self._record.trouble is not None:
                 log.warning("node.not_registered", why=self._record.trouble)
 
-    def _not_ready(self) -> str | None:
-        if not self._syncer.in_sync:
-            return f"the datastore has not been read yet ({self._syncer.trouble or 'still reading'})"
-        if self._syncer.trouble is not None:
-            return f"the datastore is away: {self._syncer.trouble}"
-        if self._cluster.node not in self._cluster.nodes:
-            return f"the node is not registered: {self._record.trouble or 'still registering'}"
-        return None
-
     def _adopt(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
         self._cluster.adopt(endpoint)
@@ -279,7 +293,7 @@ class Agent:
 
     def _answers(self) -> control.Answers:
         return {
-            "status": self._status,
+            "status": lambda: self._account.status(ready=self._supervision.ready),
             "addresses": self._record.listed,
             "peers": self._mesh.status,
             "peer": control.WithText(self._mesh.peer),
@@ -289,45 +303,6 @@ class Agent:
             "leave": control.WithText(self._mesh.leave),
             "reload": self.reloading.reload,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
-        }
-
-    def _standing(self) -> Standing:
-        peers = self._mesh.status()
-        return Standing(
-            not_ready=self._not_ready(),
-            passes=self._reconciler.passes,
-            pods=len(self._cluster.endpoints),
-            peers=len(peers),
-            peers_up=sum(peer["state"] is State.ESTABLISHED for peer in peers),
-            drained=self._mesh.drained is not None,
-            troubles=tuple(text for text in (self._record.trouble, *self._mesh.troubles) if text),
-            reload_refused=self.reloading.refused,
-        )
-
-    def _status(self) -> dict[str, Any]:
-        me = self._cluster.nodes.get(self._cluster.node)
-        return {
-            "node": self._cluster.node,
-            "address": me.ipv4 if me is not None else None,
-            "address_found_by": self._record.found_by,
-            "address6": me.ipv6 if me is not None else None,
-            "pid": os.getpid(),
-            "started": self._started,
-            "ready": self._supervision.ready,
-            "in_sync": self._syncer.in_sync,
-            "converged": self._mesh.converged,
-            "drained": self._mesh.drained,
-            "has_left": self._mesh.has_left,
-            "datastore": self._syncer.trouble or "ok",
-            "troubles": [
-                text for text in (self._record.trouble, *self._mesh.troubles, self._not_ready()) if text
-            ]
-            + list(troubles(self._cluster, self._facts(self._links))),
-            "mtu": pod_mtu(self._facts(self._links)),
-            "problems": self._cluster.problems,
-            "peers": self._mesh.status(),
-            "pods": len(self._cluster.endpoints),
-            "kernel": self._reconciler.report(),
         }
 
 

@@ -291,10 +291,13 @@ class Mesh:
         ]
         return (*([self.trouble] if self.trouble else []), *self._troubles, *still)
 
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Every peer, for monitoring."""
+        return self._speaker.status() if self._speaker is not None else ()
+
     def status(self) -> list[dict[str, Any]]:
         """Every peer, for people: PeerStatus with its type and the BGPPeer it comes from."""
-        found = self._speaker.status() if self._speaker is not None else ()
-        return [self._described(status) for status in found]
+        return [self._described(status) for status in self.peers()]
 
     def _described(self, status: PeerStatus) -> dict[str, Any]:
         peer = self._peering.peers.get(status.address)

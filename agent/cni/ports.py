@@ -66,6 +66,10 @@ def _nothing() -> str | None:
     return None
 
 
+def _uncounted(verb: str, code: int, seconds: float) -> None:
+    """Nobody counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerPorts:
     """Everything outside that the verbs speak to."""
@@ -88,5 +92,7 @@ class ServerPorts:
     """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
     endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
     """All endpoints of this node, as the facts have them."""
+    answered: Callable[[str, int, float], None] = _uncounted
+    """Told of every answer: verb, code (0 is success), seconds."""
     limited: Callable[[], str | None] = _nothing
     """None, or why pods that exist already may be cut off from others."""

@@ -113,6 +113,7 @@ class CniServer:
 
     async def call(self, environment: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
         """One invocation of the plugin: exit status and standard output."""
+        began, code = self._clock.now(), 0
         try:
             request = spec.parse(environment, stdin)
             if request.verb is Verb.VERSION:
@@ -125,9 +126,13 @@ class CniServer:
             finally:
                 self._calls -= 1
         except CniError as error:
-            verb = environment.get("CNI_COMMAND")
+            verb, code = environment.get("CNI_COMMAND"), error.code.value
             log.warning("cni.refused", verb=verb, code=error.code.value, why=error.message)
             return 1, render_error(error, spec.version_of(stdin))
+        finally:
+            named = environment.get("CNI_COMMAND", "")
+            known = named if named in Verb.__members__ else "unknown"
+            self._ports.answered(known, code, self._clock.now() - began)
 
     async def _answer(self, request: Request, release: Release) -> bytes:
         """What is printed. Raises CniError."""

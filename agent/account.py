@@ -1,0 +1,115 @@
+"""The agent's account of itself: for people, for the service manager and for monitoring, from one place.
+
+Promises: asking changes nothing but the reading of the loop's lag, which begins anew. Does not know: who asks, how it
+is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agent.dataplane.facts import Facts
+from agent.dataplane.mtu import pod_mtu
+from agent.dataplane.reconciler import Reconciler
+from agent.datastore.cluster import Cluster
+from agent.datastore.syncer import Syncer
+from agent.gathering import troubles
+from agent.mesh import Mesh
+from agent.metrics.series import Readings
+from agent.node import NodeRecord
+from agent.service.reloading import Reloading
+from agent.service.standing import Standing
+from bgp.fsm import State
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is asked, and where the answers are."""
+
+    cluster: Cluster
+    syncer: Syncer
+    record: NodeRecord
+    mesh: Mesh
+    reconciler: Reconciler
+    reloading: Reloading
+    facts: Callable[[], Facts]
+    lag: Callable[[], float]
+    started: datetime
+    version: str
+
+    def not_ready(self) -> str | None:
+        """None, or why no pod can be attached now."""
+        if not self.syncer.in_sync:
+            return f"the datastore has not been read yet ({self.syncer.trouble or 'still reading'})"
+        if self.syncer.trouble is not None:
+            return f"the datastore is away: {self.syncer.trouble}"
+        if self.cluster.node not in self.cluster.nodes:
+            return f"the node is not registered: {self.record.trouble or 'still registering'}"
+        return None
+
+    def standing(self) -> Standing:
+        """For the service manager."""
+        peers = self.mesh.status()
+        return Standing(
+            not_ready=self.not_ready(),
+            passes=self.reconciler.passes,
+            pods=len(self.cluster.endpoints),
+            peers=len(peers),
+            peers_up=sum(peer["state"] is State.ESTABLISHED for peer in peers),
+            drained=self.mesh.drained is not None,
+            troubles=tuple(text for text in (self.record.trouble, *self.mesh.troubles) if text),
+            reload_refused=self.reloading.refused,
+        )
+
+    def _troubles(self) -> list[str]:
+        own = (self.record.trouble, *self.mesh.troubles, self.not_ready())
+        return [text for text in own if text] + list(troubles(self.cluster, self.facts()))
+
+    def status(self, *, ready: bool) -> dict[str, Any]:
+        """For people: `tortie node status`."""
+        me = self.cluster.nodes.get(self.cluster.node)
+        return {
+            "node": self.cluster.node,
+            "address": me.ipv4 if me is not None else None,
+            "address_found_by": self.record.found_by,
+            "address6": me.ipv6 if me is not None else None,
+            "pid": os.getpid(),
+            "version": self.version,
+            "started": self.started,
+            "ready": ready,
+            "in_sync": self.syncer.in_sync,
+            "converged": self.mesh.converged,
+            "drained": self.mesh.drained,
+            "has_left": self.mesh.has_left,
+            "datastore": self.syncer.trouble or "ok",
+            "troubles": self._troubles(),
+            "mtu": pod_mtu(self.facts()),
+            "problems": self.cluster.problems,
+            "peers": self.mesh.status(),
+            "pods": len(self.cluster.endpoints),
+            "kernel": self.reconciler.report(),
+        }
+
+    def readings(self) -> Readings:
+        """For monitoring."""
+        owners = self.cluster.block_owners.values()
+        return Readings(
+            version=self.version,
+            started=self.started,
+            ready=self.not_ready() is None,
+            in_sync=self.syncer.in_sync,
+            datastore_up=self.syncer.in_sync and self.syncer.trouble is None,
+            converged=self.mesh.converged,
+            drained=self.mesh.drained is not None,
+            pods=len(self.cluster.endpoints),
+            own_blocks=sum(owner == self.cluster.node for owner in owners),
+            nodes=len(self.cluster.nodes),
+            troubles=len(self._troubles()),
+            peers=self.mesh.peers(),
+            kernel=self.reconciler.report(),
+            loop_lag_seconds=self.lag(),
+        )

@@ -1,0 +1,56 @@
+"""Monitoring's shell: the pages, and what has to run for them.
+
+Promises: a socket that cannot be opened is said in the log and costs the agent nothing. Does not know: what is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from agent.metrics import web
+from agent.metrics.exposition import CONTENT_TYPE, Exposition
+from agent.metrics.lag import Lag
+
+log = structlog.get_logger()
+
+
+class Monitor:
+    """One agent's pages."""
+
+    def __init__(
+        self, path: Path, listen: str, exposition: Exposition, lag: Lag, not_ready: Callable[[], str | None]
+    ) -> None:
+        """`listen` is `address:port`, or empty for the unix socket alone."""
+        self._path = path
+        self._listen = listen
+        self._exposition = exposition
+        self._lag = lag
+        self._not_ready = not_ready
+
+    async def run(self) -> None:
+        """Serve and measure until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lag.run())
+            group.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        pages: web.Pages = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
+        try:
+            await web.serve(self._path, self._listen, pages)
+        except OSError as error:
+            log.warning("metrics.not_served", socket=str(self._path), listen=self._listen, why=str(error))
+
+    def _metrics(self) -> web.Page:
+        return web.Page(self._exposition.text(), CONTENT_TYPE)
+
+    def _live(self) -> web.Page:
+        # Whoever reads this answer has had it from the loop: that is all there is to say.
+        return web.verdict(well=True, reasons=())
+
+    def _ready(self) -> web.Page:
+        why = self._not_ready()
+        return web.verdict(well=why is None, reasons=() if why is None else (why,))

@@ -1,0 +1,87 @@
+"""Serves /metrics, /livez and /readyz over HTTP/1.0 on a local socket, and on TCP where the settings say so.
+
+Promises: the unix socket is for root and its group only; a request is bounded in size and time and changes nothing; a
+slow reader holds up nobody. Does not know: what the answers mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_REQUEST_BYTES = 8192
+REQUEST_SECONDS = 5.0
+SOCKET_MODE_MASK = 0o117
+"""Leaves 0660: a scraper's group may be given the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer."""
+
+    body: bytes
+    content_type: str = "application/json"
+    ok: bool = True
+
+
+def verdict(*, well: bool, reasons: tuple[str, ...]) -> Page:
+    """/livez or /readyz: 200 or 503, and why."""
+    return Page(json.dumps({"ok": well, "reasons": list(reasons)}).encode() + b"\n", ok=well)
+
+
+Pages = Mapping[str, Callable[[], Page]]
+
+
+async def serve(path: Path, listen: str, pages: Pages) -> None:
+    """Answer until cancelled; `listen` is `address:port`, or empty for the socket alone. Raises OSError."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(TimeoutError, OSError, ValueError):
+            async with asyncio.timeout(REQUEST_SECONDS):
+                head = await reader.readuntil(b"\n")
+                writer.write(_response(head.decode(errors="replace"), pages))
+                await writer.drain()
+        writer.close()
+
+    with suppress(FileNotFoundError):
+        path.unlink()
+    before = os.umask(SOCKET_MODE_MASK)
+    try:
+        servers = [await asyncio.start_unix_server(answer, path, limit=MOST_REQUEST_BYTES)]
+    finally:
+        os.umask(before)
+    if listen:
+        host, _, port = listen.rpartition(":")
+        servers.append(
+            await asyncio.start_server(answer, host.strip("[]"), int(port), limit=MOST_REQUEST_BYTES)
+        )
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        for server in servers:
+            server.close()
+
+
+def _response(line: str, pages: Pages) -> bytes:
+    words = line.split()
+    if len(words) < 2 or words[0] not in ("GET", "HEAD"):
+        return _framed("405 Method Not Allowed", Page(b"only GET is answered\n", "text/plain"), body=True)
+    found = pages.get(words[1].partition("?")[0])
+    if found is None:
+        known = f"known pages are {', '.join(pages)}\n".encode()
+        return _framed("404 Not Found", Page(known, "text/plain"), body=True)
+    page = found()
+    return _framed("200 OK" if page.ok else "503 Service Unavailable", page, body=words[0] == "GET")
+
+
+def _framed(status: str, page: Page, *, body: bool) -> bytes:
+    head = (
+        f"HTTP/1.0 {status}\r\nContent-Type: {page.content_type}\r\n"
+        f"Content-Length: {len(page.body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (page.body if body else b"")
