@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from agent.clock import Clock
 from agent.dataplane.facts import Facts
 from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
@@ -24,6 +25,7 @@ from agent.node import NodeRecord
 from agent.service.reloading import Reloading
 from agent.service.standing import Standing
 from bgp.fsm import State
+from ipam.etcd_channels import Channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Account:
 
     cluster: Cluster
     syncer: Syncer
+    channels: Channels
+    clock: Clock
     record: NodeRecord
     mesh: Mesh
     reconciler: Reconciler
@@ -67,7 +71,11 @@ class Account:
 
     def _troubles(self) -> list[str]:
         own = (self.record.trouble, *self.mesh.troubles, self.not_ready())
-        return [text for text in own if text] + list(troubles(self.cluster, self.facts()))
+        return [
+            *(text for text in own if text),
+            *self.channels.warnings(self.clock.wall()),
+            *troubles(self.cluster, self.facts()),
+        ]
 
     def status(self, *, ready: bool) -> dict[str, Any]:
         """For people: `tortie node status`."""
@@ -86,6 +94,7 @@ class Account:
             "drained": self.mesh.drained,
             "has_left": self.mesh.has_left,
             "datastore": self.syncer.trouble or "ok",
+            "etcd": {**self.channels.status(), "revision": self.syncer.revision},
             "troubles": self._troubles(),
             "mtu": pod_mtu(self.facts()),
             "problems": self.cluster.problems,

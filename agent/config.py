@@ -328,14 +328,25 @@ def node_address(text: str, version: int = 4) -> IPv4Interface | IPv6Interface:
     return interface
 
 
+def only_its_owners(key: str, path: Path) -> None:
+    """A file with a secret is closed to all but its owner and group. Raises ConfigError, also when it is not there."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
+    if mode & 0o027:
+        raise ConfigError(
+            f"{key}: {path} has mode {mode & 0o777:04o}: too open for a secret; chmod it to 0640 or less"
+        )
+
+
 def password(settings: EtcdSettings) -> str | None:
     """The password from its file, which nobody but its owner and group may read. Raises ConfigError."""
     if not settings.password_file:
         return None
     path = Path(settings.password_file)
+    only_its_owners("etcd.password_file", path)
     try:
-        if os.stat(path).st_mode & 0o007:
-            raise ConfigError(f"etcd.password_file: {path} is open to everybody; chmod it to 0640 or less")
         return path.read_text().rstrip("\n")
-    except OSError as error:
-        raise ConfigError(f"etcd.password_file: {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"etcd.password_file: {path}: cannot be read: {error}") from error

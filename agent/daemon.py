@@ -174,6 +174,8 @@ class Agent:
         return Account(
             self._cluster,
             self._syncer,
+            self._store.channels,
+            self._clock,
             self._record,
             self._mesh,
             self._reconciler,

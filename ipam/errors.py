@@ -26,6 +26,10 @@ class Compacted(StoreError):
     """The revision asked for is no longer kept: list again."""
 
 
+class WentBack(Compacted):
+    """The datastore is older than what was read from it, or another one: a backup was restored. List again."""
+
+
 class Conflict(IpamError):
     """Another writer came first, more often than the bound allows."""
 

@@ -12,12 +12,14 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
 
-from ipam.errors import Compacted, StoreRefused, StoreUnavailable
+from ipam.errors import Compacted, StoreError, StoreRefused, StoreUnavailable, WentBack
+from ipam.etcd_channels import Channels, Link
 from ipam.etcd_config import EtcdConfig
 from ipam.etcd_messages import rpc
 from ipam.store import (
@@ -40,7 +42,6 @@ __all__ = ["EtcdConfig", "EtcdStore"]
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
-MOST_MESSAGE_BYTES = 256 << 20
 HEARTBEAT_SECONDS = 5.0
 """A watch that has been silent this long asks for a progress notice …"""
 SILENCE_SECONDS = 15.0
@@ -52,19 +53,10 @@ MOD_REVISION, EQUAL = 2, 0
 PROGRESS_REQUEST = b"\x1a\x00"
 """WatchRequest field 3 (progress_request), empty: newer than etcd3's messages, so given as bytes."""
 
-OPTIONS = (
-    ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-"""Without ping_timeout a frozen server is not noticed for minutes."""
-
+HAS_LEADER = (("hasleader", "true"),)
+"""With it etcd ends a watch on a member that is cut off from the others, which would else be silent for ever."""
+STALE_TOKEN = ("invalid auth token", "revision of auth store is old")
+"""What etcd says to a token that it forgot, or that is older than the last change of users and roles."""
 REFUSALS = frozenset(
     {
         grpc.StatusCode.PERMISSION_DENIED,
@@ -82,29 +74,21 @@ Answer = TypeVar("Answer")
 class EtcdStore:
     """One channel to the cluster."""
 
-    def __init__(self, config: EtcdConfig) -> None:
-        """Connects lazily. Raises ValueError when a TLS file cannot be read."""
+    def __init__(
+        self,
+        config: EtcdConfig,
+        *,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        """Connects lazily. Raises ValueError when a TLS file cannot be used."""
         self._config = config
-        self._credentials = _credentials(config)
+        self._heartbeat_seconds = heartbeat_seconds
+        self._silence_seconds = silence_seconds
+        self.channels = Channels(config)
         self._token: str | None = None
-        self._channel: Any = None
-        self._stubs: dict[str, Any] = {}
-        self._closing = asyncio.Event()
-        self._closed = False
-
-    def _stub(self, name: str) -> Any:
-        if self._closed:
-            raise StoreUnavailable("this connection to etcd was closed")
-        if self._channel is None:  # made inside the running loop, which grpc.aio binds it to
-            options = [*OPTIONS]
-            if self._credentials is None:
-                self._channel = aio.insecure_channel(self._config.target, options=options)
-            else:
-                options.append(("grpc.default_authority", self._config.authority))
-                self._channel = aio.secure_channel(self._config.target, self._credentials, options=options)
-        if name not in self._stubs:
-            self._stubs[name] = getattr(rpc, f"{name}Stub")(self._channel)
-        return self._stubs[name]
+        self.watch_restarts = 0
+        """How often a watch had to be made anew."""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -112,43 +96,49 @@ class EtcdStore:
         return (("token", self._token),) if self._token is not None else ()
 
     async def _authenticate(self) -> None:
-        request = rpc.AuthenticateRequest(name=self._config.username, password=self._config.password)
+        request = rpc.AuthenticateRequest(name=self._config.username, password=self._config.secret())
+        link = await self.channels.ready()
         try:
-            answer = await self._stub("Auth").Authenticate(
-                request, timeout=self._config.call_seconds, wait_for_ready=True
-            )
+            answer = await link.stub("Auth").Authenticate(request, timeout=self._config.call_seconds)
         except aio.AioRpcError as error:
-            raise _translated(error, self._config) from error
+            raise self._failed(link, error) from error
         self._token = answer.token
 
     async def _call(self, stub: str, method: str, request: Any) -> Any:
-        """One unary call, once more with a fresh token when the old one has expired."""
+        """One unary call; once more with a fresh token when the old one has expired, or when a pure read failed."""
         if self._config.username is not None and self._token is None:
             await self._authenticate()
-
-        def once() -> Awaitable[Any]:
-            call: Callable[..., Awaitable[Any]] = getattr(self._stub(stub), method)
-            return call(
-                request, timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata()
-            )
-
         try:
-            return await once()
+            return await self._once(stub, method, request)
         except aio.AioRpcError as error:
-            if not self._token_expired(error):
+            if self._token_expired(error):
+                await self._authenticate()
+            elif method != "Range" or error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise _translated(error, self._config) from error
-        await self._authenticate()
         try:
-            return await once()
+            return await self._once(stub, method, request)
         except aio.AioRpcError as error:
             raise _translated(error, self._config) from error
+
+    async def _once(self, stub: str, method: str, request: Any) -> Any:
+        link = await self.channels.ready()
+        call: Callable[..., Awaitable[Any]] = getattr(link.stub(stub), method)
+        try:
+            return await call(request, timeout=self._config.call_seconds, metadata=self._metadata())
+        except aio.AioRpcError as error:
+            self._failed(link, error)
+            raise
+
+    def _failed(self, link: Link, error: aio.AioRpcError) -> StoreError:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            self.channels.failed(link)
+        return _translated(error, self._config)
 
     def _token_expired(self, error: aio.AioRpcError) -> bool:
         if self._config.username is None:
             return False
-        return error.code() is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (
-            error.details() or ""
-        )
+        details = error.details() or ""
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(text in details for text in STALE_TOKEN)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -221,8 +211,9 @@ class EtcdStore:
         async def requests() -> AsyncIterator[Any]:
             yield rpc.LeaseKeepAliveRequest(ID=lease)
 
-        call = self._stub("Lease").LeaseKeepAlive(
-            requests(), timeout=self._config.call_seconds, wait_for_ready=True, metadata=self._metadata()
+        link = await self.channels.ready()
+        call = link.stub("Lease").LeaseKeepAlive(
+            requests(), timeout=self._config.call_seconds, metadata=self._metadata()
         )
         try:
             answer = await call.read()
@@ -242,38 +233,36 @@ class EtcdStore:
 
     async def close(self) -> None:
         """See Store."""
-        self._closed = True
-        self._closing.set()
-        channel, self._channel, self._stubs = self._channel, None, {}
-        if channel is not None:
-            await channel.close()
+        await self.channels.close()
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
     async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
-        position = start
+        place = _Place(start)
         wait = FIRST_WAIT_SECONDS
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._config.patience_seconds
         while True:
             try:
-                async with aclosing(self._watch_once(prefix, position)) as events:
+                async with aclosing(self._watch_once(prefix, place)) as events:
                     async for event in events:
-                        position = max(position, event.revision + 1)
+                        place.next_revision = max(place.next_revision, event.revision + 1)
                         wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + self._config.patience_seconds
                         yield event
             except StoreUnavailable:
-                if self._closed or loop.time() > give_up_at:
+                if self.channels.closed.is_set() or loop.time() > give_up_at:
                     raise
+            self.watch_restarts += 1
             await asyncio.sleep(wait * random.uniform(0.75, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _watch_once(self, prefix: str, start: int) -> AsyncGenerator[WatchEvent, None]:
+    async def _watch_once(self, prefix: str, place: _Place) -> AsyncGenerator[WatchEvent, None]:
         """One stream's life. Ends or raises StoreUnavailable when it breaks."""
         if self._config.username is not None and self._token is None:
             await self._authenticate()
-        call = self._stub("Watch").Watch(metadata=self._metadata(), wait_for_ready=True)
+        link, start = await self.channels.ready(), place.next_revision
+        call = link.stub("Watch").Watch(metadata=(*self._metadata(), *HAS_LEADER))
         try:
             create = rpc.WatchCreateRequest(
                 key=prefix.encode(),
@@ -281,10 +270,11 @@ class EtcdStore:
                 start_revision=start,
                 progress_notify=True,
             )
-            await self._within(call.write(rpc.WatchRequest(create_request=create)), SILENCE_SECONDS)
+            await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
                     _check(answer, prefix, start)
+                    place.stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
                     if not answer.events and not answer.created:
@@ -293,7 +283,10 @@ class EtcdStore:
             if self._token_expired(error):
                 self._token = None
                 return
-            raise _translated(error, self._config) from error
+            raise self._failed(link, error) from error
+        except StoreUnavailable:
+            self.channels.failed(link)
+            raise
         finally:
             call.cancel()
 
@@ -304,14 +297,14 @@ class EtcdStore:
         try:
             while True:
                 reading = reading or asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({reading}, timeout=HEARTBEAT_SECONDS)
+                done, _ = await asyncio.wait({reading}, timeout=self._heartbeat_seconds)
                 if not done:
-                    silent += HEARTBEAT_SECONDS
-                    if silent >= SILENCE_SECONDS:
+                    silent += self._heartbeat_seconds
+                    if silent >= self._silence_seconds:
                         raise StoreUnavailable(f"etcd has been silent for {silent:g} s")
                     question = rpc.WatchRequest()
                     question.MergeFromString(PROGRESS_REQUEST)
-                    await self._within(call.write(question), HEARTBEAT_SECONDS)
+                    await self._within(call.write(question), self._heartbeat_seconds)
                     continue
                 if reading.cancelled():  # grpc's way to say that the channel was closed under the call
                     raise StoreUnavailable("the connection to etcd was closed")
@@ -329,7 +322,7 @@ class EtcdStore:
     async def _within(self, work: Awaitable[Answer], seconds: float) -> Answer:
         """A write to a stream; grpc by itself never ends one whose channel was closed before it began."""
         writing = asyncio.ensure_future(work)
-        closing = asyncio.ensure_future(self._closing.wait())
+        closing = asyncio.ensure_future(self.channels.closed.wait())
         try:
             done, _ = await asyncio.wait(
                 {writing, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
@@ -347,12 +340,19 @@ class EtcdStore:
             await asyncio.gather(closing, writing, return_exceptions=True)
 
 
-def _credentials(config: EtcdConfig) -> Any:
-    if not config.secure:
-        return None
-    return grpc.ssl_channel_credentials(
-        config.read(config.ca_file), config.read(config.key_file), config.read(config.cert_file)
-    )
+@dataclass(slots=True)
+class _Place:
+    """Where a watch is, and in which cluster."""
+
+    next_revision: int
+    cluster: int | None = None
+
+    def stay_in(self, cluster: int) -> None:
+        """Raises WentBack when this is another cluster than before: what a restored backup is."""
+        if self.cluster is None:
+            self.cluster = cluster
+        if cluster != self.cluster:
+            raise WentBack(f"etcd is another cluster now ({cluster:x}, not {self.cluster:x})")
 
 
 def _translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:
@@ -371,7 +371,7 @@ def _check(answer: Any, prefix: str, start: int) -> None:
     if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
         raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
     if answer.created and answer.header.revision < start - 1:
-        raise Compacted(f"etcd went back from revision {start - 1} to {answer.header.revision}")
+        raise WentBack(f"etcd went back from revision {start - 1} to {answer.header.revision}")
     if answer.canceled:
         raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
 

@@ -6,6 +6,7 @@ Promises: a wrong endpoint or half a certificate is one sentence. Does not know:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ class EtcdConfig:
     key_file: str | None = None
     username: str | None = None
     password: str | None = None
+    fresh_password: Callable[[], str | None] | None = None
+    """Reads the password again at each login, so that it may be changed while we run."""
     call_seconds: float = 5.0
     """Deadline of every single call."""
     patience_seconds: float = 15.0
@@ -63,21 +66,13 @@ class EtcdConfig:
         return self._split(self.endpoints[0])[0] == "https"
 
     @property
-    def target(self) -> str:
-        """The gRPC target: all endpoints, balanced by the channel."""
-        hosts = [self._split(endpoint)[1:] for endpoint in self.endpoints]
-        if all(ADDRESS.fullmatch(host) for host, _ in hosts):
-            return "ipv4:" + ",".join(f"{host}:{port}" for host, port in hosts)
-        if all(":" in host for host, _ in hosts):
-            return "ipv6:" + ",".join(f"[{host}]:{port}" for host, port in hosts)
-        if len(hosts) > 1:
-            raise ValueError("etcd endpoints: several endpoints must be given as addresses, not as names")
-        return f"dns:///{hosts[0][0]}:{hosts[0][1]}"
+    def targets(self) -> tuple[tuple[str, str], ...]:
+        """Each endpoint's gRPC target and the name that its certificate must bear."""
+        return tuple(_target(*self._split(endpoint)[1:]) for endpoint in self.endpoints)
 
-    @property
-    def authority(self) -> str:
-        """The name that the server's certificate must bear."""
-        return self._split(self.endpoints[0])[1]
+    def secret(self) -> str | None:
+        """The password as it is now. Raises ValueError, or what `fresh_password` raises."""
+        return self.fresh_password() if self.fresh_password is not None else self.password
 
     def read(self, path: str | None) -> bytes | None:
         """A TLS file's contents. Raises ValueError with the path."""
@@ -87,3 +82,11 @@ class EtcdConfig:
             return Path(path).read_bytes()
         except OSError as error:
             raise ValueError(f"etcd TLS file {path}: {error.strerror}") from error
+
+
+def _target(host: str, port: int) -> tuple[str, str]:
+    if ADDRESS.fullmatch(host):
+        return f"ipv4:{host}:{port}", host
+    if ":" in host:
+        return f"ipv6:[{host}]:{port}", host
+    return f"dns:///{host}:{port}", host

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from agent.config import ConfigError, EtcdSettings, password
+from pathlib import Path
+
+from agent.config import ConfigError, EtcdSettings, only_its_owners, password
+from ipam.errors import StoreUnavailable
 from ipam.etcd import EtcdConfig
 
 
 def etcd_config(settings: EtcdSettings) -> EtcdConfig:
     """The datastore's settings as the store takes them. Raises ConfigError, naming what is wrong."""
+    for file in (settings.key_file,) if settings.key_file else ():
+        only_its_owners("etcd.key_file", Path(file))
     try:
         return EtcdConfig(
             endpoints=tuple(settings.endpoints),
@@ -16,6 +21,15 @@ def etcd_config(settings: EtcdSettings) -> EtcdConfig:
             key_file=settings.key_file or None,
             username=settings.username or None,
             password=password(settings),
+            fresh_password=(lambda: _again(settings)) if settings.password_file else None,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _again(settings: EtcdSettings) -> str | None:
+    """The password as the file has it now. Raises StoreUnavailable: while we run, a wrong file is an outage."""
+    try:
+        return password(settings)
+    except ConfigError as error:
+        raise StoreUnavailable(str(error)) from error

@@ -1,6 +1,7 @@
 """Keeps the facts like the datastore: list at a revision, watch from the next one, and on any doubt start over.
 
-Promises: `in_sync` is true only after every prefix was listed completely once; a lost watch, a compaction and an etcd
+Promises: `in_sync` is true only after every prefix was listed completely once, and not while one is older than before
+(a restored backup) and still to be listed again; a lost watch, a compaction and an etcd
 that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings,
 peers and filters, and the node's own endpoints; the contents of others' blocks only when asked.
 Does not know: what the facts mean, who waits for them beyond the bell.
@@ -26,7 +27,7 @@ from agent.datastore.cluster import (
     Cluster,
     endpoint_prefix,
 )
-from ipam.errors import Compacted, StoreError
+from ipam.errors import Compacted, StoreError, WentBack
 from ipam.keys import BLOCKS
 from ipam.store import Changed, Store
 
@@ -64,8 +65,12 @@ class Syncer:
         """Prefixes whose first complete list is still to come."""
         self._followed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
+        self.revision = 0
+        """The newest one that was heard of since the last list."""
         self.heard_at: float | None = None
         """When the datastore last proved to be alive, on the monotonic clock."""
+        self.went_back = 0
+        """How often a prefix was found older than before: a backup was restored."""
         self.trouble: str | None = None
         """What is wrong with the datastore now."""
 
@@ -113,6 +118,15 @@ class Syncer:
                     await self._one_round(prefix)
             except TimeoutError:
                 wait = FIRST_WAIT_SECONDS
+            except WentBack as error:
+                self._waiting.add(
+                    prefix
+                )  # nothing is deleted for what an older picture lacks until it is whole
+                self.went_back += 1
+                log.warning(
+                    "datastore.went_back", prefix=prefix, why=str(error), then="everything is read again"
+                )
+                wait = FIRST_WAIT_SECONDS
             except Compacted:
                 log.info("datastore.compacted", prefix=prefix)
                 wait = FIRST_WAIT_SECONDS
@@ -121,10 +135,12 @@ class Syncer:
 
     async def _one_round(self, prefix: str) -> None:
         listing = await self._store.list(prefix)
+        self.revision = listing.revision
         self._cluster.replace(prefix, listing.values)
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
             self._heard()
+            self.revision = max(self.revision, event.revision)
             if isinstance(event, Changed):
                 self._cluster.apply(event.key, event.value)
                 self._changed()

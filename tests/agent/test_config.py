@@ -73,7 +73,7 @@ def test_a_password_file_open_to_everybody_is_refused(tmp_path: Path) -> None:
     file.write_text("secret\n")
     file.chmod(0o644)
     config = load(None, {"TORTIE_ETCD_PASSWORD_FILE": str(file)}, {"node.name": "n"})
-    with pytest.raises(ConfigError, match="open to everybody"):
+    with pytest.raises(ConfigError, match=r"has mode 0644: too open for a secret; chmod it to 0640 or less"):
         password(config.etcd)
     file.chmod(0o640)
     assert password(config.etcd) == "secret"

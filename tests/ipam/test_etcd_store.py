@@ -8,7 +8,6 @@ from contextlib import aclosing
 
 import pytest
 
-from ipam import etcd as module
 from ipam.errors import Compacted, StoreError, StoreRefused, StoreUnavailable
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.etcd_messages import rpc
@@ -85,9 +84,8 @@ async def test_a_watch_loses_and_invents_nothing_when_etcd_restarts(server: Etcd
     await writer.close()
 
 
-async def test_a_silent_watch_asks_for_a_sign_of_life(server: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
-    store = EtcdStore(EtcdConfig((server.endpoint,)))
+async def test_a_silent_watch_asks_for_a_sign_of_life(server: Etcd) -> None:
+    store = EtcdStore(EtcdConfig((server.endpoint,)), heartbeat_seconds=0.1)
     follower = Follower(store, "/silent/", await put(store, "/silent-before") + 1)
     await follower.until_heartbeat()
     await follower.until_heartbeat()
@@ -95,17 +93,17 @@ async def test_a_silent_watch_asks_for_a_sign_of_life(server: Etcd, monkeypatch:
     await store.close()
 
 
-async def test_a_frozen_etcd_is_noticed_and_the_watch_goes_on_after_it(
-    server: Etcd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 2.0)
+async def test_a_frozen_etcd_is_noticed_and_the_watch_goes_on_after_it(server: Etcd) -> None:
     store = EtcdStore(EtcdConfig((server.endpoint,), call_seconds=1.0))
-    patient = EtcdStore(EtcdConfig((server.endpoint,)))
+    patient = EtcdStore(EtcdConfig((server.endpoint,)), heartbeat_seconds=0.1, silence_seconds=2.0)
     revision = await put(patient, "/frozen-before")
     follower = Follower(patient, "/frozen/", revision + 1)
     hasty = Follower(
-        EtcdStore(EtcdConfig((server.endpoint,), patience_seconds=1.0)), "/frozen/", revision + 1
+        EtcdStore(
+            EtcdConfig((server.endpoint,), patience_seconds=1.0), heartbeat_seconds=0.1, silence_seconds=2.0
+        ),
+        "/frozen/",
+        revision + 1,
     )
     await follower.until_heartbeat()
     await hasty.until_heartbeat()
@@ -212,16 +210,13 @@ def test_wrong_settings_are_one_sentence(settings: dict[str, object], sentence: 
         EtcdConfig(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("endpoints", "target"),
-    [
-        (("http://10.0.0.1:2379", "10.0.0.2"), "ipv4:10.0.0.1:2379,10.0.0.2:2379"),
-        (("[fd00::1]:1", "http://[fd00::2]"), "ipv6:[fd00::1]:1,[fd00::2]:2379"),
-        (("etcd.example:2379",), "dns:///etcd.example:2379"),
-    ],
-)
-def test_endpoints_become_one_target(endpoints: tuple[str, ...], target: str) -> None:
-    assert EtcdConfig(endpoints).target == target
+def test_each_endpoint_has_a_target_and_a_name_of_its_own() -> None:
+    config = EtcdConfig(("https://10.0.0.1:2379", "https://[fd00::2]", "https://etcd.example:1"))
+    assert config.targets == (
+        ("ipv4:10.0.0.1:2379", "10.0.0.1"),
+        ("ipv6:[fd00::2]:2379", "fd00::2"),
+        ("dns:///etcd.example:1", "etcd.example"),
+    )
 
 
 def test_a_password_is_never_shown() -> None:

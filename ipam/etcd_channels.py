@@ -1,0 +1,248 @@
+"""Connections to etcd's members: one each, so each proves its own name; a call goes to one that is up.
+
+Promises: the member in use is kept until it fails; then the next one that is connected takes over at once. TLS files
+are looked at again before each call: new ones that fit together replace all connections, others change nothing and
+`trouble` says why. Does not know: what is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from ipam.certificate import valid_until
+from ipam.errors import StoreUnavailable
+from ipam.etcd_config import EtcdConfig
+from ipam.etcd_messages import rpc
+
+MOST_MESSAGE_BYTES = 256 << 20
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Without ping_timeout a frozen server is not noticed for minutes; a shared subchannel would outlive its files."""
+
+EXPIRES_SOON = timedelta(days=14)
+"""A certificate that ends within this time is a warning."""
+
+Stamp = tuple[tuple[int, int, int], ...]
+"""Modification time, inode and size of each TLS file."""
+
+
+@dataclass(slots=True)
+class Link:
+    """One member's connection."""
+
+    endpoint: str
+    channel: Any
+    _stubs: dict[str, Any] = field(default_factory=dict)
+
+    def stub(self, name: str) -> Any:
+        """A service of etcd's: `KV`, `Watch`, `Lease`, `Auth`."""
+        if name not in self._stubs:
+            self._stubs[name] = getattr(rpc, f"{name}Stub")(self.channel)
+        return self._stubs[name]
+
+    @property
+    def state(self) -> Any:
+        """Whether it is connected; asking makes an idle one connect."""
+        return self.channel.get_state(try_to_connect=True)
+
+
+class Channels:
+    """All members' connections."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        """Connects lazily. Raises ValueError when a TLS file cannot be used."""
+        self._config = config
+        self._stamp = self._tried = _stamp(config)
+        self._credentials = _credentials(config)
+        self.expiries: Mapping[str, datetime] = _expiries(config)
+        """TLS file -> until when its first certificate is valid."""
+        self.trouble: str | None = None
+        """Why newer TLS files are not used."""
+        self.rotations = 0
+        """How often TLS files were taken anew."""
+        self._links: list[Link] = []
+        self._first = 0
+        """Which member is asked first."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+
+    @property
+    def endpoint(self) -> str:
+        """The member in use, or the one that is tried first."""
+        return self._config.endpoints[self._first]
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set once all was given up."""
+        return self._closed
+
+    async def ready(self) -> Link:
+        """A connected member. Raises StoreUnavailable after the deadline of a call."""
+        try:
+            async with asyncio.timeout(self._config.call_seconds):
+                while True:
+                    if self._closed.is_set():
+                        raise StoreUnavailable("this connection to etcd was closed")
+                    self._refresh()
+                    links = self._opened()
+                    states = [link.state for link in links]
+                    for number in range(len(links)):
+                        at = (self._first + number) % len(links)
+                        if states[at] is grpc.ChannelConnectivity.READY:
+                            self._first = at
+                            return links[at]
+                    await self._any_change(links, states)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"no answer within {self._config.call_seconds:g} s from {', '.join(self._config.endpoints)}"
+                f"{f' ({self.trouble})' if self.trouble else ''}"
+            ) from None
+
+    def failed(self, link: Link) -> None:
+        """A call to this member had no answer: another is asked first from now on."""
+        if link in self._links and self._links.index(link) == self._first:
+            self._first = (self._first + 1) % len(self._links)
+
+    async def _any_change(self, links: list[Link], states: list[Any]) -> None:
+        """Wait until a state is not the one that was seen."""
+        waits = [
+            asyncio.ensure_future(link.channel.wait_for_state_change(state))
+            for link, state in zip(links, states, strict=True)
+        ]
+        waits.append(asyncio.ensure_future(self._closed.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def _opened(self) -> list[Link]:
+        if not self._links:  # made inside the running loop, which grpc.aio binds them to
+            for endpoint, (target, authority) in zip(
+                self._config.endpoints, self._config.targets, strict=True
+            ):
+                options: list[tuple[str, int | str]] = [*OPTIONS]
+                if self._credentials is None:
+                    channel = aio.insecure_channel(target, options=options)
+                else:
+                    options.append(("grpc.default_authority", authority))
+                    channel = aio.secure_channel(target, self._credentials, options=options)
+                self._links.append(Link(endpoint, channel))
+        return self._links
+
+    def _refresh(self) -> None:
+        """Take new TLS files, if they are good."""
+        if not self._config.secure or (stamp := _stamp(self._config)) in (self._stamp, self._tried):
+            return
+        self._tried = stamp
+        try:
+            self._credentials, self.expiries = _credentials(self._config), _expiries(self._config)
+        except ValueError as error:
+            self.trouble = f"{error}; the former files stay in use"
+            return
+        self._stamp, self.trouble = stamp, None
+        self.rotations += 1
+        old, self._links = self._links, []
+        for link in old:
+            closing = asyncio.create_task(link.channel.close(self._config.call_seconds))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def status(self) -> dict[str, Any]:
+        """For people: the member in use, and until when the certificates are valid."""
+        return {
+            "endpoint": self.endpoint,
+            "certificates": dict(self.expiries),
+            "certificates_trouble": self.trouble,
+            "rotations": self.rotations,
+        }
+
+    def warnings(self, now: datetime) -> list[str]:
+        """What about the certificates wants doing."""
+        found = [self.trouble] if self.trouble is not None else []
+        for path, until in self.expiries.items():
+            if until - now < EXPIRES_SOON:
+                word = "has expired" if until <= now else "expires"
+                found.append(
+                    f"etcd TLS file {path} {word} at {until:%Y-%m-%d %H:%M} UTC; put a new one in its place"
+                )
+        return found
+
+    async def close(self) -> None:
+        """Give all up."""
+        self._closed.set()
+        links, self._links = self._links, []
+        for closing in tuple(self._closing):
+            closing.cancel()
+            with suppress(asyncio.CancelledError):
+                await closing
+        for link in links:
+            await link.channel.close()
+
+
+def _files(config: EtcdConfig) -> list[str]:
+    return [path for path in (config.ca_file, config.cert_file, config.key_file) if path is not None]
+
+
+def _stamp(config: EtcdConfig) -> Stamp:
+    found = []
+    for path in _files(config):
+        try:
+            status = os.stat(path)
+        except OSError:
+            return ()
+        found.append((status.st_mtime_ns, status.st_ino, status.st_size))
+    return tuple(found)
+
+
+def _credentials(config: EtcdConfig) -> Any:
+    """Raises ValueError when a file cannot be read, is none, or certificate and key are not a pair."""
+    if not config.secure:
+        return None
+    ca, key, cert = (config.read(path) for path in (config.ca_file, config.key_file, config.cert_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ca is not None:
+            context.load_verify_locations(cadata=ca.decode())
+    except (ssl.SSLError, UnicodeDecodeError, ValueError):
+        raise ValueError(f"etcd TLS file {config.ca_file}: holds no certificate in PEM form") from None
+    if config.cert_file is not None:
+        try:
+            context.load_cert_chain(config.cert_file, config.key_file, password=lambda: b"")
+        except (OSError, ValueError):  # ssl.SSLError is an OSError
+            raise ValueError(
+                f"etcd TLS files {config.cert_file} and {config.key_file}: not a certificate and its own key "
+                "without a password, in PEM form"
+            ) from None
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _expiries(config: EtcdConfig) -> dict[str, datetime]:
+    found = {}
+    for path in (config.ca_file, config.cert_file) if config.secure else ():
+        if path is not None:
+            until = valid_until(Path(path).read_text(errors="replace"))
+            if until is not None:
+                found[path] = until
+    return found

@@ -1,0 +1,207 @@
+"""What a node's facts see of a datastore that loses members, certificates, its memory: nothing that is not so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import structlog
+
+from agent.clock import SystemClock
+from agent.datastore.cluster import Cluster
+from agent.datastore.syncer import Syncer
+from ipam.errors import StoreError
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.keys import resource_key
+from ipam.model import NodeName
+from ipam.store import Committed, Put, Store
+from tests.fixtures.etcd import start_etcd
+from tests.fixtures.etcd_cluster import Authority, Member, start_cluster
+
+ME = NodeName("node-1")
+WAIT_SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[Authority, list[Member]]]:
+    with start_cluster() as running:
+        yield running
+
+
+def settings(authority: Authority, members: list[Member], client: str) -> EtcdConfig:
+    authority.issue(client)
+    files = (authority.file(name) for name in ("ca.pem", f"{client}.pem", f"{client}.key"))
+    return EtcdConfig(tuple(member.endpoint for member in members), *files, call_seconds=1.0)
+
+
+async def register(store: Store, name: str) -> None:
+    """One more node; asked again until it is there."""
+    document = {"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": {"name": name}}
+    value = json.dumps({**document, "spec": {"bgp": {"ipv4Address": "10.0.0.1/24"}}}).encode()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                outcome = await store.commit((), (Put(resource_key("nodes", name), value),))
+            except StoreError:
+                continue
+            assert isinstance(outcome, Committed)
+            return
+
+
+class Watched:
+    """A node's facts, with every picture of the nodes that was ever seen."""
+
+    def __init__(self, store: EtcdStore) -> None:
+        self.cluster = Cluster(ME)
+        self.pictures: list[tuple[bool, frozenset[str]]] = []
+        self._bell = asyncio.Event()
+        self.syncer = Syncer(store, self.cluster, SystemClock(), self._changed)
+
+    def _changed(self) -> None:
+        self.pictures.append((self.syncer.in_sync, frozenset(self.cluster.nodes)))
+        self._bell.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                await self._bell.wait()
+                self._bell.clear()
+
+    async def until_known(self, *names: str) -> None:
+        await self.until(lambda: self.syncer.in_sync and set(names) <= self.cluster.nodes.keys())
+
+    @property
+    def lost(self) -> list[frozenset[str]]:
+        """Nodes that were known and then not, picture by picture."""
+        names = [found for _, found in self.pictures]
+        return [before - after for before, after in pairwise(names) if before - after]
+
+
+@asynccontextmanager
+async def following(store: EtcdStore) -> AsyncIterator[Watched]:
+    watched = Watched(store)
+    task = asyncio.create_task(watched.syncer.run())
+    try:
+        await watched.until(lambda: watched.syncer.in_sync)
+        yield watched
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.close()
+
+
+async def test_members_die_one_by_one_and_no_fact_is_lost(cluster: tuple[Authority, list[Member]]) -> None:
+    authority, members = cluster
+    writer = EtcdStore(settings(authority, members, "writer"))
+    await register(writer, "start")
+    async with following(EtcdStore(settings(authority, members, "follower"))) as watched:
+        await watched.until_known("start")
+        for number, member in enumerate(members):
+            member.kill()
+            await register(writer, f"without-{number}")
+            await watched.until_known(f"without-{number}")
+            member.start()
+            await asyncio.to_thread(member.until_healthy)
+        assert watched.lost == []
+        assert watched.syncer.went_back == 0
+    await writer.close()
+
+
+async def test_each_member_must_bear_its_own_name_in_its_certificate(
+    cluster: tuple[Authority, list[Member]],
+) -> None:
+    authority, members = cluster
+    config = settings(authority, members[:1], "named")
+    wrong = EtcdConfig(
+        (f"https://127.0.0.1:{members[0].endpoint.rpartition(':')[2]}",),
+        config.ca_file,
+        config.cert_file,
+        config.key_file,
+        call_seconds=0.5,
+    )
+    for one, answers in ((config, True), (wrong, False)):
+        store = EtcdStore(one)
+        try:
+            await store.get("/a")
+            assert answers
+        except StoreError:
+            assert not answers
+        await store.close()
+
+
+async def test_a_certificate_expires_is_replaced_and_nothing_starts_again(
+    cluster: tuple[Authority, list[Member]],
+) -> None:
+    authority, members = cluster
+    writer = EtcdStore(settings(authority, members, "steady"))
+    store = EtcdStore(settings(authority, members, "rotated"))
+    file = authority.file("rotated.pem")
+    async with following(store) as watched:
+        authority.issue("rotated", days=-1)
+        with pytest.raises(StoreError):  # the call closes the connections that the former certificate made
+            await store.get("/a")
+        (warning,) = store.channels.warnings(SystemClock().wall())
+        assert f"{file} has expired at 2" in warning
+        assert watched.syncer.in_sync
+        authority.issue("rotated", days=3)
+        await register(writer, "after-rotation")
+        await watched.until_known("after-rotation")
+        left = store.channels.expiries[file] - SystemClock().wall()
+        assert timedelta(days=2) < left <= timedelta(days=3)
+        assert (watched.lost, store.channels.rotations) == ([], 2)
+    await writer.close()
+
+
+async def test_half_written_certificates_are_not_taken(cluster: tuple[Authority, list[Member]]) -> None:
+    authority, members = cluster
+    store = EtcdStore(settings(authority, members, "half"))
+    await store.get("/a")
+    Path(authority.file("half.pem")).write_text("-----BEGIN CERTIFICATE-----\n")
+    await store.get("/a")
+    assert "half.pem" in (store.channels.trouble or "")
+    assert "the former files stay in use" in (store.channels.trouble or "")
+    authority.issue("half")
+    await store.get("/a")
+    assert store.channels.trouble is None
+    await store.close()
+
+
+async def test_a_restored_backup_is_read_again_deletes_only_when_complete_and_warns() -> None:
+    with start_etcd() as server:
+        config = EtcdConfig((server.endpoint,))
+        writer = EtcdStore(config)
+        await register(writer, "old")
+        copy = await asyncio.to_thread(server.backup)
+        with structlog.testing.capture_logs() as said:
+            async with following(EtcdStore(config)) as watched:
+                for number in range(5):
+                    await register(writer, f"forgotten-{number}")
+                    await watched.until_known(f"forgotten-{number}")
+                await asyncio.to_thread(server.restore, copy)
+                await watched.until(lambda: set(watched.cluster.nodes) == {"old"})
+                await watched.until(lambda: watched.syncer.in_sync)
+                assert watched.syncer.went_back >= 1
+        assert "datastore.went_back" in {line["event"] for line in said}
+        assert len(watched.lost) == 1  # all at once, from one whole list
+        await writer.close()
+
+
+async def test_another_cluster_with_higher_revisions_is_noticed_too() -> None:
+    with start_etcd() as server:
+        config = EtcdConfig((server.endpoint,))
+        writer = EtcdStore(config)
+        await register(writer, "old")
+        async with following(EtcdStore(config)) as watched:
+            await watched.until_known("old")
+            await asyncio.to_thread(server.replace)
+            for number in range(10):
+                await register(writer, f"new-{number}")
+            await watched.until(lambda: set(watched.cluster.nodes) == {f"new-{n}" for n in range(10)})
+            assert watched.syncer.went_back >= 1
+        await writer.close()
