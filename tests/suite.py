@@ -26,11 +26,13 @@ class Shard:
 
 
 def shards() -> list[Shard]:
-    """The parts; the two heavy ones are alone, so that two cores are enough."""
+    """The parts; the heavy ones are alone, so that two cores are enough."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    without_interop = ["--ignore", "tests/interop"]
     guest = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(SHARD_SECONDS - 100), "--"]
     return [
-        Shard("cores, contracts, kernel, interop", [*pytest, "-m", "not lab and not ipip"]),
+        Shard("cores, contracts, kernel", [*pytest, "-m", "not lab and not ipip", *without_interop]),
+        Shard("interop: BIRD, FRR, GoBGP", [*pytest, "tests/interop"]),
         Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
         Shard("machines with systemd", [*pytest, "-m", "lab", "tests/systemd"]),
         Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-m", "ipip"]),

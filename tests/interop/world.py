@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ import structlog
 
 from agent.clock import SystemClock
 from bgp.config import PeerConfig, SpeakerConfig
+from bgp.families import Address, Family
 from bgp.speaker import Speaker
 
 CLONE_NEWNET = 0x40000000
-OURS, THEIRS = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
+OURS, THEIRS, THIRD = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"), IPv4Address("10.9.0.3")
+"""THIRD is a second speaker of ours, beside the first."""
+OURS6, THEIRS6 = IPv6Address("fd09::1"), IPv6Address("fd09::2")
 WAIT_SECONDS = 30
 LONGEST_LINE_WAIT = 30
+LOOK_SECONDS = 0.02
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,6 +49,11 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+def _at_once(address: str) -> list[str]:
+    """An IPv6 address is usable only after duplicate detection, unless that is left out."""
+    return ["nodad"] if ":" in address else []
+
+
 @contextmanager
 def two_namespaces() -> Iterator[Far]:
     """Move this thread into a new namespace, joined to another; both vanish with their last user."""
@@ -59,10 +68,12 @@ def two_namespaces() -> Iterator[Far]:
         far = Far(holder.pid)
         _ip("link", "set", "lo", "up")
         _ip("link", "add", "near0", "type", "veth", "peer", "name", "far0", "netns", str(holder.pid))
-        _ip("address", "add", f"{OURS}/24", "dev", "near0")
+        for address in (f"{OURS}/24", f"{THIRD}/24", f"{OURS6}/64"):
+            _ip("address", "add", address, "dev", "near0", *_at_once(address))
         _ip("link", "set", "near0", "up")
         far.run("ip", "link", "set", "lo", "up")
-        far.run("ip", "address", "add", f"{THEIRS}/24", "dev", "far0")
+        for address in (f"{THEIRS}/24", f"{THEIRS6}/64"):
+            far.run("ip", "address", "add", address, "dev", "far0", *_at_once(address))
         far.run("ip", "link", "set", "far0", "up")
         yield far
     finally:
@@ -97,6 +108,13 @@ class Output:
         await self.process.communicate()
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody rings a bell for."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+
+
 async def start(*command: str, errors: bool = False) -> Output:
     """Run a command and read its output (or its errors)."""
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
@@ -115,24 +133,37 @@ class Ours:
     asn: int = 64512
     peer_as: int = 64512
     hold_seconds: int = 9
+    address: IPv4Address = OURS
+    peer: Address = THEIRS
+    families: frozenset[Family] = frozenset({Family.IPV4})
     more: dict[str, Any] = field(default_factory=dict)
     """Further fields of PeerConfig."""
+    others: tuple[PeerConfig, ...] = ()
+    """Peers besides `peer`."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     speaker: Speaker = field(init=False)
     task: asyncio.Task[None] | None = None
 
     def start(self, *prefixes: str, restarting: bool = False) -> None:
-        config = SpeakerConfig(self.asn, OURS, OURS, restarting=restarting)
+        second = OURS6 if self.address == OURS else None
+        config = SpeakerConfig(
+            self.asn, self.address, self.address, restarting=restarting, second_address=second
+        )
         self.speaker = Speaker(config, SystemClock(), self.changed.set, structlog.get_logger())
         peer = PeerConfig(
-            THEIRS, self.peer_as, hold_seconds=self.hold_seconds, local_address=OURS, **self.more
+            self.peer,
+            self.peer_as,
+            hold_seconds=self.hold_seconds,
+            local_address=self.address if self.peer.version == 4 else OURS6,
+            families=self.families,
+            **self.more,
         )
-        self.speaker.configure({THEIRS: peer})
+        self.speaker.configure({one.address: one for one in (peer, *self.others)})
         self.announce(*prefixes)
         self.task = asyncio.create_task(self.speaker.run())
 
     def announce(self, *prefixes: str) -> None:
-        self.speaker.announce(frozenset(IPv4Network(prefix) for prefix in prefixes))
+        self.speaker.announce(frozenset(map(ip_network, prefixes)))
 
     async def kill(self) -> None:
         """As the kernel does with a killed process: TCP is gone, nothing is said."""
@@ -140,8 +171,8 @@ class Ours:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    async def until(self, condition: Callable[[Speaker], bool]) -> None:
-        async with asyncio.timeout(WAIT_SECONDS):
+    async def until(self, condition: Callable[[Speaker], bool], seconds: float = WAIT_SECONDS) -> None:
+        async with asyncio.timeout(seconds):
             while not condition(self.speaker):
                 await self.changed.wait()
                 self.changed.clear()
