@@ -14,7 +14,8 @@ from bgp.config import PeerConfig
 from bgp.families import Family
 from bgp.speaker import Speaker
 from bgp.status import PeerStatus
-from tests.interop.daemons import DAEMONS, THEIR_BLOCK, THEIR_BLOCK6, Daemon, Setup
+from tests.interop.daemon import THEIR_BLOCK, THEIR_BLOCK6, Daemon, Setup
+from tests.interop.daemons import DAEMONS
 from tests.interop.world import OURS, OURS6, THEIRS, THEIRS6, THIRD, Far, Ours, eventually, two_namespaces
 
 BLOCK, OTHER, LATER, THIRDS = "192.168.1.0/26", "192.168.2.0/26", "192.168.3.0/26", "192.168.4.0/26"
