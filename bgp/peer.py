@@ -48,6 +48,8 @@ class Peer:
     ) -> None:
         self.config = config
         self._speaker = speaker
+        self._held: list[AdjRibOut] = []
+        """Whose End-of-RIB waits until our restart is over."""
         self.restarting = speaker.restarting
         """Whether our own restart is still under way (R bit); the router clears it."""
         self.last_error = ""
@@ -112,7 +114,10 @@ class Peer:
             return float("-inf") if heard_all else self._began + COMING_UP_SECONDS
         if all(self.intakes[family].heard_all for family in self.outs):
             return float("-inf")
-        return float("inf") if self._restart_of(self.session) is not None else self._up_at + TELLING_SECONDS
+        restart = self._restart_of(self.session)
+        # Who restarts as well may be waiting for us, so he is not waited for without end (RFC 4724 section 4.1).
+        waits = restart is not None and not restart.restarting
+        return float("inf") if waits else self._up_at + TELLING_SECONDS
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -317,8 +322,24 @@ class Peer:
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         session = self._sessions[connection]
         self.outs = {family: AdjRibOut(family) for family in sorted(session.context.families)}
+        self._held = list(self.outs.values()) if self._waits_for_others() else []
+        for out in self._held:
+            out.filling += 1
         outputs += self.hearing.returned(session, self._restart_of(session), now)
         return [*outputs, Established()]
+
+    def _waits_for_others(self) -> bool:
+        """RFC 4724 section 4.1: after a restart, End-of-RIB to whom we pass on what others tell waits for these."""
+        passes_on = (
+            not self.hearing.internal or self._speaker.cluster_id or self.config.route_reflector_client
+        )
+        return self.restarting and bool(passes_on)
+
+    def restarted(self) -> None:
+        """Our own restart is over: all others have told all, or had time to."""
+        for out in self._held:
+            out.filling -= 1
+        self._held, self.restarting = [], False
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
         """RFC 2918, RFC 7313 section 4."""

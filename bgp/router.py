@@ -227,7 +227,7 @@ class Router:
         if not self.converged and self._configured and now >= self._settled_at() and not self.is_busy:
             self.converged = True
             for peer in self.peers.values():
-                peer.restarting = False
+                peer.restarted()
         wire, self._wire = self._wire, []
         for _, one in wire:
             if isinstance(one, Close):

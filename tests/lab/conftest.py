@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from agent.lab import life, processes
 from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
+from agent.lab.plan import Mode
 from agent.lab.pods import add
 from agent.lab.routes import table
 
@@ -97,28 +97,29 @@ def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 class RouteMonitors:
-    """`ip monitor route` on every node of a lab, proved to be listening."""
+    """`ip monitor route` on every node of a lab (and in other namespaces, by name), proved to be listening."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self._files = {node.name: directory / node.name for node in lab.plan.nodes}
+    def __init__(self, lab: Lab, directory: Path, others: Mapping[str, str] | None = None) -> None:
+        self._spaces = {node.name: node.namespace for node in lab.plan.nodes} | dict(others or {})
+        self._files = {name: directory / name for name in self._spaces}
         self._running = []
-        for node in lab.plan.nodes:
-            command = processes.inside(node.namespace, ["ip", "monitor", "route"])
-            with self._files[node.name].open("w") as output:
+        for name, namespace in self._spaces.items():
+            command = processes.inside(namespace, ["ip", "monitor", "route"])
+            with self._files[name].open("w") as output:
                 self._running.append(subprocess.Popen(command, stdout=output))
         try:
-            for node in lab.plan.nodes:
-                processes.wait_for("the monitor", lambda: self._hears(node), 20)  # noqa: B023
+            for name in self._spaces:
+                processes.wait_for("the monitor", lambda: self._hears(name), 20)  # noqa: B023
         except processes.LabError:
             self.close()
             raise
 
-    def _hears(self, node: LabNode) -> bool:
+    def _hears(self, name: str) -> bool:
         """Whether the monitor reports a foreign route that comes and goes: then nothing that follows is missed."""
         for verb in ("add", "del"):
-            words = processes.inside(node.namespace, ["ip", "route", verb, PROOF, "dev", "lo"])
+            words = processes.inside(self._spaces[name], ["ip", "route", verb, PROOF, "dev", "lo"])
             subprocess.run(words, capture_output=True, check=False)
-        return self._files[node.name].read_text().count(PROOF) >= 2
+        return self._files[name].read_text().count(PROOF) >= 2
 
     def events(self) -> dict[str, list[str]]:
         """Node -> what was reported besides the proof."""

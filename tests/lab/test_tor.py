@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from agent.lab import life, processes
 from agent.lab.life import Lab
 from agent.lab.plan import LabNode, Mode, gateway
 from agent.lab.routes import table
-from tests.lab.conftest import MakeLab, tortie
+from tests.lab.conftest import MakeLab, RouteMonitors, tortie
 
 pytestmark = pytest.mark.lab
 
@@ -46,6 +47,7 @@ class Tor:
             f"""
             router id {own};
             protocol device {{}}
+            protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
             protocol static {{ ipv4; route {WANTED} blackhole; route {REFUSED} blackhole; }}
             template bgp rack {{
               local {own} as 65001;
@@ -88,10 +90,29 @@ def tor(lab: Lab, directory: Path) -> Iterator[Tor]:
 
 def session(node: LabNode) -> tuple[str, str]:
     """State of the session with the router, and since when."""
-    status = processes.agent_status(node)
-    assert status is not None
+    status = processes.agent_status(node) or {"peers": []}
     found = [peer for peer in status["peers"] if peer["description"] == "tor"]
     return (found[0]["state"], found[0]["since"]) if found else ("", "")
+
+
+def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
+    """An agent is killed and comes back: the router's kernel and the other node's hear nothing of it."""
+    victim, before = lab.plan.nodes[0], router.routes()
+    monitors = RouteMonitors(lab, directory, {"fabric": lab.plan.fabric})
+    try:
+        processes.stop_agent(victim, signal.SIGKILL)
+        processes.start_agent(victim)
+        processes.wait_for("its session with the router", lambda: session(victim)[0] == "Established", 30)
+        processes.wait_for("convergence", lambda: converged(victim), 60)
+        assert router.routes() == before
+        assert monitors.events() == {name: [] for name in ("node1", "node2", "fabric")}
+    finally:
+        monitors.close()
+
+
+def converged(node: LabNode) -> bool:
+    status = processes.agent_status(node)
+    return status is not None and bool(status["converged"])
 
 
 def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
@@ -147,6 +168,7 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
             SESSION_SECONDS,
         )
         assert [session(node) for node in nodes] == before
+        restart_unnoticed(lab, router, tmp_path)
         # The password is really asked for: with another one the session cannot come up again.
         secret.write_text("wrong\n")
         life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password, keepaliveTime="3s"))
