@@ -1,41 +1,26 @@
-"""Settings: a TOML file, then environment, then flags; the last word wins.
+"""The settings: every key with its type, its default and its meaning, and what else must hold.
 
-Promises: one frozen, checked value; an unknown key or a wrong type is one sentence that names file and key. Passwords
-are never settings: only the path of a file that holds one.
-Does not know: who uses which setting.
+Promises: a frozen value; a wrong one is one sentence that begins with its key. Passwords are never settings: only the
+path of a file that holds one. The text below each key is what docs/configuration.md says.
+Does not know: where settings come from (agent.configuration), who uses which.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
-import tomllib
-from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from agent.address_method import method
 
-DEFAULT_FILE = Path("/etc/tortie/agent.toml")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
-CALICO_ENVIRONMENT = {
-    "ETCD_ENDPOINTS": "etcd.endpoints",
-    "ETCD_CA_CERT_FILE": "etcd.ca_file",
-    "ETCD_CERT_FILE": "etcd.cert_file",
-    "ETCD_KEY_FILE": "etcd.key_file",
-    "ETCD_USERNAME": "etcd.username",
-    "IP_AUTODETECTION_METHOD": "node.method",
-    "IP6_AUTODETECTION_METHOD": "node.method6",
-}
-"""What calicoctl's users have in their environment already; TORTIE_* goes first."""
 
 
 class ConfigError(Exception):
@@ -55,6 +40,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     address6: str = ""
     """The same for IPv6. Empty: found as soon as there is an IPv6 pool; `none`: never."""
     method6: str = "route"
+    """How the IPv6 address is found, in the same words."""
     labels: dict[str, str] = {}
     """Labels set on the Node resource, for nodeSelector."""
 
@@ -63,17 +49,24 @@ class EtcdSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The datastore."""
 
     endpoints: list[str] = msgspec.field(default_factory=lambda: ["http://127.0.0.1:2379"])
+    """Every member: `http://host:port` or `https://host:port`; the next one takes over when one fails."""
     ca_file: str = ""
+    """Who signed the members' certificates, in PEM form. This and the next two are read again when they change."""
     cert_file: str = ""
+    """This client's certificate, in PEM form; goes with `key_file`."""
     key_file: str = ""
+    """Its key, without a password; mode 0640 or less."""
     username: str = ""
+    """For password authentication; goes with `password_file`."""
     password_file: str = ""
+    """The file that holds the password, mode 0640 or less; read at each login."""
 
 
 class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The speaker's timers."""
 
     hold_seconds: int = 90
+    """A peer that is silent this long is gone (RFC 4271); 0 or at least 3."""
     restart_seconds: int = 120
     """How long peers keep our routes while this agent is away (RFC 4724)."""
     deferral_seconds: float = 60.0
@@ -90,10 +83,15 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Of routes to pools without VXLAN: `bgp`, or `datastore`, where no BGP is; VXLAN's are the datastore's always."""
 
     learned: int = 12
+    """Of routes from BGP."""
     blackhole: int = 12
+    """Of the blackhole behind each of this node's blocks."""
     datastore: int = 80
+    """Of VXLAN's routes, and of all when `source` is `datastore`."""
     tunnel: int = 3
+    """Of what else stands on the tunnel devices."""
     workload: int = 3
+    """Of the routes to this node's own pods."""
 
 
 class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,7 +109,9 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Directories of this agent's own."""
 
     run: str = "/run/tortie"
+    """Sockets and the lock."""
     state: str = "/var/lib/tortie"
+    """What outlives a boot: the CNI journal, whether the node is drained."""
     secrets: str = "/etc/tortie/secrets"
     """Passwords of BGP peers: the file NAME/KEY below it for each secretKeyRef."""
 
@@ -127,6 +127,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, and in which form."""
 
     level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
     format: str = "human"
     """`human` or `json`; both go to standard error."""
 
@@ -164,83 +165,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.paths.run) / "agent.sock"
 
 
-def load(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Config:
-    """Read, overlay and check. `flags` maps `section.key` to text.
-
-    A file named on purpose must exist; the default one may be missing. Raises ConfigError.
-    """
-    raw = _file(path)
-    for name, dotted in CALICO_ENVIRONMENT.items():
-        if environment.get(name):
-            _overlay(raw, dotted, environment[name], name)
-    for section in Config.__struct_fields__:
-        for key in _section(section).__struct_fields__:
-            name = f"TORTIE_{section}_{key}".upper()
-            if name in environment:
-                _overlay(raw, f"{section}.{key}", environment[name], name)
-    for dotted, text in flags.items():
-        _overlay(raw, dotted, text, f"--{dotted.replace('.', '-').replace('_', '-')}")
-    try:
-        config = msgspec.convert(raw, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path or DEFAULT_FILE}: {_sentence(str(error), raw)}") from error
-    _check(config)
-    return config
-
-
-def _file(path: Path | None) -> dict[str, Any]:
-    source = path or DEFAULT_FILE
-    try:
-        return tomllib.loads(source.read_text())
-    except FileNotFoundError:
-        if path is None:
-            return {}
-        raise ConfigError(
-            f"{source}: no such file; name an existing one with --config, or leave it out"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from error
-
-
-def _section(name: str) -> type[Struct]:
-    kind = type(getattr(Config(), name))
-    assert issubclass(kind, Struct)
-    return kind
-
-
-def _overlay(raw: dict[str, Any], dotted: str, text: str, origin: str) -> None:
-    section, key = dotted.split(".")
-    default = getattr(getattr(Config(), section), key)
-    value: Any = text
-    try:
-        if isinstance(default, list):
-            value = [part.strip() for part in text.split(",") if part.strip()]
-        elif isinstance(default, dict):
-            value = dict(part.split("=", 1) for part in text.split(",") if part)
-        elif isinstance(default, bool):
-            value = {"true": True, "false": False}[text.lower()]
-        elif isinstance(default, int | float):
-            value = type(default)(text)
-    except (ValueError, KeyError):
-        raise ConfigError(f"{origin}: {text!r} is not a value for {dotted}") from None
-    raw.setdefault(section, {})[key] = value
-
-
-def _sentence(message: str, raw: Mapping[str, Any]) -> str:
-    fault, _, path = message.partition(" - at ")
-    dotted = path.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.search(r"unknown field `([^`]*)`", message)
-    if not unknown:
-        return f"{dotted}: {fault[0].lower()}{fault[1:].replace('`', '')}"
-    known = _section(dotted).__struct_fields__ if dotted else Config.__struct_fields__
-    close = difflib.get_close_matches(unknown[1], known, n=1)
-    key = f"{dotted}.{unknown[1]}" if dotted else unknown[1]
-    return f"{key}: unknown key{f'; did you mean {close[0]}?' if close else ''}"
-
-
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
+    """What types alone do not say. Raises ConfigError, the key first."""
     _check_node(config.node)
     local_prefixes(config.bgp)
     name, etcd, bgp, log = config.node_name, config.etcd, config.bgp, config.log

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from agent import control
@@ -297,6 +298,7 @@ class Agent:
         return {
             "status": lambda: self._account.status(ready=self._supervision.ready),
             "addresses": self._record.listed,
+            "config": lambda: msgspec.to_builtins(self._config),
             "peers": self._mesh.status,
             "peer": control.WithText(self._mesh.peer),
             "paths": control.WithText(self._mesh.routes),

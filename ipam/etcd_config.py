@@ -47,6 +47,10 @@ class EtcdConfig:
         return f"EtcdConfig({', '.join(self.endpoints)})"  # never the password
 
     def _split(self, endpoint: str) -> tuple[str, str, int]:
+        if "@" in endpoint:  # not repeated: what stands before it is a secret
+            raise ValueError(
+                "etcd endpoints: no user or password in an endpoint; set etcd.username and etcd.password_file"
+            )
         default = "https" if self.ca_file or self.cert_file else "http"
         parts = urlsplit(endpoint if "//" in endpoint else f"{default}://{endpoint}")
         wrong = f"etcd endpoint {endpoint!r}"

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from agent import control
 from agent.cli.failure import CommandFailed
-from agent.config import Config, ConfigError, load
+from agent.config import Config, ConfigError
+from agent.configuration.loading import Loaded, loaded
 from agent.datastore.client import etcd_config
 from ipam.errors import IpamError, StoreUnavailable
 from ipam.etcd import EtcdStore
@@ -19,13 +20,18 @@ from ipam.store import Store
 Result = TypeVar("Result")
 
 
-def config(arguments: argparse.Namespace) -> Config:
-    """The settings this command runs with. Raises CommandFailed."""
+def settings(arguments: argparse.Namespace) -> Loaded:
+    """The settings this command runs with, and where each comes from. Raises CommandFailed."""
     flags = {"etcd.endpoints": arguments.etcd_endpoints} if arguments.etcd_endpoints else {}
     try:
-        return load(arguments.config, os.environ, flags)
+        return loaded(arguments.config, os.environ, flags)
     except ConfigError as error:
         raise CommandFailed(str(error)) from error
+
+
+def config(arguments: argparse.Namespace) -> Config:
+    """The settings this command runs with. Raises CommandFailed."""
+    return settings(arguments).config
 
 
 def asked(arguments: argparse.Namespace, question: str) -> Any:

@@ -23,6 +23,7 @@ COMMANDS = (
     "agent.cli.cni",
     "agent.cli.lab",
     "agent.cli.service",
+    "agent.cli.configuration",
 )
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 

@@ -11,7 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from agent.config import Config, ConfigError, load
+from agent.config import Config, ConfigError
+from agent.configuration.loading import load
 from agent.datastore.client import etcd_config
 
 

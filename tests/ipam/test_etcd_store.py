@@ -201,6 +201,7 @@ async def test_an_etcd_that_is_not_there_is_said_so_within_the_deadline() -> Non
         ({"endpoints": ("ftp://a:1",)}, "begins with http:// or https://"),
         ({"endpoints": ("http://a:1/path",)}, "must be a host and a port"),
         ({"endpoints": ("http://10.0.0.1:1", "https://10.0.0.2:1")}, "cannot be mixed"),
+        ({"endpoints": ("http://root:secret@a:1",)}, "no user or password in an endpoint"),
         ({"endpoints": ("a:1",), "cert_file": "x"}, "go together"),
         ({"endpoints": ("a:1",), "username": "x"}, "go together"),
     ],

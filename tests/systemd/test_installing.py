@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load
+from agent.configuration.loading import load
 from agent.service import evidence, layout
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record
