@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the schema itself: keys, types, defaults, and the text below each key.
+"""The page docs/configuration.md, made from the schema itself: keys, types, defaults, and the text below each key.
 
 Promises: pure but for reading the schema's source; what is not documented there raises. Does not know: the file.
 """
