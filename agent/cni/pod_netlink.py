@@ -8,8 +8,6 @@ Does not know: addresses' origin, the host's routes and sysctls (the reconciler'
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
 import socket
 import struct
@@ -20,9 +18,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.checking import PodState
 from agent.cni.pod_reading import IFLA_IFALIAS, link_alias, open_reading, read_state
+from agent.cni.pod_removal import RTM_SETLINK, Removal, by_name, exists
 from agent.dataplane import procfs
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.netlink_socket import Refused, RequestSocket, reason
+from agent.dataplane.netlink_socket import RequestSocket, reason
 from agent.dataplane.objects import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
 from agent.dataplane.rtlinks import (
     IFA_ADDRESS,
@@ -51,7 +50,7 @@ from agent.dataplane.rtnetlink import (
 from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.namespaces import HOME, entered
 
-RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
+RTM_NEWLINK = 16
 IFLA_NET_NS_FD = 28
 VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
@@ -67,10 +66,6 @@ LOOPBACK_INDEX = 1
 RT_SCOPE_UNIVERSE = 0
 
 _LINK = struct.Struct("=BxHiII")
-IFLA_GROUP = 27
-LEAVING_GROUP = 0x746F7274
-"""The group of links that are about to be removed: one request removes a whole group. A number nobody else uses."""
-_LEAVING = attribute(IFLA_GROUP, struct.pack("=I", LEAVING_GROUP))
 _ADDRESS = struct.Struct("=BBBBI")
 
 
@@ -79,9 +74,7 @@ class NetlinkPods:
 
     def __init__(self) -> None:
         self._requests = RequestSocket()
-        self._leaving: list[str] = []
-        self._turn: asyncio.Future[dict[str, tuple[int, str]]] | None = None
-        """Removes all that are leaving, in the next turn of the loop."""
+        self._removal = Removal()
 
     def close(self) -> None:
         """Close the socket."""
@@ -106,7 +99,7 @@ class NetlinkPods:
                     _switch(
                         (f"net/ipv6/conf/{wish.host_interface}/{name}", to) for name, to in HOST_SWITCHES_6
                     )
-                    up = _by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
+                    up = by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
                     await _carried_out(self._requests, [up], [f"{wish.host_interface} up"])
                 with entered(f"/proc/self/fd/{pod}"):
                     inside = RequestSocket()
@@ -125,37 +118,12 @@ class NetlinkPods:
             os.close(pod)
 
     async def detach(self, host_interface: str) -> None:
-        """Remove the pair by its host side; the pod's side goes with it. Raises KernelError.
-
-        The kernel waits some 20 ms for its readers (RCU) with each removal, so those of one moment share the wait.
-        """
-        if self._turn is None:
-            self._turn = asyncio.ensure_future(self._remove_all_leaving())
-        self._leaving.append(host_interface)
-        # A caller that goes away does not stop the removal: others are in it.
-        refused = await asyncio.shield(self._turn)
-        code, words = refused.get(host_interface, (0, ""))
-        if code:
-            raise Refused(code, words, f"removing {host_interface}")
-
-    async def _remove_all_leaving(self) -> dict[str, tuple[int, str]]:
-        await asyncio.sleep(0)
-        names, self._leaving, self._turn = tuple(dict.fromkeys(self._leaving)), [], None
-        if len(names) == 1:
-            requests = [_by_name(RTM_DELLINK, names[0])]
-        else:
-            requests = [_by_name(RTM_SETLINK, name, _LEAVING) for name in names]
-            requests.append(message(RTM_DELLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + _LEAVING))
-        refused: dict[str, tuple[int, str]] = {}
-        for position, (code, words) in (await self._requests.execute(requests)).items():
-            if code not in (errno.ENODEV, errno.ENOENT):
-                concerned = names[position : position + 1] or names
-                refused |= dict.fromkeys(concerned, (code, words))
-        return refused
+        """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
+        await self._removal.remove(host_interface)
 
     def exists(self, host_interface: str) -> bool:
         """Whether the host side is there; with it goes the pod's."""
-        return _index_of(host_interface, missing=0) != 0
+        return exists(host_interface)
 
     async def owner(self, host_interface: str) -> str | None:
         """The container id written on the host side; empty when nothing is, None when there is no such device."""
@@ -211,13 +179,9 @@ def _index_of(name: str, missing: int | None = None) -> int:
 
 def _marked(host_interface: str, container_id: str) -> bytes:
     """Writes the alias; the kernel takes none when it makes a link, so it is the next message of the same batch."""
-    return _by_name(
+    return by_name(
         RTM_NEWLINK, host_interface, attribute(IFLA_IFALIAS, container_id.encode()[:LONGEST_ALIAS])
     )
-
-
-def _by_name(kind: int, name: str, more: bytes = b"", flags: int = 0) -> bytes:
-    return message(kind, NLM_F_REQUEST, _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, name) + more)
 
 
 def _switches_inside(wish: Attachment) -> Iterator[tuple[str, str]]:
