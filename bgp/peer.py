@@ -100,6 +100,11 @@ class Peer:
         return self._established
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it is to be told something."""
+        return any(out.is_waiting for out in self.outs.values())
+
+    @property
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
+from bgp.audience import listener_of, tell
 from bgp.chores import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
-from bgp.export import Listener, concerns_internal, own_next_hop, telling
+from bgp.export import Listener, concerns_internal
 from bgp.families import Address, Family, Prefix, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
@@ -32,6 +33,7 @@ from bgp.outputs import (
 )
 from bgp.peer import Peer
 from bgp.rib import LocRib
+from bgp.roster import Roster
 from bgp.updates import AdjRibOut
 
 Wire = Dial | Send | Close | Tolerated
@@ -61,6 +63,7 @@ class Router:
         self._marked: Changed = {family: set() for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
         self._chores = Chores()
+        self._roster = Roster()
         self.blocks = {family: OwnBlocks({}) for family in Family}
 
     # -- wishes -------------------------------------------------------------------------------------------------------
@@ -87,7 +90,8 @@ class Router:
                 self._adopt(peer, peer.deconfigure())
         for address, config in wishes.items():
             if address not in self.peers:
-                self.peers[address] = self._new_peer(config, now)
+                peer = self.peers[address] = self._new_peer(config, now)
+                self._touch(peer)
 
     def _new_peer(self, config: PeerConfig, now: float) -> Peer:
         def new_connection() -> Connection:
@@ -108,6 +112,7 @@ class Router:
             for peer in self.peers.values():
                 for out in peer.outs.values():
                     out.finish()
+                self._touch(peer)
 
     def _originate(
         self, family: Family, before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
@@ -152,12 +157,14 @@ class Router:
         """Bytes wait to be read: the neighbour is not silent."""
         if (peer := self._peer(connection)) is not None:
             peer.heard(connection, now)
+            self._touch(peer)
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
         """The other end takes no more bytes, or takes them again."""
         peer = self._peer(connection)
         if peer is not None and peer.session is not None and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
+            self._touch(peer)
 
     def refresh(self, address: Address) -> None:
         """Have a neighbour tell everything again."""
@@ -189,25 +196,24 @@ class Router:
 
     def drain(self, text: str) -> None:
         """Leave all neighbours for good, so that they forget us at once; `text` is shown to their operators."""
-        for peer in self.peers.values():
+        peers, self.peers = self.peers, {}
+        for peer in peers.values():
             self._adopt(peer, peer.deconfigure(Cease.ADMINISTRATIVE_SHUTDOWN, text))
-        self.peers.clear()
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        for peer in self.peers.values():
-            due = peer.next_deadline
-            if due is not None and due <= now:
-                self._adopt(peer, peer.handle_timer(now))
+        for address in self._roster.due(now):
+            peer = self.peers[address]
+            self._adopt(peer, peer.handle_timer(now))
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` and `flush` are due."""
-        times = [at for peer in self.peers.values() if (at := peer.next_deadline) is not None]
-        if not self.converged and self._configured:
-            times.append(self._settled_at())
-        return min(times, default=None)
+        deadline = self._roster.deadline
+        if self.converged or not self._configured:
+            return deadline
+        return min(self._settled_at(), deadline if deadline is not None else float("inf"))
 
     def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], Changed]:
         """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed.
@@ -246,11 +252,13 @@ class Router:
 
     def waiting(self) -> list[Connection]:
         """The connections that `next_update` has something for."""
-        found = []
-        for peer in self.peers.values():
-            if peer.connection is not None and any(out.is_waiting for out in peer.outs.values()):
-                found.append(peer.connection)
-        return found
+        peers = [peer for address in self._roster.talkers if (peer := self.peers[address]).is_waiting]
+        self._roster.talkers = {peer.config.address for peer in peers}
+        return [peer.connection for peer in peers if peer.connection is not None]
+
+    def take_noted(self) -> set[Address]:
+        """The neighbours to which something happened since the last call."""
+        return self._roster.take_noted()
 
     # -- within -------------------------------------------------------------------------------------------------------
 
@@ -287,6 +295,15 @@ class Router:
                     self._begin(peer)
                 case _:
                     self._wire.append((peer.config.address, output))
+        self._touch(peer)
+
+    def _touch(self, peer: Peer) -> None:
+        """Something may have changed about a neighbour."""
+        address = peer.config.address
+        if self.peers.get(address) is peer:
+            self._roster.note(address, peer.next_deadline, is_waiting=peer.is_waiting)
+        elif address not in self.peers:
+            self._roster.forget(address)
 
     def _begin(self, peer: Peer) -> None:
         """Tell a neighbour that came up everything, then End-of-RIB."""
@@ -314,6 +331,7 @@ class Router:
             self._tell(family, [peer], some)
             yield len(some)
         out.filling -= 1
+        self._touch(peer)
 
     def _surrounding(self, family: Family, before: OwnBlocks) -> Chore:
         """Our blocks changed, and with them what of others lies inside of one."""
@@ -369,32 +387,12 @@ class Router:
                 self._tell(family, [peer], candidates | known)
 
     def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
-        rib = self.ribs[family]
         for peer in peers:
-            listener, out = self.listener(peer, family), peer.outs[family]
-            if listener is None:
-                continue
-            tell = telling(listener, peer.tells[family], self.blocks[family])
-            for prefix in prefixes:
-                best = rib.best(prefix)
-                attributes = tell(prefix, best) if best is not None else None
-                if attributes is not None or prefix in out:
-                    out.wish(prefix, attributes)
+            if (to := self.listener(peer, family)) is not None:
+                tell(peer, to, family, self.ribs[family], self.blocks[family], prefixes)
+                if peer.is_waiting:
+                    self._roster.talkers.add(peer.config.address)
 
     def listener(self, peer: Peer, family: Family) -> Listener | None:
         """A peer as one that can be told; None while it has no session."""
-        session, config = peer.session, peer.config
-        if session is None:
-            return None
-        own = (config.local_address, session.local.address, *self.config.addresses)
-        return Listener(
-            number_of(config.address),
-            session.internal,
-            session.local.asn,
-            own_next_hop(own, family),
-            config.next_hop_mode,
-            config.route_reflector_client,
-            self.config.cluster_id or self.config.router_id,
-            config.link_local_address if family is Family.IPV6 else None,
-            self._lowered,
-        )
+        return listener_of(self.config, peer, family, lowered=self._lowered)

@@ -227,7 +227,7 @@ class Speaker:
             if (tcp := self._connections.get(connection)) is not None:
                 tcp.write(data)
         self._read_on(turn.reading)
-        self._note_states()
+        self._note_states(turn.noted)
         self._publish(turn.changed)
         self._rearm(now)
         if self._turns.is_busy:
@@ -268,10 +268,12 @@ class Speaker:
         if due is not None and self._running:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._on_timer)
 
-    def _note_states(self) -> None:
-        for address in [known for known in self._states if known not in self._router.peers]:
-            del self._states[address]
-        for address, peer in self._router.peers.items():
+    def _note_states(self, noted: set[Address]) -> None:
+        for address in noted:
+            peer = self._router.peers.get(address)
+            if peer is None:
+                self._states.pop(address, None)
+                continue
             state = peer.state
             before = self._states.get(address, (State.IDLE, None))[0]
             if address in self._states and state is before:

@@ -27,6 +27,8 @@ class Turn:
     wire: list[tuple[Address, Wire]]
     changed: Changed
     updates: list[tuple[Connection, bytes]] = field(default_factory=list)
+    noted: set[Address] = field(default_factory=set)
+    """The neighbours to which something happened."""
     reading: Connection | None = None
     """The connection of which some was read; it may be read on when it is not full."""
 
@@ -71,6 +73,7 @@ class Turns:
         wire, changed = self.router.flush(now)
         turn = Turn(wire, changed, reading=read[0] if read is not None else None)
         self._write(turn)
+        turn.noted = self.router.take_noted()
         return turn
 
     def _keep_time(self, now: float) -> None:

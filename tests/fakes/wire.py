@@ -226,7 +226,19 @@ class Wire:
                 hop = str(best.attributes.next_hop) if best is not None else None
                 node.changes.append((str(nlri.unpack(prefix, family)), hop))
             if not node.router.is_busy:
-                return
+                break
+        self._check(node)
+
+    def _check(self, node: Node) -> None:
+        """What the router keeps in mind of its neighbours is what they would say if all were asked."""
+        peers = node.router.peers.values()
+        times = [at for peer in peers if (at := peer.next_deadline) is not None]
+        due = node.router.next_deadline()
+        if node.router.converged:
+            assert due == min(times, default=None)
+        else:
+            assert due is None or due <= min(times, default=due)
+        assert not any(peer.is_waiting for peer in peers)
 
     def _perform(self, node: Node, one: Output) -> None:
         match one:
