@@ -20,7 +20,7 @@ examples:
   tortie uninstall --pods-too --purge
 
 Leaves the peers, stops the service, removes routes, tunnels, tables, files and the plugin, sets the switches as they
-were, and prints the proof. The datastore keeps the node's record: tortie delete node NAME, tortie ipam release.
+were, and prints the proof. The datastore keeps the node's record.
 """
 BACK_SECONDS = 20.0
 POLL_SECONDS = 0.1
@@ -86,7 +86,7 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     wished = Options(arguments.pods_too, arguments.purge, arguments.packaged)
 
     async def run() -> None:
-        kernel = NetlinkKernel(nexthop_objects=settings.kernel.nexthop_objects)
+        kernel = NetlinkKernel(nexthop_objects=True)  # also those of an earlier setting
         try:
             async for done in uninstall(kernel, settings, wished):
                 print(done, flush=True)

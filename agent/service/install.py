@@ -194,6 +194,8 @@ def _tell(wished: Options) -> Iterator[str]:
         said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
         if said.returncode != 0:
             yield f"{' '.join(words)}: {said.stderr.strip()}"
+    if active("systemd-networkd.service"):
+        yield "systemd-networkd reads networkd.conf.d when it starts: systemctl restart systemd-networkd, once"
     if wished.packaged and active(layout.AGENT_UNIT):
         return  # the package manager restarts it, by its own rules
     running = active(layout.AGENT_UNIT)
@@ -204,7 +206,7 @@ def _tell(wished: Options) -> Iterator[str]:
         _run(["systemctl", verb, layout.AGENT_UNIT], f"see: journalctl -u {layout.AGENT_UNIT}")
         yield f"{layout.AGENT_UNIT}: {verb}ed"
     else:
-        yield f"fill in {Path('/') / layout.SETTINGS}, then: systemctl enable --now {layout.AGENT_UNIT}"
+        yield f"fill in {Path('/') / layout.SETTINGS}, then: systemctl enable --now {layout.AGENT_UNIT}; tortie cni install"
 
 
 def active(unit: str) -> bool:

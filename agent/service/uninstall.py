@@ -30,6 +30,7 @@ from agent.service.install import active
 from agent.service.start import only_one
 
 STOP_SECONDS = 60.0
+MOST_COLLECTIONS, ROUTES_PER_COLLECTION = 50, 100
 MOST_DIFFERENCES = 20
 """Lines printed per kind of thing that is not as before."""
 
@@ -100,6 +101,8 @@ async def uninstall(
             os.close(lock)
         if not wished.packaged and Path("/run/systemd/system").is_dir():
             _systemctl("daemon-reload")
+        name = config.node_name
+        yield f"the datastore keeps node {name}; elsewhere: tortie ipam release --node {name}, tortie delete node {name}"
         for done in proof(record, root):
             yield done
     except (KernelError, evidence.NoEvidence, OSError) as error:
@@ -142,6 +145,8 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
     if refused:
         raise UninstallFailed(f"{len(refused)} routes stay; the first: {refused[0].what}: {refused[0].why}")
     done.append(f"routes: {len(routes)} removed")
+    for _ in range(min(MOST_COLLECTIONS, 1 + len(routes) // ROUTES_PER_COLLECTION)):
+        await kernel.routes()  # each reading takes nexthop objects away that no route refers to any more
     for name in sorted(OUR_TUNNELS & (await kernel.tunnels()).keys()):
         await kernel.remove_tunnel(name)
         done.append(f"tunnel {name}: removed")

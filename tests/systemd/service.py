@@ -12,7 +12,7 @@ from tests.systemd.nodes import FABRIC_ADDRESS, Machines, Node, ip, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 WHEELS = "/srv/wheels"
-SETTINGS = f'[etcd]\nendpoints = ["http://{FABRIC_ADDRESS}:2379"]\n'
+SETTINGS = f'[etcd]\nendpoints = ["http://{FABRIC_ADDRESS}:2379"]\n[kernel]\nnexthop_objects = true\n'
 DROP_IN = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
 """A test does not wait as long as an operator."""
 POOLS = {"plain": "10.65.0.0/16", "tunnelled": "10.66.0.0/16"}
