@@ -40,6 +40,24 @@ def peer_is_root(connection: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
+def private_socket(path: Path) -> socket.socket:
+    """A listening address that is root's alone from its first moment, in place of what stood there. Raises OSError.
+
+    Nothing awaits while the umask is another: it is the whole process's, and two who did left it so for good.
+    """
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        made.bind(str(path))
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
 async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda: None) -> None:
     """Answer until cancelled; `ready` is called once the socket listens."""
 
@@ -52,13 +70,7 @@ async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda
                     await writer.drain()
         writer.close()
 
-    with suppress(FileNotFoundError):
-        path.unlink()
-    before = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(answer, path, limit=MOST_QUESTION_BYTES)
-    finally:
-        os.umask(before)
+    server = await asyncio.start_unix_server(answer, sock=private_socket(path), limit=MOST_QUESTION_BYTES)
     ready()
     async with server:
         await server.serve_forever()

@@ -12,9 +12,8 @@ the plugin's exit status as one digit, then its standard output.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -30,7 +29,7 @@ from agent.cni.options import CniError, Code
 from agent.cni.ports import ServerPorts
 from agent.cni.results import render, render_error, render_versions
 from agent.cni.spec import MOST_STDIN_BYTES, Request, Verb
-from agent.control import peer_is_root
+from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block
 from ipam.errors import IpamError, Malformed
 from ipam.keys import block_prefix
@@ -74,13 +73,9 @@ class CniServer:
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
-        with suppress(FileNotFoundError):
-            self._path.unlink()
-        before = os.umask(0o177)
-        try:
-            server = await asyncio.start_unix_server(self._serve, self._path, limit=MOST_STDIN_BYTES)
-        finally:
-            os.umask(before)
+        server = await asyncio.start_unix_server(
+            self._serve, sock=private_socket(self._path), limit=MOST_STDIN_BYTES
+        )
         async with server, asyncio.TaskGroup() as group:
             group.create_task(self._replay())
             ready()

@@ -206,7 +206,8 @@ def _tell(wished: Options) -> Iterator[str]:
         _run(["systemctl", verb, layout.AGENT_UNIT], f"see: journalctl -u {layout.AGENT_UNIT}")
         yield f"{layout.AGENT_UNIT}: {verb}ed"
     else:
-        yield f"fill in {Path('/') / layout.SETTINGS}, then: systemctl enable --now {layout.AGENT_UNIT}; tortie cni install"
+        yield f"fill in {Path('/') / layout.SETTINGS}, then: systemctl enable --now {layout.AGENT_UNIT}"
+        yield "and for a container runtime: tortie cni install"
 
 
 def active(unit: str) -> bool:

@@ -102,7 +102,7 @@ async def uninstall(
         if not wished.packaged and Path("/run/systemd/system").is_dir():
             _systemctl("daemon-reload")
         name = config.node_name
-        yield f"the datastore keeps node {name}; elsewhere: tortie ipam release --node {name}, tortie delete node {name}"
+        yield f"the datastore keeps node {name} and its addresses; elsewhere: tortie ipam release --node {name}"
         for done in proof(record, root):
             yield done
     except (KernelError, evidence.NoEvidence, OSError) as error:

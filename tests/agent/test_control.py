@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from pathlib import Path
 
@@ -49,6 +50,26 @@ async def test_the_socket_is_roots_only_from_its_first_moment(tmp_path: Path) ->
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     server.cancel()
     await asyncio.gather(server, return_exceptions=True)
+
+
+async def test_sockets_made_side_by_side_leave_the_umask_as_it_was(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    paths = [tmp_path / f"{number}.sock" for number in range(3)]
+    ready = [asyncio.Event() for _ in paths]
+    servers = [
+        asyncio.create_task(control.serve(path, {}, event.set))
+        for path, event in zip(paths, ready, strict=True)
+    ]
+    try:
+        for event in ready:
+            await event.wait()
+        assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o600] * 3
+        assert os.umask(before) == 0o022
+    finally:
+        os.umask(before)
+        for server in servers:
+            server.cancel()
+        await asyncio.gather(*servers, return_exceptions=True)
 
 
 async def test_a_left_over_socket_of_a_killed_agent_is_replaced(tmp_path: Path) -> None:

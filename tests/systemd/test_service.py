@@ -82,6 +82,7 @@ def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Clust
         line.split(":\t", 1) for line in node.done(f"cat /proc/{pid}/status").splitlines() if ":\t" in line
     )
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Umask"] == "0077"
     assert status["CapBnd"] == f"{1 << 12 | 1 << 10 | 1 << 21 | 1 << 19:016x}"
     assert node.run(f"nsenter -t {pid} -m touch /etc/written").returncode != 0
     assert node.run(f"journalctl -u {AGENT} -o cat | grep -iE 'denied|not permitted|read-only'").stdout == ""
