@@ -32,7 +32,7 @@ def shards() -> list[Shard]:
     guest = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(SHARD_SECONDS - 100), "--"]
     return [
         Shard("cores, contracts, kernel", [*pytest, "-m", "not lab and not ipip", *without_interop]),
-        Shard("interop: BIRD, FRR, GoBGP", [*pytest, "tests/interop"]),
+        Shard("interop: BIRD, FRR, GoBGP", [*pytest, "-n", "2", "tests/interop"]),
         Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
         Shard("machines with systemd", [*pytest, "-m", "lab", "tests/systemd"]),
         Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-m", "ipip"]),

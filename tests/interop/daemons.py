@@ -264,7 +264,7 @@ class Gobgp(Daemon):
         self._running = [output]
         await output.until("gobgpd started")
         await self._originate()
-        if not again:
+        if setup.kernel and not again:  # a watch that nobody reads would hold it up
             await self._follow_itself()
 
     async def _originate(self) -> None:

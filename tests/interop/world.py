@@ -27,6 +27,8 @@ OURS6, THEIRS6 = IPv6Address("fd09::1"), IPv6Address("fd09::2")
 WAIT_SECONDS = 30
 LONGEST_LINE_WAIT = 30
 LOOK_SECONDS = 0.02
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Nothing stays behind a test that is killed."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -119,7 +121,7 @@ async def start(*command: str, errors: bool = False) -> Output:
     """Run a command and read its output (or its errors)."""
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=quiet if errors else pipe, stderr=pipe if errors else quiet
+        *ENDS_WITH_US, *command, stdout=quiet if errors else pipe, stderr=pipe if errors else quiet
     )
     stream = process.stderr if errors else process.stdout
     assert stream is not None
