@@ -89,11 +89,12 @@ def test_a_feed_is_whole_messages_and_its_withdrawal_names_the_same_prefixes(nam
 
 def test_our_speaker_takes_a_feed_whole() -> None:
     mebibytes, seconds = rib.once(2_000, 100)
-    assert mebibytes > 0
+    assert mebibytes >= 0  # so few find room in what the process has
     assert seconds >= 0  # processor time comes in ticks
 
 
 @pytest.mark.lab
+@pytest.mark.timeout(400)
 def test_the_short_bench_runs_every_measure_and_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     done = subprocess.run(
@@ -101,7 +102,7 @@ def test_the_short_bench_runs_every_measure_and_writes_its_figures(tmp_path: Pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=380,
     )
     assert done.returncode == 0, done.stderr
     keys = {measure["key"].split("-")[0] for measure in json.loads(file.read_text())["measures"]}
