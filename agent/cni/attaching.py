@@ -45,6 +45,8 @@ from ipam.store import Delete, Put, Unchanged
 
 SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""
+HEARING_TURNS = 3
+"""Of the loop, in which the news of the new device is heard: one pass of the reconciler then does what two would."""
 CHECK_SECONDS = 3.0
 """How long CHECK waits for it: the reconciler may be repairing it."""
 MOST_LOOKS = 3
@@ -103,6 +105,8 @@ class Attaching:
         made = await self._allocate(request)
         try:
             await self._ports.pods.attach(self._wish(request, made, mtu))
+            for _ in range(HEARING_TURNS):
+                await asyncio.sleep(0)
             self._ports.adopt(made)
             await self._ports.settled(made.addresses, SETTLE_SECONDS)
         except BaseException as error:
