@@ -41,13 +41,14 @@ from agent.dataplane.objects import Address, Link, RouteKey
 from agent.dataplane.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.route_wishes import RouteWishes
-from agent.dataplane.wishes import dataplane
+from agent.dataplane.turns import in_turns
+from agent.dataplane.wishes import Entries
 from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.draining import DrainFile
-from agent.gathering import FactSettings, gathered
+from agent.gathering import FactSettings, Gatherer
 from agent.mesh import Mesh
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
@@ -117,6 +118,8 @@ class Agent:
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
         self._route_wishes = RouteWishes()
+        self._entries = Entries()
+        self._gatherer = Gatherer(self._cluster)
         self._syncer = Syncer(
             self._store,
             self._cluster,
@@ -236,22 +239,23 @@ class Agent:
 
     def _facts(self, links: Mapping[str, Link]) -> Facts:
         mesh = self._mesh
-        return gathered(
-            self._cluster, self._fact_settings, links, mesh.learned, mesh.gateways, self._underlay.ways
+        return self._gatherer.gathered(
+            self._fact_settings, links, mesh.learned, mesh.gateways, self._underlay.ways
         )
 
-    def _wish(self, links: Mapping[str, Link]) -> Wish:
-        """What the kernel should hold. Incomplete facts may add, never delete."""
+    async def _wish(self, links: Mapping[str, Link]) -> Wish:
+        """What the kernel should hold, of the facts at the call. Incomplete facts may add, never delete."""
         if links is not self._links:
             self._links = links
             self._node_bell.ring()
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
-        routes, touched = self._route_wishes.follow(facts, self._mesh.take_touched())
+        converged = self._mesh.converged
+        routes, touched = await in_turns(self._route_wishes.work(facts, self._mesh.take_touched()))
         return Wish(
-            dataplane(facts, routes),
+            self._entries.dataplane(facts, routes),
             complete=complete,
-            bgp_complete=self._mesh.converged,
+            bgp_complete=converged,
             learned=facts.learned,
             touched=touched,
         )

@@ -14,6 +14,7 @@ from agent.dataplane.objects import Address, Link, Prefix
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import Node
 from agent.policies import services
+from ipam.model import NodeName, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +42,57 @@ def addresses_of(node: Node) -> NodeAddresses | None:
     )
 
 
-def gathered(
-    cluster: Cluster,
-    settings: FactSettings,
-    links: Mapping[str, Link],
-    learned: Mapping[Prefix, Address],
-    gateways: Mapping[Address, Address],
-    ways: Collection[str] = (),
-) -> Facts:
-    """The facts; `gateways` lead to peers that are on no link, `ways` are the interfaces to other nodes."""
-    nodes = {name: addresses_of(node) for name, node in cluster.nodes.items()}
-    return Facts(
-        node=cluster.node,
-        pools=tuple(record.pool for record in cluster.pools),
-        nodes={name: found for name, found in nodes.items() if found is not None},
-        block_owners=cluster.block_owners,
-        endpoints=tuple(Endpoint(item.spec.interface_name, item.addresses) for item in cluster.endpoints),
-        learned=learned,
-        gateways=gateways,
-        services=services(cluster.bgp),
-        links=links,
-        ways=frozenset(ways),
-        borrowed=cluster.borrowed if settings.from_datastore else {},
-        from_datastore=settings.from_datastore,
-        tunnel_offload=settings.tunnel_offload,
-        open_forward=settings.open_forward,
-        protocols=settings.protocols,
-    )
+class Gatherer:
+    """Gathers again and again; what did not change in the datastore is the same object in the next facts."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._read: tuple[object, object, object] = (None, None, None)
+        """What the three below were made of."""
+        self._nodes: Mapping[NodeName, NodeAddresses] = {}
+        self._pools: tuple[Pool, ...] = ()
+        self._endpoints: tuple[Endpoint, ...] = ()
+
+    def gathered(
+        self,
+        settings: FactSettings,
+        links: Mapping[str, Link],
+        learned: Mapping[Prefix, Address],
+        gateways: Mapping[Address, Address],
+        ways: Collection[str] = (),
+    ) -> Facts:
+        """The facts; `gateways` lead to peers that are on no link, `ways` are the interfaces to other nodes."""
+        self._look()
+        cluster = self._cluster
+        return Facts(
+            node=cluster.node,
+            pools=self._pools,
+            nodes=self._nodes,
+            block_owners=cluster.block_owners,
+            endpoints=self._endpoints,
+            learned=learned,
+            gateways=gateways,
+            services=services(cluster.bgp),
+            links=links,
+            ways=frozenset(ways),
+            borrowed=cluster.borrowed if settings.from_datastore else {},
+            from_datastore=settings.from_datastore,
+            tunnel_offload=settings.tunnel_offload,
+            open_forward=settings.open_forward,
+            protocols=settings.protocols,
+        )
+
+    def _look(self) -> None:
+        nodes, pools, endpoints = self._cluster.nodes, self._cluster.pools, self._cluster.endpoints
+        before = self._read
+        if nodes is not before[0]:
+            found = {name: addresses_of(node) for name, node in nodes.items()}
+            self._nodes = {name: one for name, one in found.items() if one is not None}
+        if pools is not before[1]:
+            self._pools = tuple(record.pool for record in pools)
+        if endpoints is not before[2]:
+            self._endpoints = tuple(Endpoint(one.spec.interface_name, one.addresses) for one in endpoints)
+        self._read = nodes, pools, endpoints
 
 
 def troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class Lingering:
         self._since = {name: self._since.get(name, now) for name in unwished}
         return [name for name, since in self._since.items() if now >= since + self.seconds]
 
-    def next_at(self) -> float | None:
-        """When the next one's time is over; None when none waits."""
-        return min((since + self.seconds for since in self._since.values()), default=None)
+    def next_at(self, now: float) -> float | None:
+        """When the next one's time is over; None when none waits. One whose time is over does not come again."""
+        moments = (since + self.seconds for since in self._since.values())
+        return min((moment for moment in moments if moment > now), default=None)

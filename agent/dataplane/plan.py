@@ -31,6 +31,7 @@ from agent.dataplane.objects import (
     Tunnel,
 )
 from agent.dataplane.ownership import Ownership
+from agent.dataplane.work import PIECE, Work, at_once
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -194,6 +195,17 @@ def route_steps(
     ownership: Ownership,
     keys: Collection[RouteKey] | None = None,
 ) -> RoutePlan:
+    """`route_work` in one go."""
+    return at_once(route_work(wish, picture, links, ownership, keys))
+
+
+def route_work(
+    wish: Wish,
+    picture: Picture,
+    links: Mapping[str, Link],
+    ownership: Ownership,
+    keys: Collection[RouteKey] | None = None,
+) -> Work[RoutePlan]:
     """Routes to add, replace and delete; with `keys` at these only.
 
     A route whose device is missing or down is left for the pass after the device appears: the kernel would refuse it.
@@ -203,8 +215,10 @@ def route_steps(
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     unwished: dict[RouteKey, Route] = {}
-    for key, route, standing in _pairs(wish.dataplane.routes, picture.routes, keys):
-        if standing == route:
+    for number, (key, route, standing) in enumerate(_pairs(wish.dataplane.routes, picture.routes, keys), 1):
+        if number % PIECE == 0:
+            yield
+        if standing is route or standing == route:
             continue
         if route is None:
             if standing is not None and ownership.is_ours(standing) and _removable(wish, standing, ownership):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from agent.clock import Clock
@@ -20,6 +20,7 @@ from agent.dataplane import plan
 from agent.dataplane.bell import Bell
 from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
+from agent.dataplane.entry_steps import EntrySteps
 from agent.dataplane.forgetting import Forgetting
 from agent.dataplane.kernel import (
     Changes,
@@ -44,6 +45,7 @@ from agent.dataplane.ownership import Installed, Ownership
 from agent.dataplane.pace import Pace, Tempo
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.report import Report, Tally
+from agent.dataplane.turns import in_turns
 from agent.dataplane.writes import Writes
 
 __all__ = ["Reconciler", "Report", "Wish"]
@@ -60,7 +62,7 @@ class Reconciler:
     def __init__(
         self,
         kernel: Kernel,
-        wishes: Callable[[Mapping[str, Link]], Wish],
+        wishes: Callable[[Mapping[str, Link]], Awaitable[Wish]],
         clock: Clock,
         log: Any,
         *,
@@ -97,6 +99,7 @@ class Reconciler:
         """Where the last pass left something to do."""
         self._look_everywhere = True
         """The next plan compares every route: the last one is no ground to build on."""
+        self._entries = EntrySteps()
         self._computed = 0
         """How often the wishes were computed: whoever waits needs a pass that began after it asked."""
         self._finished = 0
@@ -240,6 +243,7 @@ class Reconciler:
                 self._log.warning("kernel.pass_failed", why=str(error))
                 self._tally.failed(str(error))
                 self._doubt_everything()
+                self._bell.ring()
                 wait = self._tempo.error_seconds
             self._end_of_pass()
             ended = self._clock.now()
@@ -251,7 +255,7 @@ class Reconciler:
             self._resync_at,
             self._writes.retries.next_retry_at(),
             self._budget.next_at(),
-            self._lingering.next_at(),
+            self._lingering.next_at(self._clock.now()),
         )
         return max(0.0, min(moment for moment in moments if moment is not None) - self._clock.now())
 
@@ -265,7 +269,7 @@ class Reconciler:
         await self._read_links()
         self._computed += 1
         serial = self._computed
-        before, self._wish = self._wish, self._wishes(self._links)
+        before, self._wish = self._wish, await self._wishes(self._links)
         if self._wish.touched is None or self._wish.trust != before.trust:
             self._look_everywhere = True
         await self._read_stale()
@@ -343,12 +347,13 @@ class Reconciler:
 
     async def _write(self) -> None:
         picture, kernel, writes = self._picture, self._kernel, self._writes
-        neighbours = plan.neighbour_steps(self._wish, picture, self._links)
-        fdb = plan.fdb_steps(self._wish, picture, self._links)
+        neighbours, fdb = self._entries.steps(self._wish, picture, self._links)
         keys = None
         if not self._look_everywhere and self._wish.touched is not None:
             keys = self._wish.touched | self._open
-        self._routes_plan = plan.route_steps(self._wish, picture, self._links, self._ownership, keys)
+        self._routes_plan = await in_turns(
+            plan.route_work(self._wish, picture, self._links, self._ownership, keys)
+        )
         self._look_everywhere = False
         routes = self._routes_plan.delta
         await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)

@@ -84,7 +84,8 @@ class Tally:
         self.readings[kind] += 1
         if self.readings[kind] == 1:
             return
-        changed = [key for key, value in now.items() if before.get(key) != value]
+        pairs = ((key, value, before.get(key)) for key, value in now.items())
+        changed = [key for key, value, was in pairs if was is not value and was != value]
         changed += [key for key in before if key not in now]
         if kind is Kind.ROUTE:
             changed = [

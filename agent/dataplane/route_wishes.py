@@ -1,18 +1,23 @@
-"""Keeps the wished routes up with the facts: a change of k learned prefixes costs k, any other change the whole.
+"""Keeps the wished routes up with the facts: a change of k learned prefixes or pods costs k, any other the whole.
 
 Promises: the routes are at every moment those that `routing.routes` makes of the same facts; where they may differ from
-the last answer is told, so that whoever compares them with the kernel need not look at the rest.
+the last answer is told, so that whoever compares them with the kernel need not look at the rest. The whole is computed
+in pieces, from the facts as they were when it began.
 Does not know: who learned what, the kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Prefix, Route, RouteKey
-from agent.dataplane.routing import learned_routes, told_routes
+from agent.dataplane.objects import WORKLOAD_PREFIX, Prefix, Route, RouteKey
+from agent.dataplane.routing import learned_routes, stored_routes, workload_routes
+from agent.dataplane.work import PIECE, Work, at_once
+
+Answer = tuple[Mapping[RouteKey, Route], frozenset[RouteKey] | None]
 
 
 class RouteWishes:
@@ -20,33 +25,63 @@ class RouteWishes:
 
     def __init__(self) -> None:
         self._frame: Facts | None = None
-        """The facts of the last whole computation, without what was learned."""
-        self._told: dict[RouteKey, Route] = {}
-        """Routes of all producers but BGP; each goes before a learned one."""
+        """The facts of the last whole computation, without what is followed change by change."""
+        self._stored: dict[RouteKey, Route] = {}
+        """What the datastore tells; each goes before a learned one."""
+        self._local: dict[RouteKey, Route] = {}
+        """Of this node's pods; each goes before all others."""
         self._routes: dict[RouteKey, Route] = {}
 
-    def follow(
-        self, facts: Facts, touched: Collection[Prefix] | None
-    ) -> tuple[Mapping[RouteKey, Route], frozenset[RouteKey] | None]:
+    def follow(self, facts: Facts, touched: Collection[Prefix] | None) -> Answer:
         """The wished routes, and the keys where they may differ from the last answer; None: anywhere.
 
         `touched` are the prefixes whose best path changed since the last call; None: any. The mapping follows later
         calls: it is read before the next one.
         """
-        frame = replace(facts, learned={})
-        if touched is None or frame != self._frame:
-            self._frame, self._told = frame, told_routes(facts)
-            self._routes = {route.key: route for route in learned_routes(facts, facts.learned)}
-            self._routes.update(self._told)
-            return self._routes, None
-        told, wished = self._told, self._routes
-        keys = {prefix: RouteKey(prefix) for prefix in touched}
-        if told:
-            keys = {prefix: key for prefix, key in keys.items() if key not in told}
-        gone = set(keys.values())
-        for route in learned_routes(facts, keys):
-            wished[route.key] = route
-            gone.discard(route.key)
-        for key in gone:
-            wished.pop(key, None)
-        return wished, frozenset(keys.values())
+        return at_once(self.work(facts, touched))
+
+    def work(self, facts: Facts, touched: Collection[Prefix] | None) -> Work[Answer]:
+        """The same in pieces; nothing is adopted before the last."""
+        frame = _frame(facts)
+        local = {route.key: route for route in workload_routes(facts)}
+        if touched is not None and frame == self._frame:
+            return self._routes, self._change(facts, touched, local)
+        # What was learned goes on changing while others run.
+        facts = replace(facts, learned=dict(facts.learned))
+        stored = yield from _collected(stored_routes(facts))
+        untold = [prefix for prefix in facts.learned if RouteKey(prefix) not in stored]
+        routes = yield from _collected(learned_routes(facts, untold))
+        self._frame, self._stored, self._local = frame, stored, local
+        self._routes = {**routes, **stored, **local}
+        return self._routes, None
+
+    def _change(
+        self, facts: Facts, touched: Collection[Prefix], local: dict[RouteKey, Route]
+    ) -> frozenset[RouteKey]:
+        before, self._local = self._local, local
+        moved = {key for key in before.keys() | local.keys() if before.get(key) != local.get(key)}
+        keys = moved | (
+            {RouteKey(prefix) for prefix in touched} - self._stored.keys() - before.keys() - local.keys()
+        )
+        free = [key for key in keys if key not in local and key not in self._stored]
+        found = {route.key: route for route in learned_routes(facts, [key.destination for key in free])}
+        for key in keys:
+            route = local.get(key) or self._stored.get(key) or found.get(key)
+            if route is None:
+                self._routes.pop(key, None)
+            else:
+                self._routes[key] = route
+        return frozenset(keys)
+
+
+def _frame(facts: Facts) -> Facts:
+    links = {name: link for name, link in facts.links.items() if not name.startswith(WORKLOAD_PREFIX)}
+    return replace(facts, learned={}, endpoints=(), links=links)
+
+
+def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:
+    found: dict[RouteKey, Route] = {}
+    while piece := {route.key: route for route in islice(routes, PIECE)}:
+        found.update(piece)
+        yield
+    return found

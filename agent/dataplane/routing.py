@@ -1,14 +1,13 @@
 """Facts to routes: local pods, own blocks, other nodes' blocks and addresses in each encapsulation.
 
-Promises: pure; the route forms are those of `ip route` on a Calico node. When two producers want one key the lower
-RouteClass wins. A route whose next hop cannot be reached directly is not wished: it would be refused by the kernel.
+Promises: pure; the route forms are those of `ip route` on a Calico node. A route whose next hop cannot be reached
+directly is not wished: it would be refused by the kernel.
 Does not know: what the kernel has, netlink, BGP's decision (it gets best paths).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from enum import IntEnum
 from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts, NodeAddresses, on_link, within
@@ -27,59 +26,41 @@ from agent.dataplane.objects import (
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 
-class RouteClass(IntEnum):
-    """Two producers want the same key: the lower number wins (Calico's order, D.1)."""
-
-    LOCAL_WORKLOAD = 1
-    OWN_BLOCK = 2
-    DATASTORE = 3
-
-
 def routes(facts: Facts) -> dict[RouteKey, Route]:
-    """All routes this node should have; what BGP taught comes last of all classes."""
-    learned = {route.key: route for route in learned_routes(facts, facts.learned)}
-    return {**learned, **told_routes(facts)}
+    """All routes this node should have. Of two producers for one key pods go first, then the datastore, then BGP."""
+    producers = (learned_routes(facts, facts.learned), stored_routes(facts), workload_routes(facts))
+    return {route.key: route for producer in producers for route in producer}
 
 
-def told_routes(facts: Facts) -> dict[RouteKey, Route]:
-    """The routes of all producers but BGP."""
-    won: dict[RouteKey, tuple[RouteClass, Route]] = {}
-    for rank, route in _candidates(facts):
-        if route.key not in won or rank < won[route.key][0]:
-            won[route.key] = (rank, route)
-    return {key: route for key, (_, route) in won.items()}
-
-
-def _candidates(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
+def workload_routes(facts: Facts) -> Iterator[Route]:
+    """Those of this node's pods."""
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
-            yield RouteClass.LOCAL_WORKLOAD, workload_route(facts, address, endpoint.interface)
-    for block, owner in facts.block_owners.items():
-        if owner == facts.node and block.prefixlen < block.max_prefixlen:
-            # A blackhole of one address would stand in the pod's own place.
-            yield RouteClass.OWN_BLOCK, blackhole(facts, block)
-    yield from _stored(facts)
+            yield workload_route(facts, address, endpoint.interface)
 
 
-def _stored(facts: Facts) -> Iterator[tuple[RouteClass, Route]]:
-    """What follows from the datastore about other machines."""
+def stored_routes(facts: Facts) -> Iterator[Route]:
+    """What follows from the datastore: other nodes' blocks and addresses, ways to peers, own blocks, which go first."""
+    pool_of = _pool_finder(facts)
     for prefix, owner in (*facts.block_owners.items(), *facts.borrowed.items()):
-        route = _stored_route(facts, prefix, owner) if owner != facts.node else None
+        route = _stored_route(facts, prefix, owner, pool_of(prefix)) if owner != facts.node else None
         if route is not None:
-            yield RouteClass.DATASTORE, route
+            yield route
     for peer in facts.gateways:
         way = _direct(facts, ip_network(peer), peer, on_link(facts.links, facts.gateways[peer]))
         if way is not None:
-            yield RouteClass.DATASTORE, way
+            yield way
+    for block, owner in facts.block_owners.items():
+        if owner == facts.node and block.prefixlen < block.max_prefixlen:
+            # A blackhole of one address would stand in the pod's own place.
+            yield blackhole(facts, block)
 
 
 def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
     """The routes of these prefixes as BGP taught them; none where it taught nothing or the next hop is out of reach."""
-    node_by_address = {
-        own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
-    }
     links: dict[Address, Link | None] = {}
     pool_of, services = _pool_finder(facts), facts.services
+    node_by_address: dict[Address, NodeName] | None = None
     for prefix in prefixes:
         next_hop = facts.learned.get(prefix)
         if next_hop is None or (services and any(within(prefix, one) for one in services)):
@@ -87,8 +68,9 @@ def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
         pool = pool_of(prefix)
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             # A block's route comes from its claim; what remains is an address borrowed from another node's block.
+            node_by_address = node_by_address or _nodes_by_address(facts)
             borrower = node_by_address.get(next_hop)
-            route = _vxlan_route(facts, prefix, borrower) if borrower else None
+            route = _vxlan_route(facts, prefix, borrower, pool) if borrower else None
             if route is None and borrower is not None and facts.nodes[borrower].vtep(prefix.version) is None:
                 # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does.
                 route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
@@ -99,6 +81,12 @@ def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
             route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
         if route is not None:
             yield route
+
+
+def _nodes_by_address(facts: Facts) -> dict[Address, NodeName]:
+    return {
+        own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
+    }
 
 
 def _pool_finder(facts: Facts) -> Callable[[Prefix], Pool | None]:
@@ -149,11 +137,11 @@ def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: Address) 
     return mode is EncapsulationMode.ALWAYS
 
 
-def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None:
+def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName, pool: Pool | None) -> Route | None:
     """The route that follows from the datastore alone: in VXLAN always, otherwise by setting."""
-    pool, node = facts.pool_of(prefix), facts.nodes.get(owner)
+    node = facts.nodes.get(owner)
     if pool is None or node is None or pool.vxlan is not EncapsulationMode.NEVER or not facts.from_datastore:
-        return _vxlan_route(facts, prefix, owner)
+        return _vxlan_route(facts, prefix, owner, pool)
     underlay = node.on(prefix.version)
     if underlay is None or owner == facts.node:
         return None
@@ -168,8 +156,8 @@ def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None
     return Route(key, gateway=underlay.ip, device=device, protocol=protocol, onlink=True)
 
 
-def _vxlan_route(facts: Facts, prefix: Prefix, owner: NodeName) -> Route | None:
-    pool, node = facts.pool_of(prefix), facts.nodes.get(owner)
+def _vxlan_route(facts: Facts, prefix: Prefix, owner: NodeName, pool: Pool | None) -> Route | None:
+    node = facts.nodes.get(owner)
     if pool is None or node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
         return None
     underlay = node.on(prefix.version)

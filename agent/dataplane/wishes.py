@@ -8,23 +8,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Dataplane, Masquerade, Route, RouteKey
+from agent.dataplane.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey
 from agent.dataplane.routing import routes
 from agent.dataplane.sysctls import sysctls
 from agent.dataplane.tunnels import fdb, neighbours, tunnels
 
 
+class Entries:
+    """Remembers what follows from the nodes and pools alone: there may be thousands, and most changes are others."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] = ()
+        self._neighbours: Mapping[tuple[str, Address], Neighbour] = {}
+        self._fdb: Mapping[tuple[str, str], FdbEntry] = {}
+
+    def dataplane(self, facts: Facts, wished_routes: Mapping[RouteKey, Route]) -> Dataplane:
+        """What should be; `wished_routes` are those of the same facts."""
+        made_of = facts.node, facts.pools, facts.nodes
+        if made_of != self._made_of:
+            self._made_of = made_of
+            self._neighbours, self._fdb = neighbours(facts), fdb(facts)
+        return Dataplane(
+            tunnels=tunnels(facts),
+            neighbours=self._neighbours,
+            fdb=self._fdb,
+            routes=wished_routes,
+            masquerade=masquerade(facts),
+            sysctls=sysctls(facts),
+            open_forward=facts.open_forward,
+        )
+
+
 def dataplane(facts: Facts, wished_routes: Mapping[RouteKey, Route] | None = None) -> Dataplane:
     """What should be; `wished_routes` are those of the same facts, where somebody has them already."""
-    return Dataplane(
-        tunnels=tunnels(facts),
-        neighbours=neighbours(facts),
-        fdb=fdb(facts),
-        routes=routes(facts) if wished_routes is None else wished_routes,
-        masquerade=masquerade(facts),
-        sysctls=sysctls(facts),
-        open_forward=facts.open_forward,
-    )
+    return Entries().dataplane(facts, routes(facts) if wished_routes is None else wished_routes)
 
 
 def masquerade(facts: Facts) -> Masquerade:

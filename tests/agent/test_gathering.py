@@ -21,7 +21,7 @@ from agent.datastore.resources import (
     encode,
     kind_of,
 )
-from agent.gathering import FactSettings, gathered, troubles
+from agent.gathering import FactSettings, Gatherer, troubles
 from agent.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key
 from ipam.model import NodeName
@@ -93,11 +93,11 @@ POD = WorkloadEndpoint(
 def test_what_is_wrong_is_told_in_sentences() -> None:
     known = cluster(NODE, POD)
     links = {"eth0": link(2, "eth0", 1400, "172.26.0.11/20"), "cali1": link(3, "cali1", 1500)}
-    assert troubles(known, gathered(known, FactSettings(), links, {}, {})) == (
+    assert troubles(known, Gatherer(known).gathered(FactSettings(), links, {}, {})) == (
         "mtu: pod p1 (cali1) has 1500, the way to other nodes carries 1400: recreate it",
     )
     links = {"eth0": link(2, "eth0", 1500, "172.26.0.99/20"), "cali1": link(3, "cali1", 1500)}
-    assert troubles(known, gathered(known, FactSettings(), links, {}, {})) == (
+    assert troubles(known, Gatherer(known).gathered(FactSettings(), links, {}, {})) == (
         "no interface bears the node's address 172.26.0.11: nothing is removed until one does",
     )
 

@@ -51,7 +51,7 @@ class Bench:
             kernel, self._wishes, SystemClock(), self.log, on_pass=self._on_pass, **options
         )
 
-    def _wishes(self, links: Mapping[str, Link]) -> Wish:
+    async def _wishes(self, links: Mapping[str, Link]) -> Wish:
         self.seen.append(links)
         return self.wish
 

@@ -253,6 +253,15 @@ async def test_an_error_leads_to_reading_everything_and_doing_it_again(
         assert bench.reconciler.report().trouble is None
 
 
+async def test_a_pass_that_failed_is_tried_again_though_nobody_rings(kernel: FakeKernel) -> None:
+    async with running(Bench(kernel, routes(LEARNED))) as bench:
+        kernel.faults.add(Fault.DUMP_INTERRUPTED)
+        del kernel.route_table[LEARNED.key]
+        kernel.overrun()
+        await bench.until(lambda: LEARNED.key in kernel.route_table)
+        assert len(bench.log.of("kernel.pass_failed")) == 1
+
+
 async def test_what_this_kernel_lacks_is_reported_and_the_rest_is_done(kernel: FakeKernel) -> None:
     kernel.faults |= {Fault.NO_IPIP, Fault.NO_NFTABLES}
     through = replace(LEARNED, device=TUNL0, onlink=True)

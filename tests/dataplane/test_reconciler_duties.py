@@ -217,10 +217,12 @@ def test_what_is_wished_again_in_time_was_never_unwished() -> None:
     lingering = Lingering(5.0)
     assert lingering.over(["tunl0", VXLAN_DEVICE], 10.0) == []
     assert lingering.over(["tunl0"], 12.0) == []
-    assert lingering.next_at() == 15.0
+    assert lingering.next_at(12.0) == 15.0
     assert lingering.over(["tunl0", VXLAN_DEVICE], 16.0) == ["tunl0"]
+    assert lingering.next_at(16.0) == 21.0
+    assert lingering.next_at(22.0) is None
     assert lingering.over([], 17.0) == []
-    assert lingering.next_at() is None
+    assert lingering.next_at(17.0) is None
 
 
 DOCKER = ForwardChain("ip", "filter", "FORWARD", drops=True)

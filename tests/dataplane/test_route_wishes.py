@@ -85,3 +85,22 @@ def test_a_change_of_one_learned_path_names_one_key() -> None:
     assert wishes.follow(facts, {PREFIXES[3]})[1] == {RouteKey(PREFIXES[3])}
     assert wishes.follow(facts, set())[1] == frozenset()
     assert wishes.follow(replace(facts, pools=()), set())[1] is None
+
+
+def test_a_pod_more_or_less_names_its_keys_and_uncovers_what_it_hid() -> None:
+    wishes = RouteWishes()
+    address = PREFIXES[6]
+    facts = replace(START, learned={address: HOPS[0]})
+    assert (
+        str(wishes.follow(facts, None)[0][RouteKey(address)]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
+    )
+    pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
+    links = {**facts.links, "cali1": Link(9, "cali1", "veth", 1500, up=True)}
+    with_pod = replace(facts, endpoints=(pod,), links=links)
+    routes_, keys = wishes.follow(with_pod, set())
+    assert (str(routes_[RouteKey(address)]), keys) == ("20.0.0.1 dev cali1 scope link", {RouteKey(address)})
+    routes_, keys = wishes.follow(facts, set())
+    assert (str(routes_[RouteKey(address)]), keys) == (
+        "20.0.0.1 via 10.0.0.2 dev eth0 proto bird",
+        {RouteKey(address)},
+    )
