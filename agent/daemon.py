@@ -163,8 +163,7 @@ class Agent:
             config.metrics_socket, config.metrics.listen, self._exposition, lag, self._account.not_ready
         )
         ports = self._ports()
-        journal = Journal(Path(config.paths.state))
-        self._cni = CniServer(config.cni_socket, ports, journal, self._clock)
+        self._cni = CniServer(config.cni_socket, ports, Journal(Path(config.paths.state)), self._clock)
         self._collector = Collector(ports, self._cluster, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
