@@ -129,7 +129,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
     format: str = "human"
-    """`human` or `json`; both go to standard error."""
+    """`human` or `json`: lines on standard error. Under systemd `human` means fields for journald."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +179,11 @@ def check(config: Config) -> None:
         (
             bool(etcd.cert_file) == bool(etcd.key_file),
             "etcd.cert_file: goes with etcd.key_file; set both or neither",
+        ),
+        (
+            etcd.password_file.startswith("/")
+            or not etcd.password_file,  # not repeated: it may be the password
+            "etcd.password_file: must be the absolute path of a file that holds the password",
         ),
         (
             bgp.hold_seconds == 0 or bgp.hold_seconds >= 3,

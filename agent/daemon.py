@@ -361,7 +361,7 @@ def main() -> None:
     except (ConfigError, OSError) as error:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
-    logging.configure(config.log.level, config.log.format)
+    logging.configure(config.log.level, config.log.format, SystemClock().now)
     again = asyncio.run(_until_signalled(config, lambda: checked(arguments)))
     os.close(lock)
     if again:

@@ -1,7 +1,8 @@
-"""Sets structlog up: one line per event on standard error, for people or as JSON.
+"""Sets structlog up: events as fields to journald, or as lines on standard error, for people or as JSON.
 
-Promises: with journald on the other end each line starts with its priority (`<6>`), so `journalctl -p` works.
-Does not know: what is logged. Nobody logs a secret: settings hold only paths of secret files.
+Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=datastore.away`) and each event has its
+priority; what is said again and again is counted and said now and then. Does not know: what is logged. Nobody logs a
+secret: settings hold only paths of secret files.
 """
 
 from __future__ import annotations
@@ -9,37 +10,90 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from agent import journal
+
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""
+WINDOW_SECONDS = 60.0
+MOST_ALIKE = 5
+"""Lines with the same event and fields in one window …"""
+MOST_OF_EVENT = 200
+"""… and lines of one event, whatever their fields."""
+MOST_REMEMBERED = 500
+"""Kinds of lines that are counted at once; the oldest is forgotten first."""
 
 
-def configure(level: str, form: str) -> None:
-    """Set up logging for this process; `form` is `human` or `json`."""
-    journald = "JOURNAL_STREAM" in os.environ
+class Repeats:
+    """A processor that drops what was said often enough in this window, and says later how often that was."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._seen: dict[str, tuple[float, int]] = {}
+        """Kind of line -> when its window began, and how many came in it."""
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        """structlog's protocol. Raises DropEvent."""
+        fields = ", ".join(f"{name}={event[name]!r}" for name in sorted(event))
+        dropped = self._count(fields, MOST_ALIKE)
+        dropped_of_event = self._count(f"event {event.get('event')!r}", MOST_OF_EVENT)
+        if (missed := max(dropped, dropped_of_event)) > 0:
+            event["repeated"] = missed
+        return event
+
+    def _count(self, kind: str, most: int) -> int:
+        """How many were dropped in the window that has ended, if one has."""
+        now = self._now()
+        begun, count = self._seen.pop(kind, (now, 0))
+        missed = 0
+        if now - begun >= WINDOW_SECONDS:
+            begun, count, missed = now, 0, max(0, count - most)
+        self._seen[kind] = (begun, count + 1)
+        if len(self._seen) > MOST_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        if count >= most:
+            raise structlog.DropEvent
+        return missed
+
+
+def configure(
+    level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journal.SOCKET
+) -> None:
+    """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped."""
+    to_journal = form == "human" and journal.is_journals(sys.stderr, os.environ)
     human = structlog.processors.LogfmtRenderer(key_order=["level", "event"], drop_missing=True)
     renderer = human if form == "human" else structlog.processors.JSONRenderer(default=str)
-    stamps = [] if journald else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    stamps = [] if to_journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
+        *([Repeats(now)] if now is not None else []),
         *stamps,
         structlog.processors.format_exc_info,
-        _prioritized(renderer) if journald else renderer,
+        _for_journal(renderer) if to_journal else renderer,
     ]
+    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
+    if to_journal:
+        logger = journal.Journal(journal_socket, sys.stderr)
+        factory = lambda *_: logger  # noqa: E731
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
 
 
-def _prioritized(renderer: structlog.typing.Processor) -> structlog.typing.Processor:
-    def render(logger: WrappedLogger, name: str, event: EventDict) -> str:
+def _for_journal(renderer: structlog.typing.Processor) -> structlog.typing.Processor:
+    def render(logger: WrappedLogger, name: str, event: EventDict) -> Any:
         priority = PRIORITY.get(str(event.get("level")), PRIORITY["info"])
-        return f"<{priority}>{renderer(logger, name, event)!s}"
+        fields = dict(event)
+        text = str(renderer(logger, name, event))
+        return (journal.datagram(text, priority, fields), priority, text), {}
 
     return render
