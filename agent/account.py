@@ -20,7 +20,7 @@ from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
 from agent.gathering import troubles
 from agent.mesh import Mesh
-from agent.metrics.series import Readings
+from agent.metrics.series import EtcdReadings, Readings
 from agent.node import NodeRecord
 from agent.service.reloading import Reloading
 from agent.service.standing import Standing
@@ -120,5 +120,12 @@ class Account:
             troubles=len(self._troubles()),
             peers=self.mesh.peers(),
             kernel=self.reconciler.report(),
+            etcd=EtcdReadings(
+                revision=self.syncer.revision,
+                certificates=self.channels.expiries,
+                rotations=self.channels.rotations,
+                watch_restarts=self.channels.watch_restarts,
+                went_back=self.syncer.went_back,
+            ),
             loop_lag_seconds=self.lag(),
         )

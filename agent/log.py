@@ -66,16 +66,17 @@ def configure(
     level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journal.SOCKET
 ) -> None:
     """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped."""
-    to_journal = form == "human" and journal.is_journals(sys.stderr, os.environ)
+    journals = journal.is_journals(sys.stderr, os.environ)
+    to_journal = journals and form == "human"
     human = structlog.processors.LogfmtRenderer(key_order=["level", "event"], drop_missing=True)
     renderer = human if form == "human" else structlog.processors.JSONRenderer(default=str)
-    stamps = [] if to_journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    stamps = [] if journals else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         *([Repeats(now)] if now is not None else []),
         *stamps,
         structlog.processors.format_exc_info,
-        _for_journal(renderer) if to_journal else renderer,
+        _for_journal(renderer, as_fields=to_journal) if journals else renderer,
     ]
     factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if to_journal:
@@ -89,11 +90,15 @@ def configure(
     )
 
 
-def _for_journal(renderer: structlog.typing.Processor) -> structlog.typing.Processor:
+def _for_journal(renderer: structlog.typing.Processor, *, as_fields: bool) -> structlog.typing.Processor:
+    """As fields, or as a line that begins with its priority (sd-daemon(3))."""
+
     def render(logger: WrappedLogger, name: str, event: EventDict) -> Any:
         priority = PRIORITY.get(str(event.get("level")), PRIORITY["info"])
         fields = dict(event)
         text = str(renderer(logger, name, event))
+        if not as_fields:
+            return f"<{priority}>{text}"
         return (journal.datagram(text, priority, fields), priority, text), {}
 
     return render

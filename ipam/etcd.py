@@ -87,8 +87,6 @@ class EtcdStore:
         self._silence_seconds = silence_seconds
         self.channels = Channels(config)
         self._token: str | None = None
-        self.watch_restarts = 0
-        """How often a watch had to be made anew."""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -253,7 +251,7 @@ class EtcdStore:
             except StoreUnavailable:
                 if self.channels.closed.is_set() or loop.time() > give_up_at:
                     raise
-            self.watch_restarts += 1
+            self.channels.watch_restarts += 1
             await asyncio.sleep(wait * random.uniform(0.75, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 

@@ -80,6 +80,8 @@ class Channels:
         """Why newer TLS files are not used."""
         self.rotations = 0
         """How often TLS files were taken anew."""
+        self.watch_restarts = 0
+        """How often a watch had to be made anew."""
         self._links: list[Link] = []
         self._first = 0
         """Which member is asked first."""

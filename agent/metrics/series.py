@@ -46,6 +46,18 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class EtcdReadings:
+    """How the connection to the datastore stands."""
+
+    revision: int
+    certificates: Mapping[str, datetime]
+    """TLS file -> until when it is valid."""
+    rotations: int
+    watch_restarts: int
+    went_back: int
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """What the agent knows of itself at one moment."""
 
@@ -64,6 +76,7 @@ class Readings:
     troubles: int
     peers: tuple[PeerStatus, ...]
     kernel: Report
+    etcd: EtcdReadings
     loop_lag_seconds: float
     """The longest delay of the event loop since the last reading."""
 
@@ -87,6 +100,8 @@ _GAUGES = {
     "bgp_peer_prefixes_received": ("Prefixes that the peer announces.", ("peer",)),
     "bgp_peer_prefixes_announced": ("Prefixes that the peer was told.", ("peer",)),
     "bgp_peer_restarting": ("Whether paths are kept although the session is gone or new (RFC 4724).", ("peer",)),
+    "etcd_certificate_expiry_time_seconds": ("Until when a TLS file's certificate is valid, Unix time.", ("file",)),
+    "etcd_revision": ("The newest revision of the datastore that was heard of.", ()),
     "kernel_objects": ("Objects of ours in the kernel.", ("kind",)),
     "kernel_pass_duration_seconds": ("How long the last pass over the kernel took.", ()),
     "kernel_last_pass_time_seconds": ("When the last pass over the kernel ended, Unix time.", ()),
@@ -99,6 +114,9 @@ _GAUGES = {
 _COUNTERS = {
     "bgp_peer_sessions_total": ("Sessions established with the peer.", ("peer",)),
     "bgp_peer_messages_total": ("Messages of the present session, by direction.", ("peer", "direction", "kind")),
+    "etcd_certificate_rotations_total": ("How often changed TLS files were taken.", ()),
+    "etcd_watch_restarts_total": ("How often a watch had to be made anew.", ()),
+    "etcd_went_back_total": ("How often the datastore was older than before: a restored backup.", ()),
     "kernel_passes_total": ("Passes over the kernel.", ()),
     "kernel_written_total": ("Objects created or replaced.", ("kind",)),
     "kernel_removed_total": ("Objects removed.", ("kind",)),
@@ -128,6 +146,7 @@ def series(readings: Readings) -> Iterator[Series]:
     yield _one("build_info", {(readings.version,): 1.0})
     yield from _of_peers(readings.peers)
     yield from _of_kernel(readings.kernel)
+    yield from _of_etcd(readings.etcd)
 
 
 def _one(name: str, samples: Mapping[_Labels, float]) -> Series:
@@ -173,6 +192,18 @@ def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Series]:
         for kind, count in counts
     }
     yield _one("bgp_peer_messages_total", messages)
+
+
+def _of_etcd(etcd: EtcdReadings) -> Iterator[Series]:
+    until: dict[_Labels, float] = {(file,): moment.timestamp() for file, moment in etcd.certificates.items()}
+    yield _one("etcd_certificate_expiry_time_seconds", until)
+    for name, value in (
+        ("etcd_revision", etcd.revision),
+        ("etcd_certificate_rotations_total", etcd.rotations),
+        ("etcd_watch_restarts_total", etcd.watch_restarts),
+        ("etcd_went_back_total", etcd.went_back),
+    ):
+        yield _one(name, {(): float(value)})
 
 
 def _of_kernel(report: Report) -> Iterator[Series]:

@@ -29,7 +29,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from agent import log
-log.configure("info", "human", journal_socket=Path(sys.argv[1]))
+log.configure("info", sys.argv[2], journal_socket=Path(sys.argv[1]))
 import structlog
 structlog.get_logger().warning("datastore.away", prefix="/calico/", why="two\\nlines")
 """
@@ -61,7 +61,7 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
         listening.settimeout(20)
         status = os.fstat(stderr.fileno())
         environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        command = [sys.executable, "-c", PROGRAM, str(path)]
+        command = [sys.executable, "-c", PROGRAM, str(path), "human"]
         subprocess.run(command, check=True, stderr=stderr, env=environment, timeout=60)
         told = fields(listening.recv(1 << 16))
     assert told == {
@@ -78,6 +78,10 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
     with (tmp_path / "err").open("w") as stderr:
         subprocess.run(command, check=True, stderr=stderr, env=environment, timeout=60)
     assert (tmp_path / "err").read_text().startswith("<4>level=warning event=datastore.away")
+    with (tmp_path / "err").open("w") as stderr:
+        subprocess.run([*command[:-1], "json"], check=True, stderr=stderr, env=environment, timeout=60)
+    text = (tmp_path / "err").read_text()
+    assert (text[:3], json.loads(text[3:])["event"]) == ("<4>", "datastore.away")
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=80), st.text() | st.integers()), st.text())

@@ -21,7 +21,7 @@ from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
 from agent.metrics.monitor import Monitor
-from agent.metrics.series import CATALOGUE, Readings, Sort, series
+from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
 from bgp.fsm import State
 from bgp.status import PeerStatus
 
@@ -71,6 +71,7 @@ READINGS = Readings(
     troubles=0,
     peers=(PEER,),
     kernel=KERNEL,
+    etcd=EtcdReadings(revision=77, certificates={"/c.pem": NOW}, rotations=1, watch_restarts=2, went_back=0),
     loop_lag_seconds=0.002,
 )
 
