@@ -1,4 +1,4 @@
-"""journald's own protocol: one datagram of fields per event, without a library.
+"""The protocol of journald: one datagram of fields per event, without a library.
 
 Promises: pure but for the socket in `Journal`; field names are what journald takes; a value of any kind and length is
 sent bounded. Does not know: structlog's set-up.
