@@ -10,7 +10,7 @@ from tests.systemd import service
 from tests.systemd.nodes import Machines, machines, wait_for
 from tests.systemd.service import routes
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 PACKAGES = "/srv/packages"
 AGENT = "tortie-agent.service"

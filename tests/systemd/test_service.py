@@ -13,7 +13,7 @@ from tests.systemd import service
 from tests.systemd.nodes import Machines, machines, wait_for
 from tests.systemd.service import SETTINGS, Watched, routes
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 PODS = (("p1", "plain", 0), ("p2", "plain", 1), ("v1", "tunnelled", 0), ("v2", "tunnelled", 1))
 AGENT = "tortie-agent.service"
