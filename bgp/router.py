@@ -234,6 +234,7 @@ class Router:
             self.converged = True
             for peer in self.peers.values():
                 peer.restarted()
+                self._touch(peer)
         wire, self._wire = self._wire, []
         for _, one in wire:
             if isinstance(one, Close):
