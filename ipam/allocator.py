@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -22,7 +22,7 @@ from ipam.draft import NOTHING, Companion, Draft, Kept, broken_guards
 from ipam.errors import Conflict, IpamError, Refused, StoreError
 from ipam.freeing import Freeing
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
-from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord
+from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord, Prefix
 from ipam.pending import (
     FIRST_WAIT_SECONDS,
     GROUP_MOST,
@@ -36,6 +36,7 @@ from ipam.releasing import (
     Guarded,
     Held,
     Released,
+    Seen,
     guarded,
     held_by,
     release_addresses,
@@ -80,7 +81,7 @@ class Allocator:
         self._territories: dict[NodeName, Territory] = {}
         self._waiting: dict[NodeName, deque[Pending]] = {}
         self._workers: dict[NodeName, asyncio.Task[None]] = {}
-        self._freeing = Freeing(store, clock.wall, pause, self._remember)
+        self._freeing = Freeing(store, clock.wall, pause, self._remember, self._remembered)
 
     async def assign(
         self,
@@ -341,6 +342,14 @@ class Allocator:
         Raises Refused while the pool is enabled, Conflict, StoreError.
         """
         return await release_pool(self._store, record, self._pause)
+
+    def _remembered(self, cidrs: Collection[Prefix]) -> Seen | None:
+        """These blocks as one node's hints have them, if they have all; the release compares."""
+        for territory in self._territories.values():
+            if territory.loaded_at is not None and cidrs and all(cidr in territory.own for cidr in cidrs):
+                blocks_seen = {cidr: territory.own[cidr] for cidr in cidrs}
+                return Seen(blocks_seen, territory.config, territory.config_revision)
+        return None
 
     def _remember(self, draft: Draft, revision: int) -> None:
         for kept in draft.blocks.values():

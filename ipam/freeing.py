@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from ipam.codec import decode_handle
 from ipam.draft import Companion, Draft, broken_guards
 from ipam.errors import Conflict, IpamError, Malformed
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
-from ipam.model import Address, HandleId
+from ipam.model import Address, HandleId, Prefix
 from ipam.pending import (
     FIRST_WAIT_SECONDS,
     GROUP_MOST,
@@ -27,7 +27,7 @@ from ipam.pending import (
     MOST_WAITING,
     Leaving,
 )
-from ipam.releasing import Pause, draft_release
+from ipam.releasing import Pause, Seen, draft_release, seen_in
 from ipam.store import Committed, Lost, Store, Versioned
 
 
@@ -35,13 +35,19 @@ class Freeing:
     """The queue of releases and its one worker: two transactions on one block would only make each other lose."""
 
     def __init__(
-        self, store: Store, now: Callable[[], datetime], pause: Pause, wrote: Callable[[Draft, int], None]
+        self,
+        store: Store,
+        now: Callable[[], datetime],
+        pause: Pause,
+        wrote: Callable[[Draft, int], None],
+        remembered: Callable[[Collection[Prefix]], Seen | None],
     ) -> None:
-        """`wrote` is told what each transaction left, and its revision."""
+        """`wrote` is told what each transaction left, and its revision; `remembered` may save a read."""
         self._store = store
         self._now = now
         self._pause = pause
         self._wrote = wrote
+        self._remembered = remembered
         self._queue: deque[Leaving] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -94,7 +100,10 @@ class Freeing:
     async def _draft(self, group: Sequence[Leaving]) -> tuple[Draft, list[Leaving]]:
         """As many of the group as one transaction takes; what is left out is settled, or waits. Raises StoreError."""
         handles = await self._store.get_many([handle_key(job.handle) for job in group])
-        read = await self._store.get_many([*_blocks_of(handles.values()), IPAM_CONFIG])
+        cidrs = _blocks_of(handles.values())
+        seen = None if any(job.attempts for job in group) else self._remembered(cidrs)
+        if seen is None:
+            seen = seen_in(await self._store.get_many([*map(block_key, cidrs), IPAM_CONFIG]))
         draft, ready = Draft(), list[Leaving]()
         for job in group:
             trial = draft.fork()
@@ -102,7 +111,7 @@ class Freeing:
             if job.handle in draft.handles:
                 continue
             try:
-                job.freed = draft_release(trial, job.handle, stored, read, self._now())
+                job.freed = draft_release(trial, job.handle, stored, seen, self._now())
                 trial.ride(job.companion)
                 if not trial.fits and not ready:
                     raise Conflict(f"handle {job.handle}: holds more than one transaction takes")
@@ -118,15 +127,13 @@ class Freeing:
         return draft, ready
 
 
-def _blocks_of(handles: Iterable[Versioned]) -> list[str]:
-    """The keys of all blocks that these handles name; a handle that cannot be read fails later, alone."""
-    keys: dict[str, None] = {}
+def _blocks_of(handles: Iterable[Versioned]) -> list[Prefix]:
+    """All blocks that these handles name; a handle that cannot be read fails later, alone."""
+    found: dict[Prefix, None] = {}
     for stored in handles:
         with suppress(Malformed):
-            keys |= {
-                block_key(cidr): None for cidr, _ in decode_handle(stored.key, stored.value).count_by_block
-            }
-    return list(keys)
+            found |= dict.fromkeys(cidr for cidr, _ in decode_handle(stored.key, stored.value).count_by_block)
+    return list(found)
 
 
 def _judge(job: Leaving, lost: Lost) -> None:

@@ -113,22 +113,48 @@ def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[Kept]:
                 yield read_block(stored)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Blocks and the cluster's rules, as read now or as remembered."""
+
+    blocks: Mapping[Prefix, Kept]
+    config: IpamConfig
+    config_revision: int | None = None
+    """Where the rules are remembered: the revision that must still stand."""
+
+
+def seen_in(read: Mapping[str, Versioned]) -> Seen:
+    """What a read found; a damaged block is left out and must not keep the others: `check` names it."""
+    kept = {}
+    for key, stored in read.items():
+        if key != IPAM_CONFIG:
+            with suppress(Malformed):
+                found = read_block(stored)
+                kept[found.block.cidr] = found
+    return Seen(kept, config_of(read))
+
+
 def draft_release(
     draft: Draft,
     handle: HandleId,
     stored: Versioned | None,
-    read: Mapping[str, Versioned],
+    seen: Seen,
     now: datetime,
 ) -> tuple[Address, ...]:
-    """Draft the release of all a handle holds; `read` has its blocks and the rules. Raises Conflict, Malformed."""
+    """Draft the release of all a handle holds. Raises Conflict, Malformed."""
     if stored is None:
         draft.guard(handle_key(handle), 0)
         draft.handles.add(handle)
         return ()
-    config = config_of(read)
+    config = seen.config
     draft.handle(handle, stored.revision, {})
+    if seen.config_revision is not None:
+        draft.guard(IPAM_CONFIG, seen.config_revision)
     freed: list[Address] = []
-    for kept in _readable(decode_handle(stored.key, stored.value), read):
+    for cidr, _ in decode_handle(stored.key, stored.value).count_by_block:
+        kept = seen.blocks.get(cidr)
+        if kept is None:
+            continue
         present = draft.blocks.get(kept.block.cidr, kept)
         thawed = blocks.thaw(present.block, now, config.cooldown_seconds)
         changed, addresses = blocks.release_handle(thawed, handle, _stamp(config, now))

@@ -68,6 +68,7 @@ class Waits:
 USUAL = Waits()
 
 Answer = Callable[[], None]
+Stored = tuple[WorkloadEndpoint | None, int] | None
 Companions = Callable[[tuple[Assignment, ...]], Companion]
 
 log = structlog.get_logger()
@@ -234,18 +235,35 @@ class Attaching:
 
         Raises CniError when the device stays, or the release can be neither done nor written down.
         """
+        asked = self._asked(request)
         try:
             await self._detach(request)
+            await self.give_back(request, release, answer, asked)
         except KernelError as error:
             raise CniError(
                 Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
             ) from error
-        await self.give_back(request, release, answer)
+        finally:
+            if asked is not None:
+                asked.cancel()
         log.info("cni.deleted", pod=request.pod or request.container_id)
 
-    async def give_back(self, request: Request, release: Release, answer: Answer) -> None:
-        """Release; when that takes longer than a runtime should wait, write it down first. Raises CniError."""
-        releasing = asyncio.create_task(self._try_release(request))
+    def _asked(self, request: Request) -> asyncio.Task[Stored] | None:
+        """The endpoint is read while the kernel removes the device; not from a datastore that would not answer."""
+        if request.addresses_only or self._silent or self._ports.not_ready() is not None:
+            return None
+        asked = asyncio.create_task(self._stored(request))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return asked
+
+    async def give_back(
+        self, request: Request, release: Release, answer: Answer, asked: asyncio.Task[Stored] | None = None
+    ) -> None:
+        """Release; when that takes longer than a runtime should wait, write it down first. Raises CniError.
+
+        `asked` reads the endpoint already.
+        """
+        releasing = asyncio.create_task(self._try_release(request, asked))
         recorded: Path | None = None
         try:
             await asyncio.wait({releasing}, timeout=0 if self._silent else self._waits.patience)
@@ -278,13 +296,13 @@ class Attaching:
         if known is not None and ours:
             self._ports.forget(known)
 
-    async def _try_release(self, request: Request) -> str | None:
+    async def _try_release(self, request: Request, asked: asyncio.Task[Stored] | None) -> str | None:
         """None, or why it is not known to be done."""
         if (why := self._ports.not_ready()) is not None:
             return why
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._release(request)
+                await self._release(request, asked)
         except (IpamError, TimeoutError) as error:
             return str(error) or f"no answer within {RELEASE_SECONDS:g} s"
         return None
@@ -297,19 +315,23 @@ class Attaching:
         log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
         return path
 
-    async def _release(self, request: Request) -> None:
+    async def _release(self, request: Request, asked: asyncio.Task[Stored] | None = None) -> None:
         """Addresses and endpoint, in one transaction. Raises IpamError.
 
         An earlier release of the same may still be under way, its caller gone: then there is nothing left to do.
         """
         for _ in range(MOST_LOOKS - 1):
             with suppress(Conflict):
-                await self._release_as_seen(request)
+                await self._release_as_seen(request, asked)
                 return
-        await self._release_as_seen(request)
+            asked = None
+        await self._release_as_seen(request, asked)
 
-    async def _release_as_seen(self, request: Request) -> None:
-        stored = None if request.addresses_only else await self._stored(request)
+    async def _release_as_seen(self, request: Request, asked: asyncio.Task[Stored] | None) -> None:
+        if asked is not None:
+            stored = await asked
+        else:
+            stored = None if request.addresses_only else await self._stored(request)
         companion = Companion()
         if stored is not None:
             endpoint, revision = stored
@@ -318,7 +340,7 @@ class Attaching:
                 companion = Companion((Unchanged(key, revision),), (Delete(key),))
         await self._ports.allocator.release_handle(handle(request), companion)
 
-    async def _stored(self, request: Request) -> tuple[WorkloadEndpoint | None, int] | None:
+    async def _stored(self, request: Request) -> Stored:
         """The stored endpoint, None in its place when it cannot be read, and its revision. Raises IpamError."""
         value = await self._ports.store.get(self._key(request))
         if value is None:

@@ -134,3 +134,20 @@ async def test_a_release_whose_caller_goes_away_harms_no_other(world: World) -> 
     leaving.cancel()
     assert len(await staying) == 1
     assert await world.faults() == []
+
+
+async def test_a_warm_release_is_two_round_trips_and_stale_hints_are_noticed(
+    world: World, store: FakeStore
+) -> None:
+    await world.pool("p", "10.0.0.0/29")
+    allocator, other = world.allocator(), world.allocator()
+    for name in ("h1", "h2"):
+        await allocator.assign(ask(name))
+    before = store.calls
+    assert len(await allocator.release_handle(HandleId("h1"))) == 1
+    assert store.calls - before == 2
+    await other.assign(ask("h3"))
+    await world.rules('{"strictAffinity":false,"autoAllocateBlocks":true}')
+    assert len(await allocator.release_handle(HandleId("h2"))) == 1
+    assert set((await world.held()).values()) == {"h3"}
+    assert await world.faults() == []
