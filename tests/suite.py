@@ -35,7 +35,7 @@ def shards() -> list[Shard]:
         Shard("interop: BIRD, FRR, GoBGP", [*pytest, "-n", "2", "tests/interop"]),
         Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
         Shard("machines with systemd", [*pytest, "-m", "lab", "tests/systemd"]),
-        Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-m", "ipip"]),
+        Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-o", "timeout=600", "-m", "ipip"]),
     ]
 
 

@@ -32,7 +32,6 @@ def tables(lab: Lab) -> dict[str, list[str]]:
     return {node.name: sorted(table(node)) for node in lab.plan.nodes}
 
 
-@pytest.mark.timeout(400)  # in the guest kernel a command line takes seconds
 @pytest.mark.parametrize("cycle", CYCLES)
 def test_ten_switches_in_a_row_lose_little_and_end_exactly(
     cycle: list[Mode], make_lab: MakeLab, tmp_path: Path
