@@ -41,15 +41,14 @@ def run_check(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import settings
     from agent.cli.failure import CommandFailed
     from agent.config import ConfigError
-    from agent.datastore.client import etcd_config
-    from ipam.etcd_channels import Channels
+    from agent.datastore.client import check_files
 
     if arguments.file is not None:
         arguments.config = arguments.file
     found = settings(arguments)
     try:
-        Channels(etcd_config(found.config.etcd))
-    except (ConfigError, ValueError) as error:
+        check_files(found.config.etcd)
+    except ConfigError as error:
         raise CommandFailed(str(error)) from error
     print(f"good; {len(found.origins)} settings are said, the others have their defaults")
 

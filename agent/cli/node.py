@@ -66,6 +66,7 @@ def shown(status: dict[str, Any]) -> str:
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
         f"pods       {status['pods']}{', mtu ' + str(status['mtu']) if status['mtu'] else ''}",
     ]
+    lines += certificate_notes(status)
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
     lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
@@ -73,6 +74,12 @@ def shown(status: dict[str, Any]) -> str:
     for version, sign in (("IPv4", "."), ("IPv6", ":")):
         lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
     return "\n".join(lines)
+
+
+def certificate_notes(status: dict[str, Any]) -> list[str]:
+    """Until when the certificates are valid with which etcd is spoken to; none without TLS."""
+    certificates = status.get("etcd", {}).get("certificates", {})
+    return [f"           {file} is valid until {until[:10]}" for file, until in certificates.items()]
 
 
 def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:

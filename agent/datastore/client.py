@@ -7,6 +7,7 @@ from pathlib import Path
 from agent.config import ConfigError, EtcdSettings, only_its_owners, password
 from ipam.errors import StoreUnavailable
 from ipam.etcd import EtcdConfig
+from ipam.etcd_channels import Channels
 
 
 def etcd_config(settings: EtcdSettings) -> EtcdConfig:
@@ -23,6 +24,14 @@ def etcd_config(settings: EtcdSettings) -> EtcdConfig:
             password=password(settings),
             fresh_password=(lambda: _again(settings)) if settings.password_file else None,
         )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_files(settings: EtcdSettings) -> None:
+    """That the password can be read and the TLS files can be used together. Raises ConfigError."""
+    try:
+        Channels(etcd_config(settings))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.config import Config, ConfigError
 from agent.configuration.loading import load
-from agent.datastore.client import etcd_config
+from agent.datastore.client import check_files
 
 
 def only_one(run: Path) -> int:
@@ -62,5 +62,5 @@ def settings(arguments: argparse.Namespace) -> Config:
 def checked(arguments: argparse.Namespace) -> Config:
     """Everything that can be known to be wrong before the first thing is done. Raises ConfigError."""
     config = settings(arguments)
-    etcd_config(config.etcd)
+    check_files(config.etcd)
     return config

@@ -14,6 +14,7 @@ from agent.cli.failure import CommandFailed
 from agent.config import ConfigError, password
 from agent.configuration.loading import load, loaded
 from agent.configuration.reference import reference
+from agent.service.start import checked, parser
 
 
 def test_the_last_word_wins(tmp_path: Path) -> None:
@@ -162,3 +163,18 @@ def test_a_password_file_open_to_everybody_is_refused(tmp_path: Path) -> None:
         password(config.etcd)
     file.chmod(0o640)
     assert password(config.etcd) == "secret"
+
+
+def test_a_daemon_refuses_tls_files_that_cannot_be_used_before_it_does_anything(
+    tmp_path: Path,
+) -> None:
+    for name in ("cert", "key"):
+        (tmp_path / name).write_text("no certificate")
+        (tmp_path / name).chmod(0o600)
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        f"[node]\nname = 'n'\n[etcd]\nendpoints = ['https://127.0.0.1:1']\ncert_file = '{tmp_path}/cert'\n"
+        f"key_file = '{tmp_path}/key'\n"
+    )
+    with pytest.raises(ConfigError, match=r"cert and .*key: not a certificate and its own key"):
+        checked(parser().parse_args(["--config", str(file)]))

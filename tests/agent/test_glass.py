@@ -13,7 +13,7 @@ import structlog
 
 from agent import glass
 from agent.cli.bgp import in_full, peers_table, routes_table
-from agent.cli.node import peers_of
+from agent.cli.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.peering import Peered, PeerKind
 from bgp.config import PeerConfig, SpeakerConfig
@@ -174,3 +174,9 @@ def test_node_status_lists_the_peers_of_each_version_of_ip() -> None:
     assert "fd00::2" not in four
     assert "| fd00::2      | node-to-node mesh | start |" in six
     assert peers_of({"peers": []}, "IPv6", ":") == ["No IPv6 peers found."]
+
+
+def test_until_when_certificates_are_valid_is_shown() -> None:
+    status = {"etcd": {"certificates": {"/etc/tortie/client.pem": "2027-01-02T03:04:05Z"}}}
+    assert certificate_notes(status) == ["           /etc/tortie/client.pem is valid until 2027-01-02"]
+    assert certificate_notes({"etcd": {"certificates": {}}}) == []

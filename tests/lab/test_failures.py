@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -94,3 +95,33 @@ def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwa
     assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
     remove(lab.plan, pod)
     assert "after" not in {known.name for known in pods(lab.plan)}
+
+
+def test_a_restored_backup_of_etcd_changes_no_route_and_loses_no_ping(
+    make_lab: MakeLab, tmp_path: Path
+) -> None:
+    lab = make_lab("backup", Mode.NONE)
+    data, node = lab.plan.directory / "etcd", lab.plan.nodes[0]
+    processes.stop_etcd(lab.plan)
+    shutil.copytree(data, tmp_path / "backup")
+    processes.start_etcd(lab.plan)
+    processes.wait_for_agents(lab.plan)
+    remove(lab.plan, add(lab.plan, "brief", node))  # revisions go on, so that the backup is older
+    processes.wait_for("convergence", lambda: converged(lab), 60)
+    monitors = RouteMonitors(lab, tmp_path)
+    try:
+        pings = pinging(lab, 12)
+        processes.stop_etcd(lab.plan)
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "backup", data)
+        processes.start_etcd(lab.plan)
+        said = node.directory / "agent.log"
+        processes.wait_for("the warning", lambda: "datastore.went_back" in said.read_text(), 30)
+        processes.wait_for_agents(lab.plan)
+        output, _ = pings.communicate(timeout=60)
+        assert pings.returncode == 0, output
+        assert monitors.events() == {one.name: [] for one in lab.plan.nodes}
+    finally:
+        monitors.close()
+    add(lab.plan, "after", node)
+    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
