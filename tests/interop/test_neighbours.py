@@ -23,7 +23,7 @@ BLOCK6, LATER6 = "fd01:1::/64", "fd01:3::/64"
 MANY = 100_000
 TOR_AS, THIRD_AS = 4200000001, 64513
 DRAINED_SECONDS = 1.0
-TABLE_SECONDS = 100
+TABLE_SECONDS = 150
 MAPPED = 0xFFFF << 32
 """RFC 4291 section 2.5.5.2."""
 
@@ -99,6 +99,9 @@ async def test_a_tor_in_another_as_has_our_as_in_front_and_brings_others_paths(r
         await third.until(lambda speaker: len(speaker.learned) == 2)
         assert set(third.learned()) == {BLOCK, THEIR_BLOCK}
         assert "64512" in daemon.paths(BLOCK)
+        # FRR tells us our own path back, which we do not believe.
+        told = 3 if daemon.name == "frr" else 2
+        await eventually(lambda: status(ours).received == told)
 
 
 async def test_a_reflector_brings_other_clients_paths_with_their_next_hop(running: Running) -> None:
@@ -215,6 +218,7 @@ async def test_either_side_that_asks_for_a_refresh_gets_everything_again(running
         assert status(ours).sessions == 1
 
 
+@pytest.mark.timeout(2 * TABLE_SECONDS + 50)  # GoBGP tells one prefix per message
 async def test_a_hundred_thousand_prefixes_go_through_a_tor_both_ways(running: Running) -> None:
     ours = Ours(peer_as=TOR_AS, more={"passive": True})
     third = Ours(asn=THIRD_AS, peer_as=TOR_AS, address=THIRD, more={"passive": True})
@@ -228,7 +232,7 @@ async def test_a_hundred_thousand_prefixes_go_through_a_tor_both_ways(running: R
         for one in (ours, third):
             found = status(one)
             assert (found.announced, found.sessions) == (MANY, 1)
-            assert found.received > MANY  # FRR tells us our own paths back, which we do not believe
+            assert found.received > MANY  # FRR tells us our own table back as well
 
 
 @pytest.mark.parametrize("over_ipv6", [False, True], ids=["over-ipv4", "over-ipv6"])
@@ -255,7 +259,7 @@ async def test_ipv4_over_a_session_of_ipv6_comes_with_a_next_hop_of_ipv4_or_ends
     async with running(ours, ipv6=True, over_ipv6=True) as daemon:
         ours.start(BLOCK, BLOCK6)
         if daemon.name == "gobgp":  # it tells an IPv6 next hop, which nobody agreed on (RFC 8950)
-            await ours.until(lambda _: "MP_REACH_NLRI has 16 octets (3/9)" in status(ours).last_error)
+            await eventually(lambda: "MP_REACH_NLRI has 16 octets (3/9)" in status(ours).last_error)
             return
         await ours.until(lambda speaker: len(speaker.learned) == 2)
         assert ours.learned() == {THEIR_BLOCK: str(THEIRS), THEIR_BLOCK6: str(THEIRS6)}
