@@ -87,6 +87,7 @@ class EtcdStore:
         self._silence_seconds = silence_seconds
         self.channels = Channels(config)
         self._token: str | None = None
+        self._listed_in: int | None = None  # the cluster: a watch right behind a list must find the same one
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -164,11 +165,12 @@ class EtcdStore:
         """See Store."""
         start, end = prefix.encode(), _end_of(prefix.encode())
         values: dict[str, Versioned] = {}
-        revision = 0
+        revision, place = 0, _Place(0)
         while True:
             request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
             answer = await self._call("KV", "Range", request)
             revision = revision or answer.header.revision
+            self._listed_in = place.stay_in(answer.header.cluster_id)
             values.update({value.key: value for value in map(_versioned, answer.kvs)})
             if not answer.more:
                 return Listing(values, revision)
@@ -237,7 +239,7 @@ class EtcdStore:
 
     async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
-        place = _Place(start)
+        place = _Place(start, self._listed_in)
         wait = FIRST_WAIT_SECONDS
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._config.patience_seconds
@@ -345,12 +347,13 @@ class _Place:
     next_revision: int
     cluster: int | None = None
 
-    def stay_in(self, cluster: int) -> None:
+    def stay_in(self, cluster: int) -> int:
         """Raises WentBack when this is another cluster than before: what a restored backup is."""
         if self.cluster is None:
             self.cluster = cluster
         if cluster != self.cluster:
             raise WentBack(f"etcd is another cluster now ({cluster:x}, not {self.cluster:x})")
+        return cluster
 
 
 def _translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:

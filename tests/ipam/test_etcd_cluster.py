@@ -16,7 +16,7 @@ import structlog
 from agent.clock import SystemClock
 from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
-from ipam.errors import StoreError
+from ipam.errors import StoreError, WentBack
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import NodeName
@@ -189,6 +189,21 @@ async def test_a_restored_backup_is_read_again_deletes_only_when_complete_and_wa
                 assert watched.syncer.went_back >= 1
         assert "datastore.went_back" in {line["event"] for line in said}
         assert len(watched.lost) == 1  # all at once, from one whole list
+        await writer.close()
+
+
+async def test_another_cluster_between_a_list_and_its_watch_is_noticed() -> None:
+    with start_etcd() as server:
+        config = EtcdConfig((server.endpoint,))
+        store, writer = EtcdStore(config), EtcdStore(config)
+        await register(writer, "old")
+        listing = await store.list("/calico/")
+        await asyncio.to_thread(server.replace)
+        for number in range(10):
+            await register(writer, f"new-{number}")
+        with pytest.raises(WentBack, match="another cluster"):
+            await anext(aiter(store.watch("/calico/", listing.revision + 1)))
+        await store.close()
         await writer.close()
 
 
