@@ -19,9 +19,9 @@ from agent.dataplane.reconciler import Reconciler
 from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
 from agent.gathering import troubles
-from agent.mesh import Mesh
 from agent.metrics.series import EtcdReadings, Readings
-from agent.node import NodeRecord
+from agent.peers.mesh import Mesh
+from agent.place.record import NodeRecord
 from agent.service.reloading import Reloading
 from agent.service.standing import Standing
 from bgp.fsm import State

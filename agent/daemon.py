@@ -47,20 +47,20 @@ from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
-from agent.draining import DrainFile
 from agent.gathering import FactSettings, Gatherer
-from agent.mesh import Mesh
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
 from agent.metrics.monitor import Monitor
-from agent.node import NodeRecord, record_inputs
-from agent.reachability import Reachability
-from agent.secrets import Secrets
+from agent.peers.draining import DrainFile
+from agent.peers.mesh import Mesh
+from agent.peers.reachability import Reachability
+from agent.peers.secrets import Secrets
+from agent.place.record import NodeRecord, record_inputs
+from agent.place.underlay import Underlay
 from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
-from agent.underlay import Underlay
 from ipam.allocator import Allocator
 from ipam.errors import IpamError
 from ipam.etcd import EtcdStore

@@ -13,7 +13,7 @@ from agent.dataplane.mtu import oversized
 from agent.dataplane.objects import Address, Link, Prefix
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import Node
-from agent.policies import services
+from agent.peers.policies import services
 from ipam.model import NodeName, Pool
 
 

@@ -7,6 +7,7 @@ the plugin's process to the later of the two other nodes' route events.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from agent.lab.routes import table
 from bench.events import Events
 from bench.figures import OURS, Measure, Series
 
-LAB = "benchblocks"
+LAB = f"blocks{os.getpid() % 100_000}"
 BLOCK_LENGTH = 30
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import median
@@ -11,7 +12,7 @@ from agent.lab.plan import Mode
 from bench.figures import OURS, Measure, Series
 from bench.place import cpu_seconds, memory_mib
 
-LAB = "benchcrowd"
+LAB = f"crowd{os.getpid() % 100_000}"
 
 
 def measure(nodes: int, rest_seconds: float, progress: Callable[[str], None]) -> list[Measure]:

@@ -7,6 +7,7 @@ alternate between them: a TCP stream by iperf3, and the round trip of small pack
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -19,7 +20,7 @@ from agent.lab.pods import add
 from bench.figures import OURS, Measure, Series
 from bench.place import BenchError, Space, spaces
 
-LAB = "benchtraffic"
+LAB = f"stream{os.getpid() % 100_000}"
 BY_HAND = "by hand"
 PINGS = 500
 PORT = "5201"

@@ -19,9 +19,9 @@ from agent.dataplane.objects import RouteKey
 from agent.datastore.admission import key_of
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import KINDS
-from agent.draining import DrainFile
-from agent.mesh import Mesh
-from agent.secrets import Secrets
+from agent.peers.draining import DrainFile
+from agent.peers.mesh import Mesh
+from agent.peers.secrets import Secrets
 from ipam.model import NodeName, Pool
 from ipam.store import Versioned
 

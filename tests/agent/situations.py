@@ -9,7 +9,7 @@ import msgspec
 
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources import Metadata, Node, NodeBGPSpec, NodeSpec
-from agent.peering import Peered, Peering, Situation, peering
+from agent.peers.peering import Peered, Peering, Situation, peering
 from ipam.model import NodeName
 
 SECRET = {"secretKeyRef": {"name": "bgp", "key": "k"}}

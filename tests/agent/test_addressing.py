@@ -6,11 +6,11 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 import pytest
 
-from agent.address_method import How, Method, method
-from agent.addressing import by_route, judged
 from agent.config import NodeSettings
 from agent.dataplane.objects import Link
-from agent.finding import AddressFinder, NoAddress, resolved
+from agent.place.address_method import How, Method, method
+from agent.place.addressing import by_route, judged
+from agent.place.finding import AddressFinder, NoAddress, resolved
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
 

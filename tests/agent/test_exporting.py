@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.objects import Link, RouteKey
-from agent.exporting import BLOCK as OWN
-from agent.exporting import announcements, borne, interfaces
-from agent.policies import Interface
+from agent.peers.exporting import BLOCK as OWN
+from agent.peers.exporting import announcements, borne, interfaces
+from agent.peers.policies import Interface
 from bgp.origination import PLAIN
 from ipam.model import NodeName, Pool
 

@@ -22,7 +22,7 @@ from agent.datastore.resources import (
     kind_of,
 )
 from agent.gathering import FactSettings, Gatherer, troubles
-from agent.underlay import MOST_NODES_ASKED, Underlay
+from agent.place.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key
 from ipam.model import NodeName
 from ipam.store import Versioned

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import structlog
 
-from agent import glass
 from agent.cli.bgp import in_full, peers_table, routes_table
 from agent.cli.node import certificate_notes, peers_of
 from agent.clock import SystemClock
-from agent.peering import Peered, PeerKind
+from agent.peers import glass
+from agent.peers.peering import Peered, PeerKind
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.looking import MOST_PREFIXES
 from bgp.speaker import Speaker

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.identity import hashed, identity
+from agent.peers.identity import hashed, identity
 from bgp.config import SpeakerConfig
 from ipam.model import NodeName
 from tests.agent.situations import REFLECTOR, A, B, C, node, situation

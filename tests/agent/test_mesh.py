@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.draining import Drained, DrainFile
+from agent.peers.draining import Drained, DrainFile
 from bgp.attributes import PathAttributes
 from bgp.iana import WellKnown
 from tests.agent.meshes import Meshes, MeshNode, document, meshes

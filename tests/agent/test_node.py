@@ -15,7 +15,7 @@ from agent.datastore.documents import read
 from agent.datastore.resources import encode
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
-from agent.node import NodeRecord, record_inputs
+from agent.place.record import NodeRecord, record_inputs
 from ipam.allocator import Allocator
 from ipam.keys import resource_key
 from ipam.model import HandleId, NodeName

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering import Situation, peering, wanted_secrets
+from agent.peers.peering import Situation, peering, wanted_secrets
 from bgp.config import NextHopMode
 from bgp.families import Family
 from tests.agent.situations import (

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
-from agent.exporting import BLOCK
-from agent.policies import Ground, Interface, names_interfaces, policy, services, troubles
+from agent.peers.exporting import BLOCK
+from agent.peers.policies import Ground, Interface, names_interfaces, policy, services, troubles
 from bgp import nlri
 from bgp.attributes import PathAttributes
 from bgp.communities import shown

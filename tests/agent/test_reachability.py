@@ -10,7 +10,7 @@ import pytest
 
 from agent.dataplane.kernel import KernelError, NoWay, PathToHost
 from agent.dataplane.objects import Address
-from agent.reachability import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
+from agent.peers.reachability import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
 from tests.fakes.kernel import FakeKernel
 
 NEAR, FAR, FARTHER = (ip_address(text) for text in ("172.26.0.9", "10.0.0.9", "10.0.0.10"))

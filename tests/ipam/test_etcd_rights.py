@@ -18,7 +18,7 @@ from agent.datastore.resources import encode
 from agent.datastore.syncer import Syncer
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
-from agent.node import NodeRecord
+from agent.place.record import NodeRecord
 from ipam.allocator import Allocator
 from ipam.errors import StoreError, StoreRefused
 from ipam.etcd import EtcdConfig, EtcdStore

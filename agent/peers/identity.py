@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.peering import Situation
+from agent.peers.peering import Situation
 from bgp.config import SpeakerConfig
 from bgp.families import Address
 from ipam.model import NodeName

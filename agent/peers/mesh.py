@@ -16,19 +16,19 @@ from typing import Any
 
 import structlog
 
-from agent import glass
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster
-from agent.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.exporting import announcements, borne, interfaces
-from agent.identity import identity
-from agent.peering import Peering, Situation, peering, wanted_secrets
-from agent.policies import Ground, names_interfaces, policy
-from agent.policies import troubles as policy_troubles
-from agent.secrets import Secrets
+from agent.peers import glass
+from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
+from agent.peers.exporting import announcements, borne, interfaces
+from agent.peers.identity import identity
+from agent.peers.peering import Peering, Situation, peering, wanted_secrets
+from agent.peers.policies import Ground, names_interfaces, policy
+from agent.peers.policies import troubles as policy_troubles
+from agent.peers.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
 from bgp.speaker import LearnedRoute, PeerStatus, Speaker

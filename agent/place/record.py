@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 
-from agent.addressing import Candidate, Interface
 from agent.clock import Clock
 from agent.config import NodeSettings
 from agent.dataplane.facts import bearing
@@ -26,7 +25,8 @@ from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.dataplane.tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import API_VERSION, PLURALS
-from agent.finding import AddressFinder, Found, NoAddress
+from agent.place.addressing import Candidate, Interface
+from agent.place.finding import AddressFinder, Found, NoAddress
 from ipam.allocator import Allocator, Companion
 from ipam.errors import Conflict
 from ipam.keys import resource_key

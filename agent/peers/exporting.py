@@ -2,7 +2,7 @@
 
 Promises: pure; a node originates its own blocks once their blackhole is in the kernel, the addresses its pods borrowed
 from other nodes' blocks, and the local prefixes that its settings name while they are here; never an address inside an
-own block, and never what it learned. Which peer is told which of them is decided by `agent.policies`.
+own block, and never what it learned. Which peer is told which of them is decided by `agent.peers.policies`.
 Does not know: sessions, the kernel beyond the routes it is told are installed.
 """
 
@@ -13,7 +13,7 @@ from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Link, RouteKey
-from agent.policies import Interface
+from agent.peers.policies import Interface
 from bgp.families import Prefix
 from bgp.origination import PLAIN, Origination
 

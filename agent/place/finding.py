@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from urllib.parse import urlsplit
 
-from agent.address_method import How, Method, method
-from agent.addressing import Candidate, Interface, by_route, judged, literal
 from agent.config import NodeSettings
 from agent.dataplane.kernel import Kernel, KernelError
 from agent.dataplane.objects import Address
+from agent.place.address_method import How, Method, method
+from agent.place.addressing import Candidate, Interface, by_route, judged, literal
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}

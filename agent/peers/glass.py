@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agent.peering import Peered
+from agent.peers.peering import Peered
 from bgp.communities import shown
 from bgp.config import PeerConfig
 from bgp.families import Address
