@@ -43,7 +43,9 @@ def test_containers_of_containerd_and_podman_reach_each_other_across_nodes_and_l
             assert len(set(addresses)) == 4
             for container in running:
                 for address in addresses:
-                    assert "1 packets received" in container.run("ping", "-c1", "-w5", address)
+                    container.run(
+                        "ping", "-c1", "-w5", address
+                    )  # fails without a reply; ctr may lose the words
             assert kernels(lab) != before
             assert datastore(lab) != stored
         wait_for("the end of the routes", lambda: kernels(lab) == before, KERNEL_SECONDS)

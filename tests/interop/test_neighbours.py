@@ -201,7 +201,7 @@ async def test_a_neighbour_that_is_shut_down_takes_its_paths_along(running: Runn
 
 
 async def test_either_side_that_asks_for_a_refresh_gets_everything_again(running: Running) -> None:
-    ours = Ours()
+    ours = Ours(more={"passive": True})  # no collision at the start cuts the session
     async with running(ours) as daemon:
         ours.start(BLOCK)
         await daemon.watch.until(known=(BLOCK,))
