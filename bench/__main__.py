@@ -14,13 +14,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import addresses, blocks, cluster, crowd, feed, moves, rib, traffic
+from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traffic
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows
 from bench.machine import describe
 from bench.speakers import SPEAKERS, available
 
 ROUNDS, SHORT_ROUNDS = 5, 1
+NEW_BLOCKS = 15
+"""A round, in a lab of its own."""
 SHORT_SHARE = 50
 """The short variant keeps the harness alive; its feeds are that much smaller and its figures mean nothing."""
 
@@ -45,8 +47,14 @@ def _moves(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[
     return moves.measure(chosen.rounds, _names(chosen), progress)
 
 
+def _cni(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
+    if chosen.short:
+        return cni.measure(chosen.rounds, progress, calls=3, crowd=4)
+    return cni.measure(chosen.rounds, progress)
+
+
 def _blocks(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
-    return blocks.measure(3 if chosen.short else 50, progress)
+    return blocks.measure(3 if chosen.short else NEW_BLOCKS, chosen.rounds, progress)
 
 
 def _traffic(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
@@ -67,6 +75,7 @@ MEASURES: dict[str, tuple[str, Run]] = {
     "feed": ("(a) BGP feed to the kernel, and back", _feed),
     "rib": ("(b) memory per million prefixes", _rib),
     "moves": ("(c) a node moves, (d) restart with 20,000 routes", _moves),
+    "cni": ("(e) CNI calls beside ptp with host-local", _cni),
     "blocks": ("(f) new block to the other nodes' kernels", _blocks),
     "traffic": ("(g) pod-to-pod traffic beside routes made by hand", _traffic),
     "addresses": ("(h) IPAM allocations a second", _addresses),

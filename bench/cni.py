@@ -1,4 +1,4 @@
-"""Measure j: CNI calls beside Debian's ptp with host-local, agent and etcd idle otherwise; and 100 ADDs at once.
+"""Measure e: CNI calls beside Debian's ptp with host-local, agent and etcd idle otherwise; and 100 ADDs at once.
 
 Each round makes and removes the same pods with each plugin in turn. A call's time is that of its process from its start
 to its end, as a container runtime waits for it. `python -m bench.cni [ROUNDS]` prints the table.
@@ -125,7 +125,7 @@ def measure(
 ) -> list[Measure]:
     """All of it, in a lab of one node. Raises BenchError, LabError."""
     name = f"bench{os.getpid() % 100000}"
-    progress("(j) CNI: starting an agent and an etcd")
+    progress("(e) CNI: starting an agent and an etcd")
     lab = life.up(name, 1, Mode.NONE, lambda _: None)
     try:
         node = lab.plan.nodes[0]
@@ -136,7 +136,7 @@ def measure(
                 for plugin in plugins:  # the first block, the first files
                     _one_by_one(plugin, Times(), 1)
                 for number in range(rounds):
-                    progress(f"(j) CNI: round {number + 1} of {rounds}")
+                    progress(f"(e) CNI: round {number + 1} of {rounds}")
                     for plugin in plugins:
                         _one_by_one(plugin, times[plugin.name], calls)
                     for plugin in plugins:
@@ -150,7 +150,7 @@ def _measures(times: dict[str, Times], calls: int, crowd: int) -> list[Measure]:
     found = []
     for verb, goals in GOALS.items():
         for subject, limit in goals:
-            key = f"j-{verb.lower()}{'-python' if subject == PYTHON else ''}"
+            key = f"e-{verb.lower()}{'-python' if subject == PYTHON else ''}"
             compared = [(OURS, times[subject]), (PTP, times[PTP])]
             found.append(
                 Measure(
@@ -166,7 +166,7 @@ def _measures(times: dict[str, Times], calls: int, crowd: int) -> list[Measure]:
             found.append(Measure(f"{key}-p99", f"the same, p99 of {calls}", series))
     at_once = [Series(who, "s", tuple(one.crowd)) for who, one in times.items()]
     goal = f"<= {CROWD_SECONDS:g} s"
-    found.append(Measure("j-crowd", f"{crowd} ADDs at once", tuple(at_once), goal, limit=CROWD_SECONDS))
+    found.append(Measure("e-crowd", f"{crowd} ADDs at once", tuple(at_once), goal, limit=CROWD_SECONDS))
     return found
 
 

@@ -106,4 +106,4 @@ def test_the_short_bench_runs_every_measure_and_writes_its_figures(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     keys = {measure["key"].split("-")[0] for measure in json.loads(file.read_text())["measures"]}
-    assert keys == {"a", "b", "c", "d", "f", "g", "h", "i"}
+    assert keys == {"a", "b", "c", "d", "e", "f", "g", "h", "i"}
