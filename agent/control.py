@@ -40,14 +40,16 @@ def peer_is_root(connection: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
-def private_socket(path: Path) -> socket.socket:
-    """A listening address that is root's alone from its first moment, in place of what stood there. Raises OSError.
+def private_socket(path: Path, umask: int = 0o177) -> socket.socket:
+    """A listening address in place of what stood there, with the modes that `umask` leaves from its first moment.
+
+    Raises OSError.
 
     Nothing awaits while the umask is another: it is the whole process's, and two who did left it so for good.
     """
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    before = os.umask(0o177)
+    before = os.umask(umask)
     try:
         made.bind(str(path))
     except BaseException:

@@ -6,7 +6,7 @@ Promises: a socket that cannot be opened is said in the log and costs the agent 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -22,27 +22,38 @@ class Monitor:
     """One agent's pages."""
 
     def __init__(
-        self, path: Path, listen: str, exposition: Exposition, lag: Lag, not_ready: Callable[[], str | None]
+        self,
+        path: Path,
+        listen: str,
+        exposition: Exposition,
+        lag: Lag,
+        not_ready: Callable[[], str | None],
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`listen` is `address:port`, or empty for the unix socket alone."""
+        """`listen` is `address:port`, or empty for the unix socket alone; `ready` is called once that one listens."""
         self._path = path
         self._listen = listen
         self._exposition = exposition
         self._lag = lag
         self._not_ready = not_ready
+        self._listening = ready
 
     async def run(self) -> None:
         """Serve and measure until cancelled."""
+        pages: web.Pages = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lag.run())
-            group.create_task(self._serve())
+            group.create_task(
+                self._served(str(self._path), web.on_socket(self._path, pages, self._listening))
+            )
+            if self._listen:
+                group.create_task(self._served(self._listen, web.on_tcp(self._listen, pages)))
 
-    async def _serve(self) -> None:
-        pages: web.Pages = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
+    async def _served(self, where: str, serving: Awaitable[None]) -> None:
         try:
-            await web.serve(self._path, self._listen, pages)
+            await serving
         except OSError as error:
-            log.warning("metrics.not_served", socket=str(self._path), listen=self._listen, why=str(error))
+            log.warning("metrics.not_served", where=where, why=str(error))
 
     def _metrics(self) -> web.Page:
         return web.Page(self._exposition.text(), CONTENT_TYPE)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.control import private_socket
+
 MOST_REQUEST_BYTES = 8192
 REQUEST_SECONDS = 5.0
-SOCKET_MODE_MASK = 0o117
+SOCKET_UMASK = 0o117
 """Leaves 0660: a scraper's group may be given the file."""
 
 
@@ -37,9 +38,27 @@ def verdict(*, well: bool, reasons: tuple[str, ...]) -> Page:
 Pages = Mapping[str, Callable[[], Page]]
 
 
-async def serve(path: Path, listen: str, pages: Pages) -> None:
-    """Answer until cancelled; `listen` is `address:port`, or empty for the socket alone. Raises OSError."""
+async def on_socket(path: Path, pages: Pages, ready: Callable[[], None] = lambda: None) -> None:
+    """Answer on a unix socket until cancelled; `ready` is called once it listens. Raises OSError."""
+    answer = _answering(pages)
+    made = private_socket(path, SOCKET_UMASK)
+    server = await asyncio.start_unix_server(answer, sock=made, limit=MOST_REQUEST_BYTES)
+    ready()
+    async with server:
+        await server.serve_forever()
 
+
+async def on_tcp(listen: str, pages: Pages) -> None:
+    """Answer on `address:port` until cancelled. Raises OSError."""
+    host, _, port = listen.rpartition(":")
+    server = await asyncio.start_server(
+        _answering(pages), host.strip("[]"), int(port), limit=MOST_REQUEST_BYTES
+    )
+    async with server:
+        await server.serve_forever()
+
+
+def _answering(pages: Pages) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(TimeoutError, OSError, ValueError):
             async with asyncio.timeout(REQUEST_SECONDS):
@@ -48,23 +67,7 @@ async def serve(path: Path, listen: str, pages: Pages) -> None:
                 await writer.drain()
         writer.close()
 
-    with suppress(FileNotFoundError):
-        path.unlink()
-    before = os.umask(SOCKET_MODE_MASK)
-    try:
-        servers = [await asyncio.start_unix_server(answer, path, limit=MOST_REQUEST_BYTES)]
-    finally:
-        os.umask(before)
-    if listen:
-        host, _, port = listen.rpartition(":")
-        servers.append(
-            await asyncio.start_server(answer, host.strip("[]"), int(port), limit=MOST_REQUEST_BYTES)
-        )
-    try:
-        await asyncio.get_running_loop().create_future()
-    finally:
-        for server in servers:
-            server.close()
+    return answer
 
 
 def _response(line: str, pages: Pages) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -26,7 +28,7 @@ from bgp.fsm import State
 from bgp.status import PeerStatus
 
 ROOT = Path(__file__).parent.parent.parent
-MOST_TURNS = 10_000
+PATIENCE_SECONDS = 10
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PEER = PeerStatus(
     address=IPv4Address("10.0.0.2"),
@@ -146,14 +148,16 @@ def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
 
 
 @asynccontextmanager
-async def serving(path: Path, not_ready: Callable[[], str | None]) -> AsyncIterator[None]:
+async def serving(
+    path: Path, not_ready: Callable[[], str | None] = lambda: None, listen: str = ""
+) -> AsyncIterator[None]:
     lag = Lag(SystemClock())
-    task = asyncio.create_task(Monitor(path, "", Exposition(lambda: READINGS), lag, not_ready).run())
+    ready = asyncio.Event()
+    monitor = Monitor(path, listen, Exposition(lambda: READINGS), lag, not_ready, ready.set)
+    task = asyncio.create_task(monitor.run())
     try:
-        for _ in range(MOST_TURNS):
-            if path.is_socket():
-                break
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await ready.wait()
         yield
     finally:
         task.cancel()
@@ -197,3 +201,25 @@ async def test_a_socket_that_cannot_be_opened_costs_the_agent_nothing(tmp_path: 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await monitor.run()
+
+
+async def test_a_port_that_is_taken_leaves_the_socket_serving(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with serving(path, listen=f"127.0.0.1:{taken.getsockname()[1]}"):
+            assert (await asked(path, b"GET /livez HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 200 OK"
+
+
+async def test_the_umask_of_the_process_is_the_same_in_every_turn(tmp_path: Path) -> None:
+    before, seen = os.umask(0), set()
+    os.umask(before)
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        seen.add(os.umask(before))
+        loop.call_soon(look)
+
+    loop.call_soon(look)
+    async with serving(tmp_path / "metrics.sock"):
+        pass
+    assert seen == {before}

@@ -54,8 +54,8 @@ async def until(systemd: Systemd, line: str) -> list[str]:
     found: list[str] = []
     async with asyncio.timeout(5):
         while line not in found:
-            await asyncio.sleep(0.01)
-            found += systemd.heard()
+            heard = await asyncio.get_running_loop().sock_recv(systemd.socket, 4096)
+            found += heard.decode().split("\n")
     return found
 
 
