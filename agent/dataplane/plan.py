@@ -73,11 +73,30 @@ class Picture:
     departed: dict[RouteKey, str] = field(default_factory=dict)
     """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
 
+    doubted: dict[RouteKey, Route] = field(default_factory=dict)
+    """Of the foreign routes those that changed where nothing was wished: not worth a reading, not known any more."""
+
+    def drop_doubted(self) -> None:
+        """What was doubted and not read again since is taken for gone; if it is not, an addition is refused there."""
+        for key, route in self.doubted.items():
+            if self.routes.get(key) is route:
+                del self.routes[key]
+        self.doubted.clear()
+
     def replace_routes(self, fresh: Mapping[RouteKey, Route]) -> None:
         """Adopt a whole reading."""
         gone = ((key, route) for key, route in self.routes.items() if is_pod(route) and key not in fresh)
         self.departed |= {key: route.device for key, route in gone if route.device is not None}
         self.routes = dict(fresh)
+
+    def forget_devices(self, names: Collection[str]) -> bool:
+        """Devices went or are down. Whether routes that can come back without their device did: all but pods'."""
+        if not names:
+            return False
+        doubtful = any(route.device in names and not is_pod(route) for route in self.routes.values())
+        for name in names:
+            self.forget_device(name)
+        return doubtful
 
     def forget_device(self, name: str) -> None:
         """A device went or is down: the kernel dropped its routes and neighbours."""

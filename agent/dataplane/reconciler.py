@@ -206,14 +206,19 @@ class Reconciler:
         match event:
             case LinkChanged(name, lost):
                 self._links_stale = True
+                self._writes.link_changed(name)
                 if name in OUR_TUNNELS:
                     self._stale.update({Kind.TUNNEL} if not lost else Kind)
                 elif lost:
                     self._lost.add(name)
             case ObjectsChanged(Kind.ROUTE, Route() as route):
                 if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
+                    standing = self._picture.routes.get(route.key)
+                    if standing is not None and not self._ownership.is_ours(standing):
+                        self._picture.doubted[route.key] = standing
                     return False
                 self._stale.add(Kind.ROUTE)
+                self._writes.retries.forget_wait((Kind.ROUTE, route.key))
             case ObjectsChanged(kind, by=by):
                 self._stale.add(kind)
                 if by is not None:
@@ -266,6 +271,7 @@ class Reconciler:
 
     async def _one_pass(self) -> None:
         began = self._clock.now()
+        self._picture.drop_doubted()
         await self._read_links()
         self._computed += 1
         serial = self._computed
@@ -285,8 +291,9 @@ class Reconciler:
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def _read_links(self) -> None:
-        for name in self._lost:
-            self._picture.forget_device(name)
+        if self._picture.forget_devices(self._lost):
+            # A write of ours that followed the loss before it was heard of may stand, and now looks as if it did not.
+            self._stale.add(Kind.ROUTE)
         self._look_everywhere = self._look_everywhere or self._links_stale or bool(self._lost)
         self._lost.clear()
         if self._links_stale:

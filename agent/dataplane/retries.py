@@ -1,14 +1,15 @@
 """Which objects failed, why, and when to try each again.
 
-Promises: pure; waits double from `first_seconds` to `most_seconds`; time comes in as an argument.
-Does not know: what the objects are, who tries.
+Promises: pure; waits double from `first_seconds` to `most_seconds`; time comes in as an argument. A wait holds back the
+step that was refused, not another one: what is wished anew or is to be removed is tried at once.
+Does not know: what the objects and the steps are, who tries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
@@ -26,6 +27,8 @@ class Failure:
     retry_at: float
     """Monotonic seconds."""
     why: str
+    step: Any = None
+    """What was refused, to compare with what is tried next."""
 
 
 @dataclass(slots=True)
@@ -36,21 +39,21 @@ class Retries(Generic[K]):
     most_seconds: float = MOST_SECONDS
     _failures: dict[K, Failure] = field(default_factory=dict)
 
-    def failed(self, key: K, why: str, now: float) -> None:
-        """Note a refusal; the next try waits twice as long as the last one did."""
+    def failed(self, key: K, why: str, now: float, step: object = None) -> None:
+        """Note a refusal; the next try of this step waits twice as long as the last one did."""
         before = self._failures.get(key)
         attempts = 1 if before is None else before.attempts + 1
         wait = min(self.most_seconds, self.first_seconds * 2 ** min(attempts - 1, MOST_DOUBLINGS))
-        self._failures[key] = Failure(attempts, now + wait, why)
+        self._failures[key] = Failure(attempts, now + wait, why, step)
 
     def succeeded(self, key: K) -> None:
         """Forget the refusals of an object that was carried out or is no longer wished."""
         self._failures.pop(key, None)
 
-    def may_try(self, key: K, now: float) -> bool:
-        """Whether the object's wait is over; true for an object that never failed."""
+    def may_try(self, key: K, now: float, step: object = None) -> bool:
+        """Whether the object's wait is over; true for an object that never failed, and for another step."""
         failure = self._failures.get(key)
-        return failure is None or now >= failure.retry_at
+        return failure is None or now >= failure.retry_at or step != failure.step
 
     def failure(self, key: K) -> Failure | None:
         """The last refusal of one object, if it is refused at present."""
@@ -60,10 +63,15 @@ class Retries(Generic[K]):
         """The earliest moment at which something may be tried again; None when nothing failed."""
         return min((failure.retry_at for failure in self._failures.values()), default=None)
 
+    def forget_wait(self, key: K) -> None:
+        """Let one object be tried at once: what stands in its place changed."""
+        if key in self._failures:
+            self._failures[key] = replace(self._failures[key], retry_at=0.0)
+
     def forget_waits(self) -> None:
         """Let everything be tried at once: the world changed, so old refusals say little. Reasons stay visible."""
         for key, failure in self._failures.items():
-            self._failures[key] = Failure(failure.attempts, 0.0, failure.why)
+            self._failures[key] = replace(failure, retry_at=0.0)
 
     @property
     def any(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from enum import Enum, auto
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -34,9 +35,19 @@ from agent.dataplane.retries import Retries
 K = TypeVar("K")
 V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)
 ObjectKey = tuple[Kind, Any]
+Step = tuple["Verb", Any]
+"""What is done, and with which value."""
 OBJECTS_PER_TURN = 2000
 """Some 20 ms of the loop."""
 MASQUERADE_KEY: ObjectKey = (Kind.MASQUERADE, "natOutgoing")
+
+
+class Verb(Enum):
+    """What is done with an object; part of the step that a refusal holds back."""
+
+    ADD = auto()
+    PUT = auto()
+    REMOVE = auto()
 
 
 class Writes:
@@ -69,10 +80,17 @@ class Writes:
         for key in self.retries.failures().keys() - self._pending:
             self.retries.succeeded(key)
 
+    def link_changed(self, name: str) -> None:
+        """What was refused on this link is worth a try, and what may have stood in the way went with it."""
+        for key, failure in self.retries.failures().items() if self.retries.any else ():
+            verb, value = failure.step
+            if verb is Verb.ADD or getattr(value, "device", None) == name:
+                self.retries.forget_wait(key)
+
     async def put_tunnels(self, delta: Delta[str, Tunnel]) -> bool:
         """Make and adjust devices; whether any changed, so that links must be read again."""
         changed = False
-        for tunnel in self._due(Kind.TUNNEL, delta.wanted).values():
+        for tunnel in self._due(Kind.TUNNEL, Verb.PUT, delta.wanted).values():
             actual = self._picture.tunnels.get(tunnel.name)
             reasons = tunnel.immutable_differences(actual) if actual is not None else ()
             if reasons:
@@ -80,17 +98,18 @@ class Writes:
                 self._picture.forget_device(tunnel.name)
             elif actual is not None:
                 self._log.info("tunnel.adjusted", device=tunnel.name, was=str(actual), now=str(tunnel))
+            put = self._kernel.put_tunnel(tunnel)
             changed = (
-                await self._one(Kind.TUNNEL, tunnel.name, tunnel.name, self._kernel.put_tunnel(tunnel))
-                or changed
+                await self._one(Kind.TUNNEL, tunnel.name, tunnel.name, (Verb.PUT, tunnel), put) or changed
             )
             self._picture.tunnels[tunnel.name] = tunnel
         return changed
 
     async def remove_tunnels(self, names: Iterable[str]) -> None:
         """Delete devices that are no longer wished."""
-        for name in self._due(Kind.TUNNEL, dict.fromkeys(names)):
-            if await self._one(Kind.TUNNEL, name, name, self._kernel.remove_tunnel(name)):
+        for name in self._due(Kind.TUNNEL, Verb.REMOVE, dict.fromkeys(names)):
+            remove = self._kernel.remove_tunnel(name)
+            if await self._one(Kind.TUNNEL, name, name, (Verb.REMOVE, None), remove):
                 self._picture.tunnels.pop(name, None)
                 self._picture.forget_device(name)
                 self._tally.removed[Kind.TUNNEL] += 1
@@ -98,29 +117,29 @@ class Writes:
 
     async def put_masquerade(self, wish: Masquerade | None) -> None:
         """Replace the nftables table."""
-        if wish is None or not self._due(Kind.MASQUERADE, {MASQUERADE_KEY[1]: wish}):
+        kind, key = MASQUERADE_KEY
+        if wish is None or not self._due(kind, Verb.PUT, {key: wish}):
             return
-        if await self._one(
-            Kind.MASQUERADE, MASQUERADE_KEY[1], "masquerade", self._kernel.put_masquerade(wish)
-        ):
+        if await self._one(kind, key, "masquerade", (Verb.PUT, wish), self._kernel.put_masquerade(wish)):
             self._picture.masquerade = wish if wish.sources else None
 
     async def put_forward_chains(self, chains: Mapping[ForwardKey, ForwardChain]) -> None:
         """Open or close others' forward chains to pods."""
-        for key, chain in self._due(Kind.FORWARD, chains).items():
+        for key, chain in self._due(Kind.FORWARD, Verb.PUT, chains).items():
             feature = f"forwarding through {' '.join(key)}"
-            if await self._one(Kind.FORWARD, key, feature, self._kernel.put_forward_chain(chain)):
+            put = self._kernel.put_forward_chain(chain)
+            if await self._one(Kind.FORWARD, key, feature, (Verb.PUT, chain), put):
                 self._picture.forward[key] = chain
                 word = "forward.opened" if chain.opened else "forward.closed"
                 self._log.info(word, chain=" ".join(key))
 
-    async def _one(self, kind: Kind, key: Any, feature: str, call: Awaitable[None]) -> bool:
+    async def _one(self, kind: Kind, key: Any, feature: str, step: Step, call: Awaitable[None]) -> bool:
         try:
             await call
         except KernelError as error:
             if isinstance(error, Unsupported):
                 self._tally.not_in_force[feature] = str(error)
-            self._refused(kind, key, str(error))
+            self._refused(kind, key, str(error), step)
             return False
         self._tally.not_in_force.pop(feature, None)
         self._tally.written[kind] += 1
@@ -133,12 +152,13 @@ class Writes:
         wanted: Mapping[K, V],
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
         standing: MutableMapping[K, V],
+        verb: Verb = Verb.PUT,
     ) -> None:
         """Create or replace any number."""
-        due = self._due(kind, wanted)
+        due = self._due(kind, verb, wanted)
         if not due:
             return
-        refused = await self._in_turns(kind, due, send, standing.__setitem__)
+        refused = await self._in_turns(kind, verb, due, send, standing.__setitem__)
         self._tally.written[kind] += len(due) - refused
         self._log.info(f"{kind.name.lower()}.written", count=len(due) - refused, refused=refused)
 
@@ -154,7 +174,7 @@ class Writes:
 
         What is in `asked_for` never waits: somebody said that it should go.
         """
-        due = self._due(kind, unwanted)
+        due = self._due(kind, Verb.REMOVE, unwanted)
         known = kind in self._budget.held
         reading, count = self._tally.readings[kind], len(unwanted) - len(asked_for)
         if not self._budget.allows(kind, count, len(standing), reading, self._clock.now()):
@@ -164,13 +184,14 @@ class Writes:
             self._leave_open(kind, unwanted.keys() - due.keys())
         if not due:
             return
-        refused = await self._in_turns(kind, due, send, lambda key, _: standing.pop(key, None))
+        refused = await self._in_turns(kind, Verb.REMOVE, due, send, lambda key, _: standing.pop(key, None))
         self._tally.removed[kind] += len(due) - refused
         self._log.info(f"{kind.name.lower()}.removed", count=len(due) - refused, refused=refused)
 
     async def _in_turns(
         self,
         kind: Kind,
+        verb: Verb,
         due: Mapping[K, V],
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
         carried_out: Callable[[K, V], object],
@@ -178,7 +199,7 @@ class Writes:
         """Send in parts, others run in between; the picture follows part by part. How many were refused."""
         count, rest = 0, iter(due.items())
         while part := tuple(islice(rest, OBJECTS_PER_TURN)):
-            refused = self._refusals(kind, part, await send([value for _, value in part]))
+            refused = self._refusals(kind, verb, part, await send([value for _, value in part]))
             once_refused = self.retries.any
             for key, value in part:
                 if not refused or key not in refused:
@@ -197,16 +218,16 @@ class Writes:
         async def add(routes: Sequence[Route]) -> tuple[Refusal, ...]:
             return await self._kernel.put_routes(routes, replace=False)
 
-        await self.put(Kind.ROUTE, delta.create, add, self._picture.routes)
+        await self.put(Kind.ROUTE, delta.create, add, self._picture.routes, Verb.ADD)
         await self.put(Kind.ROUTE, delta.replace, self._kernel.put_routes, self._picture.routes)
 
-    def _due(self, kind: Kind, objects: Mapping[K, Any]) -> dict[K, Any]:
+    def _due(self, kind: Kind, verb: Verb, objects: Mapping[K, Any]) -> dict[K, Any]:
         waiting = set()
         now = self._clock.now()
         for refused_kind, key in self.retries.failures() if self.retries.any else ():
             if refused_kind is kind and key in objects:
                 self._pending.add((kind, key))
-                if not self.retries.may_try((kind, key), now):
+                if not self.retries.may_try((kind, key), now, (verb, objects[key])):
                     waiting.add(key)
         self._leave_open(kind, waiting)
         return (
@@ -217,7 +238,9 @@ class Writes:
         if kind is Kind.ROUTE:
             self.unfinished.update(keys)
 
-    def _refusals(self, kind: Kind, due: Sequence[tuple[K, V]], refusals: tuple[Refusal, ...]) -> set[K]:
+    def _refusals(
+        self, kind: Kind, verb: Verb, due: Sequence[tuple[K, V]], refusals: tuple[Refusal, ...]
+    ) -> set[K]:
         if not refusals:
             return set()
         keys = {id(value): key for key, value in due}
@@ -225,14 +248,14 @@ class Writes:
         for refusal in refusals:
             key = keys[id(refusal.what)]
             refused.add(key)
-            self._refused(kind, key, refusal.why)
+            self._refused(kind, key, refusal.why, (verb, refusal.what))
             if refusal.exists:
                 self.doubtful.add(kind)
         return refused
 
-    def _refused(self, kind: Kind, key: Any, why: str) -> None:
+    def _refused(self, kind: Kind, key: Any, why: str, step: Step) -> None:
         known = self.retries.failure((kind, key))
         if known is None or known.why != why:
             self._log.warning("kernel.refused", kind=kind.name.lower(), what=str(key), why=why)
-        self.retries.failed((kind, key), why, self._clock.now())
+        self.retries.failed((kind, key), why, self._clock.now(), step)
         self._pending.add((kind, key))

@@ -1,0 +1,117 @@
+"""What others do between the reconciler's reading and its writing, one turn of the loop apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from agent.dataplane.kernel import Refusal
+from agent.dataplane.objects import Dataplane, Link, Route
+from agent.dataplane.reconciler import Wish
+from tests.dataplane.running import Bench, running
+from tests.dataplane.wished import FOREIGN, LEARNED, OWN_BLOCK, routes
+from tests.fakes.kernel import FakeKernel
+
+TURNED = replace(LEARNED, gateway=None, device="eth0", onlink=False)
+
+
+class Turning(Bench):
+    """The wish is another one at each pass; the last stays."""
+
+    def __init__(self, kernel: FakeKernel, *wishes: Dataplane) -> None:
+        super().__init__(kernel)
+        self.coming: Iterator[Dataplane] = iter(wishes)
+
+    async def _wishes(self, links: Mapping[str, Link]) -> Wish:
+        self.wish = replace(self.wish, dataplane=next(self.coming, self.wish.dataplane))
+        return self.wish
+
+
+class Flapping(FakeKernel):
+    """A link goes down and up just before the first batch of routes is written."""
+
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        if not any(line.startswith("put") for line in self.writes):
+            for up in (False, True):
+                self.set_link("eth0", up=up)
+        return await super().put_routes(routes, replace=replace)
+
+
+async def test_a_route_put_after_a_flap_that_was_not_yet_heard_of_goes_when_it_is_not_wished_any_more() -> (
+    None
+):
+    kernel = Flapping()
+    kernel.add_link("eth0", "172.26.0.1/24")
+    async with running(Turning(kernel, routes(LEARNED), Dataplane())) as bench:
+        for _ in range(3):
+            await bench.passed()
+        assert kernel.route_table == {}
+
+
+async def test_a_refused_put_does_not_hold_back_the_removal_of_what_stands_there(kernel: FakeKernel) -> None:
+    kernel.foreign_put(LEARNED)
+    kernel.refused[LEARNED.key] = "Invalid argument"
+    async with running(Turning(kernel, routes(TURNED), Dataplane())) as bench:
+        await bench.passed()
+        assert kernel.route_table == {}
+
+
+async def test_what_appeared_unseen_where_ours_was_to_be_added_is_dealt_with_in_the_next_pass() -> None:
+    kernel = FakeKernel()
+    kernel.add_link("eth0", "172.26.0.1/24")
+    async with running(Turning(kernel, Dataplane(), routes(LEARNED))) as bench:
+        kernel.route_table[LEARNED.key] = replace(OWN_BLOCK, key=LEARNED.key)
+        for _ in range(2):
+            await bench.passed()
+        assert kernel.route_table == {LEARNED.key: LEARNED}
+
+
+async def test_a_foreign_route_that_came_unseen_and_went_makes_room_at_once(kernel: FakeKernel) -> None:
+    async with running(Turning(kernel, Dataplane(), routes(LEARNED))) as bench:
+        kernel.route_table[LEARNED.key] = FOREIGN
+        await bench.passed()
+        kernel.foreign_delete(LEARNED.key)
+        for _ in range(2):
+            await bench.passed()
+        assert kernel.route_table == {LEARNED.key: LEARNED}
+
+
+async def test_a_foreign_route_that_went_before_its_place_was_wished_is_not_in_the_way(
+    kernel: FakeKernel,
+) -> None:
+    kernel.foreign_put(FOREIGN)
+    async with running(Bench(kernel)) as bench:
+        kernel.foreign_delete(FOREIGN.key)
+        await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        await bench.passed()
+        assert kernel.route_table == {LEARNED.key: LEARNED}
+
+
+async def test_a_foreign_route_that_only_changed_is_still_in_the_way(kernel: FakeKernel) -> None:
+    kernel.foreign_put(FOREIGN)
+    changed = replace(FOREIGN, gateway=IPv4Address("172.26.0.8"))
+    async with running(Bench(kernel)) as bench:
+        kernel.foreign_put(changed)
+        await bench.passed()
+        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        for _ in range(2):
+            await bench.passed()
+        assert kernel.route_table == {FOREIGN.key: changed}
+        assert bench.reconciler.report().conflicts
+
+
+async def test_what_was_refused_for_want_of_its_device_is_tried_at_once_when_the_device_is_there(
+    kernel: FakeKernel,
+) -> None:
+    dangling = replace(LEARNED, device="eth7")
+    kernel.add_link("eth7", "172.26.0.7/24")
+    async with running(Turning(kernel, Dataplane(), routes(dangling))) as bench:
+        del kernel.link_table["eth7"]  # nothing is heard of it before the write
+        await bench.passed()
+        assert kernel.route_table == {}
+        kernel.add_link("eth7", "172.26.0.7/24")
+        for _ in range(2):
+            await bench.passed()
+        assert kernel.route_table == {dangling.key: dangling}
