@@ -65,15 +65,23 @@ class Cluster:
         """Prefix -> what its property answers: made anew only after a change below that prefix."""
         self.problems: dict[str, str] = {}
         """etcd key -> why its value cannot be used."""
+        self._meanwhile: dict[str, dict[str, WorkloadEndpoint | None]] = {}
+        """Prefix that is being listed -> this node's pods that came or went since; at most one entry per pod."""
+
+    def listing_begins(self, prefix: str) -> None:
+        """A complete list is asked for: what is adopted or forgotten from now on is news that it may not have."""
+        self._meanwhile[prefix] = {}
 
     def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
-        """Everything below `prefix` is now exactly this."""
+        """Everything below `prefix` is now exactly this, but for what came or went here while it was listed."""
         known = {key for section in self._sections.values() for key in section} | self.problems.keys()
         for key in known - values.keys():
             if key.startswith(prefix):
                 self.apply(key, None)
         for key, value in values.items():
             self.apply(key, value)
+        for key, endpoint in self._meanwhile.pop(prefix, {}).items():
+            self._set(ENDPOINTS, key, endpoint)
 
     def apply(self, key: str, value: Versioned | None) -> None:
         """One key is now this, or gone."""
@@ -105,11 +113,17 @@ class Cluster:
 
     def adopt(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
-        self._set(ENDPOINTS, _endpoint_key(endpoint), endpoint)
+        self._set_own(_endpoint_key(endpoint), endpoint)
 
     def forget(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
-        self._set(ENDPOINTS, _endpoint_key(endpoint), None)
+        self._set_own(_endpoint_key(endpoint), None)
+
+    def _set_own(self, key: str, endpoint: WorkloadEndpoint | None) -> None:
+        for prefix, came_or_went in self._meanwhile.items():
+            if key.startswith(prefix):
+                came_or_went[key] = endpoint
+        self._set(ENDPOINTS, key, endpoint)
 
     def _view(self, prefix: str, made: Callable[[Collection[Any]], _View]) -> _View:
         if prefix not in self._views:

@@ -100,6 +100,7 @@ class Syncer:
         """List all endpoints once, to learn in which namespaces this node has some; only those are followed."""
         wait = FIRST_WAIT_SECONDS
         while True:
+            self._cluster.listing_begins(ENDPOINTS)
             try:
                 listing = await self._store.list(ENDPOINTS)
                 break
@@ -134,6 +135,7 @@ class Syncer:
                 wait = await self._pause(prefix, error, wait)
 
     async def _one_round(self, prefix: str) -> None:
+        self._cluster.listing_begins(prefix)
         listing = await self._store.list(prefix)
         self.revision = listing.revision
         self._cluster.replace(prefix, listing.values)

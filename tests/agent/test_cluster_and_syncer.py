@@ -157,6 +157,25 @@ def test_an_endpoint_of_a_node_whose_name_begins_alike_is_no_fact_of_this_one() 
     assert cluster.endpoints == ()
 
 
+def test_a_list_read_before_a_pod_came_or_went_does_not_undo_it() -> None:
+    cluster = Cluster(ME)
+    web, old = endpoint(ME, "web"), endpoint(ME, "old")
+    cluster.apply(web[0], Versioned(*web, 1))
+    (came,) = cluster.endpoints
+    cluster.apply(web[0], None)
+    cluster.apply(old[0], Versioned(*old, 2))
+    (went,) = cluster.endpoints
+    prefix = endpoint_prefix("default", ME)
+    cluster.listing_begins(prefix)
+    cluster.adopt(came)
+    cluster.forget(went)
+    cluster.replace(prefix, {old[0]: Versioned(*old, 2)})
+    assert cluster.endpoints == (came,)
+    cluster.listing_begins(prefix)  # the next one has the last word again
+    cluster.replace(prefix, {})
+    assert cluster.endpoints == ()
+
+
 # -- the syncer -------------------------------------------------------------------------------------------------------
 
 

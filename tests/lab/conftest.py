@@ -13,7 +13,7 @@ import pytest
 
 from agent.lab import life, processes
 from agent.lab.life import Lab
-from agent.lab.plan import Mode
+from agent.lab.plan import ROOT, Mode
 from agent.lab.pods import add
 from agent.lab.routes import table
 
@@ -22,6 +22,8 @@ PROOF = "203.0.113.0/24"
 """TEST-NET-3 (RFC 5737): a route that nobody else makes."""
 COMMAND = [sys.executable, "-m", "agent.cli.main"]
 
+SAID_LINES = 60
+"""What a failure shows of each agent's log."""
 CHECKOUT = f"{zlib.crc32(str(Path(__file__).resolve()).encode()) & 0xFFFF:04x}"
 
 MakeLab = Callable[..., Lab]
@@ -133,3 +135,22 @@ class RouteMonitors:
         for process in self._running:
             process.kill()
             process.wait()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Beside a failure: the routes of each node of this checkout's labs, and the end of what its agent said."""
+    report = yield
+    if report.failed and call.when == "call":
+        for directory in sorted(ROOT.glob(f"*{CHECKOUT}")):
+            plan = life.find(directory.name).plan
+            for node in plan.nodes:
+                routes = subprocess.run(
+                    processes.inside(node.namespace, ["ip", "route"]),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                said = (node.directory / "agent.log").read_text(errors="replace").splitlines()[-SAID_LINES:]
+                report.sections.append((f"{plan.name}: {node.name}", "\n".join([routes.stdout, *said])))
+    return report
