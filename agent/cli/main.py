@@ -11,12 +11,14 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.cli.failure import CommandFailed
 
 COMMANDS = (
     "agent.cli.resources",
+    "agent.cli.editing",
     "agent.cli.node",
     "agent.cli.bgp",
     "agent.cli.ipam",
@@ -58,9 +60,9 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def main() -> None:
-    """The entry point."""
-    arguments = parser().parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    """The entry point; `words` in place of the process's own."""
+    arguments = parser().parse_args(words)
     try:
         arguments.run(arguments)
         sys.stdout.flush()

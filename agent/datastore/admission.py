@@ -1,43 +1,76 @@
 """Writes resources: what a person asks for is compared with what is stored, and written by one guarded transaction.
 
 Promises: nothing is written unless everything about the resource holds (immutable fields, no overlap with another
-pool); the write happens only if nobody changed the resource meanwhile. Errors are one sentence with place and field.
+pool); the write happens only if nobody changed the resource meanwhile. A document that names the resourceVersion it was
+read with is refused when that has passed, unless it changes nothing. Errors are one sentence with place and field.
 Does not know: files and their syntax, what agents do with a resource.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 
 import msgspec
 
 from agent.clock import Clock
-from agent.datastore import pools
-from agent.datastore.documents import Found, InvalidDocument
-from agent.datastore.resources import (
-    KINDS,
-    NAMESPACED,
-    PLURALS,
-    IPPool,
-    Metadata,
-    Resource,
-    decode,
-    encode,
-    kind_of,
-)
+from agent.datastore import keeping
+from agent.datastore.documents import Found, InvalidDocument, Place, checked
+from agent.datastore.keeping import Damaged, Kept, key_named, key_of
+from agent.datastore.pool_admission import drain_pool, pool_fault
+from agent.datastore.resources import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
+from agent.datastore.schema import Document, changes
 from ipam.errors import Conflict
-from ipam.keys import block_of_key, block_prefix, resource_key, resource_prefix
-from ipam.model import PoolRecord, Prefix
-from ipam.releasing import release_pool
 from ipam.store import Committed, Delete, Put, Store, Unchanged, Versioned
 
-MOST_ATTEMPTS = 5
+MOST_ATTEMPTS = 10
+"""As calicoctl: another writer may come first so often."""
+NOT_CHANGES = ("uid", "creationTimestamp", "resourceVersion", "namespace")
+"""Of metadata: what a write itself brings is no change."""
 
 
 class NotFound(Exception):
     """The resource does not exist; the sentence names it."""
+
+
+class Exists(Exception):
+    """The resource exists already; the sentence names it."""
+
+
+class Verb(Enum):
+    """What may be there before: nothing, something, or either."""
+
+    CREATE = "create"
+    REPLACE = "replace"
+    APPLY = "apply"
+
+
+class Effect(Enum):
+    """What became of a resource."""
+
+    CREATED = "created"
+    CONFIGURED = "configured"
+    UNCHANGED = "unchanged"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One resource after one write."""
+
+    kind: str
+    name: str
+    effect: Effect
+    resource: Resource | None = None
+    """As it is stored now; None: it is gone."""
+    changed: tuple[str, ...] = ()
+    """`spec.natOutgoing: false -> true`, field by field."""
+
+
+Wish = Callable[[Kept | None], Found]
+"""What is to be written in place of what is stored. May raise NotFound, Exists, InvalidDocument."""
 
 
 class Admission:
@@ -47,134 +80,165 @@ class Admission:
         self._store = store
         self._clock = clock
 
-    async def apply(self, found: Found) -> str:
-        """Create or update: `created`, `updated` or `unchanged`. Raises InvalidDocument, Conflict, StoreError."""
+    async def write(self, found: Found, verb: Verb) -> Outcome:
+        """What a person wrote. Raises InvalidDocument, Exists, NotFound, Conflict, StoreError."""
+
+        def wish(stored: Kept | None) -> Found:
+            if verb is Verb.CREATE and stored is not None:
+                raise Exists(found.fault("already exists; change it with: tortie apply, or: tortie replace"))
+            if verb is Verb.REPLACE and stored is None:
+                raise NotFound(found.fault("does not exist; make it with: tortie create, or: tortie apply"))
+            return found
+
+        if (reason := READ_ONLY.get(kind_of(found.resource))) is not None:
+            raise InvalidDocument([found.fault(f"cannot be written: {reason}")])
+        return await self._write(kind_of(found.resource), key_of(found.resource), wish, found.place.of(""))
+
+    async def change(
+        self, kind: str, name: str, edit: Callable[[Document], Document], source: str
+    ) -> Outcome:
+        """What is stored, edited. Raises InvalidDocument, NotFound, Conflict, StoreError, and what `edit` does."""
+
+        def wish(stored: Kept | None) -> Found:
+            if stored is None:
+                raise NotFound(f"{kind} {name} does not exist")
+            place = Place(source)
+            before = keeping.shown(stored.resource)
+            # What is edited is what is stored now; only a revision that the edit itself names is compared.
+            before["metadata"].pop("resourceVersion", None)
+            edited = Found(checked(edit(before), place), place)
+            if key_of(edited.resource) != stored.value.key or kind_of(edited.resource) != kind:
+                raise InvalidDocument([edited.fault("kind and metadata.name: cannot be changed")])
+            return edited
+
+        if (reason := READ_ONLY.get(kind)) is not None:
+            raise InvalidDocument([f"{source}: {kind} {name}: cannot be written: {reason}"])
+        return await self._write(kind, key_named(kind, name), wish, source)
+
+    async def _write(self, kind: str, key: str, wish: Wish, where: str) -> Outcome:
         for _ in range(MOST_ATTEMPTS):
-            key = key_of(found.resource)
             current = await self._store.get(key)
-            stored = (
-                decode(type(found.resource), current.value, current.revision) if current is not None else None
-            )
-            if isinstance(found.resource, IPPool):
-                assert stored is None or isinstance(stored, IPPool)
-                await self._admit_pool(found, found.resource, stored)
-            written = encode(self._completed(found.resource, stored))
-            if current is not None and written == current.value:
-                return "unchanged"
+            stored = _kept(kind, current)
+            found = wish(stored)
+            resource = self._completed(found.resource, stored)
+            changed = tuple(_changes(stored, resource))
+            if stored is not None and not changed:
+                return Outcome(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
+            if current is not None:
+                _refuse_old(found.resource.metadata.resource_version, current, found.fault)
+            await self._admit(found, stored)
             guard = Unchanged(key, current.revision if current is not None else 0)
-            if isinstance(await self._store.commit((guard,), (Put(key, written),)), Committed):
-                return "created" if current is None else "updated"
-        raise Conflict(f"{found.where}: somebody else keeps changing it; try again")
+            put = Put(key, keeping.written(resource, current))
+            done = await self._store.commit((guard,), (put,))
+            if isinstance(done, Committed):
+                effect = Effect.CREATED if current is None else Effect.CONFIGURED
+                resource = _revised(resource, done.revision)
+                return Outcome(kind, resource.metadata.name, effect, resource, changed)
+        raise Conflict(f"{where}: somebody else keeps changing {kind} at {key}; try again")
 
-    async def delete(self, resource: Resource) -> None:
-        """Remove; a pool is disabled and its blocks are given up before. Raises NotFound, Conflict, StoreError."""
-        key = key_of(resource)
-        if isinstance(resource, IPPool):
-            await self._drain(key)
-        for _ in range(MOST_ATTEMPTS):
-            current = await self._store.get(key)
-            if current is None:
-                raise NotFound(f"{kind_of(resource)} {resource.metadata.name} does not exist")
-            if isinstance(
-                await self._store.commit((Unchanged(key, current.revision),), (Delete(key),)), Committed
-            ):
-                return
-        raise Conflict(
-            f"{kind_of(resource)} {resource.metadata.name}: somebody else keeps changing it; try again"
-        )
-
-    async def _drain(self, key: str) -> None:
-        """Disable a pool, so that every allocation under way fails at its guard, then free its empty blocks.
-
-        Addresses still in use stay allocated, in blocks that nobody owns.
-        """
-        for _ in range(MOST_ATTEMPTS):
-            current = await self._store.get(key)
-            if current is None:
-                return
-            stored = decode(IPPool, current.value, current.revision)
-            assert isinstance(stored, IPPool)
-            if stored.spec.disabled:
-                record = PoolRecord(pools.pool(stored), key, current.revision)
-                await release_pool(self._store, record, asyncio.sleep)
-                return
-            disabled = msgspec.structs.replace(
-                stored, spec=msgspec.structs.replace(stored.spec, disabled=True)
-            )
-            await self._store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
-        raise Conflict(f"{key}: somebody else keeps changing it; try again")
-
-    async def read(self, kind: str, name: str | None = None) -> list[Resource]:
-        """All resources of a kind, or the one of this name. Raises NotFound, StoreError."""
-        found = await self._stored(kind)
-        chosen = [resource for resource in found.values() if name is None or resource.metadata.name == name]
-        if name is not None and not chosen:
-            raise NotFound(f"{kind} {name} does not exist")
-        return chosen
-
-    async def _stored(self, kind: str) -> Mapping[str, Resource]:
-        listing = await self._store.list(resource_prefix(PLURALS[kind]))
-        return {key: _decoded(kind, value) for key, value in sorted(listing.values.items())}
-
-    async def _admit_pool(self, found: Found, new: IPPool, stored: IPPool | None) -> None:
-        pool = pools.pool(new)
-        if stored is not None:
-            before = pools.pool(stored)
-            for field, old, wanted in (
-                ("spec.cidr", before.cidr, pool.cidr),
-                ("spec.blockSize", before.block_length, pool.block_length),
-            ):
-                if old != wanted:
-                    sentence = (
-                        f"{field}: {old} cannot be changed to {wanted}; make a new pool and delete this one"
-                    )
-                    raise InvalidDocument([f"{found.where}: IPPool {pool.name}: {sentence}"])
+    async def _admit(self, found: Found, stored: Kept | None) -> None:
+        """Raises InvalidDocument when what is stored elsewhere does not allow the resource."""
+        if not isinstance(found.resource, IPPool):
             return
-        others = [
-            pools.pool(other)
-            for other in (await self._stored("IPPool")).values()
-            if isinstance(other, IPPool)
-        ]
-        if (other := pools.overlap(pool, others)) is not None:
-            sentence = f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
-            raise InvalidDocument([f"{found.where}: IPPool {pool.name}: {sentence}"])
-        await self._refuse_other_blocks(found, new)
+        before = stored.resource if stored is not None else None
+        assert before is None or isinstance(before, IPPool)
+        kept, _ = await self.stored("IPPool")
+        others = [other for other in kept if isinstance(other, IPPool)]
+        fault = await pool_fault(self._store, found.resource, before, others)
+        if fault is not None:
+            raise InvalidDocument([found.fault(fault)])
 
-    async def _refuse_other_blocks(self, found: Found, new: IPPool) -> None:
-        """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
-        pool = pools.pool(new)
-        for block in await self._blocks(pool.cidr.version):
-            if (
-                block.version == pool.cidr.version
-                and block.overlaps(pool.cidr)
-                and block.prefixlen != pool.block_length
-            ):
-                sentence = f"spec.blockSize: {pool.block_length} differs from the existing block {block} in {pool.cidr}"
-                raise InvalidDocument([f"{found.where}: IPPool {pool.name}: {sentence}"])
-
-    async def _blocks(self, version: int) -> list[Prefix]:
-        listing = await self._store.list(block_prefix(version))
-        return [block for block in map(block_of_key, listing.values) if block is not None]
-
-    def _completed(self, resource: Resource, stored: Resource | None) -> Resource:
-        """Calico's clients want a uid and a creation time on everything; a stored one keeps its own."""
-        before = stored.metadata if stored is not None else resource.metadata
-        metadata: Metadata = msgspec.structs.replace(
-            resource.metadata,
-            resource_version=None,
-            namespace=(resource.metadata.namespace or "default") if kind_of(resource) in NAMESPACED else None,
-            uid=before.uid or str(uuid.uuid4()),
-            creation_timestamp=before.creation_timestamp or self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
+    def _completed(self, resource: Resource, stored: Kept | None) -> Resource:
+        if isinstance(resource, IPAMConfiguration):
+            return resource  # kept without uid and time
+        created_at = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+        before = stored.resource.metadata if stored is not None else None
+        metadata = keeping.metadata_for(resource, before, str(uuid.uuid4()), created_at)
         return msgspec.structs.replace(resource, metadata=metadata)
 
+    async def delete(self, resource: Resource) -> Outcome:
+        """Remove; a pool is disabled and its blocks are given up before.
 
-def key_of(resource: Resource) -> str:
-    """Where a resource is stored."""
-    kind = kind_of(resource)
-    namespace = (resource.metadata.namespace or "default") if kind in NAMESPACED else None
-    return resource_key(PLURALS[kind], resource.metadata.name, namespace)
+        Raises InvalidDocument, NotFound, Conflict, StoreError.
+        """
+        kind, metadata = kind_of(resource), resource.metadata
+        return await self.delete_named(kind, metadata.name, metadata.namespace, metadata.resource_version)
+
+    async def delete_named(
+        self, kind: str, name: str, namespace: str | None = None, revision: str | None = None
+    ) -> Outcome:
+        """The same by name: what cannot be read can be removed. `revision` is compared when it is given."""
+        if (reason := READ_ONLY.get(kind)) is not None:
+            raise InvalidDocument([f"{kind} {name} cannot be deleted: {reason}"])
+        key = key_named(kind, name, namespace)
+        current = await self._store.get(key)
+        if current is not None:
+            _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
+        if kind == "IPPool":
+            await drain_pool(self._store, key)
+        for _ in range(MOST_ATTEMPTS):
+            current = await self._store.get(key)
+            if current is None:
+                raise NotFound(f"{kind} {name} does not exist")
+            guard = Unchanged(key, current.revision)
+            if isinstance(await self._store.commit((guard,), (Delete(key),)), Committed):
+                return Outcome(kind, name, Effect.DELETED)
+        raise Conflict(f"{kind} {name}: somebody else keeps changing it; try again")
+
+    async def stored(self, kind: str) -> tuple[list[Resource], list[str]]:
+        """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
+        listing = await self._store.list(keeping.prefix_of(kind))
+        found: list[Resource] = []
+        damaged: list[str] = []
+        for _, value in sorted(listing.values.items()):
+            try:
+                kept = keeping.read(kind, value)
+            except Damaged as error:
+                damaged.append(str(error))
+                continue
+            if kept is not None:
+                found.append(kept.resource)
+        return found, damaged
+
+    async def named(self, kind: str, name: str) -> Resource:
+        """The one of this name. Raises NotFound, Damaged, StoreError."""
+        found, damaged = await self.stored(kind)
+        for resource in found:
+            if resource.metadata.name == name:
+                return resource
+        if damaged:
+            raise Damaged("\n".join(damaged))
+        raise NotFound(f"{kind} {name} does not exist")
 
 
-def _decoded(kind: str, value: Versioned) -> Resource:
-    return decode(KINDS[kind], value.value, value.revision)
+def _kept(kind: str, current: Versioned | None) -> Kept | None:
+    """What is stored; a value that cannot be read may be overwritten, so that it can be repaired."""
+    try:
+        return keeping.read(kind, current) if current is not None else None
+    except Damaged:
+        return None
+
+
+def _refuse_old(asked: str | None, current: Versioned, placed: Callable[[str], str]) -> None:
+    """Raises Conflict when the document was made from an earlier state than the one that is stored."""
+    if asked is not None and asked != str(current.revision):
+        sentence = (
+            f"metadata.resourceVersion: has changed since it was read ({asked}, now {current.revision}); "
+            "get it again and repeat the change, or leave resourceVersion out"
+        )
+        raise Conflict(placed(sentence))
+
+
+def _changes(stored: Kept | None, resource: Resource) -> list[str]:
+    return list(changes(_compared(stored.resource) if stored is not None else {}, _compared(resource)))
+
+
+def _compared(resource: Resource) -> Document:
+    document = keeping.shown(resource)
+    metadata = {name: value for name, value in document["metadata"].items() if name not in NOT_CHANGES}
+    return {**document, "metadata": metadata}
+
+
+def _revised(resource: Resource, revision: int) -> Resource:
+    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(revision))
+    return msgspec.structs.replace(resource, metadata=metadata)

@@ -1,31 +1,34 @@
 """What a person writes: YAML or JSON text becomes resources, or a list of sentences saying what is wrong and where.
 
-Promises: one document after the other is checked and every fault is named by file, document and field; nothing is
+Promises: one document after the other is checked and every fault is named by file, document, line and field; nothing is
 accepted in part. Unknown fields are refused (so nothing a file says is silently lost) with the nearest known name.
 Does not know: etcd, and so neither overlap with stored pools nor what may be changed: `agent.datastore.admission` does.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgspec
-import yaml
 
-from agent.datastore import pools
-from agent.datastore.bgp_faults import bgp_faults
-from agent.datastore.resources import API_VERSION, KINDS, IPPool, Node, Resource
+from agent.datastore.marked import Marked, NotReadable, documents
+from agent.datastore.resource_faults import faults
+from agent.datastore.resources import API_VERSION, KINDS, Resource, kind_of
+from agent.datastore.schema import nearest, unknown_fields
 
 MOST_DOCUMENT_BYTES = 8 << 20
 """A larger file is a mistake, not a configuration."""
 
+LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?(?!$){LABEL_VALUE.pattern}")
+"""As Kubernetes and so Calico have them."""
+
 
 class InvalidDocument(Exception):
-    """One or more sentences, each naming file, document and field."""
+    """One or more sentences, each naming file, document, line and field."""
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__("\n".join(sentences))
@@ -33,11 +36,37 @@ class InvalidDocument(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a document stands."""
+
+    source: str
+    number: str = ""
+    """`document 2, item 3, ` where there is more than one."""
+    marked: Marked | None = None
+    """None: the document was not read from a text."""
+    base: str = ""
+    """The path of this document inside what was read."""
+
+    def of(self, field: str) -> str:
+        """`pool.yaml: document 2, line 7`."""
+        if self.marked is None:
+            return self.source
+        path = f"{self.base}.{field}" if self.base and field else self.base or field
+        return f"{self.source}: {self.number}line {self.marked.line(path)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A resource and where it was written."""
 
     resource: Resource
-    where: str
+    place: Place
+
+    def fault(self, sentence: str) -> str:
+        """A sentence that begins with a field, with its place and its resource before it."""
+        field = sentence.partition(": ")[0]
+        named = f"{kind_of(self.resource)} {self.resource.metadata.name}"
+        return f"{self.place.of(field)}: {named}: {sentence}"
 
 
 def read(text: str, source: str) -> list[Found]:
@@ -48,146 +77,108 @@ def read(text: str, source: str) -> list[Found]:
     if len(text) > MOST_DOCUMENT_BYTES:
         raise InvalidDocument([f"{source}: larger than {MOST_DOCUMENT_BYTES} bytes; split it"])
     try:
-        documents = [document for document in yaml.load_all(text, yaml.CSafeLoader) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidDocument([f"{source}: {_yaml_fault(error)}"]) from error
-    if not documents:
+        marked = list(documents(text))
+    except NotReadable as error:
+        raise InvalidDocument([f"{source}: {error}"]) from error
+    if not marked:
         raise InvalidDocument([f"{source}: holds no document"])
     found: list[Found] = []
-    faults: list[str] = []
-    for where, raw in _items(documents, source):
+    sentences: list[str] = []
+    for number, document in enumerate(marked, 1):
+        numbered = f"document {number}, " if len(marked) > 1 else ""
         try:
-            found.append(Found(_resource(raw, where), where))
+            found += _resources(Place(source, numbered, document))
         except InvalidDocument as error:
-            faults += error.sentences
-    if faults:
-        raise InvalidDocument(faults)
+            sentences += error.sentences
+    if sentences:
+        raise InvalidDocument(sentences)
     return found
 
 
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    return f"{place}not YAML or JSON: {problem}"
-
-
-def _items(documents: list[object], source: str) -> Iterator[tuple[str, object]]:
-    for number, document in enumerate(documents, 1):
-        where = source if len(documents) == 1 else f"{source}: document {number}"
-        if isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
-            items = document.get("items")
-            if not isinstance(items, list):
-                yield where, f"items: a {document['kind']} needs a list of items"
-                continue
-            for index, item in enumerate(items, 1):
-                yield (where if len(items) == 1 else f"{where}: item {index}"), item
-        else:
-            yield where, document
-
-
-def _resource(raw: object, where: str) -> Resource:
-    if isinstance(raw, str) and raw.startswith("items: "):
-        raise InvalidDocument([f"{where}: {raw}"])
-    if not isinstance(raw, dict):
-        raise InvalidDocument(
-            [f"{where}: expected a resource with kind, metadata and spec, got {type(raw).__name__}"]
-        )
-    kind = raw.get("kind")
-    if kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise InvalidDocument(
-            [f"{where}: kind: {kind!r} is not a kind this program knows ({known}){_nearest(kind, KINDS)}"]
-        )
-    if raw.get("apiVersion", API_VERSION) != API_VERSION:
-        raise InvalidDocument([f"{where}: apiVersion: expected {API_VERSION}, got {raw['apiVersion']!r}"])
-    name = raw["metadata"].get("name") if isinstance(raw.get("metadata"), dict) else None
-    where = f"{where}: {kind} {name}" if isinstance(name, str) else f"{where}: {kind}"
-    if unknown := list(_unknown_fields(raw, KINDS[kind], "")):
-        raise InvalidDocument([f"{where}: {sentence}" for sentence in unknown])
+def _resources(place: Place) -> list[Found]:
+    """Of one document. Raises InvalidDocument with every fault found."""
+    assert place.marked is not None
+    sentences = [f"{place.of(path)}: {path}: is given twice" for path in place.marked.repeated]
+    found: list[Found] = []
     try:
-        resource = msgspec.convert(_plain(raw), KINDS[kind])
+        for item, raw in _items(place):
+            try:
+                found.append(Found(checked(raw, item), item))
+            except InvalidDocument as error:
+                sentences += error.sentences
+    except InvalidDocument as error:
+        sentences += error.sentences
+    if sentences:
+        raise InvalidDocument(sentences)
+    return found
+
+
+def _items(place: Place) -> Iterator[tuple[Place, object]]:
+    """A document itself, or what its list holds. Raises InvalidDocument."""
+    assert place.marked is not None
+    raw = place.marked.value
+    if not (isinstance(raw, dict) and str(raw.get("kind", "")).endswith("List")):
+        yield place, raw
+        return
+    items = raw.get("items")
+    if not isinstance(items, list):
+        raise InvalidDocument([f"{place.of('items')}: items: a {raw['kind']} needs a list of items"])
+    for index, item in enumerate(items):
+        number = f"{place.number}item {index + 1}, " if len(items) > 1 else place.number
+        yield Place(place.source, number, place.marked, f"items[{index}]"), item
+
+
+def checked(raw: object, place: Place) -> Resource:
+    """A document as a resource. Raises InvalidDocument with every fault that can be told at once."""
+    if not isinstance(raw, dict):
+        sentence = f"expected a resource with kind, metadata and spec, got {type(raw).__name__}"
+        raise InvalidDocument([f"{place.of('')}: {sentence}"])
+    kind = raw.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        sentence = (
+            f"kind: {kind!r} is not a kind this program knows ({', '.join(KINDS)}){nearest(kind, KINDS)}"
+        )
+        raise InvalidDocument([f"{place.of('kind')}: {sentence}"])
+    name = raw["metadata"].get("name") if isinstance(raw.get("metadata"), dict) else None
+    named = f"{kind} {name}" if isinstance(name, str) else kind
+
+    def refused(sentences: list[str]) -> InvalidDocument:
+        """Each sentence begins with a field."""
+        return InvalidDocument(
+            [f"{place.of(sentence.partition(': ')[0])}: {named}: {sentence}" for sentence in sentences]
+        )
+
+    if raw.get("apiVersion", API_VERSION) != API_VERSION:
+        raise refused([f"apiVersion: expected {API_VERSION}, got {raw['apiVersion']!r}"])
+    raw = {field: value for field, value in raw.items() if field != "status"}  # programs write it, not people
+    if sentences := [*unknown_fields(raw, KINDS[kind]), *_label_faults(raw.get("metadata"))]:
+        raise refused(sentences)
+    try:
+        resource = msgspec.convert(raw, KINDS[kind])
     except msgspec.ValidationError as error:
-        raise InvalidDocument([f"{where}: {_field_first(str(error))}"]) from error
-    if faults := _faults(resource):
-        raise InvalidDocument([f"{where}: {sentence}" for sentence in faults])
+        raise refused([_field_first(str(error))]) from error
+    if sentences := faults(resource):
+        raise refused(sentences)
     return resource
 
 
-def _plain(value: Any) -> Any:
-    """YAML turns an unquoted time stamp into a datetime; a resource keeps it as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "isoformat"):
-        return value.isoformat().replace("+00:00", "Z")
-    return value
+def _label_faults(metadata: Any) -> Iterator[str]:
+    """YAML takes `1` and `true` for no texts; the person must hear which label it was."""
+    for field in ("labels", "annotations"):
+        entries = metadata.get(field) if isinstance(metadata, dict) else None
+        for key, value in entries.items() if isinstance(entries, dict) else ():
+            at = f"metadata.{field}.{key}"
+            if not LABEL_KEY.fullmatch(key):
+                yield f"{at}: a key is 1 to 63 letters, digits, '-', '_' and '.', after a DNS name and '/' if any"
+            elif not isinstance(value, str):
+                yield f'{at}: must be a text; write it in quotes, such as "{value}"'
+            elif field == "labels" and not LABEL_VALUE.fullmatch(value):
+                yield f"{at}: {value!r} must be up to 63 letters, digits, '-', '_' and '.'"
 
 
 def _field_first(message: str) -> str:
     """msgspec says `Expected `int`, got `str` - at `$.spec.blockSize``; a person looks for the field first."""
     fault, at, path = message.rpartition(" - at ")
-    return (
-        f"{path.strip('`').removeprefix('$.')}: {fault[0].lower()}{fault[1:].replace('`', '')}"
-        if at
-        else message
-    )
-
-
-def _unknown_fields(raw: object, kind: Any, path: str) -> Iterator[str]:
-    struct = _struct_of(kind)
-    if struct is None or not isinstance(raw, dict):
-        for candidate in _candidates(kind):
-            if get_origin(candidate) is list and isinstance(raw, list):
-                for index, item in enumerate(raw):
-                    yield from _unknown_fields(item, get_args(candidate)[0], f"{path}[{index}]")
-        return
-    hints = get_type_hints(struct)
-    types: dict[str, Any] = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
-    if not path:
-        types["kind"] = str
-    for name, value in raw.items():
-        at = f"{path}.{name}" if path else str(name)
-        if name not in types:
-            if (
-                path != "metadata"
-            ):  # other tools keep their own notes there (managedFields, selfLink, generation)
-                yield f"{at}: unknown field{_nearest(name, types)}"
-        else:
-            yield from _unknown_fields(value, types[name], at)
-
-
-def _candidates(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    for candidate in _candidates(kind):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
-    return None
-
-
-def _nearest(name: object, known: Mapping[str, Any]) -> str:
-    """A hint at the name that was probably meant."""
-    by_lower = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""
-
-
-def _faults(resource: Resource) -> list[str]:
-    faults = [] if resource.metadata.name else ["metadata.name: must not be empty"]
-    faults += bgp_faults(resource)
-    if isinstance(resource, IPPool):
-        faults += pools.faults(resource.spec)
-    if (
-        isinstance(resource, Node)
-        and resource.spec.bgp
-        and resource.spec.bgp.ipv4_address
-        and resource.ipv4 is None
-    ):
-        faults.append(
-            f"spec.bgp.ipv4Address: {resource.spec.bgp.ipv4_address!r} is not an IPv4 address with a length"
-        )
-    return faults
+    if not at:
+        return message[0].lower() + message[1:].replace("`", "")
+    return f"{path.strip('`').removeprefix('$.')}: {fault[0].lower()}{fault[1:].replace('`', '')}"

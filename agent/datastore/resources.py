@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.ipam_resources import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
 
 API_VERSION = "projectcalico.org/v3"
 VXLAN_VNI = 4096
@@ -85,6 +87,8 @@ class NodeSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
     vxlan_tunnel_mac_addr_v6: str | None = field(default=None, name="vxlanTunnelMACAddrV6")
     addresses: list[NodeAddress] | None = None
     orch_refs: list[OrchRef] | None = None
+    wireguard: dict[str, str] | None = None
+    interfaces: list[dict[str, Any]] | None = None
 
 
 class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -210,7 +214,35 @@ class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoi
         return tuple(address for address in found if address is not None)
 
 
-Resource = IPPool | Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint
+class IPReservation(_Resource, frozen=True, kw_only=True, tag="IPReservation"):
+    """See IPReservationSpec."""
+
+    spec: IPReservationSpec = IPReservationSpec()
+
+
+class IPAMConfiguration(_Resource, frozen=True, kw_only=True, tag="IPAMConfiguration"):
+    """See IPAMConfigurationSpec."""
+
+    spec: IPAMConfigurationSpec = IPAMConfigurationSpec()
+
+
+class BlockAffinity(_Resource, frozen=True, kw_only=True, tag="BlockAffinity"):
+    """See BlockAffinitySpec."""
+
+    spec: BlockAffinitySpec
+
+
+Resource = (
+    IPPool
+    | Node
+    | BGPConfiguration
+    | BGPPeer
+    | BGPFilter
+    | IPReservation
+    | IPAMConfiguration
+    | WorkloadEndpoint
+    | BlockAffinity
+)
 
 PLURALS: dict[str, str] = {
     "IPPool": "ippools",
@@ -218,9 +250,10 @@ PLURALS: dict[str, str] = {
     "BGPConfiguration": "bgpconfigurations",
     "BGPPeer": "bgppeers",
     "BGPFilter": "bgpfilters",
+    "IPReservation": "ipreservations",
     "WorkloadEndpoint": "workloadendpoints",
 }
-"""Kind -> the plural that its etcd keys bear."""
+"""Kind -> the plural that its etcd keys bear; `agent.datastore.keeping` knows the kinds that are kept otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
 
@@ -230,8 +263,17 @@ KINDS: dict[str, type[Resource]] = {
     "BGPConfiguration": BGPConfiguration,
     "BGPPeer": BGPPeer,
     "BGPFilter": BGPFilter,
+    "IPReservation": IPReservation,
+    "IPAMConfiguration": IPAMConfiguration,
     "WorkloadEndpoint": WorkloadEndpoint,
+    "BlockAffinity": BlockAffinity,
 }
+
+READ_ONLY = {
+    "WorkloadEndpoint": "pods are made and removed by the CNI plugin",
+    "BlockAffinity": "claims are made and released by agents; see: tortie ipam",
+}
+"""Kinds that a person does not write, and why."""
 
 
 def kind_of(resource: Resource) -> str:

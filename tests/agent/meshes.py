@@ -16,8 +16,8 @@ from agent.clock import SystemClock
 from agent.config import BgpSettings
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import RouteKey
-from agent.datastore.admission import key_of
 from agent.datastore.cluster import Cluster
+from agent.datastore.keeping import key_of
 from agent.datastore.resources import KINDS
 from agent.peers.draining import DrainFile
 from agent.peers.mesh import Mesh

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from agent.cli.resources import shown
-from agent.datastore.admission import key_of
+from agent.cli.kinds import shown
 from agent.datastore.bgp_texts import PeerAddress, community, peer_address, seconds
 from agent.datastore.cluster import Cluster
 from agent.datastore.documents import InvalidDocument, read
+from agent.datastore.keeping import key_of
 from agent.datastore.resources import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
 from ipam.model import NodeName
 from ipam.store import Versioned
@@ -199,7 +199,7 @@ def test_a_wrong_resource_is_one_sentence_with_kind_name_and_field(
 ) -> None:
     with pytest.raises(InvalidDocument) as caught:
         read(text(kind, name, spec), "f.yaml")
-    assert caught.value.sentences == [f"f.yaml: {kind} {name}: {sentence}"]
+    assert caught.value.sentences == [f"f.yaml: line 1: {kind} {name}: {sentence}"]
 
 
 WHOLE: list[tuple[type[Resource], str, dict[str, Any]]] = [

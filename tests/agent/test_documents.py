@@ -75,7 +75,7 @@ def test_the_articles_pool_is_read_as_it_is() -> None:
     ],
 )
 def test_a_wrong_pool_is_one_sentence_with_file_and_field(text: str, sentence: str) -> None:
-    assert faults(text) == [f"pool.yaml: IPPool p: {sentence}"]
+    assert faults(text) == [f"pool.yaml: line 1: IPPool p: {sentence}"]
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,16 @@ def test_a_wrong_pool_is_one_sentence_with_file_and_field(text: str, sentence: s
     [
         ("{", "pool.yaml: line 2, column 1: not YAML or JSON: "),
         ("", "pool.yaml: holds no document"),
-        ("- a", "pool.yaml: expected a resource with kind, metadata and spec, got list"),
+        ("- a", "pool.yaml: line 1: expected a resource with kind, metadata and spec, got list"),
         (
             "kind: IPPol",
-            "pool.yaml: kind: 'IPPol' is not a kind this program knows (IPPool, Node, BGPConfiguration, ",
+            "pool.yaml: line 1: kind: 'IPPol' is not a kind this program knows (IPPool, Node, BGPConfiguration, ",
         ),
-        ("kind: IPPoolList", "pool.yaml: items: a IPPoolList needs a list of items"),
-        ("kind: IPPool\napiVersion: v1", "pool.yaml: apiVersion: expected projectcalico.org/v3, got 'v1'"),
+        ("kind: IPPoolList", "pool.yaml: line 1: items: a IPPoolList needs a list of items"),
+        (
+            "kind: IPPool\napiVersion: v1",
+            "pool.yaml: line 2: IPPool: apiVersion: expected projectcalico.org/v3, got 'v1'",
+        ),
     ],
 )
 def test_what_is_no_resource_is_said_with_its_place(text: str, sentence: str) -> None:
@@ -99,14 +102,14 @@ def test_what_is_no_resource_is_said_with_its_place(text: str, sentence: str) ->
 def test_every_wrong_document_is_named_not_only_the_first() -> None:
     text = f"{ippool(cidr='x')}\n---\n{ippool(cidr='10.0.0.0/16')}\n---\n{ippool(cidr='y')}"
     assert [sentence.split(": IPPool")[0] for sentence in faults(text)] == [
-        "pool.yaml: document 1",
-        "pool.yaml: document 3",
+        "pool.yaml: document 1, line 1",
+        "pool.yaml: document 3, line 5",
     ]
 
 
 def test_a_wrong_selector_is_a_fault_of_its_field() -> None:
     assert faults(ippool(cidr="10.0.0.0/16", nodeSelector="rack ==="))[0].startswith(
-        "pool.yaml: IPPool p: spec.nodeSelector: "
+        "pool.yaml: line 1: IPPool p: spec.nodeSelector: "
     )
 
 

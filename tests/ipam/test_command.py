@@ -163,7 +163,11 @@ async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
     await world.allocator().release_handle(HandleId("h2"))
     await world.allocator().assign(ask("h3", "n3", exact=(_four(0),)))
     await world.allocator().release_handle(HandleId("h3"))
-    assert await run(server, "delete", "ippool", "p") == (0, "IPPool p deleted\n", "")
+    assert await run(server, "delete", "ippool", "p") == (
+        0,
+        "IPPool p deleted\nSuccessfully deleted 1 'IPPool' resource(s)\n",
+        "",
+    )
     assert await world.block("10.0.0.0/30") is None
     block = await world.block("10.0.0.4/30")
     assert block is not None

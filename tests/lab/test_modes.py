@@ -158,6 +158,7 @@ def test_pods_leave_with_the_nodes_address_only_where_nat_outgoing_is_on(lab: La
     for wanted in (False, True):
         for item in pool["items"]:
             item["spec"]["natOutgoing"] = wanted
+            item["metadata"].pop("resourceVersion", None)  # the second write follows our own first
         life.apply(lab.plan, pool)
         processes.wait_for("natOutgoing", lambda: nat_is(lab, wanted and not missing), 10)  # noqa: B023
         seen = traffic.datagram(pod(lab, "p1"), traffic.fabric(lab), outside, 100)

@@ -50,6 +50,7 @@ def make_reflector(lab: Lab, node: LabNode) -> None:
         command, capture_output=True, check=True, timeout=60, env={**os.environ, **node.environment}
     )
     record = json.loads(got.stdout)
+    del record["metadata"]["resourceVersion"]  # its agent may write it at the same time
     record["metadata"]["labels"] = {"rr": ""}
     record["spec"]["bgp"]["routeReflectorClusterID"] = "244.0.0.1"
     life.apply(lab.plan, record)

@@ -1,0 +1,132 @@
+"""`tortie patch` and `tortie label`: changes of a stored resource, without a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agent.cli import writing
+from agent.cli.failure import CommandFailed
+from agent.cli.kinds import NAMES, kind_named
+
+if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
+    from agent.datastore.admission import Admission, Outcome
+    from agent.datastore.schema import Document
+
+PATCH_EXAMPLES = """\
+examples:
+  tortie patch ippool default-ipv4-ippool -p '{"spec": {"natOutgoing": true}}'
+  tortie patch node node1 -p 'spec: {bgp: {asNumber: 64513}}' --dry-run
+  tortie patch bgppeer tor -p '{"spec": {"password": null}}'
+
+The patch is a merge patch (RFC 7386), in JSON or YAML: fields replace fields, null removes one, a list replaces a list.
+"""
+LABEL_EXAMPLES = """\
+examples:
+  tortie label node node1 rack=r1
+  tortie label node node1 rack=r2 --overwrite
+  tortie label node node1 rack-
+"""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add this module's commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    patch = subparsers.add_parser(
+        "patch", help="change fields of a resource", epilog=PATCH_EXAMPLES, formatter_class=raw
+    )
+    label = subparsers.add_parser(
+        "label", help="set and remove labels of a resource", epilog=LABEL_EXAMPLES, formatter_class=raw
+    )
+    for parser, run in ((patch, run_patch), (label, run_label)):
+        parser.add_argument("kind", metavar="KIND", help=NAMES)
+        parser.add_argument("name", metavar="NAME")
+        parser.set_defaults(run=run)
+    patch.add_argument("-p", "--patch", required=True, metavar="PATCH", help="JSON or YAML")
+    label.add_argument("labels", nargs="+", metavar="KEY=VALUE|KEY-")
+    label.add_argument("--overwrite", action="store_true", help="give labels that are there another value")
+    label.add_argument("--remove", action="store_true", help="remove each KEY, as KEY- does")
+    for parser in (patch, label):
+        writing.add_arguments(parser)
+
+
+def run_patch(arguments: argparse.Namespace) -> None:
+    """`tortie patch`."""
+    from agent.datastore.schema import merged
+
+    kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
+
+    async def step(admission: Admission) -> Outcome:
+        return await admission.change(kind, arguments.name, lambda document: merged(document, patch), "-p")
+
+    summary = f"Successfully patched 1 '{kind}' resource"
+    writing.carry_out(arguments, [step], writing.Words("patched", lambda _: summary))
+
+
+def _patch(text: str) -> Document:
+    from agent.datastore.marked import NotReadable, documents
+
+    try:
+        found = list(documents(text))
+    except NotReadable as error:
+        raise CommandFailed(f"-p: {error}") from error
+    if len(found) != 1 or not isinstance(found[0].value, dict):
+        raise CommandFailed('-p: expected one object, such as \'{"spec": {"natOutgoing": true}}\'')
+    patch: Document = found[0].value
+    return patch
+
+
+def run_label(arguments: argparse.Namespace) -> None:
+    """`tortie label`."""
+    kind = kind_named(arguments.kind)
+    wanted = _wanted(arguments.labels, remove=arguments.remove)
+    told: list[str] = []
+
+    def edit(document: Document) -> Document:
+        told.clear()
+        labels = dict(document["metadata"].get("labels") or {})
+        for key, value in wanted.items():
+            told.append(_edit(labels, key, value, arguments))
+        metadata = {**document["metadata"], "labels": labels}
+        if not labels:
+            del metadata["labels"]
+        return {**document, "metadata": metadata}
+
+    async def step(admission: Admission) -> Outcome:
+        return await admission.change(kind, arguments.name, edit, "label")
+
+    writing.carry_out(arguments, [step], writing.Words("labelled", lambda _: "\n".join(told)))
+
+
+def _wanted(words: Sequence[str], *, remove: bool) -> dict[str, str | None]:
+    """Key -> value, or None to remove it. Raises CommandFailed."""
+    found: dict[str, str | None] = {}
+    for word in words:
+        key, has_value, value = word.partition("=")
+        if remove and not has_value:
+            found[key.removesuffix("-")] = None
+        elif not has_value and key.endswith("-"):
+            found[key[:-1]] = None
+        elif has_value and not remove:
+            found[key] = value
+        else:
+            raise CommandFailed(f"label {word!r}: write KEY=VALUE to set a label and KEY- to remove one")
+    return found
+
+
+def _edit(labels: dict[str, str], key: str, value: str | None, arguments: argparse.Namespace) -> str:
+    """One label, and calicoctl's sentence about it. Raises CommandFailed."""
+    whose = f"{arguments.kind} {arguments.name}"
+    if value is None:
+        if labels.pop(key, None) is None:
+            raise CommandFailed(f"cannot remove label of {whose}, key {key} does not exist")
+        return f"Successfully removed label {key} from {whose}"
+    before = labels.get(key)
+    if before is not None and before != value and not arguments.overwrite:
+        raise CommandFailed(
+            f"failed to update label of {whose}, key {key} is already present ({before}); "
+            "use --overwrite to set a new value"
+        )
+    labels[key] = value
+    return f"Successfully {'set' if before is None else 'updated'} label {key} on {whose}"

@@ -1,0 +1,67 @@
+"""What `-f` names becomes resources: files, standard input, whole directories.
+
+Promises: every fault of every file is told at once, and before anything is done with the first resource.
+Does not know: the datastore.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli.failure import CommandFailed
+
+if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
+    from agent.datastore.documents import Found
+
+SUFFIXES = (".yaml", ".yml", ".json")
+STANDARD_INPUT = "standard input"
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`-f` and `-R`."""
+    parser.add_argument(
+        "-f",
+        "--filename",
+        action="append",
+        required=required,
+        metavar="FILE",
+        help="YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name",
+    )
+    parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
+
+
+def read_files(arguments: argparse.Namespace) -> list[Found]:
+    """All resources of all files. Raises CommandFailed."""
+    from agent.datastore.documents import InvalidDocument, read
+
+    found: list[Found] = []
+    faults: list[str] = []
+    for name in _names(arguments.filename, faults, recursive=arguments.recursive):
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+            found += read(text, STANDARD_INPUT if name == "-" else name)
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(f"{name}: cannot be read: {error}")
+        except InvalidDocument as error:
+            faults += error.sentences
+    if faults:
+        raise CommandFailed("\n".join(faults))
+    return found
+
+
+def _names(given: list[str], faults: list[str], *, recursive: bool) -> Iterator[str]:
+    """Files, and what directories hold."""
+    for name in given:
+        path = Path(name)
+        if name == "-" or not path.is_dir():
+            yield name
+            continue
+        inside = path.rglob("*") if recursive else path.iterdir()
+        files = sorted(str(file) for file in inside if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            faults.append(f"{name}: holds no {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
+        yield from files

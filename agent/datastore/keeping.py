@@ -1,0 +1,144 @@
+"""Where each kind is in etcd, and how a document becomes what is kept there.
+
+Promises: pure; a document is a resource as JSON's values. A key below a kind's prefix that is none of its own reads as
+None. What is written keeps every stored field that this program does not know.
+Does not know: transactions, whether a document may be written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agent.datastore.ipam_resources import affinity_name, configuration_document, rules_of
+from agent.datastore.resources import (
+    API_VERSION,
+    KINDS,
+    NAMESPACED,
+    PLURALS,
+    IPAMConfiguration,
+    Metadata,
+    Resource,
+    encode,
+    kind_of,
+)
+from agent.datastore.schema import Document, with_unknown
+from ipam.codec import decode_affinity, decode_config, encode_config
+from ipam.errors import Malformed
+from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
+from ipam.model import IpamConfig
+from ipam.store import Versioned
+
+
+class Damaged(Exception):
+    """A stored value cannot be read; the sentence names kind, key and field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A stored resource: as this program knows it, and whole."""
+
+    resource: Resource
+    document: Document
+    value: Versioned
+
+
+def prefix_of(kind: str) -> str:
+    """Below it are all resources of a kind."""
+    match kind:
+        case "IPAMConfiguration":
+            return IPAM_CONFIG
+        case "BlockAffinity":
+            return HOSTS
+        case _:
+            return resource_prefix(PLURALS[kind])
+
+
+def key_of(resource: Resource) -> str:
+    """Where a resource that a person may write is kept."""
+    return key_named(kind_of(resource), resource.metadata.name, resource.metadata.namespace)
+
+
+def key_named(kind: str, name: str, namespace: str | None = None) -> str:
+    """The same by its name."""
+    if kind == "IPAMConfiguration":
+        return IPAM_CONFIG
+    return resource_key(PLURALS[kind], name, (namespace or "default") if kind in NAMESPACED else None)
+
+
+def read(kind: str, value: Versioned) -> Kept | None:
+    """What a key holds. Raises Damaged."""
+    try:
+        document = _document(kind, value)
+        if document is None:
+            return None
+        resource = msgspec.convert(document, KINDS[kind])
+    except (ValueError, msgspec.MsgspecError, Malformed) as error:
+        raise Damaged(f"{kind} at {value.key} cannot be read: {error}") from error
+    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(value.revision))
+    return Kept(msgspec.structs.replace(resource, metadata=metadata), document, value)
+
+
+def _document(kind: str, value: Versioned) -> Document | None:
+    if kind == "IPAMConfiguration":
+        if value.key != IPAM_CONFIG:
+            return None
+        return _made(kind, "default", configuration_document(decode_config(value.key, value.value)))
+    if kind == "BlockAffinity":
+        if affinity_of_key(value.key) is None:
+            return None
+        found = decode_affinity(value.key, value.value)
+        spec = {"state": found.state.value, "node": found.node, "cidr": str(found.block)}
+        return _made(kind, affinity_name(found), spec)
+    if resource_name(value.key, PLURALS[kind]) is None:
+        return None
+    document = json.loads(value.value)
+    if not isinstance(document, dict):
+        raise Malformed(f"expected an object, got {type(document).__name__}")
+    return document
+
+
+def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
+    return {"kind": kind, "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec}
+
+
+def shown(resource: Resource) -> Document:
+    """A resource as a document for people and files: what this program knows of it."""
+    document = msgspec.to_builtins(resource)
+    assert isinstance(document, dict)
+    return document
+
+
+def written(resource: Resource, stored: Versioned | None) -> bytes:
+    """What is put in etcd. Raises Malformed when stored rules of allocation cannot be read."""
+    if isinstance(resource, IPAMConfiguration):
+        rules = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
+        return encode_config(rules_of(resource.spec, rules))
+    if stored is None:
+        return encode(resource)
+    try:
+        before = json.loads(stored.value)
+    except ValueError:
+        return encode(resource)
+    if not isinstance(before, dict):
+        return encode(resource)
+    new = json.loads(encode(resource))
+    return json.dumps(
+        with_unknown(new, before, type(resource)), separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def metadata_for(resource: Resource, stored: Metadata | None, uid: str, created_at: str) -> Metadata:
+    """What a written resource bears: Calico's clients want a uid and a creation time; a stored one keeps its own."""
+    before = stored if stored is not None else resource.metadata
+    metadata: Metadata = msgspec.structs.replace(
+        resource.metadata,
+        resource_version=None,
+        namespace=(resource.metadata.namespace or "default") if kind_of(resource) in NAMESPACED else None,
+        uid=before.uid or uid,
+        creation_timestamp=before.creation_timestamp or created_at,
+    )
+    return metadata

@@ -1,0 +1,138 @@
+"""YAML or JSON text becomes plain values, each with the line it was written in.
+
+Promises: one document after the other; a key that is given twice is told, not silently chosen; time stamps stay text;
+what aliases unfold to is bounded. JSON is read as the part of YAML that it is, so its lines are known too.
+Does not know: what the values mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import yaml
+
+MOST_VALUES = 1 << 20
+"""In one text: a few aliases of aliases could otherwise fill any memory."""
+MOST_LEVELS = 100
+
+
+class NotReadable(Exception):
+    """Neither YAML nor JSON; the sentence begins with line and column where they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """One document."""
+
+    value: Any
+    lines: Mapping[str, int]
+    """Where each field is: `spec.exportV4[0].action` -> its line, counted from 1; the document itself is under ``."""
+    repeated: tuple[str, ...] = ()
+    """Fields that were given twice."""
+
+    def line(self, path: str) -> int:
+        """Of a field, or of the nearest one around it: what is missing has no line of its own."""
+        while path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines[path]
+
+
+def documents(text: str) -> Iterator[Marked]:
+    """All documents that hold anything. Raises NotReadable."""
+    if text.lstrip().startswith(("{", "[")):
+        # JSON may be indented by tabs, which YAML forbids; inside JSON's texts there are none (RFC 8259 section 7).
+        text = text.replace("\t", " ")
+    _check_levels(text)
+    loader = yaml.CSafeLoader(text)
+    reading = _Reading(loader)
+    try:
+        while loader.check_node():
+            root = loader.get_node()
+            assert root is not None  # as check_node said
+            found = reading.document(root)
+            if found.value is not None:
+                yield found
+    except yaml.YAMLError as error:
+        raise NotReadable(_sentence(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _check_levels(text: str) -> None:
+    """Before nodes are made of it: libyaml's composer calls itself at each level, and dies of thousands."""
+    level = 0
+    try:
+        for event in yaml.parse(text, yaml.CSafeLoader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level > MOST_LEVELS:
+                raise NotReadable(f"{_place(event.start_mark)}: nested in more than {MOST_LEVELS} levels")
+    except yaml.YAMLError as error:
+        raise NotReadable(_sentence(error)) from error
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One text's way from nodes to values."""
+
+    loader: yaml.CSafeLoader
+    count: int = 0
+    lines: dict[str, int] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+
+    def document(self, root: yaml.Node) -> Marked:
+        self.lines, self.repeated = {"": _line(root)}, []
+        return Marked(self._value(root, "", 0), self.lines, tuple(self.repeated))
+
+    def _value(self, node: yaml.Node, path: str, level: int) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise NotReadable(f"{_place(node.start_mark)}: more than {MOST_VALUES} values; split it")
+        if level > MOST_LEVELS:
+            raise NotReadable(f"{_place(node.start_mark)}: holds itself")
+        if isinstance(node, yaml.SequenceNode):
+            return [self._item(item, f"{path}[{index}]", level) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, level)
+        if ":" in node.value:
+            return str(node.value)  # YAML 1.1 takes 65000:10 for a number of base 60, and knows time stamps
+        try:
+            value = self.loader.construct_object(node)
+        except ValueError as error:
+            raise NotReadable(f"{_place(node.start_mark)}: not YAML or JSON: {error}") from error
+        return str(node.value) if isinstance(value, date) else value
+
+    def _item(self, item: yaml.Node, path: str, level: int) -> Any:
+        self.lines[path] = _line(item)
+        return self._value(item, path, level + 1)
+
+    def _mapping(self, node: yaml.MappingNode, path: str, level: int) -> dict[str, Any]:
+        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        found: dict[str, Any] = {}
+        self.loader.flatten_mapping(node)  # what `<<` brings comes first, so that a field beside it counts
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise NotReadable(f"{_place(key.start_mark)}: a key must be a word")
+            at = f"{path}.{key.value}" if path else str(key.value)
+            self.lines[at] = _line(key)
+            if given.count(key.value) > 1 and at not in self.repeated:
+                self.repeated.append(at)
+            found[str(key.value)] = self._value(value, at, level + 1)
+        return found
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _sentence(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    place = f"{_place(mark)}: " if mark is not None else ""
+    return f"{place}not YAML or JSON: {problem}"
+
+
+def _place(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

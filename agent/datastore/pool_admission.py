@@ -1,0 +1,89 @@
+"""What a pool must hold against what is stored before it is written, and how it is emptied before it is deleted.
+
+Promises: a pool that overlaps another, or whose fixed fields change, is refused with one sentence, field first.
+Does not know: files, other kinds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from agent.datastore import pools
+from agent.datastore.resources import IPPool, decode, encode
+from ipam.errors import Conflict
+from ipam.keys import block_of_key, block_prefix
+from ipam.model import Pool, PoolRecord
+from ipam.releasing import release_pool
+from ipam.store import Put, Store, Unchanged
+
+MOST_ATTEMPTS = 5
+
+
+async def pool_fault(
+    store: Store, new: IPPool, stored: IPPool | None, others: Iterable[IPPool]
+) -> str | None:
+    """Why the pool may not be written. Raises StoreError."""
+    if stored is not None:
+        return _fixed_fault(new, stored)
+    pool = pools.pool(new)
+    if (other := pools.overlap(pool, _readable(others))) is not None:
+        return f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
+    return await _block_fault(store, new)
+
+
+def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
+    """A stored pool with faults is used by nobody, and overlaps nothing."""
+    return (pools.pool(other) for other in others if not pools.faults(other.spec))
+
+
+def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
+    if pools.faults(stored.spec):
+        return None
+    before, pool = pools.pool(stored), pools.pool(new)
+    for field, old, wanted in (
+        ("spec.cidr", before.cidr, pool.cidr),
+        ("spec.blockSize", before.block_length, pool.block_length),
+    ):
+        if old != wanted:
+            return f"{field}: {old} cannot be changed to {wanted}; make a new pool and delete this one"
+    return None
+
+
+async def _block_fault(store: Store, new: IPPool) -> str | None:
+    """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
+    pool = pools.pool(new)
+    listing = await store.list(block_prefix(pool.cidr.version))
+    for block in map(block_of_key, listing.values):
+        if block is not None and block.overlaps(pool.cidr) and block.prefixlen != pool.block_length:
+            return (
+                f"spec.blockSize: {pool.block_length} differs from the existing block {block} in {pool.cidr}"
+            )
+    return None
+
+
+async def drain_pool(store: Store, key: str) -> None:
+    """Disable a pool, so that every allocation under way fails at its guard, then free its empty blocks.
+
+    Addresses still in use stay allocated, in blocks that nobody owns. Raises Conflict, StoreError.
+    """
+    for _ in range(MOST_ATTEMPTS):
+        current = await store.get(key)
+        if current is None:
+            return
+        try:
+            stored = decode(IPPool, current.value, current.revision)
+        except msgspec.MsgspecError:
+            return  # nobody allocates from what nobody can read
+        assert isinstance(stored, IPPool)
+        if pools.faults(stored.spec):
+            return
+        if stored.spec.disabled:
+            record = PoolRecord(pools.pool(stored), key, current.revision)
+            await release_pool(store, record, asyncio.sleep)
+            return
+        disabled = msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, disabled=True))
+        await store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
+    raise Conflict(f"{key}: somebody else keeps changing it; try again")

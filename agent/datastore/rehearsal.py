@@ -1,0 +1,88 @@
+"""A store that answers as if all writes had happened, and writes nothing: dry runs go through it.
+
+Promises: reads are those of the store behind it with the rehearsed writes on top; a guard is judged by both.
+Does not know: what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from ipam.store import (
+    Committed,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Put,
+    Store,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
+
+FIRST_REVISION = 1 << 62
+"""Of rehearsed writes: a store never comes so far."""
+
+
+class Rehearsal:
+    """One rehearsal; it is forgotten with the object."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written: dict[str, Versioned | None] = {}
+        self._revision = FIRST_REVISION
+
+    async def get(self, key: str) -> Versioned | None:
+        """See Store."""
+        return self._written[key] if key in self._written else await self._store.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
+        """See Store."""
+        return self._over(await self._store.get_many(keys), frozenset(keys))
+
+    async def list(self, prefix: str) -> Listing:
+        """See Store."""
+        found = await self._store.list(prefix)
+        mine = frozenset(key for key in self._written if key.startswith(prefix))
+        return Listing(dict(sorted(self._over(found.values, mine).items())), found.revision)
+
+    def _over(self, values: Mapping[str, Versioned], keys: frozenset[str]) -> dict[str, Versioned]:
+        merged = dict(values)
+        for key in keys & self._written.keys():
+            merged.pop(key, None)
+            if (value := self._written[key]) is not None:
+                merged[key] = value
+        return merged
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+        """See Store; nothing is written."""
+        present = await self.get_many([guard.key for guard in guards])
+        if any((present[g.key].revision if g.key in present else 0) != g.revision for g in guards):
+            return Lost({guard.key: present.get(guard.key) for guard in guards})
+        self._revision += 1
+        for operation in operations:
+            self._written[operation.key] = (
+                Versioned(operation.key, operation.value, self._revision)
+                if isinstance(operation, Put)
+                else None
+            )
+        return Committed(self._revision)
+
+    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+        """See Store; what is rehearsed is not heard."""
+        return self._store.watch(prefix, start)
+
+    async def grant_lease(self, ttl_seconds: int) -> int:
+        """A lease is no value; a rehearsal's keys stay."""
+        return ttl_seconds
+
+    async def keep_alive(self, lease: int) -> bool:
+        """See Store."""
+        return bool(lease)
+
+    async def revoke_lease(self, lease: int) -> None:
+        """See Store."""
+
+    async def close(self) -> None:
+        """The store behind it belongs to somebody else."""

@@ -1,0 +1,73 @@
+"""Everything that can be wrong with a resource by itself, a sentence each, field first, whatever its kind.
+
+Promises: pure. Does not know: other resources, files, etcd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from agent.datastore import ipam_resources, pools
+from agent.datastore.bgp_faults import bgp_faults
+from agent.datastore.bgp_resources import LARGEST_AS
+from agent.datastore.resources import IPAMConfiguration, IPPool, IPReservation, Node, NodeSpec, Resource
+
+
+def faults(resource: Resource) -> list[str]:
+    """All of them."""
+    found = [] if resource.metadata.name else ["metadata.name: must not be empty"]
+    found += bgp_faults(resource)
+    match resource:
+        case IPPool():
+            found += pools.faults(resource.spec)
+        case Node():
+            found += _node_faults(resource)
+        case IPReservation():
+            found += ipam_resources.reservation_faults(resource.spec)
+        case IPAMConfiguration():
+            found += ipam_resources.configuration_faults(resource.metadata.name, resource.spec)
+            found += [
+                f"metadata.{field}: Calico keeps none for the rules of allocation"
+                for field, value in (
+                    ("labels", resource.metadata.labels),
+                    ("annotations", resource.metadata.annotations),
+                )
+                if value
+            ]
+        case _:
+            pass
+    return found
+
+
+def _node_faults(node: Node) -> Iterator[str]:
+    bgp = node.spec.bgp
+    if bgp is not None:
+        for version, text, read in ((4, bgp.ipv4_address, node.ipv4), (6, bgp.ipv6_address, node.ipv6)):
+            if text and read is None:
+                yield f"spec.bgp.ipv{version}Address: {text!r} is not an IPv{version} address with a length"
+        if bgp.as_number is not None and not 1 <= bgp.as_number <= LARGEST_AS:
+            yield f"spec.bgp.asNumber: {bgp.as_number} is outside 1 to {LARGEST_AS}"
+        if bgp.ipv4_ipip_tunnel_addr:
+            yield from _address("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, IPv4Address)
+        if bgp.route_reflector_cluster_id:
+            yield from _address(
+                "spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, IPv4Address
+            )
+    yield from _tunnel_faults(node.spec)
+
+
+def _tunnel_faults(spec: NodeSpec) -> Iterator[str]:
+    if spec.ipv4_vxlan_tunnel_addr:
+        yield from _address("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, IPv4Address)
+    if spec.ipv6_vxlan_tunnel_addr:
+        yield from _address("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, IPv6Address)
+
+
+def _address(field: str, text: str, family: type[IPv4Address] | type[IPv6Address]) -> Iterator[str]:
+    try:
+        if isinstance(ip_address(text), family):
+            return
+    except ValueError:
+        pass
+    yield f"{field}: {text!r} is not an IPv{4 if family is IPv4Address else 6} address"

@@ -1,0 +1,113 @@
+"""What the fields of a kind are, and what that says of a plain value: unknown fields, changed fields, fields to keep.
+
+Promises: pure; a field is named by its path as a person writes it, `spec.exportV4[0].action`.
+Does not know: which kinds there are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+LONGEST_VALUE = 60
+"""Of a value in a sentence about a change; the rest is cut."""
+ABSENT = "(none)"
+
+Document = dict[str, Any]
+
+
+@cache
+def fields(struct: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """Name as written -> type."""
+    hints = get_type_hints(struct)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+
+
+def struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct behind a type such as `BGPSpec | None`."""
+    for candidate in _candidates(kind):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
+    """A sentence for each field that the kind does not have, with the nearest that it has."""
+    struct = struct_of(kind)
+    if struct is None or not isinstance(raw, dict):
+        for candidate in _candidates(kind):
+            if get_origin(candidate) is list and isinstance(raw, list):
+                for index, item in enumerate(raw):
+                    yield from unknown_fields(item, get_args(candidate)[0], f"{path}[{index}]")
+        return
+    known = {**fields(struct), **({"kind": str} if not path else {})}
+    for name, value in raw.items():
+        at = f"{path}.{name}" if path else name
+        if name in known:
+            yield from unknown_fields(value, known[name], at)
+        elif (
+            path != "metadata"
+        ):  # other tools keep their own notes there: managedFields, selfLink, generation
+            yield f"{at}: unknown field{nearest(name, known)}"
+
+
+def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Document:
+    """`new`, and of `stored` what the kind does not know: a field of a newer program survives our write.
+
+    A list is one value: what stood in its items has no place in another list.
+    """
+    struct = struct_of(kind)
+    if struct is None:
+        return new
+    known = {**fields(struct), "kind": str}
+    found = {name: value for name, value in stored.items() if name not in known} | new
+    for name, value in new.items():
+        before = stored.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            found[name] = with_unknown(value, before, known.get(name))
+    return found
+
+
+def changes(old: object, new: object, path: str = "") -> Iterator[str]:
+    """A sentence for each field that differs: `spec.natOutgoing: false -> true`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            at = f"{path}.{name}" if path else name
+            yield from changes(old.get(name, ABSENT), new.get(name, ABSENT), at)
+    elif old != new:
+        yield f"{path}: {_text(old)} -> {_text(new)}"
+
+
+def merged(target: object, patch: object) -> Any:
+    """RFC 7386: fields replace fields, null removes one, anything but an object replaces the whole."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name), value)
+    return found
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A hint at the name that was probably meant."""
+    by_lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def _candidates(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _text(value: object) -> str:
+    text = value if value == ABSENT else json.dumps(value, ensure_ascii=False)
+    return str(text) if len(str(text)) <= LONGEST_VALUE else f"{str(text)[:LONGEST_VALUE]}…"
