@@ -61,7 +61,9 @@ def run_patch(arguments: argparse.Namespace) -> None:
         return await admission.change(kind, arguments.name, lambda document: merged(document, patch), "-p")
 
     summary = f"Successfully patched 1 '{kind}' resource"
-    writing.carry_out(arguments, [step], writing.Words("patched", lambda _: summary))
+    writing.carry_out(
+        arguments, [writing.Step(kind, arguments.name, step)], writing.Words("patched", lambda _: summary)
+    )
 
 
 def _patch(text: str) -> Document:
@@ -96,7 +98,11 @@ def run_label(arguments: argparse.Namespace) -> None:
     async def step(admission: Admission) -> Outcome:
         return await admission.change(kind, arguments.name, edit, "label")
 
-    writing.carry_out(arguments, [step], writing.Words("labelled", lambda _: "\n".join(told)))
+    writing.carry_out(
+        arguments,
+        [writing.Step(kind, arguments.name, step)],
+        writing.Words("labelled", lambda _: "\n".join(told)),
+    )
 
 
 def _wanted(words: Sequence[str], *, remove: bool) -> dict[str, str | None]:

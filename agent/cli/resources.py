@@ -143,8 +143,11 @@ def run_replace(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
+    from agent.datastore.resources import kind_of
+
     def step(found: Found) -> writing.Step:
-        return lambda admission: admission.write(found, verb)
+        kind, name = kind_of(found.resource), found.resource.metadata.name
+        return writing.Step(kind, name, lambda admission: admission.write(found, verb))
 
     steps = [step(found) for found in files.read_files(arguments)]
     writing.carry_out(arguments, steps, writing.Words(done, writing.counted(done), skip))
@@ -166,11 +169,15 @@ def run_delete(arguments: argparse.Namespace) -> None:
 
 
 def _deleting(resource: Resource) -> writing.Step:
-    return lambda admission: admission.delete(resource)
+    from agent.datastore.resources import kind_of
+
+    return writing.Step(
+        kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
+    )
 
 
 def _deleting_named(kind: str, name: str) -> writing.Step:
-    return lambda admission: admission.delete_named(kind, name)
+    return writing.Step(kind, name, lambda admission: admission.delete_named(kind, name))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:

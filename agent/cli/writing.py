@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
     from agent.datastore.admission import Admission, Outcome
     from ipam.store import Store
 
-    Step = Callable[[Admission], Awaitable[Outcome]]
-
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
 
 
@@ -37,6 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTE
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What is asked of one resource."""
+
+    kind: str
+    name: str
+    do: Callable[[Admission], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """How a command speaks of itself."""
 
@@ -44,7 +51,7 @@ class Words:
     """`applied`"""
     summary: Callable[[Sequence[Outcome]], str]
     skip: type[Exception] | None = None
-    """A reason to go on with the next resource."""
+    """A reason to go on with the next resource; it counts as done, as in calicoctl."""
 
 
 def counted(done: str) -> Callable[[Sequence[Outcome]], str]:
@@ -81,7 +88,7 @@ async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) 
     faults: list[str] = []
     for step in steps:
         try:
-            outcomes += await _one(admission, step, words)
+            outcomes.append(await _one(admission, step, words))
         except CommandFailed as error:
             faults.append(str(error))
     if faults:
@@ -96,27 +103,27 @@ async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> li
     outcomes: list[Outcome] = []
     for number, step in enumerate(steps):
         try:
-            outcomes += await _one(admission, step, words)
+            outcomes.append(await _one(admission, step, words))
         except (CommandFailed, StoreError) as error:
             sentence = f"Partial success: {words.done} the first {number} out of {len(steps)} resources:\n"
             raise CommandFailed(f"{sentence if number else ''}Hit error: {error}") from error
     return outcomes
 
 
-async def _one(admission: Admission, step: Step, words: Words) -> list[Outcome]:
-    """One step; none of it when it is to be skipped. Raises CommandFailed, StoreError."""
-    from agent.datastore.admission import Exists, NotFound
+async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
+    """One step. Raises CommandFailed, StoreError."""
+    from agent.datastore.admission import Effect, Exists, NotFound, Outcome
     from agent.datastore.documents import InvalidDocument
     from agent.datastore.keeping import Damaged
     from ipam.errors import IpamError, StoreError
 
     try:
-        return [await step(admission)]
+        return await step.do(admission)
     except StoreError:
         raise
     except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
         if words.skip is not None and isinstance(error, words.skip):
-            return []
+            return Outcome(step.kind, step.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error
 
 

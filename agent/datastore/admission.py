@@ -54,6 +54,7 @@ class Effect(Enum):
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,9 @@ def test_a_wrong_pool_file_is_refused_before_anything_is_made(tmp_path: Path, na
     file.write_text(json.dumps(document))
     done = tortie("lab", "up", "--name", name, "--pool", str(file))
     assert done.returncode == 1
-    expected = f"{file}: IPPool default-ipv4-ippool: spec.blocksize: unknown field; did you mean blockSize?"
+    expected = (
+        f"{file}: line 1: IPPool default-ipv4-ippool: spec.blocksize: unknown field; did you mean blockSize?"
+    )
     assert expected in done.stderr
     assert fabric.namespaces(f"tortie-{name}-") == []
 
