@@ -18,6 +18,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
+from ipam.store import Versioned
+
 FILES = ("kv", "auth", "rpc")
 """In the order in which they depend on each other."""
 
@@ -62,3 +64,13 @@ def _load() -> Any:
 
 rpc: Any = _load()
 """etcd's v3 API: RangeRequest, TxnRequest, KVStub, WatchStub, LeaseStub, AuthStub …"""
+
+
+def versioned(kv: Any) -> Versioned:
+    """A KeyValue message as the store has it."""
+    return Versioned(kv.key.decode(), kv.value, kv.mod_revision, kv.lease)
+
+
+def end_of(prefix: bytes) -> bytes:
+    """The end of the range of all keys with a prefix: the prefix with its last byte raised (etcd's own rule)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

@@ -45,7 +45,7 @@ async def compact(store: Store, revision: int) -> None:
     if isinstance(store, FakeStore):
         store.compact(revision)
     elif isinstance(store, EtcdStore):
-        await store._call("KV", "Compact", rpc.CompactionRequest(revision=revision, physical=True))
+        await store._calls.once("KV", "Compact", rpc.CompactionRequest(revision=revision, physical=True))
 
 
 async def put(store: Store, key: str, value: bytes) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from ipam.errors import StoreError, WentBack
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from ipam.store import Committed, Put, Store
+from ipam.store import Committed, Put, Store, Unchanged
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.etcd_cluster import Authority, Member, start_cluster
 
@@ -111,6 +112,47 @@ async def test_members_die_one_by_one_and_no_fact_is_lost(cluster: tuple[Authori
         assert watched.lost == []
         assert watched.syncer.went_back == 0
     await writer.close()
+
+
+async def test_a_read_that_one_member_leaves_without_an_answer_is_answered_by_another(
+    cluster: tuple[Authority, list[Member]],
+) -> None:
+    authority, members = cluster
+    store = EtcdStore(replace(settings(authority, members, "hedged"), call_seconds=5.0))
+    for _ in members:
+        await store.get("/a")
+        (used,) = (member for member in members if member.endpoint == store.channels.endpoint)
+        used.freeze()
+        try:
+            await store.get("/a")
+        finally:
+            used.thaw()
+        assert store.channels.endpoint != used.endpoint
+    await store.close()
+
+
+async def test_a_guarded_change_that_one_member_leaves_without_an_answer_is_made_once_by_another(
+    cluster: tuple[Authority, list[Member]],
+) -> None:
+    authority, members = cluster
+    store = EtcdStore(replace(settings(authority, members, "guarded"), call_seconds=5.0))
+    revision = 0
+    for number in range(len(members)):
+        await store.get("/guarded")
+        (used,) = (member for member in members if member.endpoint == store.channels.endpoint)
+        used.freeze()
+        try:
+            change = Put("/guarded", str(number).encode())
+            outcome = await store.commit((Unchanged("/guarded", revision),), (change,))
+        finally:
+            used.thaw()
+        assert isinstance(outcome, Committed)
+        await asyncio.to_thread(used.until_healthy)  # it has carried out by now what it was asked
+        found = await store.get("/guarded")
+        assert found is not None
+        assert (found.value, found.revision) == (str(number).encode(), outcome.revision)
+        revision = found.revision
+    await store.close()
 
 
 async def test_each_member_must_bear_its_own_name_in_its_certificate(
