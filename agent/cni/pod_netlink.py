@@ -2,7 +2,8 @@
 
 Promises: the pod's namespace is worked on through a socket opened there, so nothing waits while inside; `attach` leaves
 nothing behind when it fails; `detach` succeeds when there is nothing. Rules: Calico's C.6, with a permanent neighbour
-for the gateway besides proxy ARP, because proxy ARP answers only on a host that has a route to 169.254.1.1.
+for the gateway besides proxy ARP, because proxy ARP answers only on a host that has a route to 169.254.1.1, and the
+pod known to the host beforehand.
 Does not know: addresses' origin, the host's routes and sysctls (the reconciler's).
 """
 
@@ -32,6 +33,7 @@ from agent.dataplane.rtlinks import (
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
     IFLA_MTU,
+    known_neighbour_request,
     mac_bytes,
     neighbour_request,
 )
@@ -109,6 +111,7 @@ class NetlinkPods:
                     await _furnish(inside, wish, index)
                 finally:
                     inside.close()
+                await self._make_known(wish)
             except BaseException as error:
                 await self.detach(wish.host_interface)
                 if isinstance(error, OSError):
@@ -116,6 +119,12 @@ class NetlinkPods:
                 raise
         finally:
             os.close(pod)
+
+    async def _make_known(self, wish: Attachment) -> None:
+        """The host need not ask for the pod, and its answer takes no place in a table that all namespaces share."""
+        index = _index_of(wish.host_interface)
+        requests = [known_neighbour_request(address, wish.mac, index) for address in wish.addresses]
+        await _carried_out(self._requests, requests, [f"neighbour {address}" for address in wish.addresses])
 
     async def detach(self, host_interface: str) -> None:
         """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""

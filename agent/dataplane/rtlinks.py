@@ -38,8 +38,8 @@ IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLA
 IFLA_VXLAN_LOCAL6 = 17
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
-NUD_PERMANENT = 0x80
-NTF_SELF = 0x02
+NUD_STALE, NUD_PERMANENT = 0x04, 0x80
+NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
 IFF_UP = 0x1
 RTEXT_FILTER_SKIP_STATS = 0x8
 
@@ -224,6 +224,17 @@ def neighbour_request(entry: Neighbour, interface: int) -> bytes:
     """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
     body = _NEIGH.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
     return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.address, entry.mac))
+
+
+def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a neighbour that we made and the kernel may learn anew (NTF_EXT_LEARNED).
+
+    It does not count for gc_thresh3, the most neighbours that all namespaces of a machine together may have (net/core/
+    neighbour.c, neigh_alloc). Unlike a permanent one it is confirmed some 5 s after its first use, so that a MAC that
+    somebody changes is found out.
+    """
+    body = _NEIGH.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
+    return message(RTM_NEWNEIGH, _PUT, body + _pair(address, mac))
 
 
 def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:

@@ -78,6 +78,18 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
     assert "UP" in host["flags"]
 
 
+async def test_the_host_knows_a_pod_without_asking_and_its_entry_takes_no_place_from_others(
+    pod: str, pods: NetlinkPods
+) -> None:
+    await pods.attach(dual(pod))
+    found = {item["dst"]: item for item in json.loads(ip(f"-j neigh show dev {HOST}"))}
+    assert {found[str(address)]["lladdr"] for address in BOTH} == {"02:00:00:00:00:07"}
+    # Only entries that somebody else learned are exempt from the limit that all namespaces share.
+    assert all("extern_learn" in found[str(address)] for address in BOTH)
+    # Confirmed after its first use: it follows a MAC that a chained plugin changes.
+    assert all(found[str(address)]["state"] == ["STALE"] for address in BOTH)
+
+
 async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
     await pods.attach(wish(pod))
     await pods.attach(wish(pod))
