@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool frr gcc gobgpd iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps runc systemd-container user-mode-linux
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool frr gcc gobgpd iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps ruby runc systemd-container user-mode-linux
 
 .PHONY: bench demo test check unit kernel ipip format lock wheel wheels deb clean help
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 from pathlib import Path
 from typing import Any
+
+from agent.lab.topology import SEGMENTS, SEGMENTS6, TOPOLOGY
 
 ROOT = Path("/run/tortie-lab")
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 MOST_NODES = 200
-SUBNETS = (IPv4Network("172.26.0.0/20"), IPv4Network("172.26.16.0/20"))
+SUBNETS = SEGMENTS
 """The fabric's two segments; the second is used by crosssubnet labs only."""
-SUBNETS6 = (IPv6Network("fd26::/64"), IPv6Network("fd26:0:0:16::/64"))
+SUBNETS6 = SEGMENTS6
 """The same segments in IPv6."""
 POOL6: dict[str, Any] = {
     "kind": "IPPool",
@@ -29,8 +31,6 @@ POOL6: dict[str, Any] = {
     "spec": {"cidr": "fd10:244::/64", "blockSize": 122, "natOutgoing": True, "nodeSelector": "all()"},
 }
 """What `--dual-stack` adds."""
-FIRST_NODE_OFFSET = 10
-ETCD_PORT = 2379
 NETWORK = "k8s-pod-network"
 
 
@@ -123,17 +123,17 @@ class LabPlan:
 
 def etcd_endpoint() -> str:
     """Where every node finds the lab's datastore."""
-    return f"http://{gateway(SUBNETS[0])}:{ETCD_PORT}"
+    return f"http://{gateway(SUBNETS[0])}:{TOPOLOGY.etcd_port}"
 
 
 def gateway(segment: IPv4Network) -> IPv4Address:
     """The fabric's own address on a segment."""
-    return segment.network_address + 1
+    return segment.network_address + TOPOLOGY.router_offset
 
 
 def gateway6(segment: int) -> IPv6Address:
     """The same in IPv6."""
-    return SUBNETS6[segment].network_address + 1
+    return SUBNETS6[segment].network_address + TOPOLOGY.router_offset
 
 
 def plan(name: str, nodes: int, mode: Mode, *, dual_stack: bool = False) -> LabPlan:
@@ -146,7 +146,7 @@ def plan(name: str, nodes: int, mode: Mode, *, dual_stack: bool = False) -> LabP
     made = []
     for number in range(1, nodes + 1):
         segment = (number - 1) % len(segments)
-        address = segments[segment].network_address + FIRST_NODE_OFFSET + number
+        address = segments[segment].network_address + TOPOLOGY.first_node_offset + number
         interface = IPv4Interface((int(address), segments[segment].prefixlen))
         node = f"node{number}"
         made.append(LabNode(node, f"tortie-{name}-{node}", interface, segment, ROOT / name / node))

@@ -22,7 +22,8 @@ from typing import Any
 
 from agent import control
 from agent.lab.fabric import NAMESPACES, processes
-from agent.lab.plan import ETCD_PORT, SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
+from agent.lab.plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
+from agent.lab.topology import TOPOLOGY
 from agent.namespaces import entered
 
 POLL_SECONDS = 0.05
@@ -96,7 +97,7 @@ def _etcd_answers(plan: LabPlan) -> bool:
         connection = socket.socket()
     with connection, suppress(OSError):
         connection.settimeout(ANSWER_SECONDS)
-        connection.connect((str(gateway(SUBNETS[0])), ETCD_PORT))
+        connection.connect((str(gateway(SUBNETS[0])), TOPOLOGY.etcd_port))
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         received = b""
         while (data := connection.recv(MOST_HEALTH_BYTES)) and len(received) < MOST_HEALTH_BYTES:
