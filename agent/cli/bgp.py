@@ -26,7 +26,7 @@ examples:
   tortie bgp routes 192.168.31.64/26
   tortie bgp routes 192.168.31.70
   tortie bgp routes --received node2
-  tortie bgp routes 192.168.31.64/26 --advertised tor -o json
+  tortie bgp routes 192.168.31.64/26 --advertised node2 -o json
 
 A star marks the path in use. The last column says why it is, or why not.
 """

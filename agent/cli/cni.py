@@ -10,6 +10,9 @@ EXAMPLES = """\
 examples:
   tortie cni install
   tortie cni install --shim python --bin-dir /usr/lib/cni
+"""
+UNINSTALL_EXAMPLES = """\
+examples:
   tortie cni uninstall
 """
 
@@ -22,7 +25,12 @@ def add_parsers(subparsers: Any) -> None:
     install = verbs.add_parser(
         "install", help="put plugins and conflist in place", epilog=EXAMPLES, formatter_class=raw
     )
-    remove = verbs.add_parser("uninstall", help="remove them; pods keep their network", formatter_class=raw)
+    remove = verbs.add_parser(
+        "uninstall",
+        help="remove them; pods keep their network",
+        epilog=UNINSTALL_EXAMPLES,
+        formatter_class=raw,
+    )
     for verb in (install, remove):
         verb.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR")
         verb.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR")

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,31 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
     from ipam.store import Store, Versioned
     from ipam.usage import Filling
 
-EXAMPLES = """\
+SHOW_EXAMPLES = """\
 examples:
+  tortie ipam show
   tortie ipam show --show-blocks
   tortie ipam show --ip 192.168.31.1
+  tortie ipam show --show-configuration
+"""
+CHECK_EXAMPLES = """\
+examples:
+  tortie ipam check
   tortie ipam check -o report.json
-  tortie ipam check --fix
+  tortie ipam check --fix --undo-file undo.json
+"""
+RELEASE_EXAMPLES = """\
+examples:
   tortie ipam release --ip 192.168.31.1
+  tortie ipam release --ip 192.168.31.1 --handle k8s-pod-network.0123abcd
+  tortie ipam release --node node9
+
+A node is released when its machine is gone for good: what still runs there would lose its addresses.
+"""
+CONFIGURE_EXAMPLES = """\
+examples:
   tortie ipam configure --strictaffinity true --max-blocks-per-host 4
+  tortie ipam configure --ip-cooldown-seconds 30
 """
 ROOT = "/calico/"
 """Everything Calico's; one list of it is one moment."""
@@ -33,11 +49,11 @@ ROOT = "/calico/"
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
     raw = argparse.RawDescriptionHelpFormatter
-    ipam = subparsers.add_parser(
-        "ipam", help="addresses: show, check, release", epilog=EXAMPLES, formatter_class=raw
-    )
+    ipam = subparsers.add_parser("ipam", help="addresses: show, check, release")
     commands = ipam.add_subparsers(dest="ipam_command", metavar="COMMAND", required=True)
-    show = commands.add_parser("show", help="how full pools and blocks are")
+    show = commands.add_parser(
+        "show", help="how full pools and blocks are", epilog=SHOW_EXAMPLES, formatter_class=raw
+    )
     show.add_argument("--show-blocks", action="store_true", help="blocks too")
     show.add_argument(
         "--show-borrowed", action="store_true", help="addresses used outside their block's node"
@@ -45,7 +61,12 @@ def add_parsers(subparsers: Any) -> None:
     show.add_argument("--show-configuration", action="store_true", help="the rules of allocation")
     show.add_argument("--ip", metavar="ADDRESS", help="who has this address")
     show.set_defaults(run=run_show)
-    check = commands.add_parser("check", help="find what is inconsistent; exit code 1 if anything is")
+    check = commands.add_parser(
+        "check",
+        help="find what is inconsistent; exit code 1 if anything is",
+        epilog=CHECK_EXAMPLES,
+        formatter_class=raw,
+    )
     check.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the findings as JSON")
     check.add_argument("--fix", action="store_true", help="repair what the datastore itself proves")
     check.add_argument(
@@ -57,13 +78,18 @@ def add_parsers(subparsers: Any) -> None:
     )
     check.set_defaults(run=run_check)
     release = commands.add_parser(
-        "release", help="give back an address, or all that a node that is gone held"
+        "release",
+        help="give back an address, or all that a node that is gone held",
+        epilog=RELEASE_EXAMPLES,
+        formatter_class=raw,
     )
     release.add_argument("--ip", metavar="ADDRESS", action="append", default=[])
     release.add_argument("--handle", metavar="HANDLE", help="only if this handle holds it")
     release.add_argument("--node", metavar="NODE", help="everything of this node")
     release.set_defaults(run=run_release)
-    configure = commands.add_parser("configure", help="change the rules of allocation")
+    configure = commands.add_parser(
+        "configure", help="change the rules of allocation", epilog=CONFIGURE_EXAMPLES, formatter_class=raw
+    )
     configure.add_argument("--strictaffinity", choices=("true", "false"), help="never borrow addresses")
     configure.add_argument(
         "--auto-allocate-blocks", choices=("true", "false"), help="nodes claim blocks themselves"
@@ -275,12 +301,16 @@ def run_release(arguments: argparse.Namespace) -> None:
             print(f"Successfully released IP address {address}")
         for address in done.unallocated:
             print(f"IP address {address} is not assigned")
+        if arguments.node and not done.released:
+            print(f"node {arguments.node} held no address; blocks that it claimed are free now")
 
     with_store(arguments, work)
 
 
 def run_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
+    from dataclasses import replace
+
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
     from ipam.rules import configure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,14 @@ MODES = ("none", "vxlan", "ipip", "crosssubnet")
 UP_EXAMPLES = """\
 examples:
   tortie lab up                               three nodes, VXLAN
-  tortie lab up --nodes 5 --mode none
-  tortie lab up --name other --mode ipip      a second lab beside the first
+  tortie lab up --nodes 2 --mode none
+  tortie lab up --name other --mode none      a second lab beside the first
   tortie lab up --pool my-pool.json
 """
 POD_EXAMPLES = """\
 examples:
-  tortie lab pod add a b c --node node1       three pods on one node
-  tortie lab pod add d e f                    spread over the nodes
+  tortie lab pod add a b c                    spread over the nodes
+  tortie lab pod add d e --node node1         two pods on one node
   tortie lab pod rm a
 """
 EXEC_EXAMPLES = """\
@@ -80,9 +81,19 @@ def add_parsers(subparsers: Any) -> None:
     agent = verb("agent", "start, stop or kill -9 a node's agent", run_agent, AGENT_EXAMPLES)
     agent.add_argument("what", choices=("start", "stop", "kill"))
     agent.add_argument("node", metavar="NODE")
-    etcd = verb("etcd", "start or stop the lab's datastore", run_etcd, "examples:\n  tortie lab etcd stop")
+    etcd = verb(
+        "etcd",
+        "start or stop the lab's datastore",
+        run_etcd,
+        "examples:\n  tortie lab etcd stop\n  tortie lab etcd start",
+    )
     etcd.add_argument("what", choices=("start", "stop"))
-    demo = verb("demo", "the whole story: up, eight pods, pings, a live switch, down", run_demo)
+    demo = verb(
+        "demo",
+        "the whole story: up, eight pods, pings, a live switch, down",
+        run_demo,
+        "examples:\n  tortie lab demo",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the lab up at the end")
 
 
@@ -99,11 +110,11 @@ def _guarded(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Na
     return guarded
 
 
-class _Progress:
-    """One line that changes on a terminal; plain lines elsewhere."""
+class Progress:
+    """One line that changes on a terminal; plain lines elsewhere, and where NO_COLOR asks for no sequences."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
         self._last = ""
 
     def __call__(self, text: str) -> None:
@@ -130,7 +141,7 @@ def run_up(arguments: argparse.Namespace) -> None:
     from agent.lab import life
     from agent.lab.plan import Mode
 
-    progress, started = _Progress(), time.monotonic()
+    progress, started = Progress(), time.monotonic()
     try:
         lab = life.up(
             arguments.name,
@@ -221,8 +232,6 @@ def run_ping(arguments: argparse.Namespace) -> None:
 
 def run_exec(arguments: argparse.Namespace) -> None:
     """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
-    import os
-
     from agent.lab import life
     from agent.lab.plan import LabError
     from agent.lab.pods import pods
@@ -282,5 +291,5 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """`tortie lab demo`."""
     from agent.lab import demo
 
-    progress = _Progress()
+    progress = Progress()
     demo.tell(arguments.name, print, progress, progress.done, keep=arguments.keep)

@@ -1,7 +1,6 @@
 """`tortie`: parses the command line, runs one command, turns every expected fault into one sentence and exit code 1.
 
-Promises: a command's modules are imported only when it runs, so `--help` is quick. Exit codes: 0 done, 1 refused or
-failed (the sentence is on standard error), 2 the command line itself is wrong, 130 interrupted.
+Promises: a command's modules are imported only when it runs, so `--help` is quick. Exit codes are those of EPILOG.
 Does not know: what commands do.
 """
 
@@ -29,7 +28,7 @@ COMMANDS = (
 )
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 
-EXAMPLES = """\
+EPILOG = """\
 examples:
   tortie lab up                      three nodes on this machine, real etcd, real agents
   tortie lab pod add a b c           pods, by real CNI calls
@@ -37,6 +36,13 @@ examples:
   tortie apply -f pool.json          create or update resources
   tortie get ippools -o yaml
   tortie node status                 what this node's agent sees
+
+exit codes:
+  0    done
+  1    refused or failed, with a sentence on standard error; `ipam check` also when it found something
+  2    the command line itself is wrong
+  130  interrupted
+`lab exec` ends as the command that it runs. Colour and progress are for terminals; NO_COLOR turns both off.
 """
 
 
@@ -45,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="tortie",
         description="Pod routes for Linux nodes: IPAM in etcd, CNI, netlink and BGP.",
-        epilog=EXAMPLES,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument(

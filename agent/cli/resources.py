@@ -30,7 +30,7 @@ A dry run asks the datastore everything that a real one asks, and writes nothing
 """
 REPLACE_EXAMPLES = """\
 examples:
-  tortie replace -f pool.yaml
+  tortie replace -f pool.json
   tortie get bgppeer tor -o yaml | tortie replace -f -
 
 A document that bears the resourceVersion it was read with is refused when somebody has changed the resource since.

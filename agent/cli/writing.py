@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.cli.failure import CommandFailed
 from agent.cli.kinds import document, name_of
@@ -34,17 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTE
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is asked of one resource."""
+class Step(NamedTuple):
+    """What is asked of one resource; no dataclass, because importing those would slow every `--help`."""
 
     kind: str
     name: str
     do: Callable[[Admission], Awaitable[Outcome]]
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """How a command speaks of itself."""
 
     done: str

@@ -11,7 +11,6 @@ from pathlib import Path
 INSTALL_EXAMPLES = """\
 examples:
   tortie install --wheels dist --start
-  tortie install --wheels dist --online     dependencies from the package index
   PYTHONPATH=dist/tortie-0.1.0-py3-none-any.whl python3 -m agent.service.install --wheels dist --start
 """
 

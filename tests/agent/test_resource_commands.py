@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from agent.cli.main import main
 from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName, Prefix
 from ipam.store import Delete, Put
 from tests.agent.kinds import EXAMPLES
+from tests.cli.running import run
 from tests.fixtures.etcd import Etcd, start_etcd
 
 POOL, CONFIGURATION, PEER, FILTER, NODE, RESERVATION, RULES = EXAMPLES
@@ -38,19 +35,7 @@ class Tortie:
 
     def __call__(self, *words: str, text: str = "") -> tuple[int, str, str]:
         """Exit code, what it said, what it complained of."""
-        out, err, stdin = io.StringIO(), io.StringIO(), sys.stdin
-        sys.stdin = io.StringIO(text)
-        code: object = 0
-        try:
-            with redirect_stdout(out), redirect_stderr(err):
-                main(["--etcd-endpoints", self.endpoint, *words])
-        except SystemExit as exit_:
-            code = exit_.code
-        finally:
-            sys.stdin = stdin
-        if isinstance(code, str):  # as the interpreter does at the end of a process
-            return 1, out.getvalue(), f"{err.getvalue()}{code}\n"
-        return int(str(code)), out.getvalue(), err.getvalue()
+        return run(["--etcd-endpoints", self.endpoint, *words], text)
 
     def put(self, **values: str) -> None:
         """Values by key, with `__` for `/`; all of /calico/ when there are none."""

@@ -1,0 +1,91 @@
+"""Every example that any help shows, and where it can be run for real."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from agent.cli.main import parser
+
+
+class Place(Enum):
+    """Where an example is run."""
+
+    DATASTORE = "test_examples.py: an etcd, and files beside the shell"
+    LAB = "tests/lab/test_examples.py: labs of the test's own names"
+    NODE = "tests/lab/test_examples.py: inside the first node of a lab"
+    MACHINE = "tests/systemd/test_examples.py: a machine with systemd that is thrown away"
+    ELSEWHERE = "see ELSEWHERE"
+
+
+DATASTORE_COMMANDS = frozenset(
+    ("apply", "config", "create", "delete", "get", "ipam", "label", "patch", "replace", "validate")
+)
+MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
+ELSEWHERE = {"tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings"}
+"""Example -> the reason why no test of examples runs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One line of a help text."""
+
+    command: str
+    """Whose help: `ipam show`; empty for that of the whole."""
+    line: str
+
+    @property
+    def place(self) -> Place:
+        """By its first command."""
+        if self.line in ELSEWHERE:
+            return Place.ELSEWHERE
+        words = self.line.split()
+        if words[0] != "tortie":
+            return Place.MACHINE
+        if words[1] == "lab":
+            return Place.LAB
+        if words[1] in DATASTORE_COMMANDS:
+            return Place.DATASTORE
+        return Place.MACHINE if words[1] in MACHINE_COMMANDS else Place.NODE
+
+
+def commands(
+    of: argparse.ArgumentParser | None = None, words: tuple[str, ...] = ()
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command that does something: `ipam show` and its parser."""
+    of = of or parser()
+    below = [action for action in of._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield " ".join(words), of
+    for action in below:
+        for name, each in action.choices.items():
+            yield from commands(each, (*words, name))
+
+
+def lines(help_text: str | None) -> Iterator[str]:
+    """The examples of an epilog; a remark stands two spaces behind its example."""
+    indented = False
+    for line in (help_text or "").splitlines():
+        if line == "examples:":
+            indented = True
+        elif not line.startswith("  "):
+            indented = False
+        elif indented:
+            yield re.split(r"\s{2,}", line.strip())[0]
+
+
+def examples() -> list[Example]:
+    """All, each once."""
+    whole = parser()
+    found = [Example("", line) for line in lines(whole.epilog)]
+    for command, each in commands(whole):
+        found += [Example(command, line) for line in lines(each.epilog)]
+    return list({example.line: example for example in reversed(found)}.values())[::-1]
+
+
+def at(place: Place) -> list[str]:
+    """The examples to be run there, in the order of the help."""
+    return [example.line for example in examples() if example.place is place]
