@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.mtu import oversized
-from agent.dataplane.objects import Address, Link, Prefix
+from agent.dataplane.objects import Address, Link, RouteKey
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import Node
 from agent.peers.policies import services
@@ -57,7 +57,7 @@ class Gatherer:
         self,
         settings: FactSettings,
         links: Mapping[str, Link],
-        learned: Mapping[Prefix, Address],
+        learned: Mapping[RouteKey, Address],
         gateways: Mapping[Address, Address],
         ways: Collection[str] = (),
     ) -> Facts:

@@ -18,6 +18,7 @@ from typing import Any
 
 from bgp.errors import ListenFailed
 from bgp.families import number_of
+from bgp.nlri import unpack
 from bgp.speaker import Speaker
 from bgp.standalone import BadSettings, Form, Leaving, Settings, settings_of
 
@@ -75,7 +76,8 @@ class Standalone:
 
     def _changed(self) -> None:
         for prefix in sorted(
-            self._speaker.take_touched(), key=lambda one: (number_of(one.network_address), one.prefixlen)
+            (unpack(one, family) for family, some in self._speaker.take_touched().items() for one in some),
+            key=lambda one: (number_of(one.network_address), one.prefixlen),
         ):
             route = self._speaker.learned.get(prefix)
             if route is None:

@@ -85,17 +85,6 @@ def by_path_id(keys: Sequence[Nlri]) -> list[tuple[int | None, Sequence[Nlri]]]:
     return list(found.items())
 
 
-class _Remembered(IPv4Network):
-    """An IPv4Network that remembers its hash: tables of a hundred thousand prefixes ask for it twenty times each."""
-
-    def __init__(self, address: tuple[int, int]) -> None:
-        super().__init__(address)
-        self._remembered = super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._remembered
-
-
 def truncated(prefix: Nlri, length: int) -> Nlri:
     """The shorter prefix that holds this one."""
     octets = (length + 7) // 8
@@ -113,5 +102,5 @@ def pack(prefix: Prefix) -> Nlri:
 def unpack(nlri: Nlri, family: Family = Family.IPV4) -> Prefix:
     """The prefix behind an NLRI."""
     if family is Family.IPV4:
-        return _Remembered((int.from_bytes(nlri[1:].ljust(4, b"\0")), nlri[0]))
+        return IPv4Network((int.from_bytes(nlri[1:].ljust(4, b"\0")), nlri[0]))
     return IPv6Network((nlri[1:].ljust(16, b"\0"), nlri[0]))

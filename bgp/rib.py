@@ -84,6 +84,11 @@ class LocRib:
             return best_path(usable) if usable else None  # until it is chosen again
         return paths[0]
 
+    def next_hop(self, prefix: Nlri) -> Address | None:
+        """That of the chosen path; None where there is none, or it is our own."""
+        best = self.best(prefix)
+        return best.attributes.next_hop if best is not None and not best.source.is_own else None
+
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
         """All paths, the best one first."""
         return self._paths.get(prefix, ())

@@ -16,18 +16,19 @@ from typing import Any, Protocol, TypeVar
 from bgp.config import PeerConfig, SpeakerConfig
 from bgp.doors import Doors
 from bgp.errors import ListenFailed
-from bgp.families import Address, Prefix, number_of
+from bgp.families import Address, Family, Prefix, number_of
 from bgp.fsm import State
 from bgp.looking import Counts, Page, View, counts, look
+from bgp.nlri import Nlri
 from bgp.origination import Origination
 from bgp.outputs import Close, Connection, Dial, Send, Tolerated
 from bgp.router import Changed, Router, Wire
 from bgp.status import (
+    Learned,
     LearnedRoute,
     PathStatus,
     PeerStatus,
     advertised,
-    learned_routes,
     paths,
     peer_status,
     received,
@@ -79,8 +80,8 @@ class Speaker:
         self._log = log
         self._router = Router(config, random.random, clock.now())
         self._turns = Turns(self._router)
-        self._learned: dict[Prefix, LearnedRoute] = {}
-        self._touched: set[Prefix] = set()
+        self._learned = Learned(self._router)
+        self._touched: Changed = {}
         """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
         self._doors = Doors(lambda: Tcp(self, None))
@@ -126,10 +127,25 @@ class Speaker:
         """The best path to every prefix that neighbours told us."""
         return self._learned
 
-    def take_touched(self) -> set[Prefix]:
-        """The prefixes whose learned path changed since the last call: for one reader, who then forgets nothing."""
-        touched, self._touched = self._touched, set()
-        return touched
+    def take_touched(self) -> dict[Family, dict[Nlri, Address | None]]:
+        """Where the learned path changed since the last call, with its next hop now: for one reader.
+
+        None: there is no path any more. The prefixes are as BGP packs them.
+        """
+        touched, self._touched = self._touched, {}
+        return {
+            family: {one: hop(one) for one in some}
+            for family, some in touched.items()
+            for hop in (self._router.ribs[family].next_hop,)
+        }
+
+    def next_hop(self, family: Family, packed: Nlri) -> Address | None:
+        """That of the learned path to a packed prefix."""
+        return self._router.ribs[family].next_hop(packed)
+
+    def packed(self, family: Family) -> Collection[Nlri]:
+        """All prefixes of a family that have a path, learned or our own; a view."""
+        return self._router.ribs[family].prefixes
 
     @property
     def next_hops(self) -> frozenset[Address]:
@@ -286,12 +302,7 @@ class Speaker:
 
     def _publish(self, changed: Changed) -> None:
         for family, some in changed.items():
-            for prefix, route in learned_routes(self._router, family, some):
-                self._touched.add(prefix)
-                if route is None:
-                    self._learned.pop(prefix, None)
-                else:
-                    self._learned[prefix] = route
+            self._touched.setdefault(family, set()).update(some)
 
     # -- TCP ----------------------------------------------------------------------------------------------------------
 

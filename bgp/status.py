@@ -154,31 +154,33 @@ def agreed(session: Session) -> tuple[str, ...]:
     return tuple(found)
 
 
-def learned_routes(
-    router: Router, family: Family, changed: Iterable[Nlri]
-) -> Iterator[tuple[Prefix, LearnedRoute | None]]:
-    """The best paths to these prefixes; None where there is none, or it is our own.
+class Learned(Mapping[Prefix, LearnedRoute]):
+    """The best path to every prefix that neighbours told, as it is when asked: a view of the RIBs, which are large."""
 
-    Prefixes that share a path share what is said of it: of a hundred thousand it is the same.
-    """
-    best = router.ribs[family].best
-    known: dict[int, LearnedRoute | None] = {}
-    fresh = not any(intake.has_stale for peer in router.peers.values() for intake in peer.intakes.values())
-    for packed in changed:
-        path = best(packed)
-        route = known.get(id(path)) if fresh else None  # paths live in the RIB, so no number is given twice
-        if route is None and path is not None:
-            route = known[id(path)] = _learned_route(router, family, packed)
-        yield nlri.unpack(packed, family), route
+    def __init__(self, router: Router) -> None:
+        self._router = router
 
+    def __getitem__(self, prefix: Prefix) -> LearnedRoute:
+        family, packed = family_of(prefix), nlri.pack(prefix)
+        best = self._router.ribs[family].best(packed)
+        if best is None or best.source.is_own or best.attributes.next_hop is None:
+            raise KeyError(prefix)
+        attributes, source = best.attributes, best.source.address
+        stale = is_stale(self._router, family, packed, best)
+        return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
 
-def _learned_route(router: Router, family: Family, packed: Nlri) -> LearnedRoute | None:
-    best = router.ribs[family].best(packed)
-    if best is None or best.source.is_own or best.attributes.next_hop is None:
-        return None
-    attributes, source = best.attributes, best.source.address
-    stale = is_stale(router, family, packed, best)
-    return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
+    def __iter__(self) -> Iterator[Prefix]:
+        for family, rib in self._router.ribs.items():
+            for packed in list(rib.prefixes):
+                if rib.next_hop(packed) is not None:
+                    yield nlri.unpack(packed, family)
+
+    def __len__(self) -> int:
+        ribs = self._router.ribs.values()
+        return sum(1 for rib in ribs for packed in rib.prefixes if rib.next_hop(packed) is not None)
+
+    def __bool__(self) -> bool:
+        return next(iter(self), None) is not None
 
 
 def received(router: Router, address: Address) -> tuple[Prefix, ...]:

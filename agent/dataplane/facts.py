@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from agent.dataplane.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Address, Link, Prefix
+from agent.dataplane.objects import (
+    RTPROT_BIRD,
+    RTPROT_BOOT,
+    RTPROT_DATASTORE,
+    Address,
+    Link,
+    Prefix,
+    RouteKey,
+)
 from ipam.model import NodeName, Pool
 
 IPIP_OVERHEAD = 20
@@ -71,8 +79,8 @@ class Facts:
     nodes: Mapping[NodeName, NodeAddresses] = field(default_factory=dict)
     block_owners: Mapping[Prefix, NodeName] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
-    learned: Mapping[Prefix, Address] = field(default_factory=dict)
-    """Prefix -> next hop: the best BGP paths."""
+    learned: Mapping[RouteKey, Address] = field(default_factory=dict)
+    """Key -> next hop: the best BGP paths."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
     borrowed: Mapping[Prefix, NodeName] = field(default_factory=dict)

@@ -85,4 +85,4 @@ class Forgetting:
 
 
 def _addresses(keys: Iterable[RouteKey]) -> set[Address]:
-    return {ip_address(key.destination.network_address) for key in keys}
+    return {ip_address(key.octets) for key in keys}

@@ -34,10 +34,11 @@ from agent.dataplane.objects import (
     RouteKey,
     Sysctl,
     Tunnel,
+    Way,
     version_of,
 )
 from agent.dataplane.route_decoder import RouteDecoder
-from agent.dataplane.route_encoder import RouteEncoder
+from agent.dataplane.route_encoder import encoded
 from agent.dataplane.rtlinks import NeighbourRow
 from agent.dataplane.rtnexthops import Nexthop
 
@@ -152,26 +153,26 @@ class NetlinkKernel:
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         indexes = _Indexes()
-        sent = [route for route in routes if route.device is None or indexes[route.device] is not None]
-        hops = {}
-        if self._nexthops.wanted:
-            hops = {id(route): hop for route in sent if (hop := _hop(route, indexes)) is not None}
-        encoder = RouteEncoder(replace=replace)
+        ways = {id(route.way): route.way for route in routes}
+        absent = {name for way in ways.values() if (name := way.device) is not None and indexes[name] is None}
+        sent = [route for route in routes if route.device not in absent] if absent else routes
+        hops = {} if not self._nexthops.wanted else _hops(ways, indexes)
         with self._nexthops.in_use():
             numbers = await self._nexthops.ensure(frozenset(hops.values()))
-            requests = []
-            for route in sent:
+
+            def whole(route: Route) -> bytes:
                 index = indexes[route.device] if route.device is not None else None
-                hop = hops.get(id(route))
+                hop = hops.get(id(route.way))
                 number = numbers.get(hop) if hop is not None else None
-                requests.append(encoder.request(route, index, number))
-            refused = await self._carry_out(sent, requests)
-        left_out = (route for route in routes if route.device is not None and indexes[route.device] is None)
+                return rtnetlink.route_request(route, index, replace=replace, nexthop=number)
+
+            refused = await self._carry_out(sent, encoded(sent, whole))
+        left_out = (route for route in routes if route.device in absent) if absent else ()
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
-        return await self._carry_out(routes, [rtnetlink.route_deletion(route) for route in routes], GONE)
+        return await self._carry_out(routes, encoded(routes, rtnetlink.route_deletion), GONE)
 
     async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
@@ -261,12 +262,14 @@ class NetlinkKernel:
         return changes
 
 
-def _hop(route: Route, indexes: _Indexes) -> Nexthop | None:
-    """What a route could refer to; None where it has no gateway."""
-    if route.gateway is None or route.device is None:
-        return None
-    index = indexes[route.device]
-    return Nexthop(route.gateway, index, route.onlink) if index is not None else None
+def _hops(ways: Mapping[int, Way], indexes: _Indexes) -> dict[int, Nexthop]:
+    """What routes on these ways could refer to; nothing where there is no gateway."""
+    found = {}
+    for number, way in ways.items():
+        index = indexes[way.device] if way.device is not None else None
+        if way.gateway is not None and index is not None:
+            found[number] = Nexthop(way.gateway, index, way.onlink)
+    return found
 
 
 class _Indexes(dict[str, int | None]):

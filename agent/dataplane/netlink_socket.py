@@ -16,7 +16,9 @@ import os
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from agent.dataplane.kernel import Incomplete, KernelError, Unsupported
@@ -175,14 +177,19 @@ class RequestSocket:
 
     def _numbered(self, requests: Sequence[bytes], acknowledged: int) -> tuple[bytearray, int]:
         """The requests with consecutive sequence numbers, the first of them, and one asking for an ACK."""
-        first, batch, offset = self._sequence + 1, bytearray(b"".join(requests)), 0
-        for position, request in enumerate(requests):
-            _SEQUENCE.pack_into(batch, offset + SEQUENCE_OFFSET, first + position)
-            if position == acknowledged:
-                flags = _FLAGS.unpack_from(batch, offset + FLAGS_OFFSET)[0] | NLM_F_ACK
-                _FLAGS.pack_into(batch, offset + FLAGS_OFFSET, flags)
-            offset += len(request)
-        self._sequence = first + len(requests) - 1 & LAST_SEQUENCE
+        first, batch, count = self._sequence + 1, bytearray(b"".join(requests)), len(requests)
+        self._sequence = first + count - 1 & LAST_SEQUENCE
+        sizes = list(map(len, requests))
+        if min(sizes) == max(sizes):
+            # One octet of every message at a time: for a thousand requests four steps instead of a thousand.
+            numbers = array("I", range(first, first + count)).tobytes()
+            for octet in range(_SEQUENCE.size):
+                batch[SEQUENCE_OFFSET + octet :: sizes[0]] = numbers[octet :: _SEQUENCE.size]
+        else:
+            for number, offset in enumerate(accumulate(sizes[:-1], initial=0), first):
+                _SEQUENCE.pack_into(batch, offset + SEQUENCE_OFFSET, number)
+        at = sum(sizes[:acknowledged]) + FLAGS_OFFSET
+        _FLAGS.pack_into(batch, at, _FLAGS.unpack_from(batch, at)[0] | NLM_F_ACK)
         return batch, first
 
     def _answers(self, batch: bytearray, first: int, count: int) -> dict[int, tuple[int, str]]:

@@ -8,10 +8,10 @@ Does not know: netlink, who wishes for an object, or why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
-from typing import NamedTuple
+from typing import Any
 
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -73,19 +73,79 @@ class Scope(IntEnum):
     NOWHERE = 255
 
 
-class RouteKey(NamedTuple):
-    """What the kernel's FIB itself uses as key. A tuple, because its hash is what tables of many routes cost."""
+class RouteKey(tuple[int, bytes, int, int]):
+    """What the kernel's FIB itself uses as key: version of IP, packed prefix, table, metric.
 
-    destination: Prefix
-    table: int = 254
-    metric: int = 0
+    The prefix is packed as BGP packs it (RFC 4271 section 4.3): an octet of length and no octet more than that needs,
+    bits behind it cleared. Tables of very many routes are kept by this key, so its hash and comparison are C's.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, destination: Prefix, table: int = 254, metric: int = 0) -> RouteKey:
+        """The key of a prefix."""
+        length = destination.prefixlen
+        packed = bytes((length,)) + destination.network_address.packed[: (length + 7) // 8]
+        return tuple.__new__(cls, (destination.version, packed, table, metric))
+
+    @classmethod
+    def of_packed(cls, version: int, packed: bytes, table: int = 254, metric: int = 0) -> RouteKey:
+        """The key of a packed prefix."""
+        return tuple.__new__(cls, (version, packed, table, metric))
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self[0]
+
+    @property
+    def packed(self) -> bytes:
+        """The packed prefix."""
+        return self[1]
+
+    @property
+    def length(self) -> int:
+        """Bits of the prefix."""
+        return self[1][0]
+
+    @property
+    def octets(self) -> bytes:
+        """The prefix's whole address."""
+        return self[1][1:].ljust(ADDRESS_OCTETS[self[0]], b"\0")
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is one address."""
+        return self[1][0] == 8 * ADDRESS_OCTETS[self[0]]
+
+    @property
+    def table(self) -> int:
+        """The routing table's number."""
+        return self[2]
+
+    @property
+    def metric(self) -> int:
+        """0 for none."""
+        return self[3]
+
+    @property
+    def destination(self) -> Prefix:
+        """The prefix as a value for people; made when asked for."""
+        if self[0] == 6:
+            return IPv6Network((self.octets, self.length))
+        return IPv4Network((self.octets, self.length))
+
+    def __str__(self) -> str:
+        return str(self.destination)
+
+
+ADDRESS_OCTETS = {4: 4, 6: 16}
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One route as the kernel keeps it."""
+class Way:
+    """Everything of a route but its key: what very many routes share."""
 
-    key: RouteKey
     type: RouteType = RouteType.UNICAST
     gateway: Address | None = None
     device: str | None = None
@@ -95,16 +155,86 @@ class Route:
     odd: bool = False
     """Bears what this agent never sets (a source, metrics, several next hops): met, never wished."""
 
+
+class Route(tuple[RouteKey, Way]):
+    """One route as the kernel keeps it: a key and a way, as cheap to make as a pair."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        key: RouteKey,
+        type: RouteType = RouteType.UNICAST,  # noqa: A002  # as in Way
+        gateway: Address | None = None,
+        device: str | None = None,
+        protocol: int = RTPROT_BIRD,
+        scope: Scope = Scope.UNIVERSE,
+        *,
+        onlink: bool = False,
+        odd: bool = False,
+    ) -> Route:
+        """A route with a way of its own."""
+        return tuple.__new__(cls, (key, Way(type, gateway, device, protocol, scope, onlink, odd)))
+
+    @classmethod
+    def along(cls, key: RouteKey, way: Way) -> Route:
+        """A route on a way that others may share."""
+        return tuple.__new__(cls, (key, way))
+
+    def but(self, *, key: RouteKey | None = None, **changes: Any) -> Route:
+        """The same with another key, or another way in these respects."""
+        return Route.along(key or self[0], replace(self[1], **changes))
+
+    @property
+    def key(self) -> RouteKey:
+        """Where to."""
+        return self[0]
+
+    @property
+    def way(self) -> Way:
+        """How."""
+        return self[1]
+
+    @property
+    def type(self) -> RouteType:
+        """As in the way, like all that follow."""
+        return self[1].type
+
+    @property
+    def gateway(self) -> Address | None:
+        """The next hop's address."""
+        return self[1].gateway
+
+    @property
+    def device(self) -> str | None:
+        """The interface's name."""
+        return self[1].device
+
+    @property
+    def protocol(self) -> int:
+        """rtm_protocol."""
+        return self[1].protocol
+
+    @property
+    def scope(self) -> Scope:
+        """rtm_scope."""
+        return self[1].scope
+
+    @property
+    def onlink(self) -> bool:
+        """RTNH_F_ONLINK."""
+        return self[1].onlink
+
+    @property
+    def odd(self) -> bool:
+        """Bears what this agent never sets."""
+        return self[1].odd
+
     def __str__(self) -> str:
         """The line that `ip route` prints for it."""
-        key = self.key
-        length = (
-            ""
-            if key.destination.prefixlen == key.destination.max_prefixlen
-            else f"/{key.destination.prefixlen}"
-        )
+        key, destination = self.key, self.key.destination
         words = [] if self.type is RouteType.UNICAST else [self.type.name.lower()]
-        words.append(f"{key.destination.network_address}{length}")
+        words.append(str(destination.network_address) if key.is_host else str(destination))
         if self.gateway is not None:
             words.append(f"via {self.gateway}")
         if self.device is not None:
@@ -113,7 +243,7 @@ class Route:
             words.append(f"proto {PROTOCOL_NAMES.get(self.protocol, str(self.protocol))}")
         if self.scope is Scope.LINK:
             words.append("scope link")
-        metric = key.metric or (IPV6_METRIC if key.destination.version == 6 else 0)
+        metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
         if metric:
             words.append(f"metric {metric}")
         if self.onlink:

@@ -24,7 +24,6 @@ from agent.dataplane.objects import (
     Link,
     Masquerade,
     Neighbour,
-    Prefix,
     Route,
     RouteKey,
     Sysctl,
@@ -46,7 +45,7 @@ class Wish:
     """The datastore's first whole list was applied: what is not wished should not be."""
     bgp_complete: bool
     """BGP has heard every peer: what it did not teach should not be."""
-    learned: Container[Prefix] | None = None
+    learned: Container[RouteKey] | None = None
     """What BGP teaches now. None: not known, so that no removal passes for a withdrawal."""
     touched: frozenset[RouteKey] | None = None
     """Where the wished routes may differ from those of the wish before; None: anywhere."""
@@ -143,9 +142,8 @@ def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
 
 def is_pod(route: Route) -> bool:
     """Whether a route leads to one address behind a local interface."""
-    if route.device is None or not route.device.startswith(WORKLOAD_PREFIX):
-        return False
-    return route.key.destination.prefixlen == route.key.destination.max_prefixlen
+    device = route.device
+    return device is not None and device.startswith(WORKLOAD_PREFIX) and route.key.is_host
 
 
 def departures(wish: Wish, picture: Picture) -> set[RouteKey]:
@@ -171,7 +169,8 @@ def moves(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> di
         for key, route in delta.replace.items()
         if key in before and before[key].device != route.device
     }
-    return {key: route for key, route in {**turned, **delta.delete}.items() if is_pod(route)}
+    gone = (turned.items(), delta.delete.items())
+    return {key: route for some in gone for key, route in some if is_pod(route)}
 
 
 def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
@@ -278,9 +277,7 @@ def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownersh
     if wish.learned is None:
         return frozenset()
     return frozenset(
-        key
-        for key, route in deleted.items()
-        if ownership.is_learned(route) and key.destination not in wish.learned
+        key for key, route in deleted.items() if ownership.is_learned(route) and key not in wish.learned
     )
 
 

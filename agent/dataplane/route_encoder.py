@@ -1,43 +1,34 @@
-"""Encodes many routes: those that differ in their destination alone share all other bytes.
+"""Encodes many routes: those on one way, of one length, share all bytes but the address.
 
-Promises: pure; the bytes are those of `rtnetlink.route_request`. Does not know: sockets.
+Promises: pure; the bytes are those of `rtnetlink.route_request` and `rtnetlink.route_deletion`. Does not know: sockets.
 """
 
 from __future__ import annotations
 
-from agent.dataplane.objects import Route
-from agent.dataplane.rtnetlink import DESTINATION_OFFSET, route_request
+from collections.abc import Callable, Sequence
+
+from agent.dataplane.objects import ADDRESS_OCTETS, Route
+from agent.dataplane.rtnetlink import DESTINATION_OFFSET
 
 
-class RouteEncoder:
-    """For one batch, whose routes live longer than this: gateways are told apart as objects, which costs no hash."""
-
-    def __init__(self, *, replace: bool) -> None:
-        self._replace = replace
-        self._shapes: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
-        """Everything but the destination -> the bytes before and behind its address."""
-
-    def request(self, route: Route, interface: int | None, nexthop: int | None = None) -> bytes:
-        """RTM_NEWROUTE, as `route_request`."""
-        key = route.key
-        destination = key.destination
-        packed = destination.network_address.packed
+def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[bytes]:
+    """A request for each route; `whole` encodes one, and may look at its way and its key's length, table and metric."""
+    shapes: dict[tuple[int, int, int, int, int], tuple[bytes, bytes]] = {}
+    found: list[bytes] = []
+    for route in routes:
+        key, way = route
+        version, packed, table, metric = key
+        width = ADDRESS_OCTETS[version]
         shape = (
-            id(route.gateway),
-            interface,
-            nexthop,
-            destination.prefixlen,
-            len(packed),
-            route.protocol,
-            route.type,
-            route.scope,
-            route.onlink,
-            key.table,
-            key.metric,
-        )
-        known = self._shapes.get(shape)
+            id(way),
+            width,
+            packed[0],
+            table,
+            metric,
+        )  # the routes live longer than this, and their ways with them
+        known = shapes.get(shape)
         if known is None:
-            whole = route_request(route, interface, replace=self._replace, nexthop=nexthop)
-            behind = DESTINATION_OFFSET + len(packed)
-            known = self._shapes[shape] = (whole[:DESTINATION_OFFSET], whole[behind:])
-        return known[0] + packed + known[1]
+            one = whole(route)
+            known = shapes[shape] = (one[:DESTINATION_OFFSET], one[DESTINATION_OFFSET + width :])
+        found.append(known[0] + packed[1:].ljust(width, b"\0") + known[1])
+    return found

@@ -8,12 +8,12 @@ Does not know: who learned what, the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import WORKLOAD_PREFIX, Prefix, Route, RouteKey
+from agent.dataplane.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
 from agent.dataplane.routing import learned_routes, stored_routes, workload_routes
 from agent.dataplane.work import PIECE, Work, at_once
 
@@ -32,46 +32,46 @@ class RouteWishes:
         """Of this node's pods; each goes before all others."""
         self._routes: dict[RouteKey, Route] = {}
 
-    def follow(self, facts: Facts, touched: Collection[Prefix] | None) -> Answer:
+    def follow(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Answer:
         """The wished routes, and the keys where they may differ from the last answer; None: anywhere.
 
-        `touched` are the prefixes whose best path changed since the last call; None: any. The mapping follows later
-        calls: it is read before the next one.
+        `touched` is where the best path changed since the last call, with the next hop of now; None: anywhere. The
+        mapping follows later calls: it is read before the next one.
         """
         return at_once(self.work(facts, touched))
 
-    def work(self, facts: Facts, touched: Collection[Prefix] | None) -> Work[Answer]:
+    def work(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Work[Answer]:
         """The same in pieces; nothing is adopted before the last."""
         frame = _frame(facts)
         local = {route.key: route for route in workload_routes(facts)}
         if touched is not None and frame == self._frame:
-            return self._routes, self._change(facts, touched, local)
+            return self._routes, (yield from self._change(facts, touched, local))
         # What was learned goes on changing while others run.
         facts = replace(facts, learned=dict(facts.learned))
         stored = yield from _collected(stored_routes(facts))
-        untold = [prefix for prefix in facts.learned if RouteKey(prefix) not in stored]
+        untold = ((key, hop) for key, hop in facts.learned.items() if key not in stored)
         routes = yield from _collected(learned_routes(facts, untold))
         self._frame, self._stored, self._local = frame, stored, local
         self._routes = {**routes, **stored, **local}
         return self._routes, None
 
     def _change(
-        self, facts: Facts, touched: Collection[Prefix], local: dict[RouteKey, Route]
-    ) -> frozenset[RouteKey]:
-        before, self._local = self._local, local
+        self, facts: Facts, touched: Mapping[RouteKey, Address | None], local: dict[RouteKey, Route]
+    ) -> Work[frozenset[RouteKey]]:
+        before, stored = self._local, self._stored
         moved = {key for key in before.keys() | local.keys() if before.get(key) != local.get(key)}
-        keys = moved | (
-            {RouteKey(prefix) for prefix in touched} - self._stored.keys() - before.keys() - local.keys()
-        )
-        free = [key for key in keys if key not in local and key not in self._stored]
-        found = {route.key: route for route in learned_routes(facts, [key.destination for key in free])}
-        for key in keys:
-            route = local.get(key) or self._stored.get(key) or found.get(key)
-            if route is None:
+        hidden = stored.keys() | before.keys() | local.keys()
+        free = {key: hop for key, hop in touched.items() if key not in hidden} if hidden else dict(touched)
+        free |= {key: facts.learned.get(key) for key in moved if key not in local and key not in stored}
+        found = yield from _collected(learned_routes(facts, free.items()))
+        self._local = local
+        for key in moved - free.keys():
+            self._routes[key] = local.get(key) or stored[key]
+        if len(found) < len(free):
+            for key in free.keys() - found.keys():
                 self._routes.pop(key, None)
-            else:
-                self._routes[key] = route
-        return frozenset(keys)
+        self._routes.update(found)
+        return frozenset(free.keys() | moved)
 
 
 def _frame(facts: Facts) -> Facts:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
+from typing import TypeVar
 
-from agent.dataplane.facts import Facts, NodeAddresses, on_link, within
+from agent.dataplane.facts import Facts, NodeAddresses, on_link
 from agent.dataplane.objects import (
     TUNL0,
     VXLAN6_DEVICE,
@@ -22,13 +23,16 @@ from agent.dataplane.objects import (
     RouteKey,
     RouteType,
     Scope,
+    Way,
 )
 from ipam.model import EncapsulationMode, NodeName, Pool
+
+T = TypeVar("T")
 
 
 def routes(facts: Facts) -> dict[RouteKey, Route]:
     """All routes this node should have. Of two producers for one key pods go first, then the datastore, then BGP."""
-    producers = (learned_routes(facts, facts.learned), stored_routes(facts), workload_routes(facts))
+    producers = (learned_routes(facts, facts.learned.items()), stored_routes(facts), workload_routes(facts))
     return {route.key: route for producer in producers for route in producer}
 
 
@@ -41,46 +45,85 @@ def workload_routes(facts: Facts) -> Iterator[Route]:
 
 def stored_routes(facts: Facts) -> Iterator[Route]:
     """What follows from the datastore: other nodes' blocks and addresses, ways to peers, own blocks, which go first."""
-    pool_of = _pool_finder(facts)
+    pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
     for prefix, owner in (*facts.block_owners.items(), *facts.borrowed.items()):
-        route = _stored_route(facts, prefix, owner, pool_of(prefix)) if owner != facts.node else None
+        key = RouteKey(prefix)
+        route = _stored_route(facts, key, owner, pool_of(key)) if owner != facts.node else None
         if route is not None:
             yield route
     for peer in facts.gateways:
-        way = _direct(facts, ip_network(peer), peer, on_link(facts.links, facts.gateways[peer]))
+        way = _direct(facts, peer, on_link(facts.links, facts.gateways[peer]))
         if way is not None:
-            yield way
+            yield Route.along(RouteKey(ip_network(peer)), way)
     for block, owner in facts.block_owners.items():
         if owner == facts.node and block.prefixlen < block.max_prefixlen:
             # A blackhole of one address would stand in the pod's own place.
             yield blackhole(facts, block)
 
 
-def learned_routes(facts: Facts, prefixes: Iterable[Prefix]) -> Iterator[Route]:
-    """The routes of these prefixes as BGP taught them; none where it taught nothing or the next hop is out of reach."""
-    links: dict[Address, Link | None] = {}
-    pool_of, services = _pool_finder(facts), facts.services
-    node_by_address: dict[Address, NodeName] | None = None
-    for prefix in prefixes:
-        next_hop = facts.learned.get(prefix)
-        if next_hop is None or (services and any(within(prefix, one) for one in services)):
+def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]) -> Iterator[Route]:
+    """The routes to these next hops, as BGP taught them; none for None, for a service, and where none leads there."""
+    pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
+    is_service = _finder((network, True) for network in facts.services) if facts.services else None
+    learned = _LearnedWays(facts)
+    known: dict[
+        tuple[int, int], tuple[Way | None, object]
+    ] = {}  # by identity: next hops are shared by very many
+    for key, next_hop in hops:
+        if next_hop is None or (is_service is not None and is_service(key)):
             continue
-        pool = pool_of(prefix)
+        pool = pool_of(key)
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
-            # A block's route comes from its claim; what remains is an address borrowed from another node's block.
-            node_by_address = node_by_address or _nodes_by_address(facts)
-            borrower = node_by_address.get(next_hop)
-            route = _vxlan_route(facts, prefix, borrower, pool) if borrower else None
-            if route is None and borrower is not None and facts.nodes[borrower].vtep(prefix.version) is None:
-                # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does.
-                route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
-        elif pool is not None and _encapsulated(facts, pool.ipip, next_hop):
-            protocol = facts.protocols.learned
-            route = Route(RouteKey(prefix), gateway=next_hop, device=TUNL0, protocol=protocol, onlink=True)
+            way = learned.through_vxlan(key.version, next_hop, pool)
+        elif (found := known.get((id(next_hop), id(pool)))) is not None:
+            way = found[0]
         else:
-            route = _direct(facts, prefix, next_hop, _link(facts, links, next_hop))
-        if route is not None:
-            yield route
+            way = learned.plain(next_hop, pool)
+            known[(id(next_hop), id(pool))] = way, next_hop  # which lives as long as its number is looked up
+        if way is not None:
+            yield Route.along(key, way)
+
+
+class _LearnedWays:
+    """The ways to next hops; each looked for once: routes are many, next hops few."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._direct: dict[Address, Way | None] = {}
+        self._tunnelled: dict[Address, Way] = {}
+        self._nodes: dict[Address, NodeName] | None = None
+
+    def plain(self, next_hop: Address, pool: Pool | None) -> Way | None:
+        """Directly, or in an IPIP tunnel."""
+        facts = self._facts
+        if pool is None or not _encapsulated(facts, pool.ipip, next_hop):
+            return self._directly(next_hop)
+        if next_hop not in self._tunnelled:
+            self._tunnelled[next_hop] = Way(
+                gateway=next_hop, device=TUNL0, protocol=facts.protocols.learned, onlink=True
+            )
+        return self._tunnelled[next_hop]
+
+    def _directly(self, next_hop: Address) -> Way | None:
+        if next_hop not in self._direct:
+            facts = self._facts
+            link = on_link(facts.links, facts.gateways.get(next_hop, next_hop))
+            self._direct[next_hop] = _direct(facts, next_hop, link)
+        return self._direct[next_hop]
+
+    def through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> Way | None:
+        """A block's route comes from its claim; what remains is an address borrowed from another node's block."""
+        facts = self._facts
+        if self._nodes is None:
+            self._nodes = _nodes_by_address(facts)
+        borrower = self._nodes.get(next_hop)
+        if borrower is None:
+            return None
+        way = _vxlan_way(facts, version, borrower, pool)
+        if way is None and facts.nodes[borrower].vtep(version) is None:
+            # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does.
+            return self._directly(next_hop)
+        return way
 
 
 def _nodes_by_address(facts: Facts) -> dict[Address, NodeName]:
@@ -89,28 +132,22 @@ def _nodes_by_address(facts: Facts) -> dict[Address, NodeName]:
     }
 
 
-def _pool_finder(facts: Facts) -> Callable[[Prefix], Pool | None]:
-    """`Facts.pool_of` for very many prefixes: comparisons of integers."""
-    table = [
-        (pool.cidr.version, pool.cidr.prefixlen, int(pool.cidr.network_address), int(pool.cidr.netmask), pool)
-        for pool in facts.pools
-    ]
+def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | None]:
+    """What belongs to the first of these networks that holds a key: for very many keys, by comparing octets."""
+    table = []
+    for network, what in networks:
+        key = RouteKey(network)
+        table.append((key.version, key.length, key.packed[1:], network.broadcast_address.packed, what))
 
-    def find(prefix: Prefix) -> Pool | None:
-        version, length, value = prefix.version, prefix.prefixlen, int(prefix.network_address)
-        for pool_version, shortest, network, mask, pool in table:
-            if value & mask == network and length >= shortest and version == pool_version:
-                return pool
+    def find(key: RouteKey) -> T | None:
+        version, packed, _, _ = key
+        octets, length = packed[1:], packed[0]
+        for of_version, shortest, first, last, what in table:
+            if first <= octets <= last and length >= shortest and version == of_version:
+                return what
         return None
 
     return find
-
-
-def _link(facts: Facts, known: dict[Address, Link | None], next_hop: Address) -> Link | None:
-    """The link to a next hop, looked for once: routes are many, next hops few."""
-    if next_hop not in known:
-        known[next_hop] = on_link(facts.links, facts.gateways.get(next_hop, next_hop))
-    return known[next_hop]
 
 
 def workload_route(facts: Facts, address: Address, interface: str) -> Route:
@@ -137,13 +174,21 @@ def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: Address) 
     return mode is EncapsulationMode.ALWAYS
 
 
-def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName, pool: Pool | None) -> Route | None:
+def _stored_route(facts: Facts, key: RouteKey, owner: NodeName, pool: Pool | None) -> Route | None:
     """The route that follows from the datastore alone: in VXLAN always, otherwise by setting."""
     node = facts.nodes.get(owner)
-    if pool is None or node is None or pool.vxlan is not EncapsulationMode.NEVER or not facts.from_datastore:
-        return _vxlan_route(facts, prefix, owner, pool)
-    underlay = node.on(prefix.version)
-    if underlay is None or owner == facts.node:
+    if pool is None or node is None:
+        return None
+    if pool.vxlan is not EncapsulationMode.NEVER or not facts.from_datastore:
+        way = _vxlan_way(facts, key.version, owner, pool)
+    else:
+        way = _datastore_way(facts, key.version, node, pool)
+    return Route.along(key, way) if way is not None else None
+
+
+def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) -> Way | None:
+    underlay = node.on(version)
+    if underlay is None:
         return None
     if _encapsulated(facts, pool.ipip, underlay.ip):
         device: str | None = TUNL0
@@ -152,38 +197,34 @@ def _stored_route(facts: Facts, prefix: Prefix, owner: NodeName, pool: Pool | No
         device = link.name if link is not None else None
     if device is None:
         return None
-    key, protocol = RouteKey(prefix), facts.protocols.datastore
-    return Route(key, gateway=underlay.ip, device=device, protocol=protocol, onlink=True)
+    return Way(gateway=underlay.ip, device=device, protocol=facts.protocols.datastore, onlink=True)
 
 
-def _vxlan_route(facts: Facts, prefix: Prefix, owner: NodeName, pool: Pool | None) -> Route | None:
+def _vxlan_way(facts: Facts, version: int, owner: NodeName, pool: Pool) -> Way | None:
     node = facts.nodes.get(owner)
-    if pool is None or node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
+    if node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
         return None
-    underlay = node.on(prefix.version)
+    underlay = node.on(version)
     if underlay is None:
         return None
     if _encapsulated(facts, pool.vxlan, underlay.ip):
-        return _through_vtep(facts, prefix, node)
-    parent = facts.parent_of(prefix.version)
+        return _through_vtep(facts, version, node)
+    parent = facts.parent_of(version)
     if parent is None:
         return None
-    gateway, protocol = underlay.ip, facts.protocols.datastore
-    return Route(RouteKey(prefix), gateway=gateway, device=parent.name, protocol=protocol, onlink=True)
+    return Way(gateway=underlay.ip, device=parent.name, protocol=facts.protocols.datastore, onlink=True)
 
 
-def _through_vtep(facts: Facts, prefix: Prefix, node: NodeAddresses) -> Route | None:
-    vtep = node.vtep(prefix.version)
+def _through_vtep(facts: Facts, version: int, node: NodeAddresses) -> Way | None:
+    vtep = node.vtep(version)
     if vtep is None:
         return None
-    device = VXLAN6_DEVICE if prefix.version == 6 else VXLAN_DEVICE
-    key, protocol = RouteKey(prefix), facts.protocols.tunnel
-    return Route(key, gateway=vtep, device=device, protocol=protocol, onlink=True)
+    device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE
+    return Way(gateway=vtep, device=device, protocol=facts.protocols.tunnel, onlink=True)
 
 
-def _direct(facts: Facts, prefix: Prefix, next_hop: Address, link: Link | None) -> Route | None:
+def _direct(facts: Facts, next_hop: Address, link: Link | None) -> Way | None:
     if link is None:
         return None
-    key, protocol = RouteKey(prefix), facts.protocols.learned
     gateway = facts.gateways.get(next_hop, next_hop)
-    return Route(key, gateway=gateway, device=link.name, protocol=protocol)
+    return Way(gateway=gateway, device=link.name, protocol=facts.protocols.learned)

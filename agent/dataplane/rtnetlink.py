@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import IPV6_METRIC, Address, Prefix, Route, RouteKey, RouteType, Scope
+from agent.dataplane.objects import IPV6_METRIC, Address, Route, RouteKey, RouteType, Scope
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -173,9 +173,9 @@ def route_deletion(route: Route) -> bytes:
 
 
 def _route_attributes(key: RouteKey) -> bytes:
-    body = attribute(RTA_DST, key.destination.network_address.packed)
+    body = attribute(RTA_DST, key.octets)
     # Left out, a deletion of an IPv6 route would take one of any metric.
-    metric = key.metric or (IPV6_METRIC if key.destination.version == 6 else 0)
+    metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
     if metric:
         body += _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, metric)
     return body
@@ -184,8 +184,8 @@ def _route_attributes(key: RouteKey) -> bytes:
 def _fixed(
     kind: int, flags: int, key: RouteKey, protocol: int, scope: int, type_: int, bits: int, rest: int
 ) -> bytes:
-    length, prefix = _FIXED.size + rest, key.destination.prefixlen
-    family = AF_INET6 if key.destination.version == 6 else AF_INET
+    length, prefix = _FIXED.size + rest, key.length
+    family = AF_INET6 if key.version == 6 else AF_INET
     return _FIXED.pack(
         length, kind, flags, 0, 0, family, prefix, 0, 0, key.table, protocol, scope, type_, bits
     )
@@ -218,7 +218,9 @@ def decode_route(
     if family == AF_INET6 and kind in _NOWHERE:
         interface = None  # the kernel shows lo, which means nothing
     return Route(
-        RouteKey(_destination(family, words, length), table, _metric(family, words)),
+        RouteKey.of_packed(
+            6 if family == AF_INET6 else 4, _packed(family, words, length), table, _metric(family, words)
+        ),
         type=_TYPES.get(kind, RouteType.UNICAST),
         gateway=address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None,
         device=name_of(interface) if interface is not None else None,
@@ -229,14 +231,16 @@ def decode_route(
     )
 
 
-def _destination(family: int, words: dict[int, bytes], length: int) -> Prefix:
-    packed = words.get(RTA_DST)
-    try:
-        if family == AF_INET6:
-            return IPv6Network((packed or _ZERO_6, length))
-        return IPv4Network((packed or _ZERO_4, length))
-    except ValueError as error:
-        raise Malformed(f"destination {(packed or b'').hex()}/{length}: {error}") from None
+def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
+    """The destination as a RouteKey has it."""
+    whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
+    octets, kept = words.get(RTA_DST, whole), (length + 7) // 8
+    if len(octets) != len(whole) or length > 8 * len(whole):
+        raise Malformed(f"destination {octets.hex()}/{length} is none of its family")
+    spare = octets[kept:]
+    if any(spare) or (length % 8 and octets[kept - 1] & (0xFF >> length % 8)):
+        raise Malformed(f"destination {octets.hex()}/{length} has host bits set")
+    return bytes((length,)) + octets[:kept]
 
 
 def _metric(family: int, words: dict[int, bytes]) -> int:

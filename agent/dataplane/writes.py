@@ -158,7 +158,7 @@ class Writes:
         due = self._due(kind, verb, wanted)
         if not due:
             return
-        refused = await self._in_turns(kind, verb, due, send, standing.__setitem__)
+        refused = await self._in_turns(kind, verb, due, send, standing.update)
         self._tally.written[kind] += len(due) - refused
         self._log.info(f"{kind.name.lower()}.written", count=len(due) - refused, refused=refused)
 
@@ -184,7 +184,12 @@ class Writes:
             self._leave_open(kind, unwanted.keys() - due.keys())
         if not due:
             return
-        refused = await self._in_turns(kind, Verb.REMOVE, due, send, lambda key, _: standing.pop(key, None))
+
+        def struck_off(part: Iterable[tuple[K, V]]) -> None:
+            for key, _ in part:
+                standing.pop(key, None)
+
+        refused = await self._in_turns(kind, Verb.REMOVE, due, send, struck_off)
         self._tally.removed[kind] += len(due) - refused
         self._log.info(f"{kind.name.lower()}.removed", count=len(due) - refused, refused=refused)
 
@@ -194,18 +199,17 @@ class Writes:
         verb: Verb,
         due: Mapping[K, V],
         send: Callable[[Sequence[V]], Awaitable[tuple[Refusal, ...]]],
-        carried_out: Callable[[K, V], object],
+        carried_out: Callable[[Iterable[tuple[K, V]]], object],
     ) -> int:
         """Send in parts, others run in between; the picture follows part by part. How many were refused."""
         count, rest = 0, iter(due.items())
         while part := tuple(islice(rest, OBJECTS_PER_TURN)):
             refused = self._refusals(kind, verb, part, await send([value for _, value in part]))
-            once_refused = self.retries.any
-            for key, value in part:
-                if not refused or key not in refused:
-                    carried_out(key, value)
-                    if once_refused:
-                        self.retries.succeeded((kind, key))
+            done = part if not refused else [pair for pair in part if pair[0] not in refused]
+            carried_out(done)
+            if self.retries.any:
+                for key, _ in done:
+                    self.retries.succeeded((kind, key))
             count += len(refused)
             self._leave_open(kind, refused)
             if len(part) == OBJECTS_PER_TURN:
@@ -221,7 +225,7 @@ class Writes:
         await self.put(Kind.ROUTE, delta.create, add, self._picture.routes, Verb.ADD)
         await self.put(Kind.ROUTE, delta.replace, self._kernel.put_routes, self._picture.routes)
 
-    def _due(self, kind: Kind, verb: Verb, objects: Mapping[K, Any]) -> dict[K, Any]:
+    def _due(self, kind: Kind, verb: Verb, objects: Mapping[K, Any]) -> Mapping[K, Any]:
         waiting = set()
         now = self._clock.now()
         for refused_kind, key in self.retries.failures() if self.retries.any else ():
@@ -230,9 +234,7 @@ class Writes:
                 if not self.retries.may_try((kind, key), now, (verb, objects[key])):
                     waiting.add(key)
         self._leave_open(kind, waiting)
-        return (
-            {key: value for key, value in objects.items() if key not in waiting} if waiting else dict(objects)
-        )
+        return {key: value for key, value in objects.items() if key not in waiting} if waiting else objects
 
     def _leave_open(self, kind: Kind, keys: Collection[Any]) -> None:
         if kind is Kind.ROUTE:

@@ -19,7 +19,7 @@ import structlog
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Address, Prefix, RouteKey
+from agent.dataplane.objects import Address, RouteKey
 from agent.datastore.cluster import Cluster
 from agent.peers import glass
 from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
@@ -31,34 +31,42 @@ from agent.peers.policies import troubles as policy_troubles
 from agent.peers.secrets import Secrets
 from bgp.config import SpeakerConfig
 from bgp.errors import ListenFailed
-from bgp.speaker import LearnedRoute, PeerStatus, Speaker
+from bgp.families import Family
+from bgp.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
+FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
+"""By the version of IP."""
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 
 log = structlog.get_logger()
 
 
-class NextHops(Mapping[Prefix, Address]):
+class NextHops(Mapping[RouteKey, Address]):
     """A view of the learned paths: nothing is copied for those who ask for a few of very many."""
 
-    def __init__(self, learned: Mapping[Prefix, LearnedRoute]) -> None:
-        self._learned = learned
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
 
-    def __getitem__(self, prefix: Prefix) -> Address:
-        next_hop = self._learned[prefix].next_hop
-        if next_hop.version != prefix.version:
-            raise KeyError(prefix)
+    def __getitem__(self, key: RouteKey) -> Address:
+        if (next_hop := self._next_hop(key)) is None:
+            raise KeyError(key)
         return next_hop
 
-    def get(self, prefix: Prefix, default: Any = None) -> Any:
-        """As of any mapping, at the cost of one look-up."""
-        route = self._learned.get(prefix)
-        return route.next_hop if route is not None and route.next_hop.version == prefix.version else default
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, RouteKey) and self._next_hop(key) is not None
 
-    def __iter__(self) -> Iterator[Prefix]:
-        return (prefix for prefix, route in self._learned.items() if route.next_hop.version == prefix.version)
+    def _next_hop(self, key: RouteKey) -> Address | None:
+        next_hop = self._speaker.next_hop(FAMILIES[key.version], key.packed)
+        return next_hop if next_hop is not None and next_hop.version == key.version else None
+
+    def __iter__(self) -> Iterator[RouteKey]:
+        for version, family in FAMILIES.items():
+            for packed in list(self._speaker.packed(family)):
+                key = RouteKey.of_packed(version, packed)
+                if key in self:
+                    yield key
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -252,19 +260,24 @@ class Mesh:
                 await self._task
 
     @property
-    def learned(self) -> Mapping[Prefix, Address]:
-        """Prefix -> next hop of each best path, as it is now; of the versions of IP each with its own."""
-        return NextHops(self._speaker.learned) if self._speaker is not None else {}
+    def learned(self) -> Mapping[RouteKey, Address]:
+        """Key -> next hop of each best path, as it is now; of the versions of IP each with its own."""
+        return NextHops(self._speaker) if self._speaker is not None else {}
 
-    def take_touched(self) -> set[Prefix] | None:
-        """The prefixes whose best path changed since the last call; None: any, because the speaker is another one."""
+    def take_touched(self) -> dict[RouteKey, Address | None] | None:
+        """Where the best path changed since the last call, with its next hop; None: anywhere, of another speaker."""
         if self._speaker is None:
             return None
         touched = self._speaker.take_touched()
         if self._asked is not self._speaker:
             self._asked = self._speaker
             return None
-        return touched
+        of = RouteKey.of_packed
+        return {
+            of(version, packed): hop if hop is not None and hop.version == version else None
+            for version, family in FAMILIES.items()
+            for packed, hop in touched.get(family, {}).items()
+        }
 
     @property
     def next_hops(self) -> frozenset[Address]:

@@ -14,6 +14,7 @@ import structlog
 from agent.cli.bgp import in_full, peers_table, routes_table
 from agent.cli.node import certificate_notes, peers_of
 from agent.clock import SystemClock
+from agent.dataplane.objects import RouteKey
 from agent.peers import glass
 from agent.peers.peering import Peered, PeerKind
 from bgp.config import PeerConfig, SpeakerConfig
@@ -99,7 +100,9 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
         )
         world.put(filters)
         world.put(document("BGPPeer", "p", node="n1", peerIP=two.address, asNumber=64512, filters=["f"]))
-        await world.until(lambda: one.block in two.mesh.learned and two.block in one.mesh.learned)
+        await world.until(
+            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+        )
         assert [(row["prefix"], row["name"], row["reason"]) for row in rows(one)] == [
             ("10.0.1.0/26", None, "the only path"),
             ("10.0.2.0/26", "n2", "the only path"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
+from agent.dataplane.objects import RouteKey
 from agent.peers.draining import Drained, DrainFile
 from bgp.attributes import PathAttributes
 from bgp.iana import WellKnown
@@ -92,16 +93,16 @@ async def test_a_filter_takes_effect_within_the_session(tmp_path: Path) -> None:
         one, two = world.nodes
         peer = document("BGPPeer", "p", node="n1", peerIP=two.address, asNumber=64512, filters=["f"])
         world.put(peer)
-        await world.until(lambda: all_up(world) and one.block in two.mesh.learned)
+        await world.until(lambda: all_up(world) and RouteKey(one.block) in two.mesh.learned)
         before = one.sessions()
         assert one.mesh.troubles == ("BGPPeer p: BGPFilter f does not exist; it counts as empty",)
         closed = document("BGPFilter", "f", exportV4=[{"action": "Reject", "source": "RemotePeers"}])
         world.put(closed)
         assert one.mesh.troubles == ()
         world.put(document("BGPFilter", "f", exportV4=[{"action": "Reject"}]))
-        await world.until(lambda: one.block not in two.mesh.learned)
+        await world.until(lambda: RouteKey(one.block) not in two.mesh.learned)
         world.put(document("BGPFilter", "f"), deleted=True)
-        await world.until(lambda: one.block in two.mesh.learned)
+        await world.until(lambda: RouteKey(one.block) in two.mesh.learned)
         assert one.sessions() == before
 
 
@@ -117,7 +118,7 @@ async def test_a_drained_node_is_the_last_choice_for_a_moment_then_gone_and_its_
 ) -> None:
     async with meshes(2, tmp_path) as world:
         one, two = world.nodes
-        await world.until(lambda: one.block in two.mesh.learned)
+        await world.until(lambda: RouteKey(one.block) in two.mesh.learned)
         two.mesh.drain("gone for lunch")
         two.follow()
         await world.until(lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 0)
@@ -126,7 +127,7 @@ async def test_a_drained_node_is_the_last_choice_for_a_moment_then_gone_and_its_
         assert leaving.communities == (WellKnown.GRACEFUL_SHUTDOWN,)
         assert not two.mesh.has_left
         await world.until(lambda: two.mesh.has_left)
-        await world.until(lambda: two.block not in one.mesh.learned)
+        await world.until(lambda: RouteKey(two.block) not in one.mesh.learned)
         assert "gone for lunch" in one.peer(two)["last_error"]
         assert not two.mesh.converged  # so what it learned stays in its kernel
         assert two.mesh.status() == []
@@ -146,14 +147,18 @@ async def test_a_drain_outlives_the_agent_and_ends_with_undrain(tmp_path: Path) 
         two.mesh.undrain()
         two.follow()
         assert not two.mesh.converged  # what is in the kernel waits until the peers have told it again
-        await world.until(lambda: one.block in two.mesh.learned and two.block in one.mesh.learned)
+        await world.until(
+            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+        )
         assert MeshNode(2, tmp_path).mesh.drained is None
 
 
 async def test_undraining_before_it_has_left_keeps_the_sessions(tmp_path: Path) -> None:
     async with meshes(2, tmp_path) as world:
         one, two = world.nodes
-        await world.until(lambda: one.block in two.mesh.learned and two.block in one.mesh.learned)
+        await world.until(
+            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+        )
         before = two.sessions()
         two.mesh.drain("")
         two.follow()

@@ -9,7 +9,7 @@ import pytest
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.mtu import pod_mtu
-from agent.dataplane.objects import Link
+from agent.dataplane.objects import Link, RouteKey
 from agent.dataplane.routing import routes
 from agent.dataplane.tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.wishes import dataplane, masquerade
@@ -54,7 +54,8 @@ def facts(*pools: Pool, **more: object) -> Facts:
         },
         **more,
     }
-    return Facts(node=ME, **given)  # type: ignore[arg-type]
+    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
+    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
 
 
 def lines(given: Facts) -> list[str]:

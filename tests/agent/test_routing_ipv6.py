@@ -9,7 +9,7 @@ import pytest
 
 from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.mtu import pod_mtu
-from agent.dataplane.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, Tunnel, TunnelKind
+from agent.dataplane.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from agent.dataplane.routing import routes
 from agent.dataplane.sysctls import sysctls
 from agent.dataplane.tunnels import fdb, neighbours, tunnels, vtep_mac
@@ -60,7 +60,8 @@ def facts(vxlan: EncapsulationMode = NEVER, **more: object) -> Facts:
         },
         **more,
     }
-    return Facts(node=ME, **given)  # type: ignore[arg-type]
+    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
+    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
 
 
 def lines(given: Facts) -> list[str]:

@@ -13,7 +13,7 @@ from bgp.config import PeerConfig, SpeakerConfig
 from bgp.families import Address, Family
 from bgp.outputs import Tolerated
 from bgp.router import Router
-from bgp.status import learned_routes
+from bgp.status import Learned
 
 FOLDER = Path(__file__).parent / "recordings"
 RECORDINGS = sorted(FOLDER.glob("*.txt"))
@@ -97,9 +97,7 @@ class Replay:
     def learned(self) -> list[tuple[str, ...]]:
         return sorted(
             (str(prefix), str(route.next_hop), str(route.link_local or "-"))
-            for family, rib in self.router.ribs.items()
-            for prefix, route in learned_routes(self.router, family, rib.prefixes)
-            if route is not None
+            for prefix, route in Learned(self.router).items()
         )
 
 

@@ -61,7 +61,7 @@ class Values:
 
     @property
     def foreign(self) -> Route:
-        return replace(self.direct, protocol=11)
+        return self.direct.but(protocol=11)
 
     @property
     def forwarding(self) -> FdbEntry:
@@ -171,7 +171,7 @@ class RealWorld:
         ip(f"link set {name} {'up' if up else 'down'}")
 
     def foreign_put(self, route: Route) -> None:
-        ip(f"-{route.key.destination.version} route replace {route}")
+        ip(f"-{route.key.version} route replace {route}")
 
     def foreign_sysctl(self, name: str, value: str) -> None:
         (procfs.ROOT / name).write_text(value)

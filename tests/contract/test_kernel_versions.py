@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel import KernelError
+from agent.dataplane.objects import RouteKey
 from tests.contract.kernels import V4, V6, Values, World
 
 
@@ -40,8 +41,8 @@ async def test_without_replacing_what_stands_there_stays(world: World, given: Va
 
 
 async def test_one_refused_route_stops_no_other(world: World, given: Values) -> None:
-    bad = replace(given.direct, key=given.pod.key, device="nowhere")
-    other = replace(given.blackhole, key=given.block._replace(metric=512))
+    bad = given.direct.but(key=given.pod.key, device="nowhere")
+    other = given.blackhole.but(key=RouteKey(given.block.destination, metric=512))
     (refusal,) = await world.kernel.put_routes([given.direct, bad, other])
     assert refusal.what == bad
     assert "nowhere" in refusal.why
@@ -63,7 +64,7 @@ async def test_removing_never_takes_somebody_elses_route_in_its_place(world: Wor
 
 
 async def test_metrics_are_part_of_the_key(world: World, given: Values) -> None:
-    second = replace(given.direct, key=given.block._replace(metric=512))
+    second = given.direct.but(key=RouteKey(given.block.destination, metric=512))
     await world.kernel.put_routes([given.direct, second])
     assert {given.block, second.key} <= (await world.kernel.routes()).keys()
     await world.kernel.remove_routes([second])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -19,9 +18,9 @@ from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import LEARNED, OWN_BLOCK, POD, routes
 from tests.fixtures.namespace import fresh_namespace, ip
 
-SECOND = replace(LEARNED, key=RouteKey(IPv4Network("10.1.2.0/26")))
-OTHER = replace(LEARNED, key=RouteKey(IPv4Network("10.1.3.0/26")), gateway=IPv4Address("172.26.0.3"))
-ONLINK = replace(OTHER, key=RouteKey(IPv4Network("10.1.4.0/26")), onlink=True)
+SECOND = LEARNED.but(key=RouteKey(IPv4Network("10.1.2.0/26")))
+OTHER = LEARNED.but(key=RouteKey(IPv4Network("10.1.3.0/26")), gateway=IPv4Address("172.26.0.3"))
+ONLINK = OTHER.but(key=RouteKey(IPv4Network("10.1.4.0/26")), onlink=True)
 
 
 @pytest.fixture

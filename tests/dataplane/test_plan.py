@@ -47,20 +47,20 @@ def test_applying_a_difference_gives_what_is_desired(desired: dict[int, int], ac
 OWNERSHIP = [
     ("10.1.0.0/26 via 172.26.0.2 dev eth0 proto bird", LEARNED, True),
     ("blackhole proto bird", Route(BLOCK, RouteType.BLACKHOLE), True),
-    ("dev eth0 proto 80", replace(LEARNED, protocol=80), True),
-    ("dev cali1 boot", replace(LEARNED, gateway=None, device="cali1", protocol=3, scope=Scope.LINK), True),
-    ("dev cali1 bird", replace(LEARNED, device="cali1"), True),
-    ("dev cali1 static", replace(LEARNED, device="cali1", protocol=4), False),
-    ("dev vxlan.calico boot", replace(LEARNED, device="vxlan.calico", protocol=3), True),
-    ("dev vxlan.calico static", replace(LEARNED, device="vxlan.calico", protocol=4), False),
-    ("dev vxlan.calico kernel", replace(LEARNED, device="vxlan.calico", protocol=2), False),
-    ("dev tunl0 boot", replace(LEARNED, device=TUNL0, protocol=3), False),
-    ("dev tunl0 bird", replace(LEARNED, device=TUNL0), True),
-    ("dev eth0 boot", replace(LEARNED, protocol=3), False),
+    ("dev eth0 proto 80", LEARNED.but(protocol=80), True),
+    ("dev cali1 boot", LEARNED.but(gateway=None, device="cali1", protocol=3, scope=Scope.LINK), True),
+    ("dev cali1 bird", LEARNED.but(device="cali1"), True),
+    ("dev cali1 static", LEARNED.but(device="cali1", protocol=4), False),
+    ("dev vxlan.calico boot", LEARNED.but(device="vxlan.calico", protocol=3), True),
+    ("dev vxlan.calico static", LEARNED.but(device="vxlan.calico", protocol=4), False),
+    ("dev vxlan.calico kernel", LEARNED.but(device="vxlan.calico", protocol=2), False),
+    ("dev tunl0 boot", LEARNED.but(device=TUNL0, protocol=3), False),
+    ("dev tunl0 bird", LEARNED.but(device=TUNL0), True),
+    ("dev eth0 boot", LEARNED.but(protocol=3), False),
     ("blackhole boot", Route(BLOCK, RouteType.BLACKHOLE, protocol=3), False),
-    ("dev eth0 dhcp", replace(LEARNED, protocol=16), False),
-    ("dev eth0 kernel", replace(LEARNED, protocol=2), False),
-    ("another table", replace(LEARNED, key=BLOCK._replace(table=100)), False),
+    ("dev eth0 dhcp", LEARNED.but(protocol=16), False),
+    ("dev eth0 kernel", LEARNED.but(protocol=2), False),
+    ("another table", LEARNED.but(key=RouteKey(BLOCK.destination, table=100)), False),
 ]
 
 
@@ -70,7 +70,7 @@ def test_a_route_is_ours_by_protocol_and_device(route: Route, ours: bool) -> Non
 
 
 def test_the_kernels_own_routes_are_never_ours_whatever_is_configured() -> None:
-    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(replace(LEARNED, protocol=2))
+    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(LEARNED.but(protocol=2))
 
 
 def test_waits_double_up_to_a_ceiling_and_end_with_success() -> None:
@@ -127,13 +127,13 @@ def test_masquerading_waits_until_all_pools_are_known() -> None:
 
 def test_an_odd_route_of_ours_is_replaced() -> None:
     wish = Wish(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
-    picture = Picture(routes={BLOCK: replace(LEARNED, odd=True)})
+    picture = Picture(routes={BLOCK: LEARNED.but(odd=True)})
     steps = plan.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
     assert steps.delta.replace == {BLOCK: LEARNED}
 
 
 def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
-    wish = Wish(Dataplane(routes={BLOCK: replace(LEARNED, device="eth9")}), complete=True, bgp_complete=True)
+    wish = Wish(Dataplane(routes={BLOCK: LEARNED.but(device="eth9")}), complete=True, bgp_complete=True)
     steps = plan.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
     assert not steps.delta
     assert steps.waiting == {BLOCK: "eth9 is not there"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -236,7 +235,7 @@ async def test_the_agents_own_marks_decide_not_the_wish(kernel: NetlinkKernel) -
 @pytest.mark.ipip
 async def test_ipip_drift_is_repaired_too(kernel: NetlinkKernel) -> None:
     tunnel = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
-    through = replace(LEARNED, device=TUNL0, onlink=True)
+    through = LEARNED.but(device=TUNL0, onlink=True)
     wished = Dataplane(tunnels={TUNL0: tunnel}, routes={through.key: through, POD.key: POD})
 
     def ipip_held() -> tuple[str, ...]:

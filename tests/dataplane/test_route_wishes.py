@@ -20,6 +20,7 @@ from ipam.model import EncapsulationMode, NodeName, Pool
 ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))
 PREFIXES = [IPv4Network((0x14000000 + (number << 6), 26)) for number in range(6)]
 PREFIXES += [IPv4Network("20.0.0.1/32"), IPv4Network("30.0.0.0/24")]
+KEYS = [RouteKey(prefix) for prefix in PREFIXES]
 HOPS = [IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3"), IPv4Address("10.9.0.9")]
 START = Facts(
     node=NodeName("n1"),
@@ -29,8 +30,8 @@ START = Facts(
 )
 
 changes = st.one_of(
-    st.tuples(st.just("learn"), st.sampled_from(PREFIXES), st.sampled_from(HOPS)),
-    st.tuples(st.just("forget"), st.sampled_from(PREFIXES), st.none()),
+    st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from(HOPS)),
+    st.tuples(st.just("forget"), st.sampled_from(KEYS), st.none()),
     st.tuples(st.just("own"), st.sampled_from(PREFIXES[:6]), st.booleans()),
     st.tuples(st.just("pod"), st.booleans(), st.none()),
     st.tuples(st.just("mode"), st.sampled_from(EncapsulationMode), st.none()),
@@ -46,14 +47,13 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
         Wish(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
     )
     for step in steps:
-        touched = set()
+        touched = {}
         for what, one, other in step:
             if what == "learn":
-                learned[one] = other
-                touched.add(one)
+                learned[one] = touched[one] = other
             elif what == "forget":
                 learned.pop(one, None)
-                touched.add(one)
+                touched[one] = None
             elif what == "own":
                 owners = {**facts.block_owners, one: facts.node}
                 facts = replace(facts, block_owners=owners if other else {})
@@ -78,29 +78,27 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
 
 def test_a_change_of_one_learned_path_names_one_key() -> None:
     wishes = RouteWishes()
-    learned = dict.fromkeys(PREFIXES, HOPS[0])
+    learned = dict.fromkeys(KEYS, HOPS[0])
     facts = replace(START, learned=learned)
-    assert wishes.follow(facts, set(learned))[1] is None
-    learned[PREFIXES[3]] = HOPS[1]
-    assert wishes.follow(facts, {PREFIXES[3]})[1] == {RouteKey(PREFIXES[3])}
-    assert wishes.follow(facts, set())[1] == frozenset()
-    assert wishes.follow(replace(facts, pools=()), set())[1] is None
+    assert wishes.follow(facts, learned)[1] is None
+    learned[KEYS[3]] = HOPS[1]
+    assert wishes.follow(facts, {KEYS[3]: HOPS[1]})[1] == {KEYS[3]}
+    assert wishes.follow(facts, {})[1] == frozenset()
+    assert wishes.follow(replace(facts, pools=()), {})[1] is None
 
 
 def test_a_pod_more_or_less_names_its_keys_and_uncovers_what_it_hid() -> None:
     wishes = RouteWishes()
-    address = PREFIXES[6]
+    address = KEYS[6]
     facts = replace(START, learned={address: HOPS[0]})
-    assert (
-        str(wishes.follow(facts, None)[0][RouteKey(address)]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
-    )
+    assert str(wishes.follow(facts, None)[0][address]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
     pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
     links = {**facts.links, "cali1": Link(9, "cali1", "veth", 1500, up=True)}
     with_pod = replace(facts, endpoints=(pod,), links=links)
-    routes_, keys = wishes.follow(with_pod, set())
-    assert (str(routes_[RouteKey(address)]), keys) == ("20.0.0.1 dev cali1 scope link", {RouteKey(address)})
-    routes_, keys = wishes.follow(facts, set())
-    assert (str(routes_[RouteKey(address)]), keys) == (
+    routes_, keys = wishes.follow(with_pod, {})
+    assert (str(routes_[address]), keys) == ("20.0.0.1 dev cali1 scope link", {address})
+    routes_, keys = wishes.follow(facts, {})
+    assert (str(routes_[address]), keys) == (
         "20.0.0.1 via 10.0.0.2 dev eth0 proto bird",
-        {RouteKey(address)},
+        {address},
     )

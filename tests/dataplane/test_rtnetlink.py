@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -10,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane import rtlinks, rtnetlink
-from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope
+from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
 from agent.dataplane.route_decoder import RouteDecoder
-from agent.dataplane.route_encoder import RouteEncoder
-from agent.dataplane.rtnetlink import HEADER, Malformed, messages, route_request
+from agent.dataplane.route_encoder import encoded
+from agent.dataplane.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
 INDEXES = {name: index for index, name in NAMES.items()}
@@ -108,7 +107,7 @@ def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() ->
     assert first == next(iter(GOLDEN))
     assert dumped() is first
     names[7] = "renamed"
-    assert dumped() == replace(next(iter(GOLDEN)), device="renamed")
+    assert dumped() == next(iter(GOLDEN)).but(device="renamed")
     names[9] = "new"
     again = dumped()
     assert dumped() is again
@@ -129,7 +128,7 @@ def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> 
     decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
     assert decoded.odd
-    assert replace(decoded, odd=False) == next(iter(GOLDEN))
+    assert decoded.but(odd=False) == next(iter(GOLDEN))
 
 
 def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
@@ -262,11 +261,14 @@ def test_routes_that_share_a_shape_are_encoded_as_alone(
     nexthop: int | None,
     instead: bool,
 ) -> None:
-    encoder = RouteEncoder(replace=instead)
-    for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1"):
-        network = IPv4Network((IPv4Address(address), length), strict=False)
-        for metric in (0, 9):
-            key = RouteKey(network, metric=metric)
-            route = Route(key, type=kind, gateway=gateway, onlink=onlink)
-            alone = route_request(route, interface, replace=instead, nexthop=nexthop)
-            assert encoder.request(route, interface, nexthop) == alone
+    def alone(route: Route) -> bytes:
+        return route_request(route, interface, replace=instead, nexthop=nexthop)
+
+    way = Way(kind, gateway, onlink=onlink)
+    routes = [
+        Route.along(RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way)
+        for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1")
+        for metric in (0, 9)
+    ]
+    assert encoded(routes, alone) == list(map(alone, routes))
+    assert encoded(routes, route_deletion) == list(map(route_deletion, routes))
