@@ -6,10 +6,10 @@ Does not know: connections, which path is best.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from bgp.config import SpeakerConfig
-from bgp.export import Listener, own_next_hop, telling
+from bgp.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.families import Family, number_of
 from bgp.nlri import Nlri
 from bgp.origination import OwnBlocks
@@ -47,3 +47,9 @@ def tell(
         attributes = judged(prefix, best) if best is not None else None
         if attributes is not None or prefix in out:
             out.wish(prefix, attributes)
+
+
+def not_internal(prefixes: Set[Nlri], rib: LocRib, own: Set[Nlri]) -> set[Nlri]:
+    """Of these those whose best path is our own or another AS's: in a mesh few of very many."""
+    some = (prefixes & own) | (prefixes & rib.outer)
+    return {one for one in some if concerns_internal(rib.best(one))}

@@ -6,7 +6,8 @@ UPDATE share one path, so a million of them fit. Does not know: sessions, time, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, ItemsView, Iterable, KeysView
+from collections import Counter
+from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView
 
 from bgp.decision import Path, best_path, is_eligible
 from bgp.families import Address
@@ -89,6 +90,18 @@ class LocRib:
         best = self.best(prefix)
         return best.attributes.next_hop if best is not None and not best.source.is_own else None
 
+    def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
+        """The same of very many, which share their paths."""
+        paths, known = (
+            self._paths,
+            dict[int, Address | None](),
+        )  # by identity: what the RIB holds stays meanwhile
+        for prefix in prefixes:
+            number = id(paths.get(prefix))
+            if number not in known:
+                known[number] = self.next_hop(prefix)
+            yield prefix, known[number]
+
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
         """All paths, the best one first."""
         return self._paths.get(prefix, ())
@@ -99,6 +112,7 @@ class LocRib:
         alone, key, path_id = (path,), path.source.key, path.source.path_id
         known = self._paths
         self._count(path, len(prefixes))
+        gone: list[Path] = []
         if not path.source.internal:
             self.outer.update(prefixes)
         for prefix in prefixes:
@@ -109,22 +123,24 @@ class LocRib:
                 continue
             others = [one for one in before if one.source.key != key or one.source.path_id != path_id]
             if len(others) != len(before):
-                self._uncount(before, others)
+                gone += [one for one in before if one.source.key == key and one.source.path_id == path_id]
             after = self._chosen([*others, path]) if others else alone
             known[prefix] = after
             if after[0] != before[0]:
                 changed.add(prefix)
+        self._uncount(gone)
         return changed
 
     def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> set[Nlri]:
         """A source (its key) takes back a path; answers the prefixes whose best path changed."""
         changed = set()
+        gone: list[Path] = []
         for prefix in prefixes:
             before = self._paths.get(prefix, ())
             others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
             if len(others) == len(before):
                 continue
-            self._uncount(before, others)
+            gone += [one for one in before if one.source.key == source and one.source.path_id == path_id]
             if not others:
                 del self._paths[prefix]
                 self.outer.discard(prefix)
@@ -133,6 +149,7 @@ class LocRib:
             after = self._paths[prefix] = self._chosen(others)
             if after[0] is not before[0]:
                 changed.add(prefix)
+        self._uncount(gone)
         return changed
 
     def goes_over(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:
@@ -155,11 +172,12 @@ class LocRib:
         if hop is not None and many:
             self._hops[hop] = self._hops.get(hop, 0) + many
 
-    def _uncount(self, before: Iterable[Path], others: Collection[Path]) -> None:
-        for path in before:
-            hop = path.attributes.next_hop
-            if hop is None or any(path is one for one in others):
-                continue
-            self._hops[hop] -= 1
-            if not self._hops[hop]:
-                del self._hops[hop]
+    def _uncount(self, gone: Collection[Path]) -> None:
+        """These have left, one for each prefix; most are the same one."""
+        paths = {id(path): path for path in gone}
+        for number, many in Counter(map(id, gone)).items():
+            hop = paths[number].attributes.next_hop
+            if hop is not None:
+                self._hops[hop] -= many
+                if not self._hops[hop]:
+                    del self._hops[hop]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
-from bgp.audience import listener_of, tell
+from bgp.audience import listener_of, not_internal, tell
 from bgp.chores import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
-from bgp.export import Listener, concerns_internal
+from bgp.export import Listener
 from bgp.families import Address, Family, Prefix, number_of
 from bgp.iana import Cease
 from bgp.nlri import Nlri
@@ -378,10 +378,8 @@ class Router:
             self._tell(family, external, dirty)
         if internal:
             # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
-            rib = self.ribs[family]
-            candidates = (
-                dirty if self._reflects else {one for one in dirty if concerns_internal(rib.best(one))}
-            )
+            own = self._originated[family] if self._originated is not None else {}
+            candidates = dirty if self._reflects else not_internal(dirty, self.ribs[family], own.keys())
             for peer in internal:
                 out = peer.outs[family]
                 known = set() if out.is_empty else {prefix for prefix in dirty if prefix in out}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -127,17 +127,14 @@ class Speaker:
         """The best path to every prefix that neighbours told us."""
         return self._learned
 
-    def take_touched(self) -> dict[Family, dict[Nlri, Address | None]]:
-        """Where the learned path changed since the last call, with its next hop now: for one reader.
-
-        None: there is no path any more. The prefixes are as BGP packs them.
-        """
+    def take_touched(self) -> Changed:
+        """Where the learned path changed since the last call, by family and as BGP packs it: for one reader."""
         touched, self._touched = self._touched, {}
-        return {
-            family: {one: hop(one) for one in some}
-            for family, some in touched.items()
-            for hop in (self._router.ribs[family].next_hop,)
-        }
+        return touched
+
+    def next_hops_of(self, family: Family, packed: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
+        """Those of the learned paths to packed prefixes; None: there is no such path."""
+        return self._router.ribs[family].next_hops_of(packed)
 
     def next_hop(self, family: Family, packed: Nlri) -> Address | None:
         """That of the learned path to a packed prefix."""

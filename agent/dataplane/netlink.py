@@ -153,7 +153,7 @@ class NetlinkKernel:
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         indexes = _Indexes()
-        ways = {id(route.way): route.way for route in routes}
+        ways = {id(way): way for _, way in routes}
         absent = {name for way in ways.values() if (name := way.device) is not None and indexes[name] is None}
         sent = [route for route in routes if route.device not in absent] if absent else routes
         hops = {} if not self._nexthops.wanted else _hops(ways, indexes)

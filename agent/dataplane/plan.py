@@ -233,24 +233,42 @@ def route_work(
     conflicts: dict[RouteKey, Route] = {}
     waiting: dict[RouteKey, str] = {}
     unwished: dict[RouteKey, Route] = {}
+    obstacles = _Obstacles(links)
     for number, (key, route, standing) in enumerate(_pairs(wish.dataplane.routes, picture.routes, keys), 1):
         if number % PIECE == 0:
             yield
-        if standing is route or standing == route:
-            continue
         if route is None:
             if standing is not None and ownership.is_ours(standing) and _removable(wish, standing, ownership):
                 unwished[key] = standing
+        elif standing is route or standing == route:
+            continue
         elif standing is not None and not ownership.is_ours(standing):
             conflicts[key] = standing
-        elif route.device is not None and not _usable(links.get(route.device)):
-            waiting[key] = f"{route.device} is {'down' if route.device in links else 'not there'}"
+        elif obstacle := obstacles[route.device]:
+            waiting[key] = obstacle
         elif standing is None:
             create[key] = route
         else:
             replaced[key] = route
     delta = _allowed(Delta(create, replaced, unwished), wish)
     return RoutePlan(delta, conflicts, waiting, _withdrawn(wish, delta.delete, ownership))
+
+
+class _Obstacles(dict[str | None, str]):
+    """Why no route can lead over a device; empty: one can."""
+
+    def __init__(self, links: Mapping[str, Link]) -> None:
+        super().__init__({None: ""})
+        self._links = links
+
+    def __missing__(self, name: str) -> str:
+        found = (
+            ""
+            if _usable(self._links.get(name))
+            else f"{name} is {'down' if name in self._links else 'not there'}"
+        )
+        self[name] = found
+        return found
 
 
 def _pairs(

@@ -71,7 +71,7 @@ class RouteWishes:
             for key in free.keys() - found.keys():
                 self._routes.pop(key, None)
         self._routes.update(found)
-        return frozenset(free.keys() | moved)
+        return frozenset(free.keys() | moved) if moved else frozenset(free)
 
 
 def _frame(facts: Facts) -> Facts:
@@ -81,7 +81,7 @@ def _frame(facts: Facts) -> Facts:
 
 def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:
     found: dict[RouteKey, Route] = {}
-    while piece := {route.key: route for route in islice(routes, PIECE)}:
-        found.update(piece)
+    while piece := list(islice(routes, PIECE)):
+        found.update([(route[0], route) for route in piece])
         yield
     return found

@@ -66,20 +66,18 @@ def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]
     pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
     is_service = _finder((network, True) for network in facts.services) if facts.services else None
     learned = _LearnedWays(facts)
-    known: dict[
-        tuple[int, int], tuple[Way | None, object]
-    ] = {}  # by identity: next hops are shared by very many
+    # By identity: very many prefixes share a next hop.
+    known: dict[tuple[int, int, int], tuple[Way | None, object]] = {}
     for key, next_hop in hops:
         if next_hop is None or (is_service is not None and is_service(key)):
             continue
         pool = pool_of(key)
-        if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
-            way = learned.through_vxlan(key.version, next_hop, pool)
-        elif (found := known.get((id(next_hop), id(pool)))) is not None:
+        shape = id(next_hop), id(pool), key[0]
+        if (found := known.get(shape)) is not None:
             way = found[0]
         else:
-            way = learned.plain(next_hop, pool)
-            known[(id(next_hop), id(pool))] = way, next_hop  # which lives as long as its number is looked up
+            way = learned.way(key.version, next_hop, pool)
+            known[shape] = way, next_hop  # which lives as long as its number is looked up
         if way is not None:
             yield Route.along(key, way)
 
@@ -93,9 +91,13 @@ class _LearnedWays:
         self._tunnelled: dict[Address, Way] = {}
         self._nodes: dict[Address, NodeName] | None = None
 
-    def plain(self, next_hop: Address, pool: Pool | None) -> Way | None:
-        """Directly, or in an IPIP tunnel."""
+    def way(self, version: int, next_hop: Address, pool: Pool | None) -> Way | None:
+        """The way of a version's prefixes that lie in a pool; None: none is known here."""
         facts = self._facts
+        if next_hop.version != version:
+            return None
+        if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
+            return self._through_vxlan(version, next_hop, pool)
         if pool is None or not _encapsulated(facts, pool.ipip, next_hop):
             return self._directly(next_hop)
         if next_hop not in self._tunnelled:
@@ -111,7 +113,7 @@ class _LearnedWays:
             self._direct[next_hop] = _direct(facts, next_hop, link)
         return self._direct[next_hop]
 
-    def through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> Way | None:
+    def _through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> Way | None:
         """A block's route comes from its claim; what remains is an address borrowed from another node's block."""
         facts = self._facts
         if self._nodes is None:

@@ -265,19 +265,21 @@ class Mesh:
         return NextHops(self._speaker) if self._speaker is not None else {}
 
     def take_touched(self) -> dict[RouteKey, Address | None] | None:
-        """Where the best path changed since the last call, with its next hop; None: anywhere, of another speaker."""
+        """Where the best path changed since the last call, with its next hop, of whichever version of IP.
+
+        None: anywhere, because the speaker is another one.
+        """
         if self._speaker is None:
             return None
         touched = self._speaker.take_touched()
         if self._asked is not self._speaker:
             self._asked = self._speaker
             return None
-        of = RouteKey.of_packed
-        return {
-            of(version, packed): hop if hop is not None and hop.version == version else None
-            for version, family in FAMILIES.items()
-            for packed, hop in touched.get(family, {}).items()
-        }
+        of, found = RouteKey.of_packed, dict[RouteKey, Address | None]()
+        for version, family in FAMILIES.items():
+            some = self._speaker.next_hops_of(family, touched.get(family, ()))
+            found |= {of(version, packed): hop for packed, hop in some}
+        return found
 
     @property
     def next_hops(self) -> frozenset[Address]:
