@@ -44,8 +44,10 @@ def kind_named(word: str) -> str:
     raise CommandFailed(f"kind {word!r} is not known; known are {NAMES}")
 
 
-def shown(kind: str, resources: list[Resource], output: str, *, single: bool) -> str:
-    """Resources of one kind as text in the form asked for."""
+def shown(
+    kind: str, resources: list[Resource], output: str, *, single: bool, namespaces: bool = False
+) -> str:
+    """Resources of one kind as text in the form asked for; `namespaces`: tables say where pods are."""
     if output in ("yaml", "json"):
         return document(kind, resources, output, single=single)
     if output == "name":
@@ -53,7 +55,14 @@ def shown(kind: str, resources: list[Resource], output: str, *, single: bool) ->
     from agent.cli.tables import columns
 
     heads, row = (WIDE if output == "wide" else TABLE)[kind]
-    return columns(heads, [row(resource) for resource in resources])
+    rows = [row(resource) for resource in resources]
+    if namespaces and kind == "WorkloadEndpoint":
+        heads = ("NAMESPACE", *heads)
+        rows = [
+            (each.metadata.namespace or "default", *cells)
+            for each, cells in zip(resources, rows, strict=True)
+        ]
+    return columns(heads, rows)
 
 
 def document(kind: str, resources: list[Resource], output: str, *, single: bool) -> str:

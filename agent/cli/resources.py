@@ -40,7 +40,7 @@ examples:
   tortie get ippools
   tortie get nodes -o wide
   tortie get ippool default-ipv4-ippool -o yaml
-  tortie get workloadendpoints -o json
+  tortie get workloadendpoints -a -o wide
   tortie get blockaffinities
 """
 DELETE_EXAMPLES = """\
@@ -74,6 +74,8 @@ def add_parsers(subparsers: Any) -> None:
     get.add_argument("kind", metavar="KIND", help=NAMES)
     get.add_argument("names", nargs="*", metavar="NAME")
     get.add_argument("-o", "--output", choices=FORMS, default="table")
+    get.add_argument("-n", "--namespace", metavar="NS", help="pods of this namespace alone")
+    get.add_argument("-a", "--all-namespaces", action="store_true", help="pods with their namespaces")
     get.set_defaults(run=run_get)
     create = add("create", "make resources that are not there yet", CREATE_EXAMPLES)
     create.add_argument("--skip-exists", action="store_true", help="leave what is there already as it is")
@@ -116,7 +118,17 @@ def run_get(arguments: argparse.Namespace) -> None:
         resources, damaged = with_store(arguments, work)
     except (NotFound, Damaged) as error:
         raise CommandFailed(str(error)) from error
-    print(shown(kind, resources, arguments.output, single=len(arguments.names) == 1))
+    if arguments.namespace is not None:
+        resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
+    print(
+        shown(
+            kind,
+            resources,
+            arguments.output,
+            single=len(arguments.names) == 1,
+            namespaces=arguments.all_namespaces,
+        )
+    )
     if damaged:
         raise CommandFailed("\n".join(damaged))
 

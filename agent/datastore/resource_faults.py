@@ -5,6 +5,7 @@ Promises: pure. Does not know: other resources, files, etcd.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -13,10 +14,16 @@ from agent.datastore.bgp_faults import bgp_faults
 from agent.datastore.bgp_resources import LARGEST_AS
 from agent.datastore.resources import IPAMConfiguration, IPPool, IPReservation, Node, NodeSpec, Resource
 
+NAME = re.compile(r"[!-~]{1,253}")
+"""Wider than Calico's rule, because a node's name is what its machine is called."""
+
 
 def faults(resource: Resource) -> list[str]:
     """All of them."""
-    found = [] if resource.metadata.name else ["metadata.name: must not be empty"]
+    name = resource.metadata.name
+    found = (
+        [] if NAME.fullmatch(name) else ["metadata.name: must be 1 to 253 characters, none of them a space"]
+    )
     found += bgp_faults(resource)
     match resource:
         case IPPool():

@@ -153,6 +153,11 @@ TABLES = {
         "NAME                WORKLOAD   NODE   NETWORKS       INTERFACE   PROFILES\n"
         "n1-cni-web-eth0     web        n1     10.0.0.65/32   cali1       p\n"
     ),
+    ("wep", "-a"): (
+        "NAMESPACE   WORKLOAD   NODE   NETWORKS       INTERFACE\n"
+        "default     web        n1     10.0.0.65/32   cali1\n"
+    ),
+    ("wep", "-n", "kube-system"): "WORKLOAD   NODE   NETWORKS   INTERFACE\n",
 }
 ENDPOINT = {
     "node": "n1",

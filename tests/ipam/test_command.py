@@ -163,6 +163,13 @@ async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
     await world.allocator().release_handle(HandleId("h2"))
     await world.allocator().assign(ask("h3", "n3", exact=(_four(0),)))
     await world.allocator().release_handle(HandleId("h3"))
+    before = await world.store.list("/calico/")
+    assert await run(server, "delete", "ippool", "p", "--dry-run") == (
+        0,
+        "IPPool p deleted (dry run)\ndry run: nothing was written\n",
+        "",
+    )
+    assert await world.store.list("/calico/") == before
     assert await run(server, "delete", "ippool", "p") == (
         0,
         "IPPool p deleted\nSuccessfully deleted 1 'IPPool' resource(s)\n",
