@@ -15,7 +15,7 @@ FIRST_DELAY_SECONDS = (0.1, 1.0)
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_AFTER_ERROR_SECONDS = 30.0
-"""After a NOTIFICATION: what is wrong will not be right in a second."""
+"""After any NOTIFICATION but Cease, with which nothing is wrong: what is wrong will not be right in a second."""
 STABLE_SECONDS = 60.0
 """An established session this old forgets earlier failures."""
 CONNECT_SECONDS = 10.0
@@ -85,11 +85,11 @@ class Calling:
         if up_seconds >= STABLE_SECONDS:
             self._retry_seconds = FIRST_RETRY_SECONDS
 
-    def again(self, now: float, *, after_words: bool = False) -> None:
+    def again(self, now: float, *, after_error: bool = False) -> None:
         """Call again later, a little later each time. A passive side only waits."""
         if self.passive or self._due_at is not None or self._under_way is not None:
             return
-        longest = LONGEST_RETRY_AFTER_ERROR_SECONDS if after_words else LONGEST_RETRY_SECONDS
+        longest = LONGEST_RETRY_AFTER_ERROR_SECONDS if after_error else LONGEST_RETRY_SECONDS
         self._due_at = now + jittered(min(self._retry_seconds, longest), self._random)
         self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)
 

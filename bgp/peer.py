@@ -393,8 +393,8 @@ class Peer:
             outputs += self.hearing.lost(session, restart, now)
             self._calling.forgive(now - self._up_at)
         self.last_error = down.why
-        if down.sent is not None or down.received is not None:
+        if words := [said for said in (down.sent, down.received) if said is not None]:
             self.last_down = down
         if not self._sessions:
-            self._calling.again(now, after_words=down.sent is not None or down.received is not None)
+            self._calling.again(now, after_error=any(said.code != Error.CEASE for said in words))
         return outputs

@@ -146,3 +146,14 @@ def test_an_extended_message_is_used_where_both_can() -> None:
     session = one.router.peers[two.own].session
     assert session is not None
     assert session.largest_message == 65535
+
+
+def test_who_was_left_with_a_word_calls_again_every_few_seconds_however_often_it_was_left() -> None:
+    wire = Wire()
+    one, two = wire.node(1), wire.node(2)
+    wire.peer(two, 1)
+    for _ in range(6):
+        wire.peer(one, 2, passive=True)
+        wire.until(lambda: two.state(one) is State.ESTABLISHED, 5.5)
+        wire.drain(one, "maintenance")
+        wire.run(1.0)
