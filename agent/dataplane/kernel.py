@@ -24,6 +24,7 @@ from agent.dataplane.objects import (
     RouteKey,
     Sysctl,
     Tunnel,
+    Way,
 )
 
 
@@ -138,6 +139,13 @@ class Kernel(Protocol):
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        ...
+
+    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+        """Send all routes that go one way another way, in one step; they are at these keys.
+
+        False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.
+        """
         ...
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:

@@ -167,8 +167,22 @@ class NetlinkKernel:
                 return rtnetlink.route_request(route, index, replace=replace, nexthop=number)
 
             refused = await self._carry_out(sent, encoded(sent, whole))
+            if refused and numbers:
+                self._nexthops.doubt()
+            plain = {number for number, hop in hops.items() if hop not in numbers}
+            self._decoder.plain.difference_update([key for key, _ in sent] if self._decoder.plain else ())
+            self._decoder.plain.update(key for key, way in sent if id(way) in plain) if plain else None
         left_out = (route for route in routes if route.device in absent) if absent else ()
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
+
+    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+        """Send all routes that go one way another way, in one step; they are at these keys. False: nothing was done."""
+        indexes = _Indexes()
+        hops = _hops({0: was, 1: now}, indexes)
+        if len(hops) < 2 or not self._decoder.plain.isdisjoint(keys):
+            return False
+        with self._nexthops.in_use():
+            return await self._nexthops.turn(hops[0], hops[1])
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""

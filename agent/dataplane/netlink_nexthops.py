@@ -1,7 +1,8 @@
 """Keeps one nexthop object per gateway, device and flag that our routes go through.
 
-Strategy. No memory: before routes are written the kernel is asked what there is and the missing ones are made; after a
-whole dump of routes, those that no route refers to are deleted, unless a route was written meanwhile.
+Strategy. The kernel is asked what there is when an object is missed, and the missing ones are made; what it said is
+believed until a route is refused or all routes are read again. After such a reading, the objects that no route refers
+to are deleted, unless a route was written meanwhile.
 Promises: an object in use is never deleted; a kernel without them, or one that hides their gateway from a dump of
 routes (nexthop_compat_mode 0), gets plain routes.
 Does not know: routes' forms.
@@ -37,6 +38,8 @@ class Nexthops:
         self.wanted = wanted
         self._changes = 0
         self._writers = 0
+        self._known: dict[Nexthop, int] = {}
+        """What the kernel said last: no more than it has."""
 
     @property
     def generation(self) -> int:
@@ -60,10 +63,24 @@ class Nexthops:
         )
         return dict(found)
 
+    def doubt(self) -> None:
+        """What the kernel said may hold no more."""
+        self._known = {}
+
     async def ensure(self, hops: Collection[Nexthop]) -> dict[Nexthop, int]:
         """The number of each hop; a hop left out must be written as a plain route. Raises KernelError."""
         if not self.wanted or not hops:
             return {}
+        if any(hop not in self._known for hop in hops):
+            there = await self._look()
+            if there is None:
+                return {}
+            self._known = {hop: identity for identity, hop in there.items() if hop is not None}
+            self._known |= await self._make([hop for hop in hops if hop not in self._known], there)
+        return {hop: self._known[hop] for hop in hops if hop in self._known}
+
+    async def _look(self) -> dict[int, Nexthop | None] | None:
+        """The objects there are; None: this kernel has none that serve. Raises KernelError."""
         try:
             there = await self._read()
         except Refused as error:
@@ -72,11 +89,21 @@ class Nexthops:
             there = None
         if there is None or procfs.read(COMPATIBLE) != "1":
             self.wanted = False
-            return {}
-        numbers = {hop: identity for identity, hop in there.items() if hop is not None}
-        return {hop: numbers[hop] for hop in hops if hop in numbers} | await self._make(
-            [hop for hop in hops if hop not in numbers], there
-        )
+            return None
+        return there
+
+    async def turn(self, was: Nexthop, now: Nexthop) -> bool:
+        """Have every object of one hop lead to another, and with it all its routes; whether that was done.
+
+        Raises KernelError.
+        """
+        there = await self._look() if self.wanted else None
+        numbers = [identity for identity, hop in there.items() if hop == was] if there else []
+        if not numbers:
+            return False
+        self.doubt()
+        requests = [rtnexthops.nexthop_request(identity, now, replace=True) for identity in numbers]
+        return not await self._requests.execute(requests)
 
     async def _make(self, hops: list[Nexthop], taken: Collection[int]) -> dict[Nexthop, int]:
         free = (identity for identity in count(OURS.start) if identity not in taken)
@@ -96,6 +123,7 @@ class Nexthops:
         if not self.wanted:
             return 0
         there = await self._read()
+        self.doubt()
         if self._changes != generation or self._writers:
             return 0
         unused = [identity for identity in there if identity not in used][:BATCH_MESSAGES]

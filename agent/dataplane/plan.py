@@ -30,6 +30,7 @@ from agent.dataplane.objects import (
     Tunnel,
 )
 from agent.dataplane.ownership import Ownership
+from agent.dataplane.turning import Turn, turns
 from agent.dataplane.work import PIECE, Work, at_once
 
 K = TypeVar("K")
@@ -119,6 +120,8 @@ class RoutePlan:
     """Wished routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
+    turns: tuple[Turn, ...] = ()
+    """Of the replacements those that send everything on one way another way."""
 
 
 def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
@@ -251,7 +254,8 @@ def route_work(
         else:
             replaced[key] = route
     delta = _allowed(Delta(create, replaced, unwished), wish)
-    return RoutePlan(delta, conflicts, waiting, _withdrawn(wish, delta.delete, ownership))
+    withdrawn = _withdrawn(wish, delta.delete, ownership)
+    return RoutePlan(delta, conflicts, waiting, withdrawn, turns(delta.replace, picture.routes, ownership))
 
 
 class _Obstacles(dict[str | None, str]):

@@ -372,7 +372,7 @@ class Reconciler:
         self._forgetting.later(plan.departures(self._wish, picture))
         moving = plan.moves(routes, picture.routes)
         await self._forgetting.before_use(key for key, route in routes.create.items() if plan.is_pod(route))
-        await writes.put_routes(routes)
+        await writes.put_routes(self._routes_plan)
         await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
         await writes.put_forward_chains(plan.forward_steps(self._wish, picture))
         withdrawn = self._routes_plan.withdrawn

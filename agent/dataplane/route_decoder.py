@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.dataplane.objects import Route
+from agent.dataplane.objects import Route, RouteKey
 from agent.dataplane.rtnetlink import decode_route
 from agent.dataplane.rtnexthops import referred
 
@@ -22,11 +22,14 @@ class RouteDecoder:
         self._look_up = name_of
         self._look_for_references = references
         self._names: dict[int, str] = {}
-        self._before: dict[bytes, Route] = {}
-        self._known: dict[bytes, Route] = {}
-        self._references: set[int] = set()
+        self._before: dict[bytes, tuple[Route | None, int | None]] = {}
+        self._known: dict[bytes, tuple[Route | None, int | None]] = {}
+        """What a message says -> its route and, when asked to look, the nexthop object that it refers to."""
+        self._plain: set[RouteKey] = set()
         self.nexthops: frozenset[int] = frozenset()
         """The nexthop objects that the last whole dump refers to, when asked to look."""
+        self.plain: set[RouteKey] = set()
+        """The routes through a gateway that refer to none."""
 
     def begin(self) -> None:
         """A dump begins."""
@@ -35,30 +38,28 @@ class RouteDecoder:
         if any(present[index] not in {name, f"#{index}"} for index, name in self._names.items()):
             self._before = {}
         self._names = {index: name for index, name in present.items() if name == self._names[index]}
-        self._known, self._references = {}, set()
+        self._known, self._plain = {}, set()
 
     def decode(self, data: bytes, start: int, end: int) -> Route | None:
         """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises Malformed."""
         body = data[start:end]
-        route = self._before.get(body)
-        if route is None:
-            route = decode_route(data, start, end, self._name_of)
-        if route is not None:
-            self._known[body] = route
-        if self._look_for_references:
-            self._refer(body)
+        found = self._before.get(body)
+        if found is None:
+            # Of every route, not only of those that are told: what is left out keeps its object too.
+            object_ = referred(body, 0, len(body)) if self._look_for_references else None
+            found = decode_route(data, start, end, self._name_of), object_
+        route, identity = found
+        if route is not None or identity is not None:
+            self._known[body] = found
+        if route is not None and identity is None and self._look_for_references and route.gateway is not None:
+            self._plain.add(route.key)
         return route
-
-    def _refer(self, body: bytes) -> None:
-        # Of every route, not only of those that are told: what is left out keeps its object too.
-        identity = referred(body, 0, len(body))
-        if identity is not None:
-            self._references.add(identity)
 
     def end(self) -> None:
         """The dump is whole."""
         self._before, self._known = self._known, {}
-        self.nexthops, self._references = frozenset(self._references), set()
+        self.plain, self._plain = self._plain, set()
+        self.nexthops = frozenset(one for _, one in self._before.values() if one is not None)
 
     def _name_of(self, index: int) -> str:
         if index not in self._names:

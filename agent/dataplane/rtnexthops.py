@@ -17,6 +17,7 @@ from agent.dataplane.rtnetlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     NLM_F_REQUEST,
     RTA_NH_ID,
     RTNH_F_ONLINK,
@@ -48,12 +49,12 @@ class Nexthop:
     onlink: bool
 
 
-def nexthop_request(identity: int, hop: Nexthop) -> bytes:
-    """RTM_NEWNEXTHOP of a new object."""
+def nexthop_request(identity: int, hop: Nexthop, *, replace: bool = False) -> bytes:
+    """RTM_NEWNEXTHOP of a new object; with `replace` of one that is there, whose routes all follow in one step."""
     family = AF_INET6 if hop.gateway.version == 6 else AF_INET
     body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, RTNH_F_ONLINK if hop.onlink else 0)
     body += attribute(NHA_ID, _U32.pack(identity)) + attribute(NHA_OIF, _U32.pack(hop.interface))
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    flags = NLM_F_REQUEST | (NLM_F_REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL)
     return message(RTM_NEWNEXTHOP, flags, body + attribute(NHA_GATEWAY, hop.gateway.packed))
 
 

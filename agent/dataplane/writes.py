@@ -28,9 +28,10 @@ from agent.dataplane.objects import (
     Sysctl,
     Tunnel,
 )
-from agent.dataplane.plan import Picture
+from agent.dataplane.plan import Picture, RoutePlan
 from agent.dataplane.report import Tally
 from agent.dataplane.retries import Retries
+from agent.dataplane.turning import Turn
 
 K = TypeVar("K")
 V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)
@@ -216,14 +217,29 @@ class Writes:
                 await asyncio.sleep(0)
         return count
 
-    async def put_routes(self, delta: Delta[RouteKey, Route]) -> None:
-        """Add routes where nothing stands (what stands there unseen stays), replace ours."""
+    async def put_routes(self, steps: RoutePlan) -> None:
+        """Add routes where nothing stands (what stands there unseen stays), turn or replace ours."""
 
         async def add(routes: Sequence[Route]) -> tuple[Refusal, ...]:
             return await self._kernel.put_routes(routes, replace=False)
 
-        await self.put(Kind.ROUTE, delta.create, add, self._picture.routes, Verb.ADD)
-        await self.put(Kind.ROUTE, delta.replace, self._kernel.put_routes, self._picture.routes)
+        await self.put(Kind.ROUTE, steps.delta.create, add, self._picture.routes, Verb.ADD)
+        replaced = steps.delta.replace
+        if not self.retries.any:  # what was refused waits, and would be turned with the others
+            for turn in steps.turns:
+                if await self._turned(turn):
+                    replaced = {key: route for key, route in replaced.items() if key not in turn.routes}
+        await self.put(Kind.ROUTE, replaced, self._kernel.put_routes, self._picture.routes)
+
+    async def _turned(self, turn: Turn) -> bool:
+        if not await self._kernel.turn_routes(turn.was, turn.now, turn.routes.keys()):
+            return False
+        self._picture.routes.update(turn.routes)
+        self._tally.written[Kind.ROUTE] += len(turn.routes)
+        self._log.info(
+            "route.turned", count=len(turn.routes), was=str(turn.was.gateway), now=str(turn.now.gateway)
+        )
+        return True
 
     def _due(self, kind: Kind, verb: Verb, objects: Mapping[K, Any]) -> Mapping[K, Any]:
         waiting = set()

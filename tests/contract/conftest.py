@@ -10,10 +10,12 @@ from tests.contract.kernels import FakeWorld, RealWorld, World
 from tests.fixtures.namespace import fresh_namespace
 
 
-@pytest.fixture(params=["fake", "real", "real with nexthop objects"])
+@pytest.fixture(params=["fake", "fake that turns ways", "real", "real with nexthop objects"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "fake":
-        yield FakeWorld()
+    if request.param.startswith("fake"):
+        fake = FakeWorld()
+        fake.kernel.turns_ways = "turns" in request.param
+        yield fake
         return
     with fresh_namespace():
         real = RealWorld(nexthop_objects="nexthop" in request.param)

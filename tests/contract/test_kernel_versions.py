@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.objects import Route, RouteKey
 from tests.contract.kernels import V4, V6, Values, World
 
 
@@ -61,6 +61,20 @@ async def test_removing_never_takes_somebody_elses_route_in_its_place(world: Wor
     world.foreign_put(given.foreign)
     assert await world.kernel.remove_routes([given.direct, given.blackhole]) == ()
     assert (await world.kernel.routes())[given.block] == given.foreign
+
+
+async def test_a_way_is_turned_for_all_its_routes_or_for_none(world: World, given: Values) -> None:
+    second = given.direct.but(key=RouteKey(given.pod.key.destination))
+    routes = {route.key: route for route in (given.direct, second)}
+    await world.kernel.put_routes([*routes.values()])
+    now = given.direct.but(gateway=given.far + 1).way
+    turned = await world.kernel.turn_routes(given.direct.way, now, routes.keys())
+    expected = {key: Route.along(key, now) for key in routes} if turned else routes
+    found = await world.kernel.routes()
+    assert {key: found[key] for key in routes} == expected
+    nowhere = given.direct.but(device="nowhere").way
+    assert not await world.kernel.turn_routes(now if turned else given.direct.way, nowhere, routes.keys())
+    assert {key: (await world.kernel.routes())[key] for key in routes} == expected
 
 
 async def test_metrics_are_part_of_the_key(world: World, given: Values) -> None:

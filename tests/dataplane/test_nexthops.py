@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -98,6 +99,65 @@ async def test_routes_that_went_with_their_object_come_back(kernel: NetlinkKerne
         if "down" in drift:
             ip("link set eth0 up")
         await bench.until(lambda: ip("route show proto bird") == whole, 1.0)
+
+
+MANY = {
+    key: LEARNED.but(key=key)
+    for key in (RouteKey(IPv4Network((0x14000000 + (number << 6), 26))) for number in range(200))
+}
+ELSEWHERE = {key: route.but(gateway=OTHER.gateway) for key, route in MANY.items()}
+
+
+@pytest.mark.parametrize(
+    "others", [False, True], ids=["alone", "and the new gateway has an object of its own"]
+)
+async def test_a_gateway_that_moves_is_its_object_and_all_routes_follow(
+    kernel: NetlinkKernel, others: bool
+) -> None:
+    more = {OTHER.key: OTHER} if others else {}
+    async with running(Bench(kernel, Dataplane(routes={**MANY, **more}))) as bench:
+        await bench.quiet()
+        before = objects()
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes={**ELSEWHERE, **more}))
+        await bench.quiet()
+        assert bench.log.of("route.turned") == [{"count": 200, "was": "172.26.0.2", "now": "172.26.0.3"}]
+        assert [one["id"] for one in objects()] == [one["id"] for one in before]
+        assert {one["gateway"] for one in objects()} == {"172.26.0.3"}
+        assert ip("route show proto bird").count("via 172.26.0.3 dev eth0") == 200 + others
+        assert {**ELSEWHERE, **more}.items() <= (await kernel.routes()).items()
+        # And back again, with one route more that goes through either object.
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes={**MANY, SECOND.key: SECOND}))
+        await bench.quiet()
+        assert len(bench.log.of("route.turned")) == (1 if others else 2)
+        assert ip("route show proto bird").count("via 172.26.0.2 dev eth0") == 201
+
+
+async def test_a_plain_route_of_an_earlier_life_keeps_the_others_from_turning(
+    kernel: NetlinkKernel,
+) -> None:
+    plain = NetlinkKernel()
+    await plain.put_routes([next(iter(MANY.values()))])
+    plain.close()
+    async with running(Bench(kernel, Dataplane(routes=MANY))) as bench:
+        await bench.quiet()
+        assert ip("route show proto bird").count("nhid") == 199  # it is right as it stands
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=ELSEWHERE))
+        await bench.quiet()
+        assert bench.log.of("route.turned") == []
+        assert ip("route show proto bird").count("nhid") == 200
+        assert ELSEWHERE.items() <= (await kernel.routes()).items()
+        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=MANY))
+        await bench.quiet()
+        assert len(bench.log.of("route.turned")) == 1
+        assert MANY.items() <= (await kernel.routes()).items()
+
+
+async def test_what_was_believed_of_objects_is_doubted_when_a_route_is_refused(kernel: NetlinkKernel) -> None:
+    assert await kernel.put_routes([LEARNED]) == ()
+    ip("nexthop flush")
+    assert len(await kernel.put_routes([LEARNED])) == 1
+    assert await kernel.put_routes([LEARNED, SECOND]) == ()
+    assert ip("route show proto bird").count("nhid") == 2
 
 
 HOP = Nexthop(IPv4Address("172.26.0.2"), 3, onlink=True)

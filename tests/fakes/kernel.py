@@ -38,6 +38,7 @@ from agent.dataplane.objects import (
     Sysctl,
     Tunnel,
     TunnelKind,
+    Way,
 )
 
 
@@ -81,6 +82,8 @@ class FakeKernel:
         self.link_table: dict[str, Link] = {"lo": Link(1, "lo", None, 65536, True)}
         self.tunnel_table: dict[str, Tunnel] = {}
         self.route_table: dict[RouteKey, Route] = {}
+        self.turns_ways = False
+        """Whether routes share their way, so that it can be turned in one step."""
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
@@ -233,6 +236,15 @@ class FakeKernel:
             else:
                 self.route_table[route.key] = route
         return tuple(refusals)
+
+    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+        if not self.turns_ways or now.device not in self.link_table:
+            return False
+        self.writes.append(f"turn {len(keys)}")
+        for key in keys:
+            route = self.route_table[key]
+            self.route_table[key] = route.but(gateway=now.gateway, device=now.device, onlink=now.onlink)
+        return True
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
