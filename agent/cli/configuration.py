@@ -11,6 +11,7 @@ examples:
   tortie config check
   tortie config check new.toml
   tortie config show
+  tortie config show -o yaml
   tortie config reference
 """
 
@@ -33,7 +34,8 @@ def add_parsers(subparsers: Any) -> None:
                 "file", nargs="?", type=Path, metavar="FILE", help="instead of the one in force"
             )
         if word == "show":
-            verb.add_argument("--json", action="store_true", help="for programs")
+            verb.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
+            verb.add_argument("--json", action="store_const", dest="output", const="json", help="as -o json")
 
 
 def run_check(arguments: argparse.Namespace) -> None:
@@ -58,13 +60,12 @@ def run_show(arguments: argparse.Namespace) -> None:
     import json
 
     from agent.cli.connection import settings
-    from agent.cli.tables import columns
+    from agent.cli.tables import columns, data
 
     rows = list(settings(arguments).settings())
-    if arguments.json:
-        print(
-            json.dumps([{"key": row.key, "value": row.value, "origin": row.origin} for row in rows], indent=2)
-        )
+    if arguments.output != "table":
+        shown = [{"key": row.key, "value": row.value, "origin": row.origin} for row in rows]
+        print(data(shown, arguments.output))
     else:
         print(
             columns(

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.inventory import Inventory
     from ipam.audit import Finding, Picture
     from ipam.model import Address, IpamConfig
     from ipam.store import Store, Versioned
-    from ipam.usage import Filling
 
 SHOW_EXAMPLES = """\
 examples:
@@ -22,6 +20,7 @@ examples:
   tortie ipam show --show-blocks
   tortie ipam show --ip 192.168.31.1
   tortie ipam show --show-configuration
+  tortie ipam show --show-blocks -o json
 """
 CHECK_EXAMPLES = """\
 examples:
@@ -60,6 +59,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     show.add_argument("--show-configuration", action="store_true", help="the rules of allocation")
     show.add_argument("--ip", metavar="ADDRESS", help="who has this address")
+    show.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     show.set_defaults(run=run_show)
     check = commands.add_parser(
         "check",
@@ -110,6 +110,8 @@ def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
 
 def run_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
+    from agent.cli import ipam_views as views
+    from agent.cli.tables import data
     from agent.datastore.inventory import inventory
     from ipam.audit import picture
 
@@ -118,22 +120,31 @@ def run_show(arguments: argparse.Namespace) -> None:
     seen, facts = picture(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
+    view: views.View
     if wanted is not None:
-        print(shown_address(seen, facts, wanted))
+        view = views.Address(seen, facts, wanted)
     elif arguments.show_configuration:
-        print(shown_rules(_rules(stored)))
+        view = views.Rules(_rules(stored))
     elif arguments.show_borrowed:
-        print(shown_borrowed(seen))
+        view = views.Borrowed(seen)
     else:
-        print(shown_pools(seen, facts, blocks=arguments.show_blocks))
+        view = views.Pools(seen, facts, blocks=arguments.show_blocks)
+    print(view.text() if arguments.output == "table" else data(view.rows(), arguments.output))
 
 
 def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
+    from agent.cli.failure import CommandFailed
     from ipam.codec import decode_config
+    from ipam.errors import Malformed
     from ipam.keys import IPAM_CONFIG
     from ipam.model import IpamConfig
 
-    return decode_config(IPAM_CONFIG, stored[IPAM_CONFIG].value) if IPAM_CONFIG in stored else IpamConfig()
+    try:
+        return (
+            decode_config(IPAM_CONFIG, stored[IPAM_CONFIG].value) if IPAM_CONFIG in stored else IpamConfig()
+        )
+    except Malformed as error:
+        raise CommandFailed(str(error)) from error
 
 
 def _address(text: str) -> Address:
@@ -145,77 +156,6 @@ def _address(text: str) -> Address:
         return ip_address(text)
     except ValueError as error:
         raise CommandFailed(f"--ip: {error}") from error
-
-
-def shown_pools(seen: Picture, facts: Inventory, *, blocks: bool) -> str:
-    """The table of pools and, if wanted, their blocks."""
-    from agent.cli.tables import ruled
-    from ipam.usage import filling, pool_filling
-
-    heads = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
-    rows: list[Sequence[object]] = []
-    for record in sorted(facts.pools, key=lambda record: (record.pool.cidr.version, record.pool.cidr)):
-        rows.append(_row("IP Pool", pool_filling(record.pool, seen.blocks.values(), facts.reserved)))
-        if blocks:
-            inside = [block for cidr, block in seen.blocks.items() if cidr.network_address in record.pool]
-            for block in sorted(inside, key=lambda block: int(block.cidr.network_address)):
-                rows.append(_row("Block", filling(block, facts.reserved)))
-    return ruled(heads, rows)
-
-
-def _row(name: str, one: Filling) -> tuple[object, ...]:
-    numbers = (one.used + one.cooling, one.reserved, one.free)
-    return (
-        name,
-        one.cidr,
-        f"{one.capacity:.5g}",
-        *(f"{n:.5g} ({100 * n / one.capacity:.0f}%)" for n in numbers),
-    )
-
-
-def shown_borrowed(seen: Picture) -> str:
-    """The table of borrowed addresses."""
-    from agent.cli.tables import ruled
-    from ipam.usage import loans
-
-    rows = []
-    for loan in sorted(
-        loans(seen.blocks.values()), key=lambda loan: (loan.address.version, int(loan.address))
-    ):
-        words = dict(loan.attributes.secondary)
-        kind = "tunnel" if "type" in words else "pod"
-        user = "/".join(filter(None, (words.get("namespace"), words.get("pod")))) or words.get("type", "")
-        rows.append((loan.address, loan.borrower, loan.block, loan.owner or "", kind, user))
-    return ruled(("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"), rows)
-
-
-def shown_address(seen: Picture, facts: Inventory, address: Address) -> str:
-    """Who has one address."""
-    from ipam import block as arithmetic
-
-    for cidr, block in seen.blocks.items():
-        if address not in cidr:
-            continue
-        holder = arithmetic.holder(block, arithmetic.ordinal_of(block, address))
-        if holder is not None:
-            words = [f"  {name}: {value}" for name, value in holder.secondary]
-            user = facts.in_use.get(address, "nobody known")
-            lines = [f"IP {address} is in use", f"Handle: {holder.handle or 'none'}", f"Used by: {user}"]
-            return "\n".join([*lines, f"Block: {cidr} of {block.owner or 'nobody'}", "Attributes:", *words])
-    return f"{address} is not assigned"
-
-
-def shown_rules(config: IpamConfig) -> str:
-    """The table of the rules."""
-    from agent.cli.tables import ruled
-
-    rows = (
-        ("StrictAffinity", str(config.strict_affinity).lower()),
-        ("AutoAllocateBlocks", str(config.auto_allocate_blocks).lower()),
-        ("MaxBlocksPerHost", config.blocks_per_node),
-        ("IPCooldownSeconds", config.cooldown_seconds),
-    )
-    return ruled(("PROPERTY", "VALUE"), rows)
 
 
 def found_in(stored: Mapping[str, Versioned]) -> tuple[Picture, tuple[Finding, ...]]:
@@ -313,6 +253,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
 
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
+    from agent.cli.ipam_views import Rules
     from ipam.rules import configure
 
     changes = {
@@ -324,9 +265,8 @@ def run_configure(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in changes.items() if value is not None}
     if not given:
         raise CommandFailed("name what to change, such as --strictaffinity true")
-    print(
-        shown_rules(with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given))))
-    )
+    rules = with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given)))
+    print(Rules(rules).text())
 
 
 def _truth(word: str | None) -> bool | None:

@@ -69,14 +69,13 @@ def document(kind: str, resources: list[Resource], output: str, *, single: bool)
     """Resources as one YAML or JSON document, which `apply -f` reads; `kind` is that of the list, or empty."""
     import msgspec
 
+    from agent.cli.tables import data
     from agent.datastore.resources import API_VERSION
 
     items = [msgspec.to_builtins(resource) for resource in resources]
     whole = {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}
     chosen = items[0] if single and len(items) == 1 else whole
-    if output == "json":
-        return msgspec.json.format(msgspec.json.encode(chosen), indent=2).decode()
-    return msgspec.yaml.encode(chosen).decode().rstrip()
+    return data(chosen, output)
 
 
 def name_of(kind: str, name: str) -> str:

@@ -6,6 +6,7 @@ Promises: pure text; widths fit the longest cell. Does not know: what the cells 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -34,3 +35,12 @@ def ruled(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(
         [rule, line(heads, centred=True), rule, *(line(row, centred=False) for row in cells), rule]
     )
+
+
+def data(value: Any, output: str) -> str:
+    """A value as `json` or `yaml`."""
+    import msgspec
+
+    if output == "json":
+        return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return msgspec.yaml.encode(value).decode().rstrip()

@@ -114,6 +114,39 @@ async def test_tables_and_answers_are_those_of_calicoctl(server: Etcd, world: Wo
     assert "tortie: --ip: '10.0.0' does not appear to be" in wrong[2]
 
 
+async def test_what_is_shown_to_people_is_there_for_programs(server: Etcd, world: World) -> None:
+    pools, borrowed, address, nobody, rules = await asyncio.gather(
+        tortie(server, "show", "--show-blocks", "-o", "json"),
+        tortie(server, "show", "--show-borrowed", "-o", "json"),
+        tortie(server, "show", "--ip", "10.0.0.4", "-o", "json"),
+        tortie(server, "show", "--ip", "10.0.0.7", "-o", "yaml"),
+        tortie(server, "show", "--show-configuration", "-o", "yaml"),
+    )
+    counts = {"inUse": 2, "cooling": 0, "reserved": 0}
+    assert json.loads(pools[1]) == [
+        {"grouping": "IP Pool", "cidr": "10.0.0.0/29", "total": 8, **counts, "free": 6},
+        {"grouping": "Block", "cidr": "10.0.0.4/30", "total": 4, **counts, "free": 2},
+    ]
+    assert json.loads(borrowed[1])[0] == {
+        "ip": "10.0.0.5",
+        "borrowingNode": "n2",
+        "block": "10.0.0.4/30",
+        "blockOwner": "n1",
+        "type": "pod",
+        "allocatedTo": "",
+    }
+    assert json.loads(address[1]) == {
+        "ip": "10.0.0.4",
+        "handle": "h1",
+        "usedBy": "endpoint default/w1",
+        "block": "10.0.0.4/30",
+        "blockOwner": "n1",
+        "attributes": {"node": "n1"},
+    }
+    assert nobody[1] == "ip: 10.0.0.7\n"
+    assert "AutoAllocateBlocks: true\n" in rules[1]
+
+
 async def test_check_finds_fixes_and_keeps_what_it_replaced(
     server: Etcd, world: World, tmp_path: Path
 ) -> None:
