@@ -130,10 +130,10 @@ def test_check_and_show_say_what_an_agent_would_run_with(
     plain = {"config": None, "etcd_endpoints": None}
     run_check(argparse.Namespace(**plain, file=file))
     assert "good; " in capsys.readouterr().out
-    run_show(argparse.Namespace(**{**plain, "config": file}, json=True))
+    run_show(argparse.Namespace(**{**plain, "config": file}, output="json"))
     shown = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert shown["bgp.hold_seconds"] == {"key": "bgp.hold_seconds", "value": 30, "origin": str(file)}
-    run_show(argparse.Namespace(**{**plain, "config": file}, json=False))
+    run_show(argparse.Namespace(**{**plain, "config": file}, output="table"))
     assert re.search(rf"bgp.hold_seconds +30 +{file}", capsys.readouterr().out)
     key = tmp_path / "key"
     key.write_text("x")
