@@ -76,3 +76,21 @@ def test_the_example_does_what_it_shows(
     code, out, err = run_line(line, "--etcd-endpoints", server.endpoint)
     assert (code, err) == (0, "")
     assert out.strip()
+
+
+ASK_THE_AGENT = (
+    "tortie bgp",
+    "tortie drain",
+    "tortie node addresses",
+    "tortie node status",
+    "tortie undrain",
+)
+
+
+@pytest.mark.parametrize("line", [line for line in at(Place.NODE) if line.startswith(ASK_THE_AGENT)])
+def test_without_an_agent_the_example_is_one_sentence_and_exit_code_1(line: str, tmp_path: Path) -> None:
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f"[paths]\nrun = {str(tmp_path)!r}\n")
+    code, out, err = run_line(line, "--config", str(settings))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"tortie: no agent answers at {tmp_path}/agent.sock")
