@@ -1,6 +1,8 @@
-"""Route events of a namespace as they happen, with the time of each: `python -m bench.events`.
+"""Route events of a namespace as they happen, with the time of each: `python -m bench.events [GATEWAY COUNT]`.
 
 Prints a line per event: `+` or `-`, the destination, and the monotonic clock; `ready` first. Also used to count events.
+With a gateway it only counts routes that go through it, which is quick enough not to lag behind the kernel, and prints
+the time of the last of them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ import time
 from collections.abc import Callable
 
 from agent.dataplane.netlink_socket import open_socket
-from agent.dataplane.rtnetlink import RTM_DELROUTE, RTM_NEWROUTE, decode_route, messages
+from agent.dataplane.rtnetlink import (
+    RTA_GATEWAY,
+    RTM_DELROUTE,
+    RTM_NEWROUTE,
+    attribute,
+    decode_route,
+    messages,
+)
 from bench.place import BenchError
 
 BUFFER_BYTES = 64 << 20
@@ -36,6 +45,40 @@ def main() -> None:
                     lines.append(f"{sign} {route.key.destination} {now}\n")
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
+
+
+def count(gateway: str, many: int) -> None:
+    """Print when so many routes through a gateway have been told of."""
+    listening = open_socket(socket.NETLINK_ROUTE, BUFFER_BYTES, (RTNLGRP_IPV4_ROUTE,))
+    listening.setblocking(True)
+    print("ready", flush=True)
+    wanted = attribute(RTA_GATEWAY, socket.inet_aton(gateway))
+    while many > 0:
+        many -= listening.recv(DATAGRAM_BYTES).count(wanted)
+    print(time.monotonic(), flush=True)
+
+
+class Turned:
+    """The same, waited for by another process."""
+
+    def __init__(self, inside: Callable[[list[str]], list[str]], gateway: str, many: int) -> None:
+        """`inside` makes a command one that runs in the namespace."""
+        command = [sys.executable, "-m", "bench.events", gateway, str(many)]
+        self._process = subprocess.Popen(inside(command), stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._lines = self._process.stdout
+        if self._lines.readline() != "ready\n":
+            raise BenchError("the event listener did not start")
+
+    def at(self, seconds: float) -> float:
+        """When the last one came. Raises BenchError."""
+        try:
+            said, _ = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise BenchError(f"the routes did not turn within {seconds:g} s") from None
+        return float(said)
 
 
 class Events:
@@ -72,4 +115,7 @@ class Events:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 3:
+        count(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()
