@@ -58,10 +58,13 @@ def slices(many: Iterable[_One], most: int = LEAST_PREFIXES) -> Iterator[list[_O
         yield some
 
 
-def taken(pending: set[_One], most: int) -> set[_One]:
-    """Some of a set, which loses them."""
+def taken(pending: dict[_One, None], most: int) -> dict[_One, None]:
+    """The first of a set that keeps its order, which loses them."""
     if len(pending) <= most:
         some = pending.copy()
         pending.clear()
         return some
-    return {pending.pop() for _ in range(most)}
+    some = dict.fromkeys(islice(pending, most))
+    for one in some:
+        del pending[one]
+    return some

@@ -1,6 +1,7 @@
 """Routing information bases: what one peer said, and the best of what all said (RFC 4271 sections 3.2 and 9.1).
 
-Promises: every change answers which prefixes now have another best path. NLRI stay wire bytes, and all prefixes of one
+Promises: every change answers which prefixes now have another best path, in the order they were given in, because
+what was told together lies together in memory. NLRI stay wire bytes, and all prefixes of one
 UPDATE share one path, so a million of them fit. Does not know: sessions, time, what becomes of a best path.
 """
 
@@ -106,9 +107,9 @@ class LocRib:
         """All paths, the best one first."""
         return self._paths.get(prefix, ())
 
-    def put(self, prefixes: Collection[Nlri], path: Path) -> set[Nlri]:
+    def put(self, prefixes: Collection[Nlri], path: Path) -> list[Nlri]:
         """A source announces with these attributes; answers the prefixes whose best path changed."""
-        changed = set()
+        changed: list[Nlri] = []
         alone, key, path_id = (path,), path.source.key, path.source.path_id
         known = self._paths
         self._count(path, len(prefixes))
@@ -119,7 +120,7 @@ class LocRib:
             before = known.get(prefix)
             if before is None:
                 known[prefix] = alone
-                changed.add(prefix)
+                changed.append(prefix)
                 continue
             others = [one for one in before if one.source.key != key or one.source.path_id != path_id]
             if len(others) != len(before):
@@ -127,13 +128,13 @@ class LocRib:
             after = self._chosen([*others, path]) if others else alone
             known[prefix] = after
             if after[0] != before[0]:
-                changed.add(prefix)
+                changed.append(prefix)
         self._uncount(gone)
         return changed
 
-    def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> set[Nlri]:
+    def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> list[Nlri]:
         """A source (its key) takes back a path; answers the prefixes whose best path changed."""
-        changed = set()
+        changed: list[Nlri] = []
         gone: list[Path] = []
         for prefix in prefixes:
             before = self._paths.get(prefix, ())
@@ -144,11 +145,11 @@ class LocRib:
             if not others:
                 del self._paths[prefix]
                 self.outer.discard(prefix)
-                changed.add(prefix)
+                changed.append(prefix)
                 continue
             after = self._paths[prefix] = self._chosen(others)
             if after[0] is not before[0]:
-                changed.add(prefix)
+                changed.append(prefix)
         self._uncount(gone)
         return changed
 
@@ -156,12 +157,12 @@ class LocRib:
         """Whether a path to a prefix has one of these next hops."""
         return any(path.attributes.next_hop in next_hops for path in self._paths.get(prefix, ()))
 
-    def choose_again(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
+    def choose_again(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
         """Decide anew, after `unreachable` changed; answers these prefixes, as far as they are known."""
         known = {prefix: paths for prefix in prefixes if (paths := self._paths.get(prefix))}
         for prefix, paths in known.items():
             self._paths[prefix] = self._chosen(list(paths))
-        return set(known)
+        return list(known)
 
     def _chosen(self, paths: list[Path]) -> tuple[Path, ...]:
         best = best_path(paths, self.unreachable)

@@ -7,7 +7,7 @@ Does not know: sockets, tasks, clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from typing import TypeVar
 
 from bgp.audience import listener_of, not_internal, tell
@@ -38,7 +38,8 @@ from bgp.updates import AdjRibOut
 
 Wire = Dial | Send | Close | Tolerated
 """What is left for the shell."""
-Changed = dict[Family, set[Nlri]]
+Changed = dict[Family, dict[Nlri, None]]
+"""Prefixes in the order in which they changed."""
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
@@ -59,8 +60,8 @@ class Router:
         self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
-        self._dirty: Changed = {family: set() for family in Family}
-        self._marked: Changed = {family: set() for family in Family}
+        self._dirty: Changed = {family: {} for family in Family}
+        self._marked: Changed = {family: {} for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
         self._chores = Chores()
         self._roster = Roster()
@@ -118,9 +119,9 @@ class Router:
         self, family: Family, before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
     ) -> None:
         rib, dirty = self.ribs[family], self._dirty[family]
-        dirty |= rib.drop(before.keys() - wanted.keys(), OURSELVES.key)
+        dirty |= dict.fromkeys(rib.drop(before.keys() - wanted.keys(), OURSELVES.key))
         for origination, some in changes(before, wanted).items():
-            dirty |= rib.put(some, origination.path())
+            dirty |= dict.fromkeys(rib.put(some, origination.path()))
         blocks, self.blocks[family] = self.blocks[family], OwnBlocks(wanted)
         if blocks != self.blocks[family]:
             self._chores.add(self._surrounding(family, blocks))
@@ -226,7 +227,7 @@ class Router:
         for family in Family:
             dirty = taken(self._dirty[family], most)
             if dirty:
-                self._export(family, dirty)
+                self._export(family, dirty.keys())
             dirty |= taken(self._marked[family], most)
             if dirty:
                 changed[family] = dirty
@@ -282,16 +283,16 @@ class Router:
         for output in outputs:
             match output:
                 case Learned(prefixes, path, family):
-                    self._dirty[family] |= self.ribs[family].put(prefixes, path)
+                    self._dirty[family] |= dict.fromkeys(self.ribs[family].put(prefixes, path))
                 case Forgotten(prefixes, family, path_id):
                     if len(prefixes) > SLICE_PREFIXES:
                         self._chores.add(self._forgetting(peer.config.address, output))
                     else:
-                        self._dirty[family] |= self.ribs[family].drop(prefixes, key, path_id)
+                        self._dirty[family] |= dict.fromkeys(self.ribs[family].drop(prefixes, key, path_id))
                 case JudgeAgain(family):
                     self._chores.add(self._judging(peer, family))
                 case Marked(prefixes, family):
-                    self._marked[family].update(prefixes)
+                    self._marked[family] |= dict.fromkeys(prefixes)
                 case Established():
                     self._begin(peer)
                 case _:
@@ -338,7 +339,9 @@ class Router:
         """Our blocks changed, and with them what of others lies inside of one."""
         rib, now = self.ribs[family], self.blocks[family]
         for some in slices(list(rib.prefixes)):
-            self._dirty[family].update(one for one in some if before.relation(one) is not now.relation(one))
+            self._dirty[family] |= {
+                one: None for one in some if before.relation(one) is not now.relation(one)
+            }
             yield len(some)
 
     def _forgetting(self, address: Address, gone: Forgotten) -> Chore:
@@ -349,7 +352,7 @@ class Router:
             intake = peer.intakes.get(gone.family) if peer is not None else None
             if intake is not None:
                 some = [one for one in some if not intake.is_believed(one, gone.path_id)]
-            self._dirty[gone.family] |= rib.drop(some, key, gone.path_id)
+            self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
             yield len(some)
 
     def _judging(self, peer: Peer, family: Family) -> Chore:
@@ -365,12 +368,13 @@ class Router:
         """What has a path over one of these next hops is decided anew."""
         rib = self.ribs[family]
         for some in slices(list(rib.prefixes)):
-            self._dirty[family] |= rib.choose_again(one for one in some if rib.goes_over(one, next_hops))
+            over = (one for one in some if rib.goes_over(one, next_hops))
+            self._dirty[family] |= dict.fromkeys(rib.choose_again(over))
             yield len(some)
 
     # -- what each neighbour is told ----------------------------------------------------------------------------------
 
-    def _export(self, family: Family, dirty: set[Nlri]) -> None:
+    def _export(self, family: Family, dirty: Set[Nlri]) -> None:
         told = [(peer, peer.session) for peer in self.peers.values() if family in peer.outs]
         internal = [peer for peer, session in told if session is not None and session.internal]
         external = [peer for peer, session in told if session is not None and not session.internal]
@@ -381,9 +385,7 @@ class Router:
             own = self._originated[family] if self._originated is not None else {}
             candidates = dirty if self._reflects else not_internal(dirty, self.ribs[family], own.keys())
             for peer in internal:
-                out = peer.outs[family]
-                known = set() if out.is_empty else {prefix for prefix in dirty if prefix in out}
-                self._tell(family, [peer], candidates | known)
+                self._tell(family, [peer], candidates | peer.outs[family].known(dirty))
 
     def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
         for peer in peers:

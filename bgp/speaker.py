@@ -299,7 +299,7 @@ class Speaker:
 
     def _publish(self, changed: Changed) -> None:
         for family, some in changed.items():
-            self._touched.setdefault(family, set()).update(some)
+            self._touched.setdefault(family, {}).update(some)
 
     # -- TCP ----------------------------------------------------------------------------------------------------------
 

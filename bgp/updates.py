@@ -7,7 +7,7 @@ Does not know: sessions, what is worth telling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from bgp.attributes import Context, PathAttributes
 from bgp.blocks import encode
@@ -56,13 +56,12 @@ class AdjRibOut:
             for prefix, attributes in self._waiting.items()
         )
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the peer has nothing and will have nothing."""
-        return not self._told and not self._waiting
-
     def __contains__(self, prefix: Nlri) -> bool:
         return prefix in self._told or self._waiting.get(prefix) is not None
+
+    def known(self, prefixes: Set[Nlri]) -> set[Nlri]:
+        """Of very many prefixes the few that the peer has or may have."""
+        return (self._told.keys() & prefixes) | (self._waiting.keys() & prefixes)
 
     def __iter__(self) -> Iterator[Nlri]:
         """The prefixes that the peer has or may have."""

@@ -7,7 +7,7 @@ Does not know: how a step is carried out, what was refused before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class Wish:
     """BGP has heard every peer: what it did not teach should not be."""
     learned: Container[RouteKey] | None = None
     """What BGP teaches now. None: not known, so that no removal passes for a withdrawal."""
-    touched: frozenset[RouteKey] | None = None
+    touched: Set[RouteKey] | None = None
     """Where the wished routes may differ from those of the wish before; None: anywhere."""
 
     @property

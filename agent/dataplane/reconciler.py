@@ -355,9 +355,9 @@ class Reconciler:
     async def _write(self) -> None:
         picture, kernel, writes = self._picture, self._kernel, self._writes
         neighbours, fdb = self._entries.steps(self._wish, picture, self._links)
-        keys = None
-        if not self._look_everywhere and self._wish.touched is not None:
-            keys = self._wish.touched | self._open
+        keys = None if self._look_everywhere else self._wish.touched
+        if keys is not None and self._open:
+            keys |= self._open
         self._routes_plan = await in_turns(
             plan.route_work(self._wish, picture, self._links, self._ownership, keys)
         )

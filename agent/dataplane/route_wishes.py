@@ -8,7 +8,7 @@ Does not know: who learned what, the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import islice
 
@@ -17,7 +17,7 @@ from agent.dataplane.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
 from agent.dataplane.routing import learned_routes, stored_routes, workload_routes
 from agent.dataplane.work import PIECE, Work, at_once
 
-Answer = tuple[Mapping[RouteKey, Route], frozenset[RouteKey] | None]
+Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 
 
 class RouteWishes:
@@ -57,7 +57,7 @@ class RouteWishes:
 
     def _change(
         self, facts: Facts, touched: Mapping[RouteKey, Address | None], local: dict[RouteKey, Route]
-    ) -> Work[frozenset[RouteKey]]:
+    ) -> Work[Set[RouteKey]]:
         before, stored = self._local, self._stored
         moved = {key for key in before.keys() | local.keys() if before.get(key) != local.get(key)}
         hidden = stored.keys() | before.keys() | local.keys()
@@ -71,7 +71,7 @@ class RouteWishes:
             for key in free.keys() - found.keys():
                 self._routes.pop(key, None)
         self._routes.update(found)
-        return frozenset(free.keys() | moved) if moved else frozenset(free)
+        return (free | dict.fromkeys(moved)).keys() if moved else free.keys()
 
 
 def _frame(facts: Facts) -> Facts:

@@ -163,14 +163,14 @@ def test_a_turn_has_less_room_the_more_neighbours_there_are_and_never_none() -> 
 
 
 @given(st.sets(st.integers(0, 100)), st.integers(1, 50))
-def test_what_is_taken_from_a_set_is_in_it_no_more(numbers: set[int], most: int) -> None:
-    pending, found = set(numbers), set()
+def test_what_is_taken_from_a_set_is_in_it_no_more_and_in_its_order(numbers: set[int], most: int) -> None:
+    pending, found = dict.fromkeys(numbers), list[int]()
     while pending:
         some = taken(pending, most)
         assert 0 < len(some) <= most
-        assert not some & found
-        found |= some
-    assert found == numbers
+        assert not some.keys() & pending.keys()
+        found += some
+    assert found == list(dict.fromkeys(numbers))
     assert [one for some in slices(sorted(numbers), most) for one in some] == sorted(numbers)
 
 
