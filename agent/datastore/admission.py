@@ -24,6 +24,7 @@ from agent.datastore.resources import READ_ONLY, IPAMConfiguration, IPPool, Reso
 from agent.datastore.schema import Document, changes
 from ipam.errors import Conflict
 from ipam.store import Committed, Delete, Put, Store, Unchanged, Versioned
+from ipam.store import Outcome as StoreOutcome
 
 MOST_ATTEMPTS = 10
 """As calicoctl: another writer may come first so often."""
@@ -130,10 +131,10 @@ class Admission:
             await self._admit(found, stored)
             guard = Unchanged(key, current.revision if current is not None else 0)
             put = Put(key, keeping.written(resource, current))
-            done = await self._store.commit((guard,), (put,))
-            if isinstance(done, Committed):
+            revision = _written_at(put, await self._store.commit((guard,), (put,)))
+            if revision is not None:
                 effect = Effect.CREATED if current is None else Effect.CONFIGURED
-                resource = _revised(resource, done.revision)
+                resource = _revised(resource, revision)
                 return Outcome(kind, resource.metadata.name, effect, resource, changed)
         raise Conflict(f"{where}: somebody else keeps changing {kind} at {key}; try again")
 
@@ -177,8 +178,10 @@ class Admission:
             _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
         if kind == "IPPool":
             await drain_pool(self._store, key)
-        for _ in range(MOST_ATTEMPTS):
+        for attempt in range(MOST_ATTEMPTS):
             current = await self._store.get(key)
+            if current is None and attempt > 0:  # by our own write, whose answer was lost, or by another's
+                return Outcome(kind, name, Effect.DELETED)
             if current is None:
                 raise NotFound(f"{kind} {name} does not exist")
             guard = Unchanged(key, current.revision)
@@ -210,6 +213,14 @@ class Admission:
         if damaged:
             raise Damaged("\n".join(damaged))
         raise NotFound(f"{kind} {name} does not exist")
+
+
+def _written_at(put: Put, outcome: StoreOutcome) -> int | None:
+    """The revision of our value. A transaction that the store asked twice looks lost, and our value stands there."""
+    if isinstance(outcome, Committed):
+        return outcome.revision
+    present = outcome.present.get(put.key)
+    return present.revision if present is not None and present.value == put.value else None
 
 
 def _kept(kind: str, current: Versioned | None) -> Kept | None:

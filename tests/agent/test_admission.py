@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
@@ -230,6 +231,20 @@ async def test_a_value_that_cannot_be_read_hides_no_other_and_can_be_repaired(
     assert (await admission.delete_named("BGPPeer", "bad")).effect is Effect.DELETED
 
 
+async def test_labels_that_eight_people_set_at_once_all_arrive(store: Store, admission: Admission) -> None:
+    await admission.write(found(PEER), Verb.CREATE)
+
+    async def label(number: int) -> Effect:
+        patch = {"metadata": {"labels": {f"by{number}": "x"}}}
+        return (
+            await admission.change("BGPPeer", "tor", lambda document: merged(document, patch), "-p")
+        ).effect
+
+    assert set(await asyncio.gather(*map(label, range(8)))) == {Effect.CONFIGURED}
+    labels = (await admission.named("BGPPeer", "tor")).metadata.labels
+    assert labels == {"rack": "r1", **{f"by{number}": "x" for number in range(8)}}
+
+
 class Busy(FakeStore):
     """Somebody else writes the same key before each of our first `losses` writes."""
 
@@ -247,6 +262,23 @@ class Busy(FakeStore):
             other: list[Operation] = [Put(present.key, present.value)]
             await super().commit([Unchanged(present.key, present.revision)], other)
         return await super().commit(guards, operations)
+
+
+class AskedTwice(FakeStore):
+    """The first answer to each write is lost, and the second says what it finds (docs/decisions/0016)."""
+
+    async def commit(self, guards: Any, operations: Any) -> Outcome:
+        await super().commit(guards, operations)
+        return await super().commit(guards, operations)
+
+
+async def test_a_write_that_was_carried_out_unheard_is_no_failure() -> None:
+    admission = Admission(AskedTwice(), SystemClock())
+    made = await admission.write(found(PEER), Verb.CREATE)
+    assert made.effect is Effect.CREATED
+    assert await admission.named("BGPPeer", "tor") == made.resource
+    assert (await admission.write(found(PEER, PEER.other), Verb.REPLACE)).effect is Effect.CONFIGURED
+    assert (await admission.delete(found(PEER).resource)).effect is Effect.DELETED
 
 
 @pytest.mark.parametrize("losses", [1, MOST_ATTEMPTS - 1, MOST_ATTEMPTS])
