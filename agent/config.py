@@ -35,8 +35,8 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     address: str = ""
     """`address/length` on the underlay. Empty: found by `method`."""
     method: str = "route"
-    """How it is found: `route` (the source of the kernel's route to the datastore), `first-found`, `can-reach=HOST`,
-    `interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR,...`."""
+    """How it is found: `route` (the source of the kernel's route to the datastore; where that is here, the first
+    address beside it), `first-found`, `can-reach=HOST`, `interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR,...`."""
     address6: str = ""
     """The same for IPv6. Empty: found as soon as there is an IPv6 pool; `none`: never."""
     method6: str = "route"

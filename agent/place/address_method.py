@@ -17,7 +17,7 @@ class How(Enum):
     """The words before the equals sign."""
 
     ROUTE = "route"
-    """The source of the kernel's route to the datastore, else of its default route."""
+    """The source of the kernel's route to the datastore (beside it, when it is here), else of its default route."""
     FIRST_FOUND = "first-found"
     CAN_REACH = "can-reach"
     INTERFACE = "interface"

@@ -55,6 +55,18 @@ def by_route(candidates: Iterable[Candidate], source: Address, host: Address) ->
     )
 
 
+def beside(candidates: Iterable[Candidate], own: Address) -> tuple[Candidate, ...]:
+    """The same, when only the interface that bears an address of this machine will do; its first address goes first."""
+    known = tuple(candidates)
+    bearers = {one.interface for one in known if one.address.ip == own}
+    return tuple(
+        one
+        if one.interface in bearers or one.objection is not None
+        else replace(one, objection=f"is not on the interface of {own}")
+        for one in known
+    )
+
+
 def _unfit(link: Link, address: Interface, pools: tuple[Pool, ...]) -> str | None:
     """Why an address can be no node's, whatever the method."""
     if address.ip.is_loopback:

@@ -17,7 +17,7 @@ from agent.config import NodeSettings
 from agent.dataplane.kernel import Kernel, KernelError
 from agent.dataplane.objects import Address
 from agent.place.address_method import How, Method, method
-from agent.place.addressing import Candidate, Interface, by_route, judged, literal
+from agent.place.addressing import Candidate, Interface, beside, by_route, judged, literal
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}
@@ -100,6 +100,10 @@ class AddressFinder:
             hosts.append(OUTSIDE[version])
         rounds = []
         for host in hosts:
+            if not host.is_loopback and any(one.address.ip == host for one in candidates):
+                # The datastore is on this machine, and this is where the other nodes reach it.
+                rounds.append((beside(candidates, host), f"beside {host}"))
+                continue
             try:
                 path = await self._kernel.path_to(host)
             except KernelError as error:

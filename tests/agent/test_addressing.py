@@ -129,6 +129,28 @@ async def test_the_address_is_found_and_how(
     assert [one.interface for one in found.candidates] == ["eth0", "eth1"]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "address", "how"),
+    [
+        ("http://192.0.2.7:2379", "192.0.2.7/24", "beside 192.0.2.7 by eth1"),
+        ("http://192.0.2.100:2379", "192.0.2.7/24", "beside 192.0.2.100 by eth1"),
+        ("http://127.0.0.1:2379", "198.51.100.5/24", "route to 198.51.100.1 by eth0"),
+    ],
+)
+async def test_where_the_datastore_is_this_machine_its_interface_is_the_nodes(
+    endpoint: str, address: str, how: str
+) -> None:
+    """Virtual machines have a way out by eth0 and each other by eth1: the node with etcd took eth0's address.
+
+    An address that moves between machines (192.0.2.100) is nobody's own."""
+    kernel = FakeKernel()
+    kernel.add_link("lo", "127.0.0.1/8")
+    kernel.add_link("eth0", "198.51.100.5/24")
+    kernel.add_link("eth1", "192.0.2.7/24", "192.0.2.100/32")
+    found = await finder(kernel, endpoint=endpoint).find(4)
+    assert (str(found.address), found.how) == (address, how)
+
+
 async def test_a_network_without_a_way_out_still_has_an_ipv6_address(machine: FakeKernel) -> None:
     found = await finder(machine).find(6)
     assert (found.address, found.how) == (IPv6Interface("fd00::5/64"), "first found by eth0")
