@@ -19,7 +19,7 @@ C_LINES = 130
 
 
 def sources() -> Iterator[Path]:
-    for folder in ("agent", "ipam", "bgp", "bench", "tests"):
+    for folder in ("agent", "ipam", "bgp", "bench", "vagrant", "tests"):
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
