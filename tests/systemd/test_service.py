@@ -163,6 +163,24 @@ def test_a_stopped_agent_leaves_its_routes_and_its_peers_keep_theirs(cluster: Cl
     assert (watched.removed, cluster.tables()) == ([], before)
 
 
+def test_a_start_without_etcd_touches_no_route_says_what_it_waits_for_and_is_ready_when_etcd_is_back(
+    cluster: Cluster,
+) -> None:
+    before, node = cluster.tables(), cluster.first
+    with cluster.watched() as watched:
+        cluster.machines.stop_etcd()
+        node.done(f"systemctl --no-block restart {AGENT}")
+        waits = "routes stay as they were: the datastore has not been read yet (no answer"
+        wait_for("what it waits for", lambda: waits in node.show(AGENT, "StatusText"), 20)
+        assert node.show(AGENT, "ActiveState") == "activating"
+        assert cluster.is_routed()
+        assert cluster.tables() == before
+        cluster.machines.start_etcd()
+        service.wait_peering(cluster.machines)
+    assert node.show(AGENT, "NRestarts") == "0"  # a start by hand counts anew, and nothing ended it since
+    assert (watched.removed, cluster.tables()) == ([], before)
+
+
 def test_an_upgrade_keeps_traffic_and_settings(cluster: Cluster) -> None:
     before, node = cluster.tables(), cluster.first
     old = node.done("readlink /opt/tortie/current").strip()
