@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
+import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from enum import Enum
 
@@ -89,3 +92,30 @@ def examples() -> list[Example]:
 def at(place: Place) -> list[str]:
     """The examples to be run there, in the order of the help."""
     return [example.line for example in examples() if example.place is place]
+
+
+def invocations(text: str) -> list[list[str]]:
+    """The words of each tortie that a line of shell starts, those inside `lab exec` too."""
+    found = []
+    for part in re.split(r"\s(?:\||;|&&)\s?|;\s", text):
+        words = shlex.split(part, comments=True)
+        while words and words[0] in ("sudo", ".venv/bin/tortie"):
+            words = ["tortie", *words[1:]] if words[0] == ".venv/bin/tortie" else words[1:]
+            if words[0] == "tortie":
+                break
+        if words and words[0] == "tortie":
+            found.append(words[1:])
+            if words[1:3] == ["lab", "exec"] and "--" in words:
+                found += invocations(shlex.join(words[words.index("--") + 1 :]))
+    return found
+
+
+def refused(words: list[str]) -> str:
+    """What the real parser says against the words; nothing when it takes them."""
+    err = io.StringIO()
+    try:
+        with redirect_stderr(err):
+            parser().parse_args(words)
+    except SystemExit:
+        return err.getvalue()
+    return ""

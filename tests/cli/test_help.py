@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.cli.lab import Progress
-from agent.cli.main import main, parser
-from tests.cli.examples import ELSEWHERE, Place, commands, examples, lines
+from agent.cli.main import main
+from tests.cli.examples import ELSEWHERE, Place, commands, examples, invocations, lines, refused
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = dict(commands())
@@ -45,33 +43,6 @@ def test_each_command_has_an_example_of_itself_in_its_help(command: str) -> None
     own = [line for line in lines(COMMANDS[command].epilog) if line.startswith(f"tortie {command}")]
     assert own
     assert all(line in out for line in own)
-
-
-def invocations(text: str) -> list[list[str]]:
-    """The words of each tortie that a line of shell starts, those inside `lab exec` too."""
-    found = []
-    for part in re.split(r"\s(?:\||;|&&)\s?|;\s", text):
-        words = shlex.split(part, comments=True)
-        while words and words[0] in ("sudo", ".venv/bin/tortie"):
-            words = ["tortie", *words[1:]] if words[0] == ".venv/bin/tortie" else words[1:]
-            if words[0] == "tortie":
-                break
-        if words and words[0] == "tortie":
-            found.append(words[1:])
-            if words[1:3] == ["lab", "exec"] and "--" in words:
-                found += invocations(shlex.join(words[words.index("--") + 1 :]))
-    return found
-
-
-def refused(words: list[str]) -> str:
-    """What the real parser says against the words; nothing when it takes them."""
-    err = io.StringIO()
-    try:
-        with redirect_stderr(err):
-            parser().parse_args(words)
-    except SystemExit:
-        return err.getvalue()
-    return ""
 
 
 @pytest.mark.parametrize("line", [example.line for example in examples()])

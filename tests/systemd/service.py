@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from tests.systemd.nodes import FABRIC_ADDRESS, Machines, Node, ip, wait_for
@@ -24,8 +25,9 @@ OTHERS = ("/run/systemd/*", "/var/lib/systemd/*", "/run/log/*", "/run/netns", "/
 PROOF = "203.0.113.0/24"
 
 
+@cache
 def build_wheels() -> Path:
-    """Ours and all it needs, as an operator makes them."""
+    """Ours and all it needs, as an operator makes them; once for all tests of a run."""
     subprocess.run(
         ["make", "--no-print-directory", "wheels"],
         cwd=ROOT,
