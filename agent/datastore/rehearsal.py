@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from ipam.errors import StoreRefused
 from ipam.store import (
+    MOST_OPERATIONS,
     Committed,
     Listing,
     Lost,
@@ -45,7 +47,8 @@ class Rehearsal:
         """See Store."""
         found = await self._store.list(prefix)
         mine = frozenset(key for key in self._written if key.startswith(prefix))
-        return Listing(dict(sorted(self._over(found.values, mine).items())), found.revision)
+        revision = max(found.revision, self._revision) if self._written else found.revision
+        return Listing(dict(sorted(self._over(found.values, mine).items())), revision)
 
     def _over(self, values: Mapping[str, Versioned], keys: frozenset[str]) -> dict[str, Versioned]:
         merged = dict(values)
@@ -57,6 +60,10 @@ class Rehearsal:
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
         """See Store; nothing is written."""
+        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
+            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
+        if len({operation.key for operation in operations}) < len(operations):
+            raise StoreRefused("a transaction names a key once, not twice: duplicate key")
         present = await self.get_many([guard.key for guard in guards])
         if any((present[g.key].revision if g.key in present else 0) != g.revision for g in guards):
             return Lost({guard.key: present.get(guard.key) for guard in guards})
