@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
         help="YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name",
     )
     parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
+    parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
 
 
 def read_files(arguments: argparse.Namespace) -> list[Found]:
@@ -40,10 +41,11 @@ def read_files(arguments: argparse.Namespace) -> list[Found]:
 
     found: list[Found] = []
     faults: list[str] = []
-    for name in _names(arguments.filename, faults, recursive=arguments.recursive):
+    for name in _names(arguments, faults):
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-            found += read(text, STANDARD_INPUT if name == "-" else name)
+            source = STANDARD_INPUT if name == "-" else name
+            found += read(text, source, may_be_empty=arguments.skip_empty)
         except (OSError, UnicodeDecodeError) as error:
             faults.append(f"{name}: cannot be read: {error}")
         except InvalidDocument as error:
@@ -53,15 +55,15 @@ def read_files(arguments: argparse.Namespace) -> list[Found]:
     return found
 
 
-def _names(given: list[str], faults: list[str], *, recursive: bool) -> Iterator[str]:
+def _names(arguments: argparse.Namespace, faults: list[str]) -> Iterator[str]:
     """Files, and what directories hold."""
-    for name in given:
+    for name in arguments.filename:
         path = Path(name)
         if name == "-" or not path.is_dir():
             yield name
             continue
-        inside = path.rglob("*") if recursive else path.iterdir()
+        inside = path.rglob("*") if arguments.recursive else path.iterdir()
         files = sorted(str(file) for file in inside if file.suffix in SUFFIXES and file.is_file())
-        if not files:
+        if not files and not arguments.skip_empty:
             faults.append(f"{name}: holds no {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
         yield from files

@@ -59,6 +59,8 @@ def counted(done: str) -> Callable[[Sequence[Outcome]], str]:
 
 def counted_kinds(done: str, kinds: Sequence[str]) -> str:
     """The same, of kinds."""
+    if not kinds:
+        return "No resources specified"
     kind = f" '{kinds[0]}'" if len(set(kinds)) == 1 else ""
     return f"Successfully {done} {len(kinds)}{kind} resource(s)"
 

@@ -69,7 +69,7 @@ class Found:
         return f"{self.place.of(field)}: {named}: {sentence}"
 
 
-def read(text: str, source: str) -> list[Found]:
+def read(text: str, source: str, *, may_be_empty: bool = False) -> list[Found]:
     """All resources of a YAML or JSON text; `…List` kinds and `List` are taken apart.
 
     Raises InvalidDocument with every fault found.
@@ -80,7 +80,7 @@ def read(text: str, source: str) -> list[Found]:
         marked = list(documents(text))
     except NotReadable as error:
         raise InvalidDocument([f"{source}: {error}"]) from error
-    if not marked:
+    if not marked and not may_be_empty:
         raise InvalidDocument([f"{source}: holds no document"])
     found: list[Found] = []
     sentences: list[str] = []

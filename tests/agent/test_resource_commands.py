@@ -215,6 +215,15 @@ def test_directories_are_read_by_name_and_all_kinds_come_back_as_they_were(torti
     )
 
 
+def test_nothing_at_all_is_an_error_unless_it_may_be(tortie: Tortie) -> None:
+    empty = tortie.file("none/empty.yaml", "# later\n---\n")
+    (tortie.folder / "nothing").mkdir()
+    for words in (("-f", empty), ("-f", str(tortie.folder / "none")), ("-f", str(tortie.folder / "nothing"))):
+        assert tortie("apply", *words)[0] == 1
+        assert tortie("apply", *words, "--skip-empty") == (0, "No resources specified\n", "")
+    assert tortie("apply", "-f", empty)[2] == f"tortie: {empty}: holds no document\n"
+
+
 def test_nothing_is_written_when_the_last_document_would_be_refused(tortie: Tortie) -> None:
     tortie("create", "-f", tortie.file("pool.json", POOL.text()))
     second = POOL.document({"cidr": "10.0.4.0/24"})
