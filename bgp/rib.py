@@ -135,22 +135,34 @@ class LocRib:
     def drop(self, prefixes: Iterable[Nlri], source: int, path_id: int | None = None) -> list[Nlri]:
         """A source (its key) takes back a path; answers the prefixes whose best path changed."""
         changed: list[Nlri] = []
+        emptied: list[Nlri] = []
         gone: list[Path] = []
+        sole: tuple[Path, ...] | None = None
+        """The only path of a prefix before, to which most of the others had no other either."""
         for prefix in prefixes:
-            before = self._paths.get(prefix, ())
-            others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
-            if len(others) == len(before):
+            before = self._paths.get(prefix)
+            if before is None:
                 continue
-            gone += [one for one in before if one.source.key == source and one.source.path_id == path_id]
-            if not others:
-                del self._paths[prefix]
-                self.outer.discard(prefix)
-                changed.append(prefix)
-                continue
-            after = self._paths[prefix] = self._chosen(others)
-            if after[0] is not before[0]:
-                changed.append(prefix)
+            if before is not sole:
+                others = [one for one in before if one.source.key != source or one.source.path_id != path_id]
+                if len(others) == len(before):
+                    continue
+                if others:
+                    gone += [
+                        one for one in before if one.source.key == source and one.source.path_id == path_id
+                    ]
+                    after = self._paths[prefix] = self._chosen(others)
+                    if after[0] is not before[0]:
+                        changed.append(prefix)
+                    continue
+                sole = before
+            gone += before
+            del self._paths[prefix]
+            emptied.append(prefix)
+            changed.append(prefix)
         self._uncount(gone)
+        if self.outer:
+            self.outer.difference_update(emptied)
         return changed
 
     def goes_over(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:

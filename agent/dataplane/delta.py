@@ -28,6 +28,11 @@ class Delta(Generic[K, V]):
         """What is to be created and then what is to be replaced."""
         return {**self.create, **self.replace}
 
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.create) + len(self.replace) + len(self.delete)
+
     def __bool__(self) -> bool:
         return bool(self.create or self.replace or self.delete)
 

@@ -2,7 +2,8 @@
 
 Strategy. What is paced is work, not passes: on a small node a pass costs a millisecond and every fact is settled as it
 arrives; where a pass costs a tenth of a second, a storm of facts shares passes.
-Promises: pure; over any stretch of time passes take at most `burst_seconds` plus `share` of it.
+Promises: pure; over any stretch of time passes take at most `burst_seconds` plus `share` of it, and what the routes
+that they write cost.
 Does not know: what a pass does.
 """
 
@@ -30,6 +31,8 @@ class Tempo:
 
 
 LONGEST_PAUSE_SECONDS = 0.1
+ROUTE_SECONDS = 10e-6
+"""From the change of a route to its being in the kernel, on a machine that is not slow."""
 
 
 @dataclass(slots=True)
@@ -41,8 +44,12 @@ class Pace:
     _left: float | None = None
     _at: float = 0.0
 
-    def spent(self, seconds: float, now: float) -> float:
-        """A pass took so long and ended now; the seconds to wait before the next."""
+    def spent(self, seconds: float, now: float, routes: int = 0) -> float:
+        """A pass took so long, wrote so many routes and ended now; the seconds to wait before the next.
+
+        What each route costs is not counted: it would cost the same in a later pass, and others run meanwhile.
+        """
+        seconds = max(0.0, seconds - routes * ROUTE_SECONDS)
         before = self.burst_seconds if self._left is None else self._left
         refilled = min(self.burst_seconds, before + (now - self._at) * self.share)
         # A pass over very much is not paid for by a pause as long: what it waited for would wait again.

@@ -252,7 +252,8 @@ class Reconciler:
                 wait = self._tempo.error_seconds
             self._end_of_pass()
             ended = self._clock.now()
-            await asyncio.sleep(max(wait, self._pace.spent(ended - now, ended)))
+            pause = self._pace.spent(ended - now, ended, self._routes_plan.delta.steps)
+            await asyncio.sleep(max(wait, pause))
             await self._bell.wait(self._idle_seconds())
 
     def _idle_seconds(self) -> float:

@@ -68,8 +68,9 @@ class RouteWishes:
         for key in moved - free.keys():
             self._routes[key] = local.get(key) or stored[key]
         if len(found) < len(free):
-            for key in free.keys() - found.keys():
-                self._routes.pop(key, None)
+            for key in free:
+                if key not in found:
+                    self._routes.pop(key, None)
         self._routes.update(found)
         return (free | dict.fromkeys(moved)).keys() if moved else free.keys()
 

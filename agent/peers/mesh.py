@@ -58,8 +58,9 @@ class NextHops(Mapping[RouteKey, Address]):
         return isinstance(key, RouteKey) and self._next_hop(key) is not None
 
     def _next_hop(self, key: RouteKey) -> Address | None:
-        next_hop = self._speaker.next_hop(FAMILIES[key.version], key.packed)
-        return next_hop if next_hop is not None and next_hop.version == key.version else None
+        version, packed, _, _ = key
+        next_hop = self._speaker.next_hop(FAMILIES[version], packed)
+        return next_hop if next_hop is not None and next_hop.version == version else None
 
     def __iter__(self) -> Iterator[RouteKey]:
         for version, family in FAMILIES.items():

@@ -25,7 +25,7 @@ from agent.dataplane.objects import (
     Scope,
 )
 from agent.dataplane.ownership import Ownership, is_ours
-from agent.dataplane.pace import LONGEST_PAUSE_SECONDS, Pace
+from agent.dataplane.pace import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, Pace
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.retries import Retries
 
@@ -106,6 +106,13 @@ def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
     assert dear.spent(0.28, 6.0) == pytest.approx(0.06)
     assert dear.spent(30.0, 36.0) == LONGEST_PAUSE_SECONDS
     assert dear.spent(0.1, 60.0) == 0.0
+
+
+def test_a_pass_that_writes_very_many_routes_is_not_paused_for_what_they_cost() -> None:
+    pace = Pace(share=0.5, burst_seconds=0.5)
+    many = 10_000
+    assert {pace.spent(many * ROUTE_SECONDS, 5.0 + turn * 0.1, many) for turn in range(100)} == {0.0}
+    assert pace.spent(1.0, 16.0, many) == LONGEST_PAUSE_SECONDS
 
 
 async def test_many_rings_are_one_and_none_is_lost() -> None:
