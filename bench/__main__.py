@@ -18,7 +18,7 @@ from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traf
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows
 from bench.machine import describe
-from bench.speakers import SPEAKERS, available
+from bench.speakers import RIB_ONLY, SPEAKERS, available
 
 ROUNDS, SHORT_ROUNDS = 5, 1
 NEW_BLOCKS = 15
@@ -44,7 +44,8 @@ def _rib(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Me
 
 
 def _moves(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
-    return moves.measure(chosen.rounds, _names(chosen), progress)
+    names = [name for name in _names(chosen) if name not in RIB_ONLY]
+    return moves.measure(chosen.rounds, names, progress)
 
 
 def _cni(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:

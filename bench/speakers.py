@@ -1,7 +1,8 @@
-"""The speakers under test, each started the way its own users start it, in a namespace: ours with etcd, BIRD, FRR.
+"""The speakers under test, each started as its own users start it, in a namespace: ours with etcd, BIRD, FRR, GoBGP.
 
 Promises: all are in AS 64512, listen on 10.0.0.1, take an internal session from 10.0.0.2 and put what they learn into
-the kernel's main table. They end with their namespace.
+the kernel's main table, but for GoBGP, which has none: 3.10 leaves that to zebra, and panics at the words of FRR 8.4's.
+`held` counts the prefixes that arrived where each puts them. They end with their namespace.
 Does not know: feeds, clocks.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.place import Space, wait_for
+from bench.place import BenchError, Space, wait_for
 
 ADDRESS, FEEDER_ADDRESS, LENGTH = "10.0.0.1", "10.0.0.2", 12
 AS_NUMBER = 64512
@@ -61,6 +63,23 @@ router bgp {asn}
 """
 
 
+GOBGP = """
+[global.config]
+  as = {asn}
+  router-id = "{address}"
+  local-address-list = ["{address}"]
+[[neighbors]]
+  [neighbors.config]
+    neighbor-address = "{feeder}"
+    peer-as = {asn}
+  [neighbors.transport.config]
+    passive-mode = true
+    local-address = "{address}"
+"""
+RIB_ONLY = frozenset({"gobgp"})
+"""Those that keep what they learn to themselves."""
+
+
 class Bird:
     """BIRD 2 with its kernel protocol."""
 
@@ -70,12 +89,46 @@ class Bird:
         self._space, self._folder = space, folder
         self.pids: list[int] = []
 
+    def held(self) -> int:
+        """The prefixes in the kernel."""
+        return self._space.prefixes()
+
     def start(self) -> None:
         """Listening afterwards."""
         config = self._folder / "bird.conf"
         config.write_text(BIRD.format(address=ADDRESS, feeder=FEEDER_ADDRESS, asn=AS_NUMBER))
         command = ["bird", "-f", "-c", str(config), "-s", str(self._folder / "bird.ctl")]
         self.pids = [self._space.start(command, self._folder / "bird.log").pid]
+
+
+class Gobgp:
+    """GoBGP without zebra: a RIB."""
+
+    name = "gobgp"
+
+    def __init__(self, space: Space, folder: Path) -> None:
+        self._space, self._folder = space, folder
+        self.pids: list[int] = []
+
+    def start(self) -> None:
+        """Listening afterwards."""
+        config = self._folder / "gobgpd.toml"
+        config.write_text(GOBGP.format(address=ADDRESS, feeder=FEEDER_ADDRESS, asn=AS_NUMBER))
+        command = ["gobgpd", "-f", str(config), "--api-hosts", "127.0.0.1:50051", "--pprof-disable"]
+        self.pids = [self._space.start(command, self._folder / "gobgpd.log").pid]
+        wait_for("gobgpd", self._answers, 20)
+
+    def _answers(self) -> bool:
+        try:
+            return self.held() == 0
+        except BenchError:
+            return False
+
+    def held(self) -> int:
+        """The destinations in its RIB."""
+        said = self._space.run("gobgp", "global", "rib", "summary")
+        found = re.search(r"Destination: (\d+)", said)
+        return int(found[1]) if found else 0
 
 
 class Frr:
@@ -86,6 +139,10 @@ class Frr:
     def __init__(self, space: Space, folder: Path) -> None:
         self._space, self._folder = space, folder
         self.pids: list[int] = []
+
+    def held(self) -> int:
+        """The prefixes in the kernel."""
+        return self._space.prefixes()
 
     def start(self) -> None:
         """Listening afterwards."""
@@ -165,6 +222,10 @@ class Tortie:
         self._agent, self.pids = agent, [agent.pid]
         wait_for("the agent", lambda: bool(self.status().get("in_sync")), 60)
 
+    def held(self) -> int:
+        """The prefixes in the kernel."""
+        return self._space.prefixes()
+
     def status(self) -> dict[str, object]:
         """What the agent says of itself; empty while none answers."""
         from agent import control
@@ -188,16 +249,17 @@ def with_nexthop_objects(space: Space, folder: Path) -> Tortie:
     return made
 
 
-Speaker = Bird | Frr | Tortie
+Speaker = Bird | Frr | Gobgp | Tortie
 SPEAKERS: dict[str, Callable[[Space, Path], Speaker]] = {
     "tortie": Tortie,
     "tortie, nexthop objects": with_nexthop_objects,
     "bird": Bird,
     "frr": Frr,
+    "gobgp": Gobgp,
 }
 
 
 def available(name: str) -> bool:
     """Whether a speaker is on this machine."""
-    needed = {"bird": "bird", "frr": "/usr/lib/frr/bgpd"}.get(name, "etcd")
+    needed = {"bird": "bird", "frr": "/usr/lib/frr/bgpd", "gobgp": "gobgpd"}.get(name, "etcd")
     return shutil.which(needed) is not None
