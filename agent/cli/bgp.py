@@ -26,6 +26,7 @@ examples:
   tortie bgp routes 192.168.31.64/26
   tortie bgp routes 192.168.31.70
   tortie bgp routes --received node2
+  tortie bgp routes -o yaml
   tortie bgp routes 192.168.31.64/26 --advertised node2 -o json
 
 A star marks the path in use. The last column says why it is, or why not.
@@ -51,7 +52,7 @@ def add_parsers(subparsers: Any) -> None:
     side.add_argument("--received", metavar="PEER", help="what it told, and what became of it")
     side.add_argument("--advertised", metavar="PEER", help="what it is told, or why not")
     for verb, run in ((peers, run_peers), (routes, run_routes)):
-        verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        verb.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
         verb.set_defaults(run=run)
     drain = subparsers.add_parser(
         "drain", help="leave all BGP peers until undrain", epilog=DRAIN_EXAMPLES, formatter_class=raw
@@ -96,13 +97,12 @@ def run_undrain(arguments: argparse.Namespace) -> None:
 
 def run_peers(arguments: argparse.Namespace) -> None:
     """`tortie bgp peers`."""
-    import json
-
     from agent.cli.connection import asked
+    from agent.cli.tables import data
 
     answer = asked(arguments, f"peer {arguments.name}" if arguments.name else "peers")
-    if arguments.output == "json":
-        print(json.dumps(answer, indent=2))
+    if arguments.output != "table":
+        print(data(answer, arguments.output))
     elif arguments.name:
         print(in_full(answer))
     else:
@@ -188,19 +188,28 @@ def ability(value: Any) -> str:
 
 def run_routes(arguments: argparse.Namespace) -> None:
     """`tortie bgp routes`: page after page, so that a table of any size costs little here and there."""
-    import json
-
     found = 0
     for page in pages(arguments):
-        if arguments.output == "json":
-            for row in page:
-                print(("[\n " if found == 0 else ",\n ") + json.dumps(row), end="")
-                found += 1
-        else:
-            print(routes_table(page, heads=found == 0))
-            found += len(page)
+        print(page_text(page, arguments.output, first=found == 0), end="")
+        found += len(page)
     if arguments.output == "json":
         print("\n]" if found else "[]")
+    elif arguments.output == "yaml" and not found:
+        print("[]")
+
+
+def page_text(page: list[dict[str, Any]], output: str, *, first: bool) -> str:
+    """One page; pages behind each other are one table or one list, which JSON wants closed."""
+    import json
+
+    from agent.cli.tables import data
+
+    if output == "json":
+        texts = [json.dumps(row) for row in page]
+        return ("[\n " if first else ",\n ") + ",\n ".join(texts) if texts else ""
+    if output == "yaml":
+        return data(page, "yaml") + "\n" if page else ""
+    return routes_table(page, heads=first) + "\n"
 
 
 def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:

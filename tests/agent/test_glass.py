@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from agent.cli.bgp import in_full, peers_table, routes_table
+from agent.cli.bgp import in_full, page_text, peers_table, routes_table
 from agent.cli.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.dataplane.objects import RouteKey
@@ -118,6 +118,11 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
             *("*", "10.0.2.0/26", two.address, "n2", "100", "-"),
             *("the", "only", "path;", "65000:7"),
         ]
+        pages = [[row] for row in rows(one)]
+        for form, decode in (("json", json.loads), ("yaml", msgspec.yaml.decode)):
+            shown = "".join(page_text(page, form, first=not number) for number, page in enumerate(pages))
+            assert decode(shown + ("\n]" if form == "json" else "")) == rows(one)
+            assert page_text([], form, first=True) == ""
         answer = msgspec.json.decode(msgspec.json.encode(one.mesh.peer("n2"), enc_hook=str))
         full = in_full(answer)
         for part in (
