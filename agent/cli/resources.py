@@ -194,7 +194,10 @@ def _deleting_named(kind: str, name: str) -> writing.Step:
 
 def run_validate(arguments: argparse.Namespace) -> None:
     """`tortie validate`."""
+    from agent.datastore.documents import overlaps
     from agent.datastore.resources import kind_of
 
     found = files.read_files(arguments)
+    if sentences := overlaps(found):
+        raise CommandFailed("\n".join(sentences))
     print(writing.counted_kinds("validated", [kind_of(item.resource) for item in found]))

@@ -8,16 +8,18 @@ Does not know: etcd, and so neither overlap with stored pools nor what may be ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from agent.datastore import pools
 from agent.datastore.marked import Marked, NotReadable, documents
 from agent.datastore.resource_faults import faults
-from agent.datastore.resources import API_VERSION, KINDS, Resource, kind_of
+from agent.datastore.resources import API_VERSION, KINDS, IPPool, Resource, kind_of
 from agent.datastore.schema import nearest, unknown_fields
+from ipam.model import Pool
 
 MOST_DOCUMENT_BYTES = 8 << 20
 """A larger file is a mistake, not a configuration."""
@@ -93,6 +95,21 @@ def read(text: str, source: str, *, may_be_empty: bool = False) -> list[Found]:
     if sentences:
         raise InvalidDocument(sentences)
     return found
+
+
+def overlaps(found: Sequence[Found]) -> list[str]:
+    """A sentence for each pool that shares addresses with one before it: no datastore would take both."""
+    sentences: list[str] = []
+    before: list[Pool] = []
+    for item in found:
+        if isinstance(item.resource, IPPool):
+            pool = pools.pool(item.resource)
+            if (other := pools.overlap(pool, before)) is not None:
+                sentences.append(
+                    item.fault(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
+                )
+            before.append(pool)
+    return sentences
 
 
 def _resources(place: Place) -> list[Found]:

@@ -238,6 +238,11 @@ def test_nothing_is_written_when_the_last_document_would_be_refused(tortie: Tort
         "make a new pool and delete this one\n"
     )
     assert tortie("get", "bgppeers", "-o", "name") == (0, "\n", "")
+    code, out, err = tortie("validate", "-f", tortie.file("pool.json", POOL.text()), "-f", both)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"tortie: {both}: document 2, line 16: IPPool second: spec.cidr: 10.0.4.0/24 overlaps pool pool (10.0.0.0/16)\n"
+    )
 
 
 @pytest.mark.parametrize(
