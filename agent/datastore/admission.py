@@ -20,6 +20,7 @@ from agent.datastore import keeping
 from agent.datastore.documents import Found, InvalidDocument, Place, checked
 from agent.datastore.keeping import Damaged, Kept, key_named, key_of
 from agent.datastore.pool_admission import drain_pool, pool_fault
+from agent.datastore.rehearsal import FIRST_REVISION
 from agent.datastore.resources import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
 from agent.datastore.schema import Document, changes
 from ipam.errors import Conflict
@@ -252,5 +253,7 @@ def _compared(resource: Resource) -> Document:
 
 
 def _revised(resource: Resource, revision: int) -> Resource:
-    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(revision))
+    """With the revision of its write; one that was only rehearsed has none."""
+    version = str(revision) if revision < FIRST_REVISION else None
+    metadata = msgspec.structs.replace(resource.metadata, resource_version=version)
     return msgspec.structs.replace(resource, metadata=metadata)

@@ -215,6 +215,18 @@ def test_directories_are_read_by_name_and_all_kinds_come_back_as_they_were(torti
     )
 
 
+def test_what_a_dry_run_shows_can_be_applied(tortie: Tortie) -> None:
+    tortie("create", "-f", tortie.file("pool.json", POOL.text()))
+    changed = tortie.file("changed.json", POOL.text(POOL.other), PEER.text())
+    code, shown, err = tortie("apply", "-f", changed, "--dry-run", "-o", "yaml")
+    assert (code, err) == (0, "")
+    assert "natOutgoing: true" in shown
+    assert "resourceVersion" not in shown
+    code, out, err = tortie("apply", "-f", "-", text=shown)
+    assert (code, out.splitlines()[:2], err) == (0, ["IPPool pool configured", "BGPPeer tor created"], "")
+    assert tortie("apply", "-f", changed, "-o", "json")[1].count('"resourceVersion"') == 2
+
+
 def test_nothing_at_all_is_an_error_unless_it_may_be(tortie: Tortie) -> None:
     empty = tortie.file("none/empty.yaml", "# later\n---\n")
     (tortie.folder / "nothing").mkdir()
