@@ -238,8 +238,9 @@ class Agent:
 
     def _facts(self, links: Mapping[str, Link]) -> Facts:
         mesh = self._mesh
+        under = self._underlay
         return self._gatherer.gathered(
-            self._fact_settings, links, mesh.learned, mesh.gateways, self._underlay.ways
+            self._fact_settings, links, mesh.learned, mesh.gateways, under.ways, under.routers
         )
 
     async def _wish(self, links: Mapping[str, Link]) -> Wish:
@@ -268,12 +269,15 @@ class Agent:
         """The node's own record, whenever what it depends on changed."""
         done: tuple[object, ...] | None = None
         due_at = 0.0
+        looked: Mapping[str, Link] = {}
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
             others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
-            await self._underlay.look(others, self._links)
             inputs = record_inputs(self._cluster, self._links)
             now = self._clock.now()
+            anew = self._links is not looked or now >= due_at
+            looked = self._links
+            await self._underlay.look(others, looked, anew=anew)
             if not self._syncer.in_sync or (inputs == done and now < due_at):
                 continue
             due_at = now + NODE_PASS_SECONDS

@@ -60,8 +60,9 @@ class Gatherer:
         learned: Mapping[RouteKey, Address],
         gateways: Mapping[Address, Address],
         ways: Collection[str] = (),
+        routers: Mapping[Address, Address] | None = None,
     ) -> Facts:
-        """The facts; `gateways` lead to peers that are on no link, `ways` are the interfaces to other nodes."""
+        """The facts; `gateways` lead to peers that are on no link, `ways` and `routers` to other nodes."""
         self._look()
         cluster = self._cluster
         return Facts(
@@ -75,6 +76,7 @@ class Gatherer:
             services=services(cluster.bgp),
             links=links,
             ways=frozenset(ways),
+            routers=routers or {},
             borrowed=cluster.borrowed if settings.from_datastore else {},
             from_datastore=settings.from_datastore,
             tunnel_offload=settings.tunnel_offload,

@@ -95,6 +95,8 @@ class Facts:
     """The setting: others' forward chains that drop let pods' packets through."""
     gateways: Mapping[Address, Address] = field(default_factory=dict)
     """BGP peer -> the neighbour by which it is reached (`reachableBy`)."""
+    routers: Mapping[Address, Address] = field(default_factory=dict)
+    """Other node on no link's subnet -> the router by which the kernel reaches it, where it was looked up."""
     services: tuple[Prefix, ...] = ()
     """Networks of services: what others tell of them is not for this node's kernel."""
 
@@ -102,6 +104,10 @@ class Facts:
     def me(self) -> NodeAddresses | None:
         """This node's own addresses, once it is registered."""
         return self.nodes.get(self.node)
+
+    def gateway_to(self, next_hop: Address) -> Address:
+        """Who is sent what goes to a BGP next hop: the next hop, or who is on the way there."""
+        return self.gateways.get(next_hop) or self.routers.get(next_hop, next_hop)
 
     @property
     def parent(self) -> Link | None:

@@ -109,7 +109,7 @@ class _LearnedWays:
     def _directly(self, next_hop: Address) -> Way | None:
         if next_hop not in self._direct:
             facts = self._facts
-            link = on_link(facts.links, facts.gateways.get(next_hop, next_hop))
+            link = on_link(facts.links, facts.gateway_to(next_hop))
             self._direct[next_hop] = _direct(facts, next_hop, link)
         return self._direct[next_hop]
 
@@ -228,5 +228,4 @@ def _through_vtep(facts: Facts, version: int, node: NodeAddresses) -> Way | None
 def _direct(facts: Facts, next_hop: Address, link: Link | None) -> Way | None:
     if link is None:
         return None
-    gateway = facts.gateways.get(next_hop, next_hop)
-    return Way(gateway=gateway, device=link.name, protocol=facts.protocols.learned)
+    return Way(gateway=facts.gateway_to(next_hop), device=link.name, protocol=facts.protocols.learned)

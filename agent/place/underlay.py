@@ -1,7 +1,10 @@
-"""Which interfaces lead to the other nodes: theirs is the MTU that counts, not that of an address on the loopback.
+"""Which interfaces lead to the other nodes, and which router to those behind one.
+
+Theirs is the MTU that counts, not that of an address on the loopback; and a route without encapsulation to a node on
+another subnet goes to the router on the way there, as the kernel has it (BIRD's recursive gateway).
 
 Promises: the kernel is asked only of nodes that are on no link's subnet, and of a bounded number of them; what cannot
-be asked changes nothing. Does not know: what follows from it.
+be asked changes nothing else. Does not know: what follows from it.
 """
 
 from __future__ import annotations
@@ -9,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.facts import on_link
-from agent.dataplane.kernel import Kernel, KernelError
+from agent.dataplane.kernel import Kernel, KernelError, PathToHost
 from agent.dataplane.objects import OUR_TUNNELS, Address, Link
 
-MOST_NODES_ASKED = 32
-"""Distant nodes are behind the same few interfaces."""
+MOST_NODES_ASKED = 1024
+"""More distant nodes than these are asked for by sample; the others are reached with encapsulation alone."""
 
 
 class Underlay:
@@ -24,9 +27,12 @@ class Underlay:
         self._changed = changed
         self.ways: frozenset[str] = frozenset()
         """Names of interfaces."""
+        self.routers: Mapping[Address, Address] = {}
+        """Distant node -> the router to it."""
+        self._known: dict[Address, PathToHost] = {}
 
-    async def look(self, nodes: Iterable[Address], links: Mapping[str, Link]) -> None:
-        """Find the ways to these nodes; whoever follows hears of a change."""
+    async def look(self, nodes: Iterable[Address], links: Mapping[str, Link], *, anew: bool = True) -> None:
+        """Find the ways to these nodes; whoever follows hears of a change. Not `anew`: what is known holds still."""
         ways: set[str] = set()
         distant: list[Address] = []
         for node in nodes:
@@ -36,12 +42,20 @@ class Underlay:
             else:
                 distant.append(node)
         step = max(1, len(distant) // MOST_NODES_ASKED)
+        known: dict[Address, PathToHost] = {}
         for node in sorted(distant, key=int)[::step][:MOST_NODES_ASKED]:
+            path = self._known.get(node) if not anew else None
             try:
-                ways.add((await self._kernel.path_to(node)).device)
+                known[node] = path or await self._kernel.path_to(node)
             except KernelError:
                 continue  # no way there now: nothing is sent that could be too large
-        found = frozenset(ways - OUR_TUNNELS - {"lo"})
-        if found != self.ways:
-            self.ways = found
+        self._known = known
+        found = frozenset((ways | {path.device for path in known.values()}) - OUR_TUNNELS - {"lo"})
+        routers = {
+            node: path.gateway
+            for node, path in known.items()
+            if path.gateway is not None and path.device not in OUR_TUNNELS
+        }
+        if (found, routers) != (self.ways, self.routers):
+            self.ways, self.routers = found, routers
             self._changed()

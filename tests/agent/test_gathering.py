@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from agent.dataplane.facts import Endpoint
+from agent.dataplane.kernel import PathToHost
 from agent.dataplane.mtu import oversized, pod_mtu
 from agent.dataplane.objects import Address, Link
 from agent.datastore.cluster import Cluster
@@ -131,3 +132,24 @@ async def test_of_thousands_of_distant_nodes_a_bounded_number_is_asked_for() -> 
     await underlay.look([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
     assert len(asked) == MOST_NODES_ASKED
     assert underlay.ways == {"eth1"}
+
+
+async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_when_anew() -> None:
+    asked: list[Address] = []
+    router, far, through = IPv4Address("172.26.0.1"), IPv4Address("172.26.16.12"), IPv4Address("10.0.0.9")
+
+    class Routed(FakeKernel):
+        async def path_to(self, host: Address) -> PathToHost:
+            asked.append(host)
+            device = "tunl0" if host == through else "eth1"
+            return PathToHost(device, IPv4Address("172.26.0.11"), router)
+
+    told: list[object] = []
+    underlay = Underlay(Routed(), lambda: told.append(dict(underlay.routers)))
+    await underlay.look([far, through], {})
+    await underlay.look([far, through], {}, anew=False)
+    assert (told, asked) == ([{far: router}], [through, far])
+    await underlay.look([far], {})
+    assert asked.count(far) == 2
+    await underlay.look([], {}, anew=False)
+    assert told == [{far: router}, {}]

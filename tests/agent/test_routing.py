@@ -223,6 +223,18 @@ def test_a_peer_behind_a_neighbour_has_a_route_of_its_own_and_so_has_what_it_tau
     assert lines(out_of_reach) == []
 
 
+def test_a_node_behind_a_router_is_reached_by_it_where_nothing_encapsulates() -> None:
+    """Virtual machines on two subnets, in mode none: the blocks of the other subnet had no route at all."""
+    far, router = address("172.27.0.9"), address("172.26.0.1")
+    blocks = {network("192.168.77.0/26"): far}
+    given = facts(pool(), learned=blocks, endpoints=(), block_owners={}, routers={far: router})
+    assert lines(given) == ["192.168.77.0/26 via 172.26.0.1 dev eth0 proto bird"]
+    tunnelled = replace(given, pools=(pool(ipip=ALWAYS),))
+    assert lines(tunnelled) == ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]
+    elsewhere = replace(given, routers={far: address("10.0.0.1")})
+    assert lines(elsewhere) == []
+
+
 def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:
     near = address("172.26.5.10")
     learned = {network("10.96.0.0/12"): near, network("10.96.5.5/32"): near, network("10.0.0.0/8"): near}
