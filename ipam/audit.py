@@ -15,6 +15,7 @@ from typing import Any
 from ipam import block as blocks
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
 from ipam.errors import Malformed
+from ipam.keeping import is_kept
 from ipam.keys import HANDLES, IPAM_CONFIG, affinity_key, affinity_of_key, block_key, block_of_key, handle_key
 from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
 from ipam.store import Versioned
@@ -189,7 +190,7 @@ def _usage(seen: Picture, in_use: Mapping[Address, str]) -> Iterator[Finding]:
         for ordinal, attributes in blocks.allocated(block):
             address = blocks.address_of(block, ordinal)
             known.add(address)
-            if address not in in_use:
+            if address not in in_use and not is_kept(attributes):
                 words = dict(attributes.secondary)
                 who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
                 holder = f"{attributes.handle or 'no handle'} ({who or 'unknown'})"

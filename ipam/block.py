@@ -64,6 +64,22 @@ def _take(block: Block, ordinals: list[int], attributes: Attributes) -> Block:
     )
 
 
+def handed_over(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
+    """The same addresses in other hands: a new allocation of each, that was never free in between."""
+    allocations, going = list(block.allocations), tuple(ordinals)
+    for ordinal in going:
+        allocations[ordinal] = len(block.attributes)
+    marked = replace(
+        block,
+        allocations=tuple(allocations),
+        attributes=(*block.attributes, attributes),
+        sequence_of=tuple(
+            sorted({**dict(block.sequence_of), **dict.fromkeys(going, block.sequence)}.items())
+        ),
+    )
+    return _compacted(marked, frozenset(), (), block.sequence + 1)
+
+
 def release(block: Block, ordinals: Iterable[int], released_at: str | None = None) -> Block:
     """Give back these ordinals; with `released_at` they cool down first (see `thaw`). Free ones stay free."""
     gone = tuple(ordinal for ordinal in ordinals if holder(block, ordinal) is not None)

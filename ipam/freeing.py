@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
 from ipam.codec import decode_handle
 from ipam.draft import Companion, Draft, broken_guards
 from ipam.errors import Conflict, IpamError, Malformed
+from ipam.keeping import names_of
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, HandleId, Prefix
 from ipam.pending import (
@@ -104,6 +105,7 @@ class Freeing:
         seen = None if any(job.attempts for job in group) else self._remembered(cidrs)
         if seen is None:
             seen = seen_in(await self._store.get_many([*map(block_key, cidrs), IPAM_CONFIG]))
+        names = await self._names(group, seen)
         draft, ready = Draft(), list[Leaving]()
         for job in group:
             trial = draft.fork()
@@ -111,7 +113,7 @@ class Freeing:
             if job.handle in draft.handles:
                 continue
             try:
-                job.freed = draft_release(trial, job.handle, stored, seen, self._now())
+                job.freed = draft_release(trial, job.handle, stored, seen, self._now(), names)
                 trial.ride(job.companion)
                 if not trial.fits and not ready:
                     raise Conflict(f"handle {job.handle}: holds more than one transaction takes")
@@ -125,6 +127,13 @@ class Freeing:
                 draft = trial
                 ready.append(job)
         return draft, ready
+
+    async def _names(self, group: Iterable[Leaving], seen: Seen) -> Mapping[HandleId, Versioned | None]:
+        """The stored handles of the names for which something is to be kept; nothing is read where nothing is."""
+        known = {cidr: kept.block for cidr, kept in seen.blocks.items()}
+        wanted = {name for job in group for name in names_of(known, job.handle)}
+        read = await self._store.get_many([handle_key(name) for name in sorted(wanted)]) if wanted else {}
+        return {name: read.get(handle_key(name)) for name in wanted}
 
 
 def _blocks_of(handles: Iterable[Versioned]) -> list[Prefix]:

@@ -1,6 +1,7 @@
 """Finds addresses for one request and drafts their assignment, in Calico's order of preference.
 
-Own blocks first, then a free block, then an abandoned one of another node, then single addresses borrowed from others.
+Own blocks first, then a free block, then an abandoned one of another node, then single addresses borrowed from others;
+before all of them what is kept for the workload's name.
 Promises: only reads the store and only writes the draft; a refusal says which pools and blocks were looked at and why
 each failed. Does not know: commits, retries, callers.
 """
@@ -13,6 +14,7 @@ from datetime import datetime
 from ipam import block as blocks
 from ipam.draft import Draft, Kept
 from ipam.errors import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
+from ipam.keeping import is_kept
 from ipam.keys import block_key
 from ipam.model import (
     DEFAULT_BLOCKS_PER_NODE,
@@ -25,6 +27,7 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
+from ipam.returning import returned
 from ipam.search import aligned_block, eligible, left
 from ipam.store import Store
 from ipam.territory import Territory, abandoned, free_block, survey
@@ -59,8 +62,9 @@ class Placing:
 
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Draft what is missing beyond `held`. Raises Refused and its kinds, StoreError."""
-        has = {item.address for item in held}
-        given = [await self._exactly(address) for address in self._request.exact if address not in has]
+        given = await returned(self._store, self._draft, self._pools, self._request, held)
+        has = {item.address for item in (*held, *given)}
+        given += [await self._exactly(address) for address in self._request.exact if address not in has]
         for version, count in ((4, self._request.ipv4), (6, self._request.ipv6)):
             missing = count - sum(item.address.version == version for item in (*held, *given))
             if missing > 0:
@@ -122,7 +126,11 @@ class Placing:
             taken = self._take(record, kept, count - len(given))
             given += taken
             if not taken:
-                self._looked_at.append(f"block {kept.block.cidr} of {record.pool.name}: no free address")
+                waiting = sum(is_kept(attributes) for _, attributes in blocks.allocated(kept.block))
+                why = (
+                    f"no free address ({waiting} kept for named workloads)" if waiting else "no free address"
+                )
+                self._looked_at.append(f"block {kept.block.cidr} of {record.pool.name}: {why}")
         return given
 
     def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, Kept]]:

@@ -17,6 +17,7 @@ from ipam import block as blocks
 from ipam.codec import decode_config, decode_handle
 from ipam.draft import Draft, Kept, read_block
 from ipam.errors import Conflict, Malformed, Refused
+from ipam.keeping import draft_keeping
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
@@ -47,6 +48,7 @@ ALLOCATIONS_AT_ONCE = 50
 """Allocations released in one transaction: each may need a handle, and all fit with room for block and claim."""
 
 Pause = Callable[[float], Awaitable[None]]
+NO_NAMES: Mapping[HandleId, Versioned | None] = {}
 NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 
 
@@ -140,8 +142,12 @@ def draft_release(
     stored: Versioned | None,
     seen: Seen,
     now: datetime,
+    names: Mapping[HandleId, Versioned | None] = NO_NAMES,
 ) -> tuple[Address, ...]:
-    """Draft the release of all a handle holds. Raises Conflict, Malformed."""
+    """Draft the release of all a handle holds; what is to be kept goes to its name (`names`: their stored handles).
+
+    Raises Conflict, Malformed.
+    """
     if stored is None:
         draft.guard(handle_key(handle), 0)
         draft.handles.add(handle)
@@ -151,18 +157,22 @@ def draft_release(
     if seen.config_revision is not None:
         draft.guard(IPAM_CONFIG, seen.config_revision)
     freed: list[Address] = []
+    keeping: dict[HandleId, dict[Prefix, int]] = {}
     for cidr, _ in decode_handle(stored.key, stored.value).count_by_block:
         kept = seen.blocks.get(cidr)
         if kept is None:
             continue
         present = draft.blocks.get(kept.block.cidr, kept)
         thawed = blocks.thaw(present.block, now, config.cooldown_seconds)
-        changed, addresses = blocks.release_handle(thawed, handle, _stamp(config, now))
+        handed = draft_keeping(draft, thawed, handle, names, keeping, now)
+        changed, addresses = blocks.release_handle(handed, handle, _stamp(config, now))
         freed += addresses
-        if addresses:
+        if addresses or handed is not thawed:
             draft.change(present, changed)
         else:
             draft.guard(block_key(changed.cidr), kept.revision)
+    for name, counts in keeping.items():
+        draft.handle(name, 0, counts)
     return tuple(freed)
 
 

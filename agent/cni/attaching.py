@@ -26,6 +26,7 @@ from agent.cni.attachment import (
     endpoint,
     handle,
     host_interface,
+    keep,
     mac_of,
     namespace,
     stored_name,
@@ -180,6 +181,7 @@ class Attaching:
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
             secondary=about(request, self._ports.node, stamp, self._ports.boot_id),
+            kept_as=wish.handle if (wish := keep(request)) is not None else None,
         )
         assigning = asyncio.ensure_future(self._ports.allocator.assign(wanted, companion))
         try:

@@ -16,6 +16,7 @@ from agent.cni.spec import Request
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
+from ipam.keeping import Keep
 from ipam.model import HandleId
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
@@ -95,6 +96,22 @@ def handle_of(network: str, container_id: str, interface: str) -> HandleId:
     return HandleId(f"{network}.{container_id}{suffix}")
 
 
+def keep(request: Request) -> Keep | None:
+    """For which name, and how long, the addresses outlive the attachment; nothing for a workload without a name."""
+    seconds = request.options.keep_seconds
+    if seconds is None:
+        return None
+    if request.pod is not None and request.namespace is not None:
+        name = f"{request.namespace}@{request.pod}"
+    elif request.options.workload is not None:
+        name = request.options.workload
+    else:
+        return None
+    suffix = "" if request.interface == USUAL_INTERFACE else f"@{request.interface}"
+    # No container id has an '@', so no attachment's handle is a name's.
+    return Keep(HandleId(f"{request.network}.@{name}{suffix}"), seconds)
+
+
 def traced(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None:
     """(container id, interface) behind an allocation, by what was recorded with it; None when it says neither."""
     network, interface = words.get("network"), words.get("interface", USUAL_INTERFACE)
@@ -163,6 +180,8 @@ def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[
         found |= {"pod": request.pod, "namespace": request.namespace}
     if request.interface != USUAL_INTERFACE:
         found["interface"] = request.interface
+    if (wish := keep(request)) is not None:
+        found |= dict(wish.words())
     return tuple(sorted(found.items()))
 
 

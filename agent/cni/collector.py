@@ -1,5 +1,6 @@
 """Frees what runtimes forgot: an address is given back only with proof that its pod is gone, and the proof is logged.
 
+Addresses kept for a name are freed when their time is over.
 Promises: two looks with a pause between them must agree (ipam.garbage); address and endpoint go in one transaction,
 guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees nothing.
 Does not know: how proof is judged, CNI.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from contextlib import suppress
 
 import structlog
 
@@ -21,10 +23,12 @@ from agent.datastore.resources import WorkloadEndpoint
 from ipam import block as blocks
 from ipam.allocator import Companion
 from ipam.codec import decode_block
-from ipam.errors import IpamError
+from ipam.errors import Conflict, IpamError
 from ipam.garbage import PAUSE_SECONDS, Look, proof
+from ipam.keeping import is_kept, is_over
 from ipam.keys import block_key
 from ipam.model import Address, Attributes, Block, HandleId, NodeName
+from ipam.releasing import Guarded
 from ipam.store import Delete, Unchanged
 
 ROUND_SECONDS = 300.0
@@ -60,7 +64,9 @@ class Collector:
         keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._ports.node)]
         suspects: dict[Address, Look] = {}
         for stored in (await self._ports.store.get_many(keys)).values():
-            for look in self._looks(decode_block(stored.key, stored.value)):
+            block = decode_block(stored.key, stored.value)
+            await self._end_keeping(block)
+            for look in self._looks(block):
                 earlier = self._first.get(look.address)
                 found = proof(earlier, look) if earlier is not None else None
                 if found is not None and look.handle is not None:
@@ -71,12 +77,23 @@ class Collector:
                     suspects[look.address] = look
         self._first = suspects
 
+    async def _end_keeping(self, block: Block) -> None:
+        """Free what was kept long enough; that the time is over is all the proof it takes."""
+        now, sequence_of = self._clock.wall(), dict(block.sequence_of)
+        for ordinal, attributes in blocks.allocated(block):
+            if is_over(attributes, now):
+                address = blocks.address_of(block, ordinal)
+                over = Guarded(address, attributes.handle, sequence_of.get(ordinal))
+                with suppress(Conflict):  # its name came back for it in the same moment
+                    await self._ports.allocator.release_addresses([over])
+                    log.info("keeping.over", address=str(address), name=attributes.handle)
+
     def _looks(self, block: Block) -> list[Look]:
         """What a look at each allocation shows; those of a pod that is plainly there are left out."""
         found = []
         sequence_of = dict(block.sequence_of)
         for ordinal, index in enumerate(block.allocations):
-            if index is None:
+            if index is None or is_kept(block.attributes[index]):
                 continue
             look = self._look(
                 blocks.address_of(block, ordinal), block.attributes[index], sequence_of.get(ordinal)

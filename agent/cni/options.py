@@ -13,12 +13,17 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any
 
+from ipam.keeping import LONGEST_KEEP_SECONDS
+
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535
 SMALLEST_MTU_6 = 1280
 """RFC 8200, section 5."""
 MOST_VALID_ATTACHMENTS = 100_000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+DURATION = re.compile(r"([0-9]{1,7})([smhd]?)")
+DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST_WORKLOAD = 128
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 
 
@@ -70,6 +75,10 @@ class Options:
     gateways: Mapping[int, str] = field(default_factory=dict)
     routes: tuple[Mapping[str, Any], ...] = ()
     """Handed on to another plugin as they are, like the gateways."""
+    keep_seconds: int | None = None
+    """How long a named workload's addresses are kept for it after its pod is gone."""
+    workload: str | None = None
+    """The name, where no orchestrator tells one."""
 
 
 def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
@@ -100,7 +109,49 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         },
         gateways=_gateways(ipam),
         routes=_routes(ipam),
+        keep_seconds=_kept_seconds(config, arguments),
+        workload=_workload(config, arguments),
     )
+
+
+def _cni_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _object(_object(config, "args", "args"), "cni", "args.cni")
+
+
+def _kept_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> int | None:
+    """A network may keep the addresses of all its named workloads, a runtime those of one."""
+    places = (
+        ("args.cni.keep", _cni_args(config).get("keep")),
+        ("CNI_ARGS: KEEP", arguments.get("KEEP")),
+        ("ipam.keep", _object(config, "ipam", "ipam").get("keep")),
+    )
+    where, wished = next(((where, wished) for where, wished in places if wished is not None), ("", None))
+    if wished is None:
+        return None
+    found = DURATION.fullmatch(str(wished)) if not isinstance(wished, bool) else None
+    seconds = int(found[1]) * DURATION_UNITS[found[2]] if found is not None else -1
+    if not 0 <= seconds <= LONGEST_KEEP_SECONDS:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{where}: {str(wished)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d",
+        )
+    return seconds or None
+
+
+def _workload(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+    places = (
+        ("args.cni.workload", _cni_args(config).get("workload")),
+        ("CNI_ARGS: WORKLOAD", arguments.get("WORKLOAD")),
+    )
+    where, wished = next(((where, wished) for where, wished in places if wished), ("", None))
+    if wished is None:
+        return None
+    if not isinstance(wished, str) or not CONTAINER_ID.fullmatch(wished) or len(wished) > LONGEST_WORKLOAD:
+        raise CniError(
+            Code.INVALID_CONFIG,
+            f"{where}: {str(wished)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'",
+        )
+    return wished
 
 
 def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
@@ -140,7 +191,7 @@ def _wished_addresses(
     config: Mapping[str, Any], arguments: Mapping[str, str]
 ) -> tuple[IPv4Address | IPv6Address, ...]:
     runtime = _object(config, "runtimeConfig", "runtimeConfig").get("ips")
-    args = _object(_object(config, "args", "args"), "cni", "args.cni").get("ips")
+    args = _cni_args(config).get("ips")
     given = arguments.get("IP")
     places = (
         ("runtimeConfig.ips", runtime),

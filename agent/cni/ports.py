@@ -14,6 +14,7 @@ from agent.cni.checking import PodState
 from agent.datastore.resources import WorkloadEndpoint
 from ipam.allocator import Companion
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
+from ipam.releasing import Guarded, Released
 from ipam.store import Store
 
 
@@ -31,6 +32,10 @@ class Addresses(Protocol):
         ...
 
     async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
+        """See ipam.allocator."""
+        ...
+
+    async def release_addresses(self, wanted: Iterable[Guarded]) -> Released:
         """See ipam.allocator."""
         ...
 

@@ -17,6 +17,7 @@ import pytest
 from ipam.audit import audit, picture
 from ipam.draft import NOTHING, Companion
 from ipam.errors import IpamError
+from ipam.keeping import Keep
 from ipam.keys import IPAM, resource_key
 from ipam.model import Address, HandleId, NodeName
 from ipam.releasing import Guarded
@@ -58,7 +59,7 @@ class History:
         for address, handle in self.told.items():
             assert holders.get(address) == handle
         for handle in seen.handles:
-            assert handle.startswith("t") or resource_key("workloadendpoints", handle, "default") in stored
+            assert handle[0] in "tk@" or resource_key("workloadendpoints", handle, "default") in stored
 
     async def run(self) -> None:
         for name, cidr, length in (
@@ -75,7 +76,7 @@ class History:
         running: set[asyncio.Task[None]] = set()
         for _ in range(STEPS):
             number = self.dice.randrange(len(PROCESSES))
-            handle = f"{self.dice.choice('wwt')}{self.dice.randrange(6)}-{number}"
+            handle = f"{self.dice.choice('wwtk')}{self.dice.randrange(6)}-{number}"
             running.add(asyncio.create_task(self.step(number, handle)))
             for _ in range(self.dice.randrange(6)):
                 await asyncio.sleep(0)
@@ -101,8 +102,14 @@ class History:
                     pass
 
     async def assign(self, number: int, handle: str) -> None:
+        node, keep = PROCESSES[number], Keep(HandleId(f"@{int(handle[1]) % 3}"), 60)
+        named = {"secondary": (("node", node), *keep.words()), "kept_as": keep.handle}
         request = ask(
-            handle, PROCESSES[number], self.dice.choice([1, 1, 2, 3]), ipv6=self.dice.choice([0, 0, 1])
+            handle,
+            node,
+            self.dice.choice([1, 1, 2, 3]),
+            ipv6=self.dice.choice([0, 0, 1]),
+            **(named if handle.startswith("k") else {}),
         )
         companion = (lambda _: endpoint(handle)) if handle.startswith("w") else None
         task = asyncio.create_task(self.processes[number].assign(request, companion))

@@ -1,0 +1,66 @@
+"""Gives a named workload back what is kept for it, as far as that fits what it asks for now.
+
+Promises: only reads the store and only writes the draft; what does not fit stays kept until its time is over.
+Does not know: commits, retries, why a name is a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipam import block as blocks
+from ipam.draft import Draft
+from ipam.keeping import is_kept
+from ipam.keys import handle_key
+from ipam.model import Address, AddressRequest, Assignment, Attributes, PoolRecord
+from ipam.releasing import held_by
+from ipam.search import eligible
+from ipam.store import Store
+
+
+async def returned(
+    store: Store,
+    draft: Draft,
+    pools: Sequence[PoolRecord],
+    request: AddressRequest,
+    held: Sequence[Assignment],
+) -> list[Assignment]:
+    """Draft the return of what is kept for `request.kept_as`. Raises StoreError, Malformed, Conflict."""
+    name = request.kept_as
+    missing = {4: request.ipv4, 6: request.ipv6}
+    for item in held:
+        missing[item.address.version] -= 1
+    if name is None or name in draft.handles or max(missing.values()) <= 0:
+        return []
+    stored = await store.get(handle_key(name))
+    if stored is None:
+        return []
+    attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
+    found = await held_by(store, stored)
+    counts, given = found.counts, list[Assignment]()
+    for kept in found.kept:
+        present = draft.blocks.get(kept.block.cidr, kept)
+        ordinals = []
+        for ordinal, holder in blocks.held(present.block, name):
+            address = blocks.address_of(present.block, ordinal)
+            record = _pool(pools, request, address)
+            if record is None or missing[address.version] <= 0 or not is_kept(holder):
+                continue
+            missing[address.version] -= 1
+            ordinals.append(ordinal)
+            draft.guard(record.key, record.revision)
+            given.append(Assignment(address, kept.block.cidr, record.pool.name, request.handle))
+        if ordinals:
+            draft.change(present, blocks.handed_over(present.block, ordinals, attributes))
+            counts[kept.block.cidr] -= len(ordinals)
+    if given:
+        draft.handle(name, stored.revision, counts)
+    return given
+
+
+def _pool(pools: Sequence[PoolRecord], request: AddressRequest, address: Address) -> PoolRecord | None:
+    """The pool of a kept address, if the request may have it from there."""
+    records = pools if address in request.exact else eligible(pools, request, address.version).records
+    if request.exact and address not in request.exact:
+        return None
+    return next((record for record in records if address in record.pool), None)
