@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -17,6 +18,8 @@ from bgp.errors import MalformedAttribute, Treatment
 from bgp.families import Address, Family
 from bgp.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
+NEXT_HOPS_SHARED = 8192
+"""As many nodes as a large cluster has."""
 DEFAULT_LOCAL_PREF = 100
 MOST_SEGMENT_AS = 255
 
@@ -112,13 +115,19 @@ def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _next_hop(value: bytes, _: Context) -> IPv4Address:
-    if len(value) != 4:
-        raise withdraw("NEXT_HOP is not four octets")
+@lru_cache(maxsize=NEXT_HOPS_SHARED)
+def _host(value: bytes) -> IPv4Address:
+    """One object for a next hop that many attribute blocks have: later they are told apart without comparing."""
     address = IPv4Address(value)
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         raise withdraw(f"NEXT_HOP {address} cannot be a host's address")
     return address
+
+
+def _next_hop(value: bytes, _: Context) -> IPv4Address:
+    if len(value) != 4:
+        raise withdraw("NEXT_HOP is not four octets")
+    return _host(value)
 
 
 def _med(value: bytes, _: Context) -> int:

@@ -299,7 +299,9 @@ class Speaker:
 
     def _publish(self, changed: Changed) -> None:
         for family, some in changed.items():
-            self._touched.setdefault(family, {}).update(some)
+            before = self._touched.setdefault(family, some)
+            if before is not some:
+                before.update(some)
 
     # -- TCP ----------------------------------------------------------------------------------------------------------
 
