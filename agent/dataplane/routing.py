@@ -100,9 +100,12 @@ class _LearnedWays:
             return self._through_vxlan(version, next_hop, pool)
         if pool is None or not _encapsulated(facts, pool.ipip, next_hop):
             return self._directly(next_hop)
+        return self._through_tunl0(next_hop)
+
+    def _through_tunl0(self, next_hop: Address) -> Way:
         if next_hop not in self._tunnelled:
             self._tunnelled[next_hop] = Way(
-                gateway=next_hop, device=TUNL0, protocol=facts.protocols.learned, onlink=True
+                gateway=next_hop, device=TUNL0, protocol=self._facts.protocols.learned, onlink=True
             )
         return self._tunnelled[next_hop]
 
@@ -123,8 +126,14 @@ class _LearnedWays:
             return None
         way = _vxlan_way(facts, version, borrower, pool)
         if way is None and facts.nodes[borrower].vtep(version) is None:
-            # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does.
-            return self._directly(next_hop)
+            # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does. tunl0
+            # stands as long as others may still send through it.
+            tunnel = facts.links.get(TUNL0) if version == 4 else None
+            return (
+                self._through_tunl0(next_hop)
+                if tunnel is not None and tunnel.up
+                else self._directly(next_hop)
+            )
         return way
 
 

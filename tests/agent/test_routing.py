@@ -140,6 +140,29 @@ def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
     assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, learned={})) == sorted(LOCAL)
 
 
+def test_a_pool_that_turns_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_has_its_vtep() -> None:
+    """Virtual machines, whose agents are slower than a ping: a block behind a router had no route meanwhile."""
+    far = address("172.27.0.9")
+    nodes = {
+        ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
+        FAR: NodeAddresses(IPv4Interface("172.27.0.9/20")),
+    }
+    turned = facts(
+        pool(vxlan=ALWAYS),
+        nodes=nodes,
+        endpoints=(),
+        block_owners={},
+        learned={network("192.168.77.0/26"): far},
+    )
+    assert lines(turned) == []
+    for up, expected in (
+        (False, []),
+        (True, ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]),
+    ):
+        links = {**turned.links, "tunl0": Link(9, "tunl0", "ipip", 1480, up=up, addresses=())}
+        assert lines(replace(turned, links=links)) == expected
+
+
 def test_the_tunnel_devices_follow_the_pools_and_the_underlay() -> None:
     both = facts(pool(ipip=ALWAYS), Pool("other", network("10.0.0.0/16"), 26, vxlan=CROSS))
     made = tunnels(both)
