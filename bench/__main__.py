@@ -21,6 +21,7 @@ from bench.machine import describe
 from bench.speakers import RIB_ONLY, SPEAKERS, available
 
 ROUNDS, SHORT_ROUNDS = 5, 1
+BASELINE = Path(__file__).with_name("baseline.json")
 NEW_BLOCKS = 15
 """A round, in a lab of its own."""
 SHORT_SHARE = 50
@@ -98,7 +99,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--short", action="store_true", help="small work, one round: only to see that it runs")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     found.add_argument(
-        "--baseline", type=Path, metavar="FILE", help="compare the ratios with an earlier run's"
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        default=BASELINE,
+        help="compare the ratios with an earlier run's (default: the one kept with the source)",
     )
     return found
 
@@ -136,12 +141,20 @@ def main() -> None:
         f"{datetime.now(UTC):%Y-%m-%d}, {time.monotonic() - began:.0f} s; "
         + ", ".join(f"{key} {value}" for key, value in machine.items())
     )
-    if chosen.baseline is not None:
-        for line in against_baseline(measures, json.loads(chosen.baseline.read_text())):
+    if chosen.baseline.exists() and not chosen.short:
+        earlier = json.loads(chosen.baseline.read_text())
+        print(
+            f"beside the run of {earlier.get('date', 'another day')} on {earlier['machine'].get('processor')}:"
+        )
+        for line in against_baseline(measures, earlier):
             print(line)
     if chosen.json is not None:
         chosen.json.write_text(
-            json.dumps({"machine": machine, "measures": as_json(measures)}, indent=1) + "\n"
+            json.dumps(
+                {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine, "measures": as_json(measures)},
+                indent=1,
+            )
+            + "\n"
         )
 
 

@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any
 
 OURS = "tortie"
+LEAST_MOVE = 0.1
+"""Of a ratio, between two runs."""
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
@@ -93,7 +95,7 @@ def rows(measures: Iterable[Measure]) -> list[tuple[str, ...]]:
         for number, series in enumerate(measure.series):
             low, high = series.spread
             ratios = measure.ratios(series.subject) if series.subject != OURS else ()
-            ratio = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else ""
+            ratio = _spread(ratios) if ratios else ""
             goal = (
                 f"{measure.goal}: {measure.verdict()}".removesuffix(": ")
                 if number == 0 and measure.goal
@@ -151,24 +153,41 @@ def as_json(measures: Iterable[Measure]) -> list[dict[str, Any]]:
 
 
 def against_baseline(measures: Sequence[Measure], baseline: Mapping[str, Any]) -> list[str]:
-    """Where we moved by more than a tenth against a peer, beside an earlier run; one sentence each.
+    """Where we moved against a peer beside an earlier run, a sentence each; the last one says how much is noise.
 
-    Only ratios are compared: absolute times of two runs are times of two machines.
+    Only ratios are compared: absolute times of two runs are times of two machines. A ratio has moved when the rounds
+    of the two runs do not overlap and their medians are more than a tenth apart; all else is noise.
     """
-    before: dict[tuple[str, str], float] = {}
-    for measure in baseline.get("measures", []):
-        values = {series["subject"]: series["values"] for series in measure["series"]}
-        for subject, theirs in values.items():
-            if subject != OURS and OURS in values:
-                pairs = [one / two for one, two in zip(values[OURS], theirs, strict=False) if two]
-                if pairs:
-                    before[(measure["key"], subject)] = median(pairs)
-    found = []
+    before = _ratios(baseline)
+    moved, compared = [], 0
     for measure in measures:
         for series in measure.series:
-            was, ratios = before.get((measure.key, series.subject)), measure.ratios(series.subject)
-            if was and ratios and abs(median(ratios) / was - 1) > 0.1:
-                found.append(
-                    f"{measure.key} {measure.title}: {median(ratios):.2f} of {series.subject}, was {was:.2f}"
+            was, now = before.get((measure.key, series.subject)), measure.ratios(series.subject)
+            if not was or not now or series.subject == OURS:
+                continue
+            compared += 1
+            apart = max(was) < min(now) or max(now) < min(was)
+            if apart and abs(median(now) / median(was) - 1) > LEAST_MOVE:
+                word = "slower" if median(now) > median(was) else "faster"
+                moved.append(
+                    f"{measure.key} {measure.title}: {word}, {_spread(now)} of {series.subject}, was {_spread(was)}"
                 )
+    return [
+        *moved,
+        f"{len(moved)} of {compared} ratios moved; the rounds of the others overlap, which is noise",
+    ]
+
+
+def _ratios(run: Mapping[str, Any]) -> dict[tuple[str, str], list[float]]:
+    """Ours divided by each other's, round by round, of a run's figures."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for measure in run.get("measures", []):
+        values = {series["subject"]: series["values"] for series in measure["series"]}
+        for subject, theirs in values.items():
+            pairs = zip(values.get(OURS, ()), theirs, strict=False)
+            found[(measure["key"], subject)] = [one / two for one, two in pairs if two]
     return found
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"

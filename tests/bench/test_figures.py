@@ -67,11 +67,32 @@ def test_the_table_names_each_measure_once_and_every_subject() -> None:
     assert lines[3].startswith("|  | peer | 3.00 s | 2.00 s - 4.00 s | 1.00 (0.50-3.00) |")
 
 
-def test_a_later_run_says_what_became_slower_beside_a_peer() -> None:
-    before = {"measures": as_json([PAIRED])}
-    slower = Measure("x", "work", (Series(OURS, "s", (4.0,)), Series("peer", "s", (2.0,))))
-    assert against_baseline([PAIRED], before) == []
-    assert against_baseline([slower], before) == ["x work: 2.00 of peer, was 1.00"]
+def against_one(*ours: float) -> Measure:
+    return Measure("x", "work", (Series(OURS, "s", ours), Series("peer", "s", (1.0,) * len(ours))))
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ((1.0, 1.1, 1.2), None),
+        ((1.2, 2.0, 3.0), None),
+        ((1.9, 2.0, 2.1), "x work: slower, 2.00 (1.90-2.10) of peer, was 1.10 (1.00-1.20)"),
+        ((0.4, 0.5, 0.6), "x work: faster, 0.50 (0.40-0.60) of peer, was 1.10 (1.00-1.20)"),
+        ((1.201, 1.205, 1.206), None),
+    ],
+    ids=["the same", "rounds that overlap", "slower", "faster", "less than a tenth"],
+)
+def test_a_later_run_tells_a_move_from_noise(later: tuple[float, ...], said: str | None) -> None:
+    before = {"measures": as_json([against_one(1.0, 1.1, 1.2)])}
+    moved = 0 if said is None else 1
+    assert against_baseline([against_one(*later)], before) == [
+        *([said] if said else []),
+        f"{moved} of 1 ratios moved; the rounds of the others overlap, which is noise",
+    ]
+
+
+def test_what_the_earlier_run_did_not_measure_is_not_compared() -> None:
+    assert against_baseline([PAIRED], {})[-1].startswith("0 of 0 ")
 
 
 @pytest.mark.parametrize("name", list(FEEDS))
