@@ -5,9 +5,9 @@ BIN := .venv/bin
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
-TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool frr gcc gobgpd iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps ruby runc systemd-container user-mode-linux
+TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench demo test check unit kernel ipip format lock wheel wheels deb clean help
+.PHONY: bench demo test check unit kernel ipip format lock wheel wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -17,6 +17,7 @@ help:
 	@echo "     make format  format the code"
 	@echo "     make wheel   dist/tortie-*.whl; make wheels adds what it needs, for machines without a package index"
 	@echo "     make deb     dist/tortie_*.deb, with all it needs in it"
+	@echo "     make share   the manual page and the shells' completions, out of the command line's own parser"
 	@echo "     make lock    pin the dependencies anew"
 
 demo: .venv/ready
@@ -57,6 +58,9 @@ wheel: .venv/ready
 wheels: wheel
 	@$(BIN)/python packaging/runtime_lock.py requirements.lock >dist/runtime.lock
 	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --use-pep517 --require-hashes -r dist/runtime.lock -w dist
+
+share: .venv/ready
+	@$(BIN)/python packaging/share.py
 
 deb: wheels
 	@$(PYTHON) packaging/deb.py --wheels dist

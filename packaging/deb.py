@@ -30,6 +30,11 @@ PLACES = {
     "tmpfiles.d/tortie.conf": "usr/lib/tmpfiles.d",
     "NetworkManager/tortie.conf": "usr/lib/NetworkManager/conf.d",
 }
+SHARED = {
+    "bash-completion/completions/tortie": "usr/share/bash-completion/completions",
+    "zsh/site-functions/_tortie": "usr/share/zsh/vendor-completions",
+    "fish/vendor_completions.d/tortie.fish": "usr/share/fish/vendor_completions.d",
+}
 COMMANDS = ("tortie", "tortie-agent")
 MAINTAINER = "Tortie maintainers <maintainers@tortie.example>"
 CONTROL = """\
@@ -53,6 +58,10 @@ def stage(tree: Path, wheels: Path, version: str) -> None:
     """Everything but the control files."""
     for source, target in PLACES.items():
         _copy(ROOT / "systemd" / source, tree / target / Path(source).name, 0o644)
+    for source, target in SHARED.items():
+        _copy(ROOT / "share" / source, tree / target / Path(source).name, 0o644)
+    page = (ROOT / "share/man/man1/tortie.1").read_bytes()
+    _write(tree / "usr/share/man/man1/tortie.1.gz", gzip.compress(page, 9, mtime=0), 0o644)
     for wheel in sorted(wheels.glob("*.whl")):
         _copy(wheel, tree / "usr/share/tortie/wheels" / wheel.name, 0o644)
     for name in COMMANDS:

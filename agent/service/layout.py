@@ -45,8 +45,17 @@ FILES = (
 COMMANDS = {
     Path("usr/local/bin/tortie"): Path("/opt/tortie/current/bin/tortie"),
     Path("usr/local/bin/tortie-agent"): Path("/opt/tortie/current/bin/tortie-agent"),
+    **{
+        Path("usr/local/share") / name: Path("/opt/tortie/current/share") / name
+        for name in (
+            "man/man1/tortie.1",
+            "bash-completion/completions/tortie",
+            "zsh/site-functions/_tortie",
+            "fish/vendor_completions.d/tortie.fish",
+        )
+    },
 }
-"""Links on everybody's path."""
+"""Links where everybody looks: commands, the manual page, what shells complete."""
 
 CNI_DIRECTORIES = (Path("opt/cni/bin"), Path("etc/cni/net.d"))
 OWN_DIRECTORIES = (HOME, CONFIGURATION, STATE, RUN)
