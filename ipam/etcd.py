@@ -110,15 +110,20 @@ class EtcdStore:
         ]
         reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=guard.key.encode())) for guard in guards]
         writes = [_operation(operation) for operation in operations]
+        request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
+        asked_again: list[bool] = []
         # Carried out once, it changes a key that it is guarded by: another attempt of the same finds that it lost.
-        twice = not {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations)
-        call = self._calls.anywhere if twice else self._calls.once
-        answer = await call("KV", "Txn", rpc.TxnRequest(compare=compares, success=writes, failure=reads))
+        if {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations):
+            answer = await self._calls.once("KV", "Txn", request)
+        else:
+            answer = await self._calls.anywhere("KV", "Txn", request, lambda: asked_again.append(True))
         if answer.succeeded:
             return Committed(answer.header.revision)
         present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
         for response in answer.responses:
             present.update({value.key: value for value in map(versioned, response.response_range.kvs)})
+        if asked_again and (revision := _done_unheard(operations, present)):
+            return Committed(revision)
         return Lost(present)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
@@ -161,6 +166,19 @@ class EtcdStore:
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
         return self._watching.watch(prefix, start, self._listed_in)
+
+
+def _done_unheard(operations: Sequence[Operation], present: Mapping[str, Versioned | None]) -> int:
+    """The revision at which the first asking of a transaction was carried out; 0 when another one is seen."""
+    revisions = set()
+    for operation in operations:
+        found = present.get(operation.key)
+        if operation.key not in present:
+            continue
+        if not isinstance(operation, Put) or found is None or found.value != operation.value:
+            return 0
+        revisions.add(found.revision)
+    return revisions.pop() if len(revisions) == 1 else 0
 
 
 def _operation(operation: Operation) -> Any:

@@ -68,9 +68,14 @@ class Calls:
         """What must not be carried out twice: asked once, and again only with a fresh token. Raises StoreError."""
         return await self._with_token(lambda: self._once(stub, method, request, self.config.call_seconds))
 
-    async def anywhere(self, stub: str, method: str, request: Any) -> Any:
-        """What changes nothing, or not twice: others are asked when one has no answer. Raises StoreError."""
-        return await self._with_token(lambda: self._anywhere(stub, method, request))
+    async def anywhere(
+        self, stub: str, method: str, request: Any, again: Callable[[], None] = lambda: None
+    ) -> Any:
+        """What changes nothing, or not twice: others are asked when one has no answer, after a call of `again`.
+
+        Raises StoreError.
+        """
+        return await self._with_token(lambda: self._anywhere(stub, method, request, again))
 
     async def _with_token(self, call: Callable[[], Awaitable[Any]]) -> Any:
         await self.must_have_token()
@@ -85,7 +90,7 @@ class Calls:
         except aio.AioRpcError as error:
             raise translated(error, self.config) from error
 
-    async def _anywhere(self, stub: str, method: str, request: Any) -> Any:
+    async def _anywhere(self, stub: str, method: str, request: Any, again: Callable[[], None]) -> Any:
         loop = asyncio.get_running_loop()
         end, attempts = loop.time() + self.config.call_seconds, max(2, len(self.config.endpoints))
         for left in reversed(range(attempts)):
@@ -97,6 +102,7 @@ class Calls:
             except aio.AioRpcError as error:
                 if not left or error.code() not in NO_ANSWER or loop.time() >= end:
                     raise
+                again()
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, stub: str, method: str, request: Any, seconds: float) -> Any:
