@@ -7,12 +7,13 @@ RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench demo test check unit kernel ipip format lock wheel wheels deb share clean help
+.PHONY: bench demo smoke test check unit kernel ipip format lock wheel wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
 	@echo "sudo make test    everything: style, types, layers, tests, IPIP under User-Mode-Linux"
 	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
+	@echo "sudo make smoke   virtual machines, without KVM: all modes, a reboot, an upgrade, a drain, a removal"
 	@echo "     make check   style, types and layers alone"
 	@echo "     make format  format the code"
 	@echo "     make wheel   dist/tortie-*.whl; make wheels adds what it needs, for machines without a package index"
@@ -32,6 +33,11 @@ test: .venv/ready
 bench: .venv/ready
 	@.ci/apt-install $(BENCH_PACKAGES)
 	@$(BIN)/python -m bench $(BENCH)
+
+# QEMU without KVM, in namespaces of its own, which end with it; vagrant/README.md says how to do it with KVM.
+smoke: deb
+	@vagrant/build-box
+	@vagrant/without-kvm vagrant/smoke $(SMOKE); status=$$?; vagrant/without-kvm --end; exit $$status
 
 check: .venv/ready
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -66,20 +67,27 @@ class Machines:
         subprocess.run(words, capture_output=True, check=False, timeout=CONNECT_SECONDS)
 
 
-def vagrant(*words: str, seconds: float) -> str:
-    """What a Vagrant command prints. Raises Unmet."""
+def vagrant(*words: str, seconds: float, shown: bool = False) -> str:
+    """What a Vagrant command prints; nothing when it is shown, on standard error, as it comes. Raises Unmet."""
     environment = {"VAGRANT_CWD": str(ROOM), **os.environ}
     try:
         done = subprocess.run(
-            ["vagrant", *words], capture_output=True, text=True, timeout=seconds, check=False, env=environment
+            ["vagrant", *words],
+            stdout=sys.stderr if shown else subprocess.PIPE,
+            stderr=None if shown else subprocess.PIPE,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env=environment,
         )
     except FileNotFoundError:
         raise Unmet("vagrant is not installed: apt install vagrant vagrant-libvirt") from None
     except subprocess.TimeoutExpired:
         raise Unmet(f"vagrant {' '.join(words)}: no end after {seconds:g} s") from None
     if done.returncode != 0:
-        raise Unmet(f"vagrant {' '.join(words)}: {(done.stderr.strip() or done.stdout.strip())[-1000:]}")
-    return done.stdout
+        said = (done.stderr or done.stdout or "see above").strip()
+        raise Unmet(f"vagrant {' '.join(words)}: {said[-1000:]}")
+    return done.stdout or ""
 
 
 @contextmanager

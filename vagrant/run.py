@@ -43,7 +43,7 @@ def place() -> str:
 
 def up() -> str:
     """`vagrant up`, as the first step."""
-    vagrant("up", seconds=UP_SECONDS)
+    vagrant("up", seconds=UP_SECONDS, shown=True)
     return f"{len(NODES)} nodes and a router, provisioned"
 
 
