@@ -38,7 +38,11 @@ class Report:
     def table(self) -> str:
         """The report as a Markdown table, with one line on the whole below it."""
         rows = [HEAD] + [
-            (step.name, f"{'FAILED: ' if step.failed else ''}{step.said}", duration(step.seconds))
+            (
+                step.name,
+                ("FAILED: " if step.failed else "") + " ".join(step.said.split()),
+                duration(step.seconds),
+            )
             for step in self.steps
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]

@@ -11,7 +11,8 @@ from vagrant.report import Report, Step, duration
 
 SMOKE = Path(__file__).parent.parent.parent / "vagrant" / "smoke"
 RAN = Report(
-    "two cores", (Step("vagrant up", 187.4, "3 nodes"), Step("pods", 9.96, "1 of 30 pings lost", failed=True))
+    "two cores",
+    (Step("vagrant up", 187.4, "3 nodes"), Step("pods", 9.96, "1 of 30\n pings lost", failed=True)),
 )
 
 
