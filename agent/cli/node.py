@@ -1,4 +1,4 @@
-"""`tortie node status` and `addresses`: what this node's agent sees, in calicoctl's form."""
+"""`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ examples:
   tortie node status --json
   tortie node addresses
   tortie lab exec node1 -- tortie node status
+"""
+CHECK_EXAMPLES = """\
+examples:
+  tortie node checksystem
+  tortie node checksystem -o json
+
+Looks for what would stop pods from reaching each other, before or while the agent runs, and changes nothing. Every
+finding has its evidence and the command that ends it. Exit code 1 with an error among them, 0 without.
 """
 
 
@@ -33,6 +41,21 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     addresses.set_defaults(run=run_addresses)
+    check = verbs.add_parser(
+        "checksystem",
+        help="what on this machine is in the way, with the fix",
+        epilog=CHECK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    check.set_defaults(run=run_checksystem)
+
+
+def run_checksystem(arguments: argparse.Namespace) -> None:
+    """`tortie node checksystem`."""
+    from agent.cli.checksystem import run
+
+    run(arguments)
 
 
 def run_addresses(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,93 @@
+"""`tortie node checksystem`: preflight on this machine, as a table of findings or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import ssl
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from agent.cli.connection import config, with_store
+from agent.cli.failure import CommandFailed
+from agent.config import Config, EtcdSettings
+from agent.dataplane.netlink import NetlinkKernel
+from agent.datastore.inventory import inventory
+from agent.preflight.facts import Finding, HostFacts, Severity
+from agent.preflight.findings import findings
+from agent.preflight.reading import read, with_skew
+from ipam.model import Pool
+from ipam.store import Store
+
+POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read, judge, print; exit code 1 with an error among the findings."""
+    settings = config(arguments)
+    facts = with_skew(
+        with_pools(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
+    )
+    found = findings(facts)
+    print(as_json(found) if arguments.output == "json" else shown(found))
+    if any(one.severity is Severity.ERROR for one in found):
+        sys.exit(1)
+
+
+async def _read(settings: Config) -> HostFacts:
+    kernel = NetlinkKernel()
+    try:
+        return await read(kernel, settings)
+    finally:
+        kernel.close()
+
+
+def with_pools(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
+    """The facts with the cluster's pools, or why they are not known."""
+
+    async def work(store: Store) -> tuple[Pool, ...]:
+        return tuple(record.pool for record in inventory((await store.list(POOLS)).values).pools)
+
+    try:
+        return replace(facts, pools=with_store(arguments, work))
+    except CommandFailed as failure:
+        return replace(facts, pools_unknown=str(failure))
+
+
+def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:
+    """How a member is asked for its time; None where no certificate is needed or one cannot be read."""
+    if not etcd.ca_file:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=etcd.ca_file)
+        if etcd.cert_file:
+            context.load_cert_chain(etcd.cert_file, etcd.key_file)
+    except (OSError, ssl.SSLError):
+        return None  # said by the attempt to read the pools
+    return context
+
+
+def as_json(found: Sequence[Finding]) -> str:
+    """For programs."""
+    return json.dumps([{**asdict(one), "severity": one.severity.name.lower()} for one in found], indent=2)
+
+
+def shown(found: Sequence[Finding]) -> str:
+    """For people: the finding, then what shows it and what ends it, for a command line must stay whole to be copied."""
+    if not found:
+        return "nothing is in the way"
+    lines = []
+    for one in found:
+        lines += [
+            f"{one.severity.name:<8} {one.what}",
+            f"         seen: {one.evidence}",
+            f"         fix:  {one.fix}",
+        ]
+    counts = ", ".join(
+        f"{number} {severity.name.lower()}{'s' if number != 1 else ''}"
+        for severity in Severity
+        if (number := sum(one.severity is severity for one in found))
+    )
+    return "\n".join([*lines, "", counts])

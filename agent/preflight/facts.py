@@ -1,0 +1,143 @@
+"""What preflight looks at, as one frozen value; and what it says, as another.
+
+Promises: pure; what could not be read is None or absent, and is never taken for good or bad. Does not know: how a fact
+was read, what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from agent.dataplane.objects import ForwardChain, Link, Route
+from ipam.model import Pool
+
+
+class Severity(IntEnum):
+    """The worst first."""
+
+    ERROR = 1
+    """Pods will not be reached, or somebody else's work is undone: exit code 1."""
+    WARNING = 2
+    """Works now, and will not when something usual happens."""
+    NOTE = 3
+    """Worth knowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    severity: Severity
+    what: str
+    evidence: str
+    fix: str
+    """A command line, to be run as root."""
+
+
+class ModuleState(Enum):
+    """How a part of the kernel stands."""
+
+    PRESENT = "present"
+    """Loaded or built in."""
+    LOADABLE = "loadable"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A program that runs in this network namespace."""
+
+    pid: int
+    name: str
+    unit: str | None = None
+    """The systemd service it belongs to."""
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}{f', {self.unit}' if self.unit else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that listens."""
+
+    address: str
+    port: int
+    process: Process | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file by which another program leaves our interfaces alone."""
+
+    path: str
+    """Where the fix puts it."""
+    content: str
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The network between nodes: what carries the pods' packets."""
+
+    device: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The machine, as far as it could be read."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    """All of the main tables, ours among them."""
+    forward: tuple[ForwardChain, ...] = ()
+    legacy_forward_drops: bool = False
+    """The FORWARD chain of iptables-legacy, which nftables does not show."""
+    underlay: Underlay | None = None
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """Path below /proc/sys -> value."""
+    modules: Mapping[str, ModuleState] = field(default_factory=dict)
+    kernel: tuple[int, int] | None = None
+    """Version of the running kernel."""
+    processes: tuple[Process, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    conflists: tuple[str, ...] = ()
+    """File names in /etc/cni/net.d that runtimes read."""
+    networkd: tuple[Placed, ...] = ()
+    network_manager: tuple[Placed, ...] = ()
+    synchronised: bool | None = None
+    """Whether the kernel takes its clock for synchronised (adjtimex(2))."""
+    skew_seconds: float | None = None
+    """How far this clock is ahead of etcd's."""
+    agent_open_files: int | None = None
+    """The soft limit of the running agent."""
+    pools: tuple[Pool, ...] = ()
+    pools_unknown: str | None = None
+    """Why the datastore could not be asked."""
+    opens_forward: bool = True
+    """The setting `kernel.open_forward`."""
+    wants_nexthops: bool = False
+    """The setting `kernel.nexthop_objects`."""
+    owned: frozenset[int] = frozenset()
+    """rtm_protocol numbers of the agent's routes."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """What could not be read -> why."""
+
+    def running(self, *names: str) -> tuple[Process, ...]:
+        """The processes of these names."""
+        return tuple(process for process in self.processes if process.name in names)
+
+    def switch(self, name: str) -> int | None:
+        """A switch that holds one number."""
+        text = self.switches.get(name, "")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    @property
+    def agent_runs(self) -> bool:
+        """Whether our own agent is there."""
+        return bool(self.running(AGENT))
+
+
+AGENT = "tortie-agent"

@@ -1,0 +1,28 @@
+"""All that preflight says of a machine, the worst first.
+
+Promises: pure; no finding without evidence and a command line that ends it; what could not be read is said as a note.
+Does not know: how facts are read, who prints.
+"""
+
+from __future__ import annotations
+
+from agent.preflight.facts import Finding, HostFacts, Severity
+from agent.preflight.host import host_findings
+from agent.preflight.network import network_findings
+
+
+def findings(facts: HostFacts) -> tuple[Finding, ...]:
+    """Everything that is not as it should be."""
+    found = [*network_findings(facts), *host_findings(facts)]
+    if facts.pools_unknown is not None:
+        found.append(
+            Finding(
+                Severity.WARNING,
+                "the datastore does not answer, so ranges and encapsulations were not checked",
+                facts.pools_unknown,
+                "tortie config show",
+            )
+        )
+    for what, why in facts.unread.items():
+        found.append(Finding(Severity.NOTE, f"{what} could not be read", why, "sudo tortie node checksystem"))
+    return tuple(sorted(found, key=lambda one: one.severity))

@@ -1,0 +1,207 @@
+"""What preflight says of the machine: others who would manage our devices, the kernel's parts, the clock, limits.
+
+Promises: pure; each finding has evidence and a command line that ends it. Does not know: how facts are read.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from agent.preflight.facts import AGENT, Finding, HostFacts, ModuleState, Placed, Severity
+from ipam.model import EncapsulationMode
+
+CONFLIST = "10-tortie.conflist"
+CALICO = ("calico-node", "calico-felix", "felix", "confd")
+BIRDS = ("bird", "bird6")
+NEXTHOPS_SINCE = (5, 3)
+"""The first kernel with nexthop objects."""
+MOST_SKEW_SECONDS = 2.0
+"""etcd's own answer tells whole seconds only."""
+FULL = 0.8
+"""The share of a table from which on it counts as nearly full."""
+FEWEST_CONNECTIONS, FEWEST_INSTANCES, FEWEST_WATCHES = 32768, 128, 8192
+FEWEST_OPEN_FILES = 4096
+UNIT_OPEN_FILES = 65536
+"""LimitNOFILE of our unit."""
+
+
+def host_findings(facts: HostFacts) -> Iterator[Finding]:
+    """All of the machine."""
+    yield from _network_programs(facts)
+    yield from _other_agents(facts)
+    yield from _conflists(facts)
+    yield from _modules(facts)
+    yield from _clock(facts)
+    yield from _connections(facts)
+    yield from _limits(facts)
+
+
+def _network_programs(facts: HostFacts) -> Iterator[Finding]:
+    reload = {
+        "NetworkManager": ("nmcli general reload conf", facts.network_manager),
+        "systemd-networkd": ("networkctl reload && systemctl restart systemd-networkd", facts.networkd),
+    }
+    for name, (command, files) in reload.items():
+        missing = [placed for placed in files if not placed.present]
+        running = facts.running(name)
+        if running and missing:
+            yield Finding(
+                Severity.ERROR,
+                f"{name} would manage the agent's interfaces or routes",
+                f"{running[0]} runs, and there is no {' nor '.join(placed.path for placed in missing)}",
+                " && ".join((*map(_written, missing), command)),
+            )
+    for process in facts.running("firewalld"):
+        yield Finding(
+            Severity.WARNING,
+            "firewalld decides what reaches this node: BGP and tunnels must be let in",
+            f"{process} runs",
+            "firewall-cmd --permanent --add-port=179/tcp --add-port=4789/udp --add-protocol=ipip"
+            " && firewall-cmd --reload",
+        )
+
+
+def _written(placed: Placed) -> str:
+    """The command that writes a file."""
+    lines = [
+        line for line in placed.content.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
+    directory = placed.path.rpartition("/")[0]
+    return f"mkdir -p {directory} && printf '%s\\n' {' '.join(map(shlex.quote, lines))} >{placed.path}"
+
+
+def _other_agents(facts: HostFacts) -> Iterator[Finding]:
+    for process in facts.running(*CALICO, *BIRDS):
+        stops = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
+        calico = process.name in CALICO
+        yield Finding(
+            Severity.ERROR if calico else Severity.WARNING,
+            "Calico programs the same routes"
+            if calico
+            else "BIRD may write routes with our protocol number, and we should delete them",
+            f"{process} runs",
+            stops,
+        )
+
+
+def _conflists(facts: HostFacts) -> Iterator[Finding]:
+    """Runtimes take the first file by name."""
+    if CONFLIST not in facts.conflists:
+        yield Finding(
+            Severity.NOTE,
+            "no container runtime is told of the plugin",
+            f"there is no /etc/cni/net.d/{CONFLIST}",
+            "tortie cni install",
+        )
+        return
+    for name in sorted(facts.conflists):
+        if name >= CONFLIST:
+            return
+        yield Finding(
+            Severity.ERROR,
+            "container runtimes use another CNI network",
+            f"/etc/cni/net.d/{name} comes before {CONFLIST}",
+            f"mv /etc/cni/net.d/{name} /etc/cni/net.d/{name}.off",
+        )
+
+
+def _modules(facts: HostFacts) -> Iterator[Finding]:
+    needed: dict[str, list[str]] = {"ipip": [], "vxlan": []} if facts.pools else {}
+    for pool in facts.pools:
+        if pool.ipip is not EncapsulationMode.NEVER:
+            needed["ipip"].append(pool.name)
+        if pool.vxlan is not EncapsulationMode.NEVER:
+            needed["vxlan"].append(pool.name)
+    for name, state in sorted(facts.modules.items()):
+        users = needed.get(name)
+        if state is ModuleState.PRESENT or users == []:
+            continue
+        purpose = f"pool{'s' if len(users) > 1 else ''} {', '.join(users)}" if users else PURPOSES[name]
+        if state is ModuleState.LOADABLE:
+            yield Finding(
+                Severity.WARNING, f"{name} is not loaded", f"it is needed for {purpose}", f"modprobe {name}"
+            )
+        else:
+            yield Finding(
+                Severity.ERROR if users or name in ALWAYS else Severity.WARNING,
+                f"this kernel has no {name}",
+                f"it is needed for {purpose}, and is neither loaded, built in nor in /lib/modules",
+                "apt install linux-image-amd64 && reboot",
+            )
+    if facts.wants_nexthops and facts.kernel is not None and facts.kernel < NEXTHOPS_SINCE:
+        yield Finding(
+            Severity.NOTE,
+            "this kernel has no nexthop objects: routes are written without",
+            f"kernel.nexthop_objects is set, the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            "apt install linux-image-amd64 && reboot",
+        )
+
+
+PURPOSES = {
+    "ipip": "pools with ipipMode",
+    "vxlan": "pools with vxlanMode",
+    "nf_tables": "natOutgoing, and for pods behind others' forward chains",
+    "nft_masq": "natOutgoing",
+    "nft_chain_nat": "natOutgoing",
+    "veth": "every pod",
+}
+ALWAYS = frozenset({"veth"})
+
+
+def _clock(facts: HostFacts) -> Iterator[Finding]:
+    if facts.synchronised is False:
+        yield Finding(
+            Severity.WARNING,
+            "the clock is not synchronised: certificates, stamps and cooldowns depend on it",
+            "the kernel says STA_UNSYNC (adjtimex)",
+            "timedatectl set-ntp true",
+        )
+    if facts.skew_seconds is not None and abs(facts.skew_seconds) > MOST_SKEW_SECONDS:
+        yield Finding(
+            Severity.ERROR,
+            "the clock differs from etcd's",
+            f"this machine is {abs(facts.skew_seconds):.0f} s {'ahead' if facts.skew_seconds > 0 else 'behind'}",
+            "timedatectl set-ntp true && systemctl restart systemd-timesyncd",
+        )
+
+
+def _connections(facts: HostFacts) -> Iterator[Finding]:
+    most = facts.switch("net/netfilter/nf_conntrack_max")
+    if not most:
+        return
+    count = facts.switch("net/netfilter/nf_conntrack_count") or 0
+    full = count > FULL * most
+    if full or most < FEWEST_CONNECTIONS:
+        yield Finding(
+            Severity.ERROR if full else Severity.WARNING,
+            "the table of tracked connections is nearly full: new ones are dropped"
+            if full
+            else "the table of tracked connections is small",
+            f"{count} of {most}",
+            f"sysctl -w net.netfilter.nf_conntrack_max={max(2 * most, 2 * FEWEST_CONNECTIONS)}",
+        )
+
+
+def _limits(facts: HostFacts) -> Iterator[Finding]:
+    for name, fewest in (
+        ("fs/inotify/max_user_instances", FEWEST_INSTANCES),
+        ("fs/inotify/max_user_watches", FEWEST_WATCHES),
+        ("fs/nr_open", UNIT_OPEN_FILES),
+    ):
+        value = facts.switch(name)
+        if value is not None and value < fewest:
+            dotted = name.replace("/", ".")
+            yield Finding(
+                Severity.WARNING,
+                f"{dotted} is low: programs fail with 'too many open files'",
+                f"{dotted} = {value}, at least {fewest} is needed",
+                f"sysctl -w {dotted}={fewest}",
+            )
+    if facts.agent_runs and facts.agent_open_files is not None and facts.agent_open_files < FEWEST_OPEN_FILES:
+        yield Finding(
+            Severity.WARNING,
+            "the agent may open few files",
+            f"its limit is {facts.agent_open_files}, at least {FEWEST_OPEN_FILES} is needed",
+            f"prlimit --pid {facts.running(AGENT)[0].pid} --nofile={UNIT_OPEN_FILES}",
+        )

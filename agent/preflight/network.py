@@ -1,0 +1,212 @@
+"""What preflight says of the network: overlapping ranges, filters, forwarding, MTU, who listens where BGP does.
+
+Promises: pure; each finding has evidence and a command line that ends it. Does not know: how facts are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from agent.dataplane.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
+from agent.dataplane.objects import (
+    OUR_TUNNELS,
+    PROTOCOL_NAMES,
+    RTPROT_KERNEL,
+    WORKLOAD_PREFIX,
+    ForwardChain,
+    Link,
+    Prefix,
+    Route,
+    RouteType,
+)
+from agent.preflight.facts import AGENT, Finding, HostFacts, Severity
+from ipam.model import EncapsulationMode, Pool
+
+BGP_PORT = 179
+STRICT = 1
+"""rp_filter, RFC 3704: the way back must be the way in."""
+BRIDGES = {
+    "docker": "Docker's bridge",
+    "br-": "a bridge of Docker's",
+    "cni": "another CNI plugin's bridge",
+    "flannel": "flannel's",
+    "cilium": "Cilium's",
+    "podman": "podman's bridge",
+    "virbr": "libvirt's bridge",
+    "lxcbr": "LXC's bridge",
+    "weave": "Weave's bridge",
+}
+"""Beginning of a name -> whose it is."""
+REMAINS = ("cni", "flannel", "cilium", "weave")
+"""Of these, interfaces of a network that is to be replaced by ours: they go, rather than our pool."""
+
+
+def network_findings(facts: HostFacts) -> Iterator[Finding]:
+    """All of the network."""
+    yield from _overlaps(facts)
+    yield from _forward(facts)
+    yield from _forwarding(facts)
+    yield from _reverse_path(facts)
+    yield from _mtu(facts)
+    yield from _bgp_port(facts)
+
+
+def _foreign(name: str | None) -> bool:
+    return name is not None and name not in OUR_TUNNELS and not name.startswith(WORKLOAD_PREFIX)
+
+
+def _whose(device: str) -> str:
+    owner = next((text for start, text in BRIDGES.items() if device.startswith(start)), None)
+    return f"{device} ({owner})" if owner else device
+
+
+def _overlaps(facts: HostFacts) -> Iterator[Finding]:
+    for pool in facts.pools:
+        told: set[Prefix] = set()
+        for link in facts.links.values():
+            if _foreign(link.name) and link.kind != "loopback" and link.name != "lo":
+                yield from _overlapping_addresses(pool, link, told)
+        for route in facts.routes:
+            yield from _overlapping_route(pool, route, facts.owned, told)
+
+
+def _overlapping_addresses(pool: Pool, link: Link, told: set[Prefix]) -> Iterator[Finding]:
+    for address, length in link.addresses:
+        network = ip_interface(f"{address}/{length}").network
+        if address.version != pool.cidr.version or not network.overlaps(pool.cidr):
+            continue
+        told.add(network)
+        yield Finding(
+            Severity.ERROR,
+            f"pool {pool.name} overlaps this machine's own network",
+            f"{_whose(link.name)} has {address}/{length}, the pool is {pool.cidr}",
+            f"ip link del {link.name}"
+            if link.name.startswith(REMAINS)
+            else f"tortie delete ippool {pool.name}",
+        )
+
+
+def _overlapping_route(
+    pool: Pool, route: Route, owned: frozenset[int], told: set[Prefix]
+) -> Iterator[Finding]:
+    network = route.key.destination
+    if network.version != pool.cidr.version or not network.prefixlen or network in told:
+        return
+    if not network.overlaps(pool.cidr) or route.type not in (RouteType.UNICAST, RouteType.BLACKHOLE):
+        return
+    ours = route.protocol in owned and route.protocol != RTPROT_KERNEL
+    if ours or (route.device is not None and not _foreign(route.device)):
+        return
+    inside = network.prefixlen >= pool.cidr.prefixlen
+    protocol = PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
+    yield Finding(
+        Severity.ERROR if inside else Severity.WARNING,
+        f"pool {pool.name} overlaps a route of somebody else",
+        f"{route} (protocol {protocol}) {'lies in' if inside else 'covers'} {pool.cidr}"
+        + ("" if inside else ": what is behind it can be reached no more where a block stands"),
+        f"ip route del {network}{f' dev {route.device}' if route.device else ''}",
+    )
+
+
+def _forward(facts: HostFacts) -> Iterator[Finding]:
+    for chain in facts.forward:
+        if chain.drops and not chain.opened:
+            yield _dropping(facts, chain)
+    if facts.legacy_forward_drops:
+        yield Finding(
+            Severity.ERROR,
+            "forwarded packets are dropped by iptables-legacy, which the agent does not open",
+            f"iptables-legacy -S FORWARD begins with -P FORWARD DROP{_by_docker(facts)}",
+            "iptables-legacy -I FORWARD -i cali+ -j ACCEPT && iptables-legacy -I FORWARD -o cali+ -j ACCEPT",
+        )
+
+
+def _dropping(facts: HostFacts, chain: ForwardChain) -> Finding:
+    where = f"{chain.family} {chain.table} {chain.name}"
+    evidence = f"nftables chain {where} drops what no rule of it accepts{_by_docker(facts)}"
+    mark = ' comment "tortie"' if facts.opens_forward else ""  # by it the agent knows its own rules
+    rules = "; ".join(f'insert rule {where} {way} "cali*" accept{mark}' for way in ("iifname", "oifname"))
+    if not facts.opens_forward:
+        what = "forwarded packets are dropped, and kernel.open_forward is off: rules of your own must let pods through"
+        return Finding(Severity.WARNING, what, evidence, f"nft '{rules}'")
+    if not facts.agent_runs:
+        what = "forwarded packets are dropped, until the agent starts and lets those of pods through"
+        return Finding(Severity.NOTE, what, evidence, f"systemctl start {AGENT}")
+    return Finding(Severity.ERROR, "forwarded packets are dropped", evidence, f"nft '{rules}'")
+
+
+def _by_docker(facts: HostFacts) -> str:
+    docker = facts.running("dockerd")
+    return f"; {docker[0]} sets it so" if docker else ""
+
+
+def _forwarding(facts: HostFacts) -> Iterator[Finding]:
+    wanted = {"net/ipv4/ip_forward": not facts.pools or any(pool.cidr.version == 4 for pool in facts.pools)}
+    wanted["net/ipv6/conf/all/forwarding"] = any(pool.cidr.version == 6 for pool in facts.pools)
+    for name, matters in wanted.items():
+        if matters and facts.switch(name) == 0:
+            dotted = name.replace("/", ".")
+            yield Finding(
+                Severity.ERROR if facts.agent_runs else Severity.WARNING,
+                "this machine does not forward packets"
+                + ("" if facts.agent_runs else " (the agent switches it on when it starts)"),
+                f"{dotted} = 0",
+                f"sysctl -w {dotted}=1",
+            )
+
+
+def _reverse_path(facts: HostFacts) -> Iterator[Finding]:
+    """Strict filtering on a tunnel drops what a host, rather than a pod, sends through it: its way back is another."""
+    overall = facts.switch("net/ipv4/conf/all/rp_filter") or 0
+    tunnels = [name for name in sorted(OUR_TUNNELS) if name in facts.links]
+    for name in tunnels or ["default"]:
+        own = facts.switch(f"net/ipv4/conf/{name}/rp_filter")
+        if own is not None and max(own, overall) == STRICT:
+            to_come = "" if tunnels else " on interfaces to come, so on the tunnels"
+            yield Finding(
+                Severity.WARNING,
+                f"reverse path filtering is strict{to_come or f' on {name}'}",
+                f"net.ipv4.conf.{name}.rp_filter = {own}, net.ipv4.conf.all.rp_filter = {overall}; the larger counts",
+                f"sysctl -w net.ipv4.conf.{name}.rp_filter=2",
+            )
+
+
+def overhead(pool: Pool) -> int:
+    """Bytes that a packet of this pool bears more on its way to some other node."""
+    if pool.vxlan is not EncapsulationMode.NEVER:
+        return VXLAN_OVERHEADS[pool.cidr.version]
+    return IPIP_OVERHEAD if pool.ipip is not EncapsulationMode.NEVER else 0
+
+
+def _mtu(facts: HostFacts) -> Iterator[Finding]:
+    if facts.underlay is None:
+        return
+    more = max((overhead(pool) for pool in facts.pools), default=0)
+    carried = facts.underlay.mtu - more
+    for link in sorted(facts.links.values(), key=lambda one: one.name):
+        if link.name.startswith(WORKLOAD_PREFIX) and link.mtu > carried:
+            yield Finding(
+                Severity.ERROR,
+                f"packets of the pod behind {link.name} can be too large",
+                f"it has MTU {link.mtu}; {facts.underlay.device} has {facts.underlay.mtu},"
+                f" of which encapsulation takes {more}",
+                f"ip link set dev {link.name} mtu {carried}",
+            )
+
+
+def _bgp_port(facts: HostFacts) -> Iterator[Finding]:
+    for listener in facts.listeners:
+        process = listener.process
+        if listener.port != BGP_PORT or (process is not None and process.name == AGENT):
+            continue
+        if process is None:
+            fix = "ss -ltnp 'sport = :179'"
+        else:
+            fix = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
+        yield Finding(
+            Severity.ERROR,
+            "BGP's port is taken",
+            f"{listener.address} port {BGP_PORT}: {process or 'a process that cannot be told'} listens",
+            fix,
+        )

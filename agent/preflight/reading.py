@@ -1,0 +1,269 @@
+"""Reads what preflight looks at: files below a root, the kernel of this network namespace, etcd's clock.
+
+Promises: changes nothing; what cannot be read is named with its reason and stops nothing else; every question has a
+bound. Does not know: what is good or bad.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from ipaddress import IPv4Address
+from pathlib import Path
+from ssl import SSLContext
+from urllib.parse import urlsplit
+
+from agent.clock import SystemClock
+from agent.config import Config
+from agent.dataplane.kernel import Kernel, KernelError
+from agent.dataplane.objects import ForwardChain, Link, Route
+from agent.preflight.facts import AGENT, HostFacts, ModuleState, Placed, Underlay
+from agent.preflight.host import PURPOSES
+from agent.preflight.network import BGP_PORT
+from agent.preflight.processes import listeners, open_files, processes
+from agent.service.install import unit_file
+
+ASK_SECONDS = 2.0
+OUTSIDE = IPv4Address("198.51.100.1")
+"""TEST-NET-2 (RFC 5737): asking the kernel for the way there sends nothing and finds the default route."""
+SWITCHES = (
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/conf/*/rp_filter",
+    "net/netfilter/nf_conntrack_max",
+    "net/netfilter/nf_conntrack_count",
+    "fs/inotify/max_user_instances",
+    "fs/inotify/max_user_watches",
+    "fs/nr_open",
+)
+SYMBOLS = {
+    "ipip": "ipip_tunnel_setup",
+    "vxlan": "vxlan_setup",
+    "nf_tables": "nft_do_chain",
+    "nft_masq": "nft_masq_dump",
+    "nft_chain_nat": "nft_nat_do_chain",
+    "veth": "veth_setup",
+}
+"""A function of each part, by which a kernel that has it built in and no /lib/modules is told."""
+CONFLIST_ENDS = (".conf", ".conflist", ".json")
+NETWORKD = ("network/10-tortie.network", "networkd.conf.d/tortie.conf")
+NETWORK_MANAGER = "NetworkManager/tortie.conf"
+STA_UNSYNC = 0x0040
+"""linux/timex.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What the kernel itself answers."""
+
+    links: Mapping[str, Link]
+    routes: tuple[Route, ...]
+    forward: tuple[ForwardChain, ...]
+    underlay: Underlay | None
+
+
+async def read(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
+    """Everything but what the datastore tells: its pools and its clock."""
+    proc = root / "proc"
+    marks, unread = config.routes, dict[str, str]()
+    seen = await _kernel(kernel, unread)
+    running = processes(proc)
+    agent = next((process.pid for process in running if process.name == AGENT), None)
+    return HostFacts(
+        links=seen.links,
+        routes=seen.routes,
+        forward=seen.forward,
+        underlay=seen.underlay,
+        legacy_forward_drops=legacy_forward_drops(proc),
+        switches=switches(proc / "sys"),
+        modules=modules(root),
+        kernel=release(proc),
+        processes=running,
+        listeners=listeners(proc, (BGP_PORT,), running),
+        conflists=conflists(root / "etc/cni/net.d"),
+        networkd=tuple(_placed(root, "etc/systemd", source, "systemd") for source in NETWORKD),
+        network_manager=(_placed(root, "etc", NETWORK_MANAGER, ""),),
+        synchronised=synchronised(),
+        agent_open_files=open_files(proc, agent) if agent is not None else None,
+        opens_forward=config.kernel.open_forward,
+        wants_nexthops=config.kernel.nexthop_objects,
+        owned=frozenset({marks.learned, marks.blackhole, marks.datastore}),
+        unread=unread,
+    )
+
+
+async def _kernel(kernel: Kernel, unread: dict[str, str]) -> _Kernel:
+    links: Mapping[str, Link] = {}
+    routes: tuple[Route, ...] = ()
+    forward: tuple[ForwardChain, ...] = ()
+    underlay = None
+    try:
+        links = await kernel.links()
+        routes = tuple((await kernel.routes()).values())
+        forward = tuple((await kernel.forward_chains()).values())
+    except KernelError as error:
+        unread["the kernel's network"] = str(error)
+    try:
+        way = links.get((await kernel.path_to(OUTSIDE)).device)
+        underlay = Underlay(way.name, way.mtu) if way is not None else None
+    except KernelError as error:
+        unread["the way to other nodes"] = str(error)
+    return _Kernel(links, routes, forward, underlay)
+
+
+def switches(sys: Path) -> dict[str, str]:
+    """Path below /proc/sys -> value."""
+    found = {}
+    for pattern in SWITCHES:
+        for path in sys.glob(pattern):
+            try:
+                found[str(path.relative_to(sys))] = path.read_text().strip()
+            except OSError:
+                continue
+    return found
+
+
+def legacy_forward_drops(proc: Path) -> bool:
+    """Whether iptables-legacy, where its table is in use, drops forwarded packets."""
+    if "filter" not in _lines(proc / "thread-self/net/ip_tables_names"):
+        return False
+    program = shutil.which("iptables-legacy")
+    if program is None:
+        return False
+    words = [program, "-S", "FORWARD"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.startswith("-P FORWARD DROP") and "cali" not in done.stdout
+
+
+def release(proc: Path) -> tuple[int, int] | None:
+    """The kernel's version."""
+    found = re.match(r"(\d+)\.(\d+)", "".join(_lines(proc / "sys/kernel/osrelease")[:1]))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def modules(root: Path) -> dict[str, ModuleState]:
+    """How each part of the kernel that we use stands."""
+    folder = root / "lib/modules" / "".join(_lines(root / "proc/sys/kernel/osrelease")[:1])
+    loaded = {line.split()[0] for line in _lines(root / "proc/modules") if line}
+    built_in = _module_names(_lines(folder / "modules.builtin"))
+    loadable = _module_names(line.partition(":")[0] for line in _lines(folder / "modules.dep"))
+    found = {}
+    for name in PURPOSES:
+        there = name in loaded or name in built_in or (root / "sys/module" / name).is_dir()
+        found[name] = (
+            ModuleState.PRESENT
+            if there
+            else ModuleState.LOADABLE
+            if name in loadable
+            else ModuleState.MISSING
+        )
+    missing = {SYMBOLS[name]: name for name, state in found.items() if state is ModuleState.MISSING}
+    return found | dict.fromkeys(_with_symbols(root / "proc/kallsyms", missing), ModuleState.PRESENT)
+
+
+def _module_names(paths: Iterable[str]) -> frozenset[str]:
+    return frozenset(Path(path).name.partition(".ko")[0].replace("-", "_") for path in paths)
+
+
+def _with_symbols(table: Path, wanted: Mapping[str, str]) -> list[str]:
+    if not wanted:
+        return []
+    found = []
+    try:
+        with table.open() as lines:
+            for line in lines:
+                symbol = line.split()[2]
+                if symbol in wanted:
+                    found.append(wanted[symbol])
+    except (OSError, IndexError):
+        pass
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def conflists(directory: Path) -> tuple[str, ...]:
+    """The file names that runtimes read."""
+    try:
+        return tuple(sorted(path.name for path in directory.iterdir() if path.suffix in CONFLIST_ENDS))
+    except OSError:
+        return ()
+
+
+def _placed(root: Path, base: str, source: str, package: str) -> Placed:
+    """A file of systemd/, and whether it stands: where we place it, or where the Debian package does."""
+    folder, _, name = source.rpartition("/")
+    folder = folder if package else f"{folder}/conf.d"
+    others = ("usr/lib", "lib") if not package else (f"usr/lib/{package}", f"lib/{package}")
+    places = [Path(base) / folder / name, *(Path(other) / folder / name for other in others)]
+    present = any((root / place).is_file() for place in places)
+    return Placed(f"/{places[0]}", unit_file(source).decode(), present)
+
+
+class _Timex(ctypes.Structure):
+    """struct timex of linux/timex.h; what follows `status` is of no interest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_long * 32),
+    )
+
+
+def synchronised() -> bool | None:
+    """Whether the kernel's clock is disciplined by somebody; None when that may not be asked."""
+    answer = _Timex()  # modes 0: nothing is set
+    if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(answer)) < 0:
+        return None
+    return not answer.status & STA_UNSYNC
+
+
+def with_skew(facts: HostFacts, endpoints: Sequence[str], tls: SSLContext | None) -> HostFacts:
+    """The facts with how far this clock is ahead of that of the first member that tells its time."""
+    for endpoint in endpoints:
+        told = _date(endpoint, tls)
+        if told is not None:
+            before, after = told
+            return replace(facts, skew_seconds=(after - before).total_seconds())
+    return facts
+
+
+def _date(endpoint: str, tls: SSLContext | None) -> tuple[datetime, datetime] | None:
+    """What a member's HTTP answer is dated, and our own time; whole seconds, so the middle of its second is taken."""
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    host, port = parts.hostname or "localhost", parts.port or 2379
+    connection: HTTPConnection = (
+        HTTPSConnection(host, port, timeout=ASK_SECONDS, context=tls)
+        if parts.scheme == "https"
+        else HTTPConnection(host, port, timeout=ASK_SECONDS)
+    )
+    try:
+        connection.request("GET", "/version")
+        stamp = connection.getresponse().headers.get("Date")
+        if stamp is None:
+            return None
+        told = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
+        return told, SystemClock().wall()
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()

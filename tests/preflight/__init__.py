@@ -1,0 +1,1 @@
+"""Preflight: its findings by table, and its reading on real kernels and files."""
