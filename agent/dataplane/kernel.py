@@ -73,6 +73,8 @@ class ObjectsChanged:
     """The one route concerned, when only one is."""
     by: str | None = None
     """Who did it, where the kernel tells: the name of the program."""
+    names: frozenset[str] = frozenset()
+    """The sysctls that were written to, by their paths; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ becomes one Overrun. Does not know: what is ours.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -28,6 +29,7 @@ from agent.dataplane.rtnetlink import (
     RTM_NEWNETCONF,
     RTM_NEWROUTE,
     Message,
+    attributes,
     decode_route,
     messages,
 )
@@ -49,6 +51,8 @@ GROUPS = (
     RTNLGRP_NEXTHOP,
 )
 NFNLGRP_NFTABLES = 7
+NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
+"""linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
 DATAGRAMS_PER_TURN = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
 
@@ -88,8 +92,9 @@ class NetlinkChanges:
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
             await readable([*self._ears, self._switches] if self._switches.works else self._ears)
-            if self._switches.works and self._switches.heard():
-                self._waiting.append(ObjectsChanged(Kind.SYSCTL))
+            written = self._switches.heard() if self._switches.works else frozenset()
+            if written is None or written:
+                self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
             # Equal hints of one turn are one hint; the order of the first ones is kept.
             for ear in self._ears:
                 self._waiting.extend(dict.fromkeys(self._take(ear)))
@@ -128,7 +133,7 @@ class NetlinkChanges:
             # With a nexthop object the kernel drops its routes and says nothing of them.
             return [ObjectsChanged(Kind.ROUTE)] if decode_nexthop(data, found.start, found.end) else []
         if found.type == RTM_NEWNETCONF:
-            return [ObjectsChanged(Kind.SYSCTL)]
+            return self._settings(data, found)
         return self._nftables(data, found)
 
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
@@ -149,6 +154,17 @@ class NetlinkChanges:
         changed = LinkChanged(self._name_of(row.index))
         # With an interface's last address its routes go too, unannounced.
         return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == RTM_DELADDR else [changed]
+
+    def _settings(self, data: bytes, found: Message) -> list[KernelEvent]:
+        """A change of an interface's settings; without an interface, or of `all` of them, it may be anywhere."""
+        words = attributes(data, found.start + NETCONFMSG_BYTES, found.end)
+        (index,) = struct.unpack("=i", words.get(NETCONFA_IFINDEX, b"\0\0\0\0"))
+        if index <= 0:
+            return [ObjectsChanged(Kind.SYSCTL)]
+        names = self._switches.of(self._name_of(index))
+        return (
+            [ObjectsChanged(Kind.SYSCTL, names=names)] if names else []
+        )  # a new interface's are read anyway
 
     def _neighbour(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_neighbour(data, found.start, found.end)

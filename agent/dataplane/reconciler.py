@@ -45,6 +45,7 @@ from agent.dataplane.ownership import Installed, Ownership
 from agent.dataplane.pace import Pace, Tempo
 from agent.dataplane.plan import Picture, Wish
 from agent.dataplane.report import Report, Tally
+from agent.dataplane.switches import Switches
 from agent.dataplane.turns import in_turns
 from agent.dataplane.writes import Writes
 
@@ -91,6 +92,7 @@ class Reconciler:
         self._tally = Tally()
         self._budget = budget or Budget()
         self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
+        self._switches = Switches(kernel, self._picture, self._tally, self._ownership, log)
         self._lingering = Lingering(self._tempo.linger_seconds)
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
@@ -212,13 +214,9 @@ class Reconciler:
                 elif lost:
                     self._lost.add(name)
             case ObjectsChanged(Kind.ROUTE, Route() as route):
-                if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
-                    standing = self._picture.routes.get(route.key)
-                    if standing is not None and not self._ownership.is_ours(standing):
-                        self._picture.doubted[route.key] = standing
-                    return False
-                self._stale.add(Kind.ROUTE)
-                self._writes.retries.forget_wait((Kind.ROUTE, route.key))
+                return self._note_route(route)
+            case ObjectsChanged(Kind.SYSCTL, names=names) if names:
+                self._switches.doubt(names)
             case ObjectsChanged(kind, by=by):
                 self._stale.add(kind)
                 if by is not None:
@@ -226,6 +224,16 @@ class Reconciler:
             case Overrun():
                 self._tally.overruns += 1
                 self._resync_at = min(self._resync_at, self._resynced_at + self._tempo.overrun_seconds)
+        return True
+
+    def _note_route(self, route: Route) -> bool:
+        if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
+            standing = self._picture.routes.get(route.key)
+            if standing is not None and not self._ownership.is_ours(standing):
+                self._picture.doubted[route.key] = standing
+            return False
+        self._stale.add(Kind.ROUTE)
+        self._writes.retries.forget_wait((Kind.ROUTE, route.key))
         return True
 
     def _doubt_everything(self) -> None:
@@ -340,16 +348,7 @@ class Reconciler:
             case Kind.FORWARD:
                 picture.forward = dict(await self._kernel.forward_chains())
             case Kind.SYSCTL:
-                picture.sysctls = dict(
-                    await self._kernel.sysctls(tuple(self._wish.dataplane.sysctls), only=True)
-                )
-
-    async def _read_new_sysctls(self) -> None:
-        """Those of devices that came since the last reading."""
-        known = self._picture.sysctls
-        new = [name for name in self._wish.dataplane.sysctls if name not in known]
-        if new:
-            known.update(await self._kernel.sysctls(new))
+                await self._switches.read_all(self._wish)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -366,7 +365,7 @@ class Reconciler:
         routes = self._routes_plan.delta
         await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)
         await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)
-        await self._read_new_sysctls()
+        await self._switches.read_missing(self._wish)
         await writes.put(
             Kind.SYSCTL, plan.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
         )

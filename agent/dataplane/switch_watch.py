@@ -27,6 +27,9 @@ class SwitchWatch:
     def __init__(self) -> None:
         self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watches: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._of: dict[str, set[str]] = {}
+        """Interface -> its followed switches."""
 
     @property
     def works(self) -> bool:
@@ -51,7 +54,8 @@ class SwitchWatch:
             watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(ROOT / name), IN_MODIFY)
             if watch >= 0 and watch != self._watches.get(name):
                 self._leave(name)
-                self._watches[name] = watch
+                self._watches[name], self._names[watch] = watch, name
+                self._of.setdefault(_interface(name), set()).add(name)
 
     def only(self, names: Collection[str]) -> None:
         """Hear of no others any more."""
@@ -61,17 +65,34 @@ class SwitchWatch:
     def _leave(self, name: str) -> None:
         watch = self._watches.pop(name, None)
         if watch is not None:
+            self._names.pop(watch, None)
+            mine = self._of.get(_interface(name), set())
+            mine.discard(name)
+            if not mine:
+                self._of.pop(_interface(name), None)
             _libc.inotify_rm_watch(self._descriptor, watch)
 
-    def heard(self) -> bool:
-        """Whether something was written since the last call."""
+    def of(self, interface: str) -> frozenset[str]:
+        """The followed switches of an interface."""
+        return frozenset(self._of.get(interface, ()))
+
+    def heard(self) -> frozenset[str] | None:
+        """The switches that were written to since the last call; None: some, and it is not known which."""
         try:
             data = os.read(self._descriptor, EVENTS_BYTES)
         except BlockingIOError:
-            return False
-        written, offset = False, 0
+            return frozenset()
+        written, offset, lost = set[str](), 0, False
         while offset + _EVENT.size <= len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, offset)
-            written = written or bool(mask & (IN_MODIFY | IN_Q_OVERFLOW))
+            watch, mask, _, length = _EVENT.unpack_from(data, offset)
+            lost = lost or bool(mask & IN_Q_OVERFLOW)
+            if mask & IN_MODIFY and watch in self._names:
+                written.add(self._names[watch])
             offset += _EVENT.size + length
-        return written
+        return None if lost else frozenset(written)
+
+
+def _interface(name: str) -> str:
+    """The interface of net/ipv4/conf/INTERFACE/forwarding and its like; empty for a switch of the whole host."""
+    parts = name.split("/")
+    return parts[3] if len(parts) == 5 else ""

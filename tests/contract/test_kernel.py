@@ -128,7 +128,7 @@ async def test_who_writes_a_switch_that_was_read_is_heard(world: World) -> None:
         await world.kernel.sysctls([name], only=True)
         world.foreign_sysctl(name, "1")
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await anext(changes) != ObjectsChanged(Kind.SYSCTL):
+            while await anext(changes) != ObjectsChanged(Kind.SYSCTL, names=frozenset({name})):
                 pass
     finally:
         changes.close()

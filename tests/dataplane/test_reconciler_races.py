@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from agent.dataplane.kernel import Refusal
-from agent.dataplane.objects import Dataplane, Link, Route
+from agent.dataplane.objects import Dataplane, Link, Route, Sysctl
 from agent.dataplane.reconciler import Wish
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import FOREIGN, LEARNED, OWN_BLOCK, routes
@@ -115,3 +115,33 @@ async def test_what_was_refused_for_want_of_its_device_is_tried_at_once_when_the
         for _ in range(2):
             await bench.passed()
         assert kernel.route_table == {dangling.key: dangling}
+
+
+class Counting(FakeKernel):
+    """Notes how many switches each reading asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
+        self.asked.append(len(names))
+        return await super().sysctls(names, only=only)
+
+
+async def test_a_switch_that_somebody_turns_costs_the_reading_of_that_one_and_is_told_as_drift() -> None:
+    kernel = Counting()
+    for number in range(40):
+        kernel.add_link(f"cali{number}")
+    wished = {
+        name: Sysctl(name, "1") for name in (f"net/ipv4/conf/cali{number}/proxy_arp" for number in range(40))
+    }
+    async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
+        await bench.quiet()
+        kernel.asked.clear()
+        turned = "net/ipv4/conf/cali7/proxy_arp"
+        kernel.foreign_sysctl(turned, "0")
+        await bench.until(lambda: kernel.sysctl_table[turned] == "1")
+        await bench.quiet()
+        assert set(kernel.asked) == {1}
+        assert bench.reconciler.report().drift["sysctl"] == 1

@@ -152,7 +152,7 @@ class FakeKernel:
     def foreign_sysctl(self, name: str, value: str) -> None:
         """Somebody turns a switch."""
         self.sysctl_table[name] = value
-        self._tell(ObjectsChanged(Kind.SYSCTL))
+        self._tell(ObjectsChanged(Kind.SYSCTL, names=frozenset({name})))
 
     def overrun(self) -> None:
         """Notifications get lost."""
