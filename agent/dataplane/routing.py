@@ -8,6 +8,7 @@ Does not know: what the kernel has, netlink, BGP's decision (it gets best paths)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import TypeVar
 
@@ -29,6 +30,9 @@ from ipam.model import EncapsulationMode, NodeName, Pool
 
 T = TypeVar("T")
 
+PODS_REMEMBERED = 4096
+"""Each pass asks for the routes of all pods of the node; those of so many are not made anew."""
+
 
 def routes(facts: Facts) -> dict[RouteKey, Route]:
     """All routes this node should have. Of two producers for one key pods go first, then the datastore, then BGP."""
@@ -40,7 +44,7 @@ def workload_routes(facts: Facts) -> Iterator[Route]:
     """Those of this node's pods."""
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
-            yield workload_route(facts, address, endpoint.interface)
+            yield workload_route(address, endpoint.interface, facts.protocols.workload)
 
 
 def stored_routes(facts: Facts) -> Iterator[Route]:
@@ -161,11 +165,12 @@ def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | No
     return find
 
 
-def workload_route(facts: Facts, address: Address, interface: str) -> Route:
+@lru_cache(maxsize=PODS_REMEMBERED)
+def workload_route(address: Address, interface: str, protocol: int) -> Route:
     """`192.168.41.137 dev calie486eacd845 scope link`; IPv6 knows no scopes of routes."""
     key = RouteKey(ip_network(address))
     scope = Scope.LINK if address.version == 4 else Scope.UNIVERSE
-    return Route(key, device=interface, protocol=facts.protocols.workload, scope=scope)
+    return Route(key, device=interface, protocol=protocol, scope=scope)
 
 
 def blackhole(facts: Facts, block: Prefix) -> Route:

@@ -9,6 +9,9 @@ lose its own default route for nothing. Does not know: what they are set to now.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Sysctl
 
@@ -23,6 +26,8 @@ PER_INTERFACE_6 = (
     ("net/ipv6/conf/{}/proxy_ndp", "1"),
     ("net/ipv6/conf/{}/forwarding", "1"),
 )
+PODS_REMEMBERED = 4096
+"""Each pass asks for the switches of all pods; those of so many are not made anew."""
 FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
 FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
@@ -34,7 +39,12 @@ def sysctls(facts: Facts) -> dict[str, Sysctl]:
         found[FORWARDING_6.name] = FORWARDING_6
     for endpoint in facts.endpoints:
         dual = any(address.version == 6 for address in endpoint.addresses)
-        for pattern, value in (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ())):
-            name = pattern.format(endpoint.interface)
-            found[name] = Sysctl(name, value)
+        found |= _of_interface(endpoint.interface, dual)
     return found
+
+
+@lru_cache(maxsize=PODS_REMEMBERED)
+def _of_interface(interface: str, dual: bool) -> Mapping[str, Sysctl]:
+    patterns = (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ()))
+    made = (Sysctl(pattern.format(interface), value) for pattern, value in patterns)
+    return {sysctl.name: sysctl for sysctl in made}
