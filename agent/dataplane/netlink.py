@@ -169,11 +169,16 @@ class NetlinkKernel:
             refused = await self._carry_out(sent, encoded(sent, whole))
             if refused and numbers:
                 self._nexthops.doubt()
-            plain = {number for number, hop in hops.items() if hop not in numbers}
-            self._decoder.plain.difference_update([key for key, _ in sent] if self._decoder.plain else ())
-            self._decoder.plain.update(key for key, way in sent if id(way) in plain) if plain else None
+            self._note_plain(sent, {number for number, hop in hops.items() if hop not in numbers})
         left_out = (route for route in routes if route.device in absent) if absent else ()
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
+
+    def _note_plain(self, sent: Sequence[Route], ways: Collection[int]) -> None:
+        """Which routes go through a gateway without an object, so that they turn with nobody; `ways` by identity."""
+        if self._decoder.plain:
+            self._decoder.plain.difference_update(key for key, _ in sent)
+        if ways:
+            self._decoder.plain.update(key for key, way in sent if id(way) in ways)
 
     async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
         """Send all routes that go one way another way, in one step; they are at these keys. False: nothing was done."""
