@@ -93,15 +93,13 @@ class LocRib:
 
     def next_hops_of(self, prefixes: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
         """The same of very many, which share their paths."""
-        paths, known = (
-            self._paths,
-            dict[int, Address | None](),
-        )  # by identity: what the RIB holds stays meanwhile
+        known: dict[int, tuple[object, Address | None]] = {}  # by identity; what is held keeps its number
         for prefix in prefixes:
-            number = id(paths.get(prefix))
-            if number not in known:
-                known[number] = self.next_hop(prefix)
-            yield prefix, known[number]
+            paths = self._paths.get(prefix)
+            found = known.get(id(paths))
+            if found is None:
+                found = known[id(paths)] = paths, self.next_hop(prefix)
+            yield prefix, found[1]
 
     def candidates(self, prefix: Nlri) -> tuple[Path, ...]:
         """All paths, the best one first."""

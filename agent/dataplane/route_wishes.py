@@ -47,7 +47,7 @@ class RouteWishes:
         if touched is not None and frame == self._frame:
             return self._routes, (yield from self._change(facts, touched, local))
         # What was learned goes on changing while others run.
-        facts = replace(facts, learned=dict(facts.learned))
+        facts = replace(facts, learned=dict(facts.learned.items()))
         stored = yield from _collected(stored_routes(facts))
         untold = ((key, hop) for key, hop in facts.learned.items() if key not in stored)
         routes = yield from _collected(learned_routes(facts, untold))

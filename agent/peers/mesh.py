@@ -9,7 +9,7 @@ Does not know: wire formats, routes' forms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
@@ -62,15 +62,31 @@ class NextHops(Mapping[RouteKey, Address]):
         next_hop = self._speaker.next_hop(FAMILIES[version], packed)
         return next_hop if next_hop is not None and next_hop.version == version else None
 
-    def __iter__(self) -> Iterator[RouteKey]:
+    def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
+        """All of them; what changes meanwhile may be told or not."""
         for version, family in FAMILIES.items():
-            for packed in list(self._speaker.packed(family)):
-                key = RouteKey.of_packed(version, packed)
-                if key in self:
-                    yield key
+            for packed, hop in self._speaker.next_hops_of(family, list(self._speaker.packed(family))):
+                if hop is not None and hop.version == version:
+                    yield RouteKey.of_packed(version, packed), hop
+
+    def __iter__(self) -> Iterator[RouteKey]:
+        return (key for key, _ in self.pairs())
+
+    def items(self) -> ItemsView[RouteKey, Address]:
+        """A view that does not look everything up twice."""
+        return _Pairs(self)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return sum(1 for _ in self.pairs())
+
+
+class _Pairs(ItemsView[RouteKey, Address]):
+    def __init__(self, hops: NextHops) -> None:
+        super().__init__(hops)
+        self._hops = hops
+
+    def __iter__(self) -> Iterator[tuple[RouteKey, Address]]:
+        return self._hops.pairs()
 
 
 class Mesh:
