@@ -14,7 +14,7 @@ from pathlib import Path
 from vagrant.machines import Unmet
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("agent", "ipam", "bgp", "systemd", "packaging", "pyproject.toml", "README.md")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests")
 VERSION = re.compile(r'^version = "([^"]+)"', re.MULTILINE)
 BUILD_SECONDS = 120.0
 
@@ -25,14 +25,8 @@ def newer(directory: Path) -> Path:
     if not wheels:
         raise Unmet("dist has no wheels: run make deb")
     sources, built = directory / "sources", directory / "built"
-    sources.mkdir()
     built.mkdir()
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, sources / name)
+    shutil.copytree(ROOT, sources, ignore=LEFT_OUT)
     project = sources / "pyproject.toml"
     project.write_text(VERSION.sub(r'version = "\1.post1"', project.read_text(), count=1))
     _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)], sources)
