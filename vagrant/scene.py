@@ -95,7 +95,11 @@ class Scene:
 
     def switch(self, to: Encapsulation) -> None:
         """Change the pool's mode."""
-        self.apply(with_mode(json.loads(SEED_POOL.read_text()), to.mode, ipip=not to.vxlan))
+        (pool,) = json.loads(SEED_POOL.read_text())["items"]
+        pool["metadata"] = {
+            "name": pool["metadata"]["name"]
+        }  # with a revision it would apply to that one alone
+        self.apply(with_mode(pool, to.mode, ipip=not to.vxlan))
 
     def routed(self, to: Encapsulation, nodes: Iterable[str] = tuple(NODES)) -> bool:
         """Whether each of the nodes reaches the blocks of all the others by the mode's device."""
