@@ -28,11 +28,12 @@ class Shard:
 def shards() -> list[Shard]:
     """The parts; the heavy ones are alone, so that two cores are enough."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    without_interop = ["--ignore", "tests/interop"]
+    kills = "tests/cni/test_kills.py"
+    elsewhere = ["--ignore", "tests/interop", "--ignore", kills]
     guest = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(SHARD_SECONDS - 100), "--"]
     return [
-        Shard("cores, contracts, kernel", [*pytest, "-m", "not lab and not ipip", *without_interop]),
-        Shard("interop: BIRD, FRR, GoBGP", [*pytest, "-n", "2", "tests/interop"]),
+        Shard("cores, contracts, kernel", [*pytest, "-m", "not lab and not ipip", *elsewhere]),
+        Shard("interop: BIRD, FRR, GoBGP; kills", [*pytest, "-n", "2", "tests/interop", kills]),
         Shard("labs", [*pytest, "-m", "lab and not ipip", "tests/lab", "tests/bench"]),
         Shard("machines with systemd", [*pytest, "-m", "lab", "tests/systemd"]),
         Shard("IPIP, in User-Mode-Linux", [*guest, *pytest, "-o", "timeout=600", "-m", "ipip"]),

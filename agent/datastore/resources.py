@@ -152,7 +152,7 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
             return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=ADDRESSES_KEPT)
 def _single(text: str) -> IPv4Address | IPv6Address | None:
     """`10.0.0.1/32` or `fd00::1/128`, also without its length."""
     try:

@@ -210,7 +210,7 @@ async def test_a_shim_killed_while_the_agent_attaches_leaves_nothing_behind_the_
 
 # -- rounds at random -------------------------------------------------------------------------------------------------
 
-ROUNDS = int(os.environ.get("TORTIE_KILL_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("TORTIE_KILL_ROUNDS", "500"))
 LONGEST_SHIM_SECONDS = 0.02
 """About what a call of the slower shim takes: a kill hits any step of it."""
 CALL = b'{"cniVersion":"1.1.0","name":"pods","type":"tortie"}'
@@ -286,6 +286,7 @@ async def shim_killed_in_del(rig: Rig) -> bool:
     return lives
 
 
+@pytest.mark.timeout(900)
 async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
     node: Node, store: EtcdStore, pod: str, tmp_path: Path
 ) -> None:
