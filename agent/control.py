@@ -7,6 +7,7 @@ is a word, and for some words a text behind it. Does not know: what the answers 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 import struct
@@ -30,7 +31,7 @@ class WithText:
 
 
 Answers = Mapping[str, Callable[[], Any] | WithText]
-"""Word -> what gives its answer. A ValueError or OSError is told as the answer's `error`."""
+"""Word -> what gives its answer, at once or when awaited. A ValueError or OSError is told as the answer's `error`."""
 
 
 def peer_is_root(connection: socket.socket) -> bool:
@@ -68,7 +69,7 @@ async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda
             async with asyncio.timeout(ANSWER_SECONDS):
                 if peer_is_root(writer.get_extra_info("socket")):
                     question = (await reader.readline()).decode(errors="replace").strip()
-                    writer.write(msgspec.json.encode(_answer(answers, question), enc_hook=str))
+                    writer.write(msgspec.json.encode(await _answer(answers, question), enc_hook=str))
                     await writer.drain()
         writer.close()
 
@@ -78,13 +79,14 @@ async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda
         await server.serve_forever()
 
 
-def _answer(answers: Answers, question: str) -> Any:
+async def _answer(answers: Answers, question: str) -> Any:
     word, _, text = question.partition(" ")
     found = answers.get(word)
     if found is None or (text and not isinstance(found, WithText)):
         return {"error": f"unknown question {question!r}; known are {', '.join(answers)}"}
     try:
-        return found.answer(text) if isinstance(found, WithText) else found()
+        given = found.answer(text) if isinstance(found, WithText) else found()
+        return await given if inspect.isawaitable(given) else given
     except (ValueError, OSError) as error:
         return {"error": str(error)}
 

@@ -57,6 +57,7 @@ from agent.peers.reachability import Reachability
 from agent.peers.secrets import Secrets
 from agent.place.record import NodeRecord, record_inputs
 from agent.place.underlay import Underlay
+from agent.route_glass import RouteGlass
 from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
 from agent.service.start import checked, only_one, parser
@@ -155,6 +156,9 @@ class Agent:
             log,
             on_pass=self._follow_mesh,
             ownership=ownership(config),
+        )
+        self._route_glass = RouteGlass(
+            self._reconciler, self._kernel, self._cluster, lambda: self._facts(self._links), self._mesh.teller
         )
         lag = Lag(self._clock)
         self._account = self._accounting(lag)
@@ -313,6 +317,8 @@ class Agent:
             "undrain": self._mesh.undrain,
             "leave": control.WithText(self._mesh.leave),
             "reload": self.reloading.reload,
+            "table": control.WithText(self._route_glass.table),
+            "plan": self._route_glass.plan,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
         }
 

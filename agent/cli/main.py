@@ -19,6 +19,7 @@ COMMANDS = (
     "agent.cli.resources",
     "agent.cli.editing",
     "agent.cli.node",
+    "agent.cli.routes",
     "agent.cli.bgp",
     "agent.cli.ipam",
     "agent.cli.cni",

@@ -21,6 +21,7 @@ from agent.dataplane.bell import Bell
 from agent.dataplane.budget import Budget
 from agent.dataplane.delta import Delta
 from agent.dataplane.entry_steps import EntrySteps
+from agent.dataplane.explaining import Situation
 from agent.dataplane.forgetting import Forgetting
 from agent.dataplane.kernel import (
     Changes,
@@ -34,7 +35,6 @@ from agent.dataplane.kernel import (
 from agent.dataplane.lingering import Lingering
 from agent.dataplane.objects import (
     OUR_TUNNELS,
-    VXLAN_DEVICES,
     Dataplane,
     Kind,
     Link,
@@ -44,6 +44,7 @@ from agent.dataplane.objects import (
 from agent.dataplane.ownership import Installed, Ownership
 from agent.dataplane.pace import Pace, Tempo
 from agent.dataplane.plan import Picture, Wish
+from agent.dataplane.reading import read
 from agent.dataplane.report import Report, Tally
 from agent.dataplane.switches import Switches
 from agent.dataplane.turns import in_turns
@@ -128,6 +129,14 @@ class Reconciler:
         return self._tally.report(
             self._writes.retries, self._routes_plan, self.installed, self._picture, self._budget
         )
+
+    def situation(self) -> Situation:
+        """The last pass, for people; views, read at once."""
+        refused = {
+            key: why.why for (kind, key), why in self._writes.retries.failures().items() if kind is Kind.ROUTE
+        }
+        waiting = self._routes_plan.waiting
+        return Situation(self._wish, self._picture, self._links, self._ownership, waiting, refused)
 
     async def settled(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the wished route at each key.
@@ -328,27 +337,11 @@ class Reconciler:
             await asyncio.sleep(0)
 
     async def _read(self, kind: Kind) -> None:
-        picture = self._picture
-        match kind:
-            case Kind.TUNNEL:
-                picture.tunnels = dict(await self._kernel.tunnels())
-            case Kind.NEIGHBOUR:
-                tables = [await self._kernel.neighbours(device) for device in VXLAN_DEVICES]
-                found = [entry for table in tables for entry in table.values()]
-                picture.neighbours = {(entry.device, entry.address): entry for entry in found}
-            case Kind.FDB:
-                forwarding = [await self._kernel.fdb(device) for device in VXLAN_DEVICES]
-                entries = [entry for table in forwarding for entry in table.values()]
-                picture.fdb = {(entry.device, entry.mac): entry for entry in entries}
-            case Kind.ROUTE:
-                picture.replace_routes(await self._kernel.routes())
-                self._look_everywhere = True
-            case Kind.MASQUERADE:
-                picture.masquerade = await self._kernel.masquerade()
-            case Kind.FORWARD:
-                picture.forward = dict(await self._kernel.forward_chains())
-            case Kind.SYSCTL:
-                await self._switches.read_all(self._wish)
+        if kind is Kind.SYSCTL:
+            await self._switches.read_all(self._wish)
+        else:
+            await read(self._kernel, self._picture, kind)
+        self._look_everywhere = self._look_everywhere or kind is Kind.ROUTE
 
     # -- writing --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import msgspec
 from agent.peers.peering import Peered
 from bgp.communities import shown
 from bgp.config import PeerConfig
-from bgp.families import Address
+from bgp.families import Address, Prefix
 from bgp.iana import Origin
 from bgp.looking import MOST_PREFIXES, Counts, Seen, View, Which
 from bgp.speaker import Speaker
@@ -58,6 +58,19 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
         "paths": [_row(seen, names) for seen in page.paths],
         "last": str(page.last) if page.last is not None else "",
     }
+
+
+def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
+    """Whose path to exactly this prefix is in use: `name (address)`; empty when nobody's is."""
+    if speaker is None:
+        return ""
+    for seen in speaker.look(View(prefix=prefix)).paths:
+        if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
+            address = seen.path.source.address
+            peer = peers.get(address) if address is not None else None
+            name = peer.config.description if peer is not None else ""
+            return f"{name} ({address})" if name else str(address)
+    return ""
 
 
 def peer_named(peers: Peers, word: str) -> Address:

@@ -19,7 +19,7 @@ import structlog
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Address, RouteKey
+from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster
 from agent.peers import glass
 from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
@@ -341,6 +341,10 @@ class Mesh:
     def routes(self, question: str) -> dict[str, Any]:
         """One page of the looking glass. Raises ValueError."""
         return glass.routes(self._speaker, self._peering.peers, question)
+
+    def teller(self, prefix: Prefix) -> str:
+        """Whose path to a prefix is in use."""
+        return glass.teller(self._speaker, self._peering.peers, prefix)
 
     def peer(self, word: str) -> dict[str, Any]:
         """One peer in full, by name or address. Raises ValueError."""

@@ -1,0 +1,68 @@
+"""`tortie routes` and `tortie plan` in a lab: reasons, conflicts, and a kernel that is as wished."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from agent.lab import processes
+from agent.lab.life import Lab
+from agent.lab.plan import LabNode, Mode
+from tests.lab.conftest import MakeLab, tortie
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: MakeLab) -> Lab:
+    return make_lab("glass", Mode.NONE, nodes=2, pods=2)
+
+
+def said(node: LabNode, *words: str) -> str:
+    done = tortie(*words, env={**os.environ, **node.environment})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def routes(node: LabNode, *words: str) -> dict[str, dict[str, Any]]:
+    return {row["route"]: row for row in json.loads(said(node, "routes", *words, "-o", "json"))}
+
+
+def ip(node: LabNode, words: str) -> str:
+    command = processes.inside(node.namespace, ["ip", *words.split()])
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_every_route_of_the_kernel_is_listed_with_its_reason(lab: Lab) -> None:
+    node, other = lab.plan.nodes
+    found = routes(node)
+    printed = {line.strip().split(" src ")[0] for line in ip(node, "-4 route").splitlines()}
+    listed = {text for text, row in found.items() if row["kind"] not in ("kernel", "foreign")}
+    assert {text for text in listed if ":" not in text} <= printed
+    kinds = {row["kind"]: row["why"] for row in found.values()}
+    assert kinds["pod"] == "pod p1"
+    assert f"told by {other.name} ({other.interface.ip}), block of {other.name}" == kinds["bgp"]
+    assert "blackhole" in kinds
+    assert all(row["agrees"] for row in found.values())
+    assert "all as wished" in said(node, "routes")
+    assert said(node, "plan").strip() == "nothing to change: the kernel is as wished"
+
+
+def test_a_foreign_route_in_our_place_is_shown_as_a_conflict_and_in_the_plan(lab: Lab) -> None:
+    node = lab.plan.nodes[0]
+    (block,) = (row["destination"] for row in routes(node).values() if row["kind"] == "bgp")
+    ip(node, f"route replace {block} dev lo proto static")
+
+    def shown() -> bool:
+        rows = routes(node, block, "--foreign").values()
+        return any(row["state"].startswith("conflict: ") for row in rows)
+
+    processes.wait_for("the conflict", shown, 20)
+    assert f"! route {block} via" in said(node, "plan")
+    assert "1 not as wished" in said(node, "routes")
+    ip(node, f"route del {block} dev lo proto static")
+    processes.wait_for("our route again", lambda: all(row["agrees"] for row in routes(node).values()), 20)
