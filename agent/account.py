@@ -19,6 +19,7 @@ from agent.dataplane.reconciler import Reconciler
 from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
 from agent.gathering import troubles
+from agent.metrics.pools import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.peers.mesh import Mesh
 from agent.place.record import NodeRecord
@@ -44,6 +45,7 @@ class Account:
     lag: Callable[[], float]
     started: datetime
     version: str
+    pools: PoolGauges
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
@@ -103,6 +105,15 @@ class Account:
             "kernel": self.reconciler.report(),
         }
 
+    def _pools(self) -> tuple[PoolReadings, ...]:
+        cluster = self.cluster
+        me = cluster.nodes.get(cluster.node)
+        tunnels = (me.ipip_address, me.vxlan_address, me.vxlan6_address) if me is not None else ()
+        own = [address for endpoint in cluster.endpoints for address in endpoint.addresses]
+        own += [address for address in tunnels if address is not None]
+        pools = tuple(record.pool for record in cluster.pools)
+        return self.pools.readings(pools, cluster.block_owners, tuple(own))
+
     def readings(self) -> Readings:
         """For monitoring."""
         owners = self.cluster.block_owners.values()
@@ -116,6 +127,7 @@ class Account:
             drained=self.mesh.drained is not None,
             pods=len(self.cluster.endpoints),
             own_blocks=sum(owner == self.cluster.node for owner in owners),
+            pools=self._pools(),
             nodes=len(self.cluster.nodes),
             troubles=len(self._troubles()),
             peers=self.mesh.peers(),

@@ -51,6 +51,7 @@ from agent.gathering import FactSettings, Gatherer
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
 from agent.metrics.monitor import Monitor
+from agent.metrics.pools import PoolGauges
 from agent.peers.draining import DrainFile
 from agent.peers.mesh import Mesh
 from agent.peers.reachability import Reachability
@@ -157,9 +158,6 @@ class Agent:
             on_pass=self._follow_mesh,
             ownership=ownership(config),
         )
-        self._route_glass = RouteGlass(
-            self._reconciler, self._kernel, self._cluster, lambda: self._facts(self._links), self._mesh.teller
-        )
         lag = Lag(self._clock)
         self._account = self._accounting(lag)
         self._exposition = Exposition(self._account.readings)
@@ -191,6 +189,7 @@ class Agent:
             lag.take,
             self._clock.wall(),
             version("tortie"),
+            PoolGauges(self._cluster.node),
         )
 
     def _ports(self) -> ServerPorts:
@@ -306,6 +305,9 @@ class Agent:
         await self._reconciler.settled([RouteKey(ip_network(address)) for address in addresses], timeout)
 
     def _answers(self) -> control.Answers:
+        glass = RouteGlass(
+            self._reconciler, self._kernel, self._cluster, lambda: self._facts(self._links), self._mesh.teller
+        )
         return {
             "status": lambda: self._account.status(ready=self._supervision.ready),
             "addresses": self._record.listed,
@@ -317,8 +319,8 @@ class Agent:
             "undrain": self._mesh.undrain,
             "leave": control.WithText(self._mesh.leave),
             "reload": self.reloading.reload,
-            "table": control.WithText(self._route_glass.table),
-            "plan": self._route_glass.plan,
+            "table": control.WithText(glass.table),
+            "plan": glass.plan,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
         }
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import Enum
 
 from agent.dataplane.report import Report
+from agent.metrics.pools import PoolReadings
 from bgp.fsm import State
 from bgp.status import PeerStatus
 
@@ -72,6 +73,7 @@ class Readings:
     drained: bool
     pods: int
     own_blocks: int
+    pools: tuple[PoolReadings, ...]
     nodes: int
     troubles: int
     peers: tuple[PeerStatus, ...]
@@ -92,6 +94,11 @@ _GAUGES = {
     "pods": ("Pod interfaces of this node.", ()),
     "nodes": ("Nodes of the cluster.", ()),
     "ipam_own_blocks": ("Blocks that this node owns.", ()),
+    "ipam_allocations_in_use": ("Addresses of the pool that this node's pods and tunnels have.", ("pool",)),
+    "ipam_blocks": ("Blocks of the pool that nodes have claimed, in the whole cluster.", ("pool",)),
+    "ipam_own_addresses": ("Addresses of the pool in this node's blocks.", ("pool",)),
+    "ipam_pool_blocks": ("Blocks that the pool can be cut into.", ("pool",)),
+    "ipam_pool_size": ("Addresses of the pool.", ("pool",)),
     "event_loop_lag_seconds": ("The longest delay of the event loop since the last scrape.", ()),
     "bgp_converged": ("Whether all peers have told everything, or had time to.", ()),
     "bgp_peer_up": ("Whether the session is established.", ("peer",)),
@@ -144,6 +151,7 @@ def series(readings: Readings) -> Iterator[Series]:
     for name, value in _plain(readings).items():
         yield _one(name, {(): float(value)})
     yield _one("build_info", {(readings.version,): 1.0})
+    yield from _of_pools(readings.pools)
     yield from _of_peers(readings.peers)
     yield from _of_kernel(readings.kernel)
     yield from _of_etcd(readings.etcd)
@@ -167,6 +175,15 @@ def _plain(readings: Readings) -> dict[str, float]:
         "event_loop_lag_seconds": readings.loop_lag_seconds,
         "bgp_converged": readings.converged,
     }
+
+
+def _of_pools(pools: Iterable[PoolReadings]) -> Iterator[Series]:
+    each = tuple(pools)
+    yield _one("ipam_allocations_in_use", {(pool.name,): float(pool.in_use) for pool in each})
+    yield _one("ipam_blocks", {(pool.name,): float(pool.blocks) for pool in each})
+    yield _one("ipam_own_addresses", {(pool.name,): float(pool.own_addresses) for pool in each})
+    yield _one("ipam_pool_blocks", {(pool.name,): float(pool.most_blocks) for pool in each})
+    yield _one("ipam_pool_size", {(pool.name,): float(pool.size) for pool in each})
 
 
 def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Series]:

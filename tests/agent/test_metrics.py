@@ -23,6 +23,7 @@ from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
 from agent.metrics.monitor import Monitor
+from agent.metrics.pools import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
 from bgp.fsm import State
 from bgp.status import PeerStatus
@@ -69,6 +70,7 @@ READINGS = Readings(
     drained=False,
     pods=2,
     own_blocks=1,
+    pools=(PoolReadings("default", size=256, most_blocks=4, blocks=3, own_blocks=1, in_use=5),),
     nodes=3,
     troubles=0,
     peers=(PEER,),
@@ -104,6 +106,10 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
     assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7
     assert samples["tortie_bgp_peer_messages_total", (("direction", "sent"), ("kind", "UPDATE"), peer)] == 5
+    pool = (("pool", "default"),)
+    assert samples["tortie_ipam_allocations_in_use", pool] == 5
+    assert samples["tortie_ipam_blocks", pool] / samples["tortie_ipam_pool_blocks", pool] == 0.75
+    assert samples["tortie_ipam_own_addresses", pool] == 64
     assert samples["tortie_kernel_objects", (("kind", "route"),)] == 4
     assert samples["tortie_kernel_drift_repaired_total", (("kind", "route"),)] == 1
     assert samples["tortie_kernel_refused", ()] == 1
