@@ -163,14 +163,32 @@ def _keys(
     seen: Situation, near: Prefix | None, after: RouteKey | None, *, foreign: bool
 ) -> Iterator[RouteKey]:
     wished, standing = seen.wish.dataplane.routes, seen.picture.routes
+    is_near = nearness(near) if near is not None else None
     for table, others in ((standing, None), (wished, standing)):
         for key in table:
             if (after is not None and key <= after) or (others is not None and key in others):
                 continue
-            if foreign and not _is_foreign(seen, key):
+            if is_near is not None and not is_near(key):
                 continue
-            if near is None or (key.version == near.version and key.destination.overlaps(near)):
+            if not foreign or _is_foreign(seen, key):
                 yield key
+
+
+def nearness(near: Prefix) -> Callable[[RouteKey], bool]:
+    """Whether a key lies in a network or around it: for very many keys, by comparing octets."""
+    around = frozenset(
+        RouteKey(near.supernet(new_prefix=length)).packed for length in range(near.prefixlen + 1)
+    )
+    wanted, shortest = near.version, near.prefixlen
+    first, last = RouteKey(near).packed[1:], near.broadcast_address.packed
+
+    def is_near(key: RouteKey) -> bool:
+        version, packed, _, _ = key
+        if version != wanted:
+            return False
+        return packed in around or (packed[0] > shortest and first <= packed[1:] <= last)
+
+    return is_near
 
 
 def _is_foreign(seen: Situation, key: RouteKey) -> bool:

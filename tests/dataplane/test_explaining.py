@@ -6,9 +6,11 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
-from agent.dataplane.explaining import Explained, Reasons, Situation, Sort, explained, page
+from agent.dataplane.explaining import Explained, Reasons, Situation, Sort, explained, nearness, page
 from agent.dataplane.facts import Facts
 from agent.dataplane.foreseen import Step, foreseen
 from agent.dataplane.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
@@ -165,6 +167,22 @@ def test_a_table_is_narrowed(near: str | None, foreign: bool, expected: list[str
     situation = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
     found = page(situation, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign)
     assert [row.destination for row in found.routes] == expected
+
+
+def network(version: int, number: int, length: int) -> Prefix:
+    """Of few different addresses, so that many overlap."""
+    bits = {4: 32, 6: 128}[version]
+    return ip_network(((number << (bits - 8)) | number, min(length, bits)), strict=False)
+
+
+networks = st.builds(network, st.sampled_from([4, 6]), st.sampled_from([0, 1, 128, 255]), st.integers(0, 128))
+
+
+@hypothesis.given(near=networks, other=networks)
+@hypothesis.settings(derandomize=True, max_examples=500)
+def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
+    expected = near.version == other.version and near.overlaps(other)
+    assert nearness(near)(RouteKey(other)) == expected
 
 
 def steps(situation: Situation, known: Facts) -> list[Step]:
