@@ -11,9 +11,9 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError, netns
@@ -23,6 +23,8 @@ IFA_F_NODAD = 0x02
 NAMESPACES = Path("/run/netns")
 FALLBACK_TUNNELS = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
 """net.core.fb_tunnels_only_for_init_net: 2 keeps a module from making its fallback device anywhere."""
+
+NUD_PERMANENT = 0x80
 
 
 def make_namespace(name: str) -> None:
@@ -107,6 +109,30 @@ def cable(
         for gateway in gateways:
             family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
             there.route("add", dst="default", gateway=gateway, oif=index, family=family)
+
+
+def acquaint(nodes: Mapping[str, IPv4Address]) -> None:
+    """Tell nodes of one segment (namespace -> address) each other's MAC for good.
+
+    The kernel's bound on neighbours it found by itself (gc_thresh3, 1,024) holds for all namespaces together, so 32
+    nodes that all speak to each other reach it; what it was told does not count.
+    """
+    macs, indexes = {}, {}
+    for namespace in nodes:
+        with IPRoute(netns=namespace) as there:
+            (link,) = there.link("get", ifname="eth0")
+            indexes[namespace], macs[namespace] = link["index"], link.get_attr("IFLA_ADDRESS")
+    for namespace in nodes:
+        with IPRoute(netns=namespace) as there:
+            for other, address in nodes.items():
+                if other != namespace:
+                    there.neigh(
+                        "replace",
+                        dst=str(address),
+                        lladdr=macs[other],
+                        ifindex=indexes[namespace],
+                        state=NUD_PERMANENT,
+                    )
 
 
 def has_ipip() -> bool:

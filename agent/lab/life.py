@@ -42,6 +42,8 @@ SEED_POOL = Path(__file__).parent / "pool.json"
 """The pool of the article this project started from: 192.168.0.0/16, IPIP always, /26 blocks."""
 REPLY_SECONDS = 1.0
 APPLY_SECONDS = 60.0
+MANY_NODES = 24
+"""From so many on the kernel cannot keep all their neighbours in mind by itself."""
 ROUND_SECONDS = 0.2
 """Between two rounds of pings, as `ping -i 0.2`."""
 
@@ -138,6 +140,12 @@ def _build(made: LabPlan, progress: Progress) -> None:
         addresses = node.interface, node.interface6
         bridge = f"br{node.segment}"
         fabric.cable(made.fabric, bridge, node.name, node.namespace, addresses, ways_out)
+    if len(made.nodes) >= MANY_NODES:
+        progress("telling the nodes each other's addresses")
+        for number in range(len(made.segments)):
+            fabric.acquaint(
+                {node.namespace: node.interface.ip for node in made.nodes if node.segment == number}
+            )
 
 
 def down(name: str) -> int:
