@@ -97,7 +97,7 @@ def machines(names: list[str]) -> Iterator[Machines]:
     with tempfile.TemporaryDirectory(prefix="tortie-ssh-") as name:
         shared = (
             f"Host *\n  ControlMaster auto\n  ControlPath {name}/%h\n  ControlPersist 600\n"
-            "  ConnectTimeout 20\n  ServerAliveInterval 10\n  ServerAliveCountMax 6\n"
+            "  ConnectTimeout 60\n  ConnectionAttempts 3\n  ServerAliveInterval 10\n  ServerAliveCountMax 6\n"
         )
         file = Path(name) / "settings"
         file.write_text(f"{settings}\n{shared}")

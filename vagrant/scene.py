@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TypeVar
@@ -162,7 +162,13 @@ class Scene:
         for pod in first.values():
             targets = " ".join(other.address for other in first.values() if other is not pod)
             self.machines.run(pod.node, f"pod watch {pod.name} {targets}")
-        yield watch
+        try:
+            yield watch
+        except BaseException:
+            for node in first:
+                with suppress(Unmet):  # the first trouble is the one to tell
+                    self.machines.run(node, "pod watched")
+            raise
         for node in first:
             said = self.machines.run(node, "pod watched")
             watch.seen += _understood(node, lambda said=said: pings(said))  # type: ignore[misc]
