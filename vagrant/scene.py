@@ -26,6 +26,7 @@ SETTLE_SECONDS = 180.0
 PINGS_PER_SECOND = 5
 Answer = TypeVar("Answer")
 POD_SECONDS = 60.0
+APPLY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,9 @@ class Scene:
         return {block: node for node in NODES for block in own_blocks(self.routes(node))}
 
     def apply(self, document: object) -> None:
-        """Write resources, with the command line on the first node."""
-        self.machines.run("node1", f"tortie apply -f - <<'END'\n{json.dumps(document)}\nEND")
+        """Write resources, with the command line on the first node; again while a starved etcd gives no answer."""
+        script = f"tortie apply -f - <<'END'\n{json.dumps(document)}\nEND"
+        wait_until("resources applied", lambda: bool(self.machines.run("node1", script)), APPLY_SECONDS)
 
     def switch(self, to: Encapsulation) -> None:
         """Change the pool's mode."""
