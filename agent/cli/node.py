@@ -22,6 +22,13 @@ finding has its evidence and the command that ends it. Exit code 1 with an error
 """
 
 
+DIAGS_EXAMPLES = """\
+examples:
+  tortie node diags
+  tortie node diags --output /tmp/node1.tar.gz
+"""
+
+
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
     node = subparsers.add_parser("node", help="this node's agent")
@@ -49,6 +56,21 @@ def add_parsers(subparsers: Any) -> None:
     )
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
     check.set_defaults(run=run_checksystem)
+    diags = verbs.add_parser(
+        "diags",
+        help="one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed",
+        epilog=DIAGS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
+    diags.set_defaults(run=run_diags)
+
+
+def run_diags(arguments: argparse.Namespace) -> None:
+    """`tortie node diags`."""
+    from agent.cli.diags import run
+
+    run(arguments)
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:

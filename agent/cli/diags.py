@@ -1,0 +1,124 @@
+"""`tortie node diags`: one archive with all that somebody needs who was not there, and no secret in it.
+
+Promises: the archive is new, readable by its owner alone, and appears whole or not at all; a source that fails or takes
+too long costs only itself, and MANIFEST.txt says so; every source and the whole are bounded. Nothing is changed.
+Does not know: what is wrong (`node checksystem` does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from agent import control
+from agent.cli.connection import config
+from agent.cli.failure import CommandFailed
+from agent.cli.redaction import redacted
+from agent.clock import SystemClock
+from agent.config import Config
+
+SOURCE_SECONDS = 15.0
+MOST_SOURCE_BYTES = 8 << 20
+"""Of each source the end is kept: what happened last is there."""
+JOURNAL_LINES = 20_000
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "kernel/links": ("ip", "-d", "-s", "link"),
+    "kernel/addresses": ("ip", "address"),
+    "kernel/routes": ("ip", "route", "show", "table", "all"),
+    "kernel/routes6": ("ip", "-6", "route", "show", "table", "all"),
+    "kernel/rules": ("ip", "rule"),
+    "kernel/rules6": ("ip", "-6", "rule"),
+    "kernel/neighbours": ("ip", "-s", "neigh"),
+    "kernel/nexthops": ("ip", "nexthop"),
+    "kernel/fdb": ("bridge", "fdb"),
+    "kernel/nftables": ("nft", "list", "ruleset"),
+    "kernel/sysctls": ("sysctl", "-a", "--pattern", "^net[.]"),
+    "kernel/modules": ("lsmod",),
+    "kernel/messages": ("dmesg", "--ctime"),
+    "host/version": ("uname", "-a"),
+    "host/listeners": ("ss", "-tlnp"),
+    "host/sessions": ("ss", "-tnpi", "( sport = :179 or dport = :179 )"),
+    "host/service": ("systemctl", "status", "--no-pager", "--full", "tortie-agent.service"),
+    "host/journal": ("journalctl", "--no-pager", "-n", str(JOURNAL_LINES), "-u", "tortie-agent.service"),
+}
+"""Fixed words, run without a shell."""
+QUESTIONS = ("status", "config", "addresses", "peers", "routes", "table", "plan")
+"""What the agent is asked."""
+FILES = ("/etc/tortie", "/etc/cni/net.d")
+
+Source = Callable[[], str]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Collect, write, say where. Raises CommandFailed."""
+    now = SystemClock().wall()
+    output = Path(arguments.output or now.strftime("tortie-diags-%Y%m%d-%H%M%S.tar.gz"))
+    count, failed = written(output, sources(config(arguments)), now)
+    print(f"{output}: {count} sources, secrets removed; {failed} gave no answer, and MANIFEST.txt says why")
+
+
+def sources(settings: Config) -> Iterator[tuple[str, Source]]:
+    """Everything worth knowing, by its name in the archive."""
+    for name, words in COMMANDS.items():
+        yield f"{name}.txt", lambda words=words: _said(words)  # type: ignore[misc]
+    for question in QUESTIONS:
+        yield f"agent/{question}.json", lambda question=question: _answer(settings, question)  # type: ignore[misc]
+    for root in FILES:
+        for path in sorted(Path(root).rglob("*")) if Path(root).is_dir() else ():
+            if path.is_file() and path.suffix not in (".key", ".pem"):
+                yield f"files{path}", path.read_text
+
+
+def written(output: Path, found: Iterator[tuple[str, Source]], now: datetime) -> tuple[int, int]:
+    """Write the archive; how many sources there were and how many failed. Raises CommandFailed."""
+    manifest, failed, count = [], 0, 0
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for name, source in found:
+                text, why = _collected(source)
+                count, failed = count + 1, failed + (why is not None)
+                manifest.append(f"{name}: {why or f'{len(text)} characters'}")
+                _add(archive, name, text, now)
+            _add(archive, "MANIFEST.txt", "\n".join(manifest) + "\n", now)
+        os.link(unfinished, output)  # unlike a rename it takes nobody's place
+    except FileExistsError:
+        raise CommandFailed(f"{output} exists already; choose another --output") from None
+    except OSError as error:
+        raise CommandFailed(f"{output}: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count, failed
+
+
+def _collected(source: Source) -> tuple[str, str | None]:
+    try:
+        return redacted(source()[-MOST_SOURCE_BYTES:]), None
+    except (OSError, ValueError, CommandFailed, subprocess.SubprocessError, control.NotRunning) as error:
+        return "", redacted(f"no answer: {error}")
+
+
+def _said(words: tuple[str, ...]) -> str:
+    done = subprocess.run(
+        words, capture_output=True, timeout=SOURCE_SECONDS, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def _answer(settings: Config, question: str) -> str:
+    return json.dumps(control.ask(settings.control_socket, question), indent=1, default=str)
+
+
+def _add(archive: tarfile.TarFile, name: str, text: str, now: datetime) -> None:
+    content = text.encode()
+    entry = tarfile.TarInfo(f"tortie-diags/{name.lstrip('/')}")
+    entry.size, entry.mode, entry.mtime = len(content), 0o600, int(now.timestamp())
+    archive.addfile(entry, io.BytesIO(content))
