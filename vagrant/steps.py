@@ -43,17 +43,25 @@ def sessions(scene: Scene, node: str) -> int:
     return sum(peer["state"] == "Established" for peer in peers)
 
 
+def _resource(kind: str, name: str, spec: dict[str, object]) -> dict[str, object]:
+    return {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": {"name": name}, "spec": spec}
+
+
 def peering(scene: Scene) -> str:
-    """Nodes in a mesh, and the router of each rack as a peer of its nodes."""
+    """Nodes in a mesh, and the router of each rack as a peer of its nodes.
+
+    Nodes tell the router their own blocks alone: it would take some from a node that sends them back to it.
+    """
+    rule = {"source": "RemotePeers", "action": "Reject"}
+    scene.apply(_resource("BGPFilter", "own-blocks", {"exportV4": [rule]}))
     for number, segment in enumerate(LAB.segments):
         spec = {
             "peerIP": str(gateway(segment)),
             "asNumber": TOPOLOGY.router_as,
             "nodeSelector": f"rack == 'rack{number}'",
+            "filters": ["own-blocks"],
         }
-        metadata = {"name": f"rack{number}"}
-        peer = {"kind": "BGPPeer", "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": spec}
-        scene.apply(peer)
+        scene.apply(_resource("BGPPeer", f"rack{number}", spec))
     for node in NODES:
         wait_until(
             f"{node} in session with two nodes and the router",
