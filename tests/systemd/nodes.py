@@ -20,7 +20,7 @@ SUBNET = "172.30.0"
 FABRIC_ADDRESS = f"{SUBNET}.254"
 UP_SECONDS = 60.0
 END_SECONDS = 10.0
-COMMAND_SECONDS = 120.0
+COMMAND_SECONDS = 300.0
 HIERARCHIES = [
     path for name in ("unified", "systemd") if (path := Path("/sys/fs/cgroup") / name).is_dir()
 ] or [Path("/sys/fs/cgroup")]
