@@ -25,7 +25,7 @@ finding has its evidence and the command that ends it. Exit code 1 with an error
 DIAGS_EXAMPLES = """\
 examples:
   tortie node diags
-  tortie node diags --output /tmp/node1.tar.gz
+  tortie node diags --output node1.tar.gz
 """
 
 

@@ -139,6 +139,10 @@ class Kernel(Protocol):
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
         ...
 
+    async def received(self, tunnel: str) -> int:
+        """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
+        ...
+
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         ...

@@ -148,6 +148,11 @@ class NetlinkKernel:
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
         await tunnel_devices.remove(name)
 
+    async def received(self, tunnel: str) -> int:
+        """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
+        index = device_index(tunnel)
+        return 0 if index is None else await devices.received(index, tunnel)
+
     # -- bulk -----------------------------------------------------------------------------------------------------
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:

@@ -119,6 +119,16 @@ async def set_down(index: int, name: str) -> None:
             await kernel.link("set", index=index, state="down")
 
 
+async def received(index: int, name: str) -> int:
+    """Packets that a device has handed up since it was made; 0 for one that has gone. Raises KernelError."""
+    async with AsyncIPRoute(ext_ack=True) as kernel:
+        with _said(f"reading the counters of {name}", errno.ENODEV):
+            for found in await kernel.link("get", index=index):
+                counters = found.get_attr("IFLA_STATS64")
+                return int(counters["rx_packets"]) if counters is not None else 0
+    return 0
+
+
 async def look_up(host: Address) -> tuple[int, Address, Address | None]:
     """RTM_GETROUTE: (interface index, source, gateway). Raises KernelError when there is no way."""
     async with AsyncIPRoute(ext_ack=True) as kernel:

@@ -25,7 +25,7 @@ class Tempo:
     overrun_seconds: float = 0.5
     """Between two readings of everything, however often notifications are lost."""
     linger_seconds: float = 5.0
-    """How long a tunnel stands after it was last wished."""
+    """How long a tunnel that is no longer wished stands after a packet last came out of it."""
     error_seconds: float = 1.0
     """The pause after a pass that could not read or write the kernel."""
 

@@ -176,19 +176,17 @@ def moves(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> di
     return {key: route for some in gone for key, route in some if is_pod(route)}
 
 
-def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
-    """Devices to make, adjust and remove.
+def stands(tunnel: Tunnel) -> bool:
+    """Whether there is anything to remove of a tunnel: tunl0 is never deleted, but goes down and bears nothing."""
+    return tunnel.vni is not None or tunnel.address is not None or bool(tunnel.strays) or tunnel.up
 
-    tunl0 is never deleted: one that is down and bears no address is as gone as it can be.
-    """
+
+def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
+    """Devices to make, adjust and remove."""
     actual = {
         name: tunnel
         for name, tunnel in picture.tunnels.items()
-        if name in wish.dataplane.tunnels
-        or tunnel.vni is not None
-        or tunnel.address
-        or tunnel.strays
-        or tunnel.up
+        if name in wish.dataplane.tunnels or stands(tunnel)
     }
     return _allowed(difference(wish.dataplane.tunnels, actual), wish)
 

@@ -373,7 +373,9 @@ class Reconciler:
         await self._forget(moving)
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
-        unwished = plan.tunnel_steps(self._wish, picture).delete
+        unwished = {
+            name: await kernel.received(name) for name in plan.tunnel_steps(self._wish, picture).delete
+        }
         await writes.remove_tunnels(self._lingering.over(unwished, self._clock.now()))
         conflicts, waiting = self._routes_plan.conflicts, self._routes_plan.waiting
         self._open = frozenset((*writes.unfinished, *conflicts, *waiting))

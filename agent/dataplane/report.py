@@ -14,7 +14,7 @@ from typing import Any
 from agent.dataplane.budget import Budget
 from agent.dataplane.objects import Kind, Route
 from agent.dataplane.ownership import Ownership
-from agent.dataplane.plan import Picture, RoutePlan, conflict_reason
+from agent.dataplane.plan import Picture, RoutePlan, conflict_reason, stands
 from agent.dataplane.retries import Retries
 
 DRIFT_LINES = 10
@@ -91,6 +91,8 @@ class Tally:
             changed = [
                 key for key in changed if any(_ours(side.get(key), ownership) for side in (before, now))
             ]
+        if kind is Kind.TUNNEL:  # tunl0 was ours to take down
+            changed = [key for key in changed if key in before or stands(now[key])]
         if kind is Kind.FORWARD:  # a chain that came anew is no drift
             changed = [key for key in changed if key in before]
         if kind is Kind.SYSCTL:  # one that is new or has gone came and went with its device

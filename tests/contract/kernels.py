@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,6 +35,33 @@ from tests.fixtures.namespace import ip
 def nft(words: str) -> str:
     """Run nft(8) in the present namespace as somebody else would."""
     return subprocess.run(["nft", words], capture_output=True, text=True, check=True).stdout
+
+
+VXLAN_FLAGS, ETHERTYPE_IPV4, IPPROTO_IPV4 = 0x08, 0x0800, 4
+
+
+def inner_packet(source: Address, destination: Address) -> bytes:
+    """The smallest IPv4 packet: a header of protocol 253 (RFC 3692) with its checksum (RFC 791 section 3.1)."""
+    pair = source.packed + destination.packed
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20, 0, 0, 64, 253, 0) + pair
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+
+
+def arrive(tunnel: Tunnel, near: Address) -> None:
+    """Have a packet come through a tunnel whose own end is `near`, by way of the loopback."""
+    packet = inner_packet(IPv4Address("10.1.1.7"), IPv4Address("10.1.0.7"))
+    if tunnel.kind is TunnelKind.IPIP:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, IPPROTO_IPV4) as sender:
+            sender.sendto(packet, (str(near), 0))
+        return
+    assert tunnel.mac is not None
+    frame = bytes.fromhex(tunnel.mac.replace(":", "") + "662dbf44a68b") + struct.pack("!H", ETHERTYPE_IPV4)
+    head = struct.pack("!BxxxI", VXLAN_FLAGS, (tunnel.vni or 0) << 8)
+    family = socket.AF_INET6 if near.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.sendto(head + frame + packet, (str(near), tunnel.port or 0))
 
 
 @dataclass(frozen=True)
@@ -135,6 +163,7 @@ class World(Protocol):
     def foreign_sysctl(self, name: str, value: str) -> None: ...
     def connect(self, source: Address, destination: Address) -> None: ...
     def foreign_forward(self, chain: ForwardChain) -> None: ...
+    def arrive(self, tunnel: Tunnel, near: Address) -> None: ...
 
 
 class FakeWorld:
@@ -152,6 +181,9 @@ class FakeWorld:
 
     def connect(self, source: Address, destination: Address) -> None:
         self.kernel.connections.append((source, destination))
+
+    def arrive(self, tunnel: Tunnel, near: Address) -> None:
+        self.kernel.received_table[tunnel.name] = self.kernel.received_table.get(tunnel.name, 0) + 1
 
 
 class RealWorld:
@@ -185,3 +217,6 @@ class RealWorld:
 
     def connect(self, source: Address, destination: Address) -> None:
         connect(source, destination)
+
+    def arrive(self, tunnel: Tunnel, near: Address) -> None:
+        arrive(tunnel, near)

@@ -173,6 +173,24 @@ async def test_a_kernel_without_ipip_says_so_and_one_with_it_makes_tunl0() -> No
             kernel.close()
 
 
+async def test_what_comes_out_of_a_tunnel_is_counted(world: World) -> None:
+    assert await world.kernel.received(V4.vxlan.name) == 0
+    await world.kernel.put_tunnel(V4.vxlan)
+    before = await world.kernel.received(V4.vxlan.name)
+    for _ in range(3):
+        world.arrive(V4.vxlan, V4.near)
+    assert await world.kernel.received(V4.vxlan.name) == before + 3
+
+
+@pytest.mark.ipip
+async def test_what_comes_out_of_tunl0_is_counted(world: World) -> None:
+    await world.kernel.put_tunnel(IPIP)
+    before = await world.kernel.received(TUNL0)
+    for _ in range(3):
+        world.arrive(IPIP, V4.near)
+    assert await world.kernel.received(TUNL0) == before + 3
+
+
 async def test_the_fake_lacks_ipip_when_told() -> None:
     fake = FakeKernel()
     fake.faults.add(Fault.NO_IPIP)

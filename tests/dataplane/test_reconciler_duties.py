@@ -9,8 +9,19 @@ from ipaddress import IPv4Address
 import pytest
 
 from agent.dataplane.budget import Budget
-from agent.dataplane.lingering import Lingering
-from agent.dataplane.objects import VXLAN_DEVICE, Dataplane, ForwardChain, Kind, Route, RouteKey, Sysctl
+from agent.dataplane.lingering import LONGEST_SECONDS, Lingering
+from agent.dataplane.objects import (
+    TUNL0,
+    VXLAN_DEVICE,
+    Dataplane,
+    ForwardChain,
+    Kind,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    TunnelKind,
+)
 from tests.dataplane.running import IMPATIENT, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.fakes.kernel import FakeKernel, Fault
@@ -215,14 +226,37 @@ async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_
 
 def test_what_is_wished_again_in_time_was_never_unwished() -> None:
     lingering = Lingering(5.0)
-    assert lingering.over(["tunl0", VXLAN_DEVICE], 10.0) == []
-    assert lingering.over(["tunl0"], 12.0) == []
+    assert lingering.over({TUNL0: 0, VXLAN_DEVICE: 0}, 10.0) == []
+    assert lingering.over({TUNL0: 0}, 12.0) == []
     assert lingering.next_at(12.0) == 15.0
-    assert lingering.over(["tunl0", VXLAN_DEVICE], 16.0) == ["tunl0"]
+    assert lingering.over({TUNL0: 0, VXLAN_DEVICE: 0}, 16.0) == [TUNL0]
     assert lingering.next_at(16.0) == 21.0
     assert lingering.next_at(22.0) is None
-    assert lingering.over([], 17.0) == []
+    assert lingering.over({}, 17.0) == []
     assert lingering.next_at(17.0) is None
+
+
+def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
+    lingering = Lingering(5.0)
+    for second in range(0, 299, 4):
+        assert lingering.over({TUNL0: second}, second) == []
+        assert lingering.next_at(second) == min(second + 5, LONGEST_SECONDS)
+    assert lingering.over({TUNL0: 1000}, LONGEST_SECONDS) == [TUNL0]
+
+    quiet = Lingering(5.0)
+    assert quiet.over({TUNL0: 7}, 0.0) == []
+    assert quiet.over({TUNL0: 8}, 5.0) == []
+    assert quiet.over({TUNL0: 8}, 9.0) == []
+    assert quiet.over({TUNL0: 8}, 10.0) == [TUNL0]
+
+
+async def test_tunl0_taken_down_is_no_drift(kernel: FakeKernel) -> None:
+    tunl0 = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
+    async with running(Bench(kernel, Dataplane(tunnels={TUNL0: tunl0}))) as bench:
+        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        await bench.until(lambda: not kernel.tunnel_table[TUNL0].up)
+        await bench.passed()
+        assert bench.reconciler.report().drift["tunnel"] == 0
 
 
 DOCKER = ForwardChain("ip", "filter", "FORWARD", drops=True)

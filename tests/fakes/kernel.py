@@ -81,6 +81,8 @@ class FakeKernel:
         self.dumps: list[Kind] = []
         self.link_table: dict[str, Link] = {"lo": Link(1, "lo", None, 65536, True)}
         self.tunnel_table: dict[str, Tunnel] = {}
+        self.received_table: dict[str, int] = {}
+        """Packets that came out of a tunnel."""
         self.route_table: dict[RouteKey, Route] = {}
         self.turns_ways = False
         """Whether routes share their way, so that it can be turned in one step."""
@@ -218,6 +220,10 @@ class FakeKernel:
             self.tunnel_table[name] = replace(self.tunnel_table[name], up=False, address=None)
             self.link_table[name] = replace(self.link_table[name], addresses=())
             self.set_link(name, up=False)
+
+    async def received(self, tunnel: str) -> int:
+        await asyncio.sleep(0)
+        return self.received_table.get(tunnel, 0) if tunnel in self.tunnel_table else 0
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
