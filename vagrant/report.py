@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 HEAD = ("step", "what was seen", "time")
+MOST_CHARACTERS = 240
+"""Of a cell; the document has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Report:
         rows = [HEAD] + [
             (
                 step.name,
-                ("FAILED: " if step.failed else "") + " ".join(step.said.split()),
+                _cell(("FAILED: " if step.failed else "") + " ".join(step.said.split())),
                 duration(step.seconds),
             )
             for step in self.steps
@@ -62,6 +64,10 @@ class Report:
             "seconds": round(sum(step.seconds for step in self.steps), 1),
             "steps": [asdict(step) | {"seconds": round(step.seconds, 1)} for step in self.steps],
         }
+
+
+def _cell(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
 
 
 def _line(cells: list[str]) -> str:

@@ -25,7 +25,7 @@ from agent.dataplane import procfs
 from agent.dataplane.kernel import Kernel, KernelError
 from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
 from agent.dataplane.ownership import Ownership
-from agent.service import evidence, layout
+from agent.service import evidence, layout, modules
 from agent.service.install import active
 from agent.service.start import only_one
 
@@ -95,6 +95,8 @@ async def uninstall(
         lock = _alone(Path(config.paths.run))
         for done in await clear_kernel(kernel, config):
             yield done
+        if modules.superfluous(record, await kernel.links()):
+            yield modules.unload()
         for done in (*restore_switches(record), *remove_files(root, record, wished)):
             yield done
         if lock is not None:

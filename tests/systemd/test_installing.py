@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.configuration.loading import load
-from agent.service import evidence, layout
+from agent.dataplane.objects import Link
+from agent.service import evidence, layout, modules
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record
 
@@ -89,6 +90,30 @@ def test_the_proof_shows_what_is_left_but_not_without_end(tmp_path: Path) -> Non
     assert f"routes: as before ({len(now['routes'])} lines compared)" in said
     assert "rules: not as before; since then, by others or kept on purpose:" in said
     assert "  and 5 more" in said
+
+
+LO, ETH0 = Link(1, "lo", None, 65536, True), Link(2, "eth0", None, 1500, True)
+TUNNEL = Link(3, "tunl0", "ipip", 1480, False)
+BEFORE = ["1: lo: <LOOPBACK>", "2: eth0: <BROADCAST>"]
+
+
+@pytest.mark.parametrize(
+    ("before", "links", "goes"),
+    [
+        ({"links": BEFORE}, [LO, ETH0, TUNNEL], True),
+        ({"links": BEFORE}, [LO, ETH0], False),
+        ({"links": [*BEFORE, "3: tunl0@NONE: <NOARP>"]}, [LO, ETH0, TUNNEL], False),
+        ({"links": [*BEFORE, "3: tunl0: <NOARP>"]}, [LO, ETH0, TUNNEL], False),
+        ({"links": [*BEFORE, "3: tunl00: <NOARP>"]}, [LO, ETH0, TUNNEL], True),
+        ({"links": BEFORE}, [LO, ETH0, TUNNEL, Link(4, "office", "ipip", 1480, True)], False),
+        ({"links": BEFORE}, [LO, ETH0, Link(3, "tunl0", "dummy", 1500, True)], False),
+        ({}, [LO, ETH0, TUNNEL], False),
+    ],
+)
+def test_the_module_of_tunl0_goes_when_it_came_with_the_agent_and_serves_nobody_else(
+    before: evidence.Evidence, links: list[Link], goes: bool
+) -> None:
+    assert modules.superfluous(before, {link.name: link for link in links}) is goes
 
 
 def test_a_wheel_is_found_and_named_by_what_is_in_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vagrant.report import Report, Step, duration
+from vagrant.report import MOST_CHARACTERS, Report, Step, duration
 
 SMOKE = Path(__file__).parent.parent.parent / "vagrant" / "smoke"
 RAN = Report(
@@ -25,6 +25,12 @@ def test_the_table_says_each_step_and_how_many_passed() -> None:
         "",
         "1 of 2 steps passed in 3 min 17 s, on two cores",
     ]
+
+
+def test_a_long_trouble_does_not_widen_the_table_and_is_whole_in_the_document() -> None:
+    long = Report("here", (Step("removal", 1.0, "word " * 1000, failed=True),))
+    assert max(map(len, long.table().splitlines())) < 2 * MOST_CHARACTERS
+    assert long.document()["steps"][0]["said"] == "word " * 1000
 
 
 def test_the_document_says_the_same() -> None:
