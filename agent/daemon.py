@@ -37,7 +37,7 @@ from agent.dataplane.bell import Bell
 from agent.dataplane.facts import Facts, Protocols
 from agent.dataplane.mtu import pod_mtu
 from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import Address, Link, RouteKey
+from agent.dataplane.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.dataplane.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.route_wishes import RouteWishes
@@ -119,6 +119,8 @@ class Agent:
         )
         self._node_bell = Bell()
         self._links: Mapping[str, Link] = {}
+        self._own_links: Mapping[str, Link] = {}
+        """All but pods': what the node's record and the ways to other nodes depend on."""
         self._route_wishes = RouteWishes()
         self._entries = Entries()
         self._gatherer = Gatherer(self._cluster)
@@ -249,8 +251,11 @@ class Agent:
     async def _wish(self, links: Mapping[str, Link]) -> Wish:
         """What the kernel should hold, of the facts at the call. Incomplete facts may add, never delete."""
         if links is not self._links:
+            own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
             self._links = links
-            self._node_bell.ring()
+            if own != self._own_links:
+                self._own_links = own
+                self._node_bell.ring()
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
@@ -276,10 +281,10 @@ class Agent:
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
             others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
-            inputs = record_inputs(self._cluster, self._links)
+            inputs = record_inputs(self._cluster, self._own_links)
             now = self._clock.now()
-            anew = self._links is not looked or now >= due_at
-            looked = self._links
+            anew = self._own_links is not looked or now >= due_at
+            looked = self._own_links
             await self._underlay.look(others, looked, anew=anew)
             if not self._syncer.in_sync or (inputs == done and now < due_at):
                 continue

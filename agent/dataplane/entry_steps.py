@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from agent.dataplane import plan
 from agent.dataplane.delta import Delta
-from agent.dataplane.objects import Address, FdbEntry, Link, Neighbour
+from agent.dataplane.objects import VXLAN_DEVICES, Address, FdbEntry, Link, Neighbour
 from agent.dataplane.plan import Picture, Wish
 
 Neighbours = Delta[tuple[str, Address], Neighbour]
@@ -26,7 +26,8 @@ class EntrySteps:
 
     def steps(self, wish: Wish, picture: Picture, links: Mapping[str, Link]) -> tuple[Neighbours, Forwarding]:
         """Entries to make, replace and remove."""
-        ground = (wish.dataplane.neighbours, wish.dataplane.fdb, picture.neighbours, picture.fdb, links)
+        own = (links.get(name) for name in VXLAN_DEVICES)
+        ground = (wish.dataplane.neighbours, wish.dataplane.fdb, picture.neighbours, picture.fdb, *own)
         if self._quiet and all(one is other for one, other in zip(ground, self._quiet, strict=True)):
             return Delta({}, {}, {}), Delta({}, {}, {})
         neighbours, fdb = plan.neighbour_steps(wish, picture, links), plan.fdb_steps(wish, picture, links)

@@ -115,6 +115,10 @@ class Kernel(Protocol):
         """All interfaces by name, with their addresses."""
         ...
 
+    async def link(self, name: str) -> Link | None:
+        """The interface that bears this name, with its addresses."""
+        ...
+
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes."""
         ...

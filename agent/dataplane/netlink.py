@@ -79,6 +79,11 @@ class NetlinkKernel:
         """All interfaces by name, with their addresses."""
         return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
 
+    async def link(self, name: str) -> Link | None:
+        """The interface that bears this name, with its addresses."""
+        found = await tunnel_devices.one_link(name)
+        return found[0].link(found[1]) if found is not None else None
+
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         generation = self._nexthops.generation

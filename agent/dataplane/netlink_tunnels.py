@@ -8,6 +8,7 @@ Does not know: why a device is wished.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from agent.dataplane import netlink_devices as devices
 from agent.dataplane import netlink_offload, rtlinks, rtnetlink
 from agent.dataplane.kernel import KernelError, Unsupported
 from agent.dataplane.netlink_names import device_index
-from agent.dataplane.netlink_socket import dump
+from agent.dataplane.netlink_socket import Refused, dump
 from agent.dataplane.objects import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
 from agent.dataplane.rtlinks import LinkRow
 
@@ -40,6 +41,21 @@ async def all_links() -> list[tuple[LinkRow, Addresses]]:
     for row in found:
         addresses.setdefault(row.index, []).append((row.address, row.length))
     return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
+
+
+async def one_link(name: str) -> tuple[LinkRow, Addresses] | None:
+    """The interface that bears this name, with its addresses. Raises KernelError."""
+    try:
+        rows = await dump(rtlinks.link_request(name), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
+        if not rows:
+            return None
+        request = rtlinks.address_dump_request(rows[0].index)
+        found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
+    except Refused as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    return rows[0], tuple((row.address, row.length) for row in found if row.index == rows[0].index)
 
 
 async def read(*, offload: bool = False) -> dict[str, Tunnel]:

@@ -89,24 +89,22 @@ class Picture:
         self.departed |= {key: route.device for key, route in gone if route.device is not None}
         self.routes = dict(fresh)
 
-    def forget_devices(self, names: Collection[str]) -> bool:
-        """Devices went or are down. Whether routes that can come back without their device did: all but pods'."""
+    def forget_devices(self, names: Set[str]) -> dict[RouteKey, Route]:
+        """Devices went or are down: the kernel dropped their routes and neighbours. The routes that were known."""
         if not names:
-            return False
-        doubtful = any(route.device in names and not is_pod(route) for route in self.routes.values())
-        for name in names:
-            self.forget_device(name)
-        return doubtful
-
-    def forget_device(self, name: str) -> None:
-        """A device went or is down: the kernel dropped its routes and neighbours."""
-        self.departed |= {
-            key: name for key, route in self.routes.items() if route.device == name and is_pod(route)
-        }
-        self.routes = {key: route for key, route in self.routes.items() if route.device != name}
-        self.neighbours = {key: entry for key, entry in self.neighbours.items() if entry.device != name}
-        self.fdb = {key: entry for key, entry in self.fdb.items() if entry.device != name}
-        self.sysctls = {key: value for key, value in self.sysctls.items() if f"/{name}/" not in key}
+            return {}
+        gone = {key: route for key, route in self.routes.items() if route[1].device in names}
+        for key, route in gone.items():
+            del self.routes[key]
+            if is_pod(route):
+                self.departed[key] = str(route.device)
+        self.sysctls = {key: value for key, value in self.sysctls.items() if names.isdisjoint(key.split("/"))}
+        if not all(name.startswith(WORKLOAD_PREFIX) for name in names):  # pods' links have no entries of ours
+            self.neighbours = {
+                key: entry for key, entry in self.neighbours.items() if entry.device not in names
+            }
+            self.fdb = {key: entry for key, entry in self.fdb.items() if entry.device not in names}
+        return gone
 
 
 @dataclass(frozen=True, slots=True)

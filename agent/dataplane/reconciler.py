@@ -23,6 +23,7 @@ from agent.dataplane.delta import Delta
 from agent.dataplane.entry_steps import EntrySteps
 from agent.dataplane.explaining import Situation
 from agent.dataplane.forgetting import Forgetting
+from agent.dataplane.interfaces import Interfaces
 from agent.dataplane.kernel import (
     Changes,
     Kernel,
@@ -35,6 +36,7 @@ from agent.dataplane.kernel import (
 from agent.dataplane.lingering import Lingering
 from agent.dataplane.objects import (
     OUR_TUNNELS,
+    WORKLOAD_PREFIX,
     Dataplane,
     Kind,
     Link,
@@ -83,8 +85,7 @@ class Reconciler:
         self._bell = Bell()
         self._pace = Pace(self._tempo.share, self._tempo.burst_seconds)
         self._picture = Picture()
-        self._links: Mapping[str, Link] = {}
-        self._links_stale = True
+        self._interfaces = Interfaces(kernel)
         self._stale: set[Kind] = set(Kind)
         self._lost: set[str] = set()
         self._authors: dict[Kind, str] = {}
@@ -100,6 +101,8 @@ class Reconciler:
         self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
         self._open: frozenset[RouteKey] = frozenset()
         """Where the last pass left something to do."""
+        self._forgotten: set[RouteKey] = set()
+        """Where routes went with their device since."""
         self._look_everywhere = True
         """The next plan compares every route: the last one is no ground to build on."""
         self._entries = EntrySteps()
@@ -136,7 +139,7 @@ class Reconciler:
             key: why.why for (kind, key), why in self._writes.retries.failures().items() if kind is Kind.ROUTE
         }
         waiting = self._routes_plan.waiting
-        return Situation(self._wish, self._picture, self._links, self._ownership, waiting, refused)
+        return Situation(self._wish, self._picture, self._interfaces.links, self._ownership, waiting, refused)
 
     async def settled(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the wished route at each key.
@@ -209,14 +212,14 @@ class Reconciler:
                 self._log.warning("kernel.notifications_failed", why=str(error))
                 await asyncio.sleep(self._tempo.error_seconds)
                 event = Overrun()
-            if self._note(event):
+            if await self._note(event):
                 self._bell.ring()
 
-    def _note(self, event: KernelEvent) -> bool:
+    async def _note(self, event: KernelEvent) -> bool:
         """Remember what an event makes doubtful; whether it is worth a pass."""
         match event:
             case LinkChanged(name, lost):
-                self._links_stale = True
+                self._interfaces.doubt(name)
                 self._writes.link_changed(name)
                 if name in OUR_TUNNELS:
                     self._stale.update({Kind.TUNNEL} if not lost else Kind)
@@ -225,7 +228,7 @@ class Reconciler:
             case ObjectsChanged(Kind.ROUTE, Route() as route):
                 return self._note_route(route)
             case ObjectsChanged(Kind.SYSCTL, names=names) if names:
-                self._switches.doubt(names)
+                return await self._switches.differ(names)
             case ObjectsChanged(kind, by=by):
                 self._stale.add(kind)
                 if by is not None:
@@ -246,7 +249,7 @@ class Reconciler:
         return True
 
     def _doubt_everything(self) -> None:
-        self._links_stale = True
+        self._interfaces.doubt_all()
         self._stale.update(Kind)
         self._writes.retries.forget_waits()
 
@@ -293,13 +296,13 @@ class Reconciler:
         await self._read_links()
         self._computed += 1
         serial = self._computed
-        before, self._wish = self._wish, await self._wishes(self._links)
+        before, self._wish = self._wish, await self._wishes(self._interfaces.links)
         if self._wish.touched is None or self._wish.trust != before.trust:
             self._look_everywhere = True
         await self._read_stale()
         self._writes.begin()
         if await self._writes.put_tunnels(plan.tunnel_steps(self._wish, self._picture)):
-            self._links_stale = True
+            self._interfaces.doubt_all()
             await self._read_links()
         await self._write()
         self._writes.end()
@@ -309,18 +312,15 @@ class Reconciler:
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def _read_links(self) -> None:
-        if self._picture.forget_devices(self._lost):
+        lost, self._lost = self._lost, set()
+        gone = self._picture.forget_devices(lost)
+        self._forgotten |= gone.keys()
+        if not all(map(plan.is_pod, gone.values())):
             # A write of ours that followed the loss before it was heard of may stand, and now looks as if it did not.
             self._stale.add(Kind.ROUTE)
-        self._look_everywhere = self._look_everywhere or self._links_stale or bool(self._lost)
-        self._lost.clear()
-        if self._links_stale:
-            self._links_stale = False
-            try:
-                self._links = await self._kernel.links()
-            except KernelError:
-                self._links_stale = True
-                raise
+        changed = await self._interfaces.read()
+        if changed is None or not all(name.startswith(WORKLOAD_PREFIX) for name in changed | lost):
+            self._look_everywhere = True
 
     async def _read_stale(self) -> None:
         for kind in sorted(self._stale):
@@ -347,14 +347,14 @@ class Reconciler:
 
     async def _write(self) -> None:
         picture, kernel, writes = self._picture, self._kernel, self._writes
-        neighbours, fdb = self._entries.steps(self._wish, picture, self._links)
+        links = self._interfaces.links
+        neighbours, fdb = self._entries.steps(self._wish, picture, links)
         keys = None if self._look_everywhere else self._wish.touched
-        if keys is not None and self._open:
-            keys |= self._open
-        self._routes_plan = await in_turns(
-            plan.route_work(self._wish, picture, self._links, self._ownership, keys)
-        )
+        if keys is not None and (more := self._open | self._forgotten):
+            keys |= more
+        self._routes_plan = await in_turns(plan.route_work(self._wish, picture, links, self._ownership, keys))
         self._look_everywhere = False
+        self._forgotten.clear()
         routes = self._routes_plan.delta
         await writes.put(Kind.NEIGHBOUR, neighbours.wanted, kernel.put_neighbours, picture.neighbours)
         await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)

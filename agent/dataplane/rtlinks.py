@@ -15,6 +15,7 @@ from agent.dataplane.rtnetlink import (
     AF_INET,
     AF_INET6,
     AF_UNSPEC,
+    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REPLACE,
@@ -115,9 +116,16 @@ def link_dump_request() -> bytes:
     return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
-def address_dump_request() -> bytes:
-    """RTM_GETADDR of all links and families."""
-    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, _ADDR.pack(AF_UNSPEC, 0, 0, 0, 0))
+def link_request(name: str) -> bytes:
+    """RTM_GETLINK of the link that bears a name, without its counters; the acknowledgement ends the answer."""
+    words = attribute(IFLA_IFNAME, name.encode() + b"\0")
+    words += attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + words)
+
+
+def address_dump_request(interface: int = 0) -> bytes:
+    """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
+    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, _ADDR.pack(AF_UNSPEC, 0, 0, 0, interface))
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:

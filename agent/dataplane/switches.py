@@ -30,12 +30,13 @@ class Switches:
         self._doubted: dict[str, Sysctl] = {}
         """What was known of switches that were written to since; none but known ones."""
 
-    def doubt(self, names: Iterable[str]) -> None:
-        """Somebody, perhaps ourselves, wrote to these."""
+    async def differ(self, names: Iterable[str]) -> bool:
+        """Somebody, perhaps ourselves, wrote to these: whether any is not as it was known. Raises KernelError."""
+        found = await self._kernel.sysctls([name for name in names if name in self._picture.sysctls])
         known = self._picture.sysctls
-        for name in names:
-            if name in known:
-                self._doubted[name] = known.pop(name)
+        changed = [name for name, value in found.items() if name in known and known[name] != value]
+        self._doubted |= {name: known.pop(name) for name in changed}
+        return bool(changed)
 
     async def read_all(self, wish: Wish) -> None:
         """All that are wished. Raises KernelError."""

@@ -96,7 +96,7 @@ class Writes:
             reasons = tunnel.immutable_differences(actual) if actual is not None else ()
             if reasons:
                 self._log.warning("tunnel.recreated", device=tunnel.name, why="; ".join(reasons))
-                self._picture.forget_device(tunnel.name)
+                self._picture.forget_devices({tunnel.name})
             elif actual is not None:
                 self._log.info("tunnel.adjusted", device=tunnel.name, was=str(actual), now=str(tunnel))
             put = self._kernel.put_tunnel(tunnel)
@@ -112,7 +112,7 @@ class Writes:
             remove = self._kernel.remove_tunnel(name)
             if await self._one(Kind.TUNNEL, name, name, (Verb.REMOVE, None), remove):
                 self._picture.tunnels.pop(name, None)
-                self._picture.forget_device(name)
+                self._picture.forget_devices({name})
                 self._tally.removed[Kind.TUNNEL] += 1
                 self._log.info("tunnel.removed", device=name)
 

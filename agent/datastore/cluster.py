@@ -15,6 +15,7 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.datastore.bgp_faults import NODE_PREFIX, bgp_faults
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
@@ -83,18 +84,19 @@ class Cluster:
         for key, endpoint in self._meanwhile.pop(prefix, {}).items():
             self._set(ENDPOINTS, key, endpoint)
 
-    def apply(self, key: str, value: Versioned | None) -> None:
-        """One key is now this, or gone."""
-        self.problems.pop(key, None)
+    def apply(self, key: str, value: Versioned | None) -> bool:
+        """One key is now this, or gone; whether that is news."""
+        problem = self.problems.pop(key, None)
         prefix = next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
         if prefix is None:
-            return
+            return False
         decoded = self._read(prefix, value) if value is not None else None
+        turned = problem != self.problems.get(key)
         if key in self.problems and prefix in KEPT:
-            return
+            return turned
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
-        self._set(prefix, key, decoded)
+        return self._set(prefix, key, decoded) or turned
 
     def _read(self, prefix: str, value: Versioned) -> Any:
         try:
@@ -103,13 +105,19 @@ class Cluster:
             self.problems[value.key] = str(error)
             return None
 
-    def _set(self, prefix: str, key: str, decoded: Any) -> None:
+    def _set(self, prefix: str, key: str, decoded: Any) -> bool:
         section = self._sections[prefix]
+        known = section.get(key)
+        if decoded is None and known is None:
+            return False
+        if isinstance(known, WorkloadEndpoint) and _same(known, decoded):
+            return False  # what a CNI call adopted, once more over the watch
         if decoded is not None:
             section[key] = decoded
-        elif section.pop(key, None) is None:
-            return
+        else:
+            del section[key]
         self._views.pop(prefix, None)
+        return True
 
     def adopt(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
@@ -200,6 +208,14 @@ class Cluster:
         return self._view(
             BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block.nodes}
         )
+
+
+def _same(known: WorkloadEndpoint, other: WorkloadEndpoint | None) -> bool:
+    """Whether two readings say the same, whatever their revisions."""
+    if other is None or known.spec != other.spec:
+        return False
+    one, two = (replace(item.metadata, resource_version=None) for item in (known, other))
+    return bool(one == two)
 
 
 def _specs(resources: Collection[Any]) -> dict[str, Any]:

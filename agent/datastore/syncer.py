@@ -143,8 +143,7 @@ class Syncer:
         async for event in self._store.watch(prefix, listing.revision + 1):
             self._heard()
             self.revision = max(self.revision, event.revision)
-            if isinstance(event, Changed):
-                self._cluster.apply(event.key, event.value)
+            if isinstance(event, Changed) and self._cluster.apply(event.key, event.value):
                 self._changed()
 
     def _listed(self, prefix: str) -> None:

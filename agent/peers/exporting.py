@@ -9,15 +9,17 @@ Does not know: sessions, the kernel beyond the routes it is told are installed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.objects import Address, Link, RouteKey
 from agent.peers.policies import Interface
 from bgp.families import Prefix
 from bgp.origination import PLAIN, Origination
 
 BLOCK = Origination(is_block=True)
+PODS_REMEMBERED = 4096
 
 
 def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
@@ -34,13 +36,14 @@ def announcements(
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    borrowed = {
-        ip_network(address)
-        for endpoint in facts.endpoints
-        for address in endpoint.addresses
-        if not any(address in block for block in own)
-    }
+    borrowed = (prefix for one in facts.endpoints for prefix in _outside(one.addresses, tuple(own)))
     return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
+
+
+@lru_cache(maxsize=PODS_REMEMBERED)
+def _outside(addresses: tuple[Address, ...], own: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    """A pod's addresses in none of the node's blocks; each pass asks it of all pods."""
+    return tuple(ip_network(one) for one in addresses if not any(one in block for block in own))
 
 
 def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:

@@ -176,6 +176,28 @@ def test_a_list_read_before_a_pod_came_or_went_does_not_undo_it() -> None:
     assert cluster.endpoints == ()
 
 
+def test_what_was_adopted_is_no_news_when_it_comes_over_the_watch() -> None:
+    cluster = Cluster(ME)
+    key, value = endpoint(ME, "web")
+    assert cluster.apply(key, Versioned(key, value, 1))
+    (web,) = cluster.endpoints
+    assert not cluster.apply(key, Versioned(key, value, 2))  # the same at another revision
+    assert cluster.endpoints[0] is web
+    assert cluster.apply(key, Versioned(key, value.replace(b"cali1", b"cali2"), 3))
+    cluster.forget(cluster.endpoints[0])
+    assert not cluster.apply(key, None)
+    assert not cluster.apply("/elsewhere", None)
+
+
+def test_a_value_that_becomes_unreadable_is_news_once() -> None:
+    cluster = Cluster(ME)
+    key = resource_key("nodes", "node-2")
+    assert cluster.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 1))
+    assert cluster.apply(key, Versioned(key, b"{", 2))
+    assert not cluster.apply(key, Versioned(key, b"{", 3))
+    assert cluster.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 4))
+
+
 # -- the syncer -------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,14 @@ async def test_links_bear_their_names_states_and_addresses(world: World) -> None
     assert links["lo"].index == 1
 
 
+async def test_one_link_is_read_as_it_is_among_all_others(world: World) -> None:
+    every = await world.kernel.links()
+    assert {name: await world.kernel.link(name) for name in every} == every
+    assert await world.kernel.link("nowhere") is None
+    world.delete_link("eth1")
+    assert await world.kernel.link("eth1") is None
+
+
 MASQUERADES = [
     Masquerade(
         frozenset({NETWORK("10.1.0.0/16")}), frozenset({NETWORK("10.1.0.0/16"), NETWORK("10.9.0.0/24")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -123,9 +124,12 @@ class Counting(FakeKernel):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[int] = []
+        self.heard = asyncio.Event()
+        """Somebody asked."""
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
         self.asked.append(len(names))
+        self.heard.set()
         return await super().sysctls(names, only=only)
 
 
@@ -145,3 +149,20 @@ async def test_a_switch_that_somebody_turns_costs_the_reading_of_that_one_and_is
         await bench.quiet()
         assert set(kernel.asked) == {1}
         assert bench.reconciler.report().drift["sysctl"] == 1
+
+
+async def test_the_echo_of_a_switch_that_we_turned_leads_to_no_pass() -> None:
+    kernel = Counting()
+    kernel.add_link("cali1")
+    name = "net/ipv4/conf/cali1/proxy_arp"
+    async with running(Bench(kernel, Dataplane(sysctls={name: Sysctl(name, "1")}))) as bench:
+        await bench.quiet()
+        assert kernel.sysctl_table[name] == "1"
+        before = bench.reconciler.passes
+        kernel.heard.clear()
+        kernel.foreign_sysctl(name, "1")  # as it is
+        async with asyncio.timeout(5):
+            await kernel.heard.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bench.reconciler.passes == before

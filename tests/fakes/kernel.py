@@ -125,6 +125,13 @@ class FakeKernel:
         self.fdb_table = {key: entry for key, entry in self.fdb_table.items() if entry.device != name}
         self._tell(LinkChanged(name, lost=True))
 
+    def rename_link(self, old: str, new: str) -> None:
+        """Somebody gives a link another name; nothing is said of the old one."""
+        self.link_table[new] = replace(self.link_table.pop(old), name=new)
+        switch = self.sysctl_table.pop(f"net/ipv4/conf/{old}/proxy_arp")
+        self.sysctl_table[f"net/ipv4/conf/{new}/proxy_arp"] = switch
+        self._tell(LinkChanged(new))
+
     def set_link(self, name: str, *, up: bool) -> None:
         """Somebody sets a link up or down."""
         self.link_table[name] = replace(self.link_table[name], up=up)
@@ -165,6 +172,10 @@ class FakeKernel:
     async def links(self) -> Mapping[str, Link]:
         await asyncio.sleep(0)
         return dict(self.link_table)
+
+    async def link(self, name: str) -> Link | None:
+        await asyncio.sleep(0)
+        return self.link_table.get(name)
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         self.dumps.append(Kind.TUNNEL)
