@@ -132,15 +132,7 @@ class Agent:
             contents=self._fact_settings.from_datastore,
         )
         self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
-        self._record = NodeRecord(
-            self._store,
-            self._cluster,
-            self._allocator,
-            self._kernel,
-            config.node,
-            tuple(config.etcd.endpoints),
-            self._clock,
-        )
+        self._record = self._own_record()
         self._mesh = Mesh(
             config.bgp,
             Secrets(Path(config.paths.secrets)),
@@ -177,6 +169,17 @@ class Agent:
             self._clock,
         )
 
+    def _own_record(self) -> NodeRecord:
+        return NodeRecord(
+            self._store,
+            self._cluster,
+            self._allocator,
+            self._kernel,
+            self._config.node,
+            tuple(self._config.etcd.endpoints),
+            self._clock,
+        )
+
     def _accounting(self, lag: Lag) -> Account:
         return Account(
             self._cluster,
@@ -205,6 +208,7 @@ class Agent:
             known=self._cluster.endpoint,
             adopt=self._adopt,
             forget=self._forget,
+            making=lambda key: self._cluster.making(key, self._facts_changed),
             settled=self._settled,
             pods=NetlinkPods(),
             boot_id=BOOT_ID.read_text().strip(),

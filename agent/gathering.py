@@ -12,7 +12,7 @@ from agent.dataplane.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.mtu import oversized
 from agent.dataplane.objects import Address, Link, RouteKey
 from agent.datastore.cluster import Cluster
-from agent.datastore.resources import Node
+from agent.datastore.resources import Node, WorkloadEndpoint
 from agent.peers.policies import services
 from ipam.model import NodeName, Pool
 
@@ -52,6 +52,8 @@ class Gatherer:
         self._nodes: Mapping[NodeName, NodeAddresses] = {}
         self._pools: tuple[Pool, ...] = ()
         self._endpoints: tuple[Endpoint, ...] = ()
+        self._pods: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
+        """By the identity of what each was made of, which is kept so that nothing else can have it."""
 
     def gathered(
         self,
@@ -93,8 +95,14 @@ class Gatherer:
         if pools is not before[1]:
             self._pools = tuple(record.pool for record in pools)
         if endpoints is not before[2]:
-            self._endpoints = tuple(Endpoint(one.spec.interface_name, one.addresses) for one in endpoints)
+            known = self._pods
+            self._pods = {id(one): known.get(id(one)) or (one, _pod(one)) for one in endpoints}
+            self._endpoints = tuple(made for _, made in self._pods.values())
         self._read = nodes, pools, endpoints
+
+
+def _pod(endpoint: WorkloadEndpoint) -> Endpoint:
+    return Endpoint(endpoint.spec.interface_name, endpoint.addresses)
 
 
 def troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:

@@ -53,10 +53,13 @@ class Attachment:
     forwarding: bool | None = None
     """Whether the pod forwards packets; None leaves the kernel's default."""
 
+    wants_ipv6: bool = False
+    """Whether there is to be an IPv6 address, before there are addresses."""
+
     @property
     def has_ipv6(self) -> bool:
-        """Whether it has an IPv6 address: then only is anything of IPv6 touched."""
-        return any(address.version == 6 for address in self.addresses)
+        """Whether it has an IPv6 address, or is to have one: then only is anything of IPv6 touched."""
+        return self.wants_ipv6 or any(address.version == 6 for address in self.addresses)
 
 
 def _hashed(text: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.cni.attaching import Answer, Attaching
+from agent.cni.attaching import Attaching
 from agent.cni.checking import told_addresses
+from agent.cni.detaching import Answer, Detaching
 from agent.cni.journal import Release
 from agent.cni.options import CniError, Code
 from agent.cni.results import render_addresses
@@ -20,24 +21,25 @@ from ipam.errors import IpamError
 class Delegated:
     """ADD, DEL and CHECK of addresses only."""
 
-    def __init__(self, attaching: Attaching) -> None:
+    def __init__(self, attaching: Attaching, detaching: Detaching) -> None:
         self._attaching = attaching
+        self._detaching = detaching
 
     async def add(self, request: Request, release: Release) -> bytes:
         """The abbreviated result. Raises CniError."""
-        await self._attaching.settle_releases(request)
-        self._attaching.must_be_ready()
+        await self._detaching.settle_releases(request)
+        self._detaching.must_be_ready()
         try:
             assigned = await self._attaching.assign(request)
         except asyncio.CancelledError:
-            await self._attaching.give_back(request, release, lambda: None)
+            await self._detaching.give_back(request, release, lambda: None)
             raise
         addresses = [item.address for item in assigned]
         return render_addresses(addresses, request.options, request.version)
 
     async def delete(self, request: Request, release: Release, answer: Answer) -> None:
         """Give the addresses back, or write down that it is to be done. Raises CniError."""
-        await self._attaching.give_back(request, release, answer)
+        await self._detaching.give_back(request, release, answer)
 
     async def check(self, request: Request) -> None:
         """Every address that the result names for us is still ours. Raises CniError."""

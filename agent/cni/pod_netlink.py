@@ -1,7 +1,7 @@
 """The kernel side of an attachment: a veth pair whose far end is born inside the pod, and all that is in there.
 
-Promises: the pod's namespace is worked on through a socket opened there, so nothing waits while inside; `attach` leaves
-nothing behind when it fails; `detach` succeeds when there is nothing. Rules: Calico's C.6, with a permanent neighbour
+Promises: the pod's namespace is worked on through a socket opened there, so nothing waits while inside; what fails
+leaves nothing behind; `detach` succeeds when there is nothing. Rules: Calico's C.6, with a permanent neighbour
 for the gateway besides proxy ARP, because proxy ARP answers only on a host that has a route to 169.254.1.1, and the
 pod known to the host beforehand.
 Does not know: addresses' origin, the host's routes and sysctls (the reconciler's).
@@ -82,11 +82,8 @@ class NetlinkPods:
         """Close the socket."""
         self._requests.close()
 
-    async def attach(self, wish: Attachment) -> None:
-        """Make the pair and furnish the pod. A left-over host side of the same name is removed first.
-
-        Raises NoNamespace, KernelError, with nothing left.
-        """
+    async def make(self, wish: Attachment) -> None:
+        """Make the pair, in place of one of the same name. Raises NoNamespace, KernelError, with nothing left."""
         pod = _opened(wish.netns)
         try:
             await self.detach(wish.host_interface)
@@ -95,30 +92,41 @@ class NetlinkPods:
                 f"a veth pair for {wish.interface} in {wish.netns}",
                 f"writing the container's id on {wish.host_interface}",
             ]
-            try:
-                await _carried_out(self._requests, pair, what)
-                if wish.has_ipv6:
-                    _switch(
-                        (f"net/ipv6/conf/{wish.host_interface}/{name}", to) for name, to in HOST_SWITCHES_6
-                    )
-                    up = by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
-                    await _carried_out(self._requests, [up], [f"{wish.host_interface} up"])
-                with entered(f"/proc/self/fd/{pod}"):
-                    inside = RequestSocket()
-                    index = _index_of(wish.interface)
-                    _switch(_switches_inside(wish))
-                try:
-                    await _furnish(inside, wish, index)
-                finally:
-                    inside.close()
-                await self._make_known(wish)
-            except BaseException as error:
-                await self.detach(wish.host_interface)
-                if isinstance(error, OSError):
-                    raise KernelError(f"the pod's namespace {wish.netns}: {error}") from error
-                raise
+            await _carried_out(self._requests, pair, what)
+            if wish.has_ipv6:
+                _switch((f"net/ipv6/conf/{wish.host_interface}/{name}", to) for name, to in HOST_SWITCHES_6)
+                up = by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
+                await _carried_out(self._requests, [up], [f"{wish.host_interface} up"])
+        except BaseException:
+            await self.detach(wish.host_interface)
+            raise
         finally:
             os.close(pod)
+
+    async def furnish(self, wish: Attachment) -> None:
+        """Give the pod's end its addresses and its ways. Raises NoNamespace, KernelError, with nothing left."""
+        try:
+            await self._furnish(wish)
+        except BaseException as error:
+            await self.detach(wish.host_interface)
+            if isinstance(error, OSError):
+                raise KernelError(f"the pod's namespace {wish.netns}: {error}") from error
+            raise
+
+    async def _furnish(self, wish: Attachment) -> None:
+        pod = _opened(wish.netns)
+        try:
+            with entered(f"/proc/self/fd/{pod}"):
+                inside = RequestSocket()
+                index = _index_of(wish.interface)
+                _switch(_switches_inside(wish))
+        finally:
+            os.close(pod)
+        try:
+            await _furnish(inside, wish, index)
+        finally:
+            inside.close()
+        await self._make_known(wish)
 
     async def _make_known(self, wish: Attachment) -> None:
         """The host need not ask for the pod, and its answer takes no place in a table that all namespaces share."""

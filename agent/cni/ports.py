@@ -5,7 +5,8 @@ Does not know: who stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,8 +44,12 @@ class Addresses(Protocol):
 class PodNetwork(Protocol):
     """Who makes, removes and looks at the veth pair."""
 
-    async def attach(self, wish: Attachment) -> None:
-        """Make it; nothing is left when it raises NoNamespace, KernelError."""
+    async def make(self, wish: Attachment) -> None:
+        """Make the pair, in place of one of the same name; nothing is left when it raises NoNamespace, KernelError."""
+        ...
+
+    async def furnish(self, wish: Attachment) -> None:
+        """Give the pod's end its addresses and its ways; nothing is left when it raises NoNamespace, KernelError."""
         ...
 
     async def detach(self, host_interface: str) -> None:
@@ -75,6 +80,12 @@ def _uncounted(verb: str, code: int, seconds: float) -> None:
     """Nobody counts."""
 
 
+@contextmanager
+def _openly(key: str) -> Iterator[None]:
+    """Nobody watches."""
+    yield
+
+
 @dataclass(frozen=True, slots=True)
 class ServerPorts:
     """Everything outside that the verbs speak to."""
@@ -90,6 +101,7 @@ class ServerPorts:
     """The endpoint of this node stored under an etcd key, as the facts have it."""
     adopt: Callable[[WorkloadEndpoint], None]
     forget: Callable[[WorkloadEndpoint], None]
+    """Like `adopt`, at once."""
     settled: Callable[[Iterable[Address], float], Awaitable[None]]
     """Wait until the host's routes to these addresses are in the kernel."""
     pods: PodNetwork
@@ -97,6 +109,8 @@ class ServerPorts:
     """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
     endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
     """All endpoints of this node, as the facts have them."""
+    making: Callable[[str], AbstractContextManager[None]] = _openly
+    """While an endpoint is made, what the watch tells of its etcd key is no news."""
     answered: Callable[[str, int, float], None] = _uncounted
     """Told of every answer: verb, code (0 is success), seconds."""
     limited: Callable[[], str | None] = _nothing

@@ -20,10 +20,11 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni import spec
-from agent.cni.attaching import USUAL, Attaching, Waits
+from agent.cni.attaching import Attaching
 from agent.cni.attachment import host_interface
 from agent.cni.collecting import garbage
 from agent.cni.delegated import Delegated
+from agent.cni.detaching import USUAL, Detaching, Waits
 from agent.cni.journal import Journal, Release
 from agent.cni.options import CniError, Code
 from agent.cni.ports import ServerPorts
@@ -63,8 +64,9 @@ class CniServer:
         self._ports = ports
         self._journal = journal
         self._clock = clock
-        self._attaching = Attaching(ports, journal, clock, waits)
-        self._delegated = Delegated(self._attaching)
+        self._detaching = Detaching(ports, journal, clock, waits)
+        self._attaching = Attaching(ports, self._detaching, clock, waits)
+        self._delegated = Delegated(self._attaching, self._detaching)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
@@ -166,7 +168,7 @@ class CniServer:
 
         async def work() -> None:
             async with self._alone(host_interface(request)):
-                verbs = self._delegated if request.addresses_only else self._attaching
+                verbs = self._delegated if request.addresses_only else self._detaching
                 await verbs.delete(request, release, answer)
 
         task = asyncio.create_task(work())
@@ -203,7 +205,7 @@ class CniServer:
 
     async def _collect(self, request: Request) -> None:
         """Free what is not valid; goes on after a failure and tells of all at the end. Raises CniError."""
-        self._attaching.must_be_ready()
+        self._detaching.must_be_ready()
         failures: list[str] = []
         try:
             listings = [await self._ports.store.list(block_prefix(version)) for version in (4, 6)]
@@ -220,7 +222,7 @@ class CniServer:
         async def free(release: Request) -> None:
             try:
                 async with turns, self._alone(host_interface(release)):
-                    await self._attaching.carry_out(release)
+                    await self._detaching.carry_out(release)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
 
@@ -263,7 +265,7 @@ class CniServer:
 
     async def _replay_one(self, path: Path, request: Request) -> None:
         try:
-            await self._attaching.carry_out(request)
+            await self._detaching.carry_out(request)
         except CniError as error:
             log.warning("cni.replay_failed", file=path.name, why=error.message)
             return

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
-from agent.dataplane.kernel import Kernel, KernelError
+from agent.dataplane.kernel import Kernel, KernelError, LinkChanged
 from agent.dataplane.objects import Link
 
 MOST_ONE_BY_ONE = 16
 """More links in doubt than these are read with all others: one dump costs less."""
+
+NAMELESS = "#"
+"""What stands for a link that went before its name was asked for; its end is heard of by its name."""
 
 
 class Interfaces:
@@ -35,6 +39,13 @@ class Interfaces:
         """Something may have happened to any."""
         self._all = True
 
+    def agrees(self, told: LinkChanged) -> bool:
+        """Whether what was told of a link is what is known of it: a carrier that came, a counter, an alias."""
+        known = self.links.get(told.name)
+        if known is None or told.seen is None or self._all or told.name in self._doubted:
+            return False
+        return replace(known, addresses=()) == told.seen
+
     async def read(self) -> frozenset[str] | None:
         """Read what is in doubt; the names of those that are not as they were, None: any may be. Raises KernelError."""
         # Taken off before reading: what is heard meanwhile is in doubt again.
@@ -44,11 +55,19 @@ class Interfaces:
             if every:
                 self.links = await self._kernel.links()
                 return None
-            return self._adopt({name: await self._kernel.link(name) for name in sorted(doubted)})
+            found = {name: await self._kernel.link(name) for name in sorted(doubted)}
+            if any(link is None and self._never_known(name) for name, link in found.items()):
+                self.links = await self._kernel.links()
+                return None
+            return self._adopt(found)
         except (KernelError, asyncio.CancelledError):
             self._all = self._all or every
             self._doubted |= doubted
             raise
+
+    def _never_known(self, name: str) -> bool:
+        """Of one that has gone: it may have had another name, of which nothing is said."""
+        return name not in self.links and not name.startswith(NAMELESS)
 
     def _adopt(self, found: Mapping[str, Link | None]) -> frozenset[str]:
         different = {name: link for name, link in found.items() if self.links.get(name) != link}

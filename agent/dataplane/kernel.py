@@ -62,6 +62,8 @@ class LinkChanged:
     name: str
     lost: bool = False
     """It went or is down: the kernel dropped its routes and neighbours, and says nothing of them."""
+    seen: Link | None = None
+    """The link as it was told, without its addresses; None when it was they that changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,9 @@ class NetlinkChanges:
             route = decode_route(data, found.start, found.end, self._name_of)
             return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
         if found.type in {RTM_NEWLINK, RTM_DELLINK}:
-            link = decode_link(data, found.start, found.end)
-            return (
-                [LinkChanged(link.name, found.type == RTM_DELLINK or not link.up)] if link is not None else []
-            )
+            row = decode_link(data, found.start, found.end)
+            lost = found.type == RTM_DELLINK or (row is not None and not row.up)
+            return [LinkChanged(row.name, lost, row.link(()))] if row is not None else []
         if found.type in {RTM_NEWADDR, RTM_DELADDR}:
             return self._address(data, found)
         if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:

@@ -26,6 +26,8 @@ class Tempo:
     """Between two readings of everything, however often notifications are lost."""
     linger_seconds: float = 5.0
     """How long a tunnel that is no longer wished stands after a packet last came out of it."""
+    soon_seconds: float = 0.02
+    """From the end of a pod's link to a pass: the plugin's own word that the pod is gone follows."""
     error_seconds: float = 1.0
     """The pause after a pass that could not read or write the kernel."""
 

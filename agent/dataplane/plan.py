@@ -30,6 +30,7 @@ from agent.dataplane.objects import (
     Tunnel,
 )
 from agent.dataplane.ownership import Ownership
+from agent.dataplane.sysctls import names_of
 from agent.dataplane.turning import Turn, turns
 from agent.dataplane.work import PIECE, Work, at_once
 
@@ -98,7 +99,9 @@ class Picture:
             del self.routes[key]
             if is_pod(route):
                 self.departed[key] = str(route.device)
-        self.sysctls = {key: value for key, value in self.sysctls.items() if names.isdisjoint(key.split("/"))}
+        for name in names:
+            for switch in names_of(name):
+                self.sysctls.pop(switch, None)
         if not all(name.startswith(WORKLOAD_PREFIX) for name in names):  # pods' links have no entries of ours
             self.neighbours = {
                 key: entry for key, entry in self.neighbours.items() if entry.device not in names
@@ -172,6 +175,11 @@ def moves(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> di
     }
     gone = (turned.items(), delta.delete.items())
     return {key: route for some in gone for key, route in some if is_pod(route)}
+
+
+def mentions(wish: Wish, device: str) -> bool:
+    """Whether anything is wished of a pod's link."""
+    return not wish.dataplane.sysctls.keys().isdisjoint(names_of(device))
 
 
 def stands(tunnel: Tunnel) -> bool:
@@ -301,6 +309,8 @@ def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownersh
 
 def sysctl_steps(wish: Wish, picture: Picture) -> dict[str, Sysctl]:
     """Switches that stand otherwise."""
+    if wish.dataplane.sysctls == picture.sysctls:  # C's comparison, and most of them are the same objects
+        return {}
     return {
         name: wished
         for name, wished in wish.dataplane.sysctls.items()

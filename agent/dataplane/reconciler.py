@@ -23,19 +23,17 @@ from agent.dataplane.delta import Delta
 from agent.dataplane.entry_steps import EntrySteps
 from agent.dataplane.explaining import Situation
 from agent.dataplane.forgetting import Forgetting
+from agent.dataplane.hearing import Hearing, Worth
 from agent.dataplane.interfaces import Interfaces
 from agent.dataplane.kernel import (
     Changes,
     Kernel,
     KernelError,
     KernelEvent,
-    LinkChanged,
-    ObjectsChanged,
     Overrun,
 )
 from agent.dataplane.lingering import Lingering
 from agent.dataplane.objects import (
-    OUR_TUNNELS,
     WORKLOAD_PREFIX,
     Dataplane,
     Kind,
@@ -86,15 +84,12 @@ class Reconciler:
         self._pace = Pace(self._tempo.share, self._tempo.burst_seconds)
         self._picture = Picture()
         self._interfaces = Interfaces(kernel)
-        self._stale: set[Kind] = set(Kind)
-        self._lost: set[str] = set()
-        self._authors: dict[Kind, str] = {}
-        """Who changed a kind of object last, where the kernel told."""
         self._resync_at = self._resynced_at = 0.0
         self._tally = Tally()
         self._budget = budget or Budget()
         self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
         self._switches = Switches(kernel, self._picture, self._tally, self._ownership, log)
+        self._heard = Hearing(self._interfaces, self._switches, self._writes, self._picture, self._ownership)
         self._lingering = Lingering(self._tempo.linger_seconds)
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
@@ -212,62 +207,35 @@ class Reconciler:
                 self._log.warning("kernel.notifications_failed", why=str(error))
                 await asyncio.sleep(self._tempo.error_seconds)
                 event = Overrun()
-            if await self._note(event):
-                self._bell.ring()
+            await self._note(event)
 
-    async def _note(self, event: KernelEvent) -> bool:
-        """Remember what an event makes doubtful; whether it is worth a pass."""
-        match event:
-            case LinkChanged(name, lost):
-                self._interfaces.doubt(name)
-                self._writes.link_changed(name)
-                if name in OUR_TUNNELS:
-                    self._stale.update({Kind.TUNNEL} if not lost else Kind)
-                elif lost:
-                    self._lost.add(name)
-            case ObjectsChanged(Kind.ROUTE, Route() as route):
-                return self._note_route(route)
-            case ObjectsChanged(Kind.SYSCTL, names=names) if names:
-                return await self._switches.differ(names)
-            case ObjectsChanged(kind, by=by):
-                self._stale.add(kind)
-                if by is not None:
-                    self._authors[kind] = by
-            case Overrun():
-                self._tally.overruns += 1
-                self._resync_at = min(self._resync_at, self._resynced_at + self._tempo.overrun_seconds)
-        return True
-
-    def _note_route(self, route: Route) -> bool:
-        if not self._ownership.is_ours(route) and route.key not in self._wish.dataplane.routes:
-            standing = self._picture.routes.get(route.key)
-            if standing is not None and not self._ownership.is_ours(standing):
-                self._picture.doubted[route.key] = standing
-            return False
-        self._stale.add(Kind.ROUTE)
-        self._writes.retries.forget_wait((Kind.ROUTE, route.key))
-        return True
-
-    def _doubt_everything(self) -> None:
-        self._interfaces.doubt_all()
-        self._stale.update(Kind)
-        self._writes.retries.forget_waits()
+    async def _note(self, event: KernelEvent) -> None:
+        if isinstance(event, Overrun):
+            self._tally.overruns += 1
+            self._resync_at = min(self._resync_at, self._resynced_at + self._tempo.overrun_seconds)
+            self._bell.ring()
+            return
+        worth = await self._heard.note(event, self._wish, self._open)
+        if worth is Worth.NOW:
+            self._bell.ring()
+        elif worth is Worth.SOON:
+            asyncio.get_running_loop().call_later(self._tempo.soon_seconds, self._bell.ring)
 
     async def _work(self) -> None:
         while True:
             now = self._clock.now()
             if now >= self._resync_at:
-                self._doubt_everything()
+                self._heard.doubt_everything()
                 self._resynced_at = now
                 self._resync_at = now + self._tempo.resync_seconds * random.uniform(1 - JITTER, 1 + JITTER)
-            self._stale |= self._budget.ripe(now)
+            self._heard.stale |= self._budget.ripe(now)
             wait = 0.0
             try:
                 await self._one_pass()
             except KernelError as error:
                 self._log.warning("kernel.pass_failed", why=str(error))
                 self._tally.failed(str(error))
-                self._doubt_everything()
+                self._heard.doubt_everything()
                 self._bell.ring()
                 wait = self._tempo.error_seconds
             self._end_of_pass()
@@ -312,27 +280,29 @@ class Reconciler:
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def _read_links(self) -> None:
-        lost, self._lost = self._lost, set()
+        lost, self._heard.lost = self._heard.lost, set()
         gone = self._picture.forget_devices(lost)
         self._forgotten |= gone.keys()
         if not all(map(plan.is_pod, gone.values())):
             # A write of ours that followed the loss before it was heard of may stand, and now looks as if it did not.
-            self._stale.add(Kind.ROUTE)
+            self._heard.stale.add(Kind.ROUTE)
         changed = await self._interfaces.read()
         if changed is None or not all(name.startswith(WORKLOAD_PREFIX) for name in changed | lost):
             self._look_everywhere = True
 
     async def _read_stale(self) -> None:
-        for kind in sorted(self._stale):
+        for kind in sorted(self._heard.stale):
             # Taken off before reading: an event that comes meanwhile makes it stale again.
-            self._stale.discard(kind)
+            self._heard.stale.discard(kind)
             before = plan.of_kind(self._picture, kind)
             try:
                 await self._read(kind)
             except (KernelError, asyncio.CancelledError):
-                self._stale.add(kind)
+                self._heard.stale.add(kind)
                 raise
-            log = self._log.bind(by=self._authors.pop(kind)) if kind in self._authors else self._log
+            log = (
+                self._log.bind(by=self._heard.authors.pop(kind)) if kind in self._heard.authors else self._log
+            )
             self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, log)
             await asyncio.sleep(0)
 
@@ -380,7 +350,7 @@ class Reconciler:
         conflicts, waiting = self._routes_plan.conflicts, self._routes_plan.waiting
         self._open = frozenset((*writes.unfinished, *conflicts, *waiting))
         if writes.doubtful:
-            self._stale |= writes.doubtful
+            self._heard.stale |= writes.doubtful
             writes.doubtful.clear()
             self._bell.ring()
 

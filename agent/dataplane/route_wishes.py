@@ -31,6 +31,10 @@ class RouteWishes:
         self._local: dict[RouteKey, Route] = {}
         """Of this node's pods; each goes before all others."""
         self._routes: dict[RouteKey, Route] = {}
+        self._pods: object = None
+        self._marks: object = None
+        """What the next is made of."""
+        self._of_pods: dict[RouteKey, Route] = {}
 
     def follow(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Answer:
         """The wished routes, and the keys where they may differ from the last answer; None: anywhere.
@@ -43,7 +47,7 @@ class RouteWishes:
     def work(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Work[Answer]:
         """The same in pieces; nothing is adopted before the last."""
         frame = _frame(facts)
-        local = {route.key: route for route in workload_routes(facts)}
+        local = self._local_routes(facts)
         if touched is not None and frame == self._frame:
             return self._routes, (yield from self._change(facts, touched, local))
         # What was learned goes on changing while others run.
@@ -55,11 +59,19 @@ class RouteWishes:
         self._routes = {**routes, **stored, **local}
         return self._routes, None
 
+    def _local_routes(self, facts: Facts) -> dict[RouteKey, Route]:
+        """Of this node's pods; made anew when one of them came or went."""
+        if facts.endpoints is not self._pods or facts.protocols is not self._marks:
+            self._pods, self._marks = facts.endpoints, facts.protocols
+            self._of_pods = {route.key: route for route in workload_routes(facts)}
+        return self._of_pods
+
     def _change(
         self, facts: Facts, touched: Mapping[RouteKey, Address | None], local: dict[RouteKey, Route]
     ) -> Work[Set[RouteKey]]:
         before, stored = self._local, self._stored
-        moved = {key for key in before.keys() | local.keys() if before.get(key) != local.get(key)}
+        keys = before.keys() | local.keys() if before is not local else ()
+        moved = {key for key in keys if before.get(key) != local.get(key)}
         hidden = stored.keys() | before.keys() | local.keys()
         free = {key: hop for key, hop in touched.items() if key not in hidden} if hidden else dict(touched)
         free |= {key: facts.learned.get(key) for key in moved if key not in local and key not in stored}

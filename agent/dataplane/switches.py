@@ -6,7 +6,7 @@ and logged. Does not know: which value is right, how a write is heard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.dataplane.kernel import Kernel
@@ -42,7 +42,8 @@ class Switches:
         """All that are wished. Raises KernelError."""
         self._picture.sysctls.update(self._doubted)  # what is compared with what is found
         self._doubted.clear()
-        self._picture.sysctls = dict(await self._kernel.sysctls(tuple(wish.dataplane.sysctls), only=True))
+        found = await self._kernel.sysctls(tuple(wish.dataplane.sysctls), only=True)
+        self._picture.sysctls = _shared(found, wish.dataplane.sysctls)
 
     async def read_missing(self, wish: Wish) -> None:
         """Those of devices that came since the last reading, and those in doubt. Raises KernelError."""
@@ -52,7 +53,12 @@ class Switches:
         if not missing:
             return
         found = await self._kernel.sysctls(missing)
-        known.update(found)
+        known.update(_shared(found, wish.dataplane.sysctls))
         after = {name: value for name, value in found.items() if name in before}
         before = {name: value for name, value in before.items() if name in after}
         self._tally.read(Kind.SYSCTL, before, after, self._ownership, self._log)
+
+
+def _shared(found: Mapping[str, Sysctl], wished: Mapping[str, Sysctl]) -> dict[str, Sysctl]:
+    """What was found, by the wished object where they are equal: to compare them again is then nearly free."""
+    return {name: same if (same := wished.get(name)) == value else value for name, value in found.items()}

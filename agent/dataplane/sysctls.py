@@ -43,6 +43,11 @@ def sysctls(facts: Facts) -> dict[str, Sysctl]:
     return found
 
 
+def names_of(interface: str) -> tuple[str, ...]:
+    """The switches of one interface that are ever wished."""
+    return tuple(pattern.format(interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6))
+
+
 @lru_cache(maxsize=PODS_REMEMBERED)
 def _of_interface(interface: str, dual: bool) -> Mapping[str, Sysctl]:
     patterns = (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ()))

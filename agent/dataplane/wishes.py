@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey
+from agent.dataplane.objects import (
+    Address,
+    Dataplane,
+    FdbEntry,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+)
 from agent.dataplane.routing import routes
 from agent.dataplane.sysctls import sysctls
 from agent.dataplane.tunnels import fdb, neighbours, tunnels
@@ -21,6 +30,9 @@ class Entries:
         self._made_of: tuple[object, ...] = ()
         self._neighbours: Mapping[tuple[str, Address], Neighbour] = {}
         self._fdb: Mapping[tuple[str, str], FdbEntry] = {}
+        self._switched: tuple[object, object] = (None, None)
+        """The pods and pools that the switches were made of: the same objects until one comes or goes."""
+        self._switches: dict[str, Sysctl] = {}
 
     def dataplane(self, facts: Facts, wished_routes: Mapping[RouteKey, Route]) -> Dataplane:
         """What should be; `wished_routes` are those of the same facts."""
@@ -28,13 +40,15 @@ class Entries:
         if made_of != self._made_of:
             self._made_of = made_of
             self._neighbours, self._fdb = neighbours(facts), fdb(facts)
+        if facts.endpoints is not self._switched[0] or facts.pools is not self._switched[1]:
+            self._switched, self._switches = (facts.endpoints, facts.pools), sysctls(facts)
         return Dataplane(
             tunnels=tunnels(facts),
             neighbours=self._neighbours,
             fdb=self._fdb,
             routes=wished_routes,
             masquerade=masquerade(facts),
-            sysctls=sysctls(facts),
+            sysctls=self._switches,
             open_forward=facts.open_forward,
         )
 

@@ -9,7 +9,8 @@ Does not know: etcd, watches, the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, TypeVar
@@ -68,6 +69,8 @@ class Cluster:
         """etcd key -> why its value cannot be used."""
         self._meanwhile: dict[str, dict[str, WorkloadEndpoint | None]] = {}
         """Prefix that is being listed -> this node's pods that came or went since; at most one entry per pod."""
+        self._making: dict[str, list[WorkloadEndpoint | None]] = {}
+        """Key of an endpoint that a CNI call is making -> the last that was heard of it, if anything."""
 
     def listing_begins(self, prefix: str) -> None:
         """A complete list is asked for: what is adopted or forgotten from now on is news that it may not have."""
@@ -96,6 +99,9 @@ class Cluster:
             return turned
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
+        if key in self._making:
+            self._making[key] = [decoded]
+            return turned
         return self._set(prefix, key, decoded) or turned
 
     def _read(self, prefix: str, value: Versioned) -> Any:
@@ -111,7 +117,9 @@ class Cluster:
         if decoded is None and known is None:
             return False
         if isinstance(known, WorkloadEndpoint) and _same(known, decoded):
-            return False  # what a CNI call adopted, once more over the watch
+            # What a CNI call adopted, once more over the watch: no news, but now its revision is known.
+            section[key] = decoded if decoded.metadata.resource_version is not None else known
+            return False
         if decoded is not None:
             section[key] = decoded
         else:
@@ -125,7 +133,23 @@ class Cluster:
 
     def forget(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
+        if (key := _endpoint_key(endpoint)) in self._making:
+            self._making[key] = []  # heard of before that
         self._set_own(_endpoint_key(endpoint), None)
+
+    @contextmanager
+    def making(self, key: str, news: Callable[[], None]) -> Iterator[None]:
+        """Somebody writes an endpoint, and will say when it is one: what the watch tells of it meanwhile is put off.
+
+        `news` is called at the end if that was something else than what was said.
+        """
+        self._making.setdefault(key, [])
+        try:
+            yield
+        finally:
+            for last in self._making.pop(key, []):
+                if self._set(ENDPOINTS, key, last):
+                    news()
 
     def _set_own(self, key: str, endpoint: WorkloadEndpoint | None) -> None:
         for prefix, came_or_went in self._meanwhile.items():

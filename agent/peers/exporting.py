@@ -8,18 +8,18 @@ Does not know: sessions, the kernel beyond the routes it is told are installed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
+import operator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
 from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Address, Link, RouteKey
+from agent.dataplane.objects import Link, RouteKey
+from agent.datastore.cluster import own_blocks
 from agent.peers.policies import Interface
 from bgp.families import Prefix
 from bgp.origination import PLAIN, Origination
 
 BLOCK = Origination(is_block=True)
-PODS_REMEMBERED = 4096
 
 
 def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
@@ -28,22 +28,42 @@ def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
+class Outsiders:
+    """Remembers the pods' addresses in none of the node's blocks; they are looked for when a pod or a claim changes."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] = ()
+        self._found: frozenset[Prefix] = frozenset()
+
+    def of(self, facts: Facts) -> frozenset[Prefix]:
+        """Those of these facts."""
+        made_of = facts.endpoints, facts.block_owners, facts.node
+        if len(self._made_of) < len(made_of) or any(map(operator.is_not, made_of, self._made_of)):
+            self._made_of, self._found = made_of, frozenset(_outside(facts))
+        return self._found
+
+
+def _outside(facts: Facts) -> Iterator[Prefix]:
+    own = own_blocks(facts.block_owners, facts.node)
+    for endpoint in facts.endpoints:
+        for address in endpoint.addresses:
+            if not any(address in block for block in own):
+                yield ip_network(address)
+
+
 def announcements(
-    facts: Facts, installed: Collection[RouteKey], local_prefixes: Iterable[Prefix] = ()
+    facts: Facts,
+    installed: Collection[RouteKey],
+    local_prefixes: Iterable[Prefix] = (),
+    outsiders: Outsiders | None = None,
 ) -> dict[Prefix, Origination]:
-    """All of it."""
-    own = [block for block, owner in facts.block_owners.items() if owner == facts.node]
+    """All of it; `outsiders` remembers from call to call."""
+    own = own_blocks(facts.block_owners, facts.node)
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    borrowed = (prefix for one in facts.endpoints for prefix in _outside(one.addresses, tuple(own)))
+    borrowed = (outsiders or Outsiders()).of(facts)
     return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
-
-
-@lru_cache(maxsize=PODS_REMEMBERED)
-def _outside(addresses: tuple[Address, ...], own: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-    """A pod's addresses in none of the node's blocks; each pass asks it of all pods."""
-    return tuple(ip_network(one) for one in addresses if not any(one in block for block in own))
 
 
 def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:

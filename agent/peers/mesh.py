@@ -23,7 +23,7 @@ from agent.dataplane.objects import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster
 from agent.peers import glass
 from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peers.exporting import announcements, borne, interfaces
+from agent.peers.exporting import Outsiders, announcements, borne, interfaces
 from agent.peers.identity import identity
 from agent.peers.peering import Peering, Situation, peering, wanted_secrets
 from agent.peers.policies import Ground, names_interfaces, policy
@@ -117,6 +117,7 @@ class Mesh:
         self._situation: Situation | None = None
         self._ground: Ground | None = None
         self._peering = Peering({})
+        self._outsiders = Outsiders()
         self._troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
         """Peer -> the neighbour by which it is reached."""
@@ -151,7 +152,7 @@ class Mesh:
         if started or ground != self._ground:
             self._ground = ground
             self._configure(self._speaker, ground)
-        told = announcements(facts, installed, borne(self._local_prefixes, facts.links))
+        told = announcements(facts, installed, borne(self._local_prefixes, facts.links), self._outsiders)
         self._speaker.announce(told)
 
     def _configure(self, speaker: Speaker, ground: Ground) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Network
 
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import SystemClock
 from agent.datastore.cluster import Cluster, endpoint_prefix, own_blocks
@@ -187,6 +188,39 @@ def test_what_was_adopted_is_no_news_when_it_comes_over_the_watch() -> None:
     cluster.forget(cluster.endpoints[0])
     assert not cluster.apply(key, None)
     assert not cluster.apply("/elsewhere", None)
+
+
+def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has_spoken() -> None:
+    key, value = endpoint(ME, "web")
+    known = Cluster(ME)
+    known.apply(key, Versioned(key, value, 1))
+    (web,) = known.endpoints
+    web = replace(web, metadata=replace(web.metadata, resource_version=None))
+    news: list[str] = []
+
+    def heard(*values: bytes | None, adopts: bool = False, forgets: bool = False) -> Cluster:
+        cluster = Cluster(ME)
+        news.clear()
+        with cluster.making(key, lambda: news.append(key)):
+            for number, one in enumerate(values, 1):
+                assert not cluster.apply(key, Versioned(key, one, number) if one is not None else None)
+                assert cluster.endpoints == ()
+            if adopts:
+                cluster.adopt(web)
+            if forgets:
+                cluster.forget(web)
+        return cluster
+
+    adopted = heard(value, adopts=True)
+    assert ([one.spec for one in adopted.endpoints], news) == ([web.spec], [])
+    found = adopted.endpoint(key)
+    assert found is not None
+    assert found.metadata.resource_version == "1"  # a DEL need not ask for it
+    assert (heard(value, adopts=True, forgets=True).endpoints, news) == ((), [])
+    assert (heard(value, None).endpoints, news) == ((), [])
+    (other,) = heard(value.replace(b"cali1", b"cali2"), adopts=True).endpoints
+    assert (other.spec.interface_name, news) == ("cali2", [key])
+    assert len(heard(value).endpoints) == 1  # its maker died: what is stored is true
 
 
 def test_a_value_that_becomes_unreadable_is_news_once() -> None:

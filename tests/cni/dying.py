@@ -17,8 +17,8 @@ from pathlib import Path
 from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni import pod_netlink
-from agent.cni.attaching import Waits
 from agent.cni.attachment import Attachment
+from agent.cni.detaching import Waits
 from agent.cni.journal import Journal, Release
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import ServerPorts
@@ -32,9 +32,11 @@ from tests.fixtures.namespace import ip
 ADD_POINTS = (
     "before assign",
     "after assign",
-    "before attach",
-    "between pair and furnishing",
-    "after attach",
+    "before pair",
+    "after pair",
+    "before furnishing",
+    "in the pod",
+    "after furnishing",
     "before settled",
     "before answer",
 )
@@ -76,10 +78,15 @@ class Pods(NetlinkPods):
 
     die: Die
 
-    async def attach(self, wish: Attachment) -> None:
-        self.die("before attach")
-        await super().attach(wish)
-        self.die("after attach")
+    async def make(self, wish: Attachment) -> None:
+        self.die("before pair")
+        await super().make(wish)
+        self.die("after pair")
+
+    async def furnish(self, wish: Attachment) -> None:
+        self.die("before furnishing")
+        await super().furnish(wish)
+        self.die("after furnishing")
 
     async def detach(self, host_interface: str) -> None:
         self.die("before detach")
@@ -159,12 +166,13 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         pods=pods,
         boot_id="boot-1",
         endpoints=lambda: cluster.endpoints,
+        making=lambda key: cluster.making(key, lambda: None),
     )
     journal = Records(state)
     server = Server(state / "cni.sock", ports, journal, SystemClock(), Waits(patience))
     for part in (allocator, pods, journal, server):
         part.die = die  # type: ignore[attr-defined]
-    if point == "between pair and furnishing":
+    if point == "in the pod":
         pod_netlink._furnish = lambda *_: die(point)  # type: ignore[assignment]
     await server.replay()
     await server.run(ready)

@@ -50,6 +50,11 @@ def wish(pod: str, interface: str = "eth0") -> Attachment:
     return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,), "c1")
 
 
+async def attach(pods: NetlinkPods, wish: Attachment) -> None:
+    await pods.make(replace(wish, addresses=(), wants_ipv6=wish.has_ipv6))
+    await pods.furnish(wish)
+
+
 def dual(pod: str) -> Attachment:
     return replace(wish(pod), addresses=BOTH)
 
@@ -63,7 +68,7 @@ def inside(pod: str, words: str) -> list[dict[str, object]]:
 async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(
     pod: str, pods: NetlinkPods
 ) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     (link,) = [item for item in inside(pod, "addr show eth0") if item]
     assert (link["address"], link["mtu"]) == ("02:00:00:00:00:07", 1450)
     assert "UP" in link["flags"]  # type: ignore[operator]
@@ -81,7 +86,7 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
 async def test_the_host_knows_a_pod_without_asking_and_its_entry_takes_no_place_from_others(
     pod: str, pods: NetlinkPods
 ) -> None:
-    await pods.attach(dual(pod))
+    await attach(pods, dual(pod))
     found = {item["dst"]: item for item in json.loads(ip(f"-j neigh show dev {HOST}"))}
     assert {found[str(address)]["lladdr"] for address in BOTH} == {"02:00:00:00:00:07"}
     # Only entries that somebody else learned are exempt from the limit that all namespaces share.
@@ -91,8 +96,8 @@ async def test_the_host_knows_a_pod_without_asking_and_its_entry_takes_no_place_
 
 
 async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
-    await pods.attach(wish(pod))
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
+    await attach(pods, wish(pod))
     assert await pods.owner(HOST) == "c1"
     await pods.detach(HOST)
     await pods.detach(HOST)
@@ -105,14 +110,14 @@ async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pod
     with pytest.raises(
         KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"
     ):
-        await pods.attach(gone)
+        await attach(pods, gone)
     assert await pods.owner(HOST) is None
 
 
 async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
     wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError):
-        await pods.attach(wrong)
+        await attach(pods, wrong)
     assert await pods.owner(HOST) is None
 
 
@@ -120,7 +125,7 @@ async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
     pod: str, pods: NetlinkPods
 ) -> None:
     with pytest.raises(KernelError, match="File exists"):
-        await pods.attach(wish(pod, "lo"))
+        await attach(pods, wish(pod, "lo"))
     assert await pods.owner(HOST) is None
 
 
@@ -152,7 +157,7 @@ async def found_wrong(pod: str, pods: NetlinkPods, addresses: tuple[Address, ...
 
 
 async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: NetlinkPods) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     switch_on(HOST)
     assert await found_wrong(pod, pods) == []
 
@@ -160,7 +165,7 @@ async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: N
 async def test_a_check_finds_a_switch_of_the_host_side_that_somebody_turned(
     pod: str, pods: NetlinkPods
 ) -> None:
-    await pods.attach(dual(pod))
+    await attach(pods, dual(pod))
     switch_on(HOST)
     for name in (f"net/ipv4/conf/{HOST}/proxy_arp", f"net/ipv6/conf/{HOST}/forwarding"):
         assert procfs.write(Sysctl(name, "0")) is None
@@ -183,7 +188,7 @@ DAMAGE_6 = {
 async def test_a_check_finds_each_thing_of_ipv6_that_somebody_changed(
     pod: str, pods: NetlinkPods, damage: str
 ) -> None:
-    await pods.attach(dual(pod))
+    await attach(pods, dual(pod))
     switch_on(HOST)
     assert await found_wrong(pod, pods, BOTH) == []
     subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
@@ -202,7 +207,7 @@ async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_w
     )
     ip("addr add 172.30.0.1/32 dev lo")
     ip("addr add fd00:30::1/128 dev lo nodad")
-    await pods.attach(dual(pod))
+    await attach(pods, dual(pod))
     switch_on(HOST)
     ip(f"route add {ADDRESS}/32 dev {HOST}")
     ip(f"route add {ADDRESS_6}/128 dev {HOST}")
@@ -221,7 +226,7 @@ async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_w
 async def test_a_pod_of_ipv4_alone_has_no_ipv6_route_and_its_switches_are_left(
     pod: str, pods: NetlinkPods
 ) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     assert [item["dst"] for item in inside(pod, "-6 route show default")] == []
 
 
@@ -229,7 +234,7 @@ async def test_a_pod_of_ipv4_alone_has_no_ipv6_route_and_its_switches_are_left(
 async def test_a_check_finds_each_thing_that_somebody_changed_in_the_pod(
     pod: str, pods: NetlinkPods, damage: str
 ) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
     assert DAMAGE[damage] in await found_wrong(pod, pods)
 
@@ -237,7 +242,7 @@ async def test_a_check_finds_each_thing_that_somebody_changed_in_the_pod(
 async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
     pod: str, pods: NetlinkPods
 ) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     switch_on(HOST)
     ip(f"link set {HOST} down address 02:00:00:00:00:01")
     assert await found_wrong(pod, pods) == [
@@ -250,7 +255,7 @@ async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
 
 @pytest.mark.parametrize("forwarding", [True, False])
 async def test_a_pod_forwards_only_if_it_is_wished(pod: str, pods: NetlinkPods, forwarding: bool) -> None:
-    await pods.attach(replace(wish(pod), forwarding=forwarding))
+    await attach(pods, replace(wish(pod), forwarding=forwarding))
     shown = subprocess.run(
         ["ip", "netns", "exec", pod, "cat", "/proc/sys/net/ipv4/ip_forward"], capture_output=True, check=True
     )
@@ -260,7 +265,7 @@ async def test_a_pod_forwards_only_if_it_is_wished(pod: str, pods: NetlinkPods, 
 async def test_the_hosts_own_namespace_is_refused(pods: NetlinkPods) -> None:
     own = replace(wish("x"), netns="/proc/thread-self/ns/net")
     with pytest.raises(NoNamespace, match="is the host itself"):
-        await pods.attach(own)
+        await attach(pods, own)
 
 
 async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
@@ -268,7 +273,7 @@ async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
 ) -> None:
     names = [f"cali{number}" for number in range(8)]
     for number, name in enumerate(names):
-        await pods.attach(replace(wish(pod, f"eth{number}"), host_interface=name))
+        await attach(pods, replace(wish(pod, f"eth{number}"), host_interface=name))
     calls = [asyncio.create_task(pods.detach(name)) for name in (*names[:6], "calinone", names[0])]
     await asyncio.sleep(0)
     calls[3].cancel()
@@ -278,6 +283,6 @@ async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
 
 
 async def test_a_removal_that_the_kernel_refuses_is_told_to_each(pod: str, pods: NetlinkPods) -> None:
-    await pods.attach(wish(pod))
+    await attach(pods, wish(pod))
     results = await asyncio.gather(pods.detach(HOST), pods.detach("lo"), return_exceptions=True)
     assert [str(found).partition(":")[0] for found in results] == [f"removing {HOST}", "removing lo"]

@@ -63,15 +63,36 @@ async def test_a_late_del_of_an_older_container_leaves_the_new_one_alone(world: 
     assert await world.call("ADD", "new") == (0, result)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["no device", "no route"])
-async def test_an_add_that_fails_leaves_nothing(world: World, late: bool) -> None:
-    if late:
+@pytest.mark.parametrize("fault", [PodFault.MAKE_REFUSED, PodFault.FURNISH_REFUSED, None], ids=str)
+async def test_an_add_that_fails_leaves_nothing(world: World, fault: PodFault | None) -> None:
+    if fault is None:
         world.unsettled = TimeoutError("not carried out within 10 s")
     else:
-        world.pods.faults.add(PodFault.ATTACH_REFUSED)
+        world.pods.faults.add(fault)
     status, error = await world.call("ADD")
     assert (status, error["code"]) == (1, 5)
     assert (await world.stored(), world.pods.attached, world.cluster.endpoints) == (NOTHING, {}, ())
+
+
+ELSEWHERE = {"CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;IP=10.99.0.1"}
+"""An address of no pool."""
+
+
+async def test_a_pair_whose_addresses_are_refused_is_removed(world: World) -> None:
+    status, error = await world.call("ADD", environment=ELSEWHERE)
+    assert status == 1
+    assert "10.99.0.1" in str(error["msg"])
+    assert (await world.stored(), world.pods.attached, world.cluster.endpoints) == (NOTHING, {}, ())
+
+
+async def test_an_add_without_an_address_to_give_leaves_an_older_container_of_the_pod_alone(
+    world: World,
+) -> None:
+    await world.call("ADD", "old")
+    status, _ = await world.call("ADD", "new", environment=ELSEWHERE)
+    assert status == 1
+    assert [wish.container_id for wish in world.pods.attached.values()] == ["old"]
+    assert await world.stored() == ONE
 
 
 async def test_an_add_that_is_cancelled_leaves_nothing(world: World) -> None:

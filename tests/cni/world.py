@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.cni.attaching import Waits
+from agent.cni.detaching import Waits
 from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import PodNetwork, ServerPorts
@@ -75,6 +75,7 @@ class World:
             known=self.cluster.endpoint,
             adopt=self.cluster.adopt,
             forget=self.cluster.forget,
+            making=lambda key: self.cluster.making(key, lambda: None),
             settled=self.settled,
             pods=self._network,
             boot_id=boot_id,

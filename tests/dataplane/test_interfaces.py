@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane.interfaces import MOST_ONE_BY_ONE, Interfaces
 from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import Link
+from agent.dataplane.objects import Dataplane, Link
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import EVERYTHING
 from tests.fakes.kernel import FakeKernel
@@ -82,6 +82,17 @@ async def test_a_renamed_link_is_known_by_its_new_name_alone() -> None:
     assert interfaces.links == kernel.link_table
 
 
+async def test_a_link_that_was_renamed_and_has_gone_is_known_by_no_name() -> None:
+    kernel = Counting()
+    kernel.add_link("eth0")
+    interfaces = await known(kernel)
+    kernel.rename_link("eth0", "lan0")
+    kernel.delete_link("lan0")
+    interfaces.doubt("lan0")
+    assert await interfaces.read() is None
+    assert interfaces.links == kernel.link_table
+
+
 async def test_very_many_in_doubt_are_read_together() -> None:
     kernel = Counting()
     interfaces = await known(kernel)
@@ -133,6 +144,7 @@ def done(kernel: FakeKernel, interfaces: Interfaces, what: str, name: str) -> No
     interfaces.doubt(name)
 
 
+@settings(max_examples=400, deadline=None)
 @given(st.lists(STEPS, max_size=30))
 def test_after_any_history_the_links_are_those_that_there_are(history: list[tuple[str, object]]) -> None:
     async def play() -> None:
@@ -154,6 +166,12 @@ def test_after_any_history_the_links_are_those_that_there_are(history: list[tupl
     asyncio.run(play())
 
 
+async def heard() -> None:
+    """Turns of the loop, in which what was told is listened to."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def test_a_pod_that_comes_costs_no_reading_of_the_other_links() -> None:
     kernel = Counting()
     kernel.add_link("eth0", "172.26.0.1/24")
@@ -161,7 +179,24 @@ async def test_a_pod_that_comes_costs_no_reading_of_the_other_links() -> None:
         await bench.quiet()
         kernel.read.clear()
         kernel.add_link("cali9")
-        await bench.until(lambda: "cali9" in bench.seen[-1])
+        await heard()
+        await bench.passed()
+        assert "cali9" in bench.seen[-1]
         kernel.delete_link("cali9")
         await bench.until(lambda: "cali9" not in bench.seen[-1])
         assert "all" not in kernel.read
+
+
+async def test_a_link_of_no_known_pod_and_a_carrier_that_comes_lead_to_no_pass() -> None:
+    kernel = Counting()
+    kernel.add_link("eth0", "172.26.0.1/24")
+    async with running(Bench(kernel, Dataplane())) as bench:
+        await bench.quiet()
+        before = bench.reconciler.passes
+        kernel.set_link("eth0", up=True)  # as it was
+        kernel.add_link("cali9")
+        await heard()
+        assert bench.reconciler.passes == before
+        assert "cali9" not in bench.seen[-1]
+        await bench.passed()
+        assert "cali9" in bench.seen[-1]

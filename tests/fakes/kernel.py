@@ -104,6 +104,10 @@ class FakeKernel:
         for subscription in self.subscriptions:
             subscription.events.put_nowait(event)
 
+    def _tell_link(self, name: str) -> None:
+        link = self.link_table[name]
+        self._tell(LinkChanged(name, lost=not link.up, seen=replace(link, addresses=())))
+
     def add_link(self, name: str, *addresses_of_it: str, up: bool = True) -> None:
         """Somebody makes a link."""
         given = [ip_interface(text) for text in addresses_of_it]
@@ -111,11 +115,11 @@ class FakeKernel:
         self.link_table[name] = Link(self._next_index, name, "veth", 1500, up, addresses=addresses)
         self._next_index += 1
         self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"] = "0"
-        self._tell(LinkChanged(name))
+        self._tell_link(name)
 
     def delete_link(self, name: str) -> None:
         """Somebody deletes a link; what stood on it goes silently, as in the kernel."""
-        del self.link_table[name]
+        gone = self.link_table.pop(name)
         del self.sysctl_table[f"net/ipv4/conf/{name}/proxy_arp"]
         self.tunnel_table.pop(name, None)
         self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
@@ -123,21 +127,21 @@ class FakeKernel:
             key: entry for key, entry in self.neighbour_table.items() if entry.device != name
         }
         self.fdb_table = {key: entry for key, entry in self.fdb_table.items() if entry.device != name}
-        self._tell(LinkChanged(name, lost=True))
+        self._tell(LinkChanged(name, lost=True, seen=replace(gone, addresses=())))
 
     def rename_link(self, old: str, new: str) -> None:
         """Somebody gives a link another name; nothing is said of the old one."""
         self.link_table[new] = replace(self.link_table.pop(old), name=new)
         switch = self.sysctl_table.pop(f"net/ipv4/conf/{old}/proxy_arp")
         self.sysctl_table[f"net/ipv4/conf/{new}/proxy_arp"] = switch
-        self._tell(LinkChanged(new))
+        self._tell_link(new)
 
     def set_link(self, name: str, *, up: bool) -> None:
         """Somebody sets a link up or down."""
         self.link_table[name] = replace(self.link_table[name], up=up)
         if not up:
             self.route_table = {key: route for key, route in self.route_table.items() if route.device != name}
-        self._tell(LinkChanged(name, lost=not up))
+        self._tell_link(name)
 
     def foreign_put(self, route: Route) -> None:
         """Somebody writes a route, replacing what stands there."""
@@ -218,7 +222,7 @@ class FakeKernel:
         )
         self.tunnel_table[tunnel.name] = tunnel
         self.writes.append(f"put {tunnel.name}")
-        self._tell(LinkChanged(tunnel.name))
+        self._tell_link(tunnel.name)
 
     async def remove_tunnel(self, name: str) -> None:
         await asyncio.sleep(0)

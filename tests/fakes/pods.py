@@ -14,7 +14,8 @@ from agent.dataplane.objects import Route, RouteKey
 class PodFault(Enum):
     """What goes wrong with the next call."""
 
-    ATTACH_REFUSED = "the kernel takes no veth"
+    MAKE_REFUSED = "the kernel takes no veth"
+    FURNISH_REFUSED = "the kernel takes no address"
     DETACH_REFUSED = "the kernel lets no veth go"
     NO_NAMESPACE = "the pod's namespace is gone"
 
@@ -33,10 +34,17 @@ class FakePods:
             self.faults.discard(fault)
             raise (NoNamespace if fault is PodFault.NO_NAMESPACE else KernelError)(fault.value)
 
-    async def attach(self, wish: Attachment) -> None:
+    async def make(self, wish: Attachment) -> None:
         """See PodNetwork."""
-        self._fault(PodFault.ATTACH_REFUSED)
         self._fault(PodFault.NO_NAMESPACE)
+        self._fault(PodFault.MAKE_REFUSED)
+        self.attached[wish.host_interface] = wish
+
+    async def furnish(self, wish: Attachment) -> None:
+        """See PodNetwork."""
+        if PodFault.FURNISH_REFUSED in self.faults:
+            self.attached.pop(wish.host_interface, None)
+        self._fault(PodFault.FURNISH_REFUSED)
         self.attached[wish.host_interface] = wish
 
     async def detach(self, host_interface: str) -> None:
