@@ -308,7 +308,7 @@ class Agent:
 
     def _forget(self, endpoint: WorkloadEndpoint) -> None:
         self._cluster.forget(endpoint)
-        self._reconciler.ring()
+        self._reconciler.ring_soon()
 
     async def _settled(self, addresses: Iterable[Address], timeout: float) -> None:
         await self._reconciler.settled([RouteKey(ip_network(address)) for address in addresses], timeout)

@@ -112,6 +112,10 @@ class Reconciler:
         """A fact changed: one more pass, soon. Many rings before it are one."""
         self._bell.ring()
 
+    def ring_soon(self) -> None:
+        """A fact went that the kernel has forgotten already: a pass in a moment, with what else comes meanwhile."""
+        asyncio.get_running_loop().call_later(self._tempo.soon_seconds, self._bell.ring)
+
     @property
     def installed(self) -> Mapping[RouteKey, Route]:
         """The routes of ours that the kernel held after the last pass; a view, read at once."""
@@ -219,7 +223,7 @@ class Reconciler:
         if worth is Worth.NOW:
             self._bell.ring()
         elif worth is Worth.SOON:
-            asyncio.get_running_loop().call_later(self._tempo.soon_seconds, self._bell.ring)
+            self.ring_soon()
 
     async def _work(self) -> None:
         while True:
@@ -238,7 +242,10 @@ class Reconciler:
                 self._heard.doubt_everything()
                 self._bell.ring()
                 wait = self._tempo.error_seconds
-            self._end_of_pass()
+            turn, self._turn = self._turn, asyncio.Event()
+            turn.set()
+            await asyncio.sleep(0)  # who waited for the pass goes before who follows it
+            self._on_pass()
             ended = self._clock.now()
             pause = self._pace.spent(ended - now, ended, self._routes_plan.delta.steps)
             await asyncio.sleep(max(wait, pause))
@@ -252,11 +259,6 @@ class Reconciler:
             self._lingering.next_at(self._clock.now()),
         )
         return max(0.0, min(moment for moment in moments if moment is not None) - self._clock.now())
-
-    def _end_of_pass(self) -> None:
-        turn, self._turn = self._turn, asyncio.Event()
-        turn.set()
-        self._on_pass()
 
     async def _one_pass(self) -> None:
         began = self._clock.now()
