@@ -72,9 +72,9 @@ class Hearing:
 
     def _link(self, event: LinkChanged, wish: Wish, unsettled: Collection[RouteKey]) -> Worth:
         name, ours = event.name, event.name in OUR_TUNNELS
-        if not event.lost and not ours and self.interfaces.agrees(event):
+        if not ours and self.interfaces.agrees(event):
             return Worth.NOTHING
-        self.interfaces.doubt(name)
+        self.interfaces.doubt(name, event.seen.index if event.seen is not None else None)
         self.writes.link_changed(name)
         if ours:
             self.stale.update({Kind.TUNNEL} if not event.lost else Kind)

@@ -17,9 +17,6 @@ from agent.dataplane.objects import Link
 MOST_ONE_BY_ONE = 16
 """More links in doubt than these are read with all others: one dump costs less."""
 
-NAMELESS = "#"
-"""What stands for a link that went before its name was asked for; its end is heard of by its name."""
-
 
 class Interfaces:
     """Those of one namespace."""
@@ -31,9 +28,14 @@ class Interfaces:
         self._all = True
         self._doubted: set[str] = set()
 
-    def doubt(self, name: str) -> None:
-        """Something happened to this one."""
+    def doubt(self, name: str, index: int | None = None) -> None:
+        """Something happened to the link of this name, and to the one of this index, if it had another name before.
+
+        Of a name that is given up nothing is said: the kernel tells of a link that is renamed by its new one.
+        """
         self._doubted.add(name)
+        if index is not None:
+            self._doubted.update(known for known, link in self.links.items() if link.index == index)
 
     def doubt_all(self) -> None:
         """Something may have happened to any."""
@@ -42,7 +44,7 @@ class Interfaces:
     def agrees(self, told: LinkChanged) -> bool:
         """Whether what was told of a link is what is known of it: a carrier that came, a counter, an alias."""
         known = self.links.get(told.name)
-        if known is None or told.seen is None or self._all or told.name in self._doubted:
+        if known is None or told.lost or told.seen is None or self._all or told.name in self._doubted:
             return False
         return replace(known, addresses=()) == told.seen
 
@@ -55,28 +57,15 @@ class Interfaces:
             if every:
                 self.links = await self._kernel.links()
                 return None
-            found = {name: await self._kernel.link(name) for name in sorted(doubted)}
-            if any(link is None and self._never_known(name) for name, link in found.items()):
-                self.links = await self._kernel.links()
-                return None
-            return self._adopt(found)
+            return self._adopt({name: await self._kernel.link(name) for name in sorted(doubted)})
         except (KernelError, asyncio.CancelledError):
             self._all = self._all or every
             self._doubted |= doubted
             raise
 
-    def _never_known(self, name: str) -> bool:
-        """Of one that has gone: it may have had another name, of which nothing is said."""
-        return name not in self.links and not name.startswith(NAMELESS)
-
     def _adopt(self, found: Mapping[str, Link | None]) -> frozenset[str]:
         different = {name: link for name, link in found.items() if self.links.get(name) != link}
-        if not different:
-            return frozenset()
-        present = {name: link for name, link in different.items() if link is not None}
-        numbers = {link.index for link in present.values()}
-        renamed = {name for name, link in self.links.items() if link.index in numbers} - different.keys()
-        self.links = {
-            name: link for name, link in self.links.items() if name not in different and name not in renamed
-        } | present
-        return frozenset(different) | renamed
+        if different:
+            kept = {name: link for name, link in self.links.items() if name not in different}
+            self.links = kept | {name: link for name, link in different.items() if link is not None}
+        return frozenset(different)

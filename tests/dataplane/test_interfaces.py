@@ -77,19 +77,23 @@ async def test_a_renamed_link_is_known_by_its_new_name_alone() -> None:
     kernel.add_link("eth0")
     interfaces = await known(kernel)
     kernel.rename_link("eth0", "lan0")
-    interfaces.doubt("lan0")
+    interfaces.doubt("lan0", kernel.link_table["lan0"].index)
     assert await interfaces.read() == {"eth0", "lan0"}
     assert interfaces.links == kernel.link_table
 
 
-async def test_a_link_that_was_renamed_and_has_gone_is_known_by_no_name() -> None:
+async def test_a_link_that_was_renamed_and_made_way_for_another_is_known_by_no_name() -> None:
     kernel = Counting()
     kernel.add_link("eth0")
     interfaces = await known(kernel)
+    index = kernel.link_table["eth0"].index
     kernel.rename_link("eth0", "lan0")
+    interfaces.doubt("lan0", index)
     kernel.delete_link("lan0")
-    interfaces.doubt("lan0")
-    assert await interfaces.read() is None
+    interfaces.doubt("lan0", index)
+    kernel.add_link("lan0")
+    interfaces.doubt("lan0", kernel.link_table["lan0"].index)
+    assert await interfaces.read() == {"eth0", "lan0"}
     assert interfaces.links == kernel.link_table
 
 
@@ -130,8 +134,14 @@ STEPS = st.one_of(
 )
 
 
-def done(kernel: FakeKernel, interfaces: Interfaces, what: str, name: str) -> None:
-    """A step of somebody else's, and what is heard of it."""
+def done(kernel: FakeKernel, what: str, argument: object) -> None:
+    """A step of somebody else's, where it is possible."""
+    if what == "rename":
+        old, new = argument  # type: ignore[misc]
+        if old in kernel.link_table and new not in kernel.link_table:
+            kernel.rename_link(old, new)
+        return
+    name = str(argument)
     there = name in kernel.link_table
     if what == "add" and not there:
         kernel.add_link(name)
@@ -139,9 +149,6 @@ def done(kernel: FakeKernel, interfaces: Interfaces, what: str, name: str) -> No
         kernel.delete_link(name)
     elif what == "turn" and there:
         kernel.set_link(name, up=not kernel.link_table[name].up)
-    else:
-        return
-    interfaces.doubt(name)
 
 
 @settings(max_examples=400, deadline=None)
@@ -150,16 +157,16 @@ def test_after_any_history_the_links_are_those_that_there_are(history: list[tupl
     async def play() -> None:
         kernel = FakeKernel()
         interfaces = Interfaces(kernel)
+        told = kernel.changes().events
         for what, argument in history:
             if what == "read":
                 await interfaces.read()
-            elif what == "rename":
-                old, new = argument  # type: ignore[misc]
-                if old in kernel.link_table and new not in kernel.link_table:
-                    kernel.rename_link(old, new)
-                    interfaces.doubt(new)
-            else:
-                done(kernel, interfaces, what, str(argument))
+                continue
+            done(kernel, what, argument)
+            while not told.empty():
+                event = told.get_nowait()
+                if not interfaces.agrees(event):
+                    interfaces.doubt(event.name, event.seen.index)
         await interfaces.read()
         assert interfaces.links == kernel.link_table
 
