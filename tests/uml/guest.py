@@ -2,7 +2,7 @@
 
 Promises: the command's standard output, standard error and exit status are this program's own; the guest's whole tree
 is an overlay, so nothing it writes reaches this machine; killing this program kills the guest. Exit 124: it ran past
-its time; 125: the guest died without a status, the end of its console follows.
+its time; 125: the guest did not come up in time, panicked, or ended without a status; the end of its console follows.
 Does not know: what is run.
 """
 
@@ -17,9 +17,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.uml import xstate
 
 KERNEL = Path("/usr/bin/linux.uml")
 MODULES = Path("/usr/lib/uml/modules")
@@ -28,14 +32,22 @@ NEEDED_MODULES = "veth bridge vxlan"
 """Not ipip: whoever needs it has to make the kernel load it, as on a stock machine."""
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "CI", "VIRTUAL_ENV")
 LATE, DIED = 124, 125
-CONSOLE_LINES = 25
+UP_SECONDS = 30.0
+"""Within so long a guest has said that it is up, on a loaded machine too; two seconds on an idle one."""
+LOOK_SECONDS = 0.1
+CONSOLE_LINES = 40
+PANIC = b"Kernel panic"
+"""After it the guest kernel does not end: it spins."""
+LOCKS = Path("/var/cache/tortie-tests")
+"""Where every run of the suite on this machine looks."""
 
 
 @contextmanager
 def one_cpu() -> Iterator[int]:
     """A CPU that no other guest of ours is pinned to: pinned, a guest's system calls cost half."""
+    LOCKS.mkdir(parents=True, exist_ok=True)
     for cpu in sorted(os.sched_getaffinity(0)):
-        lock = os.open(f"/tmp/tortie-uml-cpu{cpu}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(LOCKS / f"guest-on-cpu{cpu}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,16 +74,31 @@ def write_job(job: Path, command: list[str], memory_for_files: str) -> None:
     (job / "uml").mkdir()
 
 
-def run(command: list[str], seconds: float, memory: str, memory_for_files: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What a guest is given."""
+
+    seconds: float = 300.0
+    memory: str = "1G"
+    files: str = "512M"
+    """Bound of what it may write."""
+    libraries: str = ""
+    """Preloaded into its kernel, instead of what this CPU needs."""
+    up_seconds: float = UP_SECONDS
+    kernel: Path = KERNEL
+
+
+def run(command: list[str], given: Guest) -> int:
     """The command's exit status, or LATE or DIED."""
     job = Path(tempfile.mkdtemp(prefix="tortie-uml-"))
     out, err = os.dup(1), os.dup(2)
     try:
-        write_job(job, command, memory_for_files)
-        words = ["unshare", "--pid", "--fork", "--kill-child=KILL", str(KERNEL), f"mem={memory}"]
+        write_job(job, command, given.files)
+        words = ["unshare", "--pid", "--fork", "--kill-child=KILL", str(given.kernel), f"mem={given.memory}"]
         words += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}"]
         words += ["con0=fd:0,fd:1", "con=null", f"ssl0=null,fd:{out}", f"ssl1=null,fd:{err}", "ssl=null"]
         words += [f"uml_dir={job}/uml", "umid=guest", "noreboot", "panic=-1", f"JOB={job}"]
+        preloaded = {"LD_PRELOAD": given.libraries} if given.libraries else xstate.preload(job)
         with one_cpu() as cpu, open(job / "console", "wb") as console:
             guest = subprocess.Popen(
                 words,
@@ -79,32 +106,56 @@ def run(command: list[str], seconds: float, memory: str, memory_for_files: str) 
                 stdout=console,
                 stderr=console,
                 pass_fds=(out, err),
-                env={**os.environ, "TMPDIR": "/dev/shm"},
+                env={**os.environ, "TMPDIR": "/dev/shm", **preloaded},
                 preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
                 start_new_session=True,
             )
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, lambda *_: guest.kill())
-            try:
-                guest.wait(seconds)
-            except subprocess.TimeoutExpired:
-                guest.kill()
-                guest.wait()
-                print(f"the guest did not end within {seconds:g} s", file=sys.stderr)
-                return LATE
-        return _status(job)
+            fault = _watched(guest, job, given)
+            guest.kill()
+            guest.wait()
+        return fault if fault is not None else _status(job)
     finally:
         os.close(out)
         os.close(err)
         shutil.rmtree(job, ignore_errors=True)
 
 
+def _watched(guest: subprocess.Popen[bytes], job: Path, given: Guest) -> int | None:
+    """Until the guest has ended: None; or until it is known that it will not: LATE or DIED, and the reason is told."""
+    started = time.monotonic()
+    with open(job / "console", "rb") as console:
+        said = b""
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                guest.wait(LOOK_SECONDS)
+                return None
+            # The word may be cut in two by the end of what is there so far.
+            said = said[-len(PANIC) :] + console.read()
+            passed = time.monotonic() - started
+            if PANIC in said:
+                _tell("the guest kernel panicked", job)
+                return DIED
+            if passed > given.up_seconds and not (job / "up").exists():
+                _tell(f"the guest was not up within {given.up_seconds:g} s", job)
+                return DIED
+            if passed > given.seconds:
+                _tell(f"the guest did not end within {given.seconds:g} s", job)
+                return LATE
+
+
+def _tell(what: str, job: Path) -> None:
+    lines = (job / "console").read_text(errors="replace").splitlines()
+    last = [number for number, line in enumerate(lines) if PANIC.decode() in line][:1] or [-CONSOLE_LINES]
+    print(f"{what}; the end of its console:", *lines[last[0] :][:CONSOLE_LINES], sep="\n", file=sys.stderr)
+
+
 def _status(job: Path) -> int:
     try:
         return int((job / "rc").read_text())
     except (OSError, ValueError):
-        last = (job / "console").read_text(errors="replace").splitlines()[-CONSOLE_LINES:]
-        print("the guest ended without a status; the end of its console:", *last, sep="\n", file=sys.stderr)
+        _tell("the guest ended without a status", job)
         return DIED
 
 
@@ -119,7 +170,7 @@ def main() -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    sys.exit(run(command, arguments.seconds, arguments.memory, arguments.files))
+    sys.exit(run(command, Guest(arguments.seconds, arguments.memory, arguments.files)))
 
 
 if __name__ == "__main__":
