@@ -95,10 +95,12 @@ Event = Opened | Up | Received | Refresh | Down
 def is_hard(down: Down) -> bool:
     """Whether the peer's paths go with the session: RFC 4724 keeps them only when TCP broke without a NOTIFICATION.
 
-    RFC 8538 section 4 keeps them after a NOTIFICATION as well, unless it is a Cease/Hard Reset.
+    RFC 8538 section 4 keeps them after a NOTIFICATION as well, unless it is a Cease/Hard Reset. A lost collision keeps
+    them in any case: nobody left, another connection between the same two stays. An established session can lose one,
+    since each side comes to Established at a moment of its own (RFC 4271 section 6.8; BIRD's router that restarts).
     """
     said = down.sent or down.received
-    if said is None:
+    if said is None or (said.code, said.subcode) == (Error.CEASE, Cease.COLLISION_RESOLUTION):
         return False
     return not down.soft or (said.code, said.subcode) == (Error.CEASE, Cease.HARD_RESET)
 

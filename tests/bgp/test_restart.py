@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bgp.fsm import State
+from bgp.iana import Cease, Error
+from bgp.messages import Notification
+from bgp.session import Down, is_hard
 from tests.fakes.wire import Node, Wire
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
@@ -218,3 +221,22 @@ def test_two_nodes_that_restart_together_lose_nothing_at_a_third(seed: int) -> N
     wire.until(lambda: all(len(node.learned()) == 2 for node in fresh) and not third.stale())
     wire.until(lambda: all(node.router.converged for node in fresh))
     assert None not in {hop for _, hop in third.changes}
+
+
+@pytest.mark.parametrize(
+    ("code", "subcode", "without_8538", "with_8538"),
+    [
+        (Error.CEASE, Cease.ADMINISTRATIVE_RESET, True, False),
+        (Error.CEASE, Cease.HARD_RESET, True, True),
+        (Error.CEASE, Cease.COLLISION_RESOLUTION, False, False),
+        (Error.HOLD_TIMER_EXPIRED, 0, True, False),
+    ],
+)
+def test_which_notification_takes_the_paths_with_it(
+    code: Error, subcode: int, without_8538: bool, with_8538: bool
+) -> None:
+    said = Notification(code, subcode)
+    for soft, hard in ((False, without_8538), (True, with_8538)):
+        assert is_hard(Down("", received=said, soft=soft)) is hard
+        assert is_hard(Down("", sent=said, soft=soft)) is hard
+    assert not is_hard(Down("TCP broke"))
