@@ -41,11 +41,18 @@ def add_parsers(subparsers: Any) -> None:
     lab = subparsers.add_parser("lab", help="a cluster on this machine, in network namespaces")
     verbs = lab.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, words: str, run: Callable[[argparse.Namespace], None], examples: str = "") -> Any:
+    def verb(
+        name: str,
+        words: str,
+        run: Callable[[argparse.Namespace], None],
+        examples: str = "",
+        which: str | None = "lab",
+    ) -> Any:
         raw = argparse.RawDescriptionHelpFormatter
         epilog = examples or f"examples:\n  tortie lab {name}\n  tortie lab {name} --name other"
         made = verbs.add_parser(name, help=words, description=words, epilog=epilog, formatter_class=raw)
-        made.add_argument("--name", default="lab", help="which lab (default: lab)")
+        default = f"which lab (default: {which})" if which else "the lab's name (default: one that is free)"
+        made.add_argument("--name", default=which, help=default)
         made.set_defaults(run=_guarded(run))
         return made
 
@@ -93,6 +100,7 @@ def add_parsers(subparsers: Any) -> None:
         "the whole story: up, eight pods, pings, a live switch, down",
         run_demo,
         "examples:\n  tortie lab demo",
+        which=None,
     )
     demo.add_argument("--keep", action="store_true", help="leave the lab up at the end")
 
@@ -292,4 +300,5 @@ def run_demo(arguments: argparse.Namespace) -> None:
     from agent.lab import demo
 
     progress = Progress()
-    demo.tell(arguments.name, print, progress, progress.done, keep=arguments.keep)
+    with demo.free_name(arguments.name) as name:
+        demo.tell(name, print, progress, progress.done, keep=arguments.keep)

@@ -1,25 +1,62 @@
 """The main job as a story: three nodes, eight pods, pings, and the pool switched live.
 
-Promises: prints what really happened; a lost ping ends it with an error. Does not know: how a lab works.
+Promises: prints what really happened; a lost ping ends it with an error; a lab that is up is let alone, whatever its
+name. Does not know: how a lab works.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from agent.lab import life, processes, show
 from agent.lab.fabric import has_ipip
 from agent.lab.life import Lab
-from agent.lab.plan import LabError, Mode
+from agent.lab.plan import ROOT, LabError, Mode
 from agent.lab.pods import add, pods
 from agent.lab.routes import table, tables
 
 NODES = 3
 PODS = 8
 SETTLE_SECONDS = 20.0
+MOST_DEMOS = 20
+"""At once on one machine."""
 
 Say = Callable[[str], None]
+
+
+@contextmanager
+def free_name(chosen: str | None) -> Iterator[str]:
+    """A name that no lab bears, nobody else's while the block runs: the chosen one, or `demo`, `demo2` and so on.
+
+    Raises LabError where there is none.
+    """
+    life.require_root()
+    names = [chosen] if chosen else ["demo", *(f"demo{number}" for number in range(2, MOST_DEMOS + 1))]
+    ROOT.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        lock = os.open(ROOT / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if _claimed(lock) and not life.exists(name):
+                yield name
+                return
+        finally:
+            os.close(lock)
+    raise LabError(
+        f"lab {names[0]} is up; end it with: tortie lab down --name {names[0]}"
+        + ("; or give the demo another --name" if chosen else f"; so are {MOST_DEMOS - 1} more of demos")
+    )
+
+
+def _claimed(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None], *, keep: bool) -> None:
@@ -53,7 +90,8 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
         if not keep:
             life.down(name)
     say(
-        f"\nDone in {time.monotonic() - started:.1f} s{'; the lab is still up' if keep else '; the lab is removed'}."
+        f"\nDone in {time.monotonic() - started:.1f} s; "
+        + (f"the lab is still up: tortie lab status --name {name}" if keep else "the lab is removed.")
     )
 
 

@@ -173,6 +173,11 @@ def keep_logs(made: LabPlan) -> None:
         shutil.copy(log, kept / f"{log.parent.name}-{log.name}")
 
 
+def exists(name: str) -> bool:
+    """Whether a lab of this name is up, or was not removed. Raises LabError for a wrong name."""
+    return (plan(name, 1, Mode.NONE).directory / "lab.json").exists()
+
+
 def find(name: str) -> Lab:
     """The lab of this name. Raises LabError when there is none."""
     require_root()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import fabric, life, processes
+from agent.lab import demo, fabric, life, processes
 from agent.lab.plan import ROOT, LabError, Mode
 from tests.lab.conftest import COMMAND, MakeLab, named, tortie
 
@@ -43,6 +43,26 @@ def test_the_demo_ends_with_two_full_ping_matrices_and_leaves_the_machine_as_it_
     assert fabric.namespaces(f"tortie-{name}-") == []
     assert not (ROOT / name).exists()
     assert machine() == before
+
+
+def test_a_demo_ends_no_lab_that_is_up(name: str) -> None:
+    """Nor does one of the default name: another demo that runs has it, and a lab that was called so."""
+    life.up(name, 1, Mode.NONE, lambda _: None)
+    done = tortie("lab", "demo", "--name", name)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tortie: lab {name} is up; end it with: tortie lab down --name {name}; or give the demo another --name\n"
+    )
+    assert tortie("lab", "status", "--name", name).returncode == 0
+    with demo.free_name(None) as first, demo.free_name(None) as second:
+        assert first != second
+    (ROOT / first).mkdir()
+    try:
+        (ROOT / first / "lab.json").write_text("{}")
+        with demo.free_name(None) as third:
+            assert third not in (first, "lab")
+    finally:
+        life.down(first)
 
 
 def test_a_killed_lab_is_cleaned_by_the_next_down(name: str) -> None:

@@ -225,7 +225,7 @@ complete -c tortie -n '_shtab_tortie_using lab etcd' -l name -x -d 'which lab (d
 complete -c tortie -n '_shtab_tortie_using lab etcd; and test $_shtab_tortie_npos -eq 0' -ka "start stop" -d what
 complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a demo -d 'the whole story: up, eight pods, pings, a live switch, down'
 complete -c tortie -n '_shtab_tortie_using lab demo' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using lab demo' -l name -x -d 'which lab (default: lab)'
+complete -c tortie -n '_shtab_tortie_using lab demo' -l name -x -d 'the lab'"'"'s name (default: one that is free)'
 complete -c tortie -n '_shtab_tortie_using lab demo' -l keep -d 'leave the lab up at the end'
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a install -d 'the service, on this machine'
 complete -c tortie -n '_shtab_tortie_using install' -s h -l help -d 'show this help message and exit'
