@@ -1,4 +1,4 @@
-"""Nodes of a large lab know each other without asking: the kernel would not keep so many neighbours in mind."""
+"""What a lab stands on: namespaces like machines that have just booted; nodes that know each other without asking."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ipaddress import IPv4Interface
 import pytest
 
 from agent.lab import fabric
+from agent.namespaces import entered
 from tests.lab.conftest import named
 
 PREFIX = f"tortie-{named('met')}-"
@@ -43,3 +44,21 @@ def test_acquainted_nodes_have_each_other_as_permanent_neighbours_and_reach_each
         assert {line.split()[0] for line in said.splitlines()} == others
         for other in others:
             subprocess.run([*inside, "ping", "-c1", "-W2", other], capture_output=True, check=True)
+
+
+@pytest.mark.ipip  # in the guest kernel, whose own switches nobody else needs
+def test_a_node_begins_with_the_kernels_own_switches_whatever_the_machines_are() -> None:
+    machines = {"all/forwarding": "1", "default/rp_filter": "2", "default/arp_ignore": "2"}
+    before = {name: (fabric.IPV4_SWITCHES / name).read_text() for name in machines}
+    for name, value in machines.items():
+        (fabric.IPV4_SWITCHES / name).write_text(value)
+    node = f"{PREFIX}odd"
+    try:
+        fabric.make_namespace(node)
+        with entered(fabric.NAMESPACES / node):
+            found = {name: (fabric.IPV4_SWITCHES / name).read_text().strip() for name in machines}
+        assert found == dict.fromkeys(machines, "0")
+    finally:
+        fabric.remove_namespace(node)
+        for name, value in before.items():
+            (fabric.IPV4_SWITCHES / name).write_text(value)
