@@ -25,10 +25,11 @@ demo: .venv/ready
 	@.ci/apt-install $(RUN_PACKAGES)
 	@$(BIN)/tortie lab demo
 
+# All that needs the network comes first: the suite has none.
 test: .venv/ready
 	@.ci/apt-install $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m tests.suite
+	@$(BIN)/python -m tests.suite $(SUITE_FLAGS)
 
 bench: .venv/ready
 	@.ci/apt-install $(BENCH_PACKAGES)
@@ -50,11 +51,7 @@ format: .venv/ready
 
 .venv/ready: pyproject.toml requirements.lock
 	@.ci/apt-install python3-venv
-	@echo "making the virtual environment"
-	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --use-pep517 --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@.ci/venv $(PYTHON)
 
 wheel: .venv/ready
 	@mkdir -p dist && rm -f dist/tortie-*.whl

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from enum import Enum
 
 GUEST_SECONDS = 900
 GUEST_TEST_SECONDS = 600
 """A test in the guest kernel may take longer than pyproject.toml grants: its system calls are slow."""
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "5"]
-GUEST = [sys.executable, "-m", "tests.uml.guest", "--seconds", str(GUEST_SECONDS), "--"]
-IN_GUEST = [*GUEST, *PYTEST, "-o", f"timeout={GUEST_TEST_SECONDS}", "-m", "ipip"]
-INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "5")
+GUEST = (sys.executable, "-m", "tests.uml.guest", "--seconds", str(GUEST_SECONDS), "--")
+
+
+class Kind(Enum):
+    """Of tests, by their marks: pytest's `-m`."""
+
+    IPIP = "ipip"
+    LAB = "lab and not ipip"
+    PLAIN = "not lab and not ipip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +32,53 @@ class Shard:
     name: str
     """What `--only` calls it."""
     meaning: str
-    command: list[str]
+    kinds: tuple[Kind, ...]
+    places: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    """Places that are another shard's."""
+    workers: int = 1
+
+    @property
+    def command(self) -> list[str]:
+        """Pytest, in the guest kernel if need be."""
+        words = [*PYTEST, "-m", " or ".join(f"({kind.value})" for kind in self.kinds), *self.places]
+        for place in self.without:
+            words += ["--ignore", place]
+        if self.workers > 1:
+            words += ["-n", str(self.workers), "--dist", "loadfile"]
+        return [*GUEST, *words, "-o", f"timeout={GUEST_TEST_SECONDS}"] if Kind.IPIP in self.kinds else words
 
 
+EVERY = (Kind.LAB, Kind.PLAIN)
+INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
 SHARDS = (
-    Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", [*IN_GUEST, SWITCHES]),
-    Shard("ipip", "IPIP in User-Mode-Linux: all the rest", [*IN_GUEST, "--ignore", SWITCHES]),
+    Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
     Shard(
-        "labs",
-        "whole labs, and the bench in short",
-        [*PYTEST, "-m", "lab and not ipip", "tests/lab", "tests/bench"],
+        "ipip",
+        "IPIP in User-Mode-Linux: all the rest",
+        (Kind.IPIP,),
+        ("tests/contract", "tests/dataplane", "tests/lab"),
+        without=(SWITCHES,),
     ),
-    Shard("machines", "machines with systemd", [*PYTEST, "-m", "lab", "tests/systemd"]),
+    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/lab", "tests/bench"), workers=2),
+    Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
     Shard(
         "cores",
         "cores, contracts, the kernel, runtimes",
-        [*PYTEST, "-m", "not lab and not ipip", "--ignore", INTEROP, "--ignore", KILLS],
+        (Kind.PLAIN,),
+        ("tests",),
+        (INTEROP, KILLS),
+        workers=2,
     ),
-    Shard("interop", "BIRD, FRR and GoBGP; kill -9 at named points", [*PYTEST, "-n", "2", INTEROP, KILLS]),
+    Shard("interop", "BIRD, FRR and GoBGP; kill -9 at named points", EVERY, (INTEROP, KILLS), workers=2),
 )
 """In the order in which they start: who takes longest on one core goes first."""
+
+
+def takes(shard: Shard, path: str, kind: Kind) -> bool:
+    """Whether tests of a kind in a file are this shard's."""
+
+    def below(places: tuple[str, ...]) -> bool:
+        return any(path == place or path.startswith(f"{place}/") for place in places)
+
+    return kind in shard.kinds and below(shard.places) and not below(shard.without)

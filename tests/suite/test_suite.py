@@ -1,0 +1,163 @@
+"""The suite's own promises: every test is run once, nothing of this machine reaches it, nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.suite.__main__ import ROOT, Done, counts, table
+from tests.suite.isolation import SHARED, environment, isolated, prepare
+from tests.suite.shards import SHARDS, Kind, Shard, takes
+
+TEST_FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+CALL_SECONDS = 60.0
+
+
+def has(path: str, kind: Kind) -> bool:
+    """Whether a file may hold tests of a kind."""
+    text = (ROOT / path).read_text()
+    if kind is Kind.PLAIN:
+        return not re.search(r"^pytestmark = .*mark\.lab\b", text, re.MULTILINE)
+    return f"mark.{kind.name.lower()}" in text
+
+
+@pytest.mark.parametrize("path", TEST_FILES)
+def test_each_test_is_one_shards(path: str) -> None:
+    for kind in Kind:
+        taking = [shard.name for shard in SHARDS if takes(shard, path, kind)]
+        assert len(taking) == 1 if has(path, kind) else len(taking) <= 1, f"{kind}: {taking}"
+
+
+def test_the_shards_cover_the_marks_that_pytest_knows() -> None:
+    known = re.search(
+        r"^markers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert known is not None
+    assert re.findall(r'"(\w+):', known[1]) == ["ipip", "lab"]
+    assert {kind for shard in SHARDS for kind in shard.kinds} == set(Kind)
+
+
+def inside(
+    script: str, work: Path, callers: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of shell as a shard is run."""
+    work.mkdir(exist_ok=True)
+    return subprocess.run(
+        isolated(["sh", "-c", script], work),
+        env=environment(callers or os.environ),
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=CALL_SECONDS,
+    )
+
+
+def test_nothing_of_the_callers_environment_reaches_a_shard(tmp_path: Path) -> None:
+    odd = {
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "PYTHONPATH": "/nowhere",
+        "LC_ALL": "tr_TR.UTF-8",
+        "PATH": "/nowhere",
+        "TORTIE_ETCD_ENDPOINTS": "http://127.0.0.1:9",
+        "ETCD_ENDPOINTS": "http://127.0.0.1:9",
+        "CNI_ARGS": "X=1",
+        "NOTIFY_SOCKET": "/nowhere",
+        "CI": "true",
+    }
+    before = os.umask(0o077)
+    try:
+        done = inside("env; umask", tmp_path / "work", {**odd})
+    finally:
+        os.umask(before)
+    said = dict(line.partition("=")[::2] for line in done.stdout.splitlines() if "=" in line)
+    assert said["CI"] == "true"
+    assert "/nowhere" not in done.stdout
+    assert said.keys() & (odd.keys() - {"CI", "PATH"}) == set()
+    assert done.stdout.splitlines()[-1] == "0022"
+
+
+def test_a_shard_has_a_network_a_name_and_files_of_its_own(tmp_path: Path) -> None:
+    mine = SHARED / f"test-{os.getpid()}-{time.monotonic_ns()}"
+    script = f"""
+    ip -o link; hostname; ls /run/netns /tmp; ls /usr/sbin/policy-rc.d
+    ip netns add tortie-test-own; echo written >/etc/tortie-test-own; echo {mine.name} >{mine}
+    cat /etc/tortie-test-own; pwd
+    """
+    (tmp_path / "stranger").write_text("")
+    try:
+        done = inside(script, tmp_path / "work")
+        assert mine.read_text() == f"{mine.name}\n", "one directory is every run's"
+    finally:
+        mine.unlink(missing_ok=True)
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if "LOOPBACK" in line]) == 1
+    assert lines[1] == "machine"
+    assert lines[-2:] == ["written", os.getcwd()]
+    assert "policy-rc.d" not in done.stdout
+    assert not Path("/etc/tortie-test-own").exists()
+    assert not Path("/run/netns/tortie-test-own").exists()
+    assert not any("stranger" in line for line in lines)
+
+
+def test_what_a_shard_started_ends_with_it(tmp_path: Path) -> None:
+    marker = f"{1000 + os.getpid()}.{time.monotonic_ns() % 10**6}"
+
+    def alive() -> int:
+        paths = (path / "cmdline" for path in Path("/proc").iterdir() if path.name.isdigit())
+        return sum(f"sleep\0{marker}".encode() in _read(path) for path in paths)
+
+    done = inside(f"setsid sleep {marker} </dev/null >/dev/null 2>&1 & exit 7", tmp_path / "ended")
+    assert (done.returncode, alive()) == (7, 0)
+    (tmp_path / "killed").mkdir()
+    script = f"setsid sleep {marker} & echo up; wait"
+    with subprocess.Popen(
+        isolated(["sh", "-c", script], tmp_path / "killed"), stdout=subprocess.PIPE
+    ) as shard:
+        assert shard.stdout is not None
+        assert shard.stdout.readline() == b"up\n"
+        assert alive() == 1
+        shard.kill()
+    until = time.monotonic() + CALL_SECONDS
+    while alive():
+        assert time.monotonic() < until
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_shard_that_ran_nothing_skipped_or_died_is_not_good() -> None:
+    shard = Shard("x", "", (Kind.PLAIN,), ("tests",))
+    said = {
+        "12 passed in 3.21s": (0, True),
+        "12 passed, 3 deselected, 1 warning in 3.21s": (0, True),
+        "12 passed in 3.22s": (1, False),
+        "1 failed, 11 passed in 3.21s": (1, False),
+        "11 passed, 1 skipped in 3.21s": (0, False),
+        "11 passed, 2 errors in 3.21s": (0, False),
+        "no tests ran in 0.01s": (0, False),
+        "the guest kernel panicked; the end of its console:\nKernel panic": (125, False),
+        "": (0, False),
+    }
+    for text, (status, good) in said.items():
+        done = Done(shard, status, 62.0, 31.0, counts(text))
+        assert done.is_good is good, text
+        assert ("FAILED" in table([done], 62.0)) is not good
+
+
+def test_a_wrong_name_is_told_with_the_right_ones() -> None:
+    words = [sys.executable, "-m", "tests.suite", "--only", "nothing"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert all(shard.name in done.stderr for shard in SHARDS)
