@@ -1,8 +1,13 @@
-"""A process that allocates and releases for ever, to be killed: `python -m tests.ipam.allocating ENDPOINT NODE`."""
+"""Processes that allocate and release for ever, to be killed: `python -m tests.ipam.allocating ENDPOINT NODE`.
+
+Forks one for each line it reads, when the one before is dead; each writes `PID ready` when it has allocated once.
+Everything is imported before the fork, so that one is there in a few milliseconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 from contextlib import suppress
@@ -36,7 +41,7 @@ def pod(handle: str, node: str, assigned: tuple[Assignment, ...]) -> Companion:
 
 
 async def allocate(url: str, node: str) -> None:
-    """Say `ready` once, then go on until killed."""
+    """Say `PID ready` once, then go on until killed."""
     store = EtcdStore(EtcdConfig((url,)))
     stored = await store.get(resource_key("ippools", "p"))
     assert stored is not None
@@ -50,10 +55,19 @@ async def allocate(url: str, node: str) -> None:
             await allocator.release_handle(HandleId(handle))
 
     await one(0)
-    print("ready", flush=True)
+    print(os.getpid(), "ready", flush=True)
     while True:
         await asyncio.gather(*(one(number) for number in range(4)))
 
 
+def main(url: str, node: str) -> None:
+    """One process after the other."""
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            asyncio.run(allocate(url, node))
+        os.waitpid(child, 0)
+
+
 if __name__ == "__main__":
-    asyncio.run(allocate(*sys.argv[1:]))
+    main(*sys.argv[1:])

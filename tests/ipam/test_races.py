@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -101,8 +103,14 @@ async def test_a_killed_process_leaves_nothing_torn(world: World, server: Etcd) 
     dice = random.Random(1)
 
     async def lane(number: int) -> None:
+        source = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.ipam.allocating", server.endpoint, f"n{number}"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
         for _ in range(KILLS // LANES):
-            await kill_one(world, server, f"n{number}", dice.random() * 0.1)
+            await kill_one(world, source, dice.random() * 0.1)
+        await source.communicate()
 
     await asyncio.gather(*(lane(number) for number in range(LANES)))
     everything = (await world.store.list("/calico/")).values
@@ -115,17 +123,15 @@ async def test_a_killed_process_leaves_nothing_torn(world: World, server: Etcd) 
     assert b"Check complete; found 0 problems." in said, said
 
 
-async def kill_one(world: World, server: Etcd, node: str, after_seconds: float) -> None:
+async def kill_one(world: World, source: asyncio.subprocess.Process, after_seconds: float) -> None:
     """Kill a process while it allocates, at a random moment; what it leaves must be sound."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.ipam.allocating", server.endpoint, node),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"ready\n"
+    assert source.stdin is not None
+    assert source.stdout is not None
+    source.stdin.write(b"\n")
+    pid, _, word = (await source.stdout.readline()).partition(b" ")
+    assert word == b"ready\n"
     await asyncio.sleep(after_seconds)  # the random moment is the test
-    process.kill()
-    await process.wait()
+    os.kill(int(pid), signal.SIGKILL)
     listing = await world.store.list("/calico/")
     seen = picture({key: value for key, value in listing.values.items() if key.startswith(IPAM)})
     assert audit(seen) == ()
