@@ -63,6 +63,7 @@ class Peer:
         self.outs: dict[Family, AdjRibOut] = {}
         """Of the families agreed, while established."""
         self._new_connection = new_connection
+        self._random = random
         self._began = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
@@ -139,9 +140,8 @@ class Peer:
         outputs: list[Output] = []
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
-            if (
-                same_way and known != self._established
-            ):  # nobody calls twice who still has the first connection
+            # Nobody calls twice who still has the first connection.
+            if same_way and known != self._established:
                 outputs += self._drop(
                     known, self._sessions[known].lost("replaced by a newer connection"), now
                 )
@@ -149,7 +149,7 @@ class Peer:
             self._beside_established.add(connection)
         self._calling.rest()
         side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
-        self._sessions[connection] = Session(side, self.config.asn, now)
+        self._sessions[connection] = Session(side, self.config.asn, self._random, now)
         return outputs + self._flush(connection)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:

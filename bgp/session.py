@@ -8,7 +8,6 @@ RFC 4271 sections 6 and 8, 4486, 6286, 6608, 6793, 8538, 8654.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -108,7 +107,7 @@ def is_hard(down: Down) -> bool:
 class Session:
     """One connection's life from TCP up to close; it is not used again."""
 
-    def __init__(self, local: Local, remote_as: int, now: float) -> None:
+    def __init__(self, local: Local, remote_as: int, random: Callable[[], float], now: float) -> None:
         self.peer: Open | None = None
         """The peer's OPEN once it was accepted."""
         self.state = State.ACTIVE
@@ -121,6 +120,7 @@ class Session:
         self.received: dict[str, int] = {}
         """Messages by kind."""
         self._remote_as = remote_as
+        self._random = random
         self._timers = Timers()
         self._framing = Framing()
         self._interned: dict[bytes, Decoded] = {}
@@ -294,7 +294,7 @@ class Session:
             every = max(SHORTEST_KEEPALIVE_SECONDS, self.hold_seconds / KEEPALIVES_PER_HOLD)
             if self.local.keepalive_seconds:
                 every = min(every, max(SHORTEST_KEEPALIVE_SECONDS, self.local.keepalive_seconds))
-            self._timers.start(Timer.KEEPALIVE, jittered(every, random.random), now)
+            self._timers.start(Timer.KEEPALIVE, jittered(every, self._random), now)
 
     def _send_notification(self, _: float) -> None:
         assert self._notification is not None

@@ -38,7 +38,7 @@ def in_state(state: State) -> Session:
     local = Local(
         64512, IPv4Address("10.0.0.1"), 90, Capabilities(four_octet_as=64512), IPv4Address("10.0.0.1")
     )
-    session = Session(local, 64512, NOW)
+    session = Session(local, 64512, lambda: 0.0, NOW)
     if state is not State.OPEN_SENT:
         feed(session, OPEN)
     if state is State.ESTABLISHED:

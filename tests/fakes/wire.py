@@ -1,7 +1,7 @@
 """Several routers joined in memory under virtual time: TCP that connects late, cuts bytes anywhere, breaks on demand.
 
 Nothing here waits. `run` advances the clock to whatever is due next; which of the things that are due at the same
-moment comes first is up to a seeded random, so a test walks many orders.
+moment comes first is up to a seeded random, so a test walks many orders, and a seed is one history, which replays.
 Named faults: `cut` (both ends see TCP break), `unplugged` addresses answer no call, `slow_accept_seconds`.
 """
 
@@ -88,6 +88,10 @@ class Wire:
         self.nodes: dict[Address, Node] = {}
         self.unplugged: set[Address] = set()
         self.slow_accept_seconds = slow_accept_seconds
+        self.calls: list[tuple[float, Address, Address]] = []
+        """When who called whom."""
+        self.sent: list[tuple[float, Address, Address, bytes]] = []
+        """When who wrote what to whom."""
         self._queue: list[tuple[float, float, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -243,6 +247,7 @@ class Wire:
     def _perform(self, node: Node, one: Output) -> None:
         match one:
             case Dial(connection, config):
+                self.calls.append((self.now, node.own, config.address))
                 self._later(HOP_SECONDS, lambda c=connection, p=config: self._ring(node, c, p.address))  # type: ignore[misc]
             case Send(connection, data):
                 self._send(node, connection, data)
@@ -283,6 +288,7 @@ class Wire:
         end = node.ends.get(connection)
         if end is None or end.closed or end.other is None:
             return
+        self.sent.append((self.now, node.own, end.other.node.own, data))
         cut = self.random.randint(0, len(data))
         for part in (data[:cut], data[cut:]):
             if part:
