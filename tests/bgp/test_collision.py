@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bgp.families import Family
@@ -9,6 +11,8 @@ from bgp.fsm import State
 from tests.fakes.wire import Wire
 
 SETTLE_SECONDS = 40
+ANSWER_SECONDS = 0.1
+"""From a call to the refusal, after which the next pause begins."""
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.05, 1.0, 3.0])
@@ -92,6 +96,11 @@ def test_a_wrong_as_is_answered_and_tried_ever_more_rarely() -> None:
     wire.peer(one, 2)
     wire.peer(two, (1, 64512), passive=True)
     wire.run(600)
+    tried = [at for at, caller, _ in wire.calls if caller == one.own]
+    assert len(tried) > 20
+    longest = [1, 2, 4, 8, 16, *[30] * (len(tried) - 6)]
+    for (before, after), most in zip(pairwise(tried), longest, strict=True):
+        assert 0.75 * most <= after - before < most + ANSWER_SECONDS
     assert one.router.peers[two.own].last_error == "peer is AS 64999, configured is AS 64512 (2/2)"
     assert two.router.peers[one.own].last_error == "peer said: open message, bad peer as (2/2)"
 
