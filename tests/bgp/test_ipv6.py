@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from bgp import capabilities, messages, nlri
 from bgp.attributes import Context, PathAttributes
 from bgp.capabilities import Capabilities
+from bgp.config import PeerConfig
 from bgp.errors import NotificationError
-from bgp.families import Family, family_of
+from bgp.families import Address, Family
 from bgp.framing import LARGEST_MESSAGE, Framing
 from bgp.fsm import State
 from bgp.iana import MessageType
 from bgp.messages import RouteRefresh, Subtype, Update
 from bgp.updates import AdjRibOut
-from tests.fakes.wire import Node, Wire, address6
+from tests.fakes.wire import Node, Wire
 
 V4, V6 = Family.IPV4, Family.IPV6
 BOTH = frozenset(Family)
@@ -362,14 +363,26 @@ def test_two_speakers_that_call_each_other_over_ipv6_end_with_one_session(seed: 
     assert two.learned() == {"fd10:1::/64": "fd00::1"}
 
 
-def test_addresses_of_two_families_never_name_the_same_source() -> None:
+@pytest.mark.parametrize("number", [2, 0x0A000002, 2**32 - 1], ids=["least", "a node's", "greatest"])
+def test_addresses_of_two_families_never_name_the_same_source(number: int) -> None:
     wire = Wire()
-    node = wire.node(1)
-    _, two = pair(wire, by_ipv6=True)
-    source = next(iter(two.router.ribs[V6].candidates(PREFIX))).source
-    assert source.key > 2**128
-    assert (source.address, family_of(address6(1))) == (GLOBAL, V6)
-    assert node.router.config.addresses == (IPv4Address("10.0.0.1"), GLOBAL)
+    hearer = wire.node(1)
+    tellers = [wire.node(last, own=own) for last, own in ((2, IPv4Address(number)), (3, IPv6Address(number)))]
+    wire.configure(hearer, {node.own: PeerConfig(node.own, 64512, families=BOTH) for node in tellers})
+    for node in tellers:
+        wire.configure(node, {hearer.own: PeerConfig(hearer.own, 64512, passive=True, families=BOTH)})
+        wire.announce(node, BLOCK6)
+    wire.announce(hearer)
+    wire.until(lambda: hearer.router.converged)
+    assert told_by(hearer) == {node.own for node in tellers}
+    wire.announce(tellers[0])
+    wire.run(1)
+    assert told_by(hearer) == {tellers[1].own}
+
+
+def told_by(node: Node) -> set[Address]:
+    """Who tells the block."""
+    return {path.source.address for path in node.router.ribs[V6].candidates(PREFIX)}
 
 
 def test_an_offer_without_multiprotocol_means_ipv4_and_foreign_families_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""A seed is one history: whatever chance there is in the core comes from whoever made it, so what failed once replays."""
+"""A seed is one history: the core draws no chance but the given one, so what failed once replays."""
 
 from __future__ import annotations
 

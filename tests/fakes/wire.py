@@ -106,9 +106,10 @@ class Wire:
         restart_seconds: int = 120,
         cluster_id: IPv4Address | None = None,
         by_ipv6: bool = False,
+        own: Address | None = None,
     ) -> Node:
         """A speaker that starts now, in place of an earlier one of that address; it has one of each family."""
-        own: Address = address6(last) if by_ipv6 else address(last)
+        own = own or (address6(last) if by_ipv6 else address(last))
         config = SpeakerConfig(
             asn,
             address(last),
@@ -116,7 +117,7 @@ class Wire:
             restarting=restarting,
             restart_seconds=restart_seconds,
             cluster_id=cluster_id,
-            second_address=address(last) if by_ipv6 else address6(last),
+            second_address=address6(last) if own.version == 4 else address(last),
         )
         node = Node(own, Router(config, self.random.random, self.now))
         self.nodes[own] = node
