@@ -19,6 +19,7 @@ from agent.service.standing import PATIENCE_SECONDS, Standing, is_ready, status_
 from agent.service.supervision import Supervision
 
 SERVING = Standing(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)
+MORE_THAN_FITS = 10_000
 AWAY = Standing(not_ready="the datastore is away: refused", passes=1)
 
 
@@ -76,9 +77,29 @@ def test_the_watchdogs_time_is_the_one_meant_for_this_process(
     assert Notifier(environment, pid=7).watchdog_seconds == seconds
 
 
-def test_nobody_who_listens_is_no_fault(tmp_path: Path) -> None:
-    Notifier({}, pid=7).tell("READY=1")
-    notifier(tmp_path).tell("READY=1")
+def test_nobody_who_listens_is_no_fault_and_who_comes_later_hears_what_is_said_then(tmp_path: Path) -> None:
+    told = notifier(tmp_path)
+    told.tell("READY=1")
+    assert list(tmp_path.iterdir()) == []
+    later = Systemd(str(tmp_path / "notify"))
+    told.tell("WATCHDOG=1")
+    Notifier({}, pid=7).tell("STOPPING=1")  # of a process that nobody manages
+    assert later.heard() == ["WATCHDOG=1"]
+    later.socket.close()
+
+
+@pytest.mark.timeout(30)
+def test_a_listener_that_takes_no_more_is_not_waited_for_and_is_told_again_once_it_does(
+    tmp_path: Path, systemd: Systemd
+) -> None:
+    told = notifier(tmp_path)
+    for number in range(MORE_THAN_FITS):
+        told.tell(f"STATUS={number}")
+    heard = systemd.heard()
+    assert 0 < len(heard) < MORE_THAN_FITS
+    assert heard == [f"STATUS={number}" for number in range(len(heard))]
+    told.tell("READY=1")
+    assert systemd.heard() == ["READY=1"]
 
 
 def test_a_socket_of_the_abstract_namespace_is_reached(tmp_path: Path) -> None:
