@@ -30,6 +30,7 @@ from ipam.pending import (
     MOST_ATTEMPTS,
     MOST_WAITING,
     Pending,
+    shortened,
 )
 from ipam.placing import Placing
 from ipam.releasing import (
@@ -69,19 +70,21 @@ class Allocator:
         clock: Clock,
         pools: Callable[[], Sequence[PoolRecord]],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = random.random,
     ) -> None:
         """`pools` is the watched copy; a stale one is noticed by the guard on the pool's revision.
 
-        `pause` waits for seconds between two attempts.
+        `pause` waits for seconds between two attempts; `random` answers from 0 to 1.
         """
         self._store = store
         self._clock = clock
         self._pools = pools
         self._pause = pause
+        self._random = random
         self._territories: dict[NodeName, Territory] = {}
         self._waiting: dict[NodeName, deque[Pending]] = {}
         self._workers: dict[NodeName, asyncio.Task[None]] = {}
-        self._freeing = Freeing(store, clock.wall, pause, self._remember, self._remembered)
+        self._freeing = Freeing(store, clock.wall, pause, self._remember, self._remembered, random)
 
     async def assign(
         self,
@@ -147,7 +150,7 @@ class Allocator:
             if await self._commit(draft, ready, territory):
                 wait = FIRST_WAIT_SECONDS
             else:
-                await self._pause(wait * random.uniform(0.5, 1.0))
+                await self._pause(shortened(wait, self._random))
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _draft(self, job: Pending, draft: Draft, territory: Territory) -> bool:
@@ -193,7 +196,8 @@ class Allocator:
         request = job.request
         held = Held() if job.stored is None else await held_by(self._store, job.stored)
         before = self._assignments(held, request.handle)
-        placing = Placing(self._store, self._clock.wall(), self._pools(), request, territory, draft)
+        now, pools = self._clock.wall(), self._pools()
+        placing = Placing(self._store, now, pools, request, territory, draft, self._random)
         given = await placing.run(before)
         job.ready, job.fresh = (*before, *given), given
         job.rider = job.companion(job.ready) if job.companion is not None else NOTHING

@@ -8,7 +8,6 @@ Does not know: CNI, hints, who else writes.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from ipam.pending import (
     MOST_ATTEMPTS,
     MOST_WAITING,
     Leaving,
+    shortened,
 )
 from ipam.releasing import Pause, Seen, draft_release, seen_in
 from ipam.store import Committed, Lost, Store, Versioned
@@ -42,6 +42,7 @@ class Freeing:
         pause: Pause,
         wrote: Callable[[Draft, int], None],
         remembered: Callable[[Collection[Prefix]], Seen | None],
+        random: Callable[[], float],
     ) -> None:
         """`wrote` is told what each transaction left, and its revision; `remembered` may save a read."""
         self._store = store
@@ -49,6 +50,7 @@ class Freeing:
         self._pause = pause
         self._wrote = wrote
         self._remembered = remembered
+        self._random = random
         self._queue: deque[Leaving] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -95,7 +97,7 @@ class Freeing:
                 continue
             for job in ready:
                 _judge(job, outcome)
-            await self._pause(wait * random.uniform(0.5, 1.0))
+            await self._pause(shortened(wait, self._random))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _draft(self, group: Sequence[Leaving]) -> tuple[Draft, list[Leaving]]:

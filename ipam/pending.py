@@ -24,6 +24,11 @@ MOST_WAITING = 10_000
 """Requests of one node, or releases, that wait; more are refused at once."""
 
 
+def shortened(wait_seconds: float, random: Callable[[], float]) -> float:
+    """A wait shortened at random by up to half: who lost a race together must not meet again."""
+    return wait_seconds * (0.5 + 0.5 * random())
+
+
 @dataclass(slots=True)
 class Pending:
     """One caller's request and how far it got."""

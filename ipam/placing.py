@@ -8,7 +8,7 @@ each failed. Does not know: commits, retries, callers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from ipam import block as blocks
@@ -49,6 +49,7 @@ class Placing:
         request: AddressRequest,
         territory: Territory,
         draft: Draft,
+        random: Callable[[], float],
     ) -> None:
         self._store = store
         self._now = now
@@ -57,6 +58,7 @@ class Placing:
         self._node: NodeName = request.node
         self._territory = territory
         self._draft = draft
+        self._random = random
         self._attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
         self._looked_at: list[str] = []
 
@@ -178,7 +180,7 @@ class Placing:
                 return record, found
             if found is not None:
                 return record, Kept(self._fresh(found), 0)
-            for kept in abandoned(await survey(self._store, self._territory, record, self._now), self._now):
+            for kept in abandoned(await self._survey(record), self._now):
                 cidr = kept.block.cidr
                 if cidr in drafted or self._territory.wholly_reserved(cidr):
                     continue
@@ -188,6 +190,9 @@ class Placing:
                 return record, Kept(self._fresh(cidr), kept.revision)
             self._looked_at.append(f"{record.pool.name} ({record.pool.cidr}): every block is taken")
         return None
+
+    async def _survey(self, record: PoolRecord) -> list[Kept]:
+        return await survey(self._store, self._territory, record, self._now, self._random)
 
     def _fresh(self, cidr: Prefix) -> Block:
         sequence = int(self._now.timestamp() * 1e9)
@@ -204,9 +209,7 @@ class Placing:
             near = [kept for cidr, kept in known.items() if cidr.network_address in record.pool.cidr]
             given += self._lent(record, near, count - len(given))
             if len(given) < count:
-                given += self._lent(
-                    record, await survey(self._store, self._territory, record, self._now), count - len(given)
-                )
+                given += self._lent(record, await self._survey(record), count - len(given))
         return given
 
     def _lent(self, record: PoolRecord, lenders: Sequence[Kept], count: int) -> list[Assignment]:

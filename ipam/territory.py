@@ -6,8 +6,7 @@ Does not know: requests, transactions.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -169,8 +168,13 @@ async def free_block(
     return None
 
 
-async def survey(store: Store, territory: Territory, record: PoolRecord, now: datetime) -> list[Kept]:
-    """Every readable block of a pool that is not the node's own, in a random order. Raises StoreError."""
+async def survey(
+    store: Store, territory: Territory, record: PoolRecord, now: datetime, random: Callable[[], float]
+) -> list[Kept]:
+    """Every readable block of a pool that is not the node's own, in a random order. Raises StoreError.
+
+    Nodes that look at the same moment look in different orders, so that they do not all want the same block.
+    """
     listing = await store.list(block_prefix(record.pool.cidr.version))
     found = []
     for key, stored in listing.values.items():
@@ -180,8 +184,7 @@ async def survey(store: Store, territory: Territory, record: PoolRecord, now: da
         kept = territory.see(stored)
         if kept is not None and cidr not in territory.own:
             found.append(Kept(blocks.thaw(kept.block, now, territory.config.cooldown_seconds), kept.revision))
-    random.shuffle(found)
-    return found
+    return sorted(found, key=lambda _: random())
 
 
 def abandoned(surveyed: Iterable[Kept], now: datetime) -> Iterator[Kept]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from ipaddress import ip_address, ip_network
+from random import Random
 from typing import Any
 
 import pytest
@@ -232,6 +233,25 @@ async def test_a_change_of_the_rules_is_honoured_by_a_warm_allocator(world: Worl
     await world.rules('{"strict_affinity":true}')
     with pytest.raises(PoolExhausted, match="strictAffinity is on"):
         await warm.assign(ask("h3", node="n2"))
+
+
+async def test_which_abandoned_block_is_taken_is_up_to_the_chance_that_was_given_and_to_nothing_else() -> (
+    None
+):
+    async def taken(seed: int) -> object:
+        world = World(FakeStore(), Random(seed).random)
+        await world.pool("p", "10.0.0.0/27")
+        for number in range(8):
+            await world.allocator().assign(ask(f"h{number}", node=f"n{number}"))
+        for number in range(8):
+            await world.allocator().release_handle(HandleId(f"h{number}"))
+        world.clock.advance(61)
+        (given,) = await world.allocator().assign(ask("late", node="late"))
+        return given.block
+
+    found = [await taken(seed) for seed in (*range(10), *range(10))]
+    assert found[:10] == found[10:]
+    assert len(set(found)) > 3
 
 
 async def test_an_empty_block_of_another_node_is_taken_after_a_minute(world: World, store: FakeStore) -> None:

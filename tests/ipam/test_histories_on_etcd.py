@@ -89,7 +89,6 @@ async def test_no_history_on_a_real_etcd_gives_an_address_twice_or_loses_one(
     everything = [Delete(key) for key in (await store.list("/calico/")).values]
     for start in range(0, len(everything), 100):
         await store.commit((), everything[start : start + 100])
-    random.seed(seed)
     history = EtcdHistory(seed, store)
     await history.run()
     assert history.writes > STEPS / 4

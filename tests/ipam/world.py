@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
+from random import Random
 
 from ipam.allocator import Allocator
 from ipam.audit import audit, picture
@@ -39,14 +40,15 @@ async def no_pause(seconds: float) -> None:
 class World:
     """Everything allocation needs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, random: Callable[[], float] | None = None) -> None:
         self.store = store
+        self.random = random or Random(0).random
         self.clock = FakeClock()
         self.pools: list[PoolRecord] = []
 
     def allocator(self) -> Allocator:
         """One process of its own, with no memory."""
-        return Allocator(self.store, self.clock, lambda: self.pools, no_pause)
+        return Allocator(self.store, self.clock, lambda: self.pools, no_pause, self.random)
 
     async def pool(self, name: str, cidr: str, block_length: int = 30, **settings: object) -> PoolRecord:
         """Write a pool, or write it anew."""
