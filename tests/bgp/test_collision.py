@@ -85,6 +85,8 @@ def test_an_unconfigured_caller_is_turned_away_and_accepted_once_it_is_known() -
     wire.peer(one, 2)
     wire.announce(one, "192.168.1.0/26")
     wire.run(30)
+    assert len(wire.calls) > 5
+    assert one.router.peers[two.own].last_error == "the peer closed TCP"
     wire.peer(two, 1, passive=True)
     wire.announce(two)
     wire.until(lambda: bool(two.learned()), seconds=10)

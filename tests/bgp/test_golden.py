@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import IntEnum
 from ipaddress import IPv4Address
 
 import pytest
@@ -189,4 +190,5 @@ def test_every_notification_and_its_bytes_are_the_same_both_ways_and_it_has_word
         assert messages.encode(notification, WIDE).hex() == wire
         ((kind, body),) = Framing().receive(bytes.fromhex(wire))
         assert messages.decode(kind, body, WIDE) == notification
-        assert code.name.split("_")[0].lower() in why_of(notification) or subcode == Cease.HARD_RESET
+        names = [one.name.replace("_", " ").lower() for one in (code, subcode) if isinstance(one, IntEnum)]
+        assert why_of(notification) == f"{', '.join(names)} ({code}/{int(subcode)})"
