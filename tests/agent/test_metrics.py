@@ -147,7 +147,9 @@ def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
     else:
         expressions = [target["expr"] for panel in loaded["panels"] for target in panel["targets"]]
     for expression in expressions:
-        for found in re.findall(r"tortie_[a-z_]+", expression):
+        named = re.findall(r"tortie_[a-z_]+", expression)
+        assert named, expression
+        for found in named:
             known = re.sub(r"_(bucket|count|sum)$", "", found)
             assert found in CATALOGUE or known in CATALOGUE, expression
     assert len(expressions) > 10

@@ -53,7 +53,7 @@ def test_each_example_is_one_that_the_parser_takes(line: str) -> None:
 
 
 def test_each_example_has_a_place_where_it_is_run_or_a_reason() -> None:
-    assert all(example.place in Place for example in examples())
+    assert {example.place for example in examples()} == set(Place)
     assert {example.line for example in examples() if example.place is Place.ELSEWHERE} == set(ELSEWHERE)
 
 

@@ -50,6 +50,7 @@ async def test_every_damage_is_found_and_what_is_proved_is_mended(
     await healthy(world)
     before = store.copy()
     await store.commit((), damage)
+    damaged = store.copy()
     seen = picture((await store.list(IPAM)).values)
     findings = audit(seen)
     assert {finding.kind for finding in findings} == {kind}
@@ -57,10 +58,9 @@ async def test_every_damage_is_found_and_what_is_proved_is_mended(
     assert len(planned) == mendable
     for repair in planned:
         assert isinstance(await store.commit(*repair.draft.transaction), Committed)
-        written = {
-            operation.key: operation.value.decode() for operation in damage if isinstance(operation, Put)
+        assert dict(repair.before) == {
+            key: damaged[key].decode() if key in damaged else None for key in repair.draft.writes
         }
-        assert all(written.get(key) == value for key, value in repair.before)
     if mendable:
         assert await world.faults() == []
         assert {key: value for key, value in store.copy().items() if key != CLAIM} == {
