@@ -87,7 +87,8 @@ def test_without_rfc_8538_the_old_session_ends_without_a_word_and_no_path_is_los
     change(wire, one, 2, hold_seconds=9)
     wire.run(5)
     assert one.state(two) is State.ESTABLISHED
-    assert two.router.peers[one.own].last_error == ""
+    assert [two.router.peers[one.own].sessions, one.router.peers[two.own].sessions] == [2, 2]
+    assert two.router.peers[one.own].last_down is one.router.peers[two.own].last_down is None
     assert None not in {hop for _, hop in two.changes}
 
 

@@ -154,7 +154,8 @@ def test_pages_are_bounded_and_miss_nothing_though_the_table_changes() -> None:
         after = page.last
         wire.announce(one, *prefixes[5:])  # what goes before the border does not matter
     assert seen == prefixes
-    assert len(look(one.router, View(most=10**9)).paths) <= MOST_PREFIXES
+    wire.announce(one, *(f"10.{number >> 8}.{number & 255}.0/24" for number in range(MOST_PREFIXES + 1)))
+    assert len(look(one.router, View(most=10**9)).paths) == MOST_PREFIXES
 
 
 def test_a_stranger_is_named() -> None:

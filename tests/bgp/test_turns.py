@@ -10,21 +10,26 @@ from hypothesis import strategies as st
 
 from bgp.chores import LEAST_PREFIXES, SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.families import Family
+from bgp.framing import LARGEST_EXTENDED
 from bgp.fsm import State
-from bgp.inbox import FULL_BYTES, SLICE_BYTES, Inbox
+from bgp.inbox import SLICE_BYTES, Inbox
 from bgp.policy import Action, Policy, Rule
+from bgp.turns import CONNECTION_BYTES
 from tests.fakes.machines import PIPE_BYTES, Machine, Room
 
 TABLE = 100_000
 HOLD_SECONDS = 9
+SHORT_PIPE_BYTES = 16 << 10
 SLOW = 0.0002
 """Seconds per prefix and step of its way: the table is some forty seconds of work."""
 NETWORKS = [IPv4Network((10 << 24 | number << 6, 26)) for number in range(TABLE)]
 
 
-def world(*, whole: bool = False) -> tuple[Room, Machine, Machine, Machine, Machine]:
+def world(
+    *, whole: bool = False, pipe_bytes: int = PIPE_BYTES
+) -> tuple[Room, Machine, Machine, Machine, Machine]:
     """A teller, the slow one between, who listens to it, and one that hears nothing but keepalives; each another AS."""
-    room = Room()
+    room = Room(pipe_bytes)
     middle = room.machine(9, 64512, SLOW, whole=whole)
     teller, listener, quiet = (room.machine(last, 65000 + last) for last in (1, 2, 3))
     for other, family in ((teller, Family.IPV4), (listener, Family.IPV4), (quiet, Family.IPV6)):
@@ -82,11 +87,12 @@ def test_who_comes_late_gets_the_whole_table_and_its_end_after_it() -> None:
 
 
 def test_a_listener_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it() -> None:
-    room, middle, teller, listener, quiet = world()
+    room, middle, teller, listener, quiet = world(pipe_bytes=SHORT_PIPE_BYTES)
     room.until(lambda: all_up(middle, teller, listener, quiet), 60)
     listener.free_at = float("inf")
     room.until(lambda: middle.state(listener) is not State.ESTABLISHED, 200)
-    assert max(len(pipe.data) for pipe in middle.out.values()) < PIPE_BYTES + FULL_BYTES
+    (pipe,) = (one for one in middle.out.values() if one.to is listener)
+    assert SHORT_PIPE_BYTES <= pipe.most_bytes < SHORT_PIPE_BYTES + CONNECTION_BYTES + LARGEST_EXTENDED
     assert middle.sessions(quiet) == 1
     assert "hold timer expired" in middle.router.peers[listener.own].last_error
 

@@ -1,7 +1,7 @@
 """Speakers on slow machines in virtual time: every turn costs time, and nothing else happens there meanwhile.
 
 A turn costs `seconds_per_prefix` for each prefix that it reads, decides or tells. Between machines there are pipes that
-hold `PIPE_BYTES`: a reader that does not read blocks its writer.
+hold `pipe_bytes`: a reader that does not read blocks its writer.
 `whole` is the fault to compare with: a machine that does all its turns at once, without a look at clock or pipes.
 """
 
@@ -36,6 +36,8 @@ class Pipe:
     back: Connection
     """And at its writer."""
     data: bytearray = field(default_factory=bytearray)
+    most_bytes: int = 0
+    """That ever waited in it."""
     ended: bool = False
     was_full: bool = False
 
@@ -70,8 +72,9 @@ class Machine:
 class Room:
     """All machines and the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipe_bytes: int = PIPE_BYTES) -> None:
         self.now = 0.0
+        self.pipe_bytes = pipe_bytes
         self.machines: dict[Address, Machine] = {}
 
     def machine(
@@ -162,7 +165,7 @@ class Room:
                 machine.turns.inbox.end(pipe.name, "the peer closed TCP")
                 pipe.ended = False
             writer = next(one for one in self.machines.values() if one.out.get(pipe.back) is pipe)
-            if pipe.was_full and len(pipe.data) < PIPE_BYTES:
+            if pipe.was_full and len(pipe.data) < self.pipe_bytes:
                 pipe.was_full = False
                 writer.turns.blocked(pipe.back, self.now, is_full=False)
 
@@ -195,6 +198,7 @@ class Room:
     def _write(self, machine: Machine, connection: Connection, data: bytes) -> None:
         pipe = machine.out[connection]
         pipe.data += data
-        if len(pipe.data) >= PIPE_BYTES and not pipe.was_full:
+        pipe.most_bytes = max(pipe.most_bytes, len(pipe.data))
+        if len(pipe.data) >= self.pipe_bytes and not pipe.was_full:
             pipe.was_full = True
             machine.turns.blocked(connection, self.now, is_full=True)
