@@ -49,17 +49,14 @@ async def test_thirty_two_processes_race_for_sixteen_blocks(
     await world.pool("p", "10.0.0.0/26", 30)
     await world.rules(f'{{"strict_affinity":{str(strict).lower()}}}')
     pipe = asyncio.subprocess.PIPE
-    words = ("-m", "tests.ipam.racing", server.endpoint)
-    racers = [
-        await asyncio.create_subprocess_exec(sys.executable, *words, f"n{number}", stdin=pipe, stdout=pipe)
-        for number in range(32)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert await racer.stdout.readline() == b"ready\n"
-    told = [
-        out.decode().strip() for out, _ in await asyncio.gather(*(one.communicate(b"go\n") for one in racers))
-    ]
+    words = ("-m", "tests.ipam.racing", server.endpoint, "32")
+    racers = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=pipe, stdout=pipe)
+    assert racers.stdout is not None
+    for _ in range(32):
+        assert await racers.stdout.readline() == b"ready\n"
+    out, _ = await racers.communicate(b"")
+    told = out.decode().split()
+    assert len(told) == 32
     addresses = [answer for answer in told if answer != "PoolExhausted"]
     assert len(set(addresses)) == len(addresses) == (16 if strict else 32)
     seen = picture((await world.store.list(IPAM)).values)
@@ -110,7 +107,7 @@ async def test_a_killed_process_leaves_nothing_torn(world: World, server: Etcd) 
         )
         for _ in range(KILLS // LANES):
             await kill_one(world, source, dice.random() * 0.1)
-        await source.communicate()
+        await source.communicate(b"")
 
     await asyncio.gather(*(lane(number) for number in range(LANES)))
     everything = (await world.store.list("/calico/")).values
