@@ -211,6 +211,8 @@ async def test_a_shim_killed_while_the_agent_attaches_leaves_nothing_behind_the_
 # -- rounds at random -------------------------------------------------------------------------------------------------
 
 ROUNDS = int(os.environ.get("TORTIE_KILL_ROUNDS", "500"))
+PARTS = 2
+"""Side by side, each on a node of its own."""
 LONGEST_SHIM_SECONDS = 0.02
 """About what a call of the slower shim takes: a kill hits any step of it."""
 CALL = b'{"cniVersion":"1.1.0","name":"pods","type":"tortie"}'
@@ -287,8 +289,9 @@ async def shim_killed_in_del(rig: Rig) -> bool:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
-    node: Node, store: EtcdStore, pod: str, tmp_path: Path
+    node: Node, store: EtcdStore, pod: str, tmp_path: Path, part: int
 ) -> None:
     """TORTIE_KILL_ROUNDS plays more of them; a failure names its round, and a round is told by its number."""
     networks, programs = [], []
@@ -301,7 +304,7 @@ async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
         programs.append(places.plugins / "tortie")
     kinds = (killed_in_add, killed_in_del, killed_in_replay, shim_killed_in_add, shim_killed_in_del)
     played: Counter[str] = Counter()
-    for number in range(ROUNDS):
+    for number in range(part, ROUNDS, PARTS):
         rig = Rig(node, networks, programs, pod, random.Random(number))
         kind = rig.chance.choice(kinds)
         lives = await kind(rig)

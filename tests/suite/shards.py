@@ -37,6 +37,8 @@ class Shard:
     without: tuple[str, ...] = ()
     """Places that are another shard's."""
     workers: int = 1
+    spread: str = "loadfile"
+    """Over the workers (pytest-xdist's `--dist`): by files, since those share a lab or an etcd, or test by test."""
 
     @property
     def command(self) -> list[str]:
@@ -45,7 +47,7 @@ class Shard:
         for place in self.without:
             words += ["--ignore", place]
         if self.workers > 1:
-            words += ["-n", str(self.workers), "--dist", "loadfile"]
+            words += ["-n", str(self.workers), "--dist", self.spread]
         return [*GUEST, *words, "-o", f"timeout={GUEST_TEST_SECONDS}"] if Kind.IPIP in self.kinds else words
 
 
@@ -70,7 +72,14 @@ SHARDS = (
         (INTEROP, KILLS),
         workers=2,
     ),
-    Shard("interop", "BIRD, FRR and GoBGP; kill -9 at named points", EVERY, (INTEROP, KILLS), workers=2),
+    Shard(
+        "interop",
+        "BIRD, FRR and GoBGP; kill -9 at named points",
+        EVERY,
+        (INTEROP, KILLS),
+        workers=2,
+        spread="load",
+    ),
 )
 """In the order in which they start: who takes longest on one core goes first."""
 
