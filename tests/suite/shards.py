@@ -13,7 +13,7 @@ from enum import Enum
 GUEST_SECONDS = 900
 GUEST_TEST_SECONDS = 600
 """A test in the guest kernel may take longer than pyproject.toml grants: its system calls are slow."""
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "5")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "12")
 GUEST = (sys.executable, "-m", "tests.uml.guest", "--seconds", str(GUEST_SECONDS), "--")
 
 
