@@ -2,6 +2,7 @@
 
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
+DIST ?= dist
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
@@ -53,20 +54,26 @@ format: .venv/ready
 	@.ci/apt-install python3-venv
 	@.ci/venv $(PYTHON)
 
+# What the program needs, for every Python that we support; the network is needed once for each lock.
+.venv/wheels/ready: .venv/ready packaging/dependencies.py
+	@echo "fetching the wheels of what the program needs"
+	@$(BIN)/python packaging/dependencies.py requirements.lock .venv/wheels
+	@touch $@
+
 wheel: .venv/ready
-	@mkdir -p dist && rm -f dist/tortie-*.whl
-	@$(BIN)/python -m hatchling build -t wheel -d dist
+	@mkdir -p $(DIST) && rm -f $(DIST)/tortie-*.whl
+	@$(BIN)/python -m hatchling build -t wheel -d $(DIST)
 
 # The wheel, and beside it everything it needs: a machine without a package index installs from dist.
-wheels: wheel
-	@$(BIN)/python packaging/runtime_lock.py requirements.lock >dist/runtime.lock
-	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --use-pep517 --require-hashes -r dist/runtime.lock -w dist
+wheels: .venv/wheels/ready
+	@mkdir -p $(DIST) && rm -f $(DIST)/*.whl && cp .venv/wheels/*.whl $(DIST)
+	@$(MAKE) --no-print-directory wheel
 
 share: .venv/ready
 	@$(BIN)/python packaging/share.py
 
 deb: wheels
-	@$(PYTHON) packaging/deb.py --wheels dist
+	@$(PYTHON) packaging/deb.py --wheels $(DIST)
 
 lock: .venv/ready
 	@$(BIN)/pip-compile -q --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -2,7 +2,7 @@
 
 `python3 packaging/deb.py --wheels dist --revision 1` writes dist/tortie_VERSION-REVISION_ARCH.deb; it needs dpkg-deb.
 The environment is made by postinst with the host's own Python, by the same code as `tortie install`: one that came
-ready-made would break with the host's next Python.
+ready-made would break with the host's next Python. The package is for every Python whose wheels are there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("postinst", "prerm", "postrm")
+TRIGGERS = "interest-noawait /usr/bin/python3\n"
+"""Another interpreter comes with an upgrade of Debian: postinst makes the environment anew."""
 PLACES = {
-    "tortie-agent.service": "lib/systemd/system",
-    "tortie-drain.service": "lib/systemd/system",
-    "network/10-tortie.link": "lib/systemd/network",
-    "network/10-tortie.network": "lib/systemd/network",
-    "networkd.conf.d/tortie.conf": "lib/systemd/networkd.conf.d",
+    "tortie-agent.service": "usr/lib/systemd/system",
+    "tortie-drain.service": "usr/lib/systemd/system",
+    "network/10-tortie.link": "usr/lib/systemd/network",
+    "network/10-tortie.network": "usr/lib/systemd/network",
+    "networkd.conf.d/tortie.conf": "usr/lib/systemd/networkd.conf.d",
     "modules-load.d/tortie.conf": "usr/lib/modules-load.d",
     "sysctl.d/60-tortie.conf": "usr/lib/sysctl.d",
     "tmpfiles.d/tortie.conf": "usr/lib/tmpfiles.d",
@@ -35,6 +38,9 @@ SHARED = {
     "zsh/site-functions/_tortie": "usr/share/zsh/vendor-completions",
     "fish/vendor_completions.d/tortie.fish": "usr/share/fish/vendor_completions.d",
 }
+WHEELS = "usr/share/tortie/wheels"
+BOUND = re.compile(r"([^-]+)-.*-cp3(\d+)-cp3\d+-[^-]+\.whl")
+"""A wheel for one Python alone."""
 COMMANDS = ("tortie", "tortie-agent")
 MAINTAINER = "Tortie maintainers <maintainers@tortie.example>"
 CONTROL = """\
@@ -43,7 +49,7 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {kilobytes}
-Depends: python3 (>= {python}), python3 (<< {next_python}), python3-venv, iproute2
+Depends: {python}, python3-venv, iproute2
 Recommends: nftables
 Section: net
 Priority: optional
@@ -63,7 +69,7 @@ def stage(tree: Path, wheels: Path, version: str) -> None:
     page = (ROOT / "share/man/man1/tortie.1").read_bytes()
     _write(tree / "usr/share/man/man1/tortie.1.gz", gzip.compress(page, 9, mtime=0), 0o644)
     for wheel in sorted(wheels.glob("*.whl")):
-        _copy(wheel, tree / "usr/share/tortie/wheels" / wheel.name, 0o644)
+        _copy(wheel, tree / WHEELS / wheel.name, 0o644)
     for name in COMMANDS:
         text = f'#!/bin/sh\nexec /opt/tortie/current/bin/{name} "$@"\n'
         _write(tree / "usr/bin" / name, text.encode(), 0o755)
@@ -98,19 +104,34 @@ def control(tree: Path, version: str) -> None:
     architecture = subprocess.run(
         ["dpkg", "--print-architecture"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    major, minor = sys.version_info[:2]
     text = CONTROL.format(
         version=version,
         architecture=architecture,
         maintainer=MAINTAINER,
         kilobytes=sum(path.stat().st_size for path in files) // 1024,
-        python=f"{major}.{minor}",
-        next_python=f"{major}.{minor + 1}",
+        python=interpreters(tree / WHEELS),
     )
     _write(tree / "DEBIAN/control", text.encode(), 0o644)
+    _write(tree / "DEBIAN/triggers", TRIGGERS.encode(), 0o644)
     _write(tree / "DEBIAN/md5sums", sums.encode(), 0o644)
     for script in SCRIPTS:
         _copy(ROOT / "packaging/debian" / script, tree / "DEBIAN" / script, 0o755)
+
+
+def interpreters(wheels: Path) -> str:
+    """The Pythons that all wheels are for, in the words of Depends."""
+    found: dict[str, set[int]] = {}
+    for path in wheels.glob("*.whl"):
+        if bound := BOUND.fullmatch(path.name):
+            found.setdefault(bound[1], set()).add(int(bound[2]))
+    minors = sorted(set.intersection(*found.values())) if found else []
+    if not minors:
+        sys.exit(f"{wheels}: no Python has all of its wheels there; run: make wheels")
+    words = [f"python3 (>= 3.{minors[0]}~)"]
+    for one, following in pairwise(minors):
+        if following != one + 1:
+            words.append(f"python3 (<< 3.{one + 1}~) | python3 (>= 3.{following}~)")
+    return ", ".join([*words, f"python3 (<< 3.{minors[-1] + 1}~)"])
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
@@ -139,7 +160,16 @@ def main() -> None:
         tree.mkdir(mode=0o755)
         stage(tree, arguments.wheels, version)
         control(tree, version)
-        words = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", str(tree), str(arguments.wheels)]
+        # Most of it is compressed already.
+        words = [
+            "dpkg-deb",
+            "--root-owner-group",
+            "-Zgzip",
+            "-z1",
+            "--build",
+            str(tree),
+            str(arguments.wheels),
+        ]
         sys.stdout.write(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
