@@ -1,21 +1,30 @@
-"""Machines for tests: each a real systemd of its own (nspawn) in a network namespace of its own, on one bridge.
+"""Machines for tests: each a Debian with a real systemd (nspawn) in a network namespace of its own, on one bridge.
 
-Promises: a node sees this machine's programs through an overlay and writes to memory; nothing of this machine's own
-network, units or files is touched; every process and namespace is gone afterwards. Does not know: the agent.
+Promises: a node is Debian as its suite has it, whatever machine the tests run on; it writes to memory; nothing of this
+machine's network, units or files is touched; every process and namespace is gone afterwards. Does not know: the agent.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-PREFIX = f"sd{os.getpid() % 100000}"
+from tests.fixtures import debian_root
+from tests.systemd import switches
+
+PREFIX = f"sd{secrets.token_hex(3)}"
+"""Other suites may run at the same time, with the same process ids in namespaces of their own."""
+HERE = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+SUITE = HERE if HERE in debian_root.SUITES else debian_root.SUITES[0]
+"""What a test gets that does not care."""
 SUBNET = "172.30.0"
 FABRIC_ADDRESS = f"{SUBNET}.254"
 UP_SECONDS = 60.0
@@ -26,27 +35,18 @@ HIERARCHIES = [
 ] or [Path("/sys/fs/cgroup")]
 BOOT = """\
 set -e
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs -o mode=755 tortie-node /run/systemd/nspawn
 mount -t tmpfs -o mode=755 tortie-node {work}
 mkdir {work}/upper {work}/work {work}/root
-mount -t overlay -o lowerdir=/,upperdir={work}/upper,workdir={work}/work overlay {work}/root
-cd {work}/root
-rm -rf etc/systemd/system/* etc/default/tortie-agent opt/cni etc/cni
-: >etc/machine-id
-: >etc/fstab
-echo {hostname} >etc/hostname
-ln -s /lib/systemd/system/multi-user.target etc/systemd/system/default.target
-for unit in {masked}; do ln -sf /dev/null etc/systemd/system/$unit; done
+mount -t overlay -o lowerdir={tree},upperdir={work}/upper,workdir={work}/work overlay {work}/root
+echo {hostname} >{work}/root/etc/hostname
 exec systemd-nspawn -q -D {work}/root --boot --register=no --keep-unit -M {name} --hostname={hostname} \\
   --network-namespace-path=/run/netns/{name} --console=pipe --link-journal=no --resolv-conf=off --timezone=off \\
-  --capability=CAP_NET_ADMIN,CAP_SYS_ADMIN,CAP_NET_RAW --tmpfs=/tmp --tmpfs=/var/log {binds}
+  --capability=CAP_NET_ADMIN,CAP_SYS_ADMIN,CAP_NET_RAW --tmpfs=/tmp {binds} {words}
 """
-MASKED = (
-    "systemd-logind.service systemd-udevd.service systemd-udev-trigger.service systemd-udevd-kernel.socket "
-    "systemd-udevd-control.socket console-getty.service getty.target systemd-timesyncd.service networking.service "
-    "ssh.service cron.service etcd.service bird.service frr.service apt-daily.timer apt-daily-upgrade.timer "
-    "dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-pstore.service "
-    "systemd-networkd.service systemd-networkd.socket systemd-resolved.service systemd-sysctl.service"
-)
+MASKED = ("console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer")
+"""There is no console, and no network to look for upgrades in."""
 PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
@@ -68,7 +68,8 @@ def wait_for(what: str, holds: Callable[[], bool], seconds: float) -> float:
 class Node:
     """One machine."""
 
-    def __init__(self, number: int, fabric: str, directory: Path, binds: dict[Path, str]) -> None:
+    def __init__(self, number: int, suite: str, fabric: str, directory: Path, binds: dict[Path, str]) -> None:
+        self.suite = suite
         self.name, self.hostname = f"{PREFIX}n{number}", f"node{number}"
         self.address = f"{SUBNET}.{number}"
         self._fabric, self._directory, self._binds = fabric, directory, binds
@@ -76,6 +77,7 @@ class Node:
         self._leader = 0
         self._process: subprocess.Popen[bytes] | None = None
         ip(f"netns add {self.name}")
+        switches.set_back(Path("/run/netns") / self.name)
         ip(f"-n {self.name} link set lo up")
         ip(f"-n {fabric} link add p{number} type veth peer name eth0 netns {self.name}")
         ip(f"-n {fabric} link set p{number} master br0 up")
@@ -88,14 +90,22 @@ class Node:
         work = self._directory / self.name
         work.mkdir(exist_ok=True)
         binds = " ".join(f"--bind-ro={source}:{target}" for source, target in self._binds.items())
-        script = BOOT.format(work=work, name=self.name, hostname=self.hostname, masked=MASKED, binds=binds)
+        script = BOOT.format(
+            work=work,
+            tree=debian_root.root(self.suite),
+            name=self.name,
+            hostname=self.hostname,
+            binds=binds,
+            words=" ".join(f"systemd.mask={unit}" for unit in MASKED),
+        )
         with (self._directory / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                env={**PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                umask=0o022,
                 start_new_session=True,
                 preexec_fn=self._own_cgroup,
             )
@@ -128,6 +138,11 @@ class Node:
         wait_for("the end of address detection", lambda: self.run(quiet).returncode == 0, END_SECONDS)
         return seconds
 
+    @property
+    def root(self) -> Path:
+        """Its file system as this machine sees it."""
+        return Path(f"/proc/{self._leader}/root")
+
     def start(self, script: str) -> subprocess.Popen[str]:
         """A command in the node, in the background."""
         return subprocess.Popen(
@@ -137,6 +152,7 @@ class Node:
             stderr=subprocess.PIPE,
             text=True,
             env=PATH,
+            umask=0o022,
         )
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
@@ -195,11 +211,11 @@ def _remove_cgroup(path: Path) -> None:
 class Machines:
     """Nodes on a bridge, in a namespace that has room for an etcd."""
 
-    def __init__(self, directory: Path, count: int, binds: dict[Path, str]) -> None:
+    def __init__(self, directory: Path, suites: Sequence[str], binds: dict[Path, str]) -> None:
         self._directory = directory
         self.fabric = f"{PREFIX}f"
         self.nodes: list[Node] = []
-        self._count, self._binds = count, binds
+        self._suites, self._binds = suites, binds
         self._etcd: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Machines:
@@ -209,8 +225,8 @@ class Machines:
             ip(f"-n {self.fabric} link add br0 type bridge")
             ip(f"-n {self.fabric} addr add {FABRIC_ADDRESS}/24 dev br0")
             ip(f"-n {self.fabric} link set br0 up")
-            for number in range(1, self._count + 1):
-                self.nodes.append(Node(number, self.fabric, self._directory, self._binds))
+            for number, suite in enumerate(self._suites, 1):
+                self.nodes.append(Node(number, suite, self.fabric, self._directory, self._binds))
             for node in self.nodes:
                 node.boot()
             self.start_etcd()
@@ -244,7 +260,7 @@ class Machines:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "ETCD_UNSUPPORTED_ARCH": "arm64"},
+                env={**PATH, "ETCD_UNSUPPORTED_ARCH": "arm64"},
             )
 
     def stop_etcd(self) -> None:
@@ -256,7 +272,7 @@ class Machines:
 
 
 @contextmanager
-def machines(directory: Path, count: int, binds: dict[Path, str]) -> Iterator[Machines]:
-    """Machines that are up, with an etcd; gone afterwards."""
-    with Machines(directory, count, binds) as found:
+def machines(directory: Path, suites: Sequence[str], binds: dict[Path, str]) -> Iterator[Machines]:
+    """A machine of each suite that are up, with an etcd; gone afterwards."""
+    with Machines(directory, suites, binds) as found:
         yield found

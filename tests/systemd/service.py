@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,27 +31,29 @@ PROOF = "203.0.113.0/24"
 
 @cache
 def build_wheels() -> Path:
-    """Ours and all it needs, as an operator makes them; once for all tests of a run."""
-    subprocess.run(
-        ["make", "--no-print-directory", "wheels"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=BUILD_SECONDS,
-    )
-    return ROOT / "dist"
+    """Ours and all it needs, as an operator makes them; once for all tests of a run, and not in the checkout."""
+    directory = Path(tempfile.mkdtemp(prefix="tortie-wheels-"))
+    atexit.register(shutil.rmtree, directory)
+    _build(["make", "--no-print-directory", "wheels", f"DIST={directory}"])
+    return directory
 
 
-def build_package(wheels: Path, directory: Path, revision: int) -> Path:
+def build_package(directory: Path, revision: int) -> Path:
     """The Debian package of these wheels."""
     kept = directory / f"revision-{revision}"
     kept.mkdir()
-    for wheel in wheels.glob("*.whl"):
+    for wheel in build_wheels().glob("*.whl"):
         (kept / wheel.name).symlink_to(wheel)
-    words = [sys.executable, "packaging/deb.py", "--wheels", str(kept), "--revision", str(revision)]
-    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=BUILD_SECONDS)
+    _build([sys.executable, "packaging/deb.py", "--wheels", str(kept), "--revision", str(revision)])
     (made,) = kept.glob("*.deb")
-    return made
+    return made.rename(directory / f"{revision}.deb")
+
+
+def _build(words: list[str]) -> None:
+    done = subprocess.run(
+        words, cwd=ROOT, check=False, capture_output=True, text=True, timeout=BUILD_SECONDS, umask=0o022
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def installer(wheels: str = WHEELS, *flags: str) -> str:
@@ -81,14 +87,12 @@ def picture(node: Node) -> dict[str, list[str]]:
     return {what: sorted(node.done(script).splitlines()) for what, script in commands.items()}
 
 
-def install(nodes: list[Node], *flags: str) -> list[str]:
-    """On all at once; what each said."""
-    running = [node.start(installer(WHEELS, *flags)) for node in nodes]
-    said = []
-    for process in running:
-        out, err = process.communicate(timeout=BUILD_SECONDS)
-        assert process.returncode == 0, out + err
-        said.append(out)
+def at_once(nodes: Sequence[Node], script: str) -> list[str]:
+    """A command that must go well on all nodes side by side; what each said."""
+    running = [node.start(f"{{ {script}\n}} 2>&1") for node in nodes]
+    said = [process.communicate(timeout=BUILD_SECONDS)[0] for process in running]
+    for node, process, text in zip(nodes, running, said, strict=True):
+        assert process.returncode == 0, f"{node.suite}: {script}: {text}"
     return said
 
 

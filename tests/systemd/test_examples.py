@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.examples import Place, at
 from tests.systemd import service
-from tests.systemd.nodes import Machines, machines
+from tests.systemd.nodes import SUITE, Machines, machines
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
@@ -33,7 +33,8 @@ def _rank(line: str) -> int:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    with machines(tmp_path_factory.mktemp("nodes"), 1, {service.build_wheels(): f"{FOLDER}/dist"}) as made:
+    binds = {service.build_wheels(): f"{FOLDER}/dist"}
+    with machines(tmp_path_factory.mktemp("nodes"), (SUITE,), binds) as made:
         yield made
 
 

@@ -1,4 +1,4 @@
-"""The installed service under a real systemd, on two machines: whatever happens to it, routes are as promised."""
+"""The service under a real systemd, on a Debian 12 and a Debian 13: whatever happens to it, routes are as promised."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.debian_root import SUITES
 from tests.systemd import service
 from tests.systemd.nodes import Machines, machines, wait_for
 from tests.systemd.service import SETTINGS, Watched, routes
@@ -26,7 +27,7 @@ class Cluster:
         self.machines, self.directory = found, directory
         self.first, self.second = found.nodes
         self.before = service.picture(self.first)
-        self.said = service.install(found.nodes)
+        self.said = service.at_once(found.nodes, service.installer())
         for node in found.nodes:
             service.start(node)
         self.first.done(f"tortie apply -f - <<'END'\n{service.pools()}\nEND")
@@ -54,9 +55,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    wheels = service.build_wheels()
     directory = tmp_path_factory.mktemp("nodes")
-    with machines(directory, 2, {wheels: service.WHEELS}) as found:
+    with machines(directory, SUITES, {service.build_wheels(): service.WHEELS}) as found:
         yield Cluster(found, directory)
 
 
