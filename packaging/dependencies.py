@@ -2,7 +2,8 @@
 
 `python packaging/dependencies.py requirements.lock DIRECTORY`; runs in the project's own environment, whose metadata
 says what needs what. Promises: the directory has all of it or is as it was; no test or style tools; what fits all
-Pythons is there once. A package without wheels must be pure, for it is built here. Knows nothing of where packages come from.
+Pythons is there once. A package without wheels must be pure, for it is built here. Knows nothing of where packages come
+from.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import pytest
 
 from tests.fixtures.debian_root import SUITES
 from tests.systemd import service
-from tests.systemd.nodes import Machines, machines, wait_for
+from tests.systemd.nodes import Machines, Node, machines, wait_for
 from tests.systemd.service import SETTINGS, Watched, routes
+from tests.systemd.test_units import exposed, reasons
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
@@ -43,6 +44,11 @@ class Cluster:
             service.reaches(self.first, mine, self.addresses[other])
             for mine, other in (("p1", "p2"), ("v1", "v2"))
         )
+
+    def of(self, suite: str) -> Node:
+        """The machine of a suite."""
+        (node,) = (node for node in self.machines.nodes if node.suite == suite)
+        return node
 
     def watched(self) -> Watched:
         """Every route that goes, on both nodes."""
@@ -75,8 +81,9 @@ def test_an_installed_service_is_ready_says_how_it_stands_and_routes(cluster: Cl
     assert "dev vxlan.calico" in kinds
 
 
-def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Cluster) -> None:
-    node = cluster.first
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Cluster, suite: str) -> None:
+    node = cluster.of(suite)
     pid = node.show(AGENT, "MainPID")
     status = dict(
         line.split(":\t", 1) for line in node.done(f"cat /proc/{pid}/status").splitlines() if ":\t" in line
@@ -86,6 +93,17 @@ def test_the_hardening_is_in_force_and_everything_works_behind_it(cluster: Clust
     assert status["CapBnd"] == f"{1 << 12 | 1 << 10 | 1 << 21 | 1 << 19:016x}"
     assert node.run(f"nsenter -t {pid} -m touch /etc/written").returncode != 0
     assert node.run(f"journalctl -u {AGENT} -o cat | grep -iE 'denied|not permitted|read-only'").stdout == ""
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_systemd_of_each_debian_finds_in_the_units_what_they_give_reasons_for_and_nothing_else(
+    cluster: Cluster, suite: str
+) -> None:
+    node = cluster.of(suite)
+    units = f"/etc/systemd/system/{AGENT} /etc/systemd/system/tortie-drain.service"
+    assert node.done(f"systemd-analyze verify --man=no {units} 2>&1") == ""
+    listed = node.done(f"systemd-analyze security --offline=true --json=short {units.split()[0]}")
+    assert exposed(listed) == set(reasons())
 
 
 def test_a_pod_is_reached_by_its_process_as_some_runtimes_name_it(cluster: Cluster) -> None:

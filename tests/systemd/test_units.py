@@ -16,6 +16,16 @@ REASON = re.compile(r"^#! (\S+): (\S.*)$", re.MULTILINE)
 UNKNOWN_KEY = re.compile(r"(?i)unknown|failed to parse|ignoring")
 
 
+def exposed(listed: str) -> set[str]:
+    """What `systemd-analyze security --json=short` complains of."""
+    return {row["name"] for row in json.loads(listed) if float(row.get("exposure") or 0) > 0}
+
+
+def reasons() -> dict[str, str]:
+    """What the agent's unit gives a reason for."""
+    return dict(REASON.findall((UNITS / SERVICES[0]).read_text()))
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
 
@@ -56,11 +66,9 @@ def test_the_security_score_is_good(name: str, capsys: pytest.CaptureFixture[str
 def test_each_exception_of_the_agents_unit_has_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     unit = UNITS / SERVICES[0]
     done = run("systemd-analyze", "security", "--offline=true", "--json=short", "--no-pager", str(unit))
-    exposed = {row["name"] for row in json.loads(done.stdout) if float(row.get("exposure") or 0) > 0}
-    reasons = dict(REASON.findall(unit.read_text()))
     with capsys.disabled():
-        print("".join(f"\n  {name} {why}" for name, why in sorted(reasons.items())))
-    assert set(reasons) == exposed
+        print("".join(f"\n  {name} {why}" for name, why in sorted(reasons().items())))
+    assert set(reasons()) == exposed(done.stdout)
 
 
 def test_the_other_files_name_every_interface_of_ours() -> None:
