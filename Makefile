@@ -8,7 +8,7 @@ RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench demo smoke test check format lock wheel wheels deb share clean help
+.PHONY: bench demo smoke test check format lock wheel wheels .venv/wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
@@ -55,17 +55,15 @@ format: .venv/ready
 	@.ci/venv $(PYTHON)
 
 # What the program needs, for every Python that we support; the network is needed once for each lock.
-.venv/wheels/ready: .venv/ready packaging/dependencies.py
-	@echo "fetching the wheels of what the program needs"
+.venv/wheels: .venv/ready
 	@$(BIN)/python packaging/dependencies.py requirements.lock .venv/wheels
-	@touch $@
 
 wheel: .venv/ready
 	@mkdir -p $(DIST) && rm -f $(DIST)/tortie-*.whl
 	@$(BIN)/python -m hatchling build -t wheel -d $(DIST)
 
 # The wheel, and beside it everything it needs: a machine without a package index installs from dist.
-wheels: .venv/wheels/ready
+wheels: .venv/wheels
 	@mkdir -p $(DIST) && rm -f $(DIST)/*.whl && cp .venv/wheels/*.whl $(DIST)
 	@$(MAKE) --no-print-directory wheel
 

@@ -1,13 +1,14 @@
 """Fetches what the installed program needs, as wheels for every Python that we support, by the hashes of the lock.
 
 `python packaging/dependencies.py requirements.lock DIRECTORY`; runs in the project's own environment, whose metadata
-says what needs what. Promises: the directory has all of it or is as it was; no test or style tools; what fits all
-Pythons is there once. A package without wheels must be pure, for it is built here. Knows nothing of where packages come
-from.
+says what needs what. Promises: the directory has all of it or is as it was, and what stands already is not fetched; no
+test or style tools; what fits all Pythons is there once. A package without wheels must be pure, for it is built here.
+Knows nothing of where packages come from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 import shutil
@@ -32,6 +33,8 @@ MOST_PACKAGES = 200
 PIP = [sys.executable, "-m", "pip"]
 FLAGS = ["-q", "--disable-pip-version-check", "--require-hashes"]
 PIP_SECONDS = 900.0
+STAMP = "made-of"
+"""In the directory: what it was made of."""
 
 Python = tuple[int, int]
 
@@ -106,12 +109,20 @@ def _pip(words: Sequence[str], lines: Sequence[str], directory: Path) -> None:
 
 def main() -> None:
     """The entry point."""
-    lock, target = Path(sys.argv[1]), Path(sys.argv[2])
+    lock, target = Path(sys.argv[1]).read_text(), Path(sys.argv[2])
+    recipe = (
+        f"{Path(__file__).read_text()}{sys.version_info[:2]}{sorted(needed('tortie', PYTHONS[-1]))}{lock}"
+    )
+    stamp = hashlib.sha256(recipe.encode()).hexdigest()
+    if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
+        return
+    sys.stdout.write("fetching the wheels of what the program needs\n")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels") as folder:
         new = Path(folder) / "new"
         new.mkdir()
-        fetch(entries(lock.read_text()), new)
+        fetch(entries(lock), new)
+        (new / STAMP).write_text(stamp)
         shutil.rmtree(target, ignore_errors=True)
         new.rename(target)
 

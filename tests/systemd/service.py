@@ -38,11 +38,11 @@ def build_wheels() -> Path:
     return directory
 
 
-def build_package(directory: Path, revision: int) -> Path:
-    """The Debian package of these wheels."""
+def build_package(directory: Path, revision: int, without: str = "") -> Path:
+    """The Debian package of these wheels, or of all but some."""
     kept = directory / f"revision-{revision}"
     kept.mkdir()
-    for wheel in build_wheels().glob("*.whl"):
+    for wheel in set(build_wheels().glob("*.whl")) - set(build_wheels().glob(without or "nothing")):
         (kept / wheel.name).symlink_to(wheel)
     _build([sys.executable, "packaging/deb.py", "--wheels", str(kept), "--revision", str(revision)])
     (made,) = kept.glob("*.deb")
