@@ -30,6 +30,7 @@ FABRIC_ADDRESS = f"{SUBNET}.254"
 UP_SECONDS = 60.0
 END_SECONDS = 10.0
 COMMAND_SECONDS = 300.0
+JOURNAL_LINES = 30
 HIERARCHIES = [
     path for name in ("unified", "systemd") if (path := Path("/sys/fs/cgroup") / name).is_dir()
 ] or [Path("/sys/fs/cgroup")]
@@ -166,9 +167,11 @@ class Node:
         return self.run(script).stdout
 
     def done(self, script: str) -> str:
-        """What a command printed that must go well."""
+        """What a command printed that must go well; else the end of the journal is part of the failure."""
         done = self.run(script)
-        assert done.returncode == 0, f"{self.hostname}: {script}: {done.stdout}{done.stderr}"
+        if done.returncode != 0:
+            journal = self.said(f"journalctl --no-pager -o short-monotonic -n {JOURNAL_LINES}")
+            raise AssertionError(f"{self.hostname}: {script}: {done.stdout}{done.stderr}\n{journal}")
         return done.stdout
 
     def show(self, unit: str, key: str) -> str:
