@@ -5,6 +5,7 @@ BIN := .venv/bin
 DIST ?= dist
 
 RUN_PACKAGES := etcd-server iproute2 util-linux python3 python3-venv
+SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
@@ -29,7 +30,8 @@ demo: .venv/ready
 # All that needs the network comes first: the suite has none.
 test: .venv/ready
 	@.ci/apt-install $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
-	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m tests.fixtures.debian_root $(SUITES)
+	@$(MAKE) --no-print-directory .venv/wheels check
 	@$(BIN)/python -m tests.suite $(SUITE_FLAGS)
 
 bench: .venv/ready

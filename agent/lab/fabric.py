@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError, netns
 
-from agent.namespaces import entered
+from agent.lab import sysctls
 
 Interface = IPv4Interface | IPv6Interface
 IFA_F_NODAD = 0x02
@@ -27,25 +27,12 @@ FALLBACK_TUNNELS = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
 """net.core.fb_tunnels_only_for_init_net: 2 keeps a module from making its fallback device anywhere."""
 
 NUD_PERMANENT = 0x80
-IPV4_SWITCHES = Path("/proc/sys/net/ipv4/conf")
-BOOT_SWITCHES = {
-    "forwarding": 0,
-    "accept_redirects": 1,
-    "secure_redirects": 1,
-    "send_redirects": 1,
-    **dict.fromkeys(("rp_filter", "accept_local", "route_localnet", "src_valid_mark"), 0),
-    **dict.fromkeys(("proxy_arp", "arp_ignore", "arp_announce", "arp_filter"), 0),
-}
-"""The kernel's own values at boot (net/ipv4/devinet.c). In IPv4 a new namespace begins with the machine's instead."""
 
 
 def make_namespace(name: str) -> None:
-    """A new, empty network namespace with lo up, its switches as on a machine that has just booted."""
+    """A new, empty network namespace with lo up, its sysctls as on a machine that has just booted."""
     netns.create(name)
-    with entered(NAMESPACES / name):
-        for interface in ("all", "default", "lo"):
-            for switch, value in BOOT_SWITCHES.items():
-                (IPV4_SWITCHES / interface / switch).write_text(str(value))
+    sysctls.set_back(NAMESPACES / name)
     with IPRoute(netns=name) as there:
         there.link("set", index=1, state="up")
 

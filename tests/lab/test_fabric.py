@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from agent.lab import fabric
+from agent.lab import fabric, sysctls
 from agent.namespaces import entered
 from tests.lab.conftest import named
 
@@ -46,19 +46,20 @@ def test_acquainted_nodes_have_each_other_as_permanent_neighbours_and_reach_each
             subprocess.run([*inside, "ping", "-c1", "-W2", other], capture_output=True, check=True)
 
 
-@pytest.mark.ipip  # in the guest kernel, whose own switches nobody else needs
-def test_a_node_begins_with_the_kernels_own_switches_whatever_the_machines_are() -> None:
+@pytest.mark.ipip  # in the guest kernel, whose own sysctls nobody else needs
+def test_a_node_begins_with_the_kernels_own_sysctls_whatever_the_machines_are() -> None:
     machines = {"all/forwarding": "1", "default/rp_filter": "2", "default/arp_ignore": "2"}
-    before = {name: (fabric.IPV4_SWITCHES / name).read_text() for name in machines}
+    conf = sysctls.PLACE / "ipv4/conf"
+    before = {name: (conf / name).read_text() for name in machines}
     for name, value in machines.items():
-        (fabric.IPV4_SWITCHES / name).write_text(value)
+        (conf / name).write_text(value)
     node = f"{PREFIX}odd"
     try:
         fabric.make_namespace(node)
         with entered(fabric.NAMESPACES / node):
-            found = {name: (fabric.IPV4_SWITCHES / name).read_text().strip() for name in machines}
+            found = {name: (conf / name).read_text().strip() for name in machines}
         assert found == dict.fromkeys(machines, "0")
     finally:
         fabric.remove_namespace(node)
         for name, value in before.items():
-            (fabric.IPV4_SWITCHES / name).write_text(value)
+            (conf / name).write_text(value)

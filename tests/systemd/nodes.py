@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from agent.lab import sysctls
 from tests.fixtures import debian_root
-from tests.systemd import switches
 
 PREFIX = f"sd{secrets.token_hex(3)}"
 """Other suites may run at the same time, with the same process ids in namespaces of their own."""
@@ -78,7 +78,7 @@ class Node:
         self._leader = 0
         self._process: subprocess.Popen[bytes] | None = None
         ip(f"netns add {self.name}")
-        switches.set_back(Path("/run/netns") / self.name)
+        sysctls.set_back(Path("/run/netns") / self.name)
         ip(f"-n {self.name} link set lo up")
         ip(f"-n {fabric} link add p{number} type veth peer name eth0 netns {self.name}")
         ip(f"-n {fabric} link set p{number} master br0 up")

@@ -14,7 +14,7 @@ import pytest
 from tests.fixtures import debian_root
 from tests.fixtures.debian_root import SUITES, RootFailed, digest, kept
 from tests.fixtures.namespace import fresh_namespace
-from tests.systemd import switches
+from agent.lab import sysctls
 from tests.systemd.nodes import MASKED, Machines, Node, machines, wait_for
 
 NUMBERS = {"bookworm": "12", "trixie": "13"}
@@ -130,15 +130,15 @@ def test_switches_that_a_namespace_took_over_are_set_back() -> None:
         " ipv4.conf.default.accept_source_route=0 ipv6.conf.default.disable_ipv6=1 ipv6.conf.all.forwarding=1"
     )
     with fresh_namespace():
-        switches.set_back(Path("/proc/thread-self/ns/net"))
-        fresh = shown_switches()
+        sysctls.set_back(Path("/proc/thread-self/ns/net"))
+        fresh = shown_sysctls()
         subprocess.run(["sysctl", "-q", "-w", *(f"net.{switch}" for switch in odd.split())], check=True)
-        assert len(fresh ^ shown_switches()) >= 2 * len(odd.split())
-        switches.set_back(Path("/proc/thread-self/ns/net"))
-        assert fresh ^ shown_switches() == set()
+        assert len(fresh ^ shown_sysctls()) >= 2 * len(odd.split())
+        sysctls.set_back(Path("/proc/thread-self/ns/net"))
+        assert fresh ^ shown_sysctls() == set()
 
 
-def shown_switches() -> set[str]:
+def shown_sysctls() -> set[str]:
     """Of the namespace that the thread is in."""
     done = subprocess.run(["sysctl", "-a"], check=True, capture_output=True, text=True)
     return set(re.findall(r"^net\.ipv[46]\.conf\.(?:all|default|lo)\..*$", done.stdout, re.MULTILINE))

@@ -1,8 +1,8 @@
-"""The switches of a new network namespace as the kernel has them by itself.
+"""The sysctls of a new network namespace as the kernel has them by itself, not as this machine has them.
 
 A namespace starts with the machine's own net.ipv4.conf.all and .default (net.core.devconf_inherit_init_net says so, for
-IPv6 too on request): what a router or a container engine set there would be in every node of the tests. Promises: both
-families' conf.all, conf.default and conf.lo are the kernel's. Does not know: switches that are the machine's for every
+IPv6 too on request): what a router or a container engine set there would be in every node of a lab. Promises: both
+families' conf.all, conf.default and conf.lo are the kernel's. Does not know: sysctls that are the machine's for every
 namespace (kernel.*, vm.*, fs.*, most of net.core.*), and net.ipv4.tcp_*, whose few inherited ones are buffer sizes.
 """
 
