@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.lab import sysctls
 from tests.fixtures import debian_root
 from tests.fixtures.debian_root import SUITES, RootFailed, digest, kept
 from tests.fixtures.namespace import fresh_namespace
-from agent.lab import sysctls
 from tests.systemd.nodes import MASKED, Machines, Node, machines, wait_for
 
 NUMBERS = {"bookworm": "12", "trixie": "13"}
