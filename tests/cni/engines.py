@@ -225,7 +225,9 @@ def _started(node: LabNode, version: str) -> Iterator[Engines]:
     conflist.write_text(json.dumps({**json.loads(conflist.read_text()), "cniVersion": version}))
     (home / "containerd.toml").write_text(CONTAINERD)
     (home / "containers.conf").write_text(PODMAN)
-    cgroup = f"/{node.namespace}-{secrets.token_hex(3)}"  # control groups are the machine's, other suites' too
+    cgroup = (
+        f"/{node.namespace}-{secrets.token_hex(3)}"  # control groups are the machine's, other suites' too
+    )
     words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", OWN_MOUNTS, "sh", str(home)]
     with (home / "containerd.log").open("w") as log:
         process = subprocess.Popen(inside(node.namespace, words), stdout=log, stderr=log)

@@ -114,20 +114,21 @@ def test_what_a_shard_started_ends_with_it(tmp_path: Path) -> None:
         paths = (path / "cmdline" for path in Path("/proc").iterdir() if path.name.isdigit())
         return sum(f"sleep\0{marker}".encode() in _read(path) for path in paths)
 
+    def until(count: int) -> None:
+        last = time.monotonic() + CALL_SECONDS
+        while alive() != count:
+            assert time.monotonic() < last
+
     done = inside(f"setsid sleep {marker} </dev/null >/dev/null 2>&1 & exit 7", tmp_path / "ended")
     assert (done.returncode, alive()) == (7, 0)
     (tmp_path / "killed").mkdir()
-    script = f"setsid sleep {marker} & echo up; wait"
-    with subprocess.Popen(
-        isolated(["sh", "-c", script], tmp_path / "killed"), stdout=subprocess.PIPE
-    ) as shard:
-        assert shard.stdout is not None
-        assert shard.stdout.readline() == b"up\n"
-        assert alive() == 1
+    shard = subprocess.Popen(isolated(["sh", "-c", f"setsid sleep {marker} & wait"], tmp_path / "killed"))
+    try:
+        until(1)
+    finally:
         shard.kill()
-    until = time.monotonic() + CALL_SECONDS
-    while alive():
-        assert time.monotonic() < until
+        shard.wait()
+    until(0)
 
 
 def _read(path: Path) -> bytes:
