@@ -22,8 +22,9 @@ from ipam.etcd import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import NodeName
 from ipam.store import Committed, Put, Store, Unchanged
+from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd import start_etcd
-from tests.fixtures.etcd_cluster import Authority, Member, start_cluster
+from tests.fixtures.etcd_cluster import Member, start_cluster
 
 ME = NodeName("node-1")
 WAIT_SECONDS = 20
@@ -185,7 +186,7 @@ async def test_a_certificate_expires_is_replaced_and_nothing_starts_again(
     store = EtcdStore(settings(authority, members, "rotated"))
     file = authority.file("rotated.pem")
     async with following(store) as watched:
-        authority.issue("rotated", days=-1)
+        authority.issue("rotated", days=0)
         with pytest.raises(StoreError):  # the call closes the connections that the former certificate made
             await store.get("/a")
         (warning,) = store.channels.warnings(SystemClock().wall())

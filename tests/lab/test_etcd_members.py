@@ -21,7 +21,8 @@ from agent.lab.icmp import Pinger
 from agent.lab.life import Lab
 from agent.lab.plan import LabError, Mode
 from agent.lab.pods import add, remove
-from tests.fixtures.etcd_cluster import Authority, Member, start_cluster
+from tests.fixtures.certificates import Authority
+from tests.fixtures.etcd_cluster import Member, start_cluster
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
 
 pytestmark = pytest.mark.lab
@@ -143,7 +144,7 @@ def test_a_certificate_that_expired_is_said_and_its_successor_is_taken_while_the
 ) -> None:
     before = [status["pid"] for status in secured.status()]
     with unnoticed(secured.lab, tmp_path):
-        secured.authority.issue("agents", days=-1)
+        secured.authority.issue("agents", days=0)
         for node in (
             secured.lab.plan.nodes
         ):  # the next call takes the new files, and closes what the former ones opened
