@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bgp.attributes import PathAttributes
 from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address
+from bgp.families import Address, plain
 from bgp.iana import WellKnown
 
 
@@ -39,6 +39,6 @@ def refusal(
         return "NEXT_HOP is missing"
     if next_hop in (local, peer.local_address, *us.addresses):
         return f"NEXT_HOP {next_hop} is ourselves"
-    if next_hop.is_loopback and not peer.address.is_loopback:
+    if plain(next_hop).is_loopback and not plain(peer.address).is_loopback:
         return f"NEXT_HOP {next_hop} is a loopback address"
     return ""

@@ -23,6 +23,12 @@ def family_of(one: Address | Prefix) -> Family:
     return Family.IPV4 if one.version == 4 else Family.IPV6
 
 
+def plain(address: Address) -> Address:
+    """An IPv4-mapped address as the one inside it: whether it is a host's is asked of that, as Python 3.11 does not."""
+    inside = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if inside is None else inside
+
+
 def number_of(address: Address) -> int:
     """An address as a number that no address of the other family has; every IPv4 address is less than any IPv6 one."""
     return int(address) if address.version == 4 else 1 << 128 | int(address)

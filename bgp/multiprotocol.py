@@ -91,7 +91,7 @@ def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
     first, second = IPv6Address(field[:16]), IPv6Address(field[16:]) if len(field) == 32 else None
     if second is None or not second.is_link_local or second == first:
         return first, None
-    return (second, None) if first.is_unspecified else (first, second)
+    return (second, None) if not int(first) else (first, second)
 
 
 def unreach(value: bytes, context: Context) -> Unreach | str:

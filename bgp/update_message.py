@@ -13,7 +13,7 @@ from bgp import blocks, multiprotocol, nlri
 from bgp.attributes import Context, PathAttributes
 from bgp.blocks import Decoded
 from bgp.errors import NotificationError, Treatment
-from bgp.families import Address, Family
+from bgp.families import Address, Family, plain
 from bgp.iana import Attribute, Error, UpdateError
 from bgp.multiprotocol import Reach, Unreach
 from bgp.nlri import Nlri
@@ -189,7 +189,8 @@ class _Treated:
 
 
 def _no_host(address: Address) -> bool:
-    return address.is_multicast or address.is_unspecified or (address.version == 4 and address.is_reserved)
+    one = plain(address)
+    return one.is_multicast or one.is_unspecified or (one.version == 4 and one.is_reserved)
 
 
 def _joined(updates: list[Update], faults: tuple[str, ...]) -> Update:

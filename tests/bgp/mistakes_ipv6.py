@@ -29,6 +29,8 @@ PREFIX6 = bytes.fromhex(WIRE6)
 """fd10:1::/122."""
 HOST, LINK, OURS6 = "fd00" + "0" * 27 + "9", "fe80" + "0" * 27 + "9", "fd00" + "0" * 27 + "1"
 ZERO = "0" * 32
+MAPPED = "0" * 20 + "ffff"
+"""An IPv4 address follows."""
 
 
 def reach(
@@ -86,6 +88,18 @@ _NEXT_HOPS = [
     reached("next hop ::", reach(ZERO), BOTH_GONE),
     reached("next hop :: twice", reach(ZERO + ZERO), BOTH_GONE),
     reached("next hop multicast", reach("ff02" + "0" * 27 + "1"), BOTH_GONE),
+    *[
+        reached(f"next hop {name} in IPv4", reach(MAPPED + inside), BOTH_GONE)
+        for name, inside in (
+            ("unspecified", "00000000"),
+            ("multicast", "e0000001"),
+            ("reserved", "f0000001"),
+        )
+    ],
+    reached(
+        "next hop unspecified in IPv4, before one on the link", reach(MAPPED + "00000000" + LINK), BOTH_GONE
+    ),
+    reached("a next hop of IPv4", reach(MAPPED + "0a090002"), BOTH_KEPT),
     reached("next hop ourselves", reach(OURS6), BOTH_GONE),
     reached("a next hop on the link beside the global one", reach(HOST + LINK), BOTH_KEPT),
     reached("a next hop on the link alone", reach(LINK), BOTH_KEPT),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.acceptance import refusal
 from bgp.attributes import PathAttributes
+from bgp.config import PeerConfig, SpeakerConfig
 from bgp.decision import Path, Source, best_path, why_not
 from bgp.families import Address, Family
 from bgp.rib import LocRib
@@ -139,3 +142,22 @@ def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
             used = [path for path in paths if not why_not(path, paths, rib.unreachable)]
             assert used == ([rib.best(prefix)] if usable else [])
         assert set(rib.next_hops) == {path.attributes.next_hop for path in told.values()}
+
+
+@pytest.mark.parametrize("hop", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize(
+    ("peer", "why"),
+    [
+        ("10.0.0.1", "is a loopback address"),
+        ("fd00::1", "is a loopback address"),
+        ("127.0.0.2", ""),
+        ("::1", ""),
+    ],
+)
+def test_a_loopback_address_however_it_is_written_is_no_next_hop_but_from_a_peer_on_one(
+    hop: str, peer: str, why: str
+) -> None:
+    attributes = PathAttributes(next_hop=ip_address(hop))
+    us = SpeakerConfig(64512, IPv4Address("10.0.0.9"), ip_address("10.0.0.9"))
+    said = refusal(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
+    assert said.partition(" is ")[2] == why.partition("is ")[2]
