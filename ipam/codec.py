@@ -25,6 +25,7 @@ from ipam.model import (
     NodeName,
     Prefix,
 )
+from ipam.texts import text_of
 
 
 def _object(key: str, value: bytes) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _attributes(raw: Mapping[str, Any]) -> Attributes:
 def encode_block(block: Block) -> bytes:
     """The block as Calico writes it."""
     raw: dict[str, Any] = {
-        "cidr": str(block.cidr),
+        "cidr": text_of(block.cidr),
         "affinity": f"{block.owner_kind}:{block.owner}" if block.owner is not None else None,
         "allocations": block.allocations,
         "unallocated": block.unallocated,
@@ -168,7 +169,7 @@ def decode_handle(key: str, value: bytes) -> Handle:
 
 def encode_handle(handle: Handle) -> bytes:
     """The handle as Calico writes it."""
-    counts = {str(block): count for block, count in handle.count_by_block}
+    counts = {text_of(block): count for block, count in handle.count_by_block}
     return json.dumps({"block": counts, "deleted": False}, separators=(",", ":")).encode()
 
 

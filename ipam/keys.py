@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from ipam.model import HandleId, NodeName, Prefix
+from ipam.texts import text_of
 
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"
@@ -54,7 +55,7 @@ def resource_name(key: str, plural: str) -> tuple[str | None, str] | None:
 
 
 def _dashed(cidr: Prefix) -> str:
-    return f"{cidr.network_address}-{cidr.prefixlen}"
+    return text_of(cidr).replace("/", "-")
 
 
 def _undashed(segment: str) -> Prefix | None:

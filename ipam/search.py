@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix
 from ipam.selector import SelectorError, parse
+from ipam.texts import text_of
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
 """FNV-1, 32 bit."""
@@ -46,7 +47,7 @@ def eligible(records: Sequence[PoolRecord], request: AddressRequest, version: in
 
 def _words(record: PoolRecord) -> frozenset[str]:
     """What a pool may be asked for by."""
-    return frozenset({record.pool.name, str(record.pool.cidr)})
+    return frozenset({record.pool.name, text_of(record.pool.cidr)})
 
 
 def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str]) -> str | None:

@@ -18,6 +18,7 @@ from agent.dataplane.objects import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
 from ipam.keeping import Keep
 from ipam.model import HandleId
+from ipam.texts import text_of
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """The host side of every pod: pods know no other neighbour, so it need not differ."""
@@ -163,7 +164,7 @@ def endpoint(
             container_id=request.container_id,
             endpoint=request.interface,
             interface_name=host_interface(request),
-            ip_networks=[f"{address}/{address.max_prefixlen}" for address in addresses],
+            ip_networks=[f"{text_of(address)}/{address.max_prefixlen}" for address in addresses],
             mac=mac,
             profiles=[request.network],
         ),

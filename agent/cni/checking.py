@@ -17,6 +17,7 @@ from agent.cni.spec import Request
 from agent.dataplane.objects import Address, Prefix, Route
 from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.resources import WorkloadEndpoint
+from ipam.texts import rewritten, text_of
 
 EVERYWHERE, EVERYWHERE_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
 
@@ -53,7 +54,7 @@ def told_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ..
         index = ip.get("interface")
         known = isinstance(index, int) and 0 <= index < len(names)
         if not known or names[index] == interface:
-            found.append(str(ip.get("address", "")).partition("/")[0])
+            found.append(rewritten(str(ip.get("address", ""))))
     return tuple(found)
 
 
@@ -74,7 +75,7 @@ def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[Address]
     if held != addresses:
         yield f"the handle holds {_listed(held)}, the endpoint says {_listed(addresses)}"
     told = told_addresses(request.previous or {}, request.interface)
-    missing = [address for address in told if address not in {str(found) for found in addresses}]
+    missing = [address for address in told if address not in {text_of(found) for found in addresses}]
     if missing:
         yield f"prevResult has {', '.join(missing)}, the endpoint says {_listed(addresses)}"
     if stored.spec.interface_name != host_interface(request):

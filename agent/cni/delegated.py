@@ -16,6 +16,7 @@ from agent.cni.options import CniError, Code
 from agent.cni.results import render_addresses
 from agent.cni.spec import Request
 from ipam.errors import IpamError
+from ipam.texts import text_of
 
 
 class Delegated:
@@ -44,7 +45,7 @@ class Delegated:
     async def check(self, request: Request) -> None:
         """Every address that the result names for us is still ours. Raises CniError."""
         try:
-            held = {str(address) for address in await self._attaching.held(request)}
+            held = {text_of(address) for address in await self._attaching.held(request)}
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
         told = told_addresses(request.previous or {}, request.interface)

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any
 
 from ipam.keeping import LONGEST_KEEP_SECONDS
+from ipam.texts import text_of
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535
@@ -221,7 +222,7 @@ def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
             address = _address(ipam[name], f"ipam.{name}")
             if address.version != version:
                 raise CniError(Code.INVALID_CONFIG, f"ipam.{name}: {address} is not an IPv{version} address")
-            found[version] = str(address)
+            found[version] = text_of(address)
     return found
 
 

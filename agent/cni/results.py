@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.cni.options import CniError, Options
 from agent.cni.spec import NO_WISHES, VERSIONS, Result
+from ipam.texts import text_of
 
 Address = IPv4Address | IPv6Address
 
@@ -59,7 +60,7 @@ def render_addresses(addresses: Iterable[Address], options: Options, version: st
 def _ips(version: str, addresses: Iterable[Address], options: Options) -> list[dict[str, object]]:
     found = []
     for address in addresses:
-        ip: dict[str, object] = {"address": f"{address}/{options.lengths[address.version]}"}
+        ip: dict[str, object] = {"address": f"{text_of(address)}/{options.lengths[address.version]}"}
         if address.version in options.gateways:
             ip["gateway"] = options.gateways[address.version]
         if version in WITH_FAMILY:
@@ -71,7 +72,7 @@ def _ips(version: str, addresses: Iterable[Address], options: Options) -> list[d
 def _oldest(version: str, addresses: tuple[Address, ...], options: Options) -> bytes:
     raw: dict[str, object] = {"cniVersion": version}
     for address in reversed(addresses):  # the first of each family
-        ip = {"ip": f"{address}/{options.lengths[address.version]}"}
+        ip = {"ip": f"{text_of(address)}/{options.lengths[address.version]}"}
         if address.version in options.gateways:
             ip["gateway"] = options.gateways[address.version]
         raw[f"ip{address.version}"] = ip

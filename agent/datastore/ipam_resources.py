@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from ipam.model import Affinity, IpamConfig
 from ipam.rules import fault
+from ipam.texts import text_of
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
 """Kept for Calico; this program runs no virtual machines."""
@@ -95,4 +96,4 @@ def configuration_document(rules: IpamConfig) -> dict[str, Any]:
 
 def affinity_name(affinity: Affinity) -> str:
     """As Calico names it: `node1-192-168-0-0-26`."""
-    return f"{affinity.node}-{re.sub('[.:/]', '-', str(affinity.block))}"
+    return f"{affinity.node}-{re.sub('[.:/]', '-', text_of(affinity.block))}"

@@ -31,6 +31,7 @@ from ipam.errors import Malformed
 from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import IpamConfig
 from ipam.store import Versioned
+from ipam.texts import text_of
 
 
 class Damaged(Exception):
@@ -91,7 +92,7 @@ def _document(kind: str, value: Versioned) -> Document | None:
         if affinity_of_key(value.key) is None:
             return None
         found = decode_affinity(value.key, value.value)
-        spec = {"state": found.state.value, "node": found.node, "cidr": str(found.block)}
+        spec = {"state": found.state.value, "node": found.node, "cidr": text_of(found.block)}
         return _made(kind, affinity_name(found), spec)
     if resource_name(value.key, PLURALS[kind]) is None:
         return None

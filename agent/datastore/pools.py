@@ -7,7 +7,7 @@ Does not know: other resources than IPPool, files, etcd.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 
 from agent.datastore.resources import IPPool, IPPoolSpec
 from ipam.model import (
@@ -20,6 +20,7 @@ from ipam.model import (
     Use,
 )
 from ipam.selector import SelectorError, parse
+from ipam.texts import MAPPED, text_of
 
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 
@@ -76,15 +77,21 @@ def _cidr_faults(spec: IPPoolSpec) -> list[str]:
             masked = ip_network(spec.cidr, strict=False)
         except ValueError:
             return [f"spec.cidr: {spec.cidr!r} is not a network in CIDR form, such as 192.168.0.0/16"]
-        return [f"spec.cidr: {spec.cidr} has host bits set; the network is {masked}"]
+        return [f"spec.cidr: {spec.cidr} has host bits set; the network is {text_of(masked)}"]
+    if isinstance(cidr, IPv6Network) and cidr.subnet_of(MAPPED):
+        return [f"spec.cidr: {spec.cidr} is IPv4 written as IPv6; write {_as_ipv4(cidr)}"]
     found = []
-    if spec.cidr != str(cidr):
-        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {cidr}")
+    if spec.cidr != text_of(cidr):
+        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {text_of(cidr)}")
     if any(cidr.version == other.version and cidr.overlaps(other) for other in LINK_LOCAL):
         found.append(f"spec.cidr: {cidr} overlaps the link-local range")
     if cidr.version == 6 and spec.ipip_mode != "Never":
         found.append("spec.ipipMode: IPIP carries IPv4 only; use vxlanMode or Never for an IPv6 pool")
     return found + _length_faults(spec, cidr)
+
+
+def _as_ipv4(mapped: IPv6Network) -> str:
+    return f"{mapped.network_address.ipv4_mapped}/{mapped.prefixlen - MAPPED.prefixlen}"
 
 
 def _length_faults(spec: IPPoolSpec, cidr: Prefix) -> list[str]:

@@ -16,6 +16,7 @@ from agent.dataplane.report import Report
 from agent.metrics.pools import PoolReadings
 from bgp.fsm import State
 from bgp.status import PeerStatus
+from ipam.texts import text_of
 
 _Labels = tuple[str, ...]
 
@@ -187,7 +188,7 @@ def _of_pools(pools: Iterable[PoolReadings]) -> Iterator[Series]:
 
 
 def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Series]:
-    known = {str(peer.address): peer for peer in peers}
+    known = {text_of(peer.address): peer for peer in peers}
     each = known.items()
     yield _one("bgp_peer_up", {(name,): peer.state is State.ESTABLISHED for name, peer in each})
     states: dict[_Labels, float] = {

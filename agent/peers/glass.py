@@ -19,6 +19,7 @@ from bgp.families import Address, Prefix
 from bgp.iana import Origin
 from bgp.looking import MOST_PREFIXES, Counts, Seen, View, Which
 from bgp.speaker import Speaker
+from ipam.texts import text_of
 
 Peers = Mapping[Address, Peered]
 
@@ -56,7 +57,7 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
     names = {address: peer.config.description for address, peer in peers.items()}
     return {
         "paths": [_row(seen, names) for seen in page.paths],
-        "last": str(page.last) if page.last is not None else "",
+        "last": text_of(page.last) if page.last is not None else "",
     }
 
 
@@ -69,7 +70,7 @@ def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
             address = seen.path.source.address
             peer = peers.get(address) if address is not None else None
             name = peer.config.description if peer is not None else ""
-            return f"{name} ({address})" if name else str(address)
+            return f"{name} ({text_of(address)})" if name else text_of(address)
     return ""
 
 
@@ -98,9 +99,9 @@ def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
     path, attributes = seen.path, seen.path.attributes
     own = path.source.is_own
     return {
-        "prefix": str(seen.prefix),
-        "next_hop": str(attributes.next_hop) if attributes.next_hop is not None else None,
-        "peer": None if own else str(path.source.address),
+        "prefix": text_of(seen.prefix),
+        "next_hop": text_of(attributes.next_hop) if attributes.next_hop is not None else None,
+        "peer": None if own else text_of(path.source.address),
         "name": None if own else names.get(path.source.address, ""),
         "best": seen.best,
         "stale": seen.stale,

@@ -27,6 +27,7 @@ from bgp.config import NextHopMode, PeerConfig
 from bgp.families import Address, family_of
 from ipam.model import NodeName
 from ipam.selector import parse
+from ipam.texts import text_of
 
 SecretRef = tuple[str, str]
 """Name and key of a secret."""
@@ -278,7 +279,7 @@ def _peer(situation: Situation, candidate: _Candidate) -> Peered | None:
         asn=candidate.asn,
         port=candidate.at.port or DEFAULT_PORT,
         # Calico's rule, compared as text: else its nodes and ours could wait for each other.
-        passive=candidate.node is not None and str(address) > str(own),
+        passive=candidate.node is not None and text_of(address) > text_of(own),
         hold_seconds=situation.hold_seconds,
         keepalive_seconds=seconds(spec.keepalive_time) if spec.keepalive_time else 0,
         local_address=own if spec.source_address != "None" else None,

@@ -33,6 +33,7 @@ from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
 from ipam.store import Committed, Put, Store, Unchanged, Versioned
+from ipam.texts import text_of
 
 MOST_WRITES = 5
 """Attempts at one change of the record while others write it too."""
@@ -186,7 +187,7 @@ class NodeRecord:
         def write(raw: dict[str, Any]) -> None:
             for version, address in addresses.items():
                 if address is not None:
-                    _set(raw, ADDRESS_PATHS[version], str(address))
+                    _set(raw, ADDRESS_PATHS[version], text_of(address))
             if self._settings.labels:
                 raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
             pools = tuple(record.pool for record in self._cluster.pools)
@@ -206,7 +207,7 @@ class NodeRecord:
             if item.pool in {pool.name for pool in eligible}
         ]
         if eligible and held:
-            await self._patch(lambda raw: _set(raw, use.path, str(held[0].address)))
+            await self._patch(lambda raw: _set(raw, use.path, text_of(held[0].address)))
             return
         current = await self._store.get(self._key)
         if current is None:
@@ -233,7 +234,7 @@ class NodeRecord:
         read = current
 
         def companion(assignments: tuple[Assignment, ...]) -> Companion:
-            return self._companion(read, use.path, str(assignments[0].address))
+            return self._companion(read, use.path, text_of(assignments[0].address))
 
         assigned = await self._allocator.assign(request, companion)
         log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))

@@ -1,0 +1,35 @@
+"""One text for each address and network, whichever Python writes it.
+
+Keys and documents in etcd are text, and nodes of several systems write them. Of one IPv4-mapped address Python 3.11
+makes `::ffff:a09:2`, and 3.13 `::ffff:10.9.0.2`, as RFC 5952 advises, and as inet_ntop, iproute2 and Go's netip do.
+Promises: what is stored, compared as text or used as a key is written here, the latter way.
+Does not know: what the text is for.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import IPv6Address, IPv6Network, ip_interface
+
+from ipam.model import Address, Prefix
+
+MAPPED = IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses written as IPv6 ones. Go's net.IP, and so Calico, takes them for IPv4."""
+
+
+def text_of(one: Address | Prefix) -> str:
+    """An address, alone or with a length, or a network."""
+    address = one.network_address if isinstance(one, IPv6Network) else one
+    inside = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    if inside is None or not isinstance(address, IPv6Address):
+        return str(one)
+    _, slash, length = str(one).partition("/")
+    scope = f"%{address.scope_id}" if address.scope_id else ""
+    return f"::ffff:{inside}{scope}{slash}{length}"
+
+
+def rewritten(text: str) -> str:
+    """An address that another wrote, without its length and as `text_of` writes it; other text up to a slash."""
+    with suppress(ValueError):
+        text = text_of(ip_interface(text))
+    return text.partition("/")[0]
