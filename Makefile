@@ -9,11 +9,12 @@ SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench demo smoke test check format lock wheel wheels .venv/wheels deb share clean help
+.PHONY: bench demo smoke test test-on ready check format lock wheel wheels .venv/wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
 	@echo "sudo make test    everything: style, types, layers, tests, IPIP under User-Mode-Linux"
+	@echo "sudo make test-on SUITE=trixie   the tests on Debian 13, in a root of their own; SUITE_FLAGS='--only cores' chooses"
 	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
 	@echo "sudo make smoke   virtual machines, without KVM: all modes, a reboot, an upgrade, a drain, a removal"
 	@echo "     make check   style, types and layers alone"
@@ -27,12 +28,20 @@ demo: .venv/ready
 	@.ci/apt-install $(RUN_PACKAGES)
 	@$(BIN)/tortie lab demo
 
-# All that needs the network comes first: the suite has none.
-test: .venv/ready
+test: ready
 	@.ci/apt-install $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
 	@$(BIN)/python -m tests.fixtures.debian_root $(SUITES)
-	@$(MAKE) --no-print-directory .venv/wheels check
+	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m tests.suite $(SUITE_FLAGS)
+
+# The same tests on another Debian (docs/systems.md); the network is needed once for each suite and lock.
+test-on:
+	@.ci/apt-install mmdebstrap
+	@$(PYTHON) -m tests.on $(SUITE) --packages "$(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))" \
+	  -- $(BIN)/python -m tests.suite $(SUITE_FLAGS)
+
+# All that needs the network comes first: the suite has none.
+ready: .venv/ready .venv/wheels
 
 bench: .venv/ready
 	@.ci/apt-install $(BENCH_PACKAGES)

@@ -1,0 +1,1 @@
+"""The suite on another Debian than this machine's."""
