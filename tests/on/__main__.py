@@ -37,6 +37,7 @@ FOR_PIP = (
 )
 """What the caller's package index may need."""
 CALLERS = Path("/run/callers")
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OWN = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -92,12 +93,13 @@ def run(
         process = subprocess.Popen(
             ["unshare", *spaces, *map(str, words)], stdin=subprocess.DEVNULL, env=variables, umask=0o022
         )
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: process.kill())
+        before = {number: signal.signal(number, lambda *_: process.kill()) for number in ENDING}
         try:
             status = process.wait()
         finally:
             process.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return status if status >= 0 else 128 - status
 
 
