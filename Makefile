@@ -9,12 +9,12 @@ SUITES := bookworm trixie
 BENCH_PACKAGES := $(RUN_PACKAGES) bird2 containernetworking-plugins etcd-client frr ethtool gcc iperf3 iptables iputils-ping libc6-dev nftables procps
 TEST_PACKAGES := $(RUN_PACKAGES) bird2 busybox-static conmon containerd containernetworking-plugins etcd-client ethtool fish frr gcc gobgpd groff-base iperf3 iptables iputils-ping kmod libc6-dev mmdebstrap nftables openssl podman procps ruby runc systemd-container user-mode-linux zsh
 
-.PHONY: bench demo smoke test test-on ready check format lock wheel wheels .venv/wheels deb share clean help
+.PHONY: bench demo smoke test test-on test-packages ready check format lock wheel wheels .venv/wheels deb share clean help
 
 help:
 	@echo "sudo make demo    three nodes on this machine: pods ping through routes the agents exchanged"
 	@echo "sudo make test    everything: style, types, layers, tests, IPIP under User-Mode-Linux"
-	@echo "sudo make test-on SUITE=trixie   the tests on Debian 13, in a root of their own; SUITE_FLAGS='--only cores' chooses"
+	@echo "sudo make test-on SUITE=trixie   the tests on Debian 13, in a root of its own"
 	@echo "sudo make bench   ours beside BIRD, FRR and the reference plugins, in one run; BENCH='--only feed' chooses"
 	@echo "sudo make smoke   virtual machines, without KVM: all modes, a reboot, an upgrade, a drain, a removal"
 	@echo "     make check   style, types and layers alone"
@@ -39,6 +39,9 @@ test-on:
 	@.ci/apt-install mmdebstrap
 	@$(PYTHON) -m tests.on $(SUITE) --packages "$(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))" \
 	  -- $(BIN)/python -m tests.suite $(SUITE_FLAGS)
+
+test-packages:
+	@echo $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
 
 # All that needs the network comes first: the suite has none.
 ready: .venv/ready .venv/wheels
