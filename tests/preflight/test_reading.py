@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config
+from agent.cli.checksystem import tls
+from agent.config import Config, EtcdSettings
 from agent.dataplane.netlink import NetlinkKernel
 from agent.preflight import reading
 from agent.preflight.facts import AGENT, Finding, HostFacts, ModuleState, Process
 from agent.preflight.findings import findings
 from ipam.model import EncapsulationMode, Pool
+from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 
@@ -36,6 +38,11 @@ import socket, sys
 with socket.create_server(("127.0.0.1", 0)) as door:
     print(door.getsockname()[1], flush=True)
     caller, _ = door.accept()
+    if sys.argv[2:]:
+        import ssl
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*sys.argv[2:])
+        caller = context.wrap_socket(caller, server_side=True)
     caller.recv(4096)
     caller.sendall(f"HTTP/1.1 200 OK\\r\\nDate: {sys.argv[1]}\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
 """
@@ -207,6 +214,19 @@ def test_the_clocks_difference_is_told_from_the_date_of_an_answer(ahead: int) ->
         told = reading.with_skew(HostFacts(), [f"http://127.0.0.1:{port}"], None).skew_seconds
     assert told is not None
     assert abs(told - ahead) < 2
+
+
+@pytest.mark.parametrize("said", [LEAF, PLAIN_LEAF], ids=["as RFC 5280 has it", "without key identifiers"])
+def test_a_certificate_that_the_agent_takes_is_taken_to_ask_the_time(
+    tmp_path: Path, said: tuple[str, ...]
+) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("member", said=said)
+    stamp = format_datetime(datetime.now(UTC), usegmt=True)  # noqa: TID251
+    context = tls(EtcdSettings(ca_file=authority.file("ca.pem")))
+    with program(DATED, stamp, authority.file("member.pem"), authority.file("member.key")) as (_, port):
+        told = reading.with_skew(HostFacts(), [f"https://127.0.0.1:{port}"], context).skew_seconds
+    assert told is not None
 
 
 def test_nobody_who_tells_the_time_is_no_difference() -> None:
