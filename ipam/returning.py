@@ -41,6 +41,8 @@ async def returned(
     for kept in found.kept:
         present = draft.blocks.get(kept.block.cidr, kept)
         ordinals = []
+        # What is drafted on may be older than what was read just now; then its guard refuses the draft.
+        counts[kept.block.cidr] = len(blocks.held(present.block, name))
         for ordinal, holder in blocks.held(present.block, name):
             address = blocks.address_of(present.block, ordinal)
             record = _pool(pools, request, address)

@@ -9,11 +9,14 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipam import block as blocks
+from ipam.codec import encode_block
+from ipam.draft import Draft, read_block
 from ipam.errors import AddressInUse, PoolExhausted, StoreUnavailable
 from ipam.keeping import KEEP_SECONDS, LONGEST_KEEP_SECONDS, Keep, is_kept, is_over, keep_of, kept
-from ipam.keys import handle_key
+from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
-from ipam.store import Put
+from ipam.returning import returned
+from ipam.store import Lost, Put
 from tests.fakes.store import FakeStore, Fault
 from tests.ipam.world import START, World, ask, texts
 
@@ -179,3 +182,26 @@ def test_a_kept_address_says_whose_it_is_and_until_when_and_nothing_of_its_conta
     assert is_over(Attributes(NAME, (("keptUntil", "never"),)), START), (
         "a moment nobody can read holds nothing for ever"
     )
+
+
+async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_and_by_nothing_else(
+    world: World,
+) -> None:
+    """Another request of the moment drafted on the block as this node remembers it; the name lost its share since."""
+    record = await world.pool("p", "10.0.0.0/28", 29)
+    (first,) = await world.allocator().assign(named("c1"))
+    await world.allocator().release_handle(HandleId("net.c1"))
+    stored = await world.store.get(block_key(first.block))
+    handle = await world.store.get(handle_key(NAME))
+    assert stored is not None
+    assert handle is not None
+    remembered = read_block(stored)
+    ordinal = int(first.address) - int(first.block.network_address)
+    freed = blocks.release(remembered.block, [ordinal], None)
+    await world.write(stored.key, encode_block(freed))
+    draft = Draft()
+    draft.change(remembered, remembered.block)
+    given = await returned(world.store, draft, [record], named("c2"), ())
+    assert texts(given) == [str(first.address)]
+    guards, operations = draft.transaction
+    assert isinstance(await world.store.commit(guards, operations), Lost)
