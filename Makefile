@@ -31,7 +31,7 @@ demo: .venv/ready
 test: ready
 	@.ci/apt-install $(sort $(TEST_PACKAGES) $(BENCH_PACKAGES))
 	@$(BIN)/python -m tests.fixtures.debian_root $(SUITES)
-	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m tests.suite --compile & $(MAKE) --no-print-directory check && wait
 	@$(BIN)/python -m tests.suite $(SUITE_FLAGS)
 
 # The same tests on another Debian (docs/systems.md); the network is needed once for each suite and lock.

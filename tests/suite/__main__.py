@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.suite.isolation import environment, isolated, prepare
-from tests.suite.shards import SHARDS, Shard
+from tests.suite.shards import PYTEST, SHARDS, Shard
 
 ROOT = Path(__file__).parent.parent.parent
 SHARD_SECONDS = 1500.0
@@ -130,18 +130,30 @@ def table(done: list[Done], seconds: float) -> str:
     return "\n".join([*lines, f"{'all':14} {'':7} {seconds:5.0f} s {cpu:8.0f} s"])
 
 
+def compiled() -> int:
+    """Compile every file into the checkout, the tests as pytest does: else each shard and each guest does it anew."""
+    for folder in ("agent", "bgp", "ipam", "bench"):
+        compileall.compile_dir(ROOT / folder, quiet=2)
+    words = [*PYTEST, "--collect-only", "tests"]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(words, cwd=ROOT, env=usual, stdout=subprocess.DEVNULL, check=False).returncode
+
+
 def main() -> None:
     """Run the shards and exit with 1 if anything failed or was skipped."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [shard.name for shard in SHARDS]
     flags.add_argument("--only", nargs="+", choices=names, default=names, help="these shards alone")
-    only = flags.parse_args().only
+    flags.add_argument(
+        "--compile", action="store_true", help="only write down what Python makes of each file"
+    )
+    arguments = flags.parse_args()
+    if arguments.compile:
+        sys.exit(compiled())
     if os.geteuid() != 0:
         sys.exit("the tests make namespaces: run them as root, for example with sudo")
     started = time.monotonic()
-    for folder in ("agent", "bgp", "ipam", "tests", "bench"):  # once here, not anew in every shard and guest
-        compileall.compile_dir(ROOT / folder, quiet=2)
-    done = run([shard for shard in SHARDS if shard.name in only])
+    done = run([shard for shard in SHARDS if shard.name in arguments.only])
     print(table(done, time.monotonic() - started))
     total = {
         word: sum(each.counts[word] for each in done) for word in ("passed", "failed", "error", "skipped")

@@ -52,6 +52,7 @@ class Shard:
 
 
 EVERY = (Kind.LAB, Kind.PLAIN)
+ADDRESSES = ("tests/ipam", "tests/cni")
 INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
 SHARDS = (
     Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
@@ -64,13 +65,9 @@ SHARDS = (
     ),
     Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/lab", "tests/bench"), workers=2),
     Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
+    Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
-        "cores",
-        "cores, contracts, the kernel, runtimes",
-        (Kind.PLAIN,),
-        ("tests",),
-        (INTEROP, KILLS),
-        workers=2,
+        "cores", "all other cores, contracts and the kernel", (Kind.PLAIN,), ("tests",), (INTEROP, *ADDRESSES)
     ),
     Shard(
         "interop",
