@@ -12,9 +12,7 @@ from agent import control
 from agent.cli.failure import CommandFailed
 from agent.config import Config, ConfigError
 from agent.configuration.loading import Loaded, loaded
-from agent.datastore.client import etcd_config
 from ipam.errors import IpamError, StoreUnavailable
-from ipam.etcd import EtcdStore
 from ipam.store import Store
 
 Result = TypeVar("Result")
@@ -54,6 +52,9 @@ def asked(arguments: argparse.Namespace, question: str) -> Any:
 
 def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:
     """Run `work` with a connected store. Raises CommandFailed."""
+    from agent.datastore.client import etcd_config  # gRPC is slow to load, and most commands ask the agent
+    from ipam.etcd import EtcdStore
+
     etcd = config(arguments).etcd
 
     async def run() -> Result:

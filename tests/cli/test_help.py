@@ -104,6 +104,19 @@ def test_help_loads_little_and_nothing_foreign(words: tuple[str, ...]) -> None:
     assert len(found) <= MOST_MODULES
 
 
+@pytest.mark.parametrize("words", [("node", "status"), ("bgp", "peers"), ("routes",)])
+def test_a_command_that_asks_the_agent_loads_no_client_of_etcd(words: tuple[str, ...]) -> None:
+    found = loaded(*words)
+    assert "agent.control" in found
+    assert {name.partition(".")[0] for name in found} & {"grpc", "google", "etcd3"} == set()
+
+
+def test_a_command_that_asks_etcd_loads_its_messages_and_not_its_foreign_client() -> None:
+    found = loaded("--etcd-endpoints", "http://127.0.0.1:1", "get", "ippools")
+    assert "etcd3.etcdrpc.rpc_pb2" in found
+    assert {"etcd3", "etcd3.client", "tenacity"} & found == set()
+
+
 @pytest.mark.parametrize(
     ("terminal", "no_color", "sequences"), [(True, "", True), (True, "1", False), (False, "", False)]
 )
