@@ -63,7 +63,7 @@ SHARDS = (
         ("tests/contract", "tests/dataplane", "tests/lab"),
         without=(SWITCHES,),
     ),
-    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/lab", "tests/bench"), workers=2),
+    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/bench", "tests/lab"), workers=3),
     Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
     Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
