@@ -70,7 +70,7 @@ format: .venv/ready
 
 # What the program needs, for every Python that we support; the network is needed once for each lock.
 .venv/wheels: .venv/ready
-	@$(BIN)/python packaging/dependencies.py requirements.lock .venv/wheels
+	@.ci/online $(BIN)/python packaging/dependencies.py requirements.lock .venv/wheels
 
 wheel: .venv/ready
 	@mkdir -p $(DIST) && rm -f $(DIST)/tortie-*.whl
