@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.on.__main__ import CALLERS, OWN, environment, environment_name, run
+from tests.on.__main__ import CALLERS, FOR_A_ROOT_OF_ITS_OWN, environment, environment_name, run
+from tests.suite import isolation
 
 HERE = Path("/")
 MAKEFILE = """\
@@ -60,7 +61,8 @@ def test_a_callers_files_are_found_elsewhere_and_its_other_variables_do_not_arri
     variables, files = environment(callers)
     assert files == {"PIP_CERT": file, "PIP_FIND_LINKS": folder}
     assert variables == {
-        **OWN,
+        **isolation.OWN,
+        **FOR_A_ROOT_OF_ITS_OWN,
         "PIP_CERT": f"{CALLERS}/PIP_CERT",
         "PIP_FIND_LINKS": f"{CALLERS}/PIP_FIND_LINKS",
         "SSL_CERT_FILE": "/nowhere/at/all",

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.fixtures import debian_root
+from tests.suite import isolation
 
 CHECKOUT = Path(__file__).parent.parent.parent
 ENTER = Path(__file__).parent / "enter"
@@ -29,7 +30,6 @@ SUITE = (PYTHON, "-m", "tests.suite")
 NEEDED = ("ca-certificates", "git", "make")
 """Whoever has a checkout on a machine has them there."""
 MAKES_AN_ENVIRONMENT = ("pyproject.toml", "requirements.lock")
-KEPT = ("CI", "TERM")
 FOR_PIP = (
     *("PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_INDEX_URL"),
     *("PIP_TRUSTED_HOST", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
@@ -38,19 +38,12 @@ FOR_PIP = (
 """What the caller's package index may need."""
 CALLERS = Path("/run/callers")
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-OWN = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "USER": "root",
-    "LANG": "C.UTF-8",
-    "PIP_NO_CACHE_DIR": "1",
-    "PIP_ROOT_USER_ACTION": "ignore",
-}
+FOR_A_ROOT_OF_ITS_OWN = {"PIP_NO_CACHE_DIR": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 
 
 def environment(callers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Path]]:
     """The variables of a run, and the files that it must find as `/run/callers/NAME` for their sake."""
-    found = {**{name: callers[name] for name in KEPT if name in callers}, **OWN}
+    found = {**isolation.environment(callers), **FOR_A_ROOT_OF_ITS_OWN}
     files: dict[str, Path] = {}
     for name in FOR_PIP:
         value = callers.get(name)

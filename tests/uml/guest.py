@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.suite.isolation import SHARED
 from tests.uml import xstate
 
 KERNEL = Path("/usr/bin/linux.uml")
@@ -38,16 +39,14 @@ LOOK_SECONDS = 0.1
 CONSOLE_LINES = 40
 PANIC = b"Kernel panic"
 """After it the guest kernel does not end: it spins."""
-LOCKS = Path("/var/cache/tortie-tests")
-"""Where every run of the suite on this machine looks."""
 
 
 @contextmanager
 def one_cpu() -> Iterator[int]:
     """A CPU that no other guest of ours is pinned to: pinned, a guest's system calls cost half."""
-    LOCKS.mkdir(parents=True, exist_ok=True)
+    SHARED.mkdir(parents=True, exist_ok=True)
     for cpu in sorted(os.sched_getaffinity(0)):
-        lock = os.open(LOCKS / f"guest-on-cpu{cpu}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(SHARED / f"guest-on-cpu{cpu}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
