@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 SHARD_SECONDS = 1500.0
 """None takes so long on a loaded machine; the guest kernel's have a shorter limit of their own."""
 LOOK_SECONDS = 0.1
-MOST_AT_ONCE = 5 * (os.cpu_count() or 2) // 2
+MOST_AT_ONCE = 2 * (os.cpu_count() or 1)
 """Shards wait more than they compute: for timers, for a settled route, for the kernel."""
 COUNT = re.compile(r"(\d+) (passed|failed|error|errors|skipped)\b")
 

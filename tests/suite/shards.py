@@ -56,9 +56,6 @@ ADDRESSES = ("tests/ipam", "tests/cni")
 INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
 SHARDS = (
     Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
-    Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
-    Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
-    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/bench", "tests/lab"), workers=3),
     Shard(
         "ipip",
         "IPIP in User-Mode-Linux: all the rest",
@@ -66,6 +63,9 @@ SHARDS = (
         ("tests/contract", "tests/dataplane", "tests/lab"),
         without=(SWITCHES,),
     ),
+    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/bench", "tests/lab"), workers=3),
+    Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
+    Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
         "cores", "all other cores, contracts and the kernel", (Kind.PLAIN,), ("tests",), (INTEROP, *ADDRESSES)
     ),
@@ -78,7 +78,7 @@ SHARDS = (
         spread="load",
     ),
 )
-"""In the order in which they start: what takes longest by itself goes first, what has several workers can wait."""
+"""In the order in which they start: who takes longest on one core goes first."""
 
 
 def takes(shard: Shard, path: str, kind: Kind) -> bool:
