@@ -1,7 +1,8 @@
 """Calls to etcd's members: each has a deadline, tokens are renewed, another member is asked when one has no answer.
 
 Promises: a call ends within `EtcdConfig.call_seconds`, a refused token aside. What may be asked twice is asked again
-elsewhere; what may not never is, for nobody knows whether the first one was carried out.
+elsewhere, and goes on being asked while the members elect a leader; what may not never is, for nobody knows whether the
+first one was carried out.
 Does not know: keys, what is asked.
 """
 
@@ -35,6 +36,8 @@ REFUSALS = frozenset(
 )
 """Answers that another attempt will not change."""
 NO_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+ELECTION_PAUSE_SECONDS = 0.05
+"""Between two calls to members that say that they have no leader; `call_seconds` bounds how many there are."""
 
 
 class Calls:
@@ -92,18 +95,22 @@ class Calls:
 
     async def _anywhere(self, stub: str, method: str, request: Any, again: Callable[[], None]) -> Any:
         loop = asyncio.get_running_loop()
-        end, attempts = loop.time() + self.config.call_seconds, max(2, len(self.config.endpoints))
-        for left in reversed(range(attempts)):
+        end, members = loop.time() + self.config.call_seconds, max(2, len(self.config.endpoints))
+        unanswered = 0
+        while True:
             seconds = end - loop.time()
-            if left and len(self.config.endpoints) > 1:
+            if unanswered + 1 < members and len(self.config.endpoints) > 1:
                 seconds = min(FIRST_PATIENCE_SECONDS, seconds / 2)
             try:
                 return await self._once(stub, method, request, max(seconds, 0.0))
             except aio.AioRpcError as error:
-                if not left or error.code() not in NO_ANSWER or loop.time() >= end:
+                pause = ELECTION_PAUSE_SECONDS if electing(error) else 0.0
+                unanswered += not pause
+                late = loop.time() + pause >= end
+                if late or unanswered >= members or error.code() not in NO_ANSWER:
                     raise
                 again()
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(pause)
 
     async def _once(self, stub: str, method: str, request: Any, seconds: float) -> Any:
         link = await self.channels.ready()
@@ -132,6 +139,15 @@ class Calls:
             return False
         details = error.details() or ""
         return error.code() is grpc.StatusCode.UNAUTHENTICATED or any(text in details for text in STALE_TOKEN)
+
+
+def electing(error: aio.AioRpcError) -> bool:
+    """Whether a member has answered that it cannot serve just now: no leader, or a new one.
+
+    Such answers are etcd's own (`etcdserver: leader changed`, `etcdserver: no leader`); gRPC's of a member that is not
+    there have another text.
+    """
+    return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith("etcdserver: ")
 
 
 def translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:

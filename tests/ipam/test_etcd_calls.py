@@ -1,0 +1,102 @@
+"""What is made of a member's answers: asked again where that may help and may not hurt, and for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from ipam.errors import StoreRefused, StoreUnavailable
+from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.etcd_messages import rpc
+from ipam.store import Committed, Put, Unchanged
+
+ELECTION = (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
+"""What etcd 3.4 to 3.6 answers to a read or a proposal that was under way when another leader was chosen."""
+
+
+class Answering:
+    """A member that gives these answers, then etcd's to an empty store; counts what it is asked."""
+
+    def __init__(self, *errors: tuple[grpc.StatusCode, str], for_good: bool = False) -> None:
+        self._errors, self._for_good = list(errors), for_good
+        self.asked = 0
+
+    async def _next_error(self, context: Any) -> None:
+        self.asked += 1
+        if self._errors:
+            await context.abort(*(self._errors[0] if self._for_good else self._errors.pop(0)))
+
+    async def Range(self, request: Any, context: Any) -> Any:
+        await self._next_error(context)
+        return rpc.RangeResponse(header=rpc.ResponseHeader(revision=1))
+
+    async def Txn(self, request: Any, context: Any) -> Any:
+        await self._next_error(context)
+        return rpc.TxnResponse(header=rpc.ResponseHeader(revision=2), succeeded=True)
+
+    async def _none(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not of this test")
+
+    Put = DeleteRange = Compact = _none
+
+
+@asynccontextmanager
+async def member(answering: Answering, call_seconds: float) -> AsyncIterator[EtcdStore]:
+    server = aio.server()
+    rpc.add_KVServicer_to_server(answering, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    store = EtcdStore(EtcdConfig((f"http://127.0.0.1:{port}",), call_seconds=call_seconds))
+    try:
+        yield store
+    finally:
+        await store.close()
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("elections", [1, 2, 7])
+async def test_a_read_goes_on_while_the_members_elect_a_leader(elections: int) -> None:
+    answering = Answering(*[ELECTION] * elections)
+    async with member(answering, 30.0) as store:
+        assert await store.get("/a") is None
+    assert answering.asked == elections + 1
+
+
+async def test_a_guarded_change_goes_on_while_the_members_elect_a_leader() -> None:
+    answering = Answering(*[ELECTION] * 3)
+    async with member(answering, 30.0) as store:
+        outcome = await store.commit((Unchanged("/a", 0),), (Put("/a", b"1"),))
+    assert isinstance(outcome, Committed)
+    assert answering.asked == 4
+
+
+async def test_an_election_without_end_is_waited_for_as_long_as_a_call_may_take_and_no_longer() -> None:
+    answering = Answering(ELECTION, for_good=True)
+    async with member(answering, 0.5) as store:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="leader changed"):
+            await store.get("/a")
+        assert 0.3 < time.monotonic() - began < 5
+    assert 2 < answering.asked <= 12
+
+
+async def test_what_cannot_be_asked_twice_is_not_whatever_the_answer() -> None:
+    answering = Answering(ELECTION, for_good=True)
+    async with member(answering, 5.0) as store:
+        with pytest.raises(StoreUnavailable):
+            await store.commit((), (Put("/a", b"1"),))
+    assert answering.asked == 1
+
+
+async def test_a_refusal_is_final() -> None:
+    answering = Answering((grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"))
+    async with member(answering, 5.0) as store:
+        with pytest.raises(StoreRefused, match="permission denied"):
+            await store.get("/a")
+    assert answering.asked == 1
