@@ -11,9 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from agent.cli.lab import Progress
+from agent.cli.tables import ruled
 from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traffic
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows
@@ -110,13 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 def show(measures: list[Measure]) -> None:
     """The table: drawn on a terminal, Markdown elsewhere."""
-    if not sys.stdout.isatty():
-        print(markdown(measures))
-    else:
-        table = Table(*HEADINGS)
-        for row in rows(measures):
-            table.add_row(*row)
-        Console().print(table)
+    print(ruled(HEADINGS, rows(measures)) if sys.stdout.isatty() else markdown(measures))
     for measure in measures:
         for note in measure.notes:
             print(f"{measure.key}: {note}")
@@ -130,11 +123,11 @@ def main() -> None:
     if chosen.short:
         chosen.rounds = SHORT_ROUNDS
     machine, began = describe(), time.monotonic()
-    console = Console(stderr=True)
     measures: list[Measure] = []
-    with console.status("starting") as status:
-        for name in chosen.only:
-            measures += MEASURES[name][1](chosen, lambda text: status.update(text))
+    progress = Progress()
+    for name in chosen.only:
+        measures += MEASURES[name][1](chosen, progress)
+    progress.done()
     show(measures)
     print()
     print(

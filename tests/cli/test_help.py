@@ -20,7 +20,7 @@ COMMANDS = dict(commands())
 FOREIGN = frozenset(
     (
         *("asyncio", "dataclasses", "hashlib", "http", "inspect", "ssl"),
-        *("etcd3", "google", "grpc", "msgspec", "prometheus_client", "pyroute2", "rich", "structlog", "yaml"),
+        *("etcd3", "google", "grpc", "msgspec", "prometheus_client", "pyroute2", "structlog", "yaml"),
     )
 )
 """What costs more to import than a help text may."""
