@@ -37,6 +37,9 @@ class Shard:
     without: tuple[str, ...] = ()
     """Places that are another shard's."""
     workers: int = 1
+    is_isolated: bool = True
+    """Whether it runs on a machine's copy. What makes such copies itself does not: overlays lie two deep at most
+    (FILESYSTEM_MAX_STACK_DEPTH), and the machine's own root may be the first."""
     spread: str = "loadfile"
     """Over the workers (pytest-xdist's `--dist`): by files, since those share a lab or an etcd, or test by test."""
 
@@ -54,6 +57,7 @@ class Shard:
 EVERY = (Kind.LAB, Kind.PLAIN)
 ADDRESSES = ("tests/ipam", "tests/cni")
 INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
+ISOLATION = "tests/suite"
 SHARDS = (
     Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
     Shard(
@@ -67,8 +71,13 @@ SHARDS = (
     Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
     Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(
-        "cores", "all other cores, contracts and the kernel", (Kind.PLAIN,), ("tests",), (INTEROP, *ADDRESSES)
+        "cores",
+        "all other cores, contracts and the kernel",
+        (Kind.PLAIN,),
+        ("tests",),
+        without=(INTEROP, ISOLATION, *ADDRESSES),
     ),
+    Shard("isolation", "what keeps shards apart", EVERY, (ISOLATION,), is_isolated=False),
     Shard(
         "interop",
         "BIRD, FRR and GoBGP; kill -9 at named points",
