@@ -59,7 +59,7 @@ def _blocks(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list
 
 
 def _traffic(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
-    return traffic.measure(chosen.rounds, 1 if chosen.short else 3, progress)
+    return traffic.measure(chosen.rounds, ("-n", "20M") if chosen.short else ("-t", "3"), progress)
 
 
 def _addresses(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:

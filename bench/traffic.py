@@ -45,8 +45,8 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def stream(rig: Rig, seconds: int) -> float:
-    """Gbit/s of one TCP connection from the client to the server."""
+def stream(rig: Rig, length: tuple[str, str]) -> float:
+    """Gbit/s of one TCP connection from the client to the server; `length` is iperf3's: `-t` seconds or `-n` octets."""
     server = subprocess.Popen(
         rig.server(["iperf3", "-s", "-1", "-p", PORT]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -56,7 +56,7 @@ def stream(rig: Rig, seconds: int) -> float:
         while not _run(listening).strip():
             if time.monotonic() > deadline:
                 raise BenchError(f"{rig.name}: iperf3 does not listen")
-        said = _run(rig.client(["iperf3", "-c", rig.address, "-p", PORT, "-t", str(seconds), "-J"]))
+        said = _run(rig.client(["iperf3", "-c", rig.address, "-p", PORT, *length, "-J"]))
         answer = json.loads(said)
         if "error" in answer:
             raise BenchError(f"{rig.name}: iperf3: {answer['error']}")
@@ -138,8 +138,8 @@ def by_hand(made: list[Space], mode: Mode, mtu: int) -> Rig:
     return Rig(BY_HAND, pods[0].inside, pods[1].inside, "192.168.2.1")
 
 
-def measure(rounds: int, seconds: int, progress: Callable[[str], None]) -> list[Measure]:
-    """Every mode that needs no more than a plain kernel; each stream lasts `seconds`."""
+def measure(rounds: int, length: tuple[str, str], progress: Callable[[str], None]) -> list[Measure]:
+    """Every mode that needs no more than a plain kernel; each stream has iperf3's `length`."""
     found = []
     for mode in (Mode.NONE, Mode.VXLAN):
         progress(f"(g) traffic, {mode.value}")
@@ -159,7 +159,7 @@ def measure(rounds: int, seconds: int, progress: Callable[[str], None]) -> list[
                 for number in range(rounds):
                     progress(f"(g) traffic, {mode.value}, round {number + 1} of {rounds}")
                     for rig in rigs:
-                        streams[rig.name].append(stream(rig, seconds))
+                        streams[rig.name].append(stream(rig, length))
                         trips[rig.name].append(round_trip(rig))
         finally:
             life.down(LAB)

@@ -43,6 +43,15 @@ def test_the_shards_cover_the_marks_that_pytest_knows() -> None:
     assert {kind for shard in SHARDS for kind in shard.kinds} == set(Kind)
 
 
+def test_the_guest_kernels_shards_name_each_file_that_has_a_test_for_it() -> None:
+    guests = [shard for shard in SHARDS if Kind.IPIP in shard.kinds]
+    mine = "tests/suite/test_suite.py"
+    marked = {path for path in TEST_FILES if path != mine and has(path, Kind.IPIP)}
+    assert all(shard.files for shard in guests)
+    named = [path for shard in guests for path in shard.files]
+    assert sorted(named) == sorted(marked)
+
+
 def inside(
     script: str, work: Path, callers: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
