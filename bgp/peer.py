@@ -13,13 +13,14 @@ from collections.abc import Callable
 
 from bgp.calling import CONNECT_SECONDS, Calling
 from bgp.capabilities import GracefulRestart
+from bgp.collision import PATIENCE_SECONDS, Collision, confirmed, losers
 from bgp.config import PeerConfig, SpeakerConfig, believes_otherwise
 from bgp.families import UNICAST, Address, Family
 from bgp.fsm import State
 from bgp.hearing import Hearing
 from bgp.iana import Cease, Error
 from bgp.intake import Intake
-from bgp.messages import Notification, Open, RouteRefresh, Subtype, Update
+from bgp.messages import Notification, RouteRefresh, Subtype, Update
 from bgp.offer import our_side
 from bgp.outputs import Close, Connection, Dial, Established, Output, Send
 from bgp.policy import Judge, judges
@@ -69,6 +70,7 @@ class Peer:
         self._outgoing: set[Connection] = set()
         self._beside_established: set[Connection] = set()
         """Connections that came in while another was established."""
+        self._collision = Collision()
         self._calling = Calling(random, now, passive=config.passive)
         self._established: Connection | None = None
         self._up_at = now
@@ -109,7 +111,7 @@ class Peer:
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
-        times += [*self.hearing.deadlines, self._calling.deadline]
+        times += [*self.hearing.deadlines, self._calling.deadline, self._collision.deadline]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -145,7 +147,8 @@ class Peer:
                 outputs += self._drop(
                     known, self._sessions[known].lost("replaced by a newer connection"), now
                 )
-        if self._established is not None and not outgoing:
+        is_fresh = self._established in self._outgoing and now - self._up_at < PATIENCE_SECONDS
+        if self._established is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
         self._calling.rest()
         side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
@@ -190,6 +193,8 @@ class Peer:
             outputs += self._flush(connection)
             for event in events:
                 outputs += self._event(connection, event, now)
+        if self._collision.is_due(now):
+            outputs += self._decide_collision(now)
         if (late := self._calling.unanswered(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
@@ -275,8 +280,8 @@ class Peer:
 
     def _event(self, connection: Connection, event: Event, now: float) -> list[Output]:
         match event:
-            case Opened(message):
-                return self._resolve_collision(connection, message, now)
+            case Opened():
+                return self._opened(connection, now)
             case Up():
                 return self._up(connection, now)
             case Received(update):
@@ -286,32 +291,26 @@ class Peer:
             case Down():
                 return self._drop(connection, event, now)
 
-    def _resolve_collision(self, connection: Connection, message: Open, now: float) -> list[Output]:
-        """RFC 4271 section 6.8: of two connections the one that the greater BGP identifier opened survives.
+    def _opened(self, connection: Connection, now: float) -> list[Output]:
+        """Beside an established session a newcomer means a restarted neighbour (RFC 4724 section 5), or is refused."""
+        known = self._established
+        if connection in self._beside_established and known is not None:
+            if self._restart_of(self._sessions[known]) is None:
+                return self._lose(connection, now)
+            return self._drop(known, self._sessions[known].lost("the neighbour has connected anew"), now)
+        if confirmed(self._sessions, without=connection):
+            self._collision.begin(now)
+        return []
 
-        Both sides come to the same choice because both look when the second OPEN arrives, whatever the state of the
-        first connection. Only a connection that came in beside an established session is no collision: with graceful
-        restart it means that the neighbour has restarted (RFC 4724 section 5), else it is refused.
-        """
-        outputs: list[Output] = []
-        for other, session in list(self._sessions.items()):
-            if other == connection or session.state not in (State.OPEN_CONFIRM, State.ESTABLISHED):
-                continue
-            if connection in self._beside_established and other == self._established:
-                if self._restart_of(session) is not None:
-                    outputs += self._drop(other, session.lost("the neighbour has connected anew"), now)
-                    continue
-                loser = connection
-            else:
-                ours_wins = (int(self._speaker.router_id), session.local.asn) > (
-                    int(message.router_id),
-                    message.asn,
-                )
-                loser = other if (connection in self._outgoing) == ours_wins else connection
-            why = "another connection to this neighbour stays"
-            down = self._sessions[loser].close(Notification(Error.CEASE, Cease.COLLISION_RESOLUTION), why)
-            outputs += self._drop(loser, down, now)
-        return outputs
+    def _decide_collision(self, now: float) -> list[Output]:
+        self._collision.end()
+        lost = losers(self._sessions, self._outgoing, int(self._speaker.router_id))
+        return [output for connection in lost for output in self._lose(connection, now)]
+
+    def _lose(self, loser: Connection, now: float) -> list[Output]:
+        said = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
+        down = self._sessions[loser].close(said, "another connection to this neighbour stays")
+        return self._drop(loser, down, now)
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:
         restart = session.peer.offer.graceful_restart if session.peer is not None else None
@@ -320,9 +319,10 @@ class Peer:
         return restart if restart.families & session.context.families else None
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
+        outputs = self._decide_collision(now) if self._established is not None else []
         if connection not in self._sessions:
-            return []  # it lost a collision a moment ago
-        outputs = self._calling.give_up()
+            return outputs  # it lost a collision, now or a moment ago
+        outputs += self._calling.give_up()
         self.sessions += 1
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         session = self._sessions[connection]

@@ -50,6 +50,7 @@ def test_the_connection_of_the_greater_identifier_survives() -> None:
             node.router.handle_timer(wire.now + 1.0)
             wire.settle(node)
         wire.until(lambda one=one, two=two: one.state(two) is two.state(one) is State.ESTABLISHED)  # type: ignore[misc]
+        wire.run(1)
         seen.add(two.ends[next(iter(two.ends))].dialed)
     assert seen == {True}
 
