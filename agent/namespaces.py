@@ -1,7 +1,7 @@
 """Opens things inside another network namespace: enter, open, leave, with nothing in between that could wait.
 
-Promises: the calling thread is back in its own namespace afterwards, or the process dies: a thread that works on in the
-wrong namespace would program the wrong machine. Does not know: what is opened.
+Promises: after `entered` the calling thread is back in its own namespace, or the process dies: a thread that works on
+in the wrong namespace would program the wrong machine. Does not know: what is opened.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def enter(namespace: Path | str) -> None:
+    """Be in a network namespace from now on, with the threads that the calling thread will start. Raises OSError."""
+    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(there)
+    finally:
+        os.close(there)
 
 
 @contextmanager

@@ -82,9 +82,8 @@ def up(
         apply(lab.plan, document)
         if dual_stack:
             apply(lab.plan, with_mode(POOL6, mode, ipip=False))
-        for node in lab.plan.nodes:
-            progress(f"starting the agent of {node.name}")
-            processes.start_agent(node)
+        progress("starting the agents")
+        processes.start_agents(lab.plan.nodes)
         progress("waiting for the BGP sessions")
         processes.wait_for_agents(
             lab.plan, lambda count: progress(f"{count} of {nodes} agents in session with all others")

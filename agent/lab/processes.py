@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,38 @@ def _etcd_answers(plan: LabPlan) -> bool:
     return False
 
 
+def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = None) -> None:
+    """The nodes' agents, with more settings than their own if need be (`TORTIE_…`); does not wait for them.
+
+    Raises LabError when not all could be started.
+    """
+    starts = []
+    for node in nodes:
+        for directory in (node.run, node.directory / "state"):
+            directory.mkdir(parents=True, exist_ok=True)
+        starts.append(
+            {
+                "namespace": str(NAMESPACES / node.namespace),
+                "log": str(node.directory / "agent.log"),
+                "environment": {**node.environment, **(settings or {})},
+            }
+        )
+    # The last word is for people who look for the agents among the processes.
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.lab.agents", "agent.daemon"],
+        input=json.dumps(starts),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(f"the agents could not be started: {done.stderr.strip()}")
+
+
 def start_agent(node: LabNode, settings: Mapping[str, str] | None = None) -> None:
-    """The node's agent, with more settings than its own if need be (`TORTIE_…`); does not wait."""
-    for directory in (node.run, node.directory / "state"):
-        directory.mkdir(parents=True, exist_ok=True)
-    command, environment = [sys.executable, "-m", "agent.daemon"], {**node.environment, **(settings or {})}
-    _start(node.namespace, command, node.directory / "agent.log", environment)
+    """One node's; see `start_agents`."""
+    start_agents([node], settings)
 
 
 def agent_status(node: LabNode) -> dict[str, Any] | None:
