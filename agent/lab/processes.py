@@ -124,7 +124,7 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
                 "environment": {**node.environment, **(settings or {})},
             }
         )
-    # The last word is for people who look for the agents among the processes.
+    # "agent.daemon" is for people who look for the agents among the processes by it.
     done = subprocess.run(
         [sys.executable, "-m", "agent.lab.agents", "agent.daemon"],
         input=json.dumps(starts),
