@@ -12,34 +12,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
 
 from agent import daemon
+from agent.lab.processes import Start
 from agent.namespaces import enter
 
 MODULE = "agent.daemon"
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """One agent to start."""
-
-    namespace: str
-    """The network namespace's file."""
-    log: str
-    """The file that its output is added to."""
-    environment: dict[str, str]
-    """What it has beside ours."""
-
-
 def _become(start: Start) -> None:
     """The rest of a forked process's life."""
     os.setsid()
-    enter(start.namespace)
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(start.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     for descriptor, stream in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, stream)
+    enter(start.namespace)  # what goes wrong from here on stands in the log
     os.environ.update(start.environment)
     sys.argv = [daemon.__file__]
     sys.orig_argv = [sys.executable, "-m", MODULE]

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ def _etcd_answers(plan: LabPlan) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What agents.py starts one agent by."""
+
+    namespace: str
+    """The network namespace's file."""
+    log: str
+    """The file that its output is added to."""
+    environment: dict[str, str]
+    """What it has beside ours."""
+
+
 def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = None) -> None:
     """The nodes' agents, with more settings than their own if need be (`TORTIE_…`); does not wait for them.
 
@@ -117,17 +130,12 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
     for node in nodes:
         for directory in (node.run, node.directory / "state"):
             directory.mkdir(parents=True, exist_ok=True)
-        starts.append(
-            {
-                "namespace": str(NAMESPACES / node.namespace),
-                "log": str(node.directory / "agent.log"),
-                "environment": {**node.environment, **(settings or {})},
-            }
-        )
+        environment = {**node.environment, **(settings or {})}
+        starts.append(Start(str(NAMESPACES / node.namespace), str(node.directory / "agent.log"), environment))
     # "agent.daemon" is for people who look for the agents among the processes by it.
     done = subprocess.run(
         [sys.executable, "-m", "agent.lab.agents", "agent.daemon"],
-        input=json.dumps(starts),
+        input=json.dumps([asdict(start) for start in starts]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

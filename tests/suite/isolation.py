@@ -8,6 +8,8 @@ is named here. Does not know: what is run.
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +25,14 @@ OWN = {
     "LANG": "C.UTF-8",
 }
 UMASK = 0o022
+LIMITS = {
+    resource.RLIMIT_NOFILE: 1024,
+    resource.RLIMIT_STACK: 8 << 20,
+    resource.RLIMIT_NPROC: resource.RLIM_INFINITY,
+    resource.RLIMIT_FSIZE: resource.RLIM_INFINITY,
+    resource.RLIMIT_AS: resource.RLIM_INFINITY,
+}
+"""The soft limits that Debian's systemd gives a service; as far as the hard ones go, which not every root may raise."""
 
 
 def environment(callers: Mapping[str, str]) -> dict[str, str]:
@@ -43,3 +53,11 @@ def isolated(command: list[str], work: Path) -> list[str]:
 def prepare() -> None:
     """Called in the child before it becomes the command: what is no part of an environment."""
     os.umask(UMASK)
+    for limit, wanted in LIMITS.items():
+        _, hard = resource.getrlimit(limit)
+        # Infinity is -1 here, so that it compares as the least.
+        soft = min((value for value in (wanted, hard) if value != resource.RLIM_INFINITY), default=hard)
+        resource.setrlimit(limit, (soft, hard))
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:  # nohup's, or a shell's of its background jobs
+            signal.signal(number, signal.SIG_DFL)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -91,6 +92,25 @@ def test_nothing_of_the_callers_environment_reaches_a_shard(tmp_path: Path) -> N
     assert "/nowhere" not in done.stdout
     assert said.keys() & (odd.keys() - {"CI", "PATH"}) == set()
     assert done.stdout.splitlines()[-1] == "0022"
+
+
+def test_nothing_that_a_process_hands_down_reaches_a_shard(tmp_path: Path) -> None:
+    script = """
+    import signal, sys
+    from pathlib import Path
+    from tests.suite import test_suite
+    print(test_suite.inside("ulimit -n; ulimit -s; ulimit -f; grep SigIgn /proc/self/status", Path(sys.argv[1])).stdout)
+    """
+    words = (sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "work"))
+    narrow = [
+        "sh",
+        "-c",
+        "ulimit -S -n 128; ulimit -S -s 1024; ulimit -S -f 4096; trap '' HUP INT; exec \"$@\"",
+        "sh",
+        *words,
+    ]
+    done = subprocess.run(narrow, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1024", "8192", "unlimited", "SigIgn:", f"{0:016x}"]
 
 
 def test_a_shard_has_a_network_a_name_and_files_of_its_own(tmp_path: Path) -> None:
