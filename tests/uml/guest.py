@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -106,7 +107,7 @@ def run(command: list[str], given: Guest) -> int:
                 stderr=console,
                 pass_fds=(out, err),
                 env={**os.environ, "TMPDIR": "/dev/shm", **preloaded},
-                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+                preexec_fn=lambda: _prepare(cpu),
                 start_new_session=True,
             )
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -119,6 +120,13 @@ def run(command: list[str], given: Guest) -> int:
         os.close(out)
         os.close(err)
         shutil.rmtree(job, ignore_errors=True)
+
+
+def _prepare(cpu: int) -> None:
+    """Called in the child before it becomes the guest kernel, which opens a file here for each that is open in it."""
+    os.sched_setaffinity(0, {cpu})
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _watched(guest: subprocess.Popen[bytes], job: Path, given: Guest) -> int | None:
