@@ -12,6 +12,7 @@ import argparse
 import compileall
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from tests.suite.shards import PYTEST, SHARDS, Shard
 ROOT = Path(__file__).parent.parent.parent
 SHARD_SECONDS = 1500.0
 """None takes so long on a loaded machine; the guest kernel's have a shorter limit of their own."""
-LOOK_SECONDS = 0.1
 MOST_AT_ONCE = 2 * (os.cpu_count() or 1)
 """Shards wait more than they compute: for timers, for a settled route, for the kernel."""
 COUNT = re.compile(r"(\d+) (passed|failed|error|errors|skipped)\b")
@@ -67,14 +67,22 @@ class Running:
                 env=environment(os.environ) | ({} if shard.is_isolated else {"TMPDIR": str(work)}),
                 preexec_fn=prepare,
             )
+        self.descriptor = os.pidfd_open(self._process.pid)
+        """Readable when it has ended."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until it has had its time."""
+        return max(0.0, self._started + SHARD_SECONDS - time.monotonic())
 
     def ended(self) -> Done | None:
         """What became of it, once it has ended; past its time it is ended."""
         pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
         if pid == 0:
-            if time.monotonic() - self._started > SHARD_SECONDS:
+            if not self.seconds_left:
                 self._process.kill()
             return None
+        os.close(self.descriptor)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - self._started
         text = self._output.read_text(errors="replace").rstrip()
@@ -112,7 +120,9 @@ def run(shards: list[Shard]) -> list[Done]:
                     if (ended := each.ended()) is not None:
                         running.remove(each)
                         done.append(ended)
-                time.sleep(LOOK_SECONDS)
+                if running:
+                    longest = min(each.seconds_left for each in running)
+                    select.select([each.descriptor for each in running], [], [], longest)
         finally:
             for each in running:
                 each.end()
