@@ -62,7 +62,11 @@ def one_cpu() -> Iterator[int]:
 
 
 def write_job(job: Path, command: list[str], memory_for_files: str) -> None:
-    """What the guest's init reads: command, environment, directory."""
+    """The guest's init, and what it reads: command, environment, directory.
+
+    A copy of the init: the checkout's path may have blanks, and on a kernel's command line these part words.
+    """
+    shutil.copy2(INIT, job / "init")
     environment = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
     (job / "argv").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in command))
     (job / "env").write_bytes(
@@ -95,7 +99,7 @@ def run(command: list[str], given: Guest) -> int:
     try:
         write_job(job, command, given.files)
         words = ["unshare", "--pid", "--fork", "--kill-child=KILL", str(given.kernel), f"mem={given.memory}"]
-        words += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}"]
+        words += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={job}/init"]
         words += ["con0=fd:0,fd:1", "con=null", f"ssl0=null,fd:{out}", f"ssl1=null,fd:{err}", "ssl=null"]
         words += [f"uml_dir={job}/uml", "umid=guest", "noreboot", "panic=-1", f"JOB={job}"]
         preloaded = {"LD_PRELOAD": given.libraries} if given.libraries else xstate.preload(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from tests.uml import guest, xstate
 from tests.uml.guest import DIED, LATE, Guest
 
+ROOT = Path(__file__).parent.parent.parent
 SOON_SECONDS = 60.0
 SUM = "import math; print(round(sum(math.sqrt(number) for number in range(100000)), 6))"
 """Floating point while the kernel switches between processes: what is saved must come back."""
@@ -25,10 +27,11 @@ sys.exit(run({command}, {given}))
 """
 
 
-def in_guest(given: Guest, *command: str) -> subprocess.CompletedProcess[str]:
+def in_guest(given: Guest, *command: str, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a command in a guest of its own, whose reports are this result's `stderr`."""
     words = [sys.executable, "-c", IN_GUEST.format(command=list(command), given=given)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=4 * guest.UP_SECONDS)
+    bound = 4 * guest.UP_SECONDS
+    return subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False, timeout=bound)
 
 
 @pytest.fixture
@@ -42,6 +45,15 @@ def test_a_guest_comes_up_on_a_cpu_with_more_state_than_it_knows_of(tmp_path: Pa
     done = in_guest(Guest(libraries=f"{ours} {larger_host}"), sys.executable, "-c", SUM)
     here = subprocess.run([sys.executable, "-c", SUM], capture_output=True, text=True, check=True)
     assert (done.returncode, done.stdout) == (0, here.stdout), done.stderr
+
+
+def test_a_guest_comes_up_whatever_the_checkouts_path_is(tmp_path: Path) -> None:
+    checkout = tmp_path / "a checkout, 'mine'"
+    for part in ("suite", "uml"):
+        shutil.copytree(ROOT / "tests" / part, checkout / "tests" / part)
+    shutil.copy2(ROOT / "tests" / "__init__.py", checkout / "tests")
+    done = in_guest(Guest(), "pwd", checkout=checkout)
+    assert (done.returncode, done.stdout) == (0, f"{checkout}\n"), done.stderr
 
 
 def test_a_guest_that_panics_is_found_out_at_once_with_the_end_of_its_console(larger_host: str) -> None:
