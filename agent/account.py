@@ -25,7 +25,7 @@ from agent.peers.mesh import Mesh
 from agent.place.record import NodeRecord
 from agent.service.reloading import Reloading
 from agent.service.standing import Standing
-from bgp.fsm import State
+from bgp.session.fsm import State
 from ipam.etcd_channels import Channels
 
 

@@ -14,8 +14,8 @@ from enum import Enum
 
 from agent.dataplane.report import Report
 from agent.metrics.pools import PoolReadings
-from bgp.fsm import State
-from bgp.status import PeerStatus
+from bgp.session.fsm import State
+from bgp.peer_status import PeerStatus
 from ipam.texts import text_of
 
 _Labels = tuple[str, ...]

@@ -16,8 +16,8 @@ from agent.dataplane.facts import Facts
 from agent.dataplane.objects import Link, RouteKey
 from agent.datastore.cluster import own_blocks
 from agent.peers.policies import Interface
-from bgp.families import Prefix
-from bgp.origination import PLAIN, Origination
+from bgp.wire.families import Prefix
+from bgp.policy.origination import PLAIN, Origination
 
 BLOCK = Origination(is_block=True)
 

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from agent.peers.peering import Peered
-from bgp.communities import shown
-from bgp.config import PeerConfig
-from bgp.families import Address, Prefix
-from bgp.iana import Origin
-from bgp.looking import MOST_PREFIXES, Counts, Seen, View, Which
-from bgp.speaker import Speaker
+from bgp.wire.communities import shown
+from bgp.policy.peer_config import PeerConfig
+from bgp.wire.families import Address, Prefix
+from bgp.wire.iana import Origin
+from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
+from bgp.transport.speaker import Speaker
 from ipam.texts import text_of
 
 Peers = Mapping[Address, Peered]

@@ -10,8 +10,8 @@ import hashlib
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.peers.peering import Situation
-from bgp.config import SpeakerConfig
-from bgp.families import Address
+from bgp.policy.peer_config import SpeakerConfig
+from bgp.wire.families import Address
 from ipam.model import NodeName
 
 ANYWHERE: dict[int, Address] = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}

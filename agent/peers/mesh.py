@@ -29,10 +29,10 @@ from agent.peers.peering import Peering, Situation, peering, wanted_secrets
 from agent.peers.policies import Ground, names_interfaces, policy
 from agent.peers.policies import troubles as policy_troubles
 from agent.peers.secrets import Secrets
-from bgp.config import SpeakerConfig
-from bgp.errors import ListenFailed
-from bgp.families import Family
-from bgp.speaker import PeerStatus, Speaker
+from bgp.policy.peer_config import SpeakerConfig
+from bgp.wire.errors import ListenFailed
+from bgp.wire.families import Family
+from bgp.transport.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
 FAMILIES = {4: Family.IPV4, 6: Family.IPV6}

@@ -23,8 +23,8 @@ from agent.datastore.bgp_resources import (
 )
 from agent.datastore.bgp_texts import PeerAddress, peer_address, seconds
 from agent.datastore.resources import Node
-from bgp.config import NextHopMode, PeerConfig
-from bgp.families import Address, family_of
+from bgp.policy.peer_config import NextHopMode, PeerConfig
+from bgp.wire.families import Address, family_of
 from ipam.model import NodeName
 from ipam.selector import parse
 from ipam.texts import text_of

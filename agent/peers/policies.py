@@ -20,20 +20,8 @@ from agent.datastore.bgp_resources import (
 )
 from agent.datastore.bgp_resources import Operation as OperationSpec
 from agent.datastore.bgp_texts import community
-from bgp.families import Family, Prefix
-from bgp.policy import (
-    Action,
-    AddCommunity,
-    Operation,
-    Operator,
-    Own,
-    Policy,
-    PrefixMatch,
-    PrependAs,
-    Reached,
-    Rule,
-    SetPriority,
-)
+from bgp.wire.families import Family, Prefix
+from bgp.policy.policy import (Action, AddCommunity, Operation, Operator, Own, Policy, PrefixMatch, PrependAs, Reached, Rule, SetPriority)
 from ipam.model import Pool
 
 

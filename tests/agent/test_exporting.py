@@ -10,7 +10,7 @@ from agent.dataplane.objects import Link, RouteKey
 from agent.peers.exporting import BLOCK as OWN
 from agent.peers.exporting import announcements, borne, interfaces
 from agent.peers.policies import Interface
-from bgp.origination import PLAIN
+from bgp.policy.origination import PLAIN
 from ipam.model import NodeName, Pool
 
 ME, OTHER = NodeName("a"), NodeName("b")

@@ -17,9 +17,9 @@ from agent.clock import SystemClock
 from agent.dataplane.objects import RouteKey
 from agent.peers import glass
 from agent.peers.peering import Peered, PeerKind
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.looking import MOST_PREFIXES
-from bgp.speaker import Speaker
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.looking_glass import MOST_PREFIXES
+from bgp.transport.speaker import Speaker
 from tests.agent.meshes import MeshNode, document, meshes
 
 OWN = IPv4Address("192.0.2.1")

@@ -9,8 +9,8 @@ import pytest
 from agent.clock import SystemClock
 from agent.dataplane.objects import RouteKey
 from agent.peers.draining import Drained, DrainFile
-from bgp.attributes import PathAttributes
-from bgp.iana import WellKnown
+from bgp.wire.attributes import PathAttributes
+from bgp.wire.iana import WellKnown
 from tests.agent.meshes import Meshes, MeshNode, document, meshes
 
 

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import pytest
 
 from agent.peers.peering import Situation, peering, wanted_secrets
-from bgp.config import NextHopMode
-from bgp.families import Family
+from bgp.policy.peer_config import NextHopMode
+from bgp.wire.families import Family
 from tests.agent.situations import (
     NO_MESH,
     SECRET,

@@ -11,12 +11,12 @@ import pytest
 from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
 from agent.peers.exporting import BLOCK
 from agent.peers.policies import Ground, Interface, names_interfaces, policy, services, troubles
-from bgp import nlri
-from bgp.attributes import PathAttributes
-from bgp.communities import shown
-from bgp.families import family_of
-from bgp.origination import OwnBlocks, by_family
-from bgp.policy import Candidate, Judge, Verdict
+from bgp.wire import nlri
+from bgp.wire.attributes import PathAttributes
+from bgp.wire.communities import shown
+from bgp.wire.families import family_of
+from bgp.policy.origination import OwnBlocks, by_family
+from bgp.policy.policy import Candidate, Judge, Verdict
 from ipam.model import Pool
 
 OWN_BLOCKS = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bgp.attributes import SPECS
-from bgp.families import Family
-from bgp.iana import Attribute, Flag
+from bgp.wire.attributes import SPECS
+from bgp.wire.families import Family
+from bgp.wire.iana import Attribute, Flag
 
 KEPT, GONE = "kept", "gone"
 Outcome = str | tuple[int, int]

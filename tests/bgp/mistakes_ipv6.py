@@ -5,8 +5,8 @@ Each row's message is about PREFIX6, which the sender has announced properly bef
 
 from __future__ import annotations
 
-from bgp.families import Family
-from bgp.iana import Attribute
+from bgp.wire.families import Family
+from bgp.wire.iana import Attribute
 from tests.bgp.mistakes import (
     AS_EXTERNAL,
     BOTH_GONE,

@@ -20,11 +20,11 @@ from typing import Any
 import structlog
 
 from agent.clock import SystemClock
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address, Family
-from bgp.fsm import State
-from bgp.speaker import Speaker
-from bgp.tcp import Tcp
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address, Family
+from bgp.session.fsm import State
+from bgp.transport.speaker import Speaker
+from bgp.transport.tcp import Tcp
 from tests.interop.world import OURS, THEIRS, Far, Output, start, two_namespaces
 
 FOLDER = Path(__file__).parent / "recordings"

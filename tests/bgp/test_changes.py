@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bgp.config import NextHopMode
-from bgp.families import Family
-from bgp.fsm import State
-from bgp.policy import Action, Policy, Rule
+from bgp.policy.peer_config import NextHopMode
+from bgp.wire.families import Family
+from bgp.session.fsm import State
+from bgp.policy.policy import Action, Policy, Rule
 from tests.fakes.wire import Node, Wire, address
 
 MINE, FIRST, SECOND = "192.168.1.0/26", "192.168.2.0/26", "192.168.3.0/26"

@@ -8,24 +8,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from bgp import blocks, capabilities, messages
-from bgp.attributes import Context, PathAttributes
-from bgp.capabilities import Capabilities, GracefulRestart
-from bgp.families import Family
-from bgp.framing import Framing
-from bgp.iana import (
-    Attribute,
-    CapabilityCode,
-    Cease,
-    Error,
-    FsmError,
-    HeaderError,
-    OpenError,
-    RefreshError,
-    UpdateError,
-)
-from bgp.messages import Notification
-from bgp.texts import why_of
+from bgp.wire import attribute_codec, capabilities, messages
+from bgp.wire.attributes import Context, PathAttributes
+from bgp.wire.capabilities import Capabilities, GracefulRestart
+from bgp.wire.families import Family
+from bgp.wire.framing import Framing
+from bgp.wire.iana import (Attribute, CapabilityCode, Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError)
+from bgp.wire.messages import Notification
+from bgp.session.notification_text import why_of
 
 WIDE, OLD = Context(four_octet_as=True, internal=True), Context(four_octet_as=False, internal=True)
 A, C = Attribute, CapabilityCode
@@ -107,16 +97,16 @@ def test_an_attribute_and_its_bytes_are_the_same_both_ways(
     code: Attribute, context: Context, fields: dict[str, object], wire: str
 ) -> None:
     attributes = replace(PathAttributes(), **fields)  # type: ignore[arg-type]
-    assert blocks.encode(attributes, context).hex() == wire
-    found = blocks.decode(bytes.fromhex(wire), context)
+    assert attribute_codec.encode(attributes, context).hex() == wire
+    found = attribute_codec.decode(bytes.fromhex(wire), context)
     assert (found.attributes, found.treatment, found.faults) == (attributes, None, ())
     assert code in found.present
 
 
 def test_an_unknown_transitive_attribute_keeps_its_bytes_and_gains_the_partial_bit() -> None:
-    found = blocks.decode(bytes.fromhex(MANDATORY + "c06302abcd"), WIDE)
+    found = attribute_codec.decode(bytes.fromhex(MANDATORY + "c06302abcd"), WIDE)
     assert found.attributes.unknown == ((0xE0, 99, b"\xab\xcd"),)
-    assert blocks.encode(found.attributes, WIDE).hex() == MANDATORY + "e06302abcd"
+    assert attribute_codec.encode(found.attributes, WIDE).hex() == MANDATORY + "e06302abcd"
 
 
 def test_every_attribute_of_the_registry_has_a_pair() -> None:

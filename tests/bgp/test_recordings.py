@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address, Family, Prefix
-from bgp.outputs import Tolerated
-from bgp.router import Router
-from bgp.status import Learned
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address, Family, Prefix
+from bgp.events import Tolerated
+from bgp.instance import Router
+from bgp.peer_status import Learned
 
 FOLDER = Path(__file__).parent / "recordings"
 RECORDINGS = sorted(FOLDER.glob("*.txt"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bgp.config import PeerConfig
-from bgp.fsm import State
+from bgp.policy.peer_config import PeerConfig
+from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address
 
 BLOCK, OWN = "192.168.1.0/26", "192.168.9.0/26"

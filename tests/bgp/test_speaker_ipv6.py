@@ -13,9 +13,9 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address, Family, number_of
-from bgp.speaker import Speaker
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address, Family, number_of
+from bgp.transport.speaker import Speaker
 from tests.fixtures.namespace import fresh_namespace, ip
 
 ONE, TWO = IPv6Address("fd00::1"), IPv6Address("fd00::2")

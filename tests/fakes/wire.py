@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from bgp import nlri
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address
-from bgp.fsm import State
-from bgp.outputs import Close, Connection, Dial, Send, Tolerated
-from bgp.router import Router
-from bgp.router import Wire as Output
+from bgp.wire import nlri
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address
+from bgp.session.fsm import State
+from bgp.events import Close, Connection, Dial, Send, Tolerated
+from bgp.instance import Router
+from bgp.instance import Wire as Output
 
 MOST_STEPS = 200_000
 HOP_SECONDS = 0.001

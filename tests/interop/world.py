@@ -16,9 +16,9 @@ from typing import Any
 import structlog
 
 from agent.clock import SystemClock
-from bgp.config import PeerConfig, SpeakerConfig
-from bgp.families import Address, Family
-from bgp.speaker import Speaker
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address, Family
+from bgp.transport.speaker import Speaker
 
 CLONE_NEWNET = 0x40000000
 OURS, THEIRS, THIRD = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"), IPv4Address("10.9.0.3")

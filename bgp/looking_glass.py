@@ -1,0 +1,239 @@
+"""The looking glass: what is known, what a neighbour told and was told, page by page, each path with its reason.
+
+Promises: values only, made from the router as it is now; a page is bounded, and the next one begins behind its last
+prefix whatever changed meanwhile. Does not know: time, sockets, how anything is shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import ip_network
+
+from bgp.wire import nlri
+from bgp.rib.decision import Path, is_eligible, why_best, why_not
+from bgp.policy.export import outgoing, why_not_told
+from bgp.wire.families import Address, Family, Prefix, family_of
+from bgp.wire.nlri import LONGEST, Nlri, prefix_of
+from bgp.peer import Peer
+from bgp.policy.policy import Candidate
+from bgp.instance import Router
+from bgp.peer_status import is_stale
+
+MOST_PREFIXES = 2000
+"""Of one page: one turn of the event loop."""
+
+Place = tuple[Family, bytes, int]
+"""Where a prefix stands in the order: family, address, length."""
+
+
+class Which(Enum):
+    """What is looked at."""
+
+    KNOWN = "known"
+    RECEIVED = "received"
+    ADVERTISED = "advertised"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A question."""
+
+    which: Which = Which.KNOWN
+    peer: Address | None = None
+    """Whose, for RECEIVED and ADVERTISED."""
+    prefix: Prefix | None = None
+    """Only this one; with the length of a host also the longest known prefix that holds it."""
+    after: Prefix | None = None
+    """The last prefix of the page before."""
+    most: int = MOST_PREFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One path."""
+
+    prefix: Prefix
+    path: Path
+    best: bool
+    """In use; of what is advertised: told."""
+    stale: bool
+    reason: str
+    """Why it is the best, why it is not used, or why it is not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the answer."""
+
+    paths: tuple[Seen, ...]
+    last: Prefix | None
+    """The next page begins behind it; None: this is the end."""
+
+
+def look(router: Router, view: View) -> Page:
+    """One page. Raises ValueError for a peer that there is not."""
+    peer = _peer(router, view)
+    tell = _TELLERS[view.which]
+    if view.prefix is not None:
+        found = _longest(router, peer, view)
+        chosen = [] if found is None else [found]
+        more = False
+    else:
+        most = max(1, min(view.most, MOST_PREFIXES))
+        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(router, peer, view.which), view.after))
+        more = len(chosen) > most
+        chosen = chosen[:most]
+    prefixes = [_prefix(place) for place in chosen]
+    paths = tuple(seen for prefix in prefixes for seen in tell(router, peer, prefix))
+    return Page(paths, prefixes[-1] if more else None)
+
+
+def _peer(router: Router, view: View) -> Peer | None:
+    if view.which is Which.KNOWN:
+        return None
+    if view.peer is None or view.peer not in router.peers:
+        raise ValueError(f"{view.peer} is not a peer")
+    return router.peers[view.peer]
+
+
+# -- which prefixes ---------------------------------------------------------------------------------------------------
+
+
+def _place(family: Family, packed: Nlri) -> Place:
+    return family, packed[1:].ljust(LONGEST[family] // 8, b"\0"), packed[0]
+
+
+def _prefix(place: Place) -> Prefix:
+    _, address, length = place
+    return ip_network((address, length))
+
+
+def _prefixes(router: Router, peer: Peer | None, which: Which) -> Iterator[Place]:
+    for family in Family:
+        for packed in _of_family(router, peer, which, family):
+            yield _place(family, packed)
+
+
+def _of_family(router: Router, peer: Peer | None, which: Which, family: Family) -> Iterable[Nlri]:
+    if peer is None:
+        return router.ribs[family].prefixes
+    if which is Which.RECEIVED:
+        return set(map(prefix_of, peer.intakes[family].told.prefixes)) if family in peer.intakes else ()
+    return peer.outs.get(family, ())
+
+
+def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
+    if after is None:
+        return places
+    border = _place(family_of(after), nlri.pack(after))
+    return (place for place in places if place > border)
+
+
+def _longest(router: Router, peer: Peer | None, view: View) -> Place | None:
+    """The prefix asked for; for an address the longest one that holds it."""
+    prefix = view.prefix
+    assert prefix is not None
+    family = family_of(prefix)
+    known = _of_family(router, peer, view.which, family)
+    known = known if isinstance(known, set) else set(known)
+    is_host = prefix.prefixlen == prefix.max_prefixlen
+    for length in range(prefix.prefixlen, -1 if is_host else prefix.prefixlen - 1, -1):
+        packed = nlri.pack(prefix.supernet(new_prefix=length))
+        if packed in known:
+            return _place(family, packed)
+    # What a peer is not told has a reason, too.
+    is_known = router.ribs[family].best(nlri.pack(prefix)) is not None
+    return _place(family, nlri.pack(prefix)) if view.which is Which.ADVERTISED and is_known else None
+
+
+# -- what there is to say of each -------------------------------------------------------------------------------------
+
+
+def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+    family, packed = family_of(prefix), nlri.pack(prefix)
+    candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
+    decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
+    won = f"the others have: {decided}" if decided else "the only path"
+    for path in candidates:
+        lost = why_not(path, candidates, nowhere)
+        yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
+
+
+def _received(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+    assert peer is not None
+    family, packed = family_of(prefix), nlri.pack(prefix)
+    intake, rib = peer.intakes[family], router.ribs[family]
+    candidates = rib.candidates(packed)
+    for key in intake.keys_of(packed):
+        told = intake.told.get(key)
+        if told is None:
+            continue
+        refused, stale = intake.refused.get(key), is_stale(router, family, packed, told)
+        if refused is not None:
+            yield Seen(prefix, told, False, stale, f"refused: {refused}")
+            continue
+        used = next((path for path in candidates if path.source == told.source), told)
+        lost = why_not(used, candidates, rib.unreachable)
+        yield Seen(prefix, used, not lost, stale, lost or "in use")
+
+
+def _advertised(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+    assert peer is not None
+    family, packed = family_of(prefix), nlri.pack(prefix)
+    best, to, out = router.ribs[family].best(packed), router.listener(peer, family), peer.outs.get(family)
+    if best is None:
+        return
+    if to is None or out is None:
+        yield Seen(prefix, best, False, False, "there is no session of this family")
+        return
+    judged, reason = _judged(router, peer, family, packed, best)
+    told = outgoing(judged, to) if judged is not None else None
+    if told is None:
+        yield Seen(prefix, best, False, False, reason if judged is None else why_not_told(best, to))
+    else:
+        yield Seen(prefix, replace(best, attributes=told), True, False, reason or "told")
+
+
+def _judged(router: Router, peer: Peer, family: Family, packed: Nlri, best: Path) -> tuple[Path | None, str]:
+    judge = peer.tells.get(family)
+    if judge is None:
+        return best, ""
+    learned, relation = not best.source.is_own, router.blocks[family].relation(packed)
+    verdict = judge(Candidate(packed, best.attributes, learned, relation))
+    changed = None if verdict.attributes is None else replace(best, attributes=verdict.attributes)
+    return changed, verdict.reason
+
+
+_TELLERS: dict[Which, Callable[[Router, Peer | None, Prefix], Iterator[Seen]]] = {
+    Which.KNOWN: _known,
+    Which.RECEIVED: _received,
+    Which.ADVERTISED: _advertised,
+}
+
+# -- one neighbour in full --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one family."""
+
+    received: int
+    refused: int
+    stale: int
+    advertised: int
+
+
+def counts(peer: Peer) -> dict[str, Counts]:
+    """What was told each way, by the family's name."""
+    return {
+        family.name: Counts(
+            received=len(intake.told),
+            refused=len(intake.refused),
+            stale=len(intake.stale),
+            advertised=len(peer.outs[family]) if family in peer.outs else 0,
+        )
+        for family, intake in peer.intakes.items()
+    }

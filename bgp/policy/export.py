@@ -1,0 +1,175 @@
+"""What is told to whom, and with which attributes (RFC 4271 section 5.1 and 9.2, RFC 1997).
+
+Promises: pure; one function from a path and a listener to attributes or nothing. What an iBGP peer taught is told to
+another one only where one of them is our client, so in a mesh a node tells only what it originates.
+Does not know: sessions, RIBs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from bgp.wire.attributes import PathAttributes, prepended
+from bgp.policy.peer_config import NextHopMode
+from bgp.rib.decision import Path, Source, local_pref
+from bgp.wire.families import Address, Family, family_of
+from bgp.wire.iana import WellKnown
+from bgp.wire.nlri import Nlri
+from bgp.policy.origination import OwnBlocks
+from bgp.policy.policy import Candidate, Judge
+
+NON_TRANSITIVE = 0x40
+"""RFC 4360 section 2: such an extended community stays inside the AS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The peer that would be told."""
+
+    key: int
+    """As in `Source.key`."""
+    internal: bool
+    local_as: int
+    next_hop: Address | None
+    """Our address; None: we have none of this family, so it cannot be told what has none of its own."""
+    next_hop_mode: NextHopMode
+    client: bool
+    """Whether it is a client of ours (RFC 4456)."""
+    cluster_id: IPv4Address
+    link_local: IPv6Address | None = None
+    """Our address on the link that we share with it (RFC 2545 section 3)."""
+    lowered: bool = False
+    """We are about to leave (RFC 8326)."""
+
+
+def outgoing(path: Path, to: Listener) -> PathAttributes | None:
+    """The attributes as told, or None when this listener is not told of the path."""
+    source = path.source
+    if source.key == to.key or not _may_leave(path.attributes.communities, to):
+        return None
+    told = _internal(path, to) if to.internal else _external(path, to)
+    if told is None or told.next_hop is None:
+        return None
+    return _last_resort(told, to) if to.lowered and told.next_hop == to.next_hop else told
+
+
+def _last_resort(told: PathAttributes, to: Listener) -> PathAttributes:
+    """RFC 8326 section 4: any other way is better than through us."""
+    tagged = dict.fromkeys((*told.communities, int(WellKnown.GRACEFUL_SHUTDOWN)))
+    return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
+
+
+def why_not_told(path: Path, to: Listener) -> str:
+    """Why `outgoing` says nothing, in words."""
+    if path.source.key == to.key:
+        return "the peer itself told it"
+    if not _may_leave(path.attributes.communities, to):
+        return "its communities confine it"
+    if to.internal and path.source.internal and not path.source.is_own:
+        return "an internal peer told it, and neither of the two is our client"
+    return "we have no next hop for it"
+
+
+def telling(
+    to: Listener, judge: Judge | None, blocks: OwnBlocks
+) -> Callable[[Nlri, Path], PathAttributes | None]:
+    """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
+    told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+    changed: dict[tuple[PathAttributes, Source], PathAttributes | None] = {}
+
+    def plainly(path: Path) -> PathAttributes | None:
+        key = id(path)
+        if key not in told_as:
+            told_as[key] = outgoing(path, to)
+        return told_as[key]
+
+    def judged(prefix: Nlri, path: Path) -> PathAttributes | None:
+        if plainly(path) is None or judge is None:
+            return plainly(path)
+        learned = not path.source.is_own
+        verdict = judge(Candidate(prefix, path.attributes, learned, blocks.relation(prefix)))
+        if verdict.attributes is None or verdict.attributes is path.attributes:
+            return plainly(path) if verdict.attributes is not None else None
+        key = verdict.attributes, path.source
+        if key not in changed:
+            changed[key] = outgoing(Path(*key), to)
+        return changed[key]
+
+    return judged if judge is not None else lambda _, path: plainly(path)
+
+
+def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Address | None:
+    """The first of our addresses that can be a next hop in this family."""
+    for one in candidates:
+        if one is not None and family_of(one) is family and not one.is_unspecified and not one.is_link_local:
+            return one
+    return None
+
+
+def concerns_internal(best: Path | None) -> bool:
+    """Whether an internal peer that is no client could be told of this."""
+    return best is not None and (best.source.is_own or not best.source.internal)
+
+
+def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
+    if not communities:
+        return True
+    if WellKnown.NO_ADVERTISE in communities:
+        return False
+    confined = WellKnown.NO_EXPORT in communities or WellKnown.NO_EXPORT_SUBCONFED in communities
+    return to.internal or not confined
+
+
+def _internal(path: Path, to: Listener) -> PathAttributes | None:
+    attributes = path.attributes
+    if path.source.is_own:
+        return replace(attributes, local_pref=local_pref(path), **_next_hops(path, to))
+    if path.source.internal:
+        return _reflected(path, to) if path.source.client or to.client else None
+    next_hops = _next_hops(path, to)
+    if attributes.local_pref is None or attributes.link_local or next_hops["next_hop"] != attributes.next_hop:
+        return replace(attributes, local_pref=local_pref(path), **next_hops)
+    return attributes
+
+
+def _next_hops(path: Path, to: Listener) -> dict[str, Any]:
+    """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise.
+
+    The address on another's link goes no further: nobody says that this listener is on that link (RFC 2545 section 3).
+    """
+    mode = to.next_hop_mode
+    if mode is NextHopMode.AUTO:
+        mode = NextHopMode.KEEP if to.internal else NextHopMode.SELF
+    if mode is NextHopMode.SELF or path.source.is_own:
+        return {"next_hop": to.next_hop, "link_local": to.link_local}
+    return {"next_hop": path.attributes.next_hop, "link_local": None}
+
+
+def _reflected(path: Path, to: Listener) -> PathAttributes:
+    """RFC 4456 section 8: only the two attributes that detect loops change, unless a next hop is ordered."""
+    attributes = path.attributes
+    return replace(
+        attributes,
+        originator_id=attributes.originator_id or path.source.router_id,
+        cluster_list=(to.cluster_id, *attributes.cluster_list),
+        **_next_hops(path, to),
+    )
+
+
+def _external(path: Path, to: Listener) -> PathAttributes:
+    attributes = path.attributes
+    return replace(
+        attributes,
+        as_path=prepended(attributes.as_path, to.local_as),
+        local_pref=None,
+        med=attributes.med if path.source.is_own else None,
+        originator_id=None,
+        cluster_list=(),
+        extended_communities=tuple(
+            one for one in attributes.extended_communities if not one[0] & NON_TRANSITIVE
+        ),
+        **_next_hops(path, to),
+    )

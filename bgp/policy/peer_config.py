@@ -1,0 +1,178 @@
+"""Who we are and whom we peer with, checked when made. Knows no files and no datastore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+from bgp.wire.families import Address, Family
+from bgp.wire.iana import PORT
+from bgp.policy.policy import Policy
+
+LARGEST_AS = 0xFFFFFFFF
+SHORTEST_HOLD_SECONDS = 3
+"""RFC 4271 section 4.2: zero, or at least three."""
+LONGEST_PASSWORD = 80
+"""Linux, TCP_MD5SIG_MAXKEYLEN."""
+EVERYTHING = Policy()
+MOST_HOPS = 254
+MOST_LOCAL_AS = 255
+LONGEST_RESTART_SECONDS = 4095
+"""RFC 4724 section 3: twelve bits."""
+
+
+class NextHopMode(Enum):
+    """Which next hop a peer is told for what others taught us; what we originate always has our own."""
+
+    AUTO = "Auto"
+    """Ours to another AS, unchanged within ours (RFC 4271 section 5.1.3)."""
+    SELF = "Self"
+    KEEP = "Keep"
+
+
+def _check_number(what: str, number: float, most: int) -> None:
+    if not 0 <= number <= most:
+        raise ValueError(f"{what} {number}: must be 0 to {most}")
+
+
+def _check_as(asn: int) -> None:
+    if not 0 < asn <= LARGEST_AS:
+        raise ValueError(f"AS number {asn}: must be 1 to {LARGEST_AS} (RFC 7607 forbids 0)")
+
+
+def _check_port(port: int) -> None:
+    if not 0 < port <= 65535:
+        raise ValueError(f"port {port}: must be 1 to 65535")
+
+
+def _check_restart(seconds: int) -> None:
+    if not 0 <= seconds <= LONGEST_RESTART_SECONDS:
+        raise ValueError(f"restart time {seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One neighbour of the speaker."""
+
+    address: Address
+    asn: int
+    port: int = PORT
+    passive: bool = False
+    """Wait to be called instead of calling."""
+    hold_seconds: int = 90
+    keepalive_seconds: float = 0
+    """Between our keepalives; 0, or more than a third of the hold time: that third."""
+    local_address: Address | None = None
+    """Source of our connections, and next hop of what we tell; None: what the kernel takes."""
+    description: str = ""
+    route_reflector_client: bool = False
+    """We pass on to it, and from it, what iBGP peers told us (RFC 4456)."""
+    maximum_prefixes: int = 0
+    """More than this of a family and the session ends; 0: no limit."""
+    password: str = field(default="", repr=False)
+    """TCP MD5 (RFC 2385); empty: none."""
+    ttl_security_hops: int = 0
+    """RFC 5082: packets from further away are dropped; 0: not checked."""
+    local_as: int | None = None
+    """Our AS number towards this peer, in place of the speaker's; it also decides whether the peer is internal."""
+    allowed_local_as: int = 0
+    """How often our own AS may stand in the AS_PATH of what the peer tells."""
+    next_hop_mode: NextHopMode = NextHopMode.AUTO
+    restart_seconds: int | None = None
+    """How long this peer keeps our paths while we are away; None: as the speaker says."""
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What is exchanged with it, whatever the family of its address (RFC 4760)."""
+    link_local_address: IPv6Address | None = None
+    """Ours on the link that we share with it, told beside an IPv6 next hop (RFC 2545); None: no such link."""
+    policy: Policy = EVERYTHING
+    """What is believed of what it tells, and what it is told; without rules all of both (RFC 8212 would have none)."""
+
+    def __post_init__(self) -> None:
+        _check_as(self.asn)
+        if self.local_as is not None:
+            _check_as(self.local_as)
+        _check_port(self.port)
+        if len(self.password.encode()) > LONGEST_PASSWORD:
+            raise ValueError(f"password: must be at most {LONGEST_PASSWORD} octets (TCP MD5)")
+        _check_number("TTL security hops", self.ttl_security_hops, MOST_HOPS)
+        _check_number("allowed local AS numbers", self.allowed_local_as, MOST_LOCAL_AS)
+        _check_number("keepalive time", self.keepalive_seconds, 0xFFFF)
+        if self.restart_seconds is not None:
+            _check_restart(self.restart_seconds)
+        if self.hold_seconds and self.hold_seconds < SHORTEST_HOLD_SECONDS:
+            raise ValueError(
+                f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds"
+            )
+        if not self.families:
+            raise ValueError(f"peer {self.address}: must have at least one address family")
+
+
+def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
+    """Whether it is still the same neighbour to whom we are the same, so that paths may outlive a new session."""
+    return (one.address, one.asn, one.local_as) == (other.address, other.asn, other.local_as)
+
+
+def same_session(one: PeerConfig, other: PeerConfig) -> bool:
+    """Whether a session made for one may stay for the other: what differs counts only for people or from now on."""
+    adjusted = replace(
+        one,
+        description=other.description,
+        passive=other.passive,
+        port=other.port,
+        maximum_prefixes=other.maximum_prefixes,
+        next_hop_mode=other.next_hop_mode,
+        policy=other.policy,
+        allowed_local_as=other.allowed_local_as,
+        keepalive_seconds=other.keepalive_seconds,
+    )
+    return adjusted == other
+
+
+def believes_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether what of a peer's words is believed depends on what differs."""
+    return (before.policy.incoming, before.allowed_local_as) != (
+        after.policy.incoming,
+        after.allowed_local_as,
+    )
+
+
+def tells_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether what a peer is told depends on what differs."""
+    return before.next_hop_mode is not after.next_hop_mode or before.policy.outgoing != after.policy.outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerConfig:
+    """The speaker itself."""
+
+    asn: int
+    router_id: IPv4Address
+    listen_address: Address
+    port: int = PORT
+    restart_seconds: int = 120
+    """How long peers keep our paths while we are away."""
+    restarting: bool = False
+    """Whether our forwarding state survived an earlier life (R and F bits, RFC 4724)."""
+    deferral_seconds: float = 60.0
+    """How long after the start `converged` may wait for peers."""
+    cluster_id: IPv4Address | None = None
+    """Of our cluster as route reflector; the router id when not given (RFC 4456 section 7)."""
+    second_address: Address | None = None
+    """Listened on as well; that of the other family on a node that has both."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Our own: listened on, told as next hops where a session's own address is of the other family."""
+        return (
+            (self.listen_address,)
+            if self.second_address is None
+            else (self.listen_address, self.second_address)
+        )
+
+    def __post_init__(self) -> None:
+        _check_as(self.asn)
+        _check_port(self.port)
+        if int(self.router_id) == 0:
+            raise ValueError("router id 0.0.0.0 is not allowed (RFC 6286)")
+        _check_restart(self.restart_seconds)

@@ -1,0 +1,299 @@
+"""Rules that accept, refuse and change paths: what a peer may tell us and what it is told.
+
+Promises: pure; the first rule that matches and is not `NEXT` decides, and its name is the reason that people are shown.
+Rules are values, so two policies can be compared; `Judge` makes them ready for one peer and one family.
+Does not know: who wrote the rules, sessions, RIBs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from bgp.wire.attributes import PathAttributes, prepended
+from bgp.wire.families import Address, Family, Prefix, family_of
+from bgp.wire.iana import SegmentType
+from bgp.wire.nlri import LONGEST, Nlri, pack
+
+NORMAL_PRIORITY = 1024
+"""Of a path whose LOCAL_PREF says nothing of a priority."""
+LARGEST_LOCAL_PREF = 0x7FFFFFFF
+"""LOCAL_PREF of priority 0: Calico carries a priority P between nodes as this number less P."""
+LEAST_LOCAL_PREF_WITH_PRIORITY = 0x40000000
+"""Anything below is an ordinary LOCAL_PREF."""
+
+
+class Action(Enum):
+    """What becomes of a path that a rule matches."""
+
+    ACCEPT = "Accept"
+    REJECT = "Reject"
+    NEXT = "Next"
+    """Its operations are done, and the rules behind it decide."""
+
+
+class Operator(Enum):
+    """How a path's prefix compares with a rule's."""
+
+    EQUAL = "Equal"
+    NOT_EQUAL = "NotEqual"
+    IN = "In"
+    NOT_IN = "NotIn"
+
+
+class Own(Enum):
+    """How a path's prefix lies to the blocks that we originate."""
+
+    IS = "is"
+    INSIDE = "inside"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """A prefix and an operator; the lengths bound what counts as inside (or equal)."""
+
+    prefix: Prefix
+    operator: Operator = Operator.IN
+    least_length: int | None = None
+    """None: the prefix's own."""
+    most_length: int | None = None
+    """None: the family's longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What is reached by some interfaces: learned paths by their next hop, our own by name."""
+
+    subnets: tuple[Prefix, ...] = ()
+    """A next hop in one of these is; no other, unless `elsewhere` is given."""
+    elsewhere: tuple[Prefix, ...] | None = None
+    """Given: a next hop outside of all these is reached by them as well, beyond a router."""
+    own: frozenset[Prefix] = frozenset()
+    """The prefixes of our own that are behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddCommunity:
+    """RFC 1997 as a number, RFC 8092 as twelve octets."""
+
+    community: int | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PrependAs:
+    """These numbers, in this order, in front of AS_PATH."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPriority:
+    """A kernel metric, the lower the better; it travels as LOCAL_PREF."""
+
+    priority: int
+
+
+Operation = AddCommunity | PrependAs | SetPriority
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Matches when everything that is set matches."""
+
+    action: Action
+    name: str = ""
+    family: Family | None = None
+    prefix: PrefixMatch | None = None
+    learned: bool = False
+    """Only what peers taught us."""
+    own: Own | None = None
+    """To our own blocks as they are now: rules need not change when these do."""
+    reached: Reached | None = None
+    """By some interfaces."""
+    internal: bool | None = None
+    """Whether the peer, as listener or as teacher, is of our AS."""
+    community: int | bytes | None = None
+    as_path_begins: tuple[int, ...] = ()
+    priority: int | None = None
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules of one peer. What no rule decides is accepted."""
+
+    incoming: tuple[Rule, ...] = ()
+    outgoing: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided."""
+
+    attributes: PathAttributes | None
+    """As changed on the way; None: refused."""
+    reason: str = ""
+    """The name of the rule that decided; empty: none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A path to be judged."""
+
+    prefix: Nlri
+    attributes: PathAttributes
+    learned: bool
+    own: Own | None = None
+    """None: it is no block of ours, and inside of none."""
+
+
+Test = Callable[[Candidate, PathAttributes], bool]
+
+
+class Judge:
+    """The rules of one direction, ready for one peer and one family."""
+
+    def __init__(self, rules: Sequence[Rule], family: Family, *, internal: bool) -> None:
+        fitting = [
+            rule
+            for rule in rules
+            if rule.family in (None, family)
+            and rule.internal in (None, internal)
+            and (rule.prefix is None or family_of(rule.prefix.prefix) is family)
+        ]
+        self._rules = [(rule, _tests(rule, family)) for rule in fitting]
+
+    def __call__(self, candidate: Candidate) -> Verdict:
+        """Decide."""
+        attributes = candidate.attributes
+        for rule, tests in self._rules:
+            for test in tests:
+                if not test(candidate, attributes):
+                    break
+            else:
+                if rule.action is Action.REJECT:
+                    return Verdict(None, rule.name)
+                for operation in rule.operations:
+                    attributes = changed(attributes, operation)
+                if rule.action is Action.ACCEPT:
+                    return Verdict(attributes, rule.name)
+        return Verdict(attributes)
+
+
+def judges(
+    rules: Sequence[Rule], families: Iterable[Family], *, internal: bool
+) -> dict[Family, Judge | None]:
+    """The judge of each family; None where there are no rules, so that having none costs nothing."""
+    return {family: Judge(rules, family, internal=internal) if rules else None for family in sorted(families)}
+
+
+def changed(attributes: PathAttributes, operation: Operation) -> PathAttributes:
+    """The attributes after one operation."""
+    match operation:
+        case AddCommunity(community):
+            return _tagged(attributes, community)
+        case PrependAs(numbers):
+            as_path = attributes.as_path
+            for number in reversed(numbers):
+                as_path = prepended(as_path, number)
+            return replace(attributes, as_path=as_path)
+        case SetPriority(priority):
+            return replace(attributes, local_pref=LARGEST_LOCAL_PREF - priority)
+
+
+def _tagged(attributes: PathAttributes, community: int | bytes) -> PathAttributes:
+    if isinstance(community, bytes):
+        known = attributes.large_communities
+        return (
+            attributes if community in known else replace(attributes, large_communities=(*known, community))
+        )
+    small = attributes.communities
+    return attributes if community in small else replace(attributes, communities=(*small, community))
+
+
+def priority_of(attributes: PathAttributes) -> int:
+    """The priority that a path carries."""
+    given = attributes.local_pref
+    if given is None or not LEAST_LOCAL_PREF_WITH_PRIORITY <= given <= LARGEST_LOCAL_PREF:
+        return NORMAL_PRIORITY
+    return LARGEST_LOCAL_PREF - given
+
+
+def _tests(rule: Rule, family: Family) -> list[Test]:
+    """What must hold, the cheapest first."""
+    tests: list[Test] = []
+    if rule.learned:
+        tests.append(lambda candidate, _: candidate.learned)
+    if (own := rule.own) is not None:
+        tests.append(lambda candidate, _: candidate.own is own)
+    if rule.prefix is not None:
+        tests.append(_prefix_test(rule.prefix, family))
+    if rule.reached is not None:
+        tests.append(_reached_test(rule.reached, family))
+    if rule.community is not None:
+        tests.append(_community_test(rule.community))
+    if begins := rule.as_path_begins:
+        tests.append(lambda _, attributes: _sequence(attributes)[: len(begins)] == begins)
+    if (priority := rule.priority) is not None:
+        tests.append(lambda _, attributes: priority_of(attributes) == priority)
+    return tests
+
+
+def _prefix_test(match: PrefixMatch, family: Family) -> Test:
+    bits, own = LONGEST[family], match.prefix.prefixlen
+    number, shift = int(match.prefix.network_address) >> (bits - own), bits - own
+    least = own if match.least_length is None else max(own, match.least_length)
+    most = bits if match.most_length is None else match.most_length
+    size = bits // 8
+
+    def inside(candidate: Candidate, _: PathAttributes) -> bool:
+        length = candidate.prefix[0]
+        if not least <= length <= most:
+            return False
+        return int.from_bytes(candidate.prefix[1:].ljust(size, b"\0"), "big") >> shift == number
+
+    def equal(candidate: Candidate, attributes: PathAttributes) -> bool:
+        return candidate.prefix[0] == own and inside(candidate, attributes)
+
+    match match.operator:
+        case Operator.IN:
+            return inside
+        case Operator.NOT_IN:
+            return lambda candidate, attributes: not inside(candidate, attributes)
+        case Operator.EQUAL:
+            return equal
+        case Operator.NOT_EQUAL:
+            return lambda candidate, attributes: not equal(candidate, attributes)
+
+
+def _reached_test(reached: Reached, family: Family) -> Test:
+    own = frozenset(pack(prefix) for prefix in reached.own if family_of(prefix) is family)
+
+    def is_reached(next_hop: Address | None) -> bool:
+        if next_hop is None:
+            return False
+        if any(next_hop in subnet for subnet in reached.subnets):
+            return True
+        others = reached.elsewhere
+        return others is not None and not any(next_hop in subnet for subnet in others)
+
+    return lambda candidate, attributes: (
+        is_reached(attributes.next_hop) if candidate.learned else candidate.prefix in own
+    )
+
+
+def _community_test(community: int | bytes) -> Test:
+    if isinstance(community, bytes):
+        return lambda _, attributes: community in attributes.large_communities
+    return lambda _, attributes: community in attributes.communities
+
+
+def _sequence(attributes: PathAttributes) -> tuple[int, ...]:
+    """The AS numbers that the path begins with, in order."""
+    found: tuple[int, ...] = ()
+    for kind, numbers in attributes.as_path:
+        if kind != SegmentType.AS_SEQUENCE:
+            break
+        found += numbers
+    return found

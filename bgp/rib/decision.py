@@ -1,0 +1,129 @@
+"""The decision process: which of several paths to a prefix is used (RFC 4271 section 9.1.2).
+
+Promises: pure, and independent of the order in which paths came. Does not know: RIBs, sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from bgp.wire.attributes import DEFAULT_LOCAL_PREF, PathAttributes
+from bgp.wire.families import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whom a path came from."""
+
+    key: int
+    """Names the source: the peer's address as a number; 0 is ourselves."""
+    address: Address
+    router_id: IPv4Address
+    internal: bool
+    client: bool = False
+    """Whether it is a client of ours (RFC 4456)."""
+    path_id: int | None = None
+    """Which of several paths of that peer (RFC 7911); None: it tells one."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether we originate the path."""
+        return self.key == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A prefix's attributes as one source gave them."""
+
+    attributes: PathAttributes
+    source: Source
+
+
+UNREACHABLE = "next hop not reachable"
+"""RFC 4271 section 9.1.2.1."""
+
+
+def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
+    """Whether a path may be used at all."""
+    return path.attributes.next_hop not in unreachable
+
+
+def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
+    """The best of at least one path; one that is not eligible only where no other is.
+
+    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
+    6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
+    9. lowest peer address   10. lowest path identifier (RFC 7911)
+
+    Own first is not in the RFC: a peer with a high LOCAL_PREF must not take our own blocks from us.
+    """
+    paths = list(candidates)
+    if unreachable:
+        paths = [path for path in paths if is_eligible(path, unreachable)] or paths
+    for _, rule in _RULES:
+        if len(paths) == 1:
+            break
+        paths = rule(paths)
+    return paths[0]
+
+
+def why_not(path: Path, candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> str:
+    """The rule by which a path lost against the others; empty for the one that is used."""
+    if not is_eligible(path, unreachable):
+        return UNREACHABLE
+    paths = [one for one in candidates if is_eligible(one, unreachable)]
+    for name, rule in _RULES:
+        paths = rule(paths)
+        if path not in paths:
+            return name
+    return ""
+
+
+def why_best(candidates: Iterable[Path]) -> str:
+    """The rule by which the last competitor of the best path lost; empty for the only path."""
+    paths, decided = list(candidates), ""
+    for name, rule in _RULES:
+        left = rule(paths)
+        if len(left) < len(paths):
+            decided, paths = name, left
+    return decided
+
+
+def local_pref(path: Path) -> int:
+    """LOCAL_PREF, or its default where the peer gave none."""
+    given = path.attributes.local_pref
+    return DEFAULT_LOCAL_PREF if given is None else given
+
+
+def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
+    """MED compares only paths of one neighbour AS, so it is no order over all of them; a missing one is 0."""
+    least: dict[int, int] = {}
+    for path in paths:
+        neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
+        least[neighbour] = min(med, least.get(neighbour, med))
+    return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
+
+
+def _least(key: Callable[[Path], int]) -> Callable[[list[Path]], list[Path]]:
+    def rule(paths: list[Path]) -> list[Path]:
+        least = min(map(key, paths))
+        return [path for path in paths if key(path) == least]
+
+    return rule
+
+
+_RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
+    ("not our own", _least(lambda path: not path.source.is_own)),
+    ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
+    ("longer AS_PATH", _least(lambda path: path.attributes.as_path_length)),
+    ("higher ORIGIN", _least(lambda path: path.attributes.origin)),
+    ("higher MED", _least_med_of_each_neighbour),
+    ("internal", _least(lambda path: path.source.internal)),
+    ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
+    ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),
+    ("higher peer address", _least(lambda path: path.source.key)),
+    ("higher path identifier", _least(lambda path: path.source.path_id or 0)),
+)
+"""What a path that a rule removes has, and the rule."""

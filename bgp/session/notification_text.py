@@ -1,0 +1,91 @@
+"""What codes mean, in words for the operator (RFC 4271 section 4.5, 4486, 9003). Knows nothing else."""
+
+from __future__ import annotations
+
+from bgp.session.fsm import Event
+from bgp.wire.iana import (Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError)
+from bgp.wire.messages import Notification
+
+_SUBCODES = {
+    Error.MESSAGE_HEADER: HeaderError,
+    Error.OPEN_MESSAGE: OpenError,
+    Error.UPDATE_MESSAGE: UpdateError,
+    Error.FINITE_STATE_MACHINE: FsmError,
+    Error.CEASE: Cease,
+    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
+}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").lower()
+
+
+def describe(event: Event) -> str:
+    """An event's name as words."""
+    return _words(event.name)
+
+
+def why_of(notification: Notification) -> str:
+    """A NOTIFICATION as one line, with the shutdown communication of RFC 9003 where there is one."""
+    code, subcode = notification.code, notification.subcode
+    if (code, subcode) == (Error.CEASE, Cease.HARD_RESET) and len(notification.data) >= 2:
+        # RFC 8538 section 3: the reason is inside.
+        inner = Notification(notification.data[0], notification.data[1], notification.data[2:])
+        return f"hard reset: {why_of(inner)}" if inner.subcode != Cease.HARD_RESET else "hard reset (6/9)"
+    try:
+        kind = Error(code)
+    except ValueError:
+        return f"error {code}/{subcode}"
+    names = _SUBCODES.get(kind)
+    detail = ""
+    if names is not None and subcode in names.__members__.values():
+        detail = f", {_words(names(subcode).name)}"
+    text = shutdown_text(notification)
+    return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
+
+
+_SECTIONS = {
+    Error.MESSAGE_HEADER: "RFC 4271 section 6.1",
+    Error.OPEN_MESSAGE: "RFC 4271 section 6.2",
+    Error.UPDATE_MESSAGE: "RFC 4271 section 6.3",
+    Error.HOLD_TIMER_EXPIRED: "RFC 4271 section 6.5",
+    Error.FINITE_STATE_MACHINE: "RFC 6608",
+    Error.CEASE: "RFC 4486",
+    Error.ROUTE_REFRESH_MESSAGE: "RFC 7313 section 5",
+    Error.SEND_HOLD_TIMER_EXPIRED: "RFC 9687",
+}
+_OTHER_SECTIONS: dict[tuple[int, int], str] = {
+    (Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY): "RFC 5492 section 5",
+    (Error.CEASE, Cease.HARD_RESET): "RFC 8538 section 3",
+    (Error.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN): "RFC 9003",
+    (Error.CEASE, Cease.ADMINISTRATIVE_RESET): "RFC 9003",
+}
+
+
+def where_defined(notification: Notification) -> str:
+    """Where a code is defined; empty when we do not know it."""
+    code = notification.code, notification.subcode
+    if code in _OTHER_SECTIONS:
+        return _OTHER_SECTIONS[code]
+    known = notification.code in Error.__members__.values()
+    return _SECTIONS[Error(notification.code)] if known else ""
+
+
+def shutdown_text(notification: Notification) -> str:
+    """RFC 9003: a length octet and UTF-8; what is malformed is shown as nothing."""
+    if notification.code != Error.CEASE or notification.subcode not in _WITH_TEXT or not notification.data:
+        return ""
+    length = notification.data[0]
+    text = notification.data[1 : 1 + length].decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def shutdown_data(text: str) -> bytes:
+    """The data of a Cease with a text, cut at a whole character."""
+    packed = text.encode()[:LONGEST_TEXT].decode("utf-8", "ignore").encode()
+    return bytes([len(packed)]) + packed if packed else b""
+
+
+LONGEST_TEXT = 255
+"""RFC 9003 section 2, in octets."""
+_WITH_TEXT = (Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET)

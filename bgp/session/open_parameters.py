@@ -1,0 +1,33 @@
+"""What we say of ourselves in OPEN (RFC 5492, RFC 4724, RFC 8538). Pure; knows no session."""
+
+from __future__ import annotations
+
+from bgp.wire.capabilities import Capabilities, GracefulRestart
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address
+from bgp.session.session import Local
+
+
+def our_side(
+    us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
+) -> Local:
+    """Our side of a new connection; `address` is our end's, `was_up`: it had a session in this life of ours."""
+    asn = peer.local_as or us.asn
+    restart = GracefulRestart(
+        us.restart_seconds if peer.restart_seconds is None else peer.restart_seconds,
+        restarting=restarting,
+        notification=True,
+        # Whatever breaks a session of ours, the kernel goes on forwarding.
+        families=peer.families,
+        kept=peer.families if us.restarting or was_up else frozenset(),
+    )
+    offer = Capabilities(
+        families=peer.families,
+        four_octet_as=asn,
+        route_refresh=True,
+        enhanced_refresh=True,
+        paths_taken=peer.families,
+        graceful_restart=restart,
+        extended_message=True,
+    )
+    return Local(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)

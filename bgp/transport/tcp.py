@@ -1,0 +1,208 @@
+"""One TCP connection under asyncio: bytes both ways, and a limit on what waits to be written.
+
+Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
+table; a connection that is closed but takes no more bytes is cut after a while. TCP MD5 (RFC 2385) and TTL security
+(RFC 5082) as Linux has them: an OSError where the kernel refuses, so no session comes up unprotected.
+Does not know: BGP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from ipaddress import IPv4Address, ip_address
+from typing import Protocol
+
+from bgp.policy.peer_config import PeerConfig
+from bgp.wire.families import Address
+
+HIGH_WATER_BYTES = 64 << 10
+CLOSING_SECONDS = 5.0
+"""How long a last NOTIFICATION may take to leave."""
+TCP_MD5SIG = 14
+"""linux/tcp.h."""
+IP_MINTTL = 21
+"""linux/in.h; the socket module does not name it."""
+IPV6_MINHOPCOUNT = 73
+"""linux/in6.h."""
+LARGEST_TTL = 255
+
+
+class Owner(Protocol):
+    """Who is told what happens on a connection."""
+
+    def opened(self, tcp: Tcp) -> None:
+        """It is up."""
+        ...
+
+    def arrived(self, tcp: Tcp, data: bytes) -> None:
+        """Bytes came."""
+        ...
+
+    def ended(self, tcp: Tcp, why: str) -> None:
+        """It is down."""
+        ...
+
+    def flow_changed(self, tcp: Tcp) -> None:
+        """`is_full` is another."""
+        ...
+
+
+class Tcp(asyncio.Protocol):
+    """One connection; its owner names it."""
+
+    def __init__(self, owner: Owner, connection: int | None) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self.connection = connection
+        """None: the other side opened it, and it has no name yet."""
+        self.outgoing = connection is not None
+        self.is_full = False
+
+    @property
+    def local(self) -> Address:
+        """The address of our end."""
+        return self._address("sockname")
+
+    @property
+    def remote(self) -> Address:
+        """The address of the other end."""
+        return self._address("peername")
+
+    def _address(self, name: str) -> Address:
+        found = self._transport.get_extra_info(name) if self._transport is not None else None
+        if not found:
+            return IPv4Address(0)
+        address = ip_address(found[0].partition("%")[0])
+        if address.is_link_local and address.version == 6 and found[3]:
+            return ip_address(f"{address}%{socket.if_indextoname(found[3])}")
+        return address
+
+    def write(self, data: bytes) -> None:
+        """Send behind what waits."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def rest(self) -> None:
+        """Read no more for now."""
+        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
+
+    def limit_hops(self, hops: int) -> None:
+        """TTL security on a connection that the other side opened."""
+        if self._transport is not None:
+            limit_hops(self._transport.get_extra_info("socket"), hops)
+
+    def close(self) -> None:
+        """Close once what was written has left, or after a while."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSING_SECONDS, transport.abort)
+
+    def abort(self) -> None:
+        """Close at once, without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        with suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self._owner.arrived(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._owner.ended(
+            self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP"
+        )
+
+    def pause_writing(self) -> None:
+        """Called by the loop."""
+        self.is_full = True
+        self._owner.flow_changed(self)
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
+        self.is_full = False
+        self._owner.flow_changed(self)
+
+
+class Socket(Protocol):
+    """A socket, or what asyncio shows of one."""
+
+    @property
+    def family(self) -> int:
+        """As socket.socket."""
+        ...
+
+    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+        """As socket.socket."""
+        ...
+
+
+def sign(sock: Socket, peer: Address, password: str) -> None:
+    """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
+    key = password.encode()
+    if peer.version == 4:
+        address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
+    else:
+        address = struct.pack("=HHI16sI100x", socket.AF_INET6, 0, 0, peer.packed, 0)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
+
+
+def be_near(sock: Socket) -> None:
+    """Send with the largest TTL."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, LARGEST_TTL)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
+
+
+def limit_hops(sock: Socket, hops: int) -> None:
+    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: from anywhere."""
+    if hops:
+        be_near(sock)
+    nearest = LARGEST_TTL + 1 - hops if hops else 0
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, nearest)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, nearest)
+
+
+def socket_family(address: Address) -> int:
+    """The family of sockets that talk to an address."""
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def calling(config: PeerConfig, source: Address | None) -> socket.socket:
+    """A socket to call a peer with. Raises OSError."""
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket_family(config.address), kind)
+    try:
+        if config.password:
+            sign(sock, config.address, config.password)
+        limit_hops(sock, config.ttl_security_hops)
+        if source is not None:
+            sock.bind((str(source), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,282 @@
+"""Path attributes: one table says each one's flags, how it is read and written, and what a fault costs (RFC 7606).
+
+Promises: reading one raises only MalformedAttribute. Equal attributes are equal values.
+Does not know: blocks of attributes, NLRI fields, RIBs.
+RFC 4271 section 5, 1997, 4360, 4456, 6793, 7606, 7607, 8092, 9774.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from bgp.wire.errors import MalformedAttribute, Treatment
+from bgp.wire.families import Address, Family
+from bgp.wire.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
+
+NEXT_HOPS_SHARED = 8192
+"""As many nodes as a large cluster has."""
+DEFAULT_LOCAL_PREF = 100
+MOST_SEGMENT_AS = 255
+
+Segment = tuple[int, tuple[int, ...]]
+"""(SegmentType, AS numbers)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathAttributes:
+    """Everything a path says of itself; hashable, so equal ones can be shared."""
+
+    origin: int = Origin.IGP
+    as_path: tuple[Segment, ...] = ()
+    next_hop: Address | None = None
+    link_local: IPv6Address | None = None
+    """The next hop's address on the link, where it was told beside a global one (RFC 2545 section 3)."""
+    med: int | None = None
+    local_pref: int | None = None
+    atomic_aggregate: bool = False
+    aggregator: tuple[int, IPv4Address] | None = None
+    communities: tuple[int, ...] = ()
+    originator_id: IPv4Address | None = None
+    cluster_list: tuple[IPv4Address, ...] = ()
+    extended_communities: tuple[bytes, ...] = ()
+    large_communities: tuple[bytes, ...] = ()
+    unknown: tuple[tuple[int, int, bytes], ...] = ()
+    """(flags, code, value) of unrecognised optional transitive attributes, to be passed on with Partial set."""
+
+    @property
+    def as_path_length(self) -> int:
+        """RFC 4271 section 9.1.2.2: a set counts one; RFC 5065: confederation segments count nothing."""
+        sequences = sum(len(numbers) for kind, numbers in self.as_path if kind == SegmentType.AS_SEQUENCE)
+        return sequences + sum(kind == SegmentType.AS_SET for kind, _ in self.as_path)
+
+    @property
+    def neighbour_as(self) -> int:
+        """The AS the path came from; 0 for one of our own AS."""
+        for _, numbers in self.as_path:
+            return numbers[0]
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the meaning of attributes depends on."""
+
+    four_octet_as: bool
+    internal: bool
+    """Whether the session is iBGP."""
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What was agreed; the rest is skipped."""
+    path_ids: frozenset[Family] = frozenset()
+    """In which the peer puts an identifier before each prefix (RFC 7911)."""
+
+
+def withdraw(why: str) -> MalformedAttribute:
+    """A fault that costs the UPDATE's routes."""
+    return MalformedAttribute(Treatment.TREAT_AS_WITHDRAW, why)
+
+
+def discard(why: str) -> MalformedAttribute:
+    """A fault that costs the attribute alone."""
+    return MalformedAttribute(Treatment.DISCARD_ATTRIBUTE, why)
+
+
+def _origin(value: bytes, _: Context) -> int:
+    if len(value) != 1 or value[0] > Origin.INCOMPLETE:
+        raise withdraw("ORIGIN is not one of IGP, EGP, INCOMPLETE")
+    return value[0]
+
+
+def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
+    """AS_PATH, and AS4_PATH with four octets."""
+    width = 4 if context.four_octet_as else 2
+    segments: list[Segment] = []
+    offset = 0
+    while offset < len(value):
+        if offset + 2 > len(value):
+            raise withdraw("AS_PATH has octets behind its last segment")
+        kind, count = value[offset], value[offset + 1]
+        end = offset + 2 + count * width
+        if kind not in SegmentType.__members__.values() or not count or end > len(value):
+            raise withdraw("AS_PATH has a malformed segment")
+        numbers = struct.unpack_from(f"!{count}{'I' if width == 4 else 'H'}", value, offset + 2)
+        if 0 in numbers:
+            raise withdraw("AS_PATH holds AS 0 (RFC 7607)")
+        if kind in (SegmentType.AS_SET, SegmentType.AS_CONFED_SET):
+            raise withdraw("AS_PATH holds an AS_SET (RFC 9774)")
+        if kind == SegmentType.AS_CONFED_SEQUENCE and not context.internal:
+            raise withdraw("AS_PATH holds a confederation segment from outside")
+        segments.append((kind, numbers))
+        offset = end
+    return tuple(segments)
+
+
+@lru_cache(maxsize=NEXT_HOPS_SHARED)
+def _host(value: bytes) -> IPv4Address:
+    """One object for a next hop that many attribute blocks have: later they are told apart without comparing."""
+    address = IPv4Address(value)
+    if address.is_multicast or address.is_reserved or address.is_unspecified:
+        raise withdraw(f"NEXT_HOP {address} cannot be a host's address")
+    return address
+
+
+def _next_hop(value: bytes, _: Context) -> IPv4Address:
+    if len(value) != 4:
+        raise withdraw("NEXT_HOP is not four octets")
+    return _host(value)
+
+
+def _med(value: bytes, _: Context) -> int:
+    if len(value) != 4:
+        raise withdraw("MULTI_EXIT_DISC is not four octets")
+    return int.from_bytes(value, "big")
+
+
+def _local_pref(value: bytes, context: Context) -> int:
+    if not context.internal:
+        raise discard("")  # common, and nothing to tell
+    if len(value) != 4:
+        raise withdraw("LOCAL_PREF is not four octets")
+    return int.from_bytes(value, "big")
+
+
+def _atomic_aggregate(value: bytes, _: Context) -> bool:
+    if value:
+        raise discard("ATOMIC_AGGREGATE is not empty")
+    return True
+
+
+def read_aggregator(value: bytes, context: Context) -> tuple[int, IPv4Address]:
+    """AGGREGATOR, and AS4_AGGREGATOR with four octets."""
+    width = 4 if context.four_octet_as else 2
+    if len(value) != width + 4:
+        raise discard(f"AGGREGATOR is not {width + 4} octets")
+    number = int.from_bytes(value[:width], "big")
+    if not number:
+        raise discard("AGGREGATOR is AS 0 (RFC 7607)")
+    return number, IPv4Address(value[width:])
+
+
+def _list_of(width: int, name: str) -> Callable[[bytes, Context], tuple[bytes, ...]]:
+    def decode(value: bytes, _: Context) -> tuple[bytes, ...]:
+        if not value or len(value) % width:
+            raise withdraw(f"{name} is not a multiple of {width} octets")
+        return tuple(dict.fromkeys(value[offset : offset + width] for offset in range(0, len(value), width)))
+
+    return decode
+
+
+def _communities(value: bytes, context: Context) -> tuple[int, ...]:
+    return tuple(int.from_bytes(item, "big") for item in _list_of(4, "COMMUNITIES")(value, context))
+
+
+def _originator_id(value: bytes, context: Context) -> IPv4Address:
+    if not context.internal:
+        raise discard("")
+    if len(value) != 4:
+        raise withdraw("ORIGINATOR_ID is not four octets")
+    return IPv4Address(value)
+
+
+def _cluster_list(value: bytes, context: Context) -> tuple[IPv4Address, ...]:
+    if not context.internal:
+        raise discard("")
+    return tuple(IPv4Address(item) for item in _list_of(4, "CLUSTER_LIST")(value, context))
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One attribute: its required flags, where its value goes, how it is read and written."""
+
+    code: Attribute
+    flags: int
+    field: str
+    decode: Callable[[bytes, Context], Any]
+    encode: Callable[[Any, Context], bytes]
+
+
+WELL_KNOWN = Flag.TRANSITIVE
+TRANSITIVE = Flag.OPTIONAL | Flag.TRANSITIVE
+
+
+def pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
+    """AS_PATH as sent; a two-octet peer sees AS_TRANS."""
+    out = b""
+    for kind, numbers in path:
+        wide = context.four_octet_as
+        shown = numbers if wide else tuple(number if number <= 0xFFFF else AS_TRANS for number in numbers)
+        out += bytes([kind, len(shown)]) + struct.pack(f"!{len(shown)}{'I' if wide else 'H'}", *shown)
+    return out
+
+
+def _u32(value: int, _: Context) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def _address(value: IPv4Address, _: Context) -> bytes:
+    return value.packed
+
+
+def _joined(values: tuple[bytes, ...], _: Context) -> bytes:
+    return b"".join(values)
+
+
+def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
+    """AGGREGATOR as sent."""
+    number, address = value
+    if context.four_octet_as:
+        return number.to_bytes(4, "big") + address.packed
+    return (number if number <= 0xFFFF else AS_TRANS).to_bytes(2, "big") + address.packed
+
+
+def _addresses(values: tuple[IPv4Address, ...], _: Context) -> bytes:
+    return b"".join(value.packed for value in values)
+
+
+SPECS: dict[int, Spec] = {
+    spec.code: spec
+    for spec in (
+        Spec(Attribute.ORIGIN, WELL_KNOWN, "origin", _origin, lambda value, _: bytes([value])),
+        Spec(Attribute.AS_PATH, WELL_KNOWN, "as_path", read_as_path, pack_as_path),
+        Spec(Attribute.NEXT_HOP, WELL_KNOWN, "next_hop", _next_hop, _address),
+        Spec(Attribute.MULTI_EXIT_DISC, Flag.OPTIONAL, "med", _med, _u32),
+        Spec(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _local_pref, _u32),
+        Spec(Attribute.ATOMIC_AGGREGATE, WELL_KNOWN, "atomic_aggregate", _atomic_aggregate, lambda *_: b""),
+        Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", read_aggregator, pack_aggregator),
+        Spec(
+            Attribute.COMMUNITIES,
+            TRANSITIVE,
+            "communities",
+            _communities,
+            lambda values, _: b"".join(value.to_bytes(4, "big") for value in values),
+        ),
+        Spec(Attribute.ORIGINATOR_ID, Flag.OPTIONAL, "originator_id", _originator_id, _address),
+        Spec(Attribute.CLUSTER_LIST, Flag.OPTIONAL, "cluster_list", _cluster_list, _addresses),
+        Spec(
+            Attribute.EXTENDED_COMMUNITIES,
+            TRANSITIVE,
+            "extended_communities",
+            _list_of(8, "EXTENDED_COMMUNITIES"),
+            _joined,
+        ),
+        Spec(
+            Attribute.LARGE_COMMUNITY,
+            TRANSITIVE,
+            "large_communities",
+            _list_of(12, "LARGE_COMMUNITY"),
+            _joined,
+        ),
+    )
+}
+"""Every attribute that is understood, by code."""
+
+
+def prepended(path: tuple[Segment, ...], asn: int) -> tuple[Segment, ...]:
+    """The path with `asn` in front; a full segment is left alone and a new one begun (RFC 4271 section 5.1.2)."""
+    if path and path[0][0] == SegmentType.AS_SEQUENCE and len(path[0][1]) < MOST_SEGMENT_AS:
+        return ((SegmentType.AS_SEQUENCE, (asn, *path[0][1])), *path[1:])
+    return ((SegmentType.AS_SEQUENCE, (asn,)), *path)

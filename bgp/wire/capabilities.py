@@ -1,0 +1,219 @@
+"""What a speaker can do: capabilities in OPEN (RFC 5492), and what two speakers have in common.
+
+Promises: an unknown capability is ignored; a malformed one is a NotificationError. Does not know: sessions.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bgp.wire.errors import NotificationError
+from bgp.wire.families import UNICAST, Family
+from bgp.wire.iana import CapabilityCode, Error, OpenError
+
+RESTART_STATE, NOTIFICATION_BIT = 0x8, 0x4
+"""The R bit (RFC 4724) and the N bit (RFC 8538) of the four flag bits."""
+FORWARDING_STATE = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class GracefulRestart:
+    """RFC 4724 section 3."""
+
+    restart_seconds: int
+    restarting: bool = False
+    notification: bool = False
+    """RFC 8538: a NOTIFICATION, too, starts a graceful restart."""
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """Of whose paths it will tell the end, and which may be kept meanwhile."""
+    kept: frozenset[Family] = frozenset()
+    """The families whose forwarding state survived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """One side's offer."""
+
+    families: frozenset[Family] = frozenset({Family.IPV4})
+    """What it exchanges (RFC 4760); other families than ours are left out."""
+    four_octet_as: int | None = None
+    route_refresh: bool = False
+    graceful_restart: GracefulRestart | None = None
+    extended_message: bool = False
+    enhanced_refresh: bool = False
+    paths_taken: frozenset[Family] = frozenset()
+    """Of which it takes several paths to a prefix, told apart by identifiers (RFC 7911)."""
+    paths_given: frozenset[Family] = frozenset()
+    """Of which it tells several."""
+    host_name: str = ""
+    """What the peer calls itself, for people; read, never sent."""
+
+
+def encode(offer: Capabilities) -> bytes:
+    """All capabilities as one optional parameter, in the order of their codes."""
+    parts = [multiprotocol(family) for family in sorted(offer.families)]
+    if offer.route_refresh:
+        parts.append(_packed(CapabilityCode.ROUTE_REFRESH, b""))
+    if offer.extended_message:
+        parts.append(_packed(CapabilityCode.EXTENDED_MESSAGE, b""))
+    if (restart := offer.graceful_restart) is not None:
+        flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
+        families = [
+            struct.pack("!HBB", family, UNICAST, FORWARDING_STATE * (family in restart.kept))
+            for family in sorted(restart.families)
+        ]
+        value = struct.pack("!H", flags << 12 | restart.restart_seconds) + b"".join(families)
+        parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
+    if offer.four_octet_as is not None:
+        parts.append(_packed(CapabilityCode.FOUR_OCTET_AS, offer.four_octet_as.to_bytes(4, "big")))
+    if offer.paths_taken or offer.paths_given:
+        parts.append(_packed(CapabilityCode.ADD_PATH, _packed_paths(offer)))
+    if offer.enhanced_refresh:
+        parts.append(_packed(CapabilityCode.ENHANCED_REFRESH, b""))
+    joined = b"".join(parts)
+    return bytes([2, len(joined)]) + joined if joined else b""
+
+
+def multiprotocol(family: Family) -> bytes:
+    """The capability that stands for a family (RFC 4760 section 8)."""
+    return _packed(CapabilityCode.MULTIPROTOCOL, struct.pack("!HBB", family, 0, UNICAST))
+
+
+def family_at(afi: int, safi: int) -> Family | None:
+    """The family of these numbers, when it is one of ours."""
+    return Family(afi) if safi == UNICAST and afi in Family.__members__.values() else None
+
+
+def _packed(code: int, value: bytes) -> bytes:
+    return bytes([code, len(value)]) + value
+
+
+def decode(parameters: bytes) -> Capabilities:
+    """The offer in an OPEN's optional parameters, in the form of RFC 4271 or of RFC 9072. Raises NotificationError."""
+    families: list[Family | None] = []
+    found: dict[str, Any] = {}
+    for code, value in _capabilities(parameters):
+        if code == CapabilityCode.MULTIPROTOCOL:
+            families.append(family_at(int.from_bytes(_exactly(value, 4)[:2], "big"), value[3]))
+        elif code == CapabilityCode.ADD_PATH:
+            found["paths_taken"], found["paths_given"] = _paths(value)
+        elif code in _READERS:
+            field, read = _READERS[code]
+            found[field] = read(value)
+    # Without any multiprotocol capability a speaker means IPv4 unicast alone (RFC 4760 section 8).
+    known = frozenset(family for family in families or [Family.IPV4] if family is not None)
+    return Capabilities(families=known, **found)
+
+
+def _malformed(why: str) -> NotificationError:
+    return NotificationError(Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, why)
+
+
+def _exactly(value: bytes, length: int) -> bytes:
+    if len(value) != length:
+        raise _malformed(f"a capability of {len(value)} octets instead of {length}")
+    return value
+
+
+def _graceful_restart(value: bytes) -> GracefulRestart:
+    if len(value) < 2 or (len(value) - 2) % 4:
+        raise _malformed(f"a graceful restart capability of {len(value)} octets")
+    head = int.from_bytes(value[:2], "big")
+    flags, seconds = head >> 12, head & 0xFFF
+    found = {
+        family: bool(value[offset + 3] & FORWARDING_STATE)
+        for offset in range(2, len(value), 4)
+        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
+    }
+    return GracefulRestart(
+        seconds,
+        restarting=bool(flags & RESTART_STATE),
+        notification=bool(flags & NOTIFICATION_BIT),
+        families=frozenset(found),
+        kept=frozenset(family for family, kept in found.items() if kept),
+    )
+
+
+TAKES, GIVES = 1, 2
+"""RFC 7911 section 4; both bits are 3, and any other value counts as nothing."""
+
+
+def _packed_paths(offer: Capabilities) -> bytes:
+    return b"".join(
+        struct.pack(
+            "!HBB",
+            family,
+            UNICAST,
+            TAKES * (family in offer.paths_taken) + GIVES * (family in offer.paths_given),
+        )
+        for family in sorted(offer.paths_taken | offer.paths_given)
+    )
+
+
+def _paths(value: bytes) -> tuple[frozenset[Family], frozenset[Family]]:
+    if len(value) % 4:
+        raise _malformed(f"an ADD-PATH capability of {len(value)} octets")
+    found = {
+        family: value[offset + 3]
+        for offset in range(0, len(value), 4)
+        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
+        and 1 <= value[offset + 3] <= TAKES | GIVES
+    }
+    taken = frozenset(family for family, bits in found.items() if bits & TAKES)
+    return taken, frozenset(family for family, bits in found.items() if bits & GIVES)
+
+
+def _host_name(value: bytes) -> str:
+    """The host name of the FQDN capability; a wrong one is worth no session, so it reads as empty."""
+    length = value[0] if value else 0
+    text = value[1 : 1 + length].decode("utf-8", "replace")
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def _present(_: bytes) -> bool:
+    return True
+
+
+_READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
+    CapabilityCode.ROUTE_REFRESH: ("route_refresh", _present),
+    CapabilityCode.EXTENDED_MESSAGE: ("extended_message", _present),
+    CapabilityCode.GRACEFUL_RESTART: ("graceful_restart", _graceful_restart),
+    CapabilityCode.FOUR_OCTET_AS: ("four_octet_as", lambda value: int.from_bytes(_exactly(value, 4), "big")),
+    CapabilityCode.ENHANCED_REFRESH: ("enhanced_refresh", _present),
+    CapabilityCode.FQDN: ("host_name", _host_name),
+}
+"""Capability code -> (field, reader)."""
+
+
+def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
+    extended = (
+        parameters[:1] == b"\xff"
+    )  # RFC 9072: a first parameter of type 255 announces two-octet lengths
+    if extended:
+        if int.from_bytes(parameters[1:3], "big") != len(parameters) - 3:
+            raise _malformed("the extended optional parameters have another length")
+        parameters = parameters[3:]
+    found = []
+    for kind, value in _triples(parameters, 2 if extended else 1):
+        if kind != 2:
+            raise NotificationError(
+                Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
+            )
+        found += _triples(value, 1)
+    return found
+
+
+def _triples(data: bytes, width: int) -> list[tuple[int, bytes]]:
+    """(type, value) of type-length-value triples whose length field has `width` octets."""
+    found, offset = [], 0
+    while offset < len(data):
+        start = offset + 1 + width
+        end = start + int.from_bytes(data[offset + 1 : start], "big")
+        if start > len(data) or end > len(data):
+            raise _malformed("an optional parameter runs past its field")
+        found.append((data[offset], data[start:end]))
+        offset = end
+    return found

@@ -1,0 +1,47 @@
+"""Communities as people write them: `65000:100`, `65000:1:2`, `no-export` (RFC 1997, RFC 8092).
+
+Promises: pure; a wrong text is a ValueError that says what is right. Does not know: which path bears them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from bgp.wire.iana import WellKnown
+
+NAMES = {one.name.lower().replace("_", "-"): int(one) for one in WellKnown}
+
+
+def read(text: str) -> int | bytes:
+    """A community (a number) or a large community (its twelve octets)."""
+    if text.lower() in NAMES:
+        return NAMES[text.lower()]
+    parts = text.split(":")
+    largest = {2: 0xFFFF, 3: 0xFFFFFFFF}.get(len(parts), -1)
+    if not all(part.isascii() and part.isdigit() and int(part) <= largest for part in parts):
+        raise ValueError(
+            f"community {text!r}: must be AS:VALUE of 16 bits each, AS:VALUE:VALUE of 32 bits each, "
+            f"or one of {', '.join(sorted(NAMES))}"
+        )
+    numbers = [int(part) for part in parts]
+    if len(numbers) == 2:
+        return numbers[0] << 16 | numbers[1]
+    return struct.pack("!III", *numbers)
+
+
+def shown(community: int | bytes) -> str:
+    """A community as text."""
+    if isinstance(community, bytes):
+        return ":".join(map(str, struct.unpack("!III", community)))
+    for name, value in NAMES.items():
+        if value == community:
+            return name
+    return f"{community >> 16}:{community & 0xFFFF}"
+
+
+def sorted_out(texts: Iterable[str]) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """The communities and the large communities of a list, each once."""
+    found = list(dict.fromkeys(map(read, texts)))
+    small = tuple(one for one in found if isinstance(one, int))
+    return small, tuple(one for one in found if isinstance(one, bytes))

@@ -1,0 +1,202 @@
+"""The UPDATE message: what it withdraws and announces of each family, after RFC 7606 (RFC 4271 section 4.3, RFC 4760).
+
+Promises: what an UPDATE's faults cost is already decided: the routes, an attribute, or the session (NotificationError).
+Does not know: sessions, RIBs.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field, replace
+
+from bgp.wire import attribute_codec, multiprotocol, nlri
+from bgp.wire.attributes import Context, PathAttributes
+from bgp.wire.attribute_codec import Decoded
+from bgp.wire.errors import NotificationError, Treatment
+from bgp.wire.families import Address, Family, plain
+from bgp.wire.iana import Attribute, Error, UpdateError
+from bgp.wire.multiprotocol import Reach, Unreach
+from bgp.wire.nlri import Nlri
+
+LONGEST_INTERNED = 1024
+"""Octets of an attribute block worth remembering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an UPDATE says of one family."""
+
+    withdrawn: tuple[Nlri, ...] = ()
+    attributes: PathAttributes | None = None
+    announced: tuple[Nlri, ...] = ()
+    faults: tuple[str, ...] = ()
+    """What was wrong and tolerated (RFC 7606), for the log."""
+    family: Family = Family.IPV4
+    beside: Update | None = None
+    """What the same message says of the other family; never sent."""
+
+    @property
+    def is_end_of_rib(self) -> bool:
+        """RFC 4724 section 2: an UPDATE with nothing in it."""
+        return not self.withdrawn and not self.announced and self.attributes is None
+
+
+def encode(update: Update, context: Context) -> bytes:
+    """The body as sent."""
+    attributes = update.attributes
+    block = attribute_codec.encode(attributes, context) if attributes is not None else b""
+    gone, told = b"", b""
+    if update.family is Family.IPV4:
+        gone, told = b"".join(update.withdrawn), b"".join(update.announced)
+    else:  # RFC 7606 section 5.1: first in the block
+        if attributes is not None and update.announced:
+            block = multiprotocol.pack_reach(update.family, attributes, update.announced) + block
+        if update.withdrawn or not update.announced:
+            block = multiprotocol.pack_unreach(update.family, update.withdrawn) + block
+    return struct.pack("!H", len(gone)) + gone + struct.pack("!H", len(block)) + block + told
+
+
+def _malformed(why: str) -> NotificationError:
+    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
+
+
+def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Update:
+    """The message behind a body. Raises NotificationError. `interned` is as in messages.decode."""
+    gone_end = 2 + int.from_bytes(body[:2], "big")
+    if gone_end + 2 > len(body):
+        raise _malformed("the withdrawn routes run past the message")
+    block_end = gone_end + 2 + int.from_bytes(body[gone_end : gone_end + 2], "big")
+    if block_end > len(body):
+        raise _malformed("the path attributes run past the message")
+    split = nlri.split_identified if Family.IPV4 in context.path_ids else nlri.split
+    withdrawn = split(body[2:gone_end])
+    announced = split(body[block_end:])
+    block = body[gone_end + 2 : block_end]
+    if not block and not announced and Family.IPV4 in context.families:
+        return Update(tuple(withdrawn))
+    decoded = interned.get(block)
+    if decoded is None:
+        decoded = attribute_codec.decode(block, context)
+        if len(block) <= LONGEST_INTERNED and decoded.reach is None and decoded.unreach is None:
+            interned[block] = decoded
+    found = _Treated(decoded, context)
+    found.take_fields(withdrawn, announced)
+    return found.result()
+
+
+@dataclass(slots=True)
+class _Told:
+    """What is said of one family."""
+
+    withdrawn: list[Nlri] = field(default_factory=list)
+    announced: list[Nlri] = field(default_factory=list)
+    reach: Reach | None = None
+    """Where the next hop stands in MP_REACH_NLRI."""
+
+    def judged(self, family: Family, attributes: PathAttributes, only_withdraws: bool) -> Update:
+        """A prefix in both fields is announced (RFC 4271 section 4.3)."""
+        gone = tuple(self.withdrawn)
+        if gone and self.announced:
+            kept = set(self.announced)
+            gone = tuple(prefix for prefix in gone if prefix not in kept)
+        if self.reach is not None:
+            attributes = replace(attributes, next_hop=self.reach.next_hop, link_local=self.reach.link_local)
+        return Update(gone, None if only_withdraws else attributes, tuple(self.announced), (), family)
+
+
+class _Treated:
+    """An UPDATE while RFC 7606 is applied to it: what is malformed but can be withdrawn is withdrawn."""
+
+    def __init__(self, decoded: Decoded, context: Context) -> None:
+        self._decoded = decoded
+        self._context = context
+        self._told: dict[Family, _Told] = {}
+        self._faults = list(decoded.faults)
+        self._missing: list[Attribute] = []
+        self._treatment = decoded.treatment
+
+    def _of(self, family: Family) -> _Told:
+        return self._told.setdefault(family, _Told())
+
+    def take_fields(self, withdrawn: list[Nlri], announced: list[Nlri]) -> None:
+        """The two fields of RFC 4271, and what the multiprotocol attributes say beside them."""
+        if Family.IPV4 in self._context.families:
+            self._told[Family.IPV4] = _Told(withdrawn, announced)
+            if announced:
+                self._missing = [Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP]
+                self._judge_next_hop()
+        elif withdrawn or announced:
+            self._faults.append("IPv4 prefixes, although the family was not agreed")
+        if self._decoded.unreach is not None:
+            gone = multiprotocol.unreach(self._decoded.unreach, self._context)
+            self._faults.append(gone) if isinstance(gone, str) else self._take_unreach(gone)
+        if self._decoded.reach is not None:
+            found = multiprotocol.reach(self._decoded.reach, self._context)
+            self._faults.append(found) if isinstance(found, str) else self._take_reach(found)
+
+    def _judge_next_hop(self) -> None:
+        if self._decoded.next_hop_fault:
+            self._faults.append(self._decoded.next_hop_fault)
+            self._treatment = Treatment.TREAT_AS_WITHDRAW
+
+    def _take_unreach(self, gone: Unreach) -> None:
+        told = self._of(gone.family)
+        told.withdrawn = told.withdrawn + gone.prefixes
+
+    def _take_reach(self, found: Reach) -> None:
+        told = self._of(found.family)
+        if told.announced and found.next_hop != self._decoded.attributes.next_hop:
+            self._faults.append(
+                "NEXT_HOP and MP_REACH_NLRI give different next hops; those of the latter are refused"
+            )
+            told.withdrawn = told.withdrawn + found.prefixes
+        elif _no_host(found.next_hop):
+            self._faults.append(f"the next hop {found.next_hop} in MP_REACH_NLRI cannot be a host's address")
+            told.withdrawn = told.withdrawn + found.prefixes
+        else:
+            self._missing = self._missing or ([Attribute.ORIGIN, Attribute.AS_PATH] if found.prefixes else [])
+            told.announced = told.announced + found.prefixes
+            told.reach = found
+
+    def result(self) -> Update:
+        """What the message comes to. Raises NotificationError where nothing less helps."""
+        decoded, told = self._decoded, self._told
+        missing = [code for code in self._missing if code not in decoded.present]
+        faults = (*self._faults, *(f"{code.name} is missing" for code in missing))
+        said = {family: one for family, one in told.items() if one.announced or one.withdrawn}
+        if missing or self._treatment is Treatment.TREAT_AS_WITHDRAW:
+            if not said:
+                raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
+            return _joined(
+                [
+                    Update(tuple(dict.fromkeys((*one.withdrawn, *one.announced))), family=family)
+                    for family, one in said.items()
+                ],
+                faults,
+            )
+        # An UPDATE that announces nothing and has no attribute but MP_UNREACH_NLRI only withdraws.
+        only_withdraws = decoded.present <= {Attribute.MP_UNREACH_NLRI}
+        if not said:
+            empty = max(told, default=Family.IPV4)
+            return Update((), None if only_withdraws else decoded.attributes, (), faults, empty)
+        return _joined(
+            [
+                one.judged(family, decoded.attributes, only_withdraws and not one.announced)
+                for family, one in said.items()
+            ],
+            faults,
+        )
+
+
+def _no_host(address: Address) -> bool:
+    one = plain(address)
+    return one.is_multicast or one.is_unspecified or (one.version == 4 and one.is_reserved)
+
+
+def _joined(updates: list[Update], faults: tuple[str, ...]) -> Update:
+    """One message's parts; there are at most two families."""
+    first = updates[0]
+    if not faults and len(updates) == 1:
+        return first
+    beside = updates[1] if len(updates) > 1 else None
+    return replace(first, faults=faults, beside=beside)
