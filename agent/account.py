@@ -26,7 +26,7 @@ from agent.place.record import NodeRecord
 from agent.service.reloading import Reloading
 from agent.service.standing import Standing
 from bgp.session.fsm import State
-from ipam.etcd_channels import Channels
+from ipam.etcd.channels import Channels
 
 
 @dataclass(frozen=True, slots=True)

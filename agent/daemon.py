@@ -63,9 +63,9 @@ from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
-from ipam.allocator import Allocator
-from ipam.errors import IpamError
-from ipam.etcd import EtcdStore
+from ipam.allocation.allocator import Allocator
+from ipam.failures import IpamError
+from ipam.etcd.client import EtcdStore
 from ipam.model import NodeName
 
 NODE_PASS_SECONDS = 60.0

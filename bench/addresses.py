@@ -19,11 +19,11 @@ from pathlib import Path
 from agent.clock import SystemClock
 from bench.figures import OURS, Measure, Series
 from bench.place import spaces, wait_for
-from ipam.allocator import Allocator
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, HandleId, NodeName, Pool, PoolRecord
-from ipam.store import Committed, Put
+from ipam.etcd.store import Committed, Put
 
 URL = "http://127.0.0.1:2379"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from ipam.model import HandleId, NodeName, Prefix
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"

@@ -19,7 +19,7 @@ from agent.preflight.facts import Finding, HostFacts, Severity
 from agent.preflight.findings import findings
 from agent.preflight.reading import read, with_skew
 from ipam.model import Pool
-from ipam.store import Store
+from ipam.etcd.store import Store
 
 POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 

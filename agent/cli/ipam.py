@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from ipam.audit import Finding, Picture
+    from ipam.check.audit import Finding, Picture
     from ipam.model import Address, IpamConfig
-    from ipam.store import Store, Versioned
+    from ipam.etcd.store import Store, Versioned
 
 SHOW_EXAMPLES = """\
 examples:
@@ -113,7 +113,7 @@ def run_show(arguments: argparse.Namespace) -> None:
     from agent.cli import ipam_views as views
     from agent.cli.tables import data
     from agent.datastore.inventory import inventory
-    from ipam.audit import picture
+    from ipam.check.audit import picture
 
     wanted = _address(arguments.ip) if arguments.ip else None
     stored = _snapshot(arguments)
@@ -135,7 +135,7 @@ def run_show(arguments: argparse.Namespace) -> None:
 def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
     from agent.cli.failure import CommandFailed
     from ipam.codec import decode_config
-    from ipam.errors import Malformed
+    from ipam.failures import Malformed
     from ipam.keys import IPAM_CONFIG
     from ipam.model import IpamConfig
 
@@ -161,7 +161,7 @@ def _address(text: str) -> Address:
 def found_in(stored: Mapping[str, Versioned]) -> tuple[Picture, tuple[Finding, ...]]:
     """Everything inconsistent in a copy of the datastore."""
     from agent.datastore.inventory import inventory
-    from ipam.audit import Finding, audit, picture
+    from ipam.check.audit import Finding, audit, picture
 
     seen, facts = picture(stored), inventory(stored)
     pools = [record.pool for record in facts.pools]
@@ -193,8 +193,8 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 async def mended(store: Store, seen: Picture, findings: Sequence[Finding], undo_file: Path) -> int:
     """Do the repairs, each under its guards; what stood there is on disk before the first one."""
-    from ipam.repair import repairs
-    from ipam.store import Committed
+    from ipam.check.repair import repairs
+    from ipam.etcd.store import Committed
 
     planned = list(repairs(seen, findings))
     _write(undo_file, {"repairs": [repair.as_json() for repair in planned]}, fresh=True)
@@ -222,9 +222,9 @@ def run_release(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
-    from ipam.allocator import Allocator
+    from ipam.allocation.allocator import Allocator
     from ipam.model import HandleId, NodeName
-    from ipam.releasing import Guarded, Released
+    from ipam.allocation.release import Guarded, Released
 
     if bool(arguments.ip) == bool(arguments.node):
         raise CommandFailed("name either --ip ADDRESS or --node NODE")
@@ -254,7 +254,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
     from agent.cli.ipam_views import Rules
-    from ipam.rules import configure
+    from ipam.allocation.ipam_config import configure
 
     changes = {
         "strict_affinity": _truth(arguments.strictaffinity),

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from agent.cli.tables import ruled
 from agent.datastore.inventory import Inventory
 from ipam import block as arithmetic
-from ipam.audit import Picture
+from ipam.check.audit import Picture
 from ipam.model import Address as IPAddress
 from ipam.model import IpamConfig
-from ipam.usage import Filling, filling, loans, pool_filling
+from ipam.check.utilization import Filling, filling, loans, pool_filling
 
 
 class View(Protocol):

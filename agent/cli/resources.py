@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
     from agent.datastore.admission import Verb
     from agent.datastore.documents import Found
     from agent.datastore.resources import Resource
-    from ipam.store import Store
+    from ipam.etcd.store import Store
 
 CREATE_EXAMPLES = """\
 examples:

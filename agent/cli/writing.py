@@ -16,7 +16,7 @@ from agent.cli.kinds import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.admission import Admission, Outcome
-    from ipam.store import Store
+    from ipam.etcd.store import Store
 
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
 
@@ -70,7 +70,7 @@ def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
     from agent.datastore.admission import Admission
-    from agent.datastore.rehearsal import Rehearsal
+    from ipam.etcd.dry_run_store import Rehearsal
 
     async def work(store: Store) -> None:
         outcomes = await _rehearsed(Admission(Rehearsal(store), SystemClock()), steps, words)
@@ -97,7 +97,7 @@ async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) 
 
 async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> list[Outcome]:
     """What came of it. Raises CommandFailed that says how far it went."""
-    from ipam.errors import StoreError
+    from ipam.failures import StoreError
 
     outcomes: list[Outcome] = []
     for number, step in enumerate(steps):
@@ -114,7 +114,7 @@ async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
     from agent.datastore.admission import Effect, Exists, NotFound, Outcome
     from agent.datastore.documents import InvalidDocument
     from agent.datastore.keeping import Damaged
-    from ipam.errors import IpamError, StoreError
+    from ipam.failures import IpamError, StoreError
 
     try:
         return await step.do(admission)

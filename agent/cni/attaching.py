@@ -34,11 +34,11 @@ from agent.cni.ports import ServerPorts
 from agent.cni.spec import Request, Result
 from agent.dataplane.kernel import KernelError
 from agent.datastore.resources import WorkloadEndpoint, encode
-from ipam.allocator import Companion
-from ipam.errors import IpamError, Refused, StoreUnavailable
+from ipam.allocation.allocator import Companion
+from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.keys import IPAM_CONFIG
 from ipam.model import Address, AddressRequest, Assignment
-from ipam.store import Delete, Put
+from ipam.etcd.store import Delete, Put
 
 SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""

@@ -16,9 +16,9 @@ from agent.cni.spec import Request
 from agent.dataplane.kernel import KernelError
 from agent.dataplane.objects import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
-from ipam.keeping import Keep
+from ipam.allocation.sticky import Keep
 from ipam.model import HandleId
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """The host side of every pod: pods know no other neighbour, so it need not differ."""

@@ -17,7 +17,7 @@ from agent.cni.spec import Request
 from agent.dataplane.objects import Address, Prefix, Route
 from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.resources import WorkloadEndpoint
-from ipam.texts import rewritten, text_of
+from ipam.address_text import rewritten, text_of
 
 EVERYWHERE, EVERYWHERE_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
 

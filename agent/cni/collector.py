@@ -1,7 +1,7 @@
 """Frees what runtimes forgot: an address is given back only with proof that its pod is gone, and the proof is logged.
 
 Addresses kept for a name are freed when their time is over.
-Promises: two looks with a pause between them must agree (ipam.garbage); address and endpoint go in one transaction,
+Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one transaction,
 guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees nothing.
 Does not know: how proof is judged, CNI.
 """
@@ -21,15 +21,15 @@ from agent.cni.ports import ServerPorts
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.datastore.resources import WorkloadEndpoint
 from ipam import block as blocks
-from ipam.allocator import Companion
+from ipam.allocation.allocator import Companion
 from ipam.codec import decode_block
-from ipam.errors import Conflict, IpamError
-from ipam.garbage import PAUSE_SECONDS, Look, proof
-from ipam.keeping import is_kept, is_over
+from ipam.failures import Conflict, IpamError
+from ipam.check.leak_proof import PAUSE_SECONDS, Look, proof
+from ipam.allocation.sticky import is_kept, is_over
 from ipam.keys import block_key
 from ipam.model import Address, Attributes, Block, HandleId, NodeName
-from ipam.releasing import Guarded
-from ipam.store import Delete, Unchanged
+from ipam.allocation.release import Guarded
+from ipam.etcd.store import Delete, Unchanged
 
 ROUND_SECONDS = 300.0
 """Between two rounds when nothing is suspected; a suspect is looked at again as soon as it may be proved."""

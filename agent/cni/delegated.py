@@ -15,8 +15,8 @@ from agent.cni.journal import Release
 from agent.cni.options import CniError, Code
 from agent.cni.results import render_addresses
 from agent.cni.spec import Request
-from ipam.errors import IpamError
-from ipam.texts import text_of
+from ipam.failures import IpamError
+from ipam.address_text import text_of
 
 
 class Delegated:

@@ -24,10 +24,10 @@ from agent.cni.ports import ServerPorts
 from agent.cni.spec import Request
 from agent.dataplane.kernel import KernelError
 from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode
-from ipam.allocator import Companion
-from ipam.errors import Conflict, IpamError
+from ipam.allocation.allocator import Companion
+from ipam.failures import Conflict, IpamError
 from ipam.keys import resource_key
-from ipam.store import Delete, Unchanged
+from ipam.etcd.store import Delete, Unchanged
 
 MOST_LOOKS = 3
 """At an endpoint that changes while it is released."""

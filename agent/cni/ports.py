@@ -13,10 +13,10 @@ from typing import Protocol
 from agent.cni.attachment import Attachment
 from agent.cni.checking import PodState
 from agent.datastore.resources import WorkloadEndpoint
-from ipam.allocator import Companion
+from ipam.allocation.allocator import Companion
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
-from ipam.releasing import Guarded, Released
-from ipam.store import Store
+from ipam.allocation.release import Guarded, Released
+from ipam.etcd.store import Store
 
 
 class Addresses(Protocol):
@@ -25,19 +25,19 @@ class Addresses(Protocol):
     async def assign(
         self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
     ) -> tuple[Assignment, ...]:
-        """See ipam.allocator."""
+        """See ipam.allocation.allocator."""
         ...
 
     async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
-        """See ipam.allocator."""
+        """See ipam.allocation.allocator."""
         ...
 
     async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
-        """See ipam.allocator."""
+        """See ipam.allocation.allocator."""
         ...
 
     async def release_addresses(self, wanted: Iterable[Guarded]) -> Released:
-        """See ipam.allocator."""
+        """See ipam.allocation.allocator."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.cni.options import CniError, Options
 from agent.cni.spec import NO_WISHES, VERSIONS, Result
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 Address = IPv4Address | IPv6Address
 

@@ -32,7 +32,7 @@ from agent.cni.results import render, render_error, render_versions
 from agent.cni.spec import MOST_STDIN_BYTES, Request, Verb
 from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block
-from ipam.errors import IpamError, Malformed
+from ipam.failures import IpamError, Malformed
 from ipam.keys import block_prefix
 from ipam.model import Block
 

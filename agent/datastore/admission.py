@@ -20,12 +20,12 @@ from agent.datastore import keeping
 from agent.datastore.documents import Found, InvalidDocument, Place, checked
 from agent.datastore.keeping import Damaged, Kept, key_named, key_of
 from agent.datastore.pool_admission import drain_pool, pool_fault
-from agent.datastore.rehearsal import FIRST_REVISION
+from ipam.etcd.dry_run_store import FIRST_REVISION
 from agent.datastore.resources import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
 from agent.datastore.schema import Document, changes
-from ipam.errors import Conflict
-from ipam.store import Committed, Delete, Put, Store, Unchanged, Versioned
-from ipam.store import Outcome as StoreOutcome
+from ipam.failures import Conflict
+from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged, Versioned
+from ipam.etcd.store import Outcome as StoreOutcome
 
 MOST_ATTEMPTS = 10
 """As calicoctl: another writer may come first so often."""

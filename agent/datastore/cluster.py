@@ -34,10 +34,10 @@ from agent.datastore.resources import (
 )
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
-from ipam.errors import IpamError
+from ipam.failures import IpamError
 from ipam.keys import BLOCKS, HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 POOLS = resource_prefix(PLURALS["IPPool"])
 NODES = resource_prefix(PLURALS["Node"])

@@ -16,10 +16,10 @@ import msgspec
 from agent.datastore.pools import pool
 from agent.datastore.resources import PLURALS, IPPool, decode
 from ipam.codec import decode_reservation
-from ipam.errors import IpamError
+from ipam.failures import IpamError
 from ipam.keys import RESERVATIONS, resource_name, resource_prefix
 from ipam.model import Address, PoolRecord, Prefix
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 TUNNEL_FIELDS = (
     ("spec", "bgp", "ipv4IPIPTunnelAddr"),

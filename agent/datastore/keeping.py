@@ -27,11 +27,11 @@ from agent.datastore.resources import (
 )
 from agent.datastore.schema import Document, with_unknown
 from ipam.codec import decode_affinity, decode_config, encode_config
-from ipam.errors import Malformed
+from ipam.failures import Malformed
 from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import IpamConfig
-from ipam.store import Versioned
-from ipam.texts import text_of
+from ipam.etcd.store import Versioned
+from ipam.address_text import text_of
 
 
 class Damaged(Exception):

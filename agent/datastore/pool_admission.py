@@ -13,11 +13,11 @@ import msgspec
 
 from agent.datastore import pools
 from agent.datastore.resources import IPPool, decode, encode
-from ipam.errors import Conflict
+from ipam.failures import Conflict
 from ipam.keys import block_of_key, block_prefix
 from ipam.model import Pool, PoolRecord
-from ipam.releasing import release_pool
-from ipam.store import Put, Store, Unchanged
+from ipam.allocation.release import release_pool
+from ipam.etcd.store import Put, Store, Unchanged
 
 MOST_ATTEMPTS = 5
 

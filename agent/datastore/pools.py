@@ -20,7 +20,7 @@ from ipam.model import (
     Use,
 )
 from ipam.selector import SelectorError, parse
-from ipam.texts import MAPPED, text_of
+from ipam.address_text import MAPPED, text_of
 
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 

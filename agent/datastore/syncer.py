@@ -27,9 +27,9 @@ from agent.datastore.cluster import (
     Cluster,
     endpoint_prefix,
 )
-from ipam.errors import Compacted, StoreError, WentBack
+from ipam.failures import Compacted, StoreError, WentBack
 from ipam.keys import BLOCKS
-from ipam.store import Changed, Store
+from ipam.etcd.store import Changed, Store
 
 RELIST_SECONDS = 600.0
 """However healthy a watch looks, its prefix is listed again this often (with jitter)."""

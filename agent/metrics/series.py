@@ -16,7 +16,7 @@ from agent.dataplane.report import Report
 from agent.metrics.pools import PoolReadings
 from bgp.session.fsm import State
 from bgp.peer_status import PeerStatus
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 _Labels = tuple[str, ...]
 

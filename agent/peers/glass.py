@@ -19,7 +19,7 @@ from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
 from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
 from bgp.transport.speaker import Speaker
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 Peers = Mapping[Address, Peered]
 

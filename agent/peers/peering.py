@@ -27,7 +27,7 @@ from bgp.policy.peer_config import NextHopMode, PeerConfig
 from bgp.wire.families import Address, family_of
 from ipam.model import NodeName
 from ipam.selector import parse
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 SecretRef = tuple[str, str]
 """Name and key of a secret."""

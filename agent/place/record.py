@@ -27,13 +27,13 @@ from agent.datastore.cluster import Cluster
 from agent.datastore.resources import API_VERSION, PLURALS
 from agent.place.addressing import Candidate, Interface
 from agent.place.finding import AddressFinder, Found, NoAddress
-from ipam.allocator import Allocator, Companion
-from ipam.errors import Conflict
+from ipam.allocation.allocator import Allocator, Companion
+from ipam.failures import Conflict
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
-from ipam.store import Committed, Put, Store, Unchanged, Versioned
-from ipam.texts import text_of
+from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
+from ipam.address_text import text_of
 
 MOST_WRITES = 5
 """Attempts at one change of the record while others write it too."""

@@ -23,7 +23,7 @@ from agent.peers.draining import DrainFile
 from agent.peers.mesh import Mesh
 from agent.peers.secrets import Secrets
 from ipam.model import NodeName, Pool
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 PORT = 17902
 SUBNET = f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}"

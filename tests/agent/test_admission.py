@@ -16,13 +16,13 @@ from agent.datastore import keeping
 from agent.datastore.admission import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
 from agent.datastore.documents import Found, InvalidDocument, read
 from agent.datastore.keeping import Damaged
-from agent.datastore.rehearsal import Rehearsal
+from ipam.etcd.dry_run_store import Rehearsal
 from agent.datastore.schema import merged
-from ipam.errors import Conflict
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.failures import Conflict
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
 from ipam.model import NodeName
-from ipam.store import Delete, Operation, Outcome, Put, Store, Unchanged
+from ipam.etcd.store import Delete, Operation, Outcome, Put, Store, Unchanged
 from tests.agent.kinds import EXAMPLES, Example
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd

@@ -14,7 +14,7 @@ from agent.datastore.documents import InvalidDocument, read
 from agent.datastore.keeping import key_of
 from agent.datastore.resources import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
 from ipam.model import NodeName
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 PEER = {"peerIP": "10.0.0.9", "asNumber": 65001}
 

@@ -18,7 +18,7 @@ from agent.datastore.syncer import Syncer
 from agent.lab.life import SEED_POOL
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName
-from ipam.store import Delete, Put, Versioned
+from ipam.etcd.store import Delete, Put, Versioned
 from tests.fakes.store import FakeStore
 
 ME, OTHER = NodeName("node-1"), NodeName("node-2")

@@ -26,7 +26,7 @@ from agent.gathering import FactSettings, Gatherer, troubles
 from agent.place.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 from tests.agent.test_routing import ALWAYS, facts, pool
 from tests.fakes.kernel import FakeKernel
 

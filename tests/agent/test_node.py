@@ -16,10 +16,10 @@ from agent.datastore.resources import encode
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
 from agent.place.record import NodeRecord, record_inputs
-from ipam.allocator import Allocator
+from ipam.allocation.allocator import Allocator
 from ipam.keys import resource_key
 from ipam.model import HandleId, NodeName
-from ipam.store import Put
+from ipam.etcd.store import Put
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import FakeStore
 

@@ -14,7 +14,7 @@ from agent.datastore import keeping
 from agent.datastore.documents import Found, InvalidDocument, read
 from agent.datastore.keeping import key_of
 from agent.datastore.resources import kind_of
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 from tests.agent.kinds import EXAMPLES
 
 FILES = 400

@@ -13,8 +13,8 @@ import pytest
 from agent.clock import SystemClock
 from agent.datastore.admission import Admission, Verb
 from agent.datastore.documents import read
-from ipam.etcd import EtcdConfig, EtcdStore
-from ipam.store import Delete
+from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Delete
 from tests.cli.examples import Place, at
 from tests.cli.running import run_line
 from tests.fixtures.etcd import Etcd, start_etcd

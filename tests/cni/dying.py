@@ -24,8 +24,8 @@ from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import ServerPorts
 from agent.cni.server import CniServer
 from agent.datastore.cluster import ENDPOINTS, POOLS, Cluster
-from ipam.allocator import Allocator, Companion
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator, Companion
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 from tests.fixtures.namespace import ip
 

@@ -9,8 +9,8 @@ import pytest
 
 from agent.cni.collector import Collector
 from agent.datastore.cluster import ENDPOINTS
-from ipam.garbage import PAUSE_SECONDS
-from ipam.store import Put
+from ipam.check.leak_proof import PAUSE_SECONDS
+from ipam.etcd.store import Put
 from tests.cni.world import World
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.cni.collector import Collector
-from ipam.garbage import PAUSE_SECONDS
+from ipam.check.leak_proof import PAUSE_SECONDS
 from tests.cni.world import World
 
 KEEP: dict[str, object] = {"ipam": {"keep": "10m"}}

@@ -12,7 +12,7 @@ import pytest
 from agent.cni.attaching import Waits
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import BLOCKS
-from ipam.store import Operation, Outcome, Put, Unchanged, Versioned
+from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
 from tests.fakes.store import FakeStore, Fault

@@ -11,7 +11,7 @@ import pytest
 
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import block_prefix
-from ipam.store import Delete, Put
+from ipam.etcd.store import Delete, Put
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
 

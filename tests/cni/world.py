@@ -18,10 +18,10 @@ from agent.dataplane import procfs
 from agent.dataplane.objects import Address, Sysctl
 from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
-from ipam.allocator import Allocator
+from ipam.allocation.allocator import Allocator
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from ipam.model import NodeName, Pool, PoolRecord
-from ipam.store import Put
+from ipam.etcd.store import Put
 from tests.fakes.pods import FakePods
 from tests.fakes.store import FakeStore
 

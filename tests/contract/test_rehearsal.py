@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agent.datastore.rehearsal import Rehearsal
-from ipam.store import Committed, Delete, Put, Store, Unchanged
+from ipam.etcd.dry_run_store import Rehearsal
+from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged
 from tests.contract import test_store as contract
 from tests.fakes.store import FakeStore
 

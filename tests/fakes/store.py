@@ -1,6 +1,6 @@
 """A store in memory with etcd's rules: one revision per transaction, a history to watch, compaction, leases.
 
-Promises: the contract of `ipam.store`, and faults that a test names before they happen.
+Promises: the contract of `ipam.etcd.store`, and faults that a test names before they happen.
 """
 
 from __future__ import annotations
@@ -10,21 +10,8 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 
-from ipam.errors import Compacted, StoreRefused, StoreUnavailable
-from ipam.store import (
-    MOST_OPERATIONS,
-    Changed,
-    Committed,
-    Listing,
-    Lost,
-    Operation,
-    Outcome,
-    Progress,
-    Put,
-    Unchanged,
-    Versioned,
-    WatchEvent,
-)
+from ipam.failures import Compacted, StoreRefused, StoreUnavailable
+from ipam.etcd.store import (MOST_OPERATIONS, Changed, Committed, Listing, Lost, Operation, Outcome, Progress, Put, Unchanged, Versioned, WatchEvent)
 
 
 class Fault(Enum):

@@ -15,12 +15,12 @@ from ipaddress import ip_network
 
 from agent.clock import SystemClock
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, encode
-from ipam.allocator import Allocator, Companion
-from ipam.errors import IpamError
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator, Companion
+from ipam.failures import IpamError
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import Assignment, HandleId, Pool, PoolRecord
-from ipam.store import Delete, Put, Unchanged
+from ipam.etcd.store import Delete, Put, Unchanged
 from tests.ipam.world import ask
 
 

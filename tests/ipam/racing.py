@@ -11,9 +11,9 @@ import sys
 from ipaddress import ip_network
 
 from agent.clock import SystemClock
-from ipam.allocator import Allocator
-from ipam.errors import IpamError
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator
+from ipam.failures import IpamError
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import Pool, PoolRecord
 from tests.ipam.world import ask

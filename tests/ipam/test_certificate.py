@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipam.certificate import valid_until
+from ipam.etcd.certificate import valid_until
 
 
 def tlv(tag: int, *contents: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipam import codec
-from ipam.errors import Malformed
+from ipam.failures import Malformed
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,

@@ -17,11 +17,11 @@ import structlog
 from agent.clock import SystemClock
 from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
-from ipam.errors import StoreError, WentBack
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.failures import StoreError, WentBack
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from ipam.store import Committed, Put, Store, Unchanged
+from ipam.etcd.store import Committed, Put, Store, Unchanged
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.etcd_cluster import Member, start_cluster

@@ -19,13 +19,13 @@ from agent.datastore.syncer import Syncer
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
 from agent.place.record import NodeRecord
-from ipam.allocator import Allocator
-from ipam.errors import StoreError, StoreRefused
-from ipam.etcd import EtcdConfig, EtcdStore
-from ipam.etcd_messages import rpc
+from ipam.allocation.allocator import Allocator
+from ipam.failures import StoreError, StoreRefused
+from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.etcd_messages import rpc
 from ipam.keys import IPAM_CONFIG, affinity_prefix, resource_key
 from ipam.model import HandleId, NodeName
-from ipam.store import Delete, Put
+from ipam.etcd.store import Delete, Put
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.world import ask, endpoint

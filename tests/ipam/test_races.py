@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ipam.audit import audit, picture
-from ipam.draft import Companion
-from ipam.errors import PoolExhausted
-from ipam.etcd import EtcdConfig, EtcdStore
+from ipam.check.audit import audit, picture
+from ipam.allocation.transaction import Companion
+from ipam.failures import PoolExhausted
+from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import IPAM, IPAM_CONFIG, resource_key
 from ipam.model import AffinityState, HandleId
-from ipam.store import Delete
+from ipam.etcd.store import Delete
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.world import World, ask
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix
 from ipam.selector import SelectorError, parse
-from ipam.texts import text_of
+from ipam.address_text import text_of
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
 """FNV-1, 32 bit."""

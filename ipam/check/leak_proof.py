@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ipam.model import Address, HandleId, NodeName
-from ipam.releasing import Guarded
+from ipam.allocation.release import Guarded
 
 PAUSE_SECONDS = 60.0
 """Between the two looks: longer than an attachment takes from its allocation to its veth."""

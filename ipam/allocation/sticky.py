@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ipam import block as blocks
-from ipam.draft import Draft
+from ipam.allocation.transaction import Draft
 from ipam.keys import handle_key
 from ipam.model import Attributes, Block, HandleId, Prefix
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 KEEP_AS, KEEP_SECONDS, KEPT_UNTIL = "keepAs", "keepSeconds", "keptUntil"
 LONGEST_KEEP_SECONDS = 30 * 86_400

@@ -15,9 +15,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
 from ipam.codec import decode_config, decode_handle
-from ipam.draft import Draft, Kept, read_block
-from ipam.errors import Conflict, Malformed, Refused
-from ipam.keeping import draft_keeping
+from ipam.allocation.transaction import Draft, Kept, read_block
+from ipam.failures import Conflict, Malformed, Refused
+from ipam.allocation.sticky import draft_keeping
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
@@ -40,7 +40,7 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
-from ipam.store import Committed, Store, Versioned
+from ipam.etcd.store import Committed, Store, Versioned
 
 MOST_ATTEMPTS = 100
 RETRY_SECONDS = 0.01

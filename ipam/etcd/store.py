@@ -3,7 +3,7 @@
 Promises (every implementation, proved by tests/contract/test_store.py):
 - `list` is a consistent picture at one revision; `watch(prefix, revision + 1)` continues it without a gap.
 - a transaction happens whole or not at all; its answer says which.
-- errors are the ones of `ipam.errors`, never a library's own.
+- errors are the ones of `ipam.failures`, never a library's own.
 Does not know: etcd, Calico's keys, JSON.
 """
 

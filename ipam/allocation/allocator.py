@@ -18,34 +18,16 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from ipam import block as blocks
-from ipam.draft import NOTHING, Companion, Draft, Kept, broken_guards
-from ipam.errors import Conflict, IpamError, Refused, StoreError
-from ipam.freeing import Freeing
+from ipam.allocation.transaction import NOTHING, Companion, Draft, Kept, broken_guards
+from ipam.failures import Conflict, IpamError, Refused, StoreError
+from ipam.allocation.release_queue import Freeing
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord, Prefix
-from ipam.pending import (
-    FIRST_WAIT_SECONDS,
-    GROUP_MOST,
-    LONGEST_WAIT_SECONDS,
-    MOST_ATTEMPTS,
-    MOST_WAITING,
-    Pending,
-    shortened,
-)
-from ipam.placing import Placing
-from ipam.releasing import (
-    Guarded,
-    Held,
-    Released,
-    Seen,
-    guarded,
-    held_by,
-    release_addresses,
-    release_node,
-    release_pool,
-)
-from ipam.store import Committed, Lost, Put, Store
-from ipam.territory import Territory, load
+from ipam.allocation.commit_queue import (FIRST_WAIT_SECONDS, GROUP_MOST, LONGEST_WAIT_SECONDS, MOST_ATTEMPTS, MOST_WAITING, Pending, shortened)
+from ipam.allocation.assign import Placing
+from ipam.allocation.release import (Guarded, Held, Released, Seen, guarded, held_by, release_addresses, release_node, release_pool)
+from ipam.etcd.store import Committed, Lost, Put, Store
+from ipam.allocation.block_cache import Territory, load
 
 __all__ = ["Allocator", "Companion"]
 

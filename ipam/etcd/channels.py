@@ -20,10 +20,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from ipam.certificate import valid_until
-from ipam.errors import StoreUnavailable
-from ipam.etcd_config import EtcdConfig
-from ipam.etcd_messages import rpc
+from ipam.etcd.certificate import valid_until
+from ipam.failures import StoreUnavailable
+from ipam.etcd.etcd_config import EtcdConfig
+from ipam.etcd.etcd_messages import rpc
 
 MOST_MESSAGE_BYTES = 256 << 20
 OPTIONS = (

@@ -1,6 +1,6 @@
 """Store over etcd v3: grpc.aio carries, etcd3's messages speak, everything else is here.
 
-Promises: those of `ipam.store`, with the calls of `etcd_calls` and the watches of `etcd_watch`.
+Promises: those of `ipam.etcd.store`, with the calls of `etcd_calls` and the watches of `etcd_watch`.
 Does not know: Calico's keys, JSON, connections.
 """
 
@@ -11,25 +11,13 @@ from typing import Any
 
 from grpc import aio
 
-from ipam.errors import StoreRefused
-from ipam.etcd_calls import Calls, translated
-from ipam.etcd_channels import Channels
-from ipam.etcd_config import EtcdConfig
-from ipam.etcd_messages import end_of, rpc, versioned
-from ipam.etcd_watch import HEARTBEAT_SECONDS, SILENCE_SECONDS, Place, Watching
-from ipam.store import (
-    MOST_OPERATIONS,
-    Committed,
-    Delete,
-    Listing,
-    Lost,
-    Operation,
-    Outcome,
-    Put,
-    Unchanged,
-    Versioned,
-    WatchEvent,
-)
+from ipam.failures import StoreRefused
+from ipam.etcd.calls import Calls, translated
+from ipam.etcd.channels import Channels
+from ipam.etcd.etcd_config import EtcdConfig
+from ipam.etcd.etcd_messages import end_of, rpc, versioned
+from ipam.etcd.watches import HEARTBEAT_SECONDS, SILENCE_SECONDS, Place, Watching
+from ipam.etcd.store import (MOST_OPERATIONS, Committed, Delete, Listing, Lost, Operation, Outcome, Put, Unchanged, Versioned, WatchEvent)
 
 __all__ = ["EtcdConfig", "EtcdStore"]
 

@@ -18,7 +18,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
-from ipam.store import Versioned
+from ipam.etcd.store import Versioned
 
 FILES = ("kv", "auth", "rpc")
 """In the order in which they depend on each other."""

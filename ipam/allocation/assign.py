@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from ipam import block as blocks
-from ipam.draft import Draft, Kept
-from ipam.errors import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
-from ipam.keeping import is_kept
+from ipam.allocation.transaction import Draft, Kept
+from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
+from ipam.allocation.sticky import is_kept
 from ipam.keys import block_key
 from ipam.model import (
     DEFAULT_BLOCKS_PER_NODE,
@@ -27,10 +27,10 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
-from ipam.returning import returned
-from ipam.search import aligned_block, eligible, left
-from ipam.store import Store
-from ipam.territory import Territory, abandoned, free_block, survey
+from ipam.allocation.reassign import returned
+from ipam.allocation.pool_selection import aligned_block, eligible, left
+from ipam.etcd.store import Store
+from ipam.allocation.block_cache import Territory, abandoned, free_block, survey
 
 LEFT_AT_ONCE = 4
 """Blocks given up in one transaction."""

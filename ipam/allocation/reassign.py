@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipam import block as blocks
-from ipam.draft import Draft
-from ipam.keeping import is_kept
+from ipam.allocation.transaction import Draft
+from ipam.allocation.sticky import is_kept
 from ipam.keys import handle_key
 from ipam.model import Address, AddressRequest, Assignment, Attributes, PoolRecord
-from ipam.releasing import held_by
-from ipam.search import eligible
-from ipam.store import Store
+from ipam.allocation.release import held_by
+from ipam.allocation.pool_selection import eligible
+from ipam.etcd.store import Store
 
 
 async def returned(
