@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from agent.clock import Clock
-from agent.dataplane.facts import Facts
-from agent.dataplane.mtu import pod_mtu
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.cluster import Cluster
 from agent.datastore.syncer import Syncer
-from agent.gathering import troubles
+from agent.dataplane.inputs.gather import troubles
 from agent.metrics.pools import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.peers.mesh import Mesh

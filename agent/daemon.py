@@ -33,21 +33,21 @@ from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import ServerPorts
 from agent.cni.server import CniServer
 from agent.config import Config, ConfigError
-from agent.dataplane.bell import Bell
-from agent.dataplane.facts import Facts, Protocols
-from agent.dataplane.mtu import pod_mtu
-from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
-from agent.dataplane.ownership import Ownership
+from agent.dataplane.trigger import Bell
+from agent.dataplane.inputs.facts import Facts, Protocols
+from agent.dataplane.inputs.mtu import pod_mtu
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address, Link, RouteKey
+from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
-from agent.dataplane.route_wishes import RouteWishes
-from agent.dataplane.turns import in_turns
-from agent.dataplane.wishes import Entries
+from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.desired.desired_state import Entries
 from agent.datastore.client import etcd_config
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
-from agent.gathering import FactSettings, Gatherer
+from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.metrics.exposition import Exposition
 from agent.metrics.lag import Lag
 from agent.metrics.monitor import Monitor
@@ -58,7 +58,7 @@ from agent.peers.reachability import Reachability
 from agent.peers.secrets import Secrets
 from agent.place.record import NodeRecord, record_inputs
 from agent.place.underlay import Underlay
-from agent.route_glass import RouteGlass
+from agent.dataplane.explain.route_queries import RouteGlass
 from agent.service.notify import Notifier
 from agent.service.reloading import Reloading
 from agent.service.start import checked, only_one, parser

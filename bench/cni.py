@@ -23,7 +23,7 @@ from agent.cni.install import Places, install
 from agent.lab import life
 from agent.lab.fabric import NAMESPACES
 from agent.lab.plan import LabNode, Mode
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 from bench.figures import OURS, Measure, Series, markdown
 from bench.place import BenchError
 

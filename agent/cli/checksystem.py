@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from agent.cli.connection import config, with_store
 from agent.cli.failure import CommandFailed
 from agent.config import Config, EtcdSettings
-from agent.dataplane.netlink import NetlinkKernel
+from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory
 from agent.preflight.facts import Finding, HostFacts, Severity
 from agent.preflight.findings import findings

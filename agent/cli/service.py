@@ -73,7 +73,7 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import config
     from agent.cli.failure import CommandFailed
     from agent.config import Config
-    from agent.dataplane.netlink import NetlinkKernel
+    from agent.dataplane.kernel.linux import NetlinkKernel
     from agent.service.uninstall import Options, UninstallFailed, uninstall
 
     if os.geteuid() != 0:

@@ -32,7 +32,7 @@ from agent.cni.journal import Release
 from agent.cni.options import CniError, Code
 from agent.cni.ports import ServerPorts
 from agent.cni.spec import Request, Result
-from agent.dataplane.kernel import KernelError
+from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources import WorkloadEndpoint, encode
 from ipam.allocation.allocator import Companion
 from ipam.failures import IpamError, Refused, StoreUnavailable

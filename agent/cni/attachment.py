@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.spec import Request
-from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import WORKLOAD_PREFIX, Address
+from agent.dataplane.kernel.protocol import KernelError
+from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
 from ipam.allocation.sticky import Keep
 from ipam.model import HandleId

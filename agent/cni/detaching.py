@@ -22,7 +22,7 @@ from agent.cni.journal import Journal, JournalFull, Release
 from agent.cni.options import CniError, Code
 from agent.cni.ports import ServerPorts
 from agent.cni.spec import Request
-from agent.dataplane.kernel import KernelError
+from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode
 from ipam.allocation.allocator import Companion
 from ipam.failures import Conflict, IpamError

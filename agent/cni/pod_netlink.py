@@ -20,37 +20,14 @@ from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNam
 from agent.cni.checking import PodState
 from agent.cni.pod_reading import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.cni.pod_removal import RTM_SETLINK, Removal, by_name, exists
-from agent.dataplane import procfs
-from agent.dataplane.kernel import KernelError
-from agent.dataplane.netlink_socket import RequestSocket, reason
-from agent.dataplane.objects import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
-from agent.dataplane.rtlinks import (
-    IFA_ADDRESS,
-    IFA_LOCAL,
-    IFLA_ADDRESS,
-    IFLA_IFNAME,
-    IFLA_INFO_DATA,
-    IFLA_INFO_KIND,
-    IFLA_LINKINFO,
-    IFLA_MTU,
-    known_neighbour_request,
-    mac_bytes,
-    neighbour_request,
-)
-from agent.dataplane.rtnetlink import (
-    AF_INET,
-    AF_INET6,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    NLM_F_REQUEST,
-    RTM_NEWADDR,
-    attribute,
-    message,
-    route_request,
-)
-from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.namespaces import HOME, entered
+from agent.netlink import sysctl
+from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink.netlink_socket import RequestSocket, reason
+from agent.dataplane.kernel.model import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
+from agent.netlink.rtlinks import (IFA_ADDRESS, IFA_LOCAL, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, known_neighbour_request, mac_bytes, neighbour_request)
+from agent.netlink.rtnetlink import (AF_INET, AF_INET6, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, RTM_NEWADDR, attribute, message, route_request)
+from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.netlink.namespaces import HOME, entered
 
 RTM_NEWLINK = 16
 IFLA_NET_NS_FD = 28
@@ -168,7 +145,7 @@ class NetlinkPods:
 def _host_switches(host_interface: str) -> dict[str, str]:
     """What the reconciler sets for a pod, as it stands; a kernel without IPv6 lacks some."""
     names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
-    return {name: value for name in names if (value := procfs.read(name)) is not None}
+    return {name: value for name in names if (value := sysctl.read(name)) is not None}
 
 
 def _opened(netns: str) -> int:
@@ -216,7 +193,7 @@ def _switches_inside(wish: Attachment) -> Iterator[tuple[str, str]]:
 def _switch(wished: Iterable[tuple[str, str]]) -> None:
     """Set sysctls of the namespace that the thread is in. Raises KernelError."""
     for name, value in wished:
-        if (why := procfs.write(Sysctl(name, value))) is not None:
+        if (why := sysctl.write(Sysctl(name, value))) is not None:
             raise KernelError(why)
 
 

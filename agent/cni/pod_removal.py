@@ -14,9 +14,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from agent.dataplane.netlink_socket import NETLINK_ROUTE, Lost, Refused, RequestSocket, Subscription
-from agent.dataplane.rtlinks import IFLA_IFNAME
-from agent.dataplane.rtnetlink import NLM_F_REQUEST, attribute, message
+from agent.netlink.netlink_socket import NETLINK_ROUTE, Lost, Refused, RequestSocket, Subscription
+from agent.netlink.rtlinks import IFLA_IFNAME
+from agent.netlink.rtnetlink import NLM_F_REQUEST, attribute, message
 
 RTM_DELLINK, RTM_SETLINK = 17, 19
 RTNLGRP_LINK = 1

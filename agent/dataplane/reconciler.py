@@ -16,39 +16,26 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from agent.clock import Clock
-from agent.dataplane import plan
-from agent.dataplane.bell import Bell
-from agent.dataplane.budget import Budget
-from agent.dataplane.delta import Delta
-from agent.dataplane.entry_steps import EntrySteps
-from agent.dataplane.explaining import Situation
-from agent.dataplane.forgetting import Forgetting
-from agent.dataplane.hearing import Hearing, Worth
-from agent.dataplane.interfaces import Interfaces
-from agent.dataplane.kernel import (
-    Changes,
-    Kernel,
-    KernelError,
-    KernelEvent,
-    Overrun,
-)
-from agent.dataplane.lingering import Lingering
-from agent.dataplane.objects import (
-    WORKLOAD_PREFIX,
-    Dataplane,
-    Kind,
-    Link,
-    Route,
-    RouteKey,
-)
-from agent.dataplane.ownership import Installed, Ownership
-from agent.dataplane.pace import Pace, Tempo
-from agent.dataplane.plan import Picture, Wish
-from agent.dataplane.reading import read
+from agent.dataplane.kinds import diff
+from agent.dataplane.trigger import Bell
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.kinds.delta import Delta
+from agent.dataplane.kinds.entry_steps import EntrySteps
+from agent.dataplane.explain.route_reasons import Situation
+from agent.dataplane.conntrack_cleanup import Forgetting
+from agent.dataplane.event_triage import Hearing, Worth
+from agent.dataplane.kinds.link_cache import Interfaces
+from agent.dataplane.kernel.protocol import Changes, Kernel, KernelError, KernelEvent, Overrun
+from agent.dataplane.tunnel_grace import Lingering
+from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
+from agent.dataplane.kernel.ownership import Installed, Ownership
+from agent.dataplane.pass_limiter import Pace, Tempo
+from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.report import Report, Tally
-from agent.dataplane.switches import Switches
-from agent.dataplane.turns import in_turns
-from agent.dataplane.writes import Writes
+from agent.dataplane.kinds.sysctl_reader import Switches
+from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.kinds.apply import Writes
 
 __all__ = ["Reconciler", "Report", "Wish"]
 
@@ -93,7 +80,7 @@ class Reconciler:
         self._lingering = Lingering(self._tempo.linger_seconds)
         self._forgetting = Forgetting(kernel, self._tally, log)
         self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
-        self._routes_plan = plan.RoutePlan(Delta({}, {}, {}), {}, {})
+        self._routes_plan = diff.RoutePlan(Delta({}, {}, {}), {}, {})
         self._open: frozenset[RouteKey] = frozenset()
         """Where the last pass left something to do."""
         self._forgotten: set[RouteKey] = set()
@@ -176,7 +163,7 @@ class Reconciler:
         if self._picture.routes.get(key) == wished:
             return None
         if key in self._routes_plan.conflicts:
-            raise KernelError(f"{wished}: {plan.conflict_reason(self._routes_plan.conflicts[key])}")
+            raise KernelError(f"{wished}: {diff.conflict_reason(self._routes_plan.conflicts[key])}")
         failure = self._writes.retries.failure((Kind.ROUTE, key))
         if failure is not None and failure.attempts >= SETTLE_ATTEMPTS:
             raise KernelError(f"{wished}: {failure.why}")
@@ -271,7 +258,7 @@ class Reconciler:
             self._look_everywhere = True
         await self._read_stale()
         self._writes.begin()
-        if await self._writes.put_tunnels(plan.tunnel_steps(self._wish, self._picture)):
+        if await self._writes.put_tunnels(diff.tunnel_steps(self._wish, self._picture)):
             self._interfaces.doubt_all()
             await self._read_links()
         await self._write()
@@ -285,7 +272,7 @@ class Reconciler:
         lost, self._heard.lost = self._heard.lost, set()
         gone = self._picture.forget_devices(lost)
         self._forgotten |= gone.keys()
-        if not all(map(plan.is_pod, gone.values())):
+        if not all(map(diff.is_pod, gone.values())):
             # A write of ours that followed the loss before it was heard of may stand, and now looks as if it did not.
             self._heard.stale.add(Kind.ROUTE)
         changed = await self._interfaces.read()
@@ -296,7 +283,7 @@ class Reconciler:
         for kind in sorted(self._heard.stale):
             # Taken off before reading: an event that comes meanwhile makes it stale again.
             self._heard.stale.discard(kind)
-            before = plan.of_kind(self._picture, kind)
+            before = diff.of_kind(self._picture, kind)
             try:
                 await self._read(kind)
             except (KernelError, asyncio.CancelledError):
@@ -305,7 +292,7 @@ class Reconciler:
             log = (
                 self._log.bind(by=self._heard.authors.pop(kind)) if kind in self._heard.authors else self._log
             )
-            self._tally.read(kind, before, plan.of_kind(self._picture, kind), self._ownership, log)
+            self._tally.read(kind, before, diff.of_kind(self._picture, kind), self._ownership, log)
             await asyncio.sleep(0)
 
     async def _read(self, kind: Kind) -> None:
@@ -324,7 +311,7 @@ class Reconciler:
         keys = None if self._look_everywhere else self._wish.touched
         if keys is not None and (more := self._open | self._forgotten):
             keys |= more
-        self._routes_plan = await in_turns(plan.route_work(self._wish, picture, links, self._ownership, keys))
+        self._routes_plan = await in_turns(diff.route_work(self._wish, picture, links, self._ownership, keys))
         self._look_everywhere = False
         self._forgotten.clear()
         routes = self._routes_plan.delta
@@ -332,21 +319,21 @@ class Reconciler:
         await writes.put(Kind.FDB, fdb.wanted, kernel.put_fdb, picture.fdb)
         await self._switches.read_missing(self._wish)
         await writes.put(
-            Kind.SYSCTL, plan.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
+            Kind.SYSCTL, diff.sysctl_steps(self._wish, picture), kernel.put_sysctls, picture.sysctls
         )
-        self._forgetting.later(plan.departures(self._wish, picture))
-        moving = plan.moves(routes, picture.routes)
-        await self._forgetting.before_use(key for key, route in routes.create.items() if plan.is_pod(route))
+        self._forgetting.later(diff.departures(self._wish, picture))
+        moving = diff.moves(routes, picture.routes)
+        await self._forgetting.before_use(key for key, route in routes.create.items() if diff.is_pod(route))
         await writes.put_routes(self._routes_plan)
-        await writes.put_masquerade(plan.masquerade_step(self._wish, picture))
-        await writes.put_forward_chains(plan.forward_steps(self._wish, picture))
+        await writes.put_masquerade(diff.masquerade_step(self._wish, picture))
+        await writes.put_forward_chains(diff.forward_steps(self._wish, picture))
         withdrawn = self._routes_plan.withdrawn
         await writes.remove(Kind.ROUTE, routes.delete, kernel.remove_routes, picture.routes, withdrawn)
         await self._forget(moving)
         await writes.remove(Kind.FDB, fdb.delete, kernel.remove_fdb, picture.fdb)
         await writes.remove(Kind.NEIGHBOUR, neighbours.delete, kernel.remove_neighbours, picture.neighbours)
         unwished = {
-            name: await kernel.received(name) for name in plan.tunnel_steps(self._wish, picture).delete
+            name: await kernel.received(name) for name in diff.tunnel_steps(self._wish, picture).delete
         }
         await writes.remove_tunnels(self._lingering.over(unwished, self._clock.now()))
         conflicts, waiting = self._routes_plan.conflicts, self._routes_plan.waiting

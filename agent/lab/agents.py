@@ -15,7 +15,7 @@ import sys
 
 from agent import daemon
 from agent.lab.processes import Start
-from agent.namespaces import enter
+from agent.netlink.namespaces import enter
 
 MODULE = "agent.daemon"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 HEADER = struct.Struct("!BBHHH")

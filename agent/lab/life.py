@@ -36,7 +36,7 @@ from agent.lab.plan import (
     with_mode,
 )
 from agent.lab.pods import Pod, pods
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 
 SEED_POOL = Path(__file__).parent / "pool.json"
 """The pool of the article this project started from: 192.168.0.0/16, IPIP always, /26 blocks."""

@@ -25,7 +25,7 @@ from agent import control
 from agent.lab.fabric import NAMESPACES, processes
 from agent.lab.plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
 from agent.lab.topology import TOPOLOGY
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 
 POLL_SECONDS = 0.05
 ETCD_SECONDS = 30.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 
 PLACE = Path("/proc/sys/net")
 PARTS = ("all", "default", "lo")

@@ -12,8 +12,8 @@ import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
-from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.model import Link, RouteKey
 from agent.datastore.cluster import own_blocks
 from agent.peers.policies import Interface
 from bgp.wire.families import Prefix

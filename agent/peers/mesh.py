@@ -18,8 +18,8 @@ import structlog
 
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
-from agent.dataplane.facts import Facts
-from agent.dataplane.objects import Address, Prefix, RouteKey
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.model import Address, Prefix, RouteKey
 from agent.datastore.cluster import Cluster
 from agent.peers import glass
 from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile

@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from urllib.parse import urlsplit
 
 from agent.config import NodeSettings
-from agent.dataplane.kernel import Kernel, KernelError
-from agent.dataplane.objects import Address
+from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.model import Address
 from agent.place.address_method import How, Method, method
 from agent.place.addressing import Candidate, Interface, beside, by_route, judged, literal
 from ipam.model import Pool

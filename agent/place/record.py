@@ -19,10 +19,10 @@ import structlog
 
 from agent.clock import Clock
 from agent.config import NodeSettings
-from agent.dataplane.facts import bearing
-from agent.dataplane.kernel import Kernel
-from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
-from agent.dataplane.tunnels import uses_ipip, uses_vxlan, vtep_mac
+from agent.dataplane.inputs.facts import bearing
+from agent.dataplane.kernel.protocol import Kernel
+from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Link
+from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import API_VERSION, PLURALS
 from agent.place.addressing import Candidate, Interface

@@ -8,18 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
-from agent.dataplane.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
-from agent.dataplane.objects import (
-    OUR_TUNNELS,
-    PROTOCOL_NAMES,
-    RTPROT_KERNEL,
-    WORKLOAD_PREFIX,
-    ForwardChain,
-    Link,
-    Prefix,
-    Route,
-    RouteType,
-)
+from agent.dataplane.inputs.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
+from agent.dataplane.kernel.model import (OUR_TUNNELS, PROTOCOL_NAMES, RTPROT_KERNEL, WORKLOAD_PREFIX, ForwardChain, Link, Prefix, Route, RouteType)
 from agent.preflight.facts import AGENT, Finding, HostFacts, Severity
 from ipam.model import EncapsulationMode, Pool
 

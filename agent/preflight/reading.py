@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from agent.clock import SystemClock
 from agent.config import Config
-from agent.dataplane.kernel import Kernel, KernelError
-from agent.dataplane.objects import ForwardChain, Link, Route
+from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.model import ForwardChain, Link, Route
 from agent.preflight.facts import AGENT, HostFacts, ModuleState, Placed, Underlay
 from agent.preflight.host import PURPOSES
 from agent.preflight.network import BGP_PORT

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from agent.dataplane.objects import TUNL0, Link, TunnelKind
+from agent.dataplane.kernel.model import TUNL0, Link, TunnelKind
 from agent.service.evidence import Evidence
 
 MODULE = "ipip"

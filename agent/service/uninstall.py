@@ -21,10 +21,10 @@ from agent.cni.install import InstallFailed as CniFailed
 from agent.cni.install import Places
 from agent.cni.install import uninstall as remove_plugins
 from agent.config import Config, ConfigError
-from agent.dataplane import procfs
-from agent.dataplane.kernel import Kernel, KernelError
-from agent.dataplane.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
-from agent.dataplane.ownership import Ownership
+from agent.netlink import sysctl
+from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
+from agent.dataplane.kernel.ownership import Ownership
 from agent.service import evidence, layout, modules
 from agent.service.install import active
 from agent.service.start import only_one
@@ -162,8 +162,8 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
 def restore_switches(record: evidence.Evidence) -> Iterator[str]:
     """Set what the agent, or the kernel on its behalf, has changed on the machine's own interfaces."""
     for name, value in evidence.to_restore(record).items():
-        if procfs.read(name) not in (value, None):
-            why = procfs.write(Sysctl(name, value))
+        if sysctl.read(name) not in (value, None):
+            why = sysctl.write(Sysctl(name, value))
             yield why or f"{name}: {value} again"
 
 

@@ -14,8 +14,8 @@ import msgspec
 
 from agent.clock import SystemClock
 from agent.config import BgpSettings
-from agent.dataplane.facts import Facts
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.model import RouteKey
 from agent.datastore.cluster import Cluster
 from agent.datastore.keeping import key_of
 from agent.datastore.resources import KINDS

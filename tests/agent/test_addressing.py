@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 import pytest
 
 from agent.config import NodeSettings
-from agent.dataplane.objects import Link
+from agent.dataplane.kernel.model import Link
 from agent.place.address_method import How, Method, method
 from agent.place.addressing import by_route, judged
 from agent.place.finding import AddressFinder, NoAddress, resolved

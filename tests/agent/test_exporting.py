@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_network
 
-from agent.dataplane.facts import Endpoint, Facts, NodeAddresses
-from agent.dataplane.objects import Link, RouteKey
+from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.kernel.model import Link, RouteKey
 from agent.peers.exporting import BLOCK as OWN
 from agent.peers.exporting import announcements, borne, interfaces
 from agent.peers.policies import Interface

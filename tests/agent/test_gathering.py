@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from agent.dataplane.facts import Endpoint
-from agent.dataplane.kernel import PathToHost
-from agent.dataplane.mtu import oversized, pod_mtu
-from agent.dataplane.objects import Address, Link
+from agent.dataplane.inputs.facts import Endpoint
+from agent.dataplane.kernel.protocol import PathToHost
+from agent.dataplane.inputs.mtu import oversized, pod_mtu
+from agent.dataplane.kernel.model import Address, Link
 from agent.datastore.cluster import Cluster
 from agent.datastore.resources import (
     Metadata,
@@ -22,7 +22,7 @@ from agent.datastore.resources import (
     encode,
     kind_of,
 )
-from agent.gathering import FactSettings, Gatherer, troubles
+from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
 from agent.place.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key
 from ipam.model import NodeName

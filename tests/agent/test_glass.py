@@ -14,7 +14,7 @@ import structlog
 from agent.cli.bgp import in_full, page_text, peers_table, routes_table
 from agent.cli.node import certificate_notes, peers_of
 from agent.clock import SystemClock
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.kernel.model import RouteKey
 from agent.peers import glass
 from agent.peers.peering import Peered, PeerKind
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig

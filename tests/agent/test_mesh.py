@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.dataplane.objects import RouteKey
+from agent.dataplane.kernel.model import RouteKey
 from agent.peers.draining import Drained, DrainFile
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown

@@ -9,7 +9,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.config import NodeSettings
-from agent.dataplane.tunnels import vtep_mac
+from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.cluster import NODES, POOLS, Cluster
 from agent.datastore.documents import read
 from agent.datastore.resources import encode

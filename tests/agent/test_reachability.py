@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.dataplane.kernel import KernelError, NoWay, PathToHost
-from agent.dataplane.objects import Address
+from agent.dataplane.kernel.protocol import KernelError, NoWay, PathToHost
+from agent.dataplane.kernel.model import Address
 from agent.peers.reachability import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
 from tests.fakes.kernel import FakeKernel
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 from tests.cni.libcni import Call, Libcni, PluginFailed
 from tests.cni.machine import DEBIAN, ID, SANDBOX, Machine, machine, namespace, places
 from tests.fixtures.namespace import ip

@@ -16,9 +16,9 @@ from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
 from agent.cni.checking import differences
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.spec import parse
-from agent.dataplane import procfs
-from agent.dataplane.kernel import KernelError
-from agent.dataplane.objects import Address, Sysctl
+from agent.netlink import sysctl
+from agent.dataplane.kernel.protocol import KernelError
+from agent.dataplane.kernel.model import Address, Sysctl
 from agent.lab.fabric import make_namespace, remove_namespace
 from tests.cni.world import switch_on
 from tests.fixtures.namespace import fresh_namespace, ip
@@ -168,7 +168,7 @@ async def test_a_check_finds_a_switch_of_the_host_side_that_somebody_turned(
     await attach(pods, dual(pod))
     switch_on(HOST)
     for name in (f"net/ipv4/conf/{HOST}/proxy_arp", f"net/ipv6/conf/{HOST}/forwarding"):
-        assert procfs.write(Sysctl(name, "0")) is None
+        assert sysctl.write(Sysctl(name, "0")) is None
     assert await found_wrong(pod, pods, BOTH) == [
         f"net/ipv4/conf/{HOST}/proxy_arp is 0, not 1",
         f"net/ipv6/conf/{HOST}/forwarding is 0, not 1",
@@ -200,7 +200,7 @@ async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_w
     pod: str, pods: NetlinkPods, off_before: str
 ) -> None:
     """Docker and podman make namespaces whose IPv6 is off; no address may wait for duplicate detection."""
-    assert procfs.write(Sysctl("net/ipv6/conf/default/disable_ipv6", off_before)) is None
+    assert sysctl.write(Sysctl("net/ipv6/conf/default/disable_ipv6", off_before)) is None
     subprocess.run(
         ["ip", "netns", "exec", pod, "sysctl", "-qw", f"net.ipv6.conf.all.disable_ipv6={off_before}"],
         check=True,

@@ -14,9 +14,9 @@ from agent.cni.journal import Journal
 from agent.cni.pod_netlink import NetlinkPods
 from agent.cni.ports import PodNetwork, ServerPorts
 from agent.cni.server import CniServer
-from agent.dataplane import procfs
-from agent.dataplane.objects import Address, Sysctl
-from agent.dataplane.sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.netlink import sysctl
+from agent.dataplane.kernel.model import Address, Sysctl
+from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
 from ipam.allocation.allocator import Allocator
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
@@ -34,7 +34,7 @@ POOL_KEY = resource_key("ippools", "p")
 def switch_on(interface: str) -> None:
     """The sysctls of a pod's host side, as the reconciler sets them."""
     for pattern, value in (*PER_INTERFACE, *PER_INTERFACE_6):
-        assert procfs.write(Sysctl(pattern.format(interface), value)) is None
+        assert sysctl.write(Sysctl(pattern.format(interface), value)) is None
 
 
 class World:

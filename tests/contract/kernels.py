@@ -10,23 +10,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
-from agent.dataplane import procfs
-from agent.dataplane.kernel import Kernel
-from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import (
-    VXLAN6_DEVICE,
-    VXLAN_DEVICE,
-    Address,
-    FdbEntry,
-    ForwardChain,
-    Neighbour,
-    Route,
-    RouteKey,
-    RouteType,
-    Scope,
-    Tunnel,
-    TunnelKind,
-)
+from agent.netlink import sysctl
+from agent.dataplane.kernel.protocol import Kernel
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.kernel.model import (VXLAN6_DEVICE, VXLAN_DEVICE, Address, FdbEntry, ForwardChain, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind)
 from agent.lab.processes import wait_for
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
@@ -206,7 +193,7 @@ class RealWorld:
         ip(f"-{route.key.version} route replace {route}")
 
     def foreign_sysctl(self, name: str, value: str) -> None:
-        (procfs.ROOT / name).write_text(value)
+        (sysctl.ROOT / name).write_text(value)
 
     def foreign_forward(self, chain: ForwardChain) -> None:
         policy = "drop" if chain.drops else "accept"

@@ -1,4 +1,4 @@
-"""The contract of agent/dataplane/kernel.py, on the fake and on the kernel of a fresh namespace."""
+"""The contract of agent/dataplane/kernel/protocol.py, on the fake and on the kernel of a fresh namespace."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 import pytest
 
-from agent.dataplane.kernel import Kernel, LinkChanged, NoWay, ObjectsChanged, Unsupported
-from agent.dataplane.netlink_conntrack import Conntrack
-from agent.dataplane.objects import (
-    TUNL0,
-    Address,
-    Kind,
-    Masquerade,
-    Sysctl,
-    Tunnel,
-    TunnelKind,
-)
+from agent.dataplane.kernel.protocol import Kernel, LinkChanged, NoWay, ObjectsChanged, Unsupported
+from agent.dataplane.kernel.conntrack import Conntrack
+from agent.dataplane.kernel.model import TUNL0, Address, Kind, Masquerade, Sysctl, Tunnel, TunnelKind
 from tests.contract.kernels import V4, RealWorld, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, kernel_has

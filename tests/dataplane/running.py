@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.dataplane.kernel import Kernel
-from agent.dataplane.objects import Dataplane, Link
-from agent.dataplane.pace import Tempo
+from agent.dataplane.kernel.protocol import Kernel
+from agent.dataplane.kernel.model import Dataplane, Link
+from agent.dataplane.pass_limiter import Tempo
 from agent.dataplane.reconciler import Reconciler, Wish
 
 PATIENCE_SECONDS = 20.0

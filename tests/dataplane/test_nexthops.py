@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane import procfs, rtnexthops
-from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import Dataplane, RouteKey, Sysctl
-from agent.dataplane.rtnetlink import HEADER
-from agent.dataplane.rtnexthops import OURS, Nexthop
+from agent.netlink import sysctl, rtnexthops
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.kernel.model import Dataplane, RouteKey, Sysctl
+from agent.netlink.rtnetlink import HEADER
+from agent.netlink.rtnexthops import OURS, Nexthop
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import LEARNED, OWN_BLOCK, POD, routes
 from tests.fixtures.namespace import fresh_namespace, ip
@@ -81,7 +81,7 @@ async def test_a_new_life_uses_the_objects_of_the_old_one(kernel: NetlinkKernel)
 
 
 async def test_a_kernel_that_hides_the_gateways_gets_plain_routes(kernel: NetlinkKernel) -> None:
-    assert procfs.write(Sysctl("net/ipv4/nexthop_compat_mode", "0")) is None
+    assert sysctl.write(Sysctl("net/ipv4/nexthop_compat_mode", "0")) is None
     assert await kernel.put_routes([LEARNED]) == ()
     assert objects() == []
     assert (await kernel.routes())[LEARNED.key] == LEARNED

@@ -7,9 +7,9 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane import nft
-from agent.dataplane.objects import Masquerade
-from agent.dataplane.rtnetlink import HEADER, messages
+from agent.netlink import nft_masquerade
+from agent.dataplane.kernel.model import Masquerade
+from agent.netlink.rtnetlink import HEADER, messages
 
 networks = st.builds(
     lambda number, length: IPv4Network((number, length), strict=False),
@@ -21,8 +21,8 @@ networks = st.builds(
 @given(st.frozensets(networks, max_size=8))
 @settings(derandomize=True, max_examples=200)
 def test_any_networks_survive_the_interval_form(found: frozenset[IPv4Network]) -> None:
-    edges = nft.edges(found)
-    assert nft.networks_of(reversed(edges)) == frozenset(collapse_addresses(found))
+    edges = nft_masquerade.edges(found)
+    assert nft_masquerade.networks_of(reversed(edges)) == frozenset(collapse_addresses(found))
     assert edges == sorted(edges)
     assert len({value for value, _ in edges}) == len(edges)
 
@@ -38,10 +38,10 @@ wide = st.builds(
 @settings(derandomize=True, max_examples=100)
 def test_ipv6_networks_survive_it_too_and_their_bytes(found: frozenset[IPv6Network]) -> None:
     edges: list[tuple[int, bool]] = []
-    for data in nft._elements(nft.IP6, "all-pools", 1, found):
-        edges += nft.decode_elements(data, HEADER.size, len(data))
-    assert edges == nft.edges(found, nft.IP6)
-    assert nft.networks_of(edges, nft.IP6) == frozenset(collapse_addresses(found))
+    for data in nft_masquerade._elements(nft_masquerade.IP6, "all-pools", 1, found):
+        edges += nft_masquerade.decode_elements(data, HEADER.size, len(data))
+    assert edges == nft_masquerade.edges(found, nft_masquerade.IP6)
+    assert nft_masquerade.networks_of(edges, nft_masquerade.IP6) == frozenset(collapse_addresses(found))
 
 
 def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -> None:
@@ -56,40 +56,40 @@ def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -
 @settings(derandomize=True, max_examples=50)
 def test_elements_are_read_back_from_their_bytes(found: frozenset[IPv4Network]) -> None:
     edges: list[tuple[int, bool]] = []
-    for data in nft._elements(nft.IP, "all-pools", 1, found):
-        edges += nft.decode_elements(data, HEADER.size, len(data))
-    assert edges == nft.edges(found)
+    for data in nft_masquerade._elements(nft_masquerade.IP, "all-pools", 1, found):
+        edges += nft_masquerade.decode_elements(data, HEADER.size, len(data))
+    assert edges == nft_masquerade.edges(found)
 
 
 def test_a_large_set_is_cut_into_messages_that_fit_their_length_field() -> None:
     many = [IPv4Network(((10 << 24) + (i << 7), 26)) for i in range(10_000)]
-    parts = nft._elements(nft.IP, "all-pools", 1, many)
+    parts = nft_masquerade._elements(nft_masquerade.IP, "all-pools", 1, many)
     assert len(parts) > 1
     assert all(len(part) < 1 << 16 for part in parts)
 
 
 def test_a_replacement_is_one_batch_that_deletes_before_it_adds() -> None:
     pool = frozenset({IPv4Network("10.1.0.0/16")})
-    data = b"".join(nft.replacement(Masquerade(pool, pool)))
+    data = b"".join(nft_masquerade.replacement(Masquerade(pool, pool)))
     kinds = [found.type for found in messages(data)]
-    table = [nft.NEWTABLE, nft.DELTABLE, nft.NEWTABLE]
-    sets = [nft.NEWSET, nft.NEWSETELEM] * 2
-    assert kinds == [16, *table, *sets, nft.NEWCHAIN, nft.NEWRULE, 17]
+    table = [nft_masquerade.NEWTABLE, nft_masquerade.DELTABLE, nft_masquerade.NEWTABLE]
+    sets = [nft_masquerade.NEWSET, nft_masquerade.NEWSETELEM] * 2
+    assert kinds == [16, *table, *sets, nft_masquerade.NEWCHAIN, nft_masquerade.NEWRULE, 17]
 
 
 def test_an_empty_wish_only_deletes() -> None:
-    kinds = [found.type for found in messages(b"".join(nft.replacement(Masquerade())))]
-    assert kinds == [16, nft.NEWTABLE, nft.DELTABLE, 17]
+    kinds = [found.type for found in messages(b"".join(nft_masquerade.replacement(Masquerade())))]
+    assert kinds == [16, nft_masquerade.NEWTABLE, nft_masquerade.DELTABLE, 17]
 
 
 def test_a_rule_is_told_by_its_expressions() -> None:
-    data = nft._rule(nft.IP)
-    assert nft.decode_rule(data, HEADER.size, len(data)) == nft.RULE_SHAPE
+    data = nft_masquerade._rule(nft_masquerade.IP)
+    assert nft_masquerade.decode_rule(data, HEADER.size, len(data)) == nft_masquerade.RULE_SHAPE
 
 
 def test_only_what_names_our_table_concerns_us() -> None:
-    ours = nft._rule(nft.IP)
+    ours = nft_masquerade._rule(nft_masquerade.IP)
     theirs = ours.replace(b"tortie\0", b"docker\0")
-    assert [nft.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [True, False]
-    begin = nft.replacement(Masquerade())[0]
-    assert not nft.concerns_us(begin, next(messages(begin)))
+    assert [nft_masquerade.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [True, False]
+    begin = nft_masquerade.replacement(Masquerade())[0]
+    assert not nft_masquerade.concerns_us(begin, next(messages(begin)))

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent.dataplane import netlink_offload
-from agent.dataplane.kernel import KernelError
-from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.objects import VXLAN_DEVICE, Dataplane
+from agent.netlink import ethtool
+from agent.dataplane.kernel.protocol import KernelError
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.kernel.model import VXLAN_DEVICE, Dataplane
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import VXLAN
 from tests.fixtures.namespace import fresh_namespace, ip
@@ -58,6 +58,6 @@ async def test_without_a_wish_it_is_nobodys_business(kernel: NetlinkKernel) -> N
 
 
 def test_an_interface_that_is_not_there_is_an_error_in_words(kernel: NetlinkKernel) -> None:
-    assert netlink_offload.read("nowhere") is None
+    assert ethtool.read("nowhere") is None
     with pytest.raises(KernelError, match="setting checksum offload of nowhere off: No such device"):
-        netlink_offload.write("nowhere", wanted=False)
+        ethtool.write("nowhere", wanted=False)

@@ -9,25 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane import plan
-from agent.dataplane.bell import Bell
-from agent.dataplane.budget import Budget
-from agent.dataplane.delta import difference
-from agent.dataplane.objects import (
-    TUNL0,
-    Dataplane,
-    Kind,
-    Link,
-    Masquerade,
-    Route,
-    RouteKey,
-    RouteType,
-    Scope,
-)
-from agent.dataplane.ownership import Ownership, is_ours
-from agent.dataplane.pace import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, Pace
-from agent.dataplane.plan import Picture, Wish
-from agent.dataplane.retries import Retries
+from agent.dataplane.kinds import diff
+from agent.dataplane.trigger import Bell
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.kinds.delta import difference
+from agent.dataplane.kernel.model import (TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope)
+from agent.dataplane.kernel.ownership import Ownership, is_ours
+from agent.dataplane.pass_limiter import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, Pace
+from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.retries import Retries
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
 LEARNED = Route(BLOCK, gateway=IPv4Address("172.26.0.2"), device="eth0")
@@ -128,20 +118,20 @@ async def test_many_rings_are_one_and_none_is_lost() -> None:
 def test_masquerading_waits_until_all_pools_are_known() -> None:
     pool = frozenset({IPv4Network("10.1.0.0/16")})
     wish = Wish(Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True)
-    assert plan.masquerade_step(wish, Picture()) is None
-    assert plan.masquerade_step(replace(wish, complete=True), Picture()) == Masquerade(pool, pool)
+    assert diff.masquerade_step(wish, Picture()) is None
+    assert diff.masquerade_step(replace(wish, complete=True), Picture()) == Masquerade(pool, pool)
 
 
 def test_an_odd_route_of_ours_is_replaced() -> None:
     wish = Wish(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
     picture = Picture(routes={BLOCK: LEARNED.but(odd=True)})
-    steps = plan.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
+    steps = diff.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
     assert steps.delta.replace == {BLOCK: LEARNED}
 
 
 def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
     wish = Wish(Dataplane(routes={BLOCK: LEARNED.but(device="eth9")}), complete=True, bgp_complete=True)
-    steps = plan.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
+    steps = diff.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
     assert not steps.delta
     assert steps.waiting == {BLOCK: "eth9 is not there"}
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane import procfs
-from agent.dataplane.facts import Endpoint, Facts
-from agent.dataplane.netlink import NetlinkKernel
-from agent.dataplane.netlink_changes import GROUPS
-from agent.dataplane.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
-from agent.dataplane.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
-from agent.dataplane.sysctls import sysctls
+from agent.netlink import sysctl
+from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.kernel.kernel_changes import GROUPS
+from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
+from agent.dataplane.kernel.model import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
+from agent.dataplane.desired.desired_sysctls import sysctls
 from ipam.model import NodeName
 from tests.dataplane.running import PATIENCE_SECONDS, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD
@@ -157,19 +157,19 @@ async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKerne
         await bench.quiet()
         assert await kernel.sysctls(list(wished)) == wished
         for name, switch in wished.items():
-            (procfs.ROOT / name).write_text("1" if switch.value == "0" else "0")
+            (sysctl.ROOT / name).write_text("1" if switch.value == "0" else "0")
             await bench.until(
-                lambda name=name, right=switch.value: procfs.read(name) == right, REPAIR_SECONDS
+                lambda name=name, right=switch.value: sysctl.read(name) == right, REPAIR_SECONDS
             )
         assert bench.reconciler.report().drift["sysctl"] >= len(wished)
         # A device made anew has other files under the same names.
         ip("link del cali1")
         ip("link add cali1 type veth peer name cali1-far")
         localnet = "net/ipv4/conf/cali1/route_localnet"
-        await bench.until(lambda: procfs.read(localnet) == "1")
+        await bench.until(lambda: sysctl.read(localnet) == "1")
         await bench.quiet()
-        (procfs.ROOT / localnet).write_text("0")
-        await bench.until(lambda: procfs.read(localnet) == "1", REPAIR_SECONDS)
+        (sysctl.ROOT / localnet).write_text("0")
+        await bench.until(lambda: sysctl.read(localnet) == "1", REPAIR_SECONDS)
 
 
 async def test_links_that_flap_get_their_routes_back(kernel: NetlinkKernel) -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane import rtlinks, rtnetlink
-from agent.dataplane.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
-from agent.dataplane.route_decoder import RouteDecoder
-from agent.dataplane.route_encoder import encoded
-from agent.dataplane.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request
+from agent.netlink import rtlinks, rtnetlink
+from agent.dataplane.kernel.model import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
+from agent.netlink.route_decoder import RouteDecoder
+from agent.netlink.route_encoder import encoded
+from agent.netlink.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
 INDEXES = {name: index for index, name in NAMES.items()}

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.dataplane.objects import Route, RouteKey
-from agent.dataplane.ownership import Ownership
-from agent.dataplane.plan import Picture, Wish, route_work
-from agent.dataplane.route_wishes import RouteWishes
-from agent.dataplane.turns import in_turns
-from agent.dataplane.wishes import dataplane
-from agent.dataplane.work import PIECE
+from agent.dataplane.kernel.model import Route, RouteKey
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.diff import Picture, Wish, route_work
+from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.desired.desired_state import dataplane
+from agent.dataplane.cooperative import PIECE
 from tests.dataplane.test_route_wishes import HOPS, START
 
 OURS, FOREIGN = 12, 4

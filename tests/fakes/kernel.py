@@ -1,6 +1,6 @@
 """A kernel of dictionaries: the second implementation of Kernel, with named faults and an outside that changes things.
 
-Promises: the contract of agent/dataplane/kernel.py; `writes` lists every write in order.
+Promises: the contract of agent/dataplane/kernel/protocol.py; `writes` lists every write in order.
 """
 
 from __future__ import annotations
@@ -11,35 +11,8 @@ from dataclasses import replace
 from enum import Enum, auto
 from ipaddress import ip_interface
 
-from agent.dataplane.kernel import (
-    Incomplete,
-    KernelError,
-    KernelEvent,
-    LinkChanged,
-    NoWay,
-    ObjectsChanged,
-    Overrun,
-    PathToHost,
-    Refusal,
-    Unsupported,
-)
-from agent.dataplane.objects import (
-    VXLAN_DEVICES,
-    Address,
-    FdbEntry,
-    ForwardChain,
-    ForwardKey,
-    Kind,
-    Link,
-    Masquerade,
-    Neighbour,
-    Route,
-    RouteKey,
-    Sysctl,
-    Tunnel,
-    TunnelKind,
-    Way,
-)
+from agent.dataplane.kernel.protocol import (Incomplete, KernelError, KernelEvent, LinkChanged, NoWay, ObjectsChanged, Overrun, PathToHost, Refusal, Unsupported)
+from agent.dataplane.kernel.model import (VXLAN_DEVICES, Address, FdbEntry, ForwardChain, ForwardKey, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, TunnelKind, Way)
 
 
 class Fault(Enum):

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface
 import pytest
 
 from agent.lab import fabric, sysctls
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 from tests.lab.conftest import named
 
 PREFIX = f"tortie-{named('met')}-"

@@ -11,7 +11,7 @@ from agent.lab import life, processes
 from agent.lab.fabric import NAMESPACES
 from agent.lab.life import Lab
 from agent.lab.plan import LabNode, Mode
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 from tests.lab.conftest import MakeLab
 
 pytestmark = pytest.mark.lab

@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.lab import processes
 from agent.lab.fabric import NAMESPACES
 from agent.lab.life import Lab
-from agent.namespaces import entered
+from agent.netlink.namespaces import entered
 
 Address = IPv4Address | IPv6Address
 PATIENCE_SECONDS = 20.0

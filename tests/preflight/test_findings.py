@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.objects import ForwardChain, Link, Route, RouteKey
+from agent.dataplane.kernel.model import ForwardChain, Link, Route, RouteKey
 from agent.preflight.facts import (
     AGENT,
     HostFacts,

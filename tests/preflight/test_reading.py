@@ -17,7 +17,7 @@ import pytest
 
 from agent.cli.checksystem import tls
 from agent.config import Config, EtcdSettings
-from agent.dataplane.netlink import NetlinkKernel
+from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.preflight import reading
 from agent.preflight.facts import AGENT, Finding, HostFacts, ModuleState, Process
 from agent.preflight.findings import findings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.configuration.loading import load
-from agent.dataplane.objects import Link
+from agent.dataplane.kernel.model import Link
 from agent.service import evidence, layout, modules
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record

@@ -1,0 +1,55 @@
+"""Which sysctls pod traffic needs on this node, as Calico sets them.
+
+Promises: pure; names are paths below /proc/sys. The host answers ARP for the pod's gateway at once (proxy_arp,
+proxy_delay) and neighbour discovery for what it routes (proxy_ndp), forwards, lets a pod reach what listens on the
+host's loopback by a rewritten address (route_localnet), and believes no router that a pod claims to be (accept_ra).
+IPv6 is forwarded only where a pool of it is: a forwarding host believes no router any more (accept_ra 1), and would
+lose its own default route for nothing. Does not know: what they are set to now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.model import Sysctl
+
+PER_INTERFACE = (
+    ("net/ipv4/conf/{}/route_localnet", "1"),
+    ("net/ipv4/conf/{}/proxy_arp", "1"),
+    ("net/ipv4/conf/{}/forwarding", "1"),
+    ("net/ipv4/neigh/{}/proxy_delay", "0"),
+    ("net/ipv6/conf/{}/accept_ra", "0"),
+)
+PER_INTERFACE_6 = (
+    ("net/ipv6/conf/{}/proxy_ndp", "1"),
+    ("net/ipv6/conf/{}/forwarding", "1"),
+)
+PODS_REMEMBERED = 4096
+"""Each pass asks for the switches of all pods; those of so many are not made anew."""
+FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
+FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def sysctls(facts: Facts) -> dict[str, Sysctl]:
+    """The switches for forwarding, and those of each pod's interface."""
+    found = {FORWARDING.name: FORWARDING}
+    if any(pool.cidr.version == 6 for pool in facts.pools):
+        found[FORWARDING_6.name] = FORWARDING_6
+    for endpoint in facts.endpoints:
+        dual = any(address.version == 6 for address in endpoint.addresses)
+        found |= _of_interface(endpoint.interface, dual)
+    return found
+
+
+def names_of(interface: str) -> tuple[str, ...]:
+    """The switches of one interface that are ever wished."""
+    return tuple(pattern.format(interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6))
+
+
+@lru_cache(maxsize=PODS_REMEMBERED)
+def _of_interface(interface: str, dual: bool) -> Mapping[str, Sysctl]:
+    patterns = (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ()))
+    made = (Sysctl(pattern.format(interface), value) for pattern, value in patterns)
+    return {sysctl.name: sysctl for sysctl in made}

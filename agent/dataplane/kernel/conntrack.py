@@ -1,0 +1,81 @@
+"""Forgets the connections of addresses that left this node, over the connection tracker's own netlink family.
+
+Promises: only entries of the given addresses are deleted; one that ended meanwhile is success. Does not know: why an
+address left.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection
+from ipaddress import IPv4Address
+
+from agent.netlink import ctnetlink, sysctl
+from agent.netlink.ctnetlink import Connection
+from agent.dataplane.kernel.protocol import KernelError, Unsupported
+from agent.netlink.netlink_socket import (NETLINK_NETFILTER, UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason)
+from agent.dataplane.kernel.model import Address
+
+FILTERED_ADDRESSES = 8
+"""Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""
+FEW_CONNECTIONS = 2000
+"""Up to here one dump of everything is cheaper than two filtered ones: each walks the whole table, 10 ms."""
+COUNT = "net/netfilter/nf_conntrack_count"
+ABSENT = UNSUPPORTED_ERRNOS | {errno.EINVAL}
+"""What the nfnetlink of a kernel without ctnetlink answers."""
+
+
+class Conntrack:
+    """The connection table of the namespace the process is in."""
+
+    def __init__(self, few: int = FEW_CONNECTIONS) -> None:
+        self._few = few
+        self._socket: RequestSocket | None = None
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+
+    async def forget(self, addresses: Collection[Address]) -> int:
+        """Delete the connections from and to these addresses; how many. Raises Unsupported, KernelError."""
+        if not addresses:
+            return 0
+        try:
+            found = await self._find(addresses)
+        except Refused as error:
+            if error.code in ABSENT:
+                why = f"this kernel has no ctnetlink: connections of departed pods live on ({error})"
+                raise Unsupported(why) from error
+            raise
+        if not found:
+            return 0
+        if self._socket is None:
+            self._socket = RequestSocket(NETLINK_NETFILTER)
+        refused = await self._socket.execute([ctnetlink.deletion(connection) for connection in found])
+        for code, words in refused.values():
+            if code != errno.ENOENT:
+                raise KernelError(f"deleting a tracked connection: {reason(code, words)}")
+        return len(found) - len(refused)
+
+    async def _find(self, addresses: Collection[Address]) -> list[Connection]:
+        wanted = frozenset(addresses)
+        found: dict[bytes, Connection] = {}
+        for request in self._requests_for(wanted):
+            for connection in await dump(request, ctnetlink.CT_NEW, ctnetlink.decode, NETLINK_NETFILTER):
+                if connection.source in wanted or connection.answerer in wanted:
+                    found[connection.identity] = connection
+        return list(found.values())
+
+    def _requests_for(self, wanted: frozenset[Address]) -> list[bytes]:
+        count = sysctl.read(COUNT)
+        few = count is not None and int(count) <= self._few
+        versions = {one.version for one in wanted}
+        if len(wanted) > FILTERED_ADDRESSES or few:
+            return [ctnetlink.dump_request(version) for version in sorted(versions)]
+        # The filter for IPv6 addresses is of no use: kernels to this day leave out what matches (6.18).
+        requests = [ctnetlink.dump_request(6)] if 6 in versions else []
+        requests += [ctnetlink.dump_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
+        return requests + [
+            ctnetlink.dump_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
+        ]

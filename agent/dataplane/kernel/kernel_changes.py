@@ -1,0 +1,158 @@
+"""What others change in the kernel, heard from its multicast groups and told as hints.
+
+Promises: notifications of our own requests are left out where the kernel marks them with our port; a lost notification
+becomes one Overrun. Does not know: what is ours.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from agent.netlink import nft_masquerade
+from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun, Unsupported
+from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
+from agent.netlink.nft_forward import concerns_forwarding
+from agent.dataplane.kernel.model import OUR_TUNNELS, Kind
+from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
+from agent.netlink.rtnetlink import (AF_BRIDGE, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE, Message, attributes, decode_route, messages)
+from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
+from agent.netlink.sysctl_watch import SwitchWatch
+
+RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
+RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE = 9, 11
+RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF, RTNLGRP_NEXTHOP = 24, 25, 32
+GROUPS = (
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV6_NETCONF,
+    RTNLGRP_NEXTHOP,
+)
+NFNLGRP_NFTABLES = 7
+NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
+"""linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
+DATAGRAMS_PER_TURN = 256
+"""Notifications taken before the listener is asked to work: some 2 ms."""
+
+
+class NetlinkChanges:
+    """One subscription; iterate it, then close it."""
+
+    def __init__(
+        self, own_ports: Callable[[], frozenset[int]], writer_port: int, name_of: Callable[[int], str]
+    ) -> None:
+        """Changes from `own_ports` are not told; those of `writer_port`, by far the most, do not even arrive."""
+        self._own_ports = own_ports
+        self._name_of = name_of
+        self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
+        self._ears[0].ignore(writer_port)
+        with suppress(Unsupported):  # without nftables there is nothing to hear of it
+            self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
+        self._switches = SwitchWatch()
+        self._touched: set[Kind] = set()
+        self._waiting: deque[KernelEvent] = deque()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for ear in self._ears:
+            ear.close()
+        self._switches.close()
+
+    def follow(self, names: Collection[str], *, only: bool) -> None:
+        """Hear of writes to these switches, too, or to these `only`."""
+        if only:
+            self._switches.only(names)
+        self._switches.follow(names)
+
+    def __aiter__(self) -> NetlinkChanges:
+        return self
+
+    async def __anext__(self) -> KernelEvent:
+        while not self._waiting:
+            await readable([*self._ears, self._switches] if self._switches.works else self._ears)
+            written = self._switches.heard() if self._switches.works else frozenset()
+            if written is None or written:
+                self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
+            # Equal hints of one turn are one hint; the order of the first ones is kept.
+            for ear in self._ears:
+                self._waiting.extend(dict.fromkeys(self._take(ear)))
+        return self._waiting.popleft()
+
+    def _take(self, ear: Subscription) -> list[KernelEvent]:
+        events: list[KernelEvent] = []
+        own = self._own_ports()
+        for _ in range(DATAGRAMS_PER_TURN):
+            try:
+                data = ear.read()
+            except Lost:
+                events.append(Overrun())
+                continue
+            if data is None:
+                break
+            for found in messages(data):
+                if found.port not in own:
+                    events += self._events(data, found)
+        return events
+
+    def _events(self, data: bytes, found: Message) -> list[KernelEvent]:
+        if found.type in {RTM_NEWROUTE, RTM_DELROUTE}:
+            route = decode_route(data, found.start, found.end, self._name_of)
+            return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
+        if found.type in {RTM_NEWLINK, RTM_DELLINK}:
+            row = decode_link(data, found.start, found.end)
+            lost = found.type == RTM_DELLINK or (row is not None and not row.up)
+            return [LinkChanged(row.name, lost, row.link(()))] if row is not None else []
+        if found.type in {RTM_NEWADDR, RTM_DELADDR}:
+            return self._address(data, found)
+        if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
+            return self._neighbour(data, found)
+        if found.type == RTM_DELNEXTHOP:
+            # With a nexthop object the kernel drops its routes and says nothing of them.
+            return [ObjectsChanged(Kind.ROUTE)] if decode_nexthop(data, found.start, found.end) else []
+        if found.type == RTM_NEWNETCONF:
+            return self._settings(data, found)
+        return self._nftables(data, found)
+
+    def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
+        """A transaction is told object by object; its last message, the new generation, says whose it was."""
+        if found.type != nft_masquerade.NEWGEN:
+            if nft_masquerade.concerns_us(data, found):
+                self._touched.add(Kind.MASQUERADE)
+            if concerns_forwarding(data, found):
+                self._touched.add(Kind.FORWARD)
+            return []
+        touched, self._touched = self._touched, set()
+        return [ObjectsChanged(kind, by=nft_masquerade.author(data, found)) for kind in sorted(touched)]
+
+    def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
+        row = decode_address(data, found.start, found.end)
+        if row is None or (row.address.version == 6 and row.address.is_link_local):
+            return []  # each new interface gets a link-local address, tentative first; nothing of ours depends on it
+        changed = LinkChanged(self._name_of(row.index))
+        # With an interface's last address its routes go too, unannounced.
+        return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == RTM_DELADDR else [changed]
+
+    def _settings(self, data: bytes, found: Message) -> list[KernelEvent]:
+        """A change of an interface's settings; without an interface, or of `all` of them, it may be anywhere."""
+        words = attributes(data, found.start + NETCONFMSG_BYTES, found.end)
+        (index,) = struct.unpack("=i", words.get(NETCONFA_IFINDEX, b"\0\0\0\0"))
+        if index <= 0:
+            return [ObjectsChanged(Kind.SYSCTL)]
+        names = self._switches.of(self._name_of(index))
+        return (
+            [ObjectsChanged(Kind.SYSCTL, names=names)] if names else []
+        )  # a new interface's are read anyway
+
+    def _neighbour(self, data: bytes, found: Message) -> list[KernelEvent]:
+        row = decode_neighbour(data, found.start, found.end)
+        # Every pod's ARP passes here; only our own devices' entries are static.
+        if row is None or self._name_of(row.index) not in OUR_TUNNELS:
+            return []
+        return [ObjectsChanged(Kind.FDB if row.family == AF_BRIDGE else Kind.NEIGHBOUR)]

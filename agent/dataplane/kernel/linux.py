@@ -1,0 +1,295 @@
+"""The kernel of the network namespace this process is in: the one implementation of Kernel on a real machine.
+
+Promises: those of kernel.py. Bulk (routes, neighbours, forwarding entries, all dumps) is packed by rtnetlink.py and
+rtlinks.py; devices and look-ups go through netlink_devices.py; nftables through netlink_nft.py.
+Does not know: what should exist, who owns what.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
+from weakref import WeakSet
+
+from agent.netlink import devices
+from agent.dataplane.kernel import tunnel_devices
+from agent.netlink import sysctl as procfs, rtlinks, rtnetlink
+from agent.dataplane.kernel.protocol import PathToHost, Refusal
+from agent.dataplane.kernel.kernel_changes import NetlinkChanges
+from agent.dataplane.kernel.conntrack import Conntrack
+from agent.netlink.interface_names import device_index, device_name
+from agent.dataplane.kernel.nexthop_objects import Nexthops
+from agent.dataplane.kernel.nftables import Nftables
+from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
+from agent.dataplane.kernel.model import (Address, FdbEntry, ForwardChain, ForwardKey, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, Way, version_of)
+from agent.netlink.route_decoder import RouteDecoder
+from agent.netlink.route_encoder import encoded
+from agent.netlink.rtlinks import NeighbourRow
+from agent.netlink.rtnexthops import Nexthop
+
+T = TypeVar("T", Route, Neighbour, FdbEntry)
+E = TypeVar("E", Neighbour, FdbEntry)
+
+FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
+FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
+GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
+"""For a deletion: it is so already."""
+
+
+class NetlinkKernel:
+    """One request socket, kept open; everything else is opened for the call."""
+
+    def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
+        """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
+
+        With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
+        """
+        self._offload = offload
+        self._requests = RequestSocket()
+        self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
+        self._nftables = Nftables()
+        self._conntrack = Conntrack()
+        self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
+        self._decoder = RouteDecoder(device_name, references=nexthop_objects)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._requests.close()
+        self._nftables.close()
+        self._conntrack.close()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def links(self) -> Mapping[str, Link]:
+        """All interfaces by name, with their addresses."""
+        return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
+
+    async def link(self, name: str) -> Link | None:
+        """The interface that bears this name, with its addresses."""
+        found = await tunnel_devices.one_link(name)
+        return found[0].link(found[1]) if found is not None else None
+
+    async def routes(self) -> Mapping[RouteKey, Route]:
+        """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
+        generation = self._nexthops.generation
+        self._decoder.begin()
+        rows = [row for family in FAMILIES for row in await self._routes_of(family)]
+        self._decoder.end()
+        await self._nexthops.collect(self._decoder.nexthops, generation)
+        found: dict[RouteKey, Route] = {}
+        for row in rows:
+            found.setdefault(row.key, row)
+        return found
+
+    async def _routes_of(self, family: int) -> list[Route]:
+        request = rtnetlink.route_dump_request(family=family)
+        try:
+            return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode)
+        except Refused as error:
+            # The main table is made with its first route; a kernel may be without IPv6.
+            if error.code == errno.ENOENT or error.code in UNSUPPORTED_ERRNOS:
+                return []
+            raise
+
+    async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
+        """The permanent neighbours on a device; none when there is no such device."""
+        return {
+            row.destination: Neighbour(device, row.destination, row.mac)
+            for row in await self._permanent(FAMILY_OF_VERSION[version_of(device)], device)
+            if row.destination is not None and row.mac is not None
+        }
+
+    async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
+        """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
+        return {
+            row.mac: FdbEntry(device, row.mac, row.destination)
+            for row in await self._permanent(rtnetlink.AF_BRIDGE, device)
+            if row.destination is not None and row.mac is not None
+        }
+
+    async def _permanent(self, family: int, device: str) -> list[NeighbourRow]:
+        index = device_index(device)
+        if index is None:
+            return []
+        request = rtlinks.neighbour_dump_request(family, index)
+        try:
+            rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour)
+        except Refused as error:
+            if error.code in GONE:
+                return []
+            raise
+        permanent = rtlinks.NUD_PERMANENT
+        return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
+
+    async def path_to(self, host: Address) -> PathToHost:
+        """How the kernel would send a packet there. Raises NoWay, KernelError."""
+        index, source, gateway = await devices.look_up(host)
+        return PathToHost(device_name(index), source, gateway)
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes."""
+        return await tunnel_devices.read(offload=self._offload)
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
+        await tunnel_devices.put(tunnel)
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
+        await tunnel_devices.remove(name)
+
+    async def received(self, tunnel: str) -> int:
+        """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
+        index = device_index(tunnel)
+        return 0 if index is None else await devices.received(index, tunnel)
+
+    # -- bulk -----------------------------------------------------------------------------------------------------
+
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        indexes = _Indexes()
+        ways = {id(way): way for _, way in routes}
+        absent = {name for way in ways.values() if (name := way.device) is not None and indexes[name] is None}
+        sent = [route for route in routes if route.device not in absent] if absent else routes
+        hops = {} if not self._nexthops.wanted else _hops(ways, indexes)
+        with self._nexthops.in_use():
+            numbers = await self._nexthops.ensure(frozenset(hops.values()))
+
+            def whole(route: Route) -> bytes:
+                index = indexes[route.device] if route.device is not None else None
+                hop = hops.get(id(route.way))
+                number = numbers.get(hop) if hop is not None else None
+                return rtnetlink.route_request(route, index, replace=replace, nexthop=number)
+
+            refused = await self._carry_out(sent, encoded(sent, whole))
+            if refused and numbers:
+                self._nexthops.doubt()
+            self._note_plain(sent, {number for number, hop in hops.items() if hop not in numbers})
+        left_out = (route for route in routes if route.device in absent) if absent else ()
+        return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
+
+    def _note_plain(self, sent: Sequence[Route], ways: Collection[int]) -> None:
+        """Which routes go through a gateway without an object, so that they turn with nobody; `ways` by identity."""
+        if self._decoder.plain:
+            self._decoder.plain.difference_update(key for key, _ in sent)
+        if ways:
+            self._decoder.plain.update(key for key, way in sent if id(way) in ways)
+
+    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+        """Send all routes that go one way another way, in one step; they are at these keys. False: nothing was done."""
+        indexes = _Indexes()
+        hops = _hops({0: was, 1: now}, indexes)
+        if len(hops) < 2 or not self._decoder.plain.isdisjoint(keys):
+            return False
+        with self._nexthops.in_use():
+            return await self._nexthops.turn(hops[0], hops[1])
+
+    async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
+        return await self._carry_out(routes, encoded(routes, rtnetlink.route_deletion), GONE)
+
+    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        return await self._entries(entries, rtlinks.neighbour_request)
+
+    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        return await self._entries(entries, rtlinks.neighbour_deletion, GONE)
+
+    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        return await self._entries(entries, rtlinks.fdb_request)
+
+    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        return await self._entries(entries, rtlinks.fdb_deletion, GONE)
+
+    async def _entries(
+        self, entries: Sequence[E], encode: Callable[[E, int], bytes], tolerated: frozenset[int] = frozenset()
+    ) -> tuple[Refusal, ...]:
+        """Neighbours or forwarding entries; `tolerated` is empty for a put."""
+        refusals: list[Refusal] = []
+        indexes = _Indexes()
+        sent: list[E] = []
+        requests: list[bytes] = []
+        for entry in entries:
+            index = indexes[entry.device]
+            if index is not None:
+                sent.append(entry)
+                requests.append(encode(entry, index))
+            elif not tolerated:
+                refusals.append(Refusal(entry, f"there is no device {entry.device}"))
+        return (*refusals, *await self._carry_out(sent, requests, tolerated))
+
+    async def _carry_out(
+        self, objects: Sequence[T], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
+    ) -> tuple[Refusal, ...]:
+        refused = await self._requests.execute(requests)
+        return tuple(
+            Refusal(objects[position], reason(code, words), code in UNSUPPORTED_ERRNOS, code == errno.EEXIST)
+            for position, (code, words) in sorted(refused.items())
+            if code not in tolerated
+        )
+
+    # -- sysctls --------------------------------------------------------------------------------------------------
+
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
+        """The present values of those that exist; subscribers hear of writes to them from then on."""
+        for changes in self._subscribers:
+            changes.follow(names, only=only)
+        values = ((name, procfs.read(name)) for name in names)
+        return {name: Sysctl(name, value) for name, value in values if value is not None}
+
+    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+        """Set each, and read it back."""
+        outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in wished)
+        return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
+
+    async def forget_connections(self, addresses: Collection[Address]) -> int:
+        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
+        return await self._conntrack.forget(addresses)
+
+    # -- nftables and events --------------------------------------------------------------------------------------
+
+    async def masquerade(self) -> Masquerade | None:
+        """What our nftables table holds; None when there is no such table (or no nftables)."""
+        return await self._nftables.read()
+
+    async def put_masquerade(self, wish: Masquerade) -> None:
+        """Replace our table in one transaction; an empty wish removes it. Raises Unsupported, KernelError."""
+        await self._nftables.put(wish)
+
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
+        return await self._nftables.forward_chains()
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
+        await self._nftables.put_forward_chain(chain)
+
+    def changes(self) -> NetlinkChanges:
+        """Subscribe to what others change. Raises KernelError."""
+        changes = NetlinkChanges(
+            lambda: self._nftables.ports | {self._requests.port}, self._requests.port, device_name
+        )
+        self._subscribers.add(changes)
+        return changes
+
+
+def _hops(ways: Mapping[int, Way], indexes: _Indexes) -> dict[int, Nexthop]:
+    """What routes on these ways could refer to; nothing where there is no gateway."""
+    found = {}
+    for number, way in ways.items():
+        index = indexes[way.device] if way.device is not None else None
+        if way.gateway is not None and index is not None:
+            found[number] = Nexthop(way.gateway, index, way.onlink)
+    return found
+
+
+class _Indexes(dict[str, int | None]):
+    """Interface indexes by name, asked once per call."""
+
+    def __missing__(self, name: str) -> int | None:
+        self[name] = device_index(name)
+        return self[name]

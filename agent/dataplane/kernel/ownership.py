@@ -1,0 +1,70 @@
+"""Which kernel objects are this agent's, told from the kernel's state alone: a restarted agent has no memory.
+
+Promises: pure. A route of the kernel's own (protocol 2) or of a protocol that is neither ours nor on a device of ours
+is never ours. Tunnel devices are ours by name, everything on them is ours, the nftables table by its name.
+Does not know: what is wished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.dataplane.kernel.model import (RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, RTPROT_KERNEL, VXLAN_DEVICES, WORKLOAD_PREFIX, Route, RouteKey, RouteType)
+
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN of linux/rtnetlink.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """The marks; the defaults are those of a Calico node with BIRD."""
+
+    anywhere: frozenset[int] = frozenset({RTPROT_BIRD, RTPROT_DATASTORE})
+    """Protocols that are ours on any device, blackholes included."""
+    workload: int = RTPROT_BOOT
+    """Ours on `cali*` devices only: elsewhere it is what people type with `ip route add`."""
+    tunnel: int = RTPROT_BOOT
+    """Ours on our VXLAN devices only."""
+    learned: int = RTPROT_BIRD
+    """The protocol of what BGP taught: kept until BGP has heard every peer again."""
+
+    def is_ours(self, route: Route) -> bool:
+        """Whether this agent may replace or delete a route."""
+        if route.key.table != MAIN_TABLE or route.protocol == RTPROT_KERNEL:
+            return False
+        if route.protocol in self.anywhere:
+            return True
+        device = route.device or ""
+        if device in VXLAN_DEVICES:
+            return route.protocol == self.tunnel
+        return device.startswith(WORKLOAD_PREFIX) and route.protocol == self.workload
+
+    def is_learned(self, route: Route) -> bool:
+        """Whether only BGP can say that a route should go."""
+        return route.type is RouteType.UNICAST and route.protocol == self.learned
+
+
+def is_ours(route: Route) -> bool:
+    """Ownership with the default marks."""
+    return Ownership().is_ours(route)
+
+
+class Installed(Mapping[RouteKey, Route]):
+    """Those of many routes that are ours, told when asked: most who ask want to know of a few."""
+
+    def __init__(self, routes: Mapping[RouteKey, Route], ownership: Ownership) -> None:
+        self._routes = routes
+        self._ownership = ownership
+
+    def __getitem__(self, key: RouteKey) -> Route:
+        route = self._routes[key]
+        if not self._ownership.is_ours(route):
+            raise KeyError(key)
+        return route
+
+    def __iter__(self) -> Iterator[RouteKey]:
+        return (key for key, route in self._routes.items() if self._ownership.is_ours(route))
+
+    def __len__(self) -> int:
+        return sum(map(self._ownership.is_ours, self._routes.values()))

@@ -1,0 +1,209 @@
+"""The kernel as the reconciler sees it: read everything, carry out a step, hear that something changed.
+
+Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is
+idempotent (creating what is there and removing what is gone are success); errors are the ones of this file.
+Does not know: what should exist, who owns what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.dataplane.kernel.model import (Address, FdbEntry, ForwardChain, ForwardKey, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, Way)
+
+
+class KernelError(Exception):
+    """The kernel said no; the text is its own word, with what was asked."""
+
+
+class Unsupported(KernelError):
+    """This kernel lacks a feature (EOPNOTSUPP and its kin); trying again will not help."""
+
+
+class NoWay(KernelError):
+    """There is no route to a host (ENETUNREACH, EHOSTUNREACH)."""
+
+
+class Incomplete(KernelError):
+    """A dump was interrupted more often than the bound allows: what was read must not be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One object the kernel would not take, and why; the others of the same batch were carried out."""
+
+    what: Route | Neighbour | FdbEntry | Sysctl
+    why: str
+    permanent: bool = False
+    exists: bool = False
+    """Something stands at the key already (only when asked not to replace)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A link or one of its addresses appeared, changed or went."""
+
+    name: str
+    lost: bool = False
+    """It went or is down: the kernel dropped its routes and neighbours, and says nothing of them."""
+    seen: Link | None = None
+    """The link as it was told, without its addresses; None when it was they that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsChanged:
+    """Somebody else changed an object of this kind."""
+
+    kind: Kind
+    route: Route | None = None
+    """The one route concerned, when only one is."""
+    by: str | None = None
+    """Who did it, where the kernel tells: the name of the program."""
+    names: frozenset[str] = frozenset()
+    """The sysctls that were written to, by their paths; empty: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """Notifications were lost: read everything again."""
+
+
+KernelEvent = LinkChanged | ObjectsChanged | Overrun
+
+
+@dataclass(frozen=True, slots=True)
+class PathToHost:
+    """The kernel's own answer to "how would you reach it": RTM_GETROUTE."""
+
+    device: str
+    source: Address
+    gateway: Address | None
+
+
+class Changes(Protocol):
+    """A subscription: what happened since it was made waits in it."""
+
+    def __aiter__(self) -> Changes: ...
+
+    async def __anext__(self) -> KernelEvent:
+        """The next hint. Raises KernelError."""
+        ...
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        ...
+
+
+class Kernel(Protocol):
+    """One network namespace's kernel objects."""
+
+    async def links(self) -> Mapping[str, Link]:
+        """All interfaces by name, with their addresses."""
+        ...
+
+    async def link(self, name: str) -> Link | None:
+        """The interface that bears this name, with its addresses."""
+        ...
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes."""
+        ...
+
+    async def routes(self) -> Mapping[RouteKey, Route]:
+        """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
+        ...
+
+    async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
+        """The permanent neighbours on a device."""
+        ...
+
+    async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
+        """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
+        ...
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        """Make the device exist, be up and look exactly so; its address is the only one of its version it bears."""
+        ...
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
+        ...
+
+    async def received(self, tunnel: str) -> int:
+        """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
+        ...
+
+    async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        ...
+
+    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+        """Send all routes that go one way another way, in one step; they are at these keys.
+
+        False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.
+        """
+        ...
+
+    async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
+        ...
+
+    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        ...
+
+    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        ...
+
+    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent entries."""
+        ...
+
+    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete entries."""
+        ...
+
+    async def masquerade(self) -> Masquerade | None:
+        """What our nftables table holds; None when there is no such table (or no nftables)."""
+        ...
+
+    async def put_masquerade(self, wish: Masquerade) -> None:
+        """Replace our tables, each in one nftables transaction; of a version without sources there is none after.
+
+        Raises Unsupported without nftables' families.
+        """
+        ...
+
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
+        ...
+
+    async def put_forward_chain(self, chain: ForwardChain) -> None:
+        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
+        ...
+
+    async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
+        """The present values of those that exist; subscribers hear of writes to them from then on.
+
+        With `only`, writes to others are of no interest any more.
+        """
+        ...
+
+    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+        """Set each, and read it back."""
+        ...
+
+    async def forget_connections(self, addresses: Collection[Address]) -> int:
+        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
+        ...
+
+    async def path_to(self, host: Address) -> PathToHost:
+        """How the kernel would send a packet there. Raises NoWay, KernelError."""
+        ...
+
+    def changes(self) -> Changes:
+        """Subscribe to what others change, as hints: an event is answered by reading again. Raises KernelError."""
+        ...

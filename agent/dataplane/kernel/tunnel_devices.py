@@ -1,0 +1,156 @@
+"""Brings a tunnel device to what is wished, in as few changes as it takes.
+
+Strategy. Read, compare attribute by attribute, delete only for an immutable difference, create when missing, adjust the
+rest in place, read again: a kernel that took something else is an error now and not a write in every pass.
+Promises: tunl0 is adopted as the module made it and never deleted; a foreign VXLAN device in the way is named.
+Does not know: why a device is wished.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from typing import NamedTuple
+
+from agent.netlink import devices
+from agent.netlink import ethtool, rtlinks, rtnetlink
+from agent.dataplane.kernel.protocol import KernelError, Unsupported
+from agent.netlink.interface_names import device_index
+from agent.netlink.netlink_socket import Refused, dump
+from agent.dataplane.kernel.model import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
+from agent.netlink.rtlinks import LinkRow
+
+KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}
+
+Addresses = tuple[tuple[Address, int], ...]
+
+
+class Found(NamedTuple):
+    """A device of ours as it is."""
+
+    row: LinkRow
+    tunnel: Tunnel
+    addresses: Addresses
+
+
+async def all_links() -> list[tuple[LinkRow, Addresses]]:
+    """Every interface with its addresses. Raises KernelError."""
+    rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
+    found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
+    addresses: dict[int, list[tuple[Address, int]]] = {}
+    for row in found:
+        addresses.setdefault(row.index, []).append((row.address, row.length))
+    return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
+
+
+async def one_link(name: str) -> tuple[LinkRow, Addresses] | None:
+    """The interface that bears this name, with its addresses. Raises KernelError."""
+    try:
+        rows = await dump(rtlinks.link_request(name), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
+        if not rows:
+            return None
+        request = rtlinks.address_dump_request(rows[0].index)
+        found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
+    except Refused as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    return rows[0], tuple((row.address, row.length) for row in found if row.index == rows[0].index)
+
+
+async def read(*, offload: bool = False) -> dict[str, Tunnel]:
+    """The tunnel devices with our names, whatever their attributes; `offload` looks at it, too. Raises KernelError."""
+    return {name: found.tunnel for name, found in (await _ours(offload=offload)).items()}
+
+
+async def _ours(*, offload: bool) -> dict[str, Found]:
+    links = await all_links()
+    names = {row.index: row.name for row, _ in links}
+    ours: dict[str, Found] = {}
+    for row, addresses in links:
+        if row.name in KIND_BY_NAME:
+            tunnel = rtlinks.tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
+            seen = replace(tunnel, offload=ethtool.read(row.name)) if offload else tunnel
+            ours[row.name] = Found(row, seen, addresses)
+    return ours
+
+
+async def put(wish: Tunnel) -> None:
+    """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
+    try:
+        await _put(wish)
+    except Unsupported:
+        raise
+    except KernelError as error:
+        in_the_way = await _in_the_way(wish)
+        if in_the_way is None:
+            raise
+        raise KernelError(f"{error}; {in_the_way}") from error
+
+
+async def _put(wish: Tunnel) -> None:
+    offload = wish.offload is not None
+    found = (await _ours(offload=offload)).get(wish.name)
+    if found is not None and wish.kind is TunnelKind.IPIP and found.row.kind != wish.kind.value:
+        kind = found.row.kind or "unknown"
+        raise KernelError(f"{wish.name} is a device of kind {kind}, not ipip; rename or delete it")
+    if found is not None and wish.immutable_differences(found.tunnel):
+        await devices.delete_device(found.row.index, wish.name)
+        found = None
+    if found is None:
+        await devices.create_tunnel(wish, _parent(wish))
+        found = (await _ours(offload=offload)).get(wish.name)
+        if found is None:
+            raise KernelError(f"{wish.name} was not made")
+    if found.tunnel != wish:
+        await devices.adjust_tunnel(found.row.index, wish, found.tunnel)
+        await _strip(found, wish.address)
+        if wish.offload is not None and wish.offload != found.tunnel.offload:
+            ethtool.write(wish.name, wanted=wish.offload)
+        stands = (await read(offload=offload)).get(wish.name)
+        if stands != wish:
+            raise KernelError(f"the kernel took {stands or 'nothing'} instead of {wish}")
+
+
+def _parent(wish: Tunnel) -> int | None:
+    if wish.parent is None:
+        return None
+    parent = device_index(wish.parent)
+    if parent is None:
+        raise KernelError(f"creating {wish.name}: its parent {wish.parent} does not exist")
+    return parent
+
+
+async def _strip(found: Found, kept: Address | None) -> None:
+    """Take every address of the device's own version off but one, and link-local ones."""
+    version = version_of(found.tunnel.name)
+    for ip, length in found.addresses:
+        if ip.version != version or ip.is_link_local:
+            continue
+        if ip != kept or length != ip.max_prefixlen:
+            await devices.remove_address(found.row.index, found.tunnel.name, ip, length)
+
+
+async def _in_the_way(wish: Tunnel) -> str | None:
+    """A VXLAN device of somebody else's that has our UDP port: two of them cannot always share it."""
+    if wish.kind is not TunnelKind.VXLAN:
+        return None
+    for row, addresses in await all_links():
+        if row.kind == wish.kind.value and row.name not in KIND_BY_NAME:
+            other = rtlinks.tunnel_of(row, addresses, {}, wish.kind)
+            if other.port == wish.port:
+                return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
+    return None
+
+
+async def remove(name: str) -> None:
+    """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
+    found = (await _ours(offload=False)).get(name)
+    if found is None:
+        return
+    if found.tunnel.kind is TunnelKind.VXLAN:
+        await devices.delete_device(found.row.index, name)
+        return
+    await _strip(found, None)
+    if found.row.up:
+        await devices.set_down(found.row.index, name)

@@ -1,0 +1,250 @@
+"""The bytes of rtnetlink for links, addresses, neighbours and VXLAN forwarding entries (linux/if_link.h, neighbour.h).
+
+Promises: pure; decoders raise only Malformed. Does not know: sockets; how a device is made (netlink_devices.py does).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from agent.dataplane.kernel.model import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
+from agent.netlink.rtnetlink import (AF_BRIDGE, AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, RTM_DELNEIGH, RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_NEWNEIGH, Malformed, address, attribute, attributes, message, number)
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
+IFLA_VXLAN_LOCAL6 = 17
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
+NUD_STALE, NUD_PERMANENT = 0x04, 0x80
+NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
+IFF_UP = 0x1
+RTEXT_FILTER_SKIP_STATS = 0x8
+
+_LINK = struct.Struct("=BxHiII")
+"""ifinfomsg: family, device type, index, flags, change mask."""
+_ADDR = struct.Struct("=BBBBI")
+"""ifaddrmsg: family, prefix length, flags, scope, index."""
+_NEIGH = struct.Struct("=BxxxiHBB")
+"""ndmsg: family, index, state, flags, type."""
+_U32 = struct.Struct("=I")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """One RTM_NEWLINK or RTM_DELLINK; addresses come from another dump."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int
+    mac: str | None
+    kind: str | None
+    lower: int | None
+    """Index of the device below (IFLA_LINK)."""
+    data: bytes
+    """IFLA_INFO_DATA: attributes of the kind."""
+
+    def link(self, addresses: tuple[tuple[Address, int], ...]) -> Link:
+        """As a fact."""
+        return Link(self.index, self.name, self.kind, self.mtu, self.up, self.mac, addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRow:
+    """One address of a link."""
+
+    index: int
+    address: Address
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourRow:
+    """One neighbour or forwarding entry of any state."""
+
+    family: int
+    index: int
+    state: int
+    mac: str | None
+    destination: Address | None
+
+
+def mac_text(value: bytes) -> str:
+    """`66:f9:37:c3:7e:94`."""
+    return value.hex(":")
+
+
+def mac_bytes(text: str) -> bytes:
+    """The six octets. Raises ValueError."""
+    value = bytes.fromhex(text.replace(":", ""))
+    if len(value) != 6:
+        raise ValueError(f"{text} is not a MAC address of six octets")
+    return value
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def link_dump_request() -> bytes:
+    """RTM_GETLINK of all links without their counters."""
+    body = _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, body)
+
+
+def link_request(name: str) -> bytes:
+    """RTM_GETLINK of the link that bears a name, without its counters; the acknowledgement ends the answer."""
+    words = attribute(IFLA_IFNAME, name.encode() + b"\0")
+    words += attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + words)
+
+
+def address_dump_request(interface: int = 0) -> bytes:
+    """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
+    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, _ADDR.pack(AF_UNSPEC, 0, 0, 0, interface))
+
+
+def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
+    """A link; None for messages about a bridge port or another family's view of it. Raises Malformed."""
+    if end - start < _LINK.size:
+        raise Malformed(f"ifinfomsg of {end - start} bytes")
+    family, _, index, flags, _ = _LINK.unpack_from(data, start)
+    if family != AF_UNSPEC:
+        return None
+    words = attributes(data, start + _LINK.size, end)
+    info = words.get(IFLA_LINKINFO, b"")
+    inner = attributes(info, 0, len(info))
+    return LinkRow(
+        index=index,
+        name=_text(words.get(IFLA_IFNAME, b"")),
+        up=bool(flags & IFF_UP),
+        mtu=number(words[IFLA_MTU]) if IFLA_MTU in words else 0,
+        mac=mac_text(words[IFLA_ADDRESS]) if len(words.get(IFLA_ADDRESS, b"")) == 6 else None,
+        kind=_text(inner[IFLA_INFO_KIND]) if IFLA_INFO_KIND in inner else None,
+        lower=number(words[IFLA_LINK]) if IFLA_LINK in words else None,
+        data=inner.get(IFLA_INFO_DATA, b""),
+    )
+
+
+def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
+    """An address; None for families other than the two of IP. Raises Malformed."""
+    if end - start < _ADDR.size:
+        raise Malformed(f"ifaddrmsg of {end - start} bytes")
+    _, length, _, _, index = _ADDR.unpack_from(data, start)
+    words = attributes(data, start + _ADDR.size, end)
+    # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
+    value = words.get(IFA_LOCAL, words.get(IFA_ADDRESS, b""))
+    if len(value) == 4:
+        return AddressRow(index, IPv4Address(value), length)
+    return AddressRow(index, IPv6Address(value), length) if len(value) == 16 else None
+
+
+def tunnel_of(
+    row: LinkRow, addresses: tuple[tuple[Address, int], ...], names: dict[int, str], kind: TunnelKind
+) -> Tunnel:
+    """A device with one of our names as a tunnel of the kind the name stands for.
+
+    A device of another kind comes out without the attributes of this kind, so it never equals a wish. Raises Malformed.
+    """
+    version = version_of(row.name)
+    own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]
+    hosts = [ip for ip, length in own_kind if length == ip.max_prefixlen]
+    bare = tuple(ip for ip, length in own_kind if length != ip.max_prefixlen)
+    own, strays = (hosts[0], (*hosts[1:], *bare)) if hosts else (None, bare)
+    if kind is TunnelKind.IPIP:
+        mtu = row.mtu if row.kind == kind.value else 0
+        return Tunnel(row.name, kind, mtu, own, up=row.up, strays=strays)
+    words = attributes(row.data, 0, len(row.data)) if row.kind == kind.value else {}
+    local = words.get(IFLA_VXLAN_LOCAL) or words.get(IFLA_VXLAN_LOCAL6)
+    return Tunnel(
+        row.name,
+        kind,
+        row.mtu,
+        own,
+        vni=number(words[IFLA_VXLAN_ID]) if IFLA_VXLAN_ID in words else None,
+        port=int.from_bytes(words[IFLA_VXLAN_PORT], "big") if IFLA_VXLAN_PORT in words else None,
+        parent=_parent(row, words, names),
+        local=address(local) if local else None,
+        mac=row.mac,
+        up=row.up,
+        learning=words.get(IFLA_VXLAN_LEARNING, b"\0") != b"\0",
+        strays=strays,
+    )
+
+
+def _parent(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str | None:
+    index = number(words[IFLA_VXLAN_LINK]) if IFLA_VXLAN_LINK in words else row.lower
+    return names.get(index, f"#{index}") if index else None
+
+
+def neighbour_dump_request(family: int, interface: int) -> bytes:
+    """RTM_GETNEIGH of one device: AF_INET or AF_INET6 for neighbours, AF_BRIDGE for forwarding entries."""
+    body = _NEIGH.pack(family, 0, 0, 0, 0) + attribute(NDA_IFINDEX, _U32.pack(interface))
+    return message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, body)
+
+
+def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
+    """A neighbour or forwarding entry; None for other families. Raises Malformed."""
+    if end - start < _NEIGH.size:
+        raise Malformed(f"ndmsg of {end - start} bytes")
+    family, index, state, _, _ = _NEIGH.unpack_from(data, start)
+    if family not in {AF_INET, AF_INET6, AF_BRIDGE}:
+        return None
+    words = attributes(data, start + _NEIGH.size, end)
+    mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
+    return NeighbourRow(
+        family,
+        index,
+        state,
+        mac_text(mac) if len(mac) == 6 else None,
+        address(destination) if len(destination) in {4, 16} else None,
+    )
+
+
+_PUT = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
+
+
+def neighbour_request(entry: Neighbour, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
+    body = _NEIGH.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
+    return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.address, entry.mac))
+
+
+def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a neighbour that we made and the kernel may learn anew (NTF_EXT_LEARNED).
+
+    It does not count for gc_thresh3, the most neighbours that all namespaces of a machine together may have (net/core/
+    neighbour.c, neigh_alloc). Unlike a permanent one it is confirmed some 5 s after its first use, so that a MAC that
+    somebody changes is found out.
+    """
+    body = _NEIGH.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
+    return message(RTM_NEWNEIGH, _PUT, body + _pair(address, mac))
+
+
+def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
+    """RTM_DELNEIGH of a neighbour."""
+    body = _NEIGH.pack(_family(entry.address), interface, 0, 0, 0)
+    return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_DST, entry.address.packed))
+
+
+def fdb_request(entry: FdbEntry, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a permanent forwarding entry in the device's own table (NTF_SELF), replacing what is there."""
+    body = _NEIGH.pack(AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
+    return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.remote, entry.mac))
+
+
+def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
+    """RTM_DELNEIGH of a forwarding entry, whatever its destination is now."""
+    body = _NEIGH.pack(AF_BRIDGE, interface, 0, NTF_SELF, 0)
+    return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
+
+
+def _family(address: Address) -> int:
+    return AF_INET6 if address.version == 6 else AF_INET
+
+
+def _pair(destination: Address, mac: str) -> bytes:
+    return attribute(NDA_DST, destination.packed) + attribute(NDA_LLADDR, mac_bytes(mac))

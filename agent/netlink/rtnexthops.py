@@ -1,0 +1,73 @@
+"""The bytes of nexthop objects (linux/nexthop.h, since Linux 5.3): a gateway, device and flag that routes share.
+
+Promises: pure; ours are known by their numbers, which lie in a range of their own. A decoder raises only Malformed.
+Does not know: sockets, which routes there are.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from agent.dataplane.kernel.model import RTPROT_BIRD, Address
+from agent.netlink.rtnetlink import (AF_INET, AF_INET6, AF_UNSPEC, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, RTA_NH_ID, RTNH_F_ONLINK, Malformed, address, attribute, attributes, message, number)
+
+RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
+NHA_ID, NHA_OIF, NHA_GATEWAY = 1, 5, 6
+OURS = range(0x54000000, 0x54FFFFFF)
+"""The numbers this agent gives; routing daemons count from 1."""
+
+_NHMSG = struct.Struct("=BBBBI")
+"""nhmsg: family, scope, protocol, reserved, flags."""
+_RTMSG_BYTES = 12
+_U32 = struct.Struct("=I")
+
+
+@dataclass(frozen=True, slots=True)
+class Nexthop:
+    """Where to: the key by which routes share one object."""
+
+    gateway: Address
+    interface: int
+    onlink: bool
+
+
+def nexthop_request(identity: int, hop: Nexthop, *, replace: bool = False) -> bytes:
+    """RTM_NEWNEXTHOP of a new object; with `replace` of one that is there, whose routes all follow in one step."""
+    family = AF_INET6 if hop.gateway.version == 6 else AF_INET
+    body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, RTNH_F_ONLINK if hop.onlink else 0)
+    body += attribute(NHA_ID, _U32.pack(identity)) + attribute(NHA_OIF, _U32.pack(hop.interface))
+    flags = NLM_F_REQUEST | (NLM_F_REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL)
+    return message(RTM_NEWNEXTHOP, flags, body + attribute(NHA_GATEWAY, hop.gateway.packed))
+
+
+def nexthop_deletion(identity: int) -> bytes:
+    """RTM_DELNEXTHOP; the kernel then drops every route that refers to it, without a word."""
+    body = _NHMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(NHA_ID, _U32.pack(identity))
+    return message(RTM_DELNEXTHOP, NLM_F_REQUEST, body)
+
+
+def nexthop_dump_request() -> bytes:
+    """RTM_GETNEXTHOP of all."""
+    return message(RTM_GETNEXTHOP, NLM_F_REQUEST | NLM_F_DUMP, _NHMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
+
+
+def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | None] | None:
+    """An object with a number of ours; its hop is None when it is not of the shape we make. Raises Malformed."""
+    if end - start < _NHMSG.size:
+        raise Malformed(f"nhmsg of {end - start} bytes")
+    family, _, _, _, flags = _NHMSG.unpack_from(data, start)
+    words = attributes(data, start + _NHMSG.size, end)
+    if NHA_ID not in words or number(words[NHA_ID]) not in OURS:
+        return None
+    identity = number(words[NHA_ID])
+    if family not in (AF_INET, AF_INET6) or NHA_GATEWAY not in words or NHA_OIF not in words:
+        return identity, None
+    hop = Nexthop(address(words[NHA_GATEWAY]), number(words[NHA_OIF]), bool(flags & RTNH_F_ONLINK))
+    return identity, hop
+
+
+def referred(data: bytes, start: int, end: int) -> int | None:
+    """The object that a route's message refers to. Raises Malformed."""
+    words = attributes(data, start + _RTMSG_BYTES, end)
+    return number(words[RTA_NH_ID]) if RTA_NH_ID in words else None

@@ -1,0 +1,98 @@
+"""Hears of writes to sysctls: inotify(7) works on /proc/sys, and for most switches the kernel has no other word.
+
+Promises: at most one watch per followed switch; where inotify is exhausted, nothing is heard and the periodic reading
+remains. Our own writes are heard too. Does not know: which value is right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Collection, Iterable
+
+from agent.netlink.sysctl import ROOT
+
+IN_MODIFY, IN_Q_OVERFLOW = 0x2, 0x4000
+EVENTS_BYTES = 1 << 16
+_EVENT = struct.Struct("=iIII")
+"""inotify_event: watch, mask, cookie, length of the name that follows."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SwitchWatch:
+    """One inotify descriptor."""
+
+    def __init__(self) -> None:
+        self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watches: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._of: dict[str, set[str]] = {}
+        """Interface -> its followed switches."""
+
+    @property
+    def works(self) -> bool:
+        """Whether there is a descriptor to wait for."""
+        return self._descriptor >= 0
+
+    def fileno(self) -> int:
+        """For the loop."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Stop hearing."""
+        if self.works:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def follow(self, names: Iterable[str]) -> None:
+        """Hear of these, too; one whose device was made anew is another file under the same name."""
+        if not self.works:
+            return
+        for name in names:
+            watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(ROOT / name), IN_MODIFY)
+            if watch >= 0 and watch != self._watches.get(name):
+                self._leave(name)
+                self._watches[name], self._names[watch] = watch, name
+                self._of.setdefault(_interface(name), set()).add(name)
+
+    def only(self, names: Collection[str]) -> None:
+        """Hear of no others any more."""
+        for name in self._watches.keys() - set(names):
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        watch = self._watches.pop(name, None)
+        if watch is not None:
+            self._names.pop(watch, None)
+            mine = self._of.get(_interface(name), set())
+            mine.discard(name)
+            if not mine:
+                self._of.pop(_interface(name), None)
+            _libc.inotify_rm_watch(self._descriptor, watch)
+
+    def of(self, interface: str) -> frozenset[str]:
+        """The followed switches of an interface."""
+        return frozenset(self._of.get(interface, ()))
+
+    def heard(self) -> frozenset[str] | None:
+        """The switches that were written to since the last call; None: some, and it is not known which."""
+        try:
+            data = os.read(self._descriptor, EVENTS_BYTES)
+        except BlockingIOError:
+            return frozenset()
+        written, offset, lost = set[str](), 0, False
+        while offset + _EVENT.size <= len(data):
+            watch, mask, _, length = _EVENT.unpack_from(data, offset)
+            lost = lost or bool(mask & IN_Q_OVERFLOW)
+            if mask & IN_MODIFY and watch in self._names:
+                written.add(self._names[watch])
+            offset += _EVENT.size + length
+        return None if lost else frozenset(written)
+
+
+def _interface(name: str) -> str:
+    """The interface of net/ipv4/conf/INTERFACE/forwarding and its like; empty for a switch of the whole host."""
+    parts = name.split("/")
+    return parts[3] if len(parts) == 5 else ""
