@@ -27,10 +27,10 @@ from agent import control
 from agent import log as logging
 from agent.account import Account
 from agent.clock import SystemClock
-from agent.cni.collector import Collector
-from agent.cni.journal import Journal
-from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.ports import ServerPorts
+from agent.cni.leak_collector import Collector
+from agent.cni.release_journal import Journal
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.dependencies import ServerPorts
 from agent.cni.server import CniServer
 from agent.config import Config, ConfigError
 from agent.dataplane.trigger import Bell

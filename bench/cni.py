@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from agent.cni.install import Places, install
+from agent.cni.plugin.plugin_install import Places, install
 from agent.lab import life
 from agent.lab.fabric import NAMESPACES
 from agent.lab.plan import LabNode, Mode

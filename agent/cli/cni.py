@@ -49,8 +49,8 @@ def run_install(arguments: argparse.Namespace) -> None:
     """`tortie cni install`."""
     from agent.cli.connection import config
     from agent.cli.failure import CommandFailed
-    from agent.cni.install import InstallFailed, Places, install
-    from agent.cni.options import CONTAINER_ID
+    from agent.cni.plugin.plugin_install import InstallFailed, Places, install
+    from agent.cni.plugin.options import CONTAINER_ID
 
     if not CONTAINER_ID.fullmatch(arguments.network):
         raise CommandFailed(f"--network {arguments.network!r}: letters, digits, '_', '.', '-'")
@@ -66,7 +66,7 @@ def run_install(arguments: argparse.Namespace) -> None:
 def run_uninstall(arguments: argparse.Namespace) -> None:
     """`tortie cni uninstall`."""
     from agent.cli.failure import CommandFailed
-    from agent.cni.install import InstallFailed, Places, uninstall
+    from agent.cni.plugin.plugin_install import InstallFailed, Places, uninstall
 
     try:
         for done in uninstall(Places(arguments.bin_dir, arguments.conf_dir)):

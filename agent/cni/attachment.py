@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.cni.spec import Request
+from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address
 from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.resources import files as packaged
 from pathlib import Path
 
-from agent.cni.install import put
+from agent.cni.plugin.plugin_install import put
 from agent.service import evidence, flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")

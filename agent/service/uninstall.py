@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.cni.install import InstallFailed as CniFailed
-from agent.cni.install import Places
-from agent.cni.install import uninstall as remove_plugins
+from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
+from agent.cni.plugin.plugin_install import Places
+from agent.cni.plugin.plugin_install import uninstall as remove_plugins
 from agent.config import Config, ConfigError
 from agent.netlink import sysctl
 from agent.dataplane.kernel.protocol import Kernel, KernelError

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from agent import log as logging
 from agent.clock import SystemClock
-from agent.cni import pod_netlink
+from agent.cni.pod import pod_network
 from agent.cni.attachment import Attachment
-from agent.cni.detaching import Waits
-from agent.cni.journal import Journal, Release
-from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.ports import ServerPorts
+from agent.cni.delete import Waits
+from agent.cni.release_journal import Journal, Release
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.dependencies import ServerPorts
 from agent.cni.server import CniServer
 from agent.datastore.cluster import ENDPOINTS, POOLS, Cluster
 from ipam.allocation.allocator import Allocator, Companion
@@ -173,7 +173,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
     for part in (allocator, pods, journal, server):
         part.die = die  # type: ignore[attr-defined]
     if point == "in the pod":
-        pod_netlink._furnish = lambda *_: die(point)  # type: ignore[assignment]
+        pod_network._furnish = lambda *_: die(point)  # type: ignore[assignment]
     await server.replay()
     await server.run(ready)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from agent.cni.install import CONFLIST, Places, install
+from agent.cni.plugin.plugin_install import CONFLIST, Places, install
 from agent.lab.plan import LabNode
 from agent.lab.processes import inside, wait_for
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from agent.cni.install import Places, install
-from agent.cni.pod_netlink import NetlinkPods
+from agent.cni.plugin.plugin_install import Places, install
+from agent.cni.pod.pod_network import NetlinkPods
 from agent.lab.fabric import make_namespace, remove_namespace
 from tests.cni.libcni import Libcni
 from tests.cni.world import World

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.install import CONFLIST, InstallFailed, Places, install, uninstall
+from agent.cni.plugin.plugin_install import CONFLIST, InstallFailed, Places, install, uninstall
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.journal import STALE_SECONDS, Journal, JournalFull, Release
+from agent.cni.release_journal import STALE_SECONDS, Journal, JournalFull, Release
 
 
 def release(container: str = "c1", interface: str = "eth0") -> Release:

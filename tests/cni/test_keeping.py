@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.cni.collector import Collector
+from agent.cni.leak_collector import Collector
 from ipam.check.leak_proof import PAUSE_SECONDS
 from tests.cni.world import World
 

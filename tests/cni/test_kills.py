@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.cni.attaching import USUAL
-from agent.cni.install import Places, install
-from agent.cni.journal import STALE_SECONDS, Journal
+from agent.cni.add import USUAL
+from agent.cni.plugin.plugin_install import Places, install
+from agent.cni.release_journal import STALE_SECONDS, Journal
 from agent.lab.fabric import make_namespace, remove_namespace
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from agent.cni.install import Places, install
+from agent.cni.plugin.plugin_install import Places, install
 from agent.lab import icmp, life
 from agent.lab.fabric import NAMESPACES
 from agent.lab.life import Lab

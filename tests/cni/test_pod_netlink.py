@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
-from agent.cni.checking import differences
-from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.spec import parse
+from agent.cni.check import differences
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.plugin.spec import parse
 from agent.netlink import sysctl
 from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kernel.model import Address, Sysctl

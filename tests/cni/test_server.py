@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.attaching import Waits
+from agent.cni.add import Waits
 from agent.datastore.cluster import ENDPOINTS
 from ipam.keys import BLOCKS
 from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned

@@ -7,11 +7,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.cni import spec
+from agent.cni.plugin import spec
 from agent.cni.attachment import endpoint, handle, host_interface, mac_of, stored_name
-from agent.cni.options import CniError
-from agent.cni.results import render
-from agent.cni.spec import Result, Verb
+from agent.cni.plugin.options import CniError
+from agent.cni.plugin.results import render
+from agent.cni.plugin.spec import Result, Verb
 
 CONFIG = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "tortie"}
 ENVIRONMENT = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.cni.install import Places, install
+from agent.cni.plugin.plugin_install import Places, install
 from agent.lab import life, processes
 from agent.lab.fabric import NAMESPACES, make_namespace
 from agent.lab.life import Lab

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.cni.detaching import Waits
-from agent.cni.journal import Journal
-from agent.cni.pod_netlink import NetlinkPods
-from agent.cni.ports import PodNetwork, ServerPorts
+from agent.cni.delete import Waits
+from agent.cni.release_journal import Journal
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.dependencies import PodNetwork, ServerPorts
 from agent.cni.server import CniServer
 from agent.netlink import sysctl
 from agent.dataplane.kernel.model import Address, Sysctl

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.journal import Journal
+from agent.cni.release_journal import Journal
 from agent.lab.pods import PLUGIN, PYTHON
 
 Shim = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -26,12 +26,12 @@ from agent.cni.attachment import (
     keep,
     mac_of,
 )
-from agent.cni.checking import differences
-from agent.cni.detaching import USUAL, Detaching, Waits
-from agent.cni.journal import Release
-from agent.cni.options import CniError, Code
-from agent.cni.ports import ServerPorts
-from agent.cni.spec import Request, Result
+from agent.cni.check import differences
+from agent.cni.delete import USUAL, Detaching, Waits
+from agent.cni.release_journal import Release
+from agent.cni.plugin.options import CniError, Code
+from agent.cni.dependencies import ServerPorts
+from agent.cni.plugin.spec import Request, Result
 from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources import WorkloadEndpoint, encode
 from ipam.allocation.allocator import Companion

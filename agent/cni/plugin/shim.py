@@ -4,7 +4,7 @@
 Promises: imports builtin modules only, so it starts as fast as the interpreter; holds no credentials; with the agent
 down ADD says so with code 11, STATUS with 51, and DEL writes the release down where the agent finds it, and succeeds.
 Does not know: what an attachment is. The form of a call is described in agent/cni/server.py, that of a release in
-agent/cni/journal.py; the C shim beside this file does the same.
+agent/cni/release_journal.py; the C shim beside this file does the same.
 """
 
 import _socket

@@ -18,10 +18,10 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import handle, host_interface, namespace, stored_name
-from agent.cni.journal import Journal, JournalFull, Release
-from agent.cni.options import CniError, Code
-from agent.cni.ports import ServerPorts
-from agent.cni.spec import Request
+from agent.cni.release_journal import Journal, JournalFull, Release
+from agent.cni.plugin.options import CniError, Code
+from agent.cni.dependencies import ServerPorts
+from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode
 from ipam.allocation.allocator import Companion

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6
-from agent.cni.checking import Device, PodState
+from agent.cni.check import Device, PodState
 from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink.netlink_socket import DATAGRAM_BYTES, NETLINK_ROUTE, Refused, open_socket
 from agent.dataplane.kernel.model import Address, Route

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from agent.cni.options import CniError, Options
-from agent.cni.spec import NO_WISHES, VERSIONS, Result
+from agent.cni.plugin.options import CniError, Options
+from agent.cni.plugin.spec import NO_WISHES, VERSIONS, Result
 from ipam.address_text import text_of
 
 Address = IPv4Address | IPv6Address

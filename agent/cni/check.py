@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, host_interface
-from agent.cni.spec import Request
+from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.model import Address, Prefix, Route
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.resources import WorkloadEndpoint

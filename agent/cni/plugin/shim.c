@@ -75,7 +75,7 @@ static ssize_t ask(size_t length) {
 static int safe(const char *text) {
   return *text && !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")];
 }
-// Writes the release of a DEL down, durably, in the form of agent/cni/journal.py; 0, or -1 with errno.
+// Writes the release of a DEL down, durably, in the form of agent/cni/release_journal.py; 0, or -1 with errno.
 static int record(void) {
   char directory[1024], name[1600], temporary[1610];
   const char *state = setting("TORTIE_STATE_DIR", STATE_PATH);

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.cni.attaching import Attaching
-from agent.cni.checking import told_addresses
-from agent.cni.detaching import Answer, Detaching
-from agent.cni.journal import Release
-from agent.cni.options import CniError, Code
-from agent.cni.results import render_addresses
-from agent.cni.spec import Request
+from agent.cni.add import Attaching
+from agent.cni.check import told_addresses
+from agent.cni.delete import Answer, Detaching
+from agent.cni.release_journal import Release
+from agent.cni.plugin.options import CniError, Code
+from agent.cni.plugin.results import render_addresses
+from agent.cni.plugin.spec import Request
 from ipam.failures import IpamError
 from ipam.address_text import text_of
 

@@ -17,7 +17,7 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
-from agent.cni.ports import ServerPorts
+from agent.cni.dependencies import ServerPorts
 from agent.datastore.cluster import Cluster, own_blocks
 from agent.datastore.resources import WorkloadEndpoint
 from ipam import block as blocks

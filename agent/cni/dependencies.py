@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.cni.attachment import Attachment
-from agent.cni.checking import PodState
+from agent.cni.check import PodState
 from agent.datastore.resources import WorkloadEndpoint
 from ipam.allocation.allocator import Companion
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName

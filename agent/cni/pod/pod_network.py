@@ -17,9 +17,9 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
-from agent.cni.checking import PodState
-from agent.cni.pod_reading import IFLA_IFALIAS, link_alias, open_reading, read_state
-from agent.cni.pod_removal import RTM_SETLINK, Removal, by_name, exists
+from agent.cni.check import PodState
+from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
+from agent.cni.pod.pod_removal import RTM_SETLINK, Removal, by_name, exists
 from agent.netlink import sysctl
 from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink.netlink_socket import RequestSocket, reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.cni.attachment import traced
-from agent.cni.spec import Request, Verb
+from agent.cni.plugin.spec import Request, Verb
 from agent.datastore.resources import WorkloadEndpoint
 from ipam.model import Attributes, Block, NodeName
 
