@@ -16,7 +16,7 @@ from agent.clock import Clock
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
-from agent.datastore.cluster import Cluster
+from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
 from agent.dataplane.inputs.gather import troubles
 from agent.metrics.pools import PoolGauges, PoolReadings

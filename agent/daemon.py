@@ -43,9 +43,9 @@ from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.desired.route_cache import RouteWishes
 from agent.dataplane.cooperative_loop import in_turns
 from agent.dataplane.desired.desired_state import Entries
-from agent.datastore.client import etcd_config
-from agent.datastore.cluster import Cluster
-from agent.datastore.resources import WorkloadEndpoint
+from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.state_cache import Cluster
+from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.metrics.exposition import Exposition

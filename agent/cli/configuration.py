@@ -43,7 +43,7 @@ def run_check(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import settings
     from agent.cli.failure import CommandFailed
     from agent.config import ConfigError
-    from agent.datastore.client import check_files
+    from agent.datastore.etcd_settings import check_files
 
     if arguments.file is not None:
         arguments.config = arguments.file

@@ -52,7 +52,7 @@ def asked(arguments: argparse.Namespace, question: str) -> Any:
 
 def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:
     """Run `work` with a connected store. Raises CommandFailed."""
-    from agent.datastore.client import etcd_config  # gRPC is slow to load, and most commands ask the agent
+    from agent.datastore.etcd_settings import etcd_config  # gRPC is slow to load, and most commands ask the agent
     from ipam.etcd.client import EtcdStore
 
     etcd = config(arguments).etcd

@@ -11,8 +11,8 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kinds import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.admission import Admission, Outcome
-    from agent.datastore.schema import Document
+    from agent.datastore.resource_writer import Admission, Outcome
+    from agent.datastore.resources.schema import Document
 
 PATCH_EXAMPLES = """\
 examples:
@@ -53,7 +53,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_patch(arguments: argparse.Namespace) -> None:
     """`tortie patch`."""
-    from agent.datastore.schema import merged
+    from agent.datastore.resources.schema import merged
 
     kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
 
@@ -67,7 +67,7 @@ def run_patch(arguments: argparse.Namespace) -> None:
 
 
 def _patch(text: str) -> Document:
-    from agent.datastore.marked import NotReadable, documents
+    from agent.datastore.resources.yaml_lines import NotReadable, documents
 
     try:
         found = list(documents(text))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.cli.failure import CommandFailed
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.documents import Found
+    from agent.datastore.resources.documents import Found
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STANDARD_INPUT = "standard input"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def read_files(arguments: argparse.Namespace) -> list[Found]:
     """All resources of all files. Raises CommandFailed."""
-    from agent.datastore.documents import InvalidDocument, read
+    from agent.datastore.resources.documents import InvalidDocument, read
 
     found: list[Found] = []
     faults: list[str] = []

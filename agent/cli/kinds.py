@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agent.cli.failure import CommandFailed
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resources import Resource
+    from agent.datastore.resources.resource_types import Resource
 
 ALIASES = {
     "IPPool": ("ippool", "ippools", "ipp", "pool", "pools"),
@@ -70,7 +70,7 @@ def document(kind: str, resources: list[Resource], output: str, *, single: bool)
     import msgspec
 
     from agent.cli.tables import data
-    from agent.datastore.resources import API_VERSION
+    from agent.datastore.resources.resource_types import API_VERSION
 
     items = [msgspec.to_builtins(resource) for resource in resources]
     whole = {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}

@@ -10,9 +10,9 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kinds import FORMS, NAMES, kind_named, shown
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.admission import Verb
-    from agent.datastore.documents import Found
-    from agent.datastore.resources import Resource
+    from agent.datastore.resource_writer import Verb
+    from agent.datastore.resources.documents import Found
+    from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
 
 CREATE_EXAMPLES = """\
@@ -103,8 +103,8 @@ def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
-    from agent.datastore.admission import Admission, NotFound
-    from agent.datastore.keeping import Damaged
+    from agent.datastore.resource_writer import Admission, NotFound
+    from agent.datastore.storage_layout import Damaged
 
     kind = kind_named(arguments.kind)
 
@@ -135,27 +135,27 @@ def run_get(arguments: argparse.Namespace) -> None:
 
 def run_create(arguments: argparse.Namespace) -> None:
     """`tortie create`."""
-    from agent.datastore.admission import Exists, Verb
+    from agent.datastore.resource_writer import Exists, Verb
 
     _write(arguments, Verb.CREATE, "created", Exists if arguments.skip_exists else None)
 
 
 def run_apply(arguments: argparse.Namespace) -> None:
     """`tortie apply`."""
-    from agent.datastore.admission import Verb
+    from agent.datastore.resource_writer import Verb
 
     _write(arguments, Verb.APPLY, "applied")
 
 
 def run_replace(arguments: argparse.Namespace) -> None:
     """`tortie replace`."""
-    from agent.datastore.admission import Verb
+    from agent.datastore.resource_writer import Verb
 
     _write(arguments, Verb.REPLACE, "replaced")
 
 
 def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
-    from agent.datastore.resources import kind_of
+    from agent.datastore.resources.resource_types import kind_of
 
     def step(found: Found) -> writing.Step:
         kind, name = kind_of(found.resource), found.resource.metadata.name
@@ -167,7 +167,7 @@ def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exce
 
 def run_delete(arguments: argparse.Namespace) -> None:
     """`tortie delete`."""
-    from agent.datastore.admission import NotFound
+    from agent.datastore.resource_writer import NotFound
 
     by_name = arguments.kind is not None and bool(arguments.names)
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
@@ -181,7 +181,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
 
 
 def _deleting(resource: Resource) -> writing.Step:
-    from agent.datastore.resources import kind_of
+    from agent.datastore.resources.resource_types import kind_of
 
     return writing.Step(
         kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
@@ -194,8 +194,8 @@ def _deleting_named(kind: str, name: str) -> writing.Step:
 
 def run_validate(arguments: argparse.Namespace) -> None:
     """`tortie validate`."""
-    from agent.datastore.documents import overlaps
-    from agent.datastore.resources import kind_of
+    from agent.datastore.resources.documents import overlaps
+    from agent.datastore.resources.resource_types import kind_of
 
     found = files.read_files(arguments)
     if sentences := overlaps(found):

@@ -15,7 +15,7 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kinds import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.admission import Admission, Outcome
+    from agent.datastore.resource_writer import Admission, Outcome
     from ipam.etcd.store import Store
 
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
@@ -69,7 +69,7 @@ def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words
     """Do all steps, or none. Raises CommandFailed."""
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
-    from agent.datastore.admission import Admission
+    from agent.datastore.resource_writer import Admission
     from ipam.etcd.dry_run_store import Rehearsal
 
     async def work(store: Store) -> None:
@@ -111,9 +111,9 @@ async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> li
 
 async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
     """One step. Raises CommandFailed, StoreError."""
-    from agent.datastore.admission import Effect, Exists, NotFound, Outcome
-    from agent.datastore.documents import InvalidDocument
-    from agent.datastore.keeping import Damaged
+    from agent.datastore.resource_writer import Effect, Exists, NotFound, Outcome
+    from agent.datastore.resources.documents import InvalidDocument
+    from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
 
     try:

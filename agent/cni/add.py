@@ -33,7 +33,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.cni.dependencies import ServerPorts
 from agent.cni.plugin.spec import Request, Result
 from agent.dataplane.kernel.protocol import KernelError
-from agent.datastore.resources import WorkloadEndpoint, encode
+from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from ipam.allocation.allocator import Companion
 from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.keys import IPAM_CONFIG

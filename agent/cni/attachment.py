@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address
-from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
+from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
 from ipam.allocation.sticky import Keep
 from ipam.model import HandleId
 from ipam.address_text import text_of

@@ -23,7 +23,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.cni.dependencies import ServerPorts
 from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.protocol import KernelError
-from agent.datastore.resources import PLURALS, WorkloadEndpoint, decode
+from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
 from ipam.allocation.allocator import Companion
 from ipam.failures import Conflict, IpamError
 from ipam.keys import resource_key

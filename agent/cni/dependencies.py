@@ -12,7 +12,7 @@ from typing import Protocol
 
 from agent.cni.attachment import Attachment
 from agent.cni.check import PodState
-from agent.datastore.resources import WorkloadEndpoint
+from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.allocation.allocator import Companion
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 from ipam.allocation.release import Guarded, Released

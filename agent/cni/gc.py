@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.cni.attachment import traced
 from agent.cni.plugin.spec import Request, Verb
-from agent.datastore.resources import WorkloadEndpoint
+from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.model import Attributes, Block, NodeName
 
 

@@ -18,8 +18,8 @@ import structlog
 from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
 from agent.cni.dependencies import ServerPorts
-from agent.datastore.cluster import Cluster, own_blocks
-from agent.datastore.resources import WorkloadEndpoint
+from agent.datastore.state_cache import Cluster, own_blocks
+from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam import block as blocks
 from ipam.allocation.allocator import Companion
 from ipam.codec import decode_block

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from agent.datastore.pools import pool
-from agent.datastore.resources import PLURALS, IPPool, decode
+from agent.datastore.resources.ip_pool import pool
+from agent.datastore.resources.resource_types import PLURALS, IPPool, decode
 from ipam.codec import decode_reservation
 from ipam.failures import IpamError
 from ipam.keys import RESERVATIONS, resource_name, resource_prefix

@@ -16,17 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.datastore.cluster import (
-    AFFINITIES,
-    BGP_FILTERS,
-    BGP_PEERS,
-    BGP_SETTINGS,
-    ENDPOINTS,
-    NODES,
-    POOLS,
-    Cluster,
-    endpoint_prefix,
-)
+from agent.datastore.state_cache import (AFFINITIES, BGP_FILTERS, BGP_PEERS, BGP_SETTINGS, ENDPOINTS, NODES, POOLS, Cluster, endpoint_prefix)
 from ipam.failures import Compacted, StoreError, WentBack
 from ipam.keys import BLOCKS
 from ipam.etcd.store import Changed, Store

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from agent.datastore.documents import InvalidDocument, read
+from agent.datastore.resources.documents import InvalidDocument, read
 from agent.lab import fabric, icmp, processes
 from agent.lab.plan import (
     MOST_NODES,

@@ -14,7 +14,7 @@ from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Link, RouteKey
-from agent.datastore.cluster import own_blocks
+from agent.datastore.state_cache import own_blocks
 from agent.peers.policies import Interface
 from bgp.wire.families import Prefix
 from bgp.policy.origination import PLAIN, Origination

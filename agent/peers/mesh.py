@@ -20,7 +20,7 @@ from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Address, Prefix, RouteKey
-from agent.datastore.cluster import Cluster
+from agent.datastore.state_cache import Cluster
 from agent.peers import glass
 from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peers.exporting import Outsiders, announcements, borne, interfaces

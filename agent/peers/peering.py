@@ -14,15 +14,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
 
-from agent.datastore.bgp_faults import NODE_PREFIX
-from agent.datastore.bgp_resources import (
-    DEFAULT_PORT,
-    BGPConfigurationSpec,
-    BGPPeerSpec,
-    Password,
-)
-from agent.datastore.bgp_texts import PeerAddress, peer_address, seconds
-from agent.datastore.resources import Node
+from agent.datastore.resources.bgp_validation import NODE_PREFIX
+from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
+from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, seconds
+from agent.datastore.resources.resource_types import Node
 from bgp.policy.peer_config import NextHopMode, PeerConfig
 from bgp.wire.families import Address, family_of
 from ipam.model import NodeName

@@ -12,14 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from agent.datastore.bgp_resources import (
-    BGPConfigurationSpec,
-    BGPFilterSpec,
-    FilterRule,
-    PrefixAdvertisement,
-)
-from agent.datastore.bgp_resources import Operation as OperationSpec
-from agent.datastore.bgp_texts import community
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, FilterRule, PrefixAdvertisement
+from agent.datastore.resources.bgp_types import Operation as OperationSpec
+from agent.datastore.resources.bgp_parsing import community
 from bgp.wire.families import Family, Prefix
 from bgp.policy.policy import (Action, AddCommunity, Operation, Operator, Own, Policy, PrefixMatch, PrependAs, Reached, Rule, SetPriority)
 from ipam.model import Pool

@@ -23,8 +23,8 @@ from agent.dataplane.inputs.facts import bearing
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
-from agent.datastore.cluster import Cluster
-from agent.datastore.resources import API_VERSION, PLURALS
+from agent.datastore.state_cache import Cluster
+from agent.datastore.resources.resource_types import API_VERSION, PLURALS
 from agent.place.addressing import Candidate, Interface
 from agent.place.finding import AddressFinder, Found, NoAddress
 from ipam.allocation.allocator import Allocator, Companion

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.config import Config, ConfigError
 from agent.configuration.loading import load
-from agent.datastore.client import check_files
+from agent.datastore.etcd_settings import check_files
 
 
 def only_one(run: Path) -> int:

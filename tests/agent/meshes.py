@@ -16,9 +16,9 @@ from agent.clock import SystemClock
 from agent.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import RouteKey
-from agent.datastore.cluster import Cluster
-from agent.datastore.keeping import key_of
-from agent.datastore.resources import KINDS
+from agent.datastore.state_cache import Cluster
+from agent.datastore.storage_layout import key_of
+from agent.datastore.resources.resource_types import KINDS
 from agent.peers.draining import DrainFile
 from agent.peers.mesh import Mesh
 from agent.peers.secrets import Secrets

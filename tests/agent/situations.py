@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPPeerSpec
-from agent.datastore.resources import Metadata, Node, NodeBGPSpec, NodeSpec
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
+from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec
 from agent.peers.peering import Peered, Peering, Situation, peering
 from ipam.model import NodeName
 

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from agent.clock import SystemClock
-from agent.datastore import keeping
-from agent.datastore.admission import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
-from agent.datastore.documents import Found, InvalidDocument, read
-from agent.datastore.keeping import Damaged
+from agent.datastore import storage_layout
+from agent.datastore.resource_writer import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
+from agent.datastore.resources.documents import Found, InvalidDocument, read
+from agent.datastore.storage_layout import Damaged
 from ipam.etcd.dry_run_store import Rehearsal
-from agent.datastore.schema import merged
+from agent.datastore.resources.schema import merged
 from ipam.failures import Conflict
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
@@ -59,7 +59,7 @@ def found(example: Example, spec: dict[str, Any] | None = None) -> Found:
 
 async def shown(admission: Admission, example: Example) -> str:
     """As `get -o yaml` tells it."""
-    return msgspec.yaml.encode(keeping.shown(await admission.named(example.kind, example.name))).decode()
+    return msgspec.yaml.encode(storage_layout.shown(await admission.named(example.kind, example.name))).decode()
 
 
 @KINDS
@@ -73,7 +73,7 @@ async def test_what_get_tells_can_be_applied_and_changes_nothing(
     assert (await admission.write(again, Verb.APPLY)).effect is Effect.UNCHANGED
     assert (await admission.write(again, Verb.REPLACE)).effect is Effect.UNCHANGED
     assert await shown(admission, example) == text
-    document = keeping.shown(made.resource) if made.resource is not None else {}
+    document = storage_layout.shown(made.resource) if made.resource is not None else {}
     for field, value in example.document()["spec"].items():
         assert document["spec"][field] == value
 
@@ -192,7 +192,7 @@ async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, adm
     key = affinity_key(NodeName("n1"), ip_network("10.0.0.64/26"))
     await store.commit((), [Put(key, b'{"state":"pending","deleted":false}')])
     (claim,), damaged = await admission.stored("BlockAffinity")
-    assert keeping.shown(claim)["spec"] == {
+    assert storage_layout.shown(claim)["spec"] == {
         "state": "pending",
         "node": "n1",
         "cidr": "10.0.0.64/26",
@@ -200,7 +200,7 @@ async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, adm
         "deleted": "false",
     }
     assert (claim.metadata.name, damaged) == ("n1-10-0-0-64-26", [])
-    (written,) = read(msgspec.yaml.encode(keeping.shown(claim)).decode(), "f")
+    (written,) = read(msgspec.yaml.encode(storage_layout.shown(claim)).decode(), "f")
     with pytest.raises(InvalidDocument, match="cannot be written: claims are made and released by agents"):
         await admission.write(written, Verb.APPLY)
     with pytest.raises(InvalidDocument, match="cannot be deleted: claims are made"):
@@ -301,7 +301,7 @@ async def test_a_write_with_a_revision_that_loses_once_is_refused() -> None:
     admission = Admission(store, SystemClock())
     await admission.write(found(PEER), Verb.CREATE)
     (mine,) = read(await shown(admission, PEER), "f")
-    document = keeping.shown(mine.resource)
+    document = storage_layout.shown(mine.resource)
     document["spec"]["asNumber"] = 65009
     store.losses = 1
     with pytest.raises(Conflict, match="has changed since it was read"):

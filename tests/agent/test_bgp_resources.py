@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from agent.cli.kinds import shown
-from agent.datastore.bgp_texts import PeerAddress, community, peer_address, seconds
-from agent.datastore.cluster import Cluster
-from agent.datastore.documents import InvalidDocument, read
-from agent.datastore.keeping import key_of
-from agent.datastore.resources import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
+from agent.datastore.resources.bgp_parsing import PeerAddress, community, peer_address, seconds
+from agent.datastore.state_cache import Cluster
+from agent.datastore.resources.documents import InvalidDocument, read
+from agent.datastore.storage_layout import key_of
+from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
 from ipam.model import NodeName
 from ipam.etcd.store import Versioned
 

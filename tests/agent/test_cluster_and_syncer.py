@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from agent.clock import SystemClock
-from agent.datastore.cluster import Cluster, endpoint_prefix, own_blocks
-from agent.datastore.documents import read
-from agent.datastore.resources import encode
+from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
+from agent.datastore.resources.documents import read
+from agent.datastore.resources.resource_types import encode
 from agent.datastore.syncer import Syncer
 from agent.lab.life import SEED_POOL
 from ipam.keys import affinity_key, resource_key

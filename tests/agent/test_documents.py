@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.datastore.documents import InvalidDocument, read
-from agent.datastore.pools import overlap, pool
-from agent.datastore.resources import IPPool, decode, encode, endpoint_name
+from agent.datastore.resources.documents import InvalidDocument, read
+from agent.datastore.resources.ip_pool import overlap, pool
+from agent.datastore.resources.resource_types import IPPool, decode, encode, endpoint_name
 from agent.lab.life import SEED_POOL
 
 

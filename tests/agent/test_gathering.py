@@ -11,17 +11,8 @@ from agent.dataplane.inputs.facts import Endpoint
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.dataplane.inputs.mtu import oversized, pod_mtu
 from agent.dataplane.kernel.model import Address, Link
-from agent.datastore.cluster import Cluster
-from agent.datastore.resources import (
-    Metadata,
-    Node,
-    NodeBGPSpec,
-    NodeSpec,
-    WorkloadEndpoint,
-    WorkloadEndpointSpec,
-    encode,
-    kind_of,
-)
+from agent.datastore.state_cache import Cluster
+from agent.datastore.resources.resource_types import (Metadata, Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint, WorkloadEndpointSpec, encode, kind_of)
 from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
 from agent.place.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key

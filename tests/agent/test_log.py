@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from agent import journal
 from agent.config import ConfigError
 from agent.configuration.loading import load
-from agent.datastore.client import etcd_config
+from agent.datastore.etcd_settings import etcd_config
 from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, Repeats
 from ipam.failures import StoreError
 from ipam.etcd.client import EtcdStore

@@ -10,9 +10,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
-from agent.datastore.cluster import NODES, POOLS, Cluster
-from agent.datastore.documents import read
-from agent.datastore.resources import encode
+from agent.datastore.state_cache import NODES, POOLS, Cluster
+from agent.datastore.resources.documents import read
+from agent.datastore.resources.resource_types import encode
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode
 from agent.place.record import NodeRecord, record_inputs

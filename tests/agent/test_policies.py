@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peers.exporting import BLOCK
 from agent.peers.policies import Ground, Interface, names_interfaces, policy, services, troubles
 from bgp.wire import nlri

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.datastore.documents import InvalidDocument, read
-from agent.datastore.marked import MOST_LEVELS, MOST_VALUES, NotReadable, documents
+from agent.datastore.resources.documents import InvalidDocument, read
+from agent.datastore.resources.yaml_lines import MOST_LEVELS, MOST_VALUES, NotReadable, documents
 
 POOL = """\
 apiVersion: projectcalico.org/v3

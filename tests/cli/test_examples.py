@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.datastore.admission import Admission, Verb
-from agent.datastore.documents import read
+from agent.datastore.resource_writer import Admission, Verb
+from agent.datastore.resources.documents import read
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.store import Delete
 from tests.cli.examples import Place, at

@@ -23,7 +23,7 @@ from agent.cni.release_journal import Journal, Release
 from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.dependencies import ServerPorts
 from agent.cni.server import CniServer
-from agent.datastore.cluster import ENDPOINTS, POOLS, Cluster
+from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
 from ipam.allocation.allocator import Allocator, Companion
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName

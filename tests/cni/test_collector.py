@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.cni.leak_collector import Collector
-from agent.datastore.cluster import ENDPOINTS
+from agent.datastore.state_cache import ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
 from ipam.etcd.store import Put
 from tests.cni.world import World

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.cni.add import Waits
-from agent.datastore.cluster import ENDPOINTS
+from agent.datastore.state_cache import ENDPOINTS
 from ipam.keys import BLOCKS
 from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned
 from tests.cni.world import World

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.datastore.cluster import ENDPOINTS
+from agent.datastore.state_cache import ENDPOINTS
 from ipam.keys import block_prefix
 from ipam.etcd.store import Delete, Put
 from tests.cni.world import World

@@ -17,7 +17,7 @@ from agent.cni.server import CniServer
 from agent.netlink import sysctl
 from agent.dataplane.kernel.model import Address, Sysctl
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.datastore.cluster import AFFINITIES, ENDPOINTS, Cluster
+from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, Cluster
 from ipam.allocation.allocator import Allocator
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from ipam.model import NodeName, Pool, PoolRecord

@@ -14,7 +14,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 
 from agent.clock import SystemClock
-from agent.datastore.resources import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, encode
+from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, encode
 from ipam.allocation.allocator import Allocator, Companion
 from ipam.failures import IpamError
 from ipam.etcd.client import EtcdConfig, EtcdStore

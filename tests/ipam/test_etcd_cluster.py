@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from agent.datastore.cluster import Cluster
+from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
 from ipam.failures import StoreError, WentBack
 from ipam.etcd.client import EtcdConfig, EtcdStore

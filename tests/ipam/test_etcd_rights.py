@@ -12,9 +12,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.config import NodeSettings
-from agent.datastore.cluster import Cluster
-from agent.datastore.documents import read
-from agent.datastore.resources import encode
+from agent.datastore.state_cache import Cluster
+from agent.datastore.resources.documents import read
+from agent.datastore.resources.resource_types import encode
 from agent.datastore.syncer import Syncer
 from agent.lab.life import SEED_POOL
 from agent.lab.plan import Mode, with_mode

@@ -21,7 +21,7 @@ from agent.dataplane.kernel.model import Kind, Prefix, RouteKey
 from agent.dataplane.kinds.diff import Picture
 from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.reconciler import Reconciler
-from agent.datastore.cluster import Cluster
+from agent.datastore.state_cache import Cluster
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,13 +16,13 @@ from enum import Enum
 import msgspec
 
 from agent.clock import Clock
-from agent.datastore import keeping
-from agent.datastore.documents import Found, InvalidDocument, Place, checked
-from agent.datastore.keeping import Damaged, Kept, key_named, key_of
-from agent.datastore.pool_admission import drain_pool, pool_fault
+from agent.datastore import storage_layout
+from agent.datastore.resources.documents import Found, InvalidDocument, Place, checked
+from agent.datastore.storage_layout import Damaged, Kept, key_named, key_of
+from agent.datastore.pool_writer import drain_pool, pool_fault
 from ipam.etcd.dry_run_store import FIRST_REVISION
-from agent.datastore.resources import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
-from agent.datastore.schema import Document, changes
+from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
+from agent.datastore.resources.schema import Document, changes
 from ipam.failures import Conflict
 from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged, Versioned
 from ipam.etcd.store import Outcome as StoreOutcome
@@ -106,7 +106,7 @@ class Admission:
             if stored is None:
                 raise NotFound(f"{kind} {name} does not exist")
             place = Place(source)
-            before = keeping.shown(stored.resource)
+            before = storage_layout.shown(stored.resource)
             # What is edited is what is stored now; only a revision that the edit itself names is compared.
             before["metadata"].pop("resourceVersion", None)
             edited = Found(checked(edit(before), place), place)
@@ -131,7 +131,7 @@ class Admission:
                 _refuse_old(found.resource.metadata.resource_version, current, found.fault)
             await self._admit(found, stored)
             guard = Unchanged(key, current.revision if current is not None else 0)
-            put = Put(key, keeping.written(resource, current))
+            put = Put(key, storage_layout.written(resource, current))
             revision = _written_at(put, await self._store.commit((guard,), (put,)))
             if revision is not None:
                 effect = Effect.CREATED if current is None else Effect.CONFIGURED
@@ -156,7 +156,7 @@ class Admission:
             return resource  # kept without uid and time
         created_at = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
         before = stored.resource.metadata if stored is not None else None
-        metadata = keeping.metadata_for(resource, before, str(uuid.uuid4()), created_at)
+        metadata = storage_layout.metadata_for(resource, before, str(uuid.uuid4()), created_at)
         return msgspec.structs.replace(resource, metadata=metadata)
 
     async def delete(self, resource: Resource) -> Outcome:
@@ -192,12 +192,12 @@ class Admission:
 
     async def stored(self, kind: str) -> tuple[list[Resource], list[str]]:
         """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
-        listing = await self._store.list(keeping.prefix_of(kind))
+        listing = await self._store.list(storage_layout.prefix_of(kind))
         found: list[Resource] = []
         damaged: list[str] = []
         for _, value in sorted(listing.values.items()):
             try:
-                kept = keeping.read(kind, value)
+                kept = storage_layout.read(kind, value)
             except Damaged as error:
                 damaged.append(str(error))
                 continue
@@ -227,7 +227,7 @@ def _written_at(put: Put, outcome: StoreOutcome) -> int | None:
 def _kept(kind: str, current: Versioned | None) -> Kept | None:
     """What is stored; a value that cannot be read may be overwritten, so that it can be repaired."""
     try:
-        return keeping.read(kind, current) if current is not None else None
+        return storage_layout.read(kind, current) if current is not None else None
     except Damaged:
         return None
 
@@ -247,7 +247,7 @@ def _changes(stored: Kept | None, resource: Resource) -> list[str]:
 
 
 def _compared(resource: Resource) -> Document:
-    document = keeping.shown(resource)
+    document = storage_layout.shown(resource)
     metadata = {name: value for name, value in document["metadata"].items() if name not in NOT_CHANGES}
     return {**document, "metadata": metadata}
 

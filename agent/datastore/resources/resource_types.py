@@ -1,7 +1,7 @@
 """Calico's resources (projectcalico.org/v3) that are not IPAM's own, as values.
 
 Promises: names of kinds and fields are Calico's, so files written for calicoctl are read as they are. Reading is
-tolerant (an unknown field is ignored); `agent.datastore.documents` adds the strictness for what a person writes.
+tolerant (an unknown field is ignored); `agent.datastore.resources.documents` adds the strictness for what a person writes.
 Does not know: etcd, files, what a value means for the kernel.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.ipam_resources import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.resources.ipam_types import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
 
 API_VERSION = "projectcalico.org/v3"
 VXLAN_VNI = 4096
@@ -38,7 +38,7 @@ class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
 
 
 class IPPoolSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """An address pool; the checks that need more than one field are in `agent.datastore.documents`."""
+    """An address pool; the checks that need more than one field are in `agent.datastore.resources.documents`."""
 
     cidr: str
     ipip_mode: str = "Never"
@@ -254,7 +254,7 @@ PLURALS: dict[str, str] = {
     "IPReservation": "ipreservations",
     "WorkloadEndpoint": "workloadendpoints",
 }
-"""Kind -> the plural that its etcd keys bear; `agent.datastore.keeping` knows the kinds that are kept otherwise."""
+"""Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are kept otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
 

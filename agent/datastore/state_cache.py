@@ -18,20 +18,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from agent.datastore.bgp_faults import NODE_PREFIX, bgp_faults
-from agent.datastore.bgp_resources import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.pools import pool
-from agent.datastore.resources import (
-    PLURALS,
-    BGPConfiguration,
-    BGPFilter,
-    BGPPeer,
-    IPPool,
-    Node,
-    WorkloadEndpoint,
-    decode,
-    kind_of,
-)
+from agent.datastore.resources.bgp_validation import NODE_PREFIX, bgp_faults
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.resources.ip_pool import pool
+from agent.datastore.resources.resource_types import (PLURALS, BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, WorkloadEndpoint, decode, kind_of)
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.failures import IpamError

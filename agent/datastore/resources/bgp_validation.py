@@ -10,16 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 
-from agent.datastore.bgp_resources import (
-    BGPConfigurationSpec,
-    BGPFilterSpec,
-    BGPPeerSpec,
-    FilterRule,
-    Operation,
-    Password,
-)
-from agent.datastore.bgp_texts import community, peer_address, seconds
-from agent.datastore.resources import BGPConfiguration, BGPFilter, BGPPeer, Resource
+from agent.datastore.resources.bgp_types import (BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec, FilterRule, Operation, Password)
+from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
+from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource
 from ipam.selector import SelectorError, parse
 
 LONGEST_RESTART_SECONDS = 4095

@@ -2,7 +2,7 @@
 
 Promises: one document after the other is checked and every fault is named by file, document, line and field; nothing is
 accepted in part. Unknown fields are refused (so nothing a file says is silently lost) with the nearest known name.
-Does not know: etcd, and so neither overlap with stored pools nor what may be changed: `agent.datastore.admission` does.
+Does not know: etcd, and so neither overlap with stored pools nor what may be changed: `agent.datastore.resource_writer` does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from agent.datastore import pools
-from agent.datastore.marked import Marked, NotReadable, documents
-from agent.datastore.resource_faults import faults
-from agent.datastore.resources import API_VERSION, KINDS, IPPool, Resource, kind_of
-from agent.datastore.schema import nearest, unknown_fields
+from agent.datastore.resources import ip_pool
+from agent.datastore.resources.yaml_lines import Marked, NotReadable, documents
+from agent.datastore.resources.validation import faults
+from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, kind_of
+from agent.datastore.resources.schema import nearest, unknown_fields
 from ipam.model import Pool
 
 MOST_DOCUMENT_BYTES = 8 << 20
@@ -103,8 +103,8 @@ def overlaps(found: Sequence[Found]) -> list[str]:
     before: list[Pool] = []
     for item in found:
         if isinstance(item.resource, IPPool):
-            pool = pools.pool(item.resource)
-            if (other := pools.overlap(pool, before)) is not None:
+            pool = ip_pool.pool(item.resource)
+            if (other := ip_pool.overlap(pool, before)) is not None:
                 sentences.append(
                     item.fault(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv6Network, ip_network
 
-from agent.datastore.resources import IPPool, IPPoolSpec
+from agent.datastore.resources.resource_types import IPPool, IPPoolSpec
 from ipam.model import (
     BLOCK_LENGTHS,
     DEFAULT_BLOCK_LENGTH,

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from agent.datastore import ipam_resources, pools
-from agent.datastore.bgp_faults import bgp_faults
-from agent.datastore.bgp_resources import LARGEST_AS
-from agent.datastore.resources import IPAMConfiguration, IPPool, IPReservation, Node, NodeSpec, Resource
+from agent.datastore.resources import ipam_types, ip_pool
+from agent.datastore.resources.bgp_validation import bgp_faults
+from agent.datastore.resources.bgp_types import LARGEST_AS
+from agent.datastore.resources.resource_types import IPAMConfiguration, IPPool, IPReservation, Node, NodeSpec, Resource
 
 NAME = re.compile(r"[!-~]{1,253}")
 """Wider than Calico's rule, because a node's name is what its machine is called."""
@@ -27,13 +27,13 @@ def faults(resource: Resource) -> list[str]:
     found += bgp_faults(resource)
     match resource:
         case IPPool():
-            found += pools.faults(resource.spec)
+            found += ip_pool.faults(resource.spec)
         case Node():
             found += _node_faults(resource)
         case IPReservation():
-            found += ipam_resources.reservation_faults(resource.spec)
+            found += ipam_types.reservation_faults(resource.spec)
         case IPAMConfiguration():
-            found += ipam_resources.configuration_faults(resource.metadata.name, resource.spec)
+            found += ipam_types.configuration_faults(resource.metadata.name, resource.spec)
             found += [
                 f"metadata.{field}: Calico keeps none for the rules of allocation"
                 for field, value in (

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agent.datastore import pools
-from agent.datastore.resources import IPPool, decode, encode
+from agent.datastore.resources import ip_pool
+from agent.datastore.resources.resource_types import IPPool, decode, encode
 from ipam.failures import Conflict
 from ipam.keys import block_of_key, block_prefix
 from ipam.model import Pool, PoolRecord
@@ -28,21 +28,21 @@ async def pool_fault(
     """Why the pool may not be written. Raises StoreError."""
     if stored is not None:
         return _fixed_fault(new, stored)
-    pool = pools.pool(new)
-    if (other := pools.overlap(pool, _readable(others))) is not None:
+    pool = ip_pool.pool(new)
+    if (other := ip_pool.overlap(pool, _readable(others))) is not None:
         return f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
     return await _block_fault(store, new)
 
 
 def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
     """A stored pool with faults is used by nobody, and overlaps nothing."""
-    return (pools.pool(other) for other in others if not pools.faults(other.spec))
+    return (ip_pool.pool(other) for other in others if not ip_pool.faults(other.spec))
 
 
 def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
-    if pools.faults(stored.spec):
+    if ip_pool.faults(stored.spec):
         return None
-    before, pool = pools.pool(stored), pools.pool(new)
+    before, pool = ip_pool.pool(stored), ip_pool.pool(new)
     for field, old, wanted in (
         ("spec.cidr", before.cidr, pool.cidr),
         ("spec.blockSize", before.block_length, pool.block_length),
@@ -54,7 +54,7 @@ def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
 
 async def _block_fault(store: Store, new: IPPool) -> str | None:
     """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
-    pool = pools.pool(new)
+    pool = ip_pool.pool(new)
     listing = await store.list(block_prefix(pool.cidr.version))
     for block in map(block_of_key, listing.values):
         if block is not None and block.overlaps(pool.cidr) and block.prefixlen != pool.block_length:
@@ -78,10 +78,10 @@ async def drain_pool(store: Store, key: str) -> None:
         except msgspec.MsgspecError:
             return  # nobody allocates from what nobody can read
         assert isinstance(stored, IPPool)
-        if pools.faults(stored.spec):
+        if ip_pool.faults(stored.spec):
             return
         if stored.spec.disabled:
-            record = PoolRecord(pools.pool(stored), key, current.revision)
+            record = PoolRecord(ip_pool.pool(stored), key, current.revision)
             await release_pool(store, record, asyncio.sleep)
             return
         disabled = msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, disabled=True))
