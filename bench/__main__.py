@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.cli.lab import Progress
+from agent.cli.commands.lab import Progress
 from agent.cli.tables import ruled
 from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traffic
 from bench.feeds import FEEDS, small

@@ -16,16 +16,16 @@ from pathlib import Path
 from agent.cli.failure import CommandFailed
 
 COMMANDS = (
-    "agent.cli.resources",
-    "agent.cli.editing",
-    "agent.cli.node",
-    "agent.cli.routes",
-    "agent.cli.bgp",
-    "agent.cli.ipam",
-    "agent.cli.cni",
-    "agent.cli.lab",
-    "agent.cli.service",
-    "agent.cli.configuration",
+    "agent.cli.commands.resources",
+    "agent.cli.commands.patch",
+    "agent.cli.commands.node",
+    "agent.cli.commands.routes",
+    "agent.cli.commands.bgp",
+    "agent.cli.commands.ipam",
+    "agent.cli.commands.cni",
+    "agent.cli.commands.lab",
+    "agent.cli.commands.service",
+    "agent.cli.commands.configuration",
 )
 """Modules with `add_parsers(subparsers)`; each imports what it needs only when its command runs."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.kinds import shown
+from agent.cli.kind_tables import shown
 from agent.datastore.resources.bgp_parsing import PeerAddress, community, peer_address, seconds
 from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.documents import InvalidDocument, read

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.configuration import run_check, run_show
+from agent.cli.commands.configuration import run_check, run_show
 from agent.cli.failure import CommandFailed
 from agent.config import ConfigError, password
 from agent.configuration.loading import load, loaded

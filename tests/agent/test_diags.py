@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.diags import COMMANDS, Source, written
+from agent.cli.commands.diags import COMMANDS, Source, written
 from agent.cli.failure import CommandFailed
 from agent.cli.redaction import GONE, redacted
 

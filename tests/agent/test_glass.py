@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import structlog
 
-from agent.cli.bgp import in_full, page_text, peers_table, routes_table
-from agent.cli.node import certificate_notes, peers_of
+from agent.cli.commands.bgp import in_full, page_text, peers_table, routes_table
+from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.dataplane.kernel.model import RouteKey
 from agent.peers import glass

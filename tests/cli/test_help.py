@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.lab import Progress
+from agent.cli.commands.lab import Progress
 from agent.cli.main import main
 from tests.cli.examples import ELSEWHERE, Place, commands, examples, invocations, lines, refused
 
@@ -98,7 +98,7 @@ def loaded(*words: str) -> set[str]:
 @pytest.mark.parametrize("words", [("--help",), ("get", "--help"), ("lab", "up", "--help"), ("nothing",)])
 def test_help_loads_little_and_nothing_foreign(words: tuple[str, ...]) -> None:
     found = loaded(*words)
-    assert "agent.cli.resources" in found
+    assert "agent.cli.commands.resources" in found
     assert {name.partition(".")[0] for name in found} & FOREIGN == set()
     assert not any(name.startswith(("ipam", "bgp", "agent.datastore", "agent.dataplane")) for name in found)
     assert len(found) <= MOST_MODULES

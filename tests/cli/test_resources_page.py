@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.kinds import ALIASES, FORMS
+from agent.cli.kind_tables import ALIASES, FORMS
 from agent.datastore.resources.resource_types import READ_ONLY
 from tests.cli.examples import commands, invocations, refused
 from tests.cli.running import run

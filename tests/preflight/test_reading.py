@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.checksystem import tls
+from agent.cli.commands.checksystem import tls
 from agent.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.preflight import reading

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.cli.failure import CommandFailed
-from agent.cli.kinds import document, name_of
+from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resource_writer import Admission, Outcome

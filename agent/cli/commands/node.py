@@ -68,14 +68,14 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_diags(arguments: argparse.Namespace) -> None:
     """`tortie node diags`."""
-    from agent.cli.diags import run
+    from agent.cli.commands.diags import run
 
     run(arguments)
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:
     """`tortie node checksystem`."""
-    from agent.cli.checksystem import run
+    from agent.cli.commands.checksystem import run
 
     run(arguments)
 

@@ -110,7 +110,7 @@ def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
 
 def run_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
-    from agent.cli import ipam_views as views
+    from agent.cli.commands import ipam_tables as views
     from agent.cli.tables import data
     from agent.datastore.inventory import inventory
     from ipam.check.audit import picture
@@ -253,7 +253,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
 
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
-    from agent.cli.ipam_views import Rules
+    from agent.cli.commands.ipam_tables import Rules
     from ipam.allocation.ipam_config import configure
 
     changes = {

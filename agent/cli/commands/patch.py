@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.cli import writing
+from agent.cli import resource_changes
 from agent.cli.failure import CommandFailed
-from agent.cli.kinds import NAMES, kind_named
+from agent.cli.kind_tables import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resource_writer import Admission, Outcome
@@ -48,7 +48,7 @@ def add_parsers(subparsers: Any) -> None:
     label.add_argument("--overwrite", action="store_true", help="give labels that are there another value")
     label.add_argument("--remove", action="store_true", help="remove each KEY, as KEY- does")
     for parser in (patch, label):
-        writing.add_arguments(parser)
+        resource_changes.add_arguments(parser)
 
 
 def run_patch(arguments: argparse.Namespace) -> None:
@@ -61,8 +61,8 @@ def run_patch(arguments: argparse.Namespace) -> None:
         return await admission.change(kind, arguments.name, lambda document: merged(document, patch), "-p")
 
     summary = f"Successfully patched 1 '{kind}' resource"
-    writing.carry_out(
-        arguments, [writing.Step(kind, arguments.name, step)], writing.Words("patched", lambda _: summary)
+    resource_changes.carry_out(
+        arguments, [resource_changes.Step(kind, arguments.name, step)], resource_changes.Words("patched", lambda _: summary)
     )
 
 
@@ -98,10 +98,10 @@ def run_label(arguments: argparse.Namespace) -> None:
     async def step(admission: Admission) -> Outcome:
         return await admission.change(kind, arguments.name, edit, "label")
 
-    writing.carry_out(
+    resource_changes.carry_out(
         arguments,
-        [writing.Step(kind, arguments.name, step)],
-        writing.Words("labelled", lambda _: "\n".join(told)),
+        [resource_changes.Step(kind, arguments.name, step)],
+        resource_changes.Words("labelled", lambda _: "\n".join(told)),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from agent.cli import files, writing
+from agent.cli import resource_files, resource_changes
 from agent.cli.failure import CommandFailed
-from agent.cli.kinds import FORMS, NAMES, kind_named, shown
+from agent.cli.kind_tables import FORMS, NAMES, kind_named, shown
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resource_writer import Verb
@@ -82,8 +82,8 @@ def add_parsers(subparsers: Any) -> None:
     apply = add("apply", "create or update resources", APPLY_EXAMPLES)
     replace = add("replace", "replace resources that are there", REPLACE_EXAMPLES)
     for parser, run in ((create, run_create), (apply, run_apply), (replace, run_replace)):
-        files.add_arguments(parser, required=True)
-        writing.add_arguments(parser)
+        resource_files.add_arguments(parser, required=True)
+        resource_changes.add_arguments(parser)
         parser.set_defaults(run=run)
     delete = add("delete", "remove resources", DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
@@ -91,11 +91,11 @@ def add_parsers(subparsers: Any) -> None:
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
-    files.add_arguments(delete, required=False)
-    writing.add_arguments(delete, forms=("table", "name"))
+    resource_files.add_arguments(delete, required=False)
+    resource_changes.add_arguments(delete, forms=("table", "name"))
     delete.set_defaults(run=run_delete)
     validate = add("validate", "check files without a datastore", VALIDATE_EXAMPLES)
-    files.add_arguments(validate, required=True)
+    resource_files.add_arguments(validate, required=True)
     validate.set_defaults(run=run_validate)
 
 
@@ -157,12 +157,12 @@ def run_replace(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
-    def step(found: Found) -> writing.Step:
+    def step(found: Found) -> resource_changes.Step:
         kind, name = kind_of(found.resource), found.resource.metadata.name
-        return writing.Step(kind, name, lambda admission: admission.write(found, verb))
+        return resource_changes.Step(kind, name, lambda admission: admission.write(found, verb))
 
-    steps = [step(found) for found in files.read_files(arguments)]
-    writing.carry_out(arguments, steps, writing.Words(done, writing.counted(done), skip))
+    steps = [step(found) for found in resource_files.read_files(arguments)]
+    resource_changes.carry_out(arguments, steps, resource_changes.Words(done, resource_changes.counted(done), skip))
 
 
 def run_delete(arguments: argparse.Namespace) -> None:
@@ -173,23 +173,23 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        steps = [_deleting(found.resource) for found in files.read_files(arguments)]
+        steps = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
     else:
         steps = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
-    writing.carry_out(arguments, steps, writing.Words("deleted", writing.counted("deleted"), skip))
+    resource_changes.carry_out(arguments, steps, resource_changes.Words("deleted", resource_changes.counted("deleted"), skip))
 
 
-def _deleting(resource: Resource) -> writing.Step:
+def _deleting(resource: Resource) -> resource_changes.Step:
     from agent.datastore.resources.resource_types import kind_of
 
-    return writing.Step(
+    return resource_changes.Step(
         kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
     )
 
 
-def _deleting_named(kind: str, name: str) -> writing.Step:
-    return writing.Step(kind, name, lambda admission: admission.delete_named(kind, name))
+def _deleting_named(kind: str, name: str) -> resource_changes.Step:
+    return resource_changes.Step(kind, name, lambda admission: admission.delete_named(kind, name))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:
@@ -197,7 +197,7 @@ def run_validate(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.documents import overlaps
     from agent.datastore.resources.resource_types import kind_of
 
-    found = files.read_files(arguments)
+    found = resource_files.read_files(arguments)
     if sentences := overlaps(found):
         raise CommandFailed("\n".join(sentences))
-    print(writing.counted_kinds("validated", [kind_of(item.resource) for item in found]))
+    print(resource_changes.counted_kinds("validated", [kind_of(item.resource) for item in found]))
