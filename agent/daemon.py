@@ -25,7 +25,7 @@ import structlog
 
 from agent import control
 from agent import log as logging
-from agent.account import Account
+from agent.status import Account
 from agent.clock import SystemClock
 from agent.cni.leak_collector import Collector
 from agent.cni.release_journal import Journal
@@ -49,18 +49,18 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.syncer import Syncer
 from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.metrics.exposition import Exposition
-from agent.metrics.lag import Lag
+from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
-from agent.metrics.pools import PoolGauges
-from agent.peers.draining import DrainFile
-from agent.peers.mesh import Mesh
-from agent.peers.reachability import Reachability
-from agent.peers.secrets import Secrets
-from agent.place.record import NodeRecord, record_inputs
-from agent.place.underlay import Underlay
+from agent.metrics.pool_gauges import PoolGauges
+from agent.peering.drain import DrainFile
+from agent.peering.bgp_controller import Mesh
+from agent.peering.nexthop_tracking import Reachability
+from agent.peering.passwords import Secrets
+from agent.node.node_resource import NodeRecord, record_inputs
+from agent.node.underlay import Underlay
 from agent.dataplane.explain.route_queries import RouteGlass
-from agent.service.notify import Notifier
-from agent.service.reloading import Reloading
+from agent.service.sd_notify import Notifier
+from agent.service.settings_reload import Reloading
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
 from ipam.allocation.allocator import Allocator

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from agent import journal
+from agent import journald
 
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""
@@ -63,10 +63,10 @@ class Repeats:
 
 
 def configure(
-    level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journal.SOCKET
+    level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journald.SOCKET
 ) -> None:
     """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped."""
-    journals = journal.is_journals(sys.stderr, os.environ)
+    journals = journald.is_journals(sys.stderr, os.environ)
     to_journal = journals and form == "human"
     human = structlog.processors.LogfmtRenderer(key_order=["level", "event"], drop_missing=True)
     renderer = human if form == "human" else structlog.processors.JSONRenderer(default=str)
@@ -80,7 +80,7 @@ def configure(
     ]
     factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if to_journal:
-        logger = journal.Journal(journal_socket, sys.stderr)
+        logger = journald.Journal(journal_socket, sys.stderr)
         factory = lambda *_: logger  # noqa: E731
     structlog.configure(
         processors=processors,
@@ -99,6 +99,6 @@ def _for_journal(renderer: structlog.typing.Processor, *, as_fields: bool) -> st
         text = str(renderer(logger, name, event))
         if not as_fields:
             return f"<{priority}>{text}"
-        return (journal.datagram(text, priority, fields), priority, text), {}
+        return (journald.datagram(text, priority, fields), priority, text), {}
 
     return render

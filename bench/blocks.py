@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import quantiles
 from uuid import uuid4
 
-from agent.lab import fabric, life, processes
-from agent.lab.plan import Mode
+from agent.lab import fabric, lifecycle, lab_processes
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import Pod, call
-from agent.lab.routes import table
+from agent.lab.route_tables import table
 from bench.events import Events
 from bench.figures import OURS, Measure, Series
 
@@ -29,7 +29,7 @@ BLOCK_LENGTH = 30
 
 
 def _pool(folder: Path) -> Path:
-    document = json.loads(life.SEED_POOL.read_text())
+    document = json.loads(lifecycle.SEED_POOL.read_text())
     document["items"][0]["spec"]["blockSize"] = BLOCK_LENGTH
     file = folder / "pool.json"
     file.write_text(json.dumps(document))
@@ -40,10 +40,10 @@ def times(count: int, mode: Mode, progress: Callable[[str], None]) -> list[float
     """Seconds for each of `count` new blocks."""
     found: list[float] = []
     with tempfile.TemporaryDirectory(prefix="tortie-bench-") as folder:
-        lab = life.up(LAB, 3, mode, progress, _pool(Path(folder)))
+        lab = lifecycle.up(LAB, 3, mode, progress, _pool(Path(folder)))
         try:
             here, *others = lab.plan.nodes
-            listeners = [Events(partial(processes.inside, node.namespace)) for node in others]
+            listeners = [Events(partial(lab_processes.inside, node.namespace)) for node in others]
             # A tunnel's own address has claimed a block already.
             seen = {IPv4Network(line.split()[1]) for line in table(here) if line.startswith("blackhole")}
             while len(found) < count:
@@ -60,7 +60,7 @@ def times(count: int, mode: Mode, progress: Callable[[str], None]) -> list[float
             for listener in listeners:
                 listener.end()
         finally:
-            life.down(LAB)
+            lifecycle.down(LAB)
     return found
 
 

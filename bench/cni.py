@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 
 from agent.cni.plugin.plugin_install import Places, install
-from agent.lab import life
+from agent.lab import lifecycle
 from agent.lab.fabric import NAMESPACES
-from agent.lab.plan import LabNode, Mode
+from agent.lab.lab_plan import LabNode, Mode
 from agent.netlink.namespaces import entered
 from bench.figures import OURS, Measure, Series, markdown
 from bench.place import BenchError
@@ -126,7 +126,7 @@ def measure(
     """All of it, in a lab of one node. Raises BenchError, LabError."""
     name = f"bench{os.getpid() % 100000}"
     progress("(e) CNI: starting an agent and an etcd")
-    lab = life.up(name, 1, Mode.NONE, lambda _: None)
+    lab = lifecycle.up(name, 1, Mode.NONE, lambda _: None)
     try:
         node = lab.plan.nodes[0]
         with tempfile.TemporaryDirectory(prefix="tortie-bench-") as folder:
@@ -142,7 +142,7 @@ def measure(
                     for plugin in plugins:
                         _at_once(plugin, times[plugin.name], crowd)
     finally:
-        life.down(name)
+        lifecycle.down(name)
     return _measures(times, calls, crowd)
 
 

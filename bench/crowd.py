@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from agent.lab import life, processes
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lab_plan import Mode
 from bench.figures import OURS, Measure, Series
 from bench.place import cpu_seconds, memory_mib
 
@@ -18,12 +18,12 @@ LAB = f"crowd{os.getpid() % 100_000}"
 def measure(nodes: int, rest_seconds: float, progress: Callable[[str], None]) -> list[Measure]:
     """One lab; every agent peers with every other."""
     began = time.monotonic()
-    lab = life.up(LAB, nodes, Mode.NONE, progress)
+    lab = lifecycle.up(LAB, nodes, Mode.NONE, progress)
     try:
         up = time.monotonic() - began
         pids = []
         for node in lab.plan.nodes:
-            status = processes.agent_status(node)
+            status = lab_processes.agent_status(node)
             assert status is not None
             pids.append(int(status["pid"]))
         progress(f"(i) {nodes} nodes at rest for {rest_seconds:g} s")
@@ -33,7 +33,7 @@ def measure(nodes: int, rest_seconds: float, progress: Callable[[str], None]) ->
         shares = tuple(100 * (cpu_seconds([pid]) - was) / gone for pid, was in zip(pids, before, strict=True))
         memory = tuple(memory_mib([pid]) for pid in pids)
     finally:
-        life.down(LAB)
+        lifecycle.down(LAB)
     return [
         Measure("i-mesh", f"{nodes} nodes: from nothing to full mesh", (Series(OURS, "s", (up,)),)),
         Measure(

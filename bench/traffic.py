@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.lab import life, processes
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import add
 from bench.figures import OURS, Measure, Series
 from bench.place import BenchError, Space, spaces
@@ -143,12 +143,12 @@ def measure(rounds: int, length: tuple[str, str], progress: Callable[[str], None
     found = []
     for mode in (Mode.NONE, Mode.VXLAN):
         progress(f"(g) traffic, {mode.value}")
-        lab = life.up(LAB, 2, mode, progress)
+        lab = lifecycle.up(LAB, 2, mode, progress)
         try:
             one, two = (add(lab.plan, f"pod{number}", node) for number, node in enumerate(lab.plan.nodes, 1))
 
             def inside(pod: str) -> Inside:
-                return lambda command: processes.inside(lab.plan.pod_namespace(pod), command)  # noqa: B023
+                return lambda command: lab_processes.inside(lab.plan.pod_namespace(pod), command)  # noqa: B023
 
             ours = Rig(OURS, inside(one.name), inside(two.name), two.address)
             mtu = _mtu(ours)
@@ -162,7 +162,7 @@ def measure(rounds: int, length: tuple[str, str], progress: Callable[[str], None
                         streams[rig.name].append(stream(rig, length))
                         trips[rig.name].append(round_trip(rig))
         finally:
-            life.down(LAB)
+            lifecycle.down(LAB)
         found += [
             Measure(
                 f"g-{mode.value}",

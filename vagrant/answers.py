@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agent.lab.plan import Mode
+from agent.lab.lab_plan import Mode
 
 SUMMARY = re.compile(r"(\d+) packets transmitted, (\d+) received")
 REPLY = re.compile(r"icmp_seq=(\d+) ttl=(\d+) time=")

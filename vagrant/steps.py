@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.lab.plan import Mode, gateway
+from agent.lab.lab_plan import Mode, gateway
 from agent.lab.topology import TOPOLOGY
 from vagrant.answers import FIRST_HOPS, established, own_blocks
 from vagrant.machines import Unmet, wait_until

@@ -14,7 +14,7 @@ import os
 import sys
 
 from agent import daemon
-from agent.lab.processes import Start
+from agent.lab.lab_processes import Start
 from agent.netlink.namespaces import enter
 
 MODULE = "agent.daemon"

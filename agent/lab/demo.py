@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agent.lab import life, processes, show
+from agent.lab import lifecycle, lab_processes, show
 from agent.lab.fabric import has_ipip
-from agent.lab.life import Lab
-from agent.lab.plan import ROOT, LabError, Mode
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import ROOT, LabError, Mode
 from agent.lab.pods import add, pods
-from agent.lab.routes import table, tables
+from agent.lab.route_tables import table, tables
 
 NODES = 3
 PODS = 8
@@ -34,13 +34,13 @@ def free_name(chosen: str | None) -> Iterator[str]:
 
     Raises LabError where there is none.
     """
-    life.require_root()
+    lifecycle.require_root()
     names = [chosen] if chosen else ["demo", *(f"demo{number}" for number in range(2, MOST_DEMOS + 1))]
     ROOT.mkdir(parents=True, exist_ok=True)
     for name in names:
         lock = os.open(ROOT / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if _claimed(lock) and not life.exists(name):
+            if _claimed(lock) and not lifecycle.exists(name):
                 yield name
                 return
         finally:
@@ -59,9 +59,9 @@ def _claimed(lock: int) -> bool:
     return True
 
 
-def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None], *, keep: bool) -> None:
+def tell(name: str, say: Say, progress: lifecycle.Progress, clear: Callable[[], None], *, keep: bool) -> None:
     """Run it. Raises LabError when anything is lost or does not come."""
-    life.require_root()
+    lifecycle.require_root()
     mode = Mode.IPIP if has_ipip() else Mode.VXLAN
     if mode is Mode.IPIP:
         say("This kernel has ipip: the pool is applied as the article has it, ipipMode Always.")
@@ -71,7 +71,7 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
         )
         say("(The unchanged pool runs in the User-Mode-Linux test of `make test`.)")
     started = time.monotonic()
-    lab = life.up(name, NODES, mode, progress)
+    lab = lifecycle.up(name, NODES, mode, progress)
     clear()
     try:
         say(f"\nA lab of {NODES} nodes came up in {time.monotonic() - started:.1f} s.\n")
@@ -81,14 +81,14 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
         clear()
         _show(lab, say)
         say("\nNow the pool is switched to no encapsulation, live.")
-        lab = life.switch(lab, Mode.NONE)
-        processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
+        lab = lifecycle.switch(lab, Mode.NONE)
+        lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
         say(tables(lab.plan))
         _ping(lab, say)
     finally:
         clear()
         if not keep:
-            life.down(name)
+            lifecycle.down(name)
     say(
         f"\nDone in {time.monotonic() - started:.1f} s; "
         + (f"the lab is still up: tortie lab status --name {name}" if keep else "the lab is removed.")
@@ -98,15 +98,15 @@ def tell(name: str, say: Say, progress: life.Progress, clear: Callable[[], None]
 def _show(lab: Lab, say: Say) -> None:
     say(show.topology(lab.plan, lab.mode, pods(lab.plan)))
     say("")
-    processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
-    say(show.sessions({node.name: processes.agent_status(node) for node in lab.plan.nodes}))
+    lab_processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
+    say(show.sessions({node.name: lab_processes.agent_status(node) for node in lab.plan.nodes}))
     say(tables(lab.plan))
     _ping(lab, say)
 
 
 def _ping(lab: Lab, say: Say) -> None:
     say("\nEvery pod pings every other:\n")
-    pings = life.ping(lab)
+    pings = lifecycle.ping(lab)
     say(show.matrix(pings.counts, pods(lab.plan)))
     if lost := sum(count.lost for count in pings.counts.values()):
         raise LabError(f"{lost} pings were lost")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError, netns
 
-from agent.lab import sysctls
+from agent.lab import kernel_defaults
 
 Interface = IPv4Interface | IPv6Interface
 IFA_F_NODAD = 0x02
@@ -32,7 +32,7 @@ NUD_PERMANENT = 0x80
 def make_namespace(name: str) -> None:
     """A new, empty network namespace with lo up, its sysctls as on a machine that has just booted."""
     netns.create(name)
-    sysctls.set_back(NAMESPACES / name)
+    kernel_defaults.set_back(NAMESPACES / name)
     with IPRoute(netns=name) as there:
         there.link("set", index=1, state="up")
 

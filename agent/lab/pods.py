@@ -17,8 +17,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent.lab.fabric import NAMESPACES, make_namespace, namespaces, remove_namespace
-from agent.lab.plan import NETWORK, POD_NAME, LabError, LabNode, LabPlan
-from agent.lab.processes import inside, write_json
+from agent.lab.lab_plan import NETWORK, POD_NAME, LabError, LabNode, LabPlan
+from agent.lab.lab_processes import inside, write_json
 
 PLUGIN = Path(__file__).parent.parent / "cni" / "shim.py"
 PYTHON = "/usr/bin/python3"

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.cli.tables import columns, ruled
 from agent.lab.icmp import Pair, PingCount
-from agent.lab.plan import LabPlan, Mode, gateway
+from agent.lab.lab_plan import LabPlan, Mode, gateway
 from agent.lab.pods import Pod
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from agent.metrics import web
 from agent.metrics.exposition import CONTENT_TYPE, Exposition
-from agent.metrics.lag import Lag
+from agent.metrics.loop_lag import Lag
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 
 from agent.dataplane.report import Report
-from agent.metrics.pools import PoolReadings
+from agent.metrics.pool_gauges import PoolReadings
 from bgp.session.fsm import State
 from bgp.peer_status import PeerStatus
 from ipam.address_text import text_of

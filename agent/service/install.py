@@ -22,7 +22,7 @@ from importlib.resources import files as packaged
 from pathlib import Path
 
 from agent.cni.plugin.plugin_install import put
-from agent.service import evidence, flags, layout
+from agent.service import host_snapshot, install_flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
 STEP_SECONDS = 600.0
@@ -72,7 +72,7 @@ def install(wished: Options) -> Iterator[str]:
         yield from _tell(wished)
     except OSError as error:
         raise InstallFailed(f"{error.filename or root}: {error.strerror}") from error
-    except evidence.NoEvidence as error:
+    except host_snapshot.NoEvidence as error:
         raise InstallFailed(str(error)) from error
 
 
@@ -99,7 +99,7 @@ def _record(root: Path) -> str:
     path = root / layout.RECORD
     if path.exists():
         return f"{path}: stands already"
-    found = json.dumps(evidence.read(root), indent=1).encode()
+    found = json.dumps(host_snapshot.read(root), indent=1).encode()
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     put(path, found, 0o600)
     return f"{path}: written, what the machine is like without us"
@@ -232,10 +232,10 @@ def main() -> None:
     """`python3 -m agent.service.install`, for a machine where nothing is installed yet."""
     found = argparse.ArgumentParser(
         prog="tortie install",
-        epilog=flags.INSTALL_EXAMPLES,
+        epilog=install_flags.INSTALL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.install(found)
+    install_flags.install(found)
     try:
         for done in install(options(found.parse_args())):
             sys.stdout.write(f"{done}\n")

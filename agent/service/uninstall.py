@@ -25,7 +25,7 @@ from agent.netlink import sysctl
 from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
 from agent.dataplane.kernel.ownership import Ownership
-from agent.service import evidence, layout, modules
+from agent.service import host_snapshot, layout, kernel_modules
 from agent.service.install import active
 from agent.service.start import only_one
 
@@ -95,8 +95,8 @@ async def uninstall(
         lock = _alone(Path(config.paths.run))
         for done in await clear_kernel(kernel, config):
             yield done
-        if modules.superfluous(record, await kernel.links()):
-            yield modules.unload()
+        if kernel_modules.superfluous(record, await kernel.links()):
+            yield kernel_modules.unload()
         for done in (*restore_switches(record), *remove_files(root, record, wished)):
             yield done
         if lock is not None:
@@ -107,7 +107,7 @@ async def uninstall(
         yield f"the datastore keeps node {name} and its addresses; elsewhere: tortie ipam release --node {name}"
         for done in proof(record, root):
             yield done
-    except (KernelError, evidence.NoEvidence, OSError) as error:
+    except (KernelError, host_snapshot.NoEvidence, OSError) as error:
         raise UninstallFailed(str(error)) from error
 
 
@@ -159,15 +159,15 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
     return done
 
 
-def restore_switches(record: evidence.Evidence) -> Iterator[str]:
+def restore_switches(record: host_snapshot.Evidence) -> Iterator[str]:
     """Set what the agent, or the kernel on its behalf, has changed on the machine's own interfaces."""
-    for name, value in evidence.to_restore(record).items():
+    for name, value in host_snapshot.to_restore(record).items():
         if sysctl.read(name) not in (value, None):
             why = sysctl.write(Sysctl(name, value))
             yield why or f"{name}: {value} again"
 
 
-def remove_files(root: Path, record: evidence.Evidence, wished: Options) -> Iterator[str]:
+def remove_files(root: Path, record: host_snapshot.Evidence, wished: Options) -> Iterator[str]:
     """Remove what was placed, then the directories that were not there before. Raises UninstallFailed."""
     try:
         yield from remove_plugins(Places())
@@ -213,7 +213,7 @@ def _remove_settings(root: Path, wished: Options) -> Iterator[str]:
         yield f"{configuration}: stays; --purge removes it"
 
 
-def read_record(root: Path) -> evidence.Evidence:
+def read_record(root: Path) -> host_snapshot.Evidence:
     """What the machine was like; empty when nobody wrote it down."""
     try:
         found = json.loads((root / layout.RECORD).read_text())
@@ -222,12 +222,12 @@ def read_record(root: Path) -> evidence.Evidence:
     return {str(what): [str(line) for line in lines] for what, lines in found.items()}
 
 
-def proof(record: evidence.Evidence, root: Path) -> Iterator[str]:
+def proof(record: host_snapshot.Evidence, root: Path) -> Iterator[str]:
     """One line for each kind of thing that is as before, and the differences of the others."""
     if not record:
         yield "there is no record of what the machine was like before: nothing to compare with"
         return
-    found = evidence.differences(record, evidence.read(root))
+    found = host_snapshot.differences(record, host_snapshot.read(root))
     for what, lines in record.items():
         if what not in found:
             yield f"{what}: as before ({len(lines)} lines compared)"

@@ -19,9 +19,9 @@ from agent.dataplane.kernel.model import RouteKey
 from agent.datastore.state_cache import Cluster
 from agent.datastore.storage_layout import key_of
 from agent.datastore.resources.resource_types import KINDS
-from agent.peers.draining import DrainFile
-from agent.peers.mesh import Mesh
-from agent.peers.secrets import Secrets
+from agent.peering.drain import DrainFile
+from agent.peering.bgp_controller import Mesh
+from agent.peering.passwords import Secrets
 from ipam.model import NodeName, Pool
 from ipam.etcd.store import Versioned
 

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec
-from agent.peers.peering import Peered, Peering, Situation, peering
+from agent.peering.peers import Peered, Peering, Situation, peering
 from ipam.model import NodeName
 
 SECRET = {"secretKeyRef": {"name": "bgp", "key": "k"}}

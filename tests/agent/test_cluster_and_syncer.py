@@ -15,7 +15,7 @@ from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
 from agent.datastore.syncer import Syncer
-from agent.lab.life import SEED_POOL
+from agent.lab.lifecycle import SEED_POOL
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName
 from ipam.etcd.store import Delete, Put, Versioned

@@ -10,7 +10,7 @@ import pytest
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.datastore.resources.ip_pool import overlap, pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode, endpoint_name
-from agent.lab.life import SEED_POOL
+from agent.lab.lifecycle import SEED_POOL
 
 
 def ippool(**spec: object) -> str:

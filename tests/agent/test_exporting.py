@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.kernel.model import Link, RouteKey
-from agent.peers.exporting import BLOCK as OWN
-from agent.peers.exporting import announcements, borne, interfaces
-from agent.peers.policies import Interface
+from agent.peering.originations import BLOCK as OWN
+from agent.peering.originations import announcements, borne, interfaces
+from agent.peering.peer_policies import Interface
 from bgp.policy.origination import PLAIN
 from ipam.model import NodeName, Pool
 

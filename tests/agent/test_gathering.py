@@ -14,7 +14,7 @@ from agent.dataplane.kernel.model import Address, Link
 from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.resource_types import (Metadata, Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint, WorkloadEndpointSpec, encode, kind_of)
 from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
-from agent.place.underlay import MOST_NODES_ASKED, Underlay
+from agent.node.underlay import MOST_NODES_ASKED, Underlay
 from ipam.keys import resource_key
 from ipam.model import NodeName
 from ipam.etcd.store import Versioned

@@ -15,8 +15,8 @@ from agent.cli.commands.bgp import in_full, page_text, peers_table, routes_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.dataplane.kernel.model import RouteKey
-from agent.peers import glass
-from agent.peers.peering import Peered, PeerKind
+from agent.peering import looking_glass_api
+from agent.peering.peers import Peered, PeerKind
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.looking_glass import MOST_PREFIXES
 from bgp.transport.speaker import Speaker
@@ -39,7 +39,7 @@ def speaker() -> Speaker:
 
 @pytest.mark.parametrize(("word", "address"), [("192.0.2.9", "192.0.2.9"), ("tor", "192.0.2.9")])
 def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> None:
-    assert glass.peer_named(PEERS, word) == ip_address(address)
+    assert looking_glass_api.peer_named(PEERS, word) == ip_address(address)
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,20 @@ def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> 
 )
 def test_a_wrong_question_is_one_sentence(question: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:
-        glass.routes(speaker(), PEERS, question)
+        looking_glass_api.routes(speaker(), PEERS, question)
     assert str(caught.value) == why
 
 
 def test_a_drained_node_says_so() -> None:
     with pytest.raises(ValueError, match="does not speak BGP now"):
-        glass.routes(None, {}, "")
+        looking_glass_api.routes(None, {}, "")
 
 
 def test_a_large_table_comes_in_bounded_pages() -> None:
     made, seen, after, pages = speaker(), set(), "", 0
     made.announce({IPv4Network((number << 12, 20)) for number in range(20_000)})
     while True:
-        answer = glass.routes(made, {}, json.dumps({"after": after}))
+        answer = looking_glass_api.routes(made, {}, json.dumps({"after": after}))
         assert len(answer["paths"]) <= MOST_PREFIXES
         seen |= {row["prefix"] for row in answer["paths"]}
         pages += 1

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peers.identity import hashed, identity
+from agent.peering.speaker_identity import hashed, identity
 from bgp.policy.peer_config import SpeakerConfig
 from ipam.model import NodeName
 from tests.agent.situations import REFLECTOR, A, B, C, node, situation

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import journal
+from agent import journald
 from agent.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
@@ -68,7 +68,7 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
         "MESSAGE": "level=warning event=datastore.away prefix=/calico/ why=two\\nlines",
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "tortie-agent",
-        "MESSAGE_ID": journal.message_id("datastore.away"),
+        "MESSAGE_ID": journald.message_id("datastore.away"),
         "TORTIE_LEVEL": "warning",
         "TORTIE_EVENT": "datastore.away",
         "TORTIE_PREFIX": "/calico/",
@@ -86,14 +86,14 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.text(min_size=1, max_size=80), st.text() | st.integers()), st.text())
 def test_any_event_is_a_datagram_that_can_be_read(event: dict[str, object], message: str) -> None:
-    told = fields(journal.datagram(message, 6, event))
+    told = fields(journald.datagram(message, 6, event))
     assert told["PRIORITY"] == "6"
-    assert all(len(name) <= journal.LONGEST_NAME and not journal.NAME.search(name) for name in told)
+    assert all(len(name) <= journald.LONGEST_NAME and not journald.NAME.search(name) for name in told)
 
 
 def test_a_stream_that_only_inherited_the_variable_is_not_the_journals() -> None:
-    assert not journal.is_journals(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
-    assert not journal.is_journals(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
+    assert not journald.is_journals(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+    assert not journald.is_journals(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
 
 
 def kept(repeats: Repeats, **event: object) -> dict[str, object] | None:

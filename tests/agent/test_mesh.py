@@ -8,7 +8,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.dataplane.kernel.model import RouteKey
-from agent.peers.draining import Drained, DrainFile
+from agent.peering.drain import Drained, DrainFile
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
 from tests.agent.meshes import Meshes, MeshNode, document, meshes

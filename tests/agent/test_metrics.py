@@ -21,9 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.clock import SystemClock
 from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
-from agent.metrics.lag import Lag
+from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
-from agent.metrics.pools import PoolReadings
+from agent.metrics.pool_gauges import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
 from bgp.session.fsm import State
 from bgp.peer_status import PeerStatus

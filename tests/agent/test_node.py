@@ -13,9 +13,9 @@ from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.state_cache import NODES, POOLS, Cluster
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.lab.life import SEED_POOL
-from agent.lab.plan import Mode, with_mode
-from agent.place.record import NodeRecord, record_inputs
+from agent.lab.lifecycle import SEED_POOL
+from agent.lab.lab_plan import Mode, with_mode
+from agent.node.node_resource import NodeRecord, record_inputs
 from ipam.allocation.allocator import Allocator
 from ipam.keys import resource_key
 from ipam.model import HandleId, NodeName

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peers.peering import PeerKind, Situation, peering
+from agent.peering.peers import PeerKind, Situation, peering
 from tests.agent.situations import (
     NO_MESH,
     REFLECTOR,

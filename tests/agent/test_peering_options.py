@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peers.peering import Situation, peering, wanted_secrets
+from agent.peering.peers import Situation, peering, wanted_secrets
 from bgp.policy.peer_config import NextHopMode
 from bgp.wire.families import Family
 from tests.agent.situations import (

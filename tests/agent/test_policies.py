@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
-from agent.peers.exporting import BLOCK
-from agent.peers.policies import Ground, Interface, names_interfaces, policy, services, troubles
+from agent.peering.originations import BLOCK
+from agent.peering.peer_policies import Ground, Interface, names_interfaces, policy, services, troubles
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import shown

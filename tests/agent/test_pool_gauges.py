@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from agent.metrics.pools import PoolGauges, PoolReadings
+from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from ipam.model import Address, NodeName, Pool, Prefix
 
 ME, OTHER = NodeName("me"), NodeName("other")

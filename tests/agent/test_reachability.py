@@ -10,7 +10,7 @@ import pytest
 
 from agent.dataplane.kernel.protocol import KernelError, NoWay, PathToHost
 from agent.dataplane.kernel.model import Address
-from agent.peers.reachability import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
+from agent.peering.nexthop_tracking import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
 from tests.fakes.kernel import FakeKernel
 
 NEAR, FAR, FARTHER = (ip_address(text) for text in ("172.26.0.9", "10.0.0.9", "10.0.0.10"))

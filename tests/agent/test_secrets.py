@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.peers.secrets import MOST_SECRET_BYTES, Secrets
+from agent.peering.passwords import MOST_SECRET_BYTES, Secrets
 
 REF = ("bgp", "tor")
 

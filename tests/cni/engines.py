@@ -23,8 +23,8 @@ from enum import Enum
 from pathlib import Path
 
 from agent.cni.plugin.plugin_install import CONFLIST, Places, install
-from agent.lab.plan import LabNode
-from agent.lab.processes import inside, wait_for
+from agent.lab.lab_plan import LabNode
+from agent.lab.lab_processes import inside, wait_for
 
 IMAGE = "docker.io/library/busybox:local"
 BUSYBOX = Path("/bin/busybox")

@@ -8,10 +8,10 @@ from itertools import cycle, islice
 
 import pytest
 
-from agent.lab import life
-from agent.lab.life import Lab
-from agent.lab.plan import Mode
-from agent.lab.processes import wait_for
+from agent.lab import lifecycle
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode
+from agent.lab.lab_processes import wait_for
 from tests.cni.engines import Engines, Kind, engines
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named
@@ -26,7 +26,7 @@ CONTAINERS_PER_NODE = 2
 def lab(make_lab: MakeLab) -> Iterator[Lab]:
     """Two nodes with tunnels: each has a block from the start."""
     yield make_lab("engines", Mode.VXLAN, nodes=2, pods=0)
-    life.down(named("engines"))
+    lifecycle.down(named("engines"))
 
 
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])

@@ -16,11 +16,11 @@ from uuid import uuid4
 import pytest
 
 from agent.cni.plugin.plugin_install import Places, install
-from agent.lab import icmp, life
+from agent.lab import icmp, lifecycle
 from agent.lab.fabric import NAMESPACES
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
-from agent.lab.processes import wait_for
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lab_processes import wait_for
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named
 
@@ -37,7 +37,7 @@ NETWORK = {"cniVersion": "1.1.0", "name": "pods", "type": "tortie"}
 def lab(make_lab: MakeLab) -> Iterator[Lab]:
     """Three nodes with tunnels: each has a block from the start."""
     yield make_lab("many", Mode.VXLAN, nodes=3, pods=0)
-    life.down(named("many"))
+    lifecycle.down(named("many"))
 
 
 @dataclass(frozen=True)

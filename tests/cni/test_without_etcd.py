@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from agent.cni.plugin.plugin_install import Places, install
-from agent.lab import life, processes
+from agent.lab import lifecycle, lab_processes
 from agent.lab.fabric import NAMESPACES, make_namespace
-from agent.lab.life import Lab
-from agent.lab.plan import Mode
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named
 
@@ -34,7 +34,7 @@ REPLAY_SECONDS = 30.0
 @pytest.fixture(scope="module")
 def lab(make_lab: MakeLab) -> Iterator[Lab]:
     yield make_lab("away", Mode.VXLAN, nodes=1, pods=0)
-    life.down(named("away"))
+    lifecycle.down(named("away"))
 
 
 class Runtime:
@@ -75,7 +75,7 @@ def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_wait
         make_namespace(namespace)
         _, result = runtimes[shim].call("ADD", container, NAMESPACES / namespace)
         assert "ips" in result, result
-    processes.stop_etcd(lab.plan)
+    lab_processes.stop_etcd(lab.plan)
     took: dict[str, list[float]] = {shim: [] for shim in SHIMS}
     for shim, container, namespace in pods:
         seconds, answer = runtimes[shim].call("DEL", container, NAMESPACES / namespace)
@@ -96,8 +96,8 @@ def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_wait
         seconds, answer = runtimes[shim].call("STATUS")
         assert (answer.get("code") in (50, 51), seconds < REFUSAL_SECONDS) == (True, True), answer
         print(f"STATUS without etcd, {shim}: code {answer['code']} after {seconds * 1000:.0f} ms")
-    processes.start_etcd(lab.plan)
-    processes.wait_for("the releases", lambda: releases(lab) == [], REPLAY_SECONDS)
+    lab_processes.start_etcd(lab.plan)
+    lab_processes.wait_for("the releases", lambda: releases(lab) == [], REPLAY_SECONDS)
     assert datastore(lab) == stored
     assert kernels(lab) == before
 

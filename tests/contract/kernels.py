@@ -14,7 +14,7 @@ from agent.netlink import sysctl
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.model import (VXLAN6_DEVICE, VXLAN_DEVICE, Address, FdbEntry, ForwardChain, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind)
-from agent.lab.processes import wait_for
+from agent.lab.lab_processes import wait_for
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
 

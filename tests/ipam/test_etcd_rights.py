@@ -16,9 +16,9 @@ from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
 from agent.datastore.syncer import Syncer
-from agent.lab.life import SEED_POOL
-from agent.lab.plan import Mode, with_mode
-from agent.place.record import NodeRecord
+from agent.lab.lifecycle import SEED_POOL
+from agent.lab.lab_plan import Mode, with_mode
+from agent.node.node_resource import NodeRecord
 from ipam.allocation.allocator import Allocator
 from ipam.failures import StoreError, StoreRefused
 from ipam.etcd.client import EtcdConfig, EtcdStore

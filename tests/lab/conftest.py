@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import ROOT, Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import ROOT, Mode
 from agent.lab.pods import add
-from agent.lab.routes import table
+from agent.lab.route_tables import table
 
 SETTLE_SECONDS = 30.0
 PROOF = "203.0.113.0/24"
@@ -48,8 +48,8 @@ def make_lab() -> Iterator[MakeLab]:
             *,
             dual_stack: bool = False,
         ) -> Lab:
-            stack.callback(life.down, named(name))
-            lab = life.up(named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack)
+            stack.callback(lifecycle.down, named(name))
+            lab = lifecycle.up(named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack)
             for number in range(pods):
                 add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             if pods:
@@ -76,7 +76,7 @@ def wait_until_routed(lab: Lab, device: str = "") -> None:
         tables = remote_routes(lab).values()
         return all(len(lines) >= others and all(device in line for line in lines) for lines in tables)
 
-    processes.wait_for(f"routes over {device or 'any device'}", routed, SETTLE_SECONDS)
+    lab_processes.wait_for(f"routes over {device or 'any device'}", routed, SETTLE_SECONDS)
 
 
 def wait_until_quiet(lab: Lab) -> None:
@@ -84,12 +84,12 @@ def wait_until_quiet(lab: Lab) -> None:
 
     def quiet() -> bool:
         commands = (
-            processes.inside(node.namespace, ["ip", "-6", "addr", "show", "tentative"])
+            lab_processes.inside(node.namespace, ["ip", "-6", "addr", "show", "tentative"])
             for node in lab.plan.nodes
         )
         return all(not subprocess.run(words, capture_output=True, check=True).stdout for words in commands)
 
-    processes.wait_for("the end of address detection", quiet, 10)
+    lab_processes.wait_for("the end of address detection", quiet, 10)
 
 
 def tortie(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -107,20 +107,20 @@ class RouteMonitors:
         self._files = {name: directory / name for name in self._spaces}
         self._running = []
         for name, namespace in self._spaces.items():
-            command = processes.inside(namespace, ["ip", "monitor", "route"])
+            command = lab_processes.inside(namespace, ["ip", "monitor", "route"])
             with self._files[name].open("w") as output:
                 self._running.append(subprocess.Popen(command, stdout=output))
         try:
             for name in self._spaces:
-                processes.wait_for("the monitor", lambda: self._hears(name), 20)  # noqa: B023
-        except processes.LabError:
+                lab_processes.wait_for("the monitor", lambda: self._hears(name), 20)  # noqa: B023
+        except lab_processes.LabError:
             self.close()
             raise
 
     def _hears(self, name: str) -> bool:
         """Whether the monitor reports a foreign route that comes and goes: then nothing that follows is missed."""
         for verb in ("add", "del"):
-            words = processes.inside(self._spaces[name], ["ip", "route", verb, PROOF, "dev", "lo"])
+            words = lab_processes.inside(self._spaces[name], ["ip", "route", verb, PROOF, "dev", "lo"])
             subprocess.run(words, capture_output=True, check=False)
         return self._files[name].read_text().count(PROOF) >= 2
 
@@ -144,10 +144,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed and call.when == "call":
         for directory in sorted(ROOT.glob(f"*{CHECKOUT}")):
-            plan = life.find(directory.name).plan
+            plan = lifecycle.find(directory.name).plan
             for node in plan.nodes:
                 routes = subprocess.run(
-                    processes.inside(node.namespace, ["ip", "route"]),
+                    lab_processes.inside(node.namespace, ["ip", "route"]),
                     capture_output=True,
                     text=True,
                     check=False,

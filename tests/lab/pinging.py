@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.lab import icmp, life, processes
+from agent.lab import icmp, lifecycle, lab_processes
 from agent.lab.fabric import NAMESPACES
 from agent.lab.pods import pods
 
@@ -25,7 +25,7 @@ ROUND_SECONDS, QUIET_SECONDS = 0.02, 0.2
 
 def main() -> None:
     """Ping until the input ends."""
-    lab = life.find(sys.argv[1])
+    lab = lifecycle.find(sys.argv[1])
     found = pods(lab.plan)
     spaces = {one.name: NAMESPACES / lab.plan.pod_namespace(one.name) for one in found}
     pinger = icmp.pinger(spaces, {one.name: one.ip for one in found})
@@ -82,12 +82,12 @@ class Pinging:
             time.sleep(QUIET_SECONDS)
             return all(number - last.get(pair, -99) <= 1 for pair, number in before.items())
 
-        processes.wait_for("every ping's answer", quiet, 20)
+        lab_processes.wait_for("every ping's answer", quiet, 20)
         return before
 
 
 @contextmanager
-def pinging(lab: life.Lab, directory: Path) -> Iterator[Pinging]:
+def pinging(lab: lifecycle.Lab, directory: Path) -> Iterator[Pinging]:
     """Ping as long as the block lasts."""
     said = directory / "pinging"
     words = [sys.executable, "-m", "tests.lab.pinging", lab.plan.name]
@@ -95,7 +95,7 @@ def pinging(lab: life.Lab, directory: Path) -> Iterator[Pinging]:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, text=True)
         try:
             found = Pinging(process, said)
-            processes.wait_for("the first pings", lambda: said.read_text().count("\n") > 2, 20)
+            lab_processes.wait_for("the first pings", lambda: said.read_text().count("\n") > 2, 20)
             yield found
         finally:
             assert process.stdin is not None

@@ -10,10 +10,10 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 from pyroute2 import IPRoute
 
-from agent.lab import fabric, icmp, processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
-from agent.lab.routes import table
+from agent.lab import fabric, icmp, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab
 
 pytestmark = pytest.mark.lab
@@ -49,7 +49,7 @@ def test_containers_on_docker0_reach_each_other_over_routes_that_nobody_typed(
     nodes = lab.plan.nodes
     assert [others_route(node, number) for number, node in enumerate(nodes)] == [[], []]
     boxes = [docker(lab, node, number) for number, node in enumerate(nodes)]
-    processes.wait_for(
+    lab_processes.wait_for(
         "the route to the other docker0",
         lambda: all(others_route(node, number) for number, node in enumerate(nodes)),
         ROUTE_SECONDS,
@@ -60,9 +60,9 @@ def test_containers_on_docker0_reach_each_other_over_routes_that_nobody_typed(
     }
     # A docker0 that goes takes its route along, and only that.
     subprocess.run(
-        processes.inside(nodes[1].namespace, ["ip", "link", "del", "docker0"]), check=True, timeout=10
+        lab_processes.inside(nodes[1].namespace, ["ip", "link", "del", "docker0"]), check=True, timeout=10
     )
-    processes.wait_for("the end of the route", lambda: not others_route(nodes[0], 0), ROUTE_SECONDS)
+    lab_processes.wait_for("the end of the route", lambda: not others_route(nodes[0], 0), ROUTE_SECONDS)
     assert others_route(nodes[1], 1)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import add, pods
-from agent.lab.routes import table
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab
 
 pytestmark = pytest.mark.lab
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.lab
 def test_a_borrowed_address_is_reachable_from_every_node_and_from_its_blocks_owner(
     mode: Mode, make_lab: MakeLab, tmp_path: Path
 ) -> None:
-    document = json.loads(life.SEED_POOL.read_text())
+    document = json.loads(lifecycle.SEED_POOL.read_text())
     # Two blocks of four addresses for two nodes: the fourth or fifth pod of a node has to borrow.
     document["items"][0]["spec"] |= {"cidr": "192.168.0.0/29", "blockSize": 30}
     file = tmp_path / "pool.json"
@@ -32,10 +32,10 @@ def test_a_borrowed_address_is_reachable_from_every_node_and_from_its_blocks_own
         add(lab.plan, f"more{number}", first)
     (own,) = [ip_network(line.split()[1]) for line in table(first) if line.startswith("blackhole")]
     (borrowed,) = [pod for pod in pods(lab.plan) if pod.node == first.name and pod.ip not in own]
-    processes.wait_for(
+    lab_processes.wait_for(
         "the owner's route to it",
         lambda: any(line.startswith(f"{borrowed.address} via ") for line in table(second)),
         10,
     )
-    counts = life.ping(lab, rounds=3).counts
+    counts = lifecycle.ping(lab, rounds=3).counts
     assert [pair for pair, count in counts.items() if count.lost] == []

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import demo, fabric, life, processes
-from agent.lab.plan import ROOT, LabError, Mode
+from agent.lab import demo, fabric, lifecycle, lab_processes
+from agent.lab.lab_plan import ROOT, LabError, Mode
 from tests.lab.conftest import COMMAND, MakeLab, named, tortie
 
 pytestmark = pytest.mark.lab
@@ -27,9 +27,9 @@ def machine() -> list[str]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     chosen = named("cli")
-    life.down(chosen)
+    lifecycle.down(chosen)
     yield chosen
-    life.down(chosen)
+    lifecycle.down(chosen)
 
 
 def test_the_demo_ends_with_two_full_ping_matrices_and_leaves_the_machine_as_it_was(name: str) -> None:
@@ -47,7 +47,7 @@ def test_the_demo_ends_with_two_full_ping_matrices_and_leaves_the_machine_as_it_
 
 def test_a_demo_ends_no_lab_that_is_up(name: str) -> None:
     """Nor does one of the default name: another demo that runs has it, and a lab that was called so."""
-    life.up(name, 1, Mode.NONE, lambda _: None)
+    lifecycle.up(name, 1, Mode.NONE, lambda _: None)
     done = tortie("lab", "demo", "--name", name)
     assert done.returncode == 1
     assert done.stderr == (
@@ -62,14 +62,14 @@ def test_a_demo_ends_no_lab_that_is_up(name: str) -> None:
         with demo.free_name(None) as third:
             assert third not in (first, "lab")
     finally:
-        life.down(first)
+        lifecycle.down(first)
 
 
 def test_a_killed_lab_is_cleaned_by_the_next_down(name: str) -> None:
     starting = subprocess.Popen(
         [*COMMAND, "lab", "up", "--name", name, "--nodes", "2"], stderr=subprocess.DEVNULL
     )
-    processes.wait_for("its second node", lambda: f"tortie-{name}-node2" in fabric.namespaces("tortie-"), 20)
+    lab_processes.wait_for("its second node", lambda: f"tortie-{name}-node2" in fabric.namespaces("tortie-"), 20)
     starting.kill()
     starting.wait()
     done = tortie("lab", "down", "--name", name)
@@ -128,7 +128,7 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_1(words: tuple[str, ...],
 
 def test_a_wrong_pool_file_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
     file = tmp_path / "pool.json"
-    document = json.loads(life.SEED_POOL.read_text())
+    document = json.loads(lifecycle.SEED_POOL.read_text())
     document["items"][0]["spec"]["blocksize"] = 26
     file.write_text(json.dumps(document))
     done = tortie("lab", "up", "--name", name, "--pool", str(file))
@@ -148,16 +148,16 @@ def test_without_root_a_lab_says_so() -> None:
 
 def test_a_mode_this_kernel_cannot_do_is_refused_with_the_reason(name: str) -> None:
     if fabric.has_ipip():
-        assert life.pool_document(None, Mode.IPIP)["items"][0]["spec"]["ipipMode"] == "Always"
+        assert lifecycle.pool_document(None, Mode.IPIP)["items"][0]["spec"]["ipipMode"] == "Always"
         return
     with pytest.raises(LabError, match="this kernel has no ipip"):
-        life.up(name, 1, Mode.IPIP, lambda _: None)
+        lifecycle.up(name, 1, Mode.IPIP, lambda _: None)
     assert fabric.namespaces(f"tortie-{name}-") == []
 
 
 def test_an_overlapping_pool_is_refused_by_a_running_cluster(make_lab: MakeLab, tmp_path: Path) -> None:
     make_lab("over", Mode.NONE, nodes=1, pods=0)
-    document = json.loads(life.SEED_POOL.read_text())
+    document = json.loads(lifecycle.SEED_POOL.read_text())
     document["items"][0]["metadata"]["name"] = "second"
     document["items"][0]["spec"]["cidr"] = "192.168.128.0/20"
     file = tmp_path / "second.json"

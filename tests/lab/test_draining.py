@@ -9,10 +9,10 @@ import time
 import pytest
 
 from agent import control
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
-from agent.lab.routes import table
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, tortie, wait_until_routed
 
 pytestmark = pytest.mark.lab
@@ -41,10 +41,10 @@ def test_a_drained_nodes_routes_are_gone_within_a_second_and_its_own_stay(make_l
     assert len(ways_to(lab, second)) == 2
     started = time.monotonic()
     control.ask(second.run / "agent.sock", "drain new kernel")
-    processes.wait_for("the end of its routes", lambda: not ways_to(lab, second), 10)
+    lab_processes.wait_for("the end of its routes", lambda: not ways_to(lab, second), 10)
     assert time.monotonic() - started < GONE_SECONDS
     assert table(second) == own
-    neighbour = processes.agent_status(first)
+    neighbour = lab_processes.agent_status(first)
     assert neighbour is not None
     (peer,) = [peer for peer in neighbour["peers"] if peer["description"] == second.name]
     assert peer["last_error"].endswith("new kernel")
@@ -55,10 +55,10 @@ def test_a_drained_nodes_routes_are_gone_within_a_second_and_its_own_stay(make_l
     assert (back.returncode, back.stdout) == (0, f"{second.name} peers again\n")
     wait_until_routed(lab)
     assert table(second) == own
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
     left = tortie("drain", "--text", "for good", env={**os.environ, **second.environment})
     assert (left.returncode, left.stdout) == (
         0,
         f"{second.name} has left its peers; tortie undrain ends it\n",
     )
-    processes.wait_for("the end of its routes", lambda: not ways_to(lab, second), GONE_SECONDS)
+    lab_processes.wait_for("the end of its routes", lambda: not ways_to(lab, second), GONE_SECONDS)

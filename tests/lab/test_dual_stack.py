@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import fabric, life, pods, processes
-from agent.lab.life import Lab
-from agent.lab.plan import NETWORK, LabNode, Mode
+from agent.lab import fabric, lifecycle, pods, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import NETWORK, LabNode, Mode
 from tests.lab.conftest import MakeLab, wait_until_quiet
 
 pytestmark = pytest.mark.lab
@@ -28,7 +28,7 @@ POOL = {
 
 def inside(namespace: str, *words: str) -> str:
     done = subprocess.run(
-        processes.inside(namespace, list(words)), capture_output=True, text=True, timeout=30, check=False
+        lab_processes.inside(namespace, list(words)), capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -41,7 +41,7 @@ def attach(lab: Lab, node: LabNode, name: str) -> list[str]:
     ipam = {"type": "tortie-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}
     document = {"cniVersion": pods.CNI_VERSION, "name": NETWORK, "type": "tortie", "ipam": ipam}
     done = subprocess.run(
-        processes.inside(node.namespace, [pods.PYTHON, "-IS", str(pods.PLUGIN)]),
+        lab_processes.inside(node.namespace, [pods.PYTHON, "-IS", str(pods.PLUGIN)]),
         input=json.dumps(document),
         capture_output=True,
         text=True,
@@ -62,7 +62,7 @@ def attach(lab: Lab, node: LabNode, name: str) -> list[str]:
 
 
 def sessions(node: LabNode) -> list[str]:
-    status: dict[str, Any] = processes.agent_status(node) or {"peers": []}
+    status: dict[str, Any] = lab_processes.agent_status(node) or {"peers": []}
     return [peer["address"] for peer in status["peers"] if peer["state"] == "Established"]
 
 
@@ -70,15 +70,15 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(make_lab: MakeLab) 
     lab = make_lab("dual", Mode.NONE, nodes=2, pods=2)
     nodes = lab.plan.nodes
     own6 = [str(node.interface6.ip) for node in nodes]
-    life.apply(lab.plan, POOL)
-    processes.wait_for(
+    lifecycle.apply(lab.plan, POOL)
+    lab_processes.wait_for(
         "a session per family",
         lambda: [len(sessions(node)) for node in nodes] == [2, 2] and own6[1] in sessions(nodes[0]),
         SECONDS,
     )
     addresses = [attach(lab, node, f"both{number}") for number, node in enumerate(nodes, 1)]
     assert [[":" in one for one in some] for some in addresses] == [[False, True], [False, True]]
-    processes.wait_for(
+    lab_processes.wait_for(
         "the other's IPv6 block",
         lambda: all(
             re.search(

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from agent.lab import life, processes
+from agent.lab import lifecycle, lab_processes
 from agent.lab.fabric import NAMESPACES
 from agent.lab.icmp import Pinger
-from agent.lab.life import Lab
-from agent.lab.plan import LabError, Mode
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabError, Mode
 from agent.lab.pods import add, remove
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster
@@ -42,11 +42,11 @@ class Secured:
     members: Sequence[Member]
 
     def status(self) -> list[dict[str, Any]]:
-        found = [processes.agent_status(node) for node in self.lab.plan.nodes]
+        found = [lab_processes.agent_status(node) for node in self.lab.plan.nodes]
         return [status for status in found if status is not None]
 
     def wait_for_trouble(self) -> None:
-        processes.wait_for("trouble", lambda: all(one["troubles"] for one in self.status()), WAIT_SECONDS)
+        lab_processes.wait_for("trouble", lambda: all(one["troubles"] for one in self.status()), WAIT_SECONDS)
 
     def a_pod_comes_and_goes(self) -> None:
         for node in self.lab.plan.nodes:
@@ -57,12 +57,12 @@ class Secured:
 def secured(make_lab: MakeLab) -> Iterator[Secured]:
     lab = make_lab("members", Mode.NONE, pods=0)
     for node in lab.plan.nodes:
-        processes.stop_agent(node, signal.SIGTERM)
-    processes.stop_etcd(lab.plan)
+        lab_processes.stop_agent(node, signal.SIGTERM)
+    lab_processes.stop_etcd(lab.plan)
     fabric = NAMESPACES / lab.plan.fabric
     for address in ADDRESSES:
         words = ["ip", "addr", "add", f"{address}/32", "dev", "br0"]
-        subprocess.run(processes.inside(lab.plan.fabric, words), check=True)
+        subprocess.run(lab_processes.inside(lab.plan.fabric, words), check=True)
     with start_cluster(ADDRESSES, fabric) as (authority, members):
         authority.issue("agents", days=30)
         environment = {
@@ -72,22 +72,22 @@ def secured(make_lab: MakeLab) -> Iterator[Secured]:
             "TORTIE_ETCD_KEY_FILE": authority.file("agents.key"),
         }
         subprocess.run(
-            processes.inside(lab.plan.fabric, [*COMMAND, "apply", "-f", "-"]),
-            input=json.dumps(life.pool_document(None, Mode.NONE)),
+            lab_processes.inside(lab.plan.fabric, [*COMMAND, "apply", "-f", "-"]),
+            input=json.dumps(lifecycle.pool_document(None, Mode.NONE)),
             env={**os.environ, **environment},
             text=True,
             check=True,
         )
         for node in lab.plan.nodes:
-            processes.start_agent(node, environment)
-        processes.wait_for_agents(lab.plan)
+            lab_processes.start_agent(node, environment)
+        lab_processes.wait_for_agents(lab.plan)
         for number, node in enumerate(lab.plan.nodes):
             add(lab.plan, f"p{number}", node)
         wait_until_routed(lab)
         wait_until_quiet(lab)
         yield Secured(lab, authority, members)
         for node in lab.plan.nodes:
-            processes.stop_agent(node, signal.SIGTERM)
+            lab_processes.stop_agent(node, signal.SIGTERM)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def unnoticed(lab: Lab, directory: Path) -> Iterator[None]:
     names = [f"p{number}" for number in range(len(lab.plan.nodes))]
     try:
         with ThreadPoolExecutor(1) as aside:
-            pings: Future[Pinger] = aside.submit(life.ping, lab, names, MOST_ROUNDS, over.done)
+            pings: Future[Pinger] = aside.submit(lifecycle.ping, lab, names, MOST_ROUNDS, over.done)
             try:
                 yield
             finally:
@@ -135,7 +135,7 @@ def test_a_lost_quorum_is_said_and_changes_nothing_and_work_goes_on_after_it(
             member.start()
         for member in secured.members:
             member.until_healthy()
-        processes.wait_for_agents(secured.lab.plan)
+        lab_processes.wait_for_agents(secured.lab.plan)
         secured.a_pod_comes_and_goes()
 
 
@@ -153,6 +153,6 @@ def test_a_certificate_that_expired_is_said_and_its_successor_is_taken_while_the
         secured.wait_for_trouble()
         assert all("has expired at" in " ".join(status["troubles"]) for status in secured.status())
         secured.authority.issue("agents", days=30)
-        processes.wait_for_agents(secured.lab.plan)
+        lab_processes.wait_for_agents(secured.lab.plan)
         secured.a_pod_comes_and_goes()
     assert [status["pid"] for status in secured.status()] == before

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import add
 from tests.cli.examples import Place, at
 from tests.lab.conftest import named, wait_until_routed
@@ -59,10 +59,10 @@ LINES = sorted([*at(Place.LAB), *at(Place.NODE)], key=_rank)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = tmp_path_factory.mktemp("examples")
-    shutil.copy(life.SEED_POOL, made / "my-pool.json")
+    shutil.copy(lifecycle.SEED_POOL, made / "my-pool.json")
     yield made
-    life.down(LAB)
-    life.down(OTHER)
+    lifecycle.down(LAB)
+    lifecycle.down(OTHER)
 
 
 def renamed(line: str) -> str:
@@ -92,14 +92,14 @@ def test_the_examples_do_what_they_show(folder: Path) -> None:
         around: list[str] = []
         environment: Mapping[str, str] = {}
         if not line.startswith("tortie lab"):
-            node = life.find(LAB).plan.node("node1")
-            around, environment = processes.inside(node.namespace, []), node.environment
+            node = lifecycle.find(LAB).plan.node("node1")
+            around, environment = lab_processes.inside(node.namespace, []), node.environment
         code, out, err = shell(renamed(line), folder, around, environment)
         assert code == 0, f"{line}\n{out}{err}"
         assert out.strip(), line
         assert "Traceback" not in err
         if line == PREPARED:
-            lab = life.find(LAB)
+            lab = lifecycle.find(LAB)
             assert lab.mode is Mode.VXLAN
             for number in (1, 2, 3):
                 add(lab.plan, f"p{number}", lab.plan.nodes[number - 1])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import add, pods, remove
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors
 
@@ -35,27 +35,27 @@ def pinging(lab: Lab, seconds: float) -> subprocess.Popen[str]:
         "--name",
         lab.plan.name,
         "--count",
-        str(int(seconds / life.ROUND_SECONDS)),
+        str(int(seconds / lifecycle.ROUND_SECONDS)),
     ]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def converged(lab: Lab) -> bool:
-    statuses = [processes.agent_status(node) for node in lab.plan.nodes]
+    statuses = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     return all(status is not None and status["converged"] and not status["troubles"] for status in statuses)
 
 
 def test_killing_an_agent_changes_no_route_and_its_return_causes_no_event(lab: Lab, tmp_path: Path) -> None:
-    processes.wait_for("convergence", lambda: converged(lab), 60)
+    lab_processes.wait_for("convergence", lambda: converged(lab), 60)
     monitors = RouteMonitors(lab, tmp_path)
     try:
         pings = pinging(lab, 12)
         victim = lab.plan.nodes[0]
-        processes.stop_agent(victim, signal.SIGKILL)
-        assert processes.agent_status(victim) is None
-        processes.start_agent(victim)
-        processes.wait_for_agents(lab.plan)
-        processes.wait_for("convergence", lambda: converged(lab), 60)
+        lab_processes.stop_agent(victim, signal.SIGKILL)
+        assert lab_processes.agent_status(victim) is None
+        lab_processes.start_agent(victim)
+        lab_processes.wait_for_agents(lab.plan)
+        lab_processes.wait_for("convergence", lambda: converged(lab), 60)
         output, _ = pings.communicate(timeout=60)
         assert pings.returncode == 0, output
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
@@ -64,13 +64,13 @@ def test_killing_an_agent_changes_no_route_and_its_return_causes_no_event(lab: L
 
 
 def test_a_stopped_agent_leaves_its_routes_and_comes_back_without_an_event(lab: Lab, tmp_path: Path) -> None:
-    processes.wait_for("convergence", lambda: converged(lab), 60)
+    lab_processes.wait_for("convergence", lambda: converged(lab), 60)
     monitors = RouteMonitors(lab, tmp_path)
     try:
-        processes.stop_agent(lab.plan.nodes[1], signal.SIGTERM)
-        processes.start_agent(lab.plan.nodes[1])
-        processes.wait_for_agents(lab.plan)
-        processes.wait_for("convergence", lambda: converged(lab), 60)
+        lab_processes.stop_agent(lab.plan.nodes[1], signal.SIGTERM)
+        lab_processes.start_agent(lab.plan.nodes[1])
+        lab_processes.wait_for_agents(lab.plan)
+        lab_processes.wait_for("convergence", lambda: converged(lab), 60)
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
     finally:
         monitors.close()
@@ -82,17 +82,17 @@ def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwa
     lab = make_lab("outage", Mode.NONE)
     monitors = RouteMonitors(lab, tmp_path)
     try:
-        processes.stop_etcd(lab.plan)
+        lab_processes.stop_etcd(lab.plan)
         pings = pinging(lab, OUTAGE_SECONDS)
         output, _ = pings.communicate(timeout=OUTAGE_SECONDS + 30)
         assert pings.returncode == 0, output
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
-        processes.start_etcd(lab.plan)
-        processes.wait_for_agents(lab.plan)
+        lab_processes.start_etcd(lab.plan)
+        lab_processes.wait_for_agents(lab.plan)
     finally:
         monitors.close()
     pod = add(lab.plan, "after", lab.plan.nodes[2])
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
     remove(lab.plan, pod)
     assert "after" not in {known.name for known in pods(lab.plan)}
 
@@ -102,26 +102,26 @@ def test_a_restored_backup_of_etcd_changes_no_route_and_loses_no_ping(
 ) -> None:
     lab = make_lab("backup", Mode.NONE)
     data, node = lab.plan.directory / "etcd", lab.plan.nodes[0]
-    processes.stop_etcd(lab.plan)
+    lab_processes.stop_etcd(lab.plan)
     shutil.copytree(data, tmp_path / "backup")
-    processes.start_etcd(lab.plan)
-    processes.wait_for_agents(lab.plan)
+    lab_processes.start_etcd(lab.plan)
+    lab_processes.wait_for_agents(lab.plan)
     remove(lab.plan, add(lab.plan, "brief", node))  # revisions go on, so that the backup is older
-    processes.wait_for("convergence", lambda: converged(lab), 60)
+    lab_processes.wait_for("convergence", lambda: converged(lab), 60)
     monitors = RouteMonitors(lab, tmp_path)
     try:
         pings = pinging(lab, 12)
-        processes.stop_etcd(lab.plan)
+        lab_processes.stop_etcd(lab.plan)
         shutil.rmtree(data)
         shutil.copytree(tmp_path / "backup", data)
-        processes.start_etcd(lab.plan)
+        lab_processes.start_etcd(lab.plan)
         said = node.directory / "agent.log"
-        processes.wait_for("the warning", lambda: "datastore.went_back" in said.read_text(), 30)
-        processes.wait_for_agents(lab.plan)
+        lab_processes.wait_for("the warning", lambda: "datastore.went_back" in said.read_text(), 30)
+        lab_processes.wait_for_agents(lab.plan)
         output, _ = pings.communicate(timeout=60)
         assert pings.returncode == 0, output
         assert monitors.events() == {one.name: [] for one in lab.plan.nodes}
     finally:
         monitors.close()
     add(lab.plan, "after", node)
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import Mode, gateway6
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode, gateway6
 from agent.lab.pods import Pod, pods
 from tests.lab import traffic
 from tests.lab.conftest import MakeLab
@@ -37,13 +37,13 @@ def lab(request: pytest.FixtureRequest, make_lab: MakeLab) -> Iterator[Lab]:
     def routed() -> bool:
         return all(len(remote(made, node.name)) >= others for node in made.plan.nodes)
 
-    processes.wait_for("IPv6 routes to every block", routed, 30)
+    lab_processes.wait_for("IPv6 routes to every block", routed, 30)
     yield made
-    life.down(made.plan.name)
+    lifecycle.down(made.plan.name)
 
 
 def table6(lab: Lab, node: str) -> list[str]:
-    words = processes.inside(lab.plan.node(node).namespace, ["ip", "-6", "route"])
+    words = lab_processes.inside(lab.plan.node(node).namespace, ["ip", "-6", "route"])
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line.removesuffix(" pref medium") for line in lines]
 
@@ -108,4 +108,4 @@ def check_host(lab: Lab, other: Pod) -> None:
 
 
 def test_both_versions_work_side_by_side(lab: Lab) -> None:
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0

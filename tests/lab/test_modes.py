@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.lab import life, processes
+from agent.lab import lifecycle, lab_processes
 from agent.lab.fabric import has_ipip
-from agent.lab.life import Lab
-from agent.lab.plan import Mode, gateway
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode, gateway
 from agent.lab.pods import pods, remove
-from agent.lab.routes import table
+from agent.lab.route_tables import table
 from tests.lab import traffic
 from tests.lab.conftest import MakeLab, wait_until_routed
 from tests.lab.traffic import host, pod
@@ -45,7 +45,7 @@ def lab(request: pytest.FixtureRequest, make_lab: MakeLab) -> Iterator[Lab]:
     """One lab a mode, for every test below that takes it."""
     made = make_lab(f"m{request.param.value}", request.param)
     yield made
-    life.down(made.plan.name)
+    lifecycle.down(made.plan.name)
 
 
 def way(lab: Lab, one: str, other: str) -> str | None:
@@ -58,7 +58,7 @@ def way(lab: Lab, one: str, other: str) -> str | None:
 
 
 def test_pods_ping_each_other_and_hops_are_counted(lab: Lab) -> None:
-    counts = life.ping(lab, rounds=3).counts
+    counts = lifecycle.ping(lab, rounds=3).counts
     assert [pair for pair, count in counts.items() if count.lost] == []
     node_of = {one.name: one.node for one in pods(lab.plan)}
     for (one, other), count in counts.items():
@@ -122,7 +122,7 @@ def test_the_articles_iperf3_run_from_a_host_to_a_remote_pod(lab: Lab) -> None:
     target = next(one for one in pods(lab.plan) if one.name == "p2")
     words = ["iperf3", "--server", "--one-off", "--bind", target.address, "--forceflush"]
     with subprocess.Popen(
-        processes.inside(lab.plan.pod_namespace("p2"), words), stdout=subprocess.PIPE, text=True
+        lab_processes.inside(lab.plan.pod_namespace("p2"), words), stdout=subprocess.PIPE, text=True
     ) as server:
         try:
             assert server.stdout is not None
@@ -130,7 +130,7 @@ def test_the_articles_iperf3_run_from_a_host_to_a_remote_pod(lab: Lab) -> None:
                 assert server.poll() is None
             client = ["iperf3", "--client", target.address, "--time", "1", "--json"]
             done = subprocess.run(
-                processes.inside(lab.plan.node("node1").namespace, client),
+                lab_processes.inside(lab.plan.node("node1").namespace, client),
                 capture_output=True,
                 text=True,
                 check=True,
@@ -149,7 +149,7 @@ def test_pods_leave_with_the_nodes_address_only_where_nat_outgoing_is_on(lab: La
     """Without nftables (as in the guest kernel) the agent says that natOutgoing is not in force, and does no harm."""
     one = next(found for found in pods(lab.plan) if found.name == "p1")
     node, outside = lab.plan.node("node1"), gateway(lab.plan.segments[0])
-    status = processes.agent_status(node)
+    status = lab_processes.agent_status(node)
     assert status is not None
     missing = "masquerade" in status["kernel"]["not_in_force"]
     seen = traffic.datagram(pod(lab, "p1"), traffic.fabric(lab), outside, 100)
@@ -159,20 +159,20 @@ def test_pods_leave_with_the_nodes_address_only_where_nat_outgoing_is_on(lab: La
         for item in pool["items"]:
             item["spec"]["natOutgoing"] = wanted
             item["metadata"].pop("resourceVersion", None)  # the second write follows our own first
-        life.apply(lab.plan, pool)
-        processes.wait_for("natOutgoing", lambda: nat_is(lab, wanted and not missing), 10)  # noqa: B023
+        lifecycle.apply(lab.plan, pool)
+        lab_processes.wait_for("natOutgoing", lambda: nat_is(lab, wanted and not missing), 10)  # noqa: B023
         seen = traffic.datagram(pod(lab, "p1"), traffic.fabric(lab), outside, 100)
         assert seen == (node.interface.ip if wanted and not missing else one.ip)
 
 
 def nat_is(lab: Lab, wanted: bool) -> bool:
-    status = processes.agent_status(lab.plan.node("node1"))
+    status = lab_processes.agent_status(lab.plan.node("node1"))
     return status is not None and status["kernel"]["objects"]["masquerade"] == int(wanted)
 
 
 def tortie_in(lab: Lab, *words: str) -> str:
     """What the command line says in the fabric, where the datastore is."""
-    command = processes.inside(lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", *words])
+    command = lab_processes.inside(lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", *words])
     environment = {**os.environ, **lab.plan.nodes[0].environment}
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment, timeout=60
@@ -184,7 +184,7 @@ def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: M
     pod = pods(lab.plan)[0]
     remove(lab.plan, pod)
     node = lab.plan.nodes[0]
-    processes.wait_for(
+    lab_processes.wait_for(
         "the end of its route", lambda: not any(pod.address + " " in line for line in table(node)), 5
     )
     assert [other.name for other in pods(lab.plan)] == ["p2"]
@@ -192,12 +192,12 @@ def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: M
 
 def test_a_live_switch_moves_every_route_without_a_restart(make_lab: MakeLab) -> None:
     lab = make_lab("move", Mode.VXLAN)
-    before = [processes.agent_status(node) for node in lab.plan.nodes]
-    lab = life.switch(lab, Mode.NONE)
+    before = [lab_processes.agent_status(node) for node in lab.plan.nodes]
+    lab = lifecycle.switch(lab, Mode.NONE)
     wait_until_routed(lab, " dev eth0 proto bird")
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
-    after = [processes.agent_status(node) for node in lab.plan.nodes]
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    after = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     assert [status and status["pid"] for status in before] == [status and status["pid"] for status in after]
-    lab = life.switch(lab, Mode.VXLAN)
+    lab = lifecycle.switch(lab, Mode.VXLAN)
     wait_until_routed(lab, " dev vxlan.calico")
-    assert sum(count.lost for count in life.ping(lab, rounds=2).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
+from agent.lab import lifecycle, lab_processes
 from agent.lab.fabric import NAMESPACES
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
 from agent.netlink.namespaces import entered
 from tests.lab.conftest import MakeLab
 
@@ -33,27 +33,27 @@ def lab(make_lab: MakeLab) -> Lab:
 
 
 def on(node: LabNode, *words: str, text: str | None = None) -> None:
-    subprocess.run(processes.inside(node.namespace, list(words)), check=True, input=text, text=True)
+    subprocess.run(lab_processes.inside(node.namespace, list(words)), check=True, input=text, text=True)
 
 
 def opened(lab: Lab, count: int) -> bool:
-    found = [processes.agent_status(node) for node in lab.plan.nodes]
+    found = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     return all(status is not None and status["kernel"]["objects"]["forward"] == count for status in found)
 
 
 def lost(lab: Lab) -> int:
-    return sum(count.lost for count in life.ping(lab, rounds=3).counts.values())
+    return sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values())
 
 
 def test_a_policy_to_drop_what_is_forwarded_does_not_stop_pods(lab: Lab) -> None:
     for node in lab.plan.nodes:
         on(node, "iptables-nft", "-P", "FORWARD", "DROP")
         on(node, "ip6tables-nft", "-P", "FORWARD", "DROP")
-    processes.wait_for("both chains to be opened", lambda: opened(lab, 2), 5)
+    lab_processes.wait_for("both chains to be opened", lambda: opened(lab, 2), 5)
     assert lost(lab) == 0
     for node in lab.plan.nodes:
         on(node, "iptables-nft", "-F", "FORWARD")
-    processes.wait_for("the rules to be back", lambda: opened(lab, 2) and lost(lab) == 0, 5)
+    lab_processes.wait_for("the rules to be back", lambda: opened(lab, 2) and lost(lab) == 0, 5)
 
 
 def test_a_reload_of_firewalld_does_not_stop_pods(lab: Lab) -> None:
@@ -61,7 +61,7 @@ def test_a_reload_of_firewalld_does_not_stop_pods(lab: Lab) -> None:
         for node in lab.plan.nodes:
             on(node, "nft", "flush", "ruleset")
             on(node, "nft", "-f", "-", text=FIREWALLD)
-        processes.wait_for("firewalld's chain to be opened", lambda: opened(lab, 1), 5)
+        lab_processes.wait_for("firewalld's chain to be opened", lambda: opened(lab, 1), 5)
         assert lost(lab) == 0
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
 
 pytestmark = pytest.mark.lab
@@ -31,7 +31,7 @@ def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:
 
 def sessions(node: LabNode) -> dict[str, str]:
     """Name of each peer in session -> type."""
-    status = processes.agent_status(node)
+    status = lab_processes.agent_status(node)
     peers = status["peers"] if status is not None else []
     return {peer["description"]: peer["type"] for peer in peers if peer["state"] == "Established"}
 
@@ -45,7 +45,7 @@ def looked(node: LabNode, *words: str) -> list[dict[str, Any]]:
 
 
 def make_reflector(lab: Lab, node: LabNode) -> None:
-    command = processes.inside(node.namespace, [*COMMAND, "get", "node", node.name, "-o", "json"])
+    command = lab_processes.inside(node.namespace, [*COMMAND, "get", "node", node.name, "-o", "json"])
     got = subprocess.run(
         command, capture_output=True, check=True, timeout=60, env={**os.environ, **node.environment}
     )
@@ -53,7 +53,7 @@ def make_reflector(lab: Lab, node: LabNode) -> None:
     del record["metadata"]["resourceVersion"]  # its agent may write it at the same time
     record["metadata"]["labels"] = {"rr": ""}
     record["spec"]["bgp"]["routeReflectorClusterID"] = "244.0.0.1"
-    life.apply(lab.plan, record)
+    lifecycle.apply(lab.plan, record)
 
 
 def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
@@ -61,9 +61,9 @@ def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
 ) -> None:
     lab = make_lab("rr", Mode.NONE, nodes=3, pods=3)
     first, second, third = lab.plan.nodes
-    life.apply(lab.plan, resource("BGPPeer", "reflectors", nodeSelector="all()", peerSelector="has(rr)"))
+    lifecycle.apply(lab.plan, resource("BGPPeer", "reflectors", nodeSelector="all()", peerSelector="has(rr)"))
     make_reflector(lab, first)
-    processes.wait_for(
+    lab_processes.wait_for(
         "the reflector's sessions",
         lambda: (
             sessions(first) == {"node2": "node specific", "node3": "node specific"}
@@ -76,13 +76,13 @@ def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
     wait_until_quiet(lab)
     monitors = RouteMonitors(lab, tmp_path)
     try:
-        life.apply(lab.plan, resource("BGPConfiguration", "default", nodeToNodeMeshEnabled=False))
-        processes.wait_for(
+        lifecycle.apply(lab.plan, resource("BGPConfiguration", "default", nodeToNodeMeshEnabled=False))
+        lab_processes.wait_for(
             "the end of the mesh",
             lambda: sessions(second) == sessions(third) == {"node1": "node specific"},
             SESSION_SECONDS,
         )
-        assert sum(count.lost for count in life.ping(lab, rounds=3).counts.values()) == 0
+        assert sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values()) == 0
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
     finally:
         monitors.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode
+from agent.lab import lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode
 from tests.lab.conftest import MakeLab, tortie
 
 pytestmark = pytest.mark.lab
@@ -33,7 +33,7 @@ def routes(node: LabNode, *words: str) -> dict[str, dict[str, Any]]:
 
 
 def ip(node: LabNode, words: str) -> str:
-    command = processes.inside(node.namespace, ["ip", *words.split()])
+    command = lab_processes.inside(node.namespace, ["ip", *words.split()])
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -61,8 +61,8 @@ def test_a_foreign_route_in_our_place_is_shown_as_a_conflict_and_in_the_plan(lab
         rows = routes(node, block, "--foreign").values()
         return any(row["state"].startswith("conflict: ") for row in rows)
 
-    processes.wait_for("the conflict", shown, 20)
+    lab_processes.wait_for("the conflict", shown, 20)
     assert f"! route {block} via" in said(node, "plan")
     assert "1 not as wished" in said(node, "routes")
     ip(node, f"route del {block} dev lo proto static")
-    processes.wait_for("our route again", lambda: all(row["agrees"] for row in routes(node).values()), 20)
+    lab_processes.wait_for("our route again", lambda: all(row["agrees"] for row in routes(node).values()), 20)

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode, gateway
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode, gateway
 from tests.lab.conftest import MakeLab, tortie
 
 pytestmark = pytest.mark.lab
@@ -21,7 +21,7 @@ def lab(make_lab: MakeLab) -> Lab:
 
 
 def ip(node: LabNode, words: str) -> str:
-    command = processes.inside(node.namespace, ["ip", *words.split()])
+    command = lab_processes.inside(node.namespace, ["ip", *words.split()])
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -32,7 +32,7 @@ def said(node: LabNode, verb: str) -> str:
 
 
 def says(node: LabNode, verb: str, text: str) -> None:
-    processes.wait_for(f"{text!r} of {node.name}", lambda: text in said(node, verb), 20)
+    lab_processes.wait_for(f"{text!r} of {node.name}", lambda: text in said(node, verb), 20)
 
 
 def test_an_underlay_that_shrinks_is_followed_and_pods_above_it_are_named(lab: Lab) -> None:
@@ -42,7 +42,7 @@ def test_an_underlay_that_shrinks_is_followed_and_pods_above_it_are_named(lab: L
     assert "trouble    mtu: pod p1 (cali" in said(node, "status")
     assert "mtu 1350" in ip(node, "link show vxlan.calico")
     ip(node, "link set eth0 mtu 1500")
-    processes.wait_for("the end of it", lambda: "recreate it" not in said(node, "status"), 10)
+    lab_processes.wait_for("the end of it", lambda: "recreate it" not in said(node, "status"), 10)
     assert "mtu 1450" in ip(node, "link show vxlan.calico")
 
 
@@ -63,10 +63,10 @@ def test_a_node_whose_address_changes_is_reached_again_and_one_that_takes_anothe
     says(node, "addresses", other)
 
     def reached() -> bool:
-        return sum(count.lost for count in life.ping(lab).counts.values()) == 0
+        return sum(count.lost for count in lifecycle.ping(lab).counts.values()) == 0
 
-    processes.wait_for("pings after the change", reached, 30)
-    assert sum(count.lost for count in life.ping(lab, rounds=3).counts.values()) == 0
+    lab_processes.wait_for("pings after the change", reached, 30)
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values()) == 0
     taken = f"{first.interface.ip}/20"
     renumber(lab, node, other, taken)
     address = f"node address {first.interface.ip}"

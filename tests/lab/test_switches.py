@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import Mode
-from agent.lab.routes import table
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, wait_until_routed
 from tests.lab.pinging import ROUND_SECONDS, pinging
 
@@ -38,7 +38,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
 ) -> None:
     lab = make_lab("ten", Mode.NONE)
     last = cycle[-1]
-    lab = life.switch(lab, last)
+    lab = lifecycle.switch(lab, last)
     wait_until_routed(lab, DEVICES[last])
     before = tables(lab)
     losses: list[tuple[str, float, float]] = []
@@ -46,7 +46,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
         for mode in cycle:
             counted = pings.settled()
             started = time.monotonic()
-            lab = life.switch(lab, mode)
+            lab = lifecycle.switch(lab, mode)
             wait_until_routed(lab, DEVICES[mode])
             seconds = time.monotonic() - started
             lost = [count - counted[pair] for pair, count in pings.settled().items()]
@@ -56,14 +56,14 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
         print(f"switch to {word}: settled in {seconds:.2f} s, worst pair lost {worst * 1000:.0f} ms")
     print(f"{all_lost} of {sent} pings lost over {len(losses)} switches")
     assert [one for one in losses if one[2] >= max(MOST_SECONDS_LOST, one[1])] == []
-    processes.wait_for("the table as it was", lambda: forms(tables(lab)) == forms(before), 10)
+    lab_processes.wait_for("the table as it was", lambda: forms(tables(lab)) == forms(before), 10)
     for node in lab.plan.nodes:
-        status = processes.agent_status(node)
+        status = lab_processes.agent_status(node)
         assert status is not None
         kernel = status["kernel"]
         lacking = {f"{kind} natOutgoing" for kind in kernel["not_in_force"]}
         assert (kernel["refused"].keys() - lacking, kernel["conflicts"], kernel["waiting"]) == (set(), {}, {})
-    assert sum(count.lost for count in life.ping(lab, rounds=3).counts.values()) == 0
+    assert sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values()) == 0
 
 
 def forms(found: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import LabNode, Mode, gateway
-from agent.lab.routes import table
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import LabNode, Mode, gateway
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, RouteMonitors, tortie
 
 pytestmark = pytest.mark.lab
@@ -60,11 +60,11 @@ class Tor:
             """
         )
         command = ["bird", "-f", "-c", str(config), "-s", str(self._socket)]
-        self.process = subprocess.Popen(processes.inside(lab.plan.fabric, command))
+        self.process = subprocess.Popen(lab_processes.inside(lab.plan.fabric, command))
 
     def said(self, *words: str) -> str:
         """An answer of BIRD's; empty while it does not answer."""
-        command = processes.inside(self._lab.plan.fabric, ["birdc", "-s", str(self._socket), *words])
+        command = lab_processes.inside(self._lab.plan.fabric, ["birdc", "-s", str(self._socket), *words])
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
 
     def routes(self) -> set[tuple[str, str]]:
@@ -90,7 +90,7 @@ def tor(lab: Lab, directory: Path) -> Iterator[Tor]:
 
 def session(node: LabNode) -> tuple[str, str]:
     """State of the session with the router, and since when."""
-    status = processes.agent_status(node) or {"peers": []}
+    status = lab_processes.agent_status(node) or {"peers": []}
     found = [peer for peer in status["peers"] if peer["description"] == "tor"]
     return (found[0]["state"], found[0]["since"]) if found else ("", "")
 
@@ -100,10 +100,10 @@ def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
     victim, before = lab.plan.nodes[0], router.routes()
     monitors = RouteMonitors(lab, directory, {"fabric": lab.plan.fabric})
     try:
-        processes.stop_agent(victim, signal.SIGKILL)
-        processes.start_agent(victim)
-        processes.wait_for("its session with the router", lambda: session(victim)[0] == "Established", 30)
-        processes.wait_for("convergence", lambda: converged(victim), 60)
+        lab_processes.stop_agent(victim, signal.SIGKILL)
+        lab_processes.start_agent(victim)
+        lab_processes.wait_for("its session with the router", lambda: session(victim)[0] == "Established", 30)
+        lab_processes.wait_for("convergence", lambda: converged(victim), 60)
         assert router.routes() == before
         assert monitors.events() == {name: [] for name in ("node1", "node2", "fabric")}
     finally:
@@ -111,7 +111,7 @@ def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
 
 
 def converged(node: LabNode) -> bool:
-    status = processes.agent_status(node)
+    status = lab_processes.agent_status(node)
     return status is not None and bool(status["converged"])
 
 
@@ -127,12 +127,12 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
     nodes = lab.plan.nodes
     own = gateway(lab.plan.segments[0])
     with tor(lab, tmp_path) as router:
-        life.apply(lab.plan, resource("BGPFilter", "rack", importV4=[REFUSE]))
+        lifecycle.apply(lab.plan, resource("BGPFilter", "rack", importV4=[REFUSE]))
         peer = {"peerIP": str(own), "asNumber": 65001, "filters": ["rack"]}
         password = {"secretKeyRef": {"name": "bgp", "key": "tor"}}
-        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
+        lifecycle.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
         route = f"{WANTED} via {own} dev eth0 proto bird"
-        processes.wait_for(
+        lab_processes.wait_for(
             "the router's route", lambda: all(route in table(node) for node in nodes), SESSION_SECONDS
         )
         assert not [line for node in nodes for line in table(node) if line.startswith("10.60.")]
@@ -143,7 +143,7 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
             if line.startswith("blackhole")
         }
         assert len(blocks) == 2
-        processes.wait_for("the blocks at the router", lambda: blocks <= router.routes(), SESSION_SECONDS)
+        lab_processes.wait_for("the blocks at the router", lambda: blocks <= router.routes(), SESSION_SECONDS)
         looked = tortie(
             "bgp", "routes", "--received", "tor", "-o", "json", env={**os.environ, **nodes[0].environment}
         )
@@ -154,12 +154,12 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
         before = [session(node) for node in nodes]
         assert [state for state, _ in before] == ["Established", "Established"]
         closed = resource("BGPFilter", "rack", importV4=[REFUSE], exportV4=[{"action": "Reject"}])
-        life.apply(lab.plan, closed)
-        processes.wait_for(
+        lifecycle.apply(lab.plan, closed)
+        lab_processes.wait_for(
             "the end of the blocks at the router", lambda: not router.routes(), SESSION_SECONDS
         )
-        life.apply(lab.plan, resource("BGPFilter", "rack"))
-        processes.wait_for(
+        lifecycle.apply(lab.plan, resource("BGPFilter", "rack"))
+        lab_processes.wait_for(
             "everything both ways",
             lambda: (
                 blocks <= router.routes()
@@ -171,15 +171,15 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
         restart_unnoticed(lab, router, tmp_path)
         # The password is really asked for: with another one the session cannot come up again.
         secret.write_text("wrong\n")
-        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password, keepaliveTime="3s"))
-        processes.wait_for(
+        lifecycle.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password, keepaliveTime="3s"))
+        lab_processes.wait_for(
             "the end of the sessions",
             lambda: all(session(node)[0] not in ("Established", "") for node in nodes),
             SESSION_SECONDS,
         )
         secret.write_text(f"{PASSWORD}\n")
-        life.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
-        processes.wait_for(
+        lifecycle.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
+        lab_processes.wait_for(
             "the sessions again",
             lambda: all(session(node)[0] == "Established" for node in nodes),
             SESSION_SECONDS,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import Mode, gateway
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode, gateway
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie
 from tests.lab.test_tor import converged, resource, session
 
@@ -59,9 +59,9 @@ def frr(lab: Lab) -> Iterator[None]:
                     str(home / "api"),
                 ]
                 command += ["-i", str(home / f"{daemon}.pid"), "-A", "127.0.0.1", "--vty_socket", name, *more]
-                running.append(subprocess.Popen(processes.inside(lab.plan.fabric, command)))
+                running.append(subprocess.Popen(lab_processes.inside(lab.plan.fabric, command)))
                 if daemon == "zebra":
-                    processes.wait_for("zebra", (home / "api").exists, 20)
+                    lab_processes.wait_for("zebra", (home / "api").exists, 20)
             yield
         finally:
             for process in reversed(running):
@@ -71,7 +71,7 @@ def frr(lab: Lab) -> Iterator[None]:
 
 def learned(lab: Lab) -> set[str]:
     """What FRR put into the kernel of its namespace."""
-    command = processes.inside(lab.plan.fabric, ["ip", "route", "show", "proto", "bgp"])
+    command = lab_processes.inside(lab.plan.fabric, ["ip", "route", "show", "proto", "bgp"])
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
     return {line.split()[0] for line in shown.splitlines()}
 
@@ -81,16 +81,16 @@ def test_an_agent_restarts_unnoticed_and_drains_at_once_beside_frr(make_lab: Mak
     first = lab.plan.nodes[0]
     with frr(lab):
         own = str(gateway(lab.plan.segments[0]))
-        life.apply(lab.plan, resource("BGPPeer", "tor", peerIP=own, asNumber=65001))
-        processes.wait_for("both blocks in FRR's kernel", lambda: len(learned(lab)) == 2, 40)
-        processes.wait_for("convergence", lambda: all(map(converged, lab.plan.nodes)), 60)
+        lifecycle.apply(lab.plan, resource("BGPPeer", "tor", peerIP=own, asNumber=65001))
+        lab_processes.wait_for("both blocks in FRR's kernel", lambda: len(learned(lab)) == 2, 40)
+        lab_processes.wait_for("convergence", lambda: all(map(converged, lab.plan.nodes)), 60)
         before = learned(lab)
         monitors = RouteMonitors(lab, tmp_path, {"fabric": lab.plan.fabric})
         try:
-            processes.stop_agent(first, signal.SIGKILL)
-            processes.start_agent(first)
-            processes.wait_for("its session with FRR", lambda: session(first)[0] == "Established", 60)
-            processes.wait_for("convergence", lambda: converged(first), 60)
+            lab_processes.stop_agent(first, signal.SIGKILL)
+            lab_processes.start_agent(first)
+            lab_processes.wait_for("its session with FRR", lambda: session(first)[0] == "Established", 60)
+            lab_processes.wait_for("convergence", lambda: converged(first), 60)
             assert learned(lab) == before
             assert monitors.events() == {name: [] for name in ("node1", "node2", "fabric")}
         finally:
@@ -98,5 +98,5 @@ def test_an_agent_restarts_unnoticed_and_drains_at_once_beside_frr(make_lab: Mak
         drained = tortie("lab", "exec", "--name", lab.plan.name, "node1", "--", *COMMAND, "drain")
         assert drained.returncode == 0, drained.stderr
         left = time.monotonic()
-        processes.wait_for("the drained node's block to go", lambda: len(learned(lab)) == 1, 20)
+        lab_processes.wait_for("the drained node's block to go", lambda: len(learned(lab)) == 1, 20)
         assert time.monotonic() - left < DRAINED_SECONDS * 5  # a loaded machine; `bench` measures

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import life, processes
-from agent.lab.life import Lab
-from agent.lab.plan import Mode
+from agent.lab import lifecycle, lab_processes
+from agent.lab.lifecycle import Lab
+from agent.lab.lab_plan import Mode
 from agent.lab.pods import add, pods
-from agent.lab.routes import table
+from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, wait_until_routed
 
 pytestmark = pytest.mark.lab
@@ -37,30 +37,30 @@ STEPS = [
 
 
 def lost(lab: Lab) -> int:
-    return sum(count.lost for count in life.ping(lab, rounds=3).counts.values())
+    return sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values())
 
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
     steps: list[tuple[Mode, str]], make_lab: MakeLab, tmp_path: Path
 ) -> None:
-    document = json.loads(life.SEED_POOL.read_text())
+    document = json.loads(lifecycle.SEED_POOL.read_text())
     document["items"][0]["spec"] |= {"cidr": "192.168.0.0/28", "blockSize": 29}
     file = tmp_path / "pool.json"
     file.write_text(json.dumps(document))
     lab = make_lab("nobgp", Mode.NONE, nodes=2, pods=2, pool=file)
     for number in range(8):
         add(lab.plan, f"more{number}", lab.plan.nodes[0])
-    life.apply(lab.plan, NO_MESH)
+    lifecycle.apply(lab.plan, NO_MESH)
     for node in lab.plan.nodes:
-        processes.stop_agent(node, signal.SIGTERM)
+        lab_processes.stop_agent(node, signal.SIGTERM)
         words = ["ip", "route", "flush", "proto", "bird"]
-        subprocess.run(processes.inside(node.namespace, words), check=True)
-        processes.start_agent(node, {"TORTIE_ROUTES_SOURCE": "datastore"})
+        subprocess.run(lab_processes.inside(node.namespace, words), check=True)
+        lab_processes.start_agent(node, {"TORTIE_ROUTES_SOURCE": "datastore"})
     wait_until_routed(lab, " dev eth0 proto 80 onlink")
     assert lost(lab) == 0
     for mode, form in steps:
-        lab = life.switch(lab, mode)
+        lab = lifecycle.switch(lab, mode)
         wait_until_routed(lab, form)
         assert lost(lab) == 0
     owner, borrower = lab.plan.nodes[1], lab.plan.nodes[0].interface.ip
@@ -68,7 +68,7 @@ def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
     routed = [line for line in table(owner) if line.split()[0] in borrowed]
     assert routed
     assert all(f" via {borrower} dev eth0 proto 80 onlink" in line for line in routed)
-    assert [status["peers"] for node in lab.plan.nodes if (status := processes.agent_status(node))] == [
+    assert [status["peers"] for node in lab.plan.nodes if (status := lab_processes.agent_status(node))] == [
         [],
         [],
     ]

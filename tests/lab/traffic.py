@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from agent.lab import processes
+from agent.lab import lab_processes
 from agent.lab.fabric import NAMESPACES
-from agent.lab.life import Lab
+from agent.lab.lifecycle import Lab
 from agent.netlink.namespaces import entered
 
 Address = IPv4Address | IPv6Address
@@ -54,7 +54,7 @@ def fabric(lab: Lab) -> Path:
 
 def device_address(lab: Lab, node: str, device: str, version: int = 4) -> Address:
     """The address that a device of a node bears."""
-    words = processes.inside(
+    words = lab_processes.inside(
         lab.plan.node(node).namespace, ["ip", "-o", f"-{version}", "addr", "show", "dev", device]
     )
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()

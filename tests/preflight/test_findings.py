@@ -10,16 +10,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel.model import ForwardChain, Link, Route, RouteKey
-from agent.preflight.facts import (
-    AGENT,
-    HostFacts,
-    Listener,
-    ModuleState,
-    Placed,
-    Process,
-    Severity,
-    Underlay,
-)
+from agent.preflight.host_facts import (AGENT, HostFacts, Listener, ModuleState, Placed, Process, Severity, Underlay)
 from agent.preflight.findings import findings
 from ipam.model import EncapsulationMode, Pool
 

@@ -18,8 +18,8 @@ import pytest
 from agent.cli.commands.checksystem import tls
 from agent.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.preflight import reading
-from agent.preflight.facts import AGENT, Finding, HostFacts, ModuleState, Process
+from agent.preflight import host_reader
+from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Process
 from agent.preflight.findings import findings
 from ipam.model import EncapsulationMode, Pool
 from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
@@ -57,7 +57,7 @@ def namespace() -> Iterator[None]:
 async def facts(root: Path = Path("/")) -> HostFacts:
     kernel = NetlinkKernel()
     try:
-        return replace(await reading.read(kernel, Config(), root), pools=(POOL,))
+        return replace(await host_reader.read(kernel, Config(), root), pools=(POOL,))
     finally:
         kernel.close()
 
@@ -150,7 +150,7 @@ def test_parts_are_found_in_the_lists_of_a_kernel(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "modules.builtin").write_text("kernel/drivers/net/veth.ko\n")
     (folder / "modules.dep").write_text("kernel/net/ipv4/ipip.ko.xz: kernel/net/ipv4/ip_tunnel.ko.xz\n")
-    assert reading.modules(tmp_path) == {
+    assert host_reader.modules(tmp_path) == {
         "ipip": ModuleState.LOADABLE,
         "vxlan": ModuleState.PRESENT,
         "nf_tables": ModuleState.PRESENT,
@@ -158,7 +158,7 @@ def test_parts_are_found_in_the_lists_of_a_kernel(tmp_path: Path) -> None:
         "nft_chain_nat": ModuleState.MISSING,
         "veth": ModuleState.PRESENT,
     }
-    assert reading.release(tmp_path / "proc") == (6, 1)
+    assert host_reader.release(tmp_path / "proc") == (6, 1)
 
 
 def process(root: Path, pid: int, comm: str, *words: str, unit: str = "x.service") -> None:
@@ -214,7 +214,7 @@ async def test_conflists_are_those_that_runtimes_read(tmp_path: Path) -> None:
 def test_the_clocks_difference_is_told_from_the_date_of_an_answer(ahead: int) -> None:
     stamp = format_datetime(datetime.now(UTC) - timedelta(seconds=ahead), usegmt=True)  # noqa: TID251
     with program(DATED, stamp) as (_, port):
-        told = reading.with_skew(HostFacts(), [f"http://127.0.0.1:{port}"], None).skew_seconds
+        told = host_reader.with_skew(HostFacts(), [f"http://127.0.0.1:{port}"], None).skew_seconds
     assert told is not None
     assert abs(told - ahead) < 2
 
@@ -228,12 +228,12 @@ def test_a_certificate_that_the_agent_takes_is_taken_to_ask_the_time(
     stamp = format_datetime(datetime.now(UTC), usegmt=True)  # noqa: TID251
     context = tls(EtcdSettings(ca_file=authority.file("ca.pem")))
     with program(DATED, stamp, authority.file("member.pem"), authority.file("member.key")) as (_, port):
-        told = reading.with_skew(HostFacts(), [f"https://127.0.0.1:{port}"], context).skew_seconds
+        told = host_reader.with_skew(HostFacts(), [f"https://127.0.0.1:{port}"], context).skew_seconds
     assert told is not None
 
 
 def test_nobody_who_tells_the_time_is_no_difference() -> None:
-    assert reading.with_skew(HostFacts(), ["http://127.0.0.1:1"], None).skew_seconds is None
+    assert host_reader.with_skew(HostFacts(), ["http://127.0.0.1:1"], None).skew_seconds is None
 
 
 def test_the_command_prints_each_finding_with_its_fix_and_ends_with_1_for_an_error() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.configuration.loading import load
 from agent.dataplane.kernel.model import Link
-from agent.service import evidence, layout, modules
+from agent.service import host_snapshot, layout, kernel_modules
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record
 
@@ -52,9 +52,9 @@ def test_directories_come_before_those_above_them() -> None:
     ],
 )
 def test_a_comparison_names_what_went_and_what_came(
-    before: evidence.Evidence, now: evidence.Evidence, found: dict[str, list[str]]
+    before: host_snapshot.Evidence, now: host_snapshot.Evidence, found: dict[str, list[str]]
 ) -> None:
-    assert evidence.differences(before, now) == found
+    assert host_snapshot.differences(before, now) == found
 
 
 def test_switches_that_change_others_are_set_back_first() -> None:
@@ -67,7 +67,7 @@ def test_switches_that_change_others_are_set_back_first() -> None:
             "net/ipv6/conf/all/forwarding = 0",
         ]
     }
-    assert list(evidence.to_restore(record).items()) == [
+    assert list(host_snapshot.to_restore(record).items()) == [
         ("net/ipv4/ip_forward", "0"),
         ("net/ipv4/conf/all/accept_redirects", "0"),
         ("net/ipv6/conf/all/forwarding", "0"),
@@ -77,14 +77,14 @@ def test_switches_that_change_others_are_set_back_first() -> None:
 
 def test_without_a_record_nothing_is_set_back_and_the_proof_says_that_there_is_none(tmp_path: Path) -> None:
     record = read_record(tmp_path)
-    assert evidence.to_restore(record) == {}
+    assert host_snapshot.to_restore(record) == {}
     assert list(proof(record, tmp_path)) == [
         "there is no record of what the machine was like before: nothing to compare with"
     ]
 
 
 def test_the_proof_shows_what_is_left_but_not_without_end(tmp_path: Path) -> None:
-    now = evidence.read(tmp_path)
+    now = host_snapshot.read(tmp_path)
     record = {**now, "rules": [*now["rules"], *(f"rule {number}" for number in range(MOST_DIFFERENCES + 5))]}
     said = list(proof(record, tmp_path))
     assert f"routes: as before ({len(now['routes'])} lines compared)" in said
@@ -111,9 +111,9 @@ BEFORE = ["1: lo: <LOOPBACK>", "2: eth0: <BROADCAST>"]
     ],
 )
 def test_the_module_of_tunl0_goes_when_it_came_with_the_agent_and_serves_nobody_else(
-    before: evidence.Evidence, links: list[Link], goes: bool
+    before: host_snapshot.Evidence, links: list[Link], goes: bool
 ) -> None:
-    assert modules.superfluous(before, {link.name: link for link in links}) is goes
+    assert kernel_modules.superfluous(before, {link.name: link for link in links}) is goes
 
 
 def test_a_wheel_is_found_and_named_by_what_is_in_it(tmp_path: Path) -> None:

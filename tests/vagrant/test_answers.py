@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.lab.plan import Mode
+from agent.lab.lab_plan import Mode
 from vagrant.answers import (
     NotAnAnswer,
     Pings,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab.plan import Mode, gateway, plan
+from agent.lab.lab_plan import Mode, gateway, plan
 from agent.lab.topology import TOPOLOGY
 
 ROOM = Path(__file__).parent.parent.parent / "vagrant"

@@ -108,7 +108,7 @@ def add_parsers(subparsers: Any) -> None:
 def _guarded(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
     def guarded(arguments: argparse.Namespace) -> None:
         from agent.cli.failure import CommandFailed
-        from agent.lab.plan import LabError
+        from agent.lab.lab_plan import LabError
 
         try:
             run(arguments)
@@ -146,12 +146,12 @@ def run_up(arguments: argparse.Namespace) -> None:
     """`tortie lab up`."""
     import time
 
-    from agent.lab import life
-    from agent.lab.plan import Mode
+    from agent.lab import lifecycle
+    from agent.lab.lab_plan import Mode
 
     progress, started = Progress(), time.monotonic()
     try:
-        lab = life.up(
+        lab = lifecycle.up(
             arguments.name,
             arguments.nodes,
             Mode(arguments.mode),
@@ -169,9 +169,9 @@ def run_up(arguments: argparse.Namespace) -> None:
 
 def run_down(arguments: argparse.Namespace) -> None:
     """`tortie lab down`."""
-    from agent.lab import life
+    from agent.lab import lifecycle
 
-    count = life.down(arguments.name)
+    count = lifecycle.down(arguments.name)
     print(
         f"lab {arguments.name} is down: {count} namespaces removed"
         if count
@@ -181,12 +181,12 @@ def run_down(arguments: argparse.Namespace) -> None:
 
 def run_status(arguments: argparse.Namespace) -> None:
     """`tortie lab status`."""
-    from agent.lab import life, show
+    from agent.lab import lifecycle, show
     from agent.lab.pods import pods
-    from agent.lab.processes import agent_status
-    from agent.lab.routes import tables
+    from agent.lab.lab_processes import agent_status
+    from agent.lab.route_tables import tables
 
-    lab = life.find(arguments.name)
+    lab = lifecycle.find(arguments.name)
     print(show.topology(lab.plan, lab.mode, pods(lab.plan)))
     print()
     print(show.sessions({node.name: agent_status(node) for node in lab.plan.nodes}))
@@ -195,20 +195,20 @@ def run_status(arguments: argparse.Namespace) -> None:
 
 def run_mode(arguments: argparse.Namespace) -> None:
     """`tortie lab mode`."""
-    from agent.lab import life
-    from agent.lab.plan import Mode
+    from agent.lab import lifecycle
+    from agent.lab.lab_plan import Mode
 
-    lab = life.switch(life.find(arguments.name), Mode(arguments.mode))
+    lab = lifecycle.switch(lifecycle.find(arguments.name), Mode(arguments.mode))
     print(f"the pools of lab {lab.plan.name} are now in mode {lab.mode.value}; the agents move their routes")
 
 
 def run_pod(arguments: argparse.Namespace) -> None:
     """`tortie lab pod add|rm`."""
-    from agent.lab import life
-    from agent.lab.plan import LabError
+    from agent.lab import lifecycle
+    from agent.lab.lab_plan import LabError
     from agent.lab.pods import add, pods, remove
 
-    lab = life.find(arguments.name)
+    lab = lifecycle.find(arguments.name)
     present = {pod.name: pod for pod in pods(lab.plan)}
     for number, name in enumerate(arguments.pods):
         if arguments.what == "rm":
@@ -227,11 +227,11 @@ def run_pod(arguments: argparse.Namespace) -> None:
 def run_ping(arguments: argparse.Namespace) -> None:
     """`tortie lab ping`."""
     from agent.cli.failure import CommandFailed
-    from agent.lab import life, show
+    from agent.lab import lifecycle, show
     from agent.lab.pods import pods
 
-    lab = life.find(arguments.name)
-    pings = life.ping(lab, arguments.pods, arguments.count)
+    lab = lifecycle.find(arguments.name)
+    pings = lifecycle.ping(lab, arguments.pods, arguments.count)
     chosen = [pod for pod in pods(lab.plan) if pod.name in pings.sockets]
     print(show.matrix(pings.counts, chosen))
     if any(count.lost for count in pings.counts.values()):
@@ -240,12 +240,12 @@ def run_ping(arguments: argparse.Namespace) -> None:
 
 def run_exec(arguments: argparse.Namespace) -> None:
     """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
-    from agent.lab import life
-    from agent.lab.plan import LabError
+    from agent.lab import lifecycle
+    from agent.lab.lab_plan import LabError
     from agent.lab.pods import pods
-    from agent.lab.processes import inside
+    from agent.lab.lab_processes import inside
 
-    lab = life.find(arguments.name)
+    lab = lifecycle.find(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise LabError("exec needs a command, such as: tortie lab exec node1 -- ip route")
@@ -267,31 +267,31 @@ def run_agent(arguments: argparse.Namespace) -> None:
     """`tortie lab agent start|stop|kill NODE`."""
     import signal
 
-    from agent.lab import life, processes
-    from agent.lab.plan import LabError
+    from agent.lab import lifecycle, lab_processes
+    from agent.lab.lab_plan import LabError
 
-    node = life.find(arguments.name).plan.node(arguments.node)
+    node = lifecycle.find(arguments.name).plan.node(arguments.node)
     if arguments.what == "start":
-        if processes.agent_status(node) is not None:
+        if lab_processes.agent_status(node) is not None:
             raise LabError(f"the agent of {node.name} runs already")
-        processes.start_agent(node)
-        answers = lambda: processes.agent_status(node) is not None  # noqa: E731
-        processes.wait_for(f"the agent of {node.name}", answers, processes.AGENT_SECONDS)
+        lab_processes.start_agent(node)
+        answers = lambda: lab_processes.agent_status(node) is not None  # noqa: E731
+        lab_processes.wait_for(f"the agent of {node.name}", answers, lab_processes.AGENT_SECONDS)
     else:
-        processes.stop_agent(node, signal.SIGKILL if arguments.what == "kill" else signal.SIGTERM)
+        lab_processes.stop_agent(node, signal.SIGKILL if arguments.what == "kill" else signal.SIGTERM)
     done = {"start": "started", "stop": "stopped", "kill": "killed"}[arguments.what]
     print(f"agent of {node.name} {done}")
 
 
 def run_etcd(arguments: argparse.Namespace) -> None:
     """`tortie lab etcd start|stop`."""
-    from agent.lab import life, processes
+    from agent.lab import lifecycle, lab_processes
 
-    plan = life.find(arguments.name).plan
+    plan = lifecycle.find(arguments.name).plan
     if arguments.what == "start":
-        processes.start_etcd(plan)
+        lab_processes.start_etcd(plan)
     else:
-        processes.stop_etcd(plan)
+        lab_processes.stop_etcd(plan)
     print(f"etcd of lab {plan.name} {'started' if arguments.what == 'start' else 'stopped'}")
 
 

@@ -28,13 +28,13 @@ POLL_SECONDS = 0.1
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    from agent.service import flags
+    from agent.service import install_flags
 
     raw = argparse.RawDescriptionHelpFormatter
     new = subparsers.add_parser(
-        "install", help="the service, on this machine", epilog=flags.INSTALL_EXAMPLES, formatter_class=raw
+        "install", help="the service, on this machine", epilog=install_flags.INSTALL_EXAMPLES, formatter_class=raw
     )
-    flags.install(new)
+    install_flags.install(new)
     new.set_defaults(run=run_install)
     gone = subparsers.add_parser(
         "uninstall", help="everything of it off again", epilog=UNINSTALL_EXAMPLES, formatter_class=raw

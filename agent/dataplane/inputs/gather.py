@@ -13,7 +13,7 @@ from agent.dataplane.inputs.mtu import oversized
 from agent.dataplane.kernel.model import Address, Link, RouteKey
 from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
-from agent.peers.policies import services
+from agent.peering.peer_policies import services
 from ipam.model import NodeName, Pool
 
 

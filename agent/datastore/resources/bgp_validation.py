@@ -1,6 +1,6 @@
 """Everything that can be wrong with a BGP resource by itself, a sentence each, field first.
 
-Promises: pure; a resource without faults is one that `agent.peers.peering` and `bgp.policy.policy` can use as a whole.
+Promises: pure; a resource without faults is one that `agent.peering.peers` and `bgp.policy.policy` can use as a whole.
 Does not know: other resources, so neither whether a filter of this name exists nor whether an address is a node's.
 """
 

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from agent.config import NodeSettings
 from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.kernel.model import Address
-from agent.place.address_method import How, Method, method
-from agent.place.addressing import Candidate, Interface, beside, by_route, judged, literal
+from agent.node.autodetection_method import How, Method, method
+from agent.node.address_candidates import Candidate, Interface, beside, by_route, judged, literal
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}

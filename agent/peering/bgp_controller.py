@@ -21,14 +21,14 @@ from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Address, Prefix, RouteKey
 from agent.datastore.state_cache import Cluster
-from agent.peers import glass
-from agent.peers.draining import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peers.exporting import Outsiders, announcements, borne, interfaces
-from agent.peers.identity import identity
-from agent.peers.peering import Peering, Situation, peering, wanted_secrets
-from agent.peers.policies import Ground, names_interfaces, policy
-from agent.peers.policies import troubles as policy_troubles
-from agent.peers.secrets import Secrets
+from agent.peering import looking_glass_api
+from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
+from agent.peering.originations import Outsiders, announcements, borne, interfaces
+from agent.peering.speaker_identity import identity
+from agent.peering.peers import Peering, Situation, peering, wanted_secrets
+from agent.peering.peer_policies import Ground, names_interfaces, policy
+from agent.peering.peer_policies import troubles as policy_troubles
+from agent.peering.passwords import Secrets
 from bgp.policy.peer_config import SpeakerConfig
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family
@@ -337,17 +337,17 @@ class Mesh:
         found = {field.name: getattr(status, field.name) for field in fields(status)}
         if peer is None or self._speaker is None:
             return {**found, "type": ""}
-        return {**found, **glass.options(peer, self._speaker.counts(status.address))}
+        return {**found, **looking_glass_api.options(peer, self._speaker.counts(status.address))}
 
     def routes(self, question: str) -> dict[str, Any]:
         """One page of the looking glass. Raises ValueError."""
-        return glass.routes(self._speaker, self._peering.peers, question)
+        return looking_glass_api.routes(self._speaker, self._peering.peers, question)
 
     def teller(self, prefix: Prefix) -> str:
         """Whose path to a prefix is in use."""
-        return glass.teller(self._speaker, self._peering.peers, prefix)
+        return looking_glass_api.teller(self._speaker, self._peering.peers, prefix)
 
     def peer(self, word: str) -> dict[str, Any]:
         """One peer in full, by name or address. Raises ValueError."""
-        address = glass.peer_named(self._peering.peers, word)
+        address = looking_glass_api.peer_named(self._peering.peers, word)
         return next((found for found in self.status() if found["address"] == address), {})

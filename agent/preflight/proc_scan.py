@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
-from agent.preflight.facts import Listener, Process
+from agent.preflight.host_facts import Listener, Process
 
 MOST_PROCESSES = 100_000
 LISTENING = "0A"

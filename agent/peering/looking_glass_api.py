@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agent.peers.peering import Peered
+from agent.peering.peers import Peered
 from bgp.wire.communities import shown
 from bgp.policy.peer_config import PeerConfig
 from bgp.wire.families import Address, Prefix

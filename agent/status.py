@@ -19,12 +19,12 @@ from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
 from agent.dataplane.inputs.gather import troubles
-from agent.metrics.pools import PoolGauges, PoolReadings
+from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
-from agent.peers.mesh import Mesh
-from agent.place.record import NodeRecord
-from agent.service.reloading import Reloading
-from agent.service.standing import Standing
+from agent.peering.bgp_controller import Mesh
+from agent.node.node_resource import NodeRecord
+from agent.service.settings_reload import Reloading
+from agent.service.readiness import Standing
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
 

@@ -20,21 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.datastore.resources.documents import InvalidDocument, read
-from agent.lab import fabric, icmp, processes
-from agent.lab.plan import (
-    MOST_NODES,
-    POOL6,
-    ROOT,
-    SUBNETS6,
-    LabError,
-    LabPlan,
-    Mode,
-    etcd_endpoint,
-    gateway,
-    gateway6,
-    plan,
-    with_mode,
-)
+from agent.lab import fabric, icmp, lab_processes
+from agent.lab.lab_plan import (MOST_NODES, POOL6, ROOT, SUBNETS6, LabError, LabPlan, Mode, etcd_endpoint, gateway, gateway6, plan, with_mode)
 from agent.lab.pods import Pod, pods
 from agent.netlink.namespaces import entered
 
@@ -74,18 +61,18 @@ def up(
     down(name)
     try:
         record = {"nodes": nodes, "mode": mode.value, "dual_stack": dual_stack}
-        processes.write_json(lab.plan.directory / "lab.json", record)
+        lab_processes.write_json(lab.plan.directory / "lab.json", record)
         _build(lab.plan, progress)
         progress("starting etcd")
-        processes.start_etcd(lab.plan)
+        lab_processes.start_etcd(lab.plan)
         progress("applying the pool")
         apply(lab.plan, document)
         if dual_stack:
             apply(lab.plan, with_mode(POOL6, mode, ipip=False))
         progress("starting the agents")
-        processes.start_agents(lab.plan.nodes)
+        lab_processes.start_agents(lab.plan.nodes)
         progress("waiting for the BGP sessions")
-        processes.wait_for_agents(
+        lab_processes.wait_for_agents(
             lab.plan, lambda count: progress(f"{count} of {nodes} agents in session with all others")
         )
     except BaseException:
@@ -154,8 +141,8 @@ def down(name: str) -> int:
     found = fabric.namespaces(made.prefix)
     for namespace in found:
         fabric.end_processes(namespace)
-    processes.wait_for(
-        "the end of the lab", lambda: not any(map(fabric.processes, found)), processes.END_SECONDS
+    lab_processes.wait_for(
+        "the end of the lab", lambda: not any(map(fabric.processes, found)), lab_processes.END_SECONDS
     )
     for namespace in found:
         fabric.remove_namespace(namespace)
@@ -194,7 +181,7 @@ def find(name: str) -> Lab:
 def apply(made: LabPlan, document: dict[str, Any]) -> str:
     """Write resources into the lab's datastore with the project's own command line; what it said. Raises LabError."""
     done = subprocess.run(
-        processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", "apply", "-f", "-"]),
+        lab_processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", "apply", "-f", "-"]),
         input=json.dumps(document),
         capture_output=True,
         text=True,
@@ -211,7 +198,7 @@ def switch(lab: Lab, mode: Mode) -> Lab:
     """Change the mode of every pool of a running lab, as one does with `tortie apply`. Raises LabError."""
     node = lab.plan.nodes[0]
     done = subprocess.run(
-        processes.inside(
+        lab_processes.inside(
             lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", "get", "ippools", "-o", "json"]
         ),
         capture_output=True,

@@ -2,7 +2,7 @@
 
 Promises: pure; a node originates its own blocks once their blackhole is in the kernel, the addresses its pods borrowed
 from other nodes' blocks, and the local prefixes that its settings name while they are here; never an address inside an
-own block, and never what it learned. Which peer is told which of them is decided by `agent.peers.policies`.
+own block, and never what it learned. Which peer is told which of them is decided by `agent.peering.peer_policies`.
 Does not know: sessions, the kernel beyond the routes it is told are installed.
 """
 
@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Link, RouteKey
 from agent.datastore.state_cache import own_blocks
-from agent.peers.policies import Interface
+from agent.peering.peer_policies import Interface
 from bgp.wire.families import Prefix
 from bgp.policy.origination import PLAIN, Origination
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from agent import control
 from agent.lab.fabric import NAMESPACES, processes
-from agent.lab.plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
+from agent.lab.lab_plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
 from agent.lab.topology import TOPOLOGY
 from agent.netlink.namespaces import entered
 

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 
 from agent.dataplane.kernel.model import TUNL0, Link, TunnelKind
-from agent.service.evidence import Evidence
+from agent.service.host_snapshot import Evidence
 
 MODULE = "ipip"
 UNLOAD_SECONDS = 30.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from agent.preflight.facts import AGENT, Finding, HostFacts, ModuleState, Placed, Severity
+from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Placed, Severity
 from ipam.model import EncapsulationMode
 
 CONFLIST = "10-tortie.conflist"

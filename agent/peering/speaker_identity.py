@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.peers.peering import Situation
+from agent.peering.peers import Situation
 from bgp.policy.peer_config import SpeakerConfig
 from bgp.wire.families import Address
 from ipam.model import NodeName

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
-from agent.lab.plan import LabNode, LabPlan
-from agent.lab.processes import inside
+from agent.lab.lab_plan import LabNode, LabPlan
+from agent.lab.lab_processes import inside
 
 CALL_SECONDS = 30.0
 

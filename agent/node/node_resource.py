@@ -25,8 +25,8 @@ from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
-from agent.place.addressing import Candidate, Interface
-from agent.place.finding import AddressFinder, Found, NoAddress
+from agent.node.address_candidates import Candidate, Interface
+from agent.node.autodetection import AddressFinder, Found, NoAddress
 from ipam.allocation.allocator import Allocator, Companion
 from ipam.failures import Conflict
 from ipam.keys import resource_key
