@@ -25,47 +25,47 @@ import structlog
 
 from agent import control
 from agent import log as logging
-from agent.status import Account
 from agent.clock import SystemClock
-from agent.cni.leak_collector import Collector
-from agent.cni.release_journal import Journal
-from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.dependencies import ServerPorts
+from agent.cni.leak_collector import Collector
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.release_journal import Journal
 from agent.cni.server import CniServer
 from agent.config import Config, ConfigError
-from agent.dataplane.trigger import Bell
+from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.desired.desired_state import Entries
+from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.explain.route_queries import RouteGlass
 from agent.dataplane.inputs.facts import Facts, Protocols
+from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
-from agent.dataplane.desired.route_cache import RouteWishes
-from agent.dataplane.cooperative_loop import in_turns
-from agent.dataplane.desired.desired_state import Entries
+from agent.dataplane.trigger import Bell
 from agent.datastore.etcd_settings import etcd_config
-from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
-from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.metrics.exposition import Exposition
 from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
 from agent.metrics.pool_gauges import PoolGauges
-from agent.peering.drain import DrainFile
-from agent.peering.bgp_controller import Mesh
-from agent.peering.nexthop_tracking import Reachability
-from agent.peering.passwords import Secrets
 from agent.node.node_resource import NodeRecord, record_inputs
 from agent.node.underlay import Underlay
-from agent.dataplane.explain.route_queries import RouteGlass
+from agent.peering.bgp_controller import Mesh
+from agent.peering.drain import DrainFile
+from agent.peering.nexthop_tracking import Reachability
+from agent.peering.passwords import Secrets
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import Reloading
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
+from agent.status import Account
 from ipam.allocation.allocator import Allocator
-from ipam.failures import IpamError
 from ipam.etcd.client import EtcdStore
+from ipam.failures import IpamError
 from ipam.model import NodeName
 
 NODE_PASS_SECONDS = 60.0

@@ -14,17 +14,17 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.inputs.gather import troubles
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
-from agent.dataplane.inputs.gather import troubles
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
-from agent.peering.bgp_controller import Mesh
 from agent.node.node_resource import NodeRecord
-from agent.service.settings_reload import Reloading
+from agent.peering.bgp_controller import Mesh
 from agent.service.readiness import Standing
+from agent.service.settings_reload import Reloading
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
 

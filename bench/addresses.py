@@ -21,9 +21,9 @@ from bench.figures import OURS, Measure, Series
 from bench.place import spaces, wait_for
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Committed, Put
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, HandleId, NodeName, Pool, PoolRecord
-from ipam.etcd.store import Committed, Put
 
 URL = "http://127.0.0.1:2379"
 

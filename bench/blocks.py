@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import quantiles
 from uuid import uuid4
 
-from agent.lab import fabric, lifecycle, lab_processes
+from agent.lab import fabric, lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import Pod, call
 from agent.lab.route_tables import table

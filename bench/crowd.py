@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from bench.figures import OURS, Measure, Series
 from bench.place import cpu_seconds, memory_mib

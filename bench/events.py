@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from agent.netlink.netlink_socket import open_socket
-from agent.netlink.rtnetlink import (RTA_GATEWAY, RTM_DELROUTE, RTM_NEWROUTE, attribute, decode_route, messages)
+from agent.netlink.rtnetlink import RTA_GATEWAY, RTM_DELROUTE, RTM_NEWROUTE, attribute, decode_route, messages
 from bench.place import BenchError
 
 BUFFER_BYTES = 64 << 20

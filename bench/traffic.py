@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add
 from bench.figures import OURS, Measure, Series

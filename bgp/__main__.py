@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bgp.settings import BadSettings, Form, Leaving, Settings, settings_of
+from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import number_of
 from bgp.wire.nlri import unpack
-from bgp.transport.speaker import Speaker
-from bgp.settings import BadSettings, Form, Leaving, Settings, settings_of
 
 
 class SystemClock:

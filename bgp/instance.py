@@ -10,19 +10,31 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from typing import TypeVar
 
-from bgp.policy.export_targets import listener_of, not_internal, tell
-from bgp.rib_walks import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
+from bgp.events import (
+    Close,
+    Connection,
+    Dial,
+    Established,
+    Forgotten,
+    JudgeAgain,
+    Learned,
+    Marked,
+    Output,
+    Send,
+    Tolerated,
+)
+from bgp.peer import Peer
+from bgp.peer_index import Roster
 from bgp.policy.export import Listener
+from bgp.policy.export_targets import listener_of, not_internal, tell
+from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
+from bgp.rib.adj_rib_out import AdjRibOut
+from bgp.rib.loc_rib import LocRib
+from bgp.rib_walks import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
-from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
-from bgp.events import (Close, Connection, Dial, Established, Forgotten, JudgeAgain, Learned, Marked, Output, Send, Tolerated)
-from bgp.peer import Peer
-from bgp.rib.loc_rib import LocRib
-from bgp.peer_index import Roster
-from bgp.rib.adj_rib_out import AdjRibOut
 
 Wire = Dial | Send | Close | Tolerated
 """What is left for the shell."""

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_network
 
-from bgp.wire import nlri
-from bgp.rib.decision import Path, is_eligible, why_best, why_not
+from bgp.instance import Router
+from bgp.peer import Peer
+from bgp.peer_status import is_stale
 from bgp.policy.export import outgoing, why_not_told
+from bgp.policy.policy import Candidate
+from bgp.rib.decision import Path, is_eligible, why_best, why_not
+from bgp.wire import nlri
 from bgp.wire.families import Address, Family, Prefix, family_of
 from bgp.wire.nlri import LONGEST, Nlri, prefix_of
-from bgp.peer import Peer
-from bgp.policy.policy import Candidate
-from bgp.instance import Router
-from bgp.peer_status import is_stale
 
 MOST_PREFIXES = 2000
 """Of one page: one turn of the event loop."""

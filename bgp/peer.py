@@ -11,22 +11,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from bgp.session.connect_retry import CONNECT_SECONDS, Calling
-from bgp.wire.capabilities import GracefulRestart
-from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
-from bgp.wire.families import UNICAST, Address, Family
-from bgp.session.fsm import State
-from bgp.rib.adj_ribs_in import Hearing
-from bgp.wire.iana import Cease, Error
-from bgp.rib.adj_rib_in import Intake
-from bgp.wire.messages import Notification, RouteRefresh, Subtype, Update
-from bgp.session.open_parameters import our_side
 from bgp.events import Close, Connection, Dial, Established, Output, Send
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
 from bgp.policy.policy import Judge, judges
-from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
-from bgp.session.notification_text import shutdown_data
+from bgp.rib.adj_rib_in import Intake
 from bgp.rib.adj_rib_out import AdjRibOut
+from bgp.rib.adj_ribs_in import Hearing
+from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
+from bgp.session.connect_retry import CONNECT_SECONDS, Calling
+from bgp.session.fsm import State
+from bgp.session.notification_text import shutdown_data
+from bgp.session.open_parameters import our_side
+from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
+from bgp.wire.capabilities import GracefulRestart
+from bgp.wire.families import UNICAST, Address, Family
+from bgp.wire.iana import Cease, Error
+from bgp.wire.messages import Notification, RouteRefresh, Subtype, Update
 
 TOO_MANY_SECONDS = 300.0
 """How long a neighbour that told too many prefixes is left alone."""

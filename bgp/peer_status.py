@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
+from bgp.instance import Router
+from bgp.peer import Peer
+from bgp.rib.decision import Path, why_not
+from bgp.session.fsm import State
+from bgp.session.notification_text import where_defined, why_of
+from bgp.session.session import Down, Session
 from bgp.wire import nlri
 from bgp.wire.capabilities import Capabilities
-from bgp.rib.decision import Path, why_not
 from bgp.wire.families import Address, Family, Prefix, family_of
-from bgp.session.fsm import State
 from bgp.wire.nlri import Nlri
-from bgp.peer import Peer
-from bgp.instance import Router
-from bgp.session.session import Down, Session
-from bgp.session.notification_text import where_defined, why_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bgp.wire.families import Address
-from bgp.receive_queue import Inbox
 from bgp.events import Connection
 from bgp.instance import Changed, Router, Wire
+from bgp.receive_queue import Inbox
+from bgp.wire.families import Address
 
 WRITTEN_BYTES = 128 << 10
 """UPDATEs of one turn, for all neighbours together."""

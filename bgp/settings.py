@@ -15,9 +15,9 @@ from enum import Enum
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, TypeVar
 
+from bgp.policy.origination import Origination
 from bgp.policy.peer_config import NextHopMode, PeerConfig, SpeakerConfig
 from bgp.wire.families import Address, Family, Prefix
-from bgp.policy.origination import Origination
 
 MOST_PEERS = 1000
 MOST_PREFIXES = 2_000_000

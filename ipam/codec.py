@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from sys import intern
 from typing import Any
 
+from ipam.address_text import text_of
 from ipam.failures import Malformed
 from ipam.keys import affinity_of_key, block_of_key, handle_of_key
 from ipam.model import (
@@ -25,7 +26,6 @@ from ipam.model import (
     NodeName,
     Prefix,
 )
-from ipam.address_text import text_of
 
 
 def _object(key: str, value: bytes) -> dict[str, Any]:

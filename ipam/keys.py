@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-from ipam.model import HandleId, NodeName, Prefix
 from ipam.address_text import text_of
+from ipam.model import HandleId, NodeName, Prefix
 
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"

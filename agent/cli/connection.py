@@ -12,8 +12,8 @@ from agent import control
 from agent.cli.failure import CommandFailed
 from agent.config import Config, ConfigError
 from agent.configuration.loading import Loaded, loaded
-from ipam.failures import IpamError, StoreUnavailable
 from ipam.etcd.store import Store
+from ipam.failures import IpamError, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -52,7 +52,9 @@ def asked(arguments: argparse.Namespace, question: str) -> Any:
 
 def with_store(arguments: argparse.Namespace, work: Callable[[Store], Awaitable[Result]]) -> Result:
     """Run `work` with a connected store. Raises CommandFailed."""
-    from agent.datastore.etcd_settings import etcd_config  # gRPC is slow to load, and most commands ask the agent
+    from agent.datastore.etcd_settings import (
+        etcd_config,
+    )  # gRPC is slow to load, and most commands ask the agent
     from ipam.etcd.client import EtcdStore
 
     etcd = config(arguments).etcd

@@ -28,17 +28,17 @@ from agent.cni.attachment import (
 )
 from agent.cni.check import differences
 from agent.cni.delete import USUAL, Detaching, Waits
-from agent.cni.release_journal import Release
-from agent.cni.plugin.options import CniError, Code
 from agent.cni.dependencies import ServerPorts
+from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request, Result
+from agent.cni.release_journal import Release
 from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from ipam.allocation.allocator import Companion
+from ipam.etcd.store import Delete, Put
 from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.keys import IPAM_CONFIG
 from ipam.model import Address, AddressRequest, Assignment
-from ipam.etcd.store import Delete, Put
 
 SETTLE_SECONDS = 10.0
 """How long ADD waits for the host's route."""

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.plugin.spec import Request
-from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address
-from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, endpoint_name
+from agent.dataplane.kernel.protocol import KernelError
+from agent.datastore.resources.resource_types import (
+    Metadata,
+    WorkloadEndpoint,
+    WorkloadEndpointSpec,
+    endpoint_name,
+)
+from ipam.address_text import text_of
 from ipam.allocation.sticky import Keep
 from ipam.model import HandleId
-from ipam.address_text import text_of
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """The host side of every pod: pods know no other neighbour, so it need not differ."""

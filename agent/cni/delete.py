@@ -18,16 +18,16 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import handle, host_interface, namespace, stored_name
-from agent.cni.release_journal import Journal, JournalFull, Release
-from agent.cni.plugin.options import CniError, Code
 from agent.cni.dependencies import ServerPorts
+from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
+from agent.cni.release_journal import Journal, JournalFull, Release
 from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
 from ipam.allocation.allocator import Companion
+from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError
 from ipam.keys import resource_key
-from ipam.etcd.store import Delete, Unchanged
 
 MOST_LOOKS = 3
 """At an endpoint that changes while it is released."""

@@ -14,9 +14,9 @@ from agent.cni.attachment import Attachment
 from agent.cni.check import PodState
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.allocation.allocator import Companion
-from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 from ipam.allocation.release import Guarded, Released
 from ipam.etcd.store import Store
+from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 
 
 class Addresses(Protocol):

@@ -11,12 +11,12 @@ import asyncio
 from agent.cni.add import Attaching
 from agent.cni.check import told_addresses
 from agent.cni.delete import Answer, Detaching
-from agent.cni.release_journal import Release
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.results import render_addresses
 from agent.cni.plugin.spec import Request
-from ipam.failures import IpamError
+from agent.cni.release_journal import Release
 from ipam.address_text import text_of
+from ipam.failures import IpamError
 
 
 class Delegated:

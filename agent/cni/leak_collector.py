@@ -18,18 +18,18 @@ import structlog
 from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
 from agent.cni.dependencies import ServerPorts
-from agent.datastore.state_cache import Cluster, own_blocks
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.datastore.state_cache import Cluster, own_blocks
 from ipam import block as blocks
 from ipam.allocation.allocator import Companion
-from ipam.codec import decode_block
-from ipam.failures import Conflict, IpamError
-from ipam.check.leak_proof import PAUSE_SECONDS, Look, proof
+from ipam.allocation.release import Guarded
 from ipam.allocation.sticky import is_kept, is_over
+from ipam.check.leak_proof import PAUSE_SECONDS, Look, proof
+from ipam.codec import decode_block
+from ipam.etcd.store import Delete, Unchanged
+from ipam.failures import Conflict, IpamError
 from ipam.keys import block_key
 from ipam.model import Address, Attributes, Block, HandleId, NodeName
-from ipam.allocation.release import Guarded
-from ipam.etcd.store import Delete, Unchanged
 
 ROUND_SECONDS = 300.0
 """Between two rounds when nothing is suspected; a suspect is looked at again as soon as it may be proved."""

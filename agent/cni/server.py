@@ -19,17 +19,17 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.plugin import spec
 from agent.cni.add import Attaching
 from agent.cni.attachment import host_interface
+from agent.cni.delete import USUAL, Detaching, Waits
+from agent.cni.dependencies import ServerPorts
 from agent.cni.gc import garbage
 from agent.cni.ipam_only import Delegated
-from agent.cni.delete import USUAL, Detaching, Waits
-from agent.cni.release_journal import Journal, Release
+from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
-from agent.cni.dependencies import ServerPorts
 from agent.cni.plugin.results import render, render_error, render_versions
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
+from agent.cni.release_journal import Journal, Release
 from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block
 from ipam.failures import IpamError, Malformed

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.kernel.model import Address, RouteKey
+from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.report import Tally
 
 PAUSE_SECONDS = 0.25

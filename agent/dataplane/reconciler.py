@@ -16,26 +16,26 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from agent.clock import Clock
-from agent.dataplane.kinds import diff
-from agent.dataplane.trigger import Bell
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.kinds.delta import Delta
-from agent.dataplane.kinds.entry_steps import EntrySteps
-from agent.dataplane.explain.route_reasons import Situation
 from agent.dataplane.conntrack_cleanup import Forgetting
+from agent.dataplane.cooperative_loop import in_turns
 from agent.dataplane.event_triage import Hearing, Worth
-from agent.dataplane.kinds.link_cache import Interfaces
-from agent.dataplane.kernel.protocol import Changes, Kernel, KernelError, KernelEvent, Overrun
-from agent.dataplane.tunnel_grace import Lingering
+from agent.dataplane.explain.route_reasons import Situation
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
 from agent.dataplane.kernel.ownership import Installed, Ownership
-from agent.dataplane.pass_limiter import Pace, Tempo
-from agent.dataplane.kinds.diff import Picture, Wish
-from agent.dataplane.kinds.read_kind import read
-from agent.dataplane.report import Report, Tally
-from agent.dataplane.kinds.sysctl_reader import Switches
-from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.kernel.protocol import Changes, Kernel, KernelError, KernelEvent, Overrun
+from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.apply import Writes
+from agent.dataplane.kinds.delta import Delta
+from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.entry_steps import EntrySteps
+from agent.dataplane.kinds.link_cache import Interfaces
+from agent.dataplane.kinds.read_kind import read
+from agent.dataplane.kinds.sysctl_reader import Switches
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.pass_limiter import Pace, Tempo
+from agent.dataplane.report import Report, Tally
+from agent.dataplane.trigger import Bell
+from agent.dataplane.tunnel_grace import Lingering
 
 __all__ = ["Reconciler", "Report", "Wish"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.config import ConfigError, EtcdSettings, only_its_owners, password
-from ipam.failures import StoreUnavailable
-from ipam.etcd.client import EtcdConfig
 from ipam.etcd.channels import Channels
+from ipam.etcd.client import EtcdConfig
+from ipam.failures import StoreUnavailable
 
 
 def etcd_config(settings: EtcdSettings) -> EtcdConfig:

@@ -16,10 +16,10 @@ import msgspec
 from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import PLURALS, IPPool, decode
 from ipam.codec import decode_reservation
+from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
 from ipam.keys import RESERVATIONS, resource_name, resource_prefix
 from ipam.model import Address, PoolRecord, Prefix
-from ipam.etcd.store import Versioned
 
 TUNNEL_FIELDS = (
     ("spec", "bgp", "ipv4IPIPTunnelAddr"),

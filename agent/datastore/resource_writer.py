@@ -17,15 +17,15 @@ import msgspec
 
 from agent.clock import Clock
 from agent.datastore import storage_layout
-from agent.datastore.resources.documents import Found, InvalidDocument, Place, checked
-from agent.datastore.storage_layout import Damaged, Kept, key_named, key_of
 from agent.datastore.pool_writer import drain_pool, pool_fault
-from ipam.etcd.dry_run_store import FIRST_REVISION
+from agent.datastore.resources.documents import Found, InvalidDocument, Place, checked
 from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
 from agent.datastore.resources.schema import Document, changes
-from ipam.failures import Conflict
+from agent.datastore.storage_layout import Damaged, Kept, key_named, key_of
+from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged, Versioned
 from ipam.etcd.store import Outcome as StoreOutcome
+from ipam.failures import Conflict
 
 MOST_ATTEMPTS = 10
 """As calicoctl: another writer may come first so often."""

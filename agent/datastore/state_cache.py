@@ -18,16 +18,26 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from agent.datastore.resources.bgp_validation import NODE_PREFIX, bgp_faults
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
+from agent.datastore.resources.bgp_validation import NODE_PREFIX, bgp_faults
 from agent.datastore.resources.ip_pool import pool
-from agent.datastore.resources.resource_types import (PLURALS, BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, WorkloadEndpoint, decode, kind_of)
+from agent.datastore.resources.resource_types import (
+    PLURALS,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
+    IPPool,
+    Node,
+    WorkloadEndpoint,
+    decode,
+    kind_of,
+)
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
+from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
 from ipam.keys import BLOCKS, HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
-from ipam.etcd.store import Versioned
 
 POOLS = resource_prefix(PLURALS["IPPool"])
 NODES = resource_prefix(PLURALS["Node"])

@@ -14,14 +14,24 @@ from typing import Any
 import msgspec
 
 from agent.datastore.resources.ipam_types import affinity_name, configuration_document, rules_of
-from agent.datastore.resources.resource_types import (API_VERSION, KINDS, NAMESPACED, PLURALS, IPAMConfiguration, Metadata, Resource, encode, kind_of)
+from agent.datastore.resources.resource_types import (
+    API_VERSION,
+    KINDS,
+    NAMESPACED,
+    PLURALS,
+    IPAMConfiguration,
+    Metadata,
+    Resource,
+    encode,
+    kind_of,
+)
 from agent.datastore.resources.schema import Document, with_unknown
+from ipam.address_text import text_of
 from ipam.codec import decode_affinity, decode_config, encode_config
+from ipam.etcd.store import Versioned
 from ipam.failures import Malformed
 from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import IpamConfig
-from ipam.etcd.store import Versioned
-from ipam.address_text import text_of
 
 
 class Damaged(Exception):

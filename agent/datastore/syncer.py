@@ -16,10 +16,20 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.datastore.state_cache import (AFFINITIES, BGP_FILTERS, BGP_PEERS, BGP_SETTINGS, ENDPOINTS, NODES, POOLS, Cluster, endpoint_prefix)
+from agent.datastore.state_cache import (
+    AFFINITIES,
+    BGP_FILTERS,
+    BGP_PEERS,
+    BGP_SETTINGS,
+    ENDPOINTS,
+    NODES,
+    POOLS,
+    Cluster,
+    endpoint_prefix,
+)
+from ipam.etcd.store import Changed, Store
 from ipam.failures import Compacted, StoreError, WentBack
 from ipam.keys import BLOCKS
-from ipam.etcd.store import Changed, Store
 
 RELIST_SECONDS = 600.0
 """However healthy a watch looks, its prefix is listed again this often (with jitter)."""

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agent.lab import lifecycle, lab_processes, show
+from agent.lab import lab_processes, lifecycle, show
 from agent.lab.fabric import has_ipip
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import ROOT, LabError, Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods
 from agent.lab.route_tables import table, tables
 

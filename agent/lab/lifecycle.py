@@ -21,7 +21,20 @@ from typing import Any
 
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.lab import fabric, icmp, lab_processes
-from agent.lab.lab_plan import (MOST_NODES, POOL6, ROOT, SUBNETS6, LabError, LabPlan, Mode, etcd_endpoint, gateway, gateway6, plan, with_mode)
+from agent.lab.lab_plan import (
+    MOST_NODES,
+    POOL6,
+    ROOT,
+    SUBNETS6,
+    LabError,
+    LabPlan,
+    Mode,
+    etcd_endpoint,
+    gateway,
+    gateway6,
+    plan,
+    with_mode,
+)
 from agent.lab.pods import Pod, pods
 from agent.netlink.namespaces import entered
 

@@ -20,7 +20,7 @@ from agent.lab.fabric import NAMESPACES, make_namespace, namespaces, remove_name
 from agent.lab.lab_plan import NETWORK, POD_NAME, LabError, LabNode, LabPlan
 from agent.lab.lab_processes import inside, write_json
 
-PLUGIN = Path(__file__).parent.parent / "cni" / "shim.py"
+PLUGIN = Path(__file__).parent.parent / "cni" / "plugin" / "shim.py"
 PYTHON = "/usr/bin/python3"
 CALL_SECONDS = 120.0
 CNI_VERSION = "1.0.0"

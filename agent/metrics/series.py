@@ -14,8 +14,8 @@ from enum import Enum
 
 from agent.dataplane.report import Report
 from agent.metrics.pool_gauges import PoolReadings
-from bgp.session.fsm import State
 from bgp.peer_status import PeerStatus
+from bgp.session.fsm import State
 from ipam.address_text import text_of
 
 _Labels = tuple[str, ...]

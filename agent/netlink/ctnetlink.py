@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.dataplane.kernel.model import Address
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, NLM_F_DUMP, NLM_F_REQUEST, attribute, attributes, message)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    attribute,
+    attributes,
+    message,
+)
 
 NFNL_SUBSYS_CTNETLINK = 1
 CT_NEW, CT_GET, CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | number for number in (0, 1, 2))

@@ -22,7 +22,15 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from agent.dataplane.kernel.protocol import Incomplete, KernelError, Unsupported
-from agent.netlink.rtnetlink import (HEADER, NLM_F_ACK, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, error_of, messages)
+from agent.netlink.rtnetlink import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    error_of,
+    messages,
+)
 
 T = TypeVar("T")
 

@@ -12,9 +12,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.netlink.nft_masquerade import (CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DATA_VALUE, GETRULE, HOOK_NUMBER, NESTED, NEWCHAIN, NEWRULE, NFT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, edge, expression, generic, name)
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, ForwardChain
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, Message, attribute, attributes, message)
+from agent.netlink.nft_masquerade import (
+    CHAIN_HOOK,
+    CHAIN_NAME,
+    CHAIN_POLICY,
+    CHAIN_TABLE,
+    CHAIN_TYPE,
+    DATA_VALUE,
+    GETRULE,
+    HOOK_NUMBER,
+    NESTED,
+    NEWCHAIN,
+    NEWRULE,
+    NFT,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_TABLE,
+    edge,
+    expression,
+    generic,
+    name,
+)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Message,
+    attribute,
+    attributes,
+    message,
+)
 
 GETCHAIN, DELCHAIN, DELRULE = (NFT | number for number in (4, 5, 8))
 NFPROTO_INET = 1

@@ -22,7 +22,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
 from agent.dataplane.kernel.model import Masquerade, Prefix, collapsed
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, Message, attribute, attributes, message)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Message,
+    attribute,
+    attributes,
+    message,
+)
 
 TABLE, SOURCES, POOLS, CHAIN = "tortie", "masquerade-pools", "all-pools", "postrouting"
 

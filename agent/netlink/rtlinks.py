@@ -10,7 +10,28 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.dataplane.kernel.model import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
-from agent.netlink.rtnetlink import (AF_BRIDGE, AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, RTM_DELNEIGH, RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_NEWNEIGH, Malformed, address, attribute, attributes, message, number)
+from agent.netlink.rtnetlink import (
+    AF_BRIDGE,
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTM_DELNEIGH,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_NEWNEIGH,
+    Malformed,
+    address,
+    attribute,
+    attributes,
+    message,
+    number,
+)
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2

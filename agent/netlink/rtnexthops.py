@@ -10,7 +10,24 @@ import struct
 from dataclasses import dataclass
 
 from agent.dataplane.kernel.model import RTPROT_BIRD, Address
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, AF_UNSPEC, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, RTA_NH_ID, RTNH_F_ONLINK, Malformed, address, attribute, attributes, message, number)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTA_NH_ID,
+    RTNH_F_ONLINK,
+    Malformed,
+    address,
+    attribute,
+    attributes,
+    message,
+    number,
+)
 
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 NHA_ID, NHA_OIF, NHA_GATEWAY = 1, 5, 6

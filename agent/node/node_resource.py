@@ -19,21 +19,21 @@ import structlog
 
 from agent.clock import Clock
 from agent.config import NodeSettings
-from agent.dataplane.inputs.facts import bearing
-from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
-from agent.datastore.state_cache import Cluster
+from agent.dataplane.inputs.facts import bearing
+from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Link
+from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
+from agent.datastore.state_cache import Cluster
 from agent.node.address_candidates import Candidate, Interface
 from agent.node.autodetection import AddressFinder, Found, NoAddress
+from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator, Companion
+from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
 from ipam.failures import Conflict
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
-from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
-from ipam.address_text import text_of
 
 MOST_WRITES = 5
 """Attempts at one change of the record while others write it too."""

@@ -24,15 +24,15 @@ from agent.datastore.state_cache import Cluster
 from agent.peering import looking_glass_api
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.originations import Outsiders, announcements, borne, interfaces
-from agent.peering.speaker_identity import identity
-from agent.peering.peers import Peering, Situation, peering, wanted_secrets
+from agent.peering.passwords import Secrets
 from agent.peering.peer_policies import Ground, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.passwords import Secrets
+from agent.peering.peers import Peering, Situation, peering, wanted_secrets
+from agent.peering.speaker_identity import identity
 from bgp.policy.peer_config import SpeakerConfig
+from bgp.transport.speaker import PeerStatus, Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family
-from bgp.transport.speaker import PeerStatus, Speaker
 
 LISTEN_RETRY_SECONDS = 2.0
 FAMILIES = {4: Family.IPV4, 6: Family.IPV6}

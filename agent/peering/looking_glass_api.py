@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from agent.peering.peers import Peered
-from bgp.wire.communities import shown
+from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
 from bgp.policy.peer_config import PeerConfig
+from bgp.transport.speaker import Speaker
+from bgp.wire.communities import shown
 from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
-from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
-from bgp.transport.speaker import Speaker
 from ipam.address_text import text_of
 
 Peers = Mapping[Address, Peered]

@@ -16,8 +16,8 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Link, RouteKey
 from agent.datastore.state_cache import own_blocks
 from agent.peering.peer_policies import Interface
-from bgp.wire.families import Prefix
 from bgp.policy.origination import PLAIN, Origination
+from bgp.wire.families import Prefix
 
 BLOCK = Origination(is_block=True)
 

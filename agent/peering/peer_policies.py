@@ -12,11 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, FilterRule, PrefixAdvertisement
-from agent.datastore.resources.bgp_types import Operation as OperationSpec
 from agent.datastore.resources.bgp_parsing import community
+from agent.datastore.resources.bgp_types import (
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    FilterRule,
+    PrefixAdvertisement,
+)
+from agent.datastore.resources.bgp_types import Operation as OperationSpec
+from bgp.policy.policy import (
+    Action,
+    AddCommunity,
+    Operation,
+    Operator,
+    Own,
+    Policy,
+    PrefixMatch,
+    PrependAs,
+    Reached,
+    Rule,
+    SetPriority,
+)
 from bgp.wire.families import Family, Prefix
-from bgp.policy.policy import (Action, AddCommunity, Operation, Operator, Own, Policy, PrefixMatch, PrependAs, Reached, Rule, SetPriority)
 from ipam.model import Pool
 
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
 
-from agent.datastore.resources.bgp_validation import NODE_PREFIX
-from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
 from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, seconds
+from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
+from agent.datastore.resources.bgp_validation import NODE_PREFIX
 from agent.datastore.resources.resource_types import Node
 from bgp.policy.peer_config import NextHopMode, PeerConfig
 from bgp.wire.families import Address, family_of
+from ipam.address_text import text_of
 from ipam.model import NodeName
 from ipam.selector import parse
-from ipam.address_text import text_of
 
 SecretRef = tuple[str, str]
 """Name and key of a secret."""

@@ -6,8 +6,8 @@ Does not know: how facts are read, who prints.
 
 from __future__ import annotations
 
-from agent.preflight.host_facts import Finding, HostFacts, Severity
 from agent.preflight.host_checks import host_findings
+from agent.preflight.host_facts import Finding, HostFacts, Severity
 from agent.preflight.network_checks import network_findings
 
 

@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from agent.dataplane.inputs.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
-from agent.dataplane.kernel.model import (OUR_TUNNELS, PROTOCOL_NAMES, RTPROT_KERNEL, WORKLOAD_PREFIX, ForwardChain, Link, Prefix, Route, RouteType)
+from agent.dataplane.kernel.model import (
+    OUR_TUNNELS,
+    PROTOCOL_NAMES,
+    RTPROT_KERNEL,
+    WORKLOAD_PREFIX,
+    ForwardChain,
+    Link,
+    Prefix,
+    Route,
+    RouteType,
+)
 from agent.preflight.host_facts import AGENT, Finding, HostFacts, Severity
 from ipam.model import EncapsulationMode, Pool
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.service.sd_notify import Notifier
 from agent.service.readiness import Standing, is_ready, status_text
+from agent.service.sd_notify import Notifier
 
 STARTING_SECONDS = 0.1
 """Between two looks until ready."""

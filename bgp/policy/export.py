@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from bgp.wire.attributes import PathAttributes, prepended
+from bgp.policy.origination import OwnBlocks
 from bgp.policy.peer_config import NextHopMode
+from bgp.policy.policy import Candidate, Judge
 from bgp.rib.decision import Path, Source, local_pref
+from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, family_of
 from bgp.wire.iana import WellKnown
 from bgp.wire.nlri import Nlri
-from bgp.policy.origination import OwnBlocks
-from bgp.policy.policy import Candidate, Judge
 
 NON_TRANSITIVE = 0x40
 """RFC 4360 section 2: such an extended community stays inside the AS."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from bgp.policy.peer_config import SpeakerConfig
+from bgp.peer import Peer
 from bgp.policy.export import Listener, concerns_internal, own_next_hop, telling
+from bgp.policy.origination import OwnBlocks
+from bgp.policy.peer_config import SpeakerConfig
+from bgp.rib.loc_rib import LocRib
 from bgp.wire.families import Family, number_of
 from bgp.wire.nlri import Nlri
-from bgp.policy.origination import OwnBlocks
-from bgp.peer import Peer
-from bgp.rib.loc_rib import LocRib
 
 
 def listener_of(us: SpeakerConfig, peer: Peer, family: Family, *, lowered: bool) -> Listener | None:

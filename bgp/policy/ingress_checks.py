@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bgp.wire.attributes import PathAttributes
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, plain
 from bgp.wire.iana import WellKnown
 

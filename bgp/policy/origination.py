@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeVar
 
+from bgp.policy.policy import Own
+from bgp.rib.decision import Path, Source
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import sorted_out
-from bgp.rib.decision import Path, Source
 from bgp.wire.families import Family, Prefix, family_of
 from bgp.wire.nlri import Nlri, pack, truncated
-from bgp.policy.policy import Own
 
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
 OURSELVES = Source(key=0, address=IPv4Address(0), router_id=IPv4Address(0), internal=True)

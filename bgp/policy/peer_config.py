@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
+from bgp.policy.policy import Policy
 from bgp.wire.families import Address, Family
 from bgp.wire.iana import PORT
-from bgp.policy.policy import Policy
 
 LARGEST_AS = 0xFFFFFFFF
 SHORTEST_HOLD_SECONDS = 3

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bgp.wire.attributes import PathAttributes
-from bgp.rib.decision import Path
-from bgp.wire.families import Family
-from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of
 from bgp.events import Forgotten, Learned, Marked, Output
 from bgp.policy.policy import Candidate, Judge
+from bgp.rib.decision import Path
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.loc_rib import AdjRibIn
+from bgp.wire.attributes import PathAttributes
+from bgp.wire.families import Family
+from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of
 
 LONGEST_REPEATING_SECONDS = 360.0
 """How long a neighbour may take to tell everything again before what it did not tell goes (RFC 7313 section 4.2)."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.attribute_codec import encode
+from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.families import UNICAST, Family
 from bgp.wire.framing import HEADER_BYTES
 from bgp.wire.messages import RouteRefresh, Subtype

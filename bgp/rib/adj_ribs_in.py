@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from bgp.events import JudgeAgain, Output, Tolerated
 from bgp.policy.ingress_checks import believed, refusal
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.policy.policy import Judge, judges
+from bgp.rib.adj_rib_in import Intake
+from bgp.rib.decision import Path, Source
+from bgp.session.session import Session
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.capabilities import GracefulRestart
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.decision import Path, Source
 from bgp.wire.families import Address, Family, number_of
-from bgp.rib.adj_rib_in import Intake
 from bgp.wire.messages import Open, Update
 from bgp.wire.nlri import Nlri, by_path_id
-from bgp.events import JudgeAgain, Output, Tolerated
-from bgp.policy.policy import Judge, judges
-from bgp.session.session import Session
 
 
 class Hearing:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""One session with one neighbour: its state machine, timers, connections and when to call again."""

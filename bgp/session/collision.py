@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from bgp.session.fsm import State
 from bgp.events import Connection
+from bgp.session.fsm import State
 from bgp.session.session import Session
 
 PATIENCE_SECONDS = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgp.session.fsm import Event
-from bgp.wire.iana import (Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError)
+from bgp.wire.iana import Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError
 from bgp.wire.messages import Notification
 
 _SUBCODES = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bgp.wire.capabilities import Capabilities, GracefulRestart
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address
 from bgp.session.session import Local
+from bgp.wire.capabilities import Capabilities, GracefulRestart
+from bgp.wire.families import Address
 
 
 def our_side(

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp.session import fsm
+from bgp.session.fsm import Action, State, advance
+from bgp.session.notification_text import describe, why_of
+from bgp.session.timers import Timer, Timers, jittered
 from bgp.wire import messages
-from bgp.wire.attributes import Context
 from bgp.wire.attribute_codec import Decoded
+from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities, family_at, multiprotocol
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT, Framing
-from bgp.session.fsm import Action, State, advance
 from bgp.wire.iana import Cease, Error, FsmError, MessageType, OpenError
 from bgp.wire.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
-from bgp.session.notification_text import describe, why_of
-from bgp.session.timers import Timer, Timers, jittered
 
 OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""

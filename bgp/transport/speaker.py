@@ -13,19 +13,28 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.transport.listeners import Doors
-from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Address, Family, Prefix, number_of
-from bgp.session.fsm import State
-from bgp.looking_glass import Counts, Page, View, counts, look
-from bgp.wire.nlri import Nlri
-from bgp.policy.origination import Origination
 from bgp.events import Close, Connection, Dial, Send, Tolerated
 from bgp.instance import Changed, Router, Wire
-from bgp.peer_status import (Learned, LearnedRoute, PathStatus, PeerStatus, advertised, paths, peer_status, received)
-from bgp.transport.tcp import Tcp, calling
+from bgp.looking_glass import Counts, Page, View, counts, look
+from bgp.peer_status import (
+    Learned,
+    LearnedRoute,
+    PathStatus,
+    PeerStatus,
+    advertised,
+    paths,
+    peer_status,
+    received,
+)
+from bgp.policy.origination import Origination
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Turns
+from bgp.session.fsm import State
+from bgp.transport.listeners import Doors
+from bgp.transport.tcp import Tcp, calling
+from bgp.wire.errors import ListenFailed
+from bgp.wire.families import Address, Family, Prefix, number_of
+from bgp.wire.nlri import Nlri
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
 

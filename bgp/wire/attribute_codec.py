@@ -13,9 +13,19 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from bgp.wire.attributes import (SPECS, TRANSITIVE, Context, PathAttributes, pack_aggregator, pack_as_path, read_aggregator, read_as_path, withdraw)
-from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
 from bgp.wire.as4 import merged, needs_as4
+from bgp.wire.attributes import (
+    SPECS,
+    TRANSITIVE,
+    Context,
+    PathAttributes,
+    pack_aggregator,
+    pack_as_path,
+    read_aggregator,
+    read_as_path,
+    withdraw,
+)
+from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
 from bgp.wire.iana import AS_TRANS, Attribute, Error, Flag, UpdateError
 
 _DEFAULTS = PathAttributes()

@@ -12,8 +12,8 @@ from enum import IntEnum
 from ipaddress import IPv4Address
 
 from bgp.wire import capabilities, update
-from bgp.wire.attributes import Context
 from bgp.wire.attribute_codec import Decoded
+from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
 from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, frame

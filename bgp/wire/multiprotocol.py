@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp.wire import nlri
-from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.attribute_codec import framed
+from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import family_at
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import UNICAST, Address, Family

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass, field, replace
 
 from bgp.wire import attribute_codec, multiprotocol, nlri
-from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.attribute_codec import Decoded
+from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.errors import NotificationError, Treatment
 from bgp.wire.families import Address, Family, plain
 from bgp.wire.iana import Attribute, Error, UpdateError

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Taking and giving back addresses: each change one guarded transaction."""

@@ -18,16 +18,34 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from ipam import block as blocks
-from ipam.allocation.transaction import NOTHING, Companion, Draft, Kept, broken_guards
-from ipam.failures import Conflict, IpamError, Refused, StoreError
+from ipam.allocation.assign import Placing
+from ipam.allocation.block_cache import Territory, load
+from ipam.allocation.commit_queue import (
+    FIRST_WAIT_SECONDS,
+    GROUP_MOST,
+    LONGEST_WAIT_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_WAITING,
+    Pending,
+    shortened,
+)
+from ipam.allocation.release import (
+    Guarded,
+    Held,
+    Released,
+    Seen,
+    guarded,
+    held_by,
+    release_addresses,
+    release_node,
+    release_pool,
+)
 from ipam.allocation.release_queue import Freeing
+from ipam.allocation.transaction import NOTHING, Companion, Draft, Kept, broken_guards
+from ipam.etcd.store import Committed, Lost, Put, Store
+from ipam.failures import Conflict, IpamError, Refused, StoreError
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord, Prefix
-from ipam.allocation.commit_queue import (FIRST_WAIT_SECONDS, GROUP_MOST, LONGEST_WAIT_SECONDS, MOST_ATTEMPTS, MOST_WAITING, Pending, shortened)
-from ipam.allocation.assign import Placing
-from ipam.allocation.release import (Guarded, Held, Released, Seen, guarded, held_by, release_addresses, release_node, release_pool)
-from ipam.etcd.store import Committed, Lost, Put, Store
-from ipam.allocation.block_cache import Territory, load
 
 __all__ = ["Allocator", "Companion"]
 

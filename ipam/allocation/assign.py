@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from ipam import block as blocks
-from ipam.allocation.transaction import Draft, Kept
-from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
+from ipam.allocation.block_cache import Territory, abandoned, free_block, survey
+from ipam.allocation.pool_selection import aligned_block, eligible, left
+from ipam.allocation.reassign import returned
 from ipam.allocation.sticky import is_kept
+from ipam.allocation.transaction import Draft, Kept
+from ipam.etcd.store import Store
+from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
 from ipam.keys import block_key
 from ipam.model import (
     DEFAULT_BLOCKS_PER_NODE,
@@ -27,10 +31,6 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
-from ipam.allocation.reassign import returned
-from ipam.allocation.pool_selection import aligned_block, eligible, left
-from ipam.etcd.store import Store
-from ipam.allocation.block_cache import Territory, abandoned, free_block, survey
 
 LEFT_AT_ONCE = 4
 """Blocks given up in one transaction."""

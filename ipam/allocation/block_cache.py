@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from ipam import block as blocks
-from ipam.codec import decode_affinity, decode_config, decode_reservation
+from ipam.allocation.pool_selection import blocks_in_order
 from ipam.allocation.transaction import Draft, Kept, read_block
+from ipam.codec import decode_affinity, decode_config, decode_reservation
+from ipam.etcd.store import Put, Store, Versioned
 from ipam.failures import Malformed
 from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
 from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
-from ipam.allocation.pool_selection import blocks_in_order
-from ipam.etcd.store import Put, Store, Versioned
 
 BLOCKS_AT_ONCE = 64
 """Block keys looked at in one read while a free one is sought."""

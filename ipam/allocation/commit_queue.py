@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipam.allocation.transaction import NOTHING, Companion, Draft
-from ipam.model import Address, AddressRequest, Assignment, HandleId
 from ipam.allocation.release import Guarded, guarded
+from ipam.allocation.transaction import NOTHING, Companion, Draft
 from ipam.etcd.store import Versioned
+from ipam.model import Address, AddressRequest, Assignment, HandleId
 
 MOST_ATTEMPTS = 100
 """Lost races before Conflict; Calico's number."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipam.codec import decode_config, encode_config
+from ipam.etcd.store import Committed, Put, Store, Unchanged
 from ipam.failures import Conflict, Refused
 from ipam.keys import IPAM_CONFIG
 from ipam.model import IpamConfig
-from ipam.etcd.store import Committed, Put, Store, Unchanged
 
 MOST_ATTEMPTS = 10
 LONGEST_COOLDOWN_SECONDS = 1200

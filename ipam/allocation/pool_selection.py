@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ipam.address_text import text_of
 from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix
 from ipam.selector import SelectorError, parse
-from ipam.address_text import text_of
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
 """FNV-1, 32 bit."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipam import block as blocks
-from ipam.allocation.transaction import Draft
+from ipam.allocation.pool_selection import eligible
+from ipam.allocation.release import held_by
 from ipam.allocation.sticky import is_kept
+from ipam.allocation.transaction import Draft
+from ipam.etcd.store import Store
 from ipam.keys import handle_key
 from ipam.model import Address, AddressRequest, Assignment, Attributes, PoolRecord
-from ipam.allocation.release import held_by
-from ipam.allocation.pool_selection import eligible
-from ipam.etcd.store import Store
 
 
 async def returned(

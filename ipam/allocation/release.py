@@ -14,10 +14,11 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
-from ipam.codec import decode_config, decode_handle
-from ipam.allocation.transaction import Draft, Kept, read_block
-from ipam.failures import Conflict, Malformed, Refused
 from ipam.allocation.sticky import draft_keeping
+from ipam.allocation.transaction import Draft, Kept, read_block
+from ipam.codec import decode_config, decode_handle
+from ipam.etcd.store import Committed, Store, Versioned
+from ipam.failures import Conflict, Malformed, Refused
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
@@ -40,7 +41,6 @@ from ipam.model import (
     PoolRecord,
     Prefix,
 )
-from ipam.etcd.store import Committed, Store, Versioned
 
 MOST_ATTEMPTS = 100
 RETRY_SECONDS = 0.01

@@ -13,15 +13,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from ipam.codec import decode_handle
-from ipam.allocation.transaction import Companion, Draft, broken_guards
-from ipam.failures import Conflict, IpamError, Malformed
+from ipam.allocation.commit_queue import (
+    FIRST_WAIT_SECONDS,
+    GROUP_MOST,
+    LONGEST_WAIT_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_WAITING,
+    Leaving,
+    shortened,
+)
+from ipam.allocation.release import Pause, Seen, draft_release, seen_in
 from ipam.allocation.sticky import names_of
+from ipam.allocation.transaction import Companion, Draft, broken_guards
+from ipam.codec import decode_handle
+from ipam.etcd.store import Committed, Lost, Store, Versioned
+from ipam.failures import Conflict, IpamError, Malformed
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, HandleId, Prefix
-from ipam.allocation.commit_queue import (FIRST_WAIT_SECONDS, GROUP_MOST, LONGEST_WAIT_SECONDS, MOST_ATTEMPTS, MOST_WAITING, Leaving, shortened)
-from ipam.allocation.release import Pause, Seen, draft_release, seen_in
-from ipam.etcd.store import Committed, Lost, Store, Versioned
 
 
 class Freeing:

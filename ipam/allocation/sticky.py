@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 
 from ipam import block as blocks
 from ipam.allocation.transaction import Draft
+from ipam.etcd.store import Versioned
 from ipam.keys import handle_key
 from ipam.model import Attributes, Block, HandleId, Prefix
-from ipam.etcd.store import Versioned
 
 KEEP_AS, KEEP_SECONDS, KEPT_UNTIL = "keepAs", "keepSeconds", "keptUntil"
 LONGEST_KEEP_SECONDS = 30 * 86_400

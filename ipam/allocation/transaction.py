@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from ipam import block as blocks
 from ipam.codec import decode_block, encode_affinity, encode_block, encode_handle
+from ipam.etcd.store import MOST_OPERATIONS, Delete, Lost, Operation, Put, Unchanged, Versioned
 from ipam.failures import Conflict, Malformed
 from ipam.keys import affinity_key, block_key, handle_key
 from ipam.model import AffinityState, Block, Handle, HandleId, NodeName, Prefix
-from ipam.etcd.store import MOST_OPERATIONS, Delete, Lost, Operation, Put, Unchanged, Versioned
 
 
 @dataclass(frozen=True, slots=True)

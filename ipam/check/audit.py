@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipam import block as blocks
-from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
-from ipam.failures import Malformed
 from ipam.allocation.sticky import is_kept
+from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
+from ipam.etcd.store import Versioned
+from ipam.failures import Malformed
 from ipam.keys import HANDLES, IPAM_CONFIG, affinity_key, affinity_of_key, block_key, block_of_key, handle_key
 from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
-from ipam.etcd.store import Versioned
 
 
 @dataclass(frozen=True, slots=True)

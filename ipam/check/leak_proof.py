@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ipam.model import Address, HandleId, NodeName
 from ipam.allocation.release import Guarded
+from ipam.model import Address, HandleId, NodeName
 
 PAUSE_SECONDS = 60.0
 """Between the two looks: longer than an attachment takes from its allocation to its veth."""

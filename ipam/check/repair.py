@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ipam.check.audit import Finding, Picture, real_counts
 from ipam.allocation.transaction import Draft
+from ipam.check.audit import Finding, Picture, real_counts
 from ipam.keys import affinity_of_key, block_key, block_of_key, handle_key
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The etcd client: a store with revisions, guards and watches; it knows nothing of addresses."""

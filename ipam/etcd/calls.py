@@ -15,10 +15,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
 from ipam.etcd.channels import Channels, Link
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
+from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
 
 FIRST_PATIENCE_SECONDS = 1.0
 """How long one member is waited for while there are others: one whose leader has just died holds reads for 7 s (etcd

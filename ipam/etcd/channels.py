@@ -21,9 +21,9 @@ import grpc
 from grpc import aio
 
 from ipam.etcd.certificate import valid_until
-from ipam.failures import StoreUnavailable
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
+from ipam.failures import StoreUnavailable
 
 MOST_MESSAGE_BYTES = 256 << 20
 OPTIONS = (

@@ -11,13 +11,25 @@ from typing import Any
 
 from grpc import aio
 
-from ipam.failures import StoreRefused
 from ipam.etcd.calls import Calls, translated
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import end_of, rpc, versioned
+from ipam.etcd.store import (
+    MOST_OPERATIONS,
+    Committed,
+    Delete,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Put,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
 from ipam.etcd.watches import HEARTBEAT_SECONDS, SILENCE_SECONDS, Place, Watching
-from ipam.etcd.store import (MOST_OPERATIONS, Committed, Delete, Listing, Lost, Operation, Outcome, Put, Unchanged, Versioned, WatchEvent)
+from ipam.failures import StoreRefused
 
 __all__ = ["EtcdConfig", "EtcdStore"]
 

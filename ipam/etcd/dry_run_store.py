@@ -8,8 +8,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from ipam.etcd.store import (
+    MOST_OPERATIONS,
+    Committed,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Put,
+    Store,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
 from ipam.failures import StoreRefused
-from ipam.etcd.store import (MOST_OPERATIONS, Committed, Listing, Lost, Operation, Outcome, Put, Store, Unchanged, Versioned, WatchEvent)
 
 FIRST_REVISION = 1 << 62
 """Of rehearsed writes: a store never comes so far."""

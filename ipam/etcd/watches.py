@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from grpc import aio
 
-from ipam.failures import Compacted, StoreUnavailable, WentBack
 from ipam.etcd.calls import Calls
 from ipam.etcd.etcd_messages import end_of, rpc, versioned
 from ipam.etcd.store import Changed, Progress, WatchEvent
+from ipam.failures import Compacted, StoreUnavailable, WentBack
 
 HEARTBEAT_SECONDS = 5.0
 """A watch that has been silent this long asks for a progress notice …"""

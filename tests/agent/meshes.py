@@ -16,14 +16,14 @@ from agent.clock import SystemClock
 from agent.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import RouteKey
+from agent.datastore.resources.resource_types import KINDS
 from agent.datastore.state_cache import Cluster
 from agent.datastore.storage_layout import key_of
-from agent.datastore.resources.resource_types import KINDS
-from agent.peering.drain import DrainFile
 from agent.peering.bgp_controller import Mesh
+from agent.peering.drain import DrainFile
 from agent.peering.passwords import Secrets
-from ipam.model import NodeName, Pool
 from ipam.etcd.store import Versioned
+from ipam.model import NodeName, Pool
 
 PORT = 17902
 SUBNET = f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}"

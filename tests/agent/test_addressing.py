@@ -8,9 +8,9 @@ import pytest
 
 from agent.config import NodeSettings
 from agent.dataplane.kernel.model import Link
-from agent.node.autodetection_method import How, Method, method
 from agent.node.address_candidates import by_route, judged
 from agent.node.autodetection import AddressFinder, NoAddress, resolved
+from agent.node.autodetection_method import How, Method, method
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
 

@@ -15,14 +15,14 @@ from agent.clock import SystemClock
 from agent.datastore import storage_layout
 from agent.datastore.resource_writer import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
 from agent.datastore.resources.documents import Found, InvalidDocument, read
-from agent.datastore.storage_layout import Damaged
-from ipam.etcd.dry_run_store import Rehearsal
 from agent.datastore.resources.schema import merged
-from ipam.failures import Conflict
+from agent.datastore.storage_layout import Damaged
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.dry_run_store import Rehearsal
+from ipam.etcd.store import Delete, Operation, Outcome, Put, Store, Unchanged
+from ipam.failures import Conflict
 from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
 from ipam.model import NodeName
-from ipam.etcd.store import Delete, Operation, Outcome, Put, Store, Unchanged
 from tests.agent.kinds import EXAMPLES, Example
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
@@ -59,7 +59,9 @@ def found(example: Example, spec: dict[str, Any] | None = None) -> Found:
 
 async def shown(admission: Admission, example: Example) -> str:
     """As `get -o yaml` tells it."""
-    return msgspec.yaml.encode(storage_layout.shown(await admission.named(example.kind, example.name))).decode()
+    return msgspec.yaml.encode(
+        storage_layout.shown(await admission.named(example.kind, example.name))
+    ).decode()
 
 
 @KINDS

@@ -9,12 +9,12 @@ import pytest
 
 from agent.cli.kind_tables import shown
 from agent.datastore.resources.bgp_parsing import PeerAddress, community, peer_address, seconds
-from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.documents import InvalidDocument, read
-from agent.datastore.storage_layout import key_of
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
-from ipam.model import NodeName
+from agent.datastore.state_cache import Cluster
+from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
+from ipam.model import NodeName
 
 PEER = {"peerIP": "10.0.0.9", "asNumber": 65001}
 

@@ -11,14 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from agent.clock import SystemClock
-from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
+from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
 from agent.datastore.syncer import Syncer
 from agent.lab.lifecycle import SEED_POOL
+from ipam.etcd.store import Delete, Put, Versioned
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName
-from ipam.etcd.store import Delete, Put, Versioned
 from tests.fakes.store import FakeStore
 
 ME, OTHER = NodeName("node-1"), NodeName("node-2")

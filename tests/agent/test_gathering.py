@@ -8,16 +8,25 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from agent.dataplane.inputs.facts import Endpoint
-from agent.dataplane.kernel.protocol import PathToHost
+from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
 from agent.dataplane.inputs.mtu import oversized, pod_mtu
 from agent.dataplane.kernel.model import Address, Link
+from agent.dataplane.kernel.protocol import PathToHost
+from agent.datastore.resources.resource_types import (
+    Metadata,
+    Node,
+    NodeBGPSpec,
+    NodeSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointSpec,
+    encode,
+    kind_of,
+)
 from agent.datastore.state_cache import Cluster
-from agent.datastore.resources.resource_types import (Metadata, Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint, WorkloadEndpointSpec, encode, kind_of)
-from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
 from agent.node.underlay import MOST_NODES_ASKED, Underlay
+from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from ipam.etcd.store import Versioned
 from tests.agent.test_routing import ALWAYS, facts, pool
 from tests.fakes.kernel import FakeKernel
 

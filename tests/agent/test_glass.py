@@ -17,8 +17,8 @@ from agent.clock import SystemClock
 from agent.dataplane.kernel.model import RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.peers import Peered, PeerKind
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.looking_glass import MOST_PREFIXES
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from tests.agent.meshes import MeshNode, document, meshes
 

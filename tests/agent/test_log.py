@@ -21,8 +21,8 @@ from agent.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
 from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, Repeats
-from ipam.failures import StoreError
 from ipam.etcd.client import EtcdStore
+from ipam.failures import StoreError
 
 SECRET = "hunter2-do-not-tell"
 PROGRAM = """

@@ -25,8 +25,8 @@ from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
 from agent.metrics.pool_gauges import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
-from bgp.session.fsm import State
 from bgp.peer_status import PeerStatus
+from bgp.session.fsm import State
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 10

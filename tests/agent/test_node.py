@@ -10,16 +10,16 @@ import pytest
 from agent.clock import SystemClock
 from agent.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
-from agent.datastore.state_cache import NODES, POOLS, Cluster
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.lab.lifecycle import SEED_POOL
+from agent.datastore.state_cache import NODES, POOLS, Cluster
 from agent.lab.lab_plan import Mode, with_mode
+from agent.lab.lifecycle import SEED_POOL
 from agent.node.node_resource import NodeRecord, record_inputs
 from ipam.allocation.allocator import Allocator
+from ipam.etcd.store import Put
 from ipam.keys import resource_key
 from ipam.model import HandleId, NodeName
-from ipam.etcd.store import Put
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import FakeStore
 

@@ -12,8 +12,8 @@ import yaml
 
 from agent.datastore import storage_layout
 from agent.datastore.resources.documents import Found, InvalidDocument, read
-from agent.datastore.storage_layout import key_of
 from agent.datastore.resources.resource_types import kind_of
+from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
 from tests.agent.kinds import EXAMPLES
 

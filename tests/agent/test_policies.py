@@ -11,12 +11,12 @@ import pytest
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
 from agent.peering.peer_policies import Ground, Interface, names_interfaces, policy, services, troubles
+from bgp.policy.origination import OwnBlocks, by_family
+from bgp.policy.policy import Candidate, Judge, Verdict
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import shown
 from bgp.wire.families import family_of
-from bgp.policy.origination import OwnBlocks, by_family
-from bgp.policy.policy import Candidate, Judge, Verdict
 from ipam.model import Pool
 
 OWN_BLOCKS = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Delete, Put
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName, Prefix
-from ipam.etcd.store import Delete, Put
 from tests.agent.kinds import EXAMPLES
 from tests.cli.running import run
 from tests.fixtures.etcd import Etcd, start_etcd

@@ -13,9 +13,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.config import Config, ConfigError, LogSettings
+from agent.service.readiness import PATIENCE_SECONDS, Standing, is_ready, status_text
 from agent.service.sd_notify import MOST_STATUS, Notifier
 from agent.service.settings_reload import Reloading, differences
-from agent.service.readiness import PATIENCE_SECONDS, Standing, is_ready, status_text
 from agent.service.supervision import Supervision
 
 SERVING = Standing(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)

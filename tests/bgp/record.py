@@ -21,10 +21,10 @@ import structlog
 
 from agent.clock import SystemClock
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address, Family
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.transport.tcp import Tcp
+from bgp.wire.families import Address, Family
 from tests.interop.world import OURS, THEIRS, Far, Output, start, two_namespaces
 
 FOLDER = Path(__file__).parent / "recordings"

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.instance import Router
+from bgp.peer_status import paths as paths_of
+from bgp.peer_status import received
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import capabilities, messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Open
-from bgp.instance import Router
-from bgp.peer_status import paths as paths_of
-from bgp.peer_status import received
 
 OWN, PEER = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 BOTH = frozenset(Family)

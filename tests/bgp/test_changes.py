@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bgp.policy.peer_config import NextHopMode
-from bgp.wire.families import Family
-from bgp.session.fsm import State
 from bgp.policy.policy import Action, Policy, Rule
+from bgp.session.fsm import State
+from bgp.wire.families import Family
 from tests.fakes.wire import Node, Wire, address
 
 MINE, FIRST, SECOND = "192.168.1.0/26", "192.168.2.0/26", "192.168.3.0/26"

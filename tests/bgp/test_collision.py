@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from bgp.wire.families import Family
 from bgp.session.fsm import State
+from bgp.wire.families import Family
 from tests.fakes.wire import Wire
 
 SETTLE_SECONDS = 40

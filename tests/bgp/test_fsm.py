@@ -6,14 +6,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from bgp.session.fsm import TRANSITIONS, Action, Event, State, advance
+from bgp.session.session import Down, Local, Received, Refresh, Session, Up
 from bgp.wire import messages
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.families import Family
-from bgp.session.fsm import TRANSITIONS, Action, Event, State, advance
 from bgp.wire.iana import Cease, Error
 from bgp.wire.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
-from bgp.session.session import Down, Local, Received, Refresh, Session, Up
 
 NOW = 1000.0
 WIDE = Context(four_octet_as=True, internal=True)

@@ -7,15 +7,15 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from bgp.instance import Router
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.families import Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Open, Update
-from bgp.instance import Router
 from tests.bgp.mistakes import OPENS, UPDATES
 from tests.bgp.mistakes_ipv6 import UPDATES6
 

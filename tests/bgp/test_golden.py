@@ -8,14 +8,24 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from bgp.session.notification_text import why_of
 from bgp.wire import attribute_codec, capabilities, messages
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing
-from bgp.wire.iana import (Attribute, CapabilityCode, Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError)
+from bgp.wire.iana import (
+    Attribute,
+    CapabilityCode,
+    Cease,
+    Error,
+    FsmError,
+    HeaderError,
+    OpenError,
+    RefreshError,
+    UpdateError,
+)
 from bgp.wire.messages import Notification
-from bgp.session.notification_text import why_of
 
 WIDE, OLD = Context(four_octet_as=True, internal=True), Context(four_octet_as=False, internal=True)
 A, C = Attribute, CapabilityCode

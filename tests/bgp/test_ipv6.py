@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.policy.peer_config import PeerConfig
+from bgp.rib.adj_rib_out import AdjRibOut
+from bgp.session.fsm import State
 from bgp.wire import capabilities, messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities
-from bgp.policy.peer_config import PeerConfig
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import LARGEST_MESSAGE, Framing
-from bgp.session.fsm import State
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import RouteRefresh, Subtype, Update
-from bgp.rib.adj_rib_out import AdjRibOut
 from tests.fakes.wire import Node, Wire
 
 V4, V6 = Family.IPV4, Family.IPV6

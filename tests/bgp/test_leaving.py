@@ -6,12 +6,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from bgp.policy.origination import Origination
+from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Family
-from bgp.session.fsm import State
 from bgp.wire.iana import WellKnown
-from bgp.policy.origination import Origination
 from tests.fakes.wire import Node, Wire
 
 BLOCK = "192.168.1.0/26"

@@ -6,10 +6,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from bgp.policy.peer_config import PeerConfig
-from bgp.session.fsm import State
 from bgp.looking_glass import MOST_PREFIXES, Page, View, Which, counts, look
+from bgp.policy.peer_config import PeerConfig
 from bgp.policy.policy import Action, Policy, PrefixMatch, PrependAs, Rule
+from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address
 
 ONE, TWO, THREE = "10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.wire import capabilities, messages, nlri
 from bgp.wire.attributes import SPECS, Context, PathAttributes, prepended
 from bgp.wire.capabilities import Capabilities, GracefulRestart
@@ -16,7 +17,6 @@ from bgp.wire.families import Family
 from bgp.wire.framing import LARGEST_MESSAGE, Framing, frame
 from bgp.wire.iana import Attribute, MessageType, SegmentType
 from bgp.wire.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
-from bgp.rib.adj_rib_out import AdjRibOut
 
 WIDE = Context(four_octet_as=True, internal=True)
 MARK = "ff" * 16

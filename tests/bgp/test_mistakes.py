@@ -11,15 +11,15 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.transport.speaker import Speaker
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing, frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Message, Notification, Open, Update
-from bgp.transport.speaker import Speaker
 from tests.bgp.mistakes import ESTABLISHED, GONE, KEPT, OPENS, PREFIX, UPDATES, Mistake, body, good
 from tests.bgp.mistakes_ipv6 import MARKER6, MARKER_REACH, PREFIX6, UPDATES6, body6
 from tests.fixtures.namespace import fresh_namespace

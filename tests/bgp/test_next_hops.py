@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.peer_status import paths as paths_of
 from bgp.policy.ingress_checks import refusal
-from bgp.wire.attributes import PathAttributes
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.decision import Path, Source, best_path, why_not
-from bgp.wire.families import Address, Family
 from bgp.rib.loc_rib import LocRib
-from bgp.peer_status import paths as paths_of
+from bgp.wire.attributes import PathAttributes
+from bgp.wire.families import Address, Family
 from tests.fakes.wire import Node, Wire, address, address6
 
 BLOCK, BLOCK6 = "192.168.1.0/26", "fd10:1::/64"

@@ -7,13 +7,13 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from bgp.policy.origination import Origination
+from bgp.policy.peer_config import NextHopMode, PeerConfig
+from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import read, shown
-from bgp.policy.peer_config import NextHopMode, PeerConfig
 from bgp.wire.families import Family
-from bgp.session.fsm import State
-from bgp.policy.origination import Origination
 from tests.fakes.wire import Node, Wire, address
 
 BLOCK = "192.168.1.0/26"

@@ -8,12 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.policy.policy import (
+    LARGEST_LOCAL_PREF,
+    Action,
+    AddCommunity,
+    Candidate,
+    Judge,
+    Operation,
+    Operator,
+    Policy,
+    PrefixMatch,
+    PrependAs,
+    Reached,
+    Rule,
+    SetPriority,
+    Verdict,
+    priority_of,
+)
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import read
 from bgp.wire.families import Family, family_of
 from bgp.wire.iana import SegmentType
-from bgp.policy.policy import (LARGEST_LOCAL_PREF, Action, AddCommunity, Candidate, Judge, Operation, Operator, Policy, PrefixMatch, PrependAs, Reached, Rule, SetPriority, Verdict, priority_of)
 
 PLAIN = PathAttributes()
 SMALL, LARGE = read("65000:100"), read("65000:1:2")

@@ -7,13 +7,13 @@ from ipaddress import ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.policy.origination import Origination, OwnBlocks, by_family
+from bgp.policy.peer_config import PeerConfig
+from bgp.policy.policy import Action, AddCommunity, Own, Policy, PrefixMatch, PrependAs, Rule, SetPriority
+from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
-from bgp.policy.peer_config import PeerConfig
 from bgp.wire.families import Family
-from bgp.session.fsm import State
-from bgp.policy.origination import Origination, OwnBlocks, by_family
-from bgp.policy.policy import (Action, AddCommunity, Own, Policy, PrefixMatch, PrependAs, Rule, SetPriority)
 from tests.fakes.wire import Node, Wire, address
 
 ONE, TWO, THREE = "192.168.1.0/26", "192.168.2.0/26", "10.9.0.0/24"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address, Family, Prefix
 from bgp.events import Tolerated
 from bgp.instance import Router
 from bgp.peer_status import Learned
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.wire.families import Address, Family, Prefix
 
 FOLDER = Path(__file__).parent / "recordings"
 RECORDINGS = sorted(FOLDER.glob("*.txt"))

@@ -6,17 +6,17 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from bgp.events import Send
+from bgp.instance import Router
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
+from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.families import Family
 from bgp.wire.framing import LARGEST_MESSAGE, Framing
-from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
 from bgp.wire.messages import Keepalive, Message, Open, RouteRefresh, Subtype, Update
-from bgp.events import Send
-from bgp.instance import Router
-from bgp.rib.adj_rib_out import AdjRibOut
 
 OWN, PEER = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 WIDE = Context(four_octet_as=True, internal=True)

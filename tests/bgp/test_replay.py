@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from bgp.wire.families import Address, Family
 from bgp.session.fsm import State
+from bgp.wire.families import Address, Family
 from tests.fakes.wire import Wire
 
 KEEPALIVE = bytes.fromhex("ff" * 16 + "001304")

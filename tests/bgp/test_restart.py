@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bgp.session.fsm import State
+from bgp.session.session import Down, is_hard
 from bgp.wire.iana import Cease, Error
 from bgp.wire.messages import Notification
-from bgp.session.session import Down, is_hard
 from tests.fakes.wire import Node, Wire
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.instance import Router
+from bgp.peer_status import paths as paths_of
+from bgp.policy.origination import PLAIN
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.decision import Path, Source, best_path, why_not
+from bgp.rib.loc_rib import LocRib
+from bgp.session.fsm import State
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.decision import Path, Source, best_path, why_not
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing
-from bgp.session.fsm import State
 from bgp.wire.messages import Keepalive, Open, Update
-from bgp.policy.origination import PLAIN
-from bgp.rib.loc_rib import LocRib
-from bgp.instance import Router
-from bgp.peer_status import paths as paths_of
 from tests.fakes.wire import Node, Wire
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"

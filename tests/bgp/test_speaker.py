@@ -14,9 +14,9 @@ import structlog
 
 from agent.clock import SystemClock
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.errors import ListenFailed
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
+from bgp.wire.errors import ListenFailed
 from tests.fixtures.namespace import fresh_namespace
 
 ONE, TWO = IPv4Address("127.0.11.1"), IPv4Address("127.0.11.2")

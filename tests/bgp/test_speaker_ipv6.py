@@ -14,8 +14,8 @@ import structlog
 
 from agent.clock import SystemClock
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address, Family, number_of
 from bgp.transport.speaker import Speaker
+from bgp.wire.families import Address, Family, number_of
 from tests.fixtures.namespace import fresh_namespace, ip
 
 ONE, TWO = IPv6Address("fd00::1"), IPv6Address("fd00::2")

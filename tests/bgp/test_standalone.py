@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bgp.wire.families import Family
 from bgp.settings import BadSettings, Form, Leaving, settings_of
+from bgp.wire.families import Family
 from tests.fixtures.namespace import fresh_namespace
 
 WAIT_SECONDS = 20

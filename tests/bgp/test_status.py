@@ -6,15 +6,15 @@ from ipaddress import IPv4Address, ip_network
 
 import pytest
 
-from bgp.policy.peer_config import PeerConfig
-from bgp.wire.families import Family
-from bgp.session.fsm import State
-from bgp.wire.iana import Cease, Error, OpenError
 from bgp.looking_glass import View, Which, look
-from bgp.wire.messages import Notification
-from bgp.policy.policy import Action, Policy, Rule
 from bgp.peer_status import ErrorStatus, PeerStatus, peer_status
+from bgp.policy.peer_config import PeerConfig
+from bgp.policy.policy import Action, Policy, Rule
+from bgp.session.fsm import State
 from bgp.session.notification_text import where_defined
+from bgp.wire.families import Family
+from bgp.wire.iana import Cease, Error, OpenError
+from bgp.wire.messages import Notification
 from tests.bgp.test_add_path import PREFIX, Neighbour, attributes, identified
 from tests.fakes.wire import Node, Wire, address
 

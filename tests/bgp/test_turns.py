@@ -8,13 +8,13 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.rib_walks import (LEAST_PREFIXES, SLICE_PREFIXES, Chore, Chores, room_for, slices, taken)
+from bgp.policy.policy import Action, Policy, Rule
+from bgp.receive_queue import SLICE_BYTES, Inbox
+from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
+from bgp.scheduler import CONNECTION_BYTES
+from bgp.session.fsm import State
 from bgp.wire.families import Family
 from bgp.wire.framing import LARGEST_EXTENDED
-from bgp.session.fsm import State
-from bgp.receive_queue import SLICE_BYTES, Inbox
-from bgp.policy.policy import Action, Policy, Rule
-from bgp.scheduler import CONNECTION_BYTES
 from tests.fakes.machines import PIPE_BYTES, Machine, Room
 
 TABLE = 100_000

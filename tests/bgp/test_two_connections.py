@@ -8,18 +8,18 @@ from itertools import count
 
 import pytest
 
+from bgp.events import Close, Dial, Forgotten, Learned, Output, Send
+from bgp.peer import Peer
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.session.collision import PATIENCE_SECONDS
+from bgp.session.fsm import State
 from bgp.wire import messages
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
-from bgp.session.collision import PATIENCE_SECONDS
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.families import Family
-from bgp.session.fsm import State
 from bgp.wire.iana import Cease, Error
 from bgp.wire.messages import Keepalive, Notification, Open, Update
 from bgp.wire.nlri import pack
-from bgp.events import Close, Dial, Forgotten, Learned, Output, Send
-from bgp.peer import Peer
 from tests.fakes.wire import address
 
 ASN = 64512

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from agent import log as logging
 from agent.clock import SystemClock
-from agent.cni.pod import pod_network
 from agent.cni.attachment import Attachment
 from agent.cni.delete import Waits
-from agent.cni.release_journal import Journal, Release
-from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.dependencies import ServerPorts
+from agent.cni.pod import pod_network
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.release_journal import Journal, Release
 from agent.cni.server import CniServer
 from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
 from ipam.allocation.allocator import Allocator, Companion

@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabNode, etcd_endpoint
 from agent.lab.lab_processes import inside
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import COMMAND
 
 

@@ -9,9 +9,9 @@ from itertools import cycle, islice
 import pytest
 
 from agent.lab import lifecycle
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import Mode
 from agent.lab.lab_processes import wait_for
+from agent.lab.lifecycle import Lab
 from tests.cni.engines import Engines, Kind, engines
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named

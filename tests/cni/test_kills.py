@@ -23,8 +23,8 @@ from agent.cni.plugin.plugin_install import Places, install
 from agent.cni.release_journal import STALE_SECONDS, Journal
 from agent.lab.fabric import make_namespace, remove_namespace
 from ipam.etcd.client import EtcdConfig, EtcdStore
-from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from ipam.etcd.store import Put
+from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from tests.cni.dying import ADD_POINTS, AWAY_POINTS, DEL_POINTS, REPLAY_POINTS
 from tests.cni.libcni import Call, Libcni, PluginFailed
 from tests.fixtures.etcd import Etcd, start_etcd

@@ -18,9 +18,9 @@ import pytest
 from agent.cni.plugin.plugin_install import Places, install
 from agent.lab import icmp, lifecycle
 from agent.lab.fabric import NAMESPACES
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import wait_for
+from agent.lab.lifecycle import Lab
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named
 

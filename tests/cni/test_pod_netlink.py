@@ -14,12 +14,12 @@ import pytest
 
 from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
 from agent.cni.check import differences
-from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.plugin.spec import parse
-from agent.netlink import sysctl
-from agent.dataplane.kernel.protocol import KernelError
+from agent.cni.pod.pod_network import NetlinkPods
 from agent.dataplane.kernel.model import Address, Sysctl
+from agent.dataplane.kernel.protocol import KernelError
 from agent.lab.fabric import make_namespace, remove_namespace
+from agent.netlink import sysctl
 from tests.cni.world import switch_on
 from tests.fixtures.namespace import fresh_namespace, ip
 

@@ -11,8 +11,8 @@ import pytest
 
 from agent.cni.add import Waits
 from agent.datastore.state_cache import ENDPOINTS
-from ipam.keys import BLOCKS
 from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned
+from ipam.keys import BLOCKS
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
 from tests.fakes.store import FakeStore, Fault

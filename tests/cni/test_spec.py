@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.cni.plugin import spec
 from agent.cni.attachment import endpoint, handle, host_interface, mac_of, stored_name
+from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError
 from agent.cni.plugin.results import render
 from agent.cni.plugin.spec import Result, Verb

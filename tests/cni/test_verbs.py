@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent.datastore.state_cache import ENDPOINTS
-from ipam.keys import block_prefix
 from ipam.etcd.store import Delete, Put
+from ipam.keys import block_prefix
 from tests.cni.world import World
 from tests.fakes.pods import PodFault
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from agent.cni.plugin.plugin_install import Places, install
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES, make_namespace
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import Mode
+from agent.lab.lifecycle import Lab
 from tests.cni.remains import datastore, kernels
 from tests.lab.conftest import MakeLab, make_lab, named
 

@@ -10,18 +10,18 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.cni.delete import Waits
-from agent.cni.release_journal import Journal
-from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.dependencies import PodNetwork, ServerPorts
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.release_journal import Journal
 from agent.cni.server import CniServer
-from agent.netlink import sysctl
-from agent.dataplane.kernel.model import Address, Sysctl
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.dataplane.kernel.model import Address, Sysctl
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, Cluster
+from agent.netlink import sysctl
 from ipam.allocation.allocator import Allocator
+from ipam.etcd.store import Put
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from ipam.model import NodeName, Pool, PoolRecord
-from ipam.etcd.store import Put
 from tests.fakes.pods import FakePods
 from tests.fakes.store import FakeStore
 

@@ -10,11 +10,24 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
-from agent.netlink import sysctl
-from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import (VXLAN6_DEVICE, VXLAN_DEVICE, Address, FdbEntry, ForwardChain, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind)
+from agent.dataplane.kernel.model import (
+    VXLAN6_DEVICE,
+    VXLAN_DEVICE,
+    Address,
+    FdbEntry,
+    ForwardChain,
+    Neighbour,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+    Tunnel,
+    TunnelKind,
+)
+from agent.dataplane.kernel.protocol import Kernel
 from agent.lab.lab_processes import wait_for
+from agent.netlink import sysctl
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
 

@@ -9,10 +9,10 @@ from contextlib import aclosing
 
 import pytest
 
-from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.etcd_messages import rpc
-from ipam.etcd.store import (MOST_OPERATIONS, Changed, Committed, Delete, Lost, Put, Store, Unchanged)
+from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, Lost, Put, Store, Unchanged
+from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kernel.model import Dataplane, Link
+from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.pass_limiter import Tempo
 from agent.dataplane.reconciler import Reconciler, Wish
 

@@ -10,13 +10,21 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from agent.dataplane.explain.route_reasons import Explained, Reasons, Situation, Sort, explained, nearness, page
-from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.desired.desired_state import dataplane
 from agent.dataplane.explain.dry_run import Step, foreseen
+from agent.dataplane.explain.route_reasons import (
+    Explained,
+    Reasons,
+    Situation,
+    Sort,
+    explained,
+    nearness,
+    page,
+)
+from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, Wish
-from agent.dataplane.desired.desired_state import dataplane
 from ipam.model import EncapsulationMode
 from tests.agent.test_routing import facts, pool
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.netlink import sysctl, rtnexthops
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.model import Dataplane, RouteKey, Sysctl
+from agent.netlink import rtnexthops, sysctl
 from agent.netlink.rtnetlink import HEADER
 from agent.netlink.rtnexthops import OURS, Nexthop
 from tests.dataplane.running import Bench, running

@@ -7,8 +7,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.netlink import nft_masquerade
 from agent.dataplane.kernel.model import Masquerade
+from agent.netlink import nft_masquerade
 from agent.netlink.rtnetlink import HEADER, messages
 
 networks = st.builds(
@@ -90,6 +90,9 @@ def test_a_rule_is_told_by_its_expressions() -> None:
 def test_only_what_names_our_table_concerns_us() -> None:
     ours = nft_masquerade._rule(nft_masquerade.IP)
     theirs = ours.replace(b"tortie\0", b"docker\0")
-    assert [nft_masquerade.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [True, False]
+    assert [nft_masquerade.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [
+        True,
+        False,
+    ]
     begin = nft_masquerade.replacement(Masquerade())[0]
     assert not nft_masquerade.concerns_us(begin, next(messages(begin)))

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent.netlink import ethtool
-from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.model import VXLAN_DEVICE, Dataplane
+from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink import ethtool
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import VXLAN
 from tests.fixtures.namespace import fresh_namespace, ip

@@ -8,9 +8,20 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from agent.dataplane.kernel.model import (
+    TUNL0,
+    VXLAN_DEVICE,
+    Dataplane,
+    ForwardChain,
+    Kind,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    TunnelKind,
+)
 from agent.dataplane.mass_delete_guard import Budget
 from agent.dataplane.tunnel_grace import LONGEST_SECONDS, Lingering
-from agent.dataplane.kernel.model import (TUNL0, VXLAN_DEVICE, Dataplane, ForwardChain, Kind, Route, RouteKey, Sysctl, Tunnel, TunnelKind)
 from tests.dataplane.running import IMPATIENT, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.fakes.kernel import FakeKernel, Fault

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.kernel.model import Dataplane, Link, Route, Sysctl
+from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.reconciler import Wish
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import FOREIGN, LEARNED, OWN_BLOCK, routes

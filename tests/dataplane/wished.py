@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.dataplane.kernel.model import (TUNL0, VXLAN_DEVICE, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind)
+from agent.dataplane.kernel.model import (
+    TUNL0,
+    VXLAN_DEVICE,
+    Dataplane,
+    FdbEntry,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+    Tunnel,
+    TunnelKind,
+)
 
 SECOND = 1.0
 

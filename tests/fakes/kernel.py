@@ -11,8 +11,35 @@ from dataclasses import replace
 from enum import Enum, auto
 from ipaddress import ip_interface
 
-from agent.dataplane.kernel.protocol import (Incomplete, KernelError, KernelEvent, LinkChanged, NoWay, ObjectsChanged, Overrun, PathToHost, Refusal, Unsupported)
-from agent.dataplane.kernel.model import (VXLAN_DEVICES, Address, FdbEntry, ForwardChain, ForwardKey, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, TunnelKind, Way)
+from agent.dataplane.kernel.model import (
+    VXLAN_DEVICES,
+    Address,
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    TunnelKind,
+    Way,
+)
+from agent.dataplane.kernel.protocol import (
+    Incomplete,
+    KernelError,
+    KernelEvent,
+    LinkChanged,
+    NoWay,
+    ObjectsChanged,
+    Overrun,
+    PathToHost,
+    Refusal,
+    Unsupported,
+)
 
 
 class Fault(Enum):

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address, Family
-from bgp.session.fsm import State
 from bgp.events import Close, Connection, Dial, Send
 from bgp.instance import Router
 from bgp.instance import Wire as Output
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Turn, Turns
+from bgp.session.fsm import State
+from bgp.wire.families import Address, Family
 
 PIPE_BYTES = 512 << 10
 READ_BYTES = 256 << 10

@@ -10,8 +10,21 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 
+from ipam.etcd.store import (
+    MOST_OPERATIONS,
+    Changed,
+    Committed,
+    Listing,
+    Lost,
+    Operation,
+    Outcome,
+    Progress,
+    Put,
+    Unchanged,
+    Versioned,
+    WatchEvent,
+)
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
-from ipam.etcd.store import (MOST_OPERATIONS, Changed, Committed, Listing, Lost, Operation, Outcome, Progress, Put, Unchanged, Versioned, WatchEvent)
 
 
 class Fault(Enum):

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from bgp.wire import nlri
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address
-from bgp.session.fsm import State
 from bgp.events import Close, Connection, Dial, Send, Tolerated
 from bgp.instance import Router
 from bgp.instance import Wire as Output
+from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.session.fsm import State
+from bgp.wire import nlri
+from bgp.wire.families import Address
 
 MOST_STEPS = 200_000
 HOP_SECONDS = 0.001

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bgp.policy.peer_config import PeerConfig
-from bgp.wire.families import Family
-from bgp.transport.speaker import Speaker
 from bgp.peer_status import PeerStatus
+from bgp.policy.peer_config import PeerConfig
+from bgp.transport.speaker import Speaker
+from bgp.wire.families import Family
 from tests.interop.daemon import THEIR_BLOCK, THEIR_BLOCK6, Daemon, Setup
 from tests.interop.daemons import DAEMONS
 from tests.interop.world import OURS, OURS6, THEIRS, THEIRS6, THIRD, Far, Ours, eventually, two_namespaces

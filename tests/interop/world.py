@@ -17,8 +17,8 @@ import structlog
 
 from agent.clock import SystemClock
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.wire.families import Address, Family
 from bgp.transport.speaker import Speaker
+from bgp.wire.families import Address, Family
 
 CLONE_NEWNET = 0x40000000
 OURS, THEIRS, THIRD = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2"), IPv4Address("10.9.0.3")

@@ -16,11 +16,11 @@ from ipaddress import ip_network
 from agent.clock import SystemClock
 from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, encode
 from ipam.allocation.allocator import Allocator, Companion
-from ipam.failures import IpamError
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Delete, Put, Unchanged
+from ipam.failures import IpamError
 from ipam.keys import resource_key
 from ipam.model import Assignment, HandleId, Pool, PoolRecord
-from ipam.etcd.store import Delete, Put, Unchanged
 from tests.ipam.world import ask
 
 

@@ -12,8 +12,8 @@ from ipaddress import ip_network
 
 from agent.clock import SystemClock
 from ipam.allocation.allocator import Allocator
-from ipam.failures import IpamError
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.failures import IpamError
 from ipam.keys import resource_key
 from ipam.model import Pool, PoolRecord
 from tests.ipam.world import ask

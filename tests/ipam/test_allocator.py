@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from ipam.allocation.transaction import Companion
-from ipam.failures import (AddressInUse, BlockLimit, Conflict, NoPool, PoolExhausted, Refused, StoreUnavailable)
+from ipam.etcd.store import Delete
+from ipam.failures import AddressInUse, BlockLimit, Conflict, NoPool, PoolExhausted, Refused, StoreUnavailable
 from ipam.keys import RESERVATIONS, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AssignmentMode, HandleId, NodeName, Use
-from ipam.etcd.store import Delete
 from tests.fakes.store import FakeStore, Fault
 from tests.ipam.world import World, ask, endpoint, texts
 

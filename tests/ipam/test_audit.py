@@ -8,12 +8,12 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipam.check.audit import audit, picture
+from ipam.check.repair import repairs
+from ipam.check.utilization import loans, node_fillings, pool_filling
 from ipam.codec import encode_block
+from ipam.etcd.store import Committed, Delete, Lost, Put
 from ipam.keys import IPAM, affinity_key, block_key, handle_key
 from ipam.model import HandleId, NodeName, Pool
-from ipam.check.repair import repairs
-from ipam.etcd.store import Committed, Delete, Lost, Put
-from ipam.check.utilization import loans, node_fillings, pool_filling
 from tests.fakes.store import FakeStore
 from tests.ipam.world import World, ask
 

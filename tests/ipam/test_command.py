@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Delete
 from ipam.keys import handle_key, resource_key
 from ipam.model import Address, HandleId
-from ipam.etcd.store import Delete
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.world import World, ask
 

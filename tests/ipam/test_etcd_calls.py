@@ -11,11 +11,11 @@ import grpc
 import pytest
 from grpc import aio
 
-from ipam.failures import StoreRefused, StoreUnavailable
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.calls import ELECTION_PAUSE_SECONDS
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Committed, Put, Unchanged
+from ipam.failures import StoreRefused, StoreUnavailable
 
 ELECTION = (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
 """What etcd 3.4 to 3.6 answers to a read or a proposal that was under way when another leader was chosen."""

@@ -17,11 +17,11 @@ import structlog
 from agent.clock import SystemClock
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
-from ipam.failures import StoreError, WentBack
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Committed, Put, Store, Unchanged
+from ipam.failures import StoreError, WentBack
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from ipam.etcd.store import Committed, Put, Store, Unchanged
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.etcd_cluster import Member, start_cluster

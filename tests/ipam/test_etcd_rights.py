@@ -12,20 +12,20 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.config import NodeSettings
-from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
+from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
-from agent.lab.lifecycle import SEED_POOL
 from agent.lab.lab_plan import Mode, with_mode
+from agent.lab.lifecycle import SEED_POOL
 from agent.node.node_resource import NodeRecord
 from ipam.allocation.allocator import Allocator
-from ipam.failures import StoreError, StoreRefused
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.etcd_messages import rpc
+from ipam.etcd.store import Delete, Put
+from ipam.failures import StoreError, StoreRefused
 from ipam.keys import IPAM_CONFIG, affinity_prefix, resource_key
 from ipam.model import HandleId, NodeName
-from ipam.etcd.store import Delete, Put
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.world import ask, endpoint

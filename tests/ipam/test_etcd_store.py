@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
-from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Changed, Committed, Progress, Put, Store
+from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
 from tests.fixtures.etcd import Etcd, start_etcd
 
 

@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from ipam.allocation.release import Guarded
 from ipam.check.leak_proof import PAUSE_SECONDS, Look, proof
 from ipam.model import HandleId, NodeName
-from ipam.allocation.release import Guarded
 
 FIRST = Look(
     address=ip_address("10.0.0.1"),

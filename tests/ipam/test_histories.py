@@ -14,14 +14,14 @@ from contextlib import suppress
 
 import pytest
 
-from ipam.check.audit import audit, picture
-from ipam.allocation.transaction import NOTHING, Companion
-from ipam.failures import IpamError
+from ipam.allocation.release import Guarded
 from ipam.allocation.sticky import Keep
+from ipam.allocation.transaction import NOTHING, Companion
+from ipam.check.audit import audit, picture
+from ipam.etcd.store import Delete, Versioned
+from ipam.failures import IpamError
 from ipam.keys import IPAM, resource_key
 from ipam.model import Address, HandleId, NodeName
-from ipam.allocation.release import Guarded
-from ipam.etcd.store import Delete, Versioned
 from tests.fakes.store import FakeStore, Fault
 from tests.ipam.world import World, ask, endpoint
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ipam.failures import StoreUnavailable
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.store import Committed, Delete, Listing, Operation, Outcome, Unchanged, Versioned
+from ipam.failures import StoreUnavailable
 from tests.fakes.store import Fault
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.test_histories import PROCESSES, STEPS, History

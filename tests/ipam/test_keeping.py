@@ -9,14 +9,14 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipam import block as blocks
-from ipam.codec import encode_block
+from ipam.allocation.reassign import returned
+from ipam.allocation.sticky import KEEP_SECONDS, LONGEST_KEEP_SECONDS, Keep, is_kept, is_over, keep_of, kept
 from ipam.allocation.transaction import Draft, read_block
+from ipam.codec import encode_block
+from ipam.etcd.store import Lost, Put
 from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
-from ipam.allocation.sticky import (KEEP_SECONDS, LONGEST_KEEP_SECONDS, Keep, is_kept, is_over, keep_of, kept)
 from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
-from ipam.allocation.reassign import returned
-from ipam.etcd.store import Lost, Put
 from tests.fakes.store import FakeStore, Fault
 from tests.ipam.world import START, World, ask, texts
 

@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ipam.check.audit import audit, picture
 from ipam.allocation.transaction import Companion
-from ipam.failures import PoolExhausted
+from ipam.check.audit import audit, picture
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.store import Delete
+from ipam.failures import PoolExhausted
 from ipam.keys import IPAM, IPAM_CONFIG, resource_key
 from ipam.model import AffinityState, HandleId
-from ipam.etcd.store import Delete
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.ipam.world import World, ask
 

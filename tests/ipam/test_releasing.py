@@ -7,12 +7,12 @@ from ipaddress import ip_address
 
 import pytest
 
+from ipam.allocation.release import Guarded
 from ipam.allocation.transaction import Companion
+from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import Conflict, Refused
 from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
-from ipam.allocation.release import Guarded
-from ipam.etcd.store import Delete, Put, Unchanged
 from tests.fakes.store import FakeStore
 from tests.ipam.world import World, ask, endpoint, texts
 

@@ -7,8 +7,8 @@ from itertools import islice, pairwise
 
 import pytest
 
-from ipam.model import NodeName, Pool, PoolRecord
 from ipam.allocation.pool_selection import aligned_block, blocks_in_order, fnv1
+from ipam.model import NodeName, Pool, PoolRecord
 from ipam.selector import LONGEST_SELECTOR, SelectorError, parse
 
 LABELS = {"rack": "r1", "zone": "eu-1", "gpu": "", "kubernetes.io/os": "linux"}

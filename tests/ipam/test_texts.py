@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipam import codec
+from ipam.address_text import rewritten, text_of
 from ipam.keys import affinity_key, affinity_of_key, block_key, block_of_key
 from ipam.model import Block, Handle, HandleId, NodeName
-from ipam.address_text import rewritten, text_of
 
 ADDRESSES = {
     "10.9.0.2": "10.9.0.2",

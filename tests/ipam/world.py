@@ -9,12 +9,12 @@ from ipaddress import ip_network
 from random import Random
 
 from ipam.allocation.allocator import Allocator
+from ipam.allocation.transaction import Companion
 from ipam.check.audit import audit, picture
 from ipam.codec import decode_block
-from ipam.allocation.transaction import Companion
+from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged
 from ipam.keys import IPAM, IPAM_CONFIG, block_key, resource_key
 from ipam.model import Address, AddressRequest, Block, HandleId, NodeName, Pool, PoolRecord
-from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import ROOT, Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import add
 from agent.lab.route_tables import table
 

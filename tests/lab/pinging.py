@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.lab import icmp, lifecycle, lab_processes
+from agent.lab import icmp, lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES
 from agent.lab.pods import pods
 

@@ -11,8 +11,8 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab import fabric, icmp, lab_processes
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab
 

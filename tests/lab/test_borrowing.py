@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add, pods
 from agent.lab.route_tables import table

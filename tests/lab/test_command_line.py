@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import demo, fabric, lifecycle, lab_processes
+from agent.lab import demo, fabric, lab_processes, lifecycle
 from agent.lab.lab_plan import ROOT, LabError, Mode
 from tests.lab.conftest import COMMAND, MakeLab, named, tortie
 
@@ -69,7 +69,9 @@ def test_a_killed_lab_is_cleaned_by_the_next_down(name: str) -> None:
     starting = subprocess.Popen(
         [*COMMAND, "lab", "up", "--name", name, "--nodes", "2"], stderr=subprocess.DEVNULL
     )
-    lab_processes.wait_for("its second node", lambda: f"tortie-{name}-node2" in fabric.namespaces("tortie-"), 20)
+    lab_processes.wait_for(
+        "its second node", lambda: f"tortie-{name}-node2" in fabric.namespaces("tortie-"), 20
+    )
     starting.kill()
     starting.wait()
     done = tortie("lab", "down", "--name", name)

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from agent import control
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, tortie, wait_until_routed
 

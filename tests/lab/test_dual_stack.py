@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import fabric, lifecycle, pods, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import fabric, lab_processes, lifecycle, pods
 from agent.lab.lab_plan import NETWORK, LabNode, Mode
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import MakeLab, wait_until_quiet
 
 pytestmark = pytest.mark.lab

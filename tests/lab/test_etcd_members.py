@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES
 from agent.lab.icmp import Pinger
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabError, Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, remove
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster

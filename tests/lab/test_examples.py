@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add
 from tests.cli.examples import Place, at

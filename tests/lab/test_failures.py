@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods, remove
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors
 

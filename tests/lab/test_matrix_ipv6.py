@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway6
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, pods
 from tests.lab import traffic
 from tests.lab.conftest import MakeLab

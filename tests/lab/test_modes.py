@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import has_ipip
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove
 from agent.lab.route_tables import table
 from tests.lab import traffic

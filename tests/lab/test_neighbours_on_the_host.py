@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
 from agent.netlink.namespaces import entered
 from tests.lab.conftest import MakeLab
 

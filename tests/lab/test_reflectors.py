@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
 
 pytestmark = pytest.mark.lab

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent.lab import lab_processes
-from agent.lab.lifecycle import Lab
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import MakeLab, tortie
 
 pytestmark = pytest.mark.lab

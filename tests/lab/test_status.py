@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode, gateway
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import MakeLab, tortie
 
 pytestmark = pytest.mark.lab

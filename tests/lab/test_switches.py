@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
+from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, wait_until_routed
 from tests.lab.pinging import ROUND_SECONDS, pinging

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode, gateway
+from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
 from tests.lab.conftest import MakeLab, RouteMonitors, tortie
 

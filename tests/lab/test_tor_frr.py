@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lifecycle, lab_processes
-from agent.lab.lifecycle import Lab
+from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lifecycle import Lab
 from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie
 from tests.lab.test_tor import converged, resource, session
 

@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel.model import ForwardChain, Link, Route, RouteKey
-from agent.preflight.host_facts import (AGENT, HostFacts, Listener, ModuleState, Placed, Process, Severity, Underlay)
 from agent.preflight.findings import findings
+from agent.preflight.host_facts import (
+    AGENT,
+    HostFacts,
+    Listener,
+    ModuleState,
+    Placed,
+    Process,
+    Severity,
+    Underlay,
+)
 from ipam.model import EncapsulationMode, Pool
 
 POOL = Pool("p", ip_network("192.168.0.0/16"), 26)

@@ -19,8 +19,8 @@ from agent.cli.commands.checksystem import tls
 from agent.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.preflight import host_reader
-from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Process
 from agent.preflight.findings import findings
+from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Process
 from ipam.model import EncapsulationMode, Pool
 from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
 from tests.fixtures.etcd import start_etcd

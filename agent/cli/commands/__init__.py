@@ -1,1 +1,1 @@
-"""TODO."""
+"""The commands of `tortie`, a file for each group."""

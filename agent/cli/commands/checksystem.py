@@ -15,11 +15,11 @@ from agent.cli.failure import CommandFailed
 from agent.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory
-from agent.preflight.host_facts import Finding, HostFacts, Severity
 from agent.preflight.findings import findings
+from agent.preflight.host_facts import Finding, HostFacts, Severity
 from agent.preflight.host_reader import read, with_skew
-from ipam.model import Pool
 from ipam.etcd.store import Store
+from ipam.model import Pool
 
 POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 

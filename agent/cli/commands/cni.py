@@ -49,8 +49,8 @@ def run_install(arguments: argparse.Namespace) -> None:
     """`tortie cni install`."""
     from agent.cli.connection import config
     from agent.cli.failure import CommandFailed
-    from agent.cni.plugin.plugin_install import InstallFailed, Places, install
     from agent.cni.plugin.options import CONTAINER_ID
+    from agent.cni.plugin.plugin_install import InstallFailed, Places, install
 
     if not CONTAINER_ID.fullmatch(arguments.network):
         raise CommandFailed(f"--network {arguments.network!r}: letters, digits, '_', '.', '-'")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from ipam.check.audit import Finding, Picture
-    from ipam.model import Address, IpamConfig
     from ipam.etcd.store import Store, Versioned
+    from ipam.model import Address, IpamConfig
 
 SHOW_EXAMPLES = """\
 examples:
@@ -223,8 +223,8 @@ def run_release(arguments: argparse.Namespace) -> None:
     from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from ipam.allocation.allocator import Allocator
-    from ipam.model import HandleId, NodeName
     from ipam.allocation.release import Guarded, Released
+    from ipam.model import HandleId, NodeName
 
     if bool(arguments.ip) == bool(arguments.node):
         raise CommandFailed("name either --ip ADDRESS or --node NODE")
@@ -251,9 +251,9 @@ def run_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
     from dataclasses import replace
 
+    from agent.cli.commands.ipam_tables import Rules
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
-    from agent.cli.commands.ipam_tables import Rules
     from ipam.allocation.ipam_config import configure
 
     changes = {

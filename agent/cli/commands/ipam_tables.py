@@ -12,9 +12,9 @@ from agent.cli.tables import ruled
 from agent.datastore.inventory import Inventory
 from ipam import block as arithmetic
 from ipam.check.audit import Picture
+from ipam.check.utilization import Filling, filling, loans, pool_filling
 from ipam.model import Address as IPAddress
 from ipam.model import IpamConfig
-from ipam.check.utilization import Filling, filling, loans, pool_filling
 
 
 class View(Protocol):

@@ -182,8 +182,8 @@ def run_down(arguments: argparse.Namespace) -> None:
 def run_status(arguments: argparse.Namespace) -> None:
     """`tortie lab status`."""
     from agent.lab import lifecycle, show
-    from agent.lab.pods import pods
     from agent.lab.lab_processes import agent_status
+    from agent.lab.pods import pods
     from agent.lab.route_tables import tables
 
     lab = lifecycle.find(arguments.name)
@@ -242,8 +242,8 @@ def run_exec(arguments: argparse.Namespace) -> None:
     """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
     from agent.lab import lifecycle
     from agent.lab.lab_plan import LabError
-    from agent.lab.pods import pods
     from agent.lab.lab_processes import inside
+    from agent.lab.pods import pods
 
     lab = lifecycle.find(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
@@ -267,7 +267,7 @@ def run_agent(arguments: argparse.Namespace) -> None:
     """`tortie lab agent start|stop|kill NODE`."""
     import signal
 
-    from agent.lab import lifecycle, lab_processes
+    from agent.lab import lab_processes, lifecycle
     from agent.lab.lab_plan import LabError
 
     node = lifecycle.find(arguments.name).plan.node(arguments.node)
@@ -285,7 +285,7 @@ def run_agent(arguments: argparse.Namespace) -> None:
 
 def run_etcd(arguments: argparse.Namespace) -> None:
     """`tortie lab etcd start|stop`."""
-    from agent.lab import lifecycle, lab_processes
+    from agent.lab import lab_processes, lifecycle
 
     plan = lifecycle.find(arguments.name).plan
     if arguments.what == "start":

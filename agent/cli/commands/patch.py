@@ -62,7 +62,9 @@ def run_patch(arguments: argparse.Namespace) -> None:
 
     summary = f"Successfully patched 1 '{kind}' resource"
     resource_changes.carry_out(
-        arguments, [resource_changes.Step(kind, arguments.name, step)], resource_changes.Words("patched", lambda _: summary)
+        arguments,
+        [resource_changes.Step(kind, arguments.name, step)],
+        resource_changes.Words("patched", lambda _: summary),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from agent.cli import resource_files, resource_changes
+from agent.cli import resource_changes, resource_files
 from agent.cli.failure import CommandFailed
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, shown
 
@@ -162,7 +162,9 @@ def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exce
         return resource_changes.Step(kind, name, lambda admission: admission.write(found, verb))
 
     steps = [step(found) for found in resource_files.read_files(arguments)]
-    resource_changes.carry_out(arguments, steps, resource_changes.Words(done, resource_changes.counted(done), skip))
+    resource_changes.carry_out(
+        arguments, steps, resource_changes.Words(done, resource_changes.counted(done), skip)
+    )
 
 
 def run_delete(arguments: argparse.Namespace) -> None:
@@ -177,7 +179,9 @@ def run_delete(arguments: argparse.Namespace) -> None:
     else:
         steps = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
-    resource_changes.carry_out(arguments, steps, resource_changes.Words("deleted", resource_changes.counted("deleted"), skip))
+    resource_changes.carry_out(
+        arguments, steps, resource_changes.Words("deleted", resource_changes.counted("deleted"), skip)
+    )
 
 
 def _deleting(resource: Resource) -> resource_changes.Step:

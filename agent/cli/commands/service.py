@@ -32,7 +32,10 @@ def add_parsers(subparsers: Any) -> None:
 
     raw = argparse.RawDescriptionHelpFormatter
     new = subparsers.add_parser(
-        "install", help="the service, on this machine", epilog=install_flags.INSTALL_EXAMPLES, formatter_class=raw
+        "install",
+        help="the service, on this machine",
+        epilog=install_flags.INSTALL_EXAMPLES,
+        formatter_class=raw,
     )
     install_flags.install(new)
     new.set_defaults(run=run_install)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The CNI plugin and what the specification says: the shims, requests, options, results."""

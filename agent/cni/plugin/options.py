@@ -13,8 +13,8 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any
 
-from ipam.allocation.sticky import LONGEST_KEEP_SECONDS
 from ipam.address_text import text_of
+from ipam.allocation.sticky import LONGEST_KEEP_SECONDS
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535

@@ -14,7 +14,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from agent.cni.plugin.options import (CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments)
+from agent.cni.plugin.options import CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_VERSION = "0.2.0"

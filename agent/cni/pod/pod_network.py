@@ -18,16 +18,39 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.check import PodState
-from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.cni.pod.pod_removal import RTM_SETLINK, Removal, by_name, exists
-from agent.netlink import sysctl
-from agent.dataplane.kernel.protocol import KernelError
-from agent.netlink.netlink_socket import RequestSocket, reason
-from agent.dataplane.kernel.model import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
-from agent.netlink.rtlinks import (IFA_ADDRESS, IFA_LOCAL, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, known_neighbour_request, mac_bytes, neighbour_request)
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, RTM_NEWADDR, attribute, message, route_request)
+from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.dataplane.kernel.model import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
+from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink import sysctl
 from agent.netlink.namespaces import HOME, entered
+from agent.netlink.netlink_socket import RequestSocket, reason
+from agent.netlink.rtlinks import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    known_neighbour_request,
+    mac_bytes,
+    neighbour_request,
+)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTM_NEWADDR,
+    attribute,
+    message,
+    route_request,
+)
 
 RTM_NEWLINK = 16
 IFLA_NET_NS_FD = 28

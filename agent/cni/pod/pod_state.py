@@ -14,11 +14,43 @@ from typing import TypeVar
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6
 from agent.cni.check import Device, PodState
+from agent.dataplane.kernel.model import Address, Route
 from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink.netlink_socket import DATAGRAM_BYTES, NETLINK_ROUTE, Refused, open_socket
-from agent.dataplane.kernel.model import Address, Route
-from agent.netlink.rtlinks import (IFLA_IFNAME, NDA_DST, NDA_LLADDR, NUD_PERMANENT, LinkRow, address_dump_request, decode_address, decode_link, mac_text)
-from agent.netlink.rtnetlink import (AF_INET, AF_INET6, AF_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_GETLINK, RTM_GETNEIGH, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, attribute, attributes, decode_route, error_of, message, messages, route_dump_request)
+from agent.netlink.rtlinks import (
+    IFLA_IFNAME,
+    NDA_DST,
+    NDA_LLADDR,
+    NUD_PERMANENT,
+    LinkRow,
+    address_dump_request,
+    decode_address,
+    decode_link,
+    mac_text,
+)
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    attribute,
+    attributes,
+    decode_route,
+    error_of,
+    message,
+    messages,
+    route_dump_request,
+)
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The desired state: inputs become routes, tunnels, sysctls and masquerading. Pure."""

@@ -13,7 +13,19 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
-from agent.dataplane.kernel.model import (TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE, Address, Link, Prefix, Route, RouteKey, RouteType, Scope, Way)
+from agent.dataplane.kernel.model import (
+    TUNL0,
+    VXLAN6_DEVICE,
+    VXLAN_DEVICE,
+    Address,
+    Link,
+    Prefix,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+    Way,
+)
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 T = TypeVar("T")

@@ -11,8 +11,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from agent.dataplane.inputs.facts import (IPIP_OVERHEAD, SMALLEST_MTUS, VERSIONS, VXLAN_OVERHEADS, Facts, NodeAddresses)
-from agent.dataplane.kernel.model import (TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE, Address, FdbEntry, Neighbour, Tunnel, TunnelKind)
+from agent.dataplane.inputs.facts import (
+    IPIP_OVERHEAD,
+    SMALLEST_MTUS,
+    VERSIONS,
+    VXLAN_OVERHEADS,
+    Facts,
+    NodeAddresses,
+)
+from agent.dataplane.kernel.model import (
+    TUNL0,
+    VXLAN6_DEVICE,
+    VXLAN_DEVICE,
+    Address,
+    FdbEntry,
+    Neighbour,
+    Tunnel,
+    TunnelKind,
+)
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 VNI = 4096

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import islice
 
+from agent.dataplane.cooperative import PIECE, Work, at_once
+from agent.dataplane.desired.desired_routes import learned_routes, stored_routes, workload_routes
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address, Route, RouteKey
-from agent.dataplane.desired.desired_routes import learned_routes, stored_routes, workload_routes
-from agent.dataplane.cooperative import PIECE, Work, at_once
 
 Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 

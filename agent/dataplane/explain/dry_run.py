@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from agent.dataplane.kinds import diff
-from agent.dataplane.kinds.delta import Delta
 from agent.dataplane.explain.route_reasons import Reasons, Situation
 from agent.dataplane.kernel.model import FdbEntry, Kind, Neighbour, RouteKey, Tunnel
+from agent.dataplane.kinds import diff
+from agent.dataplane.kinds.delta import Delta
 
 MOST_STEPS = 1000
 

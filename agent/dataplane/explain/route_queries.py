@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
+from agent.dataplane.explain.dry_run import foreseen
 from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, page
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.explain.dry_run import foreseen
-from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.kernel.model import Kind, Prefix, RouteKey
+from agent.dataplane.kernel.protocol import Kernel, KernelError
 from agent.dataplane.kinds.diff import Picture
 from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.reconciler import Reconciler

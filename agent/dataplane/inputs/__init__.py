@@ -1,1 +1,1 @@
-"""TODO."""
+"""Everything the desired state depends on, as one frozen value."""

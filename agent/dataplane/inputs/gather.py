@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.inputs.mtu import oversized
 from agent.dataplane.kernel.model import Address, Link, RouteKey
-from agent.datastore.state_cache import Cluster
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
+from agent.datastore.state_cache import Cluster
 from agent.peering.peer_policies import services
 from ipam.model import NodeName, Pool
 

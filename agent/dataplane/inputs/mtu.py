@@ -5,8 +5,8 @@ Promises: pure. Does not know: how ways are looked up; a pod that was given a sm
 
 from __future__ import annotations
 
-from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.desired.desired_tunnels import tunnels
+from agent.dataplane.inputs.facts import Facts
 
 
 def pod_mtu(facts: Facts) -> int | None:

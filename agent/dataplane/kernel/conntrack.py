@@ -10,11 +10,18 @@ import errno
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
+from agent.dataplane.kernel.model import Address
+from agent.dataplane.kernel.protocol import KernelError, Unsupported
 from agent.netlink import ctnetlink, sysctl
 from agent.netlink.ctnetlink import Connection
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
-from agent.netlink.netlink_socket import (NETLINK_NETFILTER, UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason)
-from agent.dataplane.kernel.model import Address
+from agent.netlink.netlink_socket import (
+    NETLINK_NETFILTER,
+    UNSUPPORTED_ERRNOS,
+    Refused,
+    RequestSocket,
+    dump,
+    reason,
+)
 
 FILTERED_ADDRESSES = 8
 """Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""

@@ -11,13 +11,28 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from agent.netlink import nft_masquerade
+from agent.dataplane.kernel.model import OUR_TUNNELS, Kind
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun, Unsupported
+from agent.netlink import nft_masquerade
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
 from agent.netlink.nft_forward import concerns_forwarding
-from agent.dataplane.kernel.model import OUR_TUNNELS, Kind
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
-from agent.netlink.rtnetlink import (AF_BRIDGE, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE, Message, attributes, decode_route, messages)
+from agent.netlink.rtnetlink import (
+    AF_BRIDGE,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
+    RTM_NEWROUTE,
+    Message,
+    attributes,
+    decode_route,
+    messages,
+)
 from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
 from agent.netlink.sysctl_watch import SwitchWatch
 

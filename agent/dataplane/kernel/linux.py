@@ -12,17 +12,31 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakSet
 
-from agent.netlink import devices
 from agent.dataplane.kernel import tunnel_devices
-from agent.netlink import sysctl as procfs, rtlinks, rtnetlink
-from agent.dataplane.kernel.protocol import PathToHost, Refusal
-from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.conntrack import Conntrack
-from agent.netlink.interface_names import device_index, device_name
+from agent.dataplane.kernel.kernel_changes import NetlinkChanges
+from agent.dataplane.kernel.model import (
+    Address,
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    Way,
+    version_of,
+)
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.nftables import Nftables
+from agent.dataplane.kernel.protocol import PathToHost, Refusal
+from agent.netlink import devices, rtlinks, rtnetlink
+from agent.netlink import sysctl as procfs
+from agent.netlink.interface_names import device_index, device_name
 from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
-from agent.dataplane.kernel.model import (Address, FdbEntry, ForwardChain, ForwardKey, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, Way, version_of)
 from agent.netlink.route_decoder import RouteDecoder
 from agent.netlink.route_encoder import encoded
 from agent.netlink.rtlinks import NeighbourRow

@@ -15,9 +15,16 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from agent.netlink import sysctl, rtnexthops
 from agent.dataplane.kernel.protocol import KernelError
-from agent.netlink.netlink_socket import (BATCH_MESSAGES, UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason)
+from agent.netlink import rtnexthops, sysctl
+from agent.netlink.netlink_socket import (
+    BATCH_MESSAGES,
+    UNSUPPORTED_ERRNOS,
+    Refused,
+    RequestSocket,
+    dump,
+    reason,
+)
 from agent.netlink.rtnexthops import OURS, Nexthop
 
 COMPATIBLE = "net/ipv4/nexthop_compat_mode"

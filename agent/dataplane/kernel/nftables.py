@@ -8,11 +8,18 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from agent.netlink import nft_masquerade, nft_forward
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
-from agent.netlink.netlink_socket import (NETLINK_NETFILTER, UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason)
-from agent.netlink.nft_masquerade import Family
 from agent.dataplane.kernel.model import ForwardChain, ForwardKey, Masquerade, Prefix
+from agent.dataplane.kernel.protocol import KernelError, Unsupported
+from agent.netlink import nft_forward, nft_masquerade
+from agent.netlink.netlink_socket import (
+    NETLINK_NETFILTER,
+    UNSUPPORTED_ERRNOS,
+    Refused,
+    RequestSocket,
+    dump,
+    reason,
+)
+from agent.netlink.nft_masquerade import Family
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 """For a read: there is no table, or nothing that could hold one."""
@@ -30,7 +37,9 @@ class Nftables:
 
     async def read(self) -> Masquerade | None:
         """What the tables hold, networks collapsed; None when there is none, empty when one is not as made here."""
-        found = [part for family in nft_masquerade.FAMILIES if (part := await self._table(family)) is not None]
+        found = [
+            part for family in nft_masquerade.FAMILIES if (part := await self._table(family)) is not None
+        ]
         if not found or any(not part.sources for part in found):
             return Masquerade() if found else None
         return Masquerade(
@@ -40,8 +49,15 @@ class Nftables:
 
     async def _table(self, family: Family) -> Masquerade | None:
         try:
-            rules = await dump(nft_masquerade.rules_request(family), nft_masquerade.NEWRULE, nft_masquerade.decode_rule, NETLINK_NETFILTER)
-            sources, pools = [await self._networks(name, family) for name in (nft_masquerade.SOURCES, nft_masquerade.POOLS)]
+            rules = await dump(
+                nft_masquerade.rules_request(family),
+                nft_masquerade.NEWRULE,
+                nft_masquerade.decode_rule,
+                NETLINK_NETFILTER,
+            )
+            sources, pools = [
+                await self._networks(name, family) for name in (nft_masquerade.SOURCES, nft_masquerade.POOLS)
+            ]
         except Refused as error:
             if error.code in ABSENT:
                 return None
@@ -52,7 +68,9 @@ class Nftables:
 
     async def _networks(self, name: str, family: Family) -> frozenset[Prefix]:
         request = nft_masquerade.elements_request(name, family)
-        parts = await dump(request, nft_masquerade.NEWSETELEM, nft_masquerade.decode_elements, NETLINK_NETFILTER)
+        parts = await dump(
+            request, nft_masquerade.NEWSETELEM, nft_masquerade.decode_elements, NETLINK_NETFILTER
+        )
         return nft_masquerade.networks_of((edge for part in parts for edge in part), family)
 
     async def put(self, wish: Masquerade) -> None:
@@ -71,7 +89,9 @@ class Nftables:
             if wish.sources:
                 raise Unsupported(NO_NFTABLES.format(family=family.name, why=reason(code, words)))
             return
-        raise KernelError(f"replacing the nftables table {family.name} {nft_masquerade.TABLE}: {reason(code, words)}")
+        raise KernelError(
+            f"replacing the nftables table {family.name} {nft_masquerade.TABLE}: {reason(code, words)}"
+        )
 
     async def forward_chains(self) -> dict[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook. Raises KernelError."""

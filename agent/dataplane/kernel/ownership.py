@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.dataplane.kernel.model import (RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, RTPROT_KERNEL, VXLAN_DEVICES, WORKLOAD_PREFIX, Route, RouteKey, RouteType)
+from agent.dataplane.kernel.model import (
+    RTPROT_BIRD,
+    RTPROT_BOOT,
+    RTPROT_DATASTORE,
+    RTPROT_KERNEL,
+    VXLAN_DEVICES,
+    WORKLOAD_PREFIX,
+    Route,
+    RouteKey,
+    RouteType,
+)
 
 MAIN_TABLE = 254
 """RT_TABLE_MAIN of linux/rtnetlink.h."""

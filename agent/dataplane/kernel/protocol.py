@@ -11,7 +11,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.dataplane.kernel.model import (Address, FdbEntry, ForwardChain, ForwardKey, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel, Way)
+from agent.dataplane.kernel.model import (
+    Address,
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+    Way,
+)
 
 
 class KernelError(Exception):

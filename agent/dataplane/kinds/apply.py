@@ -13,14 +13,25 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from agent.clock import Clock
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.kinds.delta import Delta
+from agent.dataplane.kernel.model import (
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+)
 from agent.dataplane.kernel.protocol import Kernel, KernelError, Refusal, Unsupported
-from agent.dataplane.kernel.model import (FdbEntry, ForwardChain, ForwardKey, Kind, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel)
+from agent.dataplane.kinds.delta import Delta
 from agent.dataplane.kinds.diff import Picture, RoutePlan
-from agent.dataplane.report import Tally
-from agent.dataplane.kinds.retries import Retries
 from agent.dataplane.kinds.nexthop_moves import Turn
+from agent.dataplane.kinds.retries import Retries
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.report import Tally
 
 K = TypeVar("K")
 V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)

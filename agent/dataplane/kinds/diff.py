@@ -11,12 +11,28 @@ from collections.abc import Collection, Container, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from agent.dataplane.kinds.delta import Delta, difference
-from agent.dataplane.kernel.model import (PROTOCOL_NAMES, WORKLOAD_PREFIX, Address, Dataplane, FdbEntry, ForwardChain, ForwardKey, Kind, Link, Masquerade, Neighbour, Route, RouteKey, Sysctl, Tunnel)
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.desired.desired_sysctls import names_of
-from agent.dataplane.kinds.nexthop_moves import Turn, turns
 from agent.dataplane.cooperative import PIECE, Work, at_once
+from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.kernel.model import (
+    PROTOCOL_NAMES,
+    WORKLOAD_PREFIX,
+    Address,
+    Dataplane,
+    FdbEntry,
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Link,
+    Masquerade,
+    Neighbour,
+    Route,
+    RouteKey,
+    Sysctl,
+    Tunnel,
+)
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.delta import Delta, difference
+from agent.dataplane.kinds.nexthop_moves import Turn, turns
 
 K = TypeVar("K")
 V = TypeVar("V")

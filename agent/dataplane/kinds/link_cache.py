@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agent.dataplane.kernel.protocol import Kernel, KernelError, LinkChanged
 from agent.dataplane.kernel.model import Link
+from agent.dataplane.kernel.protocol import Kernel, KernelError, LinkChanged
 
 MOST_ONE_BY_ONE = 16
 """More links in doubt than these are read with all others: one dump costs less."""

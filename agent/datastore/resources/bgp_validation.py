@@ -10,8 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 
-from agent.datastore.resources.bgp_types import (BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec, FilterRule, Operation, Password)
 from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
+from agent.datastore.resources.bgp_types import (
+    BGPConfigurationSpec,
+    BGPFilterSpec,
+    BGPPeerSpec,
+    FilterRule,
+    Operation,
+    Password,
+)
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource
 from ipam.selector import SelectorError, parse
 

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from agent.datastore.resources import ip_pool
-from agent.datastore.resources.yaml_lines import Marked, NotReadable, documents
-from agent.datastore.resources.validation import faults
 from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, kind_of
 from agent.datastore.resources.schema import nearest, unknown_fields
+from agent.datastore.resources.validation import faults
+from agent.datastore.resources.yaml_lines import Marked, NotReadable, documents
 from ipam.model import Pool
 
 MOST_DOCUMENT_BYTES = 8 << 20

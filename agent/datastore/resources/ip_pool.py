@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Network, ip_network
 
 from agent.datastore.resources.resource_types import IPPool, IPPoolSpec
+from ipam.address_text import MAPPED, text_of
 from ipam.model import (
     BLOCK_LENGTHS,
     DEFAULT_BLOCK_LENGTH,
@@ -20,7 +21,6 @@ from ipam.model import (
     Use,
 )
 from ipam.selector import SelectorError, parse
-from ipam.address_text import MAPPED, text_of
 
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 

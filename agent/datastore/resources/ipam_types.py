@@ -15,9 +15,9 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from ipam.model import Affinity, IpamConfig
-from ipam.allocation.ipam_config import fault
 from ipam.address_text import text_of
+from ipam.allocation.ipam_config import fault
+from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
 """Kept for Calico; this program runs no virtual machines."""

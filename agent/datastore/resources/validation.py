@@ -9,10 +9,17 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from agent.datastore.resources import ipam_types, ip_pool
-from agent.datastore.resources.bgp_validation import bgp_faults
+from agent.datastore.resources import ip_pool, ipam_types
 from agent.datastore.resources.bgp_types import LARGEST_AS
-from agent.datastore.resources.resource_types import IPAMConfiguration, IPPool, IPReservation, Node, NodeSpec, Resource
+from agent.datastore.resources.bgp_validation import bgp_faults
+from agent.datastore.resources.resource_types import (
+    IPAMConfiguration,
+    IPPool,
+    IPReservation,
+    Node,
+    NodeSpec,
+    Resource,
+)
 
 NAME = re.compile(r"[!-~]{1,253}")
 """Wider than Calico's rule, because a node's name is what its machine is called."""

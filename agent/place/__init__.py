@@ -1,1 +1,0 @@
-"""This node's place in the cluster: its addresses, its record, the ways to the other nodes."""
