@@ -40,7 +40,6 @@ from agent.dataplane.inputs.facts import Facts, Protocols
 from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.dataplane.trigger import Bell
@@ -52,6 +51,7 @@ from agent.metrics.exposition import Exposition
 from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
 from agent.metrics.pool_gauges import PoolGauges
+from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.node.node_resource import NodeRecord, record_inputs
 from agent.node.underlay import Underlay
 from agent.peering.bgp_controller import Mesh

@@ -11,10 +11,10 @@ import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.dataplane.kernel.model import RTPROT_BIRD, Route, RouteKey
 from agent.netlink import rtnetlink
 from agent.netlink.interface_names import device_index
 from agent.netlink.netlink_socket import RequestSocket
+from agent.netlink.objects import RTPROT_BIRD, Route, RouteKey
 from bench.feeds import FEEDS, Feed
 
 

@@ -32,8 +32,8 @@ from agent.cni.dependencies import ServerPorts
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request, Result
 from agent.cni.release_journal import Release
-from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
+from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Companion
 from ipam.etcd.store import Delete, Put
 from ipam.failures import IpamError, Refused, StoreUnavailable

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.plugin.spec import Request
-from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address
-from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources.resource_types import (
     Metadata,
     WorkloadEndpoint,
     WorkloadEndpointSpec,
     endpoint_name,
 )
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import WORKLOAD_PREFIX, Address
 from ipam.address_text import text_of
 from ipam.allocation.sticky import Keep
 from ipam.model import HandleId

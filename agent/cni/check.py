@@ -15,8 +15,8 @@ from typing import Any
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, host_interface
 from agent.cni.plugin.spec import Request
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.dataplane.kernel.model import Address, Prefix, Route
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.netlink.objects import Address, Prefix, Route
 from ipam.address_text import rewritten, text_of
 
 EVERYWHERE, EVERYWHERE_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")

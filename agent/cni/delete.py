@@ -22,8 +22,8 @@ from agent.cni.dependencies import ServerPorts
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Journal, JournalFull, Release
-from agent.dataplane.kernel.protocol import KernelError
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
+from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Companion
 from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError

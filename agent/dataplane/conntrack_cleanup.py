@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from agent.dataplane.kernel.model import Address, RouteKey
-from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.report import Tally
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Address, RouteKey
 
 PAUSE_SECONDS = 0.25
 """Between an address's departure and the look at the table: longer than a runtime takes to remove a pod."""

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
-from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Kind, Route, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import LinkChanged, ObjectsChanged
 from agent.dataplane.kinds import diff
@@ -21,6 +20,7 @@ from agent.dataplane.kinds.apply import Writes
 from agent.dataplane.kinds.diff import Picture, Wish
 from agent.dataplane.kinds.link_cache import Interfaces
 from agent.dataplane.kinds.sysctl_reader import Switches
+from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Kind, Route, RouteKey
 
 
 class Worth(Enum):

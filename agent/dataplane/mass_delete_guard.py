@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent.dataplane.kernel.model import Kind
+from agent.netlink.objects import Kind
 
 FREE = 64
 """Removals that are never held: the routes of some nodes leaving together."""

@@ -20,9 +20,8 @@ from agent.dataplane.conntrack_cleanup import Forgetting
 from agent.dataplane.cooperative_loop import in_turns
 from agent.dataplane.event_triage import Hearing, Worth
 from agent.dataplane.explain.route_reasons import Situation
-from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
 from agent.dataplane.kernel.ownership import Installed, Ownership
-from agent.dataplane.kernel.protocol import Changes, Kernel, KernelError, KernelEvent, Overrun
+from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, Overrun
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.apply import Writes
 from agent.dataplane.kinds.delta import Delta
@@ -36,6 +35,8 @@ from agent.dataplane.pass_limiter import Pace, Tempo
 from agent.dataplane.report import Report, Tally
 from agent.dataplane.trigger import Bell
 from agent.dataplane.tunnel_grace import Lingering
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
 
 __all__ = ["Reconciler", "Report", "Wish"]
 

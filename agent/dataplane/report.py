@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agent.dataplane.kernel.model import Kind, Route
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, RoutePlan, conflict_reason, stands
 from agent.dataplane.kinds.retries import Retries
 from agent.dataplane.mass_delete_guard import Budget
+from agent.netlink.objects import Kind, Route
 
 DRIFT_LINES = 10
 """Lines logged for one read; the count tells the rest."""

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.dataplane.kernel.model import Address
+from agent.netlink.objects import Address
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,

@@ -15,9 +15,9 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 
-from agent.dataplane.kernel.model import Address, Tunnel, TunnelKind
-from agent.dataplane.kernel.protocol import KernelError, NoWay, Unsupported
+from agent.netlink.kernel_errors import KernelError, NoWay, Unsupported
 from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS
+from agent.netlink.objects import Address, Tunnel, TunnelKind
 
 IFA_F_NODAD = 0x02
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})

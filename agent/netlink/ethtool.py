@@ -11,7 +11,7 @@ import fcntl
 import socket
 import struct
 
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
+from agent.netlink.kernel_errors import KernelError, Unsupported
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17

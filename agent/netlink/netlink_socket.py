@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol, TypeVar
 
-from agent.dataplane.kernel.protocol import Incomplete, KernelError, Unsupported
+from agent.netlink.kernel_errors import Incomplete, KernelError, Unsupported
 from agent.netlink.rtnetlink import (
     HEADER,
     NLM_F_ACK,

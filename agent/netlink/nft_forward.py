@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.dataplane.kernel.model import WORKLOAD_PREFIX, ForwardChain
 from agent.netlink.nft_masquerade import (
     CHAIN_HOOK,
     CHAIN_NAME,
@@ -34,6 +33,7 @@ from agent.netlink.nft_masquerade import (
     generic,
     name,
 )
+from agent.netlink.objects import WORKLOAD_PREFIX, ForwardChain
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
-from agent.dataplane.kernel.model import Masquerade, Prefix, collapsed
+from agent.netlink.objects import Masquerade, Prefix, collapsed
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.dataplane.kernel.model import Route, RouteKey
+from agent.netlink.objects import Route, RouteKey
 from agent.netlink.rtnetlink import decode_route
 from agent.netlink.rtnexthops import referred
 

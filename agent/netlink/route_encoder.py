@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agent.dataplane.kernel.model import ADDRESS_OCTETS, Route
+from agent.netlink.objects import ADDRESS_OCTETS, Route
 from agent.netlink.rtnetlink import DESTINATION_OFFSET
 
 

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.dataplane.kernel.model import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
+from agent.netlink.objects import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
 from agent.netlink.rtnetlink import (
     AF_BRIDGE,
     AF_INET,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from agent.dataplane.kernel.model import IPV6_METRIC, Address, Route, RouteKey, RouteType, Scope
-from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import IPV6_METRIC, Address, Route, RouteKey, RouteType, Scope
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18

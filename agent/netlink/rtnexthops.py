@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from agent.dataplane.kernel.model import RTPROT_BIRD, Address
+from agent.netlink.objects import RTPROT_BIRD, Address
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.dataplane.kernel.model import Sysctl
+from agent.netlink.objects import Sysctl
 
 ROOT = Path("/proc/sys")
 

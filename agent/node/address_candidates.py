@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
-from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Address, Link
+from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Address, Link
 from agent.node.autodetection_method import How, Method
 from ipam.model import Pool
 

@@ -14,8 +14,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from urllib.parse import urlsplit
 
 from agent.config import NodeSettings
-from agent.dataplane.kernel.model import Address
-from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.protocol import Kernel
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Address
 from agent.node.address_candidates import Candidate, Interface, beside, by_route, judged, literal
 from agent.node.autodetection_method import How, Method, method
 from ipam.model import Pool

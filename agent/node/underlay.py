@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.inputs.facts import on_link
-from agent.dataplane.kernel.model import OUR_TUNNELS, Address, Link
-from agent.dataplane.kernel.protocol import Kernel, KernelError, PathToHost
+from agent.dataplane.kernel.protocol import Kernel, PathToHost
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import OUR_TUNNELS, Address, Link
 
 MOST_NODES_ASKED = 1024
 """More distant nodes than these are asked for by sample; the others are reached with encapsulation alone."""

@@ -19,8 +19,8 @@ import structlog
 from agent.clock import Clock
 from agent.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import Address, Prefix, RouteKey
 from agent.datastore.state_cache import Cluster
+from agent.netlink.objects import Address, Prefix, RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.originations import Outsiders, announcements, borne, interfaces

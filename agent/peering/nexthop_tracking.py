@@ -14,9 +14,10 @@ import structlog
 
 from agent.clock import Clock
 from agent.dataplane.inputs.facts import on_link
-from agent.dataplane.kernel.model import Address, Link
-from agent.dataplane.kernel.protocol import Kernel, KernelError, NoWay
+from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.trigger import Bell
+from agent.netlink.kernel_errors import KernelError, NoWay
+from agent.netlink.objects import Address, Link
 
 LOOK_SECONDS = 30.0
 """Between two looks at the same next hops: not every change of a route is heard of."""

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import Link, RouteKey
 from agent.datastore.state_cache import own_blocks
+from agent.netlink.objects import Link, RouteKey
 from agent.peering.peer_policies import Interface
 from bgp.policy.origination import PLAIN, Origination
 from bgp.wire.families import Prefix

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from agent.dataplane.kernel.model import ForwardChain, Link, Route
+from agent.netlink.objects import ForwardChain, Link, Route
 from ipam.model import Pool
 
 

@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 
 from agent.clock import SystemClock
 from agent.config import Config
-from agent.dataplane.kernel.model import ForwardChain, Link, Route
-from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.protocol import Kernel
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import ForwardChain, Link, Route
 from agent.preflight.host_checks import PURPOSES
 from agent.preflight.host_facts import AGENT, HostFacts, ModuleState, Placed, Underlay
 from agent.preflight.network_checks import BGP_PORT

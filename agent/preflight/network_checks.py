@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from agent.dataplane.inputs.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     OUR_TUNNELS,
     PROTOCOL_NAMES,
     RTPROT_KERNEL,

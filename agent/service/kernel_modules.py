@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from agent.dataplane.kernel.model import TUNL0, Link, TunnelKind
+from agent.netlink.objects import TUNL0, Link, TunnelKind
 from agent.service.host_snapshot import Evidence
 
 MODULE = "ipip"

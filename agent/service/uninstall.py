@@ -21,10 +21,11 @@ from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
 from agent.cni.plugin.plugin_install import Places
 from agent.cni.plugin.plugin_install import uninstall as remove_plugins
 from agent.config import Config, ConfigError
-from agent.dataplane.kernel.model import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink import sysctl
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
 from agent.service import host_snapshot, kernel_modules, layout
 from agent.service.install import active
 from agent.service.start import only_one

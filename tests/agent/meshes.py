@@ -15,10 +15,10 @@ import msgspec
 from agent.clock import SystemClock
 from agent.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import RouteKey
 from agent.datastore.resources.resource_types import KINDS
 from agent.datastore.state_cache import Cluster
 from agent.datastore.storage_layout import key_of
+from agent.netlink.objects import RouteKey
 from agent.peering.bgp_controller import Mesh
 from agent.peering.drain import DrainFile
 from agent.peering.passwords import Secrets

@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 import pytest
 
 from agent.config import NodeSettings
-from agent.dataplane.kernel.model import Link
+from agent.netlink.objects import Link
 from agent.node.address_candidates import by_route, judged
 from agent.node.autodetection import AddressFinder, NoAddress, resolved
 from agent.node.autodetection_method import How, Method, method

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.dataplane.kernel.model import Link, RouteKey
+from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import BLOCK as OWN
 from agent.peering.originations import announcements, borne, interfaces
 from agent.peering.peer_policies import Interface

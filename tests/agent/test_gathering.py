@@ -10,7 +10,6 @@ import pytest
 from agent.dataplane.inputs.facts import Endpoint
 from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
 from agent.dataplane.inputs.mtu import oversized, pod_mtu
-from agent.dataplane.kernel.model import Address, Link
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.resource_types import (
     Metadata,
@@ -23,6 +22,7 @@ from agent.datastore.resources.resource_types import (
     kind_of,
 )
 from agent.datastore.state_cache import Cluster
+from agent.netlink.objects import Address, Link
 from agent.node.underlay import MOST_NODES_ASKED, Underlay
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key

@@ -14,7 +14,7 @@ import structlog
 from agent.cli.commands.bgp import in_full, page_text, peers_table, routes_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
-from agent.dataplane.kernel.model import RouteKey
+from agent.netlink.objects import RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.peers import Peered, PeerKind
 from bgp.looking_glass import MOST_PREFIXES

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.dataplane.kernel.model import RouteKey
+from agent.netlink.objects import RouteKey
 from agent.peering.drain import Drained, DrainFile
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown

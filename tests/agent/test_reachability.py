@@ -8,8 +8,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.dataplane.kernel.model import Address
-from agent.dataplane.kernel.protocol import KernelError, NoWay, PathToHost
+from agent.dataplane.kernel.protocol import PathToHost
+from agent.netlink.kernel_errors import KernelError, NoWay
+from agent.netlink.objects import Address
 from agent.peering.nexthop_tracking import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
 from tests.fakes.kernel import FakeKernel
 

@@ -12,7 +12,7 @@ from agent.dataplane.desired.desired_state import dataplane, masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.inputs.mtu import pod_mtu
-from agent.dataplane.kernel.model import Link, RouteKey
+from agent.netlink.objects import Link, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET

@@ -13,15 +13,7 @@ from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.inputs.mtu import pod_mtu
-from agent.dataplane.kernel.model import (
-    VXLAN6_DEVICE,
-    FdbEntry,
-    Link,
-    Neighbour,
-    RouteKey,
-    Tunnel,
-    TunnelKind,
-)
+from agent.netlink.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET

@@ -16,10 +16,10 @@ from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
 from agent.cni.check import differences
 from agent.cni.plugin.spec import parse
 from agent.cni.pod.pod_network import NetlinkPods
-from agent.dataplane.kernel.model import Address, Sysctl
-from agent.dataplane.kernel.protocol import KernelError
 from agent.lab.fabric import make_namespace, remove_namespace
 from agent.netlink import sysctl
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Address, Sysctl
 from tests.cni.world import switch_on
 from tests.fixtures.namespace import fresh_namespace, ip
 

@@ -15,9 +15,9 @@ from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.release_journal import Journal
 from agent.cni.server import CniServer
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.dataplane.kernel.model import Address, Sysctl
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, Cluster
 from agent.netlink import sysctl
+from agent.netlink.objects import Address, Sysctl
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Put
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix

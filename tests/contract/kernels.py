@@ -11,7 +11,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import (
+from agent.dataplane.kernel.protocol import Kernel
+from agent.lab.lab_processes import wait_for
+from agent.netlink import sysctl
+from agent.netlink.objects import (
     VXLAN6_DEVICE,
     VXLAN_DEVICE,
     Address,
@@ -25,9 +28,6 @@ from agent.dataplane.kernel.model import (
     Tunnel,
     TunnelKind,
 )
-from agent.dataplane.kernel.protocol import Kernel
-from agent.lab.lab_processes import wait_for
-from agent.netlink import sysctl
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.namespace import ip
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.kernel.model import Route, RouteKey
-from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Route, RouteKey
 from tests.contract.kernels import V4, V6, Values, World
 
 

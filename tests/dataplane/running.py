@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.dataplane.kernel.model import Dataplane, Link
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.pass_limiter import Tempo
 from agent.dataplane.reconciler import Reconciler, Wish
+from agent.netlink.objects import Dataplane, Link
 
 PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4

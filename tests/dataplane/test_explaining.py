@@ -22,9 +22,9 @@ from agent.dataplane.explain.route_reasons import (
     page,
 )
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, Wish
+from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
 from tests.agent.test_routing import facts, pool
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.kernel.model import Dataplane, Link
-from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.kinds.link_cache import MOST_ONE_BY_ONE, Interfaces
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Dataplane, Link
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import EVERYTHING
 from tests.fakes.kernel import FakeKernel

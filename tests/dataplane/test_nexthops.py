@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import Dataplane, RouteKey, Sysctl
 from agent.netlink import rtnexthops, sysctl
+from agent.netlink.objects import Dataplane, RouteKey, Sysctl
 from agent.netlink.rtnetlink import HEADER
 from agent.netlink.rtnexthops import OURS, Nexthop
 from tests.dataplane.running import Bench, running

@@ -7,8 +7,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.kernel.model import Masquerade
 from agent.netlink import nft_masquerade
+from agent.netlink.objects import Masquerade
 from agent.netlink.rtnetlink import HEADER, messages
 
 networks = st.builds(

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import VXLAN_DEVICE, Dataplane
-from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink import ethtool
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import VXLAN_DEVICE, Dataplane
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import VXLAN
 from tests.fixtures.namespace import fresh_namespace, ip

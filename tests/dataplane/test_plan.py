@@ -9,17 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.kernel.model import (
-    TUNL0,
-    Dataplane,
-    Kind,
-    Link,
-    Masquerade,
-    Route,
-    RouteKey,
-    RouteType,
-    Scope,
-)
 from agent.dataplane.kernel.ownership import Ownership, is_ours
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import difference
@@ -28,6 +17,7 @@ from agent.dataplane.kinds.retries import Retries
 from agent.dataplane.mass_delete_guard import Budget
 from agent.dataplane.pass_limiter import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, Pace
 from agent.dataplane.trigger import Bell
+from agent.netlink.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
 LEARNED = Route(BLOCK, gateway=IPv4Address("172.26.0.2"), device="eth0")

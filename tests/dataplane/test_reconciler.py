@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.kernel.model import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
-from agent.dataplane.kernel.protocol import KernelError
 from agent.dataplane.pass_limiter import Tempo
 from agent.dataplane.reconciler import Wish
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import (
     EVERYTHING,

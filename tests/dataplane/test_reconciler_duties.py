@@ -8,7 +8,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.dataplane.kernel.model import (
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.tunnel_grace import LONGEST_SECONDS, Lingering
+from agent.netlink.objects import (
     TUNL0,
     VXLAN_DEVICE,
     Dataplane,
@@ -20,8 +22,6 @@ from agent.dataplane.kernel.model import (
     Tunnel,
     TunnelKind,
 )
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.tunnel_grace import LONGEST_SECONDS, Lingering
 from tests.dataplane.running import IMPATIENT, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.fakes.kernel import FakeKernel, Fault

@@ -14,9 +14,9 @@ from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.kernel_changes import GROUPS
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.model import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
 from agent.netlink import sysctl
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
+from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
 from ipam.model import NodeName
 from tests.dataplane.running import PATIENCE_SECONDS, Bench, running
 from tests.dataplane.wished import EVERYTHING, LEARNED, OWN_BLOCK, POD

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent.dataplane.kernel.model import Dataplane, Link, Route, Sysctl
 from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.reconciler import Wish
+from agent.netlink.objects import Dataplane, Link, Route, Sysctl
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import FOREIGN, LEARNED, OWN_BLOCK, routes
 from tests.fakes.kernel import FakeKernel

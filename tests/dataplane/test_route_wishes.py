@@ -12,9 +12,9 @@ from agent.dataplane.desired.desired_routes import routes
 from agent.dataplane.desired.desired_state import dataplane
 from agent.dataplane.desired.route_cache import RouteWishes
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.dataplane.kernel.model import Link, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, Wish, route_steps
+from agent.netlink.objects import Link, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.kernel.model import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
 from agent.netlink import rtlinks, rtnetlink
+from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
 from agent.netlink.route_decoder import RouteDecoder
 from agent.netlink.route_encoder import encoded
 from agent.netlink.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from agent.dataplane.kernel.model import Dataplane, Route, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.nexthop_moves import MANY, turns
+from agent.netlink.objects import Dataplane, Route, RouteKey
 from tests.dataplane.running import Bench, running
 from tests.dataplane.wished import FOREIGN, LEARNED, OWN_BLOCK
 from tests.fakes.kernel import FakeKernel

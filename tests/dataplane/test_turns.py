@@ -10,9 +10,9 @@ from agent.dataplane.cooperative import PIECE
 from agent.dataplane.cooperative_loop import in_turns
 from agent.dataplane.desired.desired_state import dataplane
 from agent.dataplane.desired.route_cache import RouteWishes
-from agent.dataplane.kernel.model import Route, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, Wish, route_work
+from agent.netlink.objects import Route, RouteKey
 from tests.dataplane.test_route_wishes import HOPS, START
 
 OURS, FOREIGN = 12, 4

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from agent.dataplane.kernel.model import Dataplane, Route, RouteKey, RouteType
 from agent.dataplane.kernel.ownership import is_ours
+from agent.netlink.objects import Dataplane, Route, RouteKey, RouteType
 from tests.dataplane.running import IMPATIENT, Bench, running
 from tests.dataplane.wished import EVERYTHING
 from tests.fakes.kernel import FakeKernel, Fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     TUNL0,
     VXLAN_DEVICE,
     Dataplane,

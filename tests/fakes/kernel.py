@@ -11,7 +11,16 @@ from dataclasses import replace
 from enum import Enum, auto
 from ipaddress import ip_interface
 
-from agent.dataplane.kernel.model import (
+from agent.dataplane.kernel.protocol import (
+    KernelEvent,
+    LinkChanged,
+    ObjectsChanged,
+    Overrun,
+    PathToHost,
+    Refusal,
+)
+from agent.netlink.kernel_errors import Incomplete, KernelError, NoWay, Unsupported
+from agent.netlink.objects import (
     VXLAN_DEVICES,
     Address,
     FdbEntry,
@@ -27,18 +36,6 @@ from agent.dataplane.kernel.model import (
     Tunnel,
     TunnelKind,
     Way,
-)
-from agent.dataplane.kernel.protocol import (
-    Incomplete,
-    KernelError,
-    KernelEvent,
-    LinkChanged,
-    NoWay,
-    ObjectsChanged,
-    Overrun,
-    PathToHost,
-    Refusal,
-    Unsupported,
 )
 
 

@@ -7,8 +7,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.check import Device, PodState
-from agent.dataplane.kernel.model import Route, RouteKey
-from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Route, RouteKey
 
 
 class PodFault(Enum):

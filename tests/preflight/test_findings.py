@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.kernel.model import ForwardChain, Link, Route, RouteKey
+from agent.netlink.objects import ForwardChain, Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
     AGENT,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.configuration.loading import load
-from agent.dataplane.kernel.model import Link
+from agent.netlink.objects import Link
 from agent.service import host_snapshot, kernel_modules, layout
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record

@@ -21,11 +21,11 @@ from agent.cni.check import PodState
 from agent.cni.pod.pod_removal import RTM_SETLINK, Removal, by_name, exists
 from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.dataplane.kernel.model import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
-from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink import sysctl
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.namespaces import HOME, entered
 from agent.netlink.netlink_socket import RequestSocket, reason
+from agent.netlink.objects import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
 from agent.netlink.rtlinks import (
     IFA_ADDRESS,
     IFA_LOCAL,

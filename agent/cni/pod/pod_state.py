@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6
 from agent.cni.check import Device, PodState
-from agent.dataplane.kernel.model import Address, Route
-from agent.dataplane.kernel.protocol import KernelError
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.netlink_socket import DATAGRAM_BYTES, NETLINK_ROUTE, Refused, open_socket
+from agent.netlink.objects import Address, Route
 from agent.netlink.rtlinks import (
     IFLA_IFNAME,
     NDA_DST,

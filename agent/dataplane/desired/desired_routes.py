@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     TUNL0,
     VXLAN6_DEVICE,
     VXLAN_DEVICE,

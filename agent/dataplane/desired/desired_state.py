@@ -11,16 +11,7 @@ from agent.dataplane.desired.desired_routes import routes
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import (
-    Address,
-    Dataplane,
-    FdbEntry,
-    Masquerade,
-    Neighbour,
-    Route,
-    RouteKey,
-    Sysctl,
-)
+from agent.netlink.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, Sysctl
 
 
 class Entries:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import Sysctl
+from agent.netlink.objects import Sysctl
 
 PER_INTERFACE = (
     ("net/ipv4/conf/{}/route_localnet", "1"),

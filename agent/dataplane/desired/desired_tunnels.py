@@ -19,7 +19,7 @@ from agent.dataplane.inputs.facts import (
     Facts,
     NodeAddresses,
 )
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     TUNL0,
     VXLAN6_DEVICE,
     VXLAN_DEVICE,

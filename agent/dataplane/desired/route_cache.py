@@ -15,7 +15,7 @@ from itertools import islice
 from agent.dataplane.cooperative import PIECE, Work, at_once
 from agent.dataplane.desired.desired_routes import learned_routes, stored_routes, workload_routes
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import WORKLOAD_PREFIX, Address, Route, RouteKey
+from agent.netlink.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
 
 Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 

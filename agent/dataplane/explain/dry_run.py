@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any
 
 from agent.dataplane.explain.route_reasons import Reasons, Situation
-from agent.dataplane.kernel.model import FdbEntry, Kind, Neighbour, RouteKey, Tunnel
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import Delta
+from agent.netlink.objects import FdbEntry, Kind, Neighbour, RouteKey, Tunnel
 
 MOST_STEPS = 1000
 

@@ -16,12 +16,13 @@ import msgspec
 from agent.dataplane.explain.dry_run import foreseen
 from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, page
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import Kind, Prefix, RouteKey
-from agent.dataplane.kernel.protocol import Kernel, KernelError
+from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.diff import Picture
 from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Kind, Prefix, RouteKey
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

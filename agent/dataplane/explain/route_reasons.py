@@ -13,9 +13,9 @@ from enum import Enum
 from typing import Any
 
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.model import PROTOCOL_NAMES, RTPROT_KERNEL, Link, Prefix, Route, RouteKey
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import Picture, Wish, conflict_reason
+from agent.netlink.objects import PROTOCOL_NAMES, RTPROT_KERNEL, Link, Prefix, Route, RouteKey
 
 MOST_ROUTES = 1000
 """Of one page: one turn of the event loop."""

@@ -9,15 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from agent.dataplane.kernel.model import (
-    RTPROT_BIRD,
-    RTPROT_BOOT,
-    RTPROT_DATASTORE,
-    Address,
-    Link,
-    Prefix,
-    RouteKey,
-)
+from agent.netlink.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Address, Link, Prefix, RouteKey
 from ipam.model import NodeName, Pool
 
 IPIP_OVERHEAD = 20

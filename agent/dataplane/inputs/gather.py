@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.inputs.mtu import oversized
-from agent.dataplane.kernel.model import Address, Link, RouteKey
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
+from agent.netlink.objects import Address, Link, RouteKey
 from agent.peering.peer_policies import services
 from ipam.model import NodeName, Pool
 

@@ -10,10 +10,9 @@ import errno
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
-from agent.dataplane.kernel.model import Address
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
 from agent.netlink import ctnetlink, sysctl
 from agent.netlink.ctnetlink import Connection
+from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
@@ -22,6 +21,7 @@ from agent.netlink.netlink_socket import (
     dump,
     reason,
 )
+from agent.netlink.objects import Address
 
 FILTERED_ADDRESSES = 8
 """Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from agent.dataplane.kernel.model import OUR_TUNNELS, Kind
-from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun, Unsupported
+from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
 from agent.netlink import nft_masquerade
+from agent.netlink.kernel_errors import Unsupported
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
 from agent.netlink.nft_forward import concerns_forwarding
+from agent.netlink.objects import OUR_TUNNELS, Kind
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.netlink.rtnetlink import (
     AF_BRIDGE,

@@ -15,7 +15,14 @@ from weakref import WeakSet
 from agent.dataplane.kernel import tunnel_devices
 from agent.dataplane.kernel.conntrack import Conntrack
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
-from agent.dataplane.kernel.model import (
+from agent.dataplane.kernel.nexthop_objects import Nexthops
+from agent.dataplane.kernel.nftables import Nftables
+from agent.dataplane.kernel.protocol import PathToHost, Refusal
+from agent.netlink import devices, rtlinks, rtnetlink
+from agent.netlink import sysctl as procfs
+from agent.netlink.interface_names import device_index, device_name
+from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
+from agent.netlink.objects import (
     Address,
     FdbEntry,
     ForwardChain,
@@ -30,13 +37,6 @@ from agent.dataplane.kernel.model import (
     Way,
     version_of,
 )
-from agent.dataplane.kernel.nexthop_objects import Nexthops
-from agent.dataplane.kernel.nftables import Nftables
-from agent.dataplane.kernel.protocol import PathToHost, Refusal
-from agent.netlink import devices, rtlinks, rtnetlink
-from agent.netlink import sysctl as procfs
-from agent.netlink.interface_names import device_index, device_name
-from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.netlink.route_decoder import RouteDecoder
 from agent.netlink.route_encoder import encoded
 from agent.netlink.rtlinks import NeighbourRow

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from agent.dataplane.kernel.protocol import KernelError
 from agent.netlink import rtnexthops, sysctl
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.netlink_socket import (
     BATCH_MESSAGES,
     UNSUPPORTED_ERRNOS,

@@ -8,9 +8,8 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from agent.dataplane.kernel.model import ForwardChain, ForwardKey, Masquerade, Prefix
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
 from agent.netlink import nft_forward, nft_masquerade
+from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
@@ -20,6 +19,7 @@ from agent.netlink.netlink_socket import (
     reason,
 )
 from agent.netlink.nft_masquerade import Family
+from agent.netlink.objects import ForwardChain, ForwardKey, Masquerade, Prefix
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 """For a read: there is no table, or nothing that could hold one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     RTPROT_BIRD,
     RTPROT_BOOT,
     RTPROT_DATASTORE,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.dataplane.kernel.model import (
+from agent.netlink.objects import (
     Address,
     FdbEntry,
     ForwardChain,
@@ -26,22 +26,6 @@ from agent.dataplane.kernel.model import (
     Tunnel,
     Way,
 )
-
-
-class KernelError(Exception):
-    """The kernel said no; the text is its own word, with what was asked."""
-
-
-class Unsupported(KernelError):
-    """This kernel lacks a feature (EOPNOTSUPP and its kin); trying again will not help."""
-
-
-class NoWay(KernelError):
-    """There is no route to a host (ENETUNREACH, EHOSTUNREACH)."""
-
-
-class Incomplete(KernelError):
-    """A dump was interrupted more often than the bound allows: what was read must not be trusted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import errno
 from dataclasses import replace
 from typing import NamedTuple
 
-from agent.dataplane.kernel.model import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
-from agent.dataplane.kernel.protocol import KernelError, Unsupported
 from agent.netlink import devices, ethtool, rtlinks, rtnetlink
 from agent.netlink.interface_names import device_index
+from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import Refused, dump
+from agent.netlink.objects import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
 from agent.netlink.rtlinks import LinkRow
 
 KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}

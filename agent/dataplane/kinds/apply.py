@@ -13,7 +13,15 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from agent.clock import Clock
-from agent.dataplane.kernel.model import (
+from agent.dataplane.kernel.protocol import Kernel, Refusal
+from agent.dataplane.kinds.delta import Delta
+from agent.dataplane.kinds.diff import Picture, RoutePlan
+from agent.dataplane.kinds.nexthop_moves import Turn
+from agent.dataplane.kinds.retries import Retries
+from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.report import Tally
+from agent.netlink.kernel_errors import KernelError, Unsupported
+from agent.netlink.objects import (
     FdbEntry,
     ForwardChain,
     ForwardKey,
@@ -25,13 +33,6 @@ from agent.dataplane.kernel.model import (
     Sysctl,
     Tunnel,
 )
-from agent.dataplane.kernel.protocol import Kernel, KernelError, Refusal, Unsupported
-from agent.dataplane.kinds.delta import Delta
-from agent.dataplane.kinds.diff import Picture, RoutePlan
-from agent.dataplane.kinds.nexthop_moves import Turn
-from agent.dataplane.kinds.retries import Retries
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.report import Tally
 
 K = TypeVar("K")
 V = TypeVar("V", Route, Neighbour, FdbEntry, Sysctl)

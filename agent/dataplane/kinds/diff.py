@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 from agent.dataplane.cooperative import PIECE, Work, at_once
 from agent.dataplane.desired.desired_sysctls import names_of
-from agent.dataplane.kernel.model import (
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.delta import Delta, difference
+from agent.dataplane.kinds.nexthop_moves import Turn, turns
+from agent.netlink.objects import (
     PROTOCOL_NAMES,
     WORKLOAD_PREFIX,
     Address,
@@ -30,9 +33,6 @@ from agent.dataplane.kernel.model import (
     Sysctl,
     Tunnel,
 )
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.delta import Delta, difference
-from agent.dataplane.kinds.nexthop_moves import Turn, turns
 
 K = TypeVar("K")
 V = TypeVar("V")

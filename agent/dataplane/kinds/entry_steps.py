@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.dataplane.kernel.model import VXLAN_DEVICES, Address, FdbEntry, Link, Neighbour
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import Delta
 from agent.dataplane.kinds.diff import Picture, Wish
+from agent.netlink.objects import VXLAN_DEVICES, Address, FdbEntry, Link, Neighbour
 
 Neighbours = Delta[tuple[str, Address], Neighbour]
 Forwarding = Delta[tuple[str, str], FdbEntry]

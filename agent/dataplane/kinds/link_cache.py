@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agent.dataplane.kernel.model import Link
-from agent.dataplane.kernel.protocol import Kernel, KernelError, LinkChanged
+from agent.dataplane.kernel.protocol import Kernel, LinkChanged
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Link
 
 MOST_ONE_BY_ONE = 16
 """More links in doubt than these are read with all others: one dump costs less."""

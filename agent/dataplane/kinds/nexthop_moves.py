@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agent.dataplane.kernel.model import Address, Route, RouteKey, Way
 from agent.dataplane.kernel.ownership import Ownership
+from agent.netlink.objects import Address, Route, RouteKey, Way
 
 MANY = 64
 """Fewer routes are as quickly replaced as counted."""

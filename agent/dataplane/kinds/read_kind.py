@@ -5,9 +5,9 @@ Promises: a picture that could not be read stays as it was. Does not know: when 
 
 from __future__ import annotations
 
-from agent.dataplane.kernel.model import VXLAN_DEVICES, Kind
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.diff import Picture
+from agent.netlink.objects import VXLAN_DEVICES, Kind
 
 
 async def read(kernel: Kernel, picture: Picture, kind: Kind) -> None:

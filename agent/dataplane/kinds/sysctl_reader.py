@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.dataplane.kernel.model import Kind, Sysctl
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.diff import Picture, Wish
 from agent.dataplane.report import Tally
+from agent.netlink.objects import Kind, Sysctl
 
 
 class Switches:
