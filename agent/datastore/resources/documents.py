@@ -2,7 +2,8 @@
 
 Promises: one document after the other is checked and every fault is named by file, document, line and field; nothing is
 accepted in part. Unknown fields are refused (so nothing a file says is silently lost) with the nearest known name.
-Does not know: etcd, and so neither overlap with stored pools nor what may be changed: `agent.datastore.resource_writer` does.
+Does not know: etcd, and so neither overlap with stored pools nor what may be changed
+(`agent.datastore.resource_writer` does).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Resources about addresses besides pools, and what can be wrong with them: IPReservation, IPAMConfiguration …
 
 Promises: pure; names and defaults are Calico's. A resource without faults is one that allocation can use.
-Does not know: where they are kept: the last two are no resources in etcd, `agent.datastore.storage_layout` makes them so.
+Does not know: where they are kept: the last two are no resources in etcd,
+`agent.datastore.storage_layout` makes them so.
 """
 
 from __future__ import annotations

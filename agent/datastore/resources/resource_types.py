@@ -1,7 +1,8 @@
 """Calico's resources (projectcalico.org/v3) that are not IPAM's own, as values.
 
 Promises: names of kinds and fields are Calico's, so files written for calicoctl are read as they are. Reading is
-tolerant (an unknown field is ignored); `agent.datastore.resources.documents` adds the strictness for what a person writes.
+tolerant (an unknown field is ignored); `agent.datastore.resources.documents` adds the strictness
+for what a person writes.
 Does not know: etcd, files, what a value means for the kernel.
 """
 
