@@ -2,7 +2,8 @@
 
 Addresses kept for a name are freed when their time is over.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
-transaction, guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees nothing.
+transaction, guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees
+nothing.
 Does not know: how proof is judged, CNI.
 """
 

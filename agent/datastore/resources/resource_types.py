@@ -255,7 +255,8 @@ PLURALS: dict[str, str] = {
     "IPReservation": "ipreservations",
     "WorkloadEndpoint": "workloadendpoints",
 }
-"""Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are kept otherwise."""
+"""Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are
+kept otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
 
