@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.store import FakeStore
-from tests.ipam.world import World
+from tests.scenes.ipam_world import World
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests import ROOT
 from tests.fixtures import debian_root
 from tests.suite import isolation
 
-CHECKOUT = Path(__file__).parent.parent.parent
+CHECKOUT = ROOT
 ENTER = Path(__file__).parent / "enter"
 PYTHON = ".venv/bin/python"
 """In the checkout, where a command starts."""

@@ -20,10 +20,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import ROOT
 from tests.suite.isolation import environment, isolated, prepare
 from tests.suite.shards import PYTEST, SHARDS, Shard
 
-ROOT = Path(__file__).parent.parent.parent
 SHARD_SECONDS = 1500.0
 """None takes so long on a loaded machine; the guest kernel's have a shorter limit of their own."""
 MOST_AT_ONCE = 2 * (os.cpu_count() or 1)

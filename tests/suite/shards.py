@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 GUEST_SECONDS = 900
 GUEST_TEST_SECONDS = 600
 """A test in the guest kernel may take longer than pyproject.toml grants: its system calls are slow."""
@@ -70,8 +70,12 @@ class Shard:
 
 
 EVERY = (Kind.LAB, Kind.PLAIN)
-ADDRESSES = ("tests/ipam", "tests/cni")
-INTEROP, KILLS, SWITCHES = "tests/interop", "tests/cni/test_kills.py", "tests/lab/test_switches.py"
+ADDRESSES = ("tests/ipam", "tests/agent/cni")
+INTEROP, KILLS, SWITCHES = (
+    "tests/interop",
+    "tests/agent/cni/test_kills.py",
+    "tests/lab/encapsulation/test_switches.py",
+)
 ISOLATION = "tests/suite"
 SHARDS = (
     Shard("ipip-switches", "IPIP in User-Mode-Linux: ten live switches", (Kind.IPIP,), (SWITCHES,)),
@@ -79,7 +83,7 @@ SHARDS = (
         "ipip",
         "IPIP in User-Mode-Linux: all the rest",
         (Kind.IPIP,),
-        ("tests/contract", "tests/dataplane", "tests/lab"),
+        ("tests/contract", "tests/agent/dataplane", "tests/agent/netlink", "tests/lab"),
         without=(SWITCHES,),
     ),
     Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/bench", "tests/lab"), workers=3),

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from tests import ROOT
 from tests.systemd.nodes import FABRIC_ADDRESS, Machines, Node, ip, wait_for
 
-ROOT = Path(__file__).parent.parent.parent
 WHEELS = "/srv/wheels"
 SETTINGS = f'[etcd]\nendpoints = ["http://{FABRIC_ADDRESS}:2379"]\n[kernel]\nnexthop_objects = true\n'
 DROP_IN = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"

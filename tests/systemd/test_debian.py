@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.lab import kernel_defaults
+from tests import ROOT
 from tests.fixtures import debian_root
 from tests.fixtures.debian_root import SUITES, RootFailed, digest, kept
 from tests.fixtures.namespace import fresh_namespace
@@ -190,7 +191,7 @@ def test_two_that_want_the_same_tree_at_once_make_it_once(tmp_path: Path) -> Non
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+            env={"PYTHONPATH": str(ROOT)},
         )
         for _ in range(2)
     ]

@@ -11,6 +11,7 @@ from agent.netlink.objects import Link
 from agent.service import host_snapshot, kernel_modules, layout
 from agent.service.install import InstallFailed, identity, newest, unit_file
 from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record
+from tests import ROOT
 
 
 def test_the_skeleton_is_the_default_settings(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_the_skeleton_is_the_default_settings(tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_placed_exists_and_every_file_of_systemd_is_placed() -> None:
-    folder = Path(__file__).parent.parent.parent / "systemd"
+    folder = ROOT / "systemd"
     placed = {one.source for one in layout.FILES}
     assert placed == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
         "README.md"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-UNITS = Path(__file__).parent.parent.parent / "systemd"
+from tests import ROOT
+
+UNITS = ROOT / "systemd"
 SERVICES = ("tortie-agent.service", "tortie-drain.service")
 MOST_EXPOSURE = 4.0
 REASON = re.compile(r"^#! (\S+): (\S.*)$", re.MULTILINE)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.uml import guest, xstate
 from tests.uml.guest import DIED, LATE, Guest
 
-ROOT = Path(__file__).parent.parent.parent
 SOON_SECONDS = 60.0
 SUM = "import math; print(round(sum(math.sqrt(number) for number in range(100000)), 6))"
 """Floating point while the kernel switches between processes: what is saved must come back."""

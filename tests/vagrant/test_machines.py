@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from agent.lab.lab_plan import Mode, gateway, plan
 from agent.lab.topology import TOPOLOGY
+from tests import ROOT
 
-ROOM = Path(__file__).parent.parent.parent / "vagrant"
+ROOM = ROOT / "vagrant"
 SCRIPTS = ("build-box", "without-kvm", "machine/node", "machine/router")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from vagrant.report import MOST_CHARACTERS, Report, Step, duration
 
-SMOKE = Path(__file__).parent.parent.parent / "vagrant" / "smoke"
+SMOKE = ROOT / "vagrant" / "smoke"
 RAN = Report(
     "two cores",
     (Step("vagrant up", 187.4, "3 nodes"), Step("pods", 9.96, "1 of 30\n pings lost", failed=True)),

@@ -1,0 +1,109 @@
+"""A forgotten address is freed with proof, and only then."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agent.cni.leak_collector import Collector
+from agent.datastore.state_cache import ENDPOINTS
+from ipam.check.leak_proof import PAUSE_SECONDS
+from ipam.etcd.store import Put
+from tests.scenes.cni_world import World
+
+NOTHING, ONE = (0, 0, 0), (1, 1, 1)
+
+
+class HandClock:
+    """Moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self.seconds
+
+    def wall(self) -> datetime:
+        """Any moment."""
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    await made.start()
+    await made.call("ADD", netns="/run/netns/no-such-namespace")
+    await made.sync()
+    return made
+
+
+async def rounds(world: World, *pauses: float) -> None:
+    """A first round, then one after each pause."""
+    clock = HandClock()
+    collector = Collector(world.ports, world.cluster, clock)
+    await collector.one_round()
+    for pause in pauses:
+        clock.seconds += pause
+        await collector.one_round()
+
+
+async def test_an_address_whose_pod_is_gone_is_freed_with_its_endpoint(world: World) -> None:
+    world.pods.attached.clear()
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == NOTHING
+    assert world.cluster.endpoints == ()
+
+
+async def test_one_look_and_two_looks_too_close_prove_nothing(world: World) -> None:
+    world.pods.attached.clear()
+    await rounds(world)
+    await rounds(world, PAUSE_SECONDS / 2)
+    assert await world.stored() == ONE
+
+
+async def test_looks_between_the_first_and_the_last_do_not_put_the_proof_off(world: World) -> None:
+    world.pods.attached.clear()
+    await rounds(world, PAUSE_SECONDS / 2, PAUSE_SECONDS / 2)
+    assert await world.stored() == NOTHING
+
+
+async def test_a_pod_with_its_veth_is_never_touched(world: World) -> None:
+    await rounds(world, PAUSE_SECONDS, 10 * PAUSE_SECONDS)
+    assert await world.stored() == ONE
+
+
+async def test_a_pod_with_its_namespace_is_never_touched(tmp_path: Path) -> None:
+    made = World(tmp_path)
+    await made.start()
+    await made.call("ADD", netns=str(tmp_path))
+    await made.sync()
+    made.pods.attached.clear()
+    await rounds(made, PAUSE_SECONDS)
+    assert await made.stored() == ONE
+
+
+async def test_after_a_power_loss_what_the_older_boot_assigned_is_freed(world: World) -> None:
+    await world.start(boot_id="boot-2")
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == NOTHING
+
+
+async def test_while_the_datastore_is_away_nothing_is_freed(world: World) -> None:
+    world.pods.attached.clear()
+    world.why = "the datastore is away"
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == ONE
+
+
+async def test_an_address_that_another_containers_endpoint_names_is_not_freed(world: World) -> None:
+    world.pods.attached.clear()
+    (key,) = (await world.store.list(ENDPOINTS)).values
+    stored = await world.store.get(key)
+    assert stored is not None
+    await world.store.commit((), (Put(key, stored.value.replace(b'"c1"', b'"c9"')),))
+    await world.sync()
+    await rounds(world, PAUSE_SECONDS)
+    assert (await world.stored())[0] == 1

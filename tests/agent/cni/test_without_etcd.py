@@ -1,0 +1,106 @@
+"""A real agent whose datastore has stopped: a DEL is answered at once and carried out later; the rest says so soon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from agent.cni.plugin.plugin_install import Places, install
+from agent.lab import lab_processes, lifecycle
+from agent.lab.fabric import NAMESPACES, make_namespace
+from agent.lab.lab_plan import Mode
+from agent.lab.lifecycle import Lab
+from tests.lab.conftest import MakeLab, make_lab, named
+from tests.scenes.lab_remains import datastore, kernels
+
+__all__ = ["make_lab"]
+
+SHIMS = ("c", "python")
+DELS = 4
+"""With each shim."""
+DEL_SECONDS, MACHINE_FACTOR = 0.05, 10
+"""The promise, on a machine that does nothing else; and how much slower the machine of a test may be."""
+REFUSAL_SECONDS = 5.0
+REPLAY_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: MakeLab) -> Iterator[Lab]:
+    yield make_lab("away", Mode.VXLAN, nodes=1, pods=0)
+    lifecycle.down(named("away"))
+
+
+class Runtime:
+    """Calls one of both shims for pods of the lab's only node."""
+
+    def __init__(self, lab: Lab, shim: str) -> None:
+        self._node = lab.plan.nodes[0]
+        home = self._node.directory / shim
+        places = Places(home, home, self._node.run / "cni.sock", self._node.directory / "state")
+        for _ in install(places, shim, "pods"):
+            pass
+        self._plugin = home / "tortie"
+
+    def call(self, verb: str, container: str = "", netns: Path | str = "") -> tuple[float, dict[str, Any]]:
+        """How long it took, and the answer."""
+        words = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": str(netns),
+            "CNI_IFNAME": "eth0",
+        }
+        config = b'{"cniVersion":"1.1.0","name":"pods","type":"tortie"}'
+        started = time.monotonic()
+        done = subprocess.run([self._plugin], env=words, input=config, capture_output=True, check=False)
+        took = time.monotonic() - started
+        return took, json.loads(done.stdout) if done.stdout else {}
+
+
+def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_waits_long(lab: Lab) -> None:
+    node, runtimes = lab.plan.nodes[0], {shim: Runtime(lab, shim) for shim in SHIMS}
+    stored, before = datastore(lab), kernels(lab)
+    pods = [
+        (shim, f"{shim}{number}", lab.plan.pod_namespace(f"{shim}{number}"))
+        for shim in SHIMS
+        for number in range(DELS)
+    ]
+    for shim, container, namespace in pods:
+        make_namespace(namespace)
+        _, result = runtimes[shim].call("ADD", container, NAMESPACES / namespace)
+        assert "ips" in result, result
+    lab_processes.stop_etcd(lab.plan)
+    took: dict[str, list[float]] = {shim: [] for shim in SHIMS}
+    for shim, container, namespace in pods:
+        seconds, answer = runtimes[shim].call("DEL", container, NAMESPACES / namespace)
+        assert answer == {}
+        took[shim].append(seconds)
+    told = {
+        shim: f"{median(values) * 1000:.0f} ms, at most {max(values) * 1000:.0f}"
+        for shim, values in took.items()
+    }
+    print(f"DEL without etcd: {told}")
+    assert max(median(values) for values in took.values()) < DEL_SECONDS * MACHINE_FACTOR
+    assert kernels(lab) == before
+    assert len(list((node.directory / "state").glob("releases/*.json"))) == len(pods)
+    for shim in SHIMS:
+        seconds, answer = runtimes[shim].call("ADD", f"late-{shim}", NAMESPACES / pods[0][2])
+        assert (answer.get("code"), seconds < REFUSAL_SECONDS) == (11, True), answer
+        print(f"ADD without etcd, {shim}: code 11 after {seconds * 1000:.0f} ms: {answer['msg']}")
+        seconds, answer = runtimes[shim].call("STATUS")
+        assert (answer.get("code") in (50, 51), seconds < REFUSAL_SECONDS) == (True, True), answer
+        print(f"STATUS without etcd, {shim}: code {answer['code']} after {seconds * 1000:.0f} ms")
+    lab_processes.start_etcd(lab.plan)
+    lab_processes.wait_for("the releases", lambda: releases(lab) == [], REPLAY_SECONDS)
+    assert datastore(lab) == stored
+    assert kernels(lab) == before
+
+
+def releases(lab: Lab) -> list[Path]:
+    return list((lab.plan.nodes[0].directory / "state").glob("releases/*"))

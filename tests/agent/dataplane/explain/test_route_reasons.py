@@ -1,0 +1,236 @@
+"""Each route is explained by its facts, and what the next pass would change is what the plan says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from agent.dataplane.desired.desired_state import dataplane
+from agent.dataplane.explain.dry_run import Step, foreseen
+from agent.dataplane.explain.route_reasons import (
+    Explained,
+    Reasons,
+    Situation,
+    Sort,
+    explained,
+    nearness,
+    page,
+)
+from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.diff import Picture, Wish
+from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
+from ipam.model import EncapsulationMode
+from tests.agent.dataplane.desired.test_desired_routes import facts, pool
+
+POD, OWN, NEAR = "192.168.41.193/32", "192.168.41.192/26", "192.168.31.64/26"
+WITH_POD = {
+    "eth0": facts().links["eth0"],
+    "calie486eacd845": Link(9, "calie486eacd845", "veth", 1500, up=True),
+    "tunl0": Link(10, "tunl0", "ipip", 1480, up=True),
+}
+
+
+def given(mode: EncapsulationMode = EncapsulationMode.NEVER, **more: object) -> Facts:
+    return facts(pool(vxlan=mode), links=WITH_POD, **more)
+
+
+def key(prefix: str) -> RouteKey:
+    return RouteKey(ip_network(prefix))
+
+
+def told_by(prefix: Prefix) -> str:
+    return {NEAR: "near (172.26.5.10)"}.get(str(prefix), "")
+
+
+def seen(known: Facts, *changes: Route | str, **more: Any) -> Situation:
+    """The kernel as wished, but for these: a route that stands instead, the prefix of one that does not."""
+    wished = dataplane(known)
+    standing = dict(wished.routes)
+    for change in changes:
+        if isinstance(change, str):
+            del standing[key(change)]
+        else:
+            standing[change.key] = change
+    wish = Wish(wished, **{"complete": True, "bgp_complete": True, **more})
+    picture = Picture(
+        routes=standing, masquerade=None, tunnels=dict(wished.tunnels), sysctls=dict(wished.sysctls)
+    )
+    return Situation(wish, picture, known.links, Ownership(), {}, {})
+
+
+def said(situation: Situation, known: Facts, prefix: str) -> Explained:
+    reasons = Reasons(known, {"calie486eacd845": "web-1"}, told_by)
+    return explained(situation, reasons, key(prefix))
+
+
+PEER = {"gateways": {ip_network("10.9.9.9/32").network_address: facts().nodes["near"].underlay.ip}}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("known", "prefix", "sort", "why"),
+    [
+        (given(), POD, Sort.POD, "pod web-1"),
+        (given(), OWN, Sort.BLACKHOLE, "this node's block: what no pod has must not leave"),
+        (given(), NEAR, Sort.BGP, "told by near (172.26.5.10), block of near"),
+        (given(), "192.168.41.200/32", Sort.BGP, "BGP, next hop 172.26.5.10"),
+        (given(EncapsulationMode.CROSS_SUBNET), NEAR, Sort.DATASTORE, "block of near, by its claim"),
+        (given(**PEER), "10.9.9.9/32", Sort.PEER, "a BGP peer that is on no link"),
+    ],
+)
+def test_a_wished_route_says_why_it_is_there(known: Facts, prefix: str, sort: Sort, why: str) -> None:
+    row = said(seen(known), known, prefix)
+    assert (row.sort, row.why, row.state, row.agrees) == (sort, why, "in place", True)
+
+
+LEFT = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
+STATIC = Route(key(NEAR), device="eth0", protocol=4)
+OWN_WAY = Route(key(NEAR), RouteType.BLACKHOLE)
+CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.LINK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "prefix", "sort", "state"),
+    [
+        ((NEAR,), {}, NEAR, Sort.BGP, "missing: not written yet"),
+        (
+            (OWN_WAY,),
+            {},
+            NEAR,
+            Sort.BGP,
+            "differs: 192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird is wished",
+        ),
+        ((STATIC,), {}, NEAR, Sort.FOREIGN, "conflict: a route of protocol static stands there"),
+        ((LEFT,), {}, "192.168.99.0/26", Sort.LEFT, "to be removed"),
+        (
+            (LEFT,),
+            {"bgp_complete": False},
+            "192.168.99.0/26",
+            Sort.LEFT,
+            "kept until BGP has heard every peer",
+        ),
+        ((LEFT,), {"complete": False}, "192.168.99.0/26", Sort.LEFT, "kept until the datastore was read"),
+    ],
+)
+def test_where_wish_and_kernel_do_not_agree_the_state_says_how(
+    changes: tuple[Route | str, ...], more: dict[str, bool], prefix: str, sort: Sort, state: str
+) -> None:
+    known = given()
+    row = said(seen(known, *changes, **more), known, prefix)
+    assert row.sort is sort
+    assert row.state.startswith(state)
+    assert not row.agrees
+
+
+def test_what_is_others_or_the_kernels_own_is_no_concern() -> None:
+    known = given()
+    situation = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    assert said(situation, known, "172.26.0.0/20").why == "an address of eth0"
+    row = said(situation, known, "10.1.0.0/16")
+    assert (row.sort, row.why, row.agrees) == (Sort.FOREIGN, "set by static, not by us", True)
+
+
+def test_a_route_that_waits_or_is_refused_says_for_what() -> None:
+    known = given()
+    situation = replace(
+        seen(known, NEAR, POD), waiting={key(NEAR): "eth0 is down"}, refused={key(POD): "EINVAL"}
+    )
+    assert said(situation, known, NEAR).state == "missing: eth0 is down"
+    assert said(situation, known, POD).state == "missing: EINVAL"
+
+
+def test_pages_behind_each_other_are_the_whole_table_once() -> None:
+    known = given()
+    situation = seen(known, CONNECTED, STATIC)
+    reasons, found, after = Reasons(known, {}), [], None
+    while True:
+        one = page(situation, reasons, after=after, most=2)
+        assert len(one.routes) <= 2
+        found += [row.destination for row in one.routes]
+        after = one.last
+        if after is None:
+            break
+    assert len(found) == len(set(found))
+    assert set(found) == {
+        str(key.destination) for key in (*situation.picture.routes, *situation.wish.dataplane.routes)
+    }
+
+
+@pytest.mark.parametrize(
+    ("near", "foreign", "expected"),
+    [
+        (NEAR, False, [NEAR]),
+        ("192.168.41.193/32", False, [OWN, POD]),
+        ("172.16.0.0/12", False, ["172.26.0.0/20"]),
+        (None, True, ["10.1.0.0/16"]),
+    ],
+)
+def test_a_table_is_narrowed(near: str | None, foreign: bool, expected: list[str]) -> None:
+    known = given()
+    situation = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    found = page(situation, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign)
+    assert [row.destination for row in found.routes] == expected
+
+
+def network(version: int, number: int, length: int) -> Prefix:
+    """Of few different addresses, so that many overlap."""
+    bits = {4: 32, 6: 128}[version]
+    return ip_network(((number << (bits - 8)) | number, min(length, bits)), strict=False)
+
+
+networks = st.builds(network, st.sampled_from([4, 6]), st.sampled_from([0, 1, 128, 255]), st.integers(0, 128))
+
+
+@hypothesis.given(near=networks, other=networks)
+@hypothesis.settings(derandomize=True, max_examples=500)
+def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
+    expected = near.version == other.version and near.overlaps(other)
+    assert nearness(near)(RouteKey(other)) == expected
+
+
+def steps(situation: Situation, known: Facts) -> list[Step]:
+    return list(foreseen(situation, Reasons(known, {}, told_by), {}).steps)
+
+
+def test_a_kernel_as_wished_has_no_next_step() -> None:
+    known = given()
+    assert steps(seen(known), known) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "verb", "what", "why"),
+    [
+        ((NEAR,), "create", "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird", "told by near"),
+        ((OWN_WAY,), "replace", "192.168.31.64/26 via", "told by near"),
+        ((STATIC,), "conflict", "192.168.31.64/26 via", "is not ours"),
+        ((LEFT,), "delete", "", "nothing asks for it any more"),
+    ],
+)
+def test_each_difference_is_a_step_with_its_reason(
+    changes: tuple[Route | str, ...], verb: str, what: str, why: str
+) -> None:
+    known = given()
+    (step,) = steps(seen(known, *changes), known)
+    assert (step.kind, step.verb) == ("route", verb)
+    assert step.what.startswith(what)
+    assert why in step.why
+    assert bool(step.was) == (verb != "create")
+
+
+def test_switches_and_tunnels_are_steps_and_reserves_are_said() -> None:
+    known = given(EncapsulationMode.ALWAYS)
+    situation = seen(known, complete=False)
+    situation.picture.tunnels.clear()
+    situation.picture.sysctls["net/ipv4/ip_forward"] = Sysctl("net/ipv4/ip_forward", "0")
+    found = foreseen(situation, Reasons(known, {}), {"route": "50 of 60"})
+    assert [(one.kind, one.verb) for one in found.steps][:1] == [("tunnel", "create")]
+    assert any(one.what == "net/ipv4/ip_forward = 1" for one in found.steps)
+    assert found.reserves == (
+        "the datastore was not read as a whole yet: nothing is replaced or deleted",
+        "a mass removal is held back: route: 50 of 60",
+    )

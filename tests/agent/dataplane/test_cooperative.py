@@ -1,0 +1,89 @@
+"""Long computations let others run, and end in what a table says by hand for each of very many routes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+from agent.dataplane.cooperative import PIECE
+from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.desired.desired_state import dataplane
+from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.diff import Picture, Wish, route_work
+from agent.netlink.objects import Route, RouteKey
+from tests.agent.dataplane.desired.test_route_cache import HOPS, START
+
+OURS, FOREIGN = 12, 4
+"""RTPROT_BIRD and RTPROT_STATIC of linux/rtnetlink.h."""
+ONE, TWO, UNREACHABLE = HOPS
+CASES = (
+    # BGP teaches, there stands (via, protocol), wished via, what is to be done
+    (ONE, None, ONE, "create"),
+    (ONE, (TWO, OURS), ONE, "replace"),
+    (ONE, (ONE, OURS), ONE, "nothing"),
+    (ONE, (TWO, FOREIGN), ONE, "conflict"),
+    (None, (TWO, OURS), None, "delete"),
+    (None, (TWO, FOREIGN), None, "nothing"),
+    (UNREACHABLE, None, None, "nothing"),
+)
+KEYS = [RouteKey(IPv4Network((0x14000000 + (number << 6), 26))) for number in range(20_000)]
+TABLE = [(key, *CASES[number % len(CASES)]) for number, key in enumerate(KEYS)]
+"""Each piece of the computation has some of every case."""
+LEARNED = {key: hop for key, hop, *_ in TABLE if hop is not None}
+
+
+def via(key: RouteKey, gateway: IPv4Address, protocol: int = OURS) -> Route:
+    return Route(key, gateway=gateway, device="eth0", protocol=protocol)
+
+
+WISHED = {key: via(key, hop) for key, _, _, hop, _ in TABLE if hop is not None}
+STANDING = {key: via(key, *stands) for key, _, stands, _, _ in TABLE if stands is not None}
+
+
+def keys_of(step: str) -> set[RouteKey]:
+    return {key for key, *_, what in TABLE if what == step}
+
+
+class Others:
+    """Counts how often somebody else could run."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def run(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_they_were() -> None:
+    learned = dict(LEARNED)
+    others = Others()
+    task = asyncio.create_task(others.run())
+    computing = asyncio.create_task(in_turns(RouteWishes().work(replace(START, learned=learned), None)))
+    await asyncio.sleep(0)
+    assert not computing.done()
+    # What is learned meanwhile is for the next computation, at the beginning of this one as at its end.
+    first, *_, last = learned
+    learned[first] = learned[last] = TWO
+    wished, keys = await computing
+    assert others.turns >= len(LEARNED) // PIECE > 5
+    assert keys is None
+    assert wished == WISHED
+    task.cancel()
+
+
+async def test_twenty_thousand_routes_are_compared_with_the_kernels_in_pieces() -> None:
+    wish = Wish(dataplane(START, WISHED), complete=True, bgp_complete=True)
+    others = Others()
+    task = asyncio.create_task(others.run())
+    plan = await in_turns(route_work(wish, Picture(routes=STANDING), START.links, Ownership()))
+    assert others.turns >= len(WISHED | STANDING) // PIECE > 5
+    assert plan.delta.create == {key: WISHED[key] for key in keys_of("create")}
+    assert plan.delta.replace == {key: WISHED[key] for key in keys_of("replace")}
+    assert plan.delta.delete == {key: STANDING[key] for key in keys_of("delete")}
+    assert plan.conflicts == {key: STANDING[key] for key in keys_of("conflict")}
+    assert plan.waiting == {}
+    task.cancel()

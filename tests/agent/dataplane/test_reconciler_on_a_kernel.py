@@ -1,0 +1,252 @@
+"""The reconciler over the kernel of a fresh namespace: adoption without an event, drift of every kind repaired."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from agent.dataplane.desired.desired_sysctls import sysctls
+from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.dataplane.kernel.kernel_changes import GROUPS
+from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.netlink import sysctl
+from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
+from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
+from ipam.model import NodeName
+from tests.fixtures.namespace import fresh_namespace, ip
+from tests.scenes.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
+from tests.scenes.reconcilers import PATIENCE_SECONDS, Bench, running
+
+REPAIR_SECONDS = 1.0
+MANY = 20_000
+NFNLGRP_NFTABLES = 7
+
+
+@pytest.fixture
+def kernel() -> Iterator[NetlinkKernel]:
+    with fresh_namespace():
+        # Without duplicate address detection the kernel has no address events of its own to come (RFC 4862).
+        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
+        for name in ("eth0", "cali1"):
+            ip(f"link add {name} type veth peer name {name}-far")
+            ip(f"link set {name}-far up")
+            ip(f"link set {name} up")
+        ip("address add 172.26.0.1/24 dev eth0")
+        kernel = NetlinkKernel()
+        yield kernel
+        kernel.close()
+
+
+def held() -> tuple[str, ...]:
+    """Everything of ours, as somebody else sees it."""
+    fdb = subprocess.run(
+        ["bridge", "fdb", "show", "dev", VXLAN_DEVICE], capture_output=True, text=True, check=False
+    )
+    nft = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False)
+    tunnel = [line.split(">", 1)[1] for line in ip("-o -d link show").splitlines() if VXLAN_DEVICE in line]
+    lists = [ip("route"), ip("neigh show nud permanent"), fdb.stdout, nft.stdout, ip("-br -4 address")]
+    return (*("\n".join(sorted(text.splitlines())) for text in lists), *tunnel)
+
+
+async def test_everything_is_in_the_kernel_as_other_programs_show_it(kernel: NetlinkKernel) -> None:
+    async with running(Bench(kernel, EVERYTHING)):
+        table = ip("route").splitlines()
+        for route in EVERYTHING.routes.values():
+            assert f"{route} " in table
+        assert "ip saddr @masquerade-pools ip daddr != @all-pools masquerade" in held()[3]
+        assert "66:2d:bf:44:a6:8b dst 172.26.0.2 self permanent" in held()[2]
+        assert "vxlan id 4096 local 172.26.0.1 dev eth0" in held()[5]
+        assert "nolearning" in held()[5]
+
+
+@asynccontextmanager
+async def silence() -> AsyncIterator[None]:
+    """Nobody changes a link, address, neighbour, route or nftables object while the block runs."""
+    ears = Subscription(NETLINK_ROUTE, GROUPS), Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))
+    try:
+        yield
+        assert [ear.read() for ear in ears] == [None, None]
+    finally:
+        for ear in ears:
+            ear.close()
+
+
+async def test_a_restart_over_a_kernel_as_wished_makes_no_event(kernel: NetlinkKernel) -> None:
+    async with running(Bench(kernel, EVERYTHING)):
+        before = held()
+    async with silence(), running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.passed()
+    assert held() == before
+
+
+async def test_twenty_thousand_routes_are_adopted_without_an_event(kernel: NetlinkKernel) -> None:
+    base = int(IPv4Address("20.0.0.0"))
+    gateway = IPv4Address("172.26.0.2")
+    many = [
+        Route(RouteKey(IPv4Network((base + (i << 6), 26))), gateway=gateway, device="eth0")
+        for i in range(MANY)
+    ]
+    wished = Dataplane(routes={route.key: route for route in many})
+    async with running(Bench(kernel, wished)) as bench:
+        assert len(bench.reconciler.installed) == MANY
+    async with silence(), running(Bench(kernel, wished)) as bench:
+        assert len(bench.reconciler.installed) == MANY
+        assert bench.reconciler.report().written["route"] == 0
+
+
+DRIFTS = {
+    "route deleted": "ip route del 10.1.1.0/26",
+    "route changed": "ip route replace 10.1.1.0/26 via 172.26.0.77 dev eth0 proto bird",
+    "route given a metric of its own kind": "ip route replace 10.1.1.0/26 via 172.26.0.2 dev eth0 proto bird mtu 1300",
+    "blackhole deleted": "ip route del blackhole 10.1.0.0/26",
+    "pod route moved": "ip route replace 10.1.0.7 dev eth0 proto bird scope link",
+    "route added": "ip route add blackhole 10.77.0.0/26 proto bird",
+    "neighbour deleted": "ip neigh del 10.2.0.0 dev vxlan.calico",
+    "neighbour changed": "ip neigh replace 10.2.0.0 lladdr 66:00:00:00:00:01 dev vxlan.calico nud permanent",
+    "neighbour made mortal": "ip neigh replace 10.2.0.0 lladdr 66:2d:bf:44:a6:8b dev vxlan.calico nud reachable",
+    "forwarding entry deleted": "bridge fdb del 66:2d:bf:44:a6:8b dev vxlan.calico",
+    "forwarding entry changed": "bridge fdb replace 66:2d:bf:44:a6:8b dev vxlan.calico dst 172.26.0.99",
+    "forwarding entry added": "bridge fdb add 66:99:bf:44:a6:8b dev vxlan.calico dst 172.26.0.99",
+    "address removed": "ip address del 10.1.0.1/32 dev vxlan.calico",
+    "address added": "ip address add 10.1.0.99/24 dev vxlan.calico",
+    "MTU changed": "ip link set vxlan.calico mtu 1300",
+    "MAC changed": "ip link set vxlan.calico address 66:00:00:00:00:09",
+    "learning switched on": "ip link set vxlan.calico type vxlan id 4096 learning",
+    "tunnel down": "ip link set vxlan.calico down",
+    "tunnel deleted": "ip link del vxlan.calico",
+    "tunnel replaced": "ip link del vxlan.calico; ip link add vxlan.calico type vxlan id 9 dstport 9999 dev eth0",
+    "table deleted": "nft delete table ip tortie",
+    "ruleset flushed": "nft flush ruleset",
+    "rule deleted": "nft flush chain ip tortie postrouting",
+    "pool taken from its set": "nft flush set ip tortie all-pools",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+async def test_drift_is_repaired_in_under_a_second_and_foreign_things_stay(
+    kernel: NetlinkKernel, drift: str
+) -> None:
+    ip("route add 10.200.0.0/24 via 172.26.0.3 dev cali1 onlink proto static")
+    ip("neigh add 172.26.0.3 lladdr 66:00:00:00:00:77 dev cali1-far nud permanent")
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.quiet()
+        whole = held()
+        for command in DRIFTS[drift].split("; "):
+            subprocess.run(command.split(), check=True)
+        assert held() != whole
+        await bench.until(lambda: held() == whole, REPAIR_SECONDS)
+
+
+async def test_who_flushed_the_ruleset_is_told(kernel: NetlinkKernel) -> None:
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.quiet()
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        await bench.until(lambda: bool(bench.log.of("kernel.drift")))
+        assert bench.log.of("kernel.drift")[-1]["by"] == "nft"
+
+
+async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKernel) -> None:
+    facts = Facts(NodeName("n1"), endpoints=(Endpoint("cali1", ()),))
+    wished = sysctls(facts)
+    async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
+        await bench.quiet()
+        assert await kernel.sysctls(list(wished)) == wished
+        for name, switch in wished.items():
+            (sysctl.ROOT / name).write_text("1" if switch.value == "0" else "0")
+            await bench.until(
+                lambda name=name, right=switch.value: sysctl.read(name) == right, REPAIR_SECONDS
+            )
+        assert bench.reconciler.report().drift["sysctl"] >= len(wished)
+        # A device made anew has other files under the same names.
+        ip("link del cali1")
+        ip("link add cali1 type veth peer name cali1-far")
+        localnet = "net/ipv4/conf/cali1/route_localnet"
+        await bench.until(lambda: sysctl.read(localnet) == "1")
+        await bench.quiet()
+        (sysctl.ROOT / localnet).write_text("0")
+        await bench.until(lambda: sysctl.read(localnet) == "1", REPAIR_SECONDS)
+
+
+async def test_links_that_flap_get_their_routes_back(kernel: NetlinkKernel) -> None:
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.quiet()
+        whole = held()
+        for name in ("eth0", "cali1"):
+            ip(f"link set {name} down")
+            ip(f"link set {name} up")
+        assert held() != whole
+        await bench.until(lambda: held() == whole, REPAIR_SECONDS)
+
+
+@pytest.mark.parametrize("vni", [4096, 4097], ids=["our VNI", "another VNI, other flags"])
+async def test_an_alien_vxlan_device_on_our_port_is_named_and_left(kernel: NetlinkKernel, vni: int) -> None:
+    ip(f"link add flannel.1 type vxlan id {vni} dstport 4789 dev eth0 gbp")
+    ip("link set flannel.1 up")
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        reason = bench.reconciler.report().refused["tunnel vxlan.calico"]
+        assert f"the device flannel.1 has UDP port 4789 (VNI {vni})" in reason
+        assert "10.1.0.7 dev cali1" in ip("route")
+    assert "flannel.1" in ip("link")
+
+
+async def test_a_foreign_device_that_bears_the_tunnels_name_is_not_taken(kernel: NetlinkKernel) -> None:
+    ip("link add tunl1 type bridge")
+    if " tunl0" in ip("link"):  # where ipip is there, each namespace has a real one
+        ip("link set tunl0 name tunl2")
+    ip("link set tunl1 name tunl0")
+    wish = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
+    async with running(Bench(kernel, Dataplane(tunnels={TUNL0: wish}))) as bench:
+        assert "of kind bridge, not ipip" in bench.reconciler.report().refused["tunnel tunl0"]
+
+
+async def test_a_flood_of_changes_that_overruns_the_listener_leaves_no_drift(kernel: NetlinkKernel) -> None:
+    batch = "\n".join(f"route add 30.{i >> 8}.{i & 255}.0/24 dev eth0 proto static" for i in range(30_000))
+    async with running(
+        Bench(kernel, Dataplane(routes={LEARNED.key: LEARNED, OWN_BLOCK.key: OWN_BLOCK}))
+    ) as bench:
+        # The loop does not run meanwhile, so the listener cannot keep up.
+        subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
+        ip("route del 10.1.1.0/26")
+        ip("route flush proto static")
+        await bench.until(lambda: bench.reconciler.report().overruns > 0)
+        await bench.passed()
+        assert LEARNED.key in await kernel.routes()
+
+
+async def test_the_agents_own_marks_decide_not_the_wish(kernel: NetlinkKernel) -> None:
+    for line in (
+        "10.50.0.0/24 via 172.26.0.2 dev eth0 proto static",
+        "10.51.0.0/24 via 172.26.0.2 dev eth0",
+        "blackhole 10.52.0.0/24",
+        "10.53.0.1 dev cali1 proto zebra scope link",
+    ):
+        ip(f"route add {line}")
+    foreign = set(ip("route").splitlines())
+    ip("route add 10.54.0.0/24 via 172.26.0.2 dev eth0 proto bird")
+    ip("route add 10.55.0.1 dev cali1 scope link")
+    async with running(Bench(kernel)):
+        assert set(ip("route").splitlines()) == foreign
+
+
+@pytest.mark.ipip
+async def test_ipip_drift_is_repaired_too(kernel: NetlinkKernel) -> None:
+    tunnel = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
+    through = LEARNED.but(device=TUNL0, onlink=True)
+    wished = Dataplane(tunnels={TUNL0: tunnel}, routes={through.key: through, POD.key: POD})
+
+    def ipip_held() -> tuple[str, ...]:
+        return ip("route show proto bird"), ip("-br -4 address show tunl0"), ip("-o link show tunl0")
+
+    async with running(Bench(kernel, wished)) as bench:
+        await bench.quiet()
+        whole = ipip_held()
+        for command in ("link set tunl0 down", "address flush dev tunl0", "link set tunl0 mtu 1300"):
+            ip(command)
+            assert ipip_held() != whole
+            await bench.until(lambda: ipip_held() == whole, PATIENCE_SECONDS)
+        assert bench.reconciler.report().refused == {}

@@ -1,0 +1,310 @@
+"""Resources are written whole, guarded by revisions, or not at all: on the fake store and on a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_network
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.clock import SystemClock
+from agent.datastore import storage_layout
+from agent.datastore.resource_writer import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
+from agent.datastore.resources.documents import Found, InvalidDocument, read
+from agent.datastore.resources.schema import merged
+from agent.datastore.storage_layout import Damaged
+from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.dry_run_store import Rehearsal
+from ipam.etcd.store import Delete, Operation, Outcome, Put, Store, Unchanged
+from ipam.failures import Conflict
+from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
+from ipam.model import NodeName
+from tests.fakes.store import FakeStore
+from tests.fixtures.etcd import Etcd, start_etcd
+from tests.scenes.resources import EXAMPLES, Example
+
+POOL, PEER = EXAMPLES[0], EXAMPLES[2]
+KINDS = pytest.mark.parametrize("example", EXAMPLES, ids=[example.kind for example in EXAMPLES])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Etcd]:
+    with start_etcd() as running:
+        yield running
+
+
+@pytest.fixture(params=["fake", "etcd"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "fake":
+        yield FakeStore()
+        return
+    real = EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,)))
+    yield real
+    await real.commit((), [Delete(key) for key in (await real.list("/calico/")).values])
+    await real.close()
+
+
+@pytest.fixture
+def admission(store: Store) -> Admission:
+    return Admission(store, SystemClock())
+
+
+def found(example: Example, spec: dict[str, Any] | None = None) -> Found:
+    return read(example.text(spec), "f")[0]
+
+
+async def shown(admission: Admission, example: Example) -> str:
+    """As `get -o yaml` tells it."""
+    return msgspec.yaml.encode(
+        storage_layout.shown(await admission.named(example.kind, example.name))
+    ).decode()
+
+
+@KINDS
+async def test_what_get_tells_can_be_applied_and_changes_nothing(
+    admission: Admission, example: Example
+) -> None:
+    made = await admission.write(found(example), Verb.APPLY)
+    assert made.effect is Effect.CREATED
+    text = await shown(admission, example)
+    (again,) = read(text, "f")
+    assert (await admission.write(again, Verb.APPLY)).effect is Effect.UNCHANGED
+    assert (await admission.write(again, Verb.REPLACE)).effect is Effect.UNCHANGED
+    assert await shown(admission, example) == text
+    document = storage_layout.shown(made.resource) if made.resource is not None else {}
+    for field, value in example.document()["spec"].items():
+        assert document["spec"][field] == value
+
+
+@KINDS
+async def test_a_change_is_told_field_by_field_and_keeps_who_made_it_when(
+    admission: Admission, example: Example
+) -> None:
+    first = await admission.write(found(example), Verb.CREATE)
+    rehearsed = await Admission(Rehearsal(admission._store), SystemClock()).write(
+        found(example, example.other), Verb.APPLY
+    )
+    assert rehearsed.effect is Effect.CONFIGURED
+    assert example.change in rehearsed.changed
+    assert (await admission.named(example.kind, example.name)) == first.resource
+    second = await admission.write(found(example, example.other), Verb.REPLACE)
+    assert (second.effect, second.changed) == (Effect.CONFIGURED, rehearsed.changed)
+    stored = await admission.named(example.kind, example.name)
+    assert stored == second.resource
+    assert first.resource is not None
+    assert stored.metadata.uid == first.resource.metadata.uid
+    assert stored.metadata.resource_version != first.resource.metadata.resource_version
+
+
+@KINDS
+async def test_create_wants_nothing_there_and_replace_something(
+    admission: Admission, example: Example
+) -> None:
+    named = f"f: line 1: {example.kind} {example.name}: "
+    with pytest.raises(NotFound, match=f"^{named}does not exist; make it with: tortie create"):
+        await admission.write(found(example), Verb.REPLACE)
+    await admission.write(found(example), Verb.CREATE)
+    with pytest.raises(Exists, match=f"^{named}already exists; change it with: tortie apply"):
+        await admission.write(found(example), Verb.CREATE)
+    assert (await admission.delete(found(example).resource)).effect is Effect.DELETED
+    with pytest.raises(NotFound, match=f"^{example.kind} {example.name} does not exist$"):
+        await admission.delete(found(example).resource)
+
+
+@KINDS
+async def test_a_document_of_an_earlier_state_is_refused(admission: Admission, example: Example) -> None:
+    await admission.write(found(example), Verb.CREATE)
+    old = await shown(admission, example)
+    await admission.write(found(example, example.other), Verb.APPLY)
+    (stale,) = read(old, "f")
+    for write in (Verb.REPLACE, Verb.APPLY):
+        with pytest.raises(Conflict, match=r"metadata\.resourceVersion: has changed since it was read \("):
+            await admission.write(stale, write)
+    with pytest.raises(Conflict, match="get it again and repeat the change"):
+        await admission.delete(stale.resource)
+
+
+@KINDS
+async def test_a_patch_changes_what_it_names_alone(admission: Admission, example: Example) -> None:
+    await admission.write(found(example), Verb.CREATE)
+    patch = {"spec": example.other}
+    done = await admission.change(example.kind, example.name, lambda document: merged(document, patch), "-p")
+    assert done.effect is Effect.CONFIGURED
+    assert example.change in done.changed
+    (wanted,) = read(example.text(example.other), "f")
+    assert (await admission.write(wanted, Verb.APPLY)).effect is Effect.UNCHANGED
+    with pytest.raises(
+        InvalidDocument, match=r"kind and metadata\.name: cannot be changed|is not default|is neither default"
+    ):
+        await admission.change(
+            example.kind,
+            example.name,
+            lambda document: merged(document, {"metadata": {"name": "other"}}),
+            "-p",
+        )
+
+
+async def test_fields_of_a_newer_program_survive_every_write(store: Store, admission: Admission) -> None:
+    document = POOL.document({"later": {"deep": 1}})
+    document |= {"status": {"conditions": []}}
+    document["metadata"] |= {"uid": "u", "managedFields": []}
+    key = resource_key("ippools", "pool")
+    await store.commit((), [Put(key, json.dumps(document).encode())])
+    await store.commit((), [Put(IPAM_CONFIG, b'{"auto_allocate_blocks":true,"later":[1]}')])
+    await admission.write(found(POOL, POOL.other), Verb.APPLY)
+    await admission.write(found(EXAMPLES[6]), Verb.REPLACE)
+    kept, rules = await store.get(key), await store.get(IPAM_CONFIG)
+    assert kept is not None
+    assert rules is not None
+    raw = json.loads(kept.value)
+    assert (raw["spec"]["later"], raw["status"], raw["metadata"]["managedFields"]) == (
+        {"deep": 1},
+        {"conditions": []},
+        [],
+    )
+    assert (raw["spec"]["natOutgoing"], raw["metadata"]["uid"]) == (True, "u")
+    assert json.loads(rules.value)["later"] == [1]
+
+
+async def test_a_status_in_a_file_is_not_read(admission: Admission) -> None:
+    (with_status,) = read(json.dumps(POOL.document() | {"status": {"conditions": [1]}}), "f")
+    assert (await admission.write(with_status, Verb.CREATE)).effect is Effect.CREATED
+    assert (await admission.write(found(POOL), Verb.APPLY)).effect is Effect.UNCHANGED
+
+
+async def test_pools_of_one_rehearsal_see_each_other(store: Store) -> None:
+    rehearsal = Admission(Rehearsal(store), SystemClock())
+    await rehearsal.write(found(POOL), Verb.APPLY)
+    document = POOL.document({"cidr": "10.0.4.0/24"})
+    document["metadata"]["name"] = "second"
+    with pytest.raises(
+        InvalidDocument, match=r"f: line 1: IPPool second: spec.cidr: 10.0.4.0/24 overlaps pool"
+    ):
+        await rehearsal.write(read(json.dumps(document), "f")[0], Verb.APPLY)
+    assert (await rehearsal.delete(found(POOL).resource)).effect is Effect.DELETED
+    assert (await rehearsal.write(read(json.dumps(document), "f")[0], Verb.APPLY)).effect is Effect.CREATED
+    assert (await store.list("/calico/")).values == {}
+
+
+async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, admission: Admission) -> None:
+    key = affinity_key(NodeName("n1"), ip_network("10.0.0.64/26"))
+    await store.commit((), [Put(key, b'{"state":"pending","deleted":false}')])
+    (claim,), damaged = await admission.stored("BlockAffinity")
+    assert storage_layout.shown(claim)["spec"] == {
+        "state": "pending",
+        "node": "n1",
+        "cidr": "10.0.0.64/26",
+        "type": "host",
+        "deleted": "false",
+    }
+    assert (claim.metadata.name, damaged) == ("n1-10-0-0-64-26", [])
+    (written,) = read(msgspec.yaml.encode(storage_layout.shown(claim)).decode(), "f")
+    with pytest.raises(InvalidDocument, match="cannot be written: claims are made and released by agents"):
+        await admission.write(written, Verb.APPLY)
+    with pytest.raises(InvalidDocument, match="cannot be deleted: claims are made"):
+        await admission.delete(claim)
+
+
+async def test_a_value_that_cannot_be_read_hides_no_other_and_can_be_repaired(
+    store: Store, admission: Admission
+) -> None:
+    await admission.write(found(PEER), Verb.CREATE)
+    bad = resource_key("bgppeers", "bad")
+    await store.commit(
+        (), [Put(bad, b'{"kind":"BGPPeer","metadata":{"name":"bad"},"spec":{"asNumber":"x"}}')]
+    )
+    peers, (sentence,) = await admission.stored("BGPPeer")
+    assert [peer.metadata.name for peer in peers] == ["tor"]
+    assert sentence.startswith(
+        f"BGPPeer at {bad} cannot be read: Expected `int | null`, got `str` - at `$.spec.asN"
+    )
+    with pytest.raises(Damaged, match="cannot be read"):
+        await admission.named("BGPPeer", "bad")
+    document = PEER.document()
+    document["metadata"] = {"name": "bad"}
+    repaired = read(json.dumps(document), "f")[0]
+    assert (await admission.write(repaired, Verb.APPLY)).effect is Effect.CONFIGURED
+    assert (await admission.stored("BGPPeer"))[1] == []
+    await store.commit((), [Put(bad, b"[")])
+    assert (await admission.delete_named("BGPPeer", "bad")).effect is Effect.DELETED
+
+
+async def test_labels_that_eight_people_set_at_once_all_arrive(store: Store, admission: Admission) -> None:
+    await admission.write(found(PEER), Verb.CREATE)
+
+    async def label(number: int) -> Effect:
+        patch = {"metadata": {"labels": {f"by{number}": "x"}}}
+        return (
+            await admission.change("BGPPeer", "tor", lambda document: merged(document, patch), "-p")
+        ).effect
+
+    assert set(await asyncio.gather(*map(label, range(8)))) == {Effect.CONFIGURED}
+    labels = (await admission.named("BGPPeer", "tor")).metadata.labels
+    assert labels == {"rack": "r1", **{f"by{number}": "x" for number in range(8)}}
+
+
+class Busy(FakeStore):
+    """Somebody else writes the same key before each of our first `losses` writes."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__()
+        self.losses = losses
+        self.tries = 0
+
+    async def commit(self, guards: Any, operations: Any) -> Outcome:
+        self.tries += 1
+        if guards and self.losses:
+            self.losses -= 1
+            present = await self.get(guards[0].key)
+            assert present is not None
+            other: list[Operation] = [Put(present.key, present.value)]
+            await super().commit([Unchanged(present.key, present.revision)], other)
+        return await super().commit(guards, operations)
+
+
+class AskedTwice(FakeStore):
+    """The first answer to each write is lost, and the second says what it finds (docs/decisions/0016)."""
+
+    async def commit(self, guards: Any, operations: Any) -> Outcome:
+        await super().commit(guards, operations)
+        return await super().commit(guards, operations)
+
+
+async def test_a_write_that_was_carried_out_unheard_is_no_failure() -> None:
+    admission = Admission(AskedTwice(), SystemClock())
+    made = await admission.write(found(PEER), Verb.CREATE)
+    assert made.effect is Effect.CREATED
+    assert await admission.named("BGPPeer", "tor") == made.resource
+    assert (await admission.write(found(PEER, PEER.other), Verb.REPLACE)).effect is Effect.CONFIGURED
+    assert (await admission.delete(found(PEER).resource)).effect is Effect.DELETED
+
+
+@pytest.mark.parametrize("losses", [1, MOST_ATTEMPTS - 1, MOST_ATTEMPTS])
+async def test_a_write_without_a_revision_is_tried_again_and_not_for_ever(losses: int) -> None:
+    store = Busy(0)
+    admission = Admission(store, SystemClock())
+    await admission.write(found(PEER), Verb.CREATE)
+    store.losses, store.tries = losses, 0
+    if losses < MOST_ATTEMPTS:
+        done = await admission.write(found(PEER, PEER.other), Verb.APPLY)
+        assert (done.effect, store.tries) == (Effect.CONFIGURED, losses + 1)
+    else:
+        with pytest.raises(Conflict, match="somebody else keeps changing BGPPeer"):
+            await admission.write(found(PEER, PEER.other), Verb.APPLY)
+        assert store.tries == MOST_ATTEMPTS
+
+
+async def test_a_write_with_a_revision_that_loses_once_is_refused() -> None:
+    store = Busy(0)
+    admission = Admission(store, SystemClock())
+    await admission.write(found(PEER), Verb.CREATE)
+    (mine,) = read(await shown(admission, PEER), "f")
+    document = storage_layout.shown(mine.resource)
+    document["spec"]["asNumber"] = 65009
+    store.losses = 1
+    with pytest.raises(Conflict, match="has changed since it was read"):
+        await admission.write(read(json.dumps(document), "f")[0], Verb.REPLACE)

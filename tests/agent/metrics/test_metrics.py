@@ -1,0 +1,233 @@
+"""What monitoring sees: every name is documented and told, alerts name what exists, pages answer as HTTP does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.clock import SystemClock
+from agent.dataplane.report import Report
+from agent.metrics.exposition import Exposition
+from agent.metrics.loop_lag import Lag
+from agent.metrics.monitor import Monitor
+from agent.metrics.pool_gauges import PoolReadings
+from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
+from bgp.peer_status import PeerStatus
+from bgp.session.fsm import State
+from tests import ROOT
+
+PATIENCE_SECONDS = 10
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PEER = PeerStatus(
+    address=IPv4Address("10.0.0.2"),
+    asn=64512,
+    description="node2",
+    state=State.ESTABLISHED,
+    since=NOW,
+    received=7,
+    announced=3,
+    last_error="",
+    restarting=False,
+    sessions=2,
+    messages_sent=(("UPDATE", 5),),
+)
+KERNEL = Report(
+    passes=9,
+    last_pass=NOW,
+    last_pass_seconds=0.25,
+    trouble=None,
+    objects={"route": 4},
+    written={"route": 4},
+    removed={},
+    drift={"route": 1},
+    overruns=0,
+    refused={"10.0.0.0/26": "no"},
+    conflicts={},
+    held={},
+    waiting={},
+    not_in_force={},
+)
+READINGS = Readings(
+    version="0.1.0",
+    started=NOW,
+    ready=True,
+    in_sync=True,
+    datastore_up=True,
+    converged=True,
+    drained=False,
+    pods=2,
+    own_blocks=1,
+    pools=(PoolReadings("default", size=256, most_blocks=4, blocks=3, own_blocks=1, in_use=5),),
+    nodes=3,
+    troubles=0,
+    peers=(PEER,),
+    kernel=KERNEL,
+    etcd=EtcdReadings(revision=77, certificates={"/c.pem": NOW}, rotations=1, watch_restarts=2, went_back=0),
+    loop_lag_seconds=0.002,
+)
+
+
+def told(exposition: Exposition) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample, as Prometheus itself reads the text."""
+    families = text_string_to_metric_families(exposition.text().decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_every_name_in_the_catalogue_is_told_and_no_other() -> None:
+    made = [one.definition.name for one in series(READINGS)]
+    assert sorted(made) == sorted(name for name, one in CATALOGUE.items() if one.sort is not Sort.HISTOGRAM)
+
+
+def test_prometheus_reads_what_the_agent_knows() -> None:
+    exposition = Exposition(lambda: READINGS)
+    exposition.answered("ADD", 0, 0.012)
+    exposition.answered("ADD", 11, 2.0)
+    samples = told(exposition)
+    peer = ("peer", "10.0.0.2")
+    assert samples["tortie_bgp_peer_up", (peer,)] == 1
+    assert samples["tortie_bgp_peer_state", (peer, ("state", "Established"))] == 1
+    assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
+    assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7
+    assert samples["tortie_bgp_peer_messages_total", (("direction", "sent"), ("kind", "UPDATE"), peer)] == 5
+    pool = (("pool", "default"),)
+    assert samples["tortie_ipam_allocations_in_use", pool] == 5
+    assert samples["tortie_ipam_blocks", pool] / samples["tortie_ipam_pool_blocks", pool] == 0.75
+    assert samples["tortie_ipam_own_addresses", pool] == 64
+    assert samples["tortie_kernel_objects", (("kind", "route"),)] == 4
+    assert samples["tortie_kernel_drift_repaired_total", (("kind", "route"),)] == 1
+    assert samples["tortie_kernel_refused", ()] == 1
+    assert samples["tortie_start_time_seconds", ()] == NOW.timestamp()
+    assert samples["tortie_build_info", (("version", "0.1.0"),)] == 1
+    count = "tortie_cni_request_duration_seconds_count"
+    assert samples[count, (("code", "0"), ("verb", "ADD"))] == 1
+    assert samples[count, (("code", "11"), ("verb", "ADD"))] == 1
+
+
+def test_two_agents_in_one_process_do_not_mix_their_series() -> None:
+    one, other = Exposition(lambda: READINGS), Exposition(lambda: replace(READINGS, pods=40))
+    assert told(one)["tortie_pods", ()] == 2
+    assert told(other)["tortie_pods", ()] == 40
+
+
+def test_the_documentation_lists_exactly_what_there_is() -> None:
+    lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| tortie_")
+    ]
+    assert rows == [
+        [one.name, one.sort.value, ", ".join(one.labels), one.meaning]
+        for one in sorted(CATALOGUE.values(), key=lambda one: one.name)
+    ]
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "dashboard.json"])
+def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
+    loaded = yaml.safe_load((ROOT / "monitoring" / name).read_text())
+    if name == "alerts.yml":
+        expressions = [rule["expr"] for rule in loaded["groups"][0]["rules"]]
+    else:
+        expressions = [target["expr"] for panel in loaded["panels"] for target in panel["targets"]]
+    for expression in expressions:
+        named = re.findall(r"tortie_[a-z_]+", expression)
+        assert named, expression
+        for found in named:
+            known = re.sub(r"_(bucket|count|sum)$", "", found)
+            assert found in CATALOGUE or known in CATALOGUE, expression
+    assert len(expressions) > 10
+
+
+@asynccontextmanager
+async def serving(
+    path: Path, not_ready: Callable[[], str | None] = lambda: None, listen: str = ""
+) -> AsyncIterator[None]:
+    lag = Lag(SystemClock())
+    ready = asyncio.Event()
+    monitor = Monitor(path, listen, Exposition(lambda: READINGS), lag, not_ready, ready.set)
+    task = asyncio.create_task(monitor.run())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await ready.wait()
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def asked(path: Path, request: bytes) -> tuple[bytes, bytes]:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return head.splitlines()[0], body
+
+
+async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
+    path, reasons = tmp_path / "metrics.sock", ["the datastore is away: refused"]
+    async with serving(path, lambda: reasons[0] if reasons else None):
+        assert path.stat().st_mode & 0o777 == 0o660
+        status, body = await asked(path, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status, b"tortie_pods 2.0" in body) == (b"HTTP/1.0 200 OK", True)
+        status, body = await asked(path, b"GET /readyz HTTP/1.1\r\n\r\n")
+        assert status == b"HTTP/1.0 503 Service Unavailable"
+        assert json.loads(body) == {"ok": False, "reasons": reasons}
+        reasons.clear()
+        assert (await asked(path, b"GET /readyz HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 200 OK"
+        assert (await asked(path, b"HEAD /livez HTTP/1.0\r\n\r\n")) == (b"HTTP/1.0 200 OK", b"")
+        assert b"/metrics, /livez, /readyz" in (await asked(path, b"GET /nothing HTTP/1.0\r\n\r\n"))[1]
+        assert (await asked(path, b"POST /metrics HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 405 Method Not Allowed"
+        assert (await asked(path, b"\n"))[0] == b"HTTP/1.0 405 Method Not Allowed"
+
+
+async def test_a_socket_that_cannot_be_opened_costs_the_agent_nothing(tmp_path: Path) -> None:
+    monitor = Monitor(
+        tmp_path / "nowhere" / "metrics.sock",
+        "",
+        Exposition(lambda: READINGS),
+        Lag(SystemClock()),
+        lambda: None,
+    )
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await monitor.run()
+
+
+async def test_a_port_that_is_taken_leaves_the_socket_serving(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with serving(path, listen=f"127.0.0.1:{taken.getsockname()[1]}"):
+            assert (await asked(path, b"GET /livez HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 200 OK"
+
+
+async def test_the_umask_of_the_process_is_the_same_in_every_turn(tmp_path: Path) -> None:
+    before, seen = os.umask(0), set()
+    os.umask(before)
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        seen.add(os.umask(before))
+        loop.call_soon(look)
+
+    loop.call_soon(look)
+    async with serving(tmp_path / "metrics.sock"):
+        pass
+    assert seen == {before}

@@ -1,1 +1,0 @@
-"""The command line as a whole: its help, its examples, its exit codes, what it imports."""

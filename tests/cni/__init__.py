@@ -1,1 +1,0 @@
-"""The CNI side under test."""

@@ -1,0 +1,207 @@
+"""Addresses that a named workload finds again: kept at its release, taken over by its next pod, freed in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from ipam import block as blocks
+from ipam.allocation.reassign import returned
+from ipam.allocation.sticky import KEEP_SECONDS, LONGEST_KEEP_SECONDS, Keep, is_kept, is_over, keep_of, kept
+from ipam.allocation.transaction import Draft, read_block
+from ipam.codec import encode_block
+from ipam.etcd.store import Lost, Put
+from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
+from ipam.keys import block_key, handle_key
+from ipam.model import AddressRequest, Attributes, HandleId
+from tests.fakes.store import FakeStore, Fault
+from tests.scenes.ipam_world import START, World, ask, texts
+
+NAME = HandleId("net.@default@web-0")
+KEEP = Keep(NAME, 600)
+
+
+def named(container: str, node: str = "n1", keep: Keep = KEEP, **settings: object) -> AddressRequest:
+    """What the next pod of the name asks for."""
+    words = (("node", node), ("netns", f"/run/{container}"), *keep.words())
+    return ask(f"net.{container}", node, secondary=words, kept_as=keep.handle, **settings)
+
+
+async def test_the_next_pod_of_a_name_has_the_address_of_the_last_one(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    (first,) = await allocator.assign(named("c1"))
+    assert await allocator.release_handle(HandleId("net.c1")) == ()
+    assert await world.held() == {first.address: NAME}
+    await allocator.assign(ask("other"))
+    (again,) = await allocator.assign(named("c2"))
+    assert again.address == first.address
+    assert (await world.held())[first.address] == "net.c2"
+    assert await allocator.assign(named("c2")) == (again,)
+    assert await world.store.get(handle_key(NAME)) is None
+    assert await world.faults() == []
+
+
+async def test_another_process_and_a_lost_reply_give_the_same(world: World, store: FakeStore) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    (first,) = await world.allocator().assign(named("c1"))
+    await world.allocator().release_handle(HandleId("net.c1"))
+    store.fail_next(Fault.LOST_REPLY)
+    with pytest.raises(StoreUnavailable):
+        await world.allocator().assign(named("c2"))
+    assert texts(await world.allocator().assign(named("c2"))) == [str(first.address)]
+    assert await world.faults() == []
+
+
+async def test_what_is_kept_is_given_to_nobody_else_and_a_refusal_says_so(world: World) -> None:
+    await world.pool("p", "10.0.0.0/30", 30)
+    allocator = world.allocator()
+    given = [
+        await allocator.assign(named(f"c{number}", keep=Keep(HandleId(f"net.@{number}"), 60)))
+        for number in range(4)
+    ]
+    for number in range(4):
+        await allocator.release_handle(HandleId(f"net.c{number}"))
+    with pytest.raises(PoolExhausted, match=r"no free address \(4 kept for named workloads\)"):
+        await allocator.assign(ask("other"))
+    with pytest.raises(AddressInUse):
+        await allocator.assign(ask("other", exact=(given[0][0].address,)))
+
+
+async def test_a_second_pod_of_a_name_has_an_address_of_its_own_and_the_first_ones_is_the_names(
+    world: World,
+) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    (first,) = await allocator.assign(named("c1"))
+    (second,) = await allocator.assign(named("c2"))
+    assert second.address != first.address
+    await allocator.release_handle(HandleId("net.c1"))
+    assert await allocator.release_handle(HandleId("net.c2")) == (second.address,)
+    assert await world.held() == {first.address: NAME}
+    assert await world.faults() == []
+
+
+async def test_of_two_pods_released_together_one_address_is_kept(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    for container in ("c1", "c2"):
+        await allocator.assign(named(container))
+    await asyncio.gather(*(allocator.release_handle(HandleId(f"net.{one}")) for one in ("c1", "c2")))
+    assert list((await world.held()).values()) == [NAME]
+    assert await world.faults() == []
+
+
+async def test_both_families_come_back_together(world: World) -> None:
+    await world.pool("p4", "10.0.0.0/28", 29)
+    await world.pool("p6", "fd00::/120", 122)
+    allocator = world.allocator()
+    both = await allocator.assign(named("c1", ipv6=1))
+    await allocator.release_handle(HandleId("net.c1"))
+    assert set(await world.held()) == {item.address for item in both}
+    again = await allocator.assign(named("c2", ipv6=1))
+    assert {item.address for item in again} == {item.address for item in both}
+    assert await world.faults() == []
+
+
+async def test_what_does_not_fit_the_request_stays_kept(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    await world.pool("q", "10.9.0.0/28", 29)
+    allocator = world.allocator()
+    (first,) = await allocator.assign(named("c1", pools=("p",)))
+    await allocator.release_handle(HandleId("net.c1"))
+    (other,) = await allocator.assign(named("c2", pools=("q",)))
+    assert other.pool == "q"
+    (wished,) = await allocator.assign(named("c3", exact=(ip_address("10.9.0.5"),)))
+    assert str(wished.address) == "10.9.0.5"
+    assert (await world.held())[first.address] == NAME
+    (same,) = await allocator.assign(named("c4", exact=(first.address,)))
+    assert same.address == first.address
+
+
+async def test_a_node_that_goes_takes_what_it_keeps_along(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    await allocator.assign(named("c1"))
+    await allocator.release_handle(HandleId("net.c1"))
+    await allocator.release_node(ask("x").node)
+    assert await world.held() == {}
+    assert await world.faults() == []
+
+
+async def test_a_damaged_record_of_the_name_stops_no_release(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    await allocator.assign(named("c1"))
+    await world.store.commit((), (Put(handle_key(NAME), b"{"),))
+    await allocator.release_handle(HandleId("net.c1"))
+    assert await world.held() == {}
+
+
+def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
+    block = blocks.new_block(ip_network("10.0.0.0/29"), ask("x").node, "", 7)
+    block, _ = blocks.assign(block, 2, Attributes(HandleId("a"), KEEP.words()))
+    before = dict(block.sequence_of)[0]
+    after = blocks.handed_over(block, [0], kept(block.attributes[0], KEEP, START))
+    assert blocks.broken_invariants(after) == ()
+    assert dict(after.sequence_of)[0] > before
+    assert [len(blocks.held(after, HandleId(one))) for one in ("a", NAME)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (KEEP.words(), KEEP),
+        ((("keepAs", NAME),), None),
+        ((("keepAs", NAME), (KEEP_SECONDS, "soon")), None),
+        (((KEEP_SECONDS, "600"),), None),
+        ((("keepAs", NAME), (KEEP_SECONDS, "9" * 12)), Keep(NAME, LONGEST_KEEP_SECONDS)),
+        ((), None),
+    ],
+)
+def test_words_that_cannot_be_read_keep_nothing(
+    words: tuple[tuple[str, str], ...], found: Keep | None
+) -> None:
+    assert keep_of(Attributes(HandleId("h"), words)) == found
+
+
+def test_a_kept_address_says_whose_it_is_and_until_when_and_nothing_of_its_container() -> None:
+    attributes = Attributes(
+        HandleId("net.c1"), (("netns", "/x"), ("boot", "b"), ("node", "n1"), *KEEP.words())
+    )
+    waiting = kept(attributes, KEEP, START)
+    assert waiting.handle == NAME
+    assert waiting.secondary == (("keepAs", NAME), ("keptUntil", "2026-01-02T03:14:05Z"), ("node", "n1"))
+    assert (is_kept(attributes), is_kept(waiting)) == (False, True)
+    assert not is_over(waiting, START + timedelta(seconds=599))
+    assert is_over(waiting, START + timedelta(seconds=600))
+    assert not is_over(attributes, START)
+    assert is_over(Attributes(NAME, (("keptUntil", "never"),)), START), (
+        "a moment nobody can read holds nothing for ever"
+    )
+
+
+async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_and_by_nothing_else(
+    world: World,
+) -> None:
+    """Another request of the moment drafted on the block as this node remembers it; the name lost its share since."""
+    record = await world.pool("p", "10.0.0.0/28", 29)
+    (first,) = await world.allocator().assign(named("c1"))
+    await world.allocator().release_handle(HandleId("net.c1"))
+    stored = await world.store.get(block_key(first.block))
+    handle = await world.store.get(handle_key(NAME))
+    assert stored is not None
+    assert handle is not None
+    remembered = read_block(stored)
+    ordinal = int(first.address) - int(first.block.network_address)
+    freed = blocks.release(remembered.block, [ordinal], None)
+    await world.write(stored.key, encode_block(freed))
+    draft = Draft()
+    draft.change(remembered, remembered.block)
+    given = await returned(world.store, draft, [record], named("c2"), ())
+    assert texts(given) == [str(first.address)]
+    guards, operations = draft.transaction
+    assert isinstance(await world.store.commit(guards, operations), Lost)

@@ -1,0 +1,170 @@
+"""Findings and repairs: each kind of damage is found, what can be proved is mended, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from ipam.check.audit import audit, picture
+from ipam.check.repair import repairs
+from ipam.check.utilization import loans, node_fillings, pool_filling
+from ipam.codec import encode_block
+from ipam.etcd.store import Committed, Delete, Lost, Put
+from ipam.keys import IPAM, affinity_key, block_key, handle_key
+from ipam.model import HandleId, NodeName, Pool
+from tests.fakes.store import FakeStore
+from tests.scenes.ipam_world import World, ask
+
+CIDR = ip_network("10.0.0.0/30")
+BLOCK, CLAIM = block_key(CIDR), affinity_key(NodeName("n1"), CIDR)
+H1 = handle_key(HandleId("h1"))
+
+
+async def healthy(world: World) -> None:
+    """One block of n1 with one address of h1 and one borrowed by n2."""
+    await world.pool("p", "10.0.0.0/30")
+    await world.allocator().assign(ask("h1", "n1"))
+    await world.allocator().assign(ask("h2", "n2"))
+    assert await world.faults() == []
+
+
+DAMAGE = [
+    ("damaged", [Put(BLOCK, b"{")], False),
+    ("damaged", [Put(H1, b"[]")], False),
+    ("orphaned-handle", [Put(handle_key(HandleId("h9")), b'{"block":{"10.0.0.0/30":1}}')], True),
+    ("miscounting-handle", [Put(H1, b'{"block":{"10.0.0.0/30":1,"10.0.0.4/30":1}}')], True),
+    ("miscounting-handle", [Put(H1, b'{"block":{"10.0.0.4/30":1}}')], True),
+    ("missing-handle", [Delete(H1)], True),
+    ("claim-without-block", [Put(affinity_key(NodeName("n2"), ip_network("10.0.0.4/30")), b"{}")], True),
+    ("claim-of-others-block", [Put(affinity_key(NodeName("n2"), CIDR), b"{}")], True),
+    ("block-without-claim", [Delete(CLAIM)], True),
+]
+
+
+@pytest.mark.parametrize(("kind", "damage", "mendable"), DAMAGE)
+async def test_every_damage_is_found_and_what_is_proved_is_mended(
+    world: World, store: FakeStore, kind: str, damage: list[Put | Delete], mendable: bool
+) -> None:
+    await healthy(world)
+    before = store.copy()
+    await store.commit((), damage)
+    damaged = store.copy()
+    seen = picture((await store.list(IPAM)).values)
+    findings = audit(seen)
+    assert {finding.kind for finding in findings} == {kind}
+    planned = list(repairs(seen, findings))
+    assert len(planned) == mendable
+    for repair in planned:
+        assert isinstance(await store.commit(*repair.draft.transaction), Committed)
+        assert dict(repair.before) == {
+            key: damaged[key].decode() if key in damaged else None for key in repair.draft.writes
+        }
+    if mendable:
+        assert await world.faults() == []
+        assert {key: value for key, value in store.copy().items() if key != CLAIM} == {
+            key: value for key, value in before.items() if key != CLAIM
+        }
+
+
+async def test_a_repair_changes_nothing_when_its_proof_is_old(world: World, store: FakeStore) -> None:
+    await healthy(world)
+    await world.write(handle_key(HandleId("h9")), b'{"block":{"10.0.0.0/30":1}}')
+    seen = picture((await store.list(IPAM)).values)
+    (repair,) = repairs(seen, audit(seen))
+    await world.allocator().assign(ask("h3", "n1"))
+    before = store.copy()
+    assert isinstance(await store.commit(*repair.draft.transaction), Lost)
+    assert store.copy() == before
+
+
+async def test_a_claim_that_is_under_way_is_no_finding(world: World) -> None:
+    await healthy(world)
+    await world.write(affinity_key(NodeName("n2"), ip_network("10.0.0.4/30")), b'{"state":"pending"}')
+    assert await world.faults() == []
+
+
+async def test_a_handle_that_counts_more_than_it_holds_is_calicos_and_no_finding(world: World) -> None:
+    await healthy(world)
+    await world.write(H1, b'{"block":{"10.0.0.0/30":7}}')
+    assert await world.faults() == []
+
+
+async def test_a_broken_block_is_named_with_what_is_wrong(world: World, store: FakeStore) -> None:
+    await healthy(world)
+    raw = json.loads(store.copy()[BLOCK])
+    await world.write(BLOCK, json.dumps({**raw, "unallocated": [0, 2, 3, 3]}).encode())
+    assert [text.removeprefix("broken-block: block 10.0.0.0/30: ") for text in await world.faults()] == [
+        "an ordinal is both free and allocated",
+        "an ordinal is free twice",
+        "an ordinal is neither free nor allocated",
+    ]
+
+
+async def test_blocks_that_share_addresses_are_found(world: World) -> None:
+    await healthy(world)
+    block = await world.block("10.0.0.0/30")
+    assert block is not None
+    raw = json.loads(encode_block(block))
+    small = {
+        "allocations": [None, None],
+        "unallocated": [0, 1],
+        "attributes": [],
+        "sequenceNumberForAllocation": {},
+    }
+    cidr = ip_network("10.0.0.2/31")
+    await world.write(
+        block_key(cidr), json.dumps({**raw, **small, "cidr": str(cidr), "affinity": None}).encode()
+    )
+    assert await world.faults() == ["overlapping-blocks: blocks 10.0.0.0/30 and 10.0.0.2/31 share addresses"]
+
+
+async def test_leaks_and_strangers_are_reported_and_never_mended(world: World, store: FakeStore) -> None:
+    await healthy(world)
+    seen = picture((await store.list(IPAM)).values)
+    in_use = {ip_address("10.0.0.0"): "endpoint a", ip_address("10.0.0.3"): "endpoint b"}
+    found = audit(seen, [Pool("q", ip_network("10.1.0.0/24"), 26)], in_use)
+    assert [(finding.kind, str(finding.address)) for finding in found] == [
+        ("block-outside-pools", "None"),
+        ("leaked-address", "10.0.0.1"),
+        ("unallocated-address", "10.0.0.3"),
+    ]
+    assert list(repairs(seen, found)) == []
+    assert found[1].as_json() == {
+        "kind": "leaked-address",
+        "key": BLOCK,
+        "text": "address 10.0.0.1 is allocated to h2 (unknown) and not used",
+        "address": "10.0.0.1",
+        "handle": "h2",
+        "repairable": False,
+    }
+
+
+async def test_every_address_of_a_pool_is_counted_once(world: World, store: FakeStore) -> None:
+    record = await world.pool("p", "10.0.0.0/29")
+    await world.rules('{"ipCooldownSeconds":60}')
+    allocator = world.allocator()
+    await allocator.assign(ask("h1", "n1", ipv4=2))
+    await allocator.assign(ask("h2", "n1"))
+    await allocator.release_handle(HandleId("h2"))
+    first = next(iter(await world.held()))
+    seen = picture((await store.list(IPAM)).values)
+    other = ip_network("10.0.0.4/30") if first in CIDR else CIDR
+    one = pool_filling(
+        record.pool, seen.blocks.values(), [ip_network(f"{first}/32"), other, ip_network("fd00::/8")]
+    )
+    assert (one.capacity, one.used, one.borrowed, one.cooling, one.reserved, one.free) == (8, 2, 0, 1, 4, 1)
+
+
+async def test_loans_are_counted_with_the_borrower(world: World, store: FakeStore) -> None:
+    await healthy(world)
+    seen = picture((await store.list(IPAM)).values)
+    (loan,) = loans(seen.blocks.values())
+    assert (str(loan.address), loan.borrower, loan.owner) == ("10.0.0.1", "n2", "n1")
+    assert [
+        (one.node, one.blocks, one.used, one.borrowed) for one in node_fillings(seen.blocks.values())
+    ] == [
+        ("n1", 1, 1, 0),
+        ("n2", 0, 1, 1),
+    ]

@@ -1,0 +1,1 @@
+"""Whole labs in every encapsulation, and while it changes."""

@@ -1,1 +1,0 @@
-"""Preflight: its findings by table, and its reading on real kernels and files."""

@@ -1,0 +1,194 @@
+"""A CNI server over real etcd and a real kernel that kills itself, as kill -9 would, at a named point.
+
+`python -m tests.scenes.dying_cni ETCD STATE` forks one server for each line `POINT|AWAY|PATIENCE` it reads; without a
+point it lives. The server writes `PID ready` once it listens and has carried out what the journal held, or `PID died`
+when it dies before. Everything is imported before the fork, so a server is there in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from agent import log as logging
+from agent.clock import SystemClock
+from agent.cni.attachment import Attachment
+from agent.cni.delete import Waits
+from agent.cni.dependencies import ServerPorts
+from agent.cni.pod import pod_network
+from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.release_journal import Journal, Release
+from agent.cni.server import CniServer
+from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
+from ipam.allocation.allocator import Allocator, Companion
+from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
+from tests.fixtures.namespace import ip
+
+ADD_POINTS = (
+    "before assign",
+    "after assign",
+    "before pair",
+    "after pair",
+    "before furnishing",
+    "in the pod",
+    "after furnishing",
+    "before settled",
+    "before answer",
+)
+DEL_POINTS = ("before detach", "after detach", "before release", "after release", "before answer")
+AWAY_POINTS = ("after detach", "before record", "after record", "before answer")
+"""Of a DEL while the datastore is away."""
+REPLAY_POINTS = ("before detach", "before release", "after release", "before done")
+"""Of a server that finds a release written down."""
+
+Die = Callable[[str], None]
+
+
+class Allocations(Allocator):
+    """Dies around the transactions."""
+
+    die: Die
+
+    async def assign(
+        self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
+    ) -> tuple[Assignment, ...]:
+        self.die("before assign")
+        found = await super().assign(request, companion)
+        self.die("after assign")
+        return found
+
+    async def release_handle(
+        self,
+        handle: HandleId,
+        companion: Companion = Companion(),  # noqa: B008 - the inherited default
+    ) -> tuple[Address, ...]:
+        self.die("before release")
+        found = await super().release_handle(handle, companion)
+        self.die("after release")
+        return found
+
+
+class Pods(NetlinkPods):
+    """Dies around the kernel's work."""
+
+    die: Die
+
+    async def make(self, wish: Attachment) -> None:
+        self.die("before pair")
+        await super().make(wish)
+        self.die("after pair")
+
+    async def furnish(self, wish: Attachment) -> None:
+        self.die("before furnishing")
+        await super().furnish(wish)
+        self.die("after furnishing")
+
+    async def detach(self, host_interface: str) -> None:
+        self.die("before detach")
+        await super().detach(host_interface)
+        self.die("after detach")
+
+
+class Records(Journal):
+    """Dies around the journal."""
+
+    die: Die
+
+    def record(self, release: Release, stamp: int) -> Path:
+        self.die("before record")
+        path = super().record(release, stamp)
+        self.die("after record")
+        return path
+
+    def done(self, path: Path) -> None:
+        self.die("before done")
+        super().done(path)
+
+
+class Server(CniServer):
+    """Dies before it answers."""
+
+    die: Die
+
+    async def call(self, environment: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+        answer = await super().call(environment, stdin)
+        self.die("before answer")
+        return answer
+
+
+def routed(cluster: Cluster, wanted: frozenset[Address]) -> None:
+    """Program the host's routes, as the reconciler does."""
+    for endpoint in cluster.endpoints:
+        for address in wanted.intersection(endpoint.addresses):
+            ip(f"route replace {address} dev {endpoint.spec.interface_name} scope link")
+
+
+async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience: float) -> None:
+    """Live until killed."""
+
+    def die(at: str) -> None:
+        if at == point:
+            if not listening.is_set():
+                os.write(1, f"{os.getpid()} died\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    listening = asyncio.Event()
+
+    def ready() -> None:
+        listening.set()
+        os.write(1, f"{os.getpid()} ready\n".encode())
+
+    store, cluster, pods = EtcdStore(EtcdConfig((endpoint,))), Cluster(NodeName("node1")), Pods()
+    for prefix in (POOLS, ENDPOINTS):
+        cluster.replace(prefix, (await store.list(prefix)).values)
+    allocator = Allocations(store, SystemClock(), lambda: cluster.pools)
+
+    async def settled(addresses: Iterable[Address], timeout: float) -> None:
+        die("before settled")
+        routed(cluster, frozenset(addresses))
+
+    ports = ServerPorts(
+        allocator=allocator,
+        store=store,
+        node=cluster.node,
+        labels=tuple,
+        mtu=lambda: 1450,
+        not_ready=lambda: "the datastore is away" if away else None,
+        known=cluster.endpoint,
+        adopt=cluster.adopt,
+        forget=cluster.forget,
+        settled=settled,
+        pods=pods,
+        boot_id="boot-1",
+        endpoints=lambda: cluster.endpoints,
+        making=lambda key: cluster.making(key, lambda: None),
+    )
+    journal = Records(state)
+    server = Server(state / "cni.sock", ports, journal, SystemClock(), Waits(patience))
+    for part in (allocator, pods, journal, server):
+        part.die = die  # type: ignore[attr-defined]
+    if point == "in the pod":
+        pod_network._furnish = lambda *_: die(point)  # type: ignore[assignment]
+    await server.replay()
+    await server.run(ready)
+
+
+def main() -> None:
+    """Fork a server for each line."""
+    endpoint, state = sys.argv[1], Path(sys.argv[2])
+    logging.configure("warning", "human")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        point, away, patience = line.strip().split("|")
+        if os.fork() == 0:
+            asyncio.run(serve(endpoint, state, point, away=bool(away), patience=float(patience)))
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

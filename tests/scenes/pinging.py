@@ -1,0 +1,107 @@
+"""Every pod of a lab pings every other, every 20 ms, in a process of its own: `python -m tests.scenes.pinging LAB`.
+
+Each line of its output is the count so far: what was sent, and what was lost pair by pair. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.lab import icmp, lab_processes, lifecycle
+from agent.lab.fabric import NAMESPACES
+from agent.lab.pods import pods
+
+ROUND_SECONDS, QUIET_SECONDS = 0.02, 0.2
+
+
+def main() -> None:
+    """Ping until the input ends."""
+    lab = lifecycle.find(sys.argv[1])
+    found = pods(lab.plan)
+    spaces = {one.name: NAMESPACES / lab.plan.pod_namespace(one.name) for one in found}
+    pinger = icmp.pinger(spaces, {one.name: one.ip for one in found})
+    pairs = [(one, other) for one in spaces for other in spaces if one != other]
+    due = time.monotonic()
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        pinger.send_round(pairs)
+        due += ROUND_SECONDS
+        while (left := due - time.monotonic()) > 0:
+            # With nothing outstanding receive() returns at once: then only the input is waited for.
+            pinger.receive(due)
+            if not pinger.outstanding:
+                select.select([sys.stdin], [], [], left)
+                break
+        say(pinger)
+    pinger.receive(time.monotonic() + 1)
+    say(pinger)
+    icmp.close(pinger)
+
+
+def say(pinger: icmp.Pinger) -> None:
+    """One line."""
+    lost = {f"{one} {other}": count.lost for (one, other), count in pinger.counts.items()}
+    print(json.dumps({"sent": sum(count.sent for count in pinger.counts.values()), "lost": lost}), flush=True)
+
+
+@dataclass
+class Pinging:
+    """The process, seen from a test."""
+
+    process: subprocess.Popen[str]
+    said: Path
+
+    def count(self) -> dict[str, int]:
+        """Pair -> lost so far, those under way included."""
+        found: dict[str, int] = self._last()["lost"]
+        return found
+
+    def sent(self) -> int:
+        """All requests so far."""
+        return int(self._last()["sent"])
+
+    def _last(self) -> Any:
+        whole, _, _ = self.said.read_text().rpartition("\n")
+        return json.loads(whole.splitlines()[-1])
+
+    def settled(self) -> dict[str, int]:
+        """The count once no request but those of the last round is without its answer for a fifth of a second."""
+        before: dict[str, int] = {}
+
+        def quiet() -> bool:
+            nonlocal before
+            last, before = before, self.count()
+            time.sleep(QUIET_SECONDS)
+            return all(number - last.get(pair, -99) <= 1 for pair, number in before.items())
+
+        lab_processes.wait_for("every ping's answer", quiet, 20)
+        return before
+
+
+@contextmanager
+def pinging(lab: lifecycle.Lab, directory: Path) -> Iterator[Pinging]:
+    """Ping as long as the block lasts."""
+    said = directory / "pinging"
+    words = [sys.executable, "-m", "tests.scenes.pinging", lab.plan.name]
+    with said.open("w") as output:
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, text=True)
+        try:
+            found = Pinging(process, said)
+            lab_processes.wait_for("the first pings", lambda: said.read_text().count("\n") > 2, 20)
+            yield found
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(20)
+
+
+if __name__ == "__main__":
+    main()
