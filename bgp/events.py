@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from bgp.policy.peer_config import PeerConfig
-from bgp.rib.decision import Path
+from bgp.path import (Path)
 from bgp.wire.families import Family
 from bgp.wire.nlri import Nlri
 

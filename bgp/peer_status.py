@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from bgp.instance import Router
 from bgp.peer import Peer
-from bgp.rib.decision import Path, why_not
+from bgp.rib.decision import (why_not)
+from bgp.path import (Path)
 from bgp.session.fsm import State
 from bgp.session.notification_text import where_defined, why_of
 from bgp.session.session import Down, Session

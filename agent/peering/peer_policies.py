@@ -74,12 +74,6 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
-def services(settings: BGPConfigurationSpec) -> tuple[Prefix, ...]:
-    """The networks of services; Calico's kernel filter keeps learned routes out of them."""
-    lists = (settings.service_cluster_ips, settings.service_external_ips, settings.service_load_balancer_ips)
-    return tuple(ip_network(one.cidr) for some in lists for one in some or ())
-
-
 def policy(ground: Ground, filters: Sequence[str]) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, ground.filters[name]) for name in filters if name in ground.filters]

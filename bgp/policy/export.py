@@ -15,7 +15,7 @@ from typing import Any
 from bgp.policy.origination import OwnBlocks
 from bgp.policy.peer_config import NextHopMode
 from bgp.policy.policy import Candidate, Judge
-from bgp.rib.decision import Path, Source, local_pref
+from bgp.path import (Path, Source, local_pref)
 from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, family_of
 from bgp.wire.iana import WellKnown

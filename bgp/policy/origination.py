@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from bgp.policy.policy import Own
-from bgp.rib.decision import Path, Source
+from bgp.path import (Path, Source)
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import sorted_out
 from bgp.wire.families import Family, Prefix, family_of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bgp.events import Forgotten, Learned, Marked, Output
 from bgp.policy.policy import Candidate, Judge
-from bgp.rib.decision import Path
+from bgp.path import (Path)
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.loc_rib import AdjRibIn
 from bgp.wire.attributes import PathAttributes

@@ -14,7 +14,7 @@ from bgp.policy.ingress_checks import believed, refusal
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.policy.policy import Judge, judges
 from bgp.rib.adj_rib_in import Intake
-from bgp.rib.decision import Path, Source
+from bgp.path import (Path, Source)
 from bgp.session.session import Session
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.capabilities import GracefulRestart

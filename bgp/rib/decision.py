@@ -6,39 +6,9 @@ Promises: pure, and independent of the order in which paths came. Does not know:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 
-from bgp.wire.attributes import DEFAULT_LOCAL_PREF, PathAttributes
+from bgp.path import Path, local_pref
 from bgp.wire.families import Address
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Whom a path came from."""
-
-    key: int
-    """Names the source: the peer's address as a number; 0 is ourselves."""
-    address: Address
-    router_id: IPv4Address
-    internal: bool
-    client: bool = False
-    """Whether it is a client of ours (RFC 4456)."""
-    path_id: int | None = None
-    """Which of several paths of that peer (RFC 7911); None: it tells one."""
-
-    @property
-    def is_own(self) -> bool:
-        """Whether we originate the path."""
-        return self.key == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A prefix's attributes as one source gave them."""
-
-    attributes: PathAttributes
-    source: Source
 
 
 UNREACHABLE = "next hop not reachable"
@@ -89,12 +59,6 @@ def why_best(candidates: Iterable[Path]) -> str:
         if len(left) < len(paths):
             decided, paths = name, left
     return decided
-
-
-def local_pref(path: Path) -> int:
-    """LOCAL_PREF, or its default where the peer gave none."""
-    given = path.attributes.local_pref
-    return DEFAULT_LOCAL_PREF if given is None else given
 
 
 def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from agent.dataplane.inputs.mtu import oversized
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
 from agent.netlink.objects import Address, Link, RouteKey
-from agent.peering.peer_policies import services
+from agent.datastore.resources.bgp_parsing import (services)
 from ipam.model import NodeName, Pool
 
 

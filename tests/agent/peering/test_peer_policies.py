@@ -10,7 +10,8 @@ import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
-from agent.peering.peer_policies import Ground, Interface, names_interfaces, policy, services, troubles
+from agent.peering.peer_policies import (Ground, Interface, names_interfaces, policy, troubles)
+from agent.datastore.resources.bgp_parsing import (services)
 from bgp.policy.origination import OwnBlocks, by_family
 from bgp.policy.policy import Candidate, Judge, Verdict
 from bgp.wire import nlri

@@ -13,7 +13,8 @@ from bgp.instance import Router
 from bgp.peer_status import paths as paths_of
 from bgp.policy.origination import PLAIN
 from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.decision import Path, Source, best_path, why_not
+from bgp.rib.decision import (best_path, why_not)
+from bgp.path import (Path, Source)
 from bgp.rib.loc_rib import LocRib
 from bgp.session.fsm import State
 from bgp.wire import messages, nlri

@@ -1,0 +1,46 @@
+"""A path: what one source says of a prefix (RFC 4271 section 1.1, "Route").
+
+Promises: frozen values. Does not know: which path is best, tables, sessions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from bgp.wire.attributes import DEFAULT_LOCAL_PREF, PathAttributes
+from bgp.wire.families import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whom a path came from."""
+
+    key: int
+    """Names the source: the peer's address as a number; 0 is ourselves."""
+    address: Address
+    router_id: IPv4Address
+    internal: bool
+    client: bool = False
+    """Whether it is a client of ours (RFC 4456)."""
+    path_id: int | None = None
+    """Which of several paths of that peer (RFC 7911); None: it tells one."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether we originate the path."""
+        return self.key == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A prefix's attributes as one source gave them."""
+
+    attributes: PathAttributes
+    source: Source
+
+
+def local_pref(path: Path) -> int:
+    """LOCAL_PREF, or its default where the peer gave none."""
+    given = path.attributes.local_pref
+    return DEFAULT_LOCAL_PREF if given is None else given
