@@ -31,7 +31,7 @@ from agent.cni.leak_collector import Collector
 from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.release_journal import Journal
 from agent.cni.server import CniServer
-from agent.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError
 from agent.dataplane.cooperative_loop import in_turns
 from agent.dataplane.desired.desired_state import Entries
 from agent.dataplane.desired.route_cache import RouteWishes

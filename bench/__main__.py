@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.cli.commands.lab import Progress
-from agent.cli.tables import ruled
+from agent.tables import ruled
 from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traffic
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows

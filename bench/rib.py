@@ -28,7 +28,7 @@ def once(count: int, sets: int) -> tuple[float, float]:
 
     from bgp.events import Dial
     from bgp.instance import Router
-    from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+    from bgp.peer_config import PeerConfig, SpeakerConfig
     from bgp.wire.families import Family
 
     data = announcement(Feed("rib", "", 0x30000000, 24, count, sets, many_next_hops=False)) + END_OF_RIB

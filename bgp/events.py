@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from bgp.policy.peer_config import PeerConfig
-from bgp.path import (Path)
+from bgp.path import Path
+from bgp.peer_config import PeerConfig
 from bgp.wire.families import Family
 from bgp.wire.nlri import Nlri
 

@@ -23,12 +23,12 @@ from bgp.events import (
     Send,
     Tolerated,
 )
+from bgp.export_targets import listener_of, not_internal, tell
 from bgp.peer import Peer
+from bgp.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.peer_index import Roster
 from bgp.policy.export import Listener
-from bgp.policy.export_targets import listener_of, not_internal, tell
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.loc_rib import LocRib
 from bgp.rib_walks import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 
 from bgp.events import Close, Connection, Dial, Established, Output, Send
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
+from bgp.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
 from bgp.policy.policy import Judge, judges
 from bgp.rib.adj_rib_in import Intake
 from bgp.rib.adj_rib_out import AdjRibOut

@@ -11,9 +11,9 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp.instance import Router
+from bgp.path import Path
 from bgp.peer import Peer
-from bgp.rib.decision import (why_not)
-from bgp.path import (Path)
+from bgp.rib.decision import why_not
 from bgp.session.fsm import State
 from bgp.session.notification_text import where_defined, why_of
 from bgp.session.session import Down, Session

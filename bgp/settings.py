@@ -15,8 +15,8 @@ from enum import Enum
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, TypeVar
 
+from bgp.peer_config import NextHopMode, PeerConfig, SpeakerConfig
 from bgp.policy.origination import Origination
-from bgp.policy.peer_config import NextHopMode, PeerConfig, SpeakerConfig
 from bgp.wire.families import Address, Family, Prefix
 
 MOST_PEERS = 1000

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from agent import control
 from agent.cli.failure import CommandFailed
-from agent.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError
 from agent.configuration.loading import Loaded, loaded
 from ipam.etcd.store import Store
 from ipam.failures import IpamError, StoreUnavailable

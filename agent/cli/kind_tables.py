@@ -52,7 +52,7 @@ def shown(
         return document(kind, resources, output, single=single)
     if output == "name":
         return "\n".join(name_of(kind, resource.metadata.name) for resource in resources)
-    from agent.cli.tables import columns
+    from agent.tables import columns
 
     heads, row = (WIDE if output == "wide" else TABLE)[kind]
     rows = [row(resource) for resource in resources]
@@ -69,8 +69,8 @@ def document(kind: str, resources: list[Resource], output: str, *, single: bool)
     """Resources as one YAML or JSON document, which `apply -f` reads; `kind` is that of the list, or empty."""
     import msgspec
 
-    from agent.cli.tables import data
     from agent.datastore.resources.resource_types import API_VERSION
+    from agent.tables import data
 
     items = [msgspec.to_builtins(resource) for resource in resources]
     whole = {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}

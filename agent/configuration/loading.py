@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agent.config import Config, ConfigError, check
+from agent.configuration.config import Config, ConfigError, check
 
 DEFAULT_FILE = Path("/etc/tortie/agent.toml")
 DROP_INS = "conf.d"

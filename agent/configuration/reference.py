@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from agent import config
-from agent.config import Config
+from agent.configuration import config
+from agent.configuration.config import Config
 from agent.configuration.loading import CALICO_ENVIRONMENT, section_type
 
 HEAD = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.config import ConfigError, EtcdSettings, only_its_owners, password
+from agent.configuration.config import ConfigError, EtcdSettings, only_its_owners, password
 from ipam.etcd.channels import Channels
 from ipam.etcd.client import EtcdConfig
 from ipam.failures import StoreUnavailable

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.cli.tables import columns, ruled
 from agent.lab.icmp import Pair, PingCount
 from agent.lab.lab_plan import LabPlan, Mode, gateway
 from agent.lab.pods import Pod
+from agent.tables import columns, ruled
 
 
 def topology(plan: LabPlan, mode: Mode, pods: Sequence[Pod]) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
+from agent.configuration.autodetection_method import How, Method
 from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Address, Link
-from agent.node.autodetection_method import How, Method
 from ipam.model import Pool
 
 Interface = IPv4Interface | IPv6Interface

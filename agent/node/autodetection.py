@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from urllib.parse import urlsplit
 
-from agent.config import NodeSettings
+from agent.configuration.autodetection_method import How, Method, method
+from agent.configuration.config import NodeSettings
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address
 from agent.node.address_candidates import Candidate, Interface, beside, by_route, judged, literal
-from agent.node.autodetection_method import How, Method, method
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}

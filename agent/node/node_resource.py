@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from agent.clock import Clock
-from agent.config import NodeSettings
+from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import bearing
 from agent.dataplane.kernel.protocol import Kernel

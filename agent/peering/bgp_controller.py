@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from agent.clock import Clock
-from agent.config import BgpSettings, local_prefixes
+from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import Cluster
 from agent.netlink.objects import Address, Prefix, RouteKey
@@ -29,7 +29,7 @@ from agent.peering.peer_policies import Ground, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
 from agent.peering.peers import Peering, Situation, peering, wanted_secrets
 from agent.peering.speaker_identity import identity
-from bgp.policy.peer_config import SpeakerConfig
+from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import PeerStatus, Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family

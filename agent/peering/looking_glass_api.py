@@ -14,7 +14,7 @@ import msgspec
 
 from agent.peering.peers import Peered
 from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.communities import shown
 from bgp.wire.families import Address, Prefix

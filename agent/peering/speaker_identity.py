@@ -10,7 +10,7 @@ import hashlib
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.peering.peers import Situation
-from bgp.policy.peer_config import SpeakerConfig
+from bgp.peer_config import SpeakerConfig
 from bgp.wire.families import Address
 from ipam.model import NodeName
 

@@ -21,7 +21,7 @@ from ssl import SSLContext
 from urllib.parse import urlsplit
 
 from agent.clock import SystemClock
-from agent.config import Config
+from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import ForwardChain, Link, Route

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from agent.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from agent.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import check_files
 

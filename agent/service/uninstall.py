@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
 from agent.cni.plugin.plugin_install import Places
 from agent.cni.plugin.plugin_install import uninstall as remove_plugins
-from agent.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink import sysctl

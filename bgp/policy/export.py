@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from bgp.path import Path, Source, local_pref
+from bgp.peer_config import NextHopMode
 from bgp.policy.origination import OwnBlocks
-from bgp.policy.peer_config import NextHopMode
 from bgp.policy.policy import Candidate, Judge
-from bgp.path import (Path, Source, local_pref)
 from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, family_of
 from bgp.wire.iana import WellKnown

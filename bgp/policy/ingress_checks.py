@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, plain
 from bgp.wire.iana import WellKnown

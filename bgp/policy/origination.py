@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeVar
 
+from bgp.path import Path, Source
 from bgp.policy.policy import Own
-from bgp.path import (Path, Source)
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import sorted_out
 from bgp.wire.families import Family, Prefix, family_of

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from bgp.events import Forgotten, Learned, Marked, Output
+from bgp.path import Path
 from bgp.policy.policy import Candidate, Judge
-from bgp.path import (Path)
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.loc_rib import AdjRibIn
 from bgp.wire.attributes import PathAttributes

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable
 from bgp.path import Path, local_pref
 from bgp.wire.families import Address
 
-
 UNREACHABLE = "next hop not reachable"
 """RFC 4271 section 9.1.2.1."""
 

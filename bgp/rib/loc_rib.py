@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView
 
-from bgp.rib.decision import (best_path, is_eligible)
-from bgp.path import (Path)
+from bgp.path import Path
+from bgp.rib.decision import best_path, is_eligible
 from bgp.wire.families import Address
 from bgp.wire.nlri import Nlri
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.session import Local
 from bgp.wire.capabilities import Capabilities, GracefulRestart
 from bgp.wire.families import Address

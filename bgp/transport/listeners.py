@@ -10,7 +10,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Iterable
 
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.transport.tcp import Socket, Tcp, be_near, limit_hops, sign, socket_family
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from bgp.events import Close, Connection, Dial, Send, Tolerated
 from bgp.instance import Changed, Router, Wire
 from bgp.looking_glass import Counts, Page, View, counts, look
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import (
     Learned,
     LearnedRoute,
@@ -27,7 +28,6 @@ from bgp.peer_status import (
     received,
 )
 from bgp.policy.origination import Origination
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Turns
 from bgp.session.fsm import State
 from bgp.transport.listeners import Doors

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import Protocol
 
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.wire.families import Address
 
 HIGH_WATER_BYTES = 64 << 10

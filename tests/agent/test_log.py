@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import journald
-from agent.config import ConfigError
+from agent.configuration.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
 from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, Repeats

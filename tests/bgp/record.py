@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from agent.clock import SystemClock
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.transport.tcp import Tcp

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bgp.policy.peer_config import NextHopMode
+from bgp.peer_config import NextHopMode
 from bgp.policy.policy import Action, Policy, Rule
 from bgp.session.fsm import State
 from bgp.wire.families import Family

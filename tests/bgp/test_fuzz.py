@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from bgp.instance import Router
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities

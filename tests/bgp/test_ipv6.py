@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.session.fsm import State
 from bgp.wire import capabilities, messages, nlri

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from bgp.looking_glass import MOST_PREFIXES, Page, View, Which, counts, look
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.policy.policy import Action, Policy, PrefixMatch, PrependAs, Rule
 from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address

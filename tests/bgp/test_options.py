@@ -7,8 +7,8 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from bgp.peer_config import NextHopMode, PeerConfig
 from bgp.policy.origination import Origination
-from bgp.policy.peer_config import NextHopMode, PeerConfig
 from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes

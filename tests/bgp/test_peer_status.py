@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, ip_network
 import pytest
 
 from bgp.looking_glass import View, Which, look
+from bgp.peer_config import PeerConfig
 from bgp.peer_status import ErrorStatus, PeerStatus, peer_status
-from bgp.policy.peer_config import PeerConfig
 from bgp.policy.policy import Action, Policy, Rule
 from bgp.session.fsm import State
 from bgp.session.notification_text import where_defined

@@ -11,8 +11,8 @@ import pytest
 
 from bgp.events import Tolerated
 from bgp.instance import Router
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import Learned
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire.families import Address, Family, Prefix
 
 FOLDER = Path(__file__).parent / "recordings"

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from bgp.events import Close, Connection, Dial, Send
 from bgp.instance import Router
 from bgp.instance import Wire as Output
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Turn, Turns
 from bgp.session.fsm import State
 from bgp.wire.families import Address, Family

@@ -17,7 +17,7 @@ from typing import Any
 from bgp.events import Close, Connection, Dial, Send, Tolerated
 from bgp.instance import Router
 from bgp.instance import Wire as Output
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.families import Address

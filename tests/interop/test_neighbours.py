@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bgp.peer_config import PeerConfig
 from bgp.peer_status import PeerStatus
-from bgp.policy.peer_config import PeerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Family
 from tests.interop.daemon import THEIR_BLOCK, THEIR_BLOCK6, Daemon, Setup

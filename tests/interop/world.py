@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from agent.clock import SystemClock
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Address, Family
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agent.clock import SystemClock
-from agent.config import BgpSettings
+from agent.configuration.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.resources.resource_types import KINDS
 from agent.datastore.state_cache import Cluster

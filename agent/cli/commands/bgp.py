@@ -98,7 +98,7 @@ def run_undrain(arguments: argparse.Namespace) -> None:
 def run_peers(arguments: argparse.Namespace) -> None:
     """`tortie bgp peers`."""
     from agent.cli.connection import asked
-    from agent.cli.tables import data
+    from agent.tables import data
 
     answer = asked(arguments, f"peer {arguments.name}" if arguments.name else "peers")
     if arguments.output != "table":
@@ -111,7 +111,7 @@ def run_peers(arguments: argparse.Namespace) -> None:
 
 def peers_table(peers: list[dict[str, Any]]) -> str:
     """All peers."""
-    from agent.cli.tables import columns
+    from agent.tables import columns
 
     heads = ("PEER", "NAME", "AS", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "LAST ERROR")
     rows = [
@@ -163,7 +163,7 @@ def in_full(peer: dict[str, Any]) -> str:
 
 def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> str:
     """What both sides said they can do."""
-    from agent.cli.tables import columns
+    from agent.tables import columns
 
     if ours is None or theirs is None:
         return "no session, so nothing is agreed"
@@ -202,7 +202,7 @@ def page_text(page: list[dict[str, Any]], output: str, *, first: bool) -> str:
     """One page; pages behind each other are one table or one list, which JSON wants closed."""
     import json
 
-    from agent.cli.tables import data
+    from agent.tables import data
 
     if output == "json":
         texts = [json.dumps(row) for row in page]

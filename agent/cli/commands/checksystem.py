@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 from agent.cli.connection import config, with_store
 from agent.cli.failure import CommandFailed
-from agent.config import Config, EtcdSettings
+from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory
 from agent.preflight.findings import findings

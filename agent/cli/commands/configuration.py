@@ -42,7 +42,7 @@ def run_check(arguments: argparse.Namespace) -> None:
     """`tortie config check`."""
     from agent.cli.connection import settings
     from agent.cli.failure import CommandFailed
-    from agent.config import ConfigError
+    from agent.configuration.config import ConfigError
     from agent.datastore.etcd_settings import check_files
 
     if arguments.file is not None:
@@ -60,7 +60,7 @@ def run_show(arguments: argparse.Namespace) -> None:
     import json
 
     from agent.cli.connection import settings
-    from agent.cli.tables import columns, data
+    from agent.tables import columns, data
 
     rows = list(settings(arguments).settings())
     if arguments.output != "table":

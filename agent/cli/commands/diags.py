@@ -22,7 +22,7 @@ from agent.cli.connection import config
 from agent.cli.failure import CommandFailed
 from agent.cli.redaction import redacted
 from agent.clock import SystemClock
-from agent.config import Config
+from agent.configuration.config import Config
 
 SOURCE_SECONDS = 15.0
 MOST_SOURCE_BYTES = 8 << 20

@@ -111,8 +111,8 @@ def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
 def run_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
     from agent.cli.commands import ipam_tables as views
-    from agent.cli.tables import data
     from agent.datastore.inventory import inventory
+    from agent.tables import data
     from ipam.check.audit import picture
 
     wanted = _address(arguments.ip) if arguments.ip else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent.cli.tables import ruled
 from agent.datastore.inventory import Inventory
+from agent.tables import ruled
 from ipam import block as arithmetic
 from ipam.check.audit import Picture
 from ipam.check.utilization import Filling, filling, loans, pool_filling

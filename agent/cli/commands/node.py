@@ -83,7 +83,7 @@ def run_checksystem(arguments: argparse.Namespace) -> None:
 def run_addresses(arguments: argparse.Namespace) -> None:
     """`tortie node addresses`."""
     from agent.cli.connection import asked
-    from agent.cli.tables import ruled
+    from agent.tables import ruled
 
     rows = [
         ("*" if row["taken"] else "", row["interface"], row["address"], row["why"])
@@ -129,7 +129,7 @@ def certificate_notes(status: dict[str, Any]) -> list[str]:
 
 def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
     """The peers of one version of IP, told by the `sign` in their addresses, as calicoctl shows them."""
-    from agent.cli.tables import ruled
+    from agent.tables import ruled
 
     rows = [
         (

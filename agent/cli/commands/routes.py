@@ -53,7 +53,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_routes(arguments: argparse.Namespace) -> None:
     """`tortie routes`."""
-    from agent.cli.tables import data
+    from agent.tables import data
 
     found = sorted(_pages(arguments), key=_place)
     if arguments.output != "table":
@@ -95,7 +95,7 @@ def _place(row: dict[str, Any]) -> tuple[bool, int, int, int]:
 
 def routes_table(rows: list[dict[str, Any]]) -> str:
     """For people."""
-    from agent.cli.tables import columns
+    from agent.tables import columns
 
     heads = ("DESTINATION", "VIA", "DEVICE", "PROTOCOL", "KIND", "WHY", "STATE")
     cells = [
@@ -118,7 +118,7 @@ def routes_table(rows: list[dict[str, Any]]) -> str:
 def run_plan(arguments: argparse.Namespace) -> None:
     """`tortie plan`."""
     from agent.cli.connection import asked
-    from agent.cli.tables import data
+    from agent.tables import data
 
     answer = asked(arguments, "plan")
     print(plan_text(answer) if arguments.output == "table" else data(answer, arguments.output))

@@ -75,7 +75,7 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     # Everything is imported before the environment it comes from is removed.
     from agent.cli.connection import config
     from agent.cli.failure import CommandFailed
-    from agent.config import Config
+    from agent.configuration.config import Config
     from agent.dataplane.kernel.linux import NetlinkKernel
     from agent.service.uninstall import Options, UninstallFailed, uninstall
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protocols
 from agent.dataplane.inputs.mtu import oversized
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
 from agent.netlink.objects import Address, Link, RouteKey
-from agent.datastore.resources.bgp_parsing import (services)
+from bgp.wire.families import Prefix
 from ipam.model import NodeName, Pool
 
 
@@ -75,7 +77,7 @@ class Gatherer:
             endpoints=self._endpoints,
             learned=learned,
             gateways=gateways,
-            services=services(cluster.bgp),
+            services=service_networks(cluster.bgp),
             links=links,
             ways=frozenset(ways),
             routers=routers or {},
@@ -117,3 +119,9 @@ def troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:
         for name, has, carried in oversized(facts)
     ]
     return tuple(found)
+
+
+def service_networks(settings: BGPConfigurationSpec) -> tuple[Prefix, ...]:
+    """The networks of services; Calico's kernel filter keeps learned routes out of them."""
+    lists = (settings.service_cluster_ips, settings.service_external_ips, settings.service_load_balancer_ips)
+    return tuple(ip_network(one.cidr) for some in lists for one in some or ())

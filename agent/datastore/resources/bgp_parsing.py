@@ -68,9 +68,3 @@ def peer_address(text: str) -> PeerAddress:
         raise ValueError(
             f"{text[:LONGEST_TEXT]!r} is not an address, such as 10.0.0.1, 10.0.0.1:1790 or [fd00::1]:1790"
         ) from None
-
-
-def services(settings: BGPConfigurationSpec) -> tuple[Prefix, ...]:
-    """The networks of services; Calico's kernel filter keeps learned routes out of them."""
-    lists = (settings.service_cluster_ips, settings.service_external_ips, settings.service_load_balancer_ips)
-    return tuple(ip_network(one.cidr) for some in lists for one in some or ())

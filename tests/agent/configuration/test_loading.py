@@ -11,7 +11,7 @@ import pytest
 
 from agent.cli.commands.configuration import run_check, run_show
 from agent.cli.failure import CommandFailed
-from agent.config import ConfigError, password
+from agent.configuration.config import ConfigError, password
 from agent.configuration.loading import load, loaded
 from agent.configuration.reference import reference
 from agent.service.start import checked, parser

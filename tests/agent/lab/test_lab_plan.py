@@ -7,12 +7,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.cli.tables import columns, ruled
 from agent.lab import show
 from agent.lab.icmp import PingCount, checksum, request
 from agent.lab.lab_plan import MOST_NODES, LabError, Mode, plan, with_mode
 from agent.lab.lifecycle import SEED_POOL
 from agent.lab.pods import Pod
+from agent.tables import columns, ruled
 
 
 @pytest.mark.parametrize(

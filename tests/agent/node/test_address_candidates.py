@@ -6,11 +6,11 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 import pytest
 
-from agent.config import NodeSettings
+from agent.configuration.autodetection_method import How, Method, method
+from agent.configuration.config import NodeSettings
 from agent.netlink.objects import Link
 from agent.node.address_candidates import by_route, judged
 from agent.node.autodetection import AddressFinder, NoAddress, resolved
-from agent.node.autodetection_method import How, Method, method
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
 

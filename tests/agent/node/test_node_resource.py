@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.config import NodeSettings
+from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode

@@ -18,7 +18,7 @@ from agent.netlink.objects import RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.peers import Peered, PeerKind
 from bgp.looking_glass import MOST_PREFIXES
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from tests.scenes.bgp_controllers import MeshNode, document, meshes
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.peering.peers import Situation, peering, wanted_secrets
-from bgp.policy.peer_config import NextHopMode
+from bgp.peer_config import NextHopMode
 from bgp.wire.families import Family
 from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, node, situation, told, with_tor
 

@@ -10,8 +10,7 @@ import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
-from agent.peering.peer_policies import (Ground, Interface, names_interfaces, policy, troubles)
-from agent.datastore.resources.bgp_parsing import (services)
+from agent.peering.peer_policies import Ground, Interface, names_interfaces, policy, troubles
 from bgp.policy.origination import OwnBlocks, by_family
 from bgp.policy.policy import Candidate, Judge, Verdict
 from bgp.wire import nlri
@@ -338,19 +337,6 @@ def test_names_that_nobody_gave_a_meaning_are_told() -> None:
     assert list(troubles(where, {"tor": ["f", "g"], "": []})) == [
         "BGPPeer tor: BGPFilter g does not exist; it counts as empty",
         "BGPConfiguration: prefixAdvertisements: no community is named 'nobody'",
-    ]
-
-
-def test_the_networks_of_services_are_those_of_all_three_lists() -> None:
-    configured = {
-        "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
-        "serviceExternalIPs": [{"cidr": "192.0.2.0/24"}],
-        "serviceLoadBalancerIPs": [{"cidr": "198.51.100.0/24"}],
-    }
-    assert list(map(str, services(msgspec.convert(configured, BGPConfigurationSpec)))) == [
-        "10.96.0.0/12",
-        "192.0.2.0/24",
-        "198.51.100.0/24",
     ]
 
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.peering.speaker_identity import hashed, identity
-from bgp.policy.peer_config import SpeakerConfig
+from bgp.peer_config import SpeakerConfig
 from ipam.model import NodeName
 from tests.scenes.peerings import REFLECTOR, A, B, C, node, situation
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.commands.checksystem import tls
-from agent.config import Config, EtcdSettings
+from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.preflight import host_reader
 from agent.preflight.findings import findings

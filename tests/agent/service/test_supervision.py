@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.config import Config, ConfigError, LogSettings
+from agent.configuration.config import Config, ConfigError, LogSettings
 from agent.service.readiness import PATIENCE_SECONDS, Standing, is_ready, status_text
 from agent.service.sd_notify import MOST_STATUS, Notifier
 from agent.service.settings_reload import Reloading, differences

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.peer_config import PeerConfig
 from bgp.policy.origination import Origination, OwnBlocks, by_family
-from bgp.policy.peer_config import PeerConfig
 from bgp.policy.policy import Action, AddCommunity, Own, Policy, PrefixMatch, PrependAs, Rule, SetPriority
 from bgp.session.fsm import State
 from bgp.wire import nlri

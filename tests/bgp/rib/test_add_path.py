@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.instance import Router
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
 from bgp.peer_status import received
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import capabilities, messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart

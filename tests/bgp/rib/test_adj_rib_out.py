@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.instance import Router
+from bgp.path import Path, Source
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
 from bgp.policy.origination import PLAIN
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.decision import (best_path, why_not)
-from bgp.path import (Path, Source)
+from bgp.rib.decision import best_path, why_not
 from bgp.rib.loc_rib import LocRib
 from bgp.session.fsm import State
 from bgp.wire import messages, nlri

@@ -8,7 +8,7 @@ import pytest
 
 from bgp.events import Send
 from bgp.instance import Router
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.wire import messages, nlri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgp.policy.peer_config import PeerConfig
+from bgp.peer_config import PeerConfig
 from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address
 

@@ -10,7 +10,7 @@ import pytest
 
 from bgp.events import Close, Dial, Forgotten, Learned, Output, Send
 from bgp.peer import Peer
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.collision import PATIENCE_SECONDS
 from bgp.session.fsm import State
 from bgp.wire import messages

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context

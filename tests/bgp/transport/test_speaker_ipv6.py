@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from bgp.policy.peer_config import PeerConfig, SpeakerConfig
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Address, Family, number_of
 from tests.fixtures.namespace import fresh_namespace, ip

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.clock import SystemClock
-from agent.config import NodeSettings
+from agent.configuration.config import NodeSettings
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
 from agent.datastore.state_cache import Cluster

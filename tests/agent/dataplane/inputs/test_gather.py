@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
+import msgspec
 import pytest
 
 from agent.dataplane.inputs.facts import Endpoint
-from agent.dataplane.inputs.gather import FactSettings, Gatherer, troubles
+from agent.dataplane.inputs.gather import FactSettings, Gatherer, service_networks, troubles
 from agent.dataplane.inputs.mtu import oversized, pod_mtu
 from agent.dataplane.kernel.protocol import PathToHost
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import (
     Metadata,
     Node,
@@ -153,3 +155,16 @@ async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_wh
     assert asked.count(far) == 2
     await underlay.look([], {}, anew=False)
     assert told == [{far: router}, {}]
+
+
+def test_the_networks_of_services_are_those_of_all_three_lists() -> None:
+    configured = {
+        "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
+        "serviceExternalIPs": [{"cidr": "192.0.2.0/24"}],
+        "serviceLoadBalancerIPs": [{"cidr": "198.51.100.0/24"}],
+    }
+    assert list(map(str, service_networks(msgspec.convert(configured, BGPConfigurationSpec)))) == [
+        "10.96.0.0/12",
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+    ]
