@@ -10,8 +10,8 @@ from collections.abc import Iterable, Set
 
 from bgp.peer import Peer
 from bgp.peer_config import SpeakerConfig
-from bgp.policy.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.policy.origination import OwnBlocks
+from bgp.rib.export import Listener, concerns_internal, own_next_hop, telling
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.families import Family, number_of
 from bgp.wire.nlri import Nlri

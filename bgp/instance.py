@@ -27,9 +27,9 @@ from bgp.export_targets import listener_of, not_internal, tell
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
 from bgp.peer_index import Roster
-from bgp.policy.export import Listener
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
 from bgp.rib.adj_rib_out import AdjRibOut
+from bgp.rib.export import Listener
 from bgp.rib.loc_rib import LocRib
 from bgp.rib_walks import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
 from bgp.wire.families import Address, Family, Prefix, number_of

@@ -16,9 +16,9 @@ from bgp.instance import Router
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.peer_status import is_stale
-from bgp.policy.export import outgoing, why_not_told
 from bgp.policy.policy import Candidate
 from bgp.rib.decision import is_eligible, why_best, why_not
+from bgp.rib.export import outgoing, why_not_told
 from bgp.wire import nlri
 from bgp.wire.families import Address, Family, Prefix, family_of
 from bgp.wire.nlri import LONGEST, Nlri, prefix_of

@@ -12,9 +12,9 @@ from dataclasses import replace
 from bgp.events import JudgeAgain, Output, Tolerated
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.policy.ingress_checks import believed, refusal
 from bgp.policy.policy import Judge, judges
 from bgp.rib.adj_rib_in import Intake
+from bgp.rib.ingress_checks import believed, refusal
 from bgp.session.session import Session
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.capabilities import GracefulRestart

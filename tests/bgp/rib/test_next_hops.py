@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
-from bgp.policy.ingress_checks import refusal
 from bgp.rib.decision import best_path, why_not
+from bgp.rib.ingress_checks import refusal
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
