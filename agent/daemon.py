@@ -32,17 +32,17 @@ from agent.cni.pod.pod_network import NetlinkPods
 from agent.cni.release_journal import Journal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError
-from agent.dataplane.cooperative_loop import in_turns
-from agent.dataplane.desired.desired_state import Entries
-from agent.dataplane.desired.route_cache import RouteWishes
-from agent.dataplane.explain.route_queries import RouteGlass
+from agent.dataplane.cooperative_loop import run_cooperatively
+from agent.dataplane.desired.desired_state import DesiredObjects
+from agent.dataplane.desired.route_cache import DesiredRoutes
+from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.facts import Facts, Protocols
 from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import Reconciler, Wish
-from agent.dataplane.trigger import Bell
+from agent.dataplane.trigger import Trigger
 from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
@@ -117,12 +117,12 @@ class Agent:
             nexthop_objects=config.kernel.nexthop_objects,
             offload=self._fact_settings.tunnel_offload is not None,
         )
-        self._node_bell = Bell()
+        self._node_bell = Trigger()
         self._links: Mapping[str, Link] = {}
         self._own_links: Mapping[str, Link] = {}
         """All but pods': what the node's record and the ways to other nodes depend on."""
-        self._route_wishes = RouteWishes()
-        self._entries = Entries()
+        self._route_wishes = DesiredRoutes()
+        self._entries = DesiredObjects()
         self._gatherer = Gatherer(self._cluster)
         self._syncer = Syncer(
             self._store,
@@ -263,7 +263,7 @@ class Agent:
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
-        routes, touched = await in_turns(self._route_wishes.work(facts, self._mesh.take_touched()))
+        routes, touched = await run_cooperatively(self._route_wishes.work(facts, self._mesh.take_touched()))
         return Wish(
             self._entries.dataplane(facts, routes),
             complete=complete,
@@ -314,7 +314,7 @@ class Agent:
         await self._reconciler.settled([RouteKey(ip_network(address)) for address in addresses], timeout)
 
     def _answers(self) -> control.Answers:
-        glass = RouteGlass(
+        glass = RouteQueries(
             self._reconciler, self._kernel, self._cluster, lambda: self._facts(self._links), self._mesh.teller
         )
         return {

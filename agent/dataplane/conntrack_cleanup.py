@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.report import Tally
+from agent.dataplane.report import Counters
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, RouteKey
 
@@ -24,10 +24,12 @@ PAUSE_SECONDS = 0.25
 FEATURE = "forgetting connections"
 
 
-class Forgetting:
+class ConntrackCleanup:
     """One per reconciler."""
 
-    def __init__(self, kernel: Kernel, tally: Tally, log: Any, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self, kernel: Kernel, tally: Counters, log: Any, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
         self._kernel = kernel
         self._tally = tally
         self._log = log

@@ -16,7 +16,7 @@ PIECE = 2000
 """Routes in one piece: some 10 ms."""
 
 
-def at_once(work: Work[T]) -> T:
+def run_now(work: Work[T]) -> T:
     """The result, without letting others run."""
     while True:
         try:

@@ -14,7 +14,7 @@ from agent.dataplane.cooperative import Work
 T = TypeVar("T")
 
 
-async def in_turns(work: Work[T]) -> T:
+async def run_cooperatively(work: Work[T]) -> T:
     """The result; the first piece is done before anybody else runs."""
     while True:
         try:

@@ -16,14 +16,14 @@ from enum import Enum
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import LinkChanged, ObjectsChanged
 from agent.dataplane.kinds import diff
-from agent.dataplane.kinds.apply import Writes
-from agent.dataplane.kinds.diff import Picture, Wish
-from agent.dataplane.kinds.link_cache import Interfaces
-from agent.dataplane.kinds.sysctl_reader import Switches
+from agent.dataplane.kinds.apply import Applier
+from agent.dataplane.kinds.diff import ActualState, DesiredState
+from agent.dataplane.kinds.link_cache import LinkCache
+from agent.dataplane.kinds.sysctl_reader import SysctlReader
 from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Kind, Route, RouteKey
 
 
-class Worth(Enum):
+class Urgency(Enum):
     """When there should be a pass."""
 
     NOTHING = "with the next one"
@@ -32,13 +32,13 @@ class Worth(Enum):
 
 
 @dataclass(slots=True)
-class Hearing:
+class EventTriage:
     """One reconciler's."""
 
-    interfaces: Interfaces
-    switches: Switches
-    writes: Writes
-    picture: Picture
+    interfaces: LinkCache
+    switches: SysctlReader
+    writes: Applier
+    picture: ActualState
     ownership: Ownership
     stale: set[Kind] = field(default_factory=lambda: set(Kind))
     """To be read again as a whole."""
@@ -54,8 +54,8 @@ class Hearing:
         self.writes.retries.forget_waits()
 
     async def note(
-        self, event: LinkChanged | ObjectsChanged, wish: Wish, unsettled: Collection[RouteKey]
-    ) -> Worth:
+        self, event: LinkChanged | ObjectsChanged, wish: DesiredState, unsettled: Collection[RouteKey]
+    ) -> Urgency:
         """Remember what an event makes doubtful. Raises KernelError."""
         match event:
             case LinkChanged():
@@ -63,17 +63,17 @@ class Hearing:
             case ObjectsChanged(Kind.ROUTE, Route() as route):
                 return self._route(route, wish)
             case ObjectsChanged(Kind.SYSCTL, names=names) if names:
-                return Worth.NOW if await self.switches.differ(names) else Worth.NOTHING
+                return Urgency.NOW if await self.switches.differ(names) else Urgency.NOTHING
             case ObjectsChanged(kind, by=by):
                 self.stale.add(kind)
                 if by is not None:
                     self.authors[kind] = by
-        return Worth.NOW
+        return Urgency.NOW
 
-    def _link(self, event: LinkChanged, wish: Wish, unsettled: Collection[RouteKey]) -> Worth:
+    def _link(self, event: LinkChanged, wish: DesiredState, unsettled: Collection[RouteKey]) -> Urgency:
         name, ours = event.name, event.name in OUR_TUNNELS
         if not ours and self.interfaces.agrees(event):
-            return Worth.NOTHING
+            return Urgency.NOTHING
         self.interfaces.doubt(name, event.seen.index if event.seen is not None else None)
         self.writes.link_changed(name)
         if ours:
@@ -81,17 +81,17 @@ class Hearing:
         elif event.lost:
             self.lost.add(name)
         if not name.startswith(WORKLOAD_PREFIX):
-            return Worth.NOW
+            return Urgency.NOW
         if event.lost:
-            return Worth.SOON
-        return Worth.NOW if unsettled or diff.mentions(wish, name) else Worth.NOTHING
+            return Urgency.SOON
+        return Urgency.NOW if unsettled or diff.mentions(wish, name) else Urgency.NOTHING
 
-    def _route(self, route: Route, wish: Wish) -> Worth:
+    def _route(self, route: Route, wish: DesiredState) -> Urgency:
         if not self.ownership.is_ours(route) and route.key not in wish.dataplane.routes:
             standing = self.picture.routes.get(route.key)
             if standing is not None and not self.ownership.is_ours(standing):
                 self.picture.doubted[route.key] = standing
-            return Worth.NOTHING
+            return Urgency.NOTHING
         self.stale.add(Kind.ROUTE)
         self.writes.retries.forget_wait((Kind.ROUTE, route.key))
-        return Worth.NOW
+        return Urgency.NOW

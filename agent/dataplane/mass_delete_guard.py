@@ -33,7 +33,7 @@ class Held:
 
 
 @dataclass(slots=True)
-class Budget:
+class MassDeleteGuard:
     """What is held, by kind."""
 
     free: int = FREE

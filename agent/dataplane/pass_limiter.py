@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Tempo:
+class PassTiming:
     """The settings."""
 
     share: float = 0.5
@@ -38,7 +38,7 @@ ROUTE_SECONDS = 10e-6
 
 
 @dataclass(slots=True)
-class Pace:
+class PassLimiter:
     """A bucket of seconds of work."""
 
     share: float

@@ -16,25 +16,25 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from agent.clock import Clock
-from agent.dataplane.conntrack_cleanup import Forgetting
-from agent.dataplane.cooperative_loop import in_turns
-from agent.dataplane.event_triage import Hearing, Worth
-from agent.dataplane.explain.route_reasons import Situation
+from agent.dataplane.conntrack_cleanup import ConntrackCleanup
+from agent.dataplane.cooperative_loop import run_cooperatively
+from agent.dataplane.event_triage import EventTriage, Urgency
+from agent.dataplane.explain.route_reasons import RouteSnapshot
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, Overrun
 from agent.dataplane.kinds import diff
-from agent.dataplane.kinds.apply import Writes
+from agent.dataplane.kinds.apply import Applier
 from agent.dataplane.kinds.delta import Delta
-from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.diff import ActualState, DesiredState
 from agent.dataplane.kinds.entry_steps import EntrySteps
-from agent.dataplane.kinds.link_cache import Interfaces
+from agent.dataplane.kinds.link_cache import LinkCache
 from agent.dataplane.kinds.read_kind import read
-from agent.dataplane.kinds.sysctl_reader import Switches
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.pass_limiter import Pace, Tempo
-from agent.dataplane.report import Report, Tally
-from agent.dataplane.trigger import Bell
-from agent.dataplane.tunnel_grace import Lingering
+from agent.dataplane.kinds.sysctl_reader import SysctlReader
+from agent.dataplane.mass_delete_guard import MassDeleteGuard
+from agent.dataplane.pass_limiter import PassLimiter, PassTiming
+from agent.dataplane.report import Counters, Report
+from agent.dataplane.trigger import Trigger
+from agent.dataplane.tunnel_grace import TunnelGracePeriod
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
 
@@ -52,14 +52,14 @@ class Reconciler:
     def __init__(
         self,
         kernel: Kernel,
-        wishes: Callable[[Mapping[str, Link]], Awaitable[Wish]],
+        wishes: Callable[[Mapping[str, Link]], Awaitable[DesiredState]],
         clock: Clock,
         log: Any,
         *,
         on_pass: Callable[[], None] = lambda: None,
         ownership: Ownership | None = None,
-        budget: Budget | None = None,
-        tempo: Tempo | None = None,
+        budget: MassDeleteGuard | None = None,
+        tempo: PassTiming | None = None,
     ) -> None:
         self._kernel = kernel
         self._wishes = wishes
@@ -67,20 +67,22 @@ class Reconciler:
         self._log = log
         self._on_pass = on_pass
         self._ownership = ownership or Ownership()
-        self._tempo = tempo or Tempo()
-        self._bell = Bell()
-        self._pace = Pace(self._tempo.share, self._tempo.burst_seconds)
-        self._picture = Picture()
-        self._interfaces = Interfaces(kernel)
+        self._tempo = tempo or PassTiming()
+        self._bell = Trigger()
+        self._pace = PassLimiter(self._tempo.share, self._tempo.burst_seconds)
+        self._picture = ActualState()
+        self._interfaces = LinkCache(kernel)
         self._resync_at = self._resynced_at = 0.0
-        self._tally = Tally()
-        self._budget = budget or Budget()
-        self._writes = Writes(kernel, self._picture, self._tally, self._budget, clock, log)
-        self._switches = Switches(kernel, self._picture, self._tally, self._ownership, log)
-        self._heard = Hearing(self._interfaces, self._switches, self._writes, self._picture, self._ownership)
-        self._lingering = Lingering(self._tempo.linger_seconds)
-        self._forgetting = Forgetting(kernel, self._tally, log)
-        self._wish = Wish(Dataplane(), complete=False, bgp_complete=False)
+        self._tally = Counters()
+        self._budget = budget or MassDeleteGuard()
+        self._writes = Applier(kernel, self._picture, self._tally, self._budget, clock, log)
+        self._switches = SysctlReader(kernel, self._picture, self._tally, self._ownership, log)
+        self._heard = EventTriage(
+            self._interfaces, self._switches, self._writes, self._picture, self._ownership
+        )
+        self._lingering = TunnelGracePeriod(self._tempo.linger_seconds)
+        self._forgetting = ConntrackCleanup(kernel, self._tally, log)
+        self._wish = DesiredState(Dataplane(), complete=False, bgp_complete=False)
         self._routes_plan = diff.RoutePlan(Delta({}, {}, {}), {}, {})
         self._open: frozenset[RouteKey] = frozenset()
         """Where the last pass left something to do."""
@@ -120,13 +122,15 @@ class Reconciler:
             self._writes.retries, self._routes_plan, self.installed, self._picture, self._budget
         )
 
-    def situation(self) -> Situation:
+    def situation(self) -> RouteSnapshot:
         """The last pass, for people; views, read at once."""
         refused = {
             key: why.why for (kind, key), why in self._writes.retries.failures().items() if kind is Kind.ROUTE
         }
         waiting = self._routes_plan.waiting
-        return Situation(self._wish, self._picture, self._interfaces.links, self._ownership, waiting, refused)
+        return RouteSnapshot(
+            self._wish, self._picture, self._interfaces.links, self._ownership, waiting, refused
+        )
 
     async def settled(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the wished route at each key.
@@ -208,9 +212,9 @@ class Reconciler:
             self._bell.ring()
             return
         worth = await self._heard.note(event, self._wish, self._open)
-        if worth is Worth.NOW:
+        if worth is Urgency.NOW:
             self._bell.ring()
-        elif worth is Worth.SOON:
+        elif worth is Urgency.SOON:
             self.ring_soon()
 
     async def _work(self) -> None:
@@ -312,7 +316,9 @@ class Reconciler:
         keys = None if self._look_everywhere else self._wish.touched
         if keys is not None and (more := self._open | self._forgotten):
             keys |= more
-        self._routes_plan = await in_turns(diff.route_work(self._wish, picture, links, self._ownership, keys))
+        self._routes_plan = await run_cooperatively(
+            diff.route_work(self._wish, picture, links, self._ownership, keys)
+        )
         self._look_everywhere = False
         self._forgotten.clear()
         routes = self._routes_plan.delta

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import Picture, RoutePlan, conflict_reason, stands
+from agent.dataplane.kinds.diff import ActualState, RoutePlan, conflict_reason, stands
 from agent.dataplane.kinds.retries import Retries
-from agent.dataplane.mass_delete_guard import Budget
+from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.netlink.objects import Kind, Route
 
 DRIFT_LINES = 10
@@ -53,7 +53,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """The counters behind a report."""
 
     passes: int = 0
@@ -110,8 +110,8 @@ class Tally:
         retries: Retries[Any],
         routes: RoutePlan,
         installed: Mapping[Any, Route],
-        picture: Picture,
-        budget: Budget,
+        picture: ActualState,
+        budget: MassDeleteGuard,
     ) -> Report:
         """Everything in plain types."""
         return Report(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Bell:
+class Trigger:
     """One listener, many ringers, one event loop."""
 
     def __init__(self) -> None:

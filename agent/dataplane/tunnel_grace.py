@@ -23,7 +23,7 @@ class _Left:
 
 
 @dataclass(slots=True)
-class Lingering:
+class TunnelGracePeriod:
     """What is not wished any more, and since when nothing came; as many as there are tunnels."""
 
     seconds: float

@@ -143,7 +143,7 @@ ADDRESS_OCTETS = {4: 4, 6: 16}
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class RouteTarget:
     """Everything of a route but its key: what very many routes share."""
 
     type: RouteType = RouteType.UNICAST
@@ -156,7 +156,7 @@ class Way:
     """Bears what this agent never sets (a source, metrics, several next hops): met, never wished."""
 
 
-class Route(tuple[RouteKey, Way]):
+class Route(tuple[RouteKey, RouteTarget]):
     """One route as the kernel keeps it: a key and a way, as cheap to make as a pair."""
 
     __slots__ = ()
@@ -174,10 +174,10 @@ class Route(tuple[RouteKey, Way]):
         odd: bool = False,
     ) -> Route:
         """A route with a way of its own."""
-        return tuple.__new__(cls, (key, Way(type, gateway, device, protocol, scope, onlink, odd)))
+        return tuple.__new__(cls, (key, RouteTarget(type, gateway, device, protocol, scope, onlink, odd)))
 
     @classmethod
-    def along(cls, key: RouteKey, way: Way) -> Route:
+    def along(cls, key: RouteKey, way: RouteTarget) -> Route:
         """A route on a way that others may share."""
         return tuple.__new__(cls, (key, way))
 
@@ -191,7 +191,7 @@ class Route(tuple[RouteKey, Way]):
         return self[0]
 
     @property
-    def way(self) -> Way:
+    def way(self) -> RouteTarget:
         """How."""
         return self[1]
 

@@ -15,7 +15,7 @@ import structlog
 from agent.clock import Clock
 from agent.dataplane.inputs.facts import on_link
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.trigger import Bell
+from agent.dataplane.trigger import Trigger
 from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.objects import Address, Link
 
@@ -45,7 +45,7 @@ class Reachability:
         self._next_hops = next_hops
         self._lead_nowhere = lead_nowhere
         self._clock = clock
-        self._bell = Bell()
+        self._bell = Trigger()
         self._seen: tuple[frozenset[Address], Mapping[str, Link]] = (frozenset(), {})
         self._since: dict[Address, float] = {}
         """Next hop -> when the kernel was first found to have no way to it."""

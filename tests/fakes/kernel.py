@@ -32,10 +32,10 @@ from agent.netlink.objects import (
     Neighbour,
     Route,
     RouteKey,
+    RouteTarget,
     Sysctl,
     Tunnel,
     TunnelKind,
-    Way,
 )
 
 
@@ -255,7 +255,7 @@ class FakeKernel:
                 self.route_table[route.key] = route
         return tuple(refusals)
 
-    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         if not self.turns_ways or now.device not in self.link_table:
             return False
         self.writes.append(f"turn {len(keys)}")

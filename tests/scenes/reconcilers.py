@@ -10,13 +10,13 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.pass_limiter import Tempo
+from agent.dataplane.pass_limiter import PassTiming
 from agent.dataplane.reconciler import Reconciler, Wish
 from agent.netlink.objects import Dataplane, Link
 
 PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4
-IMPATIENT = Tempo(share=1e6, linger_seconds=0.0, overrun_seconds=0.01, error_seconds=0.01)
+IMPATIENT = PassTiming(share=1e6, linger_seconds=0.0, overrun_seconds=0.01, error_seconds=0.01)
 
 
 @dataclass

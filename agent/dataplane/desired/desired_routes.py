@@ -22,9 +22,9 @@ from agent.netlink.objects import (
     Prefix,
     Route,
     RouteKey,
+    RouteTarget,
     RouteType,
     Scope,
-    Way,
 )
 from ipam.model import EncapsulationMode, NodeName, Pool
 
@@ -71,7 +71,7 @@ def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]
     is_service = _finder((network, True) for network in facts.services) if facts.services else None
     learned = _LearnedWays(facts)
     # By identity: very many prefixes share a next hop.
-    known: dict[tuple[int, int, int], tuple[Way | None, object]] = {}
+    known: dict[tuple[int, int, int], tuple[RouteTarget | None, object]] = {}
     for key, next_hop in hops:
         if next_hop is None or (is_service is not None and is_service(key)):
             continue
@@ -91,11 +91,11 @@ class _LearnedWays:
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._direct: dict[Address, Way | None] = {}
-        self._tunnelled: dict[Address, Way] = {}
+        self._direct: dict[Address, RouteTarget | None] = {}
+        self._tunnelled: dict[Address, RouteTarget] = {}
         self._nodes: dict[Address, NodeName] | None = None
 
-    def way(self, version: int, next_hop: Address, pool: Pool | None) -> Way | None:
+    def way(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
         """The way of a version's prefixes that lie in a pool; None: none is known here."""
         facts = self._facts
         if next_hop.version != version:
@@ -106,21 +106,21 @@ class _LearnedWays:
             return self._directly(next_hop)
         return self._through_tunl0(next_hop)
 
-    def _through_tunl0(self, next_hop: Address) -> Way:
+    def _through_tunl0(self, next_hop: Address) -> RouteTarget:
         if next_hop not in self._tunnelled:
-            self._tunnelled[next_hop] = Way(
+            self._tunnelled[next_hop] = RouteTarget(
                 gateway=next_hop, device=TUNL0, protocol=self._facts.protocols.learned, onlink=True
             )
         return self._tunnelled[next_hop]
 
-    def _directly(self, next_hop: Address) -> Way | None:
+    def _directly(self, next_hop: Address) -> RouteTarget | None:
         if next_hop not in self._direct:
             facts = self._facts
             link = on_link(facts.links, facts.gateway_to(next_hop))
             self._direct[next_hop] = _direct(facts, next_hop, link)
         return self._direct[next_hop]
 
-    def _through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> Way | None:
+    def _through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> RouteTarget | None:
         """A block's route comes from its claim; what remains is an address borrowed from another node's block."""
         facts = self._facts
         if self._nodes is None:
@@ -202,7 +202,7 @@ def _stored_route(facts: Facts, key: RouteKey, owner: NodeName, pool: Pool | Non
     return Route.along(key, way) if way is not None else None
 
 
-def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) -> Way | None:
+def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
     underlay = node.on(version)
     if underlay is None:
         return None
@@ -213,10 +213,10 @@ def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) 
         device = link.name if link is not None else None
     if device is None:
         return None
-    return Way(gateway=underlay.ip, device=device, protocol=facts.protocols.datastore, onlink=True)
+    return RouteTarget(gateway=underlay.ip, device=device, protocol=facts.protocols.datastore, onlink=True)
 
 
-def _vxlan_way(facts: Facts, version: int, owner: NodeName, pool: Pool) -> Way | None:
+def _vxlan_way(facts: Facts, version: int, owner: NodeName, pool: Pool) -> RouteTarget | None:
     node = facts.nodes.get(owner)
     if node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
         return None
@@ -228,18 +228,20 @@ def _vxlan_way(facts: Facts, version: int, owner: NodeName, pool: Pool) -> Way |
     parent = facts.parent_of(version)
     if parent is None:
         return None
-    return Way(gateway=underlay.ip, device=parent.name, protocol=facts.protocols.datastore, onlink=True)
+    return RouteTarget(
+        gateway=underlay.ip, device=parent.name, protocol=facts.protocols.datastore, onlink=True
+    )
 
 
-def _through_vtep(facts: Facts, version: int, node: NodeAddresses) -> Way | None:
+def _through_vtep(facts: Facts, version: int, node: NodeAddresses) -> RouteTarget | None:
     vtep = node.vtep(version)
     if vtep is None:
         return None
     device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE
-    return Way(gateway=vtep, device=device, protocol=facts.protocols.tunnel, onlink=True)
+    return RouteTarget(gateway=vtep, device=device, protocol=facts.protocols.tunnel, onlink=True)
 
 
-def _direct(facts: Facts, next_hop: Address, link: Link | None) -> Way | None:
+def _direct(facts: Facts, next_hop: Address, link: Link | None) -> RouteTarget | None:
     if link is None:
         return None
-    return Way(gateway=facts.gateway_to(next_hop), device=link.name, protocol=facts.protocols.learned)
+    return RouteTarget(gateway=facts.gateway_to(next_hop), device=link.name, protocol=facts.protocols.learned)

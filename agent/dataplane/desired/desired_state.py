@@ -14,7 +14,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.netlink.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, Sysctl
 
 
-class Entries:
+class DesiredObjects:
     """Remembers what follows from the nodes and pools alone: there may be thousands, and most changes are others."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Entries:
 
 def dataplane(facts: Facts, wished_routes: Mapping[RouteKey, Route] | None = None) -> Dataplane:
     """What should be; `wished_routes` are those of the same facts, where somebody has them already."""
-    return Entries().dataplane(facts, routes(facts) if wished_routes is None else wished_routes)
+    return DesiredObjects().dataplane(facts, routes(facts) if wished_routes is None else wished_routes)
 
 
 def masquerade(facts: Facts) -> Masquerade:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import islice
 
-from agent.dataplane.cooperative import PIECE, Work, at_once
+from agent.dataplane.cooperative import PIECE, Work, run_now
 from agent.dataplane.desired.desired_routes import learned_routes, stored_routes, workload_routes
 from agent.dataplane.inputs.facts import Facts
 from agent.netlink.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
@@ -20,7 +20,7 @@ from agent.netlink.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
 Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 
 
-class RouteWishes:
+class DesiredRoutes:
     """The routes of one node; a core with a memory."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class RouteWishes:
         `touched` is where the best path changed since the last call, with the next hop of now; None: anywhere. The
         mapping follows later calls: it is read before the next one.
         """
-        return at_once(self.work(facts, touched))
+        return run_now(self.work(facts, touched))
 
     def work(self, facts: Facts, touched: Mapping[RouteKey, Address | None] | None) -> Work[Answer]:
         """The same in pieces; nothing is adopted before the last."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from agent.dataplane.explain.route_reasons import Reasons, Situation
+from agent.dataplane.explain.route_reasons import Reasons, RouteSnapshot
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import Delta
 from agent.netlink.objects import FdbEntry, Kind, Neighbour, RouteKey, Tunnel
@@ -43,7 +43,7 @@ class Foreseen:
     """What keeps the pass from doing all that is wished."""
 
 
-def foreseen(seen: Situation, reasons: Reasons, held: Mapping[str, str]) -> Foreseen:
+def foreseen(seen: RouteSnapshot, reasons: Reasons, held: Mapping[str, str]) -> Foreseen:
     """All steps of a pass over this picture, in its order; `held` are the mass removals that it would put off."""
     steps = _steps(seen, reasons)
     listed = tuple(islice(steps, MOST_STEPS))
@@ -57,7 +57,7 @@ def foreseen(seen: Situation, reasons: Reasons, held: Mapping[str, str]) -> Fore
     return Foreseen(listed, more, tuple(reserves))
 
 
-def _steps(seen: Situation, reasons: Reasons) -> Iterator[Step]:
+def _steps(seen: RouteSnapshot, reasons: Reasons) -> Iterator[Step]:
     wish, picture, links = seen.wish, seen.picture, seen.links
     tunnels = diff.tunnel_steps(wish, picture)
     neighbours = diff.neighbour_steps(wish, picture, links)
@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
             return ""
 
 
-def _routes(seen: Situation, reasons: Reasons) -> Iterator[Step]:
+def _routes(seen: RouteSnapshot, reasons: Reasons) -> Iterator[Step]:
     found = diff.route_steps(seen.wish, seen.picture, seen.links, seen.ownership)
 
     def why(key: RouteKey) -> str:

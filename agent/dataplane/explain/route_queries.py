@@ -17,7 +17,7 @@ from agent.dataplane.explain.dry_run import foreseen
 from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, page
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kinds.diff import Picture
+from agent.dataplane.kinds.diff import ActualState
 from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
@@ -36,7 +36,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = MOST_ROUTES
 
 
-class RouteGlass:
+class RouteQueries:
     """Reads; owns nothing."""
 
     def __init__(
@@ -76,7 +76,7 @@ class RouteGlass:
     async def plan(self) -> dict[str, Any]:
         """What a pass over the kernel as it is now would do. Raises ValueError."""
         seen = self._reconciler.situation()
-        picture = Picture()
+        picture = ActualState()
         try:
             links = await self._kernel.links()
             for kind in Kind:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import Picture, Wish, conflict_reason
+from agent.dataplane.kinds.diff import ActualState, DesiredState, conflict_reason
 from agent.netlink.objects import PROTOCOL_NAMES, RTPROT_KERNEL, Link, Prefix, Route, RouteKey
 
 MOST_ROUTES = 1000
@@ -40,11 +40,11 @@ class Sort(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class RouteSnapshot:
     """The last pass: what was wished, what the kernel was seen to hold."""
 
-    wish: Wish
-    picture: Picture
+    wish: DesiredState
+    picture: ActualState
     links: Mapping[str, Link]
     ownership: Ownership
     waiting: Mapping[RouteKey, str]
@@ -135,7 +135,7 @@ class Page:
 
 
 def page(
-    seen: Situation,
+    seen: RouteSnapshot,
     reasons: Reasons,
     *,
     near: Prefix | None = None,
@@ -153,7 +153,7 @@ def page(
 
 
 def _keys(
-    seen: Situation, near: Prefix | None, after: RouteKey | None, *, foreign: bool
+    seen: RouteSnapshot, near: Prefix | None, after: RouteKey | None, *, foreign: bool
 ) -> Iterator[RouteKey]:
     wished, standing = seen.wish.dataplane.routes, seen.picture.routes
     is_near = nearness(near) if near is not None else None
@@ -184,14 +184,14 @@ def nearness(near: Prefix) -> Callable[[RouteKey], bool]:
     return is_near
 
 
-def _is_foreign(seen: Situation, key: RouteKey) -> bool:
+def _is_foreign(seen: RouteSnapshot, key: RouteKey) -> bool:
     route = seen.picture.routes.get(key)
     if route is None or seen.ownership.is_ours(route):
         return False
     return route.protocol != RTPROT_KERNEL or key in seen.wish.dataplane.routes
 
 
-def explained(seen: Situation, reasons: Reasons, key: RouteKey) -> Explained:
+def explained(seen: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explained:
     """One key's account."""
     wished, standing = seen.wish.dataplane.routes.get(key), seen.picture.routes.get(key)
     shown = standing or wished
@@ -220,7 +220,7 @@ def explained(seen: Situation, reasons: Reasons, key: RouteKey) -> Explained:
     )
 
 
-def _state(seen: Situation, key: RouteKey, wished: Route, standing: Route | None) -> str:
+def _state(seen: RouteSnapshot, key: RouteKey, wished: Route, standing: Route | None) -> str:
     if standing == wished:
         return IN_PLACE
     if standing is not None and not seen.ownership.is_ours(standing):
@@ -229,7 +229,7 @@ def _state(seen: Situation, key: RouteKey, wished: Route, standing: Route | None
     return f"missing: {reason}" if standing is None else f"differs: {wished} is wished; {reason}"
 
 
-def _lingering(seen: Situation, route: Route) -> str:
+def _lingering(seen: RouteSnapshot, route: Route) -> str:
     if not seen.wish.complete:
         return "kept until the datastore was read"
     if not seen.wish.bgp_complete and seen.ownership.is_learned(route):

@@ -32,9 +32,9 @@ from agent.netlink.objects import (
     Neighbour,
     Route,
     RouteKey,
+    RouteTarget,
     Sysctl,
     Tunnel,
-    Way,
     version_of,
 )
 from agent.netlink.route_decoder import RouteDecoder
@@ -190,7 +190,7 @@ class NetlinkKernel:
         if ways:
             self._decoder.plain.update(key for key, way in sent if id(way) in ways)
 
-    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes that go one way another way, in one step; they are at these keys. False: nothing was done."""
         indexes = _Indexes()
         hops = _hops({0: was, 1: now}, indexes)
@@ -291,7 +291,7 @@ class NetlinkKernel:
         return changes
 
 
-def _hops(ways: Mapping[int, Way], indexes: _Indexes) -> dict[int, Nexthop]:
+def _hops(ways: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Nexthop]:
     """What routes on these ways could refer to; nothing where there is no gateway."""
     found = {}
     for number, way in ways.items():

@@ -22,9 +22,9 @@ from agent.netlink.objects import (
     Neighbour,
     Route,
     RouteKey,
+    RouteTarget,
     Sysctl,
     Tunnel,
-    Way,
 )
 
 
@@ -137,7 +137,7 @@ class Kernel(Protocol):
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         ...
 
-    async def turn_routes(self, was: Way, now: Way, keys: Collection[RouteKey]) -> bool:
+    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes that go one way another way, in one step; they are at these keys.
 
         False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from agent.clock import Clock
 from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.delta import Delta
-from agent.dataplane.kinds.diff import Picture, RoutePlan
-from agent.dataplane.kinds.nexthop_moves import Turn
+from agent.dataplane.kinds.diff import ActualState, RoutePlan
+from agent.dataplane.kinds.nexthop_moves import NextHopMove
 from agent.dataplane.kinds.retries import Retries
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.report import Tally
+from agent.dataplane.mass_delete_guard import MassDeleteGuard
+from agent.dataplane.report import Counters
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.objects import (
     FdbEntry,
@@ -52,11 +52,17 @@ class Verb(Enum):
     REMOVE = auto()
 
 
-class Writes:
+class Applier:
     """All writes of one reconciler."""
 
     def __init__(
-        self, kernel: Kernel, picture: Picture, tally: Tally, budget: Budget, clock: Clock, log: Any
+        self,
+        kernel: Kernel,
+        picture: ActualState,
+        tally: Counters,
+        budget: MassDeleteGuard,
+        clock: Clock,
+        log: Any,
     ) -> None:
         self._budget = budget
         self._kernel = kernel
@@ -232,7 +238,7 @@ class Writes:
                     replaced = {key: route for key, route in replaced.items() if key not in turn.routes}
         await self.put(Kind.ROUTE, replaced, self._kernel.put_routes, self._picture.routes)
 
-    async def _turned(self, turn: Turn) -> bool:
+    async def _turned(self, turn: NextHopMove) -> bool:
         if not await self._kernel.turn_routes(turn.was, turn.now, turn.routes.keys()):
             return False
         self._picture.routes.update(turn.routes)

@@ -11,11 +11,11 @@ from collections.abc import Collection, Container, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from agent.dataplane.cooperative import PIECE, Work, at_once
+from agent.dataplane.cooperative import PIECE, Work, run_now
 from agent.dataplane.desired.desired_sysctls import names_of
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.delta import Delta, difference
-from agent.dataplane.kinds.nexthop_moves import Turn, turns
+from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.netlink.objects import (
     PROTOCOL_NAMES,
     WORKLOAD_PREFIX,
@@ -39,7 +39,7 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DesiredState:
     """What the kernel should hold, and how far the wish may be trusted."""
 
     dataplane: Dataplane
@@ -59,7 +59,7 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Picture:
+class ActualState:
     """The kernel as last read, with our own writes since; foreign routes are in it, because they stand in our way."""
 
     tunnels: dict[str, Tunnel] = field(default_factory=dict)
@@ -121,11 +121,11 @@ class RoutePlan:
     """Wished routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
-    turns: tuple[Turn, ...] = ()
+    find_moves: tuple[NextHopMove, ...] = ()
     """Of the replacements those that send everything on one way another way."""
 
 
-def of_kind(picture: Picture, kind: Kind) -> Mapping[Any, Any]:
+def of_kind(picture: ActualState, kind: Kind) -> Mapping[Any, Any]:
     """The picture's objects of one kind by key."""
     match kind:
         case Kind.TUNNEL:
@@ -150,7 +150,7 @@ def is_pod(route: Route) -> bool:
     return device is not None and device.startswith(WORKLOAD_PREFIX) and route.key.is_host
 
 
-def departures(wish: Wish, picture: Picture) -> set[RouteKey]:
+def departures(wish: DesiredState, picture: ActualState) -> set[RouteKey]:
     """Of the departed addresses those that will not come back on the same interface; the settled ones are struck off.
 
     An interface that is only down keeps its connections: its pod still lives.
@@ -177,7 +177,7 @@ def moves(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> di
     return {key: route for some in gone for key, route in some if is_pod(route)}
 
 
-def mentions(wish: Wish, device: str) -> bool:
+def mentions(wish: DesiredState, device: str) -> bool:
     """Whether anything is wished of a pod's link."""
     return not wish.dataplane.sysctls.keys().isdisjoint(names_of(device))
 
@@ -187,7 +187,7 @@ def stands(tunnel: Tunnel) -> bool:
     return tunnel.vni is not None or tunnel.address is not None or bool(tunnel.strays) or tunnel.up
 
 
-def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
+def tunnel_steps(wish: DesiredState, picture: ActualState) -> Delta[str, Tunnel]:
     """Devices to make, adjust and remove."""
     actual = {
         name: tunnel
@@ -198,7 +198,7 @@ def tunnel_steps(wish: Wish, picture: Picture) -> Delta[str, Tunnel]:
 
 
 def neighbour_steps(
-    wish: Wish, picture: Picture, links: Mapping[str, Link]
+    wish: DesiredState, picture: ActualState, links: Mapping[str, Link]
 ) -> Delta[tuple[str, Address], Neighbour]:
     """ARP entries; every permanent one on our own device is ours. Without the device there is nothing to do."""
     wanted = {
@@ -207,26 +207,28 @@ def neighbour_steps(
     return _allowed(difference(wanted, picture.neighbours), wish)
 
 
-def fdb_steps(wish: Wish, picture: Picture, links: Mapping[str, Link]) -> Delta[tuple[str, str], FdbEntry]:
+def fdb_steps(
+    wish: DesiredState, picture: ActualState, links: Mapping[str, Link]
+) -> Delta[tuple[str, str], FdbEntry]:
     """Forwarding entries; every permanent one on our own device is ours. Without the device there is nothing to do."""
     wanted = {key: entry for key, entry in wish.dataplane.fdb.items() if _usable(links.get(entry.device))}
     return _allowed(difference(wanted, picture.fdb), wish)
 
 
 def route_steps(
-    wish: Wish,
-    picture: Picture,
+    wish: DesiredState,
+    picture: ActualState,
     links: Mapping[str, Link],
     ownership: Ownership,
     keys: Collection[RouteKey] | None = None,
 ) -> RoutePlan:
     """`route_work` in one go."""
-    return at_once(route_work(wish, picture, links, ownership, keys))
+    return run_now(route_work(wish, picture, links, ownership, keys))
 
 
 def route_work(
-    wish: Wish,
-    picture: Picture,
+    wish: DesiredState,
+    picture: ActualState,
     links: Mapping[str, Link],
     ownership: Ownership,
     keys: Collection[RouteKey] | None = None,
@@ -259,7 +261,9 @@ def route_work(
             replaced[key] = route
     delta = _allowed(Delta(create, replaced, unwished), wish)
     withdrawn = _withdrawn(wish, delta.delete, ownership)
-    return RoutePlan(delta, conflicts, waiting, withdrawn, turns(delta.replace, picture.routes, ownership))
+    return RoutePlan(
+        delta, conflicts, waiting, withdrawn, find_moves(delta.replace, picture.routes, ownership)
+    )
 
 
 class _Obstacles(dict[str | None, str]):
@@ -298,7 +302,9 @@ def _pairs(
                 yield key, None, found
 
 
-def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownership) -> frozenset[RouteKey]:
+def _withdrawn(
+    wish: DesiredState, deleted: Mapping[RouteKey, Route], ownership: Ownership
+) -> frozenset[RouteKey]:
     """The learned routes that go because BGP teaches their prefix no more, rather than by a change of the datastore."""
     if wish.learned is None:
         return frozenset()
@@ -307,7 +313,7 @@ def _withdrawn(wish: Wish, deleted: Mapping[RouteKey, Route], ownership: Ownersh
     )
 
 
-def sysctl_steps(wish: Wish, picture: Picture) -> dict[str, Sysctl]:
+def sysctl_steps(wish: DesiredState, picture: ActualState) -> dict[str, Sysctl]:
     """Switches that stand otherwise."""
     if wish.dataplane.sysctls == picture.sysctls:  # C's comparison, and most of them are the same objects
         return {}
@@ -318,7 +324,7 @@ def sysctl_steps(wish: Wish, picture: Picture) -> dict[str, Sysctl]:
     }
 
 
-def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:
+def masquerade_step(wish: DesiredState, picture: ActualState) -> Masquerade | None:
     """The table to put (empty: remove it); None when it is as wished, or when not all pools are known yet."""
     wanted = wish.dataplane.masquerade.collapsed() if wish.dataplane.masquerade.sources else None
     if not wish.complete or wanted == picture.masquerade:
@@ -326,7 +332,7 @@ def masquerade_step(wish: Wish, picture: Picture) -> Masquerade | None:
     return wanted or Masquerade()
 
 
-def forward_steps(wish: Wish, picture: Picture) -> dict[ForwardKey, ForwardChain]:
+def forward_steps(wish: DesiredState, picture: ActualState) -> dict[ForwardKey, ForwardChain]:
     """Others' chains to open to pods, because they drop, and those to leave as they were."""
     wanted = {key: wish.dataplane.open_forward and chain.drops for key, chain in picture.forward.items()}
     return {
@@ -346,9 +352,9 @@ def _usable(link: Link | None) -> bool:
     return link is not None and link.up
 
 
-def _removable(wish: Wish, route: Route, ownership: Ownership) -> bool:
+def _removable(wish: DesiredState, route: Route, ownership: Ownership) -> bool:
     return wish.bgp_complete or not ownership.is_learned(route)
 
 
-def _allowed(delta: Delta[K, V], wish: Wish) -> Delta[K, V]:
+def _allowed(delta: Delta[K, V], wish: DesiredState) -> Delta[K, V]:
     return delta if wish.complete else replace(delta, replace={}, delete={})

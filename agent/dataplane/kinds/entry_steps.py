@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import Delta
-from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.diff import ActualState, DesiredState
 from agent.netlink.objects import VXLAN_DEVICES, Address, FdbEntry, Link, Neighbour
 
 Neighbours = Delta[tuple[str, Address], Neighbour]
@@ -24,7 +24,9 @@ class EntrySteps:
         self._quiet: tuple[object, ...] = ()
         """What was compared when there was nothing to do; empty when there was something."""
 
-    def steps(self, wish: Wish, picture: Picture, links: Mapping[str, Link]) -> tuple[Neighbours, Forwarding]:
+    def steps(
+        self, wish: DesiredState, picture: ActualState, links: Mapping[str, Link]
+    ) -> tuple[Neighbours, Forwarding]:
         """Entries to make, replace and remove."""
         own = (links.get(name) for name in VXLAN_DEVICES)
         ground = (wish.dataplane.neighbours, wish.dataplane.fdb, picture.neighbours, picture.fdb, *own)

@@ -19,7 +19,7 @@ MOST_ONE_BY_ONE = 16
 """More links in doubt than these are read with all others: one dump costs less."""
 
 
-class Interfaces:
+class LinkCache:
     """Those of one namespace."""
 
     def __init__(self, kernel: Kernel) -> None:

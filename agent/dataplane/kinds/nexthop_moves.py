@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import Address, Route, RouteKey, Way
+from agent.netlink.objects import Address, Route, RouteKey, RouteTarget
 
 MANY = 64
 """Fewer routes are as quickly replaced as counted."""
@@ -18,18 +18,18 @@ _Hop = tuple[Address | None, str | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class NextHopMove:
     """All routes on one way go another."""
 
-    was: Way
-    now: Way
+    was: RouteTarget
+    now: RouteTarget
     routes: Mapping[RouteKey, Route]
     """As they should be."""
 
 
-def turns(
+def find_moves(
     replaced: Mapping[RouteKey, Route], standing: Mapping[RouteKey, Route], ownership: Ownership
-) -> tuple[Turn, ...]:
+) -> tuple[NextHopMove, ...]:
     """Of the routes to be replaced those that turn together."""
     if len(replaced) < MANY:
         return ()
@@ -45,14 +45,14 @@ def turns(
     some = {pair: routes for pair, routes in found.items() if len(routes) >= MANY and None not in pair[0][:2]}
     counts = _counts(standing, ownership) if some else {}
     return tuple(
-        Turn(standing[key].way, routes[key].way, routes)
+        NextHopMove(standing[key].way, routes[key].way, routes)
         for (hop, _), routes in some.items()
         for key in (next(iter(routes)),)
         if len(routes) == counts[hop]
     )
 
 
-def _hop(way: Way) -> _Hop:
+def _hop(way: RouteTarget) -> _Hop:
     """What routes of several protocols may share."""
     return way.gateway, way.device, way.onlink
 

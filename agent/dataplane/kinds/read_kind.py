@@ -6,11 +6,11 @@ Promises: a picture that could not be read stays as it was. Does not know: when 
 from __future__ import annotations
 
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kinds.diff import Picture
+from agent.dataplane.kinds.diff import ActualState
 from agent.netlink.objects import VXLAN_DEVICES, Kind
 
 
-async def read(kernel: Kernel, picture: Picture, kind: Kind) -> None:
+async def read(kernel: Kernel, picture: ActualState, kind: Kind) -> None:
     """Adopt a whole reading; of switches none. Raises KernelError."""
     match kind:
         case Kind.TUNNEL:

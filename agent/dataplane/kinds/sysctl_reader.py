@@ -11,16 +11,16 @@ from typing import Any
 
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kinds.diff import Picture, Wish
-from agent.dataplane.report import Tally
+from agent.dataplane.kinds.diff import ActualState, DesiredState
+from agent.dataplane.report import Counters
 from agent.netlink.objects import Kind, Sysctl
 
 
-class Switches:
+class SysctlReader:
     """Those of one reconciler."""
 
     def __init__(
-        self, kernel: Kernel, picture: Picture, tally: Tally, ownership: Ownership, log: Any
+        self, kernel: Kernel, picture: ActualState, tally: Counters, ownership: Ownership, log: Any
     ) -> None:
         self._kernel = kernel
         self._picture = picture
@@ -38,14 +38,14 @@ class Switches:
         self._doubted |= {name: known.pop(name) for name in changed}
         return bool(changed)
 
-    async def read_all(self, wish: Wish) -> None:
+    async def read_all(self, wish: DesiredState) -> None:
         """All that are wished. Raises KernelError."""
         self._picture.sysctls.update(self._doubted)  # what is compared with what is found
         self._doubted.clear()
         found = await self._kernel.sysctls(tuple(wish.dataplane.sysctls), only=True)
         self._picture.sysctls = _shared(found, wish.dataplane.sysctls)
 
-    async def read_missing(self, wish: Wish) -> None:
+    async def read_missing(self, wish: DesiredState) -> None:
         """Those of devices that came since the last reading, and those in doubt. Raises KernelError."""
         known = self._picture.sysctls
         missing = [name for name in wish.dataplane.sysctls if name not in known]

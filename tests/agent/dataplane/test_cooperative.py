@@ -7,11 +7,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from agent.dataplane.cooperative import PIECE
-from agent.dataplane.cooperative_loop import in_turns
+from agent.dataplane.cooperative_loop import run_cooperatively
 from agent.dataplane.desired.desired_state import dataplane
-from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.desired.route_cache import DesiredRoutes
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import Picture, Wish, route_work
+from agent.dataplane.kinds.diff import ActualState, DesiredState, route_work
 from agent.netlink.objects import Route, RouteKey
 from tests.agent.dataplane.desired.test_route_cache import HOPS, START
 
@@ -62,7 +62,9 @@ async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_the
     learned = dict(LEARNED)
     others = Others()
     task = asyncio.create_task(others.run())
-    computing = asyncio.create_task(in_turns(RouteWishes().work(replace(START, learned=learned), None)))
+    computing = asyncio.create_task(
+        run_cooperatively(DesiredRoutes().work(replace(START, learned=learned), None))
+    )
     await asyncio.sleep(0)
     assert not computing.done()
     # What is learned meanwhile is for the next computation, at the beginning of this one as at its end.
@@ -76,10 +78,10 @@ async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_the
 
 
 async def test_twenty_thousand_routes_are_compared_with_the_kernels_in_pieces() -> None:
-    wish = Wish(dataplane(START, WISHED), complete=True, bgp_complete=True)
+    wish = DesiredState(dataplane(START, WISHED), complete=True, bgp_complete=True)
     others = Others()
     task = asyncio.create_task(others.run())
-    plan = await in_turns(route_work(wish, Picture(routes=STANDING), START.links, Ownership()))
+    plan = await run_cooperatively(route_work(wish, ActualState(routes=STANDING), START.links, Ownership()))
     assert others.turns >= len(WISHED | STANDING) // PIECE > 5
     assert plan.delta.create == {key: WISHED[key] for key in keys_of("create")}
     assert plan.delta.replace == {key: WISHED[key] for key in keys_of("replace")}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.pass_limiter import Tempo
+from agent.dataplane.pass_limiter import PassTiming
 from agent.dataplane.reconciler import Wish
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
@@ -170,7 +170,7 @@ async def test_lost_notifications_lead_to_reading_everything(kernel: FakeKernel)
 
 
 async def test_a_storm_of_losses_reads_everything_only_so_often(kernel: FakeKernel) -> None:
-    tempo = Tempo(share=1e6, linger_seconds=0.0, overrun_seconds=0.2)
+    tempo = PassTiming(share=1e6, linger_seconds=0.0, overrun_seconds=0.2)
     async with running(Bench(kernel, routes(LEARNED), tempo=tempo)) as bench:
         kernel.dumps.clear()
         for _ in range(20):

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.tunnel_grace import LONGEST_SECONDS, Lingering
+from agent.dataplane.mass_delete_guard import MassDeleteGuard
+from agent.dataplane.tunnel_grace import LONGEST_SECONDS, TunnelGracePeriod
 from agent.netlink.objects import (
     TUNL0,
     VXLAN_DEVICE,
@@ -173,7 +173,7 @@ def some(count: int) -> dict[RouteKey, Route]:
 
 async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:
     kernel.route_table |= some(100)
-    async with running(Bench(kernel, budget=Budget(free=10, hold_seconds=0.3))) as bench:
+    async with running(Bench(kernel, budget=MassDeleteGuard(free=10, hold_seconds=0.3))) as bench:
         for _ in range(3):
             await bench.passed()
         assert len(kernel.route_table) == 100
@@ -191,7 +191,7 @@ async def test_what_peers_withdraw_never_waits_and_the_rest_of_a_mass_removal_do
     many = some(100)
     kernel.route_table |= many
     still_taught = set(list(many)[:40])
-    bench = Bench(kernel, budget=Budget(free=10, share=0.3))
+    bench = Bench(kernel, budget=MassDeleteGuard(free=10, share=0.3))
     bench.wish = replace(bench.wish, learned=still_taught)
     async with running(bench):
         await bench.passed()
@@ -202,7 +202,7 @@ async def test_what_peers_withdraw_never_waits_and_the_rest_of_a_mass_removal_do
 async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
     many = some(100)
     async with running(
-        Bench(kernel, Dataplane(routes=many), budget=Budget(free=10, hold_seconds=0.1))
+        Bench(kernel, Dataplane(routes=many), budget=MassDeleteGuard(free=10, hold_seconds=0.1))
     ) as bench:
         bench.wish = replace(bench.wish, dataplane=Dataplane())
         await bench.passed()
@@ -225,7 +225,7 @@ async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_
 
 
 def test_what_is_wished_again_in_time_was_never_unwished() -> None:
-    lingering = Lingering(5.0)
+    lingering = TunnelGracePeriod(5.0)
     assert lingering.over({TUNL0: 0, VXLAN_DEVICE: 0}, 10.0) == []
     assert lingering.over({TUNL0: 0}, 12.0) == []
     assert lingering.next_at(12.0) == 15.0
@@ -237,13 +237,13 @@ def test_what_is_wished_again_in_time_was_never_unwished() -> None:
 
 
 def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
-    lingering = Lingering(5.0)
+    lingering = TunnelGracePeriod(5.0)
     for second in range(0, 299, 4):
         assert lingering.over({TUNL0: second}, second) == []
         assert lingering.next_at(second) == min(second + 5, LONGEST_SECONDS)
     assert lingering.over({TUNL0: 1000}, LONGEST_SECONDS) == [TUNL0]
 
-    quiet = Lingering(5.0)
+    quiet = TunnelGracePeriod(5.0)
     assert quiet.over({TUNL0: 7}, 0.0) == []
     assert quiet.over({TUNL0: 8}, 5.0) == []
     assert quiet.over({TUNL0: 8}, 9.0) == []

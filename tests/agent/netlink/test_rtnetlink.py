@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.netlink import rtlinks, rtnetlink
-from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Way
+from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteTarget, RouteType, Scope
 from agent.netlink.route_decoder import RouteDecoder
 from agent.netlink.route_encoder import encoded
 from agent.netlink.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request
@@ -264,7 +264,7 @@ def test_routes_that_share_a_shape_are_encoded_as_alone(
     def alone(route: Route) -> bytes:
         return route_request(route, interface, replace=instead, nexthop=nexthop)
 
-    way = Way(kind, gateway, onlink=onlink)
+    way = RouteTarget(kind, gateway, onlink=onlink)
     routes = [
         Route.along(RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way)
         for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from agent.dataplane.desired.desired_routes import routes
 from agent.dataplane.desired.desired_state import dataplane
-from agent.dataplane.desired.route_cache import RouteWishes
+from agent.dataplane.desired.route_cache import DesiredRoutes
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import Picture, Wish, route_steps
+from agent.dataplane.kinds.diff import ActualState, DesiredState, route_steps
 from agent.netlink.objects import Link, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 
@@ -42,9 +42,9 @@ changes = st.one_of(
 @given(st.lists(st.lists(changes, max_size=4), max_size=12))
 def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps: list[list[tuple]]) -> None:  # type: ignore[type-arg]
     facts, learned = START, {}
-    wishes, picture = RouteWishes(), Picture()
+    wishes, picture = DesiredRoutes(), ActualState()
     plan = route_steps(
-        Wish(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
+        DesiredState(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
     )
     for step in steps:
         touched = {}
@@ -66,7 +66,7 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
         wished, keys = wishes.follow(facts, touched)
         assert wished == routes(facts)
         # And a plan that looks only where something may differ brings the kernel to the same place.
-        wish = Wish(dataplane(facts, wished), complete=True, bgp_complete=True, touched=keys)
+        wish = DesiredState(dataplane(facts, wished), complete=True, bgp_complete=True, touched=keys)
         looked_at = None if keys is None else keys | {*plan.conflicts, *plan.waiting}
         plan = route_steps(wish, picture, facts.links, Ownership(), looked_at)
         whole = route_steps(wish, picture, facts.links, Ownership())
@@ -77,7 +77,7 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
 
 
 def test_a_change_of_one_learned_path_names_one_key() -> None:
-    wishes = RouteWishes()
+    wishes = DesiredRoutes()
     learned = dict.fromkeys(KEYS, HOPS[0])
     facts = replace(START, learned=learned)
     assert wishes.follow(facts, learned)[1] is None
@@ -88,7 +88,7 @@ def test_a_change_of_one_learned_path_names_one_key() -> None:
 
 
 def test_a_pod_more_or_less_names_its_keys_and_uncovers_what_it_hid() -> None:
-    wishes = RouteWishes()
+    wishes = DesiredRoutes()
     address = KEYS[6]
     facts = replace(START, learned={address: HOPS[0]})
     assert str(wishes.follow(facts, None)[0][address]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"

@@ -15,7 +15,7 @@ from agent.dataplane.explain.dry_run import Step, foreseen
 from agent.dataplane.explain.route_reasons import (
     Explained,
     Reasons,
-    Situation,
+    RouteSnapshot,
     Sort,
     explained,
     nearness,
@@ -23,7 +23,7 @@ from agent.dataplane.explain.route_reasons import (
 )
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.diff import ActualState, DesiredState
 from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
 from tests.agent.dataplane.desired.test_desired_routes import facts, pool
@@ -48,7 +48,7 @@ def told_by(prefix: Prefix) -> str:
     return {NEAR: "near (172.26.5.10)"}.get(str(prefix), "")
 
 
-def seen(known: Facts, *changes: Route | str, **more: Any) -> Situation:
+def seen(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
     """The kernel as wished, but for these: a route that stands instead, the prefix of one that does not."""
     wished = dataplane(known)
     standing = dict(wished.routes)
@@ -57,14 +57,14 @@ def seen(known: Facts, *changes: Route | str, **more: Any) -> Situation:
             del standing[key(change)]
         else:
             standing[change.key] = change
-    wish = Wish(wished, **{"complete": True, "bgp_complete": True, **more})
-    picture = Picture(
+    wish = DesiredState(wished, **{"complete": True, "bgp_complete": True, **more})
+    picture = ActualState(
         routes=standing, masquerade=None, tunnels=dict(wished.tunnels), sysctls=dict(wished.sysctls)
     )
-    return Situation(wish, picture, known.links, Ownership(), {}, {})
+    return RouteSnapshot(wish, picture, known.links, Ownership(), {}, {})
 
 
-def said(situation: Situation, known: Facts, prefix: str) -> Explained:
+def said(situation: RouteSnapshot, known: Facts, prefix: str) -> Explained:
     reasons = Reasons(known, {"calie486eacd845": "web-1"}, told_by)
     return explained(situation, reasons, key(prefix))
 
@@ -193,7 +193,7 @@ def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
     assert nearness(near)(RouteKey(other)) == expected
 
 
-def steps(situation: Situation, known: Facts) -> list[Step]:
+def steps(situation: RouteSnapshot, known: Facts) -> list[Step]:
     return list(foreseen(situation, Reasons(known, {}, told_by), {}).steps)
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from agent.dataplane.kernel.ownership import Ownership, is_ours
 from agent.dataplane.kinds import diff
 from agent.dataplane.kinds.delta import difference
-from agent.dataplane.kinds.diff import Picture, Wish
+from agent.dataplane.kinds.diff import ActualState, DesiredState
 from agent.dataplane.kinds.retries import Retries
-from agent.dataplane.mass_delete_guard import Budget
-from agent.dataplane.pass_limiter import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, Pace
-from agent.dataplane.trigger import Bell
+from agent.dataplane.mass_delete_guard import MassDeleteGuard
+from agent.dataplane.pass_limiter import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, PassLimiter
+from agent.dataplane.trigger import Trigger
 from agent.netlink.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
@@ -89,9 +89,9 @@ def test_a_thing_that_failed_for_years_still_has_a_finite_wait() -> None:
 
 
 def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
-    cheap = Pace(share=0.5, burst_seconds=0.5)
+    cheap = PassLimiter(share=0.5, burst_seconds=0.5)
     assert {cheap.spent(0.001, 5.0 + turn * 0.002) for turn in range(5000)} == {0.0}
-    dear = Pace(share=0.5, burst_seconds=0.5)
+    dear = PassLimiter(share=0.5, burst_seconds=0.5)
     assert [dear.spent(0.25, 5.0 + turn * 0.25) for turn in range(3)] == [0.0, 0.0, pytest.approx(0.0)]
     assert dear.spent(0.28, 6.0) == pytest.approx(0.06)
     assert dear.spent(30.0, 36.0) == LONGEST_PAUSE_SECONDS
@@ -99,14 +99,14 @@ def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
 
 
 def test_a_pass_that_writes_very_many_routes_is_not_paused_for_what_they_cost() -> None:
-    pace = Pace(share=0.5, burst_seconds=0.5)
+    pace = PassLimiter(share=0.5, burst_seconds=0.5)
     many = 10_000
     assert {pace.spent(many * ROUTE_SECONDS, 5.0 + turn * 0.1, many) for turn in range(100)} == {0.0}
     assert pace.spent(1.0, 16.0, many) == LONGEST_PAUSE_SECONDS
 
 
 async def test_many_rings_are_one_and_none_is_lost() -> None:
-    bell = Bell()
+    bell = Trigger()
     for _ in range(3):
         bell.ring()
     assert await bell.wait(None)
@@ -117,27 +117,29 @@ async def test_many_rings_are_one_and_none_is_lost() -> None:
 
 def test_masquerading_waits_until_all_pools_are_known() -> None:
     pool = frozenset({IPv4Network("10.1.0.0/16")})
-    wish = Wish(Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True)
-    assert diff.masquerade_step(wish, Picture()) is None
-    assert diff.masquerade_step(replace(wish, complete=True), Picture()) == Masquerade(pool, pool)
+    wish = DesiredState(Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True)
+    assert diff.masquerade_step(wish, ActualState()) is None
+    assert diff.masquerade_step(replace(wish, complete=True), ActualState()) == Masquerade(pool, pool)
 
 
 def test_an_odd_route_of_ours_is_replaced() -> None:
-    wish = Wish(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
-    picture = Picture(routes={BLOCK: LEARNED.but(odd=True)})
+    wish = DesiredState(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
+    picture = ActualState(routes={BLOCK: LEARNED.but(odd=True)})
     steps = diff.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
     assert steps.delta.replace == {BLOCK: LEARNED}
 
 
 def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
-    wish = Wish(Dataplane(routes={BLOCK: LEARNED.but(device="eth9")}), complete=True, bgp_complete=True)
-    steps = diff.route_steps(wish, Picture(routes={BLOCK: LEARNED}), {}, Ownership())
+    wish = DesiredState(
+        Dataplane(routes={BLOCK: LEARNED.but(device="eth9")}), complete=True, bgp_complete=True
+    )
+    steps = diff.route_steps(wish, ActualState(routes={BLOCK: LEARNED}), {}, Ownership())
     assert not steps.delta
     assert steps.waiting == {BLOCK: "eth9 is not there"}
 
 
 def test_a_removal_is_held_by_share_and_number_and_let_go_by_time_and_a_new_reading() -> None:
-    budget = Budget(free=10, share=0.5, hold_seconds=5.0)
+    budget = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
     assert budget.allows(Kind.ROUTE, count=10, standing=10, reading=1, now=0.0)
     assert budget.allows(Kind.ROUTE, count=50, standing=100, reading=1, now=0.0)
     assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=1, now=0.0)
@@ -151,7 +153,7 @@ def test_a_removal_is_held_by_share_and_number_and_let_go_by_time_and_a_new_read
 
 
 def test_a_removal_that_shrank_is_no_longer_held_and_another_kind_has_its_own_brake() -> None:
-    budget = Budget(free=10, share=0.5, hold_seconds=5.0)
+    budget = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
     assert not budget.allows(Kind.ROUTE, count=100, standing=100, reading=1, now=0.0)
     assert budget.allows(Kind.FDB, count=3, standing=3, reading=1, now=0.0)
     assert budget.allows(Kind.ROUTE, count=40, standing=100, reading=1, now=1.0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.kinds.link_cache import MOST_ONE_BY_ONE, Interfaces
+from agent.dataplane.kinds.link_cache import MOST_ONE_BY_ONE, LinkCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Dataplane, Link
 from tests.fakes.kernel import FakeKernel
@@ -40,9 +40,9 @@ class Counting(FakeKernel):
             raise KernelError("not now")
 
 
-async def known(kernel: Counting) -> Interfaces:
+async def known(kernel: Counting) -> LinkCache:
     """Everything read once."""
-    interfaces = Interfaces(kernel)
+    interfaces = LinkCache(kernel)
     assert await interfaces.read() is None
     kernel.read.clear()
     return interfaces
@@ -156,7 +156,7 @@ def done(kernel: FakeKernel, what: str, argument: object) -> None:
 def test_after_any_history_the_links_are_those_that_there_are(history: list[tuple[str, object]]) -> None:
     async def play() -> None:
         kernel = FakeKernel()
-        interfaces = Interfaces(kernel)
+        interfaces = LinkCache(kernel)
         told = kernel.changes().events
         for what, argument in history:
             if what == "read":

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.nexthop_moves import MANY, turns
+from agent.dataplane.kinds.nexthop_moves import MANY, find_moves
 from agent.netlink.objects import Dataplane, Route, RouteKey
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK
@@ -22,7 +22,7 @@ OWN = Ownership()
 
 
 def test_all_routes_of_a_gateway_that_go_to_another_are_one_turn() -> None:
-    (turn,) = turns(AFTER, {**BEFORE, OWN_BLOCK.key: OWN_BLOCK}, OWN)
+    (turn,) = find_moves(AFTER, {**BEFORE, OWN_BLOCK.key: OWN_BLOCK}, OWN)
     assert (turn.was, turn.now) == (LEARNED.way, LEARNED.but(gateway=ELSEWHERE).way)
     assert turn.routes == AFTER
 
@@ -31,14 +31,14 @@ def test_two_protocols_on_one_gateway_turn_together() -> None:
     other = RouteKey(IPv4Network("30.0.0.0/24"))
     before = {**BEFORE, other: LEARNED.but(key=other, protocol=80)}
     after = {**AFTER, other: LEARNED.but(key=other, protocol=80, gateway=ELSEWHERE)}
-    (turn,) = turns(after, before, OWN)
+    (turn,) = find_moves(after, before, OWN)
     assert turn.routes == after
-    assert turns(AFTER, before, OWN) == ()
+    assert find_moves(AFTER, before, OWN) == ()
 
 
 def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_turn() -> None:
     foreign = FOREIGN.but(key=RouteKey(IPv4Network("0.0.0.0/0")), gateway=LEARNED.gateway)
-    (turn,) = turns(AFTER, {**BEFORE, foreign.key: foreign}, OWN)
+    (turn,) = find_moves(AFTER, {**BEFORE, foreign.key: foreign}, OWN)
     assert foreign.key not in turn.routes
 
 
@@ -57,12 +57,12 @@ def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_t
     ],
 )
 def test_what_is_not_all_and_only_another_way_is_no_turn(after: dict[RouteKey, Route]) -> None:
-    assert turns(after, BEFORE, OWN) == ()
+    assert find_moves(after, BEFORE, OWN) == ()
 
 
 def test_one_that_stays_keeps_the_others_from_turning() -> None:
     stays = LEARNED.but(key=RouteKey(IPv4Network("30.0.0.0/24")))
-    assert turns(AFTER, {**BEFORE, stays.key: stays}, OWN) == ()
+    assert find_moves(AFTER, {**BEFORE, stays.key: stays}, OWN) == ()
 
 
 @pytest.mark.parametrize("can", [True, False])
