@@ -41,7 +41,7 @@ from agent.dataplane.inputs.gather import FactSettings, Gatherer
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.reconciler import Reconciler, Wish
+from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.dataplane.trigger import Trigger
 from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.resources.resource_types import WorkloadEndpoint
@@ -54,7 +54,7 @@ from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.node.node_resource import NodeRecord, record_inputs
 from agent.node.underlay import Underlay
-from agent.peering.bgp_controller import Mesh
+from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import Reachability
 from agent.peering.passwords import Secrets
@@ -133,7 +133,7 @@ class Agent:
         )
         self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
         self._record = self._own_record()
-        self._mesh = Mesh(
+        self._mesh = BgpController(
             config.bgp,
             Secrets(Path(config.paths.secrets)),
             DrainFile(Path(config.paths.state)),
@@ -252,7 +252,7 @@ class Agent:
             self._fact_settings, links, mesh.learned, mesh.gateways, under.ways, under.routers
         )
 
-    async def _wish(self, links: Mapping[str, Link]) -> Wish:
+    async def _wish(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold, of the facts at the call. Incomplete facts may add, never delete."""
         if links is not self._links:
             own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
@@ -264,7 +264,7 @@ class Agent:
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
         routes, touched = await run_cooperatively(self._route_wishes.work(facts, self._mesh.take_touched()))
-        return Wish(
+        return DesiredState(
             self._entries.dataplane(facts, routes),
             complete=complete,
             bgp_complete=converged,

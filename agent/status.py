@@ -22,7 +22,7 @@ from agent.datastore.syncer import Syncer
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.node.node_resource import NodeRecord
-from agent.peering.bgp_controller import Mesh
+from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import Standing
 from agent.service.settings_reload import Reloading
 from bgp.session.fsm import State
@@ -38,7 +38,7 @@ class Account:
     channels: Channels
     clock: Clock
     record: NodeRecord
-    mesh: Mesh
+    mesh: BgpController
     reconciler: Reconciler
     reloading: Reloading
     facts: Callable[[], Facts]

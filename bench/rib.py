@@ -27,13 +27,13 @@ def once(count: int, sets: int) -> tuple[float, float]:
     import os
 
     from bgp.events import Dial
-    from bgp.instance import Router
+    from bgp.instance import Instance
     from bgp.peer_config import PeerConfig, SpeakerConfig
     from bgp.wire.families import Family
 
     data = announcement(Feed("rib", "", 0x30000000, 24, count, sets, many_next_hops=False)) + END_OF_RIB
     feeder, own = IPv4Address(FEEDER), IPv4Address(FEEDER - 1)
-    router = Router(SpeakerConfig(64512, own, own), lambda: 0.0, 0.0)
+    router = Instance(SpeakerConfig(64512, own, own), lambda: 0.0, 0.0)
     router.configure({feeder: PeerConfig(feeder, 64512)}, 0.0)
     router.announce(())
     router.handle_timer(10.0)

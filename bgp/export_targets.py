@@ -11,19 +11,19 @@ from collections.abc import Iterable, Set
 from bgp.peer import Peer
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.origination import OwnBlocks
-from bgp.rib.export import Listener, concerns_internal, own_next_hop, telling
+from bgp.rib.export import ExportTarget, concerns_internal, own_next_hop, telling
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.families import Family, number_of
 from bgp.wire.nlri import Nlri
 
 
-def listener_of(us: SpeakerConfig, peer: Peer, family: Family, *, lowered: bool) -> Listener | None:
+def listener_of(us: SpeakerConfig, peer: Peer, family: Family, *, lowered: bool) -> ExportTarget | None:
     """A neighbour as one that can be told; None while it has no session."""
     session, config = peer.session, peer.config
     if session is None:
         return None
     own = (config.local_address, session.local.address, *us.addresses)
-    return Listener(
+    return ExportTarget(
         number_of(config.address),
         session.internal,
         session.local.asn,
@@ -37,7 +37,7 @@ def listener_of(us: SpeakerConfig, peer: Peer, family: Family, *, lowered: bool)
 
 
 def tell(
-    peer: Peer, to: Listener, family: Family, rib: LocRib, blocks: OwnBlocks, prefixes: Iterable[Nlri]
+    peer: Peer, to: ExportTarget, family: Family, rib: LocRib, blocks: OwnBlocks, prefixes: Iterable[Nlri]
 ) -> None:
     """Have a neighbour told what now holds of these prefixes."""
     out = peer.outs[family]

@@ -26,12 +26,12 @@ from bgp.events import (
 from bgp.export_targets import listener_of, not_internal, tell
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
-from bgp.peer_index import Roster
+from bgp.peer_index import PeerIndex
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
 from bgp.rib.adj_rib_out import AdjRibOut
-from bgp.rib.export import Listener
+from bgp.rib.export import ExportTarget
 from bgp.rib.loc_rib import LocRib
-from bgp.rib_walks import SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
+from bgp.rib_walks import SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
@@ -44,7 +44,7 @@ _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
 
-class Router:
+class Instance:
     """One speaker's core. The shell calls `flush` after each batch of inputs and carries out what it answers."""
 
     def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
@@ -63,8 +63,8 @@ class Router:
         self._dirty: Changed = {family: {} for family in Family}
         self._marked: Changed = {family: {} for family in Family}
         self._wire: list[tuple[Address, Wire]] = []
-        self._chores = Chores()
-        self._roster = Roster()
+        self._chores = RibWalks()
+        self._roster = PeerIndex()
         self.blocks = {family: OwnBlocks({}) for family in Family}
 
     # -- wishes -------------------------------------------------------------------------------------------------------
@@ -394,6 +394,6 @@ class Router:
                 if peer.is_waiting:
                     self._roster.talkers.add(peer.config.address)
 
-    def listener(self, peer: Peer, family: Family) -> Listener | None:
+    def listener(self, peer: Peer, family: Family) -> ExportTarget | None:
         """A peer as one that can be told; None while it has no session."""
         return listener_of(self.config, peer, family, lowered=self._lowered)

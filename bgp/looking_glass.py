@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_network
 
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.peer_status import is_stale
@@ -74,7 +74,7 @@ class Page:
     """The next page begins behind it; None: this is the end."""
 
 
-def look(router: Router, view: View) -> Page:
+def look(router: Instance, view: View) -> Page:
     """One page. Raises ValueError for a peer that there is not."""
     peer = _peer(router, view)
     tell = _TELLERS[view.which]
@@ -92,7 +92,7 @@ def look(router: Router, view: View) -> Page:
     return Page(paths, prefixes[-1] if more else None)
 
 
-def _peer(router: Router, view: View) -> Peer | None:
+def _peer(router: Instance, view: View) -> Peer | None:
     if view.which is Which.KNOWN:
         return None
     if view.peer is None or view.peer not in router.peers:
@@ -112,13 +112,13 @@ def _prefix(place: Place) -> Prefix:
     return ip_network((address, length))
 
 
-def _prefixes(router: Router, peer: Peer | None, which: Which) -> Iterator[Place]:
+def _prefixes(router: Instance, peer: Peer | None, which: Which) -> Iterator[Place]:
     for family in Family:
         for packed in _of_family(router, peer, which, family):
             yield _place(family, packed)
 
 
-def _of_family(router: Router, peer: Peer | None, which: Which, family: Family) -> Iterable[Nlri]:
+def _of_family(router: Instance, peer: Peer | None, which: Which, family: Family) -> Iterable[Nlri]:
     if peer is None:
         return router.ribs[family].prefixes
     if which is Which.RECEIVED:
@@ -133,7 +133,7 @@ def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
     return (place for place in places if place > border)
 
 
-def _longest(router: Router, peer: Peer | None, view: View) -> Place | None:
+def _longest(router: Instance, peer: Peer | None, view: View) -> Place | None:
     """The prefix asked for; for an address the longest one that holds it."""
     prefix = view.prefix
     assert prefix is not None
@@ -153,7 +153,7 @@ def _longest(router: Router, peer: Peer | None, view: View) -> Place | None:
 # -- what there is to say of each -------------------------------------------------------------------------------------
 
 
-def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _known(router: Instance, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     family, packed = family_of(prefix), nlri.pack(prefix)
     candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
     decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
@@ -163,7 +163,7 @@ def _known(router: Router, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
         yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
 
 
-def _received(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
     intake, rib = peer.intakes[family], router.ribs[family]
@@ -181,7 +181,7 @@ def _received(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[See
         yield Seen(prefix, used, not lost, stale, lost or "in use")
 
 
-def _advertised(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
     best, to, out = router.ribs[family].best(packed), router.listener(peer, family), peer.outs.get(family)
@@ -198,7 +198,9 @@ def _advertised(router: Router, peer: Peer | None, prefix: Prefix) -> Iterator[S
         yield Seen(prefix, replace(best, attributes=told), True, False, reason or "told")
 
 
-def _judged(router: Router, peer: Peer, family: Family, packed: Nlri, best: Path) -> tuple[Path | None, str]:
+def _judged(
+    router: Instance, peer: Peer, family: Family, packed: Nlri, best: Path
+) -> tuple[Path | None, str]:
     judge = peer.tells.get(family)
     if judge is None:
         return best, ""
@@ -208,7 +210,7 @@ def _judged(router: Router, peer: Peer, family: Family, packed: Nlri, best: Path
     return changed, verdict.reason
 
 
-_TELLERS: dict[Which, Callable[[Router, Peer | None, Prefix], Iterator[Seen]]] = {
+_TELLERS: dict[Which, Callable[[Instance, Peer | None, Prefix], Iterator[Seen]]] = {
     Which.KNOWN: _known,
     Which.RECEIVED: _received,
     Which.ADVERTISED: _advertised,

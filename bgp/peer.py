@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from bgp.events import Close, Connection, Dial, Established, Output, Send
 from bgp.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
-from bgp.policy.policy import Judge, judges
+from bgp.policy.policy import CompiledPolicy, judges
 from bgp.rib.adj_rib_in import Intake
 from bgp.rib.adj_rib_out import AdjRibOut
-from bgp.rib.adj_ribs_in import Hearing
+from bgp.rib.adj_ribs_in import AdjRibsIn
 from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
-from bgp.session.connect_retry import CONNECT_SECONDS, Calling
+from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
 from bgp.session.open_parameters import our_side
@@ -58,7 +58,7 @@ class Peer:
         """The last end of a session that had a NOTIFICATION."""
         self.sessions = 0
         """How often one was established."""
-        self.hearing = Hearing(config, speaker)
+        self.hearing = AdjRibsIn(config, speaker)
         self.tells = self._tells()
         """What decides of each family whether the neighbour is told a path; None: it is told all."""
         self.outs: dict[Family, AdjRibOut] = {}
@@ -71,7 +71,7 @@ class Peer:
         self._beside_established: set[Connection] = set()
         """Connections that came in while another was established."""
         self._collision = Collision()
-        self._calling = Calling(random, now, passive=config.passive)
+        self._calling = ConnectRetry(random, now, passive=config.passive)
         self._established: Connection | None = None
         self._up_at = now
         self._was_up = False
@@ -257,7 +257,7 @@ class Peer:
             session.send(RouteRefresh(family, UNICAST))
         return self._flush(connection)
 
-    def _tells(self) -> dict[Family, Judge | None]:
+    def _tells(self) -> dict[Family, CompiledPolicy | None]:
         return judges(self.config.policy.outgoing, self.config.families, internal=self.hearing.internal)
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bgp.wire.families import Address
 
 
-class Roster:
+class PeerIndex:
     """Of all neighbours, by address."""
 
     def __init__(self) -> None:

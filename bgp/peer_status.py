@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.rib.decision import why_not
@@ -158,7 +158,7 @@ def agreed(session: Session) -> tuple[str, ...]:
 class Learned(Mapping[Prefix, LearnedRoute]):
     """The best path to every prefix that neighbours told, as it is when asked: a view of the RIBs, which are large."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Instance) -> None:
         self._router = router
 
     def __getitem__(self, prefix: Prefix) -> LearnedRoute:
@@ -184,7 +184,7 @@ class Learned(Mapping[Prefix, LearnedRoute]):
         return next(iter(self), None) is not None
 
 
-def received(router: Router, address: Address) -> tuple[Prefix, ...]:
+def received(router: Instance, address: Address) -> tuple[Prefix, ...]:
     """The prefixes that a neighbour told us, by family."""
     peer = router.peers.get(address)
     return (
@@ -196,7 +196,7 @@ def received(router: Router, address: Address) -> tuple[Prefix, ...]:
     )
 
 
-def advertised(router: Router, address: Address) -> tuple[Prefix, ...]:
+def advertised(router: Instance, address: Address) -> tuple[Prefix, ...]:
     """The prefixes that a neighbour has from us, or will have, by family."""
     peer = router.peers.get(address)
     return _by_family(peer.outs) if peer is not None else ()
@@ -214,14 +214,14 @@ def _order(prefix: Prefix) -> tuple[int, int]:
     return int(prefix.network_address), prefix.prefixlen
 
 
-def is_stale(router: Router, family: Family, packed: Nlri, path: Path) -> bool:
+def is_stale(router: Instance, family: Family, packed: Nlri, path: Path) -> bool:
     """Whether a path is kept through its neighbour's restart."""
     peer = router.peers.get(path.source.address)
     intake = peer.intakes.get(family) if peer is not None else None
     return intake is not None and intake.is_stale(packed, path.source.path_id)
 
 
-def paths(router: Router, prefix: Prefix) -> tuple[PathStatus, ...]:
+def paths(router: Instance, prefix: Prefix) -> tuple[PathStatus, ...]:
     """All paths to a prefix, the best one first."""
     packed, family = nlri.pack(prefix), family_of(prefix)
     candidates = router.ribs[family].candidates(packed)

@@ -22,7 +22,7 @@ class _Waiting:
     ended: str | None = None
 
 
-class Inbox:
+class ReceiveQueue:
     """Of all connections."""
 
     def __init__(self) -> None:

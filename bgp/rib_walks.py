@@ -23,7 +23,7 @@ Chore = Iterator[int]
 _One = TypeVar("_One")
 
 
-class Chores:
+class RibWalks:
     """Those under way."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bgp.events import Connection
-from bgp.instance import Changed, Router, Wire
-from bgp.receive_queue import Inbox
+from bgp.instance import Changed, Instance, Wire
+from bgp.receive_queue import ReceiveQueue
 from bgp.wire.families import Address
 
 WRITTEN_BYTES = 128 << 10
@@ -21,7 +21,7 @@ CONNECTION_BYTES = 32 << 10
 
 
 @dataclass(slots=True)
-class Turn:
+class Step:
     """What the shell has to do."""
 
     wire: list[tuple[Address, Wire]]
@@ -33,12 +33,12 @@ class Turn:
     """The connection of which some was read; it may be read on when it is not full."""
 
 
-class Turns:
+class Scheduler:
     """A router and what waits for it."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Instance) -> None:
         self.router = router
-        self.inbox = Inbox()
+        self.inbox = ReceiveQueue()
         self._full: set[Connection] = set()
         self._served: Connection = 0
         """The last that was written to; those behind it come first."""
@@ -60,7 +60,7 @@ class Turns:
         """It is closed."""
         self._full.discard(connection)
 
-    def take(self, now: float) -> Turn:
+    def take(self, now: float) -> Step:
         """One turn."""
         self._keep_time(now)
         read = self.inbox.next()
@@ -71,7 +71,7 @@ class Turns:
             if ended is not None:
                 self.router.disconnected(connection, ended, now)
         wire, changed = self.router.flush(now)
-        turn = Turn(wire, changed, reading=read[0] if read is not None else None)
+        turn = Step(wire, changed, reading=read[0] if read is not None else None)
         self._write(turn)
         turn.noted = self.router.take_noted()
         return turn
@@ -87,7 +87,7 @@ class Turns:
     def _writable(self) -> list[Connection]:
         return [connection for connection in self.router.waiting() if connection not in self._full]
 
-    def _write(self, turn: Turn) -> None:
+    def _write(self, turn: Step) -> None:
         room = WRITTEN_BYTES
         for connection in sorted(self._writable(), key=lambda one: (one <= self._served, one)):
             written = 0

@@ -38,7 +38,7 @@ from agent.dataplane.tunnel_grace import TunnelGracePeriod
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
 
-__all__ = ["Reconciler", "Report", "Wish"]
+__all__ = ["Reconciler", "Report", "DesiredState"]
 
 JITTER = 0.2
 """Share of the resync interval by which nodes drift apart."""

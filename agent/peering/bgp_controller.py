@@ -23,11 +23,11 @@ from agent.datastore.state_cache import Cluster
 from agent.netlink.objects import Address, Prefix, RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peering.originations import Outsiders, announcements, borne, interfaces
+from agent.peering.originations import BorrowedAddresses, announcements, borne, interfaces
 from agent.peering.passwords import Secrets
-from agent.peering.peer_policies import Ground, names_interfaces, policy
+from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import Peering, Situation, peering, wanted_secrets
+from agent.peering.peers import Peering, PeeringInputs, peering, wanted_secrets
 from agent.peering.speaker_identity import identity
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import PeerStatus, Speaker
@@ -89,7 +89,7 @@ class _Pairs(ItemsView[RouteKey, Address]):
         return self._hops.pairs()
 
 
-class Mesh:
+class BgpController:
     """At most one running speaker."""
 
     def __init__(
@@ -114,10 +114,10 @@ class Mesh:
         self._asked: Speaker | None = None
         """Whose changes were taken last."""
         self._task: asyncio.Task[None] | None = None
-        self._situation: Situation | None = None
-        self._ground: Ground | None = None
+        self._situation: PeeringInputs | None = None
+        self._ground: PolicyInputs | None = None
         self._peering = Peering({})
-        self._outsiders = Outsiders()
+        self._outsiders = BorrowedAddresses()
         self._troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
         """Peer -> the neighbour by which it is reached."""
@@ -139,7 +139,7 @@ class Mesh:
             self._start(who)
         if self._speaker is None:
             return
-        ground = Ground(
+        ground = PolicyInputs(
             pools=facts.pools,
             local_prefixes=self._local_prefixes,
             cluster=cluster.bgp,
@@ -155,7 +155,7 @@ class Mesh:
         told = announcements(facts, installed, borne(self._local_prefixes, facts.links), self._outsiders)
         self._speaker.announce(told)
 
-    def _configure(self, speaker: Speaker, ground: Ground) -> None:
+    def _configure(self, speaker: Speaker, ground: PolicyInputs) -> None:
         peers = self._peering.peers
         shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
         speaker.configure(
@@ -168,8 +168,8 @@ class Mesh:
         named = {one.resource: one.filters for one in peers.values()}
         self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
 
-    def _look(self, cluster: Cluster) -> Situation:
-        situation = Situation(
+    def _look(self, cluster: Cluster) -> PeeringInputs:
+        situation = PeeringInputs(
             me=cluster.node,
             nodes=cluster.nodes,
             settings=cluster.bgp_configurations,

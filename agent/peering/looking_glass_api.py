@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agent.peering.peers import Peered
+from agent.peering.peers import DesiredPeer
 from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
 from bgp.peer_config import PeerConfig
 from bgp.transport.speaker import Speaker
@@ -21,7 +21,7 @@ from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
 from ipam.address_text import text_of
 
-Peers = Mapping[Address, Peered]
+Peers = Mapping[Address, DesiredPeer]
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +116,7 @@ def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
     }
 
 
-def options(peer: Peered, counts: Mapping[str, Counts]) -> dict[str, Any]:
+def options(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any]:
     """What is configured for a peer and what was told each way; a password only as a fact."""
     config = peer.config
     return {

@@ -28,7 +28,7 @@ def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
-class Outsiders:
+class BorrowedAddresses:
     """Remembers the pods' addresses in none of the node's blocks; they are looked for when a pod or a claim changes."""
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ def announcements(
     facts: Facts,
     installed: Collection[RouteKey],
     local_prefixes: Iterable[Prefix] = (),
-    outsiders: Outsiders | None = None,
+    outsiders: BorrowedAddresses | None = None,
 ) -> dict[Prefix, Origination]:
     """All of it; `outsiders` remembers from call to call."""
     own = own_blocks(facts.block_owners, facts.node)
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    borrowed = (outsiders or Outsiders()).of(facts)
+    borrowed = (outsiders or BorrowedAddresses()).of(facts)
     return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
 
 

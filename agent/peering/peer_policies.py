@@ -50,7 +50,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class PolicyInputs:
     """What the rules of all peers follow from."""
 
     pools: tuple[Pool, ...] = ()
@@ -74,7 +74,7 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
-def policy(ground: Ground, filters: Sequence[str]) -> Policy:
+def policy(ground: PolicyInputs, filters: Sequence[str]) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, ground.filters[name]) for name in filters if name in ground.filters]
     return Policy(
@@ -83,7 +83,7 @@ def policy(ground: Ground, filters: Sequence[str]) -> Policy:
     )
 
 
-def exported(ground: Ground) -> Iterator[Rule]:
+def exported(ground: PolicyInputs) -> Iterator[Rule]:
     """What is told where no BGPFilter has decided.
 
     Calico's rules against routes over tunnels and of its other dataplane are about what BIRD finds in the kernel; here
@@ -103,7 +103,7 @@ def exported(ground: Ground) -> Iterator[Rule]:
     yield Rule(Action.REJECT, "inside no pool")
 
 
-def _advertised_communities(ground: Ground) -> Iterator[Rule]:
+def _advertised_communities(ground: PolicyInputs) -> Iterator[Rule]:
     names = _names(ground)
     for advertisement in _advertisements(ground):
         operations = tuple(_community(names.get(text, text)) for text in advertisement.communities)
@@ -115,13 +115,13 @@ def _advertised_communities(ground: Ground) -> Iterator[Rule]:
         )
 
 
-def _advertisements(ground: Ground) -> Sequence[PrefixAdvertisement]:
+def _advertisements(ground: PolicyInputs) -> Sequence[PrefixAdvertisement]:
     """The node's own list goes in place of the cluster's."""
     own = ground.node.prefix_advertisements if ground.node is not None else None
     return own if own is not None else ground.cluster.prefix_advertisements or ()
 
 
-def _names(ground: Ground) -> dict[str, str]:
+def _names(ground: PolicyInputs) -> dict[str, str]:
     named = [*(ground.cluster.communities or ()), *((ground.node.communities if ground.node else None) or ())]
     return {one.name: one.value for one in named}
 
@@ -195,7 +195,7 @@ def _operation(spec: OperationSpec) -> Operation:
     return SetPriority(spec.set_priority.value)
 
 
-def troubles(ground: Ground, filters: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def troubles(ground: PolicyInputs, filters: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """What a person named that does not exist; `filters` maps a BGPPeer to the names of its filters."""
     for peer, names in sorted(filters.items()):
         for name in names:
@@ -205,7 +205,7 @@ def troubles(ground: Ground, filters: Mapping[str, Sequence[str]]) -> Iterator[s
         yield f"BGPConfiguration: prefixAdvertisements: no community is named {text!r}"
 
 
-def _unnamed(ground: Ground) -> set[str]:
+def _unnamed(ground: PolicyInputs) -> set[str]:
     names = _names(ground)
     used = {text for advertisement in _advertisements(ground) for text in advertisement.communities}
     return {text for text in used if text not in names and _community(text) is None}

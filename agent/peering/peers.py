@@ -37,7 +37,7 @@ class PeerKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class PeeringInputs:
     """All that peers follow from."""
 
     me: NodeName
@@ -87,7 +87,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Peered:
+class DesiredPeer:
     """One peer of this node."""
 
     config: PeerConfig
@@ -104,7 +104,7 @@ class Peered:
 class Peering:
     """All peers, and what stands in the way of others."""
 
-    peers: Mapping[Address, Peered]
+    peers: Mapping[Address, DesiredPeer]
     troubles: tuple[str, ...] = ()
 
 
@@ -121,11 +121,11 @@ class _Candidate:
     spec: BGPPeerSpec
 
 
-def peering(situation: Situation) -> Peering:
+def peering(situation: PeeringInputs) -> Peering:
     """Everybody this node peers with."""
     if situation.me not in situation.nodes:
         return Peering({})
-    found: dict[Address, Peered] = {}
+    found: dict[Address, DesiredPeer] = {}
     troubles: list[str] = []
     for candidate in _candidates(situation):
         address = candidate.at.address
@@ -142,17 +142,17 @@ def peering(situation: Situation) -> Peering:
     return Peering(found, tuple(troubles))
 
 
-def wanted_secrets(situation: Situation) -> frozenset[SecretRef]:
+def wanted_secrets(situation: PeeringInputs) -> frozenset[SecretRef]:
     """The secrets that this node's peers may need; whoever reads them gives them back as `passwords`."""
     passwords = [situation.cluster.node_mesh_password, *(spec.password for spec in situation.peers.values())]
     return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
 
 
-def _is_me(situation: Situation, address: Address) -> bool:
+def _is_me(situation: PeeringInputs, address: Address) -> bool:
     return situation.address(situation.me, address.version) == address
 
 
-def _candidates(situation: Situation) -> Iterator[_Candidate]:
+def _candidates(situation: PeeringInputs) -> Iterator[_Candidate]:
     """In the order of preference: written for all, written for some, reverse sides, the mesh."""
     some = {name: spec for name, spec in situation.peers.items() if _is_for_some(spec)}
     for chosen in (situation.peers.keys() - some.keys(), some.keys()):
@@ -173,14 +173,14 @@ def _kind(spec: BGPPeerSpec) -> PeerKind:
     return PeerKind.NODE if _is_for_some(spec) else PeerKind.GLOBAL
 
 
-def _local_side(situation: Situation, spec: BGPPeerSpec) -> list[NodeName]:
+def _local_side(situation: PeeringInputs, spec: BGPPeerSpec) -> list[NodeName]:
     """The nodes that a BGPPeer is written for."""
     if spec.node is not None:
         return [NodeName(spec.node)] if spec.node in situation.nodes else []
     return situation.selected(spec.node_selector or "all()")
 
 
-def _written(situation: Situation, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+def _written(situation: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
     if spec.peer_selector is not None:
         for other in situation.selected(spec.peer_selector):
             yield from _node(situation, other, (4, 6), _kind(spec), name, spec)
@@ -192,7 +192,7 @@ def _written(situation: Situation, name: str, spec: BGPPeerSpec) -> Iterator[_Ca
         yield _Candidate(at, spec.as_number, _kind(spec), node, name, spec)
 
 
-def _node_behind(situation: Situation, at: PeerAddress, asn: int) -> NodeName | None:
+def _node_behind(situation: PeeringInputs, at: PeerAddress, asn: int) -> NodeName | None:
     """The node that is meant by an address, an AS number and perhaps a port."""
     node = situation.holder(at.address)
     if node is None or situation.asn(node) != asn or at.port not in (None, situation.port(node)):
@@ -200,7 +200,7 @@ def _node_behind(situation: Situation, at: PeerAddress, asn: int) -> NodeName | 
     return node
 
 
-def _reversed(situation: Situation, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+def _reversed(situation: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
     """The other side of a BGPPeer that names this node as the peer."""
     versions: tuple[int, ...] = (4, 6)
     if spec.peer_selector is not None:
@@ -231,7 +231,7 @@ def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
     )
 
 
-def _mesh(situation: Situation) -> Iterator[_Candidate]:
+def _mesh(situation: PeeringInputs) -> Iterator[_Candidate]:
     """Every node with every other, reflectors apart: they are peered with by BGPPeers."""
     cluster = situation.cluster
     if not cluster.node_to_node_mesh_enabled or situation.reflects(situation.me):
@@ -245,7 +245,7 @@ def _mesh(situation: Situation) -> Iterator[_Candidate]:
 
 
 def _node(
-    situation: Situation,
+    situation: PeeringInputs,
     node: NodeName,
     versions: tuple[int, ...],
     kind: PeerKind,
@@ -261,7 +261,7 @@ def _node(
             yield _Candidate(at, asn or situation.asn(node), kind, node, resource, spec)
 
 
-def _peer(situation: Situation, candidate: _Candidate) -> Peered | None:
+def _peer(situation: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
     """The peer as the speaker wants it; None: this node has no address of its family. Raises ValueError."""
     spec, address = candidate.spec, candidate.at.address
     own = situation.address(situation.me, address.version)
@@ -289,10 +289,10 @@ def _peer(situation: Situation, candidate: _Candidate) -> Peered | None:
         families=frozenset({family_of(address)}),
     )
     gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
-    return Peered(config, candidate.kind, candidate.resource, tuple(spec.filters or ()), gateway)
+    return DesiredPeer(config, candidate.kind, candidate.resource, tuple(spec.filters or ()), gateway)
 
 
-def _is_client(situation: Situation, peer: NodeName | None) -> bool:
+def _is_client(situation: PeeringInputs, peer: NodeName | None) -> bool:
     """RFC 4456: everybody of our AS who is not a reflector of our own cluster."""
     own = situation.reflects(situation.me)
     return own is not None and (peer is None or situation.reflects(peer) != own)
@@ -309,7 +309,7 @@ def _secret(password: Password | None) -> SecretRef | None:
     return (ref.name, ref.key) if ref is not None else None
 
 
-def _password(situation: Situation, password: Password | None) -> str:
+def _password(situation: PeeringInputs, password: Password | None) -> str:
     """Empty where none is asked for. Raises ValueError: a session without its password must not come up."""
     ref = _secret(password)
     if ref is None:

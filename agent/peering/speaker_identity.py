@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.peering.peers import Situation
+from agent.peering.peers import PeeringInputs
 from bgp.peer_config import SpeakerConfig
 from bgp.wire.families import Address
 from ipam.model import NodeName
@@ -20,7 +20,7 @@ LARGEST_UNICAST = 223
 
 
 def identity(
-    situation: Situation, restart_seconds: int = 120, deferral_seconds: float = 60.0
+    situation: PeeringInputs, restart_seconds: int = 120, deferral_seconds: float = 60.0
 ) -> SpeakerConfig | None:
     """The speaker of this node; None: it has no address yet."""
     if situation.me not in situation.nodes:
@@ -50,7 +50,7 @@ def hashed(name: NodeName) -> IPv4Address:
     return IPv4Address(bytes(octets))
 
 
-def cluster_id(situation: Situation) -> IPv4Address | None:
+def cluster_id(situation: PeeringInputs) -> IPv4Address | None:
     """Of this node as a route reflector; None when it is none, or its id cannot be read."""
     try:
         return IPv4Address(situation.reflects(situation.me) or "")

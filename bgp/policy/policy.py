@@ -151,7 +151,7 @@ class Candidate:
 Test = Callable[[Candidate, PathAttributes], bool]
 
 
-class Judge:
+class CompiledPolicy:
     """The rules of one direction, ready for one peer and one family."""
 
     def __init__(self, rules: Sequence[Rule], family: Family, *, internal: bool) -> None:
@@ -183,9 +183,12 @@ class Judge:
 
 def judges(
     rules: Sequence[Rule], families: Iterable[Family], *, internal: bool
-) -> dict[Family, Judge | None]:
+) -> dict[Family, CompiledPolicy | None]:
     """The judge of each family; None where there are no rules, so that having none costs nothing."""
-    return {family: Judge(rules, family, internal=internal) if rules else None for family in sorted(families)}
+    return {
+        family: CompiledPolicy(rules, family, internal=internal) if rules else None
+        for family in sorted(families)
+    }
 
 
 def changed(attributes: PathAttributes, operation: Operation) -> PathAttributes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bgp.events import Forgotten, Learned, Marked, Output
 from bgp.path import Path
-from bgp.policy.policy import Candidate, Judge
+from bgp.policy.policy import Candidate, CompiledPolicy
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.loc_rib import AdjRibIn
 from bgp.wire.attributes import PathAttributes
@@ -26,7 +26,7 @@ LONGEST_REPEATING_SECONDS = 360.0
 class Intake:
     """One family's."""
 
-    def __init__(self, family: Family, judge: Judge | None = None) -> None:
+    def __init__(self, family: Family, judge: CompiledPolicy | None = None) -> None:
         self.family = family
         self.judge = judge
         """Of what the neighbour tells from now on."""

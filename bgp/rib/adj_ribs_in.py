@@ -12,7 +12,7 @@ from dataclasses import replace
 from bgp.events import JudgeAgain, Output, Tolerated
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.policy.policy import Judge, judges
+from bgp.policy.policy import CompiledPolicy, judges
 from bgp.rib.adj_rib_in import Intake
 from bgp.rib.ingress_checks import believed, refusal
 from bgp.session.session import Session
@@ -23,7 +23,7 @@ from bgp.wire.messages import Open, Update
 from bgp.wire.nlri import Nlri, by_path_id
 
 
-class Hearing:
+class AdjRibsIn:
     """One neighbour's; its sessions come and go."""
 
     def __init__(self, config: PeerConfig, speaker: SpeakerConfig) -> None:
@@ -129,7 +129,7 @@ class Hearing:
         """A part of what `JudgeAgain` asks for."""
         return self.intakes[family].rejudge(keys, self._refusal)
 
-    def _judges(self) -> dict[Family, Judge | None]:
+    def _judges(self) -> dict[Family, CompiledPolicy | None]:
         return judges(self._config.policy.incoming, self._config.families, internal=self.internal)
 
     def _refusal(self, attributes: PathAttributes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from bgp.path import Path, Source, local_pref
 from bgp.peer_config import NextHopMode
 from bgp.policy.origination import OwnBlocks
-from bgp.policy.policy import Candidate, Judge
+from bgp.policy.policy import Candidate, CompiledPolicy
 from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, family_of
 from bgp.wire.iana import WellKnown
@@ -26,7 +26,7 @@ NON_TRANSITIVE = 0x40
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ExportTarget:
     """The peer that would be told."""
 
     key: int
@@ -45,7 +45,7 @@ class Listener:
     """We are about to leave (RFC 8326)."""
 
 
-def outgoing(path: Path, to: Listener) -> PathAttributes | None:
+def outgoing(path: Path, to: ExportTarget) -> PathAttributes | None:
     """The attributes as told, or None when this listener is not told of the path."""
     source = path.source
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
@@ -56,13 +56,13 @@ def outgoing(path: Path, to: Listener) -> PathAttributes | None:
     return _last_resort(told, to) if to.lowered and told.next_hop == to.next_hop else told
 
 
-def _last_resort(told: PathAttributes, to: Listener) -> PathAttributes:
+def _last_resort(told: PathAttributes, to: ExportTarget) -> PathAttributes:
     """RFC 8326 section 4: any other way is better than through us."""
     tagged = dict.fromkeys((*told.communities, int(WellKnown.GRACEFUL_SHUTDOWN)))
     return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
 
 
-def why_not_told(path: Path, to: Listener) -> str:
+def why_not_told(path: Path, to: ExportTarget) -> str:
     """Why `outgoing` says nothing, in words."""
     if path.source.key == to.key:
         return "the peer itself told it"
@@ -74,7 +74,7 @@ def why_not_told(path: Path, to: Listener) -> str:
 
 
 def telling(
-    to: Listener, judge: Judge | None, blocks: OwnBlocks
+    to: ExportTarget, judge: CompiledPolicy | None, blocks: OwnBlocks
 ) -> Callable[[Nlri, Path], PathAttributes | None]:
     """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
     told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
@@ -114,7 +114,7 @@ def concerns_internal(best: Path | None) -> bool:
     return best is not None and (best.source.is_own or not best.source.internal)
 
 
-def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
+def _may_leave(communities: tuple[int, ...], to: ExportTarget) -> bool:
     if not communities:
         return True
     if WellKnown.NO_ADVERTISE in communities:
@@ -123,7 +123,7 @@ def _may_leave(communities: tuple[int, ...], to: Listener) -> bool:
     return to.internal or not confined
 
 
-def _internal(path: Path, to: Listener) -> PathAttributes | None:
+def _internal(path: Path, to: ExportTarget) -> PathAttributes | None:
     attributes = path.attributes
     if path.source.is_own:
         return replace(attributes, local_pref=local_pref(path), **_next_hops(path, to))
@@ -135,7 +135,7 @@ def _internal(path: Path, to: Listener) -> PathAttributes | None:
     return attributes
 
 
-def _next_hops(path: Path, to: Listener) -> dict[str, Any]:
+def _next_hops(path: Path, to: ExportTarget) -> dict[str, Any]:
     """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise.
 
     The address on another's link goes no further: nobody says that this listener is on that link (RFC 2545 section 3).
@@ -148,7 +148,7 @@ def _next_hops(path: Path, to: Listener) -> dict[str, Any]:
     return {"next_hop": path.attributes.next_hop, "link_local": None}
 
 
-def _reflected(path: Path, to: Listener) -> PathAttributes:
+def _reflected(path: Path, to: ExportTarget) -> PathAttributes:
     """RFC 4456 section 8: only the two attributes that detect loops change, unless a next hop is ordered."""
     attributes = path.attributes
     return replace(
@@ -159,7 +159,7 @@ def _reflected(path: Path, to: Listener) -> PathAttributes:
     )
 
 
-def _external(path: Path, to: Listener) -> PathAttributes:
+def _external(path: Path, to: ExportTarget) -> PathAttributes:
     attributes = path.attributes
     return replace(
         attributes,

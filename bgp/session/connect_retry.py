@@ -22,7 +22,7 @@ CONNECT_SECONDS = 10.0
 """A call that is not answered by then is given up."""
 
 
-class Calling:
+class ConnectRetry:
     """One neighbour's."""
 
     def __init__(self, random: Callable[[], float], now: float, *, passive: bool) -> None:

@@ -18,7 +18,7 @@ from bgp.wire.families import Address
 BACKLOG = 128
 
 
-class Doors:
+class Listeners:
     """None is open at first."""
 
     def __init__(self, welcome: Callable[[], Tcp]) -> None:

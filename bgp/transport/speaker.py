@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from bgp.events import Close, Connection, Dial, Send, Tolerated
-from bgp.instance import Changed, Router, Wire
+from bgp.instance import Changed, Instance, Wire
 from bgp.looking_glass import Counts, Page, View, counts, look
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import (
@@ -28,9 +28,9 @@ from bgp.peer_status import (
     received,
 )
 from bgp.policy.origination import Origination
-from bgp.scheduler import Turns
+from bgp.scheduler import Scheduler
 from bgp.session.fsm import State
-from bgp.transport.listeners import Doors
+from bgp.transport.listeners import Listeners
 from bgp.transport.tcp import Tcp, calling
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address, Family, Prefix, number_of
@@ -78,13 +78,13 @@ class Speaker:
         self._clock = clock
         self._on_change = on_change
         self._log = log
-        self._router = Router(config, random.random, clock.now())
-        self._turns = Turns(self._router)
+        self._router = Instance(config, random.random, clock.now())
+        self._turns = Scheduler(self._router)
         self._learned = Learned(self._router)
         self._touched: Changed = {}
         """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
-        self._doors = Doors(lambda: Tcp(self, None))
+        self._doors = Listeners(lambda: Tcp(self, None))
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[Address, tuple[State, datetime]] = {}
         self._faults: dict[Address, int] = {}

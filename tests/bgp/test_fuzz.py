@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
@@ -49,7 +49,7 @@ def mutated(message: bytes, dice: random.Random) -> bytes:
 @pytest.mark.parametrize("seed", range(3))
 def test_mutated_messages_neither_break_a_router_nor_make_it_grow(seed: int) -> None:
     dice = random.Random(seed)
-    router = Router(SpeakerConfig(64512, OWN, OWN), dice.random, 0.0)
+    router = Instance(SpeakerConfig(64512, OWN, OWN), dice.random, 0.0)
     router.configure({PEER: PeerConfig(PEER, 64512, passive=True, families=frozenset(Family))}, 0.0)
     router.announce([IPv4Network("10.0.0.0/24")])
     established = 0
@@ -81,7 +81,7 @@ def test_mutated_messages_neither_break_a_router_nor_make_it_grow(seed: int) -> 
     assert router.ribs[Family.IPV4].best(late) is not None
 
 
-def connect(router: Router, now: float) -> int:
+def connect(router: Instance, now: float) -> int:
     connection = router.accept(PEER)
     assert connection is not None
     router.connected(connection, OWN, now, outgoing=False)

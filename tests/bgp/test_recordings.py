@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgp.events import Tolerated
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import Learned
 from bgp.wire.families import Address, Family, Prefix
@@ -74,7 +74,7 @@ class Replay:
         self.families = frozenset(Family[name] for name in recording.facts["families"].split(","))
         second = IPv4Address("10.9.0.1") if self.own.version == 6 else ip_address("fd09::1")
         router_id = IPv4Address("10.9.0.1")
-        self.router = Router(
+        self.router = Instance(
             SpeakerConfig(64512, router_id, self.own, second_address=second), lambda: 0.5, NOW
         )
         config = PeerConfig(self.peer, int(recording.facts["as"]), passive=True, families=self.families)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.policy.policy import Action, Policy, Rule
-from bgp.receive_queue import SLICE_BYTES, Inbox
-from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, Chore, Chores, room_for, slices, taken
+from bgp.receive_queue import SLICE_BYTES, ReceiveQueue
+from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
 from bgp.scheduler import CONNECTION_BYTES
 from bgp.session.fsm import State
 from bgp.wire.families import Family
@@ -106,7 +106,7 @@ def test_a_listener_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it(
 def test_an_inbox_keeps_the_bytes_of_each_connection_in_order_and_its_end_behind_them(
     arrivals: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
-    inbox, read, ended = Inbox(), dict.fromkeys(range(1, 5), b""), {}
+    inbox, read, ended = ReceiveQueue(), dict.fromkeys(range(1, 5), b""), {}
     sent = dict.fromkeys(range(1, 5), b"")
 
     def take() -> bool:
@@ -136,7 +136,7 @@ def test_an_inbox_keeps_the_bytes_of_each_connection_in_order_and_its_end_behind
 
 
 def test_a_connection_that_sends_much_waits_for_the_others() -> None:
-    inbox = Inbox()
+    inbox = ReceiveQueue()
     inbox.put(1, bytes(10 * SLICE_BYTES))
     inbox.put(2, b"hello")
     assert inbox.is_full(1)
@@ -152,7 +152,7 @@ def test_chores_share_the_room_and_each_ends() -> None:
             done.append(name)
             yield 10
 
-    chores = Chores()
+    chores = RibWalks()
     chores.add(chore("a", 3))
     chores.add(chore("b", 1))
     chores.run(20)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from bgp.events import Close, Connection, Dial, Send
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.instance import Wire as Output
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.scheduler import Turn, Turns
+from bgp.scheduler import Scheduler, Step
 from bgp.session.fsm import State
 from bgp.wire.families import Address, Family
 
@@ -47,7 +47,7 @@ class Machine:
     """One of them."""
 
     own: IPv4Address
-    turns: Turns
+    turns: Scheduler
     seconds_per_prefix: float = 0.0
     whole: bool = False
     free_at: float = 0.0
@@ -55,7 +55,7 @@ class Machine:
     out: dict[Connection, Pipe] = field(default_factory=dict)
 
     @property
-    def router(self) -> Router:
+    def router(self) -> Instance:
         return self.turns.router
 
     def known(self) -> int:
@@ -81,8 +81,8 @@ class Room:
         self, last: int, asn: int, seconds_per_prefix: float = 0.0, *, whole: bool = False
     ) -> Machine:
         own = IPv4Address(f"10.0.0.{last}")
-        router = Router(SpeakerConfig(asn, own, own), lambda: 0.5, self.now)
-        found = self.machines[own] = Machine(own, Turns(router), seconds_per_prefix, whole)
+        router = Instance(SpeakerConfig(asn, own, own), lambda: 0.5, self.now)
+        found = self.machines[own] = Machine(own, Scheduler(router), seconds_per_prefix, whole)
         return found
 
     def join(self, caller: Machine, callee: Machine, hold_seconds: int, family: Family = Family.IPV4) -> None:
@@ -171,7 +171,7 @@ class Room:
 
     # -- what a shell does --------------------------------------------------------------------------------------------
 
-    def _carry_out(self, machine: Machine, turn: Turn) -> None:
+    def _carry_out(self, machine: Machine, turn: Step) -> None:
         for _, one in turn.wire:
             self._perform(machine, one)
         for connection, data in turn.updates:

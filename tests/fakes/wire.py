@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from bgp.events import Close, Connection, Dial, Send, Tolerated
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.instance import Wire as Output
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
@@ -50,7 +50,7 @@ class Node:
     """A router and its cables."""
 
     own: Address
-    router: Router
+    router: Instance
     ends: dict[Connection, End] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     changes: list[tuple[str, str | None]] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Wire:
             cluster_id=cluster_id,
             second_address=address6(last) if own.version == 4 else address(last),
         )
-        node = Node(own, Router(config, self.random.random, self.now))
+        node = Node(own, Instance(config, self.random.random, self.now))
         self.nodes[own] = node
         return node
 

@@ -19,7 +19,7 @@ from agent.datastore.resources.resource_types import KINDS
 from agent.datastore.state_cache import Cluster
 from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import RouteKey
-from agent.peering.bgp_controller import Mesh
+from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.passwords import Secrets
 from ipam.etcd.store import Versioned
@@ -51,7 +51,7 @@ class MeshNode:
         self.cluster = Cluster(self.name)
         state = directory / f"state-{number}"
         state.mkdir(exist_ok=True)
-        self.mesh = Mesh(
+        self.mesh = BgpController(
             BgpSettings(hold_seconds=9, **settings),
             Secrets(directory),
             DrainFile(state),

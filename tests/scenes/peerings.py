@@ -9,7 +9,7 @@ import msgspec
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec
-from agent.peering.peers import Peered, Peering, Situation, peering
+from agent.peering.peers import DesiredPeer, Peering, PeeringInputs, peering
 from ipam.model import NodeName
 
 SECRET = {"secretKeyRef": {"name": "bgp", "key": "k"}}
@@ -35,8 +35,8 @@ def situation(
     peers: dict[str, dict[str, Any]] | None = None,
     configured: dict[str, dict[str, Any]] | None = None,
     **more: Any,
-) -> Situation:
-    return Situation(
+) -> PeeringInputs:
+    return PeeringInputs(
         me=NodeName(me),
         nodes={NodeName(one.metadata.name): one for one in nodes},
         settings={
@@ -51,7 +51,7 @@ NO_MESH = {"default": {"nodeToNodeMeshEnabled": False}}
 TOR = {"peerIP": "10.0.0.254", "asNumber": 65001}
 
 
-def one(found: Peering, address: str = "10.0.0.254") -> Peered:
+def one(found: Peering, address: str = "10.0.0.254") -> DesiredPeer:
     return found.peers[ip_address(address)]
 
 
@@ -59,9 +59,9 @@ def addresses(found: Peering) -> list[str]:
     return sorted(map(str, found.peers))
 
 
-def told(given: Situation, address: str = "10.0.0.254") -> Any:
+def told(given: PeeringInputs, address: str = "10.0.0.254") -> Any:
     return one(peering(given), address).config
 
 
-def with_tor(**spec: Any) -> Situation:
+def with_tor(**spec: Any) -> PeeringInputs:
     return situation(A, B, peers={"tor": {**TOR, **spec}}, configured=NO_MESH)

@@ -11,7 +11,7 @@ from typing import Any
 from agent.clock import SystemClock
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.pass_limiter import PassTiming
-from agent.dataplane.reconciler import Reconciler, Wish
+from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.netlink.objects import Dataplane, Link
 
 PATIENCE_SECONDS = 20.0
@@ -42,7 +42,7 @@ class Bench:
     """A reconciler whose wish a test sets."""
 
     def __init__(self, kernel: Kernel, dataplane: Dataplane | None = None, **options: Any) -> None:
-        self.wish = Wish(dataplane or Dataplane(), complete=True, bgp_complete=True)
+        self.wish = DesiredState(dataplane or Dataplane(), complete=True, bgp_complete=True)
         self.log = Lines()
         self.seen: list[Mapping[str, Link]] = []
         self._passed = asyncio.Event()
@@ -51,7 +51,7 @@ class Bench:
             kernel, self._wishes, SystemClock(), self.log, on_pass=self._on_pass, **options
         )
 
-    async def _wishes(self, links: Mapping[str, Link]) -> Wish:
+    async def _wishes(self, links: Mapping[str, Link]) -> DesiredState:
         self.seen.append(links)
         return self.wish
 

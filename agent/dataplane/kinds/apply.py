@@ -233,7 +233,7 @@ class Applier:
         await self.put(Kind.ROUTE, steps.delta.create, add, self._picture.routes, Verb.ADD)
         replaced = steps.delta.replace
         if not self.retries.any:  # what was refused waits, and would be turned with the others
-            for turn in steps.turns:
+            for turn in steps.moves:
                 if await self._turned(turn):
                     replaced = {key: route for key, route in replaced.items() if key not in turn.routes}
         await self.put(Kind.ROUTE, replaced, self._kernel.put_routes, self._picture.routes)

@@ -121,7 +121,7 @@ class RoutePlan:
     """Wished routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
     """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
-    find_moves: tuple[NextHopMove, ...] = ()
+    moves: tuple[NextHopMove, ...] = ()
     """Of the replacements those that send everything on one way another way."""
 
 

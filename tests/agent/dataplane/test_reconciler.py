@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.pass_limiter import PassTiming
-from agent.dataplane.reconciler import Wish
+from agent.dataplane.reconciler import DesiredState
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
@@ -94,7 +94,7 @@ async def test_what_bgp_taught_stays_until_bgp_has_converged(kernel: FakeKernel)
     blackhole = OWN_BLOCK.but(key=key("10.7.0.0/26"))
     kernel.route_table |= {LEARNED.key: LEARNED, blackhole.key: blackhole}
     bench = Bench(kernel)
-    bench.wish = Wish(Dataplane(), complete=True, bgp_complete=False)
+    bench.wish = DesiredState(Dataplane(), complete=True, bgp_complete=False)
     async with running(bench):
         assert kernel.route_table == {LEARNED.key: LEARNED}
         bench.wish = replace(bench.wish, bgp_complete=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from agent.dataplane.kernel.protocol import Refusal
-from agent.dataplane.reconciler import Wish
+from agent.dataplane.reconciler import DesiredState
 from agent.netlink.objects import Dataplane, Link, Route, Sysctl
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
@@ -24,7 +24,7 @@ class Turning(Bench):
         super().__init__(kernel)
         self.coming: Iterator[Dataplane] = iter(wishes)
 
-    async def _wishes(self, links: Mapping[str, Link]) -> Wish:
+    async def _wishes(self, links: Mapping[str, Link]) -> DesiredState:
         self.wish = replace(self.wish, dataplane=next(self.coming, self.wish.dataplane))
         return self.wish
 

@@ -16,7 +16,7 @@ from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
 from agent.peering import looking_glass_api
-from agent.peering.peers import Peered, PeerKind
+from agent.peering.peers import DesiredPeer, PeerKind
 from bgp.looking_glass import MOST_PREFIXES
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
@@ -24,7 +24,7 @@ from tests.scenes.bgp_controllers import MeshNode, document, meshes
 
 OWN = IPv4Address("192.0.2.1")
 PEERS = {
-    ip_address(address): Peered(PeerConfig(ip_address(address), 64512, description=name), kind, resource)
+    ip_address(address): DesiredPeer(PeerConfig(ip_address(address), 64512, description=name), kind, resource)
     for address, name, kind, resource in (
         ("192.0.2.2", "node2", PeerKind.MESH, ""),
         ("fd00::2", "node2", PeerKind.MESH, ""),

@@ -6,12 +6,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import Situation, peering, wanted_secrets
+from agent.peering.peers import PeeringInputs, peering, wanted_secrets
 from bgp.peer_config import NextHopMode
 from bgp.wire.families import Family
 from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, node, situation, told, with_tor
 
-HOW: list[tuple[str, Situation, str, object, str]] = [
+HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ("as_number of the peer", with_tor(), "asn", 65001, "10.0.0.254"),
     ("the standard port", with_tor(), "port", 179, "10.0.0.254"),
     ("a port with the address", with_tor(peerIP="10.0.0.254:1790"), "port", 1790, "10.0.0.254"),
@@ -143,7 +143,7 @@ HOW: list[tuple[str, Situation, str, object, str]] = [
 @pytest.mark.parametrize(
     ("given", "field", "value", "address"), [case[1:] for case in HOW], ids=[case[0] for case in HOW]
 )
-def test_how_it_peers(given: Situation, field: str, value: object, address: str) -> None:
+def test_how_it_peers(given: PeeringInputs, field: str, value: object, address: str) -> None:
     assert getattr(told(given, address), field) == value
 
 

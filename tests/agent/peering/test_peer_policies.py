@@ -10,9 +10,9 @@ import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
-from agent.peering.peer_policies import Ground, Interface, names_interfaces, policy, troubles
+from agent.peering.peer_policies import Interface, PolicyInputs, names_interfaces, policy, troubles
 from bgp.policy.origination import OwnBlocks, by_family
-from bgp.policy.policy import Candidate, Judge, Verdict
+from bgp.policy.policy import Candidate, CompiledPolicy, Verdict
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.communities import shown
@@ -34,7 +34,7 @@ CONFIGURED = {
 }
 
 
-def ground(**more: Any) -> Ground:
+def ground(**more: Any) -> PolicyInputs:
     given: dict[str, Any] = {
         "pools": (
             Pool("open", ip_network("192.168.0.0/16"), 26),
@@ -45,7 +45,7 @@ def ground(**more: Any) -> Ground:
         "local_prefixes": (ip_network("172.17.1.0/24"),),
         **more,
     }
-    return Ground(**given)
+    return PolicyInputs(**given)
 
 
 def spec(**rules: list[dict[str, Any]]) -> BGPFilterSpec:
@@ -53,7 +53,7 @@ def spec(**rules: list[dict[str, Any]]) -> BGPFilterSpec:
 
 
 def told(
-    where: Ground,
+    where: PolicyInputs,
     prefix: str,
     *filters: str,
     internal: bool = True,
@@ -61,7 +61,7 @@ def told(
     **attributes: Any,
 ) -> Verdict:
     network = ip_network(prefix)
-    judge = Judge(policy(where, filters).outgoing, family_of(network), internal=internal)
+    judge = CompiledPolicy(policy(where, filters).outgoing, family_of(network), internal=internal)
     packed, blocks = nlri.pack(network), OWN_BLOCKS[family_of(network)]
     return judge(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
 
@@ -310,7 +310,7 @@ def test_what_is_believed(
 ) -> None:
     where = ground(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
     network = ip_network(prefix)
-    judge = Judge(policy(where, ["f"]).incoming, family_of(network), internal=False)
+    judge = CompiledPolicy(policy(where, ["f"]).incoming, family_of(network), internal=False)
     candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True)
     assert (judge(candidate).attributes is not None) is believed
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import PeerKind, Situation, peering
+from agent.peering.peers import PeeringInputs, PeerKind, peering
 from tests.scenes.peerings import (
     NO_MESH,
     REFLECTOR,
@@ -23,7 +23,7 @@ from tests.scenes.peerings import (
     with_tor,
 )
 
-WHO: list[tuple[str, Situation, list[str]]] = [
+WHO: list[tuple[str, PeeringInputs, list[str]]] = [
     (
         "the mesh is every other node, once per family",
         situation(A, B, C),
@@ -132,7 +132,7 @@ WHO: list[tuple[str, Situation, list[str]]] = [
 
 
 @pytest.mark.parametrize(("given", "expected"), [case[1:] for case in WHO], ids=[case[0] for case in WHO])
-def test_whom_a_node_peers_with(given: Situation, expected: list[str]) -> None:
+def test_whom_a_node_peers_with(given: PeeringInputs, expected: list[str]) -> None:
     found = peering(given)
     assert addresses(found) == expected
     assert found.troubles == ()

@@ -13,7 +13,7 @@ from bgp.policy.policy import (
     Action,
     AddCommunity,
     Candidate,
-    Judge,
+    CompiledPolicy,
     Operation,
     Operator,
     Policy,
@@ -49,7 +49,7 @@ def candidate(
 
 
 def refuses(rule: Rule, one: Candidate, internal: bool = False, family: Family = Family.IPV4) -> bool:
-    return Judge([rule], family, internal=internal)(one).attributes is None
+    return CompiledPolicy([rule], family, internal=internal)(one).attributes is None
 
 
 def of(operator: Operator, prefix: str = "10.1.0.0/16", **lengths: int) -> PrefixMatch:
@@ -221,13 +221,15 @@ OPERATIONS: list[tuple[Operation, PathAttributes, PathAttributes]] = [
 def test_an_operation_changes_what_it_names(
     operation: Operation, before: PathAttributes, after: PathAttributes
 ) -> None:
-    judge = Judge([Rule(Action.ACCEPT, "it", operations=(operation,))], Family.IPV4, internal=True)
+    judge = CompiledPolicy([Rule(Action.ACCEPT, "it", operations=(operation,))], Family.IPV4, internal=True)
     assert judge(candidate(attributes=before)) == Verdict(after, "it")
 
 
 @given(st.integers(1, 0x3FFFFFFF))
 def test_a_priority_that_was_set_is_read_back(priority: int) -> None:
-    judge = Judge([Rule(Action.ACCEPT, operations=(SetPriority(priority),))], Family.IPV4, internal=True)
+    judge = CompiledPolicy(
+        [Rule(Action.ACCEPT, operations=(SetPriority(priority),))], Family.IPV4, internal=True
+    )
     found = judge(candidate()).attributes
     assert found is not None
     assert priority_of(found) == priority
@@ -240,12 +242,12 @@ def test_the_first_rule_that_decides_names_the_reason() -> None:
         Rule(Action.ACCEPT, "tagged", community=SMALL, operations=(AddCommunity(LARGE),)),
         Rule(Action.REJECT, "rest"),
     ]
-    judge = Judge(rules, Family.IPV4, internal=True)
+    judge = CompiledPolicy(rules, Family.IPV4, internal=True)
     assert judge(candidate()) == Verdict(TAGGED, "tagged")
     assert judge(candidate("10.9.0.0/24")) == Verdict(None, "elsewhere")
 
 
 def test_what_no_rule_decides_is_accepted_as_it_was_changed() -> None:
-    judge = Judge([Rule(Action.NEXT, operations=(AddCommunity(SMALL),))], Family.IPV4, internal=True)
+    judge = CompiledPolicy([Rule(Action.NEXT, operations=(AddCommunity(SMALL),))], Family.IPV4, internal=True)
     assert judge(candidate()) == Verdict(PathAttributes(communities=(65000 << 16 | 100,)))
-    assert Judge(Policy().incoming, Family.IPV4, internal=True)(candidate()) == Verdict(PLAIN)
+    assert CompiledPolicy(Policy().incoming, Family.IPV4, internal=True)(candidate()) == Verdict(PLAIN)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
 from bgp.peer_status import received
@@ -41,7 +41,7 @@ class Neighbour:
     """A router of ours and a peer that puts an identifier before each prefix."""
 
     def __init__(self, **config: object) -> None:
-        self.router = Router(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
+        self.router = Instance(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
         peer = replace(PeerConfig(PEER, 64512, passive=True, families=BOTH), **config)  # type: ignore[arg-type]
         self.router.configure({PEER: peer}, 0.0)
         self.router.announce([])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
@@ -300,10 +300,10 @@ def test_bad_configuration_is_refused_with_a_sentence() -> None:
 OLD = IPv4Address("10.0.0.2")
 
 
-def old_speaker(asn: int = 4200000001) -> tuple[Router, int]:
+def old_speaker(asn: int = 4200000001) -> tuple[Instance, int]:
     """A router established with an eBGP peer that lacks the AS4 capability."""
     own = IPv4Address("10.0.0.1")
-    router = Router(SpeakerConfig(asn, own, own), lambda: 0.5, 0.0)
+    router = Instance(SpeakerConfig(asn, own, own), lambda: 0.5, 0.0)
     router.configure({OLD: PeerConfig(OLD, 65001, passive=True)}, 0.0)
     router.announce([IPv4Network(BLOCK)])
     connection = router.accept(OLD)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from bgp.events import Send
-from bgp.instance import Router
+from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
 from bgp.rib.adj_rib_out import AdjRibOut
@@ -29,7 +29,7 @@ class Neighbour:
     """A router of ours and a peer that is nothing but the messages it is made to say."""
 
     def __init__(self, *, enhanced: bool = True, restarts: bool = False, refreshes: bool = True) -> None:
-        self.router = Router(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
+        self.router = Instance(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
         self.router.configure({PEER: PeerConfig(PEER, 64512, passive=True)}, 0.0)
         self.router.announce([IPv4Network("10.9.0.0/16")])
         connection = self.router.accept(PEER)
