@@ -97,6 +97,7 @@ class Calls:
         loop = asyncio.get_running_loop()
         end, members = loop.time() + self.config.call_seconds, max(2, len(self.config.endpoints))
         unanswered = 0
+        election: aio.AioRpcError | None = None
         while True:
             seconds = end - loop.time()
             if unanswered + 1 < members and len(self.config.endpoints) > 1:
@@ -104,10 +105,13 @@ class Calls:
             try:
                 return await self._once(stub, method, request, max(seconds, 0.0))
             except aio.AioRpcError as error:
+                election = error if electing(error) else election
                 pause = ELECTION_PAUSE_SECONDS if electing(error) else 0.0
                 unanswered += not pause
                 late = loop.time() + pause >= end
                 if late or unanswered >= members or error.code() not in NO_ANSWER:
+                    if election is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise election from error  # what a member did answer says more than that time is up
                     raise
                 again()
             await asyncio.sleep(pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,14 +26,18 @@ CALL_SECONDS = 1.0
 class Answering:
     """A member that gives these answers, then etcd's to an empty store; counts what it is asked."""
 
-    def __init__(self, *errors: tuple[grpc.StatusCode, str], for_good: bool = False) -> None:
-        self._errors, self._for_good = list(errors), for_good
+    def __init__(
+        self, *errors: tuple[grpc.StatusCode, str], for_good: bool = False, then_silent: bool = False
+    ) -> None:
+        self._errors, self._for_good, self._then_silent = list(errors), for_good, then_silent
         self.asked = 0
 
     async def _next_error(self, context: Any) -> None:
         self.asked += 1
         if self._errors:
             await context.abort(*(self._errors[0] if self._for_good else self._errors.pop(0)))
+        if self._then_silent:
+            await asyncio.get_running_loop().create_future()
 
     async def Range(self, request: Any, context: Any) -> Any:
         await self._next_error(context)
@@ -86,6 +91,14 @@ async def test_an_election_without_end_is_waited_for_as_long_as_a_call_may_take_
             await store.get("/a")
         assert time.monotonic() - began > CALL_SECONDS / 2
     assert 2 < answering.asked <= CALL_SECONDS / ELECTION_PAUSE_SECONDS + 2
+
+
+async def test_a_call_whose_time_is_up_says_what_a_member_did_answer() -> None:
+    answering = Answering(ELECTION, then_silent=True)
+    async with member(answering, CALL_SECONDS) as store:
+        with pytest.raises(StoreUnavailable, match="leader changed"):
+            await store.get("/a")
+    assert answering.asked == 2
 
 
 async def test_what_cannot_be_asked_twice_is_not_whatever_the_answer() -> None:
