@@ -26,10 +26,10 @@ import structlog
 from agent import control
 from agent import log as logging
 from agent.clock import SystemClock
-from agent.cni.dependencies import ServerPorts
-from agent.cni.leak_collector import Collector
-from agent.cni.pod.pod_network import NetlinkPods
-from agent.cni.release_journal import Journal
+from agent.cni.dependencies import Dependencies
+from agent.cni.leak_collector import LeakCollector
+from agent.cni.pod.pod_network import NetlinkPodNetwork
+from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError
 from agent.dataplane.cooperative_loop import run_cooperatively
@@ -158,9 +158,11 @@ class Agent:
         self._monitor = Monitor(
             config.metrics_socket, config.metrics.listen, self._exposition, lag, self._account.not_ready
         )
-        ports = self._ports()
-        self._cni = CniServer(config.cni_socket, ports, Journal(Path(config.paths.state)), self._clock)
-        self._collector = Collector(ports, self._cluster, self._clock)
+        dependencies = self._cni_dependencies()
+        self._cni = CniServer(
+            config.cni_socket, dependencies, ReleaseJournal(Path(config.paths.state)), self._clock
+        )
+        self._collector = LeakCollector(dependencies, self._cluster, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
             self._account.standing,
@@ -197,24 +199,24 @@ class Agent:
             PoolGauges(self._cluster.node),
         )
 
-    def _ports(self) -> ServerPorts:
-        return ServerPorts(
+    def _cni_dependencies(self) -> Dependencies:
+        return Dependencies(
             allocator=self._allocator,
             store=self._store,
             node=self._cluster.node,
             labels=lambda: self._record.labels,
             mtu=lambda: pod_mtu(self._facts(self._links)) or DEFAULT_MTU,
             not_ready=lambda: self._account.not_ready(),
-            known=self._cluster.endpoint,
-            adopt=self._adopt,
-            forget=self._forget,
-            making=lambda key: self._cluster.making(key, self._facts_changed),
-            settled=self._settled,
-            pods=NetlinkPods(),
+            cached_endpoint=self._cluster.endpoint,
+            add_endpoint=self._adopt,
+            remove_endpoint=self._forget,
+            ignore_watch=lambda key: self._cluster.making(key, self._facts_changed),
+            wait_for_routes=self._settled,
+            pods=NetlinkPodNetwork(),
             boot_id=BOOT_ID.read_text().strip(),
-            endpoints=lambda: self._cluster.endpoints,
+            cached_endpoints=lambda: self._cluster.endpoints,
             limited=lambda: self._mesh.trouble,
-            answered=self._exposition.answered,
+            count_call=self._exposition.answered,
         )
 
     async def run(self) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from agent.cni.plugin.plugin_install import Places, install
+from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.lab import lifecycle
 from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
@@ -94,7 +94,9 @@ def _plugins(node: LabNode, folder: Path) -> list[Plugin]:
     found = []
     for shim in ("c", "python"):
         home = folder / shim
-        for _ in install(Places(home, home, node.run / "cni.sock", node.directory / "state"), shim, "pods"):
+        for _ in install(
+            PluginPaths(home, home, node.run / "cni.sock", node.directory / "state"), shim, "pods"
+        ):
             pass
         config = {"cniVersion": "1.0.0", "name": "pods", "type": "tortie"}
         found.append(Plugin(OURS if shim == "c" else PYTHON, home / "tortie", json.dumps(config).encode()))

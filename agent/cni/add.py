@@ -27,8 +27,8 @@ from agent.cni.attachment import (
     mac_of,
 )
 from agent.cni.check import differences
-from agent.cni.delete import USUAL, Detaching, Waits
-from agent.cni.dependencies import ServerPorts
+from agent.cni.delete import USUAL, DeleteVerb, Waits
+from agent.cni.dependencies import Dependencies
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request, Result
 from agent.cni.release_journal import Release
@@ -52,11 +52,13 @@ Companions = Callable[[tuple[Assignment, ...]], Companion]
 log = structlog.get_logger()
 
 
-class Attaching:
+class AddVerb:
     """The verbs on one interface of one container."""
 
-    def __init__(self, ports: ServerPorts, detaching: Detaching, clock: Clock, waits: Waits = USUAL) -> None:
-        self._ports = ports
+    def __init__(
+        self, dependencies: Dependencies, detaching: DeleteVerb, clock: Clock, waits: Waits = USUAL
+    ) -> None:
+        self._dependencies = dependencies
         self._detaching = detaching
         self._clock = clock
         self._waits = waits
@@ -66,9 +68,9 @@ class Attaching:
     async def add(self, request: Request, release: Release) -> Result:
         """Attach; `release` is what undoes it later, should the datastore go away. Raises CniError."""
         await self._detaching.settle_releases(request)
-        mtu = request.options.mtu or self._ports.mtu()
+        mtu = request.options.mtu or self._dependencies.mtu()
         key = self._detaching.key(request)
-        known = self._ports.known(key)
+        known = self._dependencies.cached_endpoint(key)
         again = known is not None and known.spec.container_id == request.container_id
         if known is not None and again and await self._lives(known):
             return self._result(request, known, mtu)
@@ -77,7 +79,7 @@ class Attaching:
             # Its device is gone: an ADD that died half way, or another boot. What was recorded then is not true now.
             await self._detaching.carry_out(request)
         try:
-            with self._ports.making(key):
+            with self._dependencies.ignore_watch(key):
                 made = await self._made(request, mtu, release)
         except (KernelError, TimeoutError) as error:
             code = Code.BAD_NAMESPACE if isinstance(error, NoNamespace) else Code.IO_FAILURE
@@ -95,9 +97,9 @@ class Attaching:
         bare = self._bare(request, mtu)
         made = await self._begun(request, bare, release)
         try:
-            await self._ports.pods.furnish(replace(bare, addresses=made.addresses))
-            self._ports.adopt(made)
-            await self._ports.settled(made.addresses, SETTLE_SECONDS)
+            await self._dependencies.pods.configure_pod(replace(bare, addresses=made.addresses))
+            self._dependencies.add_endpoint(made)
+            await self._dependencies.wait_for_routes(made.addresses, SETTLE_SECONDS)
         except BaseException:
             await self._undo(request, made, release)
             raise
@@ -124,7 +126,7 @@ class Attaching:
 
     async def _pair(self, bare: Attachment, allocating: asyncio.Task[WorkloadEndpoint]) -> None:
         """The pair of devices, while the addresses are on their way. Raises KernelError."""
-        if self._ports.pods.exists(bare.host_interface):
+        if self._dependencies.pods.exists(bare.host_interface):
             # An older container of the same pod keeps its network until it is sure that this one gets an address.
             await asyncio.wait({allocating})
             if allocating.cancelled() or allocating.exception() is not None:
@@ -132,11 +134,14 @@ class Attaching:
         else:
             for _ in range(SENDING_TURNS):
                 await asyncio.sleep(0)
-        await self._ports.pods.make(bare)
+        await self._dependencies.pods.make_pair(bare)
 
     async def _lives(self, known: WorkloadEndpoint) -> bool:
         try:
-            return await self._ports.pods.owner(known.spec.interface_name) in ("", known.spec.container_id)
+            return await self._dependencies.pods.owner(known.spec.interface_name) in (
+                "",
+                known.spec.container_id,
+            )
         except KernelError as error:
             raise CniError(Code.IO_FAILURE, str(error)) from error
 
@@ -162,7 +167,7 @@ class Attaching:
 
         def written(assignments: tuple[Assignment, ...]) -> WorkloadEndpoint:
             addresses = [item.address for item in assignments]
-            return endpoint(request, self._ports.node, mac_of(request), addresses, created)
+            return endpoint(request, self._dependencies.node, mac_of(request), addresses, created)
 
         def companion(assignments: tuple[Assignment, ...]) -> Companion:
             return Companion((), (Put(key, encode(written(assignments))),), (Delete(key),))
@@ -174,16 +179,16 @@ class Attaching:
         stamp = self._clock.wall().strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")
         wanted = AddressRequest(
             handle=handle(request),
-            node=self._ports.node,
-            labels=self._ports.labels(),
+            node=self._dependencies.node,
+            labels=self._dependencies.labels(),
             pools=request.options.pools,
             ipv4=int(request.options.ipv4),
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
-            secondary=about(request, self._ports.node, stamp, self._ports.boot_id),
+            secondary=about(request, self._dependencies.node, stamp, self._dependencies.boot_id),
             kept_as=wish.handle if (wish := keep(request)) is not None else None,
         )
-        assigning = asyncio.ensure_future(self._ports.allocator.assign(wanted, companion))
+        assigning = asyncio.ensure_future(self._dependencies.allocator.assign(wanted, companion))
         try:
             await asyncio.wait({assigning}, timeout=self._waits.doubt)
             if not assigning.done():
@@ -204,14 +209,14 @@ class Attaching:
         """Ask the datastore for something small. Raises StoreUnavailable unless it answers soon, IpamError."""
         try:
             async with asyncio.timeout(self._waits.doubt):
-                await self._ports.store.get(IPAM_CONFIG)
+                await self._dependencies.store.get(IPAM_CONFIG)
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {self._waits.doubt:g} s") from None
 
     async def _undo(self, request: Request, made: WorkloadEndpoint, release: Release) -> None:
         """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
         await self._remove(made.spec.interface_name)
-        self._ports.forget(made)
+        self._dependencies.remove_endpoint(made)
         try:
             await self._detaching.give_back(request, release, lambda: None)
         except CniError as error:
@@ -220,7 +225,7 @@ class Attaching:
 
     async def _remove(self, device: str) -> None:
         with suppress(KernelError):
-            await self._ports.pods.detach(device)
+            await self._dependencies.pods.detach(device)
 
     def _result(self, request: Request, made: WorkloadEndpoint, mtu: int) -> Result:
         return Result(
@@ -243,7 +248,9 @@ class Attaching:
             stored = found[0] if found is not None else None
             if stored is not None and stored.spec.container_id != request.container_id:
                 stored = None
-            state = await self._ports.pods.state(request.netns, request.interface, host_interface(request))
+            state = await self._dependencies.pods.state(
+                request.netns, request.interface, host_interface(request)
+            )
         except NoNamespace as error:
             raise CniError(Code.BAD_NAMESPACE, str(error)) from error
         except KernelError as error:
@@ -253,7 +260,7 @@ class Attaching:
         wrong = list(differences(request, stored, held, state))
         if stored is not None:
             try:
-                await self._ports.settled(stored.addresses, CHECK_SECONDS)
+                await self._dependencies.wait_for_routes(stored.addresses, CHECK_SECONDS)
             except (KernelError, TimeoutError) as error:
                 wrong.append(f"the host's route: {error}")
         if wrong:
@@ -261,5 +268,5 @@ class Attaching:
 
     async def held(self, request: Request) -> frozenset[Address]:
         """The addresses that the attachment's handle holds. Raises IpamError."""
-        assigned = await self._ports.allocator.assigned(handle(request))
+        assigned = await self._dependencies.allocator.assigned(handle(request))
         return frozenset(item.address for item in assigned)

@@ -42,11 +42,11 @@ class PodState:
     """The pod's, main table."""
     gateway_macs: Mapping[Address, str] = field(default_factory=dict)
     """The permanent neighbour entries for the gateways."""
-    switches: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     """Sysctls of the host's side, those that this kernel has."""
 
 
-def told_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ...]:
+def result_addresses(previous: Mapping[str, Any], interface: str) -> tuple[str, ...]:
     """The addresses that a result gives to an interface of the pod, or to none in particular."""
     names = [item.get("name") for item in previous.get("interfaces") or ()]
     found = []
@@ -74,7 +74,7 @@ def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[Address]
     addresses = frozenset(stored.addresses)
     if held != addresses:
         yield f"the handle holds {_listed(held)}, the endpoint says {_listed(addresses)}"
-    told = told_addresses(request.previous or {}, request.interface)
+    told = result_addresses(request.previous or {}, request.interface)
     missing = [address for address in told if address not in {text_of(found) for found in addresses}]
     if missing:
         yield f"prevResult has {', '.join(missing)}, the endpoint says {_listed(addresses)}"
@@ -94,7 +94,7 @@ def _host(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterat
     if state.inside is not None and state.inside.mtu != state.host.mtu:
         yield f"{request.interface} has MTU {state.inside.mtu}, {name} has {state.host.mtu}"
     for pattern, value in (*PER_INTERFACE, *(PER_INTERFACE_6 if _dual(stored) else ())):
-        stands = state.switches.get(pattern.format(name), value)
+        stands = state.sysctls.get(pattern.format(name), value)
         if stands != value:
             yield f"{pattern.format(name)} is {stands}, not {value}"
 
@@ -110,10 +110,12 @@ def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iter
         return
     if not state.inside.up:
         yield f"{name} is down"
-    wanted = next(_told(request, "mac"), None) or stored.spec.mac  # a plugin behind us may have changed it
+    wanted = (
+        next(_result_words(request, "mac"), None) or stored.spec.mac
+    )  # a plugin behind us may have changed it
     if wanted is not None and state.inside.mac != str(wanted).lower():
         yield f"{name} has MAC {state.inside.mac}, not {wanted}"
-    for mtu in _told(request, "mtu"):
+    for mtu in _result_words(request, "mtu"):
         if state.inside.mtu != mtu:
             yield f"{name} has MTU {state.inside.mtu}, not {mtu}"
     for address in sorted(frozenset(stored.addresses) - state.addresses, key=_order):
@@ -141,7 +143,7 @@ def _ways(name: str, stored: WorkloadEndpoint, state: PodState, *, changed: bool
             yield f"the pod has {mac or 'nothing'} as neighbour {gateway}, not {HOST_MAC}"
 
 
-def _told(request: Request, word: str) -> Iterator[Any]:
+def _result_words(request: Request, word: str) -> Iterator[Any]:
     """What prevResult says of the pod's interface."""
     for item in (request.previous or {}).get("interfaces") or ():
         if item.get("name") == request.interface and item.get("sandbox") and item.get(word):

@@ -18,10 +18,10 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import handle, host_interface, namespace, stored_name
-from agent.cni.dependencies import ServerPorts
+from agent.cni.dependencies import Dependencies
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
-from agent.cni.release_journal import Journal, JournalFull, Release
+from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Companion
@@ -53,11 +53,13 @@ Stored = tuple[WorkloadEndpoint | None, int] | None
 log = structlog.get_logger()
 
 
-class Detaching:
+class DeleteVerb:
     """Undoes what ADD made of one interface of one container."""
 
-    def __init__(self, ports: ServerPorts, journal: Journal, clock: Clock, waits: Waits = USUAL) -> None:
-        self._ports = ports
+    def __init__(
+        self, dependencies: Dependencies, journal: ReleaseJournal, clock: Clock, waits: Waits = USUAL
+    ) -> None:
+        self._dependencies = dependencies
         self._journal = journal
         self._clock = clock
         self._waits = waits
@@ -66,12 +68,12 @@ class Detaching:
 
     def key(self, request: Request) -> str:
         """The etcd key of its endpoint."""
-        name = stored_name(request, self._ports.node)
+        name = stored_name(request, self._dependencies.node)
         return resource_key(PLURALS["WorkloadEndpoint"], name, namespace(request))
 
     def must_be_ready(self) -> None:
         """Raises CniError, try again later, unless pods can be attached now."""
-        if (why := self._ports.not_ready()) is not None:
+        if (why := self._dependencies.not_ready()) is not None:
             raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
 
     async def settle_releases(self, request: Request) -> None:
@@ -104,9 +106,9 @@ class Detaching:
 
         A datastore that would not answer is not asked.
         """
-        if request.addresses_only or self._silent or self._ports.not_ready() is not None:
+        if request.addresses_only or self._silent or self._dependencies.not_ready() is not None:
             return None
-        known = self._ports.known(self.key(request))
+        known = self._dependencies.cached_endpoint(self.key(request))
         if known is not None and known.metadata.resource_version is not None:
             told: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
             told.set_result((known, int(known.metadata.resource_version)))
@@ -146,18 +148,18 @@ class Detaching:
 
     async def _detach(self, request: Request) -> None:
         """The device, unless a later container of the same pod has it; and the fact, unless it is that one's."""
-        known = self._ports.known(self.key(request))
+        known = self._dependencies.cached_endpoint(self.key(request))
         ours = known is not None and known.spec.container_id == request.container_id
         device = known.spec.interface_name if known is not None and ours else host_interface(request)
-        owner = await self._ports.pods.owner(device)
+        owner = await self._dependencies.pods.owner(device)
         if owner == request.container_id or (owner == "" and (ours or known is None)):
-            await self._ports.pods.detach(device)
+            await self._dependencies.pods.detach(device)
         if known is not None and ours:
-            self._ports.forget(known)
+            self._dependencies.remove_endpoint(known)
 
     async def _try_release(self, request: Request, asked: asyncio.Future[Stored] | None) -> str | None:
         """None, or why it is not known to be done."""
-        if (why := self._ports.not_ready()) is not None:
+        if (why := self._dependencies.not_ready()) is not None:
             return why
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
@@ -197,11 +199,11 @@ class Detaching:
             if endpoint is not None and endpoint.spec.container_id == request.container_id:
                 key = self.key(request)
                 companion = Companion((Unchanged(key, revision),), (Delete(key),))
-        await self._ports.allocator.release_handle(handle(request), companion)
+        await self._dependencies.allocator.release_handle(handle(request), companion)
 
     async def stored(self, request: Request) -> Stored:
         """The stored endpoint, None in its place when it cannot be read, and its revision. Raises IpamError."""
-        value = await self._ports.store.get(self.key(request))
+        value = await self._dependencies.store.get(self.key(request))
         if value is None:
             return None
         try:

@@ -44,11 +44,11 @@ class Addresses(Protocol):
 class PodNetwork(Protocol):
     """Who makes, removes and looks at the veth pair."""
 
-    async def make(self, wish: Attachment) -> None:
+    async def make_pair(self, attachment: Attachment) -> None:
         """Make the pair, in place of one of the same name; nothing is left when it raises NoNamespace, KernelError."""
         ...
 
-    async def furnish(self, wish: Attachment) -> None:
+    async def configure_pod(self, attachment: Attachment) -> None:
         """Give the pod's end its addresses and its ways; nothing is left when it raises NoNamespace, KernelError."""
         ...
 
@@ -87,7 +87,7 @@ def _openly(key: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerPorts:
+class Dependencies:
     """Everything outside that the verbs speak to."""
 
     allocator: Addresses
@@ -97,21 +97,21 @@ class ServerPorts:
     mtu: Callable[[], int]
     not_ready: Callable[[], str | None]
     """None, or why no pod can be attached now."""
-    known: Callable[[str], WorkloadEndpoint | None]
+    cached_endpoint: Callable[[str], WorkloadEndpoint | None]
     """The endpoint of this node stored under an etcd key, as the facts have it."""
-    adopt: Callable[[WorkloadEndpoint], None]
-    forget: Callable[[WorkloadEndpoint], None]
-    """Like `adopt`, at once."""
-    settled: Callable[[Iterable[Address], float], Awaitable[None]]
+    add_endpoint: Callable[[WorkloadEndpoint], None]
+    remove_endpoint: Callable[[WorkloadEndpoint], None]
+    """Like `add_endpoint`, at once."""
+    wait_for_routes: Callable[[Iterable[Address], float], Awaitable[None]]
     """Wait until the host's routes to these addresses are in the kernel."""
     pods: PodNetwork
     boot_id: str
     """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
-    endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
+    cached_endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
     """All endpoints of this node, as the facts have them."""
-    making: Callable[[str], AbstractContextManager[None]] = _openly
+    ignore_watch: Callable[[str], AbstractContextManager[None]] = _openly
     """While an endpoint is made, what the watch tells of its etcd key is no news."""
-    answered: Callable[[str, int, float], None] = _uncounted
+    count_call: Callable[[str, int, float], None] = _uncounted
     """Told of every answer: verb, code (0 is success), seconds."""
     limited: Callable[[], str | None] = _nothing
     """None, or why pods that exist already may be cut off from others."""

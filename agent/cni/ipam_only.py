@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.cni.add import Attaching
-from agent.cni.check import told_addresses
-from agent.cni.delete import Answer, Detaching
+from agent.cni.add import AddVerb
+from agent.cni.check import result_addresses
+from agent.cni.delete import Answer, DeleteVerb
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.results import render_addresses
 from agent.cni.plugin.spec import Request
@@ -22,7 +22,7 @@ from ipam.failures import IpamError
 class Delegated:
     """ADD, DEL and CHECK of addresses only."""
 
-    def __init__(self, attaching: Attaching, detaching: Detaching) -> None:
+    def __init__(self, attaching: AddVerb, detaching: DeleteVerb) -> None:
         self._attaching = attaching
         self._detaching = detaching
 
@@ -48,10 +48,10 @@ class Delegated:
             held = {text_of(address) for address in await self._attaching.held(request)}
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
-        told = told_addresses(request.previous or {}, request.interface)
-        missing = [address for address in told if address not in held]
+        result = result_addresses(request.previous or {}, request.interface)
+        missing = [address for address in result if address not in held]
         if missing or not held:
             kept = ", ".join(sorted(held)) or "nothing"
             raise CniError(
-                Code.DIFFERS, f"prevResult has {', '.join(told) or 'no address'}, the handle holds {kept}"
+                Code.DIFFERS, f"prevResult has {', '.join(result) or 'no address'}, the handle holds {kept}"
             )

@@ -18,7 +18,7 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
-from agent.cni.dependencies import ServerPorts
+from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster, own_blocks
 from ipam import block as blocks
@@ -38,11 +38,11 @@ ROUND_SECONDS = 300.0
 log = structlog.get_logger()
 
 
-class Collector:
+class LeakCollector:
     """Looks at every allocation in this node's own blocks."""
 
-    def __init__(self, ports: ServerPorts, cluster: Cluster, clock: Clock) -> None:
-        self._ports = ports
+    def __init__(self, dependencies: Dependencies, cluster: Cluster, clock: Clock) -> None:
+        self._dependencies = dependencies
         self._cluster = cluster
         self._clock = clock
         self._first: dict[Address, Look] = {}
@@ -52,7 +52,9 @@ class Collector:
         """Look until cancelled."""
         while True:
             wait = PAUSE_SECONDS if self._first else ROUND_SECONDS
-            await asyncio.sleep(wait * random.uniform(1.0, 1.1) if self._ports.not_ready() is None else 1.0)
+            await asyncio.sleep(
+                wait * random.uniform(1.0, 1.1) if self._dependencies.not_ready() is None else 1.0
+            )
             try:
                 await self.one_round()
             except IpamError as error:
@@ -60,11 +62,11 @@ class Collector:
 
     async def one_round(self) -> None:
         """One look at everything; frees what this and an earlier look prove. Raises IpamError."""
-        if self._ports.not_ready() is not None:
+        if self._dependencies.not_ready() is not None:
             return
-        keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._ports.node)]
+        keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._dependencies.node)]
         suspects: dict[Address, Look] = {}
-        for stored in (await self._ports.store.get_many(keys)).values():
+        for stored in (await self._dependencies.store.get_many(keys)).values():
             block = decode_block(stored.key, stored.value)
             await self._end_keeping(block)
             for look in self._looks(block):
@@ -86,7 +88,7 @@ class Collector:
                 address = blocks.address_of(block, ordinal)
                 over = Guarded(address, attributes.handle, sequence_of.get(ordinal))
                 with suppress(Conflict):  # its name came back for it in the same moment
-                    await self._ports.allocator.release_addresses([over])
+                    await self._dependencies.allocator.release_addresses([over])
                     log.info("keeping.over", address=str(address), name=attributes.handle)
 
     def _looks(self, block: Block) -> list[Look]:
@@ -118,11 +120,11 @@ class Collector:
             sequence=sequence,
             made_by=NodeName(words["node"]) if "node" in words else None,
             boot_of_allocation=words.get("boot"),
-            seen_on=self._ports.node,
-            boot_now=self._ports.boot_id,
+            seen_on=self._dependencies.node,
+            boot_now=self._dependencies.boot_id,
             # A tunnel's address and what was assigned without a namespace's path are never proved abandoned.
             namespace_exists=netns is None or "type" in words or os.path.exists(netns),
-            veth_exists=self._ports.pods.exists(interface),
+            veth_exists=self._dependencies.pods.exists(interface),
             used_by=self._user(address, attributes.handle) if "type" not in words else words["type"],
             at=self._clock.now(),
         )
@@ -145,11 +147,11 @@ class Collector:
         companion = Companion()
         if found is not None:
             key, endpoint = found
-            stored = await self._ports.store.get(key)
+            stored = await self._dependencies.store.get(key)
             if stored is not None:
                 companion = Companion((Unchanged(key, stored.revision),), (Delete(key),))
-            self._ports.forget(endpoint)
-        await self._ports.allocator.release_handle(look.handle, companion)
+            self._dependencies.remove_endpoint(endpoint)
+        await self._dependencies.allocator.release_handle(look.handle, companion)
         log.warning("garbage.freed", evidence=evidence)
 
 

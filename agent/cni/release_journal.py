@@ -37,7 +37,7 @@ class Release:
     config: str
 
 
-class Journal:
+class ReleaseJournal:
     """The directory of releases."""
 
     def __init__(self, state: Path, most: int = MOST_RELEASES) -> None:

@@ -19,17 +19,17 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.add import Attaching
+from agent.cni.add import AddVerb
 from agent.cni.attachment import host_interface
-from agent.cni.delete import USUAL, Detaching, Waits
-from agent.cni.dependencies import ServerPorts
+from agent.cni.delete import USUAL, DeleteVerb, Waits
+from agent.cni.dependencies import Dependencies
 from agent.cni.gc import garbage
 from agent.cni.ipam_only import Delegated
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.results import render, render_error, render_versions
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
-from agent.cni.release_journal import Journal, Release
+from agent.cni.release_journal import Release, ReleaseJournal
 from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block
 from ipam.failures import IpamError, Malformed
@@ -55,17 +55,17 @@ class CniServer:
     def __init__(
         self,
         path: Path,
-        ports: ServerPorts,
-        journal: Journal,
+        dependencies: Dependencies,
+        journal: ReleaseJournal,
         clock: Clock,
         waits: Waits = USUAL,
     ) -> None:
         self._path = path
-        self._ports = ports
+        self._dependencies = dependencies
         self._journal = journal
         self._clock = clock
-        self._detaching = Detaching(ports, journal, clock, waits)
-        self._attaching = Attaching(ports, self._detaching, clock, waits)
+        self._detaching = DeleteVerb(dependencies, journal, clock, waits)
+        self._attaching = AddVerb(dependencies, self._detaching, clock, waits)
         self._delegated = Delegated(self._attaching, self._detaching)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
@@ -129,7 +129,7 @@ class CniServer:
         finally:
             named = environment.get("CNI_COMMAND", "")
             known = named if named in Verb.__members__ else "unknown"
-            self._ports.answered(known, code, self._clock.now() - began)
+            self._dependencies.count_call(known, code, self._clock.now() - began)
 
     async def _answer(self, request: Request, release: Release) -> bytes:
         """What is printed. Raises CniError."""
@@ -190,9 +190,9 @@ class CniServer:
 
     async def _status(self) -> None:
         """Raises CniError 51 when existing pods may be cut off too, 50 when only new ones must wait."""
-        if (why := self._ports.limited()) is not None:
+        if (why := self._dependencies.limited()) is not None:
             raise CniError(Code.LIMITED, f"pods of this node may not reach others: {why}")
-        why = self._ports.not_ready()
+        why = self._dependencies.not_ready()
         if why is None:
             try:
                 await self._attaching.must_answer()
@@ -208,7 +208,7 @@ class CniServer:
         self._detaching.must_be_ready()
         failures: list[str] = []
         try:
-            listings = [await self._ports.store.list(block_prefix(version)) for version in (4, 6)]
+            listings = [await self._dependencies.store.list(block_prefix(version)) for version in (4, 6)]
         except IpamError as error:
             raise CniError(Code.TRY_AGAIN, str(error)) from error
         blocks: list[Block] = []
@@ -226,7 +226,7 @@ class CniServer:
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
 
-        found = garbage(request, self._ports.node, self._ports.endpoints(), blocks)
+        found = garbage(request, self._dependencies.node, self._dependencies.cached_endpoints(), blocks)
         async with asyncio.TaskGroup() as group:
             for release in found:
                 group.create_task(free(release))
@@ -251,7 +251,7 @@ class CniServer:
     async def replay(self) -> None:
         """One look at the journal; stops when the datastore goes away, passes over what fails for another reason."""
         for path, release in self._journal.pending(_unreadable):
-            if self._ports.not_ready() is not None:
+            if self._dependencies.not_ready() is not None:
                 return
             try:
                 request = spec.parse(release.environment, release.config.encode())

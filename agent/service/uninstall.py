@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
-from agent.cni.plugin.plugin_install import Places
+from agent.cni.plugin.plugin_install import PluginPaths
 from agent.cni.plugin.plugin_install import uninstall as remove_plugins
 from agent.configuration.config import Config, ConfigError
 from agent.dataplane.kernel.ownership import Ownership
@@ -171,7 +171,7 @@ def restore_switches(record: host_snapshot.Evidence) -> Iterator[str]:
 def remove_files(root: Path, record: host_snapshot.Evidence, wished: Options) -> Iterator[str]:
     """Remove what was placed, then the directories that were not there before. Raises UninstallFailed."""
     try:
-        yield from remove_plugins(Places())
+        yield from remove_plugins(PluginPaths())
     except CniFailed as error:
         raise UninstallFailed(str(error)) from error
     if not wished.packaged:

@@ -15,7 +15,7 @@ class PodFault(Enum):
     """What goes wrong with the next call."""
 
     MAKE_REFUSED = "the kernel takes no veth"
-    FURNISH_REFUSED = "the kernel takes no address"
+    CONFIGURE_REFUSED = "the kernel takes no address"
     DETACH_REFUSED = "the kernel lets no veth go"
     NO_NAMESPACE = "the pod's namespace is gone"
 
@@ -26,7 +26,7 @@ class FakePods:
     def __init__(self) -> None:
         self.attached: dict[str, Attachment] = {}
         self.faults: set[PodFault] = set()
-        self.switches: dict[str, str] = {}
+        self.sysctls: dict[str, str] = {}
         """Sysctls that stand otherwise than a pod needs."""
 
     def _fault(self, fault: PodFault) -> None:
@@ -34,18 +34,18 @@ class FakePods:
             self.faults.discard(fault)
             raise (NoNamespace if fault is PodFault.NO_NAMESPACE else KernelError)(fault.value)
 
-    async def make(self, wish: Attachment) -> None:
+    async def make_pair(self, attachment: Attachment) -> None:
         """See PodNetwork."""
         self._fault(PodFault.NO_NAMESPACE)
         self._fault(PodFault.MAKE_REFUSED)
-        self.attached[wish.host_interface] = wish
+        self.attached[attachment.host_interface] = attachment
 
-    async def furnish(self, wish: Attachment) -> None:
+    async def configure_pod(self, attachment: Attachment) -> None:
         """See PodNetwork."""
-        if PodFault.FURNISH_REFUSED in self.faults:
-            self.attached.pop(wish.host_interface, None)
-        self._fault(PodFault.FURNISH_REFUSED)
-        self.attached[wish.host_interface] = wish
+        if PodFault.CONFIGURE_REFUSED in self.faults:
+            self.attached.pop(attachment.host_interface, None)
+        self._fault(PodFault.CONFIGURE_REFUSED)
+        self.attached[attachment.host_interface] = attachment
 
     async def detach(self, host_interface: str) -> None:
         """See PodNetwork."""
@@ -58,13 +58,13 @@ class FakePods:
 
     async def owner(self, host_interface: str) -> str | None:
         """See PodNetwork."""
-        wish = self.attached.get(host_interface)
-        return None if wish is None else wish.container_id
+        attachment = self.attached.get(host_interface)
+        return None if attachment is None else attachment.container_id
 
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """See PodNetwork."""
-        wish = self.attached.get(host_interface)
-        if wish is None or wish.interface != interface:
+        attachment = self.attached.get(host_interface)
+        if attachment is None or attachment.interface != interface:
             return PodState()
         routes = (
             Route(RouteKey(IPv4Network(GATEWAY)), device=interface),
@@ -72,10 +72,10 @@ class FakePods:
             Route(RouteKey(IPv6Network("::/0")), gateway=GATEWAY_6, device=interface),
         )
         return PodState(
-            inside=Device(wish.mac, wish.mtu, up=True),
-            host=Device(HOST_MAC, wish.mtu, up=True),
-            addresses=frozenset(wish.addresses),
+            inside=Device(attachment.mac, attachment.mtu, up=True),
+            host=Device(HOST_MAC, attachment.mtu, up=True),
+            addresses=frozenset(attachment.addresses),
             routes=routes,
             gateway_macs={GATEWAY: HOST_MAC, GATEWAY_6: HOST_MAC},
-            switches=self.switches,
+            sysctls=self.sysctls,
         )

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from agent.cni.plugin.plugin_install import Places, install
-from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.plugin.plugin_install import PluginPaths, install
+from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.lab.fabric import make_namespace, remove_namespace
 from tests.fixtures.namespace import fresh_namespace
 from tests.scenes.cni_world import World
@@ -40,7 +40,7 @@ class Machine:
     """A node whose CNI server answers in this process, and a container that is to be attached."""
 
     world: World
-    places: Places
+    paths: PluginPaths
     namespace: str
 
     @property
@@ -52,11 +52,11 @@ class Machine:
         first: dict[str, Any] = {"type": "tortie", "capabilities": {"ips": True, "mac": True}}
         if kind != "tortie":
             plugin, _, whose = kind.partition(" with ")
-            local = {"type": "host-local", "subnet": "10.8.0.0/24", "dataDir": str(self.places.state)}
+            local = {"type": "host-local", "subnet": "10.8.0.0/24", "dataDir": str(self.paths.state)}
             ours = {"type": "tortie-ipam", "length": 24, "gateway": "192.168.0.254"}
             first = {"type": plugin, "ipam": ours if whose == "our addresses" else local}
         conflist = {"name": "pods", "cniVersion": version, "plugins": [first, *more]}
-        return Libcni(conflist, [self.places.plugins, DEBIAN])
+        return Libcni(conflist, [self.paths.plugins, DEBIAN])
 
     def devices(self) -> list[str]:
         """All but loopback, here and in the container."""
@@ -98,24 +98,24 @@ def namespace() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def paths(tmp_path_factory: pytest.TempPathFactory) -> PluginPaths:
     root = tmp_path_factory.mktemp("node")
-    made = Places(root / "bin", root / "net.d", root / "cni.sock", root)
+    made = PluginPaths(root / "bin", root / "net.d", root / "cni.sock", root)
     for _ in install(made, "auto", "pods"):
         pass
     return made
 
 
 @pytest.fixture
-async def machine(namespace: str, places: Places) -> AsyncIterator[Machine]:
-    pods = NetlinkPods()
-    world = World(places.state, pods)
+async def machine(namespace: str, paths: PluginPaths) -> AsyncIterator[Machine]:
+    pods = NetlinkPodNetwork()
+    world = World(paths.state, pods)
     await world.start()
     ready = asyncio.Event()
     server = asyncio.create_task(world.server.run(ready.set))
     await ready.wait()
     try:
-        yield Machine(world, places, namespace)
+        yield Machine(world, paths, namespace)
     finally:
         server.cancel()
         await asyncio.gather(server, return_exceptions=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.cni.delete import Waits
-from agent.cni.dependencies import PodNetwork, ServerPorts
-from agent.cni.pod.pod_network import NetlinkPods
-from agent.cni.release_journal import Journal
+from agent.cni.dependencies import Dependencies, PodNetwork
+from agent.cni.pod.pod_network import NetlinkPodNetwork
+from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, Cluster
@@ -31,7 +31,7 @@ PATIENT = Waits(patience=5.0)
 POOL_KEY = resource_key("ippools", "p")
 
 
-def switch_on(interface: str) -> None:
+def set_host_sysctls(interface: str) -> None:
     """The sysctls of a pod's host side, as the reconciler sets them."""
     for pattern, value in (*PER_INTERFACE, *PER_INTERFACE_6):
         assert sysctl.write(Sysctl(pattern.format(interface), value)) is None
@@ -43,7 +43,7 @@ class World:
     def __init__(
         self,
         state: Path,
-        pods: NetlinkPods | None = None,
+        pods: NetlinkPodNetwork | None = None,
         store: FakeStore | None = None,
         waits: Waits = PATIENT,
     ) -> None:
@@ -65,25 +65,25 @@ class World:
         self.revision = outcome.revision  # type: ignore[union-attr]
         record = PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision)
         six = PoolRecord(Pool("p6", IPv6Network("fd00:10::/112"), 122), POOL_KEY, self.revision)
-        self.ports = ServerPorts(
+        self.dependencies = Dependencies(
             allocator=Allocator(self.store, SystemClock(), lambda: (record, six)),
             store=self.store,
             node=NODE,
             labels=tuple,
             mtu=lambda: 1450,
             not_ready=lambda: self.why,
-            known=self.cluster.endpoint,
-            adopt=self.cluster.adopt,
-            forget=self.cluster.forget,
-            making=lambda key: self.cluster.making(key, lambda: None),
-            settled=self.settled,
+            cached_endpoint=self.cluster.endpoint,
+            add_endpoint=self.cluster.adopt,
+            remove_endpoint=self.cluster.forget,
+            ignore_watch=lambda key: self.cluster.making(key, lambda: None),
+            wait_for_routes=self.settled,
             pods=self._network,
             boot_id=boot_id,
-            endpoints=lambda: self.cluster.endpoints,
+            cached_endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
         )
         self.server = CniServer(
-            self.state / "cni.sock", self.ports, Journal(self.state), SystemClock(), self.waits
+            self.state / "cni.sock", self.dependencies, ReleaseJournal(self.state), SystemClock(), self.waits
         )
 
     async def settled(self, addresses: Iterable[Address], timeout: float) -> None:
@@ -91,7 +91,7 @@ class World:
             raise self.unsettled
         if self._network is not self.pods:
             for endpoint in self.cluster.endpoints:
-                switch_on(endpoint.spec.interface_name)
+                set_host_sysctls(endpoint.spec.interface_name)
 
     async def call(
         self,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from agent.cni.plugin.plugin_install import CONFLIST, Places, install
+from agent.cni.plugin.plugin_install import CONFLIST, PluginPaths, install
 from agent.lab.lab_plan import LabNode
 from agent.lab.lab_processes import inside, wait_for
 
@@ -237,7 +237,7 @@ def engines(nodes: tuple[LabNode, ...], version: str) -> Iterator[list[Engines]]
 @contextmanager
 def _started(node: LabNode, version: str) -> Iterator[Engines]:
     home = node.directory / "engines"
-    places = Places(home / "plugins", home / "net.d", node.run / "cni.sock", node.directory / "state")
+    places = PluginPaths(home / "plugins", home / "net.d", node.run / "cni.sock", node.directory / "state")
     for _ in install(places, "auto", "pods"):
         pass
     conflist = places.configuration / CONFLIST

@@ -18,10 +18,10 @@ from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.attachment import Attachment
 from agent.cni.delete import Waits
-from agent.cni.dependencies import ServerPorts
+from agent.cni.dependencies import Dependencies
 from agent.cni.pod import pod_network
-from agent.cni.pod.pod_network import NetlinkPods
-from agent.cni.release_journal import Journal, Release
+from agent.cni.pod.pod_network import NetlinkPodNetwork
+from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
 from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
 from ipam.allocation.allocator import Allocator, Companion
@@ -34,9 +34,9 @@ ADD_POINTS = (
     "after assign",
     "before pair",
     "after pair",
-    "before furnishing",
+    "before configuring",
     "in the pod",
-    "after furnishing",
+    "after configuring",
     "before settled",
     "before answer",
 )
@@ -73,20 +73,20 @@ class Allocations(Allocator):
         return found
 
 
-class Pods(NetlinkPods):
+class Pods(NetlinkPodNetwork):
     """Dies around the kernel's work."""
 
     die: Die
 
-    async def make(self, wish: Attachment) -> None:
+    async def make_pair(self, attachment: Attachment) -> None:
         self.die("before pair")
-        await super().make(wish)
+        await super().make_pair(attachment)
         self.die("after pair")
 
-    async def furnish(self, wish: Attachment) -> None:
-        self.die("before furnishing")
-        await super().furnish(wish)
-        self.die("after furnishing")
+    async def configure_pod(self, attachment: Attachment) -> None:
+        self.die("before configuring")
+        await super().configure_pod(attachment)
+        self.die("after configuring")
 
     async def detach(self, host_interface: str) -> None:
         self.die("before detach")
@@ -94,7 +94,7 @@ class Pods(NetlinkPods):
         self.die("after detach")
 
 
-class Records(Journal):
+class Records(ReleaseJournal):
     """Dies around the journal."""
 
     die: Die
@@ -152,28 +152,28 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         die("before settled")
         routed(cluster, frozenset(addresses))
 
-    ports = ServerPorts(
+    dependencies = Dependencies(
         allocator=allocator,
         store=store,
         node=cluster.node,
         labels=tuple,
         mtu=lambda: 1450,
         not_ready=lambda: "the datastore is away" if away else None,
-        known=cluster.endpoint,
-        adopt=cluster.adopt,
-        forget=cluster.forget,
-        settled=settled,
+        cached_endpoint=cluster.endpoint,
+        add_endpoint=cluster.adopt,
+        remove_endpoint=cluster.forget,
+        wait_for_routes=settled,
         pods=pods,
         boot_id="boot-1",
-        endpoints=lambda: cluster.endpoints,
-        making=lambda key: cluster.making(key, lambda: None),
+        cached_endpoints=lambda: cluster.endpoints,
+        ignore_watch=lambda key: cluster.making(key, lambda: None),
     )
     journal = Records(state)
-    server = Server(state / "cni.sock", ports, journal, SystemClock(), Waits(patience))
+    server = Server(state / "cni.sock", dependencies, journal, SystemClock(), Waits(patience))
     for part in (allocator, pods, journal, server):
         part.die = die  # type: ignore[attr-defined]
     if point == "in the pod":
-        pod_network._furnish = lambda *_: die(point)  # type: ignore[assignment]
+        pod_network._configure = lambda *_: die(point)  # type: ignore[assignment]
     await server.replay()
     await server.run(ready)
 

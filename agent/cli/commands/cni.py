@@ -50,14 +50,16 @@ def run_install(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import config
     from agent.cli.failure import CommandFailed
     from agent.cni.plugin.options import CONTAINER_ID
-    from agent.cni.plugin.plugin_install import InstallFailed, Places, install
+    from agent.cni.plugin.plugin_install import InstallFailed, PluginPaths, install
 
     if not CONTAINER_ID.fullmatch(arguments.network):
         raise CommandFailed(f"--network {arguments.network!r}: letters, digits, '_', '.', '-'")
     settings = config(arguments)
-    places = Places(arguments.bin_dir, arguments.conf_dir, settings.cni_socket, Path(settings.paths.state))
+    paths = PluginPaths(
+        arguments.bin_dir, arguments.conf_dir, settings.cni_socket, Path(settings.paths.state)
+    )
     try:
-        for done in install(places, arguments.shim, arguments.network, replace=arguments.replace_conflist):
+        for done in install(paths, arguments.shim, arguments.network, replace=arguments.replace_conflist):
             print(done)
     except InstallFailed as error:
         raise CommandFailed(str(error)) from error
@@ -66,10 +68,10 @@ def run_install(arguments: argparse.Namespace) -> None:
 def run_uninstall(arguments: argparse.Namespace) -> None:
     """`tortie cni uninstall`."""
     from agent.cli.failure import CommandFailed
-    from agent.cni.plugin.plugin_install import InstallFailed, Places, uninstall
+    from agent.cni.plugin.plugin_install import InstallFailed, PluginPaths, uninstall
 
     try:
-        for done in uninstall(Places(arguments.bin_dir, arguments.conf_dir)):
+        for done in uninstall(PluginPaths(arguments.bin_dir, arguments.conf_dir)):
             print(done)
     except InstallFailed as error:
         raise CommandFailed(str(error)) from error

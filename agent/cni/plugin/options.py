@@ -86,7 +86,7 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
     """All wishes of a call. Raises CniError."""
     ipam = _object(config, "ipam", "ipam")
     ipv4, ipv6 = _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
-    exact = _wished_addresses(config, arguments)
+    exact = _requested_addresses(config, arguments)
     if not (ipv4 or ipv6 or exact):
         raise CniError(
             Code.INVALID_CONFIG, "ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address"
@@ -102,7 +102,7 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         ipv6=ipv6,
         mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU_6 if dual else SMALLEST_MTU, LARGEST_MTU),
         exact=exact,
-        mac=_wished_mac(config, arguments),
+        mac=_requested_mac(config, arguments),
         forwarding=forwarding,
         lengths={
             4: _number(ipam.get("length"), "ipam.length", 1, 32) or 32,
@@ -110,7 +110,7 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         },
         gateways=_gateways(ipam),
         routes=_routes(ipam),
-        keep_seconds=_kept_seconds(config, arguments),
+        keep_seconds=_keep_seconds(config, arguments),
         workload=_workload(config, arguments),
     )
 
@@ -119,22 +119,22 @@ def _cni_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return _object(_object(config, "args", "args"), "cni", "args.cni")
 
 
-def _kept_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> int | None:
+def _keep_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> int | None:
     """A network may keep the addresses of all its named workloads, a runtime those of one."""
     places = (
         ("args.cni.keep", _cni_args(config).get("keep")),
         ("CNI_ARGS: KEEP", arguments.get("KEEP")),
         ("ipam.keep", _object(config, "ipam", "ipam").get("keep")),
     )
-    where, wished = next(((where, wished) for where, wished in places if wished is not None), ("", None))
-    if wished is None:
+    where, value = next(((where, value) for where, value in places if value is not None), ("", None))
+    if value is None:
         return None
-    found = DURATION.fullmatch(str(wished)) if not isinstance(wished, bool) else None
+    found = DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
     seconds = int(found[1]) * DURATION_UNITS[found[2]] if found is not None else -1
     if not 0 <= seconds <= LONGEST_KEEP_SECONDS:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"{where}: {str(wished)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d",
+            f"{where}: {str(value)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d",
         )
     return seconds or None
 
@@ -144,15 +144,15 @@ def _workload(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | 
         ("args.cni.workload", _cni_args(config).get("workload")),
         ("CNI_ARGS: WORKLOAD", arguments.get("WORKLOAD")),
     )
-    where, wished = next(((where, wished) for where, wished in places if wished), ("", None))
-    if wished is None:
+    where, value = next(((where, value) for where, value in places if value), ("", None))
+    if value is None:
         return None
-    if not isinstance(wished, str) or not CONTAINER_ID.fullmatch(wished) or len(wished) > LONGEST_WORKLOAD:
+    if not isinstance(value, str) or not CONTAINER_ID.fullmatch(value) or len(value) > LONGEST_WORKLOAD:
         raise CniError(
             Code.INVALID_CONFIG,
-            f"{where}: {str(wished)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'",
+            f"{where}: {str(value)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'",
         )
-    return wished
+    return value
 
 
 def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
@@ -188,7 +188,7 @@ def _number(value: object, where: str, least: int, most: int) -> int | None:
     return value
 
 
-def _wished_addresses(
+def _requested_addresses(
     config: Mapping[str, Any], arguments: Mapping[str, str]
 ) -> tuple[IPv4Address | IPv6Address, ...]:
     runtime = _object(config, "runtimeConfig", "runtimeConfig").get("ips")
@@ -199,10 +199,10 @@ def _wished_addresses(
         ("args.cni.ips", args),
         ("CNI_ARGS: IP", given.split(",") if given else None),
     )
-    where, wished = next(((where, wished) for where, wished in places if wished), ("", None))
-    if wished is None:
+    where, value = next(((where, value) for where, value in places if value), ("", None))
+    if value is None:
         return ()
-    found = [_address(text, where) for text in wished] if isinstance(wished, list) else []
+    found = [_address(text, where) for text in value] if isinstance(value, list) else []
     if not found or len({address.version for address in found}) < len(found):
         raise CniError(Code.INVALID_CONFIG, f"{where}: must be a list of at most one address of each family")
     return tuple(found)
@@ -226,15 +226,15 @@ def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
     return found
 
 
-def _wished_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
+def _requested_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
     runtime = _object(config, "runtimeConfig", "runtimeConfig").get("mac")
-    where, wished = ("runtimeConfig.mac", runtime) if runtime else ("CNI_ARGS: MAC", arguments.get("MAC"))
-    if not wished:
+    where, value = ("runtimeConfig.mac", runtime) if runtime else ("CNI_ARGS: MAC", arguments.get("MAC"))
+    if not value:
         return None
-    text = str(wished).lower().replace("-", ":")
+    text = str(value).lower().replace("-", ":")
     if not MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
         raise CniError(
-            Code.INVALID_CONFIG, f"{where}: {str(wished)[:64]!r} is not the MAC address of one interface"
+            Code.INVALID_CONFIG, f"{where}: {str(value)[:64]!r} is not the MAC address of one interface"
         )
     return text
 

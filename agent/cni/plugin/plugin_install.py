@@ -32,7 +32,7 @@ class InstallFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class PluginPaths:
     """Where things go, and what the plugins are told of the agent."""
 
     plugins: Path = Path("/opt/cni/bin")
@@ -41,44 +41,44 @@ class Places:
     state: Path = Path(DEFAULT_STATE)
 
 
-def install(places: Places, shim: str, network: str, *, replace: bool = False) -> Iterator[str]:
+def install(paths: PluginPaths, shim: str, network: str, *, replace: bool = False) -> Iterator[str]:
     """Install; yields what was done, a phrase each. `shim` is `c`, `python`, or `auto`: C where a compiler is.
 
     Raises InstallFailed.
     """
-    content, kind = _plugin(places, shim)
+    content, kind = _plugin(paths, shim)
     try:
-        places.plugins.mkdir(mode=0o755, parents=True, exist_ok=True)
+        paths.plugins.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name in PLUGINS:
-            path = places.plugins / name
+            path = paths.plugins / name
             if path.exists() and not _is_ours(path):
                 raise InstallFailed(f"{path} is somebody else's plugin; move it, or choose another --bin-dir")
             done = put(path, content, 0o755)
             yield f"{path}: {'written' if done else 'stands already'} ({kind})"
             _must_answer(path)
-        places.configuration.mkdir(mode=0o755, parents=True, exist_ok=True)
-        yield _configure(places, network, replace=replace)
+        paths.configuration.mkdir(mode=0o755, parents=True, exist_ok=True)
+        yield _configure(paths, network, replace=replace)
     except OSError as error:
-        raise InstallFailed(f"{error.filename or places.plugins}: {error.strerror}") from error
+        raise InstallFailed(f"{error.filename or paths.plugins}: {error.strerror}") from error
 
 
-def _configure(places: Places, network: str, *, replace: bool) -> str:
-    path = places.configuration / CONFLIST
-    content = conflist(network, portmap=(places.plugins / "portmap").exists())
+def _configure(paths: PluginPaths, network: str, *, replace: bool) -> str:
+    path = paths.configuration / CONFLIST
+    content = conflist(network, portmap=(paths.plugins / "portmap").exists())
     if path.exists() and not replace and path.read_bytes() != content:
         return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
     return f"{path}: {'written' if put(path, content, 0o644) else 'stands already'}"
 
 
-def uninstall(places: Places) -> Iterator[str]:
+def uninstall(paths: PluginPaths) -> Iterator[str]:
     """Remove the configuration, then our plugins; pods keep their network. Raises InstallFailed."""
     try:
-        path = places.configuration / CONFLIST
+        path = paths.configuration / CONFLIST
         if path.exists():
             path.unlink()
             yield f"{path}: removed"
         for name in PLUGINS:
-            path = places.plugins / name
+            path = paths.plugins / name
             if path.exists() and _is_ours(path):
                 path.unlink()
                 yield f"{path}: removed"
@@ -95,32 +95,32 @@ def conflist(network: str, *, portmap: bool) -> bytes:
     return json.dumps(raw, indent=2).encode() + b"\n"
 
 
-def _plugin(places: Places, shim: str) -> tuple[bytes, str]:
+def _plugin(paths: PluginPaths, shim: str) -> tuple[bytes, str]:
     """The plugin and what it is. Raises InstallFailed."""
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if shim == "python" or (shim == "auto" and compiler is None):
-        return _python(places), "Python; the one in C starts faster and needs a compiler"
+        return _python(paths), "Python; the one in C starts faster and needs a compiler"
     if compiler is None:
         raise InstallFailed(f"no compiler ({', '.join(COMPILERS)}) is installed; use --shim python")
     try:
-        return _compiled(places, compiler), f"C, built by {compiler}"
+        return _compiled(paths, compiler), f"C, built by {compiler}"
     except InstallFailed:
         if shim == "c":
             raise
-        return _python(places), f"Python, for {compiler} did not build the one in C"
+        return _python(paths), f"Python, for {compiler} did not build the one in C"
 
 
-def _python(places: Places) -> bytes:
+def _python(paths: PluginPaths) -> bytes:
     text = (SOURCE / "shim.py").read_text()
-    for default, wished in ((DEFAULT_SOCKET, places.socket), (DEFAULT_STATE, places.state)):
-        text = text.replace(f'b"{default}"', repr(os.fsencode(wished)))
+    for default, value in ((DEFAULT_SOCKET, paths.socket), (DEFAULT_STATE, paths.state)):
+        text = text.replace(f'b"{default}"', repr(os.fsencode(value)))
     return text.encode()
 
 
-def _compiled(places: Places, compiler: str) -> bytes:
+def _compiled(paths: PluginPaths, compiler: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tortie-shim-") as directory:
         built = Path(directory) / "tortie"
-        defines = [f"-DSOCKET_PATH={_quoted(places.socket)}", f"-DSTATE_PATH={_quoted(places.state)}"]
+        defines = [f"-DSOCKET_PATH={_quoted(paths.socket)}", f"-DSTATE_PATH={_quoted(paths.state)}"]
         command = [compiler, "-O2", "-s", *defines, "-o", str(built), str(SOURCE / "shim.c")]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.cni.plugin.options import CniError, Options
-from agent.cni.plugin.spec import NO_WISHES, VERSIONS, Result
+from agent.cni.plugin.spec import NO_OPTIONS, VERSIONS, Result
 from ipam.address_text import text_of
 
 Address = IPv4Address | IPv6Address
@@ -25,7 +25,7 @@ WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
 def render(result: Result, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
     """The result of an ADD."""
     if version in OLDEST_FORM:
-        return _oldest(version, result.addresses, NO_WISHES)
+        return _oldest(version, result.addresses, NO_OPTIONS)
     interfaces: list[dict[str, object]] = [
         {"name": result.host_interface, "mac": result.host_mac},
         {"name": result.interface, "mac": result.mac, "sandbox": result.netns},
@@ -35,7 +35,7 @@ def render(result: Result, version: str, previous: Mapping[str, Any] | None = No
             interface["mtu"] = result.mtu
     before = dict(previous or {})
     others = before.get("interfaces") or []
-    ips = _ips(version, result.addresses, NO_WISHES)
+    ips = _ips(version, result.addresses, NO_OPTIONS)
     for ip in ips:
         ip["interface"] = len(others) + 1
     before |= {

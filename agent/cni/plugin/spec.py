@@ -27,7 +27,7 @@ PLUGIN_TYPES = frozenset({"tortie", "calico"})
 IPAM_TYPE = "tortie-ipam"
 
 
-NO_WISHES = Options()
+NO_OPTIONS = Options()
 
 
 class Verb(Enum):
@@ -64,7 +64,7 @@ class Request:
     interface: str = ""
     pod: str | None = None
     namespace: str | None = None
-    options: Options = NO_WISHES
+    options: Options = NO_OPTIONS
     addresses_only: bool = False
     """Called as another plugin's IPAM: addresses are all that is asked for."""
     previous: Mapping[str, Any] | None = None

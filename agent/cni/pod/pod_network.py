@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
 from agent.cni.check import PodState
-from agent.cni.pod.pod_removal import RTM_SETLINK, Removal, by_name, exists
+from agent.cni.pod.pod_removal import RTM_SETLINK, LinkRemover, by_name, exists
 from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.netlink import sysctl
@@ -58,7 +58,7 @@ VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
 LONGEST_ALIAS = 255
 """IFALIASZ of linux/if.h, less the closing zero."""
-HOST_SWITCHES_6 = ("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_dad", "0")
+HOST_SYSCTLS_6 = ("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_dad", "0")
 """Of the host's side while it is down: its link-local address is then the gateway's, and there at once."""
 IFA_F_NODAD = 0x02
 """Nobody else can have the address: a pod does not wait a second to find that out (RFC 4862)."""
@@ -71,68 +71,74 @@ _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 
 
-class NetlinkPods:
+class NetlinkPodNetwork:
     """Attaches pods to the namespace that this process lives in."""
 
     def __init__(self) -> None:
         self._requests = RequestSocket()
-        self._removal = Removal()
+        self._removal = LinkRemover()
 
     def close(self) -> None:
         """Close the socket."""
         self._requests.close()
 
-    async def make(self, wish: Attachment) -> None:
+    async def make_pair(self, attachment: Attachment) -> None:
         """Make the pair, in place of one of the same name. Raises NoNamespace, KernelError, with nothing left."""
-        pod = _opened(wish.netns)
+        pod = _opened(attachment.netns)
         try:
-            await self.detach(wish.host_interface)
-            pair = [_pair(wish, pod), _marked(wish.host_interface, wish.container_id)]
+            await self.detach(attachment.host_interface)
+            pair = [_pair(attachment, pod), _marked(attachment.host_interface, attachment.container_id)]
             what = [
-                f"a veth pair for {wish.interface} in {wish.netns}",
-                f"writing the container's id on {wish.host_interface}",
+                f"a veth pair for {attachment.interface} in {attachment.netns}",
+                f"writing the container's id on {attachment.host_interface}",
             ]
             await _carried_out(self._requests, pair, what)
-            if wish.has_ipv6:
-                _switch((f"net/ipv6/conf/{wish.host_interface}/{name}", to) for name, to in HOST_SWITCHES_6)
-                up = by_name(RTM_SETLINK, wish.host_interface, flags=IFF_UP)
-                await _carried_out(self._requests, [up], [f"{wish.host_interface} up"])
+            if attachment.has_ipv6:
+                _set_sysctls(
+                    (f"net/ipv6/conf/{attachment.host_interface}/{name}", to) for name, to in HOST_SYSCTLS_6
+                )
+                up = by_name(RTM_SETLINK, attachment.host_interface, flags=IFF_UP)
+                await _carried_out(self._requests, [up], [f"{attachment.host_interface} up"])
         except BaseException:
-            await self.detach(wish.host_interface)
+            await self.detach(attachment.host_interface)
             raise
         finally:
             os.close(pod)
 
-    async def furnish(self, wish: Attachment) -> None:
+    async def configure_pod(self, attachment: Attachment) -> None:
         """Give the pod's end its addresses and its ways. Raises NoNamespace, KernelError, with nothing left."""
         try:
-            await self._furnish(wish)
+            await self._configure(attachment)
         except BaseException as error:
-            await self.detach(wish.host_interface)
+            await self.detach(attachment.host_interface)
             if isinstance(error, OSError):
-                raise KernelError(f"the pod's namespace {wish.netns}: {error}") from error
+                raise KernelError(f"the pod's namespace {attachment.netns}: {error}") from error
             raise
 
-    async def _furnish(self, wish: Attachment) -> None:
-        pod = _opened(wish.netns)
+    async def _configure(self, attachment: Attachment) -> None:
+        pod = _opened(attachment.netns)
         try:
             with entered(f"/proc/self/fd/{pod}"):
                 inside = RequestSocket()
-                index = _index_of(wish.interface)
-                _switch(_switches_inside(wish))
+                index = _index_of(attachment.interface)
+                _set_sysctls(_sysctls_inside(attachment))
         finally:
             os.close(pod)
         try:
-            await _furnish(inside, wish, index)
+            await _configure(inside, attachment, index)
         finally:
             inside.close()
-        await self._make_known(wish)
+        await self._make_known(attachment)
 
-    async def _make_known(self, wish: Attachment) -> None:
+    async def _make_known(self, attachment: Attachment) -> None:
         """The host need not ask for the pod, and its answer takes no place in a table that all namespaces share."""
-        index = _index_of(wish.host_interface)
-        requests = [known_neighbour_request(address, wish.mac, index) for address in wish.addresses]
-        await _carried_out(self._requests, requests, [f"neighbour {address}" for address in wish.addresses])
+        index = _index_of(attachment.host_interface)
+        requests = [
+            known_neighbour_request(address, attachment.mac, index) for address in attachment.addresses
+        ]
+        await _carried_out(
+            self._requests, requests, [f"neighbour {address}" for address in attachment.addresses]
+        )
 
     async def detach(self, host_interface: str) -> None:
         """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
@@ -160,12 +166,12 @@ class NetlinkPods:
                     raise KernelError(f"the pod's namespace {netns}: {error}") from error
                 with inside:
                     found = read_state(home, host_interface, inside, interface, index)
-                    return replace(found, switches=_host_switches(host_interface))
+                    return replace(found, sysctls=_host_sysctls(host_interface))
         finally:
             os.close(pod)
 
 
-def _host_switches(host_interface: str) -> dict[str, str]:
+def _host_sysctls(host_interface: str) -> dict[str, str]:
     """What the reconciler sets for a pod, as it stands; a kernel without IPv6 lacks some."""
     names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
     return {name: value for name in names if (value := sysctl.read(name)) is not None}
@@ -201,21 +207,21 @@ def _marked(host_interface: str, container_id: str) -> bytes:
     )
 
 
-def _switches_inside(wish: Attachment) -> Iterator[tuple[str, str]]:
+def _sysctls_inside(attachment: Attachment) -> Iterator[tuple[str, str]]:
     """The pod's own sysctls, set before its interface is up."""
-    if wish.has_ipv6:
-        for name in ("all", "default", "lo", wish.interface):
+    if attachment.has_ipv6:
+        for name in ("all", "default", "lo", attachment.interface):
             yield f"net/ipv6/conf/{name}/disable_ipv6", "0"
-        yield f"net/ipv6/conf/{wish.interface}/accept_dad", "0"
-    if wish.forwarding is not None:
-        yield "net/ipv4/ip_forward", str(int(wish.forwarding))
-        if wish.has_ipv6:
-            yield "net/ipv6/conf/all/forwarding", str(int(wish.forwarding))
+        yield f"net/ipv6/conf/{attachment.interface}/accept_dad", "0"
+    if attachment.forwarding is not None:
+        yield "net/ipv4/ip_forward", str(int(attachment.forwarding))
+        if attachment.has_ipv6:
+            yield "net/ipv6/conf/all/forwarding", str(int(attachment.forwarding))
 
 
-def _switch(wished: Iterable[tuple[str, str]]) -> None:
+def _set_sysctls(settings: Iterable[tuple[str, str]]) -> None:
     """Set sysctls of the namespace that the thread is in. Raises KernelError."""
-    for name, value in wished:
+    for name, value in settings:
         if (why := sysctl.write(Sysctl(name, value))) is not None:
             raise KernelError(why)
 
@@ -224,43 +230,45 @@ def _name(kind: int, text: str) -> bytes:
     return attribute(kind, text.encode() + b"\0")
 
 
-def _pair(wish: Attachment, pod: int) -> bytes:
+def _pair(attachment: Attachment, pod: int) -> bytes:
     """RTM_NEWLINK for both ends: the host's here, the pod's there, with its final name, MAC and MTU.
 
     The host's is up at once, unless IPv6 has to be prepared first.
     """
-    flags = 0 if wish.has_ipv6 else IFF_UP
-    mtu = attribute(IFLA_MTU, struct.pack("=I", wish.mtu))
-    peer = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, wish.interface) + mtu
-    peer += attribute(IFLA_ADDRESS, mac_bytes(wish.mac)) + attribute(IFLA_NET_NS_FD, struct.pack("=i", pod))
+    flags = 0 if attachment.has_ipv6 else IFF_UP
+    mtu = attribute(IFLA_MTU, struct.pack("=I", attachment.mtu))
+    peer = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, attachment.interface) + mtu
+    peer += attribute(IFLA_ADDRESS, mac_bytes(attachment.mac)) + attribute(
+        IFLA_NET_NS_FD, struct.pack("=i", pod)
+    )
     kind = _name(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
-    host = _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, wish.host_interface) + mtu
+    host = _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, attachment.host_interface) + mtu
     host += attribute(IFLA_ADDRESS, mac_bytes(HOST_MAC)) + attribute(IFLA_LINKINFO, kind)
     return message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, host)
 
 
-async def _furnish(inside: RequestSocket, wish: Attachment, index: int) -> None:
+async def _configure(inside: RequestSocket, attachment: Attachment, index: int) -> None:
     """lo and the interface up, the way to the gateways and their neighbour entries, addresses: one batch."""
     requests = [_up(LOOPBACK_INDEX), _up(index)]
-    what = ["lo up", f"{wish.interface} up"]
-    for route in _routes(wish):
+    what = ["lo up", f"{attachment.interface} up"]
+    for route in _routes(attachment):
         requests.append(route_request(route, index))
         what.append(f"route {route}")
-    for gateway in (GATEWAY, GATEWAY_6) if wish.has_ipv6 else (GATEWAY,):
-        requests.append(neighbour_request(Neighbour(wish.interface, gateway, HOST_MAC), index))
+    for gateway in (GATEWAY, GATEWAY_6) if attachment.has_ipv6 else (GATEWAY,):
+        requests.append(neighbour_request(Neighbour(attachment.interface, gateway, HOST_MAC), index))
         what.append(f"neighbour {gateway}")
-    for address in wish.addresses:
+    for address in attachment.addresses:
         requests.append(_address(address, index))
         what.append(f"address {address}/{address.max_prefixlen}")
     await _carried_out(inside, requests, what)
 
 
-def _routes(wish: Attachment) -> Iterator[Route]:
+def _routes(attachment: Attachment) -> Iterator[Route]:
     """The pod's; a link-local gateway needs no route of its own."""
-    device = wish.interface
+    device = attachment.interface
     yield Route(RouteKey(ip_network(GATEWAY)), device=device, protocol=RTPROT_BOOT, scope=Scope.LINK)
     yield Route(RouteKey(IPv4Network("0.0.0.0/0")), gateway=GATEWAY, device=device, protocol=RTPROT_BOOT)
-    if wish.has_ipv6:
+    if attachment.has_ipv6:
         yield Route(RouteKey(IPv6Network("::/0")), gateway=GATEWAY_6, device=device, protocol=RTPROT_BOOT)
 
 

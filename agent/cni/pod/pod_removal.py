@@ -48,7 +48,7 @@ def by_name(kind: int, name: str, more: bytes = b"", flags: int = 0) -> bytes:
     return message(kind, NLM_F_REQUEST, _LINK.pack(0, 0, 0, flags, flags) + named + more)
 
 
-class Removal:
+class LinkRemover:
     """Removes devices of the namespace that this process lives in."""
 
     def __init__(self) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from agent.netlink.namespaces import entered
 from tests.fixtures.namespace import ip
-from tests.scenes.cni_machine import DEBIAN, ID, SANDBOX, Machine, machine, namespace, places
+from tests.scenes.cni_machine import DEBIAN, ID, SANDBOX, Machine, machine, namespace, paths
 from tests.scenes.libcni import Call, Libcni, PluginFailed
 
-__all__ = ["machine", "namespace", "places"]
+__all__ = ["machine", "namespace", "paths"]
 
 CONNECT_SECONDS = 5.0
 HOST_PORT, POD_PORT = 8080, 8081
@@ -133,7 +133,7 @@ async def test_our_addresses_serve_debians_plugins(machine: Machine, plugin: str
         "cniVersion": "1.0.0",
         "plugins": [{"type": plugin, "ipam": ipam, **UNDER[plugin]}],
     }
-    network = Libcni(conflist, [machine.places.plugins, DEBIAN])
+    network = Libcni(conflist, [machine.paths.plugins, DEBIAN])
     # ptp puts the same gateway into a container for each of its interfaces, and so takes one only.
     calls = [
         Call(ID, machine.netns, name, args=SANDBOX)

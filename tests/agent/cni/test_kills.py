@@ -19,8 +19,8 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.cni.add import USUAL
-from agent.cni.plugin.plugin_install import Places, install
-from agent.cni.release_journal import STALE_SECONDS, Journal
+from agent.cni.plugin.plugin_install import PluginPaths, install
+from agent.cni.release_journal import STALE_SECONDS, ReleaseJournal
 from agent.lab.fabric import make_namespace, remove_namespace
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.store import Put
@@ -114,7 +114,9 @@ async def store(machine: Etcd) -> AsyncIterator[EtcdStore]:
 @pytest.fixture(scope="module", params=["c", "python"])
 def network(request: pytest.FixtureRequest, node: Node, tmp_path_factory: pytest.TempPathFactory) -> Libcni:
     plugins = tmp_path_factory.mktemp("plugins")
-    for _ in install(Places(plugins, plugins, node.state / "cni.sock", node.state), request.param, "pods"):
+    for _ in install(
+        PluginPaths(plugins, plugins, node.state / "cni.sock", node.state), request.param, "pods"
+    ):
         pass
     return Libcni({"name": "pods", "cniVersion": "1.1.0", "plugins": [{"type": "tortie"}]}, [plugins])
 
@@ -296,12 +298,12 @@ async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
     """TORTIE_KILL_ROUNDS plays more of them; a failure names its round, and a round is told by its number."""
     networks, programs = [], []
     for shim in ("c", "python"):
-        places = Places(tmp_path / shim, tmp_path / shim, node.state / "cni.sock", node.state)
-        for _ in install(places, shim, "pods"):
+        paths = PluginPaths(tmp_path / shim, tmp_path / shim, node.state / "cni.sock", node.state)
+        for _ in install(paths, shim, "pods"):
             pass
         conflist = {"name": "pods", "cniVersion": "1.1.0", "plugins": [{"type": "tortie"}]}
-        networks.append(Libcni(conflist, [places.plugins]))
-        programs.append(places.plugins / "tortie")
+        networks.append(Libcni(conflist, [paths.plugins]))
+        programs.append(paths.plugins / "tortie")
     kinds = (killed_in_add, killed_in_del, killed_in_replay, shim_killed_in_add, shim_killed_in_del)
     played: Counter[str] = Counter()
     for number in range(part, ROUNDS, PARTS):
@@ -317,5 +319,5 @@ async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
             raise AssertionError(f"round {number}, {kind.__name__}") from error
         played[kind.__name__] += 1
     assert len(played) == len(kinds)
-    Journal(node.state).sweep(SystemClock().wall().timestamp() + STALE_SECONDS)
+    ReleaseJournal(node.state).sweep(SystemClock().wall().timestamp() + STALE_SECONDS)
     assert [path for path in (node.state / "releases").iterdir() if path.suffix != ".json"] == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.leak_collector import Collector
+from agent.cni.leak_collector import LeakCollector
 from agent.datastore.state_cache import ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
 from ipam.etcd.store import Put
@@ -43,7 +43,7 @@ async def world(tmp_path: Path) -> World:
 async def rounds(world: World, *pauses: float) -> None:
     """A first round, then one after each pause."""
     clock = HandClock()
-    collector = Collector(world.ports, world.cluster, clock)
+    collector = LeakCollector(world.dependencies, world.cluster, clock)
     await collector.one_round()
     for pause in pauses:
         clock.seconds += pause

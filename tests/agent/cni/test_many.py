@@ -15,14 +15,14 @@ from uuid import uuid4
 
 import pytest
 
-from agent.cni.plugin.plugin_install import Places, install
+from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.lab import icmp, lifecycle
 from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import wait_for
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import MakeLab, make_lab, named
 from tests.scenes.lab_remains import datastore, kernels
+from tests.scenes.labs import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 
@@ -88,7 +88,9 @@ def batch(lines: Sequence[str]) -> None:
 def test_five_hundred_pods_of_sixteen_callers_ping_their_neighbours_and_leave_nothing(lab: Lab) -> None:
     for node in lab.plan.nodes:
         home = node.directory / "plugins"
-        for _ in install(Places(home, home, node.run / "cni.sock", node.directory / "state"), "c", "pods"):
+        for _ in install(
+            PluginPaths(home, home, node.run / "cni.sock", node.directory / "state"), "c", "pods"
+        ):
             pass
     before, stored = kernels(lab), datastore(lab)
     pods = [

@@ -13,10 +13,10 @@ import pytest
 
 from agent.lab.fabric import remove_namespace
 from tests.fixtures.namespace import ip
-from tests.scenes.cni_machine import ID, SANDBOX, Machine, machine, namespace, places
+from tests.scenes.cni_machine import ID, SANDBOX, Machine, machine, namespace, paths
 from tests.scenes.libcni import Call, Libcni
 
-__all__ = ["machine", "namespace", "places"]
+__all__ = ["machine", "namespace", "paths"]
 
 
 # -- orders -----------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ async def test_a_late_del_of_an_older_container_leaves_the_new_one_alone(world: 
     assert await world.call("ADD", "new") == (0, result)
 
 
-@pytest.mark.parametrize("fault", [PodFault.MAKE_REFUSED, PodFault.FURNISH_REFUSED, None], ids=str)
+@pytest.mark.parametrize("fault", [PodFault.MAKE_REFUSED, PodFault.CONFIGURE_REFUSED, None], ids=str)
 async def test_an_add_that_fails_leaves_nothing(world: World, fault: PodFault | None) -> None:
     if fault is None:
         world.unsettled = TimeoutError("not carried out within 10 s")
@@ -91,7 +91,7 @@ async def test_an_add_without_an_address_to_give_leaves_an_older_container_of_th
     await world.call("ADD", "old")
     status, _ = await world.call("ADD", "new", environment=ELSEWHERE)
     assert status == 1
-    assert [wish.container_id for wish in world.pods.attached.values()] == ["old"]
+    assert [attachment.container_id for attachment in world.pods.attached.values()] == ["old"]
     assert await world.stored() == ONE
 
 
@@ -165,7 +165,7 @@ async def test_a_late_del_spares_the_new_container_even_before_the_datastore_was
     world.cluster.replace(ENDPOINTS, {})
     world.why = "the datastore has not been read yet"
     assert await world.call("DEL", "old") == (0, {})
-    assert [wish.container_id for wish in world.pods.attached.values()] == ["new"]
+    assert [attachment.container_id for attachment in world.pods.attached.values()] == ["new"]
     await world.sync()
     world.why = None
     await world.server.replay()

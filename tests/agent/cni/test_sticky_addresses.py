@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.cni.leak_collector import Collector
+from agent.cni.leak_collector import LeakCollector
 from ipam.check.leak_proof import PAUSE_SECONDS
 from tests.scenes.cni_world import World
 
@@ -47,7 +47,7 @@ async def collected(world: World, *seconds: float) -> None:
     """A round of the collector at each of these times from now."""
     await world.sync()
     for later in seconds:
-        collector = Collector(world.ports, world.cluster, LaterClock(later))
+        collector = LeakCollector(world.dependencies, world.cluster, LaterClock(later))
         await collector.one_round()
 
 
@@ -133,7 +133,7 @@ async def test_the_address_of_a_pod_that_nobody_deleted_is_kept_once_it_is_prove
     world.pods.attached.clear()
     await world.sync()
     await world.start("boot-2")
-    collector = Collector(world.ports, world.cluster, clock := LaterClock(0))
+    collector = LeakCollector(world.dependencies, world.cluster, clock := LaterClock(0))
     await collector.one_round()
     clock._later = PAUSE_SECONDS
     await collector.one_round()

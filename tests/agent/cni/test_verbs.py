@@ -284,7 +284,7 @@ async def test_a_pod_gets_the_families_that_are_asked_for_in_the_form_of_each_ve
     if version >= "0.4.0":
         again = {"cniVersion": version, "prevResult": result, **config}
         assert await world.call("CHECK", config=again) == (0, {})
-        world.pods.switches["net/ipv4/conf/" + HOST + "/proxy_arp"] = "0"
+        world.pods.sysctls["net/ipv4/conf/" + HOST + "/proxy_arp"] = "0"
         assert (await world.call("CHECK", config=again))[1]["code"] == 101
     assert await world.call("DEL", config=config) == (0, {})
     assert await world.stored() == NOTHING

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from agent.cni.plugin.plugin_install import Places, install
+from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES, make_namespace
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import MakeLab, make_lab, named
 from tests.scenes.lab_remains import datastore, kernels
+from tests.scenes.labs import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 
@@ -43,8 +43,8 @@ class Runtime:
     def __init__(self, lab: Lab, shim: str) -> None:
         self._node = lab.plan.nodes[0]
         home = self._node.directory / shim
-        places = Places(home, home, self._node.run / "cni.sock", self._node.directory / "state")
-        for _ in install(places, shim, "pods"):
+        paths = PluginPaths(home, home, self._node.run / "cni.sock", self._node.directory / "state")
+        for _ in install(paths, shim, "pods"):
             pass
         self._plugin = home / "tortie"
 

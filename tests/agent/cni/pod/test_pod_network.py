@@ -15,13 +15,13 @@ import pytest
 from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
 from agent.cni.check import differences
 from agent.cni.plugin.spec import parse
-from agent.cni.pod.pod_network import NetlinkPods
+from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.lab.fabric import make_namespace, remove_namespace
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Sysctl
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.cni_world import switch_on
+from tests.scenes.cni_world import set_host_sysctls
 
 HOST = "cali0123456789a"
 ADDRESS, ADDRESS_6 = IPv4Address("192.168.31.65"), IPv6Address("fd00:10::41")
@@ -40,23 +40,23 @@ def pod() -> Iterator[str]:
 
 
 @pytest.fixture
-def pods(pod: str) -> Iterator[NetlinkPods]:
-    made = NetlinkPods()
+def pods(pod: str) -> Iterator[NetlinkPodNetwork]:
+    made = NetlinkPodNetwork()
     yield made
     made.close()
 
 
-def wish(pod: str, interface: str = "eth0") -> Attachment:
+def attachment(pod: str, interface: str = "eth0") -> Attachment:
     return Attachment(HOST, interface, f"/run/netns/{pod}", "02:00:00:00:00:07", 1450, (ADDRESS,), "c1")
 
 
-async def attach(pods: NetlinkPods, wish: Attachment) -> None:
-    await pods.make(replace(wish, addresses=(), wants_ipv6=wish.has_ipv6))
-    await pods.furnish(wish)
+async def attach(pods: NetlinkPodNetwork, attachment: Attachment) -> None:
+    await pods.make_pair(replace(attachment, addresses=(), wants_ipv6=attachment.has_ipv6))
+    await pods.configure_pod(attachment)
 
 
 def dual(pod: str) -> Attachment:
-    return replace(wish(pod), addresses=BOTH)
+    return replace(attachment(pod), addresses=BOTH)
 
 
 def inside(pod: str, words: str) -> list[dict[str, object]]:
@@ -66,9 +66,9 @@ def inside(pod: str, words: str) -> list[dict[str, object]]:
 
 
 async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_arp(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
-    await attach(pods, wish(pod))
+    await attach(pods, attachment(pod))
     (link,) = [item for item in inside(pod, "addr show eth0") if item]
     assert (link["address"], link["mtu"]) == ("02:00:00:00:00:07", 1450)
     assert "UP" in link["flags"]  # type: ignore[operator]
@@ -84,7 +84,7 @@ async def test_a_pod_has_its_address_its_way_out_and_a_neighbour_that_needs_no_a
 
 
 async def test_the_host_knows_a_pod_without_asking_and_its_entry_takes_no_place_from_others(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
     await attach(pods, dual(pod))
     found = {item["dst"]: item for item in json.loads(ip(f"-j neigh show dev {HOST}"))}
@@ -95,9 +95,11 @@ async def test_the_host_knows_a_pod_without_asking_and_its_entry_takes_no_place_
     assert all(found[str(address)]["state"] == ["STALE"] for address in BOTH)
 
 
-async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, pods: NetlinkPods) -> None:
-    await attach(pods, wish(pod))
-    await attach(pods, wish(pod))
+async def test_attaching_again_replaces_and_detaching_twice_succeeds(
+    pod: str, pods: NetlinkPodNetwork
+) -> None:
+    await attach(pods, attachment(pod))
+    await attach(pods, attachment(pod))
     assert await pods.owner(HOST) == "c1"
     await pods.detach(HOST)
     await pods.detach(HOST)
@@ -105,7 +107,7 @@ async def test_attaching_again_replaces_and_detaching_twice_succeeds(pod: str, p
     assert [item["ifname"] for item in inside(pod, "link") if item["ifname"] == "eth0"] == []
 
 
-async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
+async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pods: NetlinkPodNetwork) -> None:
     gone = Attachment(HOST, "eth0", "/run/netns/no-such-pod", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(
         KernelError, match="the pod's namespace /run/netns/no-such-pod: No such file or directory"
@@ -114,7 +116,9 @@ async def test_a_namespace_that_is_gone_is_said_and_leaves_nothing(pod: str, pod
     assert await pods.owner(HOST) is None
 
 
-async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, pods: NetlinkPods) -> None:
+async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(
+    pod: str, pods: NetlinkPodNetwork
+) -> None:
     wrong = Attachment(HOST, "eth0", "/etc/hostname", "02:00:00:00:00:07", 1450, (ADDRESS,))
     with pytest.raises(KernelError):
         await attach(pods, wrong)
@@ -122,10 +126,10 @@ async def test_a_file_that_is_no_namespace_is_said_and_leaves_nothing(pod: str, 
 
 
 async def test_a_name_that_the_pod_has_already_is_said_and_leaves_nothing(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
     with pytest.raises(KernelError, match="File exists"):
-        await attach(pods, wish(pod, "lo"))
+        await attach(pods, attachment(pod, "lo"))
     assert await pods.owner(HOST) is None
 
 
@@ -142,7 +146,9 @@ DAMAGE = {
 }
 
 
-async def found_wrong(pod: str, pods: NetlinkPods, addresses: tuple[Address, ...] = (ADDRESS,)) -> list[str]:
+async def found_wrong(
+    pod: str, pods: NetlinkPodNetwork, addresses: tuple[Address, ...] = (ADDRESS,)
+) -> list[str]:
     """What CHECK says of it."""
     environment = {
         "CNI_COMMAND": "CHECK",
@@ -156,17 +162,17 @@ async def found_wrong(pod: str, pods: NetlinkPods, addresses: tuple[Address, ...
     return list(differences(request, stored, addresses, state))
 
 
-async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: NetlinkPods) -> None:
-    await attach(pods, wish(pod))
-    switch_on(HOST)
+async def test_a_check_of_what_was_just_attached_finds_nothing(pod: str, pods: NetlinkPodNetwork) -> None:
+    await attach(pods, attachment(pod))
+    set_host_sysctls(HOST)
     assert await found_wrong(pod, pods) == []
 
 
 async def test_a_check_finds_a_switch_of_the_host_side_that_somebody_turned(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
     await attach(pods, dual(pod))
-    switch_on(HOST)
+    set_host_sysctls(HOST)
     for name in (f"net/ipv4/conf/{HOST}/proxy_arp", f"net/ipv6/conf/{HOST}/forwarding"):
         assert sysctl.write(Sysctl(name, "0")) is None
     assert await found_wrong(pod, pods, BOTH) == [
@@ -186,10 +192,10 @@ DAMAGE_6 = {
 
 @pytest.mark.parametrize("damage", DAMAGE_6)
 async def test_a_check_finds_each_thing_of_ipv6_that_somebody_changed(
-    pod: str, pods: NetlinkPods, damage: str
+    pod: str, pods: NetlinkPodNetwork, damage: str
 ) -> None:
     await attach(pods, dual(pod))
-    switch_on(HOST)
+    set_host_sysctls(HOST)
     assert await found_wrong(pod, pods, BOTH) == []
     subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
     assert DAMAGE_6[damage] in await found_wrong(pod, pods, BOTH)
@@ -197,7 +203,7 @@ async def test_a_check_finds_each_thing_of_ipv6_that_somebody_changed(
 
 @pytest.mark.parametrize("off_before", ["0", "1"])
 async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_was_off(
-    pod: str, pods: NetlinkPods, off_before: str
+    pod: str, pods: NetlinkPodNetwork, off_before: str
 ) -> None:
     """Docker and podman make namespaces whose IPv6 is off; no address may wait for duplicate detection."""
     assert sysctl.write(Sysctl("net/ipv6/conf/default/disable_ipv6", off_before)) is None
@@ -208,7 +214,7 @@ async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_w
     ip("addr add 172.30.0.1/32 dev lo")
     ip("addr add fd00:30::1/128 dev lo nodad")
     await attach(pods, dual(pod))
-    switch_on(HOST)
+    set_host_sysctls(HOST)
     ip(f"route add {ADDRESS}/32 dev {HOST}")
     ip(f"route add {ADDRESS_6}/128 dev {HOST}")
     (link,) = [item for item in inside(pod, "-6 addr show eth0") if item]
@@ -224,26 +230,26 @@ async def test_a_pod_of_both_families_reaches_the_host_at_once_even_where_ipv6_w
 
 
 async def test_a_pod_of_ipv4_alone_has_no_ipv6_route_and_its_switches_are_left(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
-    await attach(pods, wish(pod))
+    await attach(pods, attachment(pod))
     assert [item["dst"] for item in inside(pod, "-6 route show default")] == []
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_a_check_finds_each_thing_that_somebody_changed_in_the_pod(
-    pod: str, pods: NetlinkPods, damage: str
+    pod: str, pods: NetlinkPodNetwork, damage: str
 ) -> None:
-    await attach(pods, wish(pod))
+    await attach(pods, attachment(pod))
     subprocess.run(["ip", "-n", pod, *damage.split()], check=True)
     assert DAMAGE[damage] in await found_wrong(pod, pods)
 
 
 async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
-    await attach(pods, wish(pod))
-    switch_on(HOST)
+    await attach(pods, attachment(pod))
+    set_host_sysctls(HOST)
     ip(f"link set {HOST} down address 02:00:00:00:00:01")
     assert await found_wrong(pod, pods) == [
         f"{HOST} is down",
@@ -254,26 +260,28 @@ async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
 
 
 @pytest.mark.parametrize("forwarding", [True, False])
-async def test_a_pod_forwards_only_if_it_is_wished(pod: str, pods: NetlinkPods, forwarding: bool) -> None:
-    await attach(pods, replace(wish(pod), forwarding=forwarding))
+async def test_a_pod_forwards_only_if_it_is_wished(
+    pod: str, pods: NetlinkPodNetwork, forwarding: bool
+) -> None:
+    await attach(pods, replace(attachment(pod), forwarding=forwarding))
     shown = subprocess.run(
         ["ip", "netns", "exec", pod, "cat", "/proc/sys/net/ipv4/ip_forward"], capture_output=True, check=True
     )
     assert shown.stdout.strip() == (b"1" if forwarding else b"0")
 
 
-async def test_the_hosts_own_namespace_is_refused(pods: NetlinkPods) -> None:
-    own = replace(wish("x"), netns="/proc/thread-self/ns/net")
+async def test_the_hosts_own_namespace_is_refused(pods: NetlinkPodNetwork) -> None:
+    own = replace(attachment("x"), netns="/proc/thread-self/ns/net")
     with pytest.raises(NoNamespace, match="is the host itself"):
         await attach(pods, own)
 
 
 async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
-    pod: str, pods: NetlinkPods
+    pod: str, pods: NetlinkPodNetwork
 ) -> None:
     names = [f"cali{number}" for number in range(8)]
     for number, name in enumerate(names):
-        await attach(pods, replace(wish(pod, f"eth{number}"), host_interface=name))
+        await attach(pods, replace(attachment(pod, f"eth{number}"), host_interface=name))
     calls = [asyncio.create_task(pods.detach(name)) for name in (*names[:6], "calinone", names[0])]
     await asyncio.sleep(0)
     calls[3].cancel()
@@ -282,7 +290,7 @@ async def test_many_removed_at_once_share_the_kernels_wait_and_spare_the_others(
     assert [name for name in names if pods.exists(name)] == names[6:]
 
 
-async def test_a_removal_that_the_kernel_refuses_is_told_to_each(pod: str, pods: NetlinkPods) -> None:
-    await attach(pods, wish(pod))
+async def test_a_removal_that_the_kernel_refuses_is_told_to_each(pod: str, pods: NetlinkPodNetwork) -> None:
+    await attach(pods, attachment(pod))
     results = await asyncio.gather(pods.detach(HOST), pods.detach("lo"), return_exceptions=True)
     assert [str(found).partition(":")[0] for found in results] == [f"removing {HOST}", "removing lo"]
