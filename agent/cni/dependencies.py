@@ -1,17 +1,18 @@
-"""The outside of the CNI verbs, as Protocols and callables: addresses, datastore, facts, the pod's network.
+"""What the CNI verbs need of others, as Protocols and callables: addresses, datastore, facts, the pod's network.
 
-Does not know: who stands behind them.
+Does not know: who is behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.cni.attachment import Attachment
-from agent.cni.check import PodState
+from agent.cni.differences import PodState
+from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.allocation.allocator import Companion
 from ipam.allocation.release import Guarded, Released
@@ -19,7 +20,7 @@ from ipam.etcd.store import Store
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 
 
-class Addresses(Protocol):
+class AddressAllocator(Protocol):
     """The allocator, as far as attachments need it."""
 
     async def assign(
@@ -42,14 +43,17 @@ class Addresses(Protocol):
 
 
 class PodNetwork(Protocol):
-    """Who makes, removes and looks at the veth pair."""
+    """Makes, removes and reads the veth pair of an attachment and what is configured in the pod."""
 
     async def make_pair(self, attachment: Attachment) -> None:
         """Make the pair, in place of one of the same name; nothing is left when it raises NoNamespace, KernelError."""
         ...
 
     async def configure_pod(self, attachment: Attachment) -> None:
-        """Give the pod's end its addresses and its ways; nothing is left when it raises NoNamespace, KernelError."""
+        """Give the pod's end its addresses, routes and neighbour entries.
+
+        Nothing is left of the pair when it raises NoNamespace, KernelError.
+        """
         ...
 
     async def detach(self, host_interface: str) -> None:
@@ -72,25 +76,11 @@ class PodNetwork(Protocol):
         ...
 
 
-def _nothing() -> str | None:
-    return None
-
-
-def _uncounted(verb: str, code: int, seconds: float) -> None:
-    """Nobody counts."""
-
-
-@contextmanager
-def _openly(key: str) -> Iterator[None]:
-    """Nobody watches."""
-    yield
-
-
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything outside that the verbs speak to."""
+    """What the verbs are given by the daemon."""
 
-    allocator: Addresses
+    allocator: AddressAllocator
     store: Store
     node: NodeName
     labels: Callable[[], tuple[tuple[str, str], ...]]
@@ -98,20 +88,29 @@ class Dependencies:
     not_ready: Callable[[], str | None]
     """None, or why no pod can be attached now."""
     cached_endpoint: Callable[[str], WorkloadEndpoint | None]
-    """The endpoint of this node stored under an etcd key, as the facts have it."""
+    """The endpoint of this node stored under an etcd key, as the facts have it; None when there is none."""
     add_endpoint: Callable[[WorkloadEndpoint], None]
+    """Make an endpoint a fact at once, before the watch reports it: the reconciler then programs its routes."""
     remove_endpoint: Callable[[WorkloadEndpoint], None]
-    """Like `add_endpoint`, at once."""
+    """Take an endpoint from the facts at once, before the watch reports that it is gone."""
     wait_for_routes: Callable[[Iterable[Address], float], Awaitable[None]]
-    """Wait until the host's routes to these addresses are in the kernel."""
+    """Wait until the host's routes to these addresses are in the kernel, up to so many seconds.
+
+    Raises KernelError when the kernel refuses one, TimeoutError.
+    """
     pods: PodNetwork
     boot_id: str
-    """The machine's boot: recorded with every allocation, so that a power loss can be told later."""
-    cached_endpoints: Callable[[], Iterable[WorkloadEndpoint]] = tuple
+    """The machine's boot: recorded with every allocation, so that a power loss can be recognised later."""
+    cached_endpoints: Callable[[], Iterable[WorkloadEndpoint]]
     """All endpoints of this node, as the facts have them."""
-    ignore_watch: Callable[[str], AbstractContextManager[None]] = _openly
-    """While an endpoint is made, what the watch tells of its etcd key is no news."""
-    count_call: Callable[[str, int, float], None] = _uncounted
-    """Told of every answer: verb, code (0 is success), seconds."""
-    limited: Callable[[], str | None] = _nothing
+    ignore_watch: Callable[[str], AbstractContextManager[None]]
+    """While an endpoint is made under this etcd key, what the watch reports of it is put off."""
+    count_call: Callable[[str, int, float], None]
+    """Called with every answer: verb, code (0 is success), seconds that the call took."""
+    limited: Callable[[], str | None]
     """None, or why pods that exist already may be cut off from others."""
+
+    def require_ready(self) -> None:
+        """Raises CniError, try again later, unless pods can be attached now."""
+        if (why := self.not_ready()) is not None:
+            raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")

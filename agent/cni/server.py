@@ -21,10 +21,12 @@ import structlog
 from agent.clock import Clock
 from agent.cni.add import AddVerb
 from agent.cni.attachment import host_interface
-from agent.cni.delete import USUAL, DeleteVerb, Waits
+from agent.cni.check import check
+from agent.cni.delete import DeleteVerb
 from agent.cni.dependencies import Dependencies
+from agent.cni.endpoint_store import USUAL_WAITS, EndpointStore, Waits
 from agent.cni.gc import garbage
-from agent.cni.ipam_only import Delegated
+from agent.cni.ipam_only import add_addresses, check_addresses
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.results import render, render_error, render_versions
@@ -38,13 +40,13 @@ from ipam.model import Block
 
 MOST_ENVIRONMENT_BYTES = 64 << 10
 MOST_CALLS = 512
-"""Calls under way at once; more are told to try again."""
+"""Calls under way at once; more are refused, to be tried again."""
 READ_SECONDS = 5.0
 REPLAY_SECONDS = 2.0
 """How often the journal is looked at: a shim may have written while no agent was there."""
 FREED_AT_ONCE = 16
 """Attachments that GC frees side by side."""
-MOST_FAILURES_TOLD = 10
+MOST_FAILURES_NAMED = 10
 
 log = structlog.get_logger()
 
@@ -58,15 +60,15 @@ class CniServer:
         dependencies: Dependencies,
         journal: ReleaseJournal,
         clock: Clock,
-        waits: Waits = USUAL,
+        waits: Waits = USUAL_WAITS,
     ) -> None:
         self._path = path
         self._dependencies = dependencies
         self._journal = journal
         self._clock = clock
-        self._detaching = DeleteVerb(dependencies, journal, clock, waits)
-        self._attaching = AddVerb(dependencies, self._detaching, clock, waits)
-        self._delegated = Delegated(self._attaching, self._detaching)
+        self._store = EndpointStore(dependencies, journal, clock, waits)
+        self._add = AddVerb(dependencies, self._store, clock)
+        self._delete = DeleteVerb(dependencies, self._store)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
@@ -135,23 +137,31 @@ class CniServer:
         """What is printed. Raises CniError."""
         if request.verb is Verb.STATUS:
             await self._status()
-            return b""
-        if request.verb is Verb.GC:
+        elif request.verb is Verb.GC:
             await self._collect(request)
-            return b""
-        if request.verb is Verb.DEL:
-            await self._delete(request, release)
-            return b""
-        async with self._alone(host_interface(request)):
-            if request.verb is Verb.CHECK:
-                await (self._delegated if request.addresses_only else self._attaching).check(request)
-                return b""
-            if request.addresses_only:
-                return await self._delegated.add(request, release)
-            result = await self._attaching.add(request, release)
-            return render(result, request.version, request.previous)
+        elif request.verb is Verb.DEL:
+            await self._begin_delete(request, release)
+        else:
+            async with self._locked(host_interface(request)):
+                if request.verb is Verb.ADD:
+                    return await self._attach(request, release)
+                if request.addresses_only:
+                    await check_addresses(self._store, request)
+                else:
+                    await check(self._dependencies, self._store, request)
+        return b""
 
-    async def _delete(self, request: Request, release: Release) -> None:
+    async def _attach(self, request: Request, release: Release) -> bytes:
+        for path in self._journal.pending_of(request.container_id, request.interface):
+            # An earlier DEL of the same container that waits in the journal must not hit what is now made.
+            self._dependencies.require_ready()
+            await self._delete.carry_out(request)
+            self._journal.done(path)
+        if request.addresses_only:
+            return await add_addresses(self._dependencies, self._store, request, release)
+        return render(await self._add.add(request, release), request.version, request.previous)
+
+    async def _begin_delete(self, request: Request, release: Release) -> None:
         """Returns when the runtime may be answered; the interface stays locked until the release has ended."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -159,25 +169,28 @@ class CniServer:
             if not answered.done():
                 answered.set_result(None)
 
+        async def work() -> None:
+            async with self._locked(host_interface(request)):
+                if request.addresses_only:
+                    await self._store.release_or_record(request, release, answer)
+                else:
+                    await self._delete.delete(request, release, answer)
+
         def ended(task: asyncio.Task[None]) -> None:
             self._deleting.discard(task)
-            if task.cancelled():
-                answered.cancel()
-            elif (error := task.exception()) is not None and not answered.done():
-                answered.set_exception(error)
-
-        async def work() -> None:
-            async with self._alone(host_interface(request)):
-                verbs = self._delegated if request.addresses_only else self._detaching
-                await verbs.delete(request, release, answer)
+            if not task.cancelled():
+                task.exception()  # one that comes after the answer is in the log, and the release in the journal
 
         task = asyncio.create_task(work())
         self._deleting.add(task)
         task.add_done_callback(ended)
-        await answered
+        await asyncio.wait({task, answered}, return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            task.result()
 
     @asynccontextmanager
-    async def _alone(self, interface: str) -> AsyncIterator[None]:
+    async def _locked(self, interface: str) -> AsyncIterator[None]:
+        """Calls for one host interface wait for each other; a lock that nobody holds or awaits is dropped."""
         lock, users = self._locks.get(interface, (asyncio.Lock(), 0))
         self._locks[interface] = (lock, users + 1)
         try:
@@ -195,7 +208,7 @@ class CniServer:
         why = self._dependencies.not_ready()
         if why is None:
             try:
-                await self._attaching.must_answer()
+                await self._store.require_answer()
             except IpamError as error:
                 why = f"the datastore is away: {error}"
         if why is not None:
@@ -204,8 +217,8 @@ class CniServer:
     # -- GC -----------------------------------------------------------------------------------------------------------
 
     async def _collect(self, request: Request) -> None:
-        """Free what is not valid; goes on after a failure and tells of all at the end. Raises CniError."""
-        self._detaching.must_be_ready()
+        """Free what is not valid; goes on after a failure and names them at the end. Raises CniError."""
+        self._dependencies.require_ready()
         failures: list[str] = []
         try:
             listings = [await self._dependencies.store.list(block_prefix(version)) for version in (4, 6)]
@@ -217,12 +230,12 @@ class CniServer:
                 blocks.append(decode_block(stored.key, stored.value))
             except Malformed as error:  # `tortie ipam check` names it; it must not keep the others
                 log.warning("cni.block_unreadable", why=str(error))
-        turns = asyncio.Semaphore(FREED_AT_ONCE)
+        free_slots = asyncio.Semaphore(FREED_AT_ONCE)
 
         async def free(release: Request) -> None:
             try:
-                async with turns, self._alone(host_interface(release)):
-                    await self._detaching.carry_out(release)
+                async with free_slots, self._locked(host_interface(release)):
+                    await self._delete.carry_out(release)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
 
@@ -233,8 +246,8 @@ class CniServer:
         freed = len(found) - len(failures)
         log.info("cni.collected", network=request.network, freed=freed, failed=len(failures))
         if failures:
-            told = "; ".join(failures[:MOST_FAILURES_TOLD])
-            raise CniError(Code.IO_FAILURE, f"{len(failures)} could not be freed: {told}")
+            named = "; ".join(failures[:MOST_FAILURES_NAMED])
+            raise CniError(Code.IO_FAILURE, f"{len(failures)} could not be freed: {named}")
 
     # -- the journal --------------------------------------------------------------------------------------------------
 
@@ -259,13 +272,13 @@ class CniServer:
                 log.error("cni.release_refused", file=str(path), why=error.message)
                 self._journal.set_aside(path)
                 continue
-            async with self._alone(host_interface(request)):
+            async with self._locked(host_interface(request)):
                 if path.exists():  # else an ADD of the same container has carried it out first
                     await self._replay_one(path, request)
 
     async def _replay_one(self, path: Path, request: Request) -> None:
         try:
-            await self._detaching.carry_out(request)
+            await self._delete.carry_out(request)
         except CniError as error:
             log.warning("cni.replay_failed", file=path.name, why=error.message)
             return

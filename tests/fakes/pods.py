@@ -6,7 +6,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
-from agent.cni.check import Device, PodState
+from agent.cni.differences import Device, PodState
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Route, RouteKey
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import SystemClock
-from agent.cni.delete import Waits
 from agent.cni.dependencies import Dependencies, PodNetwork
+from agent.cni.endpoint_store import Waits
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
@@ -26,7 +26,7 @@ from tests.fakes.pods import FakePods
 from tests.fakes.store import FakeStore
 
 NODE = NodeName("node1")
-PATIENT = Waits(patience=5.0)
+PATIENT = Waits(release=5.0)
 """On a busy machine even a fake takes its time."""
 POOL_KEY = resource_key("ippools", "p")
 
@@ -81,6 +81,7 @@ class World:
             boot_id=boot_id,
             cached_endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
+            count_call=lambda verb, code, seconds: None,
         )
         self.server = CniServer(
             self.state / "cni.sock", self.dependencies, ReleaseJournal(self.state), SystemClock(), self.waits

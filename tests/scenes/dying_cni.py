@@ -17,8 +17,8 @@ from pathlib import Path
 from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.attachment import Attachment
-from agent.cni.delete import Waits
 from agent.cni.dependencies import Dependencies
+from agent.cni.endpoint_store import Waits
 from agent.cni.pod import pod_network
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import Release, ReleaseJournal
@@ -167,6 +167,8 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         boot_id="boot-1",
         cached_endpoints=lambda: cluster.endpoints,
         ignore_watch=lambda key: cluster.making(key, lambda: None),
+        limited=lambda: None,
+        count_call=lambda verb, code, seconds: None,
     )
     journal = Records(state)
     server = Server(state / "cni.sock", dependencies, journal, SystemClock(), Waits(patience))

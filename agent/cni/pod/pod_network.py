@@ -17,7 +17,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
-from agent.cni.check import PodState
+from agent.cni.differences import PodState
 from agent.cni.pod.pod_removal import RTM_SETLINK, LinkRemover, by_name, exists
 from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6
-from agent.cni.check import Device, PodState
+from agent.cni.differences import Device, PodState
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.netlink_socket import DATAGRAM_BYTES, NETLINK_ROUTE, Refused, open_socket
 from agent.netlink.objects import Address, Route

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.cni.add import USUAL
+from agent.cni.endpoint_store import USUAL_WAITS
 from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.cni.release_journal import STALE_SECONDS, ReleaseJournal
 from agent.lab.fabric import make_namespace, remove_namespace
@@ -180,7 +180,7 @@ async def test_an_agent_killed_while_it_carries_out_a_release_is_finished_by_the
 async def test_a_del_is_answered_at_once_while_etcd_hangs_and_carried_out_later(
     node: Node, store: EtcdStore, network: Libcni, pod: str, machine: Etcd
 ) -> None:
-    node.start(patience=USUAL.patience)
+    node.start(patience=USUAL_WAITS.release)
     await network.add(Call(ID, pod))
     machine.freeze()
     try:

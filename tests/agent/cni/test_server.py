@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.add import Waits
+from agent.cni.endpoint_store import Waits
 from agent.datastore.state_cache import ENDPOINTS
 from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned
 from ipam.keys import BLOCKS
@@ -258,7 +258,7 @@ class HangingStore(FakeStore):
 
 @pytest.fixture
 async def hanging(tmp_path: Path) -> World:
-    made = World(tmp_path, store=HangingStore(), waits=Waits(patience=0.01))
+    made = World(tmp_path, store=HangingStore(), waits=Waits(release=0.01))
     await made.start()
     await made.call("ADD")
     return made
@@ -289,7 +289,7 @@ async def test_a_del_that_is_interrupted_is_written_down_once(hanging: World) ->
     assert (await hanging.stored(), hanging.journal()) == (NOTHING, [])
 
 
-DOUBTFUL = Waits(patience=5.0, doubt=0.02)
+DOUBTFUL = Waits(release=5.0, assignment=0.02)
 
 
 class SilentStore(HangingStore):

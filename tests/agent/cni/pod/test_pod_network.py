@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint
-from agent.cni.check import differences
+from agent.cni.differences import differences
 from agent.cni.plugin.spec import parse
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.lab.fabric import make_namespace, remove_namespace

@@ -1,0 +1,241 @@
+"""What the datastore holds of an attachment, in one transaction: addresses under its handle, and its endpoint.
+
+Promises: a release that the datastore does not take soon is written down in the journal before it is answered for; one
+that the datastore gets twice is done once. An ADD does not wait for a datastore that does not even answer a small
+question, but does wait for one that is only slow.
+Does not know: devices, namespaces, which verb asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from agent.clock import Clock
+from agent.cni.attachment import about, handle, keep, namespace, stored_name
+from agent.cni.dependencies import Dependencies
+from agent.cni.plugin.options import CniError, Code
+from agent.cni.plugin.spec import Request
+from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
+from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
+from ipam.allocation.allocator import Companion
+from ipam.etcd.store import Delete, Unchanged
+from ipam.failures import Conflict, IpamError, Refused, StoreUnavailable
+from ipam.keys import IPAM_CONFIG, resource_key
+from ipam.model import Address, AddressRequest, Assignment
+
+RELEASE_ATTEMPTS = 3
+"""Of a release whose endpoint changes meanwhile: each guards the revision that it has read."""
+RELEASE_SECONDS = 3.0
+"""How long the release is tried in all; afterwards it is the journal's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long the datastore is waited for, in seconds."""
+
+    release: float = 0.03
+    """By a DEL: then it writes the release down and answers."""
+    assignment: float = 1.0
+    """By an ADD: then the datastore is asked whether it is there; it may take as long again."""
+
+
+USUAL_WAITS = Waits()
+
+Answer = Callable[[], None]
+Piggyback = Callable[[tuple[Assignment, ...]], Companion]
+Assigning = asyncio.Task[tuple[Assignment, ...]]
+Reading = asyncio.Future[WorkloadEndpoint | None]
+
+log = structlog.get_logger()
+
+
+class EndpointStore:
+    """Addresses and endpoints of this node's attachments."""
+
+    def __init__(
+        self, dependencies: Dependencies, journal: ReleaseJournal, clock: Clock, waits: Waits = USUAL_WAITS
+    ) -> None:
+        self._dependencies = dependencies
+        self._journal = journal
+        self._clock = clock
+        self._waits = waits
+        self._unresponsive = False
+        """Whether the last release was not answered in time: the next ones do not wait for it again."""
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def key(self, request: Request) -> str:
+        """The etcd key of the attachment's endpoint; one for all containers of a pod of Kubernetes."""
+        name = stored_name(request, self._dependencies.node)
+        return resource_key(PLURALS["WorkloadEndpoint"], name, namespace(request))
+
+    def cached(self, request: Request) -> WorkloadEndpoint | None:
+        """The endpoint as the watch has told it; an older container of the same pod may have written it."""
+        return self._dependencies.cached_endpoint(self.key(request))
+
+    async def stored(self, request: Request) -> WorkloadEndpoint | None:
+        """The endpoint as etcd has it, with its revision; None also when it cannot be read. Raises IpamError."""
+        value = await self._dependencies.store.get(self.key(request))
+        if value is None:
+            return None
+        try:
+            found = decode(WorkloadEndpoint, value.value, value.revision)
+        except msgspec.MsgspecError as error:
+            log.error("cni.endpoint_unreadable", key=value.key, why=str(error))
+            return None
+        return found if isinstance(found, WorkloadEndpoint) else None
+
+    async def held(self, request: Request) -> frozenset[Address]:
+        """The addresses that the attachment's handle holds. Raises IpamError."""
+        assigned = await self._dependencies.allocator.assigned(handle(request))
+        return frozenset(item.address for item in assigned)
+
+    async def require_answer(self) -> None:
+        """Ask the datastore for something small. Raises StoreUnavailable unless it answers soon, IpamError."""
+        try:
+            async with asyncio.timeout(self._waits.assignment):
+                await self._dependencies.store.get(IPAM_CONFIG)
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {self._waits.assignment:g} s") from None
+
+    # -- assignment ---------------------------------------------------------------------------------------------------
+
+    def begin_assignment(self, request: Request, piggyback: Piggyback | None = None) -> Assigning:
+        """Start the transaction that gives the attachment its addresses; `assigned` waits for it.
+
+        `piggyback` makes the writes that belong to it; it is called once for each time that the transaction is tried.
+        Cancelled, the task leaves nothing behind.
+        """
+        now, kept = self._clock.wall(), keep(request)
+        wanted = AddressRequest(
+            handle=handle(request),
+            node=self._dependencies.node,
+            labels=self._dependencies.labels(),
+            pools=request.options.pools,
+            ipv4=int(request.options.ipv4),
+            ipv6=int(request.options.ipv6),
+            exact=request.options.exact,
+            secondary=about(
+                request,
+                self._dependencies.node,
+                now.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
+                self._dependencies.boot_id,
+            ),
+            kept_as=kept.handle if kept is not None else None,
+        )
+        return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
+
+    async def assigned(self, assigning: Assigning) -> tuple[Assignment, ...]:
+        """The addresses; asked again, the same. No transaction is under way when it raises CniError."""
+        try:
+            await asyncio.wait({assigning}, timeout=self._waits.assignment)
+            if not assigning.done():
+                await self.require_answer()  # a long queue is worth its wait, a datastore that is away is not
+            return await assigning
+        except StoreUnavailable as error:
+            raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
+        except Refused as error:
+            raise CniError(Code.REFUSED, str(error)) from error
+        except IpamError as error:
+            raise CniError(Code.TRY_AGAIN, str(error)) from error
+        finally:
+            if not assigning.done():
+                assigning.cancel()
+                await asyncio.wait({assigning})
+
+    # -- release ------------------------------------------------------------------------------------------------------
+
+    def begin_reading(self, request: Request) -> Reading | None:
+        """The endpoint whose revision a release is to guard, read from now on unless the watch has told it.
+
+        None when the datastore would not answer.
+        """
+        if self._unresponsive or self._dependencies.not_ready() is not None:
+            return None
+        cached = self.cached(request)
+        if cached is not None and cached.metadata.resource_version is not None:
+            known: Reading = asyncio.get_running_loop().create_future()
+            known.set_result(cached)
+            return known  # should it have changed since, the release is refused, and reads for itself
+        reading = asyncio.create_task(self.stored(request))
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return reading
+
+    async def release(self, request: Request, reading: Reading | None = None) -> None:
+        """Give addresses and endpoint back, in one transaction; `reading` is of `begin_reading`. Raises IpamError.
+
+        An endpoint of another container stays. An earlier release of the same attachment may still be under way, its
+        caller gone: then there is nothing left to do.
+        """
+        for attempt in range(1, RELEASE_ATTEMPTS + 1):
+            endpoint = await (reading or self._releasable(request))
+            writes = Companion()
+            if endpoint is not None and endpoint.spec.container_id == request.container_id:
+                key = self.key(request)
+                guard = Unchanged(key, int(endpoint.metadata.resource_version or 0))
+                writes = Companion((guard,), (Delete(key),))
+            try:
+                await self._dependencies.allocator.release_handle(handle(request), writes)
+            except Conflict:
+                if attempt == RELEASE_ATTEMPTS:
+                    raise
+                reading = None
+            else:
+                return
+
+    async def _releasable(self, request: Request) -> WorkloadEndpoint | None:
+        return None if request.addresses_only else await self.stored(request)
+
+    async def release_or_record(
+        self, request: Request, release: Release, answer: Answer, reading: Reading | None = None
+    ) -> None:
+        """Release; when that takes longer than a runtime should wait, write `release` down first.
+
+        `answer` is called as soon as it is done or durable. Raises CniError when it can be neither.
+        """
+        releasing = asyncio.create_task(self._try_release(request, reading))
+        recorded: Path | None = None
+        try:
+            await asyncio.wait({releasing}, timeout=0 if self._unresponsive else self._waits.release)
+            if not releasing.done():
+                self._unresponsive = True
+                recorded = self._record(release, "the datastore has not answered yet")
+                answer()
+            why = await releasing
+        except asyncio.CancelledError:
+            releasing.cancel()
+            if recorded is None:
+                self._record(release, "interrupted")
+            raise
+        if why is None:
+            self._unresponsive = False
+            if recorded is not None:
+                self._journal.done(recorded)
+        elif recorded is None:
+            self._record(release, why)
+        answer()
+
+    async def _try_release(self, request: Request, reading: Reading | None) -> str | None:
+        """None, or why it is not known to be done."""
+        if (why := self._dependencies.not_ready()) is not None:
+            return why
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self.release(request, reading)
+        except (IpamError, TimeoutError) as error:
+            return str(error) or f"no answer within {RELEASE_SECONDS:g} s"
+        return None
+
+    def _record(self, release: Release, why: str) -> Path:
+        try:
+            path = self._journal.record(release, int(self._clock.wall().timestamp() * 1e9))
+        except (JournalFull, OSError) as error:
+            raise CniError(Code.TRY_AGAIN, f"the release cannot be written down: {error}") from error
+        log.warning("cni.release_recorded", container=release.environment["CNI_CONTAINERID"], why=why)
+        return path
