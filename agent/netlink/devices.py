@@ -18,8 +18,8 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 from agent.netlink.kernel_errors import KernelError, NoWay, Unsupported
 from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS
 from agent.netlink.objects import Address, Tunnel, TunnelKind
+from agent.netlink.rtlinks import IFA_F_NODAD
 
-IFA_F_NODAD = 0x02
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 

@@ -18,6 +18,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 from typing import Protocol, TypeVar
 
@@ -240,14 +241,19 @@ class RequestSocket:
 
 
 async def dump(
-    request: bytes, kind: int, decode: Callable[[bytes, int, int], T | None], protocol: int = 0
+    request: bytes,
+    kind: int,
+    decode: Callable[[bytes, int, int], T | None],
+    protocol: int = 0,
+    opened: socket.socket | None = None,
 ) -> list[T]:
     """Everything a dump request yields, as `decode` makes it of the bodies of messages of type `kind`.
 
+    It is sent over a socket of the namespace the process is in, or over `opened`, which stays open.
     Raises Incomplete when others changed things during every attempt, KernelError.
     """
     for _ in range(DUMP_ATTEMPTS):
-        whole = await _dump_once(request, kind, decode, protocol)
+        whole = await _dump_once(request, kind, decode, protocol, opened)
         if whole is not None:
             return whole
     raise Incomplete(
@@ -256,12 +262,16 @@ async def dump(
 
 
 async def _dump_once(
-    request: bytes, kind: int, decode: Callable[[bytes, int, int], T | None], protocol: int
+    request: bytes,
+    kind: int,
+    decode: Callable[[bytes, int, int], T | None],
+    protocol: int,
+    given: socket.socket | None,
 ) -> list[T] | None:
     """None when the kernel says that the table changed under the dump (NLM_F_DUMP_INTR)."""
     rows: list[T] = []
     interrupted, turn = False, 0
-    with open_socket(protocol, REQUEST_BUFFER_BYTES) as opened:
+    with nullcontext(given) if given is not None else open_socket(protocol, REQUEST_BUFFER_BYTES) as opened:
         try:
             opened.send(request)
             while True:

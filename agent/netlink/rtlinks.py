@@ -24,6 +24,7 @@ from agent.netlink.rtnetlink import (
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETNEIGH,
+    RTM_NEWADDR,
     RTM_NEWNEIGH,
     Malformed,
     address,
@@ -38,10 +39,12 @@ IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
 IFLA_VXLAN_LOCAL6 = 17
 IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_F_NODAD = 0x02
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
 IFF_UP = 0x1
+RT_SCOPE_UNIVERSE = 0
 RTEXT_FILTER_SKIP_STATS = 0x8
 
 _LINK = struct.Struct("=BxHiII")
@@ -118,9 +121,35 @@ def link_dump_request() -> bytes:
 
 def link_request(name: str) -> bytes:
     """RTM_GETLINK of the link that bears a name, without its counters; the acknowledgement ends the answer."""
-    words = attribute(IFLA_IFNAME, name.encode() + b"\0")
-    words += attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
-    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + words)
+    words = text_attribute(IFLA_IFNAME, name) + attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, link_body(words))
+
+
+def text_attribute(kind: int, text: str) -> bytes:
+    """An attribute that holds a name, ended by a zero."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def link_body(words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
+    """A link as messages have it: ifinfomsg, then its attributes; it is named by index or by IFLA_IFNAME."""
+    flags = IFF_UP if up else 0
+    return _LINK.pack(AF_UNSPEC, 0, index, flags, flags) + words
+
+
+def link_change(kind: int, words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
+    """RTM_NEWLINK, RTM_SETLINK or RTM_DELLINK of a link that is there, named as in `link_body`."""
+    return message(kind, NLM_F_REQUEST, link_body(words, index=index, up=up))
+
+
+def host_address_request(address: Address, interface: int) -> bytes:
+    """RTM_NEWADDR of one address with the prefix of a host.
+
+    Nobody else can have it: an IPv6 address is used at once, without a second's look for a duplicate (RFC 4862).
+    """
+    flags = IFA_F_NODAD if address.version == 6 else 0
+    body = _ADDR.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
+    body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
+    return message(RTM_NEWADDR, _PUT, body)
 
 
 def address_dump_request(interface: int = 0) -> bytes:

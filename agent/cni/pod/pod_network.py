@@ -1,74 +1,94 @@
-"""The kernel side of an attachment: a veth pair whose far end is born inside the pod, and all that is in there.
+"""The kernel side of an attachment: a veth pair whose far end is made inside the pod, and all that is in there.
 
 Promises: the pod's namespace is worked on through a socket opened there, so nothing waits while inside; what fails
 leaves nothing behind; `detach` succeeds when there is nothing. Rules: Calico's C.6, with a permanent neighbour
 for the gateway besides proxy ARP, because proxy ARP answers only on a host that has a route to 169.254.1.1, and the
 pod known to the host beforehand.
-Does not know: addresses' origin, the host's routes and sysctls (the reconciler's).
+Does not know: addresses' origin, the host's routes and sysctls (the reconciler's), what should be there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import socket
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from socket import socket
+from typing import TypeVar
 
 from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNamespace
-from agent.cni.differences import PodState
-from agent.cni.pod.pod_removal import RTM_SETLINK, LinkRemover, by_name, exists
-from agent.cni.pod.pod_state import IFLA_IFALIAS, link_alias, open_reading, read_state
+from agent.cni.differences import Device, PodState
+from agent.cni.pod.pod_removal import LinkRemover, index_of
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.namespaces import HOME, entered
-from agent.netlink.netlink_socket import RequestSocket, reason
-from agent.netlink.objects import RTPROT_BOOT, Address, Neighbour, Route, RouteKey, Scope, Sysctl
+from agent.netlink.netlink_socket import (
+    NETLINK_ROUTE,
+    REQUEST_BUFFER_BYTES,
+    Refused,
+    RequestSocket,
+    dump,
+    open_socket,
+    reason,
+)
+from agent.netlink.objects import RTPROT_BOOT, Neighbour, Route, RouteKey, Scope, Sysctl
 from agent.netlink.rtlinks import (
-    IFA_ADDRESS,
-    IFA_LOCAL,
     IFLA_ADDRESS,
     IFLA_IFNAME,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
     IFLA_MTU,
+    NUD_PERMANENT,
+    LinkRow,
+    address_dump_request,
+    decode_address,
+    decode_link,
+    decode_neighbour,
+    host_address_request,
     known_neighbour_request,
+    link_body,
+    link_change,
+    link_request,
     mac_bytes,
+    neighbour_dump_request,
     neighbour_request,
+    text_attribute,
 )
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,
+    AF_UNSPEC,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    NLM_F_REPLACE,
     NLM_F_REQUEST,
     RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    RTM_SETLINK,
     attribute,
+    attributes,
+    decode_route,
     message,
+    route_dump_request,
     route_request,
 )
 
-RTM_NEWLINK = 16
-IFLA_NET_NS_FD = 28
+T = TypeVar("T")
+
+IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
 LONGEST_ALIAS = 255
 """IFALIASZ of linux/if.h, less the closing zero."""
 HOST_SYSCTLS_6 = ("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_dad", "0")
 """Of the host's side while it is down: its link-local address is then the gateway's, and there at once."""
-IFA_F_NODAD = 0x02
-"""Nobody else can have the address: a pod does not wait a second to find that out (RFC 4862)."""
-IFF_UP = 1
 LOOPBACK_INDEX = 1
 """The kernel gives lo the first index of every namespace."""
-RT_SCOPE_UNIVERSE = 0
-
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS = struct.Struct("=BBBBI")
 
 
 class NetlinkPodNetwork:
@@ -76,7 +96,7 @@ class NetlinkPodNetwork:
 
     def __init__(self) -> None:
         self._requests = RequestSocket()
-        self._removal = LinkRemover()
+        self._remover = LinkRemover()
 
     def close(self) -> None:
         """Close the socket."""
@@ -84,97 +104,111 @@ class NetlinkPodNetwork:
 
     async def make_pair(self, attachment: Attachment) -> None:
         """Make the pair, in place of one of the same name. Raises NoNamespace, KernelError, with nothing left."""
+        host = attachment.host_interface
+        named = text_attribute(IFLA_IFNAME, host)
         pod = _opened(attachment.netns)
         try:
-            await self.detach(attachment.host_interface)
-            pair = [_pair(attachment, pod), _marked(attachment.host_interface, attachment.container_id)]
-            what = [
-                f"a veth pair for {attachment.interface} in {attachment.netns}",
-                f"writing the container's id on {attachment.host_interface}",
-            ]
-            await _carried_out(self._requests, pair, what)
+            await self.detach(host)
+            # The kernel takes no alias when it makes a link, so it is the next message of the same batch.
+            alias = attribute(IFLA_IFALIAS, attachment.container_id.encode()[:LONGEST_ALIAS])
+            pair = {
+                f"a veth pair for {attachment.interface} in {attachment.netns}": _pair(attachment, pod),
+                f"writing the container's id on {host}": link_change(RTM_NEWLINK, named + alias),
+            }
+            await _execute(self._requests, pair)
             if attachment.has_ipv6:
-                _set_sysctls(
-                    (f"net/ipv6/conf/{attachment.host_interface}/{name}", to) for name, to in HOST_SYSCTLS_6
-                )
-                up = by_name(RTM_SETLINK, attachment.host_interface, flags=IFF_UP)
-                await _carried_out(self._requests, [up], [f"{attachment.host_interface} up"])
+                _set_sysctls((f"net/ipv6/conf/{host}/{name}", value) for name, value in HOST_SYSCTLS_6)
+                await _execute(self._requests, {f"{host} up": link_change(RTM_SETLINK, named, up=True)})
         except BaseException:
-            await self.detach(attachment.host_interface)
+            await self.detach(host)
             raise
         finally:
             os.close(pod)
 
     async def configure_pod(self, attachment: Attachment) -> None:
-        """Give the pod's end its addresses and its ways. Raises NoNamespace, KernelError, with nothing left."""
+        """Give the pod's end its addresses, routes and neighbour entries, and the host an entry for the pod.
+
+        Raises NoNamespace, KernelError, with nothing left of the pair.
+        """
         try:
-            await self._configure(attachment)
-        except BaseException as error:
+            with _inside(attachment.netns):
+                _set_sysctls(_pod_sysctls(attachment))
+                index, inside = index_of(attachment.interface), RequestSocket()
+            with closing(inside):
+                await _configure(inside, attachment, index)
+            # The host need not ask for the pod, and its answer takes no place in a table that all namespaces share.
+            index = index_of(attachment.host_interface)
+            entries = {
+                f"neighbour {address}": known_neighbour_request(address, attachment.mac, index)
+                for address in attachment.addresses
+            }
+            await _execute(self._requests, entries)
+        except BaseException:
             await self.detach(attachment.host_interface)
-            if isinstance(error, OSError):
-                raise KernelError(f"the pod's namespace {attachment.netns}: {error}") from error
             raise
-
-    async def _configure(self, attachment: Attachment) -> None:
-        pod = _opened(attachment.netns)
-        try:
-            with entered(f"/proc/self/fd/{pod}"):
-                inside = RequestSocket()
-                index = _index_of(attachment.interface)
-                _set_sysctls(_sysctls_inside(attachment))
-        finally:
-            os.close(pod)
-        try:
-            await _configure(inside, attachment, index)
-        finally:
-            inside.close()
-        await self._make_known(attachment)
-
-    async def _make_known(self, attachment: Attachment) -> None:
-        """The host need not ask for the pod, and its answer takes no place in a table that all namespaces share."""
-        index = _index_of(attachment.host_interface)
-        requests = [
-            known_neighbour_request(address, attachment.mac, index) for address in attachment.addresses
-        ]
-        await _carried_out(
-            self._requests, requests, [f"neighbour {address}" for address in attachment.addresses]
-        )
 
     async def detach(self, host_interface: str) -> None:
         """Remove the pair by its host side; the pod's side goes with it. Raises KernelError."""
-        await self._removal.remove(host_interface)
+        await self._remover.remove(host_interface)
 
     def exists(self, host_interface: str) -> bool:
         """Whether the host side is there; with it goes the pod's."""
-        return exists(host_interface)
+        return index_of(host_interface) != 0
 
     async def owner(self, host_interface: str) -> str | None:
         """The container id written on the host side; empty when nothing is, None when there is no such device."""
-        with open_reading() as opened:
-            return link_alias(opened, host_interface)
+        return await _link(host_interface, _decode_alias)
 
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """Both ends as they are. Raises NoNamespace, KernelError."""
-        pod = _opened(netns)
-        try:
-            with open_reading() as home:
-                try:
-                    with entered(f"/proc/self/fd/{pod}"):
-                        inside = open_reading()
-                        index = _index_of(interface, missing=0)
-                except OSError as error:
-                    raise KernelError(f"the pod's namespace {netns}: {error}") from error
-                with inside:
-                    found = read_state(home, host_interface, inside, interface, index)
-                    return replace(found, sysctls=_host_sysctls(host_interface))
-        finally:
-            os.close(pod)
+        with _inside(netns):
+            index, inside = index_of(interface), open_socket(NETLINK_ROUTE, REQUEST_BUFFER_BYTES)
+
+        def route(data: bytes, start: int, end: int) -> Route | None:
+            name_of = {index: interface}.get
+            return decode_route(data, start, end, lambda found: name_of(found, f"interface {found}"))
+
+        with inside:
+            addresses = await dump(address_dump_request(), RTM_NEWADDR, decode_address, opened=inside)
+            routes = [
+                found
+                for family in (AF_INET, AF_INET6)
+                for found in await dump(route_dump_request(family=family), RTM_NEWROUTE, route, opened=inside)
+            ]
+            request = neighbour_dump_request(AF_UNSPEC, index)
+            neighbours = await dump(request, RTM_NEWNEIGH, decode_neighbour, opened=inside)
+            pod = _device(await _link(interface, decode_link, inside))
+        names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
+        return PodState(
+            inside=pod,
+            host=_device(await _link(host_interface, decode_link)),
+            addresses=frozenset(row.address for row in addresses if row.index == index),
+            routes=tuple(routes),
+            gateway_macs={
+                row.destination: row.mac
+                for row in neighbours
+                if row.destination in (GATEWAY, GATEWAY_6) and row.mac is not None
+                if row.index == index and row.state & NUD_PERMANENT
+            },
+            # A kernel without IPv6 lacks some.
+            sysctls={name: value for name in names if (value := sysctl.read(name)) is not None},
+        )
 
 
-def _host_sysctls(host_interface: str) -> dict[str, str]:
-    """What the reconciler sets for a pod, as it stands; a kernel without IPv6 lacks some."""
-    names = [pattern.format(host_interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6)]
-    return {name: value for name in names if (value := sysctl.read(name)) is not None}
+# -- the pod's namespace ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _inside(netns: str) -> Iterator[None]:
+    """Be in the pod's namespace for a `with` block that must not await. Raises NoNamespace, KernelError."""
+    pod = _opened(netns)
+    try:
+        with entered(f"/proc/self/fd/{pod}"):
+            yield
+    except OSError as error:
+        raise KernelError(f"the pod's namespace {netns}: {error}") from error
+    finally:
+        os.close(pod)
 
 
 def _opened(netns: str) -> int:
@@ -191,24 +225,8 @@ def _opened(netns: str) -> int:
     return pod
 
 
-def _index_of(name: str, missing: int | None = None) -> int:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        if missing is None:
-            raise
-        return missing
-
-
-def _marked(host_interface: str, container_id: str) -> bytes:
-    """Writes the alias; the kernel takes none when it makes a link, so it is the next message of the same batch."""
-    return by_name(
-        RTM_NEWLINK, host_interface, attribute(IFLA_IFALIAS, container_id.encode()[:LONGEST_ALIAS])
-    )
-
-
-def _sysctls_inside(attachment: Attachment) -> Iterator[tuple[str, str]]:
-    """The pod's own sysctls, set before its interface is up."""
+def _pod_sysctls(attachment: Attachment) -> Iterator[tuple[str, str]]:
+    """The pod's own, set before its interface is up."""
     if attachment.has_ipv6:
         for name in ("all", "default", "lo", attachment.interface):
             yield f"net/ipv6/conf/{name}/disable_ipv6", "0"
@@ -226,8 +244,15 @@ def _set_sysctls(settings: Iterable[tuple[str, str]]) -> None:
             raise KernelError(why)
 
 
-def _name(kind: int, text: str) -> bytes:
-    return attribute(kind, text.encode() + b"\0")
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+async def _execute(opened: RequestSocket, requests: Mapping[str, bytes]) -> None:
+    """Carry out requests, each under what it does. Raises KernelError that names those the kernel refused."""
+    refused = await opened.execute(tuple(requests.values()))
+    if refused:
+        what = tuple(requests)
+        raise KernelError("; ".join(f"{what[at]}: {reason(*outcome)}" for at, outcome in refused.items()))
 
 
 def _pair(attachment: Attachment, pod: int) -> bytes:
@@ -235,32 +260,37 @@ def _pair(attachment: Attachment, pod: int) -> bytes:
 
     The host's is up at once, unless IPv6 has to be prepared first.
     """
-    flags = 0 if attachment.has_ipv6 else IFF_UP
-    mtu = attribute(IFLA_MTU, struct.pack("=I", attachment.mtu))
-    peer = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, attachment.interface) + mtu
-    peer += attribute(IFLA_ADDRESS, mac_bytes(attachment.mac)) + attribute(
-        IFLA_NET_NS_FD, struct.pack("=i", pod)
-    )
-    kind = _name(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
-    host = _LINK.pack(0, 0, 0, flags, flags) + _name(IFLA_IFNAME, attachment.host_interface) + mtu
-    host += attribute(IFLA_ADDRESS, mac_bytes(HOST_MAC)) + attribute(IFLA_LINKINFO, kind)
-    return message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, host)
+
+    def end(name: str, mac: str) -> bytes:
+        mtu = attribute(IFLA_MTU, struct.pack("=I", attachment.mtu))
+        return text_attribute(IFLA_IFNAME, name) + mtu + attribute(IFLA_ADDRESS, mac_bytes(mac))
+
+    namespace = attribute(IFLA_NET_NS_FD, struct.pack("=i", pod))
+    peer = attribute(VETH_INFO_PEER, link_body(end(attachment.interface, attachment.mac) + namespace))
+    kind = text_attribute(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, peer)
+    host = end(attachment.host_interface, HOST_MAC) + attribute(IFLA_LINKINFO, kind)
+    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    return message(RTM_NEWLINK, flags, link_body(host, up=not attachment.has_ipv6))
 
 
 async def _configure(inside: RequestSocket, attachment: Attachment, index: int) -> None:
-    """lo and the interface up, the way to the gateways and their neighbour entries, addresses: one batch."""
-    requests = [_up(LOOPBACK_INDEX), _up(index)]
-    what = ["lo up", f"{attachment.interface} up"]
-    for route in _routes(attachment):
-        requests.append(route_request(route, index))
-        what.append(f"route {route}")
-    for gateway in (GATEWAY, GATEWAY_6) if attachment.has_ipv6 else (GATEWAY,):
-        requests.append(neighbour_request(Neighbour(attachment.interface, gateway, HOST_MAC), index))
-        what.append(f"neighbour {gateway}")
-    for address in attachment.addresses:
-        requests.append(_address(address, index))
-        what.append(f"address {address}/{address.max_prefixlen}")
-    await _carried_out(inside, requests, what)
+    """lo and the interface up, routes to and by the gateways, their neighbour entries, addresses: one batch."""
+    device = attachment.interface
+    gateways = (GATEWAY, GATEWAY_6) if attachment.has_ipv6 else (GATEWAY,)
+    requests = {
+        "lo up": link_change(RTM_SETLINK, index=LOOPBACK_INDEX, up=True),
+        f"{device} up": link_change(RTM_SETLINK, index=index, up=True),
+    }
+    requests |= {f"route {route}": route_request(route, index) for route in _routes(attachment)}
+    requests |= {
+        f"neighbour {gateway}": neighbour_request(Neighbour(device, gateway, HOST_MAC), index)
+        for gateway in gateways
+    }
+    requests |= {
+        f"address {address}/{address.max_prefixlen}": host_address_request(address, index)
+        for address in attachment.addresses
+    }
+    await _execute(inside, requests)
 
 
 def _routes(attachment: Attachment) -> Iterator[Route]:
@@ -272,20 +302,26 @@ def _routes(attachment: Attachment) -> Iterator[Route]:
         yield Route(RouteKey(IPv6Network("::/0")), gateway=GATEWAY_6, device=device, protocol=RTPROT_BOOT)
 
 
-async def _carried_out(opened: RequestSocket, requests: list[bytes], what: list[str]) -> None:
-    refused = await opened.execute(requests)
-    if refused:
-        raise KernelError(
-            "; ".join(f"{what[position]}: {reason(*outcome)}" for position, outcome in refused.items())
-        )
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _up(index: int) -> bytes:
-    return message(RTM_SETLINK, NLM_F_REQUEST, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
+async def _link(
+    name: str, decode: Callable[[bytes, int, int], T | None], opened: socket | None = None
+) -> T | None:
+    """One link, None when there is none of this name; read here, or where `opened` was. Raises KernelError."""
+    try:
+        rows = await dump(link_request(name), RTM_NEWLINK, decode, opened=opened)
+    except Refused as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    return rows[0] if rows else None
 
 
-def _address(address: Address, index: int) -> bytes:
-    family, flags = (AF_INET, 0) if address.version == 4 else (AF_INET6, IFA_F_NODAD)
-    body = _ADDRESS.pack(family, address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, index)
-    body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
-    return message(RTM_NEWADDR, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body)
+def _decode_alias(data: bytes, start: int, end: int) -> str:
+    words = attributes(data, start + len(link_body()), end)
+    return words.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _device(row: LinkRow | None) -> Device | None:
+    return Device(row.mac or "", row.mtu, row.up) if row is not None else None
