@@ -14,27 +14,26 @@ from dataclasses import replace
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import HOST_MAC, Attachment, NoNamespace, endpoint, host_interface, mac_of
-from agent.cni.dependencies import Dependencies
+from agent.cni.attachment import HOST_MAC, Attachment, endpoint, host_interface, mac_of
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.endpoint_store import Assigning, EndpointStore, Piggyback
-from agent.cni.plugin.options import CniError, Code
+from agent.cni.plugin.options import CniError
 from agent.cni.plugin.spec import Request, Result
 from agent.cni.release_journal import Release
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Companion
 from ipam.etcd.store import Delete, Put
-from ipam.failures import IpamError
 from ipam.model import Assignment
 
 ROUTE_SECONDS = 10.0
 """How long ADD waits for the host's routes."""
 PASSES_UNTIL_SENT = 4
-"""Of the event loop, until the transaction's request is with the kernel.
+"""Of the event loop, until the transaction's request has left for etcd.
 
-Making the pair holds the loop for about a millisecond. Done first, etcd would get the request only afterwards; after
-these passes (the task, the allocator's worker, its reads from memory, gRPC's write) both work at the same time. With
-too few passes an ADD is slower, never wrong.
+Making the pair holds the loop for a millisecond, in which nothing is sent. So the task of the allocator, its worker and
+gRPC go first; then etcd writes while the kernel makes the pair. Measured with etcd on the same machine: 4.8 ms for an
+ADD with less than three passes, 4.0 ms with three or more. With too few an ADD is slower, never wrong.
 """
 
 Endpoints = dict[tuple[Assignment, ...], WorkloadEndpoint]
@@ -57,22 +56,22 @@ class AddVerb:
         cached = self._store.cached(request)
         if cached is not None and cached.spec.container_id != request.container_id:
             cached = None  # an older container's of the same pod
-        if cached is not None and await self._is_attached(cached):
-            return _result(request, cached, mtu)
+        if cached is not None:
+            with translated_errors():
+                owner = await self._pods.owner(cached.spec.interface_name)
+            if owner in ("", request.container_id):
+                return _result(request, cached, mtu)
         self._dependencies.require_ready()
         if cached is not None:
             # Its device is gone: an ADD that died half way, or another boot. What was recorded then is not true now.
             self._dependencies.remove_endpoint(cached)
-            try:
+            with translated_errors():
                 await self._store.release(request)
-            except IpamError as error:
-                raise CniError(Code.TRY_AGAIN, str(error)) from error
-        try:
-            with self._dependencies.ignore_watch(self._store.key(request)):
-                made = await self._attach(request, mtu, release)
-        except (KernelError, TimeoutError) as error:
-            code = Code.BAD_NAMESPACE if isinstance(error, NoNamespace) else Code.IO_FAILURE
-            raise CniError(code, f"{request.interface} could not be attached: {error}") from error
+        with (
+            translated_errors(f"{request.interface} could not be attached: "),
+            self._dependencies.ignore_watch(self._store.key(request)),
+        ):
+            made = await self._attach(request, mtu, release)
         log.info(
             "cni.added",
             pod=request.pod or request.container_id,
@@ -80,12 +79,6 @@ class AddVerb:
             device=made.spec.interface_name,
         )
         return _result(request, made, mtu)
-
-    async def _is_attached(self, cached: WorkloadEndpoint) -> bool:
-        try:
-            return await self._pods.owner(cached.spec.interface_name) in ("", cached.spec.container_id)
-        except KernelError as error:
-            raise CniError(Code.IO_FAILURE, str(error)) from error
 
     async def _attach(self, request: Request, mtu: int, release: Release) -> WorkloadEndpoint:
         """Addresses, endpoint, devices and the host's routes: all or nothing.

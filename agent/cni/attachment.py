@@ -26,18 +26,18 @@ from ipam.allocation.sticky import Keep
 from ipam.model import HandleId
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
-"""The host side of every pod: pods know no other neighbour, so it need not differ."""
+"""The MAC of every host side: a pod's only neighbour, so it need not differ."""
 GATEWAY = IPv4Address("169.254.1.1")
-"""Every pod's gateway; no interface bears it."""
+"""Every pod's gateway; no interface has it."""
 GATEWAY_6 = IPv6Address("fe80::ecee:eeff:feee:eeee")
-"""The same in IPv6: what the kernel makes of HOST_MAC for each host side (RFC 4291, appendix A)."""
+"""Every pod's IPv6 gateway: what the kernel makes of HOST_MAC for each host side (RFC 4291, appendix A)."""
 HASH_LENGTH = 11
 """`cali` and eleven characters make the fifteen that a name may have."""
 DEFAULT_NAMESPACE = "default"
 USUAL_INTERFACE = "eth0"
 """Names are Calico's for this one; a second interface of a container has its own name and its own handle."""
 RANDOM_ID = re.compile(r"[0-9a-f]{11,}")
-"""An id whose first characters tell it from all others."""
+"""An id whose first characters distinguish it from all others."""
 
 
 class NoNamespace(KernelError):
@@ -55,7 +55,7 @@ class Attachment:
     mtu: int
     addresses: tuple[Address, ...]
     container_id: str = ""
-    """Written on the host's side (its alias), so that a late DEL of an older container is told from this one's."""
+    """Written on the host's side (its alias), by which a late DEL of an older container is known from this one's."""
     forwarding: bool | None = None
     """Whether the pod forwards packets; None leaves the kernel's default."""
 
@@ -82,7 +82,7 @@ def host_interface_of(
 ) -> str:
     """`cali…`: from the pod's name in Kubernetes, else from the container id.
 
-    An id that begins like others (`default-web`, `cnitool-77…`) is hashed: eleven characters would not tell it apart.
+    An id that begins like others (`default-web`, `cnitool-77…`) is hashed: eleven characters would not distinguish it.
     """
     usual = interface == USUAL_INTERFACE
     if pod is not None and namespace is not None:
@@ -110,8 +110,8 @@ def keep(request: Request) -> Keep | None:
     seconds = request.options.keep_seconds
     if seconds is None:
         return None
-    if request.pod is not None and request.namespace is not None:
-        name = f"{request.namespace}@{request.pod}"
+    if request.kubernetes_pod is not None:
+        name = "@".join(request.kubernetes_pod)
     elif request.options.workload is not None:
         name = request.options.workload
     else:
@@ -134,15 +134,13 @@ def traced(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None
 
 def namespace(request: Request) -> str:
     """The namespace its endpoint is stored in."""
-    return (
-        request.namespace if request.namespace is not None and request.pod is not None else DEFAULT_NAMESPACE
-    )
+    return request.kubernetes_pod[0] if request.kubernetes_pod is not None else DEFAULT_NAMESPACE
 
 
 def workload(request: Request) -> tuple[str, str]:
     """(orchestrator, workload) of its endpoint."""
-    if request.pod is not None and request.namespace is not None:
-        return "k8s", request.pod
+    if request.kubernetes_pod is not None:
+        return "k8s", request.kubernetes_pod[1]
     return "cni", request.container_id
 
 
@@ -177,7 +175,7 @@ def endpoint(
 
 
 def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[str, str], ...]:
-    """What is recorded with the addresses: Calico's words, and beyond them what tells later whether they are in use."""
+    """What is recorded with the addresses: Calico's words, and beyond them what says later whether they are in use."""
     found = {
         "node": node,
         "timestamp": stamp,
@@ -185,17 +183,17 @@ def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[
         "netns": request.netns,
         "boot": boot_id,
     }
-    if request.pod is not None and request.namespace is not None:
-        found |= {"pod": request.pod, "namespace": request.namespace}
+    if request.kubernetes_pod is not None:
+        found["namespace"], found["pod"] = request.kubernetes_pod
     if request.interface != USUAL_INTERFACE:
         found["interface"] = request.interface
-    if (wish := keep(request)) is not None:
-        found |= dict(wish.words())
+    if (kept := keep(request)) is not None:
+        found |= dict(kept.words())
     return tuple(sorted(found.items()))
 
 
 def mac_of(request: Request) -> str:
-    """The wished MAC, else one that only this attachment has: unicast, locally administered."""
+    """The MAC that was asked for, else one that only this attachment has: unicast, locally administered."""
     if request.options.mac is not None:
         return request.options.mac
     octets = bytes.fromhex(_hashed(f"{handle(request)} {request.interface}")[:12])

@@ -5,14 +5,13 @@ Does not know: what is compared (agent/cni/differences.py does), netlink, etcd.
 
 from __future__ import annotations
 
-from agent.cni.attachment import NoNamespace, host_interface
-from agent.cni.dependencies import Dependencies
+from agent.cni.attachment import host_interface
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.differences import differences
 from agent.cni.endpoint_store import EndpointStore
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.netlink.kernel_errors import KernelError
-from ipam.failures import IpamError
 
 ROUTE_SECONDS = 3.0
 """How long CHECK waits for the host's routes: the reconciler may be repairing them."""
@@ -20,15 +19,9 @@ ROUTE_SECONDS = 3.0
 
 async def check(dependencies: Dependencies, store: EndpointStore, request: Request) -> None:
     """Compare with what ADD made. Raises CniError with every difference."""
-    try:
+    with translated_errors():
         stored, held = await store.stored(request), await store.held(request)
         state = await dependencies.pods.state(request.netns, request.interface, host_interface(request))
-    except NoNamespace as error:
-        raise CniError(Code.BAD_NAMESPACE, str(error)) from error
-    except KernelError as error:
-        raise CniError(Code.IO_FAILURE, str(error)) from error
-    except IpamError as error:
-        raise CniError(Code.TRY_AGAIN, str(error)) from error
     if stored is not None and stored.spec.container_id != request.container_id:
         stored = None
     wrong = list(differences(request, stored, held, state))

@@ -10,13 +10,10 @@ from __future__ import annotations
 import structlog
 
 from agent.cni.attachment import host_interface
-from agent.cni.dependencies import Dependencies
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.endpoint_store import Answer, EndpointStore
-from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Release
-from agent.netlink.kernel_errors import KernelError
-from ipam.failures import IpamError
 
 log = structlog.get_logger()
 
@@ -35,12 +32,9 @@ class DeleteVerb:
         """
         reading = self._store.begin_reading(request)  # while the kernel removes the device
         try:
-            await self._detach(request)
+            with translated_errors(f"{host_interface(request)} could not be removed: "):
+                await self._detach(request)
             await self._store.release_or_record(request, release, answer, reading)
-        except KernelError as error:
-            raise CniError(
-                Code.IO_FAILURE, f"{host_interface(request)} could not be removed: {error}"
-            ) from error
         finally:
             if reading is not None:
                 reading.cancel()
@@ -48,14 +42,10 @@ class DeleteVerb:
 
     async def carry_out(self, release: Request) -> None:
         """A release that was written down, or that GC found. Raises CniError."""
-        try:
+        with translated_errors():
             if not release.addresses_only:
                 await self._detach(release)
             await self._store.release(release)
-        except KernelError as error:
-            raise CniError(Code.IO_FAILURE, str(error)) from error
-        except IpamError as error:
-            raise CniError(Code.TRY_AGAIN, str(error)) from error
 
     async def _detach(self, request: Request) -> None:
         """Remove the device unless a later container of the same pod has it, and the fact unless it is that one's."""

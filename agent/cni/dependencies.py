@@ -5,18 +5,20 @@ Does not know: who is behind them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.cni.attachment import Attachment
+from agent.cni.attachment import Attachment, NoNamespace
 from agent.cni.differences import PodState
 from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Companion
 from ipam.allocation.release import Guarded, Released
 from ipam.etcd.store import Store
+from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 
 
@@ -114,3 +116,24 @@ class Dependencies:
         """Raises CniError, try again later, unless pods can be attached now."""
         if (why := self.not_ready()) is not None:
             raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
+
+
+@contextmanager
+def translated_errors(what: str = "") -> Iterator[None]:
+    """What kernel and datastore raise, as the specification's errors, in a sentence that `what` begins.
+
+    Raises CniError: 8 for a namespace that is none, 5 for what the kernel does not do (in time), 100 for addresses that
+    IPAM refuses, 11 (try again) for all else of the datastore.
+    """
+    try:
+        yield
+    except NoNamespace as error:
+        raise CniError(Code.BAD_NAMESPACE, f"{what}{error}") from error
+    except (KernelError, TimeoutError) as error:
+        raise CniError(Code.IO_FAILURE, f"{what}{error}") from error
+    except StoreUnavailable as error:
+        raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
+    except Refused as error:
+        raise CniError(Code.REFUSED, str(error)) from error
+    except IpamError as error:
+        raise CniError(Code.TRY_AGAIN, str(error)) from error

@@ -18,14 +18,14 @@ import structlog
 
 from agent.clock import Clock
 from agent.cni.attachment import about, handle, keep, namespace, stored_name
-from agent.cni.dependencies import Dependencies
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
 from ipam.allocation.allocator import Companion
 from ipam.etcd.store import Delete, Unchanged
-from ipam.failures import Conflict, IpamError, Refused, StoreUnavailable
+from ipam.failures import Conflict, IpamError, StoreUnavailable
 from ipam.keys import IPAM_CONFIG, resource_key
 from ipam.model import Address, AddressRequest, Assignment
 
@@ -134,16 +134,13 @@ class EndpointStore:
     async def assigned(self, assigning: Assigning) -> tuple[Assignment, ...]:
         """The addresses; asked again, the same. No transaction is under way when it raises CniError."""
         try:
-            await asyncio.wait({assigning}, timeout=self._waits.assignment)
-            if not assigning.done():
-                await self.require_answer()  # a long queue is worth its wait, a datastore that is away is not
-            return await assigning
-        except StoreUnavailable as error:
-            raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
-        except Refused as error:
-            raise CniError(Code.REFUSED, str(error)) from error
-        except IpamError as error:
-            raise CniError(Code.TRY_AGAIN, str(error)) from error
+            with translated_errors():
+                await asyncio.wait({assigning}, timeout=self._waits.assignment)
+                if not assigning.done():
+                    await (
+                        self.require_answer()
+                    )  # a long queue is worth its wait, a datastore that is away is not
+                return await assigning
         finally:
             if not assigning.done():
                 assigning.cancel()

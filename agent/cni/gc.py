@@ -6,7 +6,8 @@ allocation by the words that ADD recorded with it. Does not know: how a thing is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 
 from agent.cni.attachment import traced
 from agent.cni.plugin.spec import Request, Verb
@@ -18,51 +19,46 @@ def garbage(
     request: Request, node: NodeName, endpoints: Iterable[WorkloadEndpoint], blocks: Iterable[Block]
 ) -> tuple[Request, ...]:
     """A DEL for each attachment that is not in `request.valid`; one each, however many traces it left."""
-    found: dict[tuple[str, str], Request] = {}
-    for endpoint in endpoints:
-        if not request.addresses_only and endpoint.spec.profiles == [request.network]:
-            _note(found, request, _of_endpoint(request, endpoint))
-    for block in blocks:
-        for attributes in block.attributes:
-            for release in _of_allocation(request, node, attributes):
-                _note(found, request, release)
-    return tuple(found.values())
+    found = [_of_endpoint(request, endpoint) for endpoint in endpoints]
+    found += [
+        _of_allocation(request, node, allocation) for block in blocks for allocation in block.attributes
+    ]
+    releases: dict[tuple[str, str], Request] = {}
+    for release in found:
+        if release is not None and (release.container_id, release.interface) not in request.valid:
+            releases.setdefault((release.container_id, release.interface), release)
+    return tuple(releases.values())
 
 
-def _note(found: dict[tuple[str, str], Request], request: Request, release: Request) -> None:
-    pair = (release.container_id, release.interface)
-    if pair not in request.valid:
-        found.setdefault(pair, release)
+def _of_endpoint(request: Request, endpoint: WorkloadEndpoint) -> Request | None:
+    spec = endpoint.spec
+    if request.addresses_only or spec.profiles != [request.network]:
+        return None
+    pod = (endpoint.metadata.namespace, spec.pod) if spec.orchestrator == "k8s" else (None, None)
+    return _release(request, (spec.container_id or "", spec.endpoint), *pod)
 
 
-def _of_endpoint(request: Request, endpoint: WorkloadEndpoint) -> Request:
-    in_kubernetes = endpoint.spec.orchestrator == "k8s"
-    return Request(
-        Verb.DEL,
-        request.version,
-        network=request.network,
-        container_id=endpoint.spec.container_id or "",
-        interface=endpoint.spec.endpoint,
-        pod=endpoint.spec.pod if in_kubernetes else None,
-        namespace=endpoint.metadata.namespace if in_kubernetes else None,
-    )
-
-
-def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> Iterator[Request]:
+def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> Request | None:
     words = dict(attributes.secondary)
     if attributes.handle is None or words.get("node") != node or words.get("network") != request.network:
-        return
-    found = traced(words, attributes.handle)
-    if found is None:
-        return
-    container, interface = found
-    yield Request(
-        Verb.DEL,
-        request.version,
-        network=request.network,
+        return None
+    attachment = traced(words, attributes.handle)
+    if attachment is None:
+        return None
+    return _release(request, attachment, words.get("namespace"), words.get("pod"))
+
+
+def _release(
+    request: Request, attachment: tuple[str, str], namespace: str | None, pod: str | None
+) -> Request:
+    """GC's own request, made a DEL of one (container id, interface)."""
+    container, interface = attachment
+    return replace(
+        request,
+        verb=Verb.DEL,
         container_id=container,
         interface=interface,
-        pod=words.get("pod"),
-        namespace=words.get("namespace"),
-        addresses_only=request.addresses_only,
+        namespace=namespace,
+        pod=pod,
+        valid=frozenset(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.cni.dependencies import Dependencies
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.differences import result_addresses
 from agent.cni.endpoint_store import EndpointStore
 from agent.cni.plugin.options import CniError, Code
@@ -16,7 +16,6 @@ from agent.cni.plugin.results import render_addresses
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Release
 from ipam.address_text import text_of
-from ipam.failures import IpamError
 
 
 async def add_addresses(
@@ -35,10 +34,8 @@ async def add_addresses(
 
 async def check_addresses(store: EndpointStore, request: Request) -> None:
     """Compare the addresses that the result names with those the handle holds. Raises CniError."""
-    try:
+    with translated_errors():
         held = {text_of(address) for address in await store.held(request)}
-    except IpamError as error:
-        raise CniError(Code.TRY_AGAIN, str(error)) from error
     result = result_addresses(request.previous or {}, request.interface)
     if not held or not held.issuperset(result):
         kept = ", ".join(sorted(held)) or "nothing"

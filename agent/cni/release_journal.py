@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.durable_files import TEMPORARY, put_file, sync_directory
+
 MOST_RELEASES = 10_000
-TEMPORARY = ".new"
 REFUSED = ".refused"
 STALE_SECONDS = 3600.0
 """No writer needs so long; a younger half may still be written."""
@@ -54,13 +55,8 @@ class ReleaseJournal:
         environment = release.environment
         name = f"{stamp}-{environment['CNI_CONTAINERID']}-{environment['CNI_IFNAME']}.json"
         path = self._directory / name
-        temporary = path.with_name(name + TEMPORARY)
-        with open(temporary, "w") as file:
-            json.dump({"environment": environment, "config": release.config}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        self._sync_directory()
+        content = {"environment": environment, "config": release.config}
+        put_file(path, json.dumps(content).encode(), 0o600)
         return path
 
     def pending(self, unreadable: Callable[[Path, str], None]) -> list[tuple[Path, Release]]:
@@ -89,7 +85,7 @@ class ReleaseJournal:
     def set_aside(self, path: Path) -> None:
         """A release that can never be carried out: kept for the operator, out of the way of the others."""
         path.replace(path.with_suffix(REFUSED))
-        self._sync_directory()
+        sync_directory(self._directory)
 
     def sweep(self, now: float) -> None:
         """Remove what a killed writer left half written: its DEL was never answered, so its runtime asks again.
@@ -104,11 +100,4 @@ class ReleaseJournal:
     def done(self, path: Path) -> None:
         """A release was carried out."""
         path.unlink(missing_ok=True)
-        self._sync_directory()
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(self._directory)

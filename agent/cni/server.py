@@ -23,7 +23,7 @@ from agent.cni.add import AddVerb
 from agent.cni.attachment import host_interface
 from agent.cni.check import check
 from agent.cni.delete import DeleteVerb
-from agent.cni.dependencies import Dependencies
+from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.endpoint_store import USUAL_WAITS, EndpointStore, Waits
 from agent.cni.gc import garbage
 from agent.cni.ipam_only import add_addresses, check_addresses
@@ -220,10 +220,8 @@ class CniServer:
         """Free what is not valid; goes on after a failure and names them at the end. Raises CniError."""
         self._dependencies.require_ready()
         failures: list[str] = []
-        try:
+        with translated_errors():
             listings = [await self._dependencies.store.list(block_prefix(version)) for version in (4, 6)]
-        except IpamError as error:
-            raise CniError(Code.TRY_AGAIN, str(error)) from error
         blocks: list[Block] = []
         for stored in (found for listing in listings for found in listing.values.values()):
             try:

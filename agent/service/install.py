@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.resources import files as packaged
 from pathlib import Path
 
-from agent.cni.plugin.plugin_install import put
+from agent.durable_files import put_file
 from agent.service import host_snapshot, install_flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
@@ -101,7 +101,7 @@ def _record(root: Path) -> str:
         return f"{path}: stands already"
     found = json.dumps(host_snapshot.read(root), indent=1).encode()
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    put(path, found, 0o600)
+    put_file(path, found, 0o600)
     return f"{path}: written, what the machine is like without us"
 
 
@@ -144,7 +144,7 @@ def _place(root: Path) -> Iterator[str]:
     for placed in layout.FILES:
         path = root / placed.target
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        done = put(path, unit_file(placed.source), 0o644)
+        done = put_file(path, unit_file(placed.source), 0o644)
         yield f"{path}: {'written' if done else 'stands already'}"
     for link, target in layout.COMMANDS.items():
         path = root / link
@@ -160,7 +160,7 @@ def _settings(root: Path) -> str:
     if path.exists():
         return f"{path}: left as it is"
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    put(path, layout.SKELETON.encode(), 0o644)
+    put_file(path, layout.SKELETON.encode(), 0o644)
     return f"{path}: written, to be filled in"
 
 

@@ -1,7 +1,7 @@
 """What a network configuration and a runtime may ask of an attachment, read and checked; and the errors of doing so.
 
-Promises: pure; a wish that cannot be met is an error that names its key, never ignored. Of several places for one wish
-the runtime's configuration comes first, then `args`, then CNI_ARGS (CNI conventions). Does not know: verbs.
+Promises: pure; an option that cannot be met is an error that names its key, never ignored. Of several sources of one
+option the runtime's configuration comes first, then `args`, then CNI_ARGS (CNI conventions). Does not know: verbs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CniError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Wishes of the configuration and of the runtime."""
+    """What the configuration and the runtime ask for."""
 
     pools: tuple[str, ...] = ()
     """Names or CIDRs of pools of either family."""
@@ -72,29 +72,27 @@ class Options:
     forwarding: bool | None = None
     """Whether the pod forwards packets itself; None leaves the kernel's default."""
     lengths: Mapping[int, int] = field(default_factory=lambda: {4: 32, 6: 128})
-    """IP version -> prefix length of the addresses handed to another plugin."""
+    """IP version -> prefix length of the addresses in the result for another plugin."""
     gateways: Mapping[int, str] = field(default_factory=dict)
     routes: tuple[Mapping[str, Any], ...] = ()
-    """Handed on to another plugin as they are, like the gateways."""
+    """For another plugin, which gets them as they are, like the gateways."""
     keep_seconds: int | None = None
     """How long a named workload's addresses are kept for it after its pod is gone."""
     workload: str | None = None
-    """The name, where no orchestrator tells one."""
+    """The name, where no orchestrator gives one."""
 
 
 def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
-    """All wishes of a call. Raises CniError."""
+    """All options of a call. Raises CniError."""
     ipam = _object(config, "ipam", "ipam")
     ipv4, ipv6 = _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
     exact = _requested_addresses(config, arguments)
     if not (ipv4 or ipv6 or exact):
-        raise CniError(
-            Code.INVALID_CONFIG, "ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address"
-        )
+        raise _invalid("ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address")
     settings = _object(config, "container_settings", "container_settings")
     forwarding = settings.get("allow_ip_forwarding")
     if forwarding is not None and not isinstance(forwarding, bool):
-        raise CniError(Code.INVALID_CONFIG, "container_settings.allow_ip_forwarding: must be true or false")
+        raise _invalid("container_settings.allow_ip_forwarding: must be true or false")
     dual = ipv6 or any(address.version == 6 for address in exact)
     return Options(
         pools=(*_pools(ipam, "ipv4_pools"), *_pools(ipam, "ipv6_pools")),
@@ -115,42 +113,47 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
     )
 
 
+def _invalid(message: str) -> CniError:
+    return CniError(Code.INVALID_CONFIG, message)
+
+
+def _first(*sources: tuple[str, Any]) -> tuple[str, Any]:
+    """The first of several sources of an option that gives a value, with its name; None when none does."""
+    return next(((where, value) for where, value in sources if value is not None), ("", None))
+
+
 def _cni_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return _object(_object(config, "args", "args"), "cni", "args.cni")
 
 
 def _keep_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> int | None:
     """A network may keep the addresses of all its named workloads, a runtime those of one."""
-    places = (
+    where, value = _first(
         ("args.cni.keep", _cni_args(config).get("keep")),
         ("CNI_ARGS: KEEP", arguments.get("KEEP")),
         ("ipam.keep", _object(config, "ipam", "ipam").get("keep")),
     )
-    where, value = next(((where, value) for where, value in places if value is not None), ("", None))
     if value is None:
         return None
     found = DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
     seconds = int(found[1]) * DURATION_UNITS[found[2]] if found is not None else -1
     if not 0 <= seconds <= LONGEST_KEEP_SECONDS:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"{where}: {str(value)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d",
+        raise _invalid(
+            f"{where}: {str(value)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d"
         )
     return seconds or None
 
 
 def _workload(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
-    places = (
-        ("args.cni.workload", _cni_args(config).get("workload")),
-        ("CNI_ARGS: WORKLOAD", arguments.get("WORKLOAD")),
+    where, value = _first(
+        ("args.cni.workload", _cni_args(config).get("workload") or None),
+        ("CNI_ARGS: WORKLOAD", arguments.get("WORKLOAD") or None),
     )
-    where, value = next(((where, value) for where, value in places if value), ("", None))
     if value is None:
         return None
     if not isinstance(value, str) or not CONTAINER_ID.fullmatch(value) or len(value) > LONGEST_WORKLOAD:
-        raise CniError(
-            Code.INVALID_CONFIG,
-            f"{where}: {str(value)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'",
+        raise _invalid(
+            f"{where}: {str(value)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'"
         )
     return value
 
@@ -160,7 +163,7 @@ def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise CniError(Code.INVALID_CONFIG, f"{where}: must be an object")
+        raise _invalid(f"{where}: must be an object")
     return found
 
 
@@ -169,14 +172,14 @@ def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
     words = {True: True, False: False, "true": True, "false": False}
     value = ipam.get(name, default)
     if not isinstance(value, bool | str) or value not in words:
-        raise CniError(Code.INVALID_CONFIG, f'ipam.{name}: must be "true" or "false"')
+        raise _invalid(f'ipam.{name}: must be "true" or "false"')
     return words[value]
 
 
 def _pools(ipam: Mapping[str, Any], name: str) -> tuple[str, ...]:
     pools = ipam.get(name) or ()
     if not isinstance(pools, list | tuple) or not all(isinstance(pool, str) for pool in pools):
-        raise CniError(Code.INVALID_CONFIG, f"ipam.{name}: must be a list of pool names or CIDRs")
+        raise _invalid(f"ipam.{name}: must be a list of pool names or CIDRs")
     return tuple(pools)
 
 
@@ -184,27 +187,24 @@ def _number(value: object, where: str, least: int, most: int) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise CniError(Code.INVALID_CONFIG, f"{where}: {value!r} must be a number from {least} to {most}")
+        raise _invalid(f"{where}: {value!r} must be a number from {least} to {most}")
     return value
 
 
 def _requested_addresses(
     config: Mapping[str, Any], arguments: Mapping[str, str]
 ) -> tuple[IPv4Address | IPv6Address, ...]:
-    runtime = _object(config, "runtimeConfig", "runtimeConfig").get("ips")
-    args = _cni_args(config).get("ips")
     given = arguments.get("IP")
-    places = (
-        ("runtimeConfig.ips", runtime),
-        ("args.cni.ips", args),
+    where, value = _first(
+        ("runtimeConfig.ips", _object(config, "runtimeConfig", "runtimeConfig").get("ips") or None),
+        ("args.cni.ips", _cni_args(config).get("ips") or None),
         ("CNI_ARGS: IP", given.split(",") if given else None),
     )
-    where, value = next(((where, value) for where, value in places if value), ("", None))
     if value is None:
         return ()
     found = [_address(text, where) for text in value] if isinstance(value, list) else []
     if not found or len({address.version for address in found}) < len(found):
-        raise CniError(Code.INVALID_CONFIG, f"{where}: must be a list of at most one address of each family")
+        raise _invalid(f"{where}: must be a list of at most one address of each family")
     return tuple(found)
 
 
@@ -212,7 +212,7 @@ def _address(text: object, where: str) -> IPv4Address | IPv6Address:
     try:
         return ip_interface(str(text)).ip
     except ValueError:
-        raise CniError(Code.INVALID_CONFIG, f"{where}: {str(text)[:64]!r} is not an IP address") from None
+        raise _invalid(f"{where}: {str(text)[:64]!r} is not an IP address") from None
 
 
 def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
@@ -221,51 +221,47 @@ def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
         if ipam.get(name):
             address = _address(ipam[name], f"ipam.{name}")
             if address.version != version:
-                raise CniError(Code.INVALID_CONFIG, f"ipam.{name}: {address} is not an IPv{version} address")
+                raise _invalid(f"ipam.{name}: {address} is not an IPv{version} address")
             found[version] = text_of(address)
     return found
 
 
 def _requested_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | None:
-    runtime = _object(config, "runtimeConfig", "runtimeConfig").get("mac")
-    where, value = ("runtimeConfig.mac", runtime) if runtime else ("CNI_ARGS: MAC", arguments.get("MAC"))
-    if not value:
+    where, value = _first(
+        ("runtimeConfig.mac", _object(config, "runtimeConfig", "runtimeConfig").get("mac") or None),
+        ("CNI_ARGS: MAC", arguments.get("MAC") or None),
+    )
+    if value is None:
         return None
     text = str(value).lower().replace("-", ":")
     if not MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
-        raise CniError(
-            Code.INVALID_CONFIG, f"{where}: {str(value)[:64]!r} is not the MAC address of one interface"
-        )
+        raise _invalid(f"{where}: {str(value)[:64]!r} is not the MAC address of one interface")
     return text
 
 
 def _routes(ipam: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     routes = ipam.get("routes") or []
     if not isinstance(routes, list):
-        raise CniError(Code.INVALID_CONFIG, "ipam.routes: must be a list")
+        raise _invalid("ipam.routes: must be a list")
     for route in routes:
         try:
             ip_network(route["dst"])
         except (TypeError, KeyError, ValueError):
-            raise CniError(Code.INVALID_CONFIG, 'ipam.routes: each needs a "dst" such as 0.0.0.0/0') from None
+            raise _invalid('ipam.routes: each needs a "dst" such as 0.0.0.0/0') from None
     return tuple(routes)
 
 
 def valid_attachments(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     """GC's list of what is in use; nothing is ever freed by a list that cannot be read whole. Raises CniError."""
     if VALID_ATTACHMENTS not in config:
-        raise CniError(Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: GC needs the list of what is in use")
+        raise _invalid(f"{VALID_ATTACHMENTS}: GC needs the list of what is in use")
     listed = config[VALID_ATTACHMENTS] or []
     if not isinstance(listed, list) or len(listed) > MOST_VALID_ATTACHMENTS:
-        raise CniError(
-            Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: must be a list of up to {MOST_VALID_ATTACHMENTS}"
-        )
+        raise _invalid(f"{VALID_ATTACHMENTS}: must be a list of up to {MOST_VALID_ATTACHMENTS}")
     try:
         pairs = frozenset((item["containerID"], item["ifname"]) for item in listed)
     except (TypeError, KeyError):
         pairs = frozenset({("", 0)})
     if not all(isinstance(container, str) and isinstance(name, str) for container, name in pairs):
-        raise CniError(
-            Code.INVALID_CONFIG, f"{VALID_ATTACHMENTS}: each needs a containerID and an ifname, both text"
-        )
+        raise _invalid(f"{VALID_ATTACHMENTS}: each needs a containerID and an ifname, both text")
     return pairs

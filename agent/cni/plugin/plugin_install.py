@@ -1,4 +1,4 @@
-"""Puts the plugins and the network's configuration where container runtimes look for them.
+"""Puts the plugins and the network's configuration where container runtimes look for them; removes them again.
 
 Promises: a file is replaced by one rename, so a runtime that starts the plugin in that moment runs the old or the new
 one; the configuration is written last, when the plugins answer, and one that somebody wrote or changed stays as it is.
@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from agent.durable_files import put_file
 
 SOURCE = Path(__file__).parent
 PLUGINS = ("tortie", "tortie-ipam")
@@ -33,7 +35,7 @@ class InstallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PluginPaths:
-    """Where things go, and what the plugins are told of the agent."""
+    """Directories of the container runtime, and the agent's paths that are written into the plugins."""
 
     plugins: Path = Path("/opt/cni/bin")
     configuration: Path = Path("/etc/cni/net.d")
@@ -51,9 +53,9 @@ def install(paths: PluginPaths, shim: str, network: str, *, replace: bool = Fals
         paths.plugins.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name in PLUGINS:
             path = paths.plugins / name
-            if path.exists() and not _is_ours(path):
+            if path.exists() and MARK not in path.read_bytes():
                 raise InstallFailed(f"{path} is somebody else's plugin; move it, or choose another --bin-dir")
-            done = put(path, content, 0o755)
+            done = put_file(path, content, 0o755)
             yield f"{path}: {'written' if done else 'stands already'} ({kind})"
             _must_answer(path)
         paths.configuration.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def _configure(paths: PluginPaths, network: str, *, replace: bool) -> str:
     content = conflist(network, portmap=(paths.plugins / "portmap").exists())
     if path.exists() and not replace and path.read_bytes() != content:
         return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
-    return f"{path}: {'written' if put(path, content, 0o644) else 'stands already'}"
+    return f"{path}: {'written' if put_file(path, content, 0o644) else 'stands already'}"
 
 
 def uninstall(paths: PluginPaths) -> Iterator[str]:
@@ -79,7 +81,7 @@ def uninstall(paths: PluginPaths) -> Iterator[str]:
             yield f"{path}: removed"
         for name in PLUGINS:
             path = paths.plugins / name
-            if path.exists() and _is_ours(path):
+            if path.exists() and MARK in path.read_bytes():
                 path.unlink()
                 yield f"{path}: removed"
     except OSError as error:
@@ -134,34 +136,6 @@ def _compiled(paths: PluginPaths, compiler: str) -> bytes:
 
 def _quoted(path: Path) -> str:
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _is_ours(path: Path) -> bool:
-    return MARK in path.read_bytes()
-
-
-def put(path: Path, content: bytes, mode: int) -> bool:
-    """Write durably by rename; False when it stands so already."""
-    if path.exists() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
-        return False
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return True
 
 
 def _must_answer(plugin: Path) -> None:

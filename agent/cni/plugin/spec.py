@@ -72,6 +72,13 @@ class Request:
     valid: frozenset[tuple[str, str]] = frozenset()
     """GC: (container id, interface) of every attachment that is still in use."""
 
+    @property
+    def kubernetes_pod(self) -> tuple[str, str] | None:
+        """(namespace, name) of the pod; None for a container that is none of Kubernetes."""
+        if self.namespace is None or self.pod is None:
+            return None
+        return self.namespace, self.pod
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -87,7 +94,7 @@ class Result:
 
 
 def version_of(stdin: bytes) -> str:
-    """The version that even an error must be told in; the default where it cannot be read."""
+    """The version that even an error must be written in; the default where it cannot be read."""
     try:
         raw = json.loads(stdin)
         found = raw.get("cniVersion", DEFAULT_VERSION)
