@@ -63,7 +63,7 @@ class AddVerb:
                 return _result(request, cached, mtu)
         self._dependencies.require_ready()
         if cached is not None:
-            # Its device is gone: an ADD that died half way, or another boot. What was recorded then is not true now.
+            # Its device is gone: an ADD that died unfinished, or another boot. What was recorded then is not true now.
             self._dependencies.remove_endpoint(cached)
             with translated_errors():
                 await self._store.release(request)
@@ -120,7 +120,7 @@ class AddVerb:
         return writes
 
     async def _make_pair(self, desired: Attachment, assigning: Assigning, *, replaces: bool) -> None:
-        """The pair of devices, while the addresses are on their way. Raises KernelError, CniError without addresses."""
+        """The pair of devices, while the datastore assigns. Raises KernelError, CniError without addresses."""
         if replaces:
             # An older container of the same pod keeps its network until it is sure that this one gets an address.
             await self._store.assigned(assigning)

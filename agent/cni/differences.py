@@ -1,4 +1,4 @@
-"""CHECK: what an attachment should look like, compared with what is there.
+"""The differences that CHECK reports: what an attachment should look like, compared with what is there.
 
 Promises: pure; every difference is one phrase with both sides. Calico's CHECK verifies nothing; this one verifies what
 ADD made: both devices, addresses, routes, neighbours, the host side's sysctls, and what the datastore holds.
@@ -33,7 +33,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class PodState:
-    """What the kernel has of an attachment; None stands for a device that is not there."""
+    """What the kernel has of an attachment; None is a device that is not there."""
 
     inside: Device | None = None
     host: Device | None = None
@@ -74,8 +74,8 @@ def _stored(request: Request, stored: WorkloadEndpoint, held: frozenset[Address]
     addresses = frozenset(stored.addresses)
     if held != addresses:
         yield f"the handle holds {_listed(held)}, the endpoint says {_listed(addresses)}"
-    told = result_addresses(request.previous or {}, request.interface)
-    missing = [address for address in told if address not in {text_of(found) for found in addresses}]
+    named = result_addresses(request.previous or {}, request.interface)
+    missing = [address for address in named if address not in {text_of(found) for found in addresses}]
     if missing:
         yield f"prevResult has {', '.join(missing)}, the endpoint says {_listed(addresses)}"
     if stored.spec.interface_name != host_interface(request):
@@ -94,9 +94,9 @@ def _host(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iterat
     if state.inside is not None and state.inside.mtu != state.host.mtu:
         yield f"{request.interface} has MTU {state.inside.mtu}, {name} has {state.host.mtu}"
     for pattern, value in (*PER_INTERFACE, *(PER_INTERFACE_6 if _dual(stored) else ())):
-        stands = state.sysctls.get(pattern.format(name), value)
-        if stands != value:
-            yield f"{pattern.format(name)} is {stands}, not {value}"
+        actual = state.sysctls.get(pattern.format(name), value)
+        if actual != value:
+            yield f"{pattern.format(name)} is {actual}, not {value}"
 
 
 def _dual(stored: WorkloadEndpoint) -> bool:
@@ -121,10 +121,10 @@ def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iter
     for address in sorted(frozenset(stored.addresses) - state.addresses, key=_order):
         yield f"{name} does not have the address {address}"
     changed = (stored.spec.mac or "").lower() != state.inside.mac
-    yield from _ways(name, stored, state, changed=changed)
+    yield from _routes(name, stored, state, changed=changed)
 
 
-def _ways(name: str, stored: WorkloadEndpoint, state: PodState, *, changed: bool) -> Iterator[str]:
+def _routes(name: str, stored: WorkloadEndpoint, state: PodState, *, changed: bool) -> Iterator[str]:
     """The routes out of the pod, and the neighbour entries of their gateways.
 
     The kernel drops the entries when an interface gets another MAC (`changed`); the pod then asks, as Calico's do.
@@ -132,10 +132,10 @@ def _ways(name: str, stored: WorkloadEndpoint, state: PodState, *, changed: bool
     routes = {route.key.destination: route for route in state.routes if route.device == name}
     if ip_network(GATEWAY) not in routes:
         yield f"the pod has no route to {GATEWAY} on {name}"
-    ways: list[tuple[Prefix, Address]] = [(EVERYWHERE, GATEWAY)]
+    defaults: list[tuple[Prefix, Address]] = [(EVERYWHERE, GATEWAY)]
     if _dual(stored):
-        ways.append((EVERYWHERE_6, GATEWAY_6))
-    for destination, gateway in ways:
+        defaults.append((EVERYWHERE_6, GATEWAY_6))
+    for destination, gateway in defaults:
         if destination not in routes or routes[destination].gateway != gateway:
             yield f"the pod has no default route via {gateway} on {name}"
         mac = state.gateway_macs.get(gateway)

@@ -76,7 +76,7 @@ class EndpointStore:
         return resource_key(PLURALS["WorkloadEndpoint"], name, namespace(request))
 
     def cached(self, request: Request) -> WorkloadEndpoint | None:
-        """The endpoint as the watch has told it; an older container of the same pod may have written it."""
+        """The endpoint as the watch has reported it; an older container of the same pod may have written it."""
         return self._dependencies.cached_endpoint(self.key(request))
 
     async def stored(self, request: Request) -> WorkloadEndpoint | None:
@@ -149,7 +149,7 @@ class EndpointStore:
     # -- release ------------------------------------------------------------------------------------------------------
 
     def begin_reading(self, request: Request) -> Reading | None:
-        """The endpoint whose revision a release is to guard, read from now on unless the watch has told it.
+        """The endpoint whose revision a release is to guard, read from now on unless the watch has reported it.
 
         None when the datastore would not answer.
         """

@@ -1,10 +1,10 @@
-"""Frees what runtimes forgot: an address is given back only with proof that its pod is gone, and the proof is logged.
+"""Frees what runtimes forgot: an address is released only with proof that its pod is gone, and the proof is logged.
 
 Addresses kept for a name are freed when their time is over.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
-transaction, guarded by the endpoint's revision; a datastore that is away, and anything that cannot be told, frees
+transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
 nothing.
-Does not know: how proof is judged, CNI.
+Does not know: what proves a leak, CNI.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LeakCollector:
         suspects: dict[Address, Look] = {}
         for stored in (await self._dependencies.store.get_many(keys)).values():
             block = decode_block(stored.key, stored.value)
-            await self._end_keeping(block)
+            await self._release_expired(block)
             for look in self._looks(block):
                 earlier = self._first.get(look.address)
                 found = proof(earlier, look) if earlier is not None else None
@@ -80,7 +80,7 @@ class LeakCollector:
                     suspects[look.address] = look
         self._first = suspects
 
-    async def _end_keeping(self, block: Block) -> None:
+    async def _release_expired(self, block: Block) -> None:
         """Free what was kept long enough; that the time is over is all the proof it takes."""
         now, sequence_of = self._clock.wall(), dict(block.sequence_of)
         for ordinal, attributes in blocks.allocated(block):
@@ -89,7 +89,7 @@ class LeakCollector:
                 over = Guarded(address, attributes.handle, sequence_of.get(ordinal))
                 with suppress(Conflict):  # its name came back for it in the same moment
                     await self._dependencies.allocator.release_addresses([over])
-                    log.info("keeping.over", address=str(address), name=attributes.handle)
+                    log.info("sticky.expired", address=str(address), name=attributes.handle)
 
     def _looks(self, block: Block) -> list[Look]:
         """What a look at each allocation shows; those of a pod that is plainly there are left out."""

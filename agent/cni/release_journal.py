@@ -83,7 +83,7 @@ class ReleaseJournal:
         return sorted(self._directory / name for name in names if wanted.fullmatch(name))
 
     def set_aside(self, path: Path) -> None:
-        """A release that can never be carried out: kept for the operator, out of the way of the others."""
+        """A release that can never be carried out: left for the operator, where it does not delay the others."""
         path.replace(path.with_suffix(REFUSED))
         sync_directory(self._directory)
 

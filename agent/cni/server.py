@@ -144,16 +144,17 @@ class CniServer:
         else:
             async with self._locked(host_interface(request)):
                 if request.verb is Verb.ADD:
-                    return await self._attach(request, release)
+                    return await self._answer_add(request, release)
                 if request.addresses_only:
                     await check_addresses(self._store, request)
                 else:
                     await check(self._dependencies, self._store, request)
         return b""
 
-    async def _attach(self, request: Request, release: Release) -> bytes:
+    async def _answer_add(self, request: Request, release: Release) -> bytes:
+        """The result of an ADD, after the releases of the same attachment that were written down. Raises CniError."""
         for path in self._journal.pending_of(request.container_id, request.interface):
-            # An earlier DEL of the same container that waits in the journal must not hit what is now made.
+            # Carried out later, it would hit what is now made.
             self._dependencies.require_ready()
             await self._delete.carry_out(request)
             self._journal.done(path)

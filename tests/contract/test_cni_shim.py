@@ -46,7 +46,7 @@ def shim(command: list[str], tmp_path: Path) -> Shim:
 
 
 class Agent:
-    """Answers one call as it is told, in a process of its own, and keeps what it was asked."""
+    """Answers one call as it is configured, in a process of its own, and keeps what it was asked."""
 
     def __init__(self, directory: Path, answer: bytes) -> None:
         self._asked = directory / "asked"

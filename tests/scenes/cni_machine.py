@@ -29,7 +29,7 @@ from tests.scenes.libcni import Libcni
 NAMESPACE_SECONDS = 10.0
 """How long the kernel may take to clear away a namespace, and with it the far ends of its devices."""
 RTMGRP_LINK = 1
-"""linux/rtnetlink.h: whoever listens hears of each link that goes."""
+"""linux/rtnetlink.h: whoever listens is notified of each link that goes."""
 DEBIAN = Path("/usr/lib/cni")
 ID = "0f" * 32
 SANDBOX = f"IgnoreUnknown=1;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID={ID};K8S_POD_NAMESPACE=default"
@@ -77,12 +77,12 @@ class Machine:
 
     async def namespaces_cleared(self, *kept: str) -> None:
         """Wait for the kernel, where a plugin leaves a device for it to take away with the namespace."""
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
-            news.setblocking(False)
-            news.bind((0, RTMGRP_LINK))
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
+            events.setblocking(False)
+            events.bind((0, RTMGRP_LINK))
             async with asyncio.timeout(NAMESPACE_SECONDS):
                 while set(self.devices()) - set(kept):
-                    await asyncio.get_running_loop().sock_recv(news, 1 << 16)
+                    await asyncio.get_running_loop().sock_recv(events, 1 << 16)
 
 
 @pytest.fixture

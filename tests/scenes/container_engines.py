@@ -126,8 +126,8 @@ class Engines:
         here = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--"]
         if kind is Kind.CTR:
             return [*here, "ctr", "--address", "/opt/containerd.sock", *words]
-        places = {name: f"/opt/podman/{name}" for name in ("root", "runroot", "tmpdir")}
-        options = [word for name, place in places.items() for word in (f"--{name}", place)]
+        paths = {name: f"/opt/podman/{name}" for name in ("root", "runroot", "tmpdir")}
+        options = [word for name, path in paths.items() for word in (f"--{name}", path)]
         options += ["--storage-driver", "vfs", "--runtime-flag", "root=/opt/runc"]
         return [*here, "env", f"CONTAINERS_CONF={self.home}/containers.conf", "podman", *options, *words]
 
@@ -237,10 +237,10 @@ def engines(nodes: tuple[LabNode, ...], version: str) -> Iterator[list[Engines]]
 @contextmanager
 def _started(node: LabNode, version: str) -> Iterator[Engines]:
     home = node.directory / "engines"
-    places = PluginPaths(home / "plugins", home / "net.d", node.run / "cni.sock", node.directory / "state")
-    for _ in install(places, "auto", "pods"):
+    paths = PluginPaths(home / "plugins", home / "net.d", node.run / "cni.sock", node.directory / "state")
+    for _ in install(paths, "auto", "pods"):
         pass
-    conflist = places.configuration / CONFLIST
+    conflist = paths.configuration / CONFLIST
     conflist.write_text(json.dumps({**json.loads(conflist.read_text()), "cniVersion": version}))
     (home / "containerd.toml").write_text(CONTAINERD)
     (home / "containers.conf").write_text(PODMAN)

@@ -28,7 +28,7 @@ def kernels(lab: Lab) -> list[tuple[list[str], list[str]]]:
 
 
 def datastore(lab: Lab) -> str:
-    """What is allocated, and that it is consistent, as the command line tells it."""
+    """What is allocated, and that it is consistent, as the command line reports it."""
     shown = []
     for words in (["ipam", "show"], ["ipam", "check"], ["get", "workloadendpoints"]):
         done = subprocess.run(

@@ -2,7 +2,7 @@
 
 Promises: a file is replaced by one rename, so a runtime that starts the plugin in that moment runs the old or the new
 one; the configuration is written last, when the plugins answer, and one that somebody wrote or changed stays as it is.
-Asked again, nothing that stands is written again. Does not know: the agent, which need not run.
+Asked again, nothing is written that is there already. Does not know: the agent, which need not run.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ VERSIONS = b'["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
 SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 LONGEST_VALUE = 8191
 WAIT_SECONDS, WAIT_SECONDS_OF_DEL = 110.0, 15.0
-"""A DEL has the journal to turn to; an ADD waits for routes, and its runtime has a deadline of its own."""
+"""A DEL has the journal instead; an ADD waits for routes, and its runtime has a deadline of its own."""
 
 
 def setting(name: bytes, default: bytes) -> bytes:

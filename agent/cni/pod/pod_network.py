@@ -136,7 +136,7 @@ class NetlinkPodNetwork:
                 index, inside = index_of(attachment.interface), RequestSocket()
             with closing(inside):
                 await _configure(inside, attachment, index)
-            # The host need not ask for the pod, and its answer takes no place in a table that all namespaces share.
+            # The host need not ask for the pod, and its answer takes no entry of a table that all namespaces share.
             index = index_of(attachment.host_interface)
             entries = {
                 f"neighbour {address}": known_neighbour_request(address, attachment.mac, index)

@@ -36,7 +36,7 @@ async def test_a_chain_of_debians_plugins_follows_ours_and_is_checked(machine: M
     assert [address["address"] for address in result["ips"]] == ["192.168.0.40/32"]
     assert next(item["mac"] for item in result["interfaces"] if item["name"] == "eth0") == "02:00:00:00:00:40"
     with pytest.raises(PluginFailed, match="eth0 has MTU 1400, cali"):
-        await network.check(call)  # ours comes first in a CHECK too, and tells what tuning has changed
+        await network.check(call)  # ours comes first in a CHECK too, and reports what tuning has changed
     await network.delete(call)
     await machine.must_be_as_before()
 

@@ -295,7 +295,7 @@ async def shim_killed_in_del(rig: Rig) -> bool:
 async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
     node: Node, store: EtcdStore, pod: str, tmp_path: Path, part: int
 ) -> None:
-    """TORTIE_KILL_ROUNDS plays more of them; a failure names its round, and a round is told by its number."""
+    """TORTIE_KILL_ROUNDS plays more of them; a failure names its round, and a round is determined by its number."""
     networks, programs = [], []
     for shim in ("c", "python"):
         paths = PluginPaths(tmp_path / shim, tmp_path / shim, node.state / "cni.sock", node.state)

@@ -155,7 +155,7 @@ async def test_the_address_of_a_pod_that_nobody_deleted_is_kept_once_it_is_prove
         ({"args": {"cni": {"workload": "@x"}}}, "args.cni.workload: '@x' is no name"),
     ],
 )
-async def test_a_wrong_wish_is_refused_by_its_name(
+async def test_a_wrong_option_is_refused_by_its_name(
     world: World, config: dict[str, object], words: str
 ) -> None:
     status, error = await world.call("ADD", config=config)

@@ -1,4 +1,4 @@
-"""CHECK finds every difference, STATUS tells two troubles apart, GC frees exactly what is not listed."""
+"""CHECK finds every difference, STATUS distinguishes two troubles, GC frees exactly what is not listed."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_check_names_what_is_not_as_it_was_made(world: World, damage: str) -> None:
     result = await added(world)
     change, words = DAMAGE[damage]
-    ((name, wish),) = world.pods.attached.items()
-    world.pods.attached[name] = replace(wish, **change)
+    ((name, attachment),) = world.pods.attached.items()
+    world.pods.attached[name] = replace(attachment, **change)
     status, error = await world.call("CHECK", config={"prevResult": result})
     assert (status, error["code"]) == (1, 101)
     assert words in error["msg"]
@@ -123,7 +123,7 @@ async def test_gc_frees_exactly_what_is_not_listed(world: World) -> None:
         await world.call("ADD", f"c{number}", f"pod{number}")
     assert await world.call("GC", config=valid(("c1", "eth0"), ("c3", "eth0"))) == (0, {})
     left = {endpoint.spec.container_id for endpoint in world.cluster.endpoints}
-    assert left == {"c1", "c3"} == {wish.container_id for wish in world.pods.attached.values()}
+    assert left == {"c1", "c3"} == {attachment.container_id for attachment in world.pods.attached.values()}
     assert await world.stored() == (2, 2, 2)
 
 
@@ -178,10 +178,10 @@ async def test_gc_leaves_the_addresses_of_other_nodes_alone(world: World) -> Non
     assert await addresses(world) == 1
 
 
-# -- wishes -----------------------------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
-WISHES: dict[str, tuple[dict[str, object], str, str]] = {
+ADDRESS_SOURCES: dict[str, tuple[dict[str, object], str, str]] = {
     "a runtime's": ({"runtimeConfig": {"ips": ["192.168.0.9/32"]}}, "", "192.168.0.9"),
     "an argument's": ({"args": {"cni": {"ips": ["192.168.0.10"]}}}, "", "192.168.0.10"),
     "CNI_ARGS'": ({}, ";IP=192.168.0.11", "192.168.0.11"),
@@ -193,15 +193,15 @@ WISHES: dict[str, tuple[dict[str, object], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("wish", WISHES)
-async def test_a_wished_address_is_given(world: World, wish: str) -> None:
-    config, words, expected = WISHES[wish]
+@pytest.mark.parametrize("source", ADDRESS_SOURCES)
+async def test_a_requested_address_is_given(world: World, source: str) -> None:
+    config, words, expected = ADDRESS_SOURCES[source]
     environment = {"CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web{words}"}
     status, result = await world.call("ADD", config=config, environment=environment)
     assert (status, result["ips"][0]["address"]) == (0, f"{expected}/32")
 
 
-async def test_a_wished_address_that_is_taken_is_refused_and_leaves_nothing(world: World) -> None:
+async def test_a_requested_address_that_is_taken_is_refused_and_leaves_nothing(world: World) -> None:
     config: dict[str, object] = {"runtimeConfig": {"ips": ["192.168.0.9"]}}
     assert (await world.call("ADD", "c1", "one", config=config))[0] == 0
     status, error = await world.call("ADD", "c2", "two", config=config)
@@ -209,11 +209,11 @@ async def test_a_wished_address_that_is_taken_is_refused_and_leaves_nothing(worl
     assert await world.stored() == (1, 1, 1)
 
 
-async def test_a_wished_mac_is_the_pods(world: World) -> None:
+async def test_a_requested_mac_is_the_pods(world: World) -> None:
     result = await added(world, runtimeConfig={"mac": "0A-58-C0-A8-00-09"})
     assert result["interfaces"][1]["mac"] == "0a:58:c0:a8:00:09"
-    (wish,) = world.pods.attached.values()
-    assert wish.mac == "0a:58:c0:a8:00:09"
+    (attachment,) = world.pods.attached.values()
+    assert attachment.mac == "0a:58:c0:a8:00:09"
 
 
 REFUSED: list[tuple[dict[str, object], int, str]] = [
@@ -250,7 +250,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
 
 
 @pytest.mark.parametrize(("config", "code", "words"), REFUSED)
-async def test_a_wish_that_cannot_be_met_is_refused_by_its_name_and_never_hinders_a_del(
+async def test_an_option_that_cannot_be_met_is_refused_by_its_name_and_never_hinders_a_del(
     world: World, config: dict[str, object], code: int, words: str
 ) -> None:
     status, error = await world.call("ADD", config=config)
@@ -296,7 +296,7 @@ async def test_the_oldest_form_has_one_address_of_each_family(world: World) -> N
     assert result["ip6"]["ip"].startswith("fd00:10::")
 
 
-async def test_one_address_of_each_family_may_be_wished_and_the_other_family_is_assigned(
+async def test_one_address_of_each_family_may_be_requested_and_the_other_family_is_assigned(
     world: World,
 ) -> None:
     result = await added(world, runtimeConfig={"ips": ["192.168.0.9/24", "fd00:10::9"]})

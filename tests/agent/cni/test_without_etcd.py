@@ -81,11 +81,11 @@ def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_wait
         seconds, answer = runtimes[shim].call("DEL", container, NAMESPACES / namespace)
         assert answer == {}
         took[shim].append(seconds)
-    told = {
+    times = {
         shim: f"{median(values) * 1000:.0f} ms, at most {max(values) * 1000:.0f}"
         for shim, values in took.items()
     }
-    print(f"DEL without etcd: {told}")
+    print(f"DEL without etcd: {times}")
     assert max(median(values) for values in took.values()) < DEL_SECONDS * MACHINE_FACTOR
     assert kernels(lab) == before
     assert len(list((node.directory / "state").glob("releases/*.json"))) == len(pods)

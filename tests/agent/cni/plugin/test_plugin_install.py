@@ -57,7 +57,7 @@ def test_asked_again_it_writes_nothing(paths: PluginPaths) -> None:
     assert {path: path.stat().st_ino for path in before} == before
 
 
-def test_a_configuration_that_somebody_changed_stays_unless_it_is_wished_away(paths: PluginPaths) -> None:
+def test_a_configuration_that_somebody_changed_stays_unless_it_is_to_be_replaced(paths: PluginPaths) -> None:
     done(paths)
     path = paths.configuration / CONFLIST
     path.write_text("{}")

@@ -260,7 +260,7 @@ async def test_a_check_finds_each_thing_that_somebody_changed_on_the_host(
 
 
 @pytest.mark.parametrize("forwarding", [True, False])
-async def test_a_pod_forwards_only_if_it_is_wished(
+async def test_a_pod_forwards_only_if_it_is_asked_for(
     pod: str, pods: NetlinkPodNetwork, forwarding: bool
 ) -> None:
     await attach(pods, replace(attachment(pod), forwarding=forwarding))
