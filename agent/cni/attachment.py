@@ -105,8 +105,8 @@ def handle_of(network: str, container_id: str, interface: str) -> HandleId:
     return HandleId(f"{network}.{container_id}{suffix}")
 
 
-def keep(request: Request) -> Keep | None:
-    """For which name, and how long, the addresses outlive the attachment; nothing for a workload without a name."""
+def retention(request: Request) -> Keep | None:
+    """For which name, and how long, the addresses outlive the attachment; None for a workload without a name."""
     seconds = request.options.keep_seconds
     if seconds is None:
         return None
@@ -121,8 +121,8 @@ def keep(request: Request) -> Keep | None:
     return Keep(HandleId(f"{request.network}.@{name}{suffix}"), seconds)
 
 
-def traced(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None:
-    """(container id, interface) behind an allocation, by what was recorded with it; None when it says neither."""
+def attachment_of(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None:
+    """(container id, interface) that an allocation was made for, by its attributes; None when they do not say."""
     network, interface = words.get("network"), words.get("interface", USUAL_INTERFACE)
     if network is None:
         return None
@@ -174,8 +174,10 @@ def endpoint(
     )
 
 
-def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[str, str], ...]:
-    """What is recorded with the addresses: Calico's words, and beyond them what says later whether they are in use."""
+def secondary_attributes(
+    request: Request, node: str, stamp: str, boot_id: str
+) -> tuple[tuple[str, str], ...]:
+    """What is recorded with the addresses: Calico's attributes, and what shows later whether they are still in use."""
     found = {
         "node": node,
         "timestamp": stamp,
@@ -187,7 +189,7 @@ def about(request: Request, node: str, stamp: str, boot_id: str) -> tuple[tuple[
         found["namespace"], found["pod"] = request.kubernetes_pod
     if request.interface != USUAL_INTERFACE:
         found["interface"] = request.interface
-    if (kept := keep(request)) is not None:
+    if (kept := retention(request)) is not None:
         found |= dict(kept.words())
     return tuple(sorted(found.items()))
 

@@ -7,11 +7,13 @@ Does not know: sockets, netlink, etcd, how an attachment is made, who keeps othe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from agent.cni.attachment import host_interface
 from agent.cni.dependencies import Dependencies, translated_errors
-from agent.cni.endpoint_store import Answer, EndpointStore
+from agent.cni.endpoint_store import EndpointStore
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Release
 
@@ -25,7 +27,7 @@ class DeleteVerb:
         self._dependencies = dependencies
         self._store = store
 
-    async def delete(self, request: Request, release: Release, answer: Answer) -> None:
+    async def delete(self, request: Request, release: Release, answer: Callable[[], None]) -> None:
         """Detach; `answer` is called as soon as the release is done or durable, which may be before the end.
 
         Raises CniError when the device stays, or the release can be neither done nor written down.

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import about, handle, keep, namespace, stored_name
+from agent.cni.attachment import handle, namespace, retention, secondary_attributes, stored_name
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
@@ -47,7 +47,6 @@ class Waits:
 
 USUAL_WAITS = Waits()
 
-Answer = Callable[[], None]
 Piggyback = Callable[[tuple[Assignment, ...]], Companion]
 Assigning = asyncio.Task[tuple[Assignment, ...]]
 Reading = asyncio.Future[WorkloadEndpoint | None]
@@ -112,7 +111,7 @@ class EndpointStore:
         `piggyback` makes the writes that belong to it; it is called once for each time that the transaction is tried.
         Cancelled, the task leaves nothing behind.
         """
-        now, kept = self._clock.wall(), keep(request)
+        now, kept = self._clock.wall(), retention(request)
         wanted = AddressRequest(
             handle=handle(request),
             node=self._dependencies.node,
@@ -121,7 +120,7 @@ class EndpointStore:
             ipv4=int(request.options.ipv4),
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
-            secondary=about(
+            secondary=secondary_attributes(
                 request,
                 self._dependencies.node,
                 now.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
@@ -190,7 +189,7 @@ class EndpointStore:
         return None if request.addresses_only else await self.stored(request)
 
     async def release_or_record(
-        self, request: Request, release: Release, answer: Answer, reading: Reading | None = None
+        self, request: Request, release: Release, answer: Callable[[], None], reading: Reading | None = None
     ) -> None:
         """Release; when that takes longer than a runtime should wait, write `release` down first.
 

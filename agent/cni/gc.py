@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from agent.cni.attachment import traced
+from agent.cni.attachment import attachment_of
 from agent.cni.plugin.spec import Request, Verb
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.model import Attributes, Block, NodeName
@@ -42,7 +42,7 @@ def _of_allocation(request: Request, node: NodeName, attributes: Attributes) -> 
     words = dict(attributes.secondary)
     if attributes.handle is None or words.get("node") != node or words.get("network") != request.network:
         return None
-    attachment = traced(words, attributes.handle)
+    attachment = attachment_of(words, attributes.handle)
     if attachment is None:
         return None
     return _release(request, attachment, words.get("namespace"), words.get("pod"))
