@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cni.release_journal import Journal
+from agent.cni.release_journal import ReleaseJournal
 from agent.lab.pods import PLUGIN, PYTHON
 
 Shim = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -153,7 +153,7 @@ def test_without_an_agent_a_del_is_written_down_as_the_agent_would(shim: Shim, t
     stdin = '{"cniVersion":"1.0.0","name":"n","odd":"\u00e4\\n\\""}'.encode("ascii", "backslashreplace")
     done = shim(stdin, CNI_COMMAND="DEL", CNI_CONTAINERID="c-1", CNI_IFNAME="eth0", CNI_ARGS='X="1"')
     assert (done.returncode, done.stdout) == (0, b"")
-    ((_, release),) = Journal(tmp_path / "state").pending(lambda *_: None)
+    ((_, release),) = ReleaseJournal(tmp_path / "state").pending(lambda *_: None)
     assert release.config.encode() == stdin
     assert release.environment["CNI_CONTAINERID"] == "c-1"
     assert release.environment["CNI_ARGS"] == 'X="1"'
