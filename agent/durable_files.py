@@ -1,7 +1,7 @@
 """Files that survive a power loss whole: written beside their place, synced, renamed.
 
 Promises: whoever reads meanwhile sees the old content or the new one; what was written is on the disk when the call
-returns; a write that fails leaves the old file. One that is killed leaves `.<name>.<random>.new` beside it.
+returns; a write that fails leaves the old file. One that is killed leaves `.<random>.new` beside it.
 Does not know: what is in a file.
 """
 
@@ -19,7 +19,7 @@ def put_file(path: Path, content: bytes, mode: int) -> bool:
     """Write a file; False when it has this content and mode already. Raises OSError."""
     if path.exists() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
         return False
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

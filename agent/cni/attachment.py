@@ -73,7 +73,7 @@ def _hashed(text: str) -> str:
 
 
 def host_interface(request: Request) -> str:
-    """The host side's name."""
+    """The name of the attachment's device on the host."""
     return host_interface_of(request.namespace, request.pod, request.container_id, request.interface)
 
 
@@ -133,19 +133,19 @@ def attachment_of(words: Mapping[str, str], handle: HandleId) -> tuple[str, str]
 
 
 def namespace(request: Request) -> str:
-    """The namespace its endpoint is stored in."""
+    """The namespace that the attachment's endpoint is stored in."""
     return request.kubernetes_pod[0] if request.kubernetes_pod is not None else DEFAULT_NAMESPACE
 
 
 def workload(request: Request) -> tuple[str, str]:
-    """(orchestrator, workload) of its endpoint."""
+    """(orchestrator, workload) of the attachment's endpoint."""
     if request.kubernetes_pod is not None:
         return "k8s", request.kubernetes_pod[1]
     return "cni", request.container_id
 
 
 def stored_name(request: Request, node: str) -> str:
-    """The name its endpoint is stored under."""
+    """The name that the attachment's endpoint is stored under."""
     orchestrator, name = workload(request)
     return endpoint_name(node, orchestrator, name, request.interface)
 
@@ -153,7 +153,7 @@ def stored_name(request: Request, node: str) -> str:
 def endpoint(
     request: Request, node: str, mac: str, addresses: Iterable[Address], created: str
 ) -> WorkloadEndpoint:
-    """The endpoint as it is stored."""
+    """The attachment's endpoint as it is stored; `created` is a time as Kubernetes writes it."""
     orchestrator, name = workload(request)
     return WorkloadEndpoint(
         metadata=Metadata(

@@ -59,11 +59,11 @@ class PodNetwork(Protocol):
         ...
 
     async def detach(self, host_interface: str) -> None:
-        """Remove it; nothing to remove is success. Raises KernelError."""
+        """Remove the pair by its host side; nothing to remove is success. Raises KernelError."""
         ...
 
     def exists(self, host_interface: str) -> bool:
-        """Whether it is there."""
+        """Whether a device of this name is there."""
         ...
 
     async def owner(self, host_interface: str) -> str | None:
@@ -74,7 +74,7 @@ class PodNetwork(Protocol):
         ...
 
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
-        """What is there now. Raises NoNamespace, KernelError."""
+        """Both ends of the pair as the kernel has them. Raises NoNamespace, KernelError."""
         ...
 
 

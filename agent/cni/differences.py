@@ -24,7 +24,7 @@ EVERYWHERE, EVERYWHERE_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One end of the pair."""
+    """One end of the veth pair."""
 
     mac: str
     mtu: int
@@ -39,7 +39,7 @@ class PodState:
     host: Device | None = None
     addresses: frozenset[Address] = frozenset()
     routes: tuple[Route, ...] = ()
-    """The pod's, main table."""
+    """The routes of the pod's main table, both families."""
     gateway_macs: Mapping[Address, str] = field(default_factory=dict)
     """The permanent neighbour entries for the gateways."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def _routes(name: str, stored: WorkloadEndpoint, state: PodState, *, changed: bo
 
 
 def _result_words(request: Request, word: str) -> Iterator[Any]:
-    """What prevResult says of the pod's interface."""
+    """Each value that prevResult has under a key (`mac`, `mtu`) of the pod's interface."""
     for item in (request.previous or {}).get("interfaces") or ():
         if item.get("name") == request.interface and item.get("sandbox") and item.get(word):
             yield item[word]

@@ -218,7 +218,7 @@ class EndpointStore:
         answer()
 
     async def _try_release(self, request: Request, reading: Reading | None) -> str | None:
-        """None, or why it is not known to be done."""
+        """None when the datastore has taken the release, else why that is not known."""
         if (why := self._dependencies.not_ready()) is not None:
             return why
         try:

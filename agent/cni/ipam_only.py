@@ -21,7 +21,7 @@ from ipam.address_text import text_of
 async def add_addresses(
     dependencies: Dependencies, store: EndpointStore, request: Request, release: Release
 ) -> bytes:
-    """The abbreviated result. Raises CniError."""
+    """Assign addresses; the abbreviated result, which has no interfaces. Raises CniError."""
     dependencies.require_ready()
     try:
         assigned = await store.assigned(store.begin_assignment(request))

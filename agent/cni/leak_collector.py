@@ -49,7 +49,7 @@ class LeakCollector:
         """The earlier look at each allocation that seemed abandoned."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look at this node's allocations in rounds, until cancelled."""
         while True:
             wait = PAUSE_SECONDS if self._first else ROUND_SECONDS
             await asyncio.sleep(

@@ -27,7 +27,7 @@ STALE_SECONDS = 3600.0
 
 
 class JournalFull(Exception):
-    """There are too many releases to carry out; the sentence names the directory."""
+    """The journal holds as many releases as it takes; the sentence names its directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Release:
 
 
 class ReleaseJournal:
-    """The directory of releases."""
+    """The directory of the releases that are still to be carried out, a file each."""
 
     def __init__(self, state: Path, most: int = MOST_RELEASES) -> None:
         self._directory = state / "releases"
@@ -98,6 +98,6 @@ class ReleaseJournal:
                     path.unlink()
 
     def done(self, path: Path) -> None:
-        """A release was carried out."""
+        """Take a release off that was carried out, durably; one that is gone already is success. Raises OSError."""
         path.unlink(missing_ok=True)
         sync_directory(self._directory)

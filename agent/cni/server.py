@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class CniServer:
-    """The unix socket that the shims call."""
+    """Answers the calls that come over the shims' unix socket."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class CniServer:
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
         self._deleting: set[asyncio.Task[None]] = set()
-        """DELs that may have been answered already."""
+        """DELs under way, which may have been answered already."""
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
@@ -134,7 +134,7 @@ class CniServer:
             self._dependencies.count_call(known, code, self._clock.now() - began)
 
     async def _answer(self, request: Request, release: Release) -> bytes:
-        """What is printed. Raises CniError."""
+        """Carry a call out: what the plugin prints. Raises CniError."""
         if request.verb is Verb.STATUS:
             await self._status()
         elif request.verb is Verb.GC:

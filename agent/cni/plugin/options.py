@@ -19,7 +19,7 @@ from ipam.allocation.sticky import LONGEST_KEEP_SECONDS
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535
 SMALLEST_MTU_6 = 1280
-"""RFC 8200, section 5."""
+"""The smallest MTU of a link with IPv6 (RFC 8200, section 5)."""
 MOST_VALID_ATTACHMENTS = 100_000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 DURATION = re.compile(r"([0-9]{1,7})([smhd]?)")
@@ -42,14 +42,14 @@ class Code(Enum):
     UNAVAILABLE = 50
     LIMITED = 51
     REFUSED = 100
-    """IPAM said no."""
+    """IPAM refuses: no pool, no free address, an address in use."""
     DIFFERS = 101
     """CHECK found something that is not as ADD left it."""
     INTERNAL = 999
 
 
 class CniError(Exception):
-    """What the plugin answers instead of a result."""
+    """An error of the specification: code, sentence, details; the plugin answers it instead of a result."""
 
     def __init__(self, code: Code, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -61,13 +61,13 @@ class Options:
     """What the configuration and the runtime ask for."""
 
     pools: tuple[str, ...] = ()
-    """Names or CIDRs of pools of either family."""
+    """Names or CIDRs of the pools to assign from, of either family; empty for any."""
     ipv4: bool = True
     ipv6: bool = False
-    """Which families an address is assigned of."""
+    """Whether an address of each family is assigned."""
     mtu: int | None = None
     exact: tuple[IPv4Address | IPv6Address, ...] = ()
-    """Exactly these; one of a family at most."""
+    """Addresses to assign, no others; one of a family at most."""
     mac: str | None = None
     forwarding: bool | None = None
     """Whether the pod forwards packets itself; None leaves the kernel's default."""
@@ -79,11 +79,11 @@ class Options:
     keep_seconds: int | None = None
     """How long a named workload's addresses are kept for it after its pod is gone."""
     workload: str | None = None
-    """The name, where no orchestrator gives one."""
+    """The workload's name, where no orchestrator gives one."""
 
 
 def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Options:
-    """All options of a call. Raises CniError."""
+    """All options of a call; `arguments` are CNI_ARGS. Raises CniError."""
     ipam = _object(config, "ipam", "ipam")
     ipv4, ipv6 = _wants(ipam, "assign_ipv4", default=True), _wants(ipam, "assign_ipv6", default=False)
     exact = _requested_addresses(config, arguments)
@@ -168,7 +168,7 @@ def _object(within: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
 
 
 def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """Calico writes these as text."""
+    """A truth value; Calico writes these as text."""
     words = {True: True, False: False, "true": True, "false": False}
     value = ipam.get(name, default)
     if not isinstance(value, bool | str) or value not in words:

@@ -17,13 +17,13 @@ from ipam.address_text import text_of
 Address = IPv4Address | IPv6Address
 
 OLDEST_FORM = ("0.1.0", "0.2.0")
-"""One address of each family, no interfaces."""
+"""Versions whose result has one address of each family and no interfaces."""
 WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
-"""1.0.0 dropped the family of an address."""
+"""Versions whose result names the family of each address; 1.0.0 dropped it."""
 
 
 def render(result: Result, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
-    """The result of an ADD."""
+    """The result of an ADD, added to what the plugins before this one did (`previous`)."""
     if version in OLDEST_FORM:
         return _oldest(version, result.addresses, NO_OPTIONS)
     interfaces: list[dict[str, object]] = [

@@ -31,7 +31,7 @@ NO_OPTIONS = Options()
 
 
 class Verb(Enum):
-    """CNI_COMMAND."""
+    """The verbs of the specification, as CNI_COMMAND has them."""
 
     ADD = "ADD"
     DEL = "DEL"
@@ -48,12 +48,12 @@ NEEDED = {
     Verb.CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     Verb.DEL: ("CNI_CONTAINERID", "CNI_IFNAME"),
 }
-"""Environment that a verb cannot do without."""
+"""Verb -> the environment that it cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call of a runtime."""
+    """One call of a runtime, read and checked."""
 
     verb: Verb
     version: str
@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attachment got."""
+    """What an ADD made, in the host and in the pod."""
 
     host_interface: str
     host_mac: str
@@ -104,7 +104,7 @@ def version_of(stdin: bytes) -> str:
 
 
 def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
-    """The request. Raises CniError."""
+    """A call's environment and standard input as a request. Raises CniError."""
     word = environment.get("CNI_COMMAND", "")
     try:
         verb = Verb(word)
@@ -228,7 +228,7 @@ def _previous(verb: Verb, config: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 
 LISTS = ("interfaces", "ips", "routes")
-"""The lists of a result."""
+"""Keys of a result whose values are lists of objects."""
 
 
 def _arguments(text: str) -> dict[str, str]:

@@ -99,7 +99,7 @@ class NetlinkPodNetwork:
         self._remover = LinkRemover()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket for requests."""
         self._requests.close()
 
     async def make_pair(self, attachment: Attachment) -> None:

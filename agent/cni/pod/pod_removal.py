@@ -25,7 +25,7 @@ REMOVAL_GROUP = 0x746F7274
 MOST_AT_ONCE = 100
 """Devices in one request; with the group's own message they fit one batch."""
 MOST_NOTIFICATIONS = 1000
-"""Taken in before other tasks run."""
+"""Notifications that are taken in before other tasks run."""
 
 _IN_GROUP = attribute(IFLA_GROUP, struct.pack("=I", REMOVAL_GROUP))
 
