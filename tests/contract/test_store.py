@@ -1,4 +1,4 @@
-"""What every store promises: the same tests on a real etcd and on the fake."""
+"""What every store promises: on a real etcd, on the fake, and on a dry run, which leaves the store behind it alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.dry_run_store import Rehearsal
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, Lost, Put, Store, Unchanged
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
@@ -17,6 +18,8 @@ from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
 
 NUMBER = itertools.count()
+LASTING = pytest.mark.parametrize("store", ["fake", "etcd"], indirect=True)
+"""A store that watches and leases: what a dry run writes is not heard of, and does not end."""
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +28,18 @@ def server() -> Iterator[Etcd]:
         yield running
 
 
-@pytest.fixture(params=["fake", "etcd"])
+@pytest.fixture(params=["fake", "etcd", "dry run"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    made: FakeStore | EtcdStore
-    if request.param == "fake":
-        made = FakeStore()
-    else:
+    made: Store
+    behind = FakeStore()
+    if request.param == "etcd":
         made = EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,)))
+    else:
+        made = behind if request.param == "fake" else Rehearsal(behind)
     yield made
     await made.close()
+    if request.param == "dry run":
+        assert (behind.copy(), behind.commits) == ({}, 0)
 
 
 @pytest.fixture
@@ -156,6 +162,7 @@ async def test_a_transaction_is_bounded_and_names_a_key_once(store: Store, root:
         await store.commit((), (Put(f"{root}a", b"1"), Put(f"{root}a", b"2")))
 
 
+@LASTING
 async def test_a_watch_continues_a_list_without_a_gap(store: Store, root: str) -> None:
     await put(store, f"{root}before", b"1")
     listing = await store.list(root)
@@ -170,6 +177,7 @@ async def test_a_watch_continues_a_list_without_a_gap(store: Store, root: str) -
     assert [change.revision for change in found[:5]] == revisions
 
 
+@LASTING
 async def test_a_watch_delivers_what_happens_after_it_began(store: Store, root: str) -> None:
     listing = await store.list(root)
     watching = asyncio.create_task(changes(store, root, listing.revision + 1, 1))
@@ -178,6 +186,7 @@ async def test_a_watch_delivers_what_happens_after_it_began(store: Store, root: 
     assert [change.key for change in await watching] == [f"{root}a"]
 
 
+@LASTING
 async def test_a_watch_from_a_revision_no_longer_kept_says_so(store: Store, root: str) -> None:
     first = await put(store, f"{root}a", b"1")
     await put(store, f"{root}a", b"2")
@@ -187,6 +196,7 @@ async def test_a_watch_from_a_revision_no_longer_kept_says_so(store: Store, root
         await changes(store, root, first, 3)
 
 
+@LASTING
 async def test_keys_vanish_with_their_lease(store: Store, root: str) -> None:
     lease = await store.grant_lease(60)
     await store.commit((), (Put(f"{root}a", b"1", lease),))
@@ -202,6 +212,7 @@ async def test_keys_vanish_with_their_lease(store: Store, root: str) -> None:
         await store.commit((), (Put(f"{root}a", b"1", lease),))
 
 
+@LASTING
 async def test_closing_the_store_ends_its_watches(store: Store, root: str) -> None:
     listing = await store.list(root)
     watching = asyncio.create_task(changes(store, root, listing.revision, 1))

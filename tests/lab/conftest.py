@@ -9,28 +9,9 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import ROOT
-from tests.scenes.labs import (
-    CHECKOUT,
-    COMMAND,
-    MakeLab,
-    RouteMonitors,
-    make_lab,
-    named,
-    tortie,
-    wait_until_quiet,
-    wait_until_routed,
-)
+from tests.scenes.labs import CHECKOUT, make_lab
 
-__all__ = [
-    "COMMAND",
-    "MakeLab",
-    "RouteMonitors",
-    "make_lab",
-    "named",
-    "tortie",
-    "wait_until_quiet",
-    "wait_until_routed",
-]
+__all__ = ["make_lab"]
 
 SAID_LINES = 60
 """What a failure shows of each agent's log."""

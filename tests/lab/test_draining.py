@@ -13,7 +13,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab, tortie, wait_until_routed
+from tests.scenes.labs import MakeLab, tortie, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

@@ -23,7 +23,7 @@ from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, remove
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster
-from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
+from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

@@ -13,7 +13,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods, remove
-from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors
+from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors
 
 pytestmark = pytest.mark.lab
 

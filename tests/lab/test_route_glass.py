@@ -12,7 +12,7 @@ import pytest
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.lab.conftest import MakeLab, tortie
+from tests.scenes.labs import MakeLab, tortie
 
 pytestmark = pytest.mark.lab
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.scenes.isolated_scripts import CALL_SECONDS, inside
 from tests.suite.__main__ import ROOT, Done, counts, table
-from tests.suite.isolation import SHARED, environment, isolated, prepare
+from tests.suite.isolation import SHARED, isolated
 from tests.suite.shards import SHARDS, Kind, Shard, takes
 
 TEST_FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
-CALL_SECONDS = 60.0
 
 
 def has(path: str, kind: Kind) -> bool:
@@ -53,22 +53,6 @@ def test_the_guest_kernels_shards_name_each_file_that_has_a_test_for_it() -> Non
     assert sorted(named) == sorted(marked)
 
 
-def inside(
-    script: str, work: Path, callers: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a script of shell as a shard is run."""
-    work.mkdir(exist_ok=True)
-    return subprocess.run(
-        isolated(["sh", "-c", script], work),
-        env=environment(callers or os.environ),
-        preexec_fn=prepare,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=CALL_SECONDS,
-    )
-
-
 def test_nothing_of_the_callers_environment_reaches_a_shard(tmp_path: Path) -> None:
     odd = {
         "http_proxy": "http://127.0.0.1:9",
@@ -98,8 +82,8 @@ def test_nothing_that_a_process_hands_down_reaches_a_shard(tmp_path: Path) -> No
     script = """
     import signal, sys
     from pathlib import Path
-    from tests.suite import test_suite
-    print(test_suite.inside("ulimit -n; ulimit -s; ulimit -f; grep SigIgn /proc/self/status", Path(sys.argv[1])).stdout)
+    from tests.scenes.isolated_scripts import inside
+    print(inside("ulimit -n; ulimit -s; ulimit -f; grep SigIgn /proc/self/status", Path(sys.argv[1])).stdout)
     """
     words = (sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "work"))
     narrow = [

@@ -13,7 +13,7 @@ from tests.fixtures.debian_root import SUITES
 from tests.systemd import service
 from tests.systemd.nodes import Machines, Node, machines, wait_for
 from tests.systemd.service import SETTINGS, Watched, routes
-from tests.systemd.test_units import exposed, reasons
+from tests.systemd.units import exposed, reasons
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
+from tests.systemd.units import SERVICES, UNITS, exposed, reasons
 
-UNITS = ROOT / "systemd"
-SERVICES = ("tortie-agent.service", "tortie-drain.service")
 MOST_EXPOSURE = 4.0
-REASON = re.compile(r"^#! (\S+): (\S.*)$", re.MULTILINE)
 UNKNOWN_KEY = re.compile(r"(?i)unknown|failed to parse|ignoring")
-
-
-def exposed(listed: str) -> set[str]:
-    """What `systemd-analyze security --json=short` complains of."""
-    return {row["name"] for row in json.loads(listed) if float(row.get("exposure") or 0) > 0}
-
-
-def reasons() -> dict[str, str]:
-    """What the agent's unit gives a reason for."""
-    return dict(REASON.findall((UNITS / SERVICES[0]).read_text()))
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

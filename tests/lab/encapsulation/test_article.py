@@ -14,7 +14,7 @@ from agent.lab import fabric, icmp, lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab
+from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add, pods
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab
+from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -13,7 +13,7 @@ import pytest
 from agent.lab import fabric, lab_processes, lifecycle, pods
 from agent.lab.lab_plan import NETWORK, LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.lab.conftest import MakeLab, wait_until_quiet
+from tests.scenes.labs import MakeLab, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 

@@ -12,8 +12,8 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway6
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, pods
-from tests.lab.conftest import MakeLab
 from tests.scenes import traffic
+from tests.scenes.labs import MakeLab
 from tests.scenes.traffic import host, pod
 
 pytestmark = pytest.mark.lab

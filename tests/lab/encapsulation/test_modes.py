@@ -17,8 +17,8 @@ from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab, wait_until_routed
 from tests.scenes import traffic
+from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.traffic import host, pod
 
 pytestmark = pytest.mark.lab

@@ -11,7 +11,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab, wait_until_routed
+from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.pinging import ROUND_SECONDS, pinging
 
 pytestmark = pytest.mark.lab

@@ -14,7 +14,7 @@ from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab, wait_until_routed
+from tests.scenes.labs import MakeLab, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.netlink.namespaces import entered
-from tests.lab.conftest import MakeLab
+from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

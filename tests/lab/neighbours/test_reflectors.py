@@ -13,7 +13,7 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.lab.conftest import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
+from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 

@@ -9,15 +9,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.lab import lab_processes, lifecycle
-from agent.lab.lab_plan import LabNode, Mode, gateway
+from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
-from tests.lab.conftest import MakeLab, RouteMonitors, tortie
+from tests.scenes.lab_peers import converged, resource, session
+from tests.scenes.labs import MakeLab, RouteMonitors, tortie
 
 pytestmark = pytest.mark.lab
 
@@ -25,10 +25,6 @@ SESSION_SECONDS = 30.0
 PASSWORD = "hunter2"
 WANTED, REFUSED = "10.50.0.0/16", "10.60.0.0/16"
 REFUSE = {"action": "Reject", "cidr": REFUSED, "matchOperator": "In"}
-
-
-def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:
-    return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 class Tor:
@@ -88,13 +84,6 @@ def tor(lab: Lab, directory: Path) -> Iterator[Tor]:
         running.process.wait()
 
 
-def session(node: LabNode) -> tuple[str, str]:
-    """State of the session with the router, and since when."""
-    status = lab_processes.agent_status(node) or {"peers": []}
-    found = [peer for peer in status["peers"] if peer["description"] == "tor"]
-    return (found[0]["state"], found[0]["since"]) if found else ("", "")
-
-
 def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
     """An agent is killed and comes back: the router's kernel and the other node's hear nothing of it."""
     victim, before = lab.plan.nodes[0], router.routes()
@@ -108,11 +97,6 @@ def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
         assert monitors.events() == {name: [] for name in ("node1", "node2", "fabric")}
     finally:
         monitors.close()
-
-
-def converged(node: LabNode) -> bool:
-    status = lab_processes.agent_status(node)
-    return status is not None and bool(status["converged"])
 
 
 def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
