@@ -13,10 +13,10 @@ from pathlib import Path
 
 from agent.cli.commands.lab import Progress
 from agent.tables import ruled
-from bench import addresses, blocks, cluster, cni, crowd, feed, moves, rib, traffic
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows
 from bench.machine import describe
+from bench.measures import addresses, blocks, cni, feed, large_cluster, many_nodes, moves, rib, traffic
 from bench.speakers import RIB_ONLY, SPEAKERS, available
 
 ROUNDS, SHORT_ROUNDS = 5, 1
@@ -67,9 +67,9 @@ def _addresses(chosen: argparse.Namespace, progress: Callable[[str], None]) -> l
 
 
 def _crowd(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
-    found = crowd.measure(3 if chosen.short else 100, 2.0 if chosen.short else 30.0, progress)
+    found = many_nodes.measure(3 if chosen.short else 100, 2.0 if chosen.short else 30.0, progress)
     feed = small(FEEDS["cluster"], SHORT_SHARE) if chosen.short else FEEDS["cluster"]
-    return found + cluster.measure(min(chosen.rounds, 3), feed, 1.0 if chosen.short else 30.0, progress)
+    return found + large_cluster.measure(min(chosen.rounds, 3), feed, 1.0 if chosen.short else 30.0, progress)
 
 
 MEASURES: dict[str, tuple[str, Run]] = {

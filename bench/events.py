@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from agent.netlink.netlink_socket import open_socket
 from agent.netlink.rtnetlink import RTA_GATEWAY, RTM_DELROUTE, RTM_NEWROUTE, attribute, decode_route, messages
-from bench.place import BenchError
+from bench.testbed import BenchError
 
 BUFFER_BYTES = 64 << 20
 DATAGRAM_BYTES = 1 << 16

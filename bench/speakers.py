@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.place import BenchError, Space, wait_for
+from bench.testbed import BenchError, Space, wait_for
 
 ADDRESS, FEEDER_ADDRESS, LENGTH = "10.0.0.1", "10.0.0.2", 12
 AS_NUMBER = 64512

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import rib
 from bench.feeds import FEEDS, announcement, small, withdrawal
 from bench.figures import OURS, Measure, Series, against_baseline, as_json, markdown, shown
+from bench.measures import rib
 
 
 def bodies(stream: bytes) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Measure e: CNI calls beside Debian's ptp with host-local, agent and etcd idle otherwise; and 100 ADDs at once.
 
 Each round makes and removes the same pods with each plugin in turn. A call's time is that of its process from its start
-to its end, as a container runtime waits for it. `python -m bench.cni [ROUNDS]` prints the table.
+to its end, as a container runtime waits for it. `python -m bench.measures.cni [ROUNDS]` prints the table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.netlink.namespaces import entered
 from bench.figures import OURS, Measure, Series, markdown
-from bench.place import BenchError
+from bench.testbed import BenchError
 
 PTP = "ptp + host-local"
 PYTHON = f"{OURS}, Python shim"

@@ -16,8 +16,8 @@ from statistics import median
 
 from bench.feeds import Feed, announcement, withdrawal
 from bench.figures import OURS, Measure, Series
-from bench.place import BenchError, Space, cable, cpu_seconds, memory_mib, spaces, wait_for
 from bench.speakers import ADDRESS, FEEDER_ADDRESS, LENGTH, RIB_ONLY, SPEAKERS, Speaker
+from bench.testbed import BenchError, Space, cable, cpu_seconds, memory_mib, spaces, wait_for
 
 FEED_SECONDS = 300.0
 BARE = "bare batched writer"

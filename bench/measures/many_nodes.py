@@ -10,7 +10,7 @@ from statistics import median
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from bench.figures import OURS, Measure, Series
-from bench.place import cpu_seconds, memory_mib
+from bench.testbed import cpu_seconds, memory_mib
 
 LAB = f"crowd{os.getpid() % 100_000}"
 

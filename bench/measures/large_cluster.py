@@ -12,11 +12,11 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bench.feed import Feeder
 from bench.feeds import Feed, announcement
 from bench.figures import OURS, Measure, Series
-from bench.place import cable, cpu_seconds, memory_mib, spaces, wait_for
+from bench.measures.feed import Feeder
 from bench.speakers import ADDRESS, AS_NUMBER, FEEDER_ADDRESS, LENGTH, Tortie, node
+from bench.testbed import cable, cpu_seconds, memory_mib, spaces, wait_for
 
 SECOND_ADDRESS = "10.0.0.3"
 FEED_SECONDS = 120.0

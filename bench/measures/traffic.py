@@ -18,7 +18,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add
 from bench.figures import OURS, Measure, Series
-from bench.place import BenchError, Space, spaces
+from bench.testbed import BenchError, Space, spaces
 
 LAB = f"stream{os.getpid() % 100_000}"
 BY_HAND = "by hand"

@@ -16,11 +16,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench.events import Events, Turned
-from bench.feed import Feeder
 from bench.feeds import FEEDS, announcement
 from bench.figures import OURS, Measure, Series
-from bench.place import BenchError, cable, spaces, wait_for
+from bench.measures.feed import Feeder
 from bench.speakers import ADDRESS, FEEDER_ADDRESS, LENGTH, SPEAKERS, Tortie
+from bench.testbed import BenchError, cable, spaces, wait_for
 
 MOVING = replace(FEEDS["cluster"], name="node", title="5k /26 of one node", count=5_000, sets=1)
 MOVE_SECONDS = 120.0

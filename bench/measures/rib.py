@@ -1,6 +1,6 @@
 """Measure b: memory of a million prefixes from one peer, and the time to decode and choose them.
 
-`python -m bench.rib COUNT SETS` does it once, in a process of its own, through the speaker's whole core without I/O:
+`python -m bench.measures.rib COUNT SETS` does it once, in a process of its own, through the speaker's whole core without I/O:
 Adj-RIB-In and Loc-RIB both hold every prefix. Prints MiB gained and processor seconds spent.
 """
 
@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from bench.feeder import opening
 from bench.feeds import END_OF_RIB, FEEDER, Feed, announcement, message
 from bench.figures import OURS, Measure, Series
-from bench.place import BenchError, memory_mib
+from bench.testbed import BenchError, memory_mib
 
 KEEPALIVE = 4
 CHUNK_BYTES = 65536
@@ -59,7 +59,7 @@ def measure(rounds: int, count: int) -> list[Measure]:
     memory, seconds = [], []
     for _ in range(rounds):
         said = subprocess.run(
-            [sys.executable, "-m", "bench.rib", str(count), str(max(1, count // 20))],
+            [sys.executable, "-m", "bench.measures.rib", str(count), str(max(1, count // 20))],
             capture_output=True,
             text=True,
             check=True,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from bench.figures import OURS, Measure, Series
-from bench.place import spaces, wait_for
+from bench.testbed import spaces, wait_for
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.store import Committed, Put
@@ -80,7 +80,7 @@ def rates(nodes: int, requests: int, lanes: int, rounds: int) -> tuple[float, ..
                 return done.returncode == 0
 
             wait_for("etcd", healthy, 20)
-            words = [sys.executable, "-m", "bench.addresses", str(nodes), str(requests), str(lanes)]
+            words = [sys.executable, "-m", "bench.measures.addresses", str(nodes), str(requests), str(lanes)]
             found.append(float(space.run(*words)))
     return tuple(found)
 

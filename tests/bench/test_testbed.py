@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.place import main_prefixes, spaces
+from bench.testbed import main_prefixes, spaces
 
 ROUTES = 100
 
