@@ -50,7 +50,7 @@ def _moves(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[
 
 def _cni(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
     if chosen.short:
-        return cni.measure(chosen.rounds, progress, calls=3, crowd=4)
+        return cni.measure(chosen.rounds, progress, calls=3, many=4)
     return cni.measure(chosen.rounds, progress)
 
 
@@ -66,7 +66,7 @@ def _addresses(chosen: argparse.Namespace, progress: Callable[[str], None]) -> l
     return addresses.measure(chosen.rounds, progress)
 
 
-def _crowd(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
+def _nodes(chosen: argparse.Namespace, progress: Callable[[str], None]) -> list[Measure]:
     found = many_nodes.measure(3 if chosen.short else 100, 2.0 if chosen.short else 30.0, progress)
     feed = small(FEEDS["cluster"], SHORT_SHARE) if chosen.short else FEEDS["cluster"]
     return found + large_cluster.measure(min(chosen.rounds, 3), feed, 1.0 if chosen.short else 30.0, progress)
@@ -80,7 +80,7 @@ MEASURES: dict[str, tuple[str, Run]] = {
     "blocks": ("(f) new block to the other nodes' kernels", _blocks),
     "traffic": ("(g) pod-to-pod traffic beside routes made by hand", _traffic),
     "addresses": ("(h) IPAM allocations a second", _addresses),
-    "crowd": ("(i) a hundred nodes on one machine, and one among 5,000", _crowd),
+    "nodes": ("(i) a hundred nodes on one machine, and one among 5,000", _nodes),
 }
 
 

@@ -22,11 +22,16 @@ DATAGRAM_BYTES = 1 << 16
 RTNLGRP_IPV4_ROUTE = 7
 
 
-def main() -> None:
-    """Print events until killed."""
+def _listening() -> socket.socket:
     listening = open_socket(socket.NETLINK_ROUTE, BUFFER_BYTES, (RTNLGRP_IPV4_ROUTE,))
     listening.setblocking(True)
     print("ready", flush=True)
+    return listening
+
+
+def main() -> None:
+    """Print events until killed."""
+    listening = _listening()
     while True:
         data = listening.recv(DATAGRAM_BYTES)
         now, lines = time.monotonic(), []
@@ -41,54 +46,53 @@ def main() -> None:
 
 
 def count(gateway: str, many: int) -> None:
-    """Print when so many routes through a gateway have been told of."""
-    listening = open_socket(socket.NETLINK_ROUTE, BUFFER_BYTES, (RTNLGRP_IPV4_ROUTE,))
-    listening.setblocking(True)
-    print("ready", flush=True)
+    """Print the monotonic clock at the last event of `many` routes through a gateway."""
+    listening = _listening()
     wanted = attribute(RTA_GATEWAY, socket.inet_aton(gateway))
     while many > 0:
         many -= listening.recv(DATAGRAM_BYTES).count(wanted)
     print(time.monotonic(), flush=True)
 
 
-class Turned:
-    """The same, waited for by another process."""
+class Listener:
+    """This program in a namespace, listening from the moment it is made."""
 
-    def __init__(self, inside: Callable[[list[str]], list[str]], gateway: str, many: int) -> None:
-        """`inside` makes a command one that runs in the namespace."""
-        command = [sys.executable, "-m", "bench.events", gateway, str(many)]
-        self._process = subprocess.Popen(inside(command), stdout=subprocess.PIPE, text=True)
+    def __init__(self, inside: Callable[[list[str]], list[str]], *more: str) -> None:
+        """`inside` makes a command one that runs in the namespace; `more` are arguments of this program's.
+
+        Raises BenchError when it does not start.
+        """
+        command = inside([sys.executable, "-m", "bench.events", *more])
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._lines = self._process.stdout
         if self._lines.readline() != "ready\n":
             raise BenchError("the event listener did not start")
 
+
+class MovedRoutes(Listener):
+    """Waits for the moment when the last of `many` routes goes through a gateway."""
+
+    def __init__(self, inside: Callable[[list[str]], list[str]], gateway: str, many: int) -> None:
+        """`inside` makes a command one that runs in the namespace."""
+        super().__init__(inside, gateway, str(many))
+
     def at(self, seconds: float) -> float:
-        """When the last one came. Raises BenchError."""
+        """The monotonic clock at the last route's event. Raises BenchError when it is not there within `seconds`."""
         try:
             said, _ = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            raise BenchError(f"the routes did not turn within {seconds:g} s") from None
+            raise BenchError(f"the routes did not move within {seconds:g} s") from None
         return float(said)
 
 
-class Events:
-    """The same, read by another process."""
-
-    def __init__(self, inside: Callable[[list[str]], list[str]]) -> None:
-        """`inside` makes a command one that runs in the namespace."""
-        self._process = subprocess.Popen(
-            inside([sys.executable, "-m", "bench.events"]), stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self._lines = self._process.stdout
-        if self._lines.readline() != "ready\n":
-            raise BenchError("the event listener did not start")
+class Events(Listener):
+    """Route events of a namespace, one after the other."""
 
     def until(self, wanted: set[str]) -> float:
-        """When the last of these `+ PREFIX` or `- PREFIX` came."""
+        """The monotonic clock at the last of these events: `+ PREFIX` or `- PREFIX`. Raises BenchError at its end."""
         missing, last = set(wanted), 0.0
         while missing:
             line = self._lines.readline().rsplit(" ", 1)
@@ -100,7 +104,7 @@ class Events:
         return last
 
     def end(self) -> list[str]:
-        """Stop listening; the events not read yet."""
+        """Stop listening; the events that `until` has not read."""
         self._process.terminate()
         rest = self._lines.read().splitlines()
         self._process.wait()

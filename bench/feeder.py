@@ -1,8 +1,8 @@
-"""A BGP neighbour that only feeds: `python -m bench.feeder ADDRESS PORT SOURCE`.
+"""A BGP peer that only announces: `python -m bench.feeder ADDRESS PORT SOURCE`.
 
 It opens one session as AS 64512 and takes commands on standard input, a line each: `send FILE` sends the file's bytes
 and answers `began SECONDS` (the monotonic clock just before the first byte) and `sent SECONDS`. `up` is printed when
-the session is established. It keeps the session alive and discards what it is told.
+the session is established. It keeps the session alive and discards what the other side sends.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Ended(Exception):
 
 
 def opening(identifier: int = FEEDER) -> bytes:
-    """Our OPEN."""
+    """The OPEN of a feeder with that BGP identifier."""
     options = b"\x02" + bytes([len(CAPABILITIES)]) + CAPABILITIES
     body = struct.pack(">BHHI", 4, AS_NUMBER, HOLD_SECONDS, identifier) + bytes([len(options)]) + options
     return message(OPEN, body)
 
 
 def dial(address: str, port: int, source: str) -> socket.socket:
-    """A connection, as soon as somebody listens."""
+    """A TCP connection, as soon as somebody listens. Raises OSError after DIAL_SECONDS."""
     deadline = time.monotonic() + DIAL_SECONDS
     while True:
         try:
@@ -50,7 +50,7 @@ def dial(address: str, port: int, source: str) -> socket.socket:
 
 
 class Session:
-    """One session, and no more than a feed needs of it."""
+    """One BGP session, with no more of RFC 4271 than a feed needs. Raises Ended when it is over."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -58,11 +58,11 @@ class Session:
         connection.settimeout(None)
 
     def message(self) -> tuple[int, bytes]:
-        """The next message: type and body."""
+        """The next message received: its type and its body. Raises Ended."""
         while len(self._buffer) < 19 or len(self._buffer) < int.from_bytes(self._buffer[16:18], "big"):
             data = self._connection.recv(65536)
             if not data:
-                raise Ended("the neighbour closed the connection")
+                raise Ended("the peer closed the connection")
             self._buffer += data
         length, kind = int.from_bytes(self._buffer[16:18], "big"), self._buffer[18]
         body, self._buffer = self._buffer[19:length], self._buffer[length:]
@@ -113,7 +113,7 @@ def main() -> None:
             session.establish()
             break
         except Ended:
-            # A speaker that is calling us at the same moment may close ours (RFC 4271 section 6.8).
+            # A speaker that connects to us at the same moment may close ours (RFC 4271 section 6.8).
             if attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.2)

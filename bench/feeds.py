@@ -1,7 +1,7 @@
-"""The three feeds as bytes of UPDATE messages, and their withdrawals (RFC 4271 section 4.3).
+"""The three feeds as octets of UPDATE messages, and their withdrawals (RFC 4271 section 4.3).
 
-Promises: pure and always the same; prefixes do not overlap; every next hop is inside NEXT_HOPS.
-Does not know: who sends them.
+Promises: pure; one feed is always the same octets; prefixes do not overlap; every next hop is inside NEXT_HOPS.
+Does not know: which process sends them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,17 @@ class Feed:
         return self.first + (number << (32 - self.length))
 
     def next_hop(self, number: int, moved: int = 0) -> int:
-        """The next hop of an attribute set."""
+        """The next hop of an attribute set, as a number; `moved` further on."""
         return FIRST_OTHER + number + moved if self.many_next_hops else FEEDER
+
+    def runs(self) -> Iterator[tuple[int, range]]:
+        """Each attribute set and the prefixes that have it, by their numbers: all sets have as many, or one more."""
+        length, rest = divmod(self.count, self.sets)
+        start = 0
+        for number in range(self.sets):
+            stop = start + length + (number < rest)
+            yield number, range(start, stop)
+            start = stop
 
 
 FEEDS = {
@@ -52,7 +61,7 @@ FEEDS = {
 
 
 def small(feed: Feed, share: int) -> Feed:
-    """The same feed, `share` times smaller."""
+    """A feed with prefixes and attribute sets of the same kind, `share` times fewer."""
     return Feed(
         feed.name,
         f"{feed.title}, 1/{share}",
@@ -99,21 +108,17 @@ def _packed(feed: Feed, numbers: range, before: bytes, behind: bytes) -> Iterato
 
 @cache
 def announcement(feed: Feed, moved: int = 0) -> bytes:
-    """All of it announced; with `moved` every next hop is that much further on."""
+    """UPDATEs that announce every prefix of the feed; with `moved` every next hop is that much further on."""
     out: list[bytes] = []
-    run, rest = divmod(feed.count, feed.sets)
-    start = 0
-    for number in range(feed.sets):
-        stop = start + run + (number < rest)
-        words = attributes(feed.next_hop(number, moved), number)
-        out.extend(_packed(feed, range(start, stop), struct.pack(">H", len(words)) + words, words))
-        start = stop
+    for number, prefixes in feed.runs():
+        octets = attributes(feed.next_hop(number, moved), number)
+        out.extend(_packed(feed, prefixes, struct.pack(">H", len(octets)) + octets, octets))
     return b"".join(out)
 
 
 @cache
 def withdrawal(feed: Feed) -> bytes:
-    """All of it taken back."""
+    """UPDATEs that withdraw every prefix of the feed."""
     return b"".join(_packed(feed, range(feed.count), b"", b""))
 
 

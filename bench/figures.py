@@ -1,4 +1,4 @@
-"""What was measured, and how it is compared: paired rounds, medians, ratios with their spread.
+"""What was measured, and how figures are compared: paired rounds, medians, ratios with their spread.
 
 Promises: pure; a ratio is formed within a round, never between rounds, because a machine's speed drifts.
 Does not know: what is measured.
@@ -118,7 +118,7 @@ def rows(measures: Iterable[Measure]) -> list[tuple[str, ...]]:
     return found
 
 
-HEADINGS = ("measure", "who", "median", "spread", "tortie / it", "memory", "cpu", "goal")
+HEADINGS = ("measure", "subject", "median", "spread", "tortie / it", "memory", "cpu", "goal")
 
 
 def markdown(measures: Iterable[Measure]) -> str:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.testbed import BenchError, Space, wait_for
+from bench.testbed import ETCD_URL, BenchError, Space, start_etcd, wait_for
 
 ADDRESS, FEEDER_ADDRESS, LENGTH = "10.0.0.1", "10.0.0.2", 12
 AS_NUMBER = 64512
@@ -77,7 +77,7 @@ GOBGP = """
     local-address = "{address}"
 """
 RIB_ONLY = frozenset({"gobgp"})
-"""Those that keep what they learn to themselves."""
+"""Speakers that write no route into the kernel."""
 
 
 class Bird:
@@ -94,7 +94,7 @@ class Bird:
         return self._space.prefixes()
 
     def start(self) -> None:
-        """Listening afterwards."""
+        """Start it; it listens when this returns."""
         config = self._folder / "bird.conf"
         config.write_text(BIRD.format(address=ADDRESS, feeder=FEEDER_ADDRESS, asn=AS_NUMBER))
         command = ["bird", "-f", "-c", str(config), "-s", str(self._folder / "bird.ctl")]
@@ -111,7 +111,7 @@ class Gobgp:
         self.pids: list[int] = []
 
     def start(self) -> None:
-        """Listening afterwards."""
+        """Start it; it listens when this returns."""
         config = self._folder / "gobgpd.toml"
         config.write_text(GOBGP.format(address=ADDRESS, feeder=FEEDER_ADDRESS, asn=AS_NUMBER))
         command = ["gobgpd", "-f", str(config), "--api-hosts", "127.0.0.1:50051", "--pprof-disable"]
@@ -145,7 +145,7 @@ class Frr:
         return self._space.prefixes()
 
     def start(self) -> None:
-        """Listening afterwards."""
+        """Start both; bgpd is on its way when this returns."""
         run = self._folder / "frr"
         run.mkdir()
         owner = pwd.getpwnam("frr")
@@ -180,7 +180,7 @@ class Tortie:
             "TORTIE_PATHS_RUN": str(folder / "run"),
             "TORTIE_PATHS_STATE": str(folder / "state"),
             "TORTIE_CNI_SOCKET": str(folder / "run" / "cni.sock"),
-            "TORTIE_ETCD_ENDPOINTS": "http://127.0.0.1:2379",
+            "TORTIE_ETCD_ENDPOINTS": ETCD_URL,
             "TORTIE_LOG_LEVEL": "warning",
             **self.more,
         }
@@ -193,29 +193,14 @@ class Tortie:
         return self._space.run("env", *settings, sys.executable, "-m", "agent.cli.main", *words, text=text)
 
     def start(self) -> None:
-        """In sync afterwards."""
-        data = self._folder / "etcd"
-        data.mkdir(mode=0o700)
-        self._space.start(
-            ["etcd", "--data-dir", str(data), "--logger", "zap", "--log-level", "error"],
-            self._folder / "etcd.log",
-        )
-        wait_for("etcd", self._etcd_answers, 20)
+        """Start etcd, write the pool and the documents, start the agent; it is in sync when this returns."""
+        start_etcd(self._space, self._folder)
         for document in (POOL, *self.documents):
             self.command("apply", "-f", "-", text=json.dumps(document))
         self.start_agent()
 
-    def _etcd_answers(self) -> bool:
-        asked = subprocess.run(
-            self._space.inside(["etcdctl", "endpoint", "health"]),
-            capture_output=True,
-            check=False,
-            env={**os.environ, "ETCDCTL_API": "3"},
-        )
-        return asked.returncode == 0
-
     def start_agent(self) -> None:
-        """In sync and settled afterwards."""
+        """Start the agent alone; it is in sync when this returns."""
         agent = self._space.start(
             [sys.executable, "-m", "agent.daemon"], self._folder / "agent.log", self.environment
         )
@@ -243,7 +228,7 @@ class Tortie:
 
 
 def with_nexthop_objects(space: Space, folder: Path) -> Tortie:
-    """Ours, with the setting that lets routes share nexthop objects."""
+    """Our agent with `kernel_nexthop_objects`: routes share nexthop objects."""
     made = Tortie(space, folder, {"TORTIE_KERNEL_NEXTHOP_OBJECTS": "true"})
     made.name = "tortie, nexthop objects"
     return made

@@ -20,16 +20,17 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = resource.getpagesize()
 WAIT_SECONDS = 120.0
+ETCD_URL = "http://127.0.0.1:2379"
 
 
 class BenchError(Exception):
-    """One sentence: what did not come, where its log is."""
+    """A measure that cannot be taken; one sentence says what did not come."""
 
 
 def main_prefixes(triestat: str) -> int:
     """The prefixes of the main table by /proc/net/fib_triestat (net/ipv4/fib_trie.c).
 
-    Without rules of somebody's own the tables `main` and `local` are one trie, which is told of twice.
+    Without rules of somebody's own the tables `main` and `local` are one trie, which the file shows twice.
     """
     _, _, main = triestat.partition("Main:")
     found = re.search(r"Prefixes:\s+(\d+)", main)
@@ -73,7 +74,7 @@ class Space:
         return process
 
     def end(self, process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
-        """End one and wait for it."""
+        """Send a process a signal and wait for its end."""
         process.send_signal(number)
         process.wait(WAIT_SECONDS)
         if process in self.running:
@@ -126,8 +127,22 @@ def spaces(count: int) -> Iterator[list[Space]]:
             one.close()
 
 
+def start_etcd(space: Space, folder: Path) -> None:
+    """Start etcd at ETCD_URL, its data and log in `folder`; it is healthy when this returns. Raises BenchError."""
+    data = folder / "etcd"
+    data.mkdir(mode=0o700)
+    command = ["etcd", "--data-dir", str(data), "--logger", "zap", "--log-level", "error"]
+    space.start(command, folder / "etcd.log")
+    check, environment = space.inside(["etcdctl", "endpoint", "health"]), {**os.environ, "ETCDCTL_API": "3"}
+
+    def is_healthy() -> bool:
+        return not subprocess.run(check, capture_output=True, check=False, env=environment).returncode
+
+    wait_for("etcd", is_healthy, 20)
+
+
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float:
-    """Ask until it is so, at most a fifth of the time spent on asking; when it was. Raises BenchError."""
+    """Ask until `ready`, at most a fifth of the time spent on asking; the clock when it was. Raises BenchError."""
     deadline = time.monotonic() + seconds
     while True:
         asked = time.monotonic()

@@ -19,25 +19,22 @@ from bench.feeds import FEEDS, Feed
 
 
 def routes(feed: Feed) -> list[Route]:
-    """What a speaker would make of the feed."""
-    run, rest = divmod(feed.count, feed.sets)
-    found, start = [], 0
-    for number in range(feed.sets):
+    """Routes that a speaker would write when it has taken the feed."""
+    found = []
+    for number, prefixes in feed.runs():
         gateway = IPv4Address(feed.next_hop(number))
-        stop = start + run + (number < rest)
-        for one in range(start, stop):
+        for one in prefixes:
             destination = IPv4Network((feed.prefix(one), feed.length))
             found.append(Route(RouteKey(destination), gateway=gateway, device="eth0", protocol=RTPROT_BIRD))
-        start = stop
     return found
 
 
 async def write(feed: Feed) -> tuple[float, float]:
-    """Seconds for all of it, in and out."""
+    """Seconds that writing every route took, and seconds that deleting them took."""
     index = device_index("eth0")
-    wished = routes(feed)
-    puts = [rtnetlink.route_request(route, index) for route in wished]
-    drops = [rtnetlink.route_deletion(route) for route in wished]
+    desired = routes(feed)
+    puts = [rtnetlink.route_request(route, index) for route in desired]
+    drops = [rtnetlink.route_deletion(route) for route in desired]
     socket = RequestSocket()
     try:
         times = []

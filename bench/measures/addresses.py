@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,18 +16,16 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from bench.figures import OURS, Measure, Series
-from bench.testbed import spaces, wait_for
+from bench.testbed import ETCD_URL, spaces, start_etcd
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.store import Committed, Put
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, HandleId, NodeName, Pool, PoolRecord
 
-URL = "http://127.0.0.1:2379"
-
 
 async def _rate(nodes: int, requests: int, lanes: int) -> float:
-    stores = [EtcdStore(EtcdConfig((URL,))) for _ in range(nodes)]
+    stores = [EtcdStore(EtcdConfig((ETCD_URL,))) for _ in range(nodes)]
     key = resource_key("ippools", "p")
     outcome = await stores[0].commit((), (Put(key, json.dumps({"round": time.time_ns()}).encode()),))
     assert isinstance(outcome, Committed)
@@ -67,26 +63,14 @@ def rates(nodes: int, requests: int, lanes: int, rounds: int) -> tuple[float, ..
             spaces(1) as (space,),
             tempfile.TemporaryDirectory(prefix="tortie-bench-", dir="/dev/shm") as name,
         ):
-            folder = Path(name)
-            space.start(
-                ["etcd", "--data-dir", str(folder / "data"), "--logger", "zap", "--log-level", "error"],
-                folder / "etcd.log",
-            )
-            check = space.inside(["etcdctl", "endpoint", "health"])
-            environment = {**os.environ, "ETCDCTL_API": "3"}
-
-            def healthy(check: list[str] = check, environment: dict[str, str] = environment) -> bool:
-                done = subprocess.run(check, capture_output=True, check=False, env=environment)
-                return done.returncode == 0
-
-            wait_for("etcd", healthy, 20)
+            start_etcd(space, Path(name))
             words = [sys.executable, "-m", "bench.measures.addresses", str(nodes), str(requests), str(lanes)]
             found.append(float(space.run(*words)))
     return tuple(found)
 
 
 def measure(rounds: int, progress: Callable[[str], None]) -> list[Measure]:
-    """One after the other on one node, 16 at once on one node, 32 nodes with 4 at once each."""
+    """Allocations a second: one after the other on one node, 16 at once on one node, 32 nodes with 4 at once each."""
     cases = (
         (1, 500, 1, "one node, one at a time"),
         (1, 1000, 16, "one node, 16 at once"),

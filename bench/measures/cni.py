@@ -30,13 +30,13 @@ from bench.testbed import BenchError
 PTP = "ptp + host-local"
 PYTHON = f"{OURS}, Python shim"
 DEBIAN = Path("/usr/lib/cni")
-CALLS, CROWD = 40, 100
-"""Pods one after the other in a round, and at once."""
+CALLS, AT_ONCE = 40, 100
+"""Pods that are made one after the other in a round, and pods that are made at once."""
 GOALS = {
     "ADD": ((OURS, 0.5), (PYTHON, 1.1)),
     "DEL": ((OURS, 0.25), (PYTHON, 0.5)),
 }
-CROWD_SECONDS = 1.5
+AT_ONCE_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Times:
     middle: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
     slowest: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
     """The 99th of a hundred; of fewer calls the slowest."""
-    crowd: list[float] = field(default_factory=list)
+    at_once: list[float] = field(default_factory=list)
 
 
 @contextmanager
 def _pods(count: int) -> Iterator[list[str]]:
-    """Empty namespaces."""
+    """Names of empty namespaces, which go when the block ends."""
     names = [f"tortie-bench{os.getpid()}-{number}" for number in range(count)]
     try:
         _batch(f"netns add {name}" for name in names)
@@ -114,18 +114,18 @@ def _one_by_one(plugin: Plugin, times: Times, calls: int) -> None:
             times.slowest[verb].append(sorted(seconds)[min(calls - 1, calls * 99 // 100)])
 
 
-def _at_once(plugin: Plugin, times: Times, crowd: int) -> None:
-    with _pods(crowd) as pods, ThreadPoolExecutor(crowd) as callers:
+def _at_once(plugin: Plugin, times: Times, many: int) -> None:
+    with _pods(many) as pods, ThreadPoolExecutor(many) as callers:
         began = time.perf_counter()
         list(callers.map(lambda pod: plugin.call("ADD", pod), pods))
-        times.crowd.append(time.perf_counter() - began)
+        times.at_once.append(time.perf_counter() - began)
         list(callers.map(lambda pod: plugin.call("DEL", pod), pods))
 
 
 def measure(
-    rounds: int, progress: Callable[[str], None] = lambda _: None, calls: int = CALLS, crowd: int = CROWD
+    rounds: int, progress: Callable[[str], None] = lambda _: None, calls: int = CALLS, many: int = AT_ONCE
 ) -> list[Measure]:
-    """All of it, in a lab of one node. Raises BenchError, LabError."""
+    """CNI calls one by one and at once, in a lab of one node. Raises BenchError, LabError."""
     name = f"bench{os.getpid() % 100000}"
     progress("(e) CNI: starting an agent and an etcd")
     lab = lifecycle.up(name, 1, Mode.NONE, lambda _: None)
@@ -142,33 +142,33 @@ def measure(
                     for plugin in plugins:
                         _one_by_one(plugin, times[plugin.name], calls)
                     for plugin in plugins:
-                        _at_once(plugin, times[plugin.name], crowd)
+                        _at_once(plugin, times[plugin.name], many)
     finally:
         lifecycle.down(name)
-    return _measures(times, calls, crowd)
+    return _measures(times, calls, many)
 
 
-def _measures(times: dict[str, Times], calls: int, crowd: int) -> list[Measure]:
+def _measures(times: dict[str, Times], calls: int, many: int) -> list[Measure]:
     found = []
     for verb, goals in GOALS.items():
-        for subject, limit in goals:
-            key = f"e-{verb.lower()}{'-python' if subject == PYTHON else ''}"
-            compared = [(OURS, times[subject]), (PTP, times[PTP])]
+        for plugin, limit in goals:
+            key = f"e-{verb.lower()}{'-python' if plugin == PYTHON else ''}"
+            compared = [(OURS, times[plugin]), (PTP, times[PTP])]
             found.append(
                 Measure(
                     key,
-                    f"CNI {verb}, {'Python' if subject == PYTHON else 'C'} shim, p50 of {calls}",
-                    tuple(Series(who, "s", tuple(one.middle[verb])) for who, one in compared),
+                    f"CNI {verb}, {'Python' if plugin == PYTHON else 'C'} shim, p50 of {calls}",
+                    tuple(Series(subject, "s", tuple(one.middle[verb])) for subject, one in compared),
                     f"<= {limit:g} of {PTP}",
                     against=PTP,
                     limit=limit,
                 )
             )
-            series = tuple(Series(who, "s", tuple(one.slowest[verb])) for who, one in compared)
+            series = tuple(Series(subject, "s", tuple(one.slowest[verb])) for subject, one in compared)
             found.append(Measure(f"{key}-p99", f"the same, p99 of {calls}", series))
-    at_once = [Series(who, "s", tuple(one.crowd)) for who, one in times.items()]
-    goal = f"<= {CROWD_SECONDS:g} s"
-    found.append(Measure("e-crowd", f"{crowd} ADDs at once", tuple(at_once), goal, limit=CROWD_SECONDS))
+    at_once = [Series(subject, "s", tuple(one.at_once)) for subject, one in times.items()]
+    goal = f"<= {AT_ONCE_SECONDS:g} s"
+    found.append(Measure("e-crowd", f"{many} ADDs at once", tuple(at_once), goal, limit=AT_ONCE_SECONDS))
     return found
 
 

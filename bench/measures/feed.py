@@ -25,7 +25,7 @@ BARE = "bare batched writer"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One feed through one speaker."""
+    """What one feed through one speaker took: seconds both ways; memory and processor time of the speaker."""
 
     announced: float
     withdrawn: float
@@ -34,7 +34,7 @@ class Outcome:
 
 
 class Feeder:
-    """The feeding process and what it says."""
+    """`python -m bench.feeder` in a namespace, established when it is made."""
 
     def __init__(self, space: Space, folder: Path, source: str = FEEDER_ADDRESS) -> None:
         self._file = folder / f"feed-{source}"
@@ -58,7 +58,7 @@ class Feeder:
         return line
 
     def send(self, data: bytes) -> float:
-        """Send; when the first byte went."""
+        """Send octets; the monotonic clock just before the first of them."""
         self._file.write_bytes(data)
         assert self.process.stdin is not None
         self.process.stdin.write(f"send {self._file}\n")
@@ -91,7 +91,7 @@ def through(make: Callable[[Space, Path], Speaker], feed: Feed) -> Outcome:
 
 
 def bare(feed: Feed) -> Outcome:
-    """The same routes, written by our own batches from a list that is ready: what no agent can be faster than."""
+    """The feed's routes, written by our own batches from a list that is ready: no agent can be faster than that."""
     with spaces(2) as (near, far):
         cable(near, far, f"{ADDRESS}/{LENGTH}", f"{FEEDER_ADDRESS}/{LENGTH}")
         said = near.run(

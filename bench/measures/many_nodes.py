@@ -12,11 +12,11 @@ from agent.lab.lab_plan import Mode
 from bench.figures import OURS, Measure, Series
 from bench.testbed import cpu_seconds, memory_mib
 
-LAB = f"crowd{os.getpid() % 100_000}"
+LAB = f"nodes{os.getpid() % 100_000}"
 
 
 def measure(nodes: int, rest_seconds: float, progress: Callable[[str], None]) -> list[Measure]:
-    """One lab; every agent peers with every other."""
+    """A lab in which every agent peers with every other, then `rest_seconds` of rest."""
     began = time.monotonic()
     lab = lifecycle.up(LAB, nodes, Mode.NONE, progress)
     try:

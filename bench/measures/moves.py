@@ -1,7 +1,7 @@
 """Measures c and d: one node moves, all its 5,000 prefixes get another next hop; restart to in-sync with 20,000 routes.
 
-For (c) the clock starts with the first byte of the new announcement and stops when the kernel has told of the 5,000th
-route through the new gateway, which it does for routes that follow a nexthop object, too; then the table is looked at.
+For (c) the clock starts with the first byte of the new announcement and stops at the kernel's event of the 5,000th
+route through the new gateway, which there is for routes that follow a nexthop object, too; then the table is read.
 For (d) the agent is killed and started again; the clock runs from the start of the process until it says that it is in
 sync, has converged and has ended a pass. Every route event in that time is counted: there should be none.
 """
@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bench.events import Events, Turned
+from bench.events import Events, MovedRoutes
 from bench.feeds import FEEDS, announcement
 from bench.figures import OURS, Measure, Series
 from bench.measures.feed import Feeder
@@ -40,9 +40,9 @@ def one_move(name: str) -> float:
         wait_for("the feed", lambda: near.prefixes() >= before + MOVING.count, MOVE_SECONDS)
         feeder.sent()
         gateway = str(IPv4Address(MOVING.next_hop(0, moved=1)))
-        turned = Turned(near.inside, gateway, MOVING.count)
+        moved_routes = MovedRoutes(near.inside, gateway, MOVING.count)
         began = feeder.send(announcement(MOVING, moved=1))
-        done = turned.at(MOVE_SECONDS)
+        done = moved_routes.at(MOVE_SECONDS)
         feeder.sent()
         if (many := near.run("ip", "-o", "route", "show").count(f"via {gateway} ")) != MOVING.count:
             raise BenchError(f"{many} of {MOVING.count} routes go through {gateway}")
@@ -79,7 +79,7 @@ def one_restart() -> tuple[float, int]:
 
 
 def measure(rounds: int, names: list[str], progress: Callable[[str], None]) -> list[Measure]:
-    """Both."""
+    """Measure c of every speaker named, measure d of ours, `rounds` times."""
     moved: dict[str, list[float]] = {name: [] for name in names}
     restarts, events = [], 0
     for number in range(rounds):

@@ -1,7 +1,7 @@
 """Measure b: memory of a million prefixes from one peer, and the time to decode and choose them.
 
-`python -m bench.measures.rib COUNT SETS` does it once, in a process of its own, through the speaker's whole core without I/O:
-Adj-RIB-In and Loc-RIB both hold every prefix. Prints MiB gained and processor seconds spent.
+`python -m bench.measures.rib COUNT SETS` does it once, in a process of its own, through the speaker's core, without
+I/O: Adj-RIB-In and Loc-RIB both hold every prefix. Prints MiB gained and processor seconds spent.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ CHUNK_BYTES = 65536
 """As much as the speaker takes from a socket at once."""
 
 
-def once(count: int, sets: int) -> tuple[float, float]:
-    """MiB and seconds."""
+def feed(count: int, sets: int) -> bytes:
+    """A feed of that many prefixes and attribute sets, with its End-of-RIB."""
+    return announcement(Feed("rib", "", 0x30000000, 24, count, sets, many_next_hops=False)) + END_OF_RIB
+
+
+def once(data: bytes, count: int) -> tuple[float, float]:
+    """MiB and processor seconds of a speaker that takes a feed. Raises BenchError unless it then holds `count`."""
     import os
 
     from bgp.events import Dial
@@ -31,7 +36,6 @@ def once(count: int, sets: int) -> tuple[float, float]:
     from bgp.peer_config import PeerConfig, SpeakerConfig
     from bgp.wire.families import Family
 
-    data = announcement(Feed("rib", "", 0x30000000, 24, count, sets, many_next_hops=False)) + END_OF_RIB
     feeder, own = IPv4Address(FEEDER), IPv4Address(FEEDER - 1)
     router = Instance(SpeakerConfig(64512, own, own), lambda: 0.0, 0.0)
     router.configure({feeder: PeerConfig(feeder, 64512)}, 0.0)
@@ -55,7 +59,7 @@ def once(count: int, sets: int) -> tuple[float, float]:
 
 
 def measure(rounds: int, count: int) -> list[Measure]:
-    """Each round in a fresh process."""
+    """Memory and processor time of `count` prefixes, each round in a fresh process."""
     memory, seconds = [], []
     for _ in range(rounds):
         said = subprocess.run(
@@ -79,4 +83,5 @@ def measure(rounds: int, count: int) -> list[Measure]:
 
 
 if __name__ == "__main__":
-    print(*once(int(sys.argv[1]), int(sys.argv[2])))
+    prefixes = int(sys.argv[1])
+    print(*once(feed(prefixes, int(sys.argv[2])), prefixes))

@@ -14,6 +14,7 @@ import pytest
 from bench.feeds import FEEDS, announcement, small, withdrawal
 from bench.figures import OURS, Measure, Series, against_baseline, as_json, markdown, shown
 from bench.measures import rib
+from bench.testbed import BenchError
 
 
 def bodies(stream: bytes) -> Iterator[bytes]:
@@ -98,16 +99,16 @@ def test_what_the_earlier_run_did_not_measure_is_not_compared() -> None:
 
 
 @pytest.mark.parametrize("name", list(FEEDS))
-def test_a_feed_is_whole_messages_and_its_withdrawal_names_the_same_prefixes(name: str) -> None:
+def test_a_feed_is_whole_messages_and_its_withdrawal_names_its_prefixes(name: str) -> None:
     feed = small(FEEDS[name], 100)
     octets = 1 + (feed.length + 7) // 8
-    told, taken = b"", b""
+    announced, withdrawn = b"", b""
     for body in bodies(announcement(feed)):
-        told += body[4 + int.from_bytes(body[2:4], "big") :]
+        announced += body[4 + int.from_bytes(body[2:4], "big") :]
     for body in bodies(withdrawal(feed)):
-        taken += body[2:-2]
-    assert len(told) == feed.count * octets
-    assert told == taken
+        withdrawn += body[2:-2]
+    assert len(announced) == feed.count * octets
+    assert announced == withdrawn
 
 
 def test_our_speaker_takes_a_feed_whole_and_its_cost_is_of_that_work_alone() -> None:
@@ -118,6 +119,13 @@ def test_our_speaker_takes_a_feed_whole_and_its_cost_is_of_that_work_alone() -> 
     (mebibytes,), (seconds,) = memory.series[0].values, work.series[0].values
     assert 50 < mebibytes * 2**20 / PREFIXES < 1000
     assert 0 < seconds < passed
+
+
+def test_a_feed_that_lost_a_message_is_no_figure() -> None:
+    whole = rib.feed(1000, 10)
+    missing = whole[int.from_bytes(whole[16:18], "big") :]
+    with pytest.raises(BenchError, match="the RIB holds 900 of 1000 prefixes"):
+        rib.once(missing, 1000)
 
 
 @pytest.mark.lab
