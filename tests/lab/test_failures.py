@@ -13,6 +13,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods, remove
+from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors
 
 pytestmark = pytest.mark.lab
@@ -92,7 +93,7 @@ def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwa
     finally:
         monitors.close()
     pod = add(lab.plan, "after", lab.plan.nodes[2])
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    assert lost_pings(lab, rounds=2) == 0
     remove(lab.plan, pod)
     assert "after" not in {known.name for known in pods(lab.plan)}
 
@@ -124,4 +125,4 @@ def test_a_restored_backup_of_etcd_changes_no_route_and_loses_no_ping(
     finally:
         monitors.close()
     add(lab.plan, "after", node)
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    assert lost_pings(lab, rounds=2) == 0

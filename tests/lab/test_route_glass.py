@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from typing import Any
 
 import pytest
@@ -12,7 +10,8 @@ import pytest
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import MakeLab, tortie
+from tests.scenes.lab_nodes import ip_on, tortie_on
+from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 
@@ -22,25 +21,14 @@ def lab(make_lab: MakeLab) -> Lab:
     return make_lab("glass", Mode.NONE, nodes=2, pods=2)
 
 
-def said(node: LabNode, *words: str) -> str:
-    done = tortie(*words, env={**os.environ, **node.environment})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def routes(node: LabNode, *words: str) -> dict[str, dict[str, Any]]:
-    return {row["route"]: row for row in json.loads(said(node, "routes", *words, "-o", "json"))}
-
-
-def ip(node: LabNode, words: str) -> str:
-    command = lab_processes.inside(node.namespace, ["ip", *words.split()])
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {row["route"]: row for row in json.loads(tortie_on(node, "routes", *words, "-o", "json"))}
 
 
 def test_every_route_of_the_kernel_is_listed_with_its_reason(lab: Lab) -> None:
     node, other = lab.plan.nodes
     found = routes(node)
-    printed = {line.strip().split(" src ")[0] for line in ip(node, "-4 route").splitlines()}
+    printed = {line.strip().split(" src ")[0] for line in ip_on(node, "-4 route").splitlines()}
     listed = {text for text, row in found.items() if row["kind"] not in ("kernel", "foreign")}
     assert {text for text in listed if ":" not in text} <= printed
     kinds = {row["kind"]: row["why"] for row in found.values()}
@@ -48,21 +36,21 @@ def test_every_route_of_the_kernel_is_listed_with_its_reason(lab: Lab) -> None:
     assert f"told by {other.name} ({other.interface.ip}), block of {other.name}" == kinds["bgp"]
     assert "blackhole" in kinds
     assert all(row["agrees"] for row in found.values())
-    assert "all as wished" in said(node, "routes")
-    assert said(node, "plan").strip() == "nothing to change: the kernel is as wished"
+    assert "all as wished" in tortie_on(node, "routes")
+    assert tortie_on(node, "plan").strip() == "nothing to change: the kernel is as wished"
 
 
 def test_a_foreign_route_in_our_place_is_shown_as_a_conflict_and_in_the_plan(lab: Lab) -> None:
     node = lab.plan.nodes[0]
     (block,) = (row["destination"] for row in routes(node).values() if row["kind"] == "bgp")
-    ip(node, f"route replace {block} dev lo proto static")
+    ip_on(node, f"route replace {block} dev lo proto static")
 
     def shown() -> bool:
         rows = routes(node, block, "--foreign").values()
         return any(row["state"].startswith("conflict: ") for row in rows)
 
     lab_processes.wait_for("the conflict", shown, 20)
-    assert f"! route {block} via" in said(node, "plan")
-    assert "1 not as wished" in said(node, "routes")
-    ip(node, f"route del {block} dev lo proto static")
+    assert f"! route {block} via" in tortie_on(node, "plan")
+    assert "1 not as wished" in tortie_on(node, "routes")
+    ip_on(node, f"route del {block} dev lo proto static")
     lab_processes.wait_for("our route again", lambda: all(row["agrees"] for row in routes(node).values()), 20)

@@ -13,17 +13,13 @@ import pytest
 from agent.lab import fabric, lab_processes, lifecycle, pods
 from agent.lab.lab_plan import NETWORK, LabNode, Mode
 from agent.lab.lifecycle import Lab
+from tests.scenes.lab_nodes import resource
 from tests.scenes.labs import MakeLab, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 
 SECONDS = 30.0
-POOL = {
-    "apiVersion": "projectcalico.org/v3",
-    "kind": "IPPool",
-    "metadata": {"name": "six"},
-    "spec": {"cidr": "fd01::/64", "blockSize": 122},
-}
+POOL = resource("IPPool", "six", cidr="fd01::/64", blockSize=122)
 
 
 def inside(namespace: str, *words: str) -> str:

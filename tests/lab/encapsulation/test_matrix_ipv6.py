@@ -13,6 +13,7 @@ from agent.lab.lab_plan import Mode, gateway6
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, pods
 from tests.scenes import traffic
+from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab
 from tests.scenes.traffic import host, pod
 
@@ -108,4 +109,4 @@ def check_host(lab: Lab, other: Pod) -> None:
 
 
 def test_both_versions_work_side_by_side(lab: Lab) -> None:
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    assert lost_pings(lab, rounds=2) == 0

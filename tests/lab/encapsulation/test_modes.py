@@ -18,6 +18,7 @@ from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove
 from agent.lab.route_tables import table
 from tests.scenes import traffic
+from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.traffic import host, pod
 
@@ -195,9 +196,9 @@ def test_a_live_switch_moves_every_route_without_a_restart(make_lab: MakeLab) ->
     before = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     lab = lifecycle.switch(lab, Mode.NONE)
     wait_until_routed(lab, " dev eth0 proto bird")
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    assert lost_pings(lab, rounds=2) == 0
     after = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     assert [status and status["pid"] for status in before] == [status and status["pid"] for status in after]
     lab = lifecycle.switch(lab, Mode.VXLAN)
     wait_until_routed(lab, " dev vxlan.calico")
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=2).counts.values()) == 0
+    assert lost_pings(lab, rounds=2) == 0

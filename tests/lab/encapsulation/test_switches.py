@@ -11,6 +11,7 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
+from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.pinging import ROUND_SECONDS, pinging
 
@@ -63,7 +64,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
         kernel = status["kernel"]
         lacking = {f"{kind} natOutgoing" for kind in kernel["not_in_force"]}
         assert (kernel["refused"].keys() - lacking, kernel["conflicts"], kernel["waiting"]) == (set(), {}, {})
-    assert sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values()) == 0
+    assert lost_pings(lab) == 0
 
 
 def forms(found: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -11,19 +11,14 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.lifecycle import Lab
 from agent.lab.pods import add, pods
 from agent.lab.route_tables import table
+from tests.scenes.lab_nodes import lost_pings, resource
 from tests.scenes.labs import MakeLab, wait_until_routed
 
 pytestmark = pytest.mark.lab
 
-NO_MESH = {
-    "kind": "BGPConfiguration",
-    "apiVersion": "projectcalico.org/v3",
-    "metadata": {"name": "default"},
-    "spec": {"nodeToNodeMeshEnabled": False},
-}
+NO_MESH = resource("BGPConfiguration", "default", nodeToNodeMeshEnabled=False)
 STEPS = [
     pytest.param(
         [(Mode.VXLAN, " dev vxlan.calico"), (Mode.NONE, " dev eth0 proto 80 onlink")], id="vxlan and none"
@@ -34,10 +29,6 @@ STEPS = [
         marks=pytest.mark.ipip,
     ),
 ]
-
-
-def lost(lab: Lab) -> int:
-    return sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values())
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -58,11 +49,11 @@ def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
         subprocess.run(lab_processes.inside(node.namespace, words), check=True)
         lab_processes.start_agent(node, {"TORTIE_ROUTES_SOURCE": "datastore"})
     wait_until_routed(lab, " dev eth0 proto 80 onlink")
-    assert lost(lab) == 0
+    assert lost_pings(lab) == 0
     for mode, form in steps:
         lab = lifecycle.switch(lab, mode)
         wait_until_routed(lab, form)
-        assert lost(lab) == 0
+        assert lost_pings(lab) == 0
     owner, borrower = lab.plan.nodes[1], lab.plan.nodes[0].interface.ip
     borrowed = {one.address for one in pods(lab.plan) if one.node == "node1"}
     routed = [line for line in table(owner) if line.split()[0] in borrowed]

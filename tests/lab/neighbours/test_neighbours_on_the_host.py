@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import lab_processes, lifecycle
+from agent.lab import lab_processes
 from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.netlink.namespaces import entered
+from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
@@ -41,19 +42,15 @@ def opened(lab: Lab, count: int) -> bool:
     return all(status is not None and status["kernel"]["objects"]["forward"] == count for status in found)
 
 
-def lost(lab: Lab) -> int:
-    return sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values())
-
-
 def test_a_policy_to_drop_what_is_forwarded_does_not_stop_pods(lab: Lab) -> None:
     for node in lab.plan.nodes:
         on(node, "iptables-nft", "-P", "FORWARD", "DROP")
         on(node, "ip6tables-nft", "-P", "FORWARD", "DROP")
     lab_processes.wait_for("both chains to be opened", lambda: opened(lab, 2), 5)
-    assert lost(lab) == 0
+    assert lost_pings(lab) == 0
     for node in lab.plan.nodes:
         on(node, "iptables-nft", "-F", "FORWARD")
-    lab_processes.wait_for("the rules to be back", lambda: opened(lab, 2) and lost(lab) == 0, 5)
+    lab_processes.wait_for("the rules to be back", lambda: opened(lab, 2) and lost_pings(lab) == 0, 5)
 
 
 def test_a_reload_of_firewalld_does_not_stop_pods(lab: Lab) -> None:
@@ -62,7 +59,7 @@ def test_a_reload_of_firewalld_does_not_stop_pods(lab: Lab) -> None:
             on(node, "nft", "flush", "ruleset")
             on(node, "nft", "-f", "-", text=FIREWALLD)
         lab_processes.wait_for("firewalld's chain to be opened", lambda: opened(lab, 1), 5)
-        assert lost(lab) == 0
+        assert lost_pings(lab) == 0
 
 
 def test_strict_reverse_path_filters_do_not_stop_pods(lab: Lab) -> None:
@@ -70,4 +67,4 @@ def test_strict_reverse_path_filters_do_not_stop_pods(lab: Lab) -> None:
         for name in ("all", "default", "eth0", "vxlan.calico"):
             with entered(NAMESPACES / node.namespace):
                 Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("1")
-    assert lost(lab) == 0
+    assert lost_pings(lab) == 0

@@ -6,27 +6,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, tortie, wait_until_quiet
+from tests.scenes.lab_nodes import bgp_routes, lost_pings, resource
+from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 
 SESSION_SECONDS = 30.0
-
-
-def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:
-    return {
-        "apiVersion": "projectcalico.org/v3",
-        "kind": kind,
-        "metadata": {"name": name},
-        "spec": spec,
-    }
 
 
 def sessions(node: LabNode) -> dict[str, str]:
@@ -34,14 +25,6 @@ def sessions(node: LabNode) -> dict[str, str]:
     status = lab_processes.agent_status(node)
     peers = status["peers"] if status is not None else []
     return {peer["description"]: peer["type"] for peer in peers if peer["state"] == "Established"}
-
-
-def looked(node: LabNode, *words: str) -> list[dict[str, Any]]:
-    done = tortie("bgp", "routes", *words, "-o", "json", env={**os.environ, **node.environment})
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, list)
-    return found
 
 
 def make_reflector(lab: Lab, node: LabNode) -> None:
@@ -68,8 +51,8 @@ def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
         lambda: (
             sessions(first) == {"node2": "node specific", "node3": "node specific"}
             and sessions(second) == {"node1": "node specific", "node3": "node-to-node mesh"}
-            and len(looked(second, "--received", "node1")) == 2
-            and len(looked(third, "--received", "node1")) == 2
+            and len(bgp_routes(second, "--received", "node1")) == 2
+            and len(bgp_routes(third, "--received", "node1")) == 2
         ),
         SESSION_SECONDS,
     )
@@ -82,11 +65,11 @@ def test_a_mesh_becomes_a_reflector_and_its_clients_without_a_route_event(
             lambda: sessions(second) == sessions(third) == {"node1": "node specific"},
             SESSION_SECONDS,
         )
-        assert sum(count.lost for count in lifecycle.ping(lab, rounds=3).counts.values()) == 0
+        assert lost_pings(lab) == 0
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
     finally:
         monitors.close()
-    (reflected,) = [row for row in looked(second) if row["next_hop"] == str(third.interface.ip)]
+    (reflected,) = [row for row in bgp_routes(second) if row["next_hop"] == str(third.interface.ip)]
     assert (reflected["name"], reflected["originator_id"], reflected["cluster_list"]) == (
         "node1",
         str(third.interface.ip),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,8 +14,8 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lifecycle import Lab
 from agent.lab.route_tables import table
-from tests.scenes.lab_peers import converged, resource, session
-from tests.scenes.labs import MakeLab, RouteMonitors, tortie
+from tests.scenes.lab_nodes import bgp_routes, converged, resource, session
+from tests.scenes.labs import MakeLab, RouteMonitors
 
 pytestmark = pytest.mark.lab
 
@@ -64,7 +62,7 @@ class Tor:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
 
     def routes(self) -> set[tuple[str, str]]:
-        """(prefix, next hop) of what the nodes told."""
+        """(prefix, next hop) of what the nodes announced."""
         found, prefix = set(), ""
         for line in self.said("show", "route", "where", "source", "=", "RTS_BGP").splitlines():
             if line[:1].isdigit():
@@ -85,7 +83,7 @@ def tor(lab: Lab, directory: Path) -> Iterator[Tor]:
 
 
 def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
-    """An agent is killed and comes back: the router's kernel and the other node's hear nothing of it."""
+    """An agent is killed and comes back: neither the router's kernel nor the other node's loses or gains a route."""
     victim, before = lab.plan.nodes[0], router.routes()
     monitors = RouteMonitors(lab, directory, {"fabric": lab.plan.fabric})
     try:
@@ -128,10 +126,8 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
         }
         assert len(blocks) == 2
         lab_processes.wait_for("the blocks at the router", lambda: blocks <= router.routes(), SESSION_SECONDS)
-        looked = tortie(
-            "bgp", "routes", "--received", "tor", "-o", "json", env={**os.environ, **nodes[0].environment}
-        )
-        assert {row["prefix"]: row["reason"] for row in json.loads(looked.stdout)} == {
+        received = bgp_routes(nodes[0], "--received", "tor")
+        assert {row["prefix"]: row["reason"] for row in received} == {
             WANTED: "in use",
             REFUSED: "refused: BGPFilter rack, rule 1",
         }
