@@ -63,9 +63,9 @@ def docstrings(node: ast.AST) -> Iterator[ast.Expr]:
     """Statements of a body that are a string alone: its docstring, and those of its attributes."""
     body = getattr(node, "body", None)
     for statement in body if isinstance(body, list) else ():
-        match statement:
-            case ast.Expr(value=ast.Constant(value=str())):
-                yield statement
+        value = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield statement
 
 
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

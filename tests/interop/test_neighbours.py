@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
@@ -16,7 +16,7 @@ from bgp.transport.speaker import Speaker
 from bgp.wire.families import Family
 from tests.interop.daemon import THEIR_BLOCK, THEIR_BLOCK6, Daemon, Setup
 from tests.interop.daemons import DAEMONS
-from tests.interop.world import OURS, OURS6, THEIRS, THEIRS6, THIRD, Far, Ours, eventually, two_namespaces
+from tests.interop.world import OURS, OURS6, THEIRS, THEIRS6, THIRD, Far, Ours, eventually
 
 BLOCK, OTHER, LATER, THIRDS = "192.168.1.0/26", "192.168.2.0/26", "192.168.3.0/26", "192.168.4.0/26"
 BLOCK6, LATER6 = "fd01:1::/64", "fd01:3::/64"
@@ -35,12 +35,6 @@ AS_TOLD = {
 """Our block in each one's words."""
 
 Running = Callable[..., AbstractAsyncContextManager[Daemon]]
-
-
-@pytest.fixture
-def far() -> Iterator[Far]:
-    with two_namespaces() as namespace:
-        yield namespace
 
 
 @pytest.fixture(params=DAEMONS)

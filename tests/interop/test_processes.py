@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,7 +23,6 @@ from tests.interop.world import (
     Output,
     eventually,
     start,
-    two_namespaces,
     written,
 )
 
@@ -43,12 +42,6 @@ as = 64512
 address = "{third}"
 as = 64512
 """
-
-
-@pytest.fixture
-def far() -> Iterator[Far]:
-    with two_namespaces() as namespace:
-        yield namespace
 
 
 @asynccontextmanager

@@ -86,7 +86,7 @@ def shell(line: str, folder: Path, around: list[str], environment: Mapping[str, 
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_examples_do_what_they_show(folder: Path) -> None:
+def test_the_examples_of_a_lab_do_what_they_show(folder: Path) -> None:
     assert LINES.count(PREPARED) == 1
     for line in LINES:
         around: list[str] = []

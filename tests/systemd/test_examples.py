@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         yield made
 
 
-def test_the_examples_do_what_they_show(found: Machines) -> None:
+def test_the_examples_of_a_service_do_what_they_show(found: Machines) -> None:
     (node,) = found.nodes
     settings = f"mkdir -p /etc/tortie && cat >/etc/tortie/agent.toml <<'END'\n{service.SETTINGS}END"
     lines = sorted(at(Place.MACHINE), key=_rank)
