@@ -68,13 +68,13 @@ MASQUERADES = [
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "desired",
     MASQUERADES,
     ids=["two pools", "neighbours and overlaps", "both versions", "IPv6 alone", "both ends of the space"],
 )
-async def test_masquerading_is_read_back_collapsed(world: World, wish: Masquerade) -> None:
+async def test_masquerading_is_read_back_collapsed(world: World, desired: Masquerade) -> None:
     assert await world.kernel.masquerade() is None
-    for each in (MASQUERADES[0], wish, wish):
+    for each in (MASQUERADES[0], desired, desired):
         await world.kernel.put_masquerade(each)
         assert await world.kernel.masquerade() == each.collapsed()
     for _ in range(2):
@@ -218,9 +218,9 @@ async def test_the_fake_lacks_ipip_when_told() -> None:
 
 @pytest.mark.ipip
 async def test_tunl0_is_adopted_set_and_never_deleted(world: World) -> None:
-    for wish in (IPIP, replace(IPIP, mtu=1400, address=IPv4Address("10.1.0.9"))):
-        await world.kernel.put_tunnel(wish)
-        assert (await world.kernel.tunnels())[TUNL0] == wish
+    for desired in (IPIP, replace(IPIP, mtu=1400, address=IPv4Address("10.1.0.9"))):
+        await world.kernel.put_tunnel(desired)
+        assert (await world.kernel.tunnels())[TUNL0] == desired
     routed = V4.onlink.but(device=TUNL0, gateway=IPv4Address("172.26.0.2"))
     assert await world.kernel.put_routes([routed]) == ()
     assert (await world.kernel.routes())[V4.block] == routed

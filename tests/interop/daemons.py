@@ -1,4 +1,4 @@
-"""Debian's BIRD, FRR and GoBGP in the far namespace, told by one description what to be.
+"""Debian's BIRD, FRR and GoBGP in the far namespace, configured from one description.
 
 Promises: each originates `THEIR_BLOCK` (and `THEIR_BLOCK6`), has graceful restart on and ends with its process.
 What it believes is seen as it happens: in its kernel's routes (BIRD, FRR) or in its own watch (GoBGP has no kernel).
@@ -167,7 +167,7 @@ class Frr(Daemon):
         )
 
     async def _until_there(self, path: Path) -> None:
-        """A socket says by being there that its daemon listens; nobody tells when it is made."""
+        """A socket says by being there that its daemon listens; no event says when it is made."""
         await eventually(path.exists)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""BIRD, FRR and GoBGP as neighbours, each in every part: mesh member, ToR, reflector, client."""
+"""BIRD, FRR and GoBGP as peers, each in every part: mesh member, ToR, reflector, client."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def status(ours: Ours) -> PeerStatus:
     return next(one for one in ours.speaker.status() if one.address == ours.peer)
 
 
-async def test_a_mesh_member_and_we_tell_each_other_and_take_it_back(running: Running) -> None:
+async def test_a_mesh_member_and_we_announce_to_each_other_and_withdraw(running: Running) -> None:
     ours = Ours()
     async with running(ours) as daemon:
         ours.start(BLOCK)
@@ -93,9 +93,9 @@ async def test_a_tor_in_another_as_has_our_as_in_front_and_brings_others_paths(r
         await third.until(lambda speaker: len(speaker.learned) == 2)
         assert set(third.learned()) == {BLOCK, THEIR_BLOCK}
         assert "64512" in daemon.paths(BLOCK)
-        # FRR tells us our own path back, which we do not believe.
-        told = 3 if daemon.name == "frr" else 2
-        await eventually(lambda: status(ours).received == told)
+        # FRR announces our own path back to us, which we do not believe.
+        expected = 3 if daemon.name == "frr" else 2
+        await eventually(lambda: status(ours).received == expected)
 
 
 async def test_a_reflector_brings_other_clients_paths_with_their_next_hop(running: Running) -> None:
@@ -134,7 +134,7 @@ async def test_one_password_and_one_hop_on_both_sides_bring_the_session_up(runni
         await ours.until(lambda speaker: bool(speaker.learned))
 
 
-async def test_two_kills_and_restarts_of_ours_change_nothing_that_a_neighbour_believes(
+async def test_two_kills_and_restarts_of_ours_change_nothing_that_a_peer_believes(
     running: Running,
 ) -> None:
     ours = Ours()
@@ -152,7 +152,7 @@ async def test_two_kills_and_restarts_of_ours_change_nothing_that_a_neighbour_be
         assert [line for line in daemon.watch.events[seen:] if LATER not in line] == []
 
 
-async def test_a_restart_of_a_neighbour_costs_us_no_path(running: Running) -> None:
+async def test_a_restart_of_a_peer_costs_us_no_path(running: Running) -> None:
     ours = Ours()
     kept: list[bool] = []
     async with running(ours) as daemon:
@@ -183,7 +183,7 @@ async def test_a_drained_speakers_paths_are_gone_within_a_second(running: Runnin
             await daemon.watch.until(gone=(BLOCK, OTHER))
 
 
-async def test_a_neighbour_that_is_shut_down_takes_its_paths_along(running: Running) -> None:
+async def test_a_peer_that_is_shut_down_takes_its_paths_along(running: Running) -> None:
     ours = Ours()
     async with running(ours) as daemon:
         ours.start(BLOCK)
@@ -212,8 +212,8 @@ async def test_either_side_that_asks_for_a_refresh_gets_everything_again(running
         assert status(ours).sessions == 1
 
 
-@pytest.mark.timeout(2 * TABLE_SECONDS + 50)  # GoBGP tells one prefix per message
-async def test_a_hundred_thousand_prefixes_go_through_a_tor_both_ways(running: Running) -> None:
+@pytest.mark.timeout(2 * TABLE_SECONDS + 50)  # GoBGP announces one prefix per message
+async def test_a_hundred_thousand_prefixes_go_through_a_tor_in_both_directions(running: Running) -> None:
     ours = Ours(peer_as=TOR_AS, more={"passive": True})
     third = Ours(asn=THIRD_AS, peer_as=TOR_AS, address=THIRD, more={"passive": True})
     mine = [f"{IPv4Address((30 << 24) + (number << 6))}/26" for number in range(MANY)]
@@ -226,11 +226,11 @@ async def test_a_hundred_thousand_prefixes_go_through_a_tor_both_ways(running: R
         for one in (ours, third):
             found = status(one)
             assert (found.announced, found.sessions) == (MANY, 1)
-            assert found.received > MANY  # FRR tells us our own table back as well
+            assert found.received > MANY  # FRR announces our own table back to us as well
 
 
 @pytest.mark.parametrize("over_ipv6", [False, True], ids=["over-ipv4", "over-ipv6"])
-async def test_ipv6_goes_both_ways_over_a_session_of_either_version(
+async def test_ipv6_goes_in_both_directions_over_a_session_of_either_version(
     running: Running, *, over_ipv6: bool
 ) -> None:
     # Over IPv6, GoBGP's IPv4 is another test.
@@ -241,9 +241,9 @@ async def test_ipv6_goes_both_ways_over_a_session_of_either_version(
         await daemon.watch.until(known=(BLOCK6,))
         assert str(OURS6) in daemon.paths(BLOCK6)
         await ours.until(lambda speaker: ip_network(THEIR_BLOCK6) in speaker.learned)
-        told = ours.learned()[THEIR_BLOCK6]
+        next_hop = ours.learned()[THEIR_BLOCK6]
         is_mapped = daemon.name == "gobgp" and not over_ipv6
-        assert told == (f"{IPv6Address(MAPPED | int(THEIRS))}" if is_mapped else str(THEIRS6))
+        assert next_hop == (f"{IPv6Address(MAPPED | int(THEIRS))}" if is_mapped else str(THEIRS6))
         ours.announce(BLOCK, LATER6)
         await daemon.watch.until(known=(LATER6,), gone=(BLOCK6,))
 
@@ -252,7 +252,7 @@ async def test_ipv4_over_a_session_of_ipv6_comes_with_a_next_hop_of_ipv4_or_ends
     ours = Ours(peer=THEIRS6, families=frozenset(Family))
     async with running(ours, ipv6=True, over_ipv6=True) as daemon:
         ours.start(BLOCK, BLOCK6)
-        if daemon.name == "gobgp":  # it tells an IPv6 next hop, which nobody agreed on (RFC 8950)
+        if daemon.name == "gobgp":  # it announces an IPv6 next hop, which nobody agreed on (RFC 8950)
             await eventually(lambda: "MP_REACH_NLRI has 16 octets (3/9)" in status(ours).last_error)
             return
         await ours.until(lambda speaker: len(speaker.learned) == 2)

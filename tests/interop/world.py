@@ -111,7 +111,7 @@ class Output:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody rings a bell for."""
+    """Wait for what no event announces."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def lab(make_lab: MakeLab) -> Lab:
-    return make_lab("glass", Mode.NONE, nodes=2, pods=2)
+    return make_lab("reasons", Mode.NONE, nodes=2, pods=2)
 
 
 def routes(node: LabNode, *words: str) -> dict[str, dict[str, Any]]:

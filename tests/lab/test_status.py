@@ -1,4 +1,4 @@
-"""What a person is told: of an MTU that changed, a node whose address changed, and one who took another's."""
+"""What `tortie node` says: of an MTU that changed, a node whose address changed, and one who took another's."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ def start(node: Node) -> None:
     node.done("systemctl daemon-reload && systemctl enable --now tortie-agent")
 
 
-def picture(node: Node) -> dict[str, list[str]]:
-    """What a stranger sees of a machine: interfaces, routes, rules, nft, switches, files."""
+def machine_state(node: Node) -> dict[str, list[str]]:
+    """What a stranger sees of a machine: interfaces, routes, rules, nft, sysctls, files."""
     commands = {
         "links": "ip -details -o link; ip -o addr",
         "routes": "ip -4 route show table all; ip -6 route show table all",

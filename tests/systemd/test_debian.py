@@ -201,8 +201,8 @@ def test_two_that_want_the_same_tree_at_once_make_it_once(tmp_path: Path) -> Non
         assert process.stdin is not None
         process.stdin.write("go on\n")
         process.stdin.flush()
-    heard = sorted(process.communicate(timeout=20)[0] for process in running)
-    assert heard == ["made\nthere\n", "there\n"]
+    printed = sorted(process.communicate(timeout=20)[0] for process in running)
+    assert printed == ["made\nthere\n", "there\n"]
 
 
 def has_open(pid: int, path: Path) -> bool:

@@ -45,7 +45,7 @@ class Cluster:
 
     def __init__(self, found: Machines) -> None:
         self.nodes = {node.suite: node for node in found.nodes}
-        self.before = {node.suite: service.picture(node) for node in found.nodes}
+        self.before = {node.suite: service.machine_state(node) for node in found.nodes}
         said = service.at_once(found.nodes, f"dpkg -i {PACKAGES}/1.deb && ! systemctl is-active {AGENT}")
         self.said = dict(zip(self.nodes, said, strict=True))
         for node in found.nodes:
@@ -61,7 +61,7 @@ class Cluster:
         wait_for("routes to each other's blocks", self.is_routed, service.SETTLE_SECONDS)
 
     def is_routed(self) -> bool:
-        """Whether the pods of each pool reach each other, both ways."""
+        """Whether the pods of each pool reach each other, both directions."""
         return all(
             service.reaches(self.nodes[here], pod(self.nodes[here], pool), self.addresses[there, pool])
             for here, there in ((OLD, NEW), (NEW, OLD))
@@ -119,8 +119,8 @@ def test_an_installation_makes_the_environment_with_the_nodes_python_and_starts_
 def test_pods_of_a_debian_12_and_a_debian_13_reach_each_other_routed_and_tunnelled(cluster: Cluster) -> None:
     assert cluster.is_routed()
     for node in cluster.nodes.values():
-        ways = [line for line in routes(node) if " via " in line]
-        assert [line.split(" dev ")[1].split()[0] for line in ways] == ["eth0", "vxlan.calico"], ways
+        remote = [line for line in routes(node) if " via " in line]
+        assert [line.split(" dev ")[1].split()[0] for line in remote] == ["eth0", "vxlan.calico"], remote
 
 
 def test_an_upgrade_restarts_the_agent_and_keeps_routes_and_settings(cluster: Cluster, node: Node) -> None:
@@ -172,7 +172,7 @@ def test_after_removal_and_purge_the_node_is_as_it_was(cluster: Cluster, node: N
     assert "sysctls: as before" in removed
     assert node.done("cat /etc/tortie/agent.toml") == service.SETTINGS
     node.done("rm -r /etc/systemd/system/tortie-agent.service.d; dpkg -P tortie")
-    now = service.picture(node)
+    now = service.machine_state(node)
     changed = {
         what: sorted(set(now[what]) ^ set(lines)) for what, lines in cluster.before[node.suite].items()
     }

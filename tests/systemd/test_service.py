@@ -27,7 +27,7 @@ class Cluster:
     def __init__(self, found: Machines, directory: Path) -> None:
         self.machines, self.directory = found, directory
         self.first, self.second = found.nodes
-        self.before = service.picture(self.first)
+        self.before = service.machine_state(self.first)
         self.said = service.at_once(found.nodes, service.installer())
         for node in found.nodes:
             service.start(node)
@@ -250,7 +250,7 @@ def test_after_an_uninstall_the_machine_is_as_it_was(cluster: Cluster) -> None:
     for pod, pool, at in PODS:
         if at == 0:
             service.remove_pod(node, pod, pool)
-    now = service.picture(node)
+    now = service.machine_state(node)
     assert [
         what for what in ("links", "routes", "nft", "sysctl", "files") if now[what] == cluster.before[what]
     ] == []
@@ -261,7 +261,7 @@ def test_after_an_uninstall_the_machine_is_as_it_was(cluster: Cluster) -> None:
     kinds = ["links", "routes", "rules", "nft", "sysctls", "files"]
     assert [line.split(":")[0] for line in proof] == kinds
     assert [line for line in proof if "not as before" in line] == []
-    now = service.picture(node)
+    now = service.machine_state(node)
     changed = {what: sorted(set(now[what]) ^ set(lines)) for what, lines in cluster.before.items()}
     assert {what: lines for what, lines in changed.items() if lines} == {}
     assert now == cluster.before

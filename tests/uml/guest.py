@@ -134,7 +134,7 @@ def _prepare(cpu: int) -> None:
 
 
 def _watched(guest: subprocess.Popen[bytes], job: Path, given: Guest) -> int | None:
-    """Until the guest has ended: None; or until it is known that it will not: LATE or DIED, and the reason is told."""
+    """Until the guest has ended: None; or until it is known that it will not: LATE or DIED, with the reason printed."""
     started = time.monotonic()
     with open(job / "console", "rb") as console:
         said = b""

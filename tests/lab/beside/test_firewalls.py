@@ -1,4 +1,4 @@
-"""Docker's and firewalld's ways with forwarded packets do not stop pods, and strict reverse path filters neither."""
+"""Neither what Docker and firewalld do to forwarded packets nor strict reverse path filters stop pods."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
         )
         lifecycle.apply(lab.plan, resource("BGPFilter", "rack"))
         lab_processes.wait_for(
-            "everything both ways",
+            "everything in both directions",
             lambda: (
                 blocks <= router.routes()
                 and all(any(line.startswith(REFUSED) for line in table(node)) for node in nodes)

@@ -32,7 +32,7 @@ router bgp 65001
  address-family ipv4 unicast
   maximum-paths 1
 """
-"""One path each: a node tells a router of another AS the whole cluster, as Calico's do; FRR would spread over both."""
+"""One path each: a node announces the whole cluster to another AS, as Calico's do; FRR would spread over both."""
 DRAINED_SECONDS = 1.0
 
 

@@ -43,7 +43,7 @@ def others_route(node: LabNode, number: int) -> list[str]:
 def test_containers_on_docker0_reach_each_other_over_routes_that_nobody_typed(
     make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Both nodes have the same settings; each tells what it really has.
+    # Both nodes have the same settings; each reports what it really has.
     monkeypatch.setenv("TORTIE_BGP_LOCAL_PREFIXES", ",".join(str(one.network) for one in BRIDGES))
     lab = make_lab("art", Mode.NONE, nodes=2, pods=2)
     nodes = lab.plan.nodes
