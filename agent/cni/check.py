@@ -1,5 +1,6 @@
 """CHECK of one attachment: what it should look like compared with kernel, datastore and the host's routes.
 
+Promises: nothing is changed; every difference is named at once, and the host's routes have time to be repaired.
 Does not know: what is compared (agent/cni/differences.py does), netlink, etcd.
 """
 

@@ -1,5 +1,6 @@
 """What the CNI verbs need of others, as Protocols and callables: addresses, datastore, facts, the pod's network.
 
+Promises: an error of the datastore, of IPAM or of the kernel becomes a CNI error with its code (`translated_errors`).
 Does not know: who is behind them.
 """
 

@@ -11,7 +11,6 @@ import pytest
 
 from ipam.etcd.client import EtcdConfig, EtcdStore
 from ipam.etcd.dry_run_store import Rehearsal
-from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, Lost, Put, Store, Unchanged
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 from tests.fakes.store import FakeStore
@@ -45,13 +44,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 @pytest.fixture
 def root() -> str:
     return f"/test/{next(NUMBER)}/"
-
-
-async def compact(store: Store, revision: int) -> None:
-    if isinstance(store, FakeStore):
-        store.compact(revision)
-    elif isinstance(store, EtcdStore):
-        await store._calls.once("KV", "Compact", rpc.CompactionRequest(revision=revision, physical=True))
 
 
 async def put(store: Store, key: str, value: bytes) -> int:
@@ -187,11 +179,11 @@ async def test_a_watch_delivers_what_happens_after_it_began(store: Store, root: 
 
 
 @LASTING
-async def test_a_watch_from_a_revision_no_longer_kept_says_so(store: Store, root: str) -> None:
+async def test_a_watch_from_a_revision_no_longer_kept_says_so(store: Store, root: str, server: Etcd) -> None:
     first = await put(store, f"{root}a", b"1")
     await put(store, f"{root}a", b"2")
     latest = await put(store, f"{root}a", b"3")
-    await compact(store, latest)
+    (store if isinstance(store, FakeStore) else server).compact(latest)
     with pytest.raises(Compacted):
         await changes(store, root, first, 3)
 

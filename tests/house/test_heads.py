@@ -24,7 +24,6 @@ WITHOUT_PARTS = frozenset(
         "agent/cli/commands/service.py",
         "agent/cli/connection.py",
         "agent/cli/failure.py",
-        "agent/cni/dependencies.py",
         "agent/dataplane/explain/route_reasons.py",
         "agent/dataplane/kernel/protocol.py",
         "agent/datastore/etcd_settings.py",
