@@ -55,9 +55,13 @@ def names_in(text: str) -> Iterator[tuple[int, str]]:
 def returned(place: str, text: str, words: list[RetiredWord]) -> list[str]:
     """A sentence for each retired word that a file uses again: in its own name, in names, in prose."""
     faults: list[tuple[int, str]] = []
-    names = [(line, split(name)) for line, name in {*names_in(text)}] if place.endswith(".py") else []
+    names: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+    """Word -> lines and names made of it."""
+    for line, name in names_in(text) if place.endswith(".py") else ():
+        for part in split(name):
+            names.setdefault(part, []).append((line, split(name)))
     for word in words:
-        used = {line for line, name in names if word.is_in(name)}
+        used = {line for line, name in names.get(word.words[0], ()) if word.is_in(name)}
         if word.is_prose_too:
             used |= {*word.lines(text)}
         if any(word.is_in(split(part)) for part in Path(place).with_suffix("").parts):
