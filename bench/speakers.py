@@ -145,7 +145,7 @@ class Frr:
         return self._space.prefixes()
 
     def start(self) -> None:
-        """Start both; bgpd is on its way when this returns."""
+        """Start both; bgpd may not listen yet when this returns."""
         run = self._folder / "frr"
         run.mkdir()
         owner = pwd.getpwnam("frr")

@@ -81,7 +81,7 @@ def measure(count: int, rounds: int, progress: Callable[[str], None]) -> list[Me
             ),
             Measure(
                 f"f-{mode.value}-99",
-                f"the same, p99 of {len(values)}",
+                f"first pod of a new block -> routes of the others, {mode.value}, p99 of {len(values)}",
                 (Series(OURS, "s", (cuts[98],)),),
                 "p99 <= 50 ms",
                 limit=0.05,

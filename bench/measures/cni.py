@@ -165,7 +165,13 @@ def _measures(times: dict[str, Times], calls: int, many: int) -> list[Measure]:
                 )
             )
             series = tuple(Series(subject, "s", tuple(one.slowest[verb])) for subject, one in compared)
-            found.append(Measure(f"{key}-p99", f"the same, p99 of {calls}", series))
+            found.append(
+                Measure(
+                    f"{key}-p99",
+                    f"CNI {verb}, {'Python' if plugin == PYTHON else 'C'} shim, p99 of {calls}",
+                    series,
+                )
+            )
     at_once = [Series(subject, "s", tuple(one.at_once)) for subject, one in times.items()]
     goal = f"<= {AT_ONCE_SECONDS:g} s"
     found.append(Measure("e-crowd", f"{many} ADDs at once", tuple(at_once), goal, limit=AT_ONCE_SECONDS))

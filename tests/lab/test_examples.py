@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def renamed(line: str) -> str:
-    """The same, of labs of our own."""
+    """An example's line with the names of this checkout's labs in place of those it shows."""
     if "--name other" in line:
         return line.replace("--name other", f"--name {OTHER}")
     return re.sub(r"tortie lab (\w+)", rf"tortie lab \1 --name {LAB}", line)

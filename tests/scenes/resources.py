@@ -33,7 +33,7 @@ class Example:
         }
 
     def text(self, spec: dict[str, Any] | None = None) -> str:
-        """The same as JSON."""
+        """The document as JSON."""
         return json.dumps(self.document(spec))
 
 
