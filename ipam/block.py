@@ -64,7 +64,7 @@ def _take(block: Block, ordinals: list[int], attributes: Attributes) -> Block:
     )
 
 
-def handed_over(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
+def transfer(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
     """The same addresses in other hands: a new allocation of each, that was never free in between."""
     allocations, going = list(block.allocations), tuple(ordinals)
     for ordinal in going:
@@ -100,7 +100,7 @@ def release_handle(
     block: Block, handle: HandleId, released_at: str | None = None
 ) -> tuple[Block, tuple[Address, ...]]:
     """Give back everything of a handle; the same block if it holds nothing."""
-    ordinals = tuple(ordinal for ordinal, _ in held(block, handle))
+    ordinals = tuple(ordinal for ordinal, _ in allocations_of(block, handle))
     return release(block, ordinals, released_at), tuple(address_of(block, ordinal) for ordinal in ordinals)
 
 
@@ -124,7 +124,7 @@ def _compacted(block: Block, gone: frozenset[int], freed: tuple[int, ...], seque
     )
 
 
-def thaw(block: Block, now: datetime, cooldown_seconds: int) -> Block:
+def end_cooldown(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     """Addresses released longer ago than the cooldown become free, at the tail of the queue."""
     until = now - timedelta(seconds=cooldown_seconds)
     over = {
@@ -145,21 +145,21 @@ def _past(stamp: str, until: datetime) -> bool:
         return True  # a stamp nobody can read must not hold an address for ever
 
 
-def disowned(block: Block) -> Block:
+def without_owner(block: Block) -> Block:
     """Without an owner: what is allocated stays, nobody assigns from it but by borrowing."""
     return replace(block, owner=None, owner_kind="host", claimed_at=None, sequence=block.sequence + 1)
 
 
-def held(block: Block, handle: HandleId) -> tuple[tuple[int, Attributes], ...]:
+def allocations_of(block: Block, handle: HandleId) -> tuple[tuple[int, Attributes], ...]:
     """(ordinal, attributes) of everything a handle holds; Calico cuts handles at a carriage return."""
     found = []
     for ordinal, index in enumerate(block.allocations):
-        if index is not None and bare(block.attributes[index].handle) == handle:
+        if index is not None and bare_handle(block.attributes[index].handle) == handle:
             found.append((ordinal, block.attributes[index]))
     return tuple(found)
 
 
-def bare(handle: HandleId | None) -> HandleId | None:
+def bare_handle(handle: HandleId | None) -> HandleId | None:
     """A handle without what Calico appends behind a carriage return."""
     return HandleId(handle.partition("\r")[0]) if handle is not None else None
 

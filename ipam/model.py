@@ -170,7 +170,7 @@ class AddressRequest:
     """Exactly these, or nothing; they count among those of their family."""
     secondary: tuple[tuple[str, str], ...] = field(default=())
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
-    kept_as: HandleId | None = None
+    retained_for: HandleId | None = None
     """Take over what is kept for this name, where it fits the request."""
 
 

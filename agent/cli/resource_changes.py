@@ -70,10 +70,10 @@ def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import Admission
-    from ipam.etcd.dry_run_store import Rehearsal
+    from ipam.etcd.dry_run_store import DryRunStore
 
     async def work(store: Store) -> None:
-        outcomes = await _rehearsed(Admission(Rehearsal(store), SystemClock()), steps, words)
+        outcomes = await _rehearsed(Admission(DryRunStore(store), SystemClock()), steps, words)
         if not arguments.dry_run:
             outcomes = await _done(Admission(store, SystemClock()), steps, words)
         _tell(arguments, outcomes, words)

@@ -22,7 +22,7 @@ from agent.cni.plugin.spec import Request, Result
 from agent.cni.release_journal import Release
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.netlink.kernel_errors import KernelError
-from ipam.allocation.allocator import Companion
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Put
 from ipam.model import Assignment
 
@@ -111,11 +111,11 @@ class AddVerb:
         key, mac = self._store.key(request), mac_of(request)
         created = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
 
-        def writes(assignments: tuple[Assignment, ...]) -> Companion:
+        def writes(assignments: tuple[Assignment, ...]) -> PiggybackedWrites:
             addresses = [item.address for item in assignments]
             made = endpoint(request, self._dependencies.node, mac, addresses, created)
             endpoints[assignments] = made
-            return Companion((), (Put(key, encode(made)),), (Delete(key),))
+            return PiggybackedWrites((), (Put(key, encode(made)),), (Delete(key),))
 
         return writes
 

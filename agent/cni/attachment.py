@@ -22,7 +22,7 @@ from agent.datastore.resources.resource_types import (
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import WORKLOAD_PREFIX, Address
 from ipam.address_text import text_of
-from ipam.allocation.sticky import Keep
+from ipam.allocation.sticky import Retention
 from ipam.model import HandleId
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
@@ -105,7 +105,7 @@ def handle_of(network: str, container_id: str, interface: str) -> HandleId:
     return HandleId(f"{network}.{container_id}{suffix}")
 
 
-def retention(request: Request) -> Keep | None:
+def retention(request: Request) -> Retention | None:
     """For which name, and how long, the addresses outlive the attachment; None for a workload without a name."""
     seconds = request.options.keep_seconds
     if seconds is None:
@@ -118,7 +118,7 @@ def retention(request: Request) -> Keep | None:
         return None
     suffix = "" if request.interface == USUAL_INTERFACE else f"@{request.interface}"
     # No container id has an '@', so no attachment's handle is a name's.
-    return Keep(HandleId(f"{request.network}.@{name}{suffix}"), seconds)
+    return Retention(HandleId(f"{request.network}.@{name}{suffix}"), seconds)
 
 
 def attachment_of(words: Mapping[str, str], handle: HandleId) -> tuple[str, str] | None:

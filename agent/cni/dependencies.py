@@ -16,8 +16,8 @@ from agent.cni.differences import PodState
 from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
-from ipam.allocation.allocator import Companion
-from ipam.allocation.release import Guarded, Released
+from ipam.allocation.release import GuardedAddress, ReleaseResult
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Store
 from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
@@ -27,7 +27,9 @@ class AddressAllocator(Protocol):
     """The allocator, as far as attachments need it."""
 
     async def assign(
-        self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
+        self,
+        request: AddressRequest,
+        piggyback: Callable[[tuple[Assignment, ...]], PiggybackedWrites] | None = None,
     ) -> tuple[Assignment, ...]:
         """See ipam.allocation.allocator."""
         ...
@@ -36,11 +38,13 @@ class AddressAllocator(Protocol):
         """See ipam.allocation.allocator."""
         ...
 
-    async def release_handle(self, handle: HandleId, companion: Companion = ...) -> tuple[Address, ...]:
+    async def release_handle(
+        self, handle: HandleId, piggyback: PiggybackedWrites = ...
+    ) -> tuple[Address, ...]:
         """See ipam.allocation.allocator."""
         ...
 
-    async def release_addresses(self, wanted: Iterable[Guarded]) -> Released:
+    async def release_addresses(self, wanted: Iterable[GuardedAddress]) -> ReleaseResult:
         """See ipam.allocation.allocator."""
         ...
 

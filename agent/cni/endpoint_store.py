@@ -23,7 +23,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
-from ipam.allocation.allocator import Companion
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError, StoreUnavailable
 from ipam.keys import IPAM_CONFIG, resource_key
@@ -47,7 +47,7 @@ class Waits:
 
 USUAL_WAITS = Waits()
 
-Piggyback = Callable[[tuple[Assignment, ...]], Companion]
+Piggyback = Callable[[tuple[Assignment, ...]], PiggybackedWrites]
 Assigning = asyncio.Task[tuple[Assignment, ...]]
 Reading = asyncio.Future[WorkloadEndpoint | None]
 
@@ -126,7 +126,7 @@ class EndpointStore:
                 now.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
                 self._dependencies.boot_id,
             ),
-            kept_as=kept.handle if kept is not None else None,
+            retained_for=kept.handle if kept is not None else None,
         )
         return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
 
@@ -171,11 +171,11 @@ class EndpointStore:
         """
         for attempt in range(1, RELEASE_ATTEMPTS + 1):
             endpoint = await (reading or self._releasable(request))
-            writes = Companion()
+            writes = PiggybackedWrites()
             if endpoint is not None and endpoint.spec.container_id == request.container_id:
                 key = self.key(request)
                 guard = Unchanged(key, int(endpoint.metadata.resource_version or 0))
-                writes = Companion((guard,), (Delete(key),))
+                writes = PiggybackedWrites((guard,), (Delete(key),))
             try:
                 await self._dependencies.allocator.release_handle(handle(request), writes)
             except Conflict:

@@ -22,10 +22,10 @@ from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster, own_blocks
 from ipam import block as blocks
-from ipam.allocation.allocator import Companion
-from ipam.allocation.release import Guarded
-from ipam.allocation.sticky import is_kept, is_over
-from ipam.check.leak_proof import PAUSE_SECONDS, Look, proof
+from ipam.allocation.release import GuardedAddress
+from ipam.allocation.sticky import is_retained, is_retention_over
+from ipam.allocation.transaction import PiggybackedWrites
+from ipam.check.leak_proof import PAUSE_SECONDS, Observation, prove_leak
 from ipam.codec import decode_block
 from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError
@@ -45,7 +45,7 @@ class LeakCollector:
         self._dependencies = dependencies
         self._cluster = cluster
         self._clock = clock
-        self._first: dict[Address, Look] = {}
+        self._first: dict[Address, Observation] = {}
         """The earlier look at each allocation that seemed abandoned."""
 
     async def run(self) -> None:
@@ -65,13 +65,13 @@ class LeakCollector:
         if self._dependencies.not_ready() is not None:
             return
         keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._dependencies.node)]
-        suspects: dict[Address, Look] = {}
+        suspects: dict[Address, Observation] = {}
         for stored in (await self._dependencies.store.get_many(keys)).values():
             block = decode_block(stored.key, stored.value)
             await self._release_expired(block)
             for look in self._looks(block):
                 earlier = self._first.get(look.address)
-                found = proof(earlier, look) if earlier is not None else None
+                found = prove_leak(earlier, look) if earlier is not None else None
                 if found is not None and look.handle is not None:
                     await self._free(look, found.evidence)
                 elif earlier is not None and _same(earlier, look):
@@ -84,19 +84,19 @@ class LeakCollector:
         """Free what was kept long enough; that the time is over is all the proof it takes."""
         now, sequence_of = self._clock.wall(), dict(block.sequence_of)
         for ordinal, attributes in blocks.allocated(block):
-            if is_over(attributes, now):
+            if is_retention_over(attributes, now):
                 address = blocks.address_of(block, ordinal)
-                over = Guarded(address, attributes.handle, sequence_of.get(ordinal))
+                over = GuardedAddress(address, attributes.handle, sequence_of.get(ordinal))
                 with suppress(Conflict):  # its name came back for it in the same moment
                     await self._dependencies.allocator.release_addresses([over])
                     log.info("sticky.expired", address=str(address), name=attributes.handle)
 
-    def _looks(self, block: Block) -> list[Look]:
+    def _looks(self, block: Block) -> list[Observation]:
         """What a look at each allocation shows; those of a pod that is plainly there are left out."""
         found = []
         sequence_of = dict(block.sequence_of)
         for ordinal, index in enumerate(block.allocations):
-            if index is None or is_kept(block.attributes[index]):
+            if index is None or is_retained(block.attributes[index]):
                 continue
             look = self._look(
                 blocks.address_of(block, ordinal), block.attributes[index], sequence_of.get(ordinal)
@@ -106,7 +106,7 @@ class LeakCollector:
                 found.append(look)
         return found
 
-    def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Look:
+    def _look(self, address: Address, attributes: Attributes, sequence: int | None) -> Observation:
         words = dict(attributes.secondary)
         usual = words.get("interface", USUAL_INTERFACE)
         container = (
@@ -114,7 +114,7 @@ class LeakCollector:
         )
         interface = host_interface_of(words.get("namespace"), words.get("pod"), container, usual)
         netns = words.get("netns")
-        return Look(
+        return Observation(
             address=address,
             handle=attributes.handle,
             sequence=sequence,
@@ -139,19 +139,19 @@ class LeakCollector:
                 return f"node {name}"
         return None
 
-    async def _free(self, look: Look, evidence: str) -> None:
+    async def _free(self, look: Observation, evidence: str) -> None:
         assert look.handle is not None
         found = self._cluster.keyed_endpoint(
             lambda endpoint: look.address in endpoint.addresses and _handle(endpoint) == look.handle
         )
-        companion = Companion()
+        piggyback = PiggybackedWrites()
         if found is not None:
             key, endpoint = found
             stored = await self._dependencies.store.get(key)
             if stored is not None:
-                companion = Companion((Unchanged(key, stored.revision),), (Delete(key),))
+                piggyback = PiggybackedWrites((Unchanged(key, stored.revision),), (Delete(key),))
             self._dependencies.remove_endpoint(endpoint)
-        await self._dependencies.allocator.release_handle(look.handle, companion)
+        await self._dependencies.allocator.release_handle(look.handle, piggyback)
         log.warning("garbage.freed", evidence=evidence)
 
 
@@ -160,5 +160,5 @@ def _handle(endpoint: WorkloadEndpoint) -> HandleId:
     return handle_of((spec.profiles or [""])[0], spec.container_id or "", spec.endpoint)
 
 
-def _same(one: Look, other: Look) -> bool:
+def _same(one: Observation, other: Observation) -> bool:
     return (one.handle, one.sequence) == (other.handle, other.sequence)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.configuration.config import ConfigError, EtcdSettings, only_its_owners, password
 from ipam.etcd.channels import Channels
-from ipam.etcd.client import EtcdConfig
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.failures import StoreUnavailable
 
 

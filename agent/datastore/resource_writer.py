@@ -23,8 +23,7 @@ from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguratio
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.storage_layout import Damaged, Kept, key_named, key_of
 from ipam.etcd.dry_run_store import FIRST_REVISION
-from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged, Versioned
-from ipam.etcd.store import Outcome as StoreOutcome
+from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned
 from ipam.failures import Conflict
 
 MOST_ATTEMPTS = 10
@@ -216,7 +215,7 @@ class Admission:
         raise NotFound(f"{kind} {name} does not exist")
 
 
-def _written_at(put: Put, outcome: StoreOutcome) -> int | None:
+def _written_at(put: Put, outcome: CommitOutcome) -> int | None:
     """The revision of our value. A transaction that the store asked twice looks lost, and our value stands there."""
     if isinstance(outcome, Committed):
         return outcome.revision

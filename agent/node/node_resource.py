@@ -28,7 +28,8 @@ from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.node.address_candidates import Candidate, Interface
 from agent.node.autodetection import AddressFinder, Found, NoAddress
 from ipam.address_text import text_of
-from ipam.allocation.allocator import Allocator, Companion
+from ipam.allocation.allocator import Allocator
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
 from ipam.failures import Conflict
 from ipam.keys import resource_key
@@ -214,7 +215,7 @@ class NodeRecord:
             return
         if not eligible and _get(json.loads(current.value), use.path) is None:
             return
-        await self._allocator.release_handle(handle, self._companion(current, use.path, None))
+        await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
         if not eligible:
             log.info("node.tunnel_address_released", type=use.type)
             return
@@ -233,10 +234,10 @@ class NodeRecord:
             return
         read = current
 
-        def companion(assignments: tuple[Assignment, ...]) -> Companion:
-            return self._companion(read, use.path, text_of(assignments[0].address))
+        def piggyback(assignments: tuple[Assignment, ...]) -> PiggybackedWrites:
+            return self._piggybacked(read, use.path, text_of(assignments[0].address))
 
-        assigned = await self._allocator.assign(request, companion)
+        assigned = await self._allocator.assign(request, piggyback)
         log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))
 
     def _eligible(self, use: TunnelUse) -> tuple[Pool, ...]:
@@ -256,10 +257,10 @@ class NodeRecord:
         node = self._cluster.nodes.get(self._cluster.node)
         return tuple(sorted((node.metadata.labels or {}).items())) if node is not None else ()
 
-    def _companion(self, current: Versioned, path: tuple[str, ...], text: str | None) -> Companion:
+    def _piggybacked(self, current: Versioned, path: tuple[str, ...], text: str | None) -> PiggybackedWrites:
         raw = json.loads(current.value)
         _set(raw, path, text)
-        return Companion(
+        return PiggybackedWrites(
             (Unchanged(self._key, current.revision),), (Put(self._key, json.dumps(raw).encode()),)
         )
 

@@ -18,7 +18,8 @@ from agent.clock import SystemClock
 from bench.figures import OURS, Measure, Series
 from bench.testbed import ETCD_URL, spaces, start_etcd
 from ipam.allocation.allocator import Allocator
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Committed, Put
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, HandleId, NodeName, Pool, PoolRecord

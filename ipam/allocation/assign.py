@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from ipam import block as blocks
-from ipam.allocation.block_cache import Territory, abandoned, free_block, survey
-from ipam.allocation.pool_selection import aligned_block, eligible, left
-from ipam.allocation.reassign import returned
-from ipam.allocation.sticky import is_kept
-from ipam.allocation.transaction import Draft, Kept
+from ipam.allocation.block_cache import BlockCache, abandoned_blocks, free_block, list_pool_blocks
+from ipam.allocation.pool_selection import aligned_block, eligible_pools, pools_not_selecting
+from ipam.allocation.reassign import reassign_retained
+from ipam.allocation.sticky import is_retained
+from ipam.allocation.transaction import Transaction, VersionedBlock
 from ipam.etcd.store import Store
 from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
 from ipam.keys import block_key
@@ -38,7 +38,7 @@ LONGEST_REPORT = 40
 """Blocks and pools named in a refusal."""
 
 
-class Placing:
+class AddressSearch:
     """The search for one request."""
 
     def __init__(
@@ -47,8 +47,8 @@ class Placing:
         now: datetime,
         pools: Sequence[PoolRecord],
         request: AddressRequest,
-        territory: Territory,
-        draft: Draft,
+        cache: BlockCache,
+        draft: Transaction,
         random: Callable[[], float],
     ) -> None:
         self._store = store
@@ -56,7 +56,7 @@ class Placing:
         self._pools = pools
         self._request = request
         self._node: NodeName = request.node
-        self._territory = territory
+        self._cache = cache
         self._draft = draft
         self._random = random
         self._attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
@@ -64,7 +64,7 @@ class Placing:
 
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Draft what is missing beyond `held`. Raises Refused and its kinds, StoreError."""
-        given = await returned(self._store, self._draft, self._pools, self._request, held)
+        given = await reassign_retained(self._store, self._draft, self._pools, self._request, held)
         has = {item.address for item in (*held, *given)}
         given += [await self._exactly(address) for address in self._request.exact if address not in has]
         for version, count in ((4, self._request.ipv4), (6, self._request.ipv6)):
@@ -77,31 +77,31 @@ class Placing:
 
     def _leave(self) -> None:
         """Give up empty blocks of pools that no longer select the node, along with what is written anyway."""
-        pools = left(self._pools, self._request)
+        pools = pools_not_selecting(self._pools, self._request)
         if not pools:
             return
         empty = [
             kept
-            for cidr, kept in self._territory.own.items()
+            for cidr, kept in self._cache.own.items()
             if cidr not in self._draft.blocks
             and any(cidr.network_address in record.pool.cidr for record in pools)
             and blocks.is_empty(kept.block)
         ]
         for kept in empty[:LEFT_AT_ONCE]:
-            self._draft.change(kept, blocks.disowned(kept.block))
-            self._draft.unclaim(self._node, kept.block.cidr)
+            self._draft.write_block(kept, blocks.without_owner(kept.block))
+            self._draft.delete_affinity(self._node, kept.block.cidr)
 
     # -- any address --------------------------------------------------------------------------------------------------
 
     async def _some(self, version: int, count: int) -> list[Assignment]:
-        found = eligible(self._pools, self._request, version)
+        found = eligible_pools(self._pools, self._request, version)
         if not found.records:
             reasons = "; ".join(found.refused) or f"none for IPv{version} is configured"
             raise NoPool(f"no pool for {self._request.use.value} addresses on node {self._node}: {reasons}")
         self._looked_at = list(found.refused)
         given = self._from_own(found.records, count)
         owned = self._owned(found.records)
-        most = self._territory.config.blocks_per_node or DEFAULT_BLOCKS_PER_NODE
+        most = self._cache.config.blocks_per_node or DEFAULT_BLOCKS_PER_NODE
         while len(given) < count:
             if owned >= most:
                 raise BlockLimit(
@@ -128,16 +128,16 @@ class Placing:
             taken = self._take(record, kept, count - len(given))
             given += taken
             if not taken:
-                waiting = sum(is_kept(attributes) for _, attributes in blocks.allocated(kept.block))
+                waiting = sum(is_retained(attributes) for _, attributes in blocks.allocated(kept.block))
                 why = (
                     f"no free address ({waiting} kept for named workloads)" if waiting else "no free address"
                 )
                 self._looked_at.append(f"block {kept.block.cidr} of {record.pool.name}: {why}")
         return given
 
-    def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, Kept]]:
+    def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, VersionedBlock]]:
         """The node's blocks in these pools, those of this draft included, as the draft leaves them."""
-        known = {**self._territory.own, **self._draft.blocks}
+        known = {**self._cache.own, **self._draft.blocks}
         for record in records:
             for cidr, kept in sorted(known.items(), key=lambda item: (item[0].version, item[0])):
                 if kept.block.owner == self._node and cidr.network_address in record.pool.cidr:
@@ -146,10 +146,10 @@ class Placing:
     def _owned(self, records: Sequence[PoolRecord]) -> int:
         return sum(1 for _ in self._own(records))
 
-    def _take(self, record: PoolRecord, kept: Kept, most: int) -> list[Assignment]:
+    def _take(self, record: PoolRecord, kept: VersionedBlock, most: int) -> list[Assignment]:
         """As many of a block's addresses as are free and wanted."""
-        block = blocks.thaw(kept.block, self._now, self._territory.config.cooldown_seconds)
-        reserved = self._territory.reserved_in(block.cidr)
+        block = blocks.end_cooldown(kept.block, self._now, self._cache.config.cooldown_seconds)
+        reserved = self._cache.reserved_in(block.cidr)
         count = min(most, sum(ordinal not in reserved for ordinal in block.unallocated))
         if not count:
             return []
@@ -157,42 +157,42 @@ class Placing:
         self._write(record, kept, changed)
         return [self._assignment(address, block.cidr, record) for address in addresses]
 
-    def _write(self, record: PoolRecord, kept: Kept, changed: Block) -> None:
+    def _write(self, record: PoolRecord, kept: VersionedBlock, changed: Block) -> None:
         self._draft.guard(record.key, record.revision)
-        self._draft.change(kept, changed)
+        self._draft.write_block(kept, changed)
         mine = changed.owner == self._node and changed.owner_kind == "host"
         if mine and (
-            kept.revision == 0
-            or changed.cidr in self._territory.unconfirmed
-            or kept.block.owner != self._node
+            kept.revision == 0 or changed.cidr in self._cache.unconfirmed or kept.block.owner != self._node
         ):
-            self._draft.claim(self._node, changed.cidr)
+            self._draft.write_affinity(self._node, changed.cidr)
 
-    async def _one_more_block(self, records: Sequence[PoolRecord]) -> tuple[PoolRecord, Kept] | None:
+    async def _one_more_block(
+        self, records: Sequence[PoolRecord]
+    ) -> tuple[PoolRecord, VersionedBlock] | None:
         """A block to claim: a free one, or one that another node left empty."""
-        if not self._territory.config.auto_allocate_blocks:
+        if not self._cache.config.auto_allocate_blocks:
             self._looked_at.append("new blocks are not claimed (autoAllocateBlocks is off)")
             return None
-        drafted = frozenset((*self._draft.blocks, *self._territory.own))
+        drafted = frozenset((*self._draft.blocks, *self._cache.own))
         for record in records:
-            found = await free_block(self._store, self._territory, record, drafted)
-            if isinstance(found, Kept):
+            found = await free_block(self._store, self._cache, record, drafted)
+            if isinstance(found, VersionedBlock):
                 return record, found
             if found is not None:
-                return record, Kept(self._fresh(found), 0)
-            for kept in abandoned(await self._survey(record), self._now):
+                return record, VersionedBlock(self._fresh(found), 0)
+            for kept in abandoned_blocks(await self._survey(record), self._now):
                 cidr = kept.block.cidr
-                if cidr in drafted or self._territory.wholly_reserved(cidr):
+                if cidr in drafted or self._cache.wholly_reserved(cidr):
                     continue
                 if kept.block.owner is not None:
-                    self._draft.unclaim(kept.block.owner, cidr)
-                self._draft.claim(self._node, cidr)
-                return record, Kept(self._fresh(cidr), kept.revision)
+                    self._draft.delete_affinity(kept.block.owner, cidr)
+                self._draft.write_affinity(self._node, cidr)
+                return record, VersionedBlock(self._fresh(cidr), kept.revision)
             self._looked_at.append(f"{record.pool.name} ({record.pool.cidr}): every block is taken")
         return None
 
-    async def _survey(self, record: PoolRecord) -> list[Kept]:
-        return await survey(self._store, self._territory, record, self._now, self._random)
+    async def _survey(self, record: PoolRecord) -> list[VersionedBlock]:
+        return await list_pool_blocks(self._store, self._cache, record, self._now, self._random)
 
     def _fresh(self, cidr: Prefix) -> Block:
         sequence = int(self._now.timestamp() * 1e9)
@@ -200,19 +200,19 @@ class Placing:
 
     async def _borrowed(self, records: Sequence[PoolRecord], count: int) -> list[Assignment]:
         """Single addresses out of the blocks of others, which stay theirs."""
-        if self._territory.config.strict_affinity:
+        if self._cache.config.strict_affinity:
             self._looked_at.append("nothing is borrowed (strictAffinity is on)")
             return []
         given: list[Assignment] = []
         for record in records:
-            known = {**self._territory.lenders, **self._draft.blocks}
+            known = {**self._cache.lenders, **self._draft.blocks}
             near = [kept for cidr, kept in known.items() if cidr.network_address in record.pool.cidr]
             given += self._lent(record, near, count - len(given))
             if len(given) < count:
                 given += self._lent(record, await self._survey(record), count - len(given))
         return given
 
-    def _lent(self, record: PoolRecord, lenders: Sequence[Kept], count: int) -> list[Assignment]:
+    def _lent(self, record: PoolRecord, lenders: Sequence[VersionedBlock], count: int) -> list[Assignment]:
         given: list[Assignment] = []
         for kept in lenders:
             if len(given) == count:
@@ -233,14 +233,18 @@ class Placing:
         if self._request.use not in record.pool.allowed_uses:
             raise NoPool(f"pool {record.pool.name} is not for {self._request.use.value} addresses")
         cidr = aligned_block(record.pool, address)
-        kept = self._draft.blocks.get(cidr) or self._territory.own.get(cidr)
+        kept = self._draft.blocks.get(cidr) or self._cache.own.get(cidr)
         if kept is None:
             stored = await self._store.get(block_key(cidr))
-            kept = self._territory.see(stored) if stored is not None else Kept(self._fresh(cidr), 0)
+            kept = (
+                self._cache.learn_block(stored)
+                if stored is not None
+                else VersionedBlock(self._fresh(cidr), 0)
+            )
             if kept is None:
-                raise Refused(self._territory.damaged[block_key(cidr)])
-        block = blocks.thaw(kept.block, self._now, self._territory.config.cooldown_seconds)
-        if block.owner != self._node and self._territory.config.strict_affinity:
+                raise Refused(self._cache.damaged[block_key(cidr)])
+        block = blocks.end_cooldown(kept.block, self._now, self._cache.config.cooldown_seconds)
+        if block.owner != self._node and self._cache.config.strict_affinity:
             raise Refused(f"address {address} is in block {cidr} of {_name(block)}, and strictAffinity is on")
         ordinal = blocks.ordinal_of(block, address)
         if ordinal not in block.unallocated:
@@ -258,7 +262,7 @@ class Placing:
         return Assignment(address, cidr, record.pool.name, self._request.handle)
 
     def _report(self) -> str:
-        damaged = list(self._territory.damaged.values())
+        damaged = list(self._cache.damaged.values())
         shown = [*self._looked_at, *damaged]
         more = [f"and {len(shown) - LONGEST_REPORT} more"] if len(shown) > LONGEST_REPORT else []
         return "; ".join((*shown[:LONGEST_REPORT], *more))

@@ -13,7 +13,7 @@ from itertools import islice
 
 from ipam import block as blocks
 from ipam.allocation.pool_selection import blocks_in_order
-from ipam.allocation.transaction import Draft, Kept, read_block
+from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
 from ipam.codec import decode_affinity, decode_config, decode_reservation
 from ipam.etcd.store import Put, Store, Versioned
 from ipam.failures import Malformed
@@ -31,14 +31,14 @@ MOST_LENDERS = 256
 
 
 @dataclass(slots=True)
-class Territory:
+class BlockCache:
     """The hints of one node."""
 
     node: NodeName
-    own: dict[Prefix, Kept] = field(default_factory=dict)
+    own: dict[Prefix, VersionedBlock] = field(default_factory=dict)
     unconfirmed: set[Prefix] = field(default_factory=set)
     """Own blocks whose claim somebody left unfinished."""
-    lenders: dict[Prefix, Kept] = field(default_factory=dict)
+    lenders: dict[Prefix, VersionedBlock] = field(default_factory=dict)
     """Blocks of others that had free addresses."""
     config: IpamConfig = field(default_factory=IpamConfig)
     config_revision: int = 0
@@ -47,7 +47,7 @@ class Territory:
     """Key -> why it cannot be used."""
     loaded_at: datetime | None = None
 
-    def see(self, stored: Versioned) -> Kept | None:
+    def learn_block(self, stored: Versioned) -> VersionedBlock | None:
         """Take in a block as it is now; None when it is damaged."""
         cidr = block_of_key(stored.key)
         try:
@@ -58,10 +58,10 @@ class Territory:
                 self.forget(cidr)
             return None
         self.damaged.pop(stored.key, None)
-        self.put(kept)
+        self.remember(kept)
         return kept
 
-    def put(self, kept: Kept) -> None:
+    def remember(self, kept: VersionedBlock) -> None:
         """Remember a block where it belongs."""
         cidr = kept.block.cidr
         self.forget(cidr)
@@ -82,20 +82,20 @@ class Territory:
             if cidr is not None and stored is None:
                 self.forget(cidr)
             elif cidr is not None and stored is not None:
-                self.see(stored)
+                self.learn_block(stored)
             elif key == IPAM_CONFIG:
-                self.take_config(stored)
+                self.learn_config(stored)
 
-    def wrote(self, draft: Draft, revision: int) -> None:
+    def record_commit(self, draft: Transaction, revision: int) -> None:
         """Take in what a transaction of this node wrote."""
         for cidr, kept in draft.blocks.items():
             if isinstance(draft.writes[block_key(cidr)], Put):
-                self.put(Kept(kept.block, revision))
+                self.remember(VersionedBlock(kept.block, revision))
             else:
                 self.forget(cidr)
             self.unconfirmed.discard(cidr)
 
-    def take_config(self, stored: Versioned | None) -> None:
+    def learn_config(self, stored: Versioned | None) -> None:
         """The cluster's rules; unreadable ones leave the rules as they were."""
         self.config_revision = stored.revision if stored is not None else 0
         try:
@@ -113,9 +113,9 @@ class Territory:
         return bool(self.reserved) and len(self.reserved_in(cidr)) == cidr.num_addresses
 
 
-async def load(store: Store, node: NodeName, now: datetime) -> Territory:
+async def load_block_cache(store: Store, node: NodeName, now: datetime) -> BlockCache:
     """Read a node's own blocks and the rules. Raises StoreError."""
-    found = Territory(node, loaded_at=now)
+    found = BlockCache(node, loaded_at=now)
     claimed: list[Prefix] = []
     for version in (4, 6):
         for key, stored in (await store.list(affinity_prefix(node, version))).values.items():
@@ -131,14 +131,14 @@ async def load(store: Store, node: NodeName, now: datetime) -> Territory:
     read = await store.get_many([*map(block_key, claimed), IPAM_CONFIG])
     for key, stored in read.items():
         if key != IPAM_CONFIG:
-            found.see(stored)
+            found.learn_block(stored)
     found.lenders.clear()
-    found.take_config(read.get(IPAM_CONFIG))
-    found.reserved = await reservations(store, found.damaged)
+    found.learn_config(read.get(IPAM_CONFIG))
+    found.reserved = await read_reservations(store, found.damaged)
     return found
 
 
-async def reservations(store: Store, damaged: dict[str, str]) -> tuple[Prefix, ...]:
+async def read_reservations(store: Store, damaged: dict[str, str]) -> tuple[Prefix, ...]:
     """All reserved prefixes; a damaged reservation is named and reserves nothing. Raises StoreError."""
     found: list[Prefix] = []
     for key, stored in (await store.list(RESERVATIONS)).values.items():
@@ -150,27 +150,27 @@ async def reservations(store: Store, damaged: dict[str, str]) -> tuple[Prefix, .
 
 
 async def free_block(
-    store: Store, territory: Territory, record: PoolRecord, taken: Collection[Prefix]
-) -> Prefix | Kept | None:
+    store: Store, cache: BlockCache, record: PoolRecord, taken: Collection[Prefix]
+) -> Prefix | VersionedBlock | None:
     """The first block of a pool that does not exist, or that is ours without a claim. Raises StoreError."""
-    candidates = islice(blocks_in_order(record, territory.node), MOST_BLOCKS_LOOKED_AT)
+    candidates = islice(blocks_in_order(record, cache.node), MOST_BLOCKS_LOOKED_AT)
     while some := list(islice(candidates, BLOCKS_AT_ONCE)):
-        wanted = [cidr for cidr in some if cidr not in taken and not territory.wholly_reserved(cidr)]
+        wanted = [cidr for cidr in some if cidr not in taken and not cache.wholly_reserved(cidr)]
         present = await store.get_many([block_key(cidr) for cidr in wanted])
         for cidr in wanted:
             stored = present.get(block_key(cidr))
             if stored is None:
                 return cidr
-            kept = territory.see(stored)
-            if kept is not None and cidr in territory.own and kept.block.unallocated:
-                territory.unconfirmed.add(cidr)
+            kept = cache.learn_block(stored)
+            if kept is not None and cidr in cache.own and kept.block.unallocated:
+                cache.unconfirmed.add(cidr)
                 return kept
     return None
 
 
-async def survey(
-    store: Store, territory: Territory, record: PoolRecord, now: datetime, random: Callable[[], float]
-) -> list[Kept]:
+async def list_pool_blocks(
+    store: Store, cache: BlockCache, record: PoolRecord, now: datetime, random: Callable[[], float]
+) -> list[VersionedBlock]:
     """Every readable block of a pool that is not the node's own, in a random order. Raises StoreError.
 
     Nodes that look at the same moment look in different orders, so that they do not all want the same block.
@@ -181,13 +181,17 @@ async def survey(
         cidr = block_of_key(key)
         if cidr is None or not _within(cidr, record.pool.cidr):
             continue
-        kept = territory.see(stored)
-        if kept is not None and cidr not in territory.own:
-            found.append(Kept(blocks.thaw(kept.block, now, territory.config.cooldown_seconds), kept.revision))
+        kept = cache.learn_block(stored)
+        if kept is not None and cidr not in cache.own:
+            found.append(
+                VersionedBlock(
+                    blocks.end_cooldown(kept.block, now, cache.config.cooldown_seconds), kept.revision
+                )
+            )
     return sorted(found, key=lambda _: random())
 
 
-def abandoned(surveyed: Iterable[Kept], now: datetime) -> Iterator[Kept]:
+def abandoned_blocks(surveyed: Iterable[VersionedBlock], now: datetime) -> Iterator[VersionedBlock]:
     """Empty blocks whose owner has had them for long enough to have used them."""
     for kept in surveyed:
         if (

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipam.allocation.release import Guarded, guarded
-from ipam.allocation.transaction import NOTHING, Companion, Draft
+from ipam.allocation.release import GuardedAddress, guarded_addresses
+from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites, Transaction
 from ipam.etcd.store import Versioned
 from ipam.model import Address, AddressRequest, Assignment, HandleId
 
@@ -30,19 +30,19 @@ def shortened(wait_seconds: float, random: Callable[[], float]) -> float:
 
 
 @dataclass(slots=True)
-class Pending:
+class AssignJob:
     """One caller's request and how far it got."""
 
     request: AddressRequest
-    companion: Callable[[tuple[Assignment, ...]], Companion] | None
+    piggyback: Callable[[tuple[Assignment, ...]], PiggybackedWrites] | None
     answer: asyncio.Future[tuple[Assignment, ...]]
     stored: Versioned | None = None
     """The handle, if it turned out to exist."""
     ready: tuple[Assignment, ...] = ()
     fresh: tuple[Assignment, ...] = ()
     """What of it the transaction under way gives."""
-    rider: Companion = NOTHING
-    draft: Draft | None = None
+    attached: PiggybackedWrites = NO_WRITES
+    transaction: Transaction | None = None
     """The transaction that may have been written."""
     attempts: int = 0
     verified: bool = False
@@ -52,23 +52,23 @@ class Pending:
         if not self.answer.done():
             self.answer.set_exception(error)
 
-    def written(self, draft: Draft) -> frozenset[Guarded]:
+    def written(self, draft: Transaction) -> frozenset[GuardedAddress]:
         """What a transaction gave to this request, told apart from every other allocation of the same address."""
         fresh = {item.address for item in self.fresh}
         return frozenset(
             item
             for kept in draft.blocks.values()
-            for item in guarded(kept.block, self.request.handle)
+            for item in guarded_addresses(kept.block, self.request.handle)
             if item.address in fresh
         )
 
 
 @dataclass(slots=True)
-class Leaving:
+class ReleaseJob:
     """One caller's release of all that a handle holds."""
 
     handle: HandleId
-    companion: Companion
+    attached: PiggybackedWrites
     answer: asyncio.Future[tuple[Address, ...]]
     freed: tuple[Address, ...] = ()
     """What the transaction under way gives back."""

@@ -20,14 +20,14 @@ FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
 
 
 @dataclass(frozen=True, slots=True)
-class Eligible:
+class EligiblePools:
     """The pools to use, by name, and why each other one is not used."""
 
     records: tuple[PoolRecord, ...]
     refused: tuple[str, ...]
 
 
-def eligible(records: Sequence[PoolRecord], request: AddressRequest, version: int) -> Eligible:
+def eligible_pools(records: Sequence[PoolRecord], request: AddressRequest, version: int) -> EligiblePools:
     """The pools of one family that a request may take addresses from."""
     chosen, refused = [], []
     others = {word for record in records if record.pool.cidr.version != version for word in _words(record)}
@@ -42,7 +42,7 @@ def eligible(records: Sequence[PoolRecord], request: AddressRequest, version: in
             refused.append(f"{record.pool.name} ({record.pool.cidr}): {why}")
     known = {word for record in records for word in _words(record)}
     refused += [f"{word}: no such pool" for word in request.pools if word not in known]
-    return Eligible(tuple(chosen), tuple(refused))
+    return EligiblePools(tuple(chosen), tuple(refused))
 
 
 def _words(record: PoolRecord) -> frozenset[str]:
@@ -70,7 +70,7 @@ def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str])
     return None if selected else f"does not select node {request.node} (nodeSelector {pool.node_selector})"
 
 
-def left(records: Sequence[PoolRecord], request: AddressRequest) -> tuple[PoolRecord, ...]:
+def pools_not_selecting(records: Sequence[PoolRecord], request: AddressRequest) -> tuple[PoolRecord, ...]:
     """The enabled pools whose nodeSelector does not select the node of a request."""
     found = []
     for record in records:

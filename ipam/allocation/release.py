@@ -14,8 +14,8 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
-from ipam.allocation.sticky import draft_keeping
-from ipam.allocation.transaction import Draft, Kept, read_block
+from ipam.allocation.sticky import draft_retention
+from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
 from ipam.codec import decode_config, decode_handle
 from ipam.etcd.store import Committed, Store, Versioned
 from ipam.failures import Conflict, Malformed, Refused
@@ -53,7 +53,7 @@ NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network,
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class GuardedAddress:
     """An address to give back, and what must still be true of it."""
 
     address: Address
@@ -64,7 +64,7 @@ class Guarded:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class ReleaseResult:
     """What came of a release by address."""
 
     released: tuple[Address, ...]
@@ -73,10 +73,10 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HandleBlocks:
     """A handle's blocks as they are now."""
 
-    kept: tuple[Kept, ...] = ()
+    blocks: tuple[VersionedBlock, ...] = ()
     handle: HandleId | None = None
 
     @property
@@ -84,7 +84,7 @@ class Held:
         """How many addresses the handle really holds in each block."""
         if self.handle is None:
             return {}
-        found = {kept.block.cidr: len(blocks.held(kept.block, self.handle)) for kept in self.kept}
+        found = {kept.block.cidr: len(blocks.allocations_of(kept.block, self.handle)) for kept in self.blocks}
         return {cidr: count for cidr, count in found.items() if count}
 
 
@@ -100,14 +100,14 @@ def _stamp(config: IpamConfig, now: datetime) -> str | None:
     return now.strftime("%Y-%m-%dT%H:%M:%SZ") if config.cooldown_seconds else None
 
 
-async def held_by(store: Store, stored: Versioned) -> Held:
+async def read_handle_blocks(store: Store, stored: Versioned) -> HandleBlocks:
     """The readable blocks of a handle. Raises StoreError, Malformed when the handle itself cannot be read."""
     handle = decode_handle(stored.key, stored.value)
     read = await store.get_many([block_key(cidr) for cidr, _ in handle.count_by_block])
-    return Held(tuple(_readable(handle, read)), handle.id)
+    return HandleBlocks(tuple(_readable(handle, read)), handle.id)
 
 
-def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[Kept]:
+def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[VersionedBlock]:
     for cidr, _ in handle.count_by_block:
         stored = read.get(block_key(cidr))
         if stored is not None:
@@ -116,16 +116,16 @@ def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[Kept]:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KnownBlocks:
     """Blocks and the cluster's rules, as read now or as remembered."""
 
-    blocks: Mapping[Prefix, Kept]
+    blocks: Mapping[Prefix, VersionedBlock]
     config: IpamConfig
     config_revision: int | None = None
     """Where the rules are remembered: the revision that must still stand."""
 
 
-def seen_in(read: Mapping[str, Versioned]) -> Seen:
+def known_blocks(read: Mapping[str, Versioned]) -> KnownBlocks:
     """What a read found; a damaged block is left out and must not keep the others: `check` names it."""
     kept = {}
     for key, stored in read.items():
@@ -133,14 +133,14 @@ def seen_in(read: Mapping[str, Versioned]) -> Seen:
             with suppress(Malformed):
                 found = read_block(stored)
                 kept[found.block.cidr] = found
-    return Seen(kept, config_of(read))
+    return KnownBlocks(kept, config_of(read))
 
 
-def draft_release(
-    draft: Draft,
+def draft_handle_release(
+    draft: Transaction,
     handle: HandleId,
     stored: Versioned | None,
-    seen: Seen,
+    seen: KnownBlocks,
     now: datetime,
     names: Mapping[HandleId, Versioned | None] = NO_NAMES,
 ) -> tuple[Address, ...]:
@@ -153,7 +153,7 @@ def draft_release(
         draft.handles.add(handle)
         return ()
     config = seen.config
-    draft.handle(handle, stored.revision, {})
+    draft.write_handle(handle, stored.revision, {})
     if seen.config_revision is not None:
         draft.guard(IPAM_CONFIG, seen.config_revision)
     freed: list[Address] = []
@@ -163,24 +163,26 @@ def draft_release(
         if kept is None:
             continue
         present = draft.blocks.get(kept.block.cidr, kept)
-        thawed = blocks.thaw(present.block, now, config.cooldown_seconds)
-        handed = draft_keeping(draft, thawed, handle, names, keeping, now)
+        thawed = blocks.end_cooldown(present.block, now, config.cooldown_seconds)
+        handed = draft_retention(draft, thawed, handle, names, keeping, now)
         changed, addresses = blocks.release_handle(handed, handle, _stamp(config, now))
         freed += addresses
         if addresses or handed is not thawed:
-            draft.change(present, changed)
+            draft.write_block(present, changed)
         else:
             draft.guard(block_key(changed.cidr), kept.revision)
     for name, counts in keeping.items():
-        draft.handle(name, 0, counts)
+        draft.write_handle(name, 0, counts)
     return tuple(freed)
 
 
-async def release_addresses(store: Store, wanted: Sequence[Guarded], now: datetime, pause: Pause) -> Released:
+async def release_addresses(
+    store: Store, wanted: Sequence[GuardedAddress], now: datetime, pause: Pause
+) -> ReleaseResult:
     """Give back addresses, block by block. Raises Conflict when a guard does not hold, StoreError, Malformed."""
     released: list[Address] = []
     unallocated: list[Address] = []
-    by_block: dict[Prefix | None, list[Guarded]] = {}
+    by_block: dict[Prefix | None, list[GuardedAddress]] = {}
     for item in dict.fromkeys(wanted):
         by_block.setdefault(await _block_of(store, item.address), []).append(item)
     for cidr, items in by_block.items():
@@ -191,7 +193,7 @@ async def release_addresses(store: Store, wanted: Sequence[Guarded], now: dateti
             done = await _release_in(store, cidr, items[start : start + ALLOCATIONS_AT_ONCE], now, pause)
             released += done.released
             unallocated += done.unallocated
-    return Released(tuple(released), tuple(unallocated))
+    return ReleaseResult(tuple(released), tuple(unallocated))
 
 
 async def _block_of(store: Store, address: Address) -> Prefix | None:
@@ -208,13 +210,13 @@ async def _block_of(store: Store, address: Address) -> Prefix | None:
 
 
 async def _release_in(
-    store: Store, cidr: Prefix, items: Sequence[Guarded], now: datetime, pause: Pause
-) -> Released:
+    store: Store, cidr: Prefix, items: Sequence[GuardedAddress], now: datetime, pause: Pause
+) -> ReleaseResult:
     for _ in range(MOST_ATTEMPTS):
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
         stored = read.get(block_key(cidr))
         if stored is None:
-            return Released((), tuple(item.address for item in items))
+            return ReleaseResult((), tuple(item.address for item in items))
         kept = read_block(stored)
         ordinals = [blocks.ordinal_of(kept.block, item.address) for item in items]
         held = {ordinal: blocks.holder(kept.block, ordinal) for ordinal in ordinals}
@@ -225,48 +227,48 @@ async def _release_in(
             item.address for item, ordinal in zip(items, ordinals, strict=True) if held[ordinal] is None
         )
         if not going:
-            return Released((), free)
-        draft = await drafted_free(store, kept, going, config_of(read), now)
-        if isinstance(await store.commit(*draft.transaction), Committed):
-            return Released(tuple(blocks.address_of(kept.block, ordinal) for ordinal in going), free)
+            return ReleaseResult((), free)
+        draft = await draft_address_release(store, kept, going, config_of(read), now)
+        if isinstance(await store.commit(*draft.guards_and_operations), Committed):
+            return ReleaseResult(tuple(blocks.address_of(kept.block, ordinal) for ordinal in going), free)
         await pause(RETRY_SECONDS)
     raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers")
 
 
-def _check(block: Block, item: Guarded, holder: Attributes | None) -> None:
+def _check(block: Block, item: GuardedAddress, holder: Attributes | None) -> None:
     if holder is None:
         return
-    if item.handle is not None and blocks.bare(holder.handle) != item.handle:
+    if item.handle is not None and blocks.bare_handle(holder.handle) != item.handle:
         raise Conflict(f"address {item.address} is held by {holder.handle}, not by {item.handle}")
     sequence = dict(block.sequence_of).get(blocks.ordinal_of(block, item.address))
     if item.sequence is not None and sequence != item.sequence:
         raise Conflict(f"address {item.address} was assigned anew (sequence {sequence}, not {item.sequence})")
 
 
-async def drafted_free(
-    store: Store, kept: Kept, ordinals: Sequence[int], config: IpamConfig, now: datetime
-) -> Draft:
+async def draft_address_release(
+    store: Store, kept: VersionedBlock, ordinals: Sequence[int], config: IpamConfig, now: datetime
+) -> Transaction:
     """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
-    draft = Draft()
+    draft = Transaction()
     going: dict[HandleId, int] = {}
     for ordinal in ordinals:
         holder = blocks.holder(kept.block, ordinal)
-        handle = blocks.bare(holder.handle) if holder is not None else None
+        handle = blocks.bare_handle(holder.handle) if holder is not None else None
         if handle:
             going[handle] = going.get(handle, 0) + 1
     read = await store.get_many([handle_key(handle) for handle in going])
     for handle in going:
         stored = read.get(handle_key(handle))
-        left = len(blocks.held(kept.block, handle)) - going[handle]
+        left = len(blocks.allocations_of(kept.block, handle)) - going[handle]
         if stored is None:
             continue
         try:
             counts = dict(decode_handle(stored.key, stored.value).count_by_block)
         except Malformed:
             continue  # the address is freed all the same; `check` names the handle
-        draft.handle(handle, stored.revision, {**counts, kept.block.cidr: left})
-    thawed = blocks.thaw(kept.block, now, config.cooldown_seconds)
-    draft.change(kept, blocks.release(thawed, ordinals, _stamp(config, now)))
+        draft.write_handle(handle, stored.revision, {**counts, kept.block.cidr: left})
+    thawed = blocks.end_cooldown(kept.block, now, config.cooldown_seconds)
+    draft.write_block(kept, blocks.release(thawed, ordinals, _stamp(config, now)))
     return draft
 
 
@@ -299,14 +301,16 @@ def _node_of(attributes: Attributes) -> str | None:
     return dict(attributes.secondary).get("node")
 
 
-def guarded(block: Block, handle: HandleId) -> tuple[Guarded, ...]:
+def guarded_addresses(block: Block, handle: HandleId) -> tuple[GuardedAddress, ...]:
     """What a handle holds in a block, each with the sequence that tells this allocation from every other."""
-    return tuple(_guarded(block, ordinal, attributes) for ordinal, attributes in blocks.held(block, handle))
+    return tuple(
+        _guarded(block, ordinal, attributes) for ordinal, attributes in blocks.allocations_of(block, handle)
+    )
 
 
-def _guarded(block: Block, ordinal: int, attributes: Attributes) -> Guarded:
+def _guarded(block: Block, ordinal: int, attributes: Attributes) -> GuardedAddress:
     sequence = dict(block.sequence_of).get(ordinal)
-    return Guarded(blocks.address_of(block, ordinal), blocks.bare(attributes.handle), sequence)
+    return GuardedAddress(blocks.address_of(block, ordinal), blocks.bare_handle(attributes.handle), sequence)
 
 
 async def _give_up(
@@ -315,10 +319,10 @@ async def _give_up(
     """End a node's claim on a block; an empty block goes with it. False: it is not empty and should have been."""
     for _ in range(MOST_ATTEMPTS):
         read = await store.get_many([block_key(cidr), affinity_key(node, cidr)])
-        draft = Draft()
+        draft = Transaction()
         stored, claim = read.get(block_key(cidr)), read.get(affinity_key(node, cidr))
         draft.guard(affinity_key(node, cidr), claim.revision if claim is not None else 0)
-        draft.unclaim(node, cidr)
+        draft.delete_affinity(node, cidr)
         if stored is None:
             draft.guard(block_key(cidr), 0)
         else:
@@ -326,8 +330,8 @@ async def _give_up(
             if kept.block.owner == node and kept.block.owner_kind == "host":
                 if only_empty and not blocks.is_empty(kept.block):
                     return False
-                draft.change(kept, blocks.disowned(kept.block))
-        if isinstance(await store.commit(*draft.transaction), Committed):
+                draft.write_block(kept, blocks.without_owner(kept.block))
+        if isinstance(await store.commit(*draft.guards_and_operations), Committed):
             return True
         await pause(RETRY_SECONDS)
     raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} attempts to give it up were overtaken by other writers")

@@ -1,6 +1,6 @@
 """Gives back what handles hold; releases that wait at the same moment share a transaction.
 
-Promises: a handle, its blocks and its caller's companion change together or not at all; a release whose guard does not
+Promises: a handle, its blocks and its caller's piggyback change together or not at all; a release whose guard does not
 hold, or whose handle cannot be read, fails alone. A caller that goes away is not waited for: its release may happen.
 Does not know: CNI, hints, who else writes.
 """
@@ -19,20 +19,20 @@ from ipam.allocation.commit_queue import (
     LONGEST_WAIT_SECONDS,
     MOST_ATTEMPTS,
     MOST_WAITING,
-    Leaving,
+    ReleaseJob,
     shortened,
 )
-from ipam.allocation.release import Pause, Seen, draft_release, seen_in
+from ipam.allocation.release import KnownBlocks, Pause, draft_handle_release, known_blocks
 from ipam.allocation.sticky import names_of
-from ipam.allocation.transaction import Companion, Draft, broken_guards
+from ipam.allocation.transaction import PiggybackedWrites, Transaction, broken_guards
 from ipam.codec import decode_handle
-from ipam.etcd.store import Committed, Lost, Store, Versioned
+from ipam.etcd.store import Committed, GuardFailed, Store, Versioned
 from ipam.failures import Conflict, IpamError, Malformed
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, HandleId, Prefix
 
 
-class Freeing:
+class ReleaseQueue:
     """The queue of releases and its one worker: two transactions on one block would only make each other lose."""
 
     def __init__(
@@ -40,8 +40,8 @@ class Freeing:
         store: Store,
         now: Callable[[], datetime],
         pause: Pause,
-        wrote: Callable[[Draft, int], None],
-        remembered: Callable[[Collection[Prefix]], Seen | None],
+        wrote: Callable[[Transaction, int], None],
+        remembered: Callable[[Collection[Prefix]], KnownBlocks | None],
         random: Callable[[], float],
     ) -> None:
         """`wrote` is told what each transaction left, and its revision; `remembered` may save a read."""
@@ -51,14 +51,14 @@ class Freeing:
         self._wrote = wrote
         self._remembered = remembered
         self._random = random
-        self._queue: deque[Leaving] = deque()
+        self._queue: deque[ReleaseJob] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def release(self, handle: HandleId, companion: Companion) -> tuple[Address, ...]:
+    async def release(self, handle: HandleId, piggyback: PiggybackedWrites) -> tuple[Address, ...]:
         """See Allocator.release_handle."""
         if len(self._queue) >= MOST_WAITING:
             raise Conflict(f"{len(self._queue)} releases wait already; try again later")
-        job = Leaving(handle, companion, asyncio.get_running_loop().create_future())
+        job = ReleaseJob(handle, piggyback, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -81,13 +81,13 @@ class Freeing:
         finally:
             self._worker = None
 
-    async def _settle(self, group: list[Leaving]) -> None:
+    async def _settle(self, group: list[ReleaseJob]) -> None:
         wait = FIRST_WAIT_SECONDS
         while group := [job for job in group if not job.answer.done()]:
             draft, ready = await self._draft(group)
             if not ready:
                 continue
-            outcome = await self._store.commit(*draft.transaction)
+            outcome = await self._store.commit(*draft.guards_and_operations)
             if isinstance(outcome, Committed):
                 self._wrote(draft, outcome.revision)
                 for job in ready:
@@ -100,37 +100,39 @@ class Freeing:
             await self._pause(shortened(wait, self._random))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _draft(self, group: Sequence[Leaving]) -> tuple[Draft, list[Leaving]]:
+    async def _draft(self, group: Sequence[ReleaseJob]) -> tuple[Transaction, list[ReleaseJob]]:
         """As many of the group as one transaction takes; what is left out is settled, or waits. Raises StoreError."""
         handles = await self._store.get_many([handle_key(job.handle) for job in group])
         cidrs = _blocks_of(handles.values())
         seen = None if any(job.attempts for job in group) else self._remembered(cidrs)
         if seen is None:
-            seen = seen_in(await self._store.get_many([*map(block_key, cidrs), IPAM_CONFIG]))
+            seen = known_blocks(await self._store.get_many([*map(block_key, cidrs), IPAM_CONFIG]))
         names = await self._names(group, seen)
-        draft, ready = Draft(), list[Leaving]()
+        draft, ready = Transaction(), list[ReleaseJob]()
         for job in group:
-            trial = draft.fork()
+            trial = draft.copy()
             stored = handles.get(handle_key(job.handle))
             if job.handle in draft.handles:
                 continue
             try:
-                job.freed = draft_release(trial, job.handle, stored, seen, self._now(), names)
-                trial.ride(job.companion)
+                job.freed = draft_handle_release(trial, job.handle, stored, seen, self._now(), names)
+                trial.attach(job.attached)
                 if not trial.fits and not ready:
                     raise Conflict(f"handle {job.handle}: holds more than one transaction takes")
             except IpamError as error:
                 if not ready:
                     job.fail(error)  # else it may do alone in the next transaction
                 continue
-            if stored is None and not job.companion.operations:
+            if stored is None and not job.attached.operations:
                 job.answer.set_result(())
             elif trial.fits:
                 draft = trial
                 ready.append(job)
         return draft, ready
 
-    async def _names(self, group: Iterable[Leaving], seen: Seen) -> Mapping[HandleId, Versioned | None]:
+    async def _names(
+        self, group: Iterable[ReleaseJob], seen: KnownBlocks
+    ) -> Mapping[HandleId, Versioned | None]:
         """The stored handles of the names for which something is to be kept; nothing is read where nothing is."""
         known = {cidr: kept.block for cidr, kept in seen.blocks.items()}
         wanted = {name for job in group for name in names_of(known, job.handle)}
@@ -147,10 +149,10 @@ def _blocks_of(handles: Iterable[Versioned]) -> list[Prefix]:
     return list(found)
 
 
-def _judge(job: Leaving, lost: Lost) -> None:
+def _judge(job: ReleaseJob, lost: GuardFailed) -> None:
     """What a lost transaction means for one of its releases."""
     job.attempts += 1
-    broken = broken_guards(job.companion.guards, lost)
+    broken = broken_guards(job.attached.guards, lost)
     if broken:
         job.fail(Conflict(f"handle {job.handle}: {broken[0]} was changed meanwhile; look again"))
     elif job.attempts >= MOST_ATTEMPTS:

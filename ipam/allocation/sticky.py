@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ipam import block as blocks
-from ipam.allocation.transaction import Draft
+from ipam.allocation.transaction import Transaction
 from ipam.etcd.store import Versioned
 from ipam.keys import handle_key
 from ipam.model import Attributes, Block, HandleId, Prefix
 
 KEEP_AS, KEEP_SECONDS, KEPT_UNTIL = "keepAs", "keepSeconds", "keptUntil"
-LONGEST_KEEP_SECONDS = 30 * 86_400
+LONGEST_RETENTION_SECONDS = 30 * 86_400
 LASTING_WORDS = frozenset({"node", "namespace", "pod", KEEP_AS})
 """What a kept allocation goes on saying; of its container it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class Retention:
     """For whom, and for how long after the release."""
 
     handle: HandleId
@@ -38,28 +38,28 @@ class Keep:
         return ((KEEP_AS, self.handle), (KEEP_SECONDS, str(self.seconds)))
 
 
-def keep_of(attributes: Attributes) -> Keep | None:
+def retention_of(attributes: Attributes) -> Retention | None:
     """Whether an allocation is to be kept after its release."""
     words = dict(attributes.secondary)
     name, seconds = words.get(KEEP_AS), words.get(KEEP_SECONDS, "")
     if not name or not (seconds.isascii() and seconds.isdigit()):
         return None
-    return Keep(HandleId(name), min(int(seconds), LONGEST_KEEP_SECONDS))
+    return Retention(HandleId(name), min(int(seconds), LONGEST_RETENTION_SECONDS))
 
 
-def kept(attributes: Attributes, keep: Keep, now: datetime) -> Attributes:
+def retained(attributes: Attributes, keep: Retention, now: datetime) -> Attributes:
     """The same allocation in the name's hands."""
     words = {word: value for word, value in attributes.secondary if word in LASTING_WORDS}
     words[KEPT_UNTIL] = (now + timedelta(seconds=keep.seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Attributes(keep.handle, tuple(sorted(words.items())))
 
 
-def is_kept(attributes: Attributes) -> bool:
+def is_retained(attributes: Attributes) -> bool:
     """Whether nobody has it now, and somebody may come back for it."""
     return KEPT_UNTIL in dict(attributes.secondary)
 
 
-def is_over(attributes: Attributes, now: datetime) -> bool:
+def is_retention_over(attributes: Attributes, now: datetime) -> bool:
     """Whether it was kept long enough."""
     try:
         return datetime.fromisoformat(dict(attributes.secondary)[KEPT_UNTIL]) <= now
@@ -71,12 +71,16 @@ def is_over(attributes: Attributes, now: datetime) -> bool:
 
 def names_of(seen: Mapping[Prefix, Block], handle: HandleId) -> frozenset[HandleId]:
     """The names for which something of a handle is to be kept."""
-    found = (keep_of(attributes) for block in seen.values() for _, attributes in blocks.held(block, handle))
+    found = (
+        retention_of(attributes)
+        for block in seen.values()
+        for _, attributes in blocks.allocations_of(block, handle)
+    )
     return frozenset(keep.handle for keep in found if keep is not None)
 
 
-def draft_keeping(
-    draft: Draft,
+def draft_retention(
+    draft: Transaction,
     block: Block,
     handle: HandleId,
     names: Mapping[HandleId, Versioned | None],
@@ -87,12 +91,12 @@ def draft_keeping(
 
     A name that holds something already, for it had two pods at a time, keeps that, and this one is freed.
     """
-    for ordinal, attributes in blocks.held(block, handle):
-        keep = keep_of(attributes)
+    for ordinal, attributes in blocks.allocations_of(block, handle):
+        keep = retention_of(attributes)
         taken = keep is None or (keep.handle in draft.handles and keep.handle not in counts)
         if keep is None or taken or names.get(keep.handle) is not None:
             continue
-        block = blocks.handed_over(block, [ordinal], kept(attributes, keep, now))
+        block = blocks.transfer(block, [ordinal], retained(attributes, keep, now))
         mine = counts.setdefault(keep.handle, {})
         mine[block.cidr] = mine.get(block.cidr, 0) + 1
         draft.guard(handle_key(keep.handle), 0)

@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 
 from ipam import block as blocks
 from ipam.codec import decode_block, encode_affinity, encode_block, encode_handle
-from ipam.etcd.store import MOST_OPERATIONS, Delete, Lost, Operation, Put, Unchanged, Versioned
+from ipam.etcd.store import MOST_OPERATIONS, Delete, GuardFailed, Operation, Put, Unchanged, Versioned
 from ipam.failures import Conflict, Malformed
 from ipam.keys import affinity_key, block_key, handle_key
 from ipam.model import AffinityState, Block, Handle, HandleId, NodeName, Prefix
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class PiggybackedWrites:
     """What rides along in the same transaction, such as the workload endpoint."""
 
     guards: tuple[Unchanged, ...] = ()
     operations: tuple[Operation, ...] = ()
-    undo: tuple[Operation, ...] = ()
+    revert: tuple[Operation, ...] = ()
     """What takes the operations back, if the caller was cancelled while they were under way."""
 
 
-NOTHING = Companion()
+NO_WRITES = PiggybackedWrites()
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class VersionedBlock:
     """A block as last seen, with its revision; 0: it does not exist yet."""
 
     block: Block
@@ -43,27 +43,27 @@ def serious_faults(block: Block) -> tuple[str, ...]:
     return tuple(text for text in blocks.broken_invariants(block) if text not in blocks.HARMLESS)
 
 
-def read_block(stored: Versioned) -> Kept:
+def read_block(stored: Versioned) -> VersionedBlock:
     """A stored block that can be worked with. Raises Malformed."""
     block = decode_block(stored.key, stored.value)
     serious = serious_faults(block)
     if serious:
         raise Malformed(f"{stored.key}: damaged: {'; '.join(serious)}")
-    return Kept(block, stored.revision)
+    return VersionedBlock(block, stored.revision)
 
 
 @dataclass(slots=True)
-class Draft:
+class Transaction:
     """Collects guards and writes; `blocks` holds every block as this draft will leave it."""
 
     guards: dict[str, int] = field(default_factory=dict)
     writes: dict[str, Operation] = field(default_factory=dict)
-    blocks: dict[Prefix, Kept] = field(default_factory=dict)
+    blocks: dict[Prefix, VersionedBlock] = field(default_factory=dict)
     handles: set[HandleId] = field(default_factory=set)
 
-    def fork(self) -> Draft:
+    def copy(self) -> Transaction:
         """A copy to try something on."""
-        return Draft(dict(self.guards), dict(self.writes), dict(self.blocks), set(self.handles))
+        return Transaction(dict(self.guards), dict(self.writes), dict(self.blocks), set(self.handles))
 
     @property
     def fits(self) -> bool:
@@ -75,7 +75,7 @@ class Draft:
         if self.guards.setdefault(key, revision) != revision:
             raise Conflict(f"{key} was changed meanwhile; look again")
 
-    def change(self, kept: Kept, changed: Block) -> None:
+    def write_block(self, kept: VersionedBlock, changed: Block) -> None:
         """Write a block that was read as `kept`; one that nobody owns vanishes with its last address.
 
         Raises Malformed rather than write an unsound block.
@@ -85,23 +85,23 @@ class Draft:
             raise Malformed(f"block {changed.cidr}: refusing to write it: {'; '.join(serious)}")
         key = block_key(changed.cidr)
         self.guard(key, kept.revision)
-        self.blocks[changed.cidr] = Kept(changed, kept.revision)
+        self.blocks[changed.cidr] = VersionedBlock(changed, kept.revision)
         if changed.owner is None and blocks.is_empty(changed):
             self.writes[key] = Delete(key)
         else:
             self.writes[key] = Put(key, encode_block(changed))
 
-    def claim(self, node: NodeName, cidr: Prefix) -> None:
+    def write_affinity(self, node: NodeName, cidr: Prefix) -> None:
         """Write a confirmed claim."""
         key = affinity_key(node, cidr)
         self.writes[key] = Put(key, encode_affinity(AffinityState.CONFIRMED))
 
-    def unclaim(self, node: NodeName, cidr: Prefix) -> None:
+    def delete_affinity(self, node: NodeName, cidr: Prefix) -> None:
         """Delete a claim."""
         key = affinity_key(node, cidr)
         self.writes[key] = Delete(key)
 
-    def handle(self, handle: HandleId, revision: int, counts: Mapping[Prefix, int]) -> None:
+    def write_handle(self, handle: HandleId, revision: int, counts: Mapping[Prefix, int]) -> None:
         """Write what a handle holds; one that holds nothing is deleted."""
         key = handle_key(handle)
         self.guard(key, revision)
@@ -109,23 +109,23 @@ class Draft:
         held = tuple((cidr, count) for cidr, count in counts.items() if count > 0)
         self.writes[key] = Put(key, encode_handle(Handle(handle, held))) if held else Delete(key)
 
-    def ride(self, companion: Companion) -> None:
-        """Take a companion along. Raises Conflict when it contradicts what is drafted already."""
-        for guard in companion.guards:
+    def attach(self, piggyback: PiggybackedWrites) -> None:
+        """Take a piggyback along. Raises Conflict when it contradicts what is drafted already."""
+        for guard in piggyback.guards:
             self.guard(guard.key, guard.revision)
-        for operation in companion.operations:
+        for operation in piggyback.operations:
             if self.writes.setdefault(operation.key, operation) != operation:
                 raise Conflict(f"{operation.key} is written by another request of the same moment")
 
     @property
-    def transaction(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
+    def guards_and_operations(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
         """What the store is asked to do."""
         return tuple(Unchanged(key, revision) for key, revision in self.guards.items()), tuple(
             self.writes.values()
         )
 
 
-def broken_guards(guards: Iterable[Unchanged], lost: Lost) -> tuple[str, ...]:
+def broken_guards(guards: Iterable[Unchanged], lost: GuardFailed) -> tuple[str, ...]:
     """The keys whose guards made a transaction lose."""
     found = []
     for guard in guards:

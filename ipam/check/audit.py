@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipam import block as blocks
-from ipam.allocation.sticky import is_kept
+from ipam.allocation.sticky import is_retained
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
 from ipam.etcd.store import Versioned
 from ipam.failures import Malformed
@@ -22,7 +22,7 @@ from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One thing that is wrong."""
 
     kind: str
@@ -48,14 +48,14 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Picture:
+class IpamSnapshot:
     """A copy of address management at one moment, decoded; `findings` holds what could not be."""
 
     stored: Mapping[str, Versioned]
     blocks: dict[Prefix, Block] = field(default_factory=dict)
     handles: dict[HandleId, Handle] = field(default_factory=dict)
     claims: list[Affinity] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
 
     def revision(self, key: str) -> int:
         """The revision of a key in this copy; 0 if it is not there."""
@@ -63,9 +63,9 @@ class Picture:
         return found.revision if found is not None else 0
 
 
-def picture(stored: Mapping[str, Versioned]) -> Picture:
+def decode_snapshot(stored: Mapping[str, Versioned]) -> IpamSnapshot:
     """Decode everything below Calico's IPAM prefix; keys of other kinds are left out."""
-    found = Picture(stored)
+    found = IpamSnapshot(stored)
     for key, value in stored.items():
         try:
             if block_of_key(key) is not None:
@@ -79,18 +79,18 @@ def picture(stored: Mapping[str, Versioned]) -> Picture:
             elif key == IPAM_CONFIG:
                 decode_config(key, value.value)
         except Malformed as error:
-            found.findings.append(Finding("damaged", key, str(error)))
+            found.findings.append(AuditFinding("damaged", key, str(error)))
     return found
 
 
-def real_counts(seen: Picture) -> dict[HandleId, dict[Prefix, int]]:
+def real_counts(seen: IpamSnapshot) -> dict[HandleId, dict[Prefix, int]]:
     """What each handle really holds, told by the blocks."""
     counts: dict[HandleId, dict[Prefix, int]] = {}
     for cidr, block in seen.blocks.items():
         if not _readable(block):
             continue
         for _, attributes in blocks.allocated(block):
-            handle = blocks.bare(attributes.handle)
+            handle = blocks.bare_handle(attributes.handle)
             if handle:
                 mine = counts.setdefault(handle, {})
                 mine[cidr] = mine.get(cidr, 0) + 1
@@ -102,10 +102,10 @@ def _readable(block: Block) -> bool:
 
 
 def audit(
-    seen: Picture,
+    seen: IpamSnapshot,
     pools: Sequence[Pool] | None = None,
     in_use: Mapping[Address, str] | None = None,
-) -> tuple[Finding, ...]:
+) -> tuple[AuditFinding, ...]:
     """Everything wrong. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
     found = [*seen.findings, *_structure(seen), *_claims(seen), *_handles(seen)]
     if pools is not None:
@@ -115,19 +115,19 @@ def audit(
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
 
 
-def _structure(seen: Picture) -> Iterator[Finding]:
+def _structure(seen: IpamSnapshot) -> Iterator[AuditFinding]:
     for cidr, block in seen.blocks.items():
         for sentence in blocks.broken_invariants(block):
-            yield Finding("broken-block", block_key(cidr), f"block {cidr}: {sentence}")
+            yield AuditFinding("broken-block", block_key(cidr), f"block {cidr}: {sentence}")
     ordered = sorted(seen.blocks, key=lambda cidr: (cidr.version, cidr))
     for first, second in itertools.pairwise(ordered):
         if first.version == second.version and first.overlaps(second):
-            yield Finding(
+            yield AuditFinding(
                 "overlapping-blocks", block_key(second), f"blocks {first} and {second} share addresses"
             )
 
 
-def _claims(seen: Picture) -> Iterator[Finding]:
+def _claims(seen: IpamSnapshot) -> Iterator[AuditFinding]:
     claimed = set()
     for claim in seen.claims:
         claimed.add((claim.node, claim.block))
@@ -139,17 +139,17 @@ def _claims(seen: Picture) -> Iterator[Finding]:
             continue  # somebody is at it
         if block is None:
             text = f"node {claim.node} claims {claim.block}, and there is no such block"
-            yield Finding("claim-without-block", key, text, repairable=True)
+            yield AuditFinding("claim-without-block", key, text, repairable=True)
         elif block.owner != claim.node and claim.state is AffinityState.CONFIRMED:
             text = f"node {claim.node} claims {claim.block}, which belongs to {block.owner or 'nobody'}"
-            yield Finding("claim-of-others-block", key, text, repairable=True)
+            yield AuditFinding("claim-of-others-block", key, text, repairable=True)
     for cidr, block in seen.blocks.items():
         if block.owner is not None and block.owner_kind == "host" and (block.owner, cidr) not in claimed:
             text = f"block {cidr} belongs to node {block.owner}, which does not claim it"
-            yield Finding("block-without-claim", block_key(cidr), text, repairable=True)
+            yield AuditFinding("block-without-claim", block_key(cidr), text, repairable=True)
 
 
-def _handles(seen: Picture) -> Iterator[Finding]:
+def _handles(seen: IpamSnapshot) -> Iterator[AuditFinding]:
     real = real_counts(seen)
     unreadable = {cidr for cidr, block in seen.blocks.items() if not _readable(block)}
     unreadable |= {cidr for key in seen.stored if (cidr := block_of_key(key)) and cidr not in seen.blocks}
@@ -158,31 +158,31 @@ def _handles(seen: Picture) -> Iterator[Finding]:
         mine = real.get(handle, {})
         key = handle_key(handle)
         if not mine and len(counts) == len(stored.count_by_block):
-            yield Finding(
+            yield AuditFinding(
                 "orphaned-handle", key, f"handle {handle} holds nothing", handle=handle, repairable=True
             )
         elif any(cidr not in mine for cidr in counts) or any(
             counts.get(cidr, 0) < mine[cidr] for cidr in mine
         ):
             text = f"handle {handle} counts {_say(counts)} but holds {_say(mine)}"
-            yield Finding("miscounting-handle", key, text, handle=handle, repairable=True)
+            yield AuditFinding("miscounting-handle", key, text, handle=handle, repairable=True)
     for handle, mine in real.items():
         if handle not in seen.handles and handle_key(handle) not in seen.stored:
             text = f"handle {handle} holds {_say(mine)} but has no record"
-            yield Finding("missing-handle", handle_key(handle), text, handle=handle, repairable=True)
+            yield AuditFinding("missing-handle", handle_key(handle), text, handle=handle, repairable=True)
 
 
 def _say(counts: Mapping[Prefix, int]) -> str:
     return ", ".join(f"{count} of {cidr}" for cidr, count in sorted(counts.items(), key=str)) or "nothing"
 
 
-def _outside(seen: Picture, pools: Sequence[Pool]) -> Iterator[Finding]:
+def _outside(seen: IpamSnapshot, pools: Sequence[Pool]) -> Iterator[AuditFinding]:
     for cidr in seen.blocks:
         if not any(cidr.network_address in pool for pool in pools):
-            yield Finding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
+            yield AuditFinding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
 
 
-def _usage(seen: Picture, in_use: Mapping[Address, str]) -> Iterator[Finding]:
+def _usage(seen: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:
     known: set[Address] = set()
     for cidr, block in seen.blocks.items():
         if not _readable(block):
@@ -190,15 +190,15 @@ def _usage(seen: Picture, in_use: Mapping[Address, str]) -> Iterator[Finding]:
         for ordinal, attributes in blocks.allocated(block):
             address = blocks.address_of(block, ordinal)
             known.add(address)
-            if address not in in_use and not is_kept(attributes):
+            if address not in in_use and not is_retained(attributes):
                 words = dict(attributes.secondary)
                 who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
                 holder = f"{attributes.handle or 'no handle'} ({who or 'unknown'})"
                 text = f"address {address} is allocated to {holder} and not used"
-                yield Finding(
-                    "leaked-address", block_key(cidr), text, address, blocks.bare(attributes.handle)
+                yield AuditFinding(
+                    "leaked-address", block_key(cidr), text, address, blocks.bare_handle(attributes.handle)
                 )
     for address, user in in_use.items():
         if address not in known:
             text = f"address {address} is used by {user} and allocated to nobody"
-            yield Finding("unallocated-address", user, text, address)
+            yield AuditFinding("unallocated-address", user, text, address)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ipam.allocation.release import Guarded
+from ipam.allocation.release import GuardedAddress
 from ipam.model import Address, HandleId, NodeName
 
 PAUSE_SECONDS = 60.0
@@ -18,7 +18,7 @@ PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """What one look at an allocation and at this machine showed."""
 
     address: Address
@@ -40,14 +40,14 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class LeakProof:
     """What to free, under which guards, and why."""
 
-    release: Guarded
+    allocation: GuardedAddress
     evidence: str
 
 
-def _gone(look: Look) -> str | None:
+def _gone(look: Observation) -> str | None:
     """Why the user of an allocation is gone, or None when it may be there."""
     if look.made_by != look.seen_on or look.used_by is not None:
         return None
@@ -60,7 +60,7 @@ def _gone(look: Look) -> str | None:
     return "its network namespace and its veth are gone"
 
 
-def proof(first: Look, second: Look) -> Proof | None:
+def prove_leak(first: Observation, second: Observation) -> LeakProof | None:
     """What two looks prove; None when they prove nothing."""
     same = (first.address, first.handle, first.sequence, first.seen_on, first.boot_now) == (
         second.address,
@@ -78,4 +78,4 @@ def proof(first: Look, second: Look) -> Proof | None:
         f"address {second.address} of {second.handle}: {after}; no endpoint names it; "
         f"seen twice, {second.at - first.at:.0f} s apart"
     )
-    return Proof(Guarded(second.address, second.handle, second.sequence), evidence)
+    return LeakProof(GuardedAddress(second.address, second.handle, second.sequence), evidence)

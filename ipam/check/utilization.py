@@ -14,7 +14,7 @@ from ipam.model import Address, Attributes, Block, NodeName, Pool, Prefix
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class Utilization:
     """The addresses of a pool or a block by what they do."""
 
     cidr: Prefix
@@ -33,7 +33,7 @@ class Filling:
 
 
 @dataclass(frozen=True, slots=True)
-class Loan:
+class BorrowedAddress:
     """An address whose user is not the owner of its block."""
 
     address: Address
@@ -53,22 +53,22 @@ class NodeFilling:
     borrowed: int
 
 
-def filling(block: Block, reserved: Iterable[Prefix] = ()) -> Filling:
+def block_utilization(block: Block, reserved: Iterable[Prefix] = ()) -> Utilization:
     """One block's numbers."""
     taken = {ordinal for ordinal, index in enumerate(block.allocations) if index is not None}
     kept = blocks.reserved_in(block.cidr, reserved) - taken
     used = sum(1 for _ in blocks.allocated(block))
-    borrowed = sum(1 for _ in loans([block]))
-    return Filling(block.cidr, block.cidr.num_addresses, used, borrowed, len(taken) - used, len(kept))
+    borrowed = sum(1 for _ in borrowed_addresses([block]))
+    return Utilization(block.cidr, block.cidr.num_addresses, used, borrowed, len(taken) - used, len(kept))
 
 
-def pool_filling(pool: Pool, known: Iterable[Block], reserved: Sequence[Prefix] = ()) -> Filling:
+def pool_utilization(pool: Pool, known: Iterable[Block], reserved: Sequence[Prefix] = ()) -> Utilization:
     """One pool's numbers out of all blocks."""
-    inside = [filling(block, reserved) for block in known if block.cidr.network_address in pool]
+    inside = [block_utilization(block, reserved) for block in known if block.cidr.network_address in pool]
     in_blocks = sum(
         len(blocks.reserved_in(one.cidr, reserved)) for one in inside
     )  # each block knows which of these are in use
-    return Filling(
+    return Utilization(
         pool.cidr,
         pool.cidr.num_addresses,
         sum(one.used for one in inside),
@@ -89,13 +89,13 @@ def _covered(cidr: Prefix, reserved: Iterable[Prefix]) -> int:
     return sum(min(one.num_addresses, cidr.num_addresses) for one in six)
 
 
-def loans(known: Iterable[Block]) -> Iterable[Loan]:
+def borrowed_addresses(known: Iterable[Block]) -> Iterable[BorrowedAddress]:
     """Every borrowed address, told by the node that its attributes name."""
     for block in known:
         for ordinal, attributes in blocks.allocated(block):
             node = dict(attributes.secondary).get("node")
             if node is not None and node != block.owner:
-                yield Loan(
+                yield BorrowedAddress(
                     blocks.address_of(block, ordinal), NodeName(node), block.cidr, block.owner, attributes
                 )
 

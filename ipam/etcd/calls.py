@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from ipam.etcd.channels import Channels, Link
+from ipam.etcd.channels import Channels, Member
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
 from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
@@ -125,7 +125,7 @@ class Calls:
             self.failed(link, error)
             raise
 
-    def failed(self, link: Link, error: aio.AioRpcError) -> StoreError:
+    def failed(self, link: Member, error: aio.AioRpcError) -> StoreError:
         """What an error means; the next call goes to another member if this one had no answer."""
         if error.code() in NO_ANSWER:
             self.channels.failed(link)

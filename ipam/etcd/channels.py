@@ -47,7 +47,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(slots=True)
-class Link:
+class Member:
     """One member's connection."""
 
     endpoint: str
@@ -82,7 +82,7 @@ class Channels:
         """How often TLS files were taken anew."""
         self.watch_restarts = 0
         """How often a watch had to be made anew."""
-        self._links: list[Link] = []
+        self._links: list[Member] = []
         self._first = 0
         """Which member is asked first."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -98,7 +98,7 @@ class Channels:
         """Set once all was given up."""
         return self._closed
 
-    async def ready(self) -> Link:
+    async def ready(self) -> Member:
         """A connected member. Raises StoreUnavailable after the deadline of a call."""
         try:
             async with asyncio.timeout(self._config.call_seconds):
@@ -120,12 +120,12 @@ class Channels:
                 f"{f' ({self.trouble})' if self.trouble else ''}"
             ) from None
 
-    def failed(self, link: Link) -> None:
+    def failed(self, link: Member) -> None:
         """A call to this member had no answer: another is asked first from now on."""
         if link in self._links and self._links.index(link) == self._first:
             self._first = (self._first + 1) % len(self._links)
 
-    async def _any_change(self, links: list[Link], states: list[Any]) -> None:
+    async def _any_change(self, links: list[Member], states: list[Any]) -> None:
         """Wait until a state is not the one that was seen."""
         waits = [
             asyncio.ensure_future(link.channel.wait_for_state_change(state))
@@ -139,7 +139,7 @@ class Channels:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    def _opened(self) -> list[Link]:
+    def _opened(self) -> list[Member]:
         if not self._links:  # made inside the running loop, which grpc.aio binds them to
             for endpoint, (target, authority) in zip(
                 self._config.endpoints, self._config.targets, strict=True
@@ -150,7 +150,7 @@ class Channels:
                 else:
                     options.append(("grpc.default_authority", authority))
                     channel = aio.secure_channel(target, self._credentials, options=options)
-                self._links.append(Link(endpoint, channel))
+                self._links.append(Member(endpoint, channel))
         return self._links
 
     def _refresh(self) -> None:

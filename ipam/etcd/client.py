@@ -17,21 +17,19 @@ from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import end_of, rpc, versioned
 from ipam.etcd.store import (
     MOST_OPERATIONS,
+    CommitOutcome,
     Committed,
     Delete,
+    GuardFailed,
     Listing,
-    Lost,
     Operation,
-    Outcome,
     Put,
     Unchanged,
     Versioned,
     WatchEvent,
 )
-from ipam.etcd.watches import HEARTBEAT_SECONDS, SILENCE_SECONDS, Place, Watching
+from ipam.etcd.watches import HEARTBEAT_SECONDS, SILENCE_SECONDS, Watches, WatchPosition
 from ipam.failures import StoreRefused
-
-__all__ = ["EtcdConfig", "EtcdStore"]
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
@@ -51,7 +49,7 @@ class EtcdStore:
     ) -> None:
         """Connects lazily. Raises ValueError when a TLS file cannot be used."""
         self._calls = Calls(config)
-        self._watching = Watching(self._calls, heartbeat_seconds, silence_seconds)
+        self._watching = Watches(self._calls, heartbeat_seconds, silence_seconds)
         self._listed_in: int | None = None  # the cluster: a watch right behind a list must find the same one
 
     @property
@@ -85,12 +83,12 @@ class EtcdStore:
         """See Store."""
         start, end = prefix.encode(), end_of(prefix.encode())
         values: dict[str, Versioned] = {}
-        revision, place = 0, Place(0)
+        revision, place = 0, WatchPosition(0)
         while True:
             request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
             answer = await self._calls.anywhere("KV", "Range", request)
             revision = revision or answer.header.revision
-            self._listed_in = place.stay_in(answer.header.cluster_id)
+            self._listed_in = place.must_stay_in(answer.header.cluster_id)
             values.update({value.key: value for value in map(versioned, answer.kvs)})
             if not answer.more:
                 return Listing(values, revision)
@@ -98,7 +96,7 @@ class EtcdStore:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
             raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
@@ -124,7 +122,7 @@ class EtcdStore:
             present.update({value.key: value for value in map(versioned, response.response_range.kvs)})
         if asked_again and (revision := _done_unheard(operations, present)):
             return Committed(revision)
-        return Lost(present)
+        return GuardFailed(present)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store."""

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from ipam.etcd.store import (
     MOST_OPERATIONS,
+    CommitOutcome,
     Committed,
+    GuardFailed,
     Listing,
-    Lost,
     Operation,
-    Outcome,
     Put,
     Store,
     Unchanged,
@@ -27,7 +27,7 @@ FIRST_REVISION = 1 << 62
 """Of rehearsed writes: a store never comes so far."""
 
 
-class Rehearsal:
+class DryRunStore:
     """One rehearsal; it is forgotten with the object."""
 
     def __init__(self, store: Store) -> None:
@@ -58,7 +58,7 @@ class Rehearsal:
                 merged[key] = value
         return merged
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store; nothing is written."""
         if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
             raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
@@ -66,7 +66,7 @@ class Rehearsal:
             raise StoreRefused("a transaction names a key once, not twice: duplicate key")
         present = await self.get_many([guard.key for guard in guards])
         if any((present[g.key].revision if g.key in present else 0) != g.revision for g in guards):
-            return Lost({guard.key: present.get(guard.key) for guard in guards})
+            return GuardFailed({guard.key: present.get(guard.key) for guard in guards})
         self._revision += 1
         for operation in operations:
             self._written[operation.key] = (

@@ -71,13 +71,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class GuardFailed:
     """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None)."""
 
     present: Mapping[str, Versioned | None] = field(default_factory=dict)
 
 
-Outcome = Committed | Lost
+CommitOutcome = Committed | GuardFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class WatchProgress:
     """Nothing else happened up to `revision`: proof that the watch lives."""
 
     revision: int
 
 
-WatchEvent = Changed | Progress
+WatchEvent = Changed | WatchProgress
 
 
 class Store(Protocol):
@@ -122,7 +122,7 @@ class Store(Protocol):
         """
         ...
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """Do all operations if all guards hold. At most MOST_OPERATIONS of either."""
         ...
 

@@ -18,7 +18,7 @@ from grpc import aio
 
 from ipam.etcd.calls import Calls
 from ipam.etcd.etcd_messages import end_of, rpc, versioned
-from ipam.etcd.store import Changed, Progress, WatchEvent
+from ipam.etcd.store import Changed, WatchEvent, WatchProgress
 from ipam.failures import Compacted, StoreUnavailable, WentBack
 
 HEARTBEAT_SECONDS = 5.0
@@ -36,13 +36,13 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
-class Place:
+class WatchPosition:
     """Where a watch or a listing is, and in which cluster."""
 
     next_revision: int
     cluster: int | None = None
 
-    def stay_in(self, cluster: int) -> int:
+    def must_stay_in(self, cluster: int) -> int:
         """Raises WentBack when this is another cluster than before: what a restored backup is."""
         if self.cluster is None:
             self.cluster = cluster
@@ -51,7 +51,7 @@ class Place:
         return cluster
 
 
-class Watching:
+class Watches:
     """All watches of one store."""
 
     def __init__(self, calls: Calls, heartbeat_seconds: float, silence_seconds: float) -> None:
@@ -61,7 +61,7 @@ class Watching:
 
     async def watch(self, prefix: str, start: int, cluster: int | None) -> AsyncIterator[WatchEvent]:
         """See Store; `cluster` is where the list was read that this watch goes on from."""
-        place = Place(start, cluster)
+        place = WatchPosition(start, cluster)
         wait = FIRST_WAIT_SECONDS
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._calls.config.patience_seconds
@@ -82,7 +82,7 @@ class Watching:
             await asyncio.sleep(wait * random.uniform(0.75, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _watch_once(self, prefix: str, place: Place) -> AsyncGenerator[WatchEvent, None]:
+    async def _watch_once(self, prefix: str, place: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
         """One stream's life. Ends or raises StoreUnavailable when it breaks."""
         await self._calls.must_have_token()
         link, start = await self._calls.channels.ready(), place.next_revision
@@ -98,11 +98,11 @@ class Watching:
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
                     _check(answer, prefix, start)
-                    place.stay_in(answer.header.cluster_id)
+                    place.must_stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
                     if not answer.events and not answer.created:
-                        yield Progress(answer.header.revision)
+                        yield WatchProgress(answer.header.revision)
         except aio.AioRpcError as error:
             if self._calls.forget_token(error):
                 return

@@ -9,9 +9,10 @@ from contextlib import aclosing
 
 import pytest
 
-from ipam.etcd.client import EtcdConfig, EtcdStore
-from ipam.etcd.dry_run_store import Rehearsal
-from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, Lost, Put, Store, Unchanged
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.dry_run_store import DryRunStore
+from ipam.etcd.etcd_config import EtcdConfig
+from ipam.etcd.store import MOST_OPERATIONS, Changed, Committed, Delete, GuardFailed, Put, Store, Unchanged
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
@@ -34,7 +35,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "etcd":
         made = EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,)))
     else:
-        made = behind if request.param == "fake" else Rehearsal(behind)
+        made = behind if request.param == "fake" else DryRunStore(behind)
     yield made
     await made.close()
     if request.param == "dry run":
@@ -117,7 +118,7 @@ async def test_a_commit_with_a_broken_guard_writes_nothing_and_shows_what_is_the
         (Unchanged(f"{root}a", revision - 1), Unchanged(f"{root}b", 0)),
         (Put(f"{root}a", b"2"), Put(f"{root}c", b"2")),
     )
-    assert isinstance(outcome, Lost)
+    assert isinstance(outcome, GuardFailed)
     present = outcome.present[f"{root}a"]
     assert present is not None
     assert (present.value, present.revision) == (b"1", revision)
@@ -129,7 +130,7 @@ async def test_revision_zero_guards_that_a_key_does_not_exist(store: Store, root
     first = await store.commit((Unchanged(f"{root}a", 0),), (Put(f"{root}a", b"1"),))
     second = await store.commit((Unchanged(f"{root}a", 0),), (Put(f"{root}a", b"2"),))
     assert isinstance(first, Committed)
-    assert isinstance(second, Lost)
+    assert isinstance(second, GuardFailed)
 
 
 async def test_everything_one_commit_writes_has_one_revision(store: Store, root: str) -> None:
@@ -179,7 +180,7 @@ async def test_a_watch_delivers_what_happens_after_it_began(store: Store, root: 
 
 
 @LASTING
-async def test_a_watch_from_a_revision_no_longer_kept_says_so(store: Store, root: str, server: Etcd) -> None:
+async def test_a_watch_from_a_compacted_revision_says_so(store: Store, root: str, server: Etcd) -> None:
     first = await put(store, f"{root}a", b"1")
     await put(store, f"{root}a", b"2")
     latest = await put(store, f"{root}a", b"3")

@@ -13,16 +13,16 @@ from enum import Enum
 from ipam.etcd.store import (
     MOST_OPERATIONS,
     Changed,
+    CommitOutcome,
     Committed,
+    GuardFailed,
     Listing,
-    Lost,
     Operation,
-    Outcome,
-    Progress,
     Put,
     Unchanged,
     Versioned,
     WatchEvent,
+    WatchProgress,
 )
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 
@@ -128,7 +128,7 @@ class FakeStore:
         found = {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
         return Listing(found, self._revision)
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
             raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
@@ -143,14 +143,14 @@ class FakeStore:
             raise StoreUnavailable("no answer within 5 s")
         return outcome
 
-    def _do(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    def _do(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         keys = [operation.key for operation in operations]
         if len(set(keys)) < len(keys):
             raise StoreRefused("etcd says: duplicate key given in txn request")
         for guard in guards:
             present = self._values.get(guard.key)
             if (present.revision if present is not None else 0) != guard.revision:
-                return Lost({each.key: self._values.get(each.key) for each in guards})
+                return GuardFailed({each.key: self._values.get(each.key) for each in guards})
         for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
                 raise StoreRefused("etcd says: requested lease not found")
@@ -178,7 +178,7 @@ class FakeStore:
             raise Compacted(f"revision {start} of {prefix} is gone (kept from {self._compacted})")
         position = next((index for index, event in enumerate(self._history) if event.revision >= start), None)
         at = len(self._history) if position is None else position
-        yield Progress(self._revision)
+        yield WatchProgress(self._revision)
         while True:
             if self.watches_break or self.away or self._closed:
                 raise StoreUnavailable(f"the watch of {prefix} was ended")

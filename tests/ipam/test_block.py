@@ -43,9 +43,9 @@ def step(block: Block, what: str, ordinal: int, handle: HandleId, count: int) ->
             case "cool":
                 return blocks.release(block, [ordinal], stamp)
             case "thaw":
-                return blocks.thaw(block, NOW, count * 4)
+                return blocks.end_cooldown(block, NOW, count * 4)
             case _:
-                return blocks.disowned(block)
+                return blocks.without_owner(block)
     except blocks.BlockFull:
         return block
 
@@ -88,21 +88,21 @@ def test_a_cooled_address_is_free_after_its_time_and_not_before() -> None:
     block, _ = blocks.assign(fresh(), 1, Attributes(HANDLES[0]))
     block = blocks.release(block, [0], "2026-01-01T23:59:30Z")
     assert blocks.cooling(block) == 1
-    assert blocks.held(block, HANDLES[0]) == ()
+    assert blocks.allocations_of(block, HANDLES[0]) == ()
     assert not blocks.is_empty(block)
-    assert blocks.thaw(block, NOW, 31) is block
-    assert blocks.thaw(block, NOW, 30).unallocated[-1] == 0
+    assert blocks.end_cooldown(block, NOW, 31) is block
+    assert blocks.end_cooldown(block, NOW, 30).unallocated[-1] == 0
 
 
 @pytest.mark.parametrize("stamp", ["yesterday", "2026-01-01T23:59:30", "9999-99-99T00:00:00Z"])
 def test_a_stamp_nobody_can_read_holds_no_address(stamp: str) -> None:
     block, _ = blocks.assign(fresh(), 1, Attributes(HANDLES[0]))
-    assert 0 in blocks.thaw(blocks.release(block, [0], stamp), NOW, 3600).unallocated
+    assert 0 in blocks.end_cooldown(blocks.release(block, [0], stamp), NOW, 3600).unallocated
 
 
 def test_a_handle_is_found_behind_what_calico_appends() -> None:
     block, _ = blocks.assign(fresh(), 1, Attributes(HandleId("h0\rrest")))
-    assert [ordinal for ordinal, _ in blocks.held(block, HANDLES[0])] == [0]
+    assert [ordinal for ordinal, _ in blocks.allocations_of(block, HANDLES[0])] == [0]
 
 
 def test_reserved_ordinals_are_those_inside_the_block() -> None:

@@ -15,8 +15,10 @@ from ipaddress import ip_network
 
 from agent.clock import SystemClock
 from agent.datastore.resources.resource_types import Metadata, WorkloadEndpoint, WorkloadEndpointSpec, encode
-from ipam.allocation.allocator import Allocator, Companion
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator
+from ipam.allocation.transaction import PiggybackedWrites
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import IpamError
 from ipam.keys import resource_key
@@ -24,7 +26,7 @@ from ipam.model import Assignment, HandleId, Pool, PoolRecord
 from tests.scenes.ipam_world import ask
 
 
-def pod(handle: str, node: str, assigned: tuple[Assignment, ...]) -> Companion:
+def pod(handle: str, node: str, assigned: tuple[Assignment, ...]) -> PiggybackedWrites:
     """A whole workload endpoint, as the agent writes it along with the addresses."""
     key = resource_key("workloadendpoints", handle, "default")
     made = WorkloadEndpoint(
@@ -37,7 +39,7 @@ def pod(handle: str, node: str, assigned: tuple[Assignment, ...]) -> Companion:
             ip_networks=[f"{item.address}/32" for item in assigned],
         ),
     )
-    return Companion((Unchanged(key, 0),), (Put(key, encode(made)),), (Delete(key),))
+    return PiggybackedWrites((Unchanged(key, 0),), (Put(key, encode(made)),), (Delete(key),))
 
 
 async def allocate(url: str, node: str) -> None:

@@ -24,8 +24,10 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
 from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
-from ipam.allocation.allocator import Allocator, Companion
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.allocation.allocator import Allocator
+from ipam.allocation.transaction import PiggybackedWrites
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
 from tests.fixtures.namespace import ip
 
@@ -55,20 +57,22 @@ class Allocations(Allocator):
     die: Die
 
     async def assign(
-        self, request: AddressRequest, companion: Callable[[tuple[Assignment, ...]], Companion] | None = None
+        self,
+        request: AddressRequest,
+        piggyback: Callable[[tuple[Assignment, ...]], PiggybackedWrites] | None = None,
     ) -> tuple[Assignment, ...]:
         self.die("before assign")
-        found = await super().assign(request, companion)
+        found = await super().assign(request, piggyback)
         self.die("after assign")
         return found
 
     async def release_handle(
         self,
         handle: HandleId,
-        companion: Companion = Companion(),  # noqa: B008 - the inherited default
+        piggyback: PiggybackedWrites = PiggybackedWrites(),  # noqa: B008 - the inherited default
     ) -> tuple[Address, ...]:
         self.die("before release")
-        found = await super().release_handle(handle, companion)
+        found = await super().release_handle(handle, piggyback)
         self.die("after release")
         return found
 

@@ -9,8 +9,8 @@ from ipaddress import ip_network
 from random import Random
 
 from ipam.allocation.allocator import Allocator
-from ipam.allocation.transaction import Companion
-from ipam.check.audit import audit, picture
+from ipam.allocation.transaction import PiggybackedWrites
+from ipam.check.audit import audit, decode_snapshot
 from ipam.codec import decode_block
 from ipam.etcd.store import Committed, Delete, Put, Store, Unchanged
 from ipam.keys import IPAM, IPAM_CONFIG, block_key, resource_key
@@ -73,11 +73,11 @@ class World:
     async def faults(self) -> list[str]:
         """What an audit finds."""
         listing = await self.store.list(IPAM)
-        return [f"{finding.kind}: {finding.text}" for finding in audit(picture(listing.values))]
+        return [f"{finding.kind}: {finding.text}" for finding in audit(decode_snapshot(listing.values))]
 
     async def held(self) -> dict[Address, str]:
         """Every allocated address and its handle; an address in two blocks would be a fault of `audit`."""
-        seen = picture((await self.store.list(IPAM)).values)
+        seen = decode_snapshot((await self.store.list(IPAM)).values)
         return {
             block.cidr.network_address + ordinal: str(block.attributes[index].handle)
             for block in seen.blocks.values()
@@ -97,7 +97,7 @@ def texts(items: Sequence[object]) -> list[str]:
     return [str(getattr(item, "address", item)) for item in items]
 
 
-def endpoint(name: str) -> Companion:
+def endpoint(name: str) -> PiggybackedWrites:
     """A workload endpoint that rides along, and how to take it back."""
     key = resource_key("workloadendpoints", name, "default")
-    return Companion((Unchanged(key, 0),), (Put(key, b"{}"),), (Delete(key),))
+    return PiggybackedWrites((Unchanged(key, 0),), (Put(key, b"{}"),), (Delete(key),))

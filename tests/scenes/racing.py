@@ -12,7 +12,8 @@ from ipaddress import ip_network
 
 from agent.clock import SystemClock
 from ipam.allocation.allocator import Allocator
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.failures import IpamError
 from ipam.keys import resource_key
 from ipam.model import Pool, PoolRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from ipam.check.audit import Finding, Picture
+    from ipam.check.audit import AuditFinding, IpamSnapshot
     from ipam.etcd.store import Store, Versioned
     from ipam.model import Address, IpamConfig
 
@@ -113,11 +113,11 @@ def run_show(arguments: argparse.Namespace) -> None:
     from agent.cli.commands import ipam_tables as views
     from agent.datastore.inventory import inventory
     from agent.tables import data
-    from ipam.check.audit import picture
+    from ipam.check.audit import decode_snapshot
 
     wanted = _address(arguments.ip) if arguments.ip else None
     stored = _snapshot(arguments)
-    seen, facts = picture(stored), inventory(stored)
+    seen, facts = decode_snapshot(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
     view: views.View
@@ -158,15 +158,15 @@ def _address(text: str) -> Address:
         raise CommandFailed(f"--ip: {error}") from error
 
 
-def found_in(stored: Mapping[str, Versioned]) -> tuple[Picture, tuple[Finding, ...]]:
+def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
     """Everything inconsistent in a copy of the datastore."""
     from agent.datastore.inventory import inventory
-    from ipam.check.audit import Finding, audit, picture
+    from ipam.check.audit import AuditFinding, audit, decode_snapshot
 
-    seen, facts = picture(stored), inventory(stored)
+    seen, facts = decode_snapshot(stored), inventory(stored)
     pools = [record.pool for record in facts.pools]
     used = {address: user for address, user in facts.in_use.items() if any(address in pool for pool in pools)}
-    damaged = [Finding("damaged", key, sentence) for key, sentence in facts.damaged.items()]
+    damaged = [AuditFinding("damaged", key, sentence) for key, sentence in facts.damaged.items()]
     return seen, (*damaged, *audit(seen, pools, used))
 
 
@@ -191,7 +191,7 @@ def run_check(arguments: argparse.Namespace) -> None:
         raise CommandFailed(f"{left} problems remain")
 
 
-async def mended(store: Store, seen: Picture, findings: Sequence[Finding], undo_file: Path) -> int:
+async def mended(store: Store, seen: IpamSnapshot, findings: Sequence[AuditFinding], undo_file: Path) -> int:
     """Do the repairs, each under its guards; what stood there is on disk before the first one."""
     from ipam.check.repair import repairs
     from ipam.etcd.store import Committed
@@ -200,7 +200,7 @@ async def mended(store: Store, seen: Picture, findings: Sequence[Finding], undo_
     _write(undo_file, {"repairs": [repair.as_json() for repair in planned]}, fresh=True)
     done = 0
     for repair in planned:
-        if isinstance(await store.commit(*repair.draft.transaction), Committed):
+        if isinstance(await store.commit(*repair.transaction.guards_and_operations), Committed):
             done += 1
         else:
             print(f"not repaired, it has changed meanwhile: {repair.finding.text}")
@@ -223,18 +223,18 @@ def run_release(arguments: argparse.Namespace) -> None:
     from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from ipam.allocation.allocator import Allocator
-    from ipam.allocation.release import Guarded, Released
+    from ipam.allocation.release import GuardedAddress, ReleaseResult
     from ipam.model import HandleId, NodeName
 
     if bool(arguments.ip) == bool(arguments.node):
         raise CommandFailed("name either --ip ADDRESS or --node NODE")
     handle = HandleId(arguments.handle) if arguments.handle else None
-    wanted = [Guarded(_address(text), handle) for text in arguments.ip]
+    wanted = [GuardedAddress(_address(text), handle) for text in arguments.ip]
 
     async def work(store: Store) -> None:
         allocator = Allocator(store, SystemClock(), list)
         if arguments.node:
-            done = Released(await allocator.release_node(NodeName(arguments.node)), ())
+            done = ReleaseResult(await allocator.release_node(NodeName(arguments.node)), ())
         else:
             done = await allocator.release_addresses(wanted)
         for address in done.released:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from agent.datastore.inventory import Inventory
 from agent.tables import ruled
 from ipam import block as arithmetic
-from ipam.check.audit import Picture
-from ipam.check.utilization import Filling, filling, loans, pool_filling
+from ipam.check.audit import IpamSnapshot
+from ipam.check.utilization import Utilization, block_utilization, borrowed_addresses, pool_utilization
 from ipam.model import Address as IPAddress
 from ipam.model import IpamConfig
 
@@ -33,24 +33,24 @@ class View(Protocol):
 class Pools:
     """How full pools are, and if wanted their blocks."""
 
-    seen: Picture
+    seen: IpamSnapshot
     facts: Inventory
     blocks: bool
 
-    def _found(self) -> list[tuple[str, Filling]]:
+    def _found(self) -> list[tuple[str, Utilization]]:
         found = []
         for record in sorted(
             self.facts.pools, key=lambda record: (record.pool.cidr.version, record.pool.cidr)
         ):
             found.append(
-                ("IP Pool", pool_filling(record.pool, self.seen.blocks.values(), self.facts.reserved))
+                ("IP Pool", pool_utilization(record.pool, self.seen.blocks.values(), self.facts.reserved))
             )
             if self.blocks:
                 inside = [
                     block for cidr, block in self.seen.blocks.items() if cidr.network_address in record.pool
                 ]
                 for block in sorted(inside, key=lambda block: int(block.cidr.network_address)):
-                    found.append(("Block", filling(block, self.facts.reserved)))
+                    found.append(("Block", block_utilization(block, self.facts.reserved)))
         return found
 
     def rows(self) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class Pools:
         return ruled(heads, [_cells(name, one) for name, one in self._found()])
 
 
-def _cells(name: str, one: Filling) -> tuple[object, ...]:
+def _cells(name: str, one: Utilization) -> tuple[object, ...]:
     numbers = (one.used + one.cooling, one.reserved, one.free)
     shares = (f"{n:.5g} ({100 * n / one.capacity:.0f}%)" for n in numbers)
     return (name, one.cidr, f"{one.capacity:.5g}", *shares)
@@ -84,13 +84,14 @@ def _cells(name: str, one: Filling) -> tuple[object, ...]:
 class Borrowed:
     """Addresses that are used outside their block's node."""
 
-    seen: Picture
+    seen: IpamSnapshot
 
     def rows(self) -> list[dict[str, Any]]:
         """By address."""
         found = []
         for loan in sorted(
-            loans(self.seen.blocks.values()), key=lambda loan: (loan.address.version, int(loan.address))
+            borrowed_addresses(self.seen.blocks.values()),
+            key=lambda loan: (loan.address.version, int(loan.address)),
         ):
             words = dict(loan.attributes.secondary)
             pod = "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
@@ -116,7 +117,7 @@ class Borrowed:
 class Address:
     """Who has one address."""
 
-    seen: Picture
+    seen: IpamSnapshot
     facts: Inventory
     address: IPAddress
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any
 
 from ipam.address_text import text_of
-from ipam.allocation.sticky import LONGEST_KEEP_SECONDS
+from ipam.allocation.sticky import LONGEST_RETENTION_SECONDS
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535
@@ -137,7 +137,7 @@ def _keep_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> in
         return None
     found = DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
     seconds = int(found[1]) * DURATION_UNITS[found[2]] if found is not None else -1
-    if not 0 <= seconds <= LONGEST_KEEP_SECONDS:
+    if not 0 <= seconds <= LONGEST_RETENTION_SECONDS:
         raise _invalid(
             f"{where}: {str(value)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d"
         )

@@ -13,7 +13,8 @@ import pytest
 from agent.clock import SystemClock
 from agent.datastore.resource_writer import Admission, Verb
 from agent.datastore.resources.documents import read
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.scenes.cli_examples import Place, at

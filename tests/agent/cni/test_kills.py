@@ -22,7 +22,8 @@ from agent.cni.endpoint_store import USUAL_WAITS
 from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.cni.release_journal import STALE_SECONDS, ReleaseJournal
 from agent.lab.fabric import make_namespace, remove_namespace
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Put
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from tests.fixtures.etcd import Etcd, start_etcd

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cni.endpoint_store import Waits
 from agent.datastore.state_cache import ENDPOINTS
-from ipam.etcd.store import Operation, Outcome, Put, Unchanged, Versioned
+from ipam.etcd.store import CommitOutcome, Operation, Put, Unchanged, Versioned
 from ipam.keys import BLOCKS
 from tests.fakes.pods import PodFault
 from tests.fakes.store import FakeStore, Fault
@@ -250,7 +250,7 @@ class HangingStore(FakeStore):
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         await self.answers.wait()
         return await super().commit(guards, operations)

@@ -17,9 +17,10 @@ from agent.datastore.resource_writer import MOST_ATTEMPTS, Admission, Effect, Ex
 from agent.datastore.resources.documents import Found, InvalidDocument, read
 from agent.datastore.resources.schema import merged
 from agent.datastore.storage_layout import Damaged
-from ipam.etcd.client import EtcdConfig, EtcdStore
-from ipam.etcd.dry_run_store import Rehearsal
-from ipam.etcd.store import Delete, Operation, Outcome, Put, Store, Unchanged
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.dry_run_store import DryRunStore
+from ipam.etcd.etcd_config import EtcdConfig
+from ipam.etcd.store import CommitOutcome, Delete, Operation, Put, Store, Unchanged
 from ipam.failures import Conflict
 from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
 from ipam.model import NodeName
@@ -85,7 +86,7 @@ async def test_a_change_is_told_field_by_field_and_keeps_who_made_it_when(
     admission: Admission, example: Example
 ) -> None:
     first = await admission.write(found(example), Verb.CREATE)
-    rehearsed = await Admission(Rehearsal(admission._store), SystemClock()).write(
+    rehearsed = await Admission(DryRunStore(admission._store), SystemClock()).write(
         found(example, example.other), Verb.APPLY
     )
     assert rehearsed.effect is Effect.CONFIGURED
@@ -177,7 +178,7 @@ async def test_a_status_in_a_file_is_not_read(admission: Admission) -> None:
 
 
 async def test_pools_of_one_rehearsal_see_each_other(store: Store) -> None:
-    rehearsal = Admission(Rehearsal(store), SystemClock())
+    rehearsal = Admission(DryRunStore(store), SystemClock())
     await rehearsal.write(found(POOL), Verb.APPLY)
     document = POOL.document({"cidr": "10.0.4.0/24"})
     document["metadata"]["name"] = "second"
@@ -255,7 +256,7 @@ class Busy(FakeStore):
         self.losses = losses
         self.tries = 0
 
-    async def commit(self, guards: Any, operations: Any) -> Outcome:
+    async def commit(self, guards: Any, operations: Any) -> CommitOutcome:
         self.tries += 1
         if guards and self.losses:
             self.losses -= 1
@@ -269,7 +270,7 @@ class Busy(FakeStore):
 class AskedTwice(FakeStore):
     """The first answer to each write is lost, and the second says what it finds (docs/decisions/0016)."""
 
-    async def commit(self, guards: Any, operations: Any) -> Outcome:
+    async def commit(self, guards: Any, operations: Any) -> CommitOutcome:
         await super().commit(guards, operations)
         return await super().commit(guards, operations)
 

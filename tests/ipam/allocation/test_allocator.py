@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipam.allocation.transaction import Companion
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete
 from ipam.failures import AddressInUse, BlockLimit, Conflict, NoPool, PoolExhausted, Refused, StoreUnavailable
 from ipam.keys import RESERVATIONS, affinity_key, block_key, handle_key, resource_key
@@ -95,7 +95,7 @@ async def test_a_companion_that_fails_harms_only_its_own_request(world: World) -
     await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
 
-    def broken(_: object) -> Companion:
+    def broken(_: object) -> PiggybackedWrites:
         raise RuntimeError("the caller's fault")
 
     results = await asyncio.gather(

@@ -14,10 +14,10 @@ from contextlib import suppress
 
 import pytest
 
-from ipam.allocation.release import Guarded
-from ipam.allocation.sticky import Keep
-from ipam.allocation.transaction import NOTHING, Companion
-from ipam.check.audit import audit, picture
+from ipam.allocation.release import GuardedAddress
+from ipam.allocation.sticky import Retention
+from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites
+from ipam.check.audit import audit, decode_snapshot
 from ipam.etcd.store import Delete, Versioned
 from ipam.failures import IpamError
 from ipam.keys import IPAM, resource_key
@@ -52,7 +52,7 @@ class History:
         """The picture after a write is sound, and nobody's address went to somebody else."""
         self.writes += 1
         self.seen.append(dict(stored))
-        seen = picture({key: value for key, value in stored.items() if key.startswith(IPAM)})
+        seen = decode_snapshot({key: value for key, value in stored.items() if key.startswith(IPAM)})
         assert [f"{finding.kind}: {finding.text}" for finding in audit(seen)] == []
         holders = {
             block.cidr.network_address + ordinal: block.attributes[index].handle
@@ -106,7 +106,7 @@ class History:
                     pass
 
     async def assign(self, number: int, handle: str) -> None:
-        node, keep = PROCESSES[number], Keep(HandleId(f"@{int(handle[1]) % 3}"), 60)
+        node, keep = PROCESSES[number], Retention(HandleId(f"@{int(handle[1]) % 3}"), 60)
         named = {"secondary": (("node", node), *keep.words()), "kept_as": keep.handle}
         request = ask(
             handle,
@@ -115,8 +115,8 @@ class History:
             ipv6=self.dice.choice([0, 0, 1]),
             **(named if handle.startswith("k") else {}),
         )
-        companion = (lambda _: endpoint(handle)) if handle.startswith("w") else None
-        task = asyncio.create_task(self.processes[number].assign(request, companion))
+        piggyback = (lambda _: endpoint(handle)) if handle.startswith("w") else None
+        task = asyncio.create_task(self.processes[number].assign(request, piggyback))
         if self.dice.random() < 0.2:
             for _ in range(self.dice.randrange(10)):
                 await asyncio.sleep(0)
@@ -128,16 +128,16 @@ class History:
     async def release(self, number: int, handle: str) -> None:
         self.told = {address: held for address, held in self.told.items() if held != handle}
         key = resource_key("workloadendpoints", handle, "default")
-        companion = Companion((), (Delete(key),)) if handle.startswith("w") else NOTHING
+        piggyback = PiggybackedWrites((), (Delete(key),)) if handle.startswith("w") else NO_WRITES
         with suppress(IpamError):
-            await self.processes[number].release_handle(HandleId(handle), companion)
+            await self.processes[number].release_handle(HandleId(handle), piggyback)
 
     async def release_one(self, number: int, handle: str) -> None:
         mine = [address for address, held in self.told.items() if held == handle]
         if mine:
             del self.told[mine[0]]
             with suppress(IpamError):
-                await self.processes[number].release_addresses([Guarded(mine[0], HandleId(handle))])
+                await self.processes[number].release_addresses([GuardedAddress(mine[0], HandleId(handle))])
 
     async def all_released(self) -> None:
         """Whoever is asked to give back what it may have leaves nothing behind."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ipam.etcd.client import EtcdConfig, EtcdStore
-from ipam.etcd.store import Committed, Delete, Listing, Operation, Outcome, Unchanged, Versioned
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
+from ipam.etcd.store import CommitOutcome, Committed, Delete, Listing, Operation, Unchanged, Versioned
 from ipam.failures import StoreUnavailable
 from tests.fakes.store import Fault
 from tests.fixtures.etcd import Etcd, start_etcd
@@ -39,7 +40,7 @@ class ShakyStore:
     async def list(self, prefix: str) -> Listing:
         return await self._inner.list(prefix)
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         fault = next((fault for fault, chance in self.chance.items() if self._dice.random() < chance), None)
         if fault is Fault.UNAVAILABLE:
             raise StoreUnavailable(fault.value)
@@ -49,7 +50,7 @@ class ShakyStore:
             raise StoreUnavailable(fault.value)
         return outcome
 
-    async def _checked(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> Outcome:
+    async def _checked(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         async with self._turn:  # nobody writes between a write and its check
             outcome = await self._inner.commit(guards, operations)
             if isinstance(outcome, Committed) and self.committed is not None:

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ipam.allocation.transaction import Companion
-from ipam.check.audit import audit, picture
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.allocation.transaction import PiggybackedWrites
+from ipam.check.audit import audit, decode_snapshot
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete
 from ipam.failures import PoolExhausted
 from ipam.keys import IPAM, IPAM_CONFIG, resource_key
@@ -61,7 +62,7 @@ async def test_thirty_two_processes_race_for_sixteen_blocks(
     assert len(told) == 32
     addresses = [answer for answer in told if answer != "PoolExhausted"]
     assert len(set(addresses)) == len(addresses) == (16 if strict else 32)
-    seen = picture((await world.store.list(IPAM)).values)
+    seen = decode_snapshot((await world.store.list(IPAM)).values)
     assert Counter(block.owner is not None for block in seen.blocks.values()) == {True: 16}
     assert {claim.state for claim in seen.claims} == {AffinityState.CONFIRMED}
     assert len({claim.node for claim in seen.claims}) == 16
@@ -87,7 +88,9 @@ async def test_a_pool_filled_and_emptied_by_many_is_empty_again(world: World) ->
     handles = [(number % 8, HandleId(f"h{number}")) for number in range(200)]
     await asyncio.gather(*(allocators[node].assign(ask(handle, f"n{node}")) for node, handle in handles))
     assert len(await world.held()) == 200
-    await asyncio.gather(*(allocators[node].release_handle(handle, Companion()) for node, handle in handles))
+    await asyncio.gather(
+        *(allocators[node].release_handle(handle, PiggybackedWrites()) for node, handle in handles)
+    )
     assert await world.held() == {}
     assert await world.faults() == []
 
@@ -132,7 +135,7 @@ async def kill_one(world: World, source: asyncio.subprocess.Process, after_secon
     await asyncio.sleep(after_seconds)  # the random moment is the test
     os.kill(int(pid), signal.SIGKILL)
     listing = await world.store.list("/calico/")
-    seen = picture({key: value for key, value in listing.values.items() if key.startswith(IPAM)})
+    seen = decode_snapshot({key: value for key, value in listing.values.items() if key.startswith(IPAM)})
     assert audit(seen) == ()
     for handle in seen.handles:
         assert resource_key("workloadendpoints", handle, "default") in listing.values

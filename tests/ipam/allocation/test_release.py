@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from ipam.allocation.release import Guarded
-from ipam.allocation.transaction import Companion
+from ipam.allocation.release import GuardedAddress
+from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import Conflict, Refused
 from ipam.keys import handle_key, resource_key
@@ -22,7 +22,7 @@ async def test_releasing_an_unknown_handle_still_commits_the_companion(
 ) -> None:
     key = resource_key("workloadendpoints", "w1", "default")
     await world.write(key, b"{}")
-    assert await world.allocator().release_handle(HandleId("h"), Companion((), (Delete(key),))) == ()
+    assert await world.allocator().release_handle(HandleId("h"), PiggybackedWrites((), (Delete(key),))) == ()
     assert key not in store.copy()
     assert await world.allocator().release_handle(HandleId("h")) == ()
 
@@ -32,7 +32,9 @@ async def test_a_release_whose_companion_is_stale_changes_nothing(world: World) 
     allocator = world.allocator()
     await allocator.assign(ask("h1"))
     with pytest.raises(Conflict):
-        await allocator.release_handle(HandleId("h1"), Companion((Unchanged("/x", 7),), (Put("/x", b""),)))
+        await allocator.release_handle(
+            HandleId("h1"), PiggybackedWrites((Unchanged("/x", 7),), (Put("/x", b""),))
+        )
     assert len(await world.held()) == 1
 
 
@@ -44,17 +46,21 @@ async def test_an_address_is_released_only_from_the_one_who_is_named(world: Worl
     assert block is not None
     sequence = dict(block.sequence_of)[0]
     with pytest.raises(Conflict, match="held by h1, not by h2"):
-        await allocator.release_addresses([Guarded(given[0].address, HandleId("h2"))])
+        await allocator.release_addresses([GuardedAddress(given[0].address, HandleId("h2"))])
     with pytest.raises(Conflict, match="assigned anew"):
-        await allocator.release_addresses([Guarded(given[0].address, HandleId("h1"), sequence + 1)])
+        await allocator.release_addresses([GuardedAddress(given[0].address, HandleId("h1"), sequence + 1)])
     nowhere, free = ip_address("10.9.9.9"), given[0].block.broadcast_address
     done = await allocator.release_addresses(
-        [Guarded(given[0].address, HandleId("h1"), sequence), Guarded(nowhere), Guarded(free)]
+        [
+            GuardedAddress(given[0].address, HandleId("h1"), sequence),
+            GuardedAddress(nowhere),
+            GuardedAddress(free),
+        ]
     )
     assert texts(done.released) == [str(given[0].address)]
     assert set(done.unallocated) == {nowhere, free}
     assert await world.faults() == []
-    await allocator.release_addresses([Guarded(given[1].address)])
+    await allocator.release_addresses([GuardedAddress(given[1].address)])
     assert await allocator.assigned(HandleId("h1")) == ()
     assert await world.faults() == []
 
@@ -79,7 +85,7 @@ async def test_a_pool_is_given_up_only_when_disabled_and_its_addresses_survive(w
     record = await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
     given = await allocator.assign(ask("h1", ipv4=5))
-    await allocator.release_addresses([Guarded(given[4].address)])
+    await allocator.release_addresses([GuardedAddress(given[4].address)])
     with pytest.raises(Refused, match="disable it first"):
         await allocator.release_pool(record)
     assert await allocator.release_pool(await world.pool("p", "10.0.0.0/29", disabled=True)) == 2
@@ -110,7 +116,7 @@ async def test_a_release_that_cannot_be_done_fails_alone(world: World) -> None:
     for name in ("h1", "h2", "h3"):
         await allocator.assign(ask(name))
     await world.write(handle_key(HandleId("h3")), b"{")
-    stale = Companion((Unchanged("/x", 7),), (Put("/x", b""),))
+    stale = PiggybackedWrites((Unchanged("/x", 7),), (Put("/x", b""),))
     done = await asyncio.gather(
         allocator.release_handle(HandleId("h1"), stale),
         allocator.release_handle(HandleId("h2")),

@@ -9,11 +9,19 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipam import block as blocks
-from ipam.allocation.reassign import returned
-from ipam.allocation.sticky import KEEP_SECONDS, LONGEST_KEEP_SECONDS, Keep, is_kept, is_over, keep_of, kept
-from ipam.allocation.transaction import Draft, read_block
+from ipam.allocation.reassign import reassign_retained
+from ipam.allocation.sticky import (
+    KEEP_SECONDS,
+    LONGEST_RETENTION_SECONDS,
+    Retention,
+    is_retained,
+    is_retention_over,
+    retained,
+    retention_of,
+)
+from ipam.allocation.transaction import Transaction, read_block
 from ipam.codec import encode_block
-from ipam.etcd.store import Lost, Put
+from ipam.etcd.store import GuardFailed, Put
 from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
 from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
@@ -21,10 +29,10 @@ from tests.fakes.store import FakeStore, Fault
 from tests.scenes.ipam_world import START, World, ask, texts
 
 NAME = HandleId("net.@default@web-0")
-KEEP = Keep(NAME, 600)
+KEEP = Retention(NAME, 600)
 
 
-def named(container: str, node: str = "n1", keep: Keep = KEEP, **settings: object) -> AddressRequest:
+def named(container: str, node: str = "n1", keep: Retention = KEEP, **settings: object) -> AddressRequest:
     """What the next pod of the name asks for."""
     words = (("node", node), ("netns", f"/run/{container}"), *keep.words())
     return ask(f"net.{container}", node, secondary=words, kept_as=keep.handle, **settings)
@@ -60,7 +68,7 @@ async def test_what_is_kept_is_given_to_nobody_else_and_a_refusal_says_so(world:
     await world.pool("p", "10.0.0.0/30", 30)
     allocator = world.allocator()
     given = [
-        await allocator.assign(named(f"c{number}", keep=Keep(HandleId(f"net.@{number}"), 60)))
+        await allocator.assign(named(f"c{number}", keep=Retention(HandleId(f"net.@{number}"), 60)))
         for number in range(4)
     ]
     for number in range(4):
@@ -145,10 +153,10 @@ def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
     block = blocks.new_block(ip_network("10.0.0.0/29"), ask("x").node, "", 7)
     block, _ = blocks.assign(block, 2, Attributes(HandleId("a"), KEEP.words()))
     before = dict(block.sequence_of)[0]
-    after = blocks.handed_over(block, [0], kept(block.attributes[0], KEEP, START))
+    after = blocks.transfer(block, [0], retained(block.attributes[0], KEEP, START))
     assert blocks.broken_invariants(after) == ()
     assert dict(after.sequence_of)[0] > before
-    assert [len(blocks.held(after, HandleId(one))) for one in ("a", NAME)] == [1, 1]
+    assert [len(blocks.allocations_of(after, HandleId(one))) for one in ("a", NAME)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -158,28 +166,28 @@ def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
         ((("keepAs", NAME),), None),
         ((("keepAs", NAME), (KEEP_SECONDS, "soon")), None),
         (((KEEP_SECONDS, "600"),), None),
-        ((("keepAs", NAME), (KEEP_SECONDS, "9" * 12)), Keep(NAME, LONGEST_KEEP_SECONDS)),
+        ((("keepAs", NAME), (KEEP_SECONDS, "9" * 12)), Retention(NAME, LONGEST_RETENTION_SECONDS)),
         ((), None),
     ],
 )
 def test_words_that_cannot_be_read_keep_nothing(
-    words: tuple[tuple[str, str], ...], found: Keep | None
+    words: tuple[tuple[str, str], ...], found: Retention | None
 ) -> None:
-    assert keep_of(Attributes(HandleId("h"), words)) == found
+    assert retention_of(Attributes(HandleId("h"), words)) == found
 
 
 def test_a_kept_address_says_whose_it_is_and_until_when_and_nothing_of_its_container() -> None:
     attributes = Attributes(
         HandleId("net.c1"), (("netns", "/x"), ("boot", "b"), ("node", "n1"), *KEEP.words())
     )
-    waiting = kept(attributes, KEEP, START)
+    waiting = retained(attributes, KEEP, START)
     assert waiting.handle == NAME
     assert waiting.secondary == (("keepAs", NAME), ("keptUntil", "2026-01-02T03:14:05Z"), ("node", "n1"))
-    assert (is_kept(attributes), is_kept(waiting)) == (False, True)
-    assert not is_over(waiting, START + timedelta(seconds=599))
-    assert is_over(waiting, START + timedelta(seconds=600))
-    assert not is_over(attributes, START)
-    assert is_over(Attributes(NAME, (("keptUntil", "never"),)), START), (
+    assert (is_retained(attributes), is_retained(waiting)) == (False, True)
+    assert not is_retention_over(waiting, START + timedelta(seconds=599))
+    assert is_retention_over(waiting, START + timedelta(seconds=600))
+    assert not is_retention_over(attributes, START)
+    assert is_retention_over(Attributes(NAME, (("keptUntil", "never"),)), START), (
         "a moment nobody can read holds nothing for ever"
     )
 
@@ -199,9 +207,9 @@ async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_
     ordinal = int(first.address) - int(first.block.network_address)
     freed = blocks.release(remembered.block, [ordinal], None)
     await world.write(stored.key, encode_block(freed))
-    draft = Draft()
-    draft.change(remembered, remembered.block)
-    given = await returned(world.store, draft, [record], named("c2"), ())
+    draft = Transaction()
+    draft.write_block(remembered, remembered.block)
+    given = await reassign_retained(world.store, draft, [record], named("c2"), ())
     assert texts(given) == [str(first.address)]
-    guards, operations = draft.transaction
-    assert isinstance(await world.store.commit(guards, operations), Lost)
+    guards, operations = draft.guards_and_operations
+    assert isinstance(await world.store.commit(guards, operations), GuardFailed)

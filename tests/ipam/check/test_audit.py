@@ -7,11 +7,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from ipam.check.audit import audit, picture
+from ipam.check.audit import audit, decode_snapshot
 from ipam.check.repair import repairs
-from ipam.check.utilization import loans, node_fillings, pool_filling
+from ipam.check.utilization import borrowed_addresses, node_fillings, pool_utilization
 from ipam.codec import encode_block
-from ipam.etcd.store import Committed, Delete, Lost, Put
+from ipam.etcd.store import Committed, Delete, GuardFailed, Put
 from ipam.keys import IPAM, affinity_key, block_key, handle_key
 from ipam.model import HandleId, NodeName, Pool
 from tests.fakes.store import FakeStore
@@ -51,15 +51,15 @@ async def test_every_damage_is_found_and_what_is_proved_is_mended(
     before = store.copy()
     await store.commit((), damage)
     damaged = store.copy()
-    seen = picture((await store.list(IPAM)).values)
+    seen = decode_snapshot((await store.list(IPAM)).values)
     findings = audit(seen)
     assert {finding.kind for finding in findings} == {kind}
     planned = list(repairs(seen, findings))
     assert len(planned) == mendable
     for repair in planned:
-        assert isinstance(await store.commit(*repair.draft.transaction), Committed)
+        assert isinstance(await store.commit(*repair.transaction.guards_and_operations), Committed)
         assert dict(repair.before) == {
-            key: damaged[key].decode() if key in damaged else None for key in repair.draft.writes
+            key: damaged[key].decode() if key in damaged else None for key in repair.transaction.writes
         }
     if mendable:
         assert await world.faults() == []
@@ -71,11 +71,11 @@ async def test_every_damage_is_found_and_what_is_proved_is_mended(
 async def test_a_repair_changes_nothing_when_its_proof_is_old(world: World, store: FakeStore) -> None:
     await healthy(world)
     await world.write(handle_key(HandleId("h9")), b'{"block":{"10.0.0.0/30":1}}')
-    seen = picture((await store.list(IPAM)).values)
+    seen = decode_snapshot((await store.list(IPAM)).values)
     (repair,) = repairs(seen, audit(seen))
     await world.allocator().assign(ask("h3", "n1"))
     before = store.copy()
-    assert isinstance(await store.commit(*repair.draft.transaction), Lost)
+    assert isinstance(await store.commit(*repair.transaction.guards_and_operations), GuardFailed)
     assert store.copy() == before
 
 
@@ -122,7 +122,7 @@ async def test_blocks_that_share_addresses_are_found(world: World) -> None:
 
 async def test_leaks_and_strangers_are_reported_and_never_mended(world: World, store: FakeStore) -> None:
     await healthy(world)
-    seen = picture((await store.list(IPAM)).values)
+    seen = decode_snapshot((await store.list(IPAM)).values)
     in_use = {ip_address("10.0.0.0"): "endpoint a", ip_address("10.0.0.3"): "endpoint b"}
     found = audit(seen, [Pool("q", ip_network("10.1.0.0/24"), 26)], in_use)
     assert [(finding.kind, str(finding.address)) for finding in found] == [
@@ -149,9 +149,9 @@ async def test_every_address_of_a_pool_is_counted_once(world: World, store: Fake
     await allocator.assign(ask("h2", "n1"))
     await allocator.release_handle(HandleId("h2"))
     first = next(iter(await world.held()))
-    seen = picture((await store.list(IPAM)).values)
+    seen = decode_snapshot((await store.list(IPAM)).values)
     other = ip_network("10.0.0.4/30") if first in CIDR else CIDR
-    one = pool_filling(
+    one = pool_utilization(
         record.pool, seen.blocks.values(), [ip_network(f"{first}/32"), other, ip_network("fd00::/8")]
     )
     assert (one.capacity, one.used, one.borrowed, one.cooling, one.reserved, one.free) == (8, 2, 0, 1, 4, 1)
@@ -159,8 +159,8 @@ async def test_every_address_of_a_pool_is_counted_once(world: World, store: Fake
 
 async def test_loans_are_counted_with_the_borrower(world: World, store: FakeStore) -> None:
     await healthy(world)
-    seen = picture((await store.list(IPAM)).values)
-    (loan,) = loans(seen.blocks.values())
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    (loan,) = borrowed_addresses(seen.blocks.values())
     assert (str(loan.address), loan.borrower, loan.owner) == ("10.0.0.1", "n2", "n1")
     assert [
         (one.node, one.blocks, one.used, one.borrowed) for one in node_fillings(seen.blocks.values())

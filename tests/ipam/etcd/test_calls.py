@@ -13,7 +13,8 @@ import pytest
 from grpc import aio
 
 from ipam.etcd.calls import ELECTION_PAUSE_SECONDS
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Committed, Put, Unchanged
 from ipam.failures import StoreRefused, StoreUnavailable

@@ -8,9 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
-from ipam.etcd.store import Changed, Committed, Progress, Put, Store
+from ipam.etcd.store import Changed, Committed, Put, Store, WatchProgress
 from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
 from tests.fixtures.etcd import Etcd, start_etcd
 
@@ -43,7 +44,7 @@ class Follower:
                     match event:
                         case Changed(key=key):
                             self.seen.append(key.removeprefix(prefix))
-                        case Progress():
+                        case WatchProgress():
                             self.heartbeats += 1
                     self._news.notify_all()
 

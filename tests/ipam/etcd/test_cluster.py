@@ -17,7 +17,8 @@ import structlog
 from agent.clock import SystemClock
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Committed, Put, Store, Unchanged
 from ipam.failures import StoreError, WentBack
 from ipam.keys import resource_key

@@ -19,7 +19,8 @@ from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
 from agent.node.node_resource import NodeRecord
 from ipam.allocation.allocator import Allocator
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Delete, Put
 from ipam.failures import StoreError, StoreRefused

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete
 from ipam.keys import handle_key, resource_key
 from ipam.model import Address, HandleId

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ipam.etcd.client import EtcdConfig, EtcdStore
+from ipam.etcd.client import EtcdStore
+from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete, Put
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName, Prefix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.etcd.dry_run_store import Rehearsal
+from ipam.etcd.dry_run_store import DryRunStore
 from ipam.etcd.store import Committed, Delete, Put, Unchanged
 from tests.fakes.store import FakeStore
 
@@ -11,13 +11,13 @@ async def test_what_is_stored_is_seen_through_what_a_dry_run_wrote() -> None:
     behind = FakeStore()
     for key in ("/a", "/b", "/c"):
         await behind.commit((), (Put(key, b"old"),))
-    kept = await behind.get("/a")
-    assert kept is not None
-    rehearsal = Rehearsal(behind)
-    done = await rehearsal.commit((Unchanged("/a", kept.revision),), (Put("/a", b"new"), Delete("/b")))
+    found = await behind.get("/a")
+    assert found is not None
+    dry_run = DryRunStore(behind)
+    done = await dry_run.commit((Unchanged("/a", found.revision),), (Put("/a", b"new"), Delete("/b")))
     assert isinstance(done, Committed)
-    listing = await rehearsal.list("/")
+    listing = await dry_run.list("/")
     assert {key: value.value for key, value in listing.values.items()} == {"/a": b"new", "/c": b"old"}
     assert listing.revision == done.revision
-    assert await rehearsal.get("/b") is None
+    assert await dry_run.get("/b") is None
     assert (await behind.list("/")).values.keys() == {"/a", "/b", "/c"}
