@@ -107,7 +107,7 @@ class History:
 
     async def assign(self, number: int, handle: str) -> None:
         node, keep = PROCESSES[number], Retention(HandleId(f"@{int(handle[1]) % 3}"), 60)
-        named = {"secondary": (("node", node), *keep.words()), "kept_as": keep.handle}
+        named = {"secondary": (("node", node), *keep.words()), "retained_for": keep.handle}
         request = ask(
             handle,
             node,

@@ -35,7 +35,7 @@ KEEP = Retention(NAME, 600)
 def named(container: str, node: str = "n1", keep: Retention = KEEP, **settings: object) -> AddressRequest:
     """What the next pod of the name asks for."""
     words = (("node", node), ("netns", f"/run/{container}"), *keep.words())
-    return ask(f"net.{container}", node, secondary=words, kept_as=keep.handle, **settings)
+    return ask(f"net.{container}", node, secondary=words, retained_for=keep.handle, **settings)
 
 
 async def test_the_next_pod_of_a_name_has_the_address_of_the_last_one(world: World) -> None:
