@@ -65,35 +65,30 @@ def _take(block: Block, ordinals: list[int], attributes: Attributes) -> Block:
 
 
 def transfer(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
-    """The same addresses in other hands: a new allocation of each, that was never free in between."""
-    allocations, going = list(block.allocations), tuple(ordinals)
-    for ordinal in going:
-        allocations[ordinal] = len(block.attributes)
-    marked = replace(
-        block,
-        allocations=tuple(allocations),
-        attributes=(*block.attributes, attributes),
-        sequence_of=tuple(
-            sorted({**dict(block.sequence_of), **dict.fromkeys(going, block.sequence)}.items())
-        ),
-    )
+    """Allocate taken addresses anew with these attributes: none of them is free in between."""
+    moved = tuple(ordinals)
+    sequences = {**dict(block.sequence_of), **dict.fromkeys(moved, block.sequence)}
+    marked = replace(_marked(block, moved, attributes), sequence_of=tuple(sorted(sequences.items())))
     return _compacted(marked, frozenset(), (), block.sequence + 1)
 
 
 def release(block: Block, ordinals: Iterable[int], released_at: str | None = None) -> Block:
-    """Give back these ordinals; with `released_at` they cool down first (see `thaw`). Free ones stay free."""
+    """Give back these ordinals; with `released_at` they cool down first (see `end_cooldown`). Free ones stay free."""
     gone = tuple(ordinal for ordinal in ordinals if holder(block, ordinal) is not None)
     if not gone:
         return block
     if released_at is None:
         return _compacted(block, frozenset(gone), gone, block.sequence + 1)
-    cooling = Attributes(None, released_at=released_at)
-    known = (*block.attributes, cooling)
+    cooling = _marked(block, gone, Attributes(None, released_at=released_at))
+    return _compacted(cooling, frozenset(), (), block.sequence + 1)
+
+
+def _marked(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
+    """Taken ordinals with other attributes; what they had may be left behind unused."""
     allocations = list(block.allocations)
-    for ordinal in gone:
-        allocations[ordinal] = len(known) - 1
-    marked = replace(block, allocations=tuple(allocations), attributes=known)
-    return _compacted(marked, frozenset(), (), block.sequence + 1)
+    for ordinal in ordinals:
+        allocations[ordinal] = len(block.attributes)
+    return replace(block, allocations=tuple(allocations), attributes=(*block.attributes, attributes))
 
 
 def release_handle(
@@ -130,7 +125,7 @@ def end_cooldown(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     over = {
         index
         for index, item in enumerate(block.attributes)
-        if item.released_at and _past(item.released_at, until)
+        if item.released_at and is_past(item.released_at, until)
     }
     if not over:
         return block
@@ -138,15 +133,21 @@ def end_cooldown(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     return _compacted(block, frozenset(freed), freed, block.sequence)
 
 
-def _past(stamp: str, until: datetime) -> bool:
+def timestamp(moment: datetime) -> str:
+    """A moment of UTC as Calico writes it into blocks (RFC 3339, whole seconds)."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_past(stamp: str, moment: datetime) -> bool:
+    """Whether a stored time is not after `moment`; one that nobody can read is, and holds no address for ever."""
     try:
-        return datetime.fromisoformat(stamp) <= until
+        return datetime.fromisoformat(stamp) <= moment
     except (ValueError, TypeError):
-        return True  # a stamp nobody can read must not hold an address for ever
+        return True
 
 
 def without_owner(block: Block) -> Block:
-    """Without an owner: what is allocated stays, nobody assigns from it but by borrowing."""
+    """The block with no owner: what is allocated stays, and nobody assigns from it but by borrowing."""
     return replace(block, owner=None, owner_kind="host", claimed_at=None, sequence=block.sequence + 1)
 
 
@@ -178,13 +179,6 @@ def allocated(block: Block) -> Iterator[tuple[int, Attributes]]:
         attributes = holder(block, ordinal)
         if attributes is not None:
             yield ordinal, attributes
-
-
-def cooling(block: Block) -> int:
-    """How many addresses were released and are not free yet."""
-    return sum(
-        index is not None and block.attributes[index].released_at is not None for index in block.allocations
-    )
 
 
 def address_of(block: Block, ordinal: int) -> Address:

@@ -1,25 +1,25 @@
-"""Finds addresses for one request and drafts their assignment, in Calico's order of preference.
+"""Finds addresses for one request and adds their assignment to a transaction, in Calico's order of preference.
 
-Own blocks first, then a free block, then an abandoned one of another node, then single addresses borrowed from others;
-before all of them what is kept for the workload's name.
-Promises: only reads the store and only writes the draft; a refusal says which pools and blocks were looked at and why
-each failed. Does not know: commits, retries, callers.
+What is retained for the workload's name first, then the addresses asked for by number, then own blocks, a free block,
+an abandoned one of another node, and at last single addresses borrowed from others.
+Promises: only reads the store and only adds to the transaction; a refusal says which pools and blocks were looked at
+and why each failed. Does not know: commits, retries, callers, why a name is a name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from ipam import block as blocks
 from ipam.allocation.block_cache import BlockCache, abandoned_blocks, free_block, list_pool_blocks
 from ipam.allocation.pool_selection import aligned_block, eligible_pools, pools_not_selecting
-from ipam.allocation.reassign import reassign_retained
+from ipam.allocation.release import read_handle_blocks
 from ipam.allocation.sticky import is_retained
 from ipam.allocation.transaction import Transaction, VersionedBlock
 from ipam.etcd.store import Store
 from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
-from ipam.keys import block_key
+from ipam.keys import block_key, handle_key
 from ipam.model import (
     DEFAULT_BLOCKS_PER_NODE,
     Address,
@@ -27,19 +27,18 @@ from ipam.model import (
     Assignment,
     Attributes,
     Block,
-    NodeName,
     PoolRecord,
     Prefix,
 )
 
-LEFT_AT_ONCE = 4
+GIVEN_UP_AT_ONCE = 4
 """Blocks given up in one transaction."""
 LONGEST_REPORT = 40
 """Blocks and pools named in a refusal."""
 
 
 class AddressSearch:
-    """The search for one request."""
+    """The search for one request's addresses."""
 
     def __init__(
         self,
@@ -48,48 +47,99 @@ class AddressSearch:
         pools: Sequence[PoolRecord],
         request: AddressRequest,
         cache: BlockCache,
-        draft: Transaction,
+        transaction: Transaction,
         random: Callable[[], float],
     ) -> None:
         self._store = store
         self._now = now
         self._pools = pools
         self._request = request
-        self._node: NodeName = request.node
+        self._node = request.node
         self._cache = cache
-        self._draft = draft
+        self._transaction = transaction
         self._random = random
         self._attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
         self._looked_at: list[str] = []
 
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
-        """Draft what is missing beyond `held`. Raises Refused and its kinds, StoreError."""
-        given = await reassign_retained(self._store, self._draft, self._pools, self._request, held)
+        """Assign what is missing beyond `held`. Raises Refused and its kinds, Conflict, Malformed, StoreError."""
+        request = self._request
+        given = await self.reassign_retained(held)
         has = {item.address for item in (*held, *given)}
-        given += [await self._exactly(address) for address in self._request.exact if address not in has]
-        for version, count in ((4, self._request.ipv4), (6, self._request.ipv6)):
-            missing = count - sum(item.address.version == version for item in (*held, *given))
+        given += [await self._exactly(address) for address in request.exact if address not in has]
+        for version, missing in self._missing((*held, *given)).items():
             if missing > 0:
                 given += await self._some(version, missing)
         if given:
-            self._leave()
+            self._give_up_blocks()
         return tuple(given)
 
-    def _leave(self) -> None:
+    def _missing(self, given: Iterable[Assignment]) -> dict[int, int]:
+        """How many addresses of each family the request still lacks; negative: it has more."""
+        missing = {4: self._request.ipv4, 6: self._request.ipv6}
+        for item in given:
+            missing[item.address.version] -= 1
+        return missing
+
+    def _give_up_blocks(self) -> None:
         """Give up empty blocks of pools that no longer select the node, along with what is written anyway."""
         pools = pools_not_selecting(self._pools, self._request)
-        if not pools:
-            return
         empty = [
-            kept
-            for cidr, kept in self._cache.own.items()
-            if cidr not in self._draft.blocks
+            versioned
+            for cidr, versioned in self._cache.own.items()
+            if cidr not in self._transaction.blocks
             and any(cidr.network_address in record.pool.cidr for record in pools)
-            and blocks.is_empty(kept.block)
+            and blocks.is_empty(versioned.block)
         ]
-        for kept in empty[:LEFT_AT_ONCE]:
-            self._draft.write_block(kept, blocks.without_owner(kept.block))
-            self._draft.delete_affinity(self._node, kept.block.cidr)
+        for versioned in empty[:GIVEN_UP_AT_ONCE]:
+            self._transaction.write_block(versioned, blocks.without_owner(versioned.block))
+            self._transaction.delete_affinity(self._node, versioned.block.cidr)
+
+    # -- what is retained for the name --------------------------------------------------------------------------------
+
+    async def reassign_retained(self, held: Sequence[Assignment]) -> list[Assignment]:
+        """Take over what is retained for `request.retained_for`, as far as it fits; the rest stays retained.
+
+        Raises StoreError, Malformed, Conflict.
+        """
+        name, missing = self._request.retained_for, self._missing(held)
+        if name is None or name in self._transaction.handles or max(missing.values()) <= 0:
+            return []
+        stored = await self._store.get(handle_key(name))
+        if stored is None:
+            return []
+        found = await read_handle_blocks(self._store, name, stored)
+        counts, given = found.counts, list[Assignment]()
+        for versioned in found.blocks:
+            cidr, present = versioned.block.cidr, self._as_planned(versioned)
+            ordinals = []
+            # What is planned may rest on an older block than was read just now; then its guard fails the commit.
+            counts[cidr] = len(blocks.allocations_of(present.block, name))
+            for ordinal, holder in blocks.allocations_of(present.block, name):
+                address = blocks.address_of(present.block, ordinal)
+                record = self._pool_of_retained(address)
+                if record is None or missing[address.version] <= 0 or not is_retained(holder):
+                    continue
+                missing[address.version] -= 1
+                ordinals.append(ordinal)
+                self._transaction.guard(record.key, record.revision)
+                given.append(self._assignment(address, cidr, record))
+            if ordinals:
+                after = blocks.transfer(present.block, ordinals, self._attributes)
+                self._transaction.write_block(present, after)
+                counts[cidr] -= len(ordinals)
+        if given:
+            self._transaction.write_handle(name, stored.revision, counts)
+        return given
+
+    def _pool_of_retained(self, address: Address) -> PoolRecord | None:
+        """The pool of a retained address, if the request may have it from there."""
+        request, records = self._request, self._pools
+        if address not in request.exact:
+            if request.exact:
+                return None
+            records = eligible_pools(self._pools, request, address.version).records
+        return next((record for record in records if address in record.pool), None)
 
     # -- any address --------------------------------------------------------------------------------------------------
 
@@ -100,7 +150,7 @@ class AddressSearch:
             raise NoPool(f"no pool for {self._request.use.value} addresses on node {self._node}: {reasons}")
         self._looked_at = list(found.refused)
         given = self._from_own(found.records, count)
-        owned = self._owned(found.records)
+        owned = sum(1 for _ in self._own(found.records))
         most = self._cache.config.blocks_per_node or DEFAULT_BLOCKS_PER_NODE
         while len(given) < count:
             if owned >= most:
@@ -122,49 +172,26 @@ class AddressSearch:
 
     def _from_own(self, records: Sequence[PoolRecord], count: int) -> list[Assignment]:
         given: list[Assignment] = []
-        for record, kept in self._own(records):
+        for record, versioned in self._own(records):
             if len(given) == count:
                 break
-            taken = self._take(record, kept, count - len(given))
+            taken = self._take(record, versioned, count - len(given))
             given += taken
             if not taken:
-                waiting = sum(is_retained(attributes) for _, attributes in blocks.allocated(kept.block))
-                why = (
-                    f"no free address ({waiting} kept for named workloads)" if waiting else "no free address"
+                waiting = sum(is_retained(attributes) for _, attributes in blocks.allocated(versioned.block))
+                why = f" ({waiting} retained for named workloads)" if waiting else ""
+                self._looked_at.append(
+                    f"block {versioned.block.cidr} of {record.pool.name}: no free address{why}"
                 )
-                self._looked_at.append(f"block {kept.block.cidr} of {record.pool.name}: {why}")
         return given
 
     def _own(self, records: Sequence[PoolRecord]) -> Iterator[tuple[PoolRecord, VersionedBlock]]:
-        """The node's blocks in these pools, those of this draft included, as the draft leaves them."""
-        known = {**self._cache.own, **self._draft.blocks}
+        """The node's blocks in these pools, those of this transaction included, as it leaves them."""
+        known = {**self._cache.own, **self._transaction.blocks}
         for record in records:
-            for cidr, kept in sorted(known.items(), key=lambda item: (item[0].version, item[0])):
-                if kept.block.owner == self._node and cidr.network_address in record.pool.cidr:
-                    yield record, kept
-
-    def _owned(self, records: Sequence[PoolRecord]) -> int:
-        return sum(1 for _ in self._own(records))
-
-    def _take(self, record: PoolRecord, kept: VersionedBlock, most: int) -> list[Assignment]:
-        """As many of a block's addresses as are free and wanted."""
-        block = blocks.end_cooldown(kept.block, self._now, self._cache.config.cooldown_seconds)
-        reserved = self._cache.reserved_in(block.cidr)
-        count = min(most, sum(ordinal not in reserved for ordinal in block.unallocated))
-        if not count:
-            return []
-        changed, addresses = blocks.assign(block, count, self._attributes, reserved)
-        self._write(record, kept, changed)
-        return [self._assignment(address, block.cidr, record) for address in addresses]
-
-    def _write(self, record: PoolRecord, kept: VersionedBlock, changed: Block) -> None:
-        self._draft.guard(record.key, record.revision)
-        self._draft.write_block(kept, changed)
-        mine = changed.owner == self._node and changed.owner_kind == "host"
-        if mine and (
-            kept.revision == 0 or changed.cidr in self._cache.unconfirmed or kept.block.owner != self._node
-        ):
-            self._draft.write_affinity(self._node, changed.cidr)
+            for cidr, versioned in sorted(known.items(), key=lambda item: (item[0].version, item[0])):
+                if versioned.block.owner == self._node and cidr.network_address in record.pool.cidr:
+                    yield record, versioned
 
     async def _one_more_block(
         self, records: Sequence[PoolRecord]
@@ -173,30 +200,23 @@ class AddressSearch:
         if not self._cache.config.auto_allocate_blocks:
             self._looked_at.append("new blocks are not claimed (autoAllocateBlocks is off)")
             return None
-        drafted = frozenset((*self._draft.blocks, *self._cache.own))
+        planned = frozenset((*self._transaction.blocks, *self._cache.own))
         for record in records:
-            found = await free_block(self._store, self._cache, record, drafted)
+            found = await free_block(self._store, self._cache, record, planned)
             if isinstance(found, VersionedBlock):
                 return record, found
             if found is not None:
-                return record, VersionedBlock(self._fresh(found), 0)
-            for kept in abandoned_blocks(await self._survey(record), self._now):
-                cidr = kept.block.cidr
-                if cidr in drafted or self._cache.wholly_reserved(cidr):
+                return record, self._fresh(found)
+            for versioned in abandoned_blocks(await self._listed(record), self._now):
+                cidr, owner = versioned.block.cidr, versioned.block.owner
+                if cidr in planned or self._cache.wholly_reserved(cidr):
                     continue
-                if kept.block.owner is not None:
-                    self._draft.delete_affinity(kept.block.owner, cidr)
-                self._draft.write_affinity(self._node, cidr)
-                return record, VersionedBlock(self._fresh(cidr), kept.revision)
+                if owner is not None:
+                    self._transaction.delete_affinity(owner, cidr)
+                self._transaction.write_affinity(self._node, cidr)
+                return record, self._fresh(cidr, versioned.revision)
             self._looked_at.append(f"{record.pool.name} ({record.pool.cidr}): every block is taken")
         return None
-
-    async def _survey(self, record: PoolRecord) -> list[VersionedBlock]:
-        return await list_pool_blocks(self._store, self._cache, record, self._now, self._random)
-
-    def _fresh(self, cidr: Prefix) -> Block:
-        sequence = int(self._now.timestamp() * 1e9)
-        return blocks.new_block(cidr, self._node, self._now.strftime("%Y-%m-%dT%H:%M:%SZ"), sequence)
 
     async def _borrowed(self, records: Sequence[PoolRecord], count: int) -> list[Assignment]:
         """Single addresses out of the blocks of others, which stay theirs."""
@@ -205,19 +225,21 @@ class AddressSearch:
             return []
         given: list[Assignment] = []
         for record in records:
-            known = {**self._cache.lenders, **self._draft.blocks}
-            near = [kept for cidr, kept in known.items() if cidr.network_address in record.pool.cidr]
+            known = {**self._cache.lenders, **self._transaction.blocks}
+            near = [
+                versioned for cidr, versioned in known.items() if cidr.network_address in record.pool.cidr
+            ]
             given += self._lent(record, near, count - len(given))
             if len(given) < count:
-                given += self._lent(record, await self._survey(record), count - len(given))
+                given += self._lent(record, await self._listed(record), count - len(given))
         return given
 
     def _lent(self, record: PoolRecord, lenders: Sequence[VersionedBlock], count: int) -> list[Assignment]:
         given: list[Assignment] = []
-        for kept in lenders:
+        for versioned in lenders:
             if len(given) == count:
                 break
-            present = self._draft.blocks.get(kept.block.cidr, kept)
+            present = self._as_planned(versioned)
             if present.block.owner != self._node and present.block.owner_kind == "host":
                 given += self._take(record, present, count - len(given))
         return given
@@ -233,40 +255,71 @@ class AddressSearch:
         if self._request.use not in record.pool.allowed_uses:
             raise NoPool(f"pool {record.pool.name} is not for {self._request.use.value} addresses")
         cidr = aligned_block(record.pool, address)
-        kept = self._draft.blocks.get(cidr) or self._cache.own.get(cidr)
-        if kept is None:
+        versioned = self._transaction.blocks.get(cidr) or self._cache.own.get(cidr)
+        if versioned is None:
             stored = await self._store.get(block_key(cidr))
-            kept = (
-                self._cache.learn_block(stored)
-                if stored is not None
-                else VersionedBlock(self._fresh(cidr), 0)
-            )
-            if kept is None:
+            versioned = self._cache.learn_block(stored) if stored is not None else self._fresh(cidr)
+            if versioned is None:
                 raise Refused(self._cache.damaged[block_key(cidr)])
-        block = blocks.end_cooldown(kept.block, self._now, self._cache.config.cooldown_seconds)
+        block = self._after_cooldown(versioned)
         if block.owner != self._node and self._cache.config.strict_affinity:
-            raise Refused(f"address {address} is in block {cidr} of {_name(block)}, and strictAffinity is on")
+            owner = f"node {block.owner}" if block.owner is not None else "nobody"
+            raise Refused(f"address {address} is in block {cidr} of {owner}, and strictAffinity is on")
         ordinal = blocks.ordinal_of(block, address)
         if ordinal not in block.unallocated:
             holder = blocks.holder(block, ordinal)
-            who = (
-                f"is allocated to {holder.handle or 'nobody known'}"
-                if holder
-                else "cools down after its release"
-            )
-            raise AddressInUse(f"address {address} {who}")
-        self._write(record, kept, blocks.assign_ordinal(block, ordinal, self._attributes))
+            if holder is None:
+                raise AddressInUse(f"address {address} cools down after its release")
+            raise AddressInUse(f"address {address} is allocated to {holder.handle or 'nobody known'}")
+        self._write(record, versioned, blocks.assign_ordinal(block, ordinal, self._attributes))
         return self._assignment(address, cidr, record)
+
+    # -- one block ----------------------------------------------------------------------------------------------------
+
+    def _take(self, record: PoolRecord, versioned: VersionedBlock, most: int) -> list[Assignment]:
+        """As many of a block's addresses as are free and asked for."""
+        block = self._after_cooldown(versioned)
+        reserved = self._cache.reserved_in(block.cidr)
+        count = min(most, sum(ordinal not in reserved for ordinal in block.unallocated))
+        if not count:
+            return []
+        after, addresses = blocks.assign(block, count, self._attributes, reserved)
+        self._write(record, versioned, after)
+        return [self._assignment(address, block.cidr, record) for address in addresses]
+
+    def _write(self, record: PoolRecord, before: VersionedBlock, after: Block) -> None:
+        """Add a block's change, guarded by its pool, and its claim unless that is confirmed already."""
+        self._transaction.guard(record.key, record.revision)
+        self._transaction.write_block(before, after)
+        confirmed = (
+            before.revision != 0
+            and after.cidr not in self._cache.unconfirmed
+            and before.block.owner == self._node
+        )
+        if after.owner == self._node and after.owner_kind == "host" and not confirmed:
+            self._transaction.write_affinity(self._node, after.cidr)
+
+    def _as_planned(self, versioned: VersionedBlock) -> VersionedBlock:
+        """A block as this transaction leaves it so far."""
+        return self._transaction.blocks.get(versioned.block.cidr, versioned)
+
+    def _after_cooldown(self, versioned: VersionedBlock) -> Block:
+        return blocks.end_cooldown(versioned.block, self._now, self._cache.config.cooldown_seconds)
+
+    def _fresh(self, cidr: Prefix, revision: int = 0) -> VersionedBlock:
+        """A new empty block of this node, in place of what stands there at `revision`."""
+        sequence = int(self._now.timestamp() * 1e9)
+        new = blocks.new_block(cidr, self._node, blocks.timestamp(self._now), sequence)
+        return VersionedBlock(new, revision)
+
+    async def _listed(self, record: PoolRecord) -> list[VersionedBlock]:
+        return await list_pool_blocks(self._store, self._cache, record, self._now, self._random)
 
     def _assignment(self, address: Address, cidr: Prefix, record: PoolRecord) -> Assignment:
         return Assignment(address, cidr, record.pool.name, self._request.handle)
 
     def _report(self) -> str:
-        damaged = list(self._cache.damaged.values())
-        shown = [*self._looked_at, *damaged]
+        """What was looked at in vain, for a refusal."""
+        shown = [*self._looked_at, *self._cache.damaged.values()]
         more = [f"and {len(shown) - LONGEST_REPORT} more"] if len(shown) > LONGEST_REPORT else []
         return "; ".join((*shown[:LONGEST_REPORT], *more))
-
-
-def _name(block: Block) -> str:
-    return f"node {block.owner}" if block.owner is not None else "nobody"

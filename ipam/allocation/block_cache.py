@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from ipam import block as blocks
+from ipam.allocation.ipam_config import read_config
 from ipam.allocation.pool_selection import blocks_in_order
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
-from ipam.codec import decode_affinity, decode_config, decode_reservation
-from ipam.etcd.store import Put, Store, Versioned
+from ipam.codec import decode_affinity, decode_reservation
+from ipam.etcd.store import Put, Store, Versioned, revision_of
 from ipam.failures import Malformed
 from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
 from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
@@ -46,37 +47,33 @@ class BlockCache:
     damaged: dict[str, str] = field(default_factory=dict)
     """Key -> why it cannot be used."""
     loaded_at: datetime | None = None
+    """None: nothing may be refused, and no release planned, on these hints."""
 
     def learn_block(self, stored: Versioned) -> VersionedBlock | None:
-        """Take in a block as it is now; None when it is damaged."""
+        """Remember a block as it is now; None when it is damaged."""
         cidr = block_of_key(stored.key)
         try:
-            kept = read_block(stored)
+            versioned = read_block(stored)
         except Malformed as error:
             self.damaged[stored.key] = str(error)
             if cidr is not None:
                 self.forget(cidr)
             return None
         self.damaged.pop(stored.key, None)
-        self.remember(kept)
-        return kept
+        self.remember(versioned)
+        return versioned
 
-    def remember(self, kept: VersionedBlock) -> None:
-        """Remember a block where it belongs."""
-        cidr = kept.block.cidr
-        self.forget(cidr)
-        if kept.block.owner == self.node and kept.block.owner_kind == "host":
-            self.own[cidr] = kept
-        elif kept.block.unallocated and len(self.lenders) < MOST_LENDERS:
-            self.lenders[cidr] = kept
-
-    def forget(self, cidr: Prefix) -> None:
-        """A block that is gone, or nothing is known of it any more."""
-        self.own.pop(cidr, None)
-        self.lenders.pop(cidr, None)
+    def learn_config(self, stored: Versioned | None) -> None:
+        """Remember the cluster's rules; unreadable ones leave the rules as they were."""
+        self.config_revision = revision_of(stored)
+        try:
+            self.config = read_config(stored)
+            self.damaged.pop(IPAM_CONFIG, None)
+        except Malformed as error:
+            self.damaged[IPAM_CONFIG] = str(error)
 
     def learn(self, present: Mapping[str, Versioned | None]) -> None:
-        """Take in what a lost transaction showed."""
+        """Remember what a lost transaction showed of its guarded keys."""
         for key, stored in present.items():
             cidr = block_of_key(key)
             if cidr is not None and stored is None:
@@ -86,26 +83,35 @@ class BlockCache:
             elif key == IPAM_CONFIG:
                 self.learn_config(stored)
 
-    def record_commit(self, draft: Transaction, revision: int) -> None:
-        """Take in what a transaction of this node wrote."""
-        for cidr, kept in draft.blocks.items():
-            if isinstance(draft.writes[block_key(cidr)], Put):
-                self.remember(VersionedBlock(kept.block, revision))
-            else:
-                self.forget(cidr)
+    def remember(self, versioned: VersionedBlock) -> None:
+        """Remember a block as the node's own, or as one to borrow from."""
+        block = versioned.block
+        self.forget(block.cidr)
+        if block.owner == self.node and block.owner_kind == "host":
+            self.own[block.cidr] = versioned
+        elif block.unallocated and len(self.lenders) < MOST_LENDERS:
+            self.lenders[block.cidr] = versioned
+
+    def forget(self, cidr: Prefix) -> None:
+        """Drop a block that is gone, or of which nothing is known any more."""
+        self.own.pop(cidr, None)
+        self.lenders.pop(cidr, None)
+
+    def record_commit(self, transaction: Transaction, revision: int) -> None:
+        """Remember what a transaction of this node wrote."""
+        for cidr in transaction.blocks:
+            self.record_block(transaction, cidr, revision)
             self.unconfirmed.discard(cidr)
 
-    def learn_config(self, stored: Versioned | None) -> None:
-        """The cluster's rules; unreadable ones leave the rules as they were."""
-        self.config_revision = stored.revision if stored is not None else 0
-        try:
-            self.config = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
-            self.damaged.pop(IPAM_CONFIG, None)
-        except Malformed as error:
-            self.damaged[IPAM_CONFIG] = str(error)
+    def record_block(self, transaction: Transaction, cidr: Prefix, revision: int) -> None:
+        """Remember one block as a committed transaction left it."""
+        if isinstance(transaction.writes[block_key(cidr)], Put):
+            self.remember(VersionedBlock(transaction.blocks[cidr].block, revision))
+        else:
+            self.forget(cidr)
 
     def reserved_in(self, cidr: Prefix) -> frozenset[int]:
-        """The ordinals of a block that are kept from automatic assignment."""
+        """The ordinals of a block that are reserved from automatic assignment."""
         return blocks.reserved_in(cidr, self.reserved) if self.reserved else blocks.NONE_RESERVED
 
     def wholly_reserved(self, cidr: Prefix) -> bool:
@@ -129,11 +135,8 @@ async def load_block_cache(store: Store, node: NodeName, now: datetime) -> Block
             if affinity.state is AffinityState.PENDING:
                 found.unconfirmed.add(affinity.block)
     read = await store.get_many([*map(block_key, claimed), IPAM_CONFIG])
-    for key, stored in read.items():
-        if key != IPAM_CONFIG:
-            found.learn_block(stored)
+    found.learn({**read, IPAM_CONFIG: read.get(IPAM_CONFIG)})
     found.lenders.clear()
-    found.learn_config(read.get(IPAM_CONFIG))
     found.reserved = await read_reservations(store, found.damaged)
     return found
 
@@ -161,10 +164,10 @@ async def free_block(
             stored = present.get(block_key(cidr))
             if stored is None:
                 return cidr
-            kept = cache.learn_block(stored)
-            if kept is not None and cidr in cache.own and kept.block.unallocated:
+            versioned = cache.learn_block(stored)
+            if versioned is not None and cidr in cache.own and versioned.block.unallocated:
                 cache.unconfirmed.add(cidr)
-                return kept
+                return versioned
     return None
 
 
@@ -181,32 +184,24 @@ async def list_pool_blocks(
         cidr = block_of_key(key)
         if cidr is None or not _within(cidr, record.pool.cidr):
             continue
-        kept = cache.learn_block(stored)
-        if kept is not None and cidr not in cache.own:
+        versioned = cache.learn_block(stored)
+        if versioned is not None and cidr not in cache.own:
             found.append(
                 VersionedBlock(
-                    blocks.end_cooldown(kept.block, now, cache.config.cooldown_seconds), kept.revision
+                    blocks.end_cooldown(versioned.block, now, cache.config.cooldown_seconds),
+                    versioned.revision,
                 )
             )
     return sorted(found, key=lambda _: random())
 
 
-def abandoned_blocks(surveyed: Iterable[VersionedBlock], now: datetime) -> Iterator[VersionedBlock]:
+def abandoned_blocks(listed: Iterable[VersionedBlock], now: datetime) -> Iterator[VersionedBlock]:
     """Empty blocks whose owner has had them for long enough to have used them."""
-    for kept in surveyed:
-        if (
-            blocks.is_empty(kept.block)
-            and kept.block.owner_kind == "host"
-            and _old(kept.block.claimed_at, now)
-        ):
-            yield kept
-
-
-def _old(stamp: str | None, now: datetime) -> bool:
-    try:
-        return stamp is None or datetime.fromisoformat(stamp) <= now - RECLAIM_AGE
-    except (ValueError, TypeError):
-        return True
+    for versioned in listed:
+        block, since = versioned.block, versioned.block.claimed_at
+        old = since is None or blocks.is_past(since, now - RECLAIM_AGE)
+        if old and blocks.is_empty(block) and block.owner_kind == "host":
+            yield versioned
 
 
 def _within(inner: Prefix, outer: Prefix) -> bool:

@@ -1,6 +1,6 @@
-"""Which settings of the cluster's allocation rules go together, and the guarded write of a change.
+"""The cluster's allocation rules: which settings go together, how they are read, and the guarded write of a change.
 
-Promises: rules that contradict each other are refused with one sentence; fields of a newer Calico are kept.
+Promises: rules that contradict each other are refused with one sentence; fields of a newer Calico are preserved.
 Does not know: command lines.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipam.codec import decode_config, encode_config
-from ipam.etcd.store import Committed, Put, Store, Unchanged
-from ipam.failures import Conflict, Refused
+from ipam.etcd.optimistic import optimistic
+from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, revision_of
+from ipam.failures import Refused
 from ipam.keys import IPAM_CONFIG
 from ipam.model import IpamConfig
 
@@ -19,7 +20,7 @@ LONGEST_COOLDOWN_SECONDS = 1200
 MOST_BLOCKS = 2**31 - 1
 
 
-def fault(config: IpamConfig) -> str | None:
+def config_fault(config: IpamConfig) -> str | None:
     """Why these rules cannot hold together (Calico's own constraints)."""
     if not config.strict_affinity and not config.auto_allocate_blocks:
         return (
@@ -34,21 +35,21 @@ def fault(config: IpamConfig) -> str | None:
     return None
 
 
-async def rules(store: Store) -> IpamConfig:
-    """The rules now; a missing key reads as the defaults. Raises Malformed, StoreError."""
-    stored = await store.get(IPAM_CONFIG)
+def read_config(stored: Versioned | None) -> IpamConfig:
+    """The rules out of what is stored; a missing key reads as the defaults. Raises Malformed."""
     return decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
 
 
 async def configure(store: Store, change: Callable[[IpamConfig], IpamConfig]) -> IpamConfig:
     """Change the rules. Raises Refused when they contradict each other, Conflict, Malformed, StoreError."""
-    for _ in range(MOST_ATTEMPTS):
+
+    async def attempt() -> IpamConfig | None:
         stored = await store.get(IPAM_CONFIG)
-        before = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
-        wanted = change(before)
-        if (sentence := fault(wanted)) is not None:
+        changed = change(read_config(stored))
+        if (sentence := config_fault(changed)) is not None:
             raise Refused(sentence)
-        guard = Unchanged(IPAM_CONFIG, stored.revision if stored is not None else 0)
-        if isinstance(await store.commit((guard,), (Put(IPAM_CONFIG, encode_config(wanted)),)), Committed):
-            return wanted
-    raise Conflict("the allocation rules keep being changed by somebody else; try again")
+        guard, put = Unchanged(IPAM_CONFIG, revision_of(stored)), Put(IPAM_CONFIG, encode_config(changed))
+        return changed if isinstance(await store.commit((guard,), (put,)), Committed) else None
+
+    overtaken = "the allocation rules keep being changed by somebody else; try again"
+    return await optimistic(attempt, MOST_ATTEMPTS, overtaken)

@@ -1,23 +1,25 @@
 """Gives addresses back: by handle, one by one, all of a node, all of a pool; each change one guarded transaction.
 
 Promises: block and handles change together, so a handle never outlives its addresses; what was allocated anew
-meanwhile is not touched (sequence and handle guards); a cooldown of the cluster's rules is kept. Handles that count
+meanwhile is not touched (sequence and handle guards); a cooldown of the cluster's rules is observed. Handles that count
 more than they hold, as Calico may leave them, are read right. Does not know: why, hints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
+from ipam.allocation.ipam_config import read_config
 from ipam.allocation.sticky import draft_retention
-from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
-from ipam.codec import decode_config, decode_handle
-from ipam.etcd.store import Committed, Store, Versioned
+from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
+from ipam.codec import decode_handle
+from ipam.etcd.optimistic import Pause, optimistic
+from ipam.etcd.store import Committed, Store, Versioned, revision_of
 from ipam.failures import Conflict, Malformed, Refused
 from ipam.keys import (
     IPAM_CONFIG,
@@ -32,9 +34,9 @@ from ipam.keys import (
 from ipam.model import (
     BLOCK_LENGTHS,
     Address,
+    Assignment,
     Attributes,
     Block,
-    Handle,
     HandleId,
     IpamConfig,
     NodeName,
@@ -47,7 +49,6 @@ RETRY_SECONDS = 0.01
 ALLOCATIONS_AT_ONCE = 50
 """Allocations released in one transaction: each may need a handle, and all fit with room for block and claim."""
 
-Pause = Callable[[float], Awaitable[None]]
 NO_NAMES: Mapping[HandleId, Versioned | None] = {}
 NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 
@@ -74,45 +75,38 @@ class ReleaseResult:
 
 @dataclass(frozen=True, slots=True)
 class HandleBlocks:
-    """A handle's blocks as they are now."""
+    """The readable blocks that a handle's record names, as they are now."""
 
-    blocks: tuple[VersionedBlock, ...] = ()
-    handle: HandleId | None = None
+    handle: HandleId
+    blocks: tuple[VersionedBlock, ...]
 
     @property
     def counts(self) -> dict[Prefix, int]:
         """How many addresses the handle really holds in each block."""
-        if self.handle is None:
-            return {}
-        found = {kept.block.cidr: len(blocks.allocations_of(kept.block, self.handle)) for kept in self.blocks}
-        return {cidr: count for cidr, count in found.items() if count}
+        counts = {one.block.cidr: len(blocks.allocations_of(one.block, self.handle)) for one in self.blocks}
+        return {cidr: count for cidr, count in counts.items() if count}
+
+    def assignments(self, pools: Sequence[PoolRecord]) -> tuple[Assignment, ...]:
+        """All that the handle holds, each with the name of its pool; an empty one if the pool is gone."""
+        found = []
+        for one in self.blocks:
+            for ordinal, _ in blocks.allocations_of(one.block, self.handle):
+                address = blocks.address_of(one.block, ordinal)
+                pool = next((record.pool.name for record in pools if address in record.pool), "")
+                found.append(Assignment(address, one.block.cidr, pool, self.handle))
+        return tuple(found)
 
 
-def config_of(read: Mapping[str, Versioned]) -> IpamConfig:
-    """The cluster's rules out of a read; unreadable ones are the defaults."""
-    try:
-        return decode_config(IPAM_CONFIG, read[IPAM_CONFIG].value) if IPAM_CONFIG in read else IpamConfig()
-    except Malformed:
-        return IpamConfig()
+async def read_handle_blocks(store: Store, handle: HandleId, stored: Versioned | None) -> HandleBlocks:
+    """The blocks of a handle; none if it is not stored.
 
-
-def _stamp(config: IpamConfig, now: datetime) -> str | None:
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ") if config.cooldown_seconds else None
-
-
-async def read_handle_blocks(store: Store, stored: Versioned) -> HandleBlocks:
-    """The readable blocks of a handle. Raises StoreError, Malformed when the handle itself cannot be read."""
-    handle = decode_handle(stored.key, stored.value)
-    read = await store.get_many([block_key(cidr) for cidr, _ in handle.count_by_block])
-    return HandleBlocks(tuple(_readable(handle, read)), handle.id)
-
-
-def _readable(handle: Handle, read: Mapping[str, Versioned]) -> Iterator[VersionedBlock]:
-    for cidr, _ in handle.count_by_block:
-        stored = read.get(block_key(cidr))
-        if stored is not None:
-            with suppress(Malformed):  # a damaged block must not keep the others; `check` names it
-                yield read_block(stored)
+    Raises StoreError, Malformed when the handle itself cannot be read.
+    """
+    if stored is None:
+        return HandleBlocks(handle, ())
+    counts = decode_handle(stored.key, stored.value).count_by_block
+    read = await store.get_many([block_key(cidr) for cidr, _ in counts])
+    return HandleBlocks(handle, tuple(readable_blocks(read).values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,60 +114,81 @@ class KnownBlocks:
     """Blocks and the cluster's rules, as read now or as remembered."""
 
     blocks: Mapping[Prefix, VersionedBlock]
-    config: IpamConfig
+    config: IpamConfig = field(default_factory=IpamConfig)
     config_revision: int | None = None
     """Where the rules are remembered: the revision that must still stand."""
 
 
 def known_blocks(read: Mapping[str, Versioned]) -> KnownBlocks:
-    """What a read found; a damaged block is left out and must not keep the others: `check` names it."""
-    kept = {}
-    for key, stored in read.items():
-        if key != IPAM_CONFIG:
-            with suppress(Malformed):
-                found = read_block(stored)
-                kept[found.block.cidr] = found
-    return KnownBlocks(kept, config_of(read))
+    """What a read of blocks and rules showed."""
+    return KnownBlocks(readable_blocks(read), _config_in(read))
+
+
+def _config_in(read: Mapping[str, Versioned]) -> IpamConfig:
+    """The cluster's rules out of a read; unreadable ones are the defaults."""
+    try:
+        return read_config(read.get(IPAM_CONFIG))
+    except Malformed:
+        return IpamConfig()
+
+
+def _cooldown_stamp(config: IpamConfig, now: datetime) -> str | None:
+    return blocks.timestamp(now) if config.cooldown_seconds else None
+
+
+# -- by handle --------------------------------------------------------------------------------------------------------
 
 
 def draft_handle_release(
-    draft: Transaction,
+    transaction: Transaction,
     handle: HandleId,
     stored: Versioned | None,
-    seen: KnownBlocks,
+    known: KnownBlocks,
     now: datetime,
     names: Mapping[HandleId, Versioned | None] = NO_NAMES,
 ) -> tuple[Address, ...]:
-    """Draft the release of all a handle holds; what is to be kept goes to its name (`names`: their stored handles).
+    """Draft the release of all a handle holds; what is to be retained goes to its name (`names`: their stored handles).
 
     Raises Conflict, Malformed.
     """
     if stored is None:
-        draft.guard(handle_key(handle), 0)
-        draft.handles.add(handle)
+        transaction.guard_handle(handle, 0)
         return ()
-    config = seen.config
-    draft.write_handle(handle, stored.revision, {})
-    if seen.config_revision is not None:
-        draft.guard(IPAM_CONFIG, seen.config_revision)
+    transaction.write_handle(handle, stored.revision, {})
+    if known.config_revision is not None:
+        transaction.guard(IPAM_CONFIG, known.config_revision)
     freed: list[Address] = []
-    keeping: dict[HandleId, dict[Prefix, int]] = {}
+    counts_of_names: dict[HandleId, dict[Prefix, int]] = {}
     for cidr, _ in decode_handle(stored.key, stored.value).count_by_block:
-        kept = seen.blocks.get(cidr)
-        if kept is None:
+        read = known.blocks.get(cidr)
+        if read is None:
             continue
-        present = draft.blocks.get(kept.block.cidr, kept)
-        thawed = blocks.end_cooldown(present.block, now, config.cooldown_seconds)
-        handed = draft_retention(draft, thawed, handle, names, keeping, now)
-        changed, addresses = blocks.release_handle(handed, handle, _stamp(config, now))
+        present = transaction.blocks.get(cidr, read)
+        before = blocks.end_cooldown(present.block, now, known.config.cooldown_seconds)
+        transferred = draft_retention(transaction, before, handle, names, counts_of_names, now)
+        after, addresses = blocks.release_handle(transferred, handle, _cooldown_stamp(known.config, now))
         freed += addresses
-        if addresses or handed is not thawed:
-            draft.write_block(present, changed)
+        if addresses or transferred is not before:
+            transaction.write_block(present, after)
         else:
-            draft.guard(block_key(changed.cidr), kept.revision)
-    for name, counts in keeping.items():
-        draft.write_handle(name, 0, counts)
+            transaction.guard(block_key(cidr), read.revision)
+    for name, counts in counts_of_names.items():
+        transaction.write_handle(name, 0, counts)
     return tuple(freed)
+
+
+# -- by address -------------------------------------------------------------------------------------------------------
+
+
+def guarded_address(block: Block, ordinal: int, attributes: Attributes) -> GuardedAddress:
+    """One allocation of a block, with the sequence that tells it from every other of the same address."""
+    sequence = dict(block.sequence_of).get(ordinal)
+    return GuardedAddress(blocks.address_of(block, ordinal), blocks.bare_handle(attributes.handle), sequence)
+
+
+def guarded_addresses(block: Block, handle: HandleId) -> tuple[GuardedAddress, ...]:
+    """All that a handle holds in a block."""
+    return tuple(guarded_address(block, *held) for held in blocks.allocations_of(block, handle))
 
 
 async def release_addresses(
@@ -212,81 +227,80 @@ async def _block_of(store: Store, address: Address) -> Prefix | None:
 async def _release_in(
     store: Store, cidr: Prefix, items: Sequence[GuardedAddress], now: datetime, pause: Pause
 ) -> ReleaseResult:
-    for _ in range(MOST_ATTEMPTS):
+    async def attempt() -> ReleaseResult | None:
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
         stored = read.get(block_key(cidr))
         if stored is None:
             return ReleaseResult((), tuple(item.address for item in items))
-        kept = read_block(stored)
-        ordinals = [blocks.ordinal_of(kept.block, item.address) for item in items]
-        held = {ordinal: blocks.holder(kept.block, ordinal) for ordinal in ordinals}
-        for item, ordinal in zip(items, ordinals, strict=True):
-            _check(kept.block, item, held[ordinal])
-        going = [ordinal for ordinal in ordinals if held[ordinal] is not None]
-        free = tuple(
-            item.address for item, ordinal in zip(items, ordinals, strict=True) if held[ordinal] is None
+        before = read_block(stored)
+        gone: list[int] = []
+        free: list[Address] = []
+        for item in items:
+            ordinal = blocks.ordinal_of(before.block, item.address)
+            holder = blocks.holder(before.block, ordinal)
+            if holder is None:
+                free.append(item.address)
+            else:
+                _check_guards(item, guarded_address(before.block, ordinal, holder))
+                gone.append(ordinal)
+        if gone:
+            transaction = await _draft_address_release(store, before, gone, _config_in(read), now)
+            if not isinstance(await store.commit(*transaction.guards_and_operations), Committed):
+                return None
+        return ReleaseResult(tuple(blocks.address_of(before.block, ordinal) for ordinal in gone), tuple(free))
+
+    overtaken = f"block {cidr}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers"
+    return await optimistic(attempt, MOST_ATTEMPTS, overtaken, pause, RETRY_SECONDS)
+
+
+def _check_guards(wanted: GuardedAddress, present: GuardedAddress) -> None:
+    if wanted.handle not in (None, present.handle):
+        raise Conflict(f"address {wanted.address} is held by {present.handle}, not by {wanted.handle}")
+    if wanted.sequence not in (None, present.sequence):
+        raise Conflict(
+            f"address {wanted.address} was assigned anew (sequence {present.sequence}, not {wanted.sequence})"
         )
-        if not going:
-            return ReleaseResult((), free)
-        draft = await draft_address_release(store, kept, going, config_of(read), now)
-        if isinstance(await store.commit(*draft.guards_and_operations), Committed):
-            return ReleaseResult(tuple(blocks.address_of(kept.block, ordinal) for ordinal in going), free)
-        await pause(RETRY_SECONDS)
-    raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers")
 
 
-def _check(block: Block, item: GuardedAddress, holder: Attributes | None) -> None:
-    if holder is None:
-        return
-    if item.handle is not None and blocks.bare_handle(holder.handle) != item.handle:
-        raise Conflict(f"address {item.address} is held by {holder.handle}, not by {item.handle}")
-    sequence = dict(block.sequence_of).get(blocks.ordinal_of(block, item.address))
-    if item.sequence is not None and sequence != item.sequence:
-        raise Conflict(f"address {item.address} was assigned anew (sequence {sequence}, not {item.sequence})")
-
-
-async def draft_address_release(
-    store: Store, kept: VersionedBlock, ordinals: Sequence[int], config: IpamConfig, now: datetime
+async def _draft_address_release(
+    store: Store, before: VersionedBlock, ordinals: Sequence[int], config: IpamConfig, now: datetime
 ) -> Transaction:
     """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
-    draft = Transaction()
-    going: dict[HandleId, int] = {}
-    for ordinal in ordinals:
-        holder = blocks.holder(kept.block, ordinal)
-        handle = blocks.bare_handle(holder.handle) if holder is not None else None
-        if handle:
-            going[handle] = going.get(handle, 0) + 1
-    read = await store.get_many([handle_key(handle) for handle in going])
-    for handle in going:
+    transaction = Transaction()
+    holders = (blocks.holder(before.block, ordinal) for ordinal in ordinals)
+    handles = (blocks.bare_handle(holder.handle) for holder in holders if holder is not None)
+    gone = Counter(handle for handle in handles if handle)
+    read = await store.get_many([handle_key(handle) for handle in gone])
+    for handle, count in gone.items():
         stored = read.get(handle_key(handle))
-        left = len(blocks.allocations_of(kept.block, handle)) - going[handle]
         if stored is None:
             continue
         try:
             counts = dict(decode_handle(stored.key, stored.value).count_by_block)
         except Malformed:
-            continue  # the address is freed all the same; `check` names the handle
-        draft.write_handle(handle, stored.revision, {**counts, kept.block.cidr: left})
-    thawed = blocks.end_cooldown(kept.block, now, config.cooldown_seconds)
-    draft.write_block(kept, blocks.release(thawed, ordinals, _stamp(config, now)))
-    return draft
+            continue  # the address is freed all the same; `tortie ipam check` names the handle
+        counts[before.block.cidr] = len(blocks.allocations_of(before.block, handle)) - count
+        transaction.write_handle(handle, stored.revision, counts)
+    present = blocks.end_cooldown(before.block, now, config.cooldown_seconds)
+    transaction.write_block(before, blocks.release(present, ordinals, _cooldown_stamp(config, now)))
+    return transaction
+
+
+# -- by node and by pool ----------------------------------------------------------------------------------------------
 
 
 async def release_node(store: Store, node: NodeName, now: datetime, pause: Pause) -> tuple[Address, ...]:
     """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError."""
     freed: list[Address] = []
     for version in (4, 6):
-        for stored in (await store.list(block_prefix(version))).values.values():
-            try:
-                block = read_block(stored).block
-            except Malformed:
-                continue  # `check` names it; it must not keep the rest
+        for versioned in readable_blocks((await store.list(block_prefix(version))).values).values():
+            block = versioned.block
             own = block.owner == node
-            items = [
-                _guarded(block, ordinal, attributes)
-                for ordinal, attributes in blocks.allocated(block)
-                if _node_of(attributes) == node or (own and _node_of(attributes) is None)
-            ]
+            items = []
+            for ordinal, attributes in blocks.allocated(block):
+                user = dict(attributes.secondary).get("node")
+                if user == node or (own and user is None):
+                    items.append(guarded_address(block, ordinal, attributes))
             freed += (await release_addresses(store, items, now, pause)).released
             if own:
                 await _give_up(store, block.cidr, node, pause)
@@ -297,66 +311,42 @@ async def release_node(store: Store, node: NodeName, now: datetime, pause: Pause
     return tuple(freed)
 
 
-def _node_of(attributes: Attributes) -> str | None:
-    return dict(attributes.secondary).get("node")
-
-
-def guarded_addresses(block: Block, handle: HandleId) -> tuple[GuardedAddress, ...]:
-    """What a handle holds in a block, each with the sequence that tells this allocation from every other."""
-    return tuple(
-        _guarded(block, ordinal, attributes) for ordinal, attributes in blocks.allocations_of(block, handle)
-    )
-
-
-def _guarded(block: Block, ordinal: int, attributes: Attributes) -> GuardedAddress:
-    sequence = dict(block.sequence_of).get(ordinal)
-    return GuardedAddress(blocks.address_of(block, ordinal), blocks.bare_handle(attributes.handle), sequence)
-
-
-async def _give_up(
-    store: Store, cidr: Prefix, node: NodeName, pause: Pause, *, only_empty: bool = False
-) -> bool:
-    """End a node's claim on a block; an empty block goes with it. False: it is not empty and should have been."""
-    for _ in range(MOST_ATTEMPTS):
-        read = await store.get_many([block_key(cidr), affinity_key(node, cidr)])
-        draft = Transaction()
-        stored, claim = read.get(block_key(cidr)), read.get(affinity_key(node, cidr))
-        draft.guard(affinity_key(node, cidr), claim.revision if claim is not None else 0)
-        draft.delete_affinity(node, cidr)
-        if stored is None:
-            draft.guard(block_key(cidr), 0)
-        else:
-            kept = read_block(stored)
-            if kept.block.owner == node and kept.block.owner_kind == "host":
-                if only_empty and not blocks.is_empty(kept.block):
-                    return False
-                draft.write_block(kept, blocks.without_owner(kept.block))
-        if isinstance(await store.commit(*draft.guards_and_operations), Committed):
-            return True
-        await pause(RETRY_SECONDS)
-    raise Conflict(f"block {cidr}: {MOST_ATTEMPTS} attempts to give it up were overtaken by other writers")
-
-
-async def release_empty(store: Store, cidr: Prefix, node: NodeName, pause: Pause) -> bool:
-    """Give up a claim on a block that is empty; False when it is not. Raises Conflict, StoreError."""
-    return await _give_up(store, cidr, node, pause, only_empty=True)
-
-
 async def release_pool(store: Store, record: PoolRecord, pause: Pause) -> int:
-    """Take a disabled pool's blocks from their owners. Raises Refused while it is enabled, Conflict, StoreError."""
+    """Take a disabled pool's blocks from their owners; allocated addresses stay. Answers how many blocks.
+
+    Raises Refused while the pool is enabled, Conflict, StoreError.
+    """
     if not record.pool.disabled:
         raise Refused(
             f"pool {record.pool.name} is enabled; disable it first, so that nothing new is allocated"
         )
     count = 0
-    for key, stored in (await store.list(block_prefix(record.pool.cidr.version))).values.items():
-        cidr = block_of_key(key)
-        if cidr is None or cidr.network_address not in record.pool.cidr:
-            continue
-        try:
-            owner = read_block(stored).block.owner
-        except Malformed:
-            continue
-        if owner is not None:
-            count += await _give_up(store, cidr, owner, pause)
+    listing = await store.list(block_prefix(record.pool.cidr.version))
+    for cidr, versioned in readable_blocks(listing.values).items():
+        owner = versioned.block.owner
+        if owner is not None and cidr.network_address in record.pool.cidr:
+            await _give_up(store, cidr, owner, pause)
+            count += 1
     return count
+
+
+async def _give_up(store: Store, cidr: Prefix, node: NodeName, pause: Pause) -> None:
+    """End a node's claim on a block; an empty block goes with it. Raises Conflict, StoreError, Malformed."""
+
+    async def attempt() -> Committed | None:
+        read = await store.get_many([block_key(cidr), affinity_key(node, cidr)])
+        stored = read.get(block_key(cidr))
+        transaction = Transaction()
+        transaction.guard(affinity_key(node, cidr), revision_of(read.get(affinity_key(node, cidr))))
+        transaction.delete_affinity(node, cidr)
+        if stored is None:
+            transaction.guard(block_key(cidr), 0)
+        else:
+            before = read_block(stored)
+            if before.block.owner == node and before.block.owner_kind == "host":
+                transaction.write_block(before, blocks.without_owner(before.block))
+        outcome = await store.commit(*transaction.guards_and_operations)
+        return outcome if isinstance(outcome, Committed) else None
+
+    overtaken = f"block {cidr}: {MOST_ATTEMPTS} attempts to give it up were overtaken by other writers"
+    await optimistic(attempt, MOST_ATTEMPTS, overtaken, pause, RETRY_SECONDS)

@@ -1,15 +1,16 @@
-"""Addresses kept for a named workload after its pod is gone, for a time: the words that say so, and what they mean.
+"""Addresses retained for a named workload after its pod is gone, for a time: the words that say so in an allocation.
 
-An allocation that is to be kept says for whom and how long (`keepAs`, `keepSeconds`). Its release hands it to the
-handle of the name, with the moment until when (`keptUntil`, by the clock of the node that releases), instead of freeing
-it; the next allocation for the same name takes it from there. A kept address is nobody's attachment: it counts as used,
-GC and CHECK do not see it, and it is freed when its time is over.
-Promises: pure; words that cannot be read keep nothing, and a moment that cannot be read is over. Does not know: CNI.
+An allocation that is to be retained says for whom and how long (`keepAs`, `keepSeconds`). Its release transfers it to
+the handle of the name, with the moment until when (`keptUntil`, by the clock of the node that releases), instead of
+freeing it; the next allocation for the same name takes it from there. A retained address is nobody's attachment: it
+counts as used, GC and CHECK do not see it, and it is freed when its time is over.
+Promises: pure; words that cannot be read retain nothing, and a moment that cannot be read is over.
+Does not know: CNI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,24 +23,24 @@ from ipam.model import Attributes, Block, HandleId, Prefix
 KEEP_AS, KEEP_SECONDS, KEPT_UNTIL = "keepAs", "keepSeconds", "keptUntil"
 LONGEST_RETENTION_SECONDS = 30 * 86_400
 LASTING_WORDS = frozenset({"node", "namespace", "pod", KEEP_AS})
-"""What a kept allocation goes on saying; of its container it says nothing."""
+"""What a retained allocation goes on saying; of its container it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For whom, and for how long after the release."""
+    """For whom an address is retained, and how long after its release."""
 
     handle: HandleId
     """The name's own handle."""
     seconds: int
 
     def words(self) -> tuple[tuple[str, str], ...]:
-        """What is recorded with an allocation that is to be kept."""
+        """What is recorded with an allocation that is to be retained."""
         return ((KEEP_AS, self.handle), (KEEP_SECONDS, str(self.seconds)))
 
 
 def retention_of(attributes: Attributes) -> Retention | None:
-    """Whether an allocation is to be kept after its release."""
+    """For whom an allocation is to be retained after its release; None: it is freed."""
     words = dict(attributes.secondary)
     name, seconds = words.get(KEEP_AS), words.get(KEEP_SECONDS, "")
     if not name or not (seconds.isascii() and seconds.isdigit()):
@@ -47,57 +48,52 @@ def retention_of(attributes: Attributes) -> Retention | None:
     return Retention(HandleId(name), min(int(seconds), LONGEST_RETENTION_SECONDS))
 
 
-def retained(attributes: Attributes, keep: Retention, now: datetime) -> Attributes:
-    """The same allocation in the name's hands."""
+def retained(attributes: Attributes, retention: Retention, now: datetime) -> Attributes:
+    """The attributes of an allocation that is retained from now on."""
     words = {word: value for word, value in attributes.secondary if word in LASTING_WORDS}
-    words[KEPT_UNTIL] = (now + timedelta(seconds=keep.seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Attributes(keep.handle, tuple(sorted(words.items())))
+    words[KEPT_UNTIL] = blocks.timestamp(now + timedelta(seconds=retention.seconds))
+    return Attributes(retention.handle, tuple(sorted(words.items())))
 
 
 def is_retained(attributes: Attributes) -> bool:
-    """Whether nobody has it now, and somebody may come back for it."""
+    """Whether nobody uses an allocation now, and somebody may come back for it."""
     return KEPT_UNTIL in dict(attributes.secondary)
 
 
 def is_retention_over(attributes: Attributes, now: datetime) -> bool:
-    """Whether it was kept long enough."""
-    try:
-        return datetime.fromisoformat(dict(attributes.secondary)[KEPT_UNTIL]) <= now
-    except KeyError:
-        return False
-    except (ValueError, TypeError):
-        return True
+    """Whether an allocation was retained long enough."""
+    until = dict(attributes.secondary).get(KEPT_UNTIL)
+    return until is not None and blocks.is_past(until, now)
 
 
-def names_of(seen: Mapping[Prefix, Block], handle: HandleId) -> frozenset[HandleId]:
-    """The names for which something of a handle is to be kept."""
+def names_of(read: Iterable[Block], handle: HandleId) -> frozenset[HandleId]:
+    """The names for which something of a handle is to be retained."""
     found = (
-        retention_of(attributes)
-        for block in seen.values()
-        for _, attributes in blocks.allocations_of(block, handle)
+        retention_of(attributes) for block in read for _, attributes in blocks.allocations_of(block, handle)
     )
-    return frozenset(keep.handle for keep in found if keep is not None)
+    return frozenset(retention.handle for retention in found if retention is not None)
 
 
 def draft_retention(
-    draft: Transaction,
+    transaction: Transaction,
     block: Block,
     handle: HandleId,
     names: Mapping[HandleId, Versioned | None],
     counts: dict[HandleId, dict[Prefix, int]],
     now: datetime,
 ) -> Block:
-    """The block with what is to be kept of a handle in the names' hands; `counts` is what each name will hold.
+    """The block with what is to be retained of a handle transferred to the names; `counts` is what each will hold.
 
     A name that holds something already, for it had two pods at a time, keeps that, and this one is freed.
     """
     for ordinal, attributes in blocks.allocations_of(block, handle):
-        keep = retention_of(attributes)
-        taken = keep is None or (keep.handle in draft.handles and keep.handle not in counts)
-        if keep is None or taken or names.get(keep.handle) is not None:
+        retention = retention_of(attributes)
+        if retention is None or names.get(retention.handle) is not None:
             continue
-        block = blocks.transfer(block, [ordinal], retained(attributes, keep, now))
-        mine = counts.setdefault(keep.handle, {})
-        mine[block.cidr] = mine.get(block.cidr, 0) + 1
-        draft.guard(handle_key(keep.handle), 0)
+        if retention.handle in transaction.handles and retention.handle not in counts:
+            continue
+        block = blocks.transfer(block, [ordinal], retained(attributes, retention, now))
+        of_name = counts.setdefault(retention.handle, {})
+        of_name[block.cidr] = of_name.get(block.cidr, 0) + 1
+        transaction.guard(handle_key(retention.handle), 0)
     return block

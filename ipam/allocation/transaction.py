@@ -1,25 +1,35 @@
-"""One transaction in the making: what it guards, what it writes, and how the blocks will look after it.
+"""One transaction in the making: what it guards, what it writes, and how the blocks will be after it.
 
-Promises: pure; several allocations share a draft, and one that fails leaves it as it was (work on a `fork`). A key is
+Promises: pure; several jobs share a transaction, and one that fails leaves it as it was (work on a `copy`). A key is
 guarded with one revision and written once. Does not know: why, the store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ipam import block as blocks
 from ipam.codec import decode_block, encode_affinity, encode_block, encode_handle
-from ipam.etcd.store import MOST_OPERATIONS, Delete, GuardFailed, Operation, Put, Unchanged, Versioned
+from ipam.etcd.store import (
+    MOST_OPERATIONS,
+    Delete,
+    GuardFailed,
+    Operation,
+    Put,
+    Unchanged,
+    Versioned,
+    revision_of,
+)
 from ipam.failures import Conflict, Malformed
-from ipam.keys import affinity_key, block_key, handle_key
+from ipam.keys import affinity_key, block_key, block_of_key, handle_key
 from ipam.model import AffinityState, Block, Handle, HandleId, NodeName, Prefix
 
 
 @dataclass(frozen=True, slots=True)
 class PiggybackedWrites:
-    """What rides along in the same transaction, such as the workload endpoint."""
+    """Guards and writes of a caller that go in the same transaction, such as those of the workload endpoint."""
 
     guards: tuple[Unchanged, ...] = ()
     operations: tuple[Operation, ...] = ()
@@ -52,14 +62,25 @@ def read_block(stored: Versioned) -> VersionedBlock:
     return VersionedBlock(block, stored.revision)
 
 
+def readable_blocks(read: Mapping[str, Versioned]) -> dict[Prefix, VersionedBlock]:
+    """The blocks in a read; a damaged one is left out and must not hinder the others: `tortie ipam check` names it."""
+    found = {}
+    for key, stored in read.items():
+        if (cidr := block_of_key(key)) is not None:
+            with suppress(Malformed):
+                found[cidr] = read_block(stored)
+    return found
+
+
 @dataclass(slots=True)
 class Transaction:
-    """Collects guards and writes; `blocks` holds every block as this draft will leave it."""
+    """Guards and writes, collected; `blocks` holds every written block as the transaction will leave it."""
 
     guards: dict[str, int] = field(default_factory=dict)
     writes: dict[str, Operation] = field(default_factory=dict)
     blocks: dict[Prefix, VersionedBlock] = field(default_factory=dict)
     handles: set[HandleId] = field(default_factory=set)
+    """The handles that it writes or guards: each may be in it once."""
 
     def copy(self) -> Transaction:
         """A copy to try something on."""
@@ -67,29 +88,32 @@ class Transaction:
 
     @property
     def fits(self) -> bool:
-        """Whether one transaction takes it."""
+        """Whether one transaction of the store takes it."""
         return len(self.guards) <= MOST_OPERATIONS and len(self.writes) <= MOST_OPERATIONS
 
+    @property
+    def guards_and_operations(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
+        """The arguments of `Store.commit`."""
+        return tuple(Unchanged(*guard) for guard in self.guards.items()), tuple(self.writes.values())
+
     def guard(self, key: str, revision: int) -> None:
-        """The key must be as it was. Raises Conflict when the draft already relies on another revision."""
+        """The key must be as it was. Raises Conflict when the transaction relies on another revision already."""
         if self.guards.setdefault(key, revision) != revision:
             raise Conflict(f"{key} was changed meanwhile; look again")
 
-    def write_block(self, kept: VersionedBlock, changed: Block) -> None:
-        """Write a block that was read as `kept`; one that nobody owns vanishes with its last address.
+    def write_block(self, before: VersionedBlock, after: Block) -> None:
+        """Write a block that was read as `before`; one that nobody owns vanishes with its last address.
 
         Raises Malformed rather than write an unsound block.
         """
-        serious = serious_faults(changed)
+        serious = serious_faults(after)
         if serious:
-            raise Malformed(f"block {changed.cidr}: refusing to write it: {'; '.join(serious)}")
-        key = block_key(changed.cidr)
-        self.guard(key, kept.revision)
-        self.blocks[changed.cidr] = VersionedBlock(changed, kept.revision)
-        if changed.owner is None and blocks.is_empty(changed):
-            self.writes[key] = Delete(key)
-        else:
-            self.writes[key] = Put(key, encode_block(changed))
+            raise Malformed(f"block {after.cidr}: refusing to write it: {'; '.join(serious)}")
+        key = block_key(after.cidr)
+        self.guard(key, before.revision)
+        self.blocks[after.cidr] = VersionedBlock(after, before.revision)
+        gone = after.owner is None and blocks.is_empty(after)
+        self.writes[key] = Delete(key) if gone else Put(key, encode_block(after))
 
     def write_affinity(self, node: NodeName, cidr: Prefix) -> None:
         """Write a confirmed claim."""
@@ -101,35 +125,29 @@ class Transaction:
         key = affinity_key(node, cidr)
         self.writes[key] = Delete(key)
 
-    def write_handle(self, handle: HandleId, revision: int, counts: Mapping[Prefix, int]) -> None:
-        """Write what a handle holds; one that holds nothing is deleted."""
-        key = handle_key(handle)
-        self.guard(key, revision)
+    def guard_handle(self, handle: HandleId, revision: int) -> None:
+        """The handle's record must be as it was; nobody else in this transaction may have the handle."""
+        self.guard(handle_key(handle), revision)
         self.handles.add(handle)
+
+    def write_handle(self, handle: HandleId, revision: int, counts: Mapping[Prefix, int]) -> None:
+        """Write how many addresses a handle holds in each block; one that holds nothing is deleted."""
+        self.guard_handle(handle, revision)
+        key = handle_key(handle)
         held = tuple((cidr, count) for cidr, count in counts.items() if count > 0)
         self.writes[key] = Put(key, encode_handle(Handle(handle, held))) if held else Delete(key)
 
-    def attach(self, piggyback: PiggybackedWrites) -> None:
-        """Take a piggyback along. Raises Conflict when it contradicts what is drafted already."""
-        for guard in piggyback.guards:
+    def attach(self, attached: PiggybackedWrites) -> None:
+        """Add a caller's own writes. Raises Conflict when they contradict what is in the transaction already."""
+        for guard in attached.guards:
             self.guard(guard.key, guard.revision)
-        for operation in piggyback.operations:
+        for operation in attached.operations:
             if self.writes.setdefault(operation.key, operation) != operation:
                 raise Conflict(f"{operation.key} is written by another request of the same moment")
 
-    @property
-    def guards_and_operations(self) -> tuple[tuple[Unchanged, ...], tuple[Operation, ...]]:
-        """What the store is asked to do."""
-        return tuple(Unchanged(key, revision) for key, revision in self.guards.items()), tuple(
-            self.writes.values()
-        )
 
-
-def broken_guards(guards: Iterable[Unchanged], lost: GuardFailed) -> tuple[str, ...]:
+def broken_guards(guards: Iterable[Unchanged], failed: GuardFailed) -> tuple[str, ...]:
     """The keys whose guards made a transaction lose."""
-    found = []
-    for guard in guards:
-        present = lost.present.get(guard.key)
-        if (present.revision if present is not None else 0) != guard.revision:
-            found.append(guard.key)
-    return tuple(found)
+    return tuple(
+        guard.key for guard in guards if revision_of(failed.present.get(guard.key)) != guard.revision
+    )

@@ -27,6 +27,7 @@ from ipam.etcd.store import (
     Unchanged,
     Versioned,
     WatchEvent,
+    check_size,
 )
 from ipam.etcd.watches import HEARTBEAT_SECONDS, SILENCE_SECONDS, Watches, WatchPosition
 from ipam.failures import StoreRefused
@@ -98,8 +99,7 @@ class EtcdStore:
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
-        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
-            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
+        check_size(guards, operations)
         compares = [
             rpc.Compare(
                 target=MOD_REVISION, result=EQUAL, key=guard.key.encode(), mod_revision=guard.revision

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from ipam.etcd.store import (
-    MOST_OPERATIONS,
     CommitOutcome,
     Committed,
     GuardFailed,
@@ -20,6 +19,7 @@ from ipam.etcd.store import (
     Unchanged,
     Versioned,
     WatchEvent,
+    check_size,
 )
 from ipam.failures import StoreRefused
 
@@ -60,8 +60,7 @@ class DryRunStore:
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store; nothing is written."""
-        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
-            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
+        check_size(guards, operations)
         if len({operation.key for operation in operations}) < len(operations):
             raise StoreRefused("a transaction names a key once, not twice: duplicate key")
         present = await self.get_many([guard.key for guard in guards])

@@ -28,6 +28,11 @@ class Versioned:
     lease: int = 0
 
 
+def revision_of(stored: Versioned | None) -> int:
+    """The revision that a guard names for what was read; 0 for a missing key."""
+    return stored.revision if stored is not None else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """Everything below a prefix, as it was at `revision`."""
@@ -78,6 +83,12 @@ class GuardFailed:
 
 
 CommitOutcome = Committed | GuardFailed
+
+
+def check_size(guards: Sequence[Unchanged], operations: Sequence[Operation]) -> None:
+    """Raises ValueError for a transaction that is larger than etcd takes."""
+    if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
+        raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 
 from ipam.etcd.store import (
-    MOST_OPERATIONS,
     Changed,
     CommitOutcome,
     Committed,
@@ -23,6 +22,7 @@ from ipam.etcd.store import (
     Versioned,
     WatchEvent,
     WatchProgress,
+    check_size,
 )
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable
 
@@ -32,6 +32,10 @@ class Fault(Enum):
 
     UNAVAILABLE = "no answer, and nothing was written"
     LOST_REPLY = "no answer, but it was written"
+
+
+Check = Callable[[Mapping[str, Versioned]], None]
+"""Looks at everything stored after a commit that wrote."""
 
 
 class FakeStore:
@@ -45,7 +49,7 @@ class FakeStore:
         self._revision = 1
         self._compacted = 0
         self._leases: set[int] = set()
-        self._bell = asyncio.Event()
+        self._event = asyncio.Event()
         self._closed = False
         self._faults: list[Fault] = []
         self.away = False
@@ -54,7 +58,7 @@ class FakeStore:
         """While set, watches end as if patience had run out."""
         self.commits = 0
         self.calls = 0
-        self.committed: Callable[[Mapping[str, Versioned]], None] = lambda _: None
+        self.committed: Check = lambda _: None
         """Called with everything stored after each commit that wrote."""
         self.chance: dict[Fault, float] = {}
         """How often a commit fails by itself, when calls are shuffled."""
@@ -68,7 +72,7 @@ class FakeStore:
     def compact(self, revision: int) -> None:
         """Forget the history up to and with a revision."""
         self._compacted = revision
-        self._ring()
+        self._notify()
 
     def expire(self, lease: int) -> None:
         """A lease nobody kept alive."""
@@ -78,18 +82,18 @@ class FakeStore:
             self._revision += 1
         for key in gone:
             self._delete(key)
-        self._ring()
+        self._notify()
 
     def break_watches(self) -> None:
         """End all running watches with StoreUnavailable."""
         self.watches_break = True
-        self._ring()
+        self._notify()
 
     def copy(self) -> dict[str, bytes]:
         """Everything stored, for assertions."""
         return {key: value.value for key, value in self._values.items()}
 
-    async def _turn(self) -> None:
+    async def _answer(self) -> None:
         self.calls += 1
         if self._shuffle is not None:
             for _ in range(self._shuffle.randrange(4)):
@@ -106,33 +110,32 @@ class FakeStore:
             )
         return None
 
-    def _ring(self) -> None:
-        self._bell.set()
-        self._bell = asyncio.Event()
+    def _notify(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Versioned | None:
         """See Store."""
-        await self._turn()
+        await self._answer()
         return self._values.get(key)
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
         """See Store."""
-        await self._turn()
+        await self._answer()
         return {key: self._values[key] for key in keys if key in self._values}
 
     async def list(self, prefix: str) -> Listing:
         """See Store."""
-        await self._turn()
+        await self._answer()
         found = {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
         return Listing(found, self._revision)
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
-        if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
-            raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
-        await self._turn()
+        check_size(guards, operations)
+        await self._answer()
         fault = self._fault()
         if fault is Fault.UNAVAILABLE:
             raise StoreUnavailable("no answer within 5 s")
@@ -164,7 +167,7 @@ class FakeStore:
                 self._history.append(Changed(operation.key, value, self._revision))
             else:
                 self._delete(operation.key)
-        self._ring()
+        self._notify()
         self.committed(self._values)
         return Committed(self._revision)
 
@@ -187,28 +190,28 @@ class FakeStore:
                 at += 1
                 if event.key.startswith(prefix):
                     yield event
-            bell = self._bell
+            written = self._event
             if at == len(self._history) and not (self.watches_break or self.away or self._closed):
-                await bell.wait()
+                await written.wait()
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store."""
-        await self._turn()
+        await self._answer()
         lease = 1000 + len(self._leases) + self._revision
         self._leases.add(lease)
         return lease
 
     async def keep_alive(self, lease: int) -> bool:
         """See Store."""
-        await self._turn()
+        await self._answer()
         return lease in self._leases
 
     async def revoke_lease(self, lease: int) -> None:
         """See Store."""
-        await self._turn()
+        await self._answer()
         self.expire(lease)
 
     async def close(self) -> None:
         """See Store."""
         self._closed = True
-        self._ring()
+        self._notify()

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType, field
 
 from ipam.address_text import text_of
-from ipam.allocation.ipam_config import fault
+from ipam.allocation.ipam_config import config_fault
 from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
@@ -63,7 +63,7 @@ def configuration_faults(name: str, spec: IPAMConfigurationSpec) -> Iterator[str
     """Of an IPAMConfiguration."""
     if name != "default":
         yield f"metadata.name: {name!r} is not default; there is one for the whole cluster"
-    if (sentence := fault(rules_of(spec, IpamConfig()))) is not None:
+    if (sentence := config_fault(rules_of(spec, IpamConfig()))) is not None:
         name, _, rest = sentence.partition(" ")
         yield f"spec.{name.rstrip(':')}: {rest}"
 

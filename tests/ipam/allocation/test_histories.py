@@ -1,161 +1,39 @@
 """Random histories of a small cluster under faults: after every single write nothing is twice, torn or lost.
 
-A seed is one history: which process does what, how calls interleave, which answers get lost. A failing seed is in the
-message of the failing test, and replays.
+A failing seed is in the message of the failing test, and replays (see tests/scenes/ipam_history.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import suppress
 
 import pytest
 
-from ipam.allocation.release import GuardedAddress
-from ipam.allocation.sticky import Retention
-from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites
-from ipam.check.audit import audit, decode_snapshot
-from ipam.etcd.store import Delete, Versioned
-from ipam.failures import IpamError
-from ipam.keys import IPAM, resource_key
-from ipam.model import Address, HandleId, NodeName
-from tests.fakes.store import FakeStore, Fault
+from ipam.allocation.allocator import Allocator
+from ipam.keys import resource_key
+from tests.fakes.store import FakeStore
+from tests.scenes.ipam_history import STEPS, History
 from tests.scenes.ipam_world import World, ask, endpoint
 
-HISTORIES, STEPS = 30, 60
+HISTORIES = 30
 REPLAYED = range(10)
-PROCESSES = ("n1", "n2", "n3", "n1")
-"""The node of each process; two of them share a node, as an agent and a command line do."""
 
 
-class History:
-    """One cluster and what its users were told."""
+def history_of(seed: int) -> History:
+    return History(seed, FakeStore(random.Random(seed)))
 
-    def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
-        self.store = FakeStore(random.Random(seed))
-        self.store.committed = self.check
-        self.world = World(self.store, random.Random(seed).random)
-        self.processes = [self.world.allocator() for _ in PROCESSES]
-        self.told: dict[Address, str] = {}
-        """Addresses that a caller got and has not begun to release."""
-        self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One call at a time for a handle, as for one container."""
-        self.writes = 0
-        self.seen: list[dict[str, Versioned]] = []
-        """What was stored after each write."""
 
-    def check(self, stored: Mapping[str, Versioned]) -> None:
-        """The picture after a write is sound, and nobody's address went to somebody else."""
-        self.writes += 1
-        self.seen.append(dict(stored))
-        seen = decode_snapshot({key: value for key, value in stored.items() if key.startswith(IPAM)})
-        assert [f"{finding.kind}: {finding.text}" for finding in audit(seen)] == []
-        holders = {
-            block.cidr.network_address + ordinal: block.attributes[index].handle
-            for block in seen.blocks.values()
-            for ordinal, index in enumerate(block.allocations)
-            if index is not None
-        }
-        for address, handle in self.told.items():
-            assert holders.get(address) == handle
-        for handle in seen.handles:
-            assert handle[0] in "tk@" or resource_key("workloadendpoints", handle, "default") in stored
-
-    async def run(self) -> None:
-        for name, cidr, length in (
-            ("a", "10.0.0.0/29", 31),
-            ("b", "10.0.1.0/29", 30),
-            ("v6", "fd00::/124", 126),
-        ):
-            await self.world.pool(name, cidr, length)
-        strict = self.dice.choice(["true", "false"])
-        await self.world.rules(
-            f'{{"strict_affinity":{strict},"ipCooldownSeconds":{self.dice.choice([0, 20])}}}'
-        )
-        self.store.chance = {Fault.LOST_REPLY: 0.05, Fault.UNAVAILABLE: 0.05}
-        running: set[asyncio.Task[None]] = set()
-        for _ in range(STEPS):
-            number = self.dice.randrange(len(PROCESSES))
-            handle = f"{self.dice.choice('wwtk')}{self.dice.randrange(6)}-{number}"
-            running.add(asyncio.create_task(self.step(number, handle)))
-            for _ in range(self.dice.randrange(6)):
-                await asyncio.sleep(0)
-        await asyncio.gather(*running)
-        await self.all_released()
-
-    async def step(self, number: int, handle: str) -> None:
-        what = self.dice.choices(["assign", "release", "one", "pool", "time"], [10, 6, 3, 1, 1])[0]
-        async with self.locks[handle]:
-            match what:
-                case "assign":
-                    await self.assign(number, handle)
-                case "release":
-                    await self.release(number, handle)
-                case "one" if handle.startswith("t"):
-                    await self.release_one(number, handle)
-                case "pool":
-                    with suppress(IpamError):
-                        await self.world.pool("b", "10.0.1.0/29", 30, disabled=self.dice.random() < 0.5)
-                case "time":
-                    self.world.clock.advance(self.dice.choice([5, 65]))
-                case _:
-                    pass
-
-    async def assign(self, number: int, handle: str) -> None:
-        node, keep = PROCESSES[number], Retention(HandleId(f"@{int(handle[1]) % 3}"), 60)
-        named = {"secondary": (("node", node), *keep.words()), "retained_for": keep.handle}
-        request = ask(
-            handle,
-            node,
-            self.dice.choice([1, 1, 2, 3]),
-            ipv6=self.dice.choice([0, 0, 1]),
-            **(named if handle.startswith("k") else {}),
-        )
-        piggyback = (lambda _: endpoint(handle)) if handle.startswith("w") else None
-        task = asyncio.create_task(self.processes[number].assign(request, piggyback))
-        if self.dice.random() < 0.2:
-            for _ in range(self.dice.randrange(10)):
-                await asyncio.sleep(0)
-            task.cancel()
-        with suppress(IpamError, asyncio.CancelledError):
-            for item in await task:
-                self.told[item.address] = handle
-
-    async def release(self, number: int, handle: str) -> None:
-        self.told = {address: held for address, held in self.told.items() if held != handle}
-        key = resource_key("workloadendpoints", handle, "default")
-        piggyback = PiggybackedWrites((), (Delete(key),)) if handle.startswith("w") else NO_WRITES
-        with suppress(IpamError):
-            await self.processes[number].release_handle(HandleId(handle), piggyback)
-
-    async def release_one(self, number: int, handle: str) -> None:
-        mine = [address for address, held in self.told.items() if held == handle]
-        if mine:
-            del self.told[mine[0]]
-            with suppress(IpamError):
-                await self.processes[number].release_addresses([GuardedAddress(mine[0], HandleId(handle))])
-
-    async def all_released(self) -> None:
-        """Whoever is asked to give back what it may have leaves nothing behind."""
-        self.store.chance = {}
-        for handle in list(self.locks):
-            await self.release(int(handle[-1]), handle)
-        for node in sorted(set(PROCESSES)):
-            await self.processes[0].release_node(NodeName(node))
-        self.world.clock.advance(3600)
-        assert await self.world.held() == {}
-        assert await self.world.faults() == []
+async def idle(allocator: Allocator) -> None:
+    """Wait until no queue has work: what a cancelled caller left is taken back by then."""
+    await asyncio.gather(*(queue.worker for queue in allocator._queues.values() if queue.worker is not None))
 
 
 @pytest.mark.parametrize("group", range(5))
 async def test_no_history_gives_an_address_twice_or_loses_one(group: int) -> None:
     writes = 0
     for seed in range(group * HISTORIES, (group + 1) * HISTORIES):
-        history = History(seed)
+        history = history_of(seed)
         try:
             await history.run()
         except Exception as error:
@@ -166,7 +44,7 @@ async def test_no_history_gives_an_address_twice_or_loses_one(group: int) -> Non
 
 
 async def test_the_same_seed_gives_the_same_history_and_another_seed_another() -> None:
-    histories = [History(seed) for seed in (*REPLAYED, *REPLAYED)]
+    histories = [history_of(seed) for seed in (*REPLAYED, *REPLAYED)]
     for history in histories:
         await history.run()
     once, again = histories[: len(REPLAYED)], histories[len(REPLAYED) :]
@@ -186,7 +64,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(moment: int) -> None:
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.gather(*allocator._workers.values())
+    await idle(allocator)
     if task.cancelled():
         left = {key for key in store.copy() if key not in before}
         assert all("/block/" in key for key in left)  # the claimed block may stay, empty, for the next
@@ -209,7 +87,7 @@ async def test_a_request_cancelled_in_the_moment_of_its_answer_leaves_nothing_be
     store.committed = cancel_soon
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
-    await asyncio.gather(*allocator._workers.values())
+    await idle(allocator)
     assert await world.held() == {}
     assert resource_key("workloadendpoints", "w1", "default") not in store.copy()
     assert await world.faults() == []

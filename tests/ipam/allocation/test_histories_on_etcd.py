@@ -1,44 +1,33 @@
-"""The random histories of `test_histories` on a real etcd: the same users, faults, and check after each write."""
+"""Random histories on a real etcd: the same users, faults, and check after each write."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
-from ipam.etcd.store import CommitOutcome, Committed, Delete, Listing, Operation, Unchanged, Versioned
+from ipam.etcd.store import CommitOutcome, Committed, Delete, Operation, Unchanged
 from ipam.failures import StoreUnavailable
-from tests.fakes.store import Fault
+from tests.fakes.store import Check, Fault
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.ipam.allocation.test_histories import PROCESSES, STEPS, History
-from tests.scenes.ipam_world import World
+from tests.scenes.ipam_history import STEPS, History
 
 HISTORIES = 8
 
 
-class ShakyStore:
+class ShakyStore(EtcdStore):
     """A real store whose commits fail by chance, before or after they happened, and are checked one by one."""
 
-    def __init__(self, inner: EtcdStore, seed: int) -> None:
-        self._inner = inner
+    def __init__(self, server: Etcd, seed: int) -> None:
+        super().__init__(EtcdConfig((server.endpoint,)))
         self._dice = random.Random(seed)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.chance: dict[Fault, float] = {}
-        self.committed: Any = None
-
-    async def get(self, key: str) -> Versioned | None:
-        return await self._inner.get(key)
-
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
-        return await self._inner.get_many(keys)
-
-    async def list(self, prefix: str) -> Listing:
-        return await self._inner.list(prefix)
+        self.committed: Check = lambda _: None
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         fault = next((fault for fault, chance in self.chance.items() if self._dice.random() < chance), None)
@@ -51,23 +40,11 @@ class ShakyStore:
         return outcome
 
     async def _checked(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
-        async with self._turn:  # nobody writes between a write and its check
-            outcome = await self._inner.commit(guards, operations)
-            if isinstance(outcome, Committed) and self.committed is not None:
-                self.committed((await self._inner.list("/calico/")).values)
+        async with self._lock:  # nobody writes between a write and its check
+            outcome = await super().commit(guards, operations)
+            if isinstance(outcome, Committed):
+                self.committed((await self.list("/calico/")).values)
             return outcome
-
-
-class EtcdHistory(History):
-    """A history whose store is real."""
-
-    def __init__(self, seed: int, store: EtcdStore) -> None:
-        super().__init__(seed)
-        shaky = ShakyStore(store, seed)
-        self.store = shaky  # type: ignore[assignment]
-        self.world = World(shaky)  # type: ignore[arg-type]
-        self.processes = [self.world.allocator() for _ in PROCESSES]
-        shaky.committed = self.check
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +53,13 @@ def server() -> Iterator[Etcd]:
         yield running
 
 
-@pytest.fixture
-async def store(server: Etcd) -> AsyncIterator[EtcdStore]:
-    made = EtcdStore(EtcdConfig((server.endpoint,)))
-    yield made
-    await made.close()
-
-
 @pytest.mark.parametrize("seed", range(HISTORIES))
-async def test_no_history_on_a_real_etcd_gives_an_address_twice_or_loses_one(
-    seed: int, store: EtcdStore
-) -> None:
+async def test_no_history_on_a_real_etcd_gives_an_address_twice_or_loses_one(seed: int, server: Etcd) -> None:
+    store = ShakyStore(server, seed)
     everything = [Delete(key) for key in (await store.list("/calico/")).values]
     for start in range(0, len(everything), 100):
         await store.commit((), everything[start : start + 100])
-    history = EtcdHistory(seed, store)
+    history = History(seed, store)
     await history.run()
+    await store.close()
     assert history.writes > STEPS / 4

@@ -7,14 +7,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from ipam.allocation.release import GuardedAddress
+from ipam.allocation.release import GuardedAddress, release_pool
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import Conflict, Refused
 from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_world import World, ask, endpoint, texts
+from tests.scenes.ipam_world import World, ask, endpoint, no_pause, texts
 
 
 async def test_releasing_an_unknown_handle_still_commits_the_companion(
@@ -87,8 +87,9 @@ async def test_a_pool_is_given_up_only_when_disabled_and_its_addresses_survive(w
     given = await allocator.assign(ask("h1", ipv4=5))
     await allocator.release_addresses([GuardedAddress(given[4].address)])
     with pytest.raises(Refused, match="disable it first"):
-        await allocator.release_pool(record)
-    assert await allocator.release_pool(await world.pool("p", "10.0.0.0/29", disabled=True)) == 2
+        await release_pool(world.store, record, no_pause)
+    record = await world.pool("p", "10.0.0.0/29", disabled=True)
+    assert await release_pool(world.store, record, no_pause) == 2
     assert len(await world.held()) == 4
     assert await world.block(str(given[4].block)) is None
     assert await world.faults() == []

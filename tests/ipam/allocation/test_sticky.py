@@ -9,7 +9,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipam import block as blocks
-from ipam.allocation.reassign import reassign_retained
+from ipam.allocation.assign import AddressSearch
+from ipam.allocation.block_cache import BlockCache
 from ipam.allocation.sticky import (
     KEEP_SECONDS,
     LONGEST_RETENTION_SECONDS,
@@ -73,7 +74,7 @@ async def test_what_is_kept_is_given_to_nobody_else_and_a_refusal_says_so(world:
     ]
     for number in range(4):
         await allocator.release_handle(HandleId(f"net.c{number}"))
-    with pytest.raises(PoolExhausted, match=r"no free address \(4 kept for named workloads\)"):
+    with pytest.raises(PoolExhausted, match=r"no free address \(4 retained for named workloads\)"):
         await allocator.assign(ask("other"))
     with pytest.raises(AddressInUse):
         await allocator.assign(ask("other", exact=(given[0][0].address,)))
@@ -207,9 +208,11 @@ async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_
     ordinal = int(first.address) - int(first.block.network_address)
     freed = blocks.release(remembered.block, [ordinal], None)
     await world.write(stored.key, encode_block(freed))
-    draft = Transaction()
-    draft.write_block(remembered, remembered.block)
-    given = await reassign_retained(world.store, draft, [record], named("c2"), ())
+    transaction = Transaction()
+    transaction.write_block(remembered, remembered.block)
+    request, cache = named("c2"), BlockCache(ask("x").node)
+    search = AddressSearch(world.store, START, [record], request, cache, transaction, world.random)
+    given = await search.reassign_retained(())
     assert texts(given) == [str(first.address)]
-    guards, operations = draft.guards_and_operations
+    guards, operations = transaction.guards_and_operations
     assert isinstance(await world.store.commit(guards, operations), GuardFailed)
