@@ -1,6 +1,6 @@
 """Frees what runtimes forgot: an address is released only with proof that its pod is gone, and the proof is logged.
 
-Addresses kept for a name are freed when their time is over.
+Addresses retained for a name are freed when their time is over.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
 transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
 nothing.
@@ -22,7 +22,7 @@ from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster, own_blocks
 from ipam import block as blocks
-from ipam.allocation.release import GuardedAddress
+from ipam.allocation.release import guarded_address
 from ipam.allocation.sticky import is_retained, is_retention_over
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.check.leak_proof import PAUSE_SECONDS, Observation, prove_leak
@@ -71,9 +71,9 @@ class LeakCollector:
             await self._release_expired(block)
             for look in self._looks(block):
                 earlier = self._first.get(look.address)
-                found = prove_leak(earlier, look) if earlier is not None else None
-                if found is not None and look.handle is not None:
-                    await self._free(look, found.evidence)
+                evidence = prove_leak(earlier, look) if earlier is not None else None
+                if evidence is not None and look.handle is not None:
+                    await self._free(look, evidence)
                 elif earlier is not None and _same(earlier, look):
                     suspects[look.address] = earlier
                 else:
@@ -81,15 +81,14 @@ class LeakCollector:
         self._first = suspects
 
     async def _release_expired(self, block: Block) -> None:
-        """Free what was kept long enough; that the time is over is all the proof it takes."""
-        now, sequence_of = self._clock.wall(), dict(block.sequence_of)
+        """Free what was retained long enough; that the time is over is all the proof it takes."""
+        now = self._clock.wall()
         for ordinal, attributes in blocks.allocated(block):
             if is_retention_over(attributes, now):
-                address = blocks.address_of(block, ordinal)
-                over = GuardedAddress(address, attributes.handle, sequence_of.get(ordinal))
+                over = guarded_address(block, ordinal, attributes)
                 with suppress(Conflict):  # its name came back for it in the same moment
                     await self._dependencies.allocator.release_addresses([over])
-                    log.info("sticky.expired", address=str(address), name=attributes.handle)
+                    log.info("sticky.expired", address=str(over.address), name=attributes.handle)
 
     def _looks(self, block: Block) -> list[Observation]:
         """What a look at each allocation shows; those of a pod that is plainly there are left out."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ipam.allocation.release import GuardedAddress
 from ipam.model import Address, HandleId, NodeName
 
 PAUSE_SECONDS = 60.0
@@ -39,14 +38,6 @@ class Observation:
     """Seconds on a monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeakProof:
-    """What to free, under which guards, and why."""
-
-    allocation: GuardedAddress
-    evidence: str
-
-
 def _gone(look: Observation) -> str | None:
     """Why the user of an allocation is gone, or None when it may be there."""
     if look.made_by != look.seen_on or look.used_by is not None:
@@ -60,8 +51,8 @@ def _gone(look: Observation) -> str | None:
     return "its network namespace and its veth are gone"
 
 
-def prove_leak(first: Observation, second: Observation) -> LeakProof | None:
-    """What two looks prove; None when they prove nothing."""
+def prove_leak(first: Observation, second: Observation) -> str | None:
+    """The evidence that an allocation's user is gone, out of two looks; None when they prove nothing."""
     same = (first.address, first.handle, first.sequence, first.seen_on, first.boot_now) == (
         second.address,
         second.handle,
@@ -74,8 +65,7 @@ def prove_leak(first: Observation, second: Observation) -> LeakProof | None:
     before, after = _gone(first), _gone(second)
     if before is None or after is None:
         return None
-    evidence = (
+    return (
         f"address {second.address} of {second.handle}: {after}; no endpoint names it; "
         f"seen twice, {second.at - first.at:.0f} s apart"
     )
-    return LeakProof(GuardedAddress(second.address, second.handle, second.sequence), evidence)

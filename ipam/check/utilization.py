@@ -43,16 +43,6 @@ class BorrowedAddress:
     attributes: Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFilling:
-    """What one node holds."""
-
-    node: NodeName
-    blocks: int
-    used: int
-    borrowed: int
-
-
 def block_utilization(block: Block, reserved: Iterable[Prefix] = ()) -> Utilization:
     """One block's numbers."""
     taken = {ordinal for ordinal, index in enumerate(block.allocations) if index is not None}
@@ -98,24 +88,3 @@ def borrowed_addresses(known: Iterable[Block]) -> Iterable[BorrowedAddress]:
                 yield BorrowedAddress(
                     blocks.address_of(block, ordinal), NodeName(node), block.cidr, block.owner, attributes
                 )
-
-
-def node_fillings(known: Iterable[Block]) -> tuple[NodeFilling, ...]:
-    """What every node holds, by name."""
-    owned: dict[NodeName, int] = {}
-    used: dict[NodeName, int] = {}
-    borrowed: dict[NodeName, int] = {}
-    for block in known:
-        if block.owner is not None:
-            owned[block.owner] = owned.get(block.owner, 0) + 1
-        for _, attributes in blocks.allocated(block):
-            name = dict(attributes.secondary).get("node", block.owner)
-            if name is None:
-                continue
-            node = NodeName(name)
-            used[node] = used.get(node, 0) + 1
-            borrowed[node] = borrowed.get(node, 0) + (node != block.owner)
-    names = sorted({*owned, *used})
-    return tuple(
-        NodeFilling(node, owned.get(node, 0), used.get(node, 0), borrowed.get(node, 0)) for node in names
-    )

@@ -9,7 +9,7 @@ import pytest
 
 from ipam.check.audit import audit, decode_snapshot
 from ipam.check.repair import repairs
-from ipam.check.utilization import borrowed_addresses, node_fillings, pool_utilization
+from ipam.check.utilization import borrowed_addresses, pool_utilization
 from ipam.codec import encode_block
 from ipam.etcd.store import Committed, Delete, GuardFailed, Put
 from ipam.keys import IPAM, affinity_key, block_key, handle_key
@@ -162,9 +162,3 @@ async def test_loans_are_counted_with_the_borrower(world: World, store: FakeStor
     seen = decode_snapshot((await store.list(IPAM)).values)
     (loan,) = borrowed_addresses(seen.blocks.values())
     assert (str(loan.address), loan.borrower, loan.owner) == ("10.0.0.1", "n2", "n1")
-    assert [
-        (one.node, one.blocks, one.used, one.borrowed) for one in node_fillings(seen.blocks.values())
-    ] == [
-        ("n1", 1, 1, 0),
-        ("n2", 0, 1, 1),
-    ]
