@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Protocol
 
 from ipam.allocation.assign_queue import AssignJob, AssignQueue, Piggyback
+from ipam.allocation.environment import Environment
 from ipam.allocation.release import (
     GuardedAddress,
     KnownBlocks,
@@ -54,15 +55,9 @@ class Allocator:
 
         `pause` waits for seconds between two attempts; `random` answers from 0 to 1.
         """
-        self._store = store
-        self._clock = clock
-        self._pools = pools
-        self._pause = pause
-        self._random = random
+        self._environment = Environment(store, clock.wall, pools, pause, random)
         self._queues: dict[NodeName, AssignQueue] = {}
-        self._releases = ReleaseQueue(
-            store, clock.wall, pause, random, self._remembered_blocks, self._remember_release
-        )
+        self._releases = ReleaseQueue(self._environment, self._remembered_blocks, self._remember_release)
 
     async def assign(
         self, request: AddressRequest, piggyback: Piggyback | None = None
@@ -72,26 +67,18 @@ class Allocator:
         Raises NoPool, PoolExhausted, BlockLimit, AddressInUse, Conflict (also when a guard of the piggybacked writes
         does not hold), StoreError.
         """
-        queue = self._queues.get(request.node)
-        if queue is None:
-            queue = self._queues[request.node] = AssignQueue(
-                self._store,
-                request.node,
-                self._clock.wall,
-                self._pools,
-                self._releases,
-                self._pause,
-                self._random,
-            )
+        node = request.node
+        queue = self._queues.get(node) or AssignQueue(self._environment, node, self._releases)
+        self._queues[node] = queue
         job = AssignJob(handle=request.handle, request=request, piggyback=piggyback)
         await queue.run(job)
         return job.answer.result()
 
     async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
         """What a handle holds now; nothing for an unknown one. Raises StoreError, Malformed."""
-        stored = await self._store.get(handle_key(handle))
-        held = await read_handle_blocks(self._store, handle, stored)
-        return held.assignments(self._pools())
+        store = self._environment.store
+        held = await read_handle_blocks(store, handle, await store.get(handle_key(handle)))
+        return held.assignments(self._environment.pools())
 
     async def release_handle(
         self, handle: HandleId, attached: PiggybackedWrites = NO_WRITES
@@ -107,13 +94,13 @@ class Allocator:
 
         Raises Conflict when a guard does not hold (nothing of that block is released then), StoreError.
         """
-        return await release_addresses(self._store, tuple(wanted), self._clock.wall(), self._pause)
+        return await release_addresses(self._environment, tuple(wanted))
 
     async def release_node(self, node: NodeName) -> tuple[Address, ...]:
         """Give back all a node holds, wherever, and its claims. Raises Conflict, StoreError."""
         if node in self._queues:
             self._queues[node].cache.loaded_at = None
-        return await release_node(self._store, node, self._clock.wall(), self._pause)
+        return await release_node(self._environment, node)
 
     def _remembered_blocks(self, cidrs: Collection[Prefix]) -> KnownBlocks | None:
         """These blocks as one node's hints have them, if they have all; the release compares."""

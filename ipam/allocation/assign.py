@@ -8,16 +8,15 @@ and why each failed. Does not know: commits, retries, callers, why a name is a n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 
 from ipam import block as blocks
 from ipam.allocation.block_cache import BlockCache, abandoned_blocks, free_block, list_pool_blocks
+from ipam.allocation.environment import Environment
 from ipam.allocation.pool_selection import aligned_block, eligible_pools, pools_not_selecting
 from ipam.allocation.release import read_handle_blocks
 from ipam.allocation.sticky import is_retained
 from ipam.allocation.transaction import Transaction, VersionedBlock
-from ipam.etcd.store import Store
 from ipam.failures import AddressInUse, BlockLimit, NoPool, PoolExhausted, Refused
 from ipam.keys import block_key, handle_key
 from ipam.model import (
@@ -41,23 +40,16 @@ class AddressSearch:
     """The search for one request's addresses."""
 
     def __init__(
-        self,
-        store: Store,
-        now: datetime,
-        pools: Sequence[PoolRecord],
-        request: AddressRequest,
-        cache: BlockCache,
-        transaction: Transaction,
-        random: Callable[[], float],
+        self, environment: Environment, request: AddressRequest, cache: BlockCache, transaction: Transaction
     ) -> None:
-        self._store = store
-        self._now = now
-        self._pools = pools
+        self._environment = environment
+        self._store = environment.store
+        self._now = environment.now()
+        self._pools = environment.pools()
         self._request = request
         self._node = request.node
         self._cache = cache
         self._transaction = transaction
-        self._random = random
         self._attributes = Attributes(request.handle, tuple(sorted(request.secondary)))
         self._looked_at: list[str] = []
 
@@ -207,7 +199,9 @@ class AddressSearch:
                 return record, found
             if found is not None:
                 return record, self._fresh(found)
-            for versioned in abandoned_blocks(await self._listed(record), self._now):
+            for versioned in abandoned_blocks(
+                await list_pool_blocks(self._environment, self._cache, record), self._now
+            ):
                 cidr, owner = versioned.block.cidr, versioned.block.owner
                 if cidr in planned or self._cache.wholly_reserved(cidr):
                     continue
@@ -231,7 +225,9 @@ class AddressSearch:
             ]
             given += self._lent(record, near, count - len(given))
             if len(given) < count:
-                given += self._lent(record, await self._listed(record), count - len(given))
+                given += self._lent(
+                    record, await list_pool_blocks(self._environment, self._cache, record), count - len(given)
+                )
         return given
 
     def _lent(self, record: PoolRecord, lenders: Sequence[VersionedBlock], count: int) -> list[Assignment]:
@@ -311,9 +307,6 @@ class AddressSearch:
         sequence = int(self._now.timestamp() * 1e9)
         new = blocks.new_block(cidr, self._node, blocks.timestamp(self._now), sequence)
         return VersionedBlock(new, revision)
-
-    async def _listed(self, record: PoolRecord) -> list[VersionedBlock]:
-        return await list_pool_blocks(self._store, self._cache, record, self._now, self._random)
 
     def _assignment(self, address: Address, cidr: Prefix, record: PoolRecord) -> Assignment:
         return Assignment(address, cidr, record.pool.name, self._request.handle)

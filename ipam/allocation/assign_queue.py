@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from ipam.allocation.assign import AddressSearch
 from ipam.allocation.block_cache import BlockCache, load_block_cache
 from ipam.allocation.commit_queue import CommitJob, CommitQueue
+from ipam.allocation.environment import Environment
 from ipam.allocation.release import (
     GuardedAddress,
     guarded_addresses,
@@ -23,11 +24,10 @@ from ipam.allocation.release import (
 )
 from ipam.allocation.release_queue import ReleaseQueue
 from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites, Transaction
-from ipam.etcd.optimistic import Pause
-from ipam.etcd.store import CommitOutcome, Committed, Put, Store
+from ipam.etcd.store import CommitOutcome, Committed, Put
 from ipam.failures import IpamError, Refused, StoreError
 from ipam.keys import IPAM_CONFIG, handle_key
-from ipam.model import AddressRequest, Assignment, NodeName, PoolRecord
+from ipam.model import AddressRequest, Assignment, NodeName
 
 FRESH_SECONDS = 60
 """Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
@@ -61,34 +61,20 @@ class AssignJob(CommitJob[tuple[Assignment, ...]]):
 class AssignQueue(CommitQueue[AssignJob]):
     """All assignments for one node."""
 
-    def __init__(
-        self,
-        store: Store,
-        node: NodeName,
-        now: Callable[[], datetime],
-        pools: Callable[[], Sequence[PoolRecord]],
-        releases: ReleaseQueue,
-        pause: Pause,
-        random: Callable[[], float],
-    ) -> None:
-        super().__init__(store, f"requests of node {node}", pause, random)
-        self._now = now
-        self._pools = pools
+    def __init__(self, environment: Environment, node: NodeName, releases: ReleaseQueue) -> None:
+        super().__init__(environment, f"requests of node {node}")
         self._releases = releases
         self.cache = BlockCache(node)
 
     async def _prepare(self, group: Sequence[AssignJob]) -> None:
-        now, loaded_at = self._now(), self.cache.loaded_at
+        now, loaded_at = self._environment.now(), self.cache.loaded_at
         if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
             self.cache = await load_block_cache(self._store, self.cache.node, now)
 
     async def _plan(self, job: AssignJob, transaction: Transaction) -> bool:
         held = await read_handle_blocks(self._store, job.handle, job.stored)
-        pools = self._pools()
-        before = held.assignments(pools)
-        search = AddressSearch(
-            self._store, self._now(), pools, job.request, self.cache, transaction, self._random
-        )
+        before = held.assignments(self._environment.pools())
+        search = AddressSearch(self._environment, job.request, self.cache, transaction)
         job.fresh = await search.run(before)
         job.result = (*before, *job.fresh)
         job.attached = job.piggyback(job.result) if job.piggyback is not None else NO_WRITES
@@ -155,4 +141,4 @@ class AssignQueue(CommitQueue[AssignJob]):
                 revert = PiggybackedWrites((), job.attached.revert if present else ())
                 await self._releases.release(job.handle, revert)
             else:
-                await release_addresses(self._store, tuple(ours & present), self._now(), self._pause)
+                await release_addresses(self._environment, tuple(ours & present))

@@ -6,12 +6,13 @@ Does not know: requests, transactions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
 from ipam import block as blocks
+from ipam.allocation.environment import Environment
 from ipam.allocation.ipam_config import read_config
 from ipam.allocation.pool_selection import blocks_in_order
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
@@ -172,13 +173,14 @@ async def free_block(
 
 
 async def list_pool_blocks(
-    store: Store, cache: BlockCache, record: PoolRecord, now: datetime, random: Callable[[], float]
+    environment: Environment, cache: BlockCache, record: PoolRecord
 ) -> list[VersionedBlock]:
     """Every readable block of a pool that is not the node's own, in a random order. Raises StoreError.
 
     Nodes that look at the same moment look in different orders, so that they do not all want the same block.
     """
-    listing = await store.list(block_prefix(record.pool.cidr.version))
+    listing = await environment.store.list(block_prefix(record.pool.cidr.version))
+    now, cooldown = environment.now(), cache.config.cooldown_seconds
     found = []
     for key, stored in listing.values.items():
         cidr = block_of_key(key)
@@ -186,13 +188,9 @@ async def list_pool_blocks(
             continue
         versioned = cache.learn_block(stored)
         if versioned is not None and cidr not in cache.own:
-            found.append(
-                VersionedBlock(
-                    blocks.end_cooldown(versioned.block, now, cache.config.cooldown_seconds),
-                    versioned.revision,
-                )
-            )
-    return sorted(found, key=lambda _: random())
+            block = blocks.end_cooldown(versioned.block, now, cooldown)
+            found.append(VersionedBlock(block, versioned.revision))
+    return sorted(found, key=lambda _: environment.random())
 
 
 def abandoned_blocks(listed: Iterable[VersionedBlock], now: datetime) -> Iterator[VersionedBlock]:

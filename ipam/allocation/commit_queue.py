@@ -19,13 +19,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ipam.allocation.environment import Environment
 from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites, Transaction, broken_guards
-from ipam.etcd.optimistic import Pause
-from ipam.etcd.store import CommitOutcome, Committed, GuardFailed, Store, Versioned
+from ipam.etcd.store import CommitOutcome, Committed, GuardFailed, Versioned
 from ipam.failures import Conflict, IpamError, StoreError
 from ipam.keys import handle_key
 from ipam.model import HandleId
@@ -74,12 +74,11 @@ Job = TypeVar("Job", bound=CommitJob)  # type: ignore[type-arg]
 class CommitQueue(ABC, Generic[Job]):
     """The jobs that wait and the worker that commits them; a subclass says how a job becomes writes."""
 
-    def __init__(self, store: Store, what: str, pause: Pause, random: Callable[[], float]) -> None:
-        """`what` waits here, for a refusal; `random` answers from 0 to 1."""
-        self._store = store
+    def __init__(self, environment: Environment, what: str) -> None:
+        """`what` waits here, for a refusal."""
+        self._environment = environment
+        self._store = environment.store
         self._what = what
-        self._pause = pause
-        self._random = random
         self._waiting: deque[Job] = deque()
         self.worker: asyncio.Task[None] | None = None
         """None while nothing waits."""
@@ -156,7 +155,7 @@ class CommitQueue(ABC, Generic[Job]):
             if await self._commit(transaction, ready):
                 wait = FIRST_WAIT_SECONDS
             else:  # shortened at random by up to half: who lost a race together must not meet again
-                await self._pause(wait * (0.5 + 0.5 * self._random()))
+                await self._environment.pause(wait * (0.5 + 0.5 * self._environment.random()))
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _planned(self, group: Sequence[Job]) -> tuple[Transaction, list[Job]]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
+from ipam.allocation.environment import Environment
 from ipam.allocation.ipam_config import read_config
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
@@ -191,21 +192,19 @@ def guarded_addresses(block: Block, handle: HandleId) -> tuple[GuardedAddress, .
     return tuple(guarded_address(block, *held) for held in blocks.allocations_of(block, handle))
 
 
-async def release_addresses(
-    store: Store, wanted: Sequence[GuardedAddress], now: datetime, pause: Pause
-) -> ReleaseResult:
+async def release_addresses(environment: Environment, wanted: Sequence[GuardedAddress]) -> ReleaseResult:
     """Give back addresses, block by block. Raises Conflict when a guard does not hold, StoreError, Malformed."""
     released: list[Address] = []
     unallocated: list[Address] = []
     by_block: dict[Prefix | None, list[GuardedAddress]] = {}
     for item in dict.fromkeys(wanted):
-        by_block.setdefault(await _block_of(store, item.address), []).append(item)
+        by_block.setdefault(await _block_of(environment.store, item.address), []).append(item)
     for cidr, items in by_block.items():
         if cidr is None:
             unallocated += [item.address for item in items]
             continue
         for start in range(0, len(items), ALLOCATIONS_AT_ONCE):
-            done = await _release_in(store, cidr, items[start : start + ALLOCATIONS_AT_ONCE], now, pause)
+            done = await _release_in(environment, cidr, items[start : start + ALLOCATIONS_AT_ONCE])
             released += done.released
             unallocated += done.unallocated
     return ReleaseResult(tuple(released), tuple(unallocated))
@@ -225,8 +224,10 @@ async def _block_of(store: Store, address: Address) -> Prefix | None:
 
 
 async def _release_in(
-    store: Store, cidr: Prefix, items: Sequence[GuardedAddress], now: datetime, pause: Pause
+    environment: Environment, cidr: Prefix, items: Sequence[GuardedAddress]
 ) -> ReleaseResult:
+    store, now = environment.store, environment.now()
+
     async def attempt() -> ReleaseResult | None:
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
         stored = read.get(block_key(cidr))
@@ -250,7 +251,7 @@ async def _release_in(
         return ReleaseResult(tuple(blocks.address_of(before.block, ordinal) for ordinal in gone), tuple(free))
 
     overtaken = f"block {cidr}: {MOST_ATTEMPTS} releases in a row were overtaken by other writers"
-    return await optimistic(attempt, MOST_ATTEMPTS, overtaken, pause, RETRY_SECONDS)
+    return await optimistic(attempt, MOST_ATTEMPTS, overtaken, environment.pause, RETRY_SECONDS)
 
 
 def _check_guards(wanted: GuardedAddress, present: GuardedAddress) -> None:
@@ -289,8 +290,9 @@ async def _draft_address_release(
 # -- by node and by pool ----------------------------------------------------------------------------------------------
 
 
-async def release_node(store: Store, node: NodeName, now: datetime, pause: Pause) -> tuple[Address, ...]:
+async def release_node(environment: Environment, node: NodeName) -> tuple[Address, ...]:
     """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError."""
+    store = environment.store
     freed: list[Address] = []
     for version in (4, 6):
         for versioned in readable_blocks((await store.list(block_prefix(version))).values).values():
@@ -301,13 +303,13 @@ async def release_node(store: Store, node: NodeName, now: datetime, pause: Pause
                 user = dict(attributes.secondary).get("node")
                 if user == node or (own and user is None):
                     items.append(guarded_address(block, ordinal, attributes))
-            freed += (await release_addresses(store, items, now, pause)).released
+            freed += (await release_addresses(environment, items)).released
             if own:
-                await _give_up(store, block.cidr, node, pause)
+                await _give_up(store, block.cidr, node, environment.pause)
         for key in (await store.list(affinity_prefix(node, version))).values:
             found = affinity_of_key(key)
             if found is not None:
-                await _give_up(store, found[1], node, pause)
+                await _give_up(store, found[1], node, environment.pause)
     return tuple(freed)
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 from ipam.allocation.commit_queue import CommitJob, CommitQueue
+from ipam.allocation.environment import Environment
 from ipam.allocation.release import KnownBlocks, draft_handle_release, known_blocks
 from ipam.allocation.sticky import names_of
 from ipam.allocation.transaction import PiggybackedWrites, Transaction
 from ipam.codec import decode_handle
-from ipam.etcd.optimistic import Pause
-from ipam.etcd.store import CommitOutcome, Committed, Store, Versioned
+from ipam.etcd.store import CommitOutcome, Committed, Versioned
 from ipam.failures import Malformed
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, HandleId, Prefix
@@ -34,16 +33,12 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
 
     def __init__(
         self,
-        store: Store,
-        now: Callable[[], datetime],
-        pause: Pause,
-        random: Callable[[], float],
+        environment: Environment,
         remembered: Callable[[Collection[Prefix]], KnownBlocks | None],
         committed: Callable[[Transaction, int], None],
     ) -> None:
         """`remembered` may save a read of blocks; `committed` takes each transaction with its revision."""
-        super().__init__(store, "releases", pause, random)
-        self._now = now
+        super().__init__(environment, "releases")
         self._remembered = remembered
         self._committed = committed
         self._known = KnownBlocks({})
@@ -76,7 +71,7 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
         self._names = {name: read.get(handle_key(name)) for name in names}
 
     async def _plan(self, job: ReleaseJob, transaction: Transaction) -> bool:
-        now = self._now()
+        now = self._environment.now()
         job.result = draft_handle_release(transaction, job.handle, job.stored, self._known, now, self._names)
         transaction.attach(job.attached)
         if job.stored is None and not job.attached.operations:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import collapse_addresses
+from typing import Any
 
 from ipam import block as blocks
 from ipam.model import Address, Attributes, Block, NodeName, Pool, Prefix
@@ -70,13 +71,8 @@ def pool_utilization(pool: Pool, known: Iterable[Block], reserved: Sequence[Pref
 
 def _covered(cidr: Prefix, reserved: Iterable[Prefix]) -> int:
     """How many addresses of a prefix reservations cover, however they overlap."""
-    if isinstance(cidr, IPv4Network):
-        four = collapse_addresses(
-            one for one in reserved if isinstance(one, IPv4Network) and one.overlaps(cidr)
-        )
-        return sum(min(one.num_addresses, cidr.num_addresses) for one in four)
-    six = collapse_addresses(one for one in reserved if isinstance(one, IPv6Network) and one.overlaps(cidr))
-    return sum(min(one.num_addresses, cidr.num_addresses) for one in six)
+    over: list[Any] = [one for one in reserved if one.version == cidr.version and one.overlaps(cidr)]
+    return sum(min(one.num_addresses, cidr.num_addresses) for one in collapse_addresses(over))
 
 
 def borrowed_addresses(known: Iterable[Block]) -> Iterable[BorrowedAddress]:

@@ -1,4 +1,4 @@
-"""Random histories of a small cluster under faults: which process does what, how calls interleave, which answers get lost.
+"""A random history of a small cluster under faults: who does what, how calls interleave, which answers get lost.
 
 A seed is one history. After every single write the audit must find nothing, and nobody's address may have gone to
 somebody else; a failing seed replays.

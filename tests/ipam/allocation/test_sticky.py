@@ -11,6 +11,7 @@ import pytest
 from ipam import block as blocks
 from ipam.allocation.assign import AddressSearch
 from ipam.allocation.block_cache import BlockCache
+from ipam.allocation.environment import Environment
 from ipam.allocation.sticky import (
     KEEP_SECONDS,
     LONGEST_RETENTION_SECONDS,
@@ -27,7 +28,7 @@ from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
 from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.ipam_world import START, World, ask, texts
+from tests.scenes.ipam_world import START, World, ask, no_pause, texts
 
 NAME = HandleId("net.@default@web-0")
 KEEP = Retention(NAME, 600)
@@ -211,7 +212,8 @@ async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_
     transaction = Transaction()
     transaction.write_block(remembered, remembered.block)
     request, cache = named("c2"), BlockCache(ask("x").node)
-    search = AddressSearch(world.store, START, [record], request, cache, transaction, world.random)
+    environment = Environment(world.store, world.clock.wall, lambda: [record], no_pause, world.random)
+    search = AddressSearch(environment, request, cache, transaction)
     given = await search.reassign_retained(())
     assert texts(given) == [str(first.address)]
     guards, operations = transaction.guards_and_operations

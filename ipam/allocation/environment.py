@@ -1,0 +1,29 @@
+"""What allocation needs from outside, in one value: datastore, time, pools, pauses, chance.
+
+Does not know: what is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ipam.etcd.optimistic import Pause
+from ipam.etcd.store import Store
+from ipam.model import PoolRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The outside of one allocator."""
+
+    store: Store
+    now: Callable[[], datetime]
+    """The present moment in UTC."""
+    pools: Callable[[], Sequence[PoolRecord]]
+    """The watched copy; a stale one is noticed by the guard on the pool's revision."""
+    pause: Pause
+    """Waits between two attempts."""
+    random: Callable[[], float]
+    """Answers from 0 to 1."""
