@@ -102,18 +102,20 @@ def release_handle(
 def _compacted(block: Block, gone: frozenset[int], freed: tuple[int, ...], sequence: int) -> Block:
     """Without the allocations of `gone`, `freed` at the tail of the queue, unused and doubled attributes dropped."""
     allocations = [None if ordinal in gone else index for ordinal, index in enumerate(block.allocations)]
-    kept: list[Attributes] = []
-    place: dict[Attributes, int] = {}
+    used: list[Attributes] = []
+    position: dict[Attributes, int] = {}
     for index in sorted({index for index in allocations if index is not None}):
         attributes = block.attributes[index]
-        if attributes not in place:
-            place[attributes] = len(kept)
-            kept.append(attributes)
+        if attributes not in position:
+            position[attributes] = len(used)
+            used.append(attributes)
     return replace(
         block,
-        allocations=tuple(None if index is None else place[block.attributes[index]] for index in allocations),
+        allocations=tuple(
+            None if index is None else position[block.attributes[index]] for index in allocations
+        ),
         unallocated=(*block.unallocated, *freed),
-        attributes=tuple(kept),
+        attributes=tuple(used),
         sequence=sequence,
         sequence_of=tuple((ordinal, number) for ordinal, number in block.sequence_of if ordinal not in gone),
     )
@@ -187,7 +189,7 @@ def address_of(block: Block, ordinal: int) -> Address:
 
 
 def ordinal_of(block: Block, address: Address) -> int:
-    """The place of an address that lies in the block."""
+    """The ordinal of an address that lies in the block."""
     return int(address) - int(block.cidr.network_address)
 
 

@@ -100,7 +100,7 @@ def decode_block(key: str, value: bytes) -> Block:
 
 def _attributes(raw: Mapping[str, Any]) -> Attributes:
     handle = raw.get("handle_id")
-    # the same few words in every allocation: kept once
+    # the same few words in every allocation: interned, they are in memory once
     secondary = tuple(
         sorted((intern(str(k)), intern(str(v))) for k, v in (raw.get("secondary") or {}).items())
     )
@@ -202,7 +202,7 @@ def encode_config(config: IpamConfig) -> bytes:
 
 
 def decode_reservation(key: str, value: bytes) -> tuple[Prefix, ...]:
-    """The addresses an IPReservation keeps from automatic assignment. Raises Malformed."""
+    """The prefixes that an IPReservation excludes from automatic assignment. Raises Malformed."""
     spec = _object(key, value).get("spec") or {}
     cidrs = spec.get("reservedCIDRs") if isinstance(spec, dict) else None
     if cidrs is not None and not isinstance(cidrs, list):

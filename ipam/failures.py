@@ -23,7 +23,7 @@ class StoreRefused(StoreError):
 
 
 class Compacted(StoreError):
-    """The revision asked for is no longer kept: list again."""
+    """The revision asked for was compacted away: list again."""
 
 
 class WentBack(Compacted):

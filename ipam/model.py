@@ -90,14 +90,14 @@ class Affinity:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Who holds an allocation and why; `secondary` keeps Calico's words: node, pod, namespace, type, timestamp."""
+    """Who holds an allocation and why; `secondary` uses Calico's words: node, pod, namespace, type, timestamp."""
 
     handle: HandleId | None
     secondary: tuple[tuple[str, str], ...] = ()
     released_at: str | None = None
     """Set while the address cools down after its release (RFC 3339)."""
     other: str = ""
-    """Fields we do not know, as JSON: kept as they are."""
+    """Fields we do not know, as JSON: written back as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Block:
     owner_kind: str = "host"
     """`host`, or `virtual` for Calico's load balancer."""
     other: str = ""
-    """Fields we do not know, as JSON: kept as they are."""
+    """Fields we do not know, as JSON: written back as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class IpamConfig:
     """0 means DEFAULT_BLOCKS_PER_NODE."""
     cooldown_seconds: int = 0
     other: str = ""
-    """Fields we do not know, as JSON: kept as they are."""
+    """Fields we do not know, as JSON: written back as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class AddressRequest:
     secondary: tuple[tuple[str, str], ...] = field(default=())
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
     retained_for: HandleId | None = None
-    """Take over what is kept for this name, where it fits the request."""
+    """Take over what is retained for this name, where it fits the request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ Match = Callable[[Labels], bool]
 
 LONGEST_SELECTOR = 4096
 DEEPEST_NESTING = 50
-SELECTORS_KEPT = 1024
+MOST_CACHED = 1024
 """Parsed selectors remembered: pools are matched at every allocation."""
 
 TOKEN = re.compile(
@@ -45,7 +45,7 @@ class Selector:
         return self._match(labels)
 
 
-@lru_cache(maxsize=SELECTORS_KEPT)
+@lru_cache(maxsize=MOST_CACHED)
 def parse(text: str) -> Selector:
     """The selector behind a text; an empty one selects everything. Raises SelectorError."""
     if len(text) > LONGEST_SELECTOR:

@@ -48,7 +48,7 @@ class AssignJob(CommitJob[tuple[Assignment, ...]]):
     """Whether a refusal would rest on what was read for this job."""
 
     def written(self, transaction: Transaction) -> frozenset[GuardedAddress]:
-        """What a transaction assigned to this request, told apart from every other allocation of these addresses."""
+        """What a transaction assigned to this request, distinguished from every other allocation of these addresses."""
         fresh = {item.address for item in self.fresh}
         return frozenset(
             item
@@ -126,8 +126,8 @@ class AssignQueue(CommitQueue[AssignJob]):
     async def _take_back(self, job: AssignJob) -> None:
         """Give back what a transaction assigned to a caller that has gone, for nobody else knows of it.
 
-        Only what that very transaction wrote is given back, told by the sequence of each allocation: the handle may
-        have held addresses before, and a transaction without an answer may not have happened.
+        Only what that very transaction wrote is given back, recognized by the sequence of each allocation: the handle
+        may have held addresses before, and a transaction without an answer may not have happened.
         """
         transaction, job.transaction = job.transaction, None
         if transaction is None or not job.fresh:

@@ -44,7 +44,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class CommitJob(Generic[Answer]):
-    """One caller's wish for one handle, and how far it got."""
+    """What one caller asks for one handle, and how far it got."""
 
     handle: HandleId
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -194,7 +194,7 @@ class CommitQueue(ABC, Generic[Job]):
         self._learn(transaction, outcome)
         for job in ready:
             if isinstance(outcome, GuardFailed):
-                _judge_loss(job, transaction, outcome)
+                _count_loss(job, transaction, outcome)
                 continue
             job.transaction = transaction
             job.succeed()
@@ -203,7 +203,7 @@ class CommitQueue(ABC, Generic[Job]):
         return isinstance(outcome, Committed)
 
 
-def _judge_loss(job: CommitJob[Answer], transaction: Transaction, outcome: GuardFailed) -> None:
+def _count_loss(job: CommitJob[Answer], transaction: Transaction, outcome: GuardFailed) -> None:
     """Count a lost transaction against one of its jobs, and fail the job that cannot win any more.
 
     An attached guard that fails together with the handle's own may be the job's own doing, whose reply was lost: then

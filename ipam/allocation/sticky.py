@@ -84,7 +84,7 @@ def draft_retention(
 ) -> Block:
     """The block with what is to be retained of a handle transferred to the names; `counts` is what each will hold.
 
-    A name that holds something already, for it had two pods at a time, keeps that, and this one is freed.
+    A name that holds something already, for it had two pods at a time, goes on holding that, and this one is freed.
     """
     for ordinal, attributes in blocks.allocations_of(block, handle):
         retention = retention_of(attributes)

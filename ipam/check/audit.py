@@ -15,7 +15,7 @@ from typing import Any
 from ipam import block as blocks
 from ipam.allocation.sticky import is_retained
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
-from ipam.etcd.store import Versioned
+from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Malformed
 from ipam.keys import HANDLES, IPAM_CONFIG, affinity_key, affinity_of_key, block_key, block_of_key, handle_key
 from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
@@ -23,7 +23,7 @@ from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId
 
 @dataclass(frozen=True, slots=True)
 class AuditFinding:
-    """One thing that is wrong."""
+    """One inconsistency: its kind, the key where it shows, and a sentence."""
 
     kind: str
     key: str
@@ -33,7 +33,7 @@ class AuditFinding:
     repairable: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """For reports that programs read."""
+        """The entry of a report for programs."""
         raw: dict[str, Any] = {
             "kind": self.kind,
             "key": self.key,
@@ -49,7 +49,7 @@ class AuditFinding:
 
 @dataclass(slots=True)
 class IpamSnapshot:
-    """A copy of address management at one moment, decoded; `findings` holds what could not be."""
+    """Everything stored about addresses at one revision, decoded; `findings` holds what could not be."""
 
     stored: Mapping[str, Versioned]
     blocks: dict[Prefix, Block] = field(default_factory=dict)
@@ -58,9 +58,8 @@ class IpamSnapshot:
     findings: list[AuditFinding] = field(default_factory=list)
 
     def revision(self, key: str) -> int:
-        """The revision of a key in this copy; 0 if it is not there."""
-        found = self.stored.get(key)
-        return found.revision if found is not None else 0
+        """The revision of a key in the snapshot; 0 if it is not there."""
+        return revision_of(self.stored.get(key))
 
 
 def decode_snapshot(stored: Mapping[str, Versioned]) -> IpamSnapshot:
@@ -83,10 +82,10 @@ def decode_snapshot(stored: Mapping[str, Versioned]) -> IpamSnapshot:
     return found
 
 
-def real_counts(seen: IpamSnapshot) -> dict[HandleId, dict[Prefix, int]]:
-    """What each handle really holds, told by the blocks."""
+def real_counts(snapshot: IpamSnapshot) -> dict[HandleId, dict[Prefix, int]]:
+    """How many addresses each handle holds in each block, as the readable blocks say."""
     counts: dict[HandleId, dict[Prefix, int]] = {}
-    for cidr, block in seen.blocks.items():
+    for cidr, block in snapshot.blocks.items():
         if not _readable(block):
             continue
         for _, attributes in blocks.allocated(block):
@@ -102,24 +101,24 @@ def _readable(block: Block) -> bool:
 
 
 def audit(
-    seen: IpamSnapshot,
+    snapshot: IpamSnapshot,
     pools: Sequence[Pool] | None = None,
     in_use: Mapping[Address, str] | None = None,
 ) -> tuple[AuditFinding, ...]:
-    """Everything wrong. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
-    found = [*seen.findings, *_structure(seen), *_claims(seen), *_handles(seen)]
+    """All inconsistencies. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
+    found = [*snapshot.findings, *_structure(snapshot), *_claims(snapshot), *_handles(snapshot)]
     if pools is not None:
-        found += _outside(seen, pools)
+        found += _outside(snapshot, pools)
     if in_use is not None:
-        found += _usage(seen, in_use)
+        found += _usage(snapshot, in_use)
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
 
 
-def _structure(seen: IpamSnapshot) -> Iterator[AuditFinding]:
-    for cidr, block in seen.blocks.items():
+def _structure(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
+    for cidr, block in snapshot.blocks.items():
         for sentence in blocks.broken_invariants(block):
             yield AuditFinding("broken-block", block_key(cidr), f"block {cidr}: {sentence}")
-    ordered = sorted(seen.blocks, key=lambda cidr: (cidr.version, cidr))
+    ordered = sorted(snapshot.blocks, key=lambda cidr: (cidr.version, cidr))
     for first, second in itertools.pairwise(ordered):
         if first.version == second.version and first.overlaps(second):
             yield AuditFinding(
@@ -127,13 +126,13 @@ def _structure(seen: IpamSnapshot) -> Iterator[AuditFinding]:
             )
 
 
-def _claims(seen: IpamSnapshot) -> Iterator[AuditFinding]:
+def _claims(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
     claimed = set()
-    for claim in seen.claims:
+    for claim in snapshot.claims:
         claimed.add((claim.node, claim.block))
         key = affinity_key(claim.node, claim.block)
-        block = seen.blocks.get(claim.block)
-        if block_key(claim.block) in seen.stored and block is None:
+        block = snapshot.blocks.get(claim.block)
+        if block_key(claim.block) in snapshot.stored and block is None:
             continue  # damaged, and said so already
         if claim.state is AffinityState.PENDING:
             continue  # somebody is at it
@@ -143,17 +142,19 @@ def _claims(seen: IpamSnapshot) -> Iterator[AuditFinding]:
         elif block.owner != claim.node and claim.state is AffinityState.CONFIRMED:
             text = f"node {claim.node} claims {claim.block}, which belongs to {block.owner or 'nobody'}"
             yield AuditFinding("claim-of-others-block", key, text, repairable=True)
-    for cidr, block in seen.blocks.items():
+    for cidr, block in snapshot.blocks.items():
         if block.owner is not None and block.owner_kind == "host" and (block.owner, cidr) not in claimed:
             text = f"block {cidr} belongs to node {block.owner}, which does not claim it"
             yield AuditFinding("block-without-claim", block_key(cidr), text, repairable=True)
 
 
-def _handles(seen: IpamSnapshot) -> Iterator[AuditFinding]:
-    real = real_counts(seen)
-    unreadable = {cidr for cidr, block in seen.blocks.items() if not _readable(block)}
-    unreadable |= {cidr for key in seen.stored if (cidr := block_of_key(key)) and cidr not in seen.blocks}
-    for handle, stored in seen.handles.items():
+def _handles(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
+    real = real_counts(snapshot)
+    unreadable = {cidr for cidr, block in snapshot.blocks.items() if not _readable(block)}
+    unreadable |= {
+        cidr for key in snapshot.stored if (cidr := block_of_key(key)) and cidr not in snapshot.blocks
+    }
+    for handle, stored in snapshot.handles.items():
         counts = {cidr: count for cidr, count in stored.count_by_block if cidr not in unreadable}
         mine = real.get(handle, {})
         key = handle_key(handle)
@@ -167,7 +168,7 @@ def _handles(seen: IpamSnapshot) -> Iterator[AuditFinding]:
             text = f"handle {handle} counts {_say(counts)} but holds {_say(mine)}"
             yield AuditFinding("miscounting-handle", key, text, handle=handle, repairable=True)
     for handle, mine in real.items():
-        if handle not in seen.handles and handle_key(handle) not in seen.stored:
+        if handle not in snapshot.handles and handle_key(handle) not in snapshot.stored:
             text = f"handle {handle} holds {_say(mine)} but has no record"
             yield AuditFinding("missing-handle", handle_key(handle), text, handle=handle, repairable=True)
 
@@ -176,15 +177,15 @@ def _say(counts: Mapping[Prefix, int]) -> str:
     return ", ".join(f"{count} of {cidr}" for cidr, count in sorted(counts.items(), key=str)) or "nothing"
 
 
-def _outside(seen: IpamSnapshot, pools: Sequence[Pool]) -> Iterator[AuditFinding]:
-    for cidr in seen.blocks:
+def _outside(snapshot: IpamSnapshot, pools: Sequence[Pool]) -> Iterator[AuditFinding]:
+    for cidr in snapshot.blocks:
         if not any(cidr.network_address in pool for pool in pools):
             yield AuditFinding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
 
 
-def _usage(seen: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:
+def _usage(snapshot: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:
     known: set[Address] = set()
-    for cidr, block in seen.blocks.items():
+    for cidr, block in snapshot.blocks.items():
         if not _readable(block):
             continue
         for ordinal, attributes in blocks.allocated(block):

@@ -18,7 +18,7 @@ PAUSE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one look at an allocation and at this machine showed."""
+    """One look at an allocation and at this machine, and what it showed."""
 
     address: Address
     handle: HandleId | None

@@ -1,6 +1,6 @@
 """Turns findings into guarded transactions, and remembers what was there before.
 
-Promises: pure; a repair changes nothing if anything it relies on has changed since the picture was taken, so running
+Promises: pure; a repair changes nothing if anything it relies on has changed since the snapshot, so running
 agents do not have to stop; the undo record holds every key as it was. Does not know: the store, files.
 """
 
@@ -13,11 +13,12 @@ from typing import Any
 from ipam.allocation.transaction import Transaction
 from ipam.check.audit import AuditFinding, IpamSnapshot, real_counts
 from ipam.keys import affinity_of_key, block_key, block_of_key, handle_key
+from ipam.model import HandleId
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One finding's transaction, and what stood there."""
+    """The transaction that repairs one finding, and what it replaces."""
 
     finding: AuditFinding
     transaction: Transaction
@@ -25,49 +26,49 @@ class Repair:
     """(key, value or None when it did not exist)."""
 
     def as_json(self) -> dict[str, Any]:
-        """For the undo file."""
+        """The entry of the undo file."""
         return {"finding": self.finding.as_json(), "before": dict(self.before)}
 
 
-def repairs(seen: IpamSnapshot, findings: Iterable[AuditFinding]) -> Iterator[Repair]:
-    """The transactions that mend what can be mended."""
+def repairs(snapshot: IpamSnapshot, findings: Iterable[AuditFinding]) -> Iterator[Repair]:
+    """The transactions that repair what the snapshot itself proves, one for each finding."""
     for finding in findings:
         if not finding.repairable:
             continue
         transaction = Transaction()
         if finding.handle is not None:
-            _mend_handle(seen, finding, transaction)
+            _repair_handle(snapshot, finding.handle, transaction)
         else:
-            _mend_claim(seen, finding, transaction)
+            _repair_claim(snapshot, finding, transaction)
         if transaction.writes and transaction.fits:
             before = []
             for key in transaction.writes:
-                stored = seen.stored.get(key)
+                stored = snapshot.stored.get(key)
                 before.append((key, stored.value.decode(errors="replace") if stored is not None else None))
             yield Repair(finding, transaction, tuple(before))
 
 
-def _mend_handle(seen: IpamSnapshot, finding: AuditFinding, transaction: Transaction) -> None:
-    if finding.handle is None:
-        return
-    mine = real_counts(seen).get(finding.handle, {})
-    stored = seen.handles.get(finding.handle)
+def _repair_handle(snapshot: IpamSnapshot, handle: HandleId, transaction: Transaction) -> None:
+    """Let a handle's record say what the handle holds."""
+    held = real_counts(snapshot).get(handle, {})
+    stored = snapshot.handles.get(handle)
     counted = {cidr for cidr, _ in stored.count_by_block} if stored is not None else set()
-    for cidr in {*mine, *counted}:
-        transaction.guard(block_key(cidr), seen.revision(block_key(cidr)))
-    transaction.write_handle(finding.handle, seen.revision(handle_key(finding.handle)), mine)
+    for cidr in {*held, *counted}:
+        transaction.guard(block_key(cidr), snapshot.revision(block_key(cidr)))
+    transaction.write_handle(handle, snapshot.revision(handle_key(handle)), held)
 
 
-def _mend_claim(seen: IpamSnapshot, finding: AuditFinding, transaction: Transaction) -> None:
+def _repair_claim(snapshot: IpamSnapshot, finding: AuditFinding, transaction: Transaction) -> None:
+    """Delete a claim that is wrong, or write the one that a block's owner lacks."""
     found = affinity_of_key(finding.key)
     if found is not None:
         node, cidr = found
-        transaction.guard(finding.key, seen.revision(finding.key))
-        transaction.guard(block_key(cidr), seen.revision(block_key(cidr)))
+        transaction.guard(finding.key, snapshot.revision(finding.key))
+        transaction.guard(block_key(cidr), snapshot.revision(block_key(cidr)))
         transaction.delete_affinity(node, cidr)
         return
     owned = block_of_key(finding.key)
-    block = seen.blocks.get(owned) if owned is not None else None
+    block = snapshot.blocks.get(owned) if owned is not None else None
     if block is not None and block.owner is not None:
-        transaction.guard(finding.key, seen.revision(finding.key))
+        transaction.guard(finding.key, snapshot.revision(finding.key))
         transaction.write_affinity(block.owner, block.cidr)

@@ -16,7 +16,7 @@ from ipam.model import Address, Attributes, Block, NodeName, Pool, Prefix
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """The addresses of a pool or a block by what they do."""
+    """How many addresses of a pool or a block are used, cooling, reserved and free."""
 
     cidr: Prefix
     capacity: int
@@ -25,7 +25,7 @@ class Utilization:
     """Used by another node than the block's owner; counted in `used` too."""
     cooling: int
     reserved: int
-    """Kept from automatic assignment and not in use."""
+    """Excluded from automatic assignment and not in use."""
 
     @property
     def free(self) -> int:
@@ -35,7 +35,7 @@ class Utilization:
 
 @dataclass(frozen=True, slots=True)
 class BorrowedAddress:
-    """An address whose user is not the owner of its block."""
+    """An address that is used by another node than the owner of its block."""
 
     address: Address
     borrower: NodeName
@@ -45,16 +45,16 @@ class BorrowedAddress:
 
 
 def block_utilization(block: Block, reserved: Iterable[Prefix] = ()) -> Utilization:
-    """One block's numbers."""
+    """The utilization of one block."""
     taken = {ordinal for ordinal, index in enumerate(block.allocations) if index is not None}
-    kept = blocks.reserved_in(block.cidr, reserved) - taken
+    excluded = blocks.reserved_in(block.cidr, reserved) - taken
     used = sum(1 for _ in blocks.allocated(block))
     borrowed = sum(1 for _ in borrowed_addresses([block]))
-    return Utilization(block.cidr, block.cidr.num_addresses, used, borrowed, len(taken) - used, len(kept))
+    return Utilization(block.cidr, block.cidr.num_addresses, used, borrowed, len(taken) - used, len(excluded))
 
 
 def pool_utilization(pool: Pool, known: Iterable[Block], reserved: Sequence[Prefix] = ()) -> Utilization:
-    """One pool's numbers out of all blocks."""
+    """The utilization of one pool; `known` may hold the blocks of other pools too."""
     inside = [block_utilization(block, reserved) for block in known if block.cidr.network_address in pool]
     in_blocks = sum(
         len(blocks.reserved_in(one.cidr, reserved)) for one in inside
@@ -76,7 +76,7 @@ def _covered(cidr: Prefix, reserved: Iterable[Prefix]) -> int:
 
 
 def borrowed_addresses(known: Iterable[Block]) -> Iterable[BorrowedAddress]:
-    """Every borrowed address, told by the node that its attributes name."""
+    """Every borrowed address of these blocks; who uses it is the node that its attributes name."""
     for block in known:
         for ordinal, attributes in blocks.allocated(block):
             node = dict(attributes.secondary).get("node")

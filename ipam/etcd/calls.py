@@ -1,8 +1,8 @@
 """Calls to etcd's members: each has a deadline, tokens are renewed, another member is asked when one has no answer.
 
-Promises: a call ends within `EtcdConfig.call_seconds`, a refused token aside. What may be asked twice is asked again
-elsewhere, and goes on being asked while the members elect a leader; what may not never is, for nobody knows whether the
-first one was carried out.
+Promises: a call ends within `EtcdConfig.call_seconds`, a refused token aside. A request that may be carried out twice
+is repeated at another member, and while the members elect a leader; one that may not is never repeated, for nobody
+knows whether the first call was carried out.
 Does not know: keys, what is asked.
 """
 
@@ -41,7 +41,7 @@ ELECTION_PAUSE_SECONDS = 0.05
 
 
 class Calls:
-    """All unary calls of one store."""
+    """The unary calls of one store, and its login."""
 
     def __init__(self, config: EtcdConfig) -> None:
         """Connects lazily. Raises ValueError when a TLS file cannot be used."""
@@ -50,38 +50,44 @@ class Calls:
         self._token: str | None = None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call."""
+        """The gRPC metadata of each call: the token, if there is one."""
         return (("token", self._token),) if self._token is not None else ()
 
-    async def must_have_token(self) -> None:
-        """Log in, where a name is set and no token is held. Raises StoreError."""
+    async def ensure_token(self) -> None:
+        """Log in, if a user name is configured and there is no token yet. Raises StoreError."""
         if self.config.username is not None and self._token is None:
             await self._authenticate()
 
     async def _authenticate(self) -> None:
         request = rpc.AuthenticateRequest(name=self.config.username, password=self.config.secret())
-        link = await self.channels.ready()
+        member = await self.channels.ready()
         try:
-            answer = await link.stub("Auth").Authenticate(request, timeout=self.config.call_seconds)
+            answer = await member.stub("Auth").Authenticate(request, timeout=self.config.call_seconds)
         except aio.AioRpcError as error:
-            raise self.failed(link, error) from error
+            raise self.failed(member, error) from error
         self._token = answer.token
 
-    async def once(self, stub: str, method: str, request: Any) -> Any:
-        """What must not be carried out twice: asked once, and again only with a fresh token. Raises StoreError."""
-        return await self._with_token(lambda: self._once(stub, method, request, self.config.call_seconds))
-
-    async def anywhere(
-        self, stub: str, method: str, request: Any, again: Callable[[], None] = lambda: None
-    ) -> Any:
-        """What changes nothing, or not twice: others are asked when one has no answer, after a call of `again`.
+    async def call_once(self, stub: str, method: str, request: Any) -> Any:
+        """Call one member once, and again only with a fresh token: for what must not be carried out twice.
 
         Raises StoreError.
         """
-        return await self._with_token(lambda: self._anywhere(stub, method, request, again))
+        return await self._with_token(
+            lambda: self._call_member(stub, method, request, self.config.call_seconds)
+        )
+
+    async def call_anywhere(
+        self, stub: str, method: str, request: Any, again: Callable[[], None] = lambda: None
+    ) -> Any:
+        """Call a member, and others when it has no answer: for what changes nothing, or nothing twice.
+
+        `again` is called before each repetition.
+        Raises StoreError.
+        """
+        return await self._with_token(lambda: self._call_members(stub, method, request, again))
 
     async def _with_token(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        await self.must_have_token()
+        await self.ensure_token()
         try:
             try:
                 return await call()
@@ -93,7 +99,7 @@ class Calls:
         except aio.AioRpcError as error:
             raise translated(error, self.config) from error
 
-    async def _anywhere(self, stub: str, method: str, request: Any, again: Callable[[], None]) -> Any:
+    async def _call_members(self, stub: str, method: str, request: Any, again: Callable[[], None]) -> Any:
         loop = asyncio.get_running_loop()
         end, members = loop.time() + self.config.call_seconds, max(2, len(self.config.endpoints))
         unanswered = 0
@@ -103,7 +109,7 @@ class Calls:
             if unanswered + 1 < members and len(self.config.endpoints) > 1:
                 seconds = min(FIRST_PATIENCE_SECONDS, seconds / 2)
             try:
-                return await self._once(stub, method, request, max(seconds, 0.0))
+                return await self._call_member(stub, method, request, max(seconds, 0.0))
             except aio.AioRpcError as error:
                 election = error if electing(error) else election
                 pause = ELECTION_PAUSE_SECONDS if electing(error) else 0.0
@@ -116,23 +122,23 @@ class Calls:
                 again()
             await asyncio.sleep(pause)
 
-    async def _once(self, stub: str, method: str, request: Any, seconds: float) -> Any:
-        link = await self.channels.ready()
-        call: Callable[..., Awaitable[Any]] = getattr(link.stub(stub), method)
+    async def _call_member(self, stub: str, method: str, request: Any, seconds: float) -> Any:
+        member = await self.channels.ready()
+        call: Callable[..., Awaitable[Any]] = getattr(member.stub(stub), method)
         try:
             return await call(request, timeout=seconds, metadata=self.metadata())
         except aio.AioRpcError as error:
-            self.failed(link, error)
+            self.failed(member, error)
             raise
 
-    def failed(self, link: Member, error: aio.AioRpcError) -> StoreError:
-        """What an error means; the next call goes to another member if this one had no answer."""
+    def failed(self, member: Member, error: aio.AioRpcError) -> StoreError:
+        """The error to raise for gRPC's; the next call goes to another member if this one gave no answer."""
         if error.code() in NO_ANSWER:
-            self.channels.failed(link)
+            self.channels.failed(member)
         return translated(error, self.config)
 
     def forget_token(self, error: aio.AioRpcError) -> bool:
-        """Whether an error only means that the token is old; the next call renews it."""
+        """Drop the token if an error says that it is too old, so that the next call logs in anew; answers whether."""
         if not self._token_expired(error):
             return False
         self._token = None
@@ -155,7 +161,7 @@ def electing(error: aio.AioRpcError) -> bool:
 
 
 def translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:
-    """etcd's answer in our words."""
+    """The error of `ipam.failures` for one of gRPC's."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
         return Compacted(details)

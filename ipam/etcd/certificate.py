@@ -1,6 +1,6 @@
-"""Until when an X.509 certificate is valid, read from its PEM text; a core.
+"""Until when an X.509 certificate is valid, read from its PEM text.
 
-Promises: any text gives a date or None, never an exception. Only the walk to `validity` of RFC 5280 4.1 is known;
+Promises: pure; any text gives a date or None, never an exception. Only the walk to `validity` of RFC 5280 4.1 is known;
 nothing is verified. Does not know: files, TLS.
 """
 
@@ -30,6 +30,7 @@ def valid_until(text: str) -> datetime | None:
 
 
 def _not_after(der: bytes) -> datetime:
+    """The end of `validity` in a certificate (RFC 5280 4.1). Raises ValueError, IndexError."""
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
@@ -50,7 +51,7 @@ def _not_after(der: bytes) -> datetime:
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """Tag, contents and what follows. Raises ValueError, IndexError."""
+    """Split off one DER element: its tag, its contents, and what follows it. Raises ValueError, IndexError."""
     tag, length, start = data[0], data[1], 2
     if length & 0x80:
         count = length & 0x7F

@@ -1,8 +1,8 @@
 """Connections to etcd's members: one each, so each proves its own name; a call goes to one that is up.
 
-Promises: the member in use is kept until it fails; then the next one that is connected takes over at once. TLS files
-are looked at again before each call: new ones that fit together replace all connections, others change nothing and
-`trouble` says why. Does not know: what is called.
+Promises: the member in use stays in use until it fails; then the next one that is connected takes over at once. TLS
+files are looked at again before each call: new ones that fit together replace all connections, others change nothing
+and `trouble` says why. Does not know: what is called.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 @dataclass(slots=True)
 class Member:
-    """One member's connection."""
+    """The connection to one member of the cluster."""
 
     endpoint: str
     channel: Any
     _stubs: dict[str, Any] = field(default_factory=dict)
 
     def stub(self, name: str) -> Any:
-        """A service of etcd's: `KV`, `Watch`, `Lease`, `Auth`."""
+        """The gRPC stub of one of etcd's services: `KV`, `Watch`, `Lease`, `Auth`."""
         if name not in self._stubs:
             self._stubs[name] = getattr(rpc, f"{name}Stub")(self.channel)
         return self._stubs[name]
 
     @property
     def state(self) -> Any:
-        """Whether it is connected; asking makes an idle one connect."""
+        """gRPC's state of the connection; asking makes an idle one connect."""
         return self.channel.get_state(try_to_connect=True)
 
 
 class Channels:
-    """All members' connections."""
+    """The connections to all members, and the TLS files they were made with."""
 
     def __init__(self, config: EtcdConfig) -> None:
         """Connects lazily. Raises ValueError when a TLS file cannot be used."""
@@ -82,7 +82,7 @@ class Channels:
         """How often TLS files were taken anew."""
         self.watch_restarts = 0
         """How often a watch had to be made anew."""
-        self._links: list[Member] = []
+        self._members: list[Member] = []
         self._first = 0
         """Which member is asked first."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -90,46 +90,46 @@ class Channels:
 
     @property
     def endpoint(self) -> str:
-        """The member in use, or the one that is tried first."""
+        """The endpoint of the member in use, or of the one that is tried first."""
         return self._config.endpoints[self._first]
 
     @property
     def closed(self) -> asyncio.Event:
-        """Set once all was given up."""
+        """The event that is set once all connections are given up."""
         return self._closed
 
     async def ready(self) -> Member:
-        """A connected member. Raises StoreUnavailable after the deadline of a call."""
+        """Wait for a connected member. Raises StoreUnavailable after `EtcdConfig.call_seconds`."""
         try:
             async with asyncio.timeout(self._config.call_seconds):
                 while True:
                     if self._closed.is_set():
                         raise StoreUnavailable("this connection to etcd was closed")
                     self._refresh()
-                    links = self._opened()
-                    states = [link.state for link in links]
-                    for number in range(len(links)):
-                        at = (self._first + number) % len(links)
+                    members = self._opened()
+                    states = [member.state for member in members]
+                    for number in range(len(members)):
+                        at = (self._first + number) % len(members)
                         if states[at] is grpc.ChannelConnectivity.READY:
                             self._first = at
-                            return links[at]
-                    await self._any_change(links, states)
+                            return members[at]
+                    await self._any_change(members, states)
         except TimeoutError:
             raise StoreUnavailable(
                 f"no answer within {self._config.call_seconds:g} s from {', '.join(self._config.endpoints)}"
                 f"{f' ({self.trouble})' if self.trouble else ''}"
             ) from None
 
-    def failed(self, link: Member) -> None:
-        """A call to this member had no answer: another is asked first from now on."""
-        if link in self._links and self._links.index(link) == self._first:
-            self._first = (self._first + 1) % len(self._links)
+    def failed(self, member: Member) -> None:
+        """Note that a call to a member had no answer: another member is tried first from now on."""
+        if member in self._members and self._members.index(member) == self._first:
+            self._first = (self._first + 1) % len(self._members)
 
-    async def _any_change(self, links: list[Member], states: list[Any]) -> None:
-        """Wait until a state is not the one that was seen."""
+    async def _any_change(self, members: list[Member], states: list[Any]) -> None:
+        """Wait until the state of some connection is not the one that was seen, or all are closed."""
         waits = [
-            asyncio.ensure_future(link.channel.wait_for_state_change(state))
-            for link, state in zip(links, states, strict=True)
+            asyncio.ensure_future(member.channel.wait_for_state_change(state))
+            for member, state in zip(members, states, strict=True)
         ]
         waits.append(asyncio.ensure_future(self._closed.wait()))
         try:
@@ -140,7 +140,7 @@ class Channels:
             await asyncio.gather(*waits, return_exceptions=True)
 
     def _opened(self) -> list[Member]:
-        if not self._links:  # made inside the running loop, which grpc.aio binds them to
+        if not self._members:  # made inside the running loop, which grpc.aio binds them to
             for endpoint, (target, authority) in zip(
                 self._config.endpoints, self._config.targets, strict=True
             ):
@@ -150,11 +150,11 @@ class Channels:
                 else:
                     options.append(("grpc.default_authority", authority))
                     channel = aio.secure_channel(target, self._credentials, options=options)
-                self._links.append(Member(endpoint, channel))
-        return self._links
+                self._members.append(Member(endpoint, channel))
+        return self._members
 
     def _refresh(self) -> None:
-        """Take new TLS files, if they are good."""
+        """Connect anew with TLS files that changed, if they can be used; else say in `trouble` why not."""
         if not self._config.secure or (stamp := _stamp(self._config)) in (self._stamp, self._tried):
             return
         self._tried = stamp
@@ -165,14 +165,14 @@ class Channels:
             return
         self._stamp, self.trouble = stamp, None
         self.rotations += 1
-        old, self._links = self._links, []
-        for link in old:
-            closing = asyncio.create_task(link.channel.close(self._config.call_seconds))
+        old, self._members = self._members, []
+        for member in old:
+            closing = asyncio.create_task(member.channel.close(self._config.call_seconds))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
     def status(self) -> dict[str, Any]:
-        """For people: the member in use, and until when the certificates are valid."""
+        """The member in use and the validity of the certificates, for `tortie status`."""
         return {
             "endpoint": self.endpoint,
             "certificates": dict(self.expiries),
@@ -181,7 +181,7 @@ class Channels:
         }
 
     def warnings(self, now: datetime) -> list[str]:
-        """What about the certificates wants doing."""
+        """A sentence for each certificate that ends soon, and for TLS files that cannot be used."""
         found = [self.trouble] if self.trouble is not None else []
         for path, until in self.expiries.items():
             if until - now < EXPIRES_SOON:
@@ -192,22 +192,24 @@ class Channels:
         return found
 
     async def close(self) -> None:
-        """Give all up."""
+        """Close every connection; calls and watches under way raise StoreUnavailable."""
         self._closed.set()
-        links, self._links = self._links, []
+        members, self._members = self._members, []
         for closing in tuple(self._closing):
             closing.cancel()
             with suppress(asyncio.CancelledError):
                 await closing
-        for link in links:
-            await link.channel.close()
+        for member in members:
+            await member.channel.close()
 
 
 def _files(config: EtcdConfig) -> list[str]:
+    """The paths of the configured TLS files."""
     return [path for path in (config.ca_file, config.cert_file, config.key_file) if path is not None]
 
 
 def _stamp(config: EtcdConfig) -> Stamp:
+    """What tells the present TLS files from other ones; empty while one is missing."""
     found = []
     for path in _files(config):
         try:
@@ -219,7 +221,11 @@ def _stamp(config: EtcdConfig) -> Stamp:
 
 
 def _credentials(config: EtcdConfig) -> Any:
-    """Raises ValueError when a file cannot be read, is none, or certificate and key are not a pair."""
+    """gRPC's credentials out of the TLS files; None without TLS.
+
+    Raises ValueError when a file cannot be read or holds no PEM, or certificate and key are not a pair. OpenSSL is
+    asked first: gRPC would only fail to connect, and not say why.
+    """
     if not config.secure:
         return None
     ca, key, cert = (config.read(path) for path in (config.ca_file, config.key_file, config.cert_file))
@@ -241,6 +247,7 @@ def _credentials(config: EtcdConfig) -> Any:
 
 
 def _expiries(config: EtcdConfig) -> dict[str, datetime]:
+    """TLS file -> until when its first certificate is valid."""
     found = {}
     for path in (config.ca_file, config.cert_file) if config.secure else ():
         if path is not None:

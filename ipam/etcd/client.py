@@ -1,6 +1,6 @@
 """Store over etcd v3: grpc.aio carries, etcd3's messages speak, everything else is here.
 
-Promises: those of `ipam.etcd.store`, with the calls of `etcd_calls` and the watches of `etcd_watch`.
+Promises: those of `ipam.etcd.store`, with the deadlines and retries of `calls` and the reconnects of `watches`.
 Does not know: Calico's keys, JSON, connections.
 """
 
@@ -39,7 +39,7 @@ MOD_REVISION, EQUAL = 2, 0
 
 
 class EtcdStore:
-    """One channel to the cluster."""
+    """The Store of a whole etcd cluster, over one connection to each of its members."""
 
     def __init__(
         self,
@@ -50,19 +50,19 @@ class EtcdStore:
     ) -> None:
         """Connects lazily. Raises ValueError when a TLS file cannot be used."""
         self._calls = Calls(config)
-        self._watching = Watches(self._calls, heartbeat_seconds, silence_seconds)
+        self._watches = Watches(self._calls, heartbeat_seconds, silence_seconds)
         self._listed_in: int | None = None  # the cluster: a watch right behind a list must find the same one
 
     @property
     def channels(self) -> Channels:
-        """Its connections."""
+        """The connections to the members, for status and warnings."""
         return self._calls.channels
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Versioned | None:
         """See Store."""
-        answer = await self._calls.anywhere("KV", "Range", rpc.RangeRequest(key=key.encode()))
+        answer = await self._calls.call_anywhere("KV", "Range", rpc.RangeRequest(key=key.encode()))
         return versioned(answer.kvs[0]) if answer.kvs else None
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
@@ -74,7 +74,7 @@ class EtcdStore:
                 rpc.RequestOp(request_range=rpc.RangeRequest(key=key.encode(), revision=revision))
                 for key in keys[start : start + MOST_OPERATIONS]
             ]
-            answer = await self._calls.anywhere("KV", "Txn", rpc.TxnRequest(success=ranges))
+            answer = await self._calls.call_anywhere("KV", "Txn", rpc.TxnRequest(success=ranges))
             revision = revision or answer.header.revision
             for response in answer.responses:
                 found.update({value.key: value for value in map(versioned, response.response_range.kvs)})
@@ -84,12 +84,12 @@ class EtcdStore:
         """See Store."""
         start, end = prefix.encode(), end_of(prefix.encode())
         values: dict[str, Versioned] = {}
-        revision, place = 0, WatchPosition(0)
+        revision, position = 0, WatchPosition(0)
         while True:
             request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
-            answer = await self._calls.anywhere("KV", "Range", request)
+            answer = await self._calls.call_anywhere("KV", "Range", request)
             revision = revision or answer.header.revision
-            self._listed_in = place.must_stay_in(answer.header.cluster_id)
+            self._listed_in = position.must_stay_in(answer.header.cluster_id)
             values.update({value.key: value for value in map(versioned, answer.kvs)})
             if not answer.more:
                 return Listing(values, revision)
@@ -110,23 +110,23 @@ class EtcdStore:
         writes = [_operation(operation) for operation in operations]
         request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
         asked_again: list[bool] = []
-        # Carried out once, it changes a key that it is guarded by: another attempt of the same finds that it lost.
+        # Once committed, such a transaction has changed a key that guards it: calling it again only finds that it lost.
         if {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations):
-            answer = await self._calls.once("KV", "Txn", request)
+            answer = await self._calls.call_once("KV", "Txn", request)
         else:
-            answer = await self._calls.anywhere("KV", "Txn", request, lambda: asked_again.append(True))
+            answer = await self._calls.call_anywhere("KV", "Txn", request, lambda: asked_again.append(True))
         if answer.succeeded:
             return Committed(answer.header.revision)
         present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
         for response in answer.responses:
             present.update({value.key: value for value in map(versioned, response.response_range.kvs)})
-        if asked_again and (revision := _done_unheard(operations, present)):
+        if asked_again and (revision := _committed_unanswered(operations, present)):
             return Committed(revision)
         return GuardFailed(present)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store."""
-        answer = await self._calls.once("Lease", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl_seconds))
+        answer = await self._calls.call_once("Lease", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl_seconds))
         return int(answer.ID)
 
     async def keep_alive(self, lease: int) -> bool:
@@ -135,8 +135,8 @@ class EtcdStore:
         async def requests() -> AsyncIterator[Any]:
             yield rpc.LeaseKeepAliveRequest(ID=lease)
 
-        link = await self.channels.ready()
-        call = link.stub("Lease").LeaseKeepAlive(
+        member = await self.channels.ready()
+        call = member.stub("Lease").LeaseKeepAlive(
             requests(), timeout=self._calls.config.call_seconds, metadata=self._calls.metadata()
         )
         try:
@@ -150,7 +150,7 @@ class EtcdStore:
     async def revoke_lease(self, lease: int) -> None:
         """See Store."""
         try:
-            await self._calls.once("Lease", "LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease))
+            await self._calls.call_once("Lease", "LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease))
         except StoreRefused as error:
             if "not found" not in str(error):
                 raise
@@ -163,11 +163,14 @@ class EtcdStore:
 
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
-        return self._watching.watch(prefix, start, self._listed_in)
+        return self._watches.watch(prefix, start, self._listed_in)
 
 
-def _done_unheard(operations: Sequence[Operation], present: Mapping[str, Versioned | None]) -> int:
-    """The revision at which the first asking of a transaction was carried out; 0 when another one is seen."""
+def _committed_unanswered(operations: Sequence[Operation], present: Mapping[str, Versioned | None]) -> int:
+    """The revision at which an unanswered first call of a transaction was committed; 0 if it cannot be told.
+
+    It was if every guarded key that it writes stands there with our value, all of one revision.
+    """
     revisions = set()
     for operation in operations:
         found = present.get(operation.key)

@@ -1,6 +1,6 @@
-"""A store that answers as if all writes had happened, and writes nothing: dry runs go through it.
+"""A Store that answers as if all writes had happened, and writes nothing: dry runs go through it.
 
-Promises: reads are those of the store behind it with the rehearsed writes on top; a guard is judged by both.
+Promises: a read shows the store behind it with the dry run's writes on top, and so does a guard.
 Does not know: what is written.
 """
 
@@ -24,11 +24,11 @@ from ipam.etcd.store import (
 from ipam.failures import StoreRefused
 
 FIRST_REVISION = 1 << 62
-"""Of rehearsed writes: a store never comes so far."""
+"""Revisions of a dry run's writes begin here: no store ever comes so far."""
 
 
 class DryRunStore:
-    """One rehearsal; it is forgotten with the object."""
+    """One dry run over a store; what it wrote is gone with the object."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -76,11 +76,11 @@ class DryRunStore:
         return Committed(self._revision)
 
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
-        """See Store; what is rehearsed is not heard."""
+        """See Store; the dry run's own writes are not among the events."""
         return self._store.watch(prefix, start)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
-        """A lease is no value; a rehearsal's keys stay."""
+        """See Store; the dry run's keys never expire."""
         return ttl_seconds
 
     async def keep_alive(self, lease: int) -> bool:

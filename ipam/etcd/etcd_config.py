@@ -66,7 +66,7 @@ class EtcdConfig:
 
     @property
     def secure(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether the endpoints are spoken to over TLS."""
         return self._split(self.endpoints[0])[0] == "https"
 
     @property
@@ -79,7 +79,7 @@ class EtcdConfig:
         return self.fresh_password() if self.fresh_password is not None else self.password
 
     def read(self, path: str | None) -> bytes | None:
-        """A TLS file's contents. Raises ValueError with the path."""
+        """The contents of a TLS file; None without a path. Raises ValueError that names the path."""
         if path is None:
             return None
         try:

@@ -1,8 +1,6 @@
 """The messages and stubs of etcd3 0.12 on today's protobuf; the only door to that package.
 
-Promises: `rpc` has the message classes and stubs of etcd's v3 API. etcd3's generated files of 2020 do not import with
-protobuf 4 and later, so the descriptors that they carry are read from them and built through protobuf's public API.
-Its client, a sixth of the time that a command takes to start, is not imported. Does not know: connections, keys.
+Promises: `rpc` has the message classes and stubs of etcd's v3 API. Does not know: connections, keys.
 """
 
 from __future__ import annotations
@@ -19,6 +17,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
 from ipam.etcd.store import Versioned
+
+# How and why. The files that protoc generated for etcd3 in 2020 (`kv_pb2.py` …) do not import with protobuf 4 and
+# later: they build descriptors by calls that are gone. But each holds, as a literal, the serialized FileDescriptorProto
+# of its .proto file. That literal is read from the source text without running it, the message classes are built from
+# it by protobuf's public API, and modules with these classes are put where the generated gRPC stubs, which still work,
+# will import them from. etcd3's own client is not imported: it takes a sixth of the time in which a command starts.
 
 FILES = ("kv", "auth", "rpc")
 """In the order in which they depend on each other."""
@@ -43,6 +47,7 @@ def _descriptor(source: str) -> descriptor_pb2.FileDescriptorProto:
 
 
 def _load() -> Any:
+    """etcd3's package of stubs, over message modules built here."""
     directory = _package_directory()
     pool = descriptor_pool.DescriptorPool()
     for name in FILES:
@@ -61,7 +66,7 @@ def _load() -> Any:
 
 
 def _imported(name: str, directory: Path) -> types.ModuleType:
-    """A package, without the one that it is in."""
+    """Import a package from its directory, without the package above it."""
     places = [str(directory)]
     spec = importlib.util.spec_from_file_location(
         name, directory / "__init__.py", submodule_search_locations=places
@@ -81,7 +86,7 @@ rpc: Any = _load()
 
 
 def versioned(kv: Any) -> Versioned:
-    """A KeyValue message as the store has it."""
+    """The value of a KeyValue message."""
     return Versioned(kv.key.decode(), kv.value, kv.mod_revision, kv.lease)
 
 

@@ -1,7 +1,7 @@
 """The datastore as this project sees it: keys, revisions, guarded transactions, watches, leases.
 
 Promises (every implementation, proved by tests/contract/test_store.py):
-- `list` is a consistent picture at one revision; `watch(prefix, revision + 1)` continues it without a gap.
+- `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap.
 - a transaction happens whole or not at all; its answer says which.
 - errors are the ones of `ipam.failures`, never a library's own.
 Does not know: etcd, Calico's keys, JSON.
@@ -19,7 +19,7 @@ MOST_OPERATIONS = 128
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """A value with the revision of its last write."""
+    """A stored value with its key and the revision of its last write."""
 
     key: str
     value: bytes
@@ -35,7 +35,7 @@ def revision_of(stored: Versioned | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything below a prefix, as it was at `revision`."""
+    """All keys below a prefix, as they were at `revision`."""
 
     values: Mapping[str, Versioned]
     revision: int

@@ -37,13 +37,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True)
 class WatchPosition:
-    """Where a watch or a listing is, and in which cluster."""
+    """The next revision that a watch or a listing needs, and the cluster that it is in."""
 
     next_revision: int
     cluster: int | None = None
 
     def must_stay_in(self, cluster: int) -> int:
-        """Raises WentBack when this is another cluster than before: what a restored backup is."""
+        """Note the id of the cluster that answered; a restored backup has another one. Raises WentBack."""
         if self.cluster is None:
             self.cluster = cluster
         if cluster != self.cluster:
@@ -52,7 +52,7 @@ class WatchPosition:
 
 
 class Watches:
-    """All watches of one store."""
+    """The watches of one store."""
 
     def __init__(self, calls: Calls, heartbeat_seconds: float, silence_seconds: float) -> None:
         self._calls = calls
@@ -61,15 +61,15 @@ class Watches:
 
     async def watch(self, prefix: str, start: int, cluster: int | None) -> AsyncIterator[WatchEvent]:
         """See Store; `cluster` is where the list was read that this watch goes on from."""
-        place = WatchPosition(start, cluster)
+        position = WatchPosition(start, cluster)
         wait = FIRST_WAIT_SECONDS
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._calls.config.patience_seconds
         while True:
             try:
-                async with aclosing(self._watch_once(prefix, place)) as events:
+                async with aclosing(self._watch_once(prefix, position)) as events:
                     async for event in events:
-                        place.next_revision = max(place.next_revision, event.revision + 1)
+                        position.next_revision = max(position.next_revision, event.revision + 1)
                         wait, give_up_at = (
                             FIRST_WAIT_SECONDS,
                             loop.time() + self._calls.config.patience_seconds,
@@ -82,11 +82,11 @@ class Watches:
             await asyncio.sleep(wait * random.uniform(0.75, 1.0))
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
-    async def _watch_once(self, prefix: str, place: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
-        """One stream's life. Ends or raises StoreUnavailable when it breaks."""
-        await self._calls.must_have_token()
-        link, start = await self._calls.channels.ready(), place.next_revision
-        call = link.stub("Watch").Watch(metadata=(*self._calls.metadata(), *HAS_LEADER))
+    async def _watch_once(self, prefix: str, position: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
+        """The events of one gRPC stream, from its creation on; ends, or raises StoreUnavailable, when it breaks."""
+        await self._calls.ensure_token()
+        member, start = await self._calls.channels.ready(), position.next_revision
+        call = member.stub("Watch").Watch(metadata=(*self._calls.metadata(), *HAS_LEADER))
         try:
             create = rpc.WatchCreateRequest(
                 key=prefix.encode(),
@@ -98,7 +98,7 @@ class Watches:
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
                     _check(answer, prefix, start)
-                    place.must_stay_in(answer.header.cluster_id)
+                    position.must_stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
                     if not answer.events and not answer.created:
@@ -106,15 +106,18 @@ class Watches:
         except aio.AioRpcError as error:
             if self._calls.forget_token(error):
                 return
-            raise self._calls.failed(link, error) from error
+            raise self._calls.failed(member, error) from error
         except StoreUnavailable:
-            self._calls.channels.failed(link)
+            self._calls.channels.failed(member)
             raise
         finally:
             call.cancel()
 
     async def _answers(self, call: Any) -> AsyncGenerator[Any, None]:
-        """What the server says; when it is silent it is asked, and given up if it stays so."""
+        """The messages of one stream; a silent server is asked for a sign of life, and given up if it gives none.
+
+        Raises StoreUnavailable.
+        """
         reading: asyncio.Task[Any] | None = None
         silent = 0.0
         try:
@@ -143,7 +146,10 @@ class Watches:
                     await reading
 
     async def _within(self, work: Awaitable[Answer], seconds: float) -> Answer:
-        """A write to a stream; grpc by itself never ends one whose channel was closed before it began."""
+        """Write to a stream within so many seconds. Raises StoreUnavailable.
+
+        grpc by itself never ends a write whose channel was closed before it began.
+        """
         writing = asyncio.ensure_future(work)
         closing = asyncio.ensure_future(self._calls.channels.closed.wait())
         try:
@@ -164,7 +170,7 @@ class Watches:
 
 
 def _check(answer: Any, prefix: str, start: int) -> None:
-    """Raises what an answer on a watch stream says besides events."""
+    """Raises Compacted, WentBack or StoreUnavailable if an answer on a watch stream says so."""
     if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
         raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
     if answer.created and answer.header.revision < start - 1:

@@ -140,12 +140,14 @@ async def test_revisions_that_went_back_end_a_watch_so_that_it_is_listed_again()
 async def test_passwords_are_used_and_forgotten_tokens_renewed() -> None:
     with start_etcd() as server:
         admin = EtcdStore(EtcdConfig((server.endpoint,)))
-        await admin._calls.once("Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password="secret"))
-        await admin._calls.once("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
-        await admin._calls.once(
+        await admin._calls.call_once(
+            "Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password="secret")
+        )
+        await admin._calls.call_once("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
+        await admin._calls.call_once(
             "Auth", "UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")
         )
-        await admin._calls.once("Auth", "AuthEnable", rpc.AuthEnableRequest())
+        await admin._calls.call_once("Auth", "AuthEnable", rpc.AuthEnableRequest())
         with pytest.raises(StoreError):
             await admin.get("/auth/a")
         await admin.close()

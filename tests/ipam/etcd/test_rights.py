@@ -54,10 +54,12 @@ async def prepare(server: Etcd) -> None:
     admin = EtcdStore(EtcdConfig((server.endpoint,)))
     pool = read(json.dumps(with_mode(json.loads(SEED_POOL.read_text()), Mode.VXLAN, ipip=True)), "pool")[0]
     await admin.commit((), (Put(POOL_KEY, encode(pool.resource)),))
-    await admin._calls.once("Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password=ROOTS))
-    await admin._calls.once("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
-    await admin._calls.once("Auth", "UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root"))
-    await admin._calls.once("Auth", "AuthEnable", rpc.AuthEnableRequest())
+    await admin._calls.call_once("Auth", "UserAdd", rpc.AuthUserAddRequest(name="root", password=ROOTS))
+    await admin._calls.call_once("Auth", "RoleAdd", rpc.AuthRoleAddRequest(name="root"))
+    await admin._calls.call_once(
+        "Auth", "UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")
+    )
+    await admin._calls.call_once("Auth", "AuthEnable", rpc.AuthEnableRequest())
     await admin.close()
 
 
