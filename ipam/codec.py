@@ -7,7 +7,8 @@ Malformed names the key and the field. Does not know: etcd, what a value is used
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_network
 from sys import intern
 from typing import Any
@@ -28,21 +29,28 @@ from ipam.model import (
 )
 
 
-def _object(key: str, value: bytes) -> dict[str, Any]:
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raises Malformed, which names the key and what of it is read, for all that foreign JSON can hold wrong."""
     try:
+        yield
+    except KeyError as error:
+        raise Malformed(f"{what}: {error.args[0]}: is missing") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Malformed(f"{what}: {error}") from error
+
+
+def _object(key: str, value: bytes) -> dict[str, Any]:
+    with _reading(f"{key}: not JSON"):
         raw = json.loads(value) if value else {}
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Malformed(f"{key}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise Malformed(f"{key}: expected a JSON object, got {type(raw).__name__}")
     return raw
 
 
 def _network(key: str, field: str, text: object) -> Prefix:
-    try:
+    with _reading(f"{key}: {field}"):
         return ip_network(str(text))
-    except ValueError as error:
-        raise Malformed(f"{key}: {field}: {error}") from error
 
 
 BLOCK_FIELDS = frozenset(
@@ -74,7 +82,7 @@ def decode_block(key: str, value: bytes) -> Block:
     if block_of_key(key) != cidr:
         raise Malformed(f"{key}: cidr: {cidr} is not the block of this key")
     owner = raw.get("affinity") or (f"host:{raw['hostAffinity']}" if raw.get("hostAffinity") else None)
-    try:
+    with _reading(key):
         kind, _, name = owner.partition(":") if owner else ("host", "", "")
         if owner and not name:  # written before owners had a kind
             kind, name = "host", kind
@@ -92,10 +100,6 @@ def decode_block(key: str, value: bytes) -> Block:
             claimed_at=raw.get("affinity_claim_time"),
             other=_other(raw, BLOCK_FIELDS),
         )
-    except KeyError as error:
-        raise Malformed(f"{key}: {error.args[0]}: is missing") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Malformed(f"{key}: {error}") from error
 
 
 def _attributes(raw: Mapping[str, Any]) -> Attributes:
@@ -142,10 +146,8 @@ def decode_affinity(key: str, value: bytes) -> Affinity:
     if found is None:
         raise Malformed(f"{key}: is not the key of an affinity")
     word = _object(key, value).get("state") or AffinityState.CONFIRMED.value
-    try:
+    with _reading(f"{key}: state"):
         return Affinity(found[1], found[0], AffinityState(word))
-    except ValueError as error:
-        raise Malformed(f"{key}: state: {error}") from error
 
 
 def encode_affinity(state: AffinityState) -> bytes:
@@ -159,12 +161,10 @@ def decode_handle(key: str, value: bytes) -> Handle:
     if name is None:
         raise Malformed(f"{key}: is not the key of a handle")
     counts = _object(key, value).get("block") or {}
-    try:
+    with _reading(f"{key}: block"):
         return Handle(
             name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items())
         )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Malformed(f"{key}: block: {error}") from error
 
 
 def encode_handle(handle: Handle) -> bytes:
@@ -176,7 +176,7 @@ def encode_handle(handle: Handle) -> bytes:
 def decode_config(key: str, value: bytes) -> IpamConfig:
     """The cluster's rules; a missing field has its default. Raises Malformed."""
     raw = _object(key, value)
-    try:
+    with _reading(key):
         return IpamConfig(
             strict_affinity=bool(raw.get("strict_affinity", False)),
             auto_allocate_blocks=bool(raw.get("auto_allocate_blocks", True)),
@@ -184,8 +184,6 @@ def decode_config(key: str, value: bytes) -> IpamConfig:
             cooldown_seconds=int(raw.get("ipCooldownSeconds") or 0),
             other=_other(raw, CONFIG_FIELDS),
         )
-    except (TypeError, ValueError) as error:
-        raise Malformed(f"{key}: {error}") from error
 
 
 def encode_config(config: IpamConfig) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ipam import block as blocks
 from ipam.allocation.sticky import is_retained
+from ipam.allocation.transaction import serious_faults
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
 from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Malformed
@@ -34,17 +35,15 @@ class AuditFinding:
 
     def as_json(self) -> dict[str, Any]:
         """The entry of a report for programs."""
-        raw: dict[str, Any] = {
+        raw = {
             "kind": self.kind,
             "key": self.key,
             "text": self.text,
             "repairable": self.repairable,
+            "address": None if self.address is None else str(self.address),
+            "handle": self.handle,
         }
-        if self.address is not None:
-            raw["address"] = str(self.address)
-        if self.handle is not None:
-            raw["handle"] = self.handle
-        return raw
+        return {name: value for name, value in raw.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -86,7 +85,7 @@ def real_counts(snapshot: IpamSnapshot) -> dict[HandleId, dict[Prefix, int]]:
     """How many addresses each handle holds in each block, as the readable blocks say."""
     counts: dict[HandleId, dict[Prefix, int]] = {}
     for cidr, block in snapshot.blocks.items():
-        if not _readable(block):
+        if serious_faults(block):
             continue
         for _, attributes in blocks.allocated(block):
             handle = blocks.bare_handle(attributes.handle)
@@ -94,10 +93,6 @@ def real_counts(snapshot: IpamSnapshot) -> dict[HandleId, dict[Prefix, int]]:
                 mine = counts.setdefault(handle, {})
                 mine[cidr] = mine.get(cidr, 0) + 1
     return counts
-
-
-def _readable(block: Block) -> bool:
-    return set(blocks.broken_invariants(block)) <= blocks.HARMLESS
 
 
 def audit(
@@ -150,7 +145,7 @@ def _claims(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
 
 def _handles(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
     real = real_counts(snapshot)
-    unreadable = {cidr for cidr, block in snapshot.blocks.items() if not _readable(block)}
+    unreadable = {cidr for cidr, block in snapshot.blocks.items() if serious_faults(block)}
     unreadable |= {
         cidr for key in snapshot.stored if (cidr := block_of_key(key)) and cidr not in snapshot.blocks
     }
@@ -186,7 +181,7 @@ def _outside(snapshot: IpamSnapshot, pools: Sequence[Pool]) -> Iterator[AuditFin
 def _usage(snapshot: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:
     known: set[Address] = set()
     for cidr, block in snapshot.blocks.items():
-        if not _readable(block):
+        if serious_faults(block):
             continue
         for ordinal, attributes in blocks.allocated(block):
             address = blocks.address_of(block, ordinal)

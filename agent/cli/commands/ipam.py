@@ -134,15 +134,12 @@ def run_show(arguments: argparse.Namespace) -> None:
 
 def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
     from agent.cli.failure import CommandFailed
-    from ipam.codec import decode_config
+    from ipam.allocation.ipam_config import read_config
     from ipam.failures import Malformed
     from ipam.keys import IPAM_CONFIG
-    from ipam.model import IpamConfig
 
     try:
-        return (
-            decode_config(IPAM_CONFIG, stored[IPAM_CONFIG].value) if IPAM_CONFIG in stored else IpamConfig()
-        )
+        return read_config(stored.get(IPAM_CONFIG))
     except Malformed as error:
         raise CommandFailed(str(error)) from error
 
