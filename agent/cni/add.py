@@ -16,13 +16,13 @@ import structlog
 from agent.clock import Clock
 from agent.cni.attachment import HOST_MAC, Attachment, endpoint, host_interface, mac_of
 from agent.cni.dependencies import Dependencies, translated_errors
-from agent.cni.endpoint_store import Assigning, EndpointStore, Piggyback
+from agent.cni.endpoint_store import Assigning, EndpointStore
 from agent.cni.plugin.options import CniError
 from agent.cni.plugin.spec import Request, Result
 from agent.cni.release_journal import Release
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.netlink.kernel_errors import KernelError
-from ipam.allocation.transaction import PiggybackedWrites
+from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.store import Delete, Put
 from ipam.model import Assignment
 

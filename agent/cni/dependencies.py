@@ -17,7 +17,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.release import GuardedAddress, ReleaseResult
-from ipam.allocation.transaction import PiggybackedWrites
+from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.store import Store
 from ipam.failures import IpamError, Refused, StoreUnavailable
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
@@ -29,7 +29,7 @@ class AddressAllocator(Protocol):
     async def assign(
         self,
         request: AddressRequest,
-        piggyback: Callable[[tuple[Assignment, ...]], PiggybackedWrites] | None = None,
+        piggyback: Piggyback | None = None,
     ) -> tuple[Assignment, ...]:
         """See ipam.allocation.allocator."""
         ...
@@ -39,7 +39,7 @@ class AddressAllocator(Protocol):
         ...
 
     async def release_handle(
-        self, handle: HandleId, piggyback: PiggybackedWrites = ...
+        self, handle: HandleId, attached: PiggybackedWrites = ...
     ) -> tuple[Address, ...]:
         """See ipam.allocation.allocator."""
         ...

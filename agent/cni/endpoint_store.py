@@ -23,7 +23,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
-from ipam.allocation.transaction import PiggybackedWrites
+from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError, StoreUnavailable
 from ipam.keys import IPAM_CONFIG, resource_key
@@ -47,7 +47,6 @@ class Waits:
 
 USUAL_WAITS = Waits()
 
-Piggyback = Callable[[tuple[Assignment, ...]], PiggybackedWrites]
 Assigning = asyncio.Task[tuple[Assignment, ...]]
 Reading = asyncio.Future[WorkloadEndpoint | None]
 

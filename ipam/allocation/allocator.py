@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from ipam.allocation.assign_queue import AssignJob, AssignQueue, Piggyback
+from ipam.allocation.assign_queue import AssignJob, AssignQueue
 from ipam.allocation.environment import Environment
 from ipam.allocation.release import (
     GuardedAddress,
@@ -25,7 +25,7 @@ from ipam.allocation.release import (
     release_node,
 )
 from ipam.allocation.release_queue import ReleaseQueue
-from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites, Transaction
+from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction
 from ipam.etcd.optimistic import Pause
 from ipam.etcd.store import Store
 from ipam.keys import handle_key

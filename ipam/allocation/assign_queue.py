@@ -7,7 +7,7 @@ Does not know: CNI, who else writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +23,7 @@ from ipam.allocation.release import (
     release_addresses,
 )
 from ipam.allocation.release_queue import ReleaseQueue
-from ipam.allocation.transaction import NO_WRITES, PiggybackedWrites, Transaction
+from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction
 from ipam.etcd.store import CommitOutcome, Committed, Put
 from ipam.failures import IpamError, Refused, StoreError
 from ipam.keys import IPAM_CONFIG, handle_key
@@ -31,9 +31,6 @@ from ipam.model import AddressRequest, Assignment, NodeName
 
 FRESH_SECONDS = 60
 """Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
-
-Piggyback = Callable[[tuple[Assignment, ...]], PiggybackedWrites]
-"""Makes the writes that go with an assignment, such as the workload endpoint, out of the addresses."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

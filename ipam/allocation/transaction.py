@@ -6,7 +6,7 @@ guarded with one revision and written once. Does not know: why, the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ from ipam.etcd.store import (
 )
 from ipam.failures import Conflict, Malformed
 from ipam.keys import affinity_key, block_key, block_of_key, handle_key
-from ipam.model import AffinityState, Block, Handle, HandleId, NodeName, Prefix
+from ipam.model import AffinityState, Assignment, Block, Handle, HandleId, NodeName, Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class PiggybackedWrites:
 
 
 NO_WRITES = PiggybackedWrites()
+Piggyback = Callable[[tuple[Assignment, ...]], PiggybackedWrites]
+"""Makes the writes that go with an assignment out of the addresses."""
 
 
 @dataclass(frozen=True, slots=True)
