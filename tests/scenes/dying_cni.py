@@ -25,7 +25,7 @@ from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
 from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
 from ipam.allocation.allocator import Allocator
-from ipam.allocation.transaction import PiggybackedWrites
+from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
@@ -59,7 +59,7 @@ class Allocations(Allocator):
     async def assign(
         self,
         request: AddressRequest,
-        piggyback: Callable[[tuple[Assignment, ...]], PiggybackedWrites] | None = None,
+        piggyback: Piggyback | None = None,
     ) -> tuple[Assignment, ...]:
         self.die("before assign")
         found = await super().assign(request, piggyback)
@@ -69,10 +69,10 @@ class Allocations(Allocator):
     async def release_handle(
         self,
         handle: HandleId,
-        piggyback: PiggybackedWrites = PiggybackedWrites(),  # noqa: B008 - the inherited default
+        attached: PiggybackedWrites = PiggybackedWrites(),  # noqa: B008 - the inherited default
     ) -> tuple[Address, ...]:
         self.die("before release")
-        found = await super().release_handle(handle, piggyback)
+        found = await super().release_handle(handle, attached)
         self.die("after release")
         return found
 

@@ -37,7 +37,7 @@ class FaultyStore(Store, Protocol):
 
 
 class History:
-    """One cluster and what its users were told."""
+    """One cluster and what its users have."""
 
     def __init__(self, seed: int, store: FaultyStore) -> None:
         self.dice = random.Random(seed)
@@ -50,24 +50,24 @@ class History:
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One call at a time for a handle, as for one container."""
         self.writes = 0
-        self.seen: list[dict[str, Versioned]] = []
+        self.states: list[dict[str, Versioned]] = []
         """What was stored after each write."""
 
     def check(self, stored: Mapping[str, Versioned]) -> None:
         """What is stored after a write is sound, and nobody's address went to somebody else."""
         self.writes += 1
-        self.seen.append(dict(stored))
-        seen = decode_snapshot({key: value for key, value in stored.items() if key.startswith(IPAM)})
-        assert [f"{finding.kind}: {finding.text}" for finding in audit(seen)] == []
+        self.states.append(dict(stored))
+        snapshot = decode_snapshot({key: value for key, value in stored.items() if key.startswith(IPAM)})
+        assert [f"{finding.kind}: {finding.text}" for finding in audit(snapshot)] == []
         holders = {
             block.cidr.network_address + ordinal: block.attributes[index].handle
-            for block in seen.blocks.values()
+            for block in snapshot.blocks.values()
             for ordinal, index in enumerate(block.allocations)
             if index is not None
         }
         for address, handle in self.assigned.items():
             assert holders.get(address) == handle
-        for handle in seen.handles:
+        for handle in snapshot.handles:
             assert handle[0] in "tk@" or resource_key("workloadendpoints", handle, "default") in stored
 
     async def run(self) -> None:
@@ -111,8 +111,8 @@ class History:
                     pass
 
     async def assign(self, number: int, handle: str) -> None:
-        node, keep = PROCESSES[number], Retention(HandleId(f"@{int(handle[1]) % 3}"), 60)
-        named = {"secondary": (("node", node), *keep.words()), "retained_for": keep.handle}
+        node, retention = PROCESSES[number], Retention(HandleId(f"@{int(handle[1]) % 3}"), 60)
+        named = {"secondary": (("node", node), *retention.words()), "retained_for": retention.handle}
         request = ask(
             handle,
             node,

@@ -77,10 +77,10 @@ class World:
 
     async def held(self) -> dict[Address, str]:
         """Every allocated address and its handle; an address in two blocks would be a fault of `audit`."""
-        seen = decode_snapshot((await self.store.list(IPAM)).values)
+        snapshot = decode_snapshot((await self.store.list(IPAM)).values)
         return {
             block.cidr.network_address + ordinal: str(block.attributes[index].handle)
-            for block in seen.blocks.values()
+            for block in snapshot.blocks.values()
             for ordinal, index in enumerate(block.allocations)
             if index is not None and block.attributes[index].released_at is None
         }
@@ -92,7 +92,7 @@ def ask(handle: str, node: str = "n1", ipv4: int = 1, **settings: object) -> Add
     return AddressRequest(HandleId(handle), NodeName(node), ipv4=ipv4, **fields)  # type: ignore[arg-type]
 
 
-def texts(items: Sequence[object]) -> list[str]:
+def addresses_of(items: Sequence[object]) -> list[str]:
     """Addresses as people write them."""
     return [str(getattr(item, "address", item)) for item in items]
 

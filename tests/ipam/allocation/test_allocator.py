@@ -16,7 +16,7 @@ from ipam.failures import AddressInUse, BlockLimit, Conflict, NoPool, PoolExhaus
 from ipam.keys import RESERVATIONS, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AssignmentMode, HandleId, NodeName, Use
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.ipam_world import World, ask, endpoint, texts
+from tests.scenes.ipam_world import World, addresses_of, ask, endpoint
 
 
 async def test_the_first_address_claims_a_block_in_one_transaction(world: World, store: FakeStore) -> None:
@@ -62,7 +62,7 @@ async def test_asking_again_with_the_same_handle_gives_the_same(world: World) ->
     assert len(await world.held()) == 3
 
 
-async def test_a_lost_reply_is_adopted_with_its_companion(world: World, store: FakeStore) -> None:
+async def test_a_lost_reply_is_adopted_with_its_piggybacked_writes(world: World, store: FakeStore) -> None:
     await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
     store.fail_next(Fault.LOST_REPLY)
@@ -80,7 +80,7 @@ async def test_a_handle_that_counts_what_it_does_not_hold_is_used_and_mended(wor
     assert await world.faults() == []
 
 
-async def test_a_companion_whose_guard_is_broken_stops_the_allocation_at_once(
+async def test_an_attached_guard_that_is_broken_stops_the_allocation_at_once(
     world: World, store: FakeStore
 ) -> None:
     await world.pool("p", "10.0.0.0/29")
@@ -91,7 +91,7 @@ async def test_a_companion_whose_guard_is_broken_stops_the_allocation_at_once(
     assert store.copy() == before
 
 
-async def test_a_companion_that_fails_harms_only_its_own_request(world: World) -> None:
+async def test_a_piggyback_that_fails_harms_only_its_own_request(world: World) -> None:
     await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
 
@@ -125,7 +125,7 @@ async def test_several_addresses_may_come_from_several_blocks(
 ) -> None:
     await world.pool("p", cidr, length)
     given = await world.allocator().assign(ask("h1", ipv4=count))
-    assert len(set(texts(given))) == count
+    assert len(set(addresses_of(given))) == count
     assert sorted(await world.allocator().release_handle(HandleId("h1"))) == sorted(
         item.address for item in given
     )
@@ -285,10 +285,10 @@ async def test_reserved_addresses_are_not_given_out_but_may_be_asked_for(world: 
     await world.pool("p", "10.0.0.0/30")
     await world.write(f"{RESERVATIONS}r", b'{"spec":{"reservedCIDRs":["10.0.0.0/31","10.0.0.2"]}}')
     allocator = world.allocator()
-    assert texts(await allocator.assign(ask("h1"))) == ["10.0.0.3"]
+    assert addresses_of(await allocator.assign(ask("h1"))) == ["10.0.0.3"]
     with pytest.raises(PoolExhausted):
         await allocator.assign(ask("h2"))
-    assert texts(await allocator.assign(ask("h2", exact=(ip_address("10.0.0.1"),)))) == ["10.0.0.1"]
+    assert addresses_of(await allocator.assign(ask("h2", exact=(ip_address("10.0.0.1"),)))) == ["10.0.0.1"]
 
 
 async def test_a_chosen_address_is_given_or_refused(world: World) -> None:
@@ -296,8 +296,8 @@ async def test_a_chosen_address_is_given_or_refused(world: World) -> None:
     await world.pool("off", "10.0.1.0/29", disabled=True)
     allocator = world.allocator()
     wish = ip_address("10.0.0.6")
-    assert texts(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
-    assert texts(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
+    assert addresses_of(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
+    assert addresses_of(await allocator.assign(ask("h1", exact=(wish,)))) == ["10.0.0.6"]
     with pytest.raises(AddressInUse, match=r"10\.0\.0\.6 is allocated to h1"):
         await allocator.assign(ask("h2", node="n2", exact=(wish,)))
     with pytest.raises(NoPool, match="in no configured pool"):
@@ -322,7 +322,7 @@ async def test_a_released_address_cools_down_when_the_rules_say_so(world: World)
     with pytest.raises(AddressInUse, match="cools down"):
         await allocator.assign(ask("h2", exact=(ip_address("10.0.0.0"),)))
     world.clock.advance(31)
-    assert texts(await allocator.assign(ask("h2"))) == ["10.0.0.0"]
+    assert addresses_of(await allocator.assign(ask("h2"))) == ["10.0.0.0"]
     assert await world.faults() == []
 
 

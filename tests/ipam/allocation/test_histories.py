@@ -48,8 +48,8 @@ async def test_the_same_seed_gives_the_same_history_and_another_seed_another() -
     for history in histories:
         await history.run()
     once, again = histories[: len(REPLAYED)], histories[len(REPLAYED) :]
-    assert [history.seen for history in once] == [history.seen for history in again]
-    assert len({str(history.seen) for history in once}) == len(REPLAYED)
+    assert [history.states for history in once] == [history.states for history in again]
+    assert len({str(history.states) for history in once}) == len(REPLAYED)
 
 
 @pytest.mark.parametrize("moment", range(30))

@@ -58,9 +58,9 @@ async def test_thirty_two_processes_race_for_sixteen_blocks(
     for _ in range(32):
         assert await racers.stdout.readline() == b"ready\n"
     out, _ = await racers.communicate(b"")
-    told = out.decode().split()
-    assert len(told) == 32
-    addresses = [answer for answer in told if answer != "PoolExhausted"]
+    answers = out.decode().split()
+    assert len(answers) == 32
+    addresses = [answer for answer in answers if answer != "PoolExhausted"]
     assert len(set(addresses)) == len(addresses) == (16 if strict else 32)
     seen = decode_snapshot((await world.store.list(IPAM)).values)
     assert Counter(block.owner is not None for block in seen.blocks.values()) == {True: 16}

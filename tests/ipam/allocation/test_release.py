@@ -14,10 +14,10 @@ from ipam.failures import Conflict, Refused
 from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_world import World, ask, endpoint, no_pause, texts
+from tests.scenes.ipam_world import World, addresses_of, ask, endpoint, no_pause
 
 
-async def test_releasing_an_unknown_handle_still_commits_the_companion(
+async def test_releasing_an_unknown_handle_still_commits_the_attached_writes(
     world: World, store: FakeStore
 ) -> None:
     key = resource_key("workloadendpoints", "w1", "default")
@@ -27,7 +27,7 @@ async def test_releasing_an_unknown_handle_still_commits_the_companion(
     assert await world.allocator().release_handle(HandleId("h")) == ()
 
 
-async def test_a_release_whose_companion_is_stale_changes_nothing(world: World) -> None:
+async def test_a_release_whose_attached_guard_is_stale_changes_nothing(world: World) -> None:
     await world.pool("p", "10.0.0.0/29")
     allocator = world.allocator()
     await allocator.assign(ask("h1"))
@@ -57,7 +57,7 @@ async def test_an_address_is_released_only_from_the_one_who_is_named(world: Worl
             GuardedAddress(free),
         ]
     )
-    assert texts(done.released) == [str(given[0].address)]
+    assert addresses_of(done.released) == [str(given[0].address)]
     assert set(done.unallocated) == {nowhere, free}
     assert await world.faults() == []
     await allocator.release_addresses([GuardedAddress(given[1].address)])

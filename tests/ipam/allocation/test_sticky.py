@@ -1,4 +1,4 @@
-"""Addresses that a named workload finds again: kept at its release, taken over by its next pod, freed in the end."""
+"""Addresses that a named workload finds again: retained at release, taken over by its next pod, freed in the end."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
 from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.ipam_world import START, World, ask, no_pause, texts
+from tests.scenes.ipam_world import START, World, addresses_of, ask, no_pause
 
 NAME = HandleId("net.@default@web-0")
-KEEP = Retention(NAME, 600)
+RETENTION = Retention(NAME, 600)
 
 
-def named(container: str, node: str = "n1", keep: Retention = KEEP, **settings: object) -> AddressRequest:
+def named(
+    container: str, node: str = "n1", retention: Retention = RETENTION, **settings: object
+) -> AddressRequest:
     """What the next pod of the name asks for."""
-    words = (("node", node), ("netns", f"/run/{container}"), *keep.words())
-    return ask(f"net.{container}", node, secondary=words, retained_for=keep.handle, **settings)
+    words = (("node", node), ("netns", f"/run/{container}"), *retention.words())
+    return ask(f"net.{container}", node, secondary=words, retained_for=retention.handle, **settings)
 
 
 async def test_the_next_pod_of_a_name_has_the_address_of_the_last_one(world: World) -> None:
@@ -62,15 +64,15 @@ async def test_another_process_and_a_lost_reply_give_the_same(world: World, stor
     store.fail_next(Fault.LOST_REPLY)
     with pytest.raises(StoreUnavailable):
         await world.allocator().assign(named("c2"))
-    assert texts(await world.allocator().assign(named("c2"))) == [str(first.address)]
+    assert addresses_of(await world.allocator().assign(named("c2"))) == [str(first.address)]
     assert await world.faults() == []
 
 
-async def test_what_is_kept_is_given_to_nobody_else_and_a_refusal_says_so(world: World) -> None:
+async def test_what_is_retained_is_given_to_nobody_else_and_a_refusal_says_so(world: World) -> None:
     await world.pool("p", "10.0.0.0/30", 30)
     allocator = world.allocator()
     given = [
-        await allocator.assign(named(f"c{number}", keep=Retention(HandleId(f"net.@{number}"), 60)))
+        await allocator.assign(named(f"c{number}", retention=Retention(HandleId(f"net.@{number}"), 60)))
         for number in range(4)
     ]
     for number in range(4):
@@ -95,7 +97,7 @@ async def test_a_second_pod_of_a_name_has_an_address_of_its_own_and_the_first_on
     assert await world.faults() == []
 
 
-async def test_of_two_pods_released_together_one_address_is_kept(world: World) -> None:
+async def test_of_two_pods_released_together_one_address_is_retained(world: World) -> None:
     await world.pool("p", "10.0.0.0/28", 29)
     allocator = world.allocator()
     for container in ("c1", "c2"):
@@ -117,7 +119,7 @@ async def test_both_families_come_back_together(world: World) -> None:
     assert await world.faults() == []
 
 
-async def test_what_does_not_fit_the_request_stays_kept(world: World) -> None:
+async def test_what_does_not_fit_the_request_stays_retained(world: World) -> None:
     await world.pool("p", "10.0.0.0/28", 29)
     await world.pool("q", "10.9.0.0/28", 29)
     allocator = world.allocator()
@@ -132,7 +134,7 @@ async def test_what_does_not_fit_the_request_stays_kept(world: World) -> None:
     assert same.address == first.address
 
 
-async def test_a_node_that_goes_takes_what_it_keeps_along(world: World) -> None:
+async def test_a_node_that_goes_takes_what_it_retains_along(world: World) -> None:
     await world.pool("p", "10.0.0.0/28", 29)
     allocator = world.allocator()
     await allocator.assign(named("c1"))
@@ -151,11 +153,11 @@ async def test_a_damaged_record_of_the_name_stops_no_release(world: World) -> No
     assert await world.held() == {}
 
 
-def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
+def test_a_transfer_leaves_a_block_sound_and_is_a_new_allocation() -> None:
     block = blocks.new_block(ip_network("10.0.0.0/29"), ask("x").node, "", 7)
-    block, _ = blocks.assign(block, 2, Attributes(HandleId("a"), KEEP.words()))
+    block, _ = blocks.assign(block, 2, Attributes(HandleId("a"), RETENTION.words()))
     before = dict(block.sequence_of)[0]
-    after = blocks.transfer(block, [0], retained(block.attributes[0], KEEP, START))
+    after = blocks.transfer(block, [0], retained(block.attributes[0], RETENTION, START))
     assert blocks.broken_invariants(after) == ()
     assert dict(after.sequence_of)[0] > before
     assert [len(blocks.allocations_of(after, HandleId(one))) for one in ("a", NAME)] == [1, 1]
@@ -164,7 +166,7 @@ def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (KEEP.words(), KEEP),
+        (RETENTION.words(), RETENTION),
         ((("keepAs", NAME),), None),
         ((("keepAs", NAME), (KEEP_SECONDS, "soon")), None),
         (((KEEP_SECONDS, "600"),), None),
@@ -172,17 +174,17 @@ def test_handing_over_keeps_a_block_sound_and_is_a_new_allocation() -> None:
         ((), None),
     ],
 )
-def test_words_that_cannot_be_read_keep_nothing(
+def test_words_that_cannot_be_read_retain_nothing(
     words: tuple[tuple[str, str], ...], found: Retention | None
 ) -> None:
     assert retention_of(Attributes(HandleId("h"), words)) == found
 
 
-def test_a_kept_address_says_whose_it_is_and_until_when_and_nothing_of_its_container() -> None:
+def test_a_retained_address_says_whose_it_is_and_until_when_and_nothing_of_its_container() -> None:
     attributes = Attributes(
-        HandleId("net.c1"), (("netns", "/x"), ("boot", "b"), ("node", "n1"), *KEEP.words())
+        HandleId("net.c1"), (("netns", "/x"), ("boot", "b"), ("node", "n1"), *RETENTION.words())
     )
-    waiting = retained(attributes, KEEP, START)
+    waiting = retained(attributes, RETENTION, START)
     assert waiting.handle == NAME
     assert waiting.secondary == (("keepAs", NAME), ("keptUntil", "2026-01-02T03:14:05Z"), ("node", "n1"))
     assert (is_retained(attributes), is_retained(waiting)) == (False, True)
@@ -194,7 +196,7 @@ def test_a_kept_address_says_whose_it_is_and_until_when_and_nothing_of_its_conta
     )
 
 
-async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_and_by_nothing_else(
+async def test_a_transaction_that_remembers_a_block_as_it_was_is_refused_by_its_guard_and_by_nothing_else(
     world: World,
 ) -> None:
     """Another request of the moment drafted on the block as this node remembers it; the name lost its share since."""
@@ -215,6 +217,6 @@ async def test_a_draft_that_remembers_a_block_as_it_was_is_refused_by_its_guard_
     environment = Environment(world.store, world.clock.wall, lambda: [record], no_pause, world.random)
     search = AddressSearch(environment, request, cache, transaction)
     given = await search.reassign_retained(())
-    assert texts(given) == [str(first.address)]
+    assert addresses_of(given) == [str(first.address)]
     guards, operations = transaction.guards_and_operations
     assert isinstance(await world.store.commit(guards, operations), GuardFailed)

@@ -120,7 +120,9 @@ async def test_blocks_that_share_addresses_are_found(world: World) -> None:
     assert await world.faults() == ["overlapping-blocks: blocks 10.0.0.0/30 and 10.0.0.2/31 share addresses"]
 
 
-async def test_leaks_and_strangers_are_reported_and_never_mended(world: World, store: FakeStore) -> None:
+async def test_leaks_and_unallocated_addresses_are_reported_and_never_repaired(
+    world: World, store: FakeStore
+) -> None:
     await healthy(world)
     seen = decode_snapshot((await store.list(IPAM)).values)
     in_use = {ip_address("10.0.0.0"): "endpoint a", ip_address("10.0.0.3"): "endpoint b"}
@@ -157,7 +159,7 @@ async def test_every_address_of_a_pool_is_counted_once(world: World, store: Fake
     assert (one.capacity, one.used, one.borrowed, one.cooling, one.reserved, one.free) == (8, 2, 0, 1, 4, 1)
 
 
-async def test_loans_are_counted_with_the_borrower(world: World, store: FakeStore) -> None:
+async def test_borrowed_addresses_are_counted_with_the_borrower(world: World, store: FakeStore) -> None:
     await healthy(world)
     seen = decode_snapshot((await store.list(IPAM)).values)
     (loan,) = borrowed_addresses(seen.blocks.values())

@@ -58,16 +58,16 @@ async def register(store: Store, name: str) -> None:
 
 
 class Watched:
-    """A node's facts, with every picture of the nodes that was ever seen."""
+    """A node's facts, with every state of the nodes that was ever seen."""
 
     def __init__(self, store: EtcdStore) -> None:
         self.cluster = Cluster(ME)
-        self.pictures: list[tuple[bool, frozenset[str]]] = []
+        self.states: list[tuple[bool, frozenset[str]]] = []
         self._bell = asyncio.Event()
         self.syncer = Syncer(store, self.cluster, SystemClock(), self._changed)
 
     def _changed(self) -> None:
-        self.pictures.append((self.syncer.in_sync, frozenset(self.cluster.nodes)))
+        self.states.append((self.syncer.in_sync, frozenset(self.cluster.nodes)))
         self._bell.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -81,8 +81,8 @@ class Watched:
 
     @property
     def lost(self) -> list[frozenset[str]]:
-        """Nodes that were known and then not, picture by picture."""
-        names = [found for _, found in self.pictures]
+        """Nodes that were known and then not, state by state."""
+        names = [found for _, found in self.states]
         return [before - after for before, after in pairwise(names) if before - after]
 
 
