@@ -76,6 +76,8 @@ class AddressSearch:
     def _give_up_blocks(self) -> None:
         """Give up empty blocks of pools that no longer select the node, along with what is written anyway."""
         pools = pools_not_selecting(self._pools, self._request)
+        if not pools:
+            return
         empty = [
             versioned
             for cidr, versioned in self._cache.own.items()
