@@ -18,7 +18,7 @@ MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def text_of(one: Address | Prefix) -> str:
-    """An address, alone or with a length, or a network."""
+    """The text of an address, alone or with a length, or of a network."""
     address = one.network_address if isinstance(one, IPv6Network) else one
     inside = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     if inside is None or not isinstance(address, IPv6Address):

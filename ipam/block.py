@@ -168,7 +168,7 @@ def bare_handle(handle: HandleId | None) -> HandleId | None:
 
 
 def holder(block: Block, ordinal: int) -> Attributes | None:
-    """Who holds an ordinal; nobody if it is free or cooling down."""
+    """The attributes of the allocation at an ordinal; None if it is free or cooling down."""
     index = block.allocations[ordinal]
     if index is None or block.attributes[index].released_at is not None:
         return None
@@ -176,7 +176,7 @@ def holder(block: Block, ordinal: int) -> Attributes | None:
 
 
 def allocated(block: Block) -> Iterator[tuple[int, Attributes]]:
-    """(ordinal, attributes) of everything in use."""
+    """(ordinal, attributes) of every allocation; what cools down is none."""
     for ordinal in range(len(block.allocations)):
         attributes = holder(block, ordinal)
         if attributes is not None:
@@ -184,7 +184,7 @@ def allocated(block: Block) -> Iterator[tuple[int, Attributes]]:
 
 
 def address_of(block: Block, ordinal: int) -> Address:
-    """The address at an ordinal."""
+    """The address of an ordinal."""
     return ip_address(int(block.cidr.network_address) + ordinal)
 
 

@@ -1,6 +1,7 @@
 """JSON to model and back, field by field as Calico writes them.
 
-Promises: what Calico wrote is read, old and missing fields are healed; Calico's readers understand what is written.
+Promises: what Calico wrote is read, and fields that are missing or of an old form are filled in; Calico reads what is
+written; fields that are unknown here survive a change.
 Malformed names the key and the field. Does not know: etcd, what a value is used for.
 """
 
@@ -76,7 +77,7 @@ def _with_other(raw: dict[str, Any], other: str) -> dict[str, Any]:
 
 
 def decode_block(key: str, value: bytes) -> Block:
-    """A stored block. Raises Malformed."""
+    """Decode a block. Raises Malformed."""
     raw = _object(key, value)
     cidr = _network(key, "cidr", raw.get("cidr"))
     if block_of_key(key) != cidr:
@@ -117,7 +118,7 @@ def _attributes(raw: Mapping[str, Any]) -> Attributes:
 
 
 def encode_block(block: Block) -> bytes:
-    """The block as Calico writes it."""
+    """Encode a block as Calico does."""
     raw: dict[str, Any] = {
         "cidr": text_of(block.cidr),
         "affinity": f"{block.owner_kind}:{block.owner}" if block.owner is not None else None,
@@ -141,7 +142,7 @@ def _attributes_json(attributes: Attributes) -> dict[str, Any]:
 
 
 def decode_affinity(key: str, value: bytes) -> Affinity:
-    """A stored claim; an empty value or state is an old confirmed one. Raises Malformed."""
+    """Decode a node's claim on a block; an empty value or state is an old confirmed one. Raises Malformed."""
     found = affinity_of_key(key)
     if found is None:
         raise Malformed(f"{key}: is not the key of an affinity")
@@ -151,12 +152,12 @@ def decode_affinity(key: str, value: bytes) -> Affinity:
 
 
 def encode_affinity(state: AffinityState) -> bytes:
-    """A claim in this state."""
+    """Encode a claim in this state; node and block are in its key."""
     return json.dumps({"state": state.value, "deleted": False}, separators=(",", ":")).encode()
 
 
 def decode_handle(key: str, value: bytes) -> Handle:
-    """A stored handle. Raises Malformed."""
+    """Decode a handle. Raises Malformed."""
     name = handle_of_key(key)
     if name is None:
         raise Malformed(f"{key}: is not the key of a handle")
@@ -168,13 +169,13 @@ def decode_handle(key: str, value: bytes) -> Handle:
 
 
 def encode_handle(handle: Handle) -> bytes:
-    """The handle as Calico writes it."""
+    """Encode a handle as Calico does."""
     counts = {text_of(block): count for block, count in handle.count_by_block}
     return json.dumps({"block": counts, "deleted": False}, separators=(",", ":")).encode()
 
 
 def decode_config(key: str, value: bytes) -> IpamConfig:
-    """The cluster's rules; a missing field has its default. Raises Malformed."""
+    """Decode the cluster's allocation rules; a missing field has its default. Raises Malformed."""
     raw = _object(key, value)
     with _reading(key):
         return IpamConfig(
@@ -187,7 +188,7 @@ def decode_config(key: str, value: bytes) -> IpamConfig:
 
 
 def encode_config(config: IpamConfig) -> bytes:
-    """The cluster's rules as Calico writes them."""
+    """Encode the cluster's allocation rules as Calico does."""
     raw: dict[str, Any] = {
         "strict_affinity": config.strict_affinity,
         "auto_allocate_blocks": config.auto_allocate_blocks,

@@ -32,7 +32,7 @@ def unescaped(segment: str) -> str:
 
 
 def resource_prefix(plural: str) -> str:
-    """Where all resources of a kind are: `ippools`, `nodes`, `workloadendpoints` …"""
+    """The prefix of all resources of a kind: `ippools`, `nodes`, `workloadendpoints` …"""
     return f"{RESOURCES}{plural}/"
 
 
@@ -43,7 +43,7 @@ def resource_key(plural: str, name: str, namespace: str | None = None) -> str:
 
 
 def resource_name(key: str, plural: str) -> tuple[str | None, str] | None:
-    """(namespace, name) of a resource key of that kind."""
+    """(namespace, name) of a resource's key; None for a key of another kind."""
     if not key.startswith(resource_prefix(plural)):
         return None
     segments = key.removeprefix(resource_prefix(plural)).split("/")
@@ -67,7 +67,7 @@ def _undashed(segment: str) -> Prefix | None:
 
 
 def block_prefix(version: int) -> str:
-    """Where all blocks of an address family are."""
+    """The prefix of all blocks of one IP version, 4 or 6."""
     return f"{BLOCKS}ipv{version}/block/"
 
 
@@ -77,7 +77,7 @@ def block_key(cidr: Prefix) -> str:
 
 
 def block_of_key(key: str) -> Prefix | None:
-    """The block behind a block key."""
+    """The CIDR of a block's key; None for any other key."""
     for version in (4, 6):
         if key.startswith(block_prefix(version)):
             return _undashed(key.removeprefix(block_prefix(version)))
@@ -85,7 +85,7 @@ def block_of_key(key: str) -> Prefix | None:
 
 
 def affinity_prefix(node: NodeName, version: int) -> str:
-    """Where a node's claims of one family are."""
+    """The prefix of a node's claims on blocks of one IP version."""
     return f"{HOSTS}{escaped(node)}/ipv{version}/block/"
 
 
@@ -95,7 +95,7 @@ def affinity_key(node: NodeName, cidr: Prefix) -> str:
 
 
 def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
-    """(node, block) behind an affinity key."""
+    """(node, block) of a claim's key; None for any other key."""
     if not key.startswith(HOSTS):
         return None
     match key.removeprefix(HOSTS).split("/"):
@@ -112,7 +112,7 @@ def handle_key(handle: HandleId) -> str:
 
 
 def handle_of_key(key: str) -> HandleId | None:
-    """The handle behind a handle key."""
+    """The id of a handle's key; None for any other key."""
     segment = key.removeprefix(HANDLES)
     return (
         HandleId(unescaped(segment)) if key.startswith(HANDLES) and segment and "/" not in segment else None

@@ -30,7 +30,7 @@ TOKEN = re.compile(
 
 
 class SelectorError(ValueError):
-    """What is wrong, at which character."""
+    """A selector that cannot be parsed; the text says what is wrong, and at which character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def parse(text: str) -> Selector:
 
 
 class _Reader:
-    """Recursive descent: either := both (`||` both)*; both := term (`&&` term)*."""
+    """A parser by recursive descent: either := both (`||` both)*; both := term (`&&` term)*."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -99,12 +99,12 @@ class _Reader:
         return False
 
     def end(self) -> None:
-        """Nothing may follow."""
+        """Make sure that nothing follows. Raises SelectorError."""
         if self._at < len(self._tokens):
             raise self._wrong("'&&', '||' or the end")
 
     def either(self, depth: int) -> Match:
-        """Alternatives."""
+        """Parse alternatives joined by `||`. Raises SelectorError."""
         if depth > DEEPEST_NESTING:
             raise SelectorError(f"nested deeper than {DEEPEST_NESTING}")
         parts = [self._both(depth)]

@@ -46,12 +46,12 @@ def eligible_pools(records: Sequence[PoolRecord], request: AddressRequest, versi
 
 
 def _words(record: PoolRecord) -> frozenset[str]:
-    """What a pool may be asked for by."""
+    """The words by which a request may name a pool: its name and its CIDR."""
     return frozenset({record.pool.name, text_of(record.pool.cidr)})
 
 
 def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str]) -> str | None:
-    """`named`: the words of the request that may mean a pool of this family."""
+    """Why a pool is not used; `named` holds the words of the request that may mean a pool of this IP version."""
     pool = record.pool
     if named and not _words(record) & named:
         return "was not asked for"
@@ -104,7 +104,7 @@ def blocks_in_order(record: PoolRecord, node: NodeName) -> Iterator[Prefix]:
 
 
 def aligned_block(pool: Pool, address: Address) -> Prefix:
-    """The block of a pool that an address belongs to."""
+    """The CIDR of the block that an address of a pool lies in."""
     length = max(pool.block_length, pool.cidr.prefixlen)
     mask = (1 << pool.cidr.max_prefixlen - length) - 1
     return type(pool.cidr)((int(address) & ~mask, length))
