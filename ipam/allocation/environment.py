@@ -1,6 +1,6 @@
 """What allocation needs from outside, in one value: datastore, time, pools, pauses, chance.
 
-Does not know: what is allocated.
+Promises: nothing of it changes as long as the allocator lives. Does not know: what is allocated.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_world import World
+from tests.scenes.ipam.world import World
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ipam.failures import AddressInUse, BlockLimit, Conflict, NoPool, PoolExhaus
 from ipam.keys import RESERVATIONS, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AssignmentMode, HandleId, NodeName, Use
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.ipam_world import World, addresses_of, ask, endpoint
+from tests.scenes.ipam.world import World, addresses_of, ask, endpoint
 
 
 async def test_the_first_address_claims_a_block_in_one_transaction(world: World, store: FakeStore) -> None:

@@ -1,6 +1,6 @@
 """Random histories of a small cluster under faults: after every single write nothing is twice, torn or lost.
 
-A failing seed is in the message of the failing test, and replays (see tests/scenes/ipam_history.py).
+A failing seed is in the message of the failing test, and replays (see tests/scenes/ipam/history.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 from ipam.allocation.allocator import Allocator
 from ipam.keys import resource_key
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_history import STEPS, History
-from tests.scenes.ipam_world import World, ask, endpoint
+from tests.scenes.ipam.history import STEPS, History
+from tests.scenes.ipam.world import World, ask, endpoint
 
 HISTORIES = 30
 REPLAYED = range(10)

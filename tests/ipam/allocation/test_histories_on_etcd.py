@@ -14,7 +14,7 @@ from ipam.etcd.store import CommitOutcome, Committed, Delete, Operation, Unchang
 from ipam.failures import StoreUnavailable
 from tests.fakes.store import Check, Fault
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.ipam_history import STEPS, History
+from tests.scenes.ipam.history import STEPS, History
 
 HISTORIES = 8
 

@@ -22,7 +22,7 @@ from ipam.failures import PoolExhausted
 from ipam.keys import IPAM, IPAM_CONFIG, resource_key
 from ipam.model import AffinityState, HandleId
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.ipam_world import World, ask
+from tests.scenes.ipam.world import World, ask
 
 KILLS, LANES = 200, 4
 LONGEST_SECONDS = 0.05
@@ -52,7 +52,7 @@ async def test_thirty_two_processes_race_for_sixteen_blocks(
     await world.pool("p", "10.0.0.0/26", 30)
     await world.rules(f'{{"strict_affinity":{str(strict).lower()}}}')
     pipe = asyncio.subprocess.PIPE
-    words = ("-m", "tests.scenes.racing", server.endpoint, "32")
+    words = ("-m", "tests.scenes.ipam.racing", server.endpoint, "32")
     racers = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=pipe, stdout=pipe)
     assert racers.stdout is not None
     for _ in range(32):
@@ -106,7 +106,7 @@ async def test_a_killed_process_leaves_nothing_torn(world: World, server: Etcd) 
 
     async def lane(number: int) -> None:
         source = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.scenes.allocating", server.endpoint, f"n{number}"),
+            *(sys.executable, "-m", "tests.scenes.ipam.allocating", server.endpoint, f"n{number}"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -14,7 +14,7 @@ from ipam.failures import Conflict, Refused
 from ipam.keys import handle_key, resource_key
 from ipam.model import HandleId, NodeName
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_world import World, addresses_of, ask, endpoint, no_pause
+from tests.scenes.ipam.world import World, addresses_of, ask, endpoint, no_pause
 
 
 async def test_releasing_an_unknown_handle_still_commits_the_attached_writes(

@@ -28,7 +28,7 @@ from ipam.failures import AddressInUse, PoolExhausted, StoreUnavailable
 from ipam.keys import block_key, handle_key
 from ipam.model import AddressRequest, Attributes, HandleId
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.ipam_world import START, World, addresses_of, ask, no_pause
+from tests.scenes.ipam.world import START, World, addresses_of, ask, no_pause
 
 NAME = HandleId("net.@default@web-0")
 RETENTION = Retention(NAME, 600)

@@ -15,7 +15,7 @@ from ipam.etcd.store import Committed, Delete, GuardFailed, Put
 from ipam.keys import IPAM, affinity_key, block_key, handle_key
 from ipam.model import HandleId, NodeName, Pool
 from tests.fakes.store import FakeStore
-from tests.scenes.ipam_world import World, ask
+from tests.scenes.ipam.world import World, ask
 
 CIDR = ip_network("10.0.0.0/30")
 BLOCK, CLAIM = block_key(CIDR), affinity_key(NodeName("n1"), CIDR)

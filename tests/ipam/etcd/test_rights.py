@@ -29,7 +29,7 @@ from ipam.model import HandleId, NodeName
 from tests import ROOT
 from tests.fakes.kernel import FakeKernel
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.ipam_world import ask, endpoint
+from tests.scenes.ipam.world import ask, endpoint
 
 PAGE = ROOT / "docs" / "etcd.md"
 NODE, PASSWORD, ROOTS = NodeName("node1"), "first", "roots"

@@ -17,7 +17,7 @@ from ipam.etcd.store import Delete
 from ipam.keys import handle_key, resource_key
 from ipam.model import Address, HandleId
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.ipam_world import World, ask
+from tests.scenes.ipam.world import World, ask
 
 POOL = {"cidr": "10.0.0.0/29", "blockSize": 30}
 TABLE = """\

@@ -1,4 +1,4 @@
-"""Processes that allocate and release for ever, to be killed: `python -m tests.scenes.allocating ENDPOINT NODE`.
+"""Processes that allocate and release for ever, to be killed: `python -m tests.scenes.ipam.allocating ENDPOINT NODE`.
 
 Forks one for each line it reads, when the one before is dead; each writes `PID ready` when it has allocated once.
 Everything is imported before the fork, so that one is there in a few milliseconds.
@@ -23,7 +23,7 @@ from ipam.etcd.store import Delete, Put, Unchanged
 from ipam.failures import IpamError
 from ipam.keys import resource_key
 from ipam.model import Assignment, HandleId, Pool, PoolRecord
-from tests.scenes.ipam_world import ask
+from tests.scenes.ipam.world import ask
 
 
 def pod(handle: str, node: str, assigned: tuple[Assignment, ...]) -> PiggybackedWrites:

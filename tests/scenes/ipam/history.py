@@ -22,7 +22,7 @@ from ipam.failures import IpamError
 from ipam.keys import IPAM, resource_key
 from ipam.model import Address, HandleId, NodeName
 from tests.fakes.store import Check, Fault
-from tests.scenes.ipam_world import World, ask, endpoint
+from tests.scenes.ipam.world import World, ask, endpoint
 
 STEPS = 60
 PROCESSES = ("n1", "n2", "n3", "n1")

@@ -1,4 +1,4 @@
-"""Processes of a race: `python -m tests.scenes.racing ENDPOINT COUNT`; all assign when standard input ends.
+"""Processes of a race: `python -m tests.scenes.ipam.racing ENDPOINT COUNT`; all assign when standard input ends.
 
 Each is a node of its own, `n0` and so on. Everything is imported before they are forked.
 """
@@ -17,7 +17,7 @@ from ipam.etcd.etcd_config import EtcdConfig
 from ipam.failures import IpamError
 from ipam.keys import resource_key
 from ipam.model import Pool, PoolRecord
-from tests.scenes.ipam_world import ask
+from tests.scenes.ipam.world import ask
 
 
 def say(word: str) -> None:
