@@ -44,7 +44,7 @@ def kind_named(word: str) -> str:
     raise CommandFailed(f"kind {word!r} is not known; known are {NAMES}")
 
 
-def shown(
+def resources_text(
     kind: str, resources: list[Resource], output: str, *, single: bool, namespaces: bool = False
 ) -> str:
     """Resources of one kind as text in the form asked for; `namespaces`: tables say where pods are."""

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTE
     )
 
 
-class Step(NamedTuple):
+class Change(NamedTuple):
     """What is asked of one resource; no dataclass, because importing those would slow every `--help`."""
 
     kind: str
@@ -41,7 +41,7 @@ class Step(NamedTuple):
     do: Callable[[Admission], Awaitable[Outcome]]
 
 
-class Words(NamedTuple):
+class Wording(NamedTuple):
     """How a command speaks of itself."""
 
     done: str
@@ -65,7 +65,7 @@ def counted_kinds(done: str, kinds: Sequence[str]) -> str:
     return f"Successfully {done} {len(kinds)}{kind} resource(s)"
 
 
-def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words) -> None:
+def carry_out(arguments: argparse.Namespace, steps: Sequence[Change], words: Wording) -> None:
     """Do all steps, or none. Raises CommandFailed."""
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
@@ -81,7 +81,7 @@ def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words
     with_store(arguments, work)
 
 
-async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) -> list[Outcome]:
+async def _rehearsed(admission: Admission, steps: Sequence[Change], words: Wording) -> list[Outcome]:
     """What would come of it. Raises CommandFailed with every reason against it, StoreError."""
     outcomes: list[Outcome] = []
     faults: list[str] = []
@@ -95,7 +95,7 @@ async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) 
     return outcomes
 
 
-async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> list[Outcome]:
+async def _done(admission: Admission, steps: Sequence[Change], words: Wording) -> list[Outcome]:
     """What came of it. Raises CommandFailed that says how far it went."""
     from ipam.failures import StoreError
 
@@ -109,7 +109,7 @@ async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> li
     return outcomes
 
 
-async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
+async def _one(admission: Admission, step: Change, words: Wording) -> Outcome:
     """One step. Raises CommandFailed, StoreError."""
     from agent.datastore.resource_writer import Effect, Exists, NotFound, Outcome
     from agent.datastore.resources.documents import InvalidDocument
@@ -126,7 +126,7 @@ async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
         raise CommandFailed(str(error)) from error
 
 
-def _tell(arguments: argparse.Namespace, outcomes: Sequence[Outcome], words: Words) -> None:
+def _tell(arguments: argparse.Namespace, outcomes: Sequence[Outcome], words: Wording) -> None:
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return

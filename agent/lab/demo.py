@@ -16,7 +16,7 @@ from agent.lab import lab_processes, lifecycle, show
 from agent.lab.fabric import has_ipip
 from agent.lab.lab_plan import ROOT, LabError, Mode
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import add, pods
+from agent.lab.pods import add_pod, pods
 from agent.lab.route_tables import table, tables
 
 NODES = 3
@@ -40,7 +40,7 @@ def free_name(chosen: str | None) -> Iterator[str]:
     for name in names:
         lock = os.open(ROOT / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if _claimed(lock) and not lifecycle.exists(name):
+            if _claimed(lock) and not lifecycle.lab_exists(name):
                 yield name
                 return
         finally:
@@ -59,7 +59,9 @@ def _claimed(lock: int) -> bool:
     return True
 
 
-def tell(name: str, say: Say, progress: lifecycle.Progress, clear: Callable[[], None], *, keep: bool) -> None:
+def play(
+    name: str, say: Say, progress: lifecycle.ReportProgress, clear: Callable[[], None], *, keep: bool
+) -> None:
     """Run it. Raises LabError when anything is lost or does not come."""
     lifecycle.require_root()
     mode = Mode.IPIP if has_ipip() else Mode.VXLAN
@@ -77,11 +79,11 @@ def tell(name: str, say: Say, progress: lifecycle.Progress, clear: Callable[[], 
         say(f"\nA lab of {NODES} nodes came up in {time.monotonic() - started:.1f} s.\n")
         for number in range(PODS):
             progress(f"adding pod {number + 1} of {PODS}")
-            add(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
+            add_pod(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
         clear()
         _show(lab, say)
         say("\nNow the pool is switched to no encapsulation, live.")
-        lab = lifecycle.switch(lab, Mode.NONE)
+        lab = lifecycle.change_mode(lab, Mode.NONE)
         lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
         say(tables(lab.plan))
         _ping(lab, say)

@@ -32,7 +32,7 @@ NUD_PERMANENT = 0x80
 def make_namespace(name: str) -> None:
     """A new, empty network namespace with lo up, its sysctls as on a machine that has just booted."""
     netns.create(name)
-    kernel_defaults.set_back(NAMESPACES / name)
+    kernel_defaults.reset_sysctls(NAMESPACES / name)
     with IPRoute(netns=name) as there:
         there.link("set", index=1, state="up")
 
@@ -50,7 +50,7 @@ def remove_namespace(name: str) -> None:
         (NAMESPACES / name).unlink()
 
 
-def processes(name: str) -> list[int]:
+def processes_in(name: str) -> list[int]:
     """The processes that live in a namespace."""
     with suppress(OSError):
         inode = os.stat(NAMESPACES / name).st_ino
@@ -71,7 +71,7 @@ def _inode(pid: int) -> int | None:
 
 def end_processes(name: str) -> None:
     """Kill whatever lives in a namespace that this program made."""
-    for pid in processes(name):
+    for pid in processes_in(name):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

@@ -44,7 +44,7 @@ IPV6 = {
 """net/ipv6/addrconf.c; these decide how a node is reached."""
 
 
-def set_back(namespace: Path) -> None:
+def reset_sysctls(namespace: Path) -> None:
     """In a namespace that nobody uses yet, before its interfaces come: they copy conf.default."""
     with entered(namespace):
         for part in PARTS:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import control
-from agent.lab.fabric import NAMESPACES, processes
+from agent.lab.fabric import NAMESPACES, processes_in
 from agent.lab.lab_plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
 from agent.lab.topology import TOPOLOGY
 from agent.netlink.namespaces import entered
@@ -198,7 +198,7 @@ def stop_agent(node: LabNode, number: signal.Signals) -> None:
 
 def stop_etcd(plan: LabPlan) -> None:
     """End the datastore and wait until it is gone."""
-    for pid in processes(plan.fabric):
+    for pid in processes_in(plan.fabric):
         with suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
                 _end(pid, signal.SIGTERM, plan.fabric)
@@ -207,7 +207,7 @@ def stop_etcd(plan: LabPlan) -> None:
 def _end(pid: int, number: signal.Signals, namespace: str) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-    wait_for(f"the end of process {pid}", lambda: pid not in processes(namespace), END_SECONDS)
+    wait_for(f"the end of process {pid}", lambda: pid not in processes_in(namespace), END_SECONDS)
 
 
 def _tail(log: Path, lines: int = 5) -> str:

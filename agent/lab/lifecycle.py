@@ -47,7 +47,7 @@ MANY_NODES = 24
 ROUND_SECONDS = 0.2
 """Between two rounds of pings, as `ping -i 0.2`."""
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def up(
     name: str,
     nodes: int,
     mode: Mode,
-    progress: Progress,
+    progress: ReportProgress,
     pool_file: Path | None = None,
     *,
     dual_stack: bool = False,
@@ -120,7 +120,7 @@ def pool_document(pool_file: Path | None, mode: Mode) -> dict[str, Any]:
     return with_mode(document, mode, ipip=ipip)
 
 
-def _build(made: LabPlan, progress: Progress) -> None:
+def _build(made: LabPlan, progress: ReportProgress) -> None:
     progress("making the fabric")
     fabric.make_namespace(made.fabric)
     for number, segment in enumerate(made.segments):
@@ -155,7 +155,7 @@ def down(name: str) -> int:
     for namespace in found:
         fabric.end_processes(namespace)
     lab_processes.wait_for(
-        "the end of the lab", lambda: not any(map(fabric.processes, found)), lab_processes.END_SECONDS
+        "the end of the lab", lambda: not any(map(fabric.processes_in, found)), lab_processes.END_SECONDS
     )
     for namespace in found:
         fabric.remove_namespace(namespace)
@@ -172,7 +172,7 @@ def keep_logs(made: LabPlan) -> None:
         shutil.copy(log, kept / f"{log.parent.name}-{log.name}")
 
 
-def exists(name: str) -> bool:
+def lab_exists(name: str) -> bool:
     """Whether a lab of this name is up, or was not removed. Raises LabError for a wrong name."""
     return (plan(name, 1, Mode.NONE).directory / "lab.json").exists()
 
@@ -207,7 +207,7 @@ def apply(made: LabPlan, document: dict[str, Any]) -> str:
     return done.stdout
 
 
-def switch(lab: Lab, mode: Mode) -> Lab:
+def change_mode(lab: Lab, mode: Mode) -> Lab:
     """Change the mode of every pool of a running lab, as one does with `tortie apply`. Raises LabError."""
     node = lab.plan.nodes[0]
     done = subprocess.run(

@@ -60,7 +60,7 @@ def pods(plan: LabPlan) -> list[Pod]:
     return sorted(found, key=lambda pod: pod.name)
 
 
-def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
+def add_pod(plan: LabPlan, name: str, node: LabNode) -> Pod:
     """A new pod on a node. Raises LabError with the plugin's own words; then nothing is left of it."""
     if not POD_NAME.fullmatch(name):
         raise LabError(f"pod {name!r}: up to forty lower-case letters, digits and dashes, not at the ends")
@@ -70,27 +70,27 @@ def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
     write_json(_file(plan, name), asdict(pod))
     make_namespace(plan.pod_namespace(name))
     try:
-        result = json.loads(call(plan, pod, "ADD"))
+        result = json.loads(call_plugin(plan, pod, "ADD"))
         addresses = {
             one.version: str(one.ip) for one in (ip_interface(row["address"]) for row in result["ips"])
         }
         pod = Pod(name, node.name, pod.container_id, addresses[4], addresses.get(6, ""))
     except BaseException:
         with suppress(LabError):
-            remove(plan, pod)
+            remove_pod(plan, pod)
         raise
     write_json(_file(plan, name), asdict(pod))
     return pod
 
 
-def remove(plan: LabPlan, pod: Pod) -> None:
+def remove_pod(plan: LabPlan, pod: Pod) -> None:
     """Detach and remove a pod. Raises LabError when the plugin fails; the pod then stays, to be tried again."""
-    call(plan, pod, "DEL")
+    call_plugin(plan, pod, "DEL")
     remove_namespace(plan.pod_namespace(pod.name))
     _file(plan, pod.name).unlink(missing_ok=True)
 
 
-def call(plan: LabPlan, pod: Pod, verb: str) -> str:
+def call_plugin(plan: LabPlan, pod: Pod, verb: str) -> str:
     """Run the plugin on the pod's node as a runtime does; its standard output. Raises LabError."""
     node = plan.node(pod.node)
     namespace = plan.pod_namespace(pod.name)

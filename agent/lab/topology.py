@@ -14,7 +14,7 @@ import msgspec
 FILE = Path(__file__).parent / "topology.json"
 
 
-class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnderlaySegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One layer 2 network of the underlay."""
 
     ipv4: str
@@ -24,7 +24,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file's own form. An address of a segment is its first one plus an offset."""
 
-    segments: list[Segment]
+    segments: list[UnderlaySegment]
     first_node_offset: int
     router_offset: int
     etcd_port: int

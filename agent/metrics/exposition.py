@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from agent.metrics.series import CNI_SECONDS, Readings, Series, Sort, series
+from agent.metrics.series import CNI_SECONDS, MetricType, Readings, Series, series
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Seconds: a warm ADD is some 10 ms, a runtime gives up after tens of seconds."""
@@ -31,7 +31,7 @@ class _Source:
 
 def _family(one: Series) -> Metric:
     definition = one.definition
-    kind = CounterMetricFamily if definition.sort is Sort.COUNTER else GaugeMetricFamily
+    kind = CounterMetricFamily if definition.type is MetricType.COUNTER else GaugeMetricFamily
     family = kind(definition.name, definition.meaning, labels=definition.labels)
     for labels, value in one.samples.items():
         family.add_metric(labels, value)

@@ -9,7 +9,7 @@ from agent.clock import Clock
 BETWEEN_SECONDS = 0.25
 
 
-class Lag:
+class LoopLag:
     """The longest delay since somebody asked."""
 
     def __init__(self, clock: Clock) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from agent.metrics import web
 from agent.metrics.exposition import CONTENT_TYPE, Exposition
-from agent.metrics.loop_lag import Lag
+from agent.metrics.loop_lag import LoopLag
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ class Monitor:
         path: Path,
         listen: str,
         exposition: Exposition,
-        lag: Lag,
+        lag: LoopLag,
         not_ready: Callable[[], str | None],
         ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -55,13 +55,13 @@ class Monitor:
         except OSError as error:
             log.warning("metrics.not_served", where=where, why=str(error))
 
-    def _metrics(self) -> web.Page:
-        return web.Page(self._exposition.text(), CONTENT_TYPE)
+    def _metrics(self) -> web.Response:
+        return web.Response(self._exposition.text(), CONTENT_TYPE)
 
-    def _live(self) -> web.Page:
+    def _live(self) -> web.Response:
         # Whoever reads this answer has had it from the loop: that is all there is to say.
         return web.verdict(well=True, reasons=())
 
-    def _ready(self) -> web.Page:
+    def _ready(self) -> web.Response:
         why = self._not_ready()
         return web.verdict(well=why is None, reasons=() if why is None else (why,))

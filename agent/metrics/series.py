@@ -21,7 +21,7 @@ from ipam.address_text import text_of
 _Labels = tuple[str, ...]
 
 
-class Sort(Enum):
+class MetricType(Enum):
     """What may be done with a series."""
 
     GAUGE = "gauge"
@@ -34,7 +34,7 @@ class Definition:
     """One name."""
 
     name: str
-    sort: Sort
+    type: MetricType
     meaning: str
     labels: tuple[str, ...] = ()
 
@@ -133,14 +133,14 @@ _COUNTERS = {
 }  # fmt: skip
 CNI_SECONDS = Definition(
     "tortie_cni_request_duration_seconds",
-    Sort.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "How long the agent took to answer the CNI plugin; code 0 is success.",
     ("verb", "code"),
 )
 CATALOGUE: Mapping[str, Definition] = {
     **{
         f"tortie_{name}": Definition(f"tortie_{name}", sort, meaning, labels)
-        for sort, table in ((Sort.GAUGE, _GAUGES), (Sort.COUNTER, _COUNTERS))
+        for sort, table in ((MetricType.GAUGE, _GAUGES), (MetricType.COUNTER, _COUNTERS))
         for name, (meaning, labels) in table.items()
     },
     CNI_SECONDS.name: CNI_SECONDS,

@@ -26,15 +26,15 @@ from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import ForwardChain, Link, Route
 from agent.preflight.host_checks import PURPOSES
-from agent.preflight.host_facts import AGENT, HostFacts, ModuleState, Placed, Underlay
+from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, ModuleState, UnderlayLink
 from agent.preflight.network_checks import BGP_PORT
-from agent.preflight.proc_scan import listeners, open_files, processes
+from agent.preflight.proc_scan import open_files, scan_listeners, scan_processes
 from agent.service.install import unit_file
 
 ASK_SECONDS = 2.0
 OUTSIDE = IPv4Address("198.51.100.1")
 """TEST-NET-2 (RFC 5737): asking the kernel for the way there sends nothing and finds the default route."""
-SWITCHES = (
+SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/*/rp_filter",
@@ -67,15 +67,15 @@ class _Kernel:
     links: Mapping[str, Link]
     routes: tuple[Route, ...]
     forward: tuple[ForwardChain, ...]
-    underlay: Underlay | None
+    underlay: UnderlayLink | None
 
 
-async def read(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
+async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
     """Everything but what the datastore tells: its pools and its clock."""
     proc = root / "proc"
     marks, unread = config.routes, dict[str, str]()
     seen = await _kernel(kernel, unread)
-    running = processes(proc)
+    running = scan_processes(proc)
     agent = next((process.pid for process in running if process.name == AGENT), None)
     return HostFacts(
         links=seen.links,
@@ -83,11 +83,11 @@ async def read(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFa
         forward=seen.forward,
         underlay=seen.underlay,
         legacy_forward_drops=legacy_forward_drops(proc),
-        switches=switches(proc / "sys"),
+        sysctls=read_sysctls(proc / "sys"),
         modules=modules(root),
-        kernel=release(proc),
+        kernel=kernel_release(proc),
         processes=running,
-        listeners=listeners(proc, (BGP_PORT,), running),
+        listeners=scan_listeners(proc, (BGP_PORT,), running),
         conflists=conflists(root / "etc/cni/net.d"),
         networkd=tuple(_placed(root, "etc/systemd", source, "systemd") for source in NETWORKD),
         network_manager=(_placed(root, "etc", NETWORK_MANAGER, ""),),
@@ -113,16 +113,16 @@ async def _kernel(kernel: Kernel, unread: dict[str, str]) -> _Kernel:
         unread["the kernel's network"] = str(error)
     try:
         way = links.get((await kernel.path_to(OUTSIDE)).device)
-        underlay = Underlay(way.name, way.mtu) if way is not None else None
+        underlay = UnderlayLink(way.name, way.mtu) if way is not None else None
     except KernelError as error:
         unread["the way to other nodes"] = str(error)
     return _Kernel(links, routes, forward, underlay)
 
 
-def switches(sys: Path) -> dict[str, str]:
+def read_sysctls(sys: Path) -> dict[str, str]:
     """Path below /proc/sys -> value."""
     found = {}
-    for pattern in SWITCHES:
+    for pattern in SYSCTLS:
         for path in sys.glob(pattern):
             try:
                 found[str(path.relative_to(sys))] = path.read_text().strip()
@@ -146,7 +146,7 @@ def legacy_forward_drops(proc: Path) -> bool:
     return done.stdout.startswith("-P FORWARD DROP") and "cali" not in done.stdout
 
 
-def release(proc: Path) -> tuple[int, int] | None:
+def kernel_release(proc: Path) -> tuple[int, int] | None:
     """The kernel's version."""
     found = re.match(r"(\d+)\.(\d+)", "".join(_lines(proc / "sys/kernel/osrelease")[:1]))
     return (int(found[1]), int(found[2])) if found else None
@@ -206,14 +206,14 @@ def conflists(directory: Path) -> tuple[str, ...]:
         return ()
 
 
-def _placed(root: Path, base: str, source: str, package: str) -> Placed:
+def _placed(root: Path, base: str, source: str, package: str) -> ExclusionFile:
     """A file of systemd/, and whether it stands: where we place it, or where the Debian package does."""
     folder, _, name = source.rpartition("/")
     folder = folder if package else f"{folder}/conf.d"
     others = ("usr/lib", "lib") if not package else (f"usr/lib/{package}", f"lib/{package}")
     places = [Path(base) / folder / name, *(Path(other) / folder / name for other in others)]
     present = any((root / place).is_file() for place in places)
-    return Placed(f"/{places[0]}", unit_file(source).decode(), present)
+    return ExclusionFile(f"/{places[0]}", unit_file(source).decode(), present)
 
 
 class _Timex(ctypes.Structure):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
-from agent.preflight.host_facts import Listener, Process
+from agent.preflight.host_facts import ListeningSocket, Process
 
 MOST_PROCESSES = 100_000
 LISTENING = "0A"
@@ -26,7 +26,7 @@ MODULES = {"agent.daemon": "tortie-agent", "agent.lab.agents": "tortie-agent"}
 """A program started by its module's name -> its own name."""
 
 
-def processes(proc: Path) -> tuple[Process, ...]:
+def scan_processes(proc: Path) -> tuple[Process, ...]:
     """Those of the caller's network namespace; kernel threads are none."""
     home = _link(proc / "thread-self/ns/net")
     found = []
@@ -78,7 +78,7 @@ def _unit(directory: Path) -> str | None:
     return found[1] if found else None
 
 
-def listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tuple[Listener, ...]:
+def scan_listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tuple[ListeningSocket, ...]:
     """The TCP sockets that listen on these ports, with their processes."""
     wanted = frozenset(ports)
     found = [
@@ -88,7 +88,7 @@ def listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tup
         if row[1] in wanted
     ]
     owners = _owners(proc, {inode for _, _, inode in found}, known) if found else {}
-    return tuple(Listener(address, port, owners.get(inode)) for address, port, inode in found)
+    return tuple(ListeningSocket(address, port, owners.get(inode)) for address, port, inode in found)
 
 
 def _sockets(table: str) -> Iterator[tuple[str, int, str]]:

@@ -22,25 +22,30 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "nft": (("nft", "list", "ruleset"),),
 }
 PASSING = re.compile(r"\s*(?:valid_lft \S+|preferred_lft \S+|expires \d+sec|tentative\b)")
-SWITCHES = ("net/ipv4/ip_forward", "net/ipv4/conf/*/*", "net/ipv6/conf/*/*", "net/ipv4/neigh/*/proxy_delay")
+COMPARED_SYSCTLS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/*/*",
+    "net/ipv6/conf/*/*",
+    "net/ipv4/neigh/*/proxy_delay",
+)
 UNSTABLE = ("stable_secret", "/flush")
 """Written, not read."""
-RESTORED = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
+RESTORED_SYSCTLS = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
 """The switches that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
 
-Evidence = Mapping[str, Sequence[str]]
+Snapshot = Mapping[str, Sequence[str]]
 """What -> its lines."""
 
 
-class NoEvidence(Exception):
+class SnapshotFailed(Exception):
     """One sentence: what cannot be read."""
 
 
-def read(root: Path = Path("/")) -> dict[str, list[str]]:
+def take_snapshot(root: Path = Path("/")) -> dict[str, list[str]]:
     """Links, routes, rules, nft, sysctls and our files. Raises NoEvidence."""
     found = {what: [line for words in each for line in _said(words)] for what, each in COMMANDS.items()}
-    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(sysctls().items())]
-    found["files"] = files(root)
+    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(compared_sysctls().items())]
+    found["files"] = placed_files(root)
     return found
 
 
@@ -48,20 +53,20 @@ def _said(words: Sequence[str]) -> list[str]:
     if shutil.which(words[0]) is None:
         if words[0] == "nft":
             return []  # without its program nobody else looks at it either; the agent needs none
-        raise NoEvidence(f"{words[0]} is not installed: apt install iproute2")
+        raise SnapshotFailed(f"{words[0]} is not installed: apt install iproute2")
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=READ_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoEvidence(f"{' '.join(words)}: {error}") from error
+        raise SnapshotFailed(f"{' '.join(words)}: {error}") from error
     if done.returncode != 0 and "dump terminated" not in done.stderr.lower():
-        raise NoEvidence(f"{' '.join(words)}: {done.stderr.strip()}")
+        raise SnapshotFailed(f"{' '.join(words)}: {done.stderr.strip()}")
     return [PASSING.sub("", line).rstrip() for line in done.stdout.splitlines()]
 
 
-def sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
+def compared_sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
     """Name -> value of the switches worth comparing."""
     found = {}
-    for pattern in SWITCHES:
+    for pattern in COMPARED_SYSCTLS:
         for path in root.glob(pattern):
             name = str(path.relative_to(root))
             if not any(part in name for part in UNSTABLE):
@@ -72,7 +77,7 @@ def sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
     return found
 
 
-def files(root: Path) -> list[str]:
+def placed_files(root: Path) -> list[str]:
     """Every file, link and directory in a place of ours, as `find` prints them."""
     found = {str(one) for one in layout.directories() if (root / one).is_dir()}
     single = [placed.target for placed in layout.FILES] + list(layout.COMMANDS)
@@ -84,7 +89,7 @@ def files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def differences(before: Evidence, now: Evidence) -> dict[str, list[str]]:
+def snapshot_differences(before: Snapshot, now: Snapshot) -> dict[str, list[str]]:
     """What -> the lines that went (-) and came (+); nothing for what is as it was."""
     found = {}
     for what, lines in before.items():
@@ -96,10 +101,10 @@ def differences(before: Evidence, now: Evidence) -> dict[str, list[str]]:
     return found
 
 
-def to_restore(before: Evidence) -> dict[str, str]:
+def sysctls_to_restore(before: Snapshot) -> dict[str, str]:
     """Switch -> its value before, those first that change others when they are set."""
     values = dict(line.split(" = ", 1) for line in before.get("sysctls", ()) if " = " in line)
-    names = [name for name in values if RESTORED.fullmatch(name)]
+    names = [name for name in values if RESTORED_SYSCTLS.fullmatch(name)]
     order = sorted(
         names, key=lambda name: (name.count("/"), "/all/" not in name, "/default/" not in name, name)
     )

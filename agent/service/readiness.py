@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Readiness:
     """What counts."""
 
     not_ready: str | None
@@ -30,25 +30,25 @@ class Standing:
     """Why the last reload kept the old settings."""
 
 
-def is_ready(standing: Standing, passes_when_in_sync: int | None, age_seconds: float) -> bool:
+def is_ready(readiness: Readiness, passes_when_in_sync: int | None, age_seconds: float) -> bool:
     """Whether a pass over the kernel has ended since the datastore was read."""
     if age_seconds >= PATIENCE_SECONDS:
         return True
-    return passes_when_in_sync is not None and standing.passes > passes_when_in_sync
+    return passes_when_in_sync is not None and readiness.passes > passes_when_in_sync
 
 
-def status_text(standing: Standing) -> str:
+def status_text(readiness: Readiness) -> str:
     """One line, the most urgent first."""
     words = []
-    if standing.reload_refused is not None:
-        words.append(f"reload refused: {standing.reload_refused}")
-    if standing.not_ready is not None:
-        words.append(f"routes stay as they were: {standing.not_ready}")
-    if standing.drained:
+    if readiness.reload_refused is not None:
+        words.append(f"reload refused: {readiness.reload_refused}")
+    if readiness.not_ready is not None:
+        words.append(f"routes stay as they were: {readiness.not_ready}")
+    if readiness.drained:
         words.append("drained")
-    words.append(_count(standing.pods, "pod"))
-    words.append(f"{standing.peers_up} of {_count(standing.peers, 'peer')} up")
-    words += [text for text in standing.troubles if text != standing.not_ready]
+    words.append(_count(readiness.pods, "pod"))
+    words.append(f"{readiness.peers_up} of {_count(readiness.peers, 'peer')} up")
+    words += [text for text in readiness.troubles if text != readiness.not_ready]
     return "; ".join(words)
 
 

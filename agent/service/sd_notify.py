@@ -24,7 +24,7 @@ class Notifier:
         self.watchdog_seconds = int(text) / 1e6 if text.isdigit() and int(text) > 0 else None
         """How long the manager waits for a sign of life before it kills; None when it does not watch."""
 
-    def tell(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         """Send these lines as one message."""
         if not self._address:
             return
@@ -40,4 +40,4 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        self.tell(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")
+        self.notify(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")

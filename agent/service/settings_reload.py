@@ -18,7 +18,7 @@ from agent.configuration.config import Config, ConfigError
 log = structlog.get_logger()
 
 
-class Reloading:
+class SettingsReload:
     """The settings in force, and the way to others."""
 
     def __init__(self, current: Config, read: Callable[[], Config], begin_again: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Reloading:
             log.error("reload.refused", why=str(error), settings="the old ones stay in force")
             raise ValueError(f"{error} (the settings in force stay)") from None
         self.refused = None
-        changed = differences(self._current, new)
+        changed = changed_settings(self._current, new)
         log.info("reload.accepted", changed=", ".join(changed) or "nothing")
         if changed:
             self.wanted = True
@@ -47,7 +47,7 @@ class Reloading:
         return {"changed": list(changed)}
 
 
-def differences(before: Config, after: Config) -> tuple[str, ...]:
+def changed_settings(before: Config, after: Config) -> tuple[str, ...]:
     """`section.key` of each setting that is not the same."""
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     return tuple(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.service.readiness import Standing, is_ready, status_text
+from agent.service.readiness import Readiness, is_ready, status_text
 from agent.service.sd_notify import Notifier
 
 STARTING_SECONDS = 0.1
@@ -30,7 +30,7 @@ class Supervision:
     def __init__(
         self,
         notifier: Notifier,
-        standing: Callable[[], Standing],
+        readiness: Callable[[], Readiness],
         look_again: Callable[[], None],
         begins_again: Callable[[], bool],
         clock: Clock,
@@ -38,7 +38,7 @@ class Supervision:
         """`look_again` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
         self._begins_again = begins_again
         self._notifier = notifier
-        self._standing = standing
+        self._readiness = readiness
         self._look_again = look_again
         self._clock = clock
         self._said = ""
@@ -56,19 +56,19 @@ class Supervision:
                 await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
         finally:
             if not self._begins_again():  # else systemd would wait for the process to end, and kill it
-                self._notifier.tell("STOPPING=1", "STATUS=stopping; routes stay as they are")
+                self._notifier.notify("STOPPING=1", "STATUS=stopping; routes stay as they are")
 
     def _look(self, age_seconds: float) -> None:
-        standing = self._standing()
-        if self._passes_when_in_sync is None and standing.not_ready is None:
-            self._passes_when_in_sync = standing.passes
+        readiness = self._readiness()
+        if self._passes_when_in_sync is None and readiness.not_ready is None:
+            self._passes_when_in_sync = readiness.passes
             self._look_again()
         lines = ["WATCHDOG=1"]
-        if not self.ready and is_ready(standing, self._passes_when_in_sync, age_seconds):
+        if not self.ready and is_ready(readiness, self._passes_when_in_sync, age_seconds):
             self.ready = True
             lines.append("READY=1")
-            log.info("agent.ready", after_seconds=round(age_seconds, 3), why_not=standing.not_ready)
-        self._notifier.tell(*lines)
-        if (text := status_text(standing)) != self._said:
+            log.info("agent.ready", after_seconds=round(age_seconds, 3), why_not=readiness.not_ready)
+        self._notifier.notify(*lines)
+        if (text := status_text(readiness)) != self._said:
             self._said = text
             self._notifier.status(text)

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from agent.lab import fabric, lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import Pod, call
+from agent.lab.pods import Pod, call_plugin
 from agent.lab.route_tables import table
 from bench.events import Events
 from bench.figures import OURS, Measure, Series
@@ -50,7 +50,7 @@ def times(count: int, mode: Mode, progress: Callable[[str], None]) -> list[float
                 pod = Pod(f"f{len(seen)}-{uuid4().hex[:8]}", here.name, uuid4().hex)
                 fabric.make_namespace(lab.plan.pod_namespace(pod.name))
                 began = time.monotonic()
-                result = json.loads(call(lab.plan, pod, "ADD"))
+                result = json.loads(call_plugin(lab.plan, pod, "ADD"))
                 address = IPv4Interface(result["ips"][0]["address"]).ip
                 block = IPv4Network((address, BLOCK_LENGTH), strict=False)
                 if block not in seen:

@@ -209,7 +209,7 @@ def page_text(page: list[dict[str, Any]], output: str, *, first: bool) -> str:
         return ("[\n " if first else ",\n ") + ",\n ".join(texts) if texts else ""
     if output == "yaml":
         return data(page, "yaml") + "\n" if page else ""
-    return routes_table(page, heads=first) + "\n"
+    return paths_table(page, heads=first) + "\n"
 
 
 def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
@@ -243,7 +243,7 @@ WIDTHS = (2, 20, 16, 18, 10, 24)
 """Of all columns but the last: fixed, because a page does not know the next one."""
 
 
-def routes_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
+def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
     """One page of paths."""
     lines = [line("", "PREFIX", "NEXT HOP", "PEER", "LOCALPREF", "AS PATH", "REASON")] if heads else []
     for row in rows:

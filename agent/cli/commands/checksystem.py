@@ -16,22 +16,22 @@ from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory
 from agent.preflight.findings import findings
-from agent.preflight.host_facts import Finding, HostFacts, Severity
-from agent.preflight.host_reader import read, with_skew
+from agent.preflight.host_facts import HostFacts, HostFinding, Severity
+from agent.preflight.host_reader import read_host, with_skew
 from ipam.etcd.store import Store
 from ipam.model import Pool
 
 POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 
 
-def run(arguments: argparse.Namespace) -> None:
+def check_system(arguments: argparse.Namespace) -> None:
     """Read, judge, print; exit code 1 with an error among the findings."""
     settings = config(arguments)
     facts = with_skew(
         with_pools(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
     )
     found = findings(facts)
-    print(as_json(found) if arguments.output == "json" else shown(found))
+    print(as_json(found) if arguments.output == "json" else findings_text(found))
     if any(one.severity is Severity.ERROR for one in found):
         sys.exit(1)
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 async def _read(settings: Config) -> HostFacts:
     kernel = NetlinkKernel()
     try:
-        return await read(kernel, settings)
+        return await read_host(kernel, settings)
     finally:
         kernel.close()
 
@@ -70,12 +70,12 @@ def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:
     return context
 
 
-def as_json(found: Sequence[Finding]) -> str:
+def as_json(found: Sequence[HostFinding]) -> str:
     """For programs."""
     return json.dumps([{**asdict(one), "severity": one.severity.name.lower()} for one in found], indent=2)
 
 
-def shown(found: Sequence[Finding]) -> str:
+def findings_text(found: Sequence[HostFinding]) -> str:
     """For people: the finding, then what shows it and what ends it, for a command line must stay whole to be copied."""
     if not found:
         return "nothing is in the way"

@@ -56,11 +56,11 @@ FILES = ("/etc/tortie", "/etc/cni/net.d")
 Source = Callable[[], str]
 
 
-def run(arguments: argparse.Namespace) -> None:
+def collect_diags(arguments: argparse.Namespace) -> None:
     """Collect, write, say where. Raises CommandFailed."""
     now = SystemClock().wall()
     output = Path(arguments.output or now.strftime("tortie-diags-%Y%m%d-%H%M%S.tar.gz"))
-    count, failed = written(output, sources(config(arguments)), now)
+    count, failed = write_archive(output, sources(config(arguments)), now)
     print(f"{output}: {count} sources, secrets removed; {failed} gave no answer, and MANIFEST.txt says why")
 
 
@@ -76,7 +76,7 @@ def sources(settings: Config) -> Iterator[tuple[str, Source]]:
                 yield f"files{path}", path.read_text
 
 
-def written(output: Path, found: Iterator[tuple[str, Source]], now: datetime) -> tuple[int, int]:
+def write_archive(output: Path, found: Iterator[tuple[str, Source]], now: datetime) -> tuple[int, int]:
     """Write the archive; how many sources there were and how many failed. Raises CommandFailed."""
     manifest, failed, count = [], 0, 0
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")

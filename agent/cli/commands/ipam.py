@@ -120,15 +120,15 @@ def run_show(arguments: argparse.Namespace) -> None:
     seen, facts = picture(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
-    view: views.View
+    view: views.IpamView
     if wanted is not None:
-        view = views.Address(seen, facts, wanted)
+        view = views.AddressView(seen, facts, wanted)
     elif arguments.show_configuration:
-        view = views.Rules(_rules(stored))
+        view = views.IpamConfigView(_rules(stored))
     elif arguments.show_borrowed:
-        view = views.Borrowed(seen)
+        view = views.BorrowedView(seen)
     else:
-        view = views.Pools(seen, facts, blocks=arguments.show_blocks)
+        view = views.PoolsView(seen, facts, blocks=arguments.show_blocks)
     print(view.text() if arguments.output == "table" else data(view.rows(), arguments.output))
 
 
@@ -251,7 +251,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
     from dataclasses import replace
 
-    from agent.cli.commands.ipam_tables import Rules
+    from agent.cli.commands.ipam_tables import IpamConfigView
     from agent.cli.connection import with_store
     from agent.cli.failure import CommandFailed
     from ipam.allocation.ipam_config import configure
@@ -266,7 +266,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
     if not given:
         raise CommandFailed("name what to change, such as --strictaffinity true")
     rules = with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given)))
-    print(Rules(rules).text())
+    print(IpamConfigView(rules).text())
 
 
 def _truth(word: str | None) -> bool | None:

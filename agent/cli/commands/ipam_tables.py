@@ -17,7 +17,7 @@ from ipam.model import Address as IPAddress
 from ipam.model import IpamConfig
 
 
-class View(Protocol):
+class IpamView(Protocol):
     """One of them."""
 
     def rows(self) -> Any:
@@ -30,7 +30,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pools:
+class PoolsView:
     """How full pools are, and if wanted their blocks."""
 
     seen: Picture
@@ -81,7 +81,7 @@ def _cells(name: str, one: Filling) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Borrowed:
+class BorrowedView:
     """Addresses that are used outside their block's node."""
 
     seen: Picture
@@ -113,7 +113,7 @@ class Borrowed:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class AddressView:
     """Who has one address."""
 
     seen: Picture
@@ -153,7 +153,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class IpamConfigView:
     """The rules of allocation."""
 
     config: IpamConfig

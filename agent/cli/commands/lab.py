@@ -198,7 +198,7 @@ def run_mode(arguments: argparse.Namespace) -> None:
     from agent.lab import lifecycle
     from agent.lab.lab_plan import Mode
 
-    lab = lifecycle.switch(lifecycle.find(arguments.name), Mode(arguments.mode))
+    lab = lifecycle.change_mode(lifecycle.find(arguments.name), Mode(arguments.mode))
     print(f"the pools of lab {lab.plan.name} are now in mode {lab.mode.value}; the agents move their routes")
 
 
@@ -206,7 +206,7 @@ def run_pod(arguments: argparse.Namespace) -> None:
     """`tortie lab pod add|rm`."""
     from agent.lab import lifecycle
     from agent.lab.lab_plan import LabError
-    from agent.lab.pods import add, pods, remove
+    from agent.lab.pods import add_pod, pods, remove_pod
 
     lab = lifecycle.find(arguments.name)
     present = {pod.name: pod for pod in pods(lab.plan)}
@@ -216,11 +216,11 @@ def run_pod(arguments: argparse.Namespace) -> None:
                 raise LabError(
                     f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}"
                 )
-            remove(lab.plan, present[name])
+            remove_pod(lab.plan, present[name])
             print(f"pod {name} removed")
             continue
         spread = lab.plan.nodes[(len(present) + number) % len(lab.plan.nodes)]
-        pod = add(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
+        pod = add_pod(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
         print(f"pod {pod.name} on {pod.node}: {pod.address}")
 
 
@@ -301,4 +301,4 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
     progress = Progress()
     with demo.free_name(arguments.name) as name:
-        demo.tell(name, print, progress, progress.done, keep=arguments.keep)
+        demo.play(name, print, progress, progress.done, keep=arguments.keep)

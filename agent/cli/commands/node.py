@@ -68,16 +68,16 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_diags(arguments: argparse.Namespace) -> None:
     """`tortie node diags`."""
-    from agent.cli.commands.diags import run
+    from agent.cli.commands.diags import collect_diags
 
-    run(arguments)
+    collect_diags(arguments)
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:
     """`tortie node checksystem`."""
-    from agent.cli.commands.checksystem import run
+    from agent.cli.commands.checksystem import check_system
 
-    run(arguments)
+    check_system(arguments)
 
 
 def run_addresses(arguments: argparse.Namespace) -> None:
@@ -99,10 +99,10 @@ def run_status(arguments: argparse.Namespace) -> None:
     from agent.cli.connection import asked
 
     status = asked(arguments, "status")
-    print(json.dumps(status, indent=2) if arguments.json else shown(status))
+    print(json.dumps(status, indent=2) if arguments.json else node_status_text(status))
 
 
-def shown(status: dict[str, Any]) -> str:
+def node_status_text(status: dict[str, Any]) -> str:
     """The agent's answer for people."""
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",

@@ -63,8 +63,8 @@ def run_patch(arguments: argparse.Namespace) -> None:
     summary = f"Successfully patched 1 '{kind}' resource"
     resource_changes.carry_out(
         arguments,
-        [resource_changes.Step(kind, arguments.name, step)],
-        resource_changes.Words("patched", lambda _: summary),
+        [resource_changes.Change(kind, arguments.name, step)],
+        resource_changes.Wording("patched", lambda _: summary),
     )
 
 
@@ -102,8 +102,8 @@ def run_label(arguments: argparse.Namespace) -> None:
 
     resource_changes.carry_out(
         arguments,
-        [resource_changes.Step(kind, arguments.name, step)],
-        resource_changes.Words("labelled", lambda _: "\n".join(told)),
+        [resource_changes.Change(kind, arguments.name, step)],
+        resource_changes.Wording("labelled", lambda _: "\n".join(told)),
     )
 
 

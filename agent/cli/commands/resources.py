@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes, resource_files
 from agent.cli.failure import CommandFailed
-from agent.cli.kind_tables import FORMS, NAMES, kind_named, shown
+from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resource_writer import Verb
@@ -121,7 +121,7 @@ def run_get(arguments: argparse.Namespace) -> None:
     if arguments.namespace is not None:
         resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
     print(
-        shown(
+        resources_text(
             kind,
             resources,
             arguments.output,
@@ -157,13 +157,13 @@ def run_replace(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
-    def step(found: Found) -> resource_changes.Step:
+    def step(found: Found) -> resource_changes.Change:
         kind, name = kind_of(found.resource), found.resource.metadata.name
-        return resource_changes.Step(kind, name, lambda admission: admission.write(found, verb))
+        return resource_changes.Change(kind, name, lambda admission: admission.write(found, verb))
 
     steps = [step(found) for found in resource_files.read_files(arguments)]
     resource_changes.carry_out(
-        arguments, steps, resource_changes.Words(done, resource_changes.counted(done), skip)
+        arguments, steps, resource_changes.Wording(done, resource_changes.counted(done), skip)
     )
 
 
@@ -180,20 +180,20 @@ def run_delete(arguments: argparse.Namespace) -> None:
         steps = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
     resource_changes.carry_out(
-        arguments, steps, resource_changes.Words("deleted", resource_changes.counted("deleted"), skip)
+        arguments, steps, resource_changes.Wording("deleted", resource_changes.counted("deleted"), skip)
     )
 
 
-def _deleting(resource: Resource) -> resource_changes.Step:
+def _deleting(resource: Resource) -> resource_changes.Change:
     from agent.datastore.resources.resource_types import kind_of
 
-    return resource_changes.Step(
+    return resource_changes.Change(
         kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
     )
 
 
-def _deleting_named(kind: str, name: str) -> resource_changes.Step:
-    return resource_changes.Step(kind, name, lambda admission: admission.delete_named(kind, name))
+def _deleting_named(kind: str, name: str) -> resource_changes.Change:
+    return resource_changes.Change(kind, name, lambda admission: admission.delete_named(kind, name))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:

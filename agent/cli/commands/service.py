@@ -58,12 +58,12 @@ def add_parsers(subparsers: Any) -> None:
 def run_install(arguments: argparse.Namespace) -> None:
     """`tortie install`."""
     from agent.cli.failure import CommandFailed
-    from agent.service.install import InstallFailed, install, options
+    from agent.service.install import ServiceInstallFailed, install_options, install_service
 
     try:
-        for done in install(options(arguments)):
+        for done in install_service(install_options(arguments)):
             print(done, flush=True)
-    except InstallFailed as error:
+    except ServiceInstallFailed as error:
         raise CommandFailed(str(error)) from error
 
 
@@ -77,7 +77,7 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     from agent.cli.failure import CommandFailed
     from agent.configuration.config import Config
     from agent.dataplane.kernel.linux import NetlinkKernel
-    from agent.service.uninstall import Options, UninstallFailed, uninstall
+    from agent.service.uninstall import UninstallFailed, UninstallOptions, uninstall_service
 
     if os.geteuid() != 0:
         raise CommandFailed("uninstalling needs root")
@@ -86,12 +86,12 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     except CommandFailed as failure:
         print(f"the settings are wrong ({failure}): taking the default ones")
         settings = Config()
-    wished = Options(arguments.pods_too, arguments.purge, arguments.packaged)
+    options = UninstallOptions(arguments.pods_too, arguments.purge, arguments.packaged)
 
     async def run() -> None:
         kernel = NetlinkKernel(nexthop_objects=True)  # also those of an earlier setting
         try:
-            async for done in uninstall(kernel, settings, wished):
+            async for done in uninstall_service(kernel, settings, options):
                 print(done, flush=True)
         finally:
             kernel.close()

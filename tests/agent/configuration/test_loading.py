@@ -14,7 +14,7 @@ from agent.cli.failure import CommandFailed
 from agent.configuration.config import ConfigError, password
 from agent.configuration.loading import load, loaded
 from agent.configuration.reference import reference
-from agent.service.start import checked, parser
+from agent.service.start import agent_parser, checked_settings
 from tests import ROOT
 
 
@@ -178,4 +178,4 @@ def test_a_daemon_refuses_tls_files_that_cannot_be_used_before_it_does_anything(
         f"key_file = '{tmp_path}/key'\n"
     )
     with pytest.raises(ConfigError, match=r"cert and .*key: not a certificate and its own key"):
-        checked(parser().parse_args(["--config", str(file)]))
+        checked_settings(agent_parser().parse_args(["--config", str(file)]))

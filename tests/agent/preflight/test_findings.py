@@ -13,13 +13,13 @@ from agent.netlink.objects import ForwardChain, Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
     AGENT,
+    ExclusionFile,
     HostFacts,
-    Listener,
+    ListeningSocket,
     ModuleState,
-    Placed,
     Process,
     Severity,
-    Underlay,
+    UnderlayLink,
 )
 from ipam.model import EncapsulationMode, Pool
 
@@ -41,14 +41,14 @@ def route(prefix: str, device: str = "eth0", protocol: int = 4) -> tuple[Route, 
     return (Route(RouteKey(ip_network(prefix)), device=device, protocol=protocol),)
 
 
-def listens(name: str, unit: str | None = None) -> tuple[Listener, ...]:
-    return (Listener("0.0.0.0", 179, Process(9, name, unit)),)
+def listens(name: str, unit: str | None = None) -> tuple[ListeningSocket, ...]:
+    return (ListeningSocket("0.0.0.0", 179, Process(9, name, unit)),)
 
 
 DROPS = ForwardChain("ip", "filter", "FORWARD", drops=True)
 OPENED = replace(DROPS, opened=True)
 NETWORKD = Process(3, "systemd-networkd", "systemd-networkd.service")
-FILE = Placed("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
+FILE = ExclusionFile("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
 STRICT = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/vxlan.calico/rp_filter": "1"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
@@ -162,8 +162,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "sysctl -w net.ipv4.conf.default.rp_filter=2",
     ),
     "a pod's MTU above the way's": (
-        {"pools": (VXLAN,), "underlay": Underlay("eth0", 1500), "links": link("cali1", mtu=1500)},
-        {"pools": (VXLAN,), "underlay": Underlay("eth0", 1500), "links": link("cali1", mtu=1450)},
+        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1500)},
+        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1450)},
         Severity.ERROR,
         "it has MTU 1500; eth0 has 1500, of which encapsulation takes 50",
         "ip link set dev cali1 mtu 1450",
@@ -177,7 +177,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
     ),
     "BGP's port is taken by no service": (
         {"listeners": listens("gobgpd")},
-        {"listeners": (Listener("0.0.0.0", 1790, Process(9, "gobgpd")),)},
+        {"listeners": (ListeningSocket("0.0.0.0", 1790, Process(9, "gobgpd")),)},
         Severity.ERROR,
         "gobgpd (pid 9) listens",
         "kill 9",

@@ -39,7 +39,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
 ) -> None:
     lab = make_lab("ten", Mode.NONE)
     last = cycle[-1]
-    lab = lifecycle.switch(lab, last)
+    lab = lifecycle.change_mode(lab, last)
     wait_until_routed(lab, DEVICES[last])
     before = tables(lab)
     losses: list[tuple[str, float, float]] = []
@@ -47,7 +47,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
         for mode in cycle:
             counted = pings.settled()
             started = time.monotonic()
-            lab = lifecycle.switch(lab, mode)
+            lab = lifecycle.change_mode(lab, mode)
             wait_until_routed(lab, DEVICES[mode])
             seconds = time.monotonic() - started
             lost = [count - counted[pair] for pair, count in pings.settled().items()]
