@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.tables import columns, data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.resource_types import Resource
@@ -52,7 +53,6 @@ def resources_text(
         return document(kind, resources, output, single=single)
     if output == "name":
         return "\n".join(name_of(kind, resource.metadata.name) for resource in resources)
-    from agent.tables import columns
 
     heads, row = (WIDE if output == "wide" else TABLE)[kind]
     rows = [row(resource) for resource in resources]
@@ -70,7 +70,6 @@ def document(kind: str, resources: list[Resource], output: str, *, single: bool)
     import msgspec
 
     from agent.datastore.resources.resource_types import API_VERSION
-    from agent.tables import data
 
     items = [msgspec.to_builtins(resource) for resource in resources]
     whole = {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
 
 COMMANDS = (
     "agent.cli.commands.resources",

@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.cli.connection import with_store
 from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
 
 
-def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTEN_FORMS) -> None:
+def add_change_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTEN_FORMS) -> None:
     """`--dry-run` and `-o`."""
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
     parser.add_argument(
@@ -67,7 +68,6 @@ def counted_kinds(done: str, kinds: Sequence[str]) -> str:
 
 def carry_out(arguments: argparse.Namespace, steps: Sequence[Change], words: Wording) -> None:
     """Do all steps, or none. Raises CommandFailed."""
-    from agent.cli.connection import with_store
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import Admission
     from ipam.etcd.dry_run_store import Rehearsal

@@ -235,7 +235,7 @@ def main() -> None:
         epilog=install_flags.INSTALL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    install_flags.install(found)
+    install_flags.add_install_flags(found)
     try:
         for done in install_service(install_options(found.parse_args())):
             sys.stdout.write(f"{done}\n")

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from agent.cli.command import CommandFailed
 from agent.cli.connection import config, with_store
-from agent.cli.failure import CommandFailed
 from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory

@@ -18,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import control
+from agent.cli.command import CommandFailed
 from agent.cli.connection import config
-from agent.cli.failure import CommandFailed
 from agent.cli.redaction import redacted
 from agent.clock import SystemClock
 from agent.configuration.config import Config

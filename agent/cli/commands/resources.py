@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes, resource_files
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed, add_command, reported
+from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
@@ -56,52 +57,42 @@ examples:
   tortie validate -f pool.yaml
   tortie validate -f pools/ -R
 
-Looks at the files alone. What the datastore says to them tells: tortie apply --dry-run
+Looks at the files alone. To ask the datastore as well: tortie apply --dry-run
 """
 
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-
-    def add(name: str, sentence: str, examples: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = subparsers.add_parser(
-            name, help=sentence, epilog=examples, formatter_class=raw
-        )
-        return added
-
-    get = add("get", "show resources", GET_EXAMPLES)
+    get = add_command(subparsers, "get", "show resources", run_get, GET_EXAMPLES)
     get.add_argument("kind", metavar="KIND", help=NAMES)
     get.add_argument("names", nargs="*", metavar="NAME")
     get.add_argument("-o", "--output", choices=FORMS, default="table")
     get.add_argument("-n", "--namespace", metavar="NS", help="pods of this namespace alone")
     get.add_argument("-a", "--all-namespaces", action="store_true", help="pods with their namespaces")
-    get.set_defaults(run=run_get)
-    create = add("create", "make resources that are not there yet", CREATE_EXAMPLES)
+    text = "make resources that are not there yet"
+    create = add_command(subparsers, "create", text, run_create, CREATE_EXAMPLES)
     create.add_argument("--skip-exists", action="store_true", help="leave what is there already as it is")
-    apply = add("apply", "create or update resources", APPLY_EXAMPLES)
-    replace = add("replace", "replace resources that are there", REPLACE_EXAMPLES)
-    for parser, run in ((create, run_create), (apply, run_apply), (replace, run_replace)):
-        resource_files.add_arguments(parser, required=True)
-        resource_changes.add_arguments(parser)
-        parser.set_defaults(run=run)
-    delete = add("delete", "remove resources", DELETE_EXAMPLES)
+    apply = add_command(subparsers, "apply", "create or update resources", run_apply, APPLY_EXAMPLES)
+    text = "replace resources that are there"
+    replace = add_command(subparsers, "replace", text, run_replace, REPLACE_EXAMPLES)
+    for parser in (create, apply, replace):
+        resource_files.add_file_arguments(parser, required=True)
+        resource_changes.add_change_arguments(parser)
+    delete = add_command(subparsers, "delete", "remove resources", run_delete, DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
     delete.add_argument("names", nargs="*", metavar="NAME")
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
-    resource_files.add_arguments(delete, required=False)
-    resource_changes.add_arguments(delete, forms=("table", "name"))
-    delete.set_defaults(run=run_delete)
-    validate = add("validate", "check files without a datastore", VALIDATE_EXAMPLES)
-    resource_files.add_arguments(validate, required=True)
-    validate.set_defaults(run=run_validate)
+    resource_files.add_file_arguments(delete, required=False)
+    resource_changes.add_change_arguments(delete, forms=("table", "name"))
+    text = "check files without a datastore"
+    validate = add_command(subparsers, "validate", text, run_validate, VALIDATE_EXAMPLES)
+    resource_files.add_file_arguments(validate, required=True)
 
 
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
-    from agent.cli.connection import with_store
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import Admission, NotFound
     from agent.datastore.storage_layout import Damaged
@@ -114,10 +105,8 @@ def run_get(arguments: argparse.Namespace) -> None:
             return [await admission.named(kind, name) for name in arguments.names], []
         return await admission.stored(kind)
 
-    try:
+    with reported(NotFound, Damaged):
         resources, damaged = with_store(arguments, work)
-    except (NotFound, Damaged) as error:
-        raise CommandFailed(str(error)) from error
     if arguments.namespace is not None:
         resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
     print(

@@ -137,8 +137,8 @@ complete -c tortie -n '_shtab_tortie_using bgp peers' -s h -l help -d 'show this
 complete -c tortie -n '_shtab_tortie_using bgp peers' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a routes -d 'paths and their reasons'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'what it told, and what became of it'
-complete -c tortie -n '_shtab_tortie_using bgp routes' -l advertised -x -d 'what it is told, or why not'
+complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'the paths it advertised, and what became of each'
+complete -c tortie -n '_shtab_tortie_using bgp routes' -l advertised -x -d 'the paths it is sent, or why not'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a drain -d 'leave all BGP peers until undrain'
 complete -c tortie -n '_shtab_tortie_using drain' -s h -l help -d 'show this help message and exit'

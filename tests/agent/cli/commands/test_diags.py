@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.command import CommandFailed
 from agent.cli.commands.diags import COMMANDS, Source, write_archive
-from agent.cli.failure import CommandFailed
 from agent.cli.redaction import GONE, redacted
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
