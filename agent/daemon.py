@@ -48,8 +48,7 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
-from agent.metrics.loop_lag import LoopLag
-from agent.metrics.monitor import Monitor
+from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.node.node_resource import NodeRecord, record_inputs

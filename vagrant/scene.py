@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TypeVar
 
-from agent.lab.lab_plan import Mode, plan, with_mode
+from agent.lab.lab_plan import TOPOLOGY, Mode, plan, with_mode
 from agent.lab.lifecycle import SEED_POOL
-from agent.lab.topology import TOPOLOGY
 from vagrant.answers import NotAnAnswer, Pings, Route, device, devices, own_blocks, pings, routes
 from vagrant.machines import Machines, Unmet, wait_until
 

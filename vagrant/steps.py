@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.lab.lab_plan import Mode, gateway
-from agent.lab.topology import TOPOLOGY
+from agent.lab.lab_plan import TOPOLOGY, Mode, gateway
 from vagrant.answers import FIRST_HOPS, established, own_blocks
 from vagrant.machines import Unmet, wait_until
 from vagrant.scene import LAB, NODES, ROUTER, SETTLE_SECONDS, Encapsulation, Scene

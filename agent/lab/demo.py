@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from agent.lab import lab_processes, lifecycle, show
 from agent.lab.fabric import has_ipip
 from agent.lab.lab_plan import ROOT, LabError, Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, pods
-from agent.lab.route_tables import table, tables
 
 NODES = 3
 PODS = 8
@@ -85,7 +85,7 @@ def play(
         say("\nNow the pool is switched to no encapsulation, live.")
         lab = lifecycle.change_mode(lab, Mode.NONE)
         lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
-        say(tables(lab.plan))
+        say(_routes(lab))
         _ping(lab, say)
     finally:
         clear()
@@ -102,8 +102,12 @@ def _show(lab: Lab, say: Say) -> None:
     say("")
     lab_processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
     say(show.sessions({node.name: lab_processes.agent_status(node) for node in lab.plan.nodes}))
-    say(tables(lab.plan))
+    say(_routes(lab))
     _ping(lab, say)
+
+
+def _routes(lab: Lab) -> str:
+    return show.route_tables({node.name: ip_route(node) for node in lab.plan.nodes})
 
 
 def _ping(lab: Lab, say: Say) -> None:
@@ -117,7 +121,8 @@ def _ping(lab: Lab, say: Say) -> None:
 def _remote(lab: Lab) -> list[list[str]]:
     """Of each node the routes to other nodes' blocks."""
     return [
-        [line for line in table(node) if " via " in line and "default" not in line] for node in lab.plan.nodes
+        [line for line in ip_route(node) if " via " in line and "default" not in line]
+        for node in lab.plan.nodes
     ]
 
 

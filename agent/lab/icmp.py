@@ -112,10 +112,6 @@ class Pinger:
         """Requests without an answer so far."""
         return len(self._pair_of)
 
-    def forget_outstanding(self) -> None:
-        """What has not been answered is lost."""
-        self._pair_of.clear()
-
 
 def pinger(namespaces: Mapping[str, Path], addresses: Mapping[str, IPv4Address]) -> Pinger:
     """Sockets in every namespace. The caller closes them with `close`."""

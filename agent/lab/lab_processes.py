@@ -23,8 +23,7 @@ from typing import Any
 
 from agent import control
 from agent.lab.fabric import NAMESPACES, processes_in
-from agent.lab.lab_plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
-from agent.lab.topology import TOPOLOGY
+from agent.lab.lab_plan import SUBNETS, TOPOLOGY, LabError, LabNode, LabPlan, etcd_endpoint, gateway
 from agent.netlink.namespaces import entered
 
 POLL_SECONDS = 0.05
@@ -35,11 +34,19 @@ MORE_SECONDS_EACH = 4.0
 END_SECONDS = 10.0
 ANSWER_SECONDS = 2.0
 MOST_HEALTH_BYTES = 4096
+CALL_SECONDS = 30.0
 
 
 def inside(namespace: str, command: list[str]) -> list[str]:
     """The command, run in a network namespace."""
     return ["nsenter", f"--net={NAMESPACES / namespace}", "--", *command]
+
+
+def ip_route(node: LabNode) -> list[str]:
+    """The lines of `ip route`, run on a node."""
+    command = inside(node.namespace, ["ip", "route"])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=True)
+    return [line.strip() for line in done.stdout.splitlines()]
 
 
 def wait_for(

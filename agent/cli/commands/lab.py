@@ -181,15 +181,14 @@ def run_lab_down(arguments: argparse.Namespace) -> None:
 def run_lab_status(arguments: argparse.Namespace) -> None:
     """`tortie lab status`."""
     from agent.lab import lifecycle, show
-    from agent.lab.lab_processes import agent_status
+    from agent.lab.lab_processes import agent_status, ip_route
     from agent.lab.pods import pods
-    from agent.lab.route_tables import tables
 
     lab = lifecycle.find(arguments.name)
     print(show.topology(lab.plan, lab.mode, pods(lab.plan)))
     print()
     print(show.sessions({node.name: agent_status(node) for node in lab.plan.nodes}))
-    print(tables(lab.plan))
+    print(show.route_tables({node.name: ip_route(node) for node in lab.plan.nodes}))
 
 
 def run_lab_mode(arguments: argparse.Namespace) -> None:

@@ -21,8 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.clock import SystemClock
 from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
-from agent.metrics.loop_lag import LoopLag
-from agent.metrics.monitor import Monitor
+from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, MetricType, Readings, series
 from bgp.peer_status import PeerStatus
