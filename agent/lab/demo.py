@@ -1,4 +1,4 @@
-"""The main job as a story: three nodes, eight pods, pings, and the pool switched live.
+"""The main job as a story: three nodes, eight pods, pings, and the pool's mode changed live.
 
 Promises: prints what really happened; a lost ping ends it with an error; a lab that is up is let alone, whatever its
 name. Does not know: how a lab works.
@@ -82,7 +82,7 @@ def play(
             add_pod(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
         clear()
         _show(lab, say)
-        say("\nNow the pool is switched to no encapsulation, live.")
+        say("\nNow the pool is changed to no encapsulation, live.")
         lab = lifecycle.change_mode(lab, Mode.NONE)
         lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
         say(_routes(lab))

@@ -80,24 +80,17 @@ def start_etcd(plan: LabPlan) -> None:
     data = plan.directory / "etcd"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     url, peer = etcd_endpoint(), "http://127.0.0.1:2380"
-    command = [
-        "etcd",
-        "--name",
-        "lab",
-        "--data-dir",
-        str(data),
-        "--listen-client-urls",
-        f"{url},http://127.0.0.1:2379",
-    ]
-    command += [
-        "--advertise-client-urls",
-        url,
-        "--listen-peer-urls",
-        peer,
-        "--initial-advertise-peer-urls",
-        peer,
-    ]
-    command += ["--initial-cluster", f"lab={peer}", "--logger", "zap"]
+    flags = {
+        "name": "lab",
+        "data-dir": data,
+        "listen-client-urls": f"{url},http://127.0.0.1:2379",
+        "advertise-client-urls": url,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"lab={peer}",
+        "logger": "zap",
+    }
+    command = ["etcd", *(f"--{name}={value}" for name, value in flags.items())]
     _start(plan.fabric, command, plan.directory / "etcd.log", {})
     wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(plan.directory / "etcd.log"))
 

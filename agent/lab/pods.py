@@ -1,7 +1,7 @@
 """Pods of a lab: a network namespace each, attached and detached by real CNI invocations.
 
 Promises: the plugin is run as a container runtime runs it (environment, JSON on standard input, JSON on standard
-output); a pod has its file before the plugin is called, so nothing is forgotten.
+output); a pod has its file before the plugin is called, so the pod of a lab that was killed is found and removed.
 Does not know: what the plugin does.
 """
 
@@ -28,7 +28,7 @@ CNI_VERSION = "1.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod as the lab remembers it; `address` is empty until the plugin has answered."""
+    """A pod as its file has it; `address` is empty until the plugin has answered."""
 
     name: str
     node: str
@@ -58,6 +58,14 @@ def pods(plan: LabPlan) -> list[Pod]:
         with suppress(FileNotFoundError):  # another caller removed it just now
             found.append(Pod(**json.loads(path.read_text())))
     return sorted(found, key=lambda pod: pod.name)
+
+
+def pod_named(plan: LabPlan, name: str) -> Pod:
+    """The pod of this name. Raises LabError."""
+    known = {pod.name: pod for pod in pods(plan)}
+    if name not in known:
+        raise LabError(f"lab {plan.name} has no pod {name!r}; it has {', '.join(known) or 'none'}")
+    return known[name]
 
 
 def add_pod(plan: LabPlan, name: str, node: LabNode) -> Pod:

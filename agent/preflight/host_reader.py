@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -24,7 +24,6 @@ from agent.clock import SystemClock
 from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import ForwardChain, Link, Route
 from agent.preflight.host_checks import PURPOSES
 from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, ModuleState, UnderlayLink
 from agent.preflight.network_checks import BGP_PORT
@@ -52,7 +51,7 @@ SYMBOLS = {
     "nft_chain_nat": "nft_nat_do_chain",
     "veth": "veth_setup",
 }
-"""A function of each part, by which a kernel that has it built in and no /lib/modules is told."""
+"""A function of each part, by which a kernel that has it built in and no /lib/modules is recognised."""
 CONFLIST_ENDS = (".conf", ".conflist", ".json")
 NETWORKD = ("network/10-tortie.network", "networkd.conf.d/tortie.conf")
 NETWORK_MANAGER = "NetworkManager/tortie.conf"
@@ -60,28 +59,15 @@ STA_UNSYNC = 0x0040
 """linux/timex.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    """What the kernel itself answers."""
-
-    links: Mapping[str, Link]
-    routes: tuple[Route, ...]
-    forward: tuple[ForwardChain, ...]
-    underlay: UnderlayLink | None
-
-
 async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
-    """Everything but what the datastore tells: its pools and its clock."""
+    """Everything but what only the datastore knows: the pools, and its clock."""
     proc = root / "proc"
     marks, unread = config.routes, dict[str, str]()
-    seen = await _kernel(kernel, unread)
+    facts = await _kernel_facts(kernel, unread)
     running = scan_processes(proc)
     agent = next((process.pid for process in running if process.name == AGENT), None)
-    return HostFacts(
-        links=seen.links,
-        routes=seen.routes,
-        forward=seen.forward,
-        underlay=seen.underlay,
+    return replace(
+        facts,
         legacy_forward_drops=legacy_forward_drops(proc),
         sysctls=read_sysctls(proc / "sys"),
         modules=modules(root),
@@ -100,23 +86,21 @@ async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> H
     )
 
 
-async def _kernel(kernel: Kernel, unread: dict[str, str]) -> _Kernel:
-    links: Mapping[str, Link] = {}
-    routes: tuple[Route, ...] = ()
-    forward: tuple[ForwardChain, ...] = ()
-    underlay = None
+async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
+    """What the kernel itself answers; what it does not goes into `unread`."""
+    facts = HostFacts()
     try:
-        links = await kernel.links()
-        routes = tuple((await kernel.routes()).values())
-        forward = tuple((await kernel.forward_chains()).values())
+        facts = replace(facts, links=await kernel.links())
+        facts = replace(facts, routes=tuple((await kernel.routes()).values()))
+        facts = replace(facts, forward=tuple((await kernel.forward_chains()).values()))
     except KernelError as error:
         unread["the kernel's network"] = str(error)
     try:
-        way = links.get((await kernel.path_to(OUTSIDE)).device)
-        underlay = UnderlayLink(way.name, way.mtu) if way is not None else None
+        link = facts.links.get((await kernel.path_to(OUTSIDE)).device)
     except KernelError as error:
         unread["the way to other nodes"] = str(error)
-    return _Kernel(links, routes, forward, underlay)
+        return facts
+    return replace(facts, underlay=UnderlayLink(link.name, link.mtu)) if link is not None else facts
 
 
 def read_sysctls(sys: Path) -> dict[str, str]:
@@ -239,11 +223,11 @@ def synchronised() -> bool | None:
 
 
 def with_skew(facts: HostFacts, endpoints: Sequence[str], tls: SSLContext | None) -> HostFacts:
-    """The facts with how far this clock is ahead of that of the first member that tells its time."""
+    """The facts with how far this clock is ahead of that of the first member that answers with its time."""
     for endpoint in endpoints:
-        told = _date(endpoint, tls)
-        if told is not None:
-            before, after = told
+        dates = _date(endpoint, tls)
+        if dates is not None:
+            before, after = dates
             return replace(facts, skew_seconds=(after - before).total_seconds())
     return facts
 
@@ -262,8 +246,8 @@ def _date(endpoint: str, tls: SSLContext | None) -> tuple[datetime, datetime] | 
         stamp = connection.getresponse().headers.get("Date")
         if stamp is None:
             return None
-        told = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
-        return told, SystemClock().wall()
+        etcd_time = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
+        return etcd_time, SystemClock().wall()
     except (OSError, HTTPException, ValueError):
         return None
     finally:

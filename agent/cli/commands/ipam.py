@@ -104,16 +104,15 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
     seen, facts = picture(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
-    view: views.IpamView
     if wanted is not None:
-        view = views.AddressView(seen, facts, wanted)
+        view = views.address_view(seen, facts, wanted)
     elif arguments.show_configuration:
-        view = views.IpamConfigView(_rules(stored))
+        view = views.configuration_view(_rules(stored))
     elif arguments.show_borrowed:
-        view = views.BorrowedView(seen)
+        view = views.borrowed_view(seen)
     else:
-        view = views.PoolsView(seen, facts, blocks=arguments.show_blocks)
-    print(view.text() if arguments.output == "table" else data(view.rows(), arguments.output))
+        view = views.pools_view(seen, facts, blocks=arguments.show_blocks)
+    print(view.text if arguments.output == "table" else data(view.rows, arguments.output))
 
 
 def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
@@ -221,7 +220,7 @@ def run_ipam_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
     from dataclasses import replace
 
-    from agent.cli.commands.ipam_tables import IpamConfigView
+    from agent.cli.commands.ipam_tables import configuration_view
     from ipam.allocation.ipam_config import configure
 
     changes = {
@@ -234,7 +233,7 @@ def run_ipam_configure(arguments: argparse.Namespace) -> None:
     if not given:
         raise CommandFailed("name what to change, such as --strictaffinity true")
     rules = with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given)))
-    print(IpamConfigView(rules).text())
+    print(configuration_view(rules).text)
 
 
 def _truth(word: str | None) -> bool | None:

@@ -67,7 +67,10 @@ def add_parsers(subparsers: Any) -> None:
     verb("down", "end a lab and remove every trace of it", run_lab_down)
     verb("status", "topology, sessions, routes", run_lab_status)
     mode = verb(
-        "mode", "switch the pools of a running lab", run_lab_mode, "examples:\n  tortie lab mode none"
+        "mode",
+        "change the mode of the pools of a running lab",
+        run_lab_mode,
+        "examples:\n  tortie lab mode none",
     )
     mode.add_argument("mode", choices=MODES)
     pod = verb("pod", "add or remove pods", run_lab_pod, POD_EXAMPLES)
@@ -97,7 +100,7 @@ def add_parsers(subparsers: Any) -> None:
     etcd.add_argument("what", choices=("start", "stop"))
     demo = verb(
         "demo",
-        "the whole story: up, eight pods, pings, a live switch, down",
+        "the whole story: up, eight pods, pings, a live change of mode, down",
         run_lab_demo,
         "examples:\n  tortie lab demo",
         which=None,
@@ -203,21 +206,16 @@ def run_lab_mode(arguments: argparse.Namespace) -> None:
 def run_lab_pod(arguments: argparse.Namespace) -> None:
     """`tortie lab pod add|rm`."""
     from agent.lab import lifecycle
-    from agent.lab.lab_plan import LabError
-    from agent.lab.pods import add_pod, pods, remove_pod
+    from agent.lab.pods import add_pod, pod_named, pods, remove_pod
 
     lab = lifecycle.find(arguments.name)
-    present = {pod.name: pod for pod in pods(lab.plan)}
+    present = len(pods(lab.plan))
     for number, name in enumerate(arguments.pods):
         if arguments.what == "rm":
-            if name not in present:
-                raise LabError(
-                    f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}"
-                )
-            remove_pod(lab.plan, present[name])
+            remove_pod(lab.plan, pod_named(lab.plan, name))
             print(f"pod {name} removed")
             continue
-        spread = lab.plan.nodes[(len(present) + number) % len(lab.plan.nodes)]
+        spread = lab.plan.nodes[(present + number) % len(lab.plan.nodes)]
         pod = add_pod(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
         print(f"pod {pod.name} on {pod.node}: {pod.address}")
 
@@ -240,17 +238,15 @@ def run_lab_exec(arguments: argparse.Namespace) -> None:
     from agent.lab import lifecycle
     from agent.lab.lab_plan import LabError
     from agent.lab.lab_processes import inside
-    from agent.lab.pods import pods
+    from agent.lab.pods import pod_named
 
     lab = lifecycle.find(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise LabError("exec needs a command, such as: tortie lab exec node1 -- ip route")
     if arguments.where.startswith("pod/"):
-        pod = arguments.where.removeprefix("pod/")
-        if pod not in {known.name for known in pods(lab.plan)}:
-            raise LabError(f"lab {lab.plan.name} has no pod {pod!r}")
-        namespace, environment = lab.plan.pod_namespace(pod), {}
+        pod = pod_named(lab.plan, arguments.where.removeprefix("pod/"))
+        namespace, environment = lab.plan.pod_namespace(pod.name), {}
     else:
         node = lab.plan.node(arguments.where)
         namespace, environment = node.namespace, node.environment
