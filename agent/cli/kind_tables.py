@@ -194,4 +194,4 @@ WIDE: dict[str, Table] = {
         lambda r: (*TABLE["IPAMConfiguration"][1](r), r.spec.max_blocks_per_host),
     ),
 }
-"""The same for `-o wide`."""
+"""Kind -> heads and cells of `get -o wide`."""

@@ -1,7 +1,7 @@
-"""Carries out what a command asks of resources: everything is rehearsed, then written, then told.
+"""Carries out what a command asks of resources: a dry run of everything, then the writes, then the report.
 
-Promises: nothing is written when any of the steps would be refused. If a write fails all the same, because somebody
-else or the datastore came between, the person hears what was written before it. A dry run stops after the rehearsal.
+Promises: nothing is written when any of the changes would be refused. If a write fails all the same, because somebody
+else or the datastore came between, the error says what was written before it. With --dry-run the writes are left out.
 Does not know: which command asks.
 """
 
@@ -59,35 +59,35 @@ def counted(done: str) -> Callable[[Sequence[Outcome]], str]:
 
 
 def counted_kinds(done: str, kinds: Sequence[str]) -> str:
-    """The same, of kinds."""
+    """calicoctl's last line about resources of these kinds."""
     if not kinds:
         return "No resources specified"
     kind = f" '{kinds[0]}'" if len(set(kinds)) == 1 else ""
     return f"Successfully {done} {len(kinds)}{kind} resource(s)"
 
 
-def carry_out(arguments: argparse.Namespace, steps: Sequence[Change], words: Wording) -> None:
-    """Do all steps, or none. Raises CommandFailed."""
+def carry_out(arguments: argparse.Namespace, changes: Sequence[Change], wording: Wording) -> None:
+    """Do all changes, or none. Raises CommandFailed."""
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import Admission
     from ipam.etcd.dry_run_store import Rehearsal
 
     async def work(store: Store) -> None:
-        outcomes = await _rehearsed(Admission(Rehearsal(store), SystemClock()), steps, words)
+        outcomes = await _dry_run(Admission(Rehearsal(store), SystemClock()), changes, wording)
         if not arguments.dry_run:
-            outcomes = await _done(Admission(store, SystemClock()), steps, words)
-        _tell(arguments, outcomes, words)
+            outcomes = await _done(Admission(store, SystemClock()), changes, wording)
+        _report(arguments, outcomes, wording)
 
     with_store(arguments, work)
 
 
-async def _rehearsed(admission: Admission, steps: Sequence[Change], words: Wording) -> list[Outcome]:
-    """What would come of it. Raises CommandFailed with every reason against it, StoreError."""
+async def _dry_run(admission: Admission, changes: Sequence[Change], wording: Wording) -> list[Outcome]:
+    """What a dry run of all changes says. Raises CommandFailed with every reason against them, StoreError."""
     outcomes: list[Outcome] = []
     faults: list[str] = []
-    for step in steps:
+    for change in changes:
         try:
-            outcomes.append(await _one(admission, step, words))
+            outcomes.append(await _one(admission, change, wording))
         except CommandFailed as error:
             faults.append(str(error))
     if faults:
@@ -95,38 +95,40 @@ async def _rehearsed(admission: Admission, steps: Sequence[Change], words: Wordi
     return outcomes
 
 
-async def _done(admission: Admission, steps: Sequence[Change], words: Wording) -> list[Outcome]:
-    """What came of it. Raises CommandFailed that says how far it went."""
+async def _done(admission: Admission, changes: Sequence[Change], wording: Wording) -> list[Outcome]:
+    """The outcomes of all changes, written one after the other. Raises CommandFailed that says how far it went."""
     from ipam.failures import StoreError
 
     outcomes: list[Outcome] = []
-    for number, step in enumerate(steps):
+    for number, change in enumerate(changes):
         try:
-            outcomes.append(await _one(admission, step, words))
+            outcomes.append(await _one(admission, change, wording))
         except (CommandFailed, StoreError) as error:
-            sentence = f"Partial success: {words.done} the first {number} out of {len(steps)} resources:\n"
+            sentence = (
+                f"Partial success: {wording.done} the first {number} out of {len(changes)} resources:\n"
+            )
             raise CommandFailed(f"{sentence if number else ''}Hit error: {error}") from error
     return outcomes
 
 
-async def _one(admission: Admission, step: Change, words: Wording) -> Outcome:
-    """One step. Raises CommandFailed, StoreError."""
+async def _one(admission: Admission, change: Change, wording: Wording) -> Outcome:
+    """The outcome of one change. Raises CommandFailed, StoreError."""
     from agent.datastore.resource_writer import Effect, Exists, NotFound, Outcome
     from agent.datastore.resources.documents import InvalidDocument
     from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
 
     try:
-        return await step.do(admission)
+        return await change.do(admission)
     except StoreError:
         raise
     except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
-        if words.skip is not None and isinstance(error, words.skip):
-            return Outcome(step.kind, step.name, Effect.SKIPPED)
+        if wording.skip is not None and isinstance(error, wording.skip):
+            return Outcome(change.kind, change.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error
 
 
-def _tell(arguments: argparse.Namespace, outcomes: Sequence[Outcome], words: Wording) -> None:
+def _report(arguments: argparse.Namespace, outcomes: Sequence[Outcome], wording: Wording) -> None:
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return
@@ -140,4 +142,4 @@ def _tell(arguments: argparse.Namespace, outcomes: Sequence[Outcome], words: Wor
         )
         for sentence in outcome.changed if arguments.dry_run and outcome.effect.value == "configured" else ():
             print(f"  {sentence}")
-    print("dry run: nothing was written" if arguments.dry_run else words.summary(outcomes))
+    print("dry run: nothing was written" if arguments.dry_run else wording.summary(outcomes))

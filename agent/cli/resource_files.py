@@ -1,6 +1,6 @@
 """What `-f` names becomes resources: files, standard input, whole directories.
 
-Promises: every fault of every file is told at once, and before anything is done with the first resource.
+Promises: every fault of every file is reported at once, and before anything is done with the first resource.
 Does not know: the datastore.
 """
 

@@ -1,4 +1,4 @@
-"""The main job as a story: three nodes, eight pods, pings, and the pool's mode changed live.
+"""A lab that shows the main job: three nodes, eight pods, pings, and the pool's mode changed live.
 
 Promises: prints what really happened; a lost ping ends it with an error; a lab that is up is let alone, whatever its
 name. Does not know: how a lab works.
@@ -62,7 +62,7 @@ def _claimed(lock: int) -> bool:
 def play(
     name: str, say: Say, progress: lifecycle.ReportProgress, clear: Callable[[], None], *, keep: bool
 ) -> None:
-    """Run it. Raises LabError when anything is lost or does not come."""
+    """Run the demo in a lab of this name. Raises LabError when anything is lost or does not come."""
     lifecycle.require_root()
     mode = Mode.IPIP if has_ipip() else Mode.VXLAN
     if mode is Mode.IPIP:

@@ -1,4 +1,4 @@
-"""The one door to prometheus_client: readings as text, and the histograms that are counted where things happen.
+"""The adapter of prometheus_client: readings as text, and the histograms that are counted where things happen.
 
 Promises: nothing global: every instance has a registry of its own. Does not know: HTTP, where readings come from.
 """
@@ -19,7 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Source:
-    """What prometheus_client calls a collector."""
+    """A collector, as prometheus_client calls what it asks for metrics at each scrape."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         self._read = read
@@ -39,7 +39,7 @@ def _family(one: Series) -> Metric:
 
 
 class Exposition:
-    """All series of one agent."""
+    """All series of one agent, in a registry of their own."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)

@@ -23,7 +23,7 @@ SOCKET_UMASK = 0o117
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer."""
+    """What a page answers with."""
 
     body: bytes
     content_type: str = "application/json"
@@ -82,9 +82,9 @@ def _response(line: str, pages: Pages) -> bytes:
     return _framed("200 OK" if page.ok else "503 Service Unavailable", page, body=words[0] == "GET")
 
 
-def _framed(status: str, page: Response, *, body: bool) -> bytes:
+def _framed(status: str, response: Response, *, body: bool) -> bytes:
     head = (
-        f"HTTP/1.0 {status}\r\nContent-Type: {page.content_type}\r\n"
-        f"Content-Length: {len(page.body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.0 {status}\r\nContent-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + (page.body if body else b"")
+    return head.encode() + (response.body if body else b"")

@@ -17,7 +17,7 @@ BIRDS = ("bird", "bird6")
 NEXTHOPS_SINCE = (5, 3)
 """The first kernel with nexthop objects."""
 MOST_SKEW_SECONDS = 2.0
-"""etcd's own answer tells whole seconds only."""
+"""etcd's answer is dated in whole seconds."""
 FULL = 0.8
 """The share of a table from which on it counts as nearly full."""
 FEWEST_CONNECTIONS, FEWEST_INSTANCES, FEWEST_WATCHES = 32768, 128, 8192
@@ -90,7 +90,7 @@ def _conflists(facts: HostFacts) -> Iterator[HostFinding]:
     if CONFLIST not in facts.conflists:
         yield HostFinding(
             Severity.NOTE,
-            "no container runtime is told of the plugin",
+            "no container runtime knows the plugin",
             f"there is no /etc/cni/net.d/{CONFLIST}",
             "tortie cni install",
         )

@@ -1,4 +1,4 @@
-"""What preflight looks at, as one frozen value; and what it says, as another.
+"""What preflight looks at, HostFacts, and what it says, HostFinding: frozen values.
 
 Promises: pure; what could not be read is None or absent, and is never taken for good or bad. Does not know: how a fact
 was read, what follows from it.
@@ -37,7 +37,7 @@ class HostFinding:
 
 
 class ModuleState(Enum):
-    """How a part of the kernel stands."""
+    """Whether a part of the kernel is there."""
 
     PRESENT = "present"
     """Loaded or built in."""
@@ -130,7 +130,7 @@ class HostFacts:
         return tuple(process for process in self.processes if process.name in names)
 
     def sysctl_number(self, name: str) -> int | None:
-        """A switch that holds one number."""
+        """The value of a sysctl that holds one number; None when it could not be read."""
         text = self.sysctls.get(name, "")
         return int(text) if text.lstrip("-").isdigit() else None
 

@@ -137,7 +137,7 @@ def kernel_release(proc: Path) -> tuple[int, int] | None:
 
 
 def modules(root: Path) -> dict[str, ModuleState]:
-    """How each part of the kernel that we use stands."""
+    """Whether each part of the kernel that we use is there."""
     folder = root / "lib/modules" / "".join(_lines(root / "proc/sys/kernel/osrelease")[:1])
     loaded = {line.split()[0] for line in _lines(root / "proc/modules") if line}
     built_in = _module_names(_lines(folder / "modules.builtin"))

@@ -1,6 +1,6 @@
 """Reads who runs in this network namespace, and who listens, from /proc.
 
-Promises: reads only; a process that ends meanwhile, or may not be looked at, is passed over. Does not know: what a
+Promises: reads only; a process that ends meanwhile, or may not be looked at, is left out. Does not know: what a
 program's name means.
 """
 

@@ -1,4 +1,4 @@
-"""What a machine's network and our places on its disk look like, in lines that can be compared.
+"""What a machine's network and the files that we place look like, in lines that can be compared.
 
 Promises: reads only; counters and remaining lifetimes are left out, for they change by themselves.
 Does not know: whose an object is, what to do about a difference.
@@ -29,12 +29,12 @@ COMPARED_SYSCTLS = (
     "net/ipv4/neigh/*/proxy_delay",
 )
 UNSTABLE = ("stable_secret", "/flush")
-"""Written, not read."""
+"""Sysctls that are written, not read."""
 RESTORED_SYSCTLS = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
-"""The switches that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
+"""The sysctls that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
 
 Snapshot = Mapping[str, Sequence[str]]
-"""What -> its lines."""
+"""Kind of thing (links, routes, rules, nft, sysctls, files) -> its lines."""
 
 
 class SnapshotFailed(Exception):
@@ -64,7 +64,7 @@ def _said(words: Sequence[str]) -> list[str]:
 
 
 def compared_sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
-    """Name -> value of the switches worth comparing."""
+    """Name -> value of the sysctls worth comparing."""
     found = {}
     for pattern in COMPARED_SYSCTLS:
         for path in root.glob(pattern):
@@ -78,7 +78,7 @@ def compared_sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
 
 
 def placed_files(root: Path) -> list[str]:
-    """Every file, link and directory in a place of ours, as `find` prints them."""
+    """Every file, link and directory where we place some, as `find` prints them."""
     found = {str(one) for one in layout.directories() if (root / one).is_dir()}
     single = [placed.target for placed in layout.FILES] + list(layout.COMMANDS)
     single += [layout.WANTS / unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT)]
@@ -102,7 +102,7 @@ def snapshot_differences(before: Snapshot, now: Snapshot) -> dict[str, list[str]
 
 
 def sysctls_to_restore(before: Snapshot) -> dict[str, str]:
-    """Switch -> its value before, those first that change others when they are set."""
+    """Sysctl -> its value before, those first that change others when they are set."""
     values = dict(line.split(" = ", 1) for line in before.get("sysctls", ()) if " = " in line)
     names = [name for name in values if RESTORED_SYSCTLS.fullmatch(name)]
     order = sorted(

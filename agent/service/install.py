@@ -26,10 +26,10 @@ from agent.service import host_snapshot, install_flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
 STEP_SECONDS = 600.0
-KEPT_VERSIONS = 2
+INSTALLED_VERSIONS = 2
 """The one in use and the one before it, whose process may still run."""
 COMPLETE = ".complete"
-"""In an environment that was made to its end."""
+"""The name of an empty file in an environment that was made to its end."""
 
 
 class ServiceInstallFailed(Exception):
@@ -67,9 +67,9 @@ def install_service(options: InstallOptions) -> Iterator[str]:
         if not options.packaged:
             yield from _place(root)
         yield _settings(root)
-        yield _switch(root, environment)
+        yield _use(root, environment)
         yield from _prune(root)
-        yield from _tell(options)
+        yield from _reload_programs(options)
     except OSError as error:
         raise ServiceInstallFailed(f"{error.filename or root}: {error.strerror}") from error
     except host_snapshot.SnapshotFailed as error:
@@ -164,7 +164,7 @@ def _settings(root: Path) -> str:
     return f"{path}: written, to be filled in"
 
 
-def _switch(root: Path, environment: Path) -> str:
+def _use(root: Path, environment: Path) -> str:
     _link(root / layout.CURRENT, environment.name)
     return f"{root / layout.CURRENT}: to {environment.name}"
 
@@ -180,12 +180,12 @@ def _prune(root: Path) -> Iterator[str]:
     current = (root / layout.CURRENT).resolve()
     versions = [path for path in (root / layout.HOME).iterdir() if path.is_dir() and not path.is_symlink()]
     others = sorted((path for path in versions if path != current), key=lambda path: path.stat().st_mtime)
-    for path in others[: -(KEPT_VERSIONS - 1)]:
+    for path in others[: -(INSTALLED_VERSIONS - 1)]:
         shutil.rmtree(path)
         yield f"{path}: removed"
 
 
-def _tell(options: InstallOptions) -> Iterator[str]:
+def _reload_programs(options: InstallOptions) -> Iterator[str]:
     """Let the running programs see the new files."""
     if not Path("/run/systemd/system").is_dir():
         yield "systemd does not run here: nothing is started"
@@ -217,7 +217,7 @@ def is_active(unit: str) -> bool:
 
 
 def reload_commands() -> Iterator[list[str]]:
-    """What must be said so that the files take effect, to those that run."""
+    """The commands by which the programs that run here take the files into account."""
     yield ["systemctl", "daemon-reload"]
     yield ["systemd-tmpfiles", "--create", "tortie.conf"]
     if is_active("systemd-udevd.service"):

@@ -1,9 +1,9 @@
-"""How the agent stands, in the few words a service manager shows, and whether that is ready; a core.
+"""Whether the agent is ready, and its state in the few words that a service manager shows; a core.
 
 Promises: ready means that the kernel was adopted and the datastore read, so the first pod finds us; after
 PATIENCE_SECONDS without that it is ready all the same and says why: what starts after us on this node (a runtime, an
 etcd in a container) must not wait for a datastore that may need it.
-Does not know: how it is told.
+Does not know: how the service manager learns it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What counts."""
+    """What decides whether the agent is ready, and what its status line says."""
 
     not_ready: str | None
     """Why no pod can be served yet."""
@@ -27,7 +27,7 @@ class Readiness:
     drained: bool = False
     troubles: tuple[str, ...] = ()
     reload_refused: str | None = None
-    """Why the last reload kept the old settings."""
+    """Why the last reload was refused."""
 
 
 def is_ready(readiness: Readiness, passes_when_in_sync: int | None, age_seconds: float) -> bool:

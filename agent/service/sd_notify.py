@@ -1,7 +1,7 @@
-"""Tells the service manager how the process is: sd_notify(3), a datagram of `NAME=value` lines; the adapter.
+"""Notifies the service manager: sd_notify(3), a datagram of `NAME=value` lines; the adapter.
 
 Promises: nothing here waits or fails: without a service manager, or with one that takes no datagram now, nothing is
-said. Does not know: what is said when.
+sent. Does not know: what is sent when.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST_STATUS = 200
 
 
 class Notifier:
-    """One service manager, or none."""
+    """The socket of the service manager that started this process, if one did."""
 
     def __init__(self, environment: Mapping[str, str], pid: int) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")

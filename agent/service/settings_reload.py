@@ -1,8 +1,8 @@
 """Settings read again while the agent runs: checked first, and only good ones take effect.
 
-Promises: bad settings change nothing and are told in one sentence; good ones that differ end this life of the process
-without a word to anybody, and the same process begins its next one with them (the same path as a restart: routes and
-pods stay, peers keep our paths). Does not know: what a setting means.
+Promises: bad settings change nothing and are refused with one sentence; good ones that differ have the process execute
+itself anew with them, and nobody is notified (as at a restart: routes and pods stay, peers keep our paths).
+Does not know: what a setting means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class SettingsReload:
-    """The settings in force, and the way to others."""
+    """The settings in force, and the change to others."""
 
     def __init__(self, current: Config, read: Callable[[], Config], begin_again: Callable[[], None]) -> None:
         self._current = current

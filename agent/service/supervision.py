@@ -1,7 +1,7 @@
 """Keeps the service manager informed: ready, status, and the sign of life without which it kills us.
 
 Promises: the sign of life comes from the event loop itself, so a loop that hangs is killed and started again; the
-status is sent when it changed. Does not know: how the agent stands.
+status is sent when it changed. Does not know: what makes the agent ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.service.readiness import Readiness, is_ready, status_text
 from agent.service.sd_notify import Notifier
 
 STARTING_SECONDS = 0.1
-"""Between two looks until ready."""
+"""Between two notifications until ready."""
 LOOK_SECONDS = 2.0
 SIGNS_PER_WATCHDOG = 4
 """A loop that is late by half the watchdog's time is still alive."""
@@ -25,28 +25,28 @@ log = structlog.get_logger()
 
 
 class Supervision:
-    """One agent's conversation with its manager; a shell."""
+    """What one agent has sent to its service manager; a shell."""
 
     def __init__(
         self,
         notifier: Notifier,
         readiness: Callable[[], Readiness],
-        look_again: Callable[[], None],
+        request_pass: Callable[[], None],
         begins_again: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """`look_again` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
+        """`request_pass` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
         self._begins_again = begins_again
         self._notifier = notifier
         self._readiness = readiness
-        self._look_again = look_again
+        self._request_pass = request_pass
         self._clock = clock
         self._said = ""
         self.ready = False
         self._passes_when_in_sync: int | None = None
 
     async def run(self) -> None:
-        """Tell until cancelled."""
+        """Notify the service manager until cancelled."""
         started = self._clock.now()
         watchdog = self._notifier.watchdog_seconds
         pause = min(LOOK_SECONDS, watchdog / SIGNS_PER_WATCHDOG) if watchdog else LOOK_SECONDS
@@ -62,7 +62,7 @@ class Supervision:
         readiness = self._readiness()
         if self._passes_when_in_sync is None and readiness.not_ready is None:
             self._passes_when_in_sync = readiness.passes
-            self._look_again()
+            self._request_pass()
         lines = ["WATCHDOG=1"]
         if not self.ready and is_ready(readiness, self._passes_when_in_sync, age_seconds):
             self.ready = True

@@ -1,7 +1,7 @@
 """Takes the agent off a machine, and proves that nothing of it is left.
 
 Promises: pods that are still attached stop it, unless they are to lose their network; routes, tunnels and tables go
-only when they are ours by the agent's own rules; switches get the values they had before the first installation;
+only when they are ours by the agent's own rules; sysctls get the values they had before the first installation;
 settings that somebody filled in stay unless purged; the proof compares everything with the record of that time.
 Does not know: what the datastore keeps of this node.
 """
@@ -233,7 +233,7 @@ def compare_with_record(record: host_snapshot.Snapshot, root: Path) -> Iterator[
         if what not in found:
             yield f"{what}: as before ({len(lines)} lines compared)"
             continue
-        yield f"{what}: not as before; since then, by others or kept on purpose:"
+        yield f"{what}: not as before; since then, by others or left on purpose:"
         yield from (f"  {line}" for line in found[what][:MOST_DIFFERENCES])
         if len(found[what]) > MOST_DIFFERENCES:
             yield f"  and {len(found[what]) - MOST_DIFFERENCES} more"

@@ -89,7 +89,7 @@ def test_the_proof_shows_what_is_left_but_not_without_end(tmp_path: Path) -> Non
     record = {**now, "rules": [*now["rules"], *(f"rule {number}" for number in range(MOST_DIFFERENCES + 5))]}
     said = list(compare_with_record(record, tmp_path))
     assert f"routes: as before ({len(now['routes'])} lines compared)" in said
-    assert "rules: not as before; since then, by others or kept on purpose:" in said
+    assert "rules: not as before; since then, by others or left on purpose:" in said
     assert "  and 5 more" in said
 
 

@@ -1,4 +1,4 @@
-"""`tortie bgp`: the looking glass; `tortie drain` and `tortie undrain`: leave the BGP peers, and be one again."""
+"""`tortie bgp`: this node's peers and paths; `tortie drain`, `tortie undrain`: end all sessions, start them again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ examples:
   tortie drain --text "new kernel, back at 14:00"
   tortie undrain
 
-A drained node withdraws all it announced and ends its sessions with the text (RFC 9003). It stays drained when the
+A drained node withdraws all it advertised and ends its sessions with the text (RFC 9003). It stays drained when the
 agent or the machine restarts. Its own routes to other nodes stay.
 """
 PEERS_EXAMPLES = """\
@@ -86,7 +86,7 @@ def run_undrain(arguments: argparse.Namespace) -> None:
     print(f"{ask_agent(arguments, 'status')['node']} peers again")
 
 
-# -- the looking glass ------------------------------------------------------------------------------------------------
+# -- peers and paths    ------------------------------------------------------------------------------------------------
 
 
 def run_bgp_peers(arguments: argparse.Namespace) -> None:
@@ -96,7 +96,7 @@ def run_bgp_peers(arguments: argparse.Namespace) -> None:
 
 
 def peers_table(peers: list[dict[str, Any]]) -> str:
-    """All peers."""
+    """The table of all peers."""
 
     heads = ("PEER", "NAME", "AS", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "LAST ERROR")
     rows = [
@@ -117,7 +117,7 @@ def peers_table(peers: list[dict[str, Any]]) -> str:
 
 
 def in_full(peer: dict[str, Any]) -> str:
-    """One peer."""
+    """Everything about one peer, in lines."""
     hold = peer["hold_seconds"]
     resource = f", BGPPeer {peer['resource']}" if peer["resource"] else ""
     since = f" since {moment(peer['since'])}" if peer["since"] else ""
@@ -132,7 +132,7 @@ def in_full(peer: dict[str, Any]) -> str:
         f"last error    {peer['last_error'] or '-'}",
     ]
     if peer["restarting"]:
-        lines.append("restart       its paths are kept until it has told them again")
+        lines.append("restart       its paths stay until it has advertised them again")
     for family, count in peer["counts"].items():
         lines.append(
             f"{family.lower():<13} received {count['received']} (refused {count['refused']}, "
@@ -142,7 +142,7 @@ def in_full(peer: dict[str, Any]) -> str:
 
 
 def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> str:
-    """What both sides said they can do."""
+    """The capabilities of both OPENs, side by side."""
 
     if ours is None or theirs is None:
         return "no session, so nothing is agreed"
@@ -207,7 +207,7 @@ def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
     """One page of paths."""
     lines = [line("", "PREFIX", "NEXT HOP", "PEER", "LOCALPREF", "AS PATH", "REASON")] if heads else []
     for row in rows:
-        stale = "; kept through its restart" if row["stale"] else ""
+        stale = "; stale while its peer restarts" if row["stale"] else ""
         tags = f"; {' '.join(row['communities'])}" if row["communities"] else ""
         lines.append(
             line(

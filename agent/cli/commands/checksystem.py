@@ -25,7 +25,7 @@ POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 
 
 def check_system(arguments: argparse.Namespace) -> None:
-    """Read, judge, print; exit code 1 with an error among the findings."""
+    """Read the host's facts, print the findings; exit code 1 with an error among the findings."""
     settings = config(arguments)
     facts = with_skew(
         with_pools(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
@@ -57,7 +57,7 @@ def with_pools(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
 
 
 def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:
-    """How a member is asked for its time; None where no certificate is needed or one cannot be read."""
+    """For asking a member of etcd for its time; None where no certificate is needed or one cannot be read."""
     if not etcd.ca_file:
         return None
     try:

@@ -26,7 +26,7 @@ from agent.configuration.config import Config
 
 SOURCE_SECONDS = 15.0
 MOST_SOURCE_BYTES = 8 << 20
-"""Of each source the end is kept: what happened last is there."""
+"""Of a longer source its end is taken: what happened last is there."""
 JOURNAL_LINES = 20_000
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "kernel/links": ("ip", "-d", "-s", "link"),

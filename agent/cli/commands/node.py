@@ -106,7 +106,7 @@ def certificate_notes(status: dict[str, Any]) -> list[str]:
 
 
 def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
-    """The peers of one version of IP, told by the `sign` in their addresses, as calicoctl shows them."""
+    """The peers of one version of IP, recognised by the `sign` in their addresses, as calicoctl shows them."""
 
     rows = [
         (
