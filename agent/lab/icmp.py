@@ -107,11 +107,6 @@ class Pinger:
         count.ttl = packet[8]
         count.seconds = time.monotonic() - struct.unpack_from("!d", packet, length + HEADER.size)[0]
 
-    @property
-    def outstanding(self) -> int:
-        """Requests without an answer so far."""
-        return len(self._pair_of)
-
 
 def pinger(namespaces: Mapping[str, Path], addresses: Mapping[str, IPv4Address]) -> Pinger:
     """Sockets in every namespace. The caller closes them with `close`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes
@@ -11,8 +11,9 @@ from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.kind_tables import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Admission, Outcome
     from agent.datastore.resources.schema import Document
+
+    Edit = Callable[[Document], Document]
 
 PATCH_EXAMPLES = """\
 examples:
@@ -51,16 +52,18 @@ def run_patch(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.schema import merged
 
     kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
-
-    async def step(admission: Admission) -> Outcome:
-        return await admission.change(kind, arguments.name, lambda document: merged(document, patch), "-p")
-
     summary = f"Successfully patched 1 '{kind}' resource"
-    resource_changes.carry_out(
-        arguments,
-        [resource_changes.Change(kind, arguments.name, step)],
-        resource_changes.Wording("patched", lambda _: summary),
-    )
+    wording = resource_changes.Wording("patched", lambda _: summary)
+    _edit_stored(arguments, kind, lambda document: merged(document, patch), "-p", wording)
+
+
+def _edit_stored(
+    arguments: argparse.Namespace, kind: str, edit: Edit, source: str, wording: resource_changes.Wording
+) -> None:
+    """Write what `edit` makes of the stored document; `source` is what errors name. Raises CommandFailed."""
+    name = arguments.name
+    change = resource_changes.Change(kind, name, lambda admission: admission.change(kind, name, edit, source))
+    resource_changes.carry_out(arguments, [change], wording)
 
 
 def _patch(text: str) -> Document:
@@ -90,14 +93,8 @@ def run_label(arguments: argparse.Namespace) -> None:
             del metadata["labels"]
         return {**document, "metadata": metadata}
 
-    async def step(admission: Admission) -> Outcome:
-        return await admission.change(kind, arguments.name, edit, "label")
-
-    resource_changes.carry_out(
-        arguments,
-        [resource_changes.Change(kind, arguments.name, step)],
-        resource_changes.Wording("labelled", lambda _: "\n".join(sentences)),
-    )
+    wording = resource_changes.Wording("labelled", lambda _: "\n".join(sentences))
+    _edit_stored(arguments, kind, edit, "label", wording)
 
 
 def _wanted(words: Sequence[str], *, remove: bool) -> dict[str, str | None]:

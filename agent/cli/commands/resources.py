@@ -11,7 +11,6 @@ from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Verb
     from agent.datastore.resources.documents import Found
     from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
@@ -60,6 +59,9 @@ examples:
 Looks at the files alone. To ask the datastore as well: tortie apply --dry-run
 """
 
+WRITTEN = {"create": "created", "apply": "applied", "replace": "replaced"}
+"""Command -> what its report says of a resource."""
+
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
@@ -70,11 +72,11 @@ def add_parsers(subparsers: Any) -> None:
     get.add_argument("-n", "--namespace", metavar="NS", help="pods of this namespace alone")
     get.add_argument("-a", "--all-namespaces", action="store_true", help="pods with their namespaces")
     text = "make resources that are not there yet"
-    create = add_command(subparsers, "create", text, run_create, CREATE_EXAMPLES)
+    create = add_command(subparsers, "create", text, run_write, CREATE_EXAMPLES)
     create.add_argument("--skip-exists", action="store_true", help="leave what is there already as it is")
-    apply = add_command(subparsers, "apply", "create or update resources", run_apply, APPLY_EXAMPLES)
+    apply = add_command(subparsers, "apply", "create or update resources", run_write, APPLY_EXAMPLES)
     text = "replace resources that are there"
-    replace = add_command(subparsers, "replace", text, run_replace, REPLACE_EXAMPLES)
+    replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
     for parser in (create, apply, replace):
         resource_files.add_file_arguments(parser, required=True)
         resource_changes.add_change_arguments(parser)
@@ -122,38 +124,21 @@ def run_get(arguments: argparse.Namespace) -> None:
         raise CommandFailed("\n".join(damaged))
 
 
-def run_create(arguments: argparse.Namespace) -> None:
-    """`tortie create`."""
+def run_write(arguments: argparse.Namespace) -> None:
+    """`tortie create`, `tortie apply` and `tortie replace`."""
     from agent.datastore.resource_writer import Exists, Verb
-
-    _write(arguments, Verb.CREATE, "created", Exists if arguments.skip_exists else None)
-
-
-def run_apply(arguments: argparse.Namespace) -> None:
-    """`tortie apply`."""
-    from agent.datastore.resource_writer import Verb
-
-    _write(arguments, Verb.APPLY, "applied")
-
-
-def run_replace(arguments: argparse.Namespace) -> None:
-    """`tortie replace`."""
-    from agent.datastore.resource_writer import Verb
-
-    _write(arguments, Verb.REPLACE, "replaced")
-
-
-def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
-    def step(found: Found) -> resource_changes.Change:
+    verb, done = Verb[arguments.command.upper()], WRITTEN[arguments.command]
+    skip = Exists if arguments.command == "create" and arguments.skip_exists else None
+
+    def change(found: Found) -> resource_changes.Change:
         kind, name = kind_of(found.resource), found.resource.metadata.name
         return resource_changes.Change(kind, name, lambda admission: admission.write(found, verb))
 
-    steps = [step(found) for found in resource_files.read_files(arguments)]
-    resource_changes.carry_out(
-        arguments, steps, resource_changes.Wording(done, resource_changes.counted(done), skip)
-    )
+    changes = [change(found) for found in resource_files.read_files(arguments)]
+    wording = resource_changes.Wording(done, resource_changes.counted(done), skip)
+    resource_changes.carry_out(arguments, changes, wording)
 
 
 def run_delete(arguments: argparse.Namespace) -> None:
@@ -164,13 +149,12 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        steps = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
+        changes = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
     else:
-        steps = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
+        changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
-    resource_changes.carry_out(
-        arguments, steps, resource_changes.Wording("deleted", resource_changes.counted("deleted"), skip)
-    )
+    wording = resource_changes.Wording("deleted", resource_changes.counted("deleted"), skip)
+    resource_changes.carry_out(arguments, changes, wording)
 
 
 def _deleting(resource: Resource) -> resource_changes.Change:
