@@ -42,7 +42,7 @@ class SnapshotFailed(Exception):
 
 
 def take_snapshot(root: Path = Path("/")) -> dict[str, list[str]]:
-    """Links, routes, rules, nft, sysctls and our files. Raises NoEvidence."""
+    """Links, routes, rules, nft, sysctls and our files. Raises SnapshotFailed."""
     found = {what: [line for words in each for line in _said(words)] for what, each in COMMANDS.items()}
     found["sysctls"] = [f"{name} = {value}" for name, value in sorted(compared_sysctls().items())]
     found["files"] = placed_files(root)

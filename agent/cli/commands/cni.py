@@ -47,7 +47,9 @@ def run_cni_install(arguments: argparse.Namespace) -> None:
     if not CONTAINER_ID.fullmatch(arguments.network):
         raise CommandFailed(f"--network {arguments.network!r}: letters, digits, '_', '.', '-'")
     settings = config(arguments)
-    paths = PluginPaths(arguments.bin_dir, arguments.conf_dir, settings.cni_socket, Path(settings.paths.state))
+    paths = PluginPaths(
+        arguments.bin_dir, arguments.conf_dir, settings.cni_socket, Path(settings.paths.state)
+    )
     with reported(InstallFailed):
         for done in install(paths, arguments.shim, arguments.network, replace=arguments.replace_conflist):
             print(done)
