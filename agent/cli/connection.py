@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ipam.etcd.store import Store
 
 MOST_PAGES = 100_000
-"""Of one answer of the agent; a page has hundreds of rows."""
+"""The bound on the pages of one answer of the agent; a page has hundreds of rows."""
 
 T = TypeVar("T")
 

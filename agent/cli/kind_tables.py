@@ -91,7 +91,7 @@ def _low(value: bool) -> str:
 
 
 def _joined(texts: list[str]) -> str:
-    """As calicoctl's joinAndTruncate."""
+    """Texts in one cell of at most LONGEST_CELL characters, as calicoctl's joinAndTruncate does it."""
     text = ",".join(texts)
     return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
 

@@ -119,7 +119,7 @@ def _ping(lab: Lab, say: Say) -> None:
 
 
 def _remote(lab: Lab) -> list[list[str]]:
-    """Of each node the routes to other nodes' blocks."""
+    """Each node's routes to other nodes' blocks, as lines of `ip route`."""
     return [
         [line for line in ip_route(node) if " via " in line and "default" not in line]
         for node in lab.plan.nodes

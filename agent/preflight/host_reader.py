@@ -191,7 +191,7 @@ def conflists(directory: Path) -> tuple[str, ...]:
 
 
 def _placed(root: Path, base: str, source: str, package: str) -> ExclusionFile:
-    """A file of systemd/, and whether it stands: where we place it, or where the Debian package does."""
+    """A file of systemd/, and whether it is there: where we place it, or where the Debian package does."""
     folder, _, name = source.rpartition("/")
     folder = folder if package else f"{folder}/conf.d"
     others = ("usr/lib", "lib") if not package else (f"usr/lib/{package}", f"lib/{package}")

@@ -39,7 +39,7 @@ BRIDGES = {
 }
 """Beginning of a name -> whose it is."""
 REMAINS = ("cni", "flannel", "cilium", "weave")
-"""Of these, interfaces of a network that is to be replaced by ours: they go, rather than our pool."""
+"""Beginnings of the names of interfaces that another CNI network left: these are to go, rather than our pool."""
 
 
 def network_findings(facts: HostFacts) -> Iterator[HostFinding]:

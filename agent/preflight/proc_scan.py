@@ -27,7 +27,7 @@ MODULES = {"agent.daemon": "tortie-agent", "agent.lab.agents": "tortie-agent"}
 
 
 def scan_processes(proc: Path) -> tuple[Process, ...]:
-    """Those of the caller's network namespace; kernel threads are none."""
+    """The programs of the caller's network namespace, by pid; kernel threads are left out."""
     home = _link(proc / "thread-self/ns/net")
     found = []
     for number, directory in enumerate(proc.glob("[0-9]*")):

@@ -151,7 +151,7 @@ def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> 
 
 
 FAMILIES = {1: "IPv4", 2: "IPv6"}
-"""By AFI (RFC 4760)."""
+"""AFI (RFC 4760) -> the address family's name."""
 
 
 def ability(value: Any) -> str:
@@ -200,7 +200,7 @@ def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
 
 
 WIDTHS = (2, 20, 16, 18, 10, 24)
-"""Of all columns but the last: fixed, because a page does not know the next one."""
+"""Characters of each column but the last: fixed, because a page does not know the next one."""
 
 
 def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:

@@ -26,7 +26,7 @@ from agent.configuration.config import Config
 
 SOURCE_SECONDS = 15.0
 MOST_SOURCE_BYTES = 8 << 20
-"""Of a longer source its end is taken: what happened last is there."""
+"""The bound on each source; of a longer one the end is taken, which says what happened last."""
 JOURNAL_LINES = 20_000
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "kernel/links": ("ip", "-d", "-s", "link"),

@@ -109,7 +109,7 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _guarded(run: Run) -> Run:
-    """The same command, whose LabError becomes CommandFailed."""
+    """The command `run`, with a LabError become CommandFailed."""
 
     def guarded(arguments: argparse.Namespace) -> None:
         from agent.lab.lab_plan import LabError
