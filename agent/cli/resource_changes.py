@@ -47,19 +47,14 @@ class Wording(NamedTuple):
 
     done: str
     """`applied`"""
-    summary: Callable[[Sequence[Outcome]], str]
     skip: type[Exception] | None = None
     """A reason to go on with the next resource; it counts as done, as in calicoctl."""
+    summary: Callable[[], str] | None = None
+    """The last line, if it is not calicoctl's count of resources."""
 
 
-def counted(done: str) -> Callable[[Sequence[Outcome]], str]:
-    """calicoctl's last line: `Successfully applied 2 'IPPool' resource(s)`."""
-
-    return lambda outcomes: counted_kinds(done, [outcome.kind for outcome in outcomes])
-
-
-def counted_kinds(done: str, kinds: Sequence[str]) -> str:
-    """calicoctl's last line about resources of these kinds."""
+def counted(done: str, kinds: Sequence[str]) -> str:
+    """calicoctl's last line about resources of these kinds: `Successfully applied 2 'IPPool' resource(s)`."""
     if not kinds:
         return "No resources specified"
     kind = f" '{kinds[0]}'" if len(set(kinds)) == 1 else ""
@@ -142,4 +137,9 @@ def _report(arguments: argparse.Namespace, outcomes: Sequence[Outcome], wording:
         )
         for sentence in outcome.changed if arguments.dry_run and outcome.effect.value == "configured" else ():
             print(f"  {sentence}")
-    print("dry run: nothing was written" if arguments.dry_run else wording.summary(outcomes))
+    if arguments.dry_run:
+        print("dry run: nothing was written")
+    elif wording.summary is not None:
+        print(wording.summary())
+    else:
+        print(counted(wording.done, [outcome.kind for outcome in outcomes]))

@@ -55,7 +55,7 @@ def install_options(arguments: argparse.Namespace) -> InstallOptions:
 
 
 def install_service(options: InstallOptions) -> Iterator[str]:
-    """Install or upgrade; yields what was done, a phrase each. Raises InstallFailed."""
+    """Install or upgrade; yields what was done, a phrase each. Raises ServiceInstallFailed."""
     if os.geteuid() != 0:
         raise ServiceInstallFailed("installing needs root")
     root = Path("/")
@@ -77,7 +77,7 @@ def install_service(options: InstallOptions) -> Iterator[str]:
 
 
 def find_wheel(directory: Path) -> Path:
-    """The one wheel of ours in a directory. Raises InstallFailed."""
+    """The one wheel of ours in a directory. Raises ServiceInstallFailed."""
     found = sorted(path for path in directory.glob("tortie-*.whl") if WHEEL.fullmatch(path.name))
     if len(found) != 1:
         what = "no wheel of tortie" if not found else f"{len(found)} wheels of tortie"
@@ -122,7 +122,7 @@ def _environment(environment: Path, wheel: Path, options: InstallOptions) -> str
 
 
 def _run(words: Sequence[str], remedy: str) -> None:
-    """Raises InstallFailed with the program's last line."""
+    """Raises ServiceInstallFailed with the program's last line."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -52,8 +52,7 @@ def run_patch(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.schema import merged
 
     kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
-    summary = f"Successfully patched 1 '{kind}' resource"
-    wording = resource_changes.Wording("patched", lambda _: summary)
+    wording = resource_changes.Wording("patched", summary=lambda: f"Successfully patched 1 '{kind}' resource")
     _edit_stored(arguments, kind, lambda document: merged(document, patch), "-p", wording)
 
 
@@ -93,7 +92,7 @@ def run_label(arguments: argparse.Namespace) -> None:
             del metadata["labels"]
         return {**document, "metadata": metadata}
 
-    wording = resource_changes.Wording("labelled", lambda _: "\n".join(sentences))
+    wording = resource_changes.Wording("labelled", summary=lambda: "\n".join(sentences))
     _edit_stored(arguments, kind, edit, "label", wording)
 
 

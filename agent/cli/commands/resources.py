@@ -129,7 +129,7 @@ def run_write(arguments: argparse.Namespace) -> None:
     from agent.datastore.resource_writer import Exists, Verb
     from agent.datastore.resources.resource_types import kind_of
 
-    verb, done = Verb[arguments.command.upper()], WRITTEN[arguments.command]
+    verb = Verb[arguments.command.upper()]
     skip = Exists if arguments.command == "create" and arguments.skip_exists else None
 
     def change(found: Found) -> resource_changes.Change:
@@ -137,7 +137,7 @@ def run_write(arguments: argparse.Namespace) -> None:
         return resource_changes.Change(kind, name, lambda admission: admission.write(found, verb))
 
     changes = [change(found) for found in resource_files.read_files(arguments)]
-    wording = resource_changes.Wording(done, resource_changes.counted(done), skip)
+    wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
     resource_changes.carry_out(arguments, changes, wording)
 
 
@@ -153,8 +153,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
     else:
         changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
-    wording = resource_changes.Wording("deleted", resource_changes.counted("deleted"), skip)
-    resource_changes.carry_out(arguments, changes, wording)
+    resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 
 
 def _deleting(resource: Resource) -> resource_changes.Change:
@@ -177,4 +176,4 @@ def run_validate(arguments: argparse.Namespace) -> None:
     found = resource_files.read_files(arguments)
     if sentences := overlaps(found):
         raise CommandFailed("\n".join(sentences))
-    print(resource_changes.counted_kinds("validated", [kind_of(item.resource) for item in found]))
+    print(resource_changes.counted("validated", [kind_of(item.resource) for item in found]))
