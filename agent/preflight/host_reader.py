@@ -27,7 +27,8 @@ from agent.netlink.kernel_errors import KernelError
 from agent.preflight.host_checks import PURPOSES
 from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, ModuleState, UnderlayLink
 from agent.preflight.network_checks import BGP_PORT
-from agent.preflight.proc_scan import open_files, scan_listeners, scan_processes
+from agent.preflight.proc_scan import file_text, open_files, scan_listeners, scan_processes
+from agent.service.host_snapshot import matching_sysctls
 from agent.service.install import unit_file
 
 ASK_SECONDS = 2.0
@@ -69,7 +70,7 @@ async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> H
     return replace(
         facts,
         legacy_forward_drops=legacy_forward_drops(proc),
-        sysctls=read_sysctls(proc / "sys"),
+        sysctls=matching_sysctls(proc / "sys", SYSCTLS),
         modules=modules(root),
         kernel=kernel_release(proc),
         processes=running,
@@ -103,21 +104,9 @@ async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
     return replace(facts, underlay=UnderlayLink(link.name, link.mtu)) if link is not None else facts
 
 
-def read_sysctls(sys: Path) -> dict[str, str]:
-    """Path below /proc/sys -> value."""
-    found = {}
-    for pattern in SYSCTLS:
-        for path in sys.glob(pattern):
-            try:
-                found[str(path.relative_to(sys))] = path.read_text().strip()
-            except OSError:
-                continue
-    return found
-
-
 def legacy_forward_drops(proc: Path) -> bool:
     """Whether iptables-legacy, where its table is in use, drops forwarded packets."""
-    if "filter" not in _lines(proc / "thread-self/net/ip_tables_names"):
+    if "filter" not in file_text(proc / "thread-self/net/ip_tables_names").splitlines():
         return False
     program = shutil.which("iptables-legacy")
     if program is None:
@@ -132,16 +121,18 @@ def legacy_forward_drops(proc: Path) -> bool:
 
 def kernel_release(proc: Path) -> tuple[int, int] | None:
     """The kernel's version."""
-    found = re.match(r"(\d+)\.(\d+)", "".join(_lines(proc / "sys/kernel/osrelease")[:1]))
+    found = re.match(r"(\d+)\.(\d+)", "".join(file_text(proc / "sys/kernel/osrelease").splitlines()[:1]))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def modules(root: Path) -> dict[str, ModuleState]:
     """Whether each part of the kernel that we use is there."""
-    folder = root / "lib/modules" / "".join(_lines(root / "proc/sys/kernel/osrelease")[:1])
-    loaded = {line.split()[0] for line in _lines(root / "proc/modules") if line}
-    built_in = _module_names(_lines(folder / "modules.builtin"))
-    loadable = _module_names(line.partition(":")[0] for line in _lines(folder / "modules.dep"))
+    folder = root / "lib/modules" / "".join(file_text(root / "proc/sys/kernel/osrelease").splitlines()[:1])
+    loaded = {line.split()[0] for line in file_text(root / "proc/modules").splitlines() if line}
+    built_in = _module_names(file_text(folder / "modules.builtin").splitlines())
+    loadable = _module_names(
+        line.partition(":")[0] for line in file_text(folder / "modules.dep").splitlines()
+    )
     found = {}
     for name in PURPOSES:
         there = name in loaded or name in built_in or (root / "sys/module" / name).is_dir()
@@ -173,13 +164,6 @@ def _with_symbols(table: Path, wanted: Mapping[str, str]) -> list[str]:
     except (OSError, IndexError):
         pass
     return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def conflists(directory: Path) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ def _link(path: Path) -> str | None:
         return None
 
 
-def _text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """What a file holds; empty when it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -58,8 +59,8 @@ def _text(path: Path) -> str:
 
 def _name(directory: Path) -> str:
     """The program's name: a script's own, not its interpreter's; in full where the kernel has cut it."""
-    words = _text(directory / "cmdline").split("\0")
-    comm = _text(directory / "comm").strip()
+    words = file_text(directory / "cmdline").split("\0")
+    comm = file_text(directory / "comm").strip()
     if not words[0]:
         return "" if not comm or _link(directory / "exe") is None else comm
     if INTERPRETER.fullmatch(Path(words[0]).name) and len(words) > 1:
@@ -74,7 +75,7 @@ def _name(directory: Path) -> str:
 
 
 def _unit(directory: Path) -> str | None:
-    found = UNIT.search(_text(directory / "cgroup"))
+    found = UNIT.search(file_text(directory / "cgroup"))
     return found[1] if found else None
 
 
@@ -84,7 +85,7 @@ def scan_listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -
     found = [
         row
         for name in ("tcp", "tcp6")
-        for row in _sockets(_text(proc / "thread-self/net" / name))
+        for row in _sockets(file_text(proc / "thread-self/net" / name))
         if row[1] in wanted
     ]
     owners = _owners(proc, {inode for _, _, inode in found}, known) if found else {}
@@ -121,5 +122,5 @@ def _owners(proc: Path, inodes: set[str], known: Iterable[Process]) -> Mapping[s
 
 def open_files(proc: Path, pid: int) -> int | None:
     """A process's soft limit of open files."""
-    found = re.search(r"^Max open files\s+(\d+)", _text(proc / str(pid) / "limits"), re.MULTILINE)
+    found = re.search(r"^Max open files\s+(\d+)", file_text(proc / str(pid) / "limits"), re.MULTILINE)
     return int(found[1]) if found else None

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agent.service import layout
@@ -63,17 +64,19 @@ def _said(words: Sequence[str]) -> list[str]:
     return [PASSING.sub("", line).rstrip() for line in done.stdout.splitlines()]
 
 
-def compared_sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
+def compared_sysctls() -> dict[str, str]:
     """Name -> value of the sysctls worth comparing."""
+    found = matching_sysctls(Path("/proc/sys"), COMPARED_SYSCTLS)
+    return {name: value for name, value in found.items() if not any(part in name for part in UNSTABLE)}
+
+
+def matching_sysctls(root: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """Path below `root` -> value of the sysctls of these patterns; those that cannot be read are left out."""
     found = {}
-    for pattern in COMPARED_SYSCTLS:
+    for pattern in patterns:
         for path in root.glob(pattern):
-            name = str(path.relative_to(root))
-            if not any(part in name for part in UNSTABLE):
-                try:
-                    found[name] = path.read_text().strip()
-                except OSError:
-                    continue  # its interface has gone meanwhile
+            with suppress(OSError):  # its interface has gone meanwhile, or it is written only
+                found[str(path.relative_to(root))] = path.read_text().strip()
     return found
 
 
