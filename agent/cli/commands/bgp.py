@@ -1,4 +1,8 @@
-"""`tortie bgp`: this node's peers and paths; `tortie drain`, `tortie undrain`: end all sessions, start them again."""
+"""`tortie bgp`: this node's peers and paths; `tortie drain`, `tortie undrain`: end all sessions, start them again.
+
+Promises: answers come page by page, so that a table of any size costs little here and in the agent.
+Does not know: how a path is chosen.
+"""
 
 from __future__ import annotations
 

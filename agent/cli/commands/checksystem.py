@@ -1,4 +1,8 @@
-"""`tortie node checksystem`: preflight on this machine, as a table of findings or as JSON."""
+"""`tortie node checksystem`: preflight on this machine, as a table of findings or as JSON.
+
+Promises: changes nothing; exit code 1 with an error among the findings.
+Does not know: what is good or bad (preflight does).
+"""
 
 from __future__ import annotations
 

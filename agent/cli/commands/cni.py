@@ -1,4 +1,7 @@
-"""`tortie cni install|uninstall`: the plugins and the network's configuration, where container runtimes look."""
+"""`tortie cni install|uninstall`: the plugins and the network's configuration, where container runtimes look.
+
+Promises: a fault is one sentence, and what was done until then is printed. Does not know: how files are put in place.
+"""
 
 from __future__ import annotations
 

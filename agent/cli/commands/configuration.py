@@ -1,4 +1,7 @@
-"""`tortie config`: check settings, show them with their origins, print their reference."""
+"""`tortie config`: check settings, show them with their origins, print their reference.
+
+Promises: changes nothing, and needs neither agent nor datastore. Does not know: what a setting means.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`tortie ipam`: show, check, release, configure, in calicoctl's words and tables."""
+"""`tortie ipam`: show, check, release, configure, in calicoctl's words and tables.
+
+Promises: a repair or a release is one guarded transaction each, and what a repair replaced is in a file before it.
+Does not know: the rules of allocation.
+"""
 
 from __future__ import annotations
 

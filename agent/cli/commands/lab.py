@@ -1,4 +1,8 @@
-"""`tortie lab …`: a cluster on this machine."""
+"""`tortie lab …`: a cluster on this machine.
+
+Promises: every LabError is a sentence and exit code 1; modules of the lab are imported when a command runs.
+Does not know: how a lab works.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form."""
+"""`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
+
+Promises: changes nothing; asks the running agent, but for `checksystem` and `diags`.
+Does not know: how the agent came to what it says.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`tortie patch` and `tortie label`: changes of a stored resource, without a file."""
+"""`tortie patch` and `tortie label`: changes of a stored resource, without a file.
+
+Promises: all is refused, or all is written, with the rules of `tortie replace`.
+Does not know: the kinds and their fields.
+"""
 
 from __future__ import annotations
 

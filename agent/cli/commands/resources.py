@@ -1,4 +1,8 @@
-"""`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl."""
+"""`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl.
+
+Promises: a dry run comes first, so either all is written or nothing.
+Does not know: the kinds and their fields, and where they are stored.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`tortie routes`: the node's routes with their reasons; `tortie plan`: what the next pass would change."""
+"""`tortie routes`: the node's routes with their reasons; `tortie plan`: what the next pass would change.
+
+Promises: changes nothing; what does not agree with the desired state comes first.
+Does not know: how the agent came to what it says.
+"""
 
 from __future__ import annotations
 

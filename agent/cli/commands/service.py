@@ -1,4 +1,8 @@
-"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine."""
+"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine.
+
+Promises: a fault is one sentence, and what was done until then is printed.
+Does not know: how the agent is installed and removed.
+"""
 
 from __future__ import annotations
 

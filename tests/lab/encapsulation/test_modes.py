@@ -14,9 +14,9 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import has_ipip
 from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove_pod
-from agent.lab.route_tables import table
 from tests.scenes import traffic
 from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
@@ -70,7 +70,7 @@ def test_pods_ping_each_other_and_hops_are_counted(lab: Lab) -> None:
 
 def test_the_routes_are_those_of_the_article(lab: Lab) -> None:
     for node in lab.plan.nodes:
-        lines = table(node)
+        lines = ip_route(node)
         for other in lab.plan.nodes:
             device = way(lab, node.name, other.name)
             own = other.interface.ip
@@ -186,7 +186,7 @@ def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: M
     remove_pod(lab.plan, pod)
     node = lab.plan.nodes[0]
     lab_processes.wait_for(
-        "the end of its route", lambda: not any(pod.address + " " in line for line in table(node)), 5
+        "the end of its route", lambda: not any(pod.address + " " in line for line in ip_route(node)), 5
     )
     assert [other.name for other in pods(lab.plan)] == ["p2"]
 

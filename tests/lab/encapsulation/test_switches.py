@@ -9,8 +9,8 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.route_tables import table
 from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.pinging import ROUND_SECONDS, pinging
@@ -30,7 +30,7 @@ that takes longer itself, as in the guest kernel, may lose as long."""
 
 
 def tables(lab: Lab) -> dict[str, list[str]]:
-    return {node.name: sorted(table(node)) for node in lab.plan.nodes}
+    return {node.name: sorted(ip_route(node)) for node in lab.plan.nodes}
 
 
 @pytest.mark.parametrize("cycle", CYCLES)
