@@ -48,8 +48,7 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
-from agent.metrics.loop_lag import Lag
-from agent.metrics.monitor import Monitor
+from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
 from agent.node.node_resource import NodeRecord, record_inputs
@@ -59,8 +58,8 @@ from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import Reachability
 from agent.peering.passwords import Secrets
 from agent.service.sd_notify import Notifier
-from agent.service.settings_reload import Reloading
-from agent.service.start import checked, only_one, parser
+from agent.service.settings_reload import SettingsReload
+from agent.service.start import agent_parser, checked_settings, take_agent_lock
 from agent.service.supervision import Supervision
 from agent.status import Account
 from ipam.allocation.allocator import Allocator
@@ -108,7 +107,7 @@ class Agent:
         self, config: Config, read: Callable[[], Config], begin_again: Callable[[], None] = lambda: None
     ) -> None:
         self._config = config
-        self.reloading = Reloading(config, read, begin_again)
+        self.reloading = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._cluster = Cluster(NodeName(config.node_name))
@@ -152,7 +151,7 @@ class Agent:
             on_pass=self._follow_mesh,
             ownership=ownership(config),
         )
-        lag = Lag(self._clock)
+        lag = LoopLag(self._clock)
         self._account = self._accounting(lag)
         self._exposition = Exposition(self._account.readings)
         self._monitor = Monitor(
@@ -182,7 +181,7 @@ class Agent:
             self._clock,
         )
 
-    def _accounting(self, lag: Lag) -> Account:
+    def _accounting(self, lag: LoopLag) -> Account:
         return Account(
             self._cluster,
             self._syncer,
@@ -373,19 +372,19 @@ def spare_the_collector() -> None:
 def main() -> None:
     """`tortie-agent`."""
     faulthandler.enable()  # the watchdog's SIGABRT says in the journal where the loop hung
-    arguments = parser().parse_args()
+    arguments = agent_parser().parse_args()
     try:
-        config = checked(arguments)
+        config = checked_settings(arguments)
         if os.geteuid() != 0:
             raise ConfigError("tortie-agent programs the kernel: run it as root")
         for directory in (config.paths.run, config.paths.state):
             Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = only_one(Path(config.paths.run))
+        lock = take_agent_lock(Path(config.paths.run))
     except (ConfigError, OSError) as error:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
     logging.configure(config.log.level, config.log.format, SystemClock().now)
-    again = asyncio.run(_until_signalled(config, lambda: checked(arguments)))
+    again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments)))
     os.close(lock)
     if again:
         # The same process, so systemd's main PID and watchdog stay; every descriptor of this life closes (PEP 446).

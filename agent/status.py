@@ -23,8 +23,8 @@ from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.node.node_resource import NodeRecord
 from agent.peering.bgp_controller import BgpController
-from agent.service.readiness import Standing
-from agent.service.settings_reload import Reloading
+from agent.service.readiness import Readiness
+from agent.service.settings_reload import SettingsReload
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
 
@@ -40,7 +40,7 @@ class Account:
     record: NodeRecord
     mesh: BgpController
     reconciler: Reconciler
-    reloading: Reloading
+    reloading: SettingsReload
     facts: Callable[[], Facts]
     lag: Callable[[], float]
     started: datetime
@@ -57,10 +57,10 @@ class Account:
             return f"the node is not registered: {self.record.trouble or 'still registering'}"
         return None
 
-    def standing(self) -> Standing:
+    def standing(self) -> Readiness:
         """For the service manager."""
         peers = self.mesh.status()
-        return Standing(
+        return Readiness(
             not_ready=self.not_ready(),
             passes=self.reconciler.passes,
             pods=len(self.cluster.endpoints),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from agent.cli.commands.bgp import in_full, page_text, peers_table, routes_table
+from agent.cli.commands.bgp import in_full, page_text, paths_table, peers_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
@@ -112,7 +112,7 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
         assert (told["reason"], told["communities"], told["next_hop"]) == ("in use", ["65000:7"], two.address)
         (out,) = rows(one, which="advertised", peer="n2")
         assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 100)
-        text = routes_table(rows(one), heads=True).splitlines()
+        text = paths_table(rows(one), heads=True).splitlines()
         assert text[0].split() == ["PREFIX", "NEXT", "HOP", "PEER", "LOCALPREF", "AS", "PATH", "REASON"]
         assert text[2].split() == [
             *("*", "10.0.2.0/26", two.address, "n2", "100", "-"),
