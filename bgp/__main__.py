@@ -76,7 +76,7 @@ class Standalone:
 
     def _changed(self) -> None:
         for prefix in sorted(
-            (unpack(one, family) for family, some in self._speaker.take_touched().items() for one in some),
+            (unpack(one, family) for family, some in self._speaker.take_changed().items() for one in some),
             key=lambda one: (number_of(one.network_address), one.prefixlen),
         ):
             route = self._speaker.learned.get(prefix)
@@ -121,7 +121,7 @@ class Standalone:
             self._events.tell("listening", addresses=[str(one) for one in own.addresses], port=own.port)
         await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
         if not running.done() and self._settings.leaving is Leaving.DRAIN:
-            self._speaker.drain(self._settings.text)
+            self._speaker.shutdown(self._settings.text)
         for task in (running, listening, ending):
             task.cancel()
         with suppress(asyncio.CancelledError):

@@ -52,7 +52,7 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
+class Withdrawn:
     """The neighbour has no path to these any more."""
 
     prefixes: Collection[Nlri]
@@ -61,7 +61,7 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class StaleChanged:
     """These became stale, or are no longer."""
 
     prefixes: Collection[Nlri]
@@ -69,17 +69,27 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerated:
+class UpdateFaults:
     """The neighbour made mistakes that cost it routes or attributes, not the session (RFC 7606)."""
 
     faults: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeAgain:
+class ReapplyImportPolicy:
     """Other rules hold for what the neighbour told of a family."""
 
     family: Family
 
 
-Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | JudgeAgain | Tolerated
+Output = (
+    Dial
+    | Send
+    | Close
+    | Established
+    | Learned
+    | Withdrawn
+    | StaleChanged
+    | ReapplyImportPolicy
+    | UpdateFaults
+)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Set
 from bgp.peer import Peer
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.origination import OwnBlocks
-from bgp.rib.export import ExportTarget, concerns_internal, own_next_hop, telling
+from bgp.rib.export import ExportTarget, concerns_internal, exporter, own_next_hop
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.families import Family, number_of
 from bgp.wire.nlri import Nlri
@@ -40,16 +40,16 @@ def tell(
     peer: Peer, to: ExportTarget, family: Family, rib: LocRib, blocks: OwnBlocks, prefixes: Iterable[Nlri]
 ) -> None:
     """Have a neighbour told what now holds of these prefixes."""
-    out = peer.outs[family]
-    judged = telling(to, peer.tells[family], blocks)
+    out = peer.adj_ribs_out[family]
+    judged = exporter(to, peer.export_policy[family], blocks)
     for prefix in prefixes:
         best = rib.best(prefix)
         attributes = judged(prefix, best) if best is not None else None
         if attributes is not None or prefix in out:
-            out.wish(prefix, attributes)
+            out.set(prefix, attributes)
 
 
 def not_internal(prefixes: Set[Nlri], rib: LocRib, own: Set[Nlri]) -> set[Nlri]:
     """Of these those whose best path is our own or another AS's: in a mesh few of very many."""
-    some = (prefixes & own) | (prefixes & rib.outer)
+    some = (prefixes & own) | (prefixes & rib.ebgp_prefixes)
     return {one for one in some if concerns_internal(rib.best(one))}

@@ -15,28 +15,28 @@ from bgp.events import (
     Connection,
     Dial,
     Established,
-    Forgotten,
-    JudgeAgain,
     Learned,
-    Marked,
     Output,
+    ReapplyImportPolicy,
     Send,
-    Tolerated,
+    StaleChanged,
+    UpdateFaults,
+    Withdrawn,
 )
 from bgp.export_targets import listener_of, not_internal, tell
 from bgp.peer import Peer
-from bgp.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
+from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
 from bgp.peer_index import PeerIndex
-from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
+from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.loc_rib import LocRib
-from bgp.rib_walks import SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
+from bgp.rib_walks import SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
 
-Wire = Dial | Send | Close | Tolerated
+ShellAction = Dial | Send | Close | UpdateFaults
 """What is left for the shell."""
 Changed = dict[Family, dict[Nlri, None]]
 """Prefixes in the order in which they changed."""
@@ -62,7 +62,7 @@ class Instance:
         self._last_connection = 0
         self._dirty: Changed = {family: {} for family in Family}
         self._marked: Changed = {family: {} for family in Family}
-        self._wire: list[tuple[Address, Wire]] = []
+        self._wire: list[tuple[Address, ShellAction]] = []
         self._chores = RibWalks()
         self._roster = PeerIndex()
         self.blocks = {family: OwnBlocks({}) for family in Family}
@@ -82,10 +82,10 @@ class Instance:
             if wanted is not None and same_session(peer.config, wanted):
                 before = peer.config
                 self._adopt(peer, peer.reconfigure(wanted, now))
-                if tells_otherwise(before, wanted):
+                if changes_export(before, wanted):
                     self._tell_all(peer)
             elif wanted is not None and same_peer(peer.config, wanted):
-                self._adopt(peer, peer.renew(wanted, now))
+                self._adopt(peer, peer.restart_session(wanted, now))
             else:
                 del self.peers[address]
                 self._adopt(peer, peer.deconfigure())
@@ -111,8 +111,8 @@ class Instance:
         self._originated = wanted
         if first:
             for peer in self.peers.values():
-                for out in peer.outs.values():
-                    out.finish()
+                for out in peer.adj_ribs_out.values():
+                    out.end_of_rib()
                 self._touch(peer)
 
     def _originate(
@@ -120,7 +120,7 @@ class Instance:
     ) -> None:
         rib, dirty = self.ribs[family], self._dirty[family]
         dirty |= dict.fromkeys(rib.drop(before.keys() - wanted.keys(), OURSELVES.key))
-        for origination, some in changes(before, wanted).items():
+        for origination, some in changed_originations(before, wanted).items():
             dirty |= dict.fromkeys(rib.put(some, origination.path()))
         blocks, self.blocks[family] = self.blocks[family], OwnBlocks(wanted)
         if blocks != self.blocks[family]:
@@ -154,10 +154,10 @@ class Instance:
             self._adopt(peer, peer.disconnected(connection, why, now))
             self._connections.pop(connection, None)
 
-    def heard(self, connection: Connection, now: float) -> None:
+    def extend_hold(self, connection: Connection, now: float) -> None:
         """Bytes wait to be read: the neighbour is not silent."""
         if (peer := self._peer(connection)) is not None:
-            peer.heard(connection, now)
+            peer.extend_hold(connection, now)
             self._touch(peer)
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
@@ -177,7 +177,7 @@ class Instance:
         """The next hops of everything learned: those that somebody should look up."""
         return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
 
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """No way leads to these next hops, and to all others: paths over these are not eligible (RFC 4271 9.1.2.1)."""
         wanted = frozenset(next_hops)
         for family, rib in self.ribs.items():
@@ -186,7 +186,7 @@ class Instance:
             if changed & rib.next_hops:
                 self._chores.add(self._choosing(family, changed))
 
-    def lower(self, *, wanted: bool = True) -> None:
+    def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort.
 
         Not `wanted`: no longer.
@@ -195,7 +195,7 @@ class Instance:
         for peer in self.peers.values():
             self._tell_all(peer)
 
-    def drain(self, text: str) -> None:
+    def shutdown(self, text: str) -> None:
         """Leave all neighbours for good, so that they forget us at once; `text` is shown to their operators."""
         peers, self.peers = self.peers, {}
         for peer in peers.values():
@@ -216,19 +216,19 @@ class Instance:
             return deadline
         return min(self._settled_at(), deadline if deadline is not None else float("inf"))
 
-    def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], Changed]:
+    def flush(self, now: float) -> tuple[list[tuple[Address, ShellAction]], Changed]:
         """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed.
 
         Of a great change it is a part; the rest comes with the next calls, as long as the router is busy.
         """
-        most = room_for(len(self.peers))
+        most = slice_size(len(self.peers))
         self._chores.run(most)
         changed: Changed = {}
         for family in Family:
-            dirty = taken(self._dirty[family], most)
+            dirty = take_first(self._dirty[family], most)
             if dirty:
                 self._export(family, dirty.keys())
-            dirty |= taken(self._marked[family], most)
+            dirty |= take_first(self._marked[family], most)
             if dirty:
                 changed[family] = dirty
         if not self.converged and self._configured and now >= self._settled_at() and not self.is_busy:
@@ -252,15 +252,15 @@ class Instance:
         peer = self._peer(connection)
         return peer.next_update() if peer is not None and peer.connection == connection else b""
 
-    def waiting(self) -> list[Connection]:
+    def writable(self) -> list[Connection]:
         """The connections that `next_update` has something for."""
-        peers = [peer for address in self._roster.talkers if (peer := self.peers[address]).is_waiting]
-        self._roster.talkers = {peer.config.address for peer in peers}
+        peers = [peer for address in self._roster.writable if (peer := self.peers[address]).is_waiting]
+        self._roster.writable = {peer.config.address for peer in peers}
         return [peer.connection for peer in peers if peer.connection is not None]
 
-    def take_noted(self) -> set[Address]:
+    def take_changed_peers(self) -> set[Address]:
         """The neighbours to which something happened since the last call."""
-        return self._roster.take_noted()
+        return self._roster.take_changed()
 
     # -- within -------------------------------------------------------------------------------------------------------
 
@@ -284,14 +284,14 @@ class Instance:
             match output:
                 case Learned(prefixes, path, family):
                     self._dirty[family] |= dict.fromkeys(self.ribs[family].put(prefixes, path))
-                case Forgotten(prefixes, family, path_id):
+                case Withdrawn(prefixes, family, path_id):
                     if len(prefixes) > SLICE_PREFIXES:
                         self._chores.add(self._forgetting(peer.config.address, output))
                     else:
                         self._dirty[family] |= dict.fromkeys(self.ribs[family].drop(prefixes, key, path_id))
-                case JudgeAgain(family):
+                case ReapplyImportPolicy(family):
                     self._chores.add(self._judging(peer, family))
-                case Marked(prefixes, family):
+                case StaleChanged(prefixes, family):
                     self._marked[family] |= dict.fromkeys(prefixes)
                 case Established():
                     self._begin(peer)
@@ -303,39 +303,41 @@ class Instance:
         """Something may have changed about a neighbour."""
         address = peer.config.address
         if self.peers.get(address) is peer:
-            self._roster.note(address, peer.next_deadline, is_waiting=peer.is_waiting)
+            self._roster.update(address, peer.next_deadline, is_waiting=peer.is_waiting)
         elif address not in self.peers:
-            self._roster.forget(address)
+            self._roster.remove(address)
 
     def _begin(self, peer: Peer) -> None:
         """Tell a neighbour that came up everything, then End-of-RIB."""
         self._tell_all(peer)
         if self._originated is not None:
-            for out in peer.outs.values():
-                out.finish()
+            for out in peer.adj_ribs_out.values():
+                out.end_of_rib()
 
     def _tell_all(self, peer: Peer) -> None:
-        for family, out in peer.outs.items():
-            out.filling += 1
+        for family, out in peer.adj_ribs_out.items():
+            out.pending_walks += 1
             self._chores.add(self._telling(peer, family, out))
 
     # -- over many prefixes -------------------------------------------------------------------------------------------
 
-    def _telling(self, peer: Peer, family: Family, out: AdjRibOut) -> Chore:
+    def _telling(self, peer: Peer, family: Family, out: AdjRibOut) -> RibWalk:
         """Everything to one neighbour, our own first; End-of-RIB waits for it."""
         own = self._originated[family] if self._originated is not None else {}
         rib = self.ribs[family]
-        others = rib.outer | set(out) if peer.hearing.internal and not self._reflects else rib.prefixes
+        others = (
+            rib.ebgp_prefixes | set(out) if peer.hearing.internal and not self._reflects else rib.prefixes
+        )
         many = [*own, *(prefix for prefix in others if prefix not in own)]
         for some in slices(many):
-            if peer.outs.get(family) is not out:
+            if peer.adj_ribs_out.get(family) is not out:
                 return
             self._tell(family, [peer], some)
             yield len(some)
-        out.filling -= 1
+        out.pending_walks -= 1
         self._touch(peer)
 
-    def _surrounding(self, family: Family, before: OwnBlocks) -> Chore:
+    def _surrounding(self, family: Family, before: OwnBlocks) -> RibWalk:
         """Our blocks changed, and with them what of others lies inside of one."""
         rib, now = self.ribs[family], self.blocks[family]
         for some in slices(list(rib.prefixes)):
@@ -344,38 +346,38 @@ class Instance:
             }
             yield len(some)
 
-    def _forgetting(self, address: Address, gone: Forgotten) -> Chore:
+    def _forgetting(self, address: Address, gone: Withdrawn) -> RibWalk:
         """A neighbour's paths go from the Loc-RIB, but for those that it has told again meanwhile."""
         rib, key = self.ribs[gone.family], number_of(address)
         for some in slices(gone.prefixes):
             peer = self.peers.get(address)
-            intake = peer.intakes.get(gone.family) if peer is not None else None
+            intake = peer.adj_ribs_in.get(gone.family) if peer is not None else None
             if intake is not None:
-                some = [one for one in some if not intake.is_believed(one, gone.path_id)]
+                some = [one for one in some if not intake.is_accepted(one, gone.path_id)]
             self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
             yield len(some)
 
-    def _judging(self, peer: Peer, family: Family) -> Chore:
+    def _judging(self, peer: Peer, family: Family) -> RibWalk:
         """What a neighbour told is judged by the rules of now."""
-        intake = peer.intakes.get(family)
-        for some in slices(list(intake.told.prefixes) if intake is not None else ()):
-            if self.peers.get(peer.config.address) is not peer or peer.intakes.get(family) is not intake:
+        intake = peer.adj_ribs_in.get(family)
+        for some in slices(list(intake.pre_policy.prefixes) if intake is not None else ()):
+            if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not intake:
                 return
             self._adopt(peer, peer.hearing.judge_some(family, some))
             yield len(some)
 
-    def _choosing(self, family: Family, next_hops: Collection[Address]) -> Chore:
+    def _choosing(self, family: Family, next_hops: Collection[Address]) -> RibWalk:
         """What has a path over one of these next hops is decided anew."""
         rib = self.ribs[family]
         for some in slices(list(rib.prefixes)):
-            over = (one for one in some if rib.goes_over(one, next_hops))
-            self._dirty[family] |= dict.fromkeys(rib.choose_again(over))
+            over = (one for one in some if rib.uses_nexthop(one, next_hops))
+            self._dirty[family] |= dict.fromkeys(rib.reselect(over))
             yield len(some)
 
     # -- what each neighbour is told ----------------------------------------------------------------------------------
 
     def _export(self, family: Family, dirty: Set[Nlri]) -> None:
-        told = [(peer, peer.session) for peer in self.peers.values() if family in peer.outs]
+        told = [(peer, peer.session) for peer in self.peers.values() if family in peer.adj_ribs_out]
         internal = [peer for peer, session in told if session is not None and session.internal]
         external = [peer for peer, session in told if session is not None and not session.internal]
         if external:
@@ -385,15 +387,15 @@ class Instance:
             own = self._originated[family] if self._originated is not None else {}
             candidates = dirty if self._reflects else not_internal(dirty, self.ribs[family], own.keys())
             for peer in internal:
-                self._tell(family, [peer], candidates | peer.outs[family].known(dirty))
+                self._tell(family, [peer], candidates | peer.adj_ribs_out[family].known(dirty))
 
     def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
         for peer in peers:
-            if (to := self.listener(peer, family)) is not None:
+            if (to := self.export_target(peer, family)) is not None:
                 tell(peer, to, family, self.ribs[family], self.blocks[family], prefixes)
                 if peer.is_waiting:
-                    self._roster.talkers.add(peer.config.address)
+                    self._roster.writable.add(peer.config.address)
 
-    def listener(self, peer: Peer, family: Family) -> ExportTarget | None:
+    def export_target(self, peer: Peer, family: Family) -> ExportTarget | None:
         """A peer as one that can be told; None while it has no session."""
         return listener_of(self.config, peer, family, lowered=self._lowered)

@@ -18,7 +18,7 @@ from bgp.peer import Peer
 from bgp.peer_status import is_stale
 from bgp.policy.policy import Candidate
 from bgp.rib.decision import is_eligible, why_best, why_not
-from bgp.rib.export import outgoing, why_not_told
+from bgp.rib.export import export_attributes, why_not_exported
 from bgp.wire import nlri
 from bgp.wire.families import Address, Family, Prefix, family_of
 from bgp.wire.nlri import LONGEST, Nlri, prefix_of
@@ -30,7 +30,7 @@ Place = tuple[Family, bytes, int]
 """Where a prefix stands in the order: family, address, length."""
 
 
-class Which(Enum):
+class RibView(Enum):
     """What is looked at."""
 
     KNOWN = "known"
@@ -39,10 +39,10 @@ class Which(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Query:
     """A question."""
 
-    which: Which = Which.KNOWN
+    view: RibView = RibView.KNOWN
     peer: Address | None = None
     """Whose, for RECEIVED and ADVERTISED."""
     prefix: Prefix | None = None
@@ -53,7 +53,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PathView:
     """One path."""
 
     prefix: Prefix
@@ -69,22 +69,22 @@ class Seen:
 class Page:
     """Some of the answer."""
 
-    paths: tuple[Seen, ...]
+    paths: tuple[PathView, ...]
     last: Prefix | None
     """The next page begins behind it; None: this is the end."""
 
 
-def look(router: Instance, view: View) -> Page:
+def query(router: Instance, view: Query) -> Page:
     """One page. Raises ValueError for a peer that there is not."""
     peer = _peer(router, view)
-    tell = _TELLERS[view.which]
+    tell = _TELLERS[view.view]
     if view.prefix is not None:
         found = _longest(router, peer, view)
         chosen = [] if found is None else [found]
         more = False
     else:
         most = max(1, min(view.most, MOST_PREFIXES))
-        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(router, peer, view.which), view.after))
+        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(router, peer, view.view), view.after))
         more = len(chosen) > most
         chosen = chosen[:most]
     prefixes = [_prefix(place) for place in chosen]
@@ -92,8 +92,8 @@ def look(router: Instance, view: View) -> Page:
     return Page(paths, prefixes[-1] if more else None)
 
 
-def _peer(router: Instance, view: View) -> Peer | None:
-    if view.which is Which.KNOWN:
+def _peer(router: Instance, view: Query) -> Peer | None:
+    if view.view is RibView.KNOWN:
         return None
     if view.peer is None or view.peer not in router.peers:
         raise ValueError(f"{view.peer} is not a peer")
@@ -112,18 +112,22 @@ def _prefix(place: Place) -> Prefix:
     return ip_network((address, length))
 
 
-def _prefixes(router: Instance, peer: Peer | None, which: Which) -> Iterator[Place]:
+def _prefixes(router: Instance, peer: Peer | None, which: RibView) -> Iterator[Place]:
     for family in Family:
         for packed in _of_family(router, peer, which, family):
             yield _place(family, packed)
 
 
-def _of_family(router: Instance, peer: Peer | None, which: Which, family: Family) -> Iterable[Nlri]:
+def _of_family(router: Instance, peer: Peer | None, which: RibView, family: Family) -> Iterable[Nlri]:
     if peer is None:
         return router.ribs[family].prefixes
-    if which is Which.RECEIVED:
-        return set(map(prefix_of, peer.intakes[family].told.prefixes)) if family in peer.intakes else ()
-    return peer.outs.get(family, ())
+    if which is RibView.RECEIVED:
+        return (
+            set(map(prefix_of, peer.adj_ribs_in[family].pre_policy.prefixes))
+            if family in peer.adj_ribs_in
+            else ()
+        )
+    return peer.adj_ribs_out.get(family, ())
 
 
 def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
@@ -133,12 +137,12 @@ def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
     return (place for place in places if place > border)
 
 
-def _longest(router: Instance, peer: Peer | None, view: View) -> Place | None:
+def _longest(router: Instance, peer: Peer | None, view: Query) -> Place | None:
     """The prefix asked for; for an address the longest one that holds it."""
     prefix = view.prefix
     assert prefix is not None
     family = family_of(prefix)
-    known = _of_family(router, peer, view.which, family)
+    known = _of_family(router, peer, view.view, family)
     known = known if isinstance(known, set) else set(known)
     is_host = prefix.prefixlen == prefix.max_prefixlen
     for length in range(prefix.prefixlen, -1 if is_host else prefix.prefixlen - 1, -1):
@@ -147,61 +151,65 @@ def _longest(router: Instance, peer: Peer | None, view: View) -> Place | None:
             return _place(family, packed)
     # What a peer is not told has a reason, too.
     is_known = router.ribs[family].best(nlri.pack(prefix)) is not None
-    return _place(family, nlri.pack(prefix)) if view.which is Which.ADVERTISED and is_known else None
+    return _place(family, nlri.pack(prefix)) if view.view is RibView.ADVERTISED and is_known else None
 
 
 # -- what there is to say of each -------------------------------------------------------------------------------------
 
 
-def _known(router: Instance, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _known(router: Instance, _: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
     candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
     decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
     won = f"the others have: {decided}" if decided else "the only path"
     for path in candidates:
         lost = why_not(path, candidates, nowhere)
-        yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
+        yield PathView(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
 
 
-def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
-    intake, rib = peer.intakes[family], router.ribs[family]
+    intake, rib = peer.adj_ribs_in[family], router.ribs[family]
     candidates = rib.candidates(packed)
     for key in intake.keys_of(packed):
-        told = intake.told.get(key)
+        told = intake.pre_policy.get(key)
         if told is None:
             continue
-        refused, stale = intake.refused.get(key), is_stale(router, family, packed, told)
+        refused, stale = intake.rejected.get(key), is_stale(router, family, packed, told)
         if refused is not None:
-            yield Seen(prefix, told, False, stale, f"refused: {refused}")
+            yield PathView(prefix, told, False, stale, f"refused: {refused}")
             continue
         used = next((path for path in candidates if path.source == told.source), told)
         lost = why_not(used, candidates, rib.unreachable)
-        yield Seen(prefix, used, not lost, stale, lost or "in use")
+        yield PathView(prefix, used, not lost, stale, lost or "in use")
 
 
-def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
-    best, to, out = router.ribs[family].best(packed), router.listener(peer, family), peer.outs.get(family)
+    best, to, out = (
+        router.ribs[family].best(packed),
+        router.export_target(peer, family),
+        peer.adj_ribs_out.get(family),
+    )
     if best is None:
         return
     if to is None or out is None:
-        yield Seen(prefix, best, False, False, "there is no session of this family")
+        yield PathView(prefix, best, False, False, "there is no session of this family")
         return
     judged, reason = _judged(router, peer, family, packed, best)
-    told = outgoing(judged, to) if judged is not None else None
+    told = export_attributes(judged, to) if judged is not None else None
     if told is None:
-        yield Seen(prefix, best, False, False, reason if judged is None else why_not_told(best, to))
+        yield PathView(prefix, best, False, False, reason if judged is None else why_not_exported(best, to))
     else:
-        yield Seen(prefix, replace(best, attributes=told), True, False, reason or "told")
+        yield PathView(prefix, replace(best, attributes=told), True, False, reason or "told")
 
 
 def _judged(
     router: Instance, peer: Peer, family: Family, packed: Nlri, best: Path
 ) -> tuple[Path | None, str]:
-    judge = peer.tells.get(family)
+    judge = peer.export_policy.get(family)
     if judge is None:
         return best, ""
     learned, relation = not best.source.is_own, router.blocks[family].relation(packed)
@@ -210,10 +218,10 @@ def _judged(
     return changed, verdict.reason
 
 
-_TELLERS: dict[Which, Callable[[Instance, Peer | None, Prefix], Iterator[Seen]]] = {
-    Which.KNOWN: _known,
-    Which.RECEIVED: _received,
-    Which.ADVERTISED: _advertised,
+_TELLERS: dict[RibView, Callable[[Instance, Peer | None, Prefix], Iterator[PathView]]] = {
+    RibView.KNOWN: _known,
+    RibView.RECEIVED: _received,
+    RibView.ADVERTISED: _advertised,
 }
 
 # -- one neighbour in full --------------------------------------------------------------------------------------------
@@ -233,10 +241,10 @@ def counts(peer: Peer) -> dict[str, Counts]:
     """What was told each way, by the family's name."""
     return {
         family.name: Counts(
-            received=len(intake.told),
-            refused=len(intake.refused),
+            received=len(intake.pre_policy),
+            refused=len(intake.rejected),
             stale=len(intake.stale),
-            advertised=len(peer.outs[family]) if family in peer.outs else 0,
+            advertised=len(peer.adj_ribs_out[family]) if family in peer.adj_ribs_out else 0,
         )
-        for family, intake in peer.intakes.items()
+        for family, intake in peer.adj_ribs_in.items()
     }

@@ -12,16 +12,16 @@ import struct
 from collections.abc import Callable
 
 from bgp.events import Close, Connection, Dial, Established, Output, Send
-from bgp.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
-from bgp.policy.policy import CompiledPolicy, judges
-from bgp.rib.adj_rib_in import Intake
+from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
+from bgp.policy.policy import CompiledPolicy, compile_policies
+from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.adj_ribs_in import AdjRibsIn
 from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
-from bgp.session.open_parameters import our_side
+from bgp.session.open_parameters import local_parameters
 from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.wire.capabilities import GracefulRestart
 from bgp.wire.families import UNICAST, Address, Family
@@ -59,9 +59,9 @@ class Peer:
         self.sessions = 0
         """How often one was established."""
         self.hearing = AdjRibsIn(config, speaker)
-        self.tells = self._tells()
+        self.export_policy = self._tells()
         """What decides of each family whether the neighbour is told a path; None: it is told all."""
-        self.outs: dict[Family, AdjRibOut] = {}
+        self.adj_ribs_out: dict[Family, AdjRibOut] = {}
         """Of the families agreed, while established."""
         self._new_connection = new_connection
         self._random = random
@@ -85,10 +85,10 @@ class Peer:
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
-        return State.CONNECT if self._calling.under_way else State.ACTIVE
+        return State.CONNECT if self._calling.is_dialing else State.ACTIVE
 
     @property
-    def intakes(self) -> dict[Family, Intake]:
+    def adj_ribs_in(self) -> dict[Family, AdjRibIn]:
         """What it told of each family."""
         return self.hearing.intakes
 
@@ -105,7 +105,7 @@ class Peer:
     @property
     def is_waiting(self) -> bool:
         """Whether it is to be told something."""
-        return any(out.is_waiting for out in self.outs.values())
+        return any(out.is_waiting for out in self.adj_ribs_out.values())
 
     @property
     def next_deadline(self) -> float | None:
@@ -118,9 +118,9 @@ class Peer:
     def settled_at(self) -> float:
         """When to stop waiting for what this neighbour will tell after our start; -inf: it has told all."""
         if self.session is None:
-            heard_all = all(intake.heard_all for intake in self.intakes.values())
+            heard_all = all(intake.eor_received for intake in self.adj_ribs_in.values())
             return float("-inf") if heard_all else self._began + COMING_UP_SECONDS
-        if all(self.intakes[family].heard_all for family in self.outs):
+        if all(self.adj_ribs_in[family].eor_received for family in self.adj_ribs_out):
             return float("-inf")
         restart = self._restart_of(self.session)
         # Who restarts as well may be waiting for us, so he is not waited for without end (RFC 4724 section 4.1).
@@ -137,7 +137,7 @@ class Peer:
             if not self._calling.ended(connection):
                 return [Close(connection)]  # given up meanwhile
             self._outgoing.add(connection)
-        if self._calling.is_barred(now):
+        if self._calling.is_held_down(now):
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
@@ -150,8 +150,10 @@ class Peer:
         is_fresh = self._established in self._outgoing and now - self._up_at < PATIENCE_SECONDS
         if self._established is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
-        self._calling.rest()
-        side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
+        self._calling.stop()
+        side = local_parameters(
+            self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up
+        )
         self._sessions[connection] = Session(side, self.config.asn, self._random, now)
         return outputs + self._flush(connection)
 
@@ -160,7 +162,7 @@ class Peer:
         if self._calling.ended(connection):
             self.last_error = why
             if not self._sessions:
-                self._calling.again(now)
+                self._calling.schedule(now)
         return []
 
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
@@ -175,10 +177,10 @@ class Peer:
             outputs += self._event(connection, event, now)
         return outputs
 
-    def heard(self, connection: Connection, now: float) -> None:
+    def extend_hold(self, connection: Connection, now: float) -> None:
         """Bytes of the neighbour wait to be read."""
         if (session := self._sessions.get(connection)) is not None:
-            session.heard(now)
+            session.extend_hold(now)
 
     def disconnected(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP ended underneath."""
@@ -195,10 +197,10 @@ class Peer:
                 outputs += self._event(connection, event, now)
         if self._collision.is_due(now):
             outputs += self._decide_collision(now)
-        if (late := self._calling.unanswered(now)) is not None:
+        if (late := self._calling.timed_out(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
-        if (call := self._calling.begin(now, self._new_connection)) is not None:
+        if (call := self._calling.dial_due(now, self._new_connection)) is not None:
             outputs.append(Dial(call, self.config))
         return outputs + self.hearing.expire(now)
 
@@ -207,7 +209,7 @@ class Peer:
         session = self.session
         if session is None:
             return b""
-        for out in self.outs.values():
+        for out in self.adj_ribs_out.values():
             message = out.next_message(session.context, session.largest_message)
             if message is not None:
                 session.send(message)
@@ -219,15 +221,15 @@ class Peer:
         before, self.config = self.config, config
         self._calling.passive = config.passive
         if config.passive:
-            self._calling.rest()
+            self._calling.stop()
         elif not self._sessions:
-            self._calling.again(now)
+            self._calling.schedule(now)
         for session in self._sessions.values():
-            session.adjust(config.keepalive_seconds)
-        self.tells = self._tells()
-        return self.hearing.adopt(config) if believes_otherwise(before, config) else []
+            session.set_keepalive(config.keepalive_seconds)
+        self.export_policy = self._tells()
+        return self.hearing.adopt(config) if changes_import(before, config) else []
 
-    def renew(self, config: PeerConfig, now: float) -> list[Output]:
+    def restart_session(self, config: PeerConfig, now: float) -> list[Output]:
         """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
 
         RFC 8538 lets a Cease do that; without it only a connection that breaks without a word does (RFC 4724).
@@ -241,9 +243,9 @@ class Peer:
             down = session.lost(why) if quiet else session.close(cease, why)
             outputs += self._drop(connection, down, now)
         self.config = config
-        outputs += self._calling.give_up()
-        self._calling.again(now)
-        self.tells = self._tells()
+        outputs += self._calling.cancel()
+        self._calling.schedule(now)
+        self.export_policy = self._tells()
         return outputs + self.hearing.adopt(config)
 
     def ask_again(self) -> list[Output]:
@@ -253,22 +255,24 @@ class Peer:
             return []
         if not session.peer.offer.route_refresh:
             return self.hearing.judge_again()
-        for family in self.outs:
+        for family in self.adj_ribs_out:
             session.send(RouteRefresh(family, UNICAST))
         return self._flush(connection)
 
     def _tells(self) -> dict[Family, CompiledPolicy | None]:
-        return judges(self.config.policy.outgoing, self.config.families, internal=self.hearing.internal)
+        return compile_policies(
+            self.config.policy.export_rules, self.config.families, internal=self.hearing.internal
+        )
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            session.leave(subcode, "no longer configured", shutdown_data(text))
+            session.cease(subcode, "no longer configured", shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
-        outputs += self._calling.give_up()
+        outputs += self._calling.cancel()
         self._sessions.clear()
-        self._established, self.outs = None, {}
+        self._established, self.adj_ribs_out = None, {}
         return outputs + self.hearing.forget()
 
     # -- rules --------------------------------------------------------------------------------------------------------
@@ -322,14 +326,14 @@ class Peer:
         outputs = self._decide_collision(now) if self._established is not None else []
         if connection not in self._sessions:
             return outputs  # it lost a collision, now or a moment ago
-        outputs += self._calling.give_up()
+        outputs += self._calling.cancel()
         self.sessions += 1
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         session = self._sessions[connection]
-        self.outs = {family: AdjRibOut(family) for family in sorted(session.context.families)}
-        self._held = list(self.outs.values()) if self._waits_for_others() else []
+        self.adj_ribs_out = {family: AdjRibOut(family) for family in sorted(session.context.families)}
+        self._held = list(self.adj_ribs_out.values()) if self._waits_for_others() else []
         for out in self._held:
-            out.filling += 1
+            out.pending_walks += 1
         outputs += self.hearing.returned(session, self._restart_of(session), now)
         return [*outputs, Established()]
 
@@ -343,22 +347,22 @@ class Peer:
     def restarted(self) -> None:
         """Our own restart is over: all others have told all, or had time to."""
         for out in self._held:
-            out.filling -= 1
+            out.pending_walks -= 1
         self._held, self.restarting = [], False
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
         """RFC 2918, RFC 7313 section 4."""
-        session, intake = self._sessions.get(connection), self.intakes[family]
+        session, intake = self._sessions.get(connection), self.adj_ribs_in[family]
         if session is None or connection != self._established:
             return []
         match kind:
             case Subtype.REQUEST:
-                self.outs[family].repeat(marked=session.marks_refreshes)
+                self.adj_ribs_out[family].readvertise(marked=session.enhanced_refresh)
             case Subtype.BEGIN:
-                if intake.has_ended or self._restart_of(session) is None:
-                    intake.repeats(now)
+                if intake.eor_in_session or self._restart_of(session) is None:
+                    intake.begin_refresh(now)
             case Subtype.END:
-                return intake.repeated()
+                return intake.end_refresh()
         return []
 
     def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
@@ -366,17 +370,17 @@ class Peer:
         if session is None or session.peer is None:
             return []
         outputs = self.hearing.learn(session, session.peer, update)
-        return outputs + self._limit(connection, session, self.intakes[update.family], now)
+        return outputs + self._limit(connection, session, self.adj_ribs_in[update.family], now)
 
-    def _limit(self, connection: Connection, session: Session, intake: Intake, now: float) -> list[Output]:
+    def _limit(self, connection: Connection, session: Session, intake: AdjRibIn, now: float) -> list[Output]:
         """RFC 4486: a neighbour that tells too much is left for a while, not only for a moment."""
         most = self.config.maximum_prefixes
-        if not most or len(intake.told) <= most:
+        if not most or len(intake.pre_policy) <= most:
             return []
         data = struct.pack("!HBI", intake.family, UNICAST, most)
-        down = session.leave(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
+        down = session.cease(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
         outputs = self._drop(connection, down, now)
-        self._calling.bar(now + TOO_MANY_SECONDS)
+        self._calling.hold_down(now + TOO_MANY_SECONDS)
         return outputs
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
@@ -388,13 +392,13 @@ class Peer:
         self._outgoing.discard(connection)
         self._beside_established.discard(connection)
         if connection == self._established:
-            self._established, self.outs = None, {}
+            self._established, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
             outputs += self.hearing.lost(session, restart, now)
-            self._calling.forgive(now - self._up_at)
+            self._calling.reset_backoff(now - self._up_at)
         self.last_error = down.why
         if words := [said for said in (down.sent, down.received) if said is not None]:
             self.last_down = down
         if not self._sessions:
-            self._calling.again(now, after_error=any(said.code != Error.CEASE for said in words))
+            self._calling.schedule(now, after_error=any(said.code != Error.CEASE for said in words))
         return outputs

@@ -129,17 +129,20 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
     return adjusted == other
 
 
-def believes_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
     """Whether what of a peer's words is believed depends on what differs."""
-    return (before.policy.incoming, before.allowed_local_as) != (
-        after.policy.incoming,
+    return (before.policy.import_rules, before.allowed_local_as) != (
+        after.policy.import_rules,
         after.allowed_local_as,
     )
 
 
-def tells_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
+def changes_export(before: PeerConfig, after: PeerConfig) -> bool:
     """Whether what a peer is told depends on what differs."""
-    return before.next_hop_mode is not after.next_hop_mode or before.policy.outgoing != after.policy.outgoing
+    return (
+        before.next_hop_mode is not after.next_hop_mode
+        or before.policy.export_rules != after.policy.export_rules
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ class PeerIndex:
     def __init__(self) -> None:
         self._deadlines: dict[Address, float] = {}
         self._noted: set[Address] = set()
-        self.talkers: set[Address] = set()
+        self.writable: set[Address] = set()
         """For whom something may wait to be written; the reader drops those for whom nothing does."""
 
-    def note(self, address: Address, deadline: float | None, *, is_waiting: bool) -> None:
+    def update(self, address: Address, deadline: float | None, *, is_waiting: bool) -> None:
         """Something happened to a neighbour."""
         self._noted.add(address)
         if deadline is None:
@@ -26,13 +26,13 @@ class PeerIndex:
         else:
             self._deadlines[address] = deadline
         if is_waiting:
-            self.talkers.add(address)
+            self.writable.add(address)
 
-    def forget(self, address: Address) -> None:
+    def remove(self, address: Address) -> None:
         """It is no neighbour any more."""
         self._noted.add(address)
         self._deadlines.pop(address, None)
-        self.talkers.discard(address)
+        self.writable.discard(address)
 
     @property
     def deadline(self) -> float | None:
@@ -43,7 +43,7 @@ class PeerIndex:
         """Whose time has come."""
         return [address for address, at in self._deadlines.items() if at <= now]
 
-    def take_noted(self) -> set[Address]:
+    def take_changed(self) -> set[Address]:
         """To whom something happened since the last call."""
         noted, self._noted = self._noted, set()
         return noted

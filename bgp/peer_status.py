@@ -15,7 +15,7 @@ from bgp.path import Path
 from bgp.peer import Peer
 from bgp.rib.decision import why_not
 from bgp.session.fsm import State
-from bgp.session.notification_text import where_defined, why_of
+from bgp.session.notification_text import describe_notification, where_defined
 from bgp.session.session import Down, Session
 from bgp.wire import nlri
 from bgp.wire.capabilities import Capabilities
@@ -105,8 +105,8 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         description=peer.config.description,
         state=state,
         since=since,
-        received=sum(len(intake.told) for intake in peer.intakes.values()),
-        announced=sum(map(len, peer.outs.values())),
+        received=sum(len(intake.pre_policy) for intake in peer.adj_ribs_in.values()),
+        announced=sum(map(len, peer.adj_ribs_out.values())),
         last_error=peer.last_error,
         restarting=peer.hearing.has_stale,
         hold_seconds=session.hold_seconds if session is not None else 0,
@@ -130,7 +130,7 @@ def _error(down: Down) -> ErrorStatus | None:
     if said is None:
         return None
     data = said.data.hex()
-    name, defined_in = why_of(said), where_defined(said)
+    name, defined_in = describe_notification(said), where_defined(said)
     return ErrorStatus(down.sent is not None, said.code, said.subcode, name, defined_in, data)
 
 
@@ -144,7 +144,7 @@ def agreed(session: Session) -> tuple[str, ...]:
     for text, holds in (
         ("four-octet AS numbers (RFC 6793)", context.four_octet_as),
         ("route refresh (RFC 2918)", ours.route_refresh and theirs.route_refresh),
-        ("marked route refresh (RFC 7313)", session.marks_refreshes),
+        ("marked route refresh (RFC 7313)", session.enhanced_refresh),
         ("extended messages (RFC 8654)", ours.extended_message and theirs.extended_message),
         ("graceful restart (RFC 4724)", restarts),
         ("graceful restart after a NOTIFICATION (RFC 8538)", session.is_soft),
@@ -191,7 +191,10 @@ def received(router: Instance, address: Address) -> tuple[Prefix, ...]:
         ()
         if peer is None
         else _by_family(
-            {one.family: set(map(nlri.prefix_of, one.told.prefixes)) for one in peer.intakes.values()}
+            {
+                one.family: set(map(nlri.prefix_of, one.pre_policy.prefixes))
+                for one in peer.adj_ribs_in.values()
+            }
         )
     )
 
@@ -199,7 +202,7 @@ def received(router: Instance, address: Address) -> tuple[Prefix, ...]:
 def advertised(router: Instance, address: Address) -> tuple[Prefix, ...]:
     """The prefixes that a neighbour has from us, or will have, by family."""
     peer = router.peers.get(address)
-    return _by_family(peer.outs) if peer is not None else ()
+    return _by_family(peer.adj_ribs_out) if peer is not None else ()
 
 
 def _by_family(packed: Mapping[Family, Iterable[Nlri]]) -> tuple[Prefix, ...]:
@@ -217,7 +220,7 @@ def _order(prefix: Prefix) -> tuple[int, int]:
 def is_stale(router: Instance, family: Family, packed: Nlri, path: Path) -> bool:
     """Whether a path is kept through its neighbour's restart."""
     peer = router.peers.get(path.source.address)
-    intake = peer.intakes.get(family) if peer is not None else None
+    intake = peer.adj_ribs_in.get(family) if peer is not None else None
     return intake is not None and intake.is_stale(packed, path.source.path_id)
 
 

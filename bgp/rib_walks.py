@@ -18,7 +18,7 @@ LEAST_PREFIXES = 256
 FEW_PEERS = 16
 """With more of them a slice is smaller, as each prefix may concern them all."""
 
-Chore = Iterator[int]
+RibWalk = Iterator[int]
 """Each step answers how many prefixes it was."""
 _One = TypeVar("_One")
 
@@ -27,12 +27,12 @@ class RibWalks:
     """Those under way."""
 
     def __init__(self) -> None:
-        self._queue: deque[Chore] = deque()
+        self._queue: deque[RibWalk] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def add(self, chore: Chore) -> None:
+    def add(self, chore: RibWalk) -> None:
         """Do this as well; its first step comes in a later `run`."""
         self._queue.append(chore)
 
@@ -46,7 +46,7 @@ class RibWalks:
                 self._queue.append(chore)
 
 
-def room_for(peers: int) -> int:
+def slice_size(peers: int) -> int:
     """How many prefixes a turn may handle."""
     return max(LEAST_PREFIXES, SLICE_PREFIXES * FEW_PEERS // max(FEW_PEERS, peers))
 
@@ -58,7 +58,7 @@ def slices(many: Iterable[_One], most: int = LEAST_PREFIXES) -> Iterator[list[_O
         yield some
 
 
-def taken(pending: dict[_One, None], most: int) -> dict[_One, None]:
+def take_first(pending: dict[_One, None], most: int) -> dict[_One, None]:
     """The first of a set that keeps its order, which loses them."""
     if len(pending) <= most:
         some = pending.copy()

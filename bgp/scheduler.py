@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bgp.events import Connection
-from bgp.instance import Changed, Instance, Wire
+from bgp.instance import Changed, Instance, ShellAction
 from bgp.receive_queue import ReceiveQueue
 from bgp.wire.families import Address
 
@@ -24,10 +24,10 @@ CONNECTION_BYTES = 32 << 10
 class Step:
     """What the shell has to do."""
 
-    wire: list[tuple[Address, Wire]]
+    wire: list[tuple[Address, ShellAction]]
     changed: Changed
     updates: list[tuple[Connection, bytes]] = field(default_factory=list)
-    noted: set[Address] = field(default_factory=set)
+    changed_peers: set[Address] = field(default_factory=set)
     """The neighbours to which something happened."""
     reading: Connection | None = None
     """The connection of which some was read; it may be read on when it is not full."""
@@ -37,8 +37,8 @@ class Scheduler:
     """A router and what waits for it."""
 
     def __init__(self, router: Instance) -> None:
-        self.router = router
-        self.inbox = ReceiveQueue()
+        self.instance = router
+        self.receive_queue = ReceiveQueue()
         self._full: set[Connection] = set()
         self._served: Connection = 0
         """The last that was written to; those behind it come first."""
@@ -46,7 +46,7 @@ class Scheduler:
     @property
     def is_busy(self) -> bool:
         """Whether another turn has something to do now."""
-        return bool(self.inbox) or self.router.is_busy or bool(self._writable())
+        return bool(self.receive_queue) or self.instance.is_busy or bool(self._writable())
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
         """The other end takes no more bytes, or takes them again."""
@@ -54,44 +54,44 @@ class Scheduler:
             self._full.add(connection)
         else:
             self._full.discard(connection)
-        self.router.blocked(connection, now, is_full=is_full)
+        self.instance.blocked(connection, now, is_full=is_full)
 
     def forget(self, connection: Connection) -> None:
         """It is closed."""
         self._full.discard(connection)
 
-    def take(self, now: float) -> Step:
+    def step(self, now: float) -> Step:
         """One turn."""
         self._keep_time(now)
-        read = self.inbox.next()
+        read = self.receive_queue.next()
         if read is not None:
             connection, data, ended = read
             if data:
-                self.router.received(connection, data, now)
+                self.instance.received(connection, data, now)
             if ended is not None:
-                self.router.disconnected(connection, ended, now)
-        wire, changed = self.router.flush(now)
+                self.instance.disconnected(connection, ended, now)
+        wire, changed = self.instance.flush(now)
         turn = Step(wire, changed, reading=read[0] if read is not None else None)
         self._write(turn)
-        turn.noted = self.router.take_noted()
+        turn.changed_peers = self.instance.take_changed_peers()
         return turn
 
     def _keep_time(self, now: float) -> None:
-        due = self.router.next_deadline()
+        due = self.instance.next_deadline()
         if due is None or now < due:
             return
-        for connection in self.inbox.connections():
-            self.router.heard(connection, now)
-        self.router.handle_timer(now)
+        for connection in self.receive_queue.connections():
+            self.instance.extend_hold(connection, now)
+        self.instance.handle_timer(now)
 
     def _writable(self) -> list[Connection]:
-        return [connection for connection in self.router.waiting() if connection not in self._full]
+        return [connection for connection in self.instance.writable() if connection not in self._full]
 
     def _write(self, turn: Step) -> None:
         room = WRITTEN_BYTES
         for connection in sorted(self._writable(), key=lambda one: (one <= self._served, one)):
             written = 0
-            while written < CONNECTION_BYTES and (data := self.router.next_update(connection)):
+            while written < CONNECTION_BYTES and (data := self.instance.next_update(connection)):
                 turn.updates.append((connection, data))
                 written += len(data)
             self._served = connection

@@ -231,7 +231,7 @@ class BgpController:
         self.drained = drained
         log.info("bgp.draining", text=drained.text)
         if self._speaker is not None and self._leaving is None:
-            self._speaker.lower()
+            self._speaker.graceful_shutdown()
             self._leaving = asyncio.create_task(self._leave(self._speaker))
         self._changed()
 
@@ -245,7 +245,7 @@ class BgpController:
             self._leaving.cancel()
             self._leaving = None
         if self._speaker is not None:
-            self._speaker.lower(wanted=False)
+            self._speaker.graceful_shutdown(wanted=False)
         log.info("bgp.undrained")
         self._changed()
 
@@ -259,7 +259,7 @@ class BgpController:
         await asyncio.sleep(DRAIN_SECONDS)
         text = self.drained.text if self.drained is not None else ""
         speaker.announce(frozenset())
-        speaker.drain(text)
+        speaker.shutdown(text)
         task, self._task, self._leaving = self._task, None, None
         self._speaker = self._identity = None
         self.restarting = True  # what was learned stays in the kernel, and is checked again after `undrain`
@@ -289,7 +289,7 @@ class BgpController:
         """
         if self._speaker is None:
             return None
-        touched = self._speaker.take_touched()
+        touched = self._speaker.take_changed()
         if self._asked is not self._speaker:
             self._asked = self._speaker
             return None
@@ -307,7 +307,7 @@ class BgpController:
     def lead_nowhere(self, next_hops: Collection[Address]) -> None:
         """These have no way there, so what has them is not used."""
         if self._speaker is not None:
-            self._speaker.lead_nowhere(next_hops)
+            self._speaker.set_unreachable_nexthops(next_hops)
 
     @property
     def converged(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from bgp.path import Path, Source
 from bgp.policy.policy import Own
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import sorted_out
+from bgp.wire.communities import parse_all
 from bgp.wire.families import Family, Prefix, family_of
 from bgp.wire.nlri import Nlri, pack, truncated
 
@@ -32,7 +32,7 @@ class Origination:
     @classmethod
     def with_communities(cls, texts: Iterable[str], local_pref: int | None = None) -> Origination:
         """With communities as people write them. Raises ValueError."""
-        small, large = sorted_out(texts)
+        small, large = parse_all(texts)
         return cls(small, large, local_pref)
 
     def path(self) -> Path:
@@ -61,7 +61,7 @@ def by_family(
     return found
 
 
-def changes(
+def changed_originations(
     before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
 ) -> dict[Origination, list[Nlri]]:
     """What is new or said otherwise."""

@@ -62,7 +62,7 @@ class PrefixMatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class InterfaceMatch:
     """What is reached by some interfaces: learned paths by their next hop, our own by name."""
 
     subnets: tuple[Prefix, ...] = ()
@@ -109,7 +109,7 @@ class Rule:
     """Only what peers taught us."""
     own: Own | None = None
     """To our own blocks as they are now: rules need not change when these do."""
-    reached: Reached | None = None
+    interfaces: InterfaceMatch | None = None
     """By some interfaces."""
     internal: bool | None = None
     """Whether the peer, as listener or as teacher, is of our AS."""
@@ -123,12 +123,12 @@ class Rule:
 class Policy:
     """The rules of one peer. What no rule decides is accepted."""
 
-    incoming: tuple[Rule, ...] = ()
-    outgoing: tuple[Rule, ...] = ()
+    import_rules: tuple[Rule, ...] = ()
+    export_rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PolicyResult:
     """What was decided."""
 
     attributes: PathAttributes | None
@@ -164,7 +164,7 @@ class CompiledPolicy:
         ]
         self._rules = [(rule, _tests(rule, family)) for rule in fitting]
 
-    def __call__(self, candidate: Candidate) -> Verdict:
+    def __call__(self, candidate: Candidate) -> PolicyResult:
         """Decide."""
         attributes = candidate.attributes
         for rule, tests in self._rules:
@@ -173,15 +173,15 @@ class CompiledPolicy:
                     break
             else:
                 if rule.action is Action.REJECT:
-                    return Verdict(None, rule.name)
+                    return PolicyResult(None, rule.name)
                 for operation in rule.operations:
-                    attributes = changed(attributes, operation)
+                    attributes = apply_operation(attributes, operation)
                 if rule.action is Action.ACCEPT:
-                    return Verdict(attributes, rule.name)
-        return Verdict(attributes)
+                    return PolicyResult(attributes, rule.name)
+        return PolicyResult(attributes)
 
 
-def judges(
+def compile_policies(
     rules: Sequence[Rule], families: Iterable[Family], *, internal: bool
 ) -> dict[Family, CompiledPolicy | None]:
     """The judge of each family; None where there are no rules, so that having none costs nothing."""
@@ -191,7 +191,7 @@ def judges(
     }
 
 
-def changed(attributes: PathAttributes, operation: Operation) -> PathAttributes:
+def apply_operation(attributes: PathAttributes, operation: Operation) -> PathAttributes:
     """The attributes after one operation."""
     match operation:
         case AddCommunity(community):
@@ -232,8 +232,8 @@ def _tests(rule: Rule, family: Family) -> list[Test]:
         tests.append(lambda candidate, _: candidate.own is own)
     if rule.prefix is not None:
         tests.append(_prefix_test(rule.prefix, family))
-    if rule.reached is not None:
-        tests.append(_reached_test(rule.reached, family))
+    if rule.interfaces is not None:
+        tests.append(_reached_test(rule.interfaces, family))
     if rule.community is not None:
         tests.append(_community_test(rule.community))
     if begins := rule.as_path_begins:
@@ -270,7 +270,7 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
             return lambda candidate, attributes: not equal(candidate, attributes)
 
 
-def _reached_test(reached: Reached, family: Family) -> Test:
+def _reached_test(reached: InterfaceMatch, family: Family) -> Test:
     own = frozenset(pack(prefix) for prefix in reached.own if family_of(prefix) is family)
 
     def is_reached(next_hop: Address | None) -> bool:

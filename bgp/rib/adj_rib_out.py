@@ -45,7 +45,7 @@ class AdjRibOut:
         """Still to be repeated."""
         self._forced: set[Nlri] = set()
         """To be told although the peer has it."""
-        self.filling = 0
+        self.pending_walks = 0
         """How many chores tell everything; End-of-RIB waits for them."""
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class AdjRibOut:
         """The prefixes that the peer has or may have."""
         return iter(self._told.keys() | self._waiting.keys())
 
-    def wish(self, prefix: Nlri, attributes: PathAttributes | None) -> None:
+    def set(self, prefix: Nlri, attributes: PathAttributes | None) -> None:
         """The peer should know the prefix with these attributes, or (None) not at all."""
         if prefix in self._waiting:
             self._leave_bucket(prefix)
@@ -75,11 +75,11 @@ class AdjRibOut:
             self._waiting[prefix] = attributes
             self._buckets.setdefault(attributes, {})[prefix] = None
 
-    def finish(self) -> None:
+    def end_of_rib(self) -> None:
         """Tell End-of-RIB once everything that waits now has been told."""
         self._end_of_rib_due = True
 
-    def repeat(self, *, marked: bool = False) -> None:
+    def readvertise(self, *, marked: bool = False) -> None:
         """Tell everything again (RFC 2918); `marked`: between two marks, and not before End-of-RIB (RFC 7313)."""
         if marked and not self._has_ended:
             self._repeat_due = True
@@ -93,14 +93,14 @@ class AdjRibOut:
             prefix, _ = self._again.popitem()
             if prefix in self._told:
                 self._forced.add(prefix)
-                self.wish(prefix, self._waiting.get(prefix, self._told[prefix]))
+                self.set(prefix, self._waiting.get(prefix, self._told[prefix]))
 
     @property
     def is_waiting(self) -> bool:
         """Whether `next_message` would answer something."""
         if self._waiting or self._again or self._marks:
             return True
-        return self._end_of_rib_due and not self.filling
+        return self._end_of_rib_due and not self.pending_walks
 
     def next_message(self, context: Context, largest_message: int) -> Update | RouteRefresh | None:
         """The next one: withdrawals first, then one set of attributes after the other, then End-of-RIB.
@@ -137,11 +137,11 @@ class AdjRibOut:
             self._forced.difference_update(some)
             self._told.update(dict.fromkeys(some, attributes))
             return Update((), attributes, some, family=self._family)
-        if self._end_of_rib_due and not self.filling:
+        if self._end_of_rib_due and not self.pending_walks:
             self._end_of_rib_due, self._has_ended = False, True
             if self._repeat_due:
                 self._repeat_due = False
-                self.repeat(marked=True)
+                self.readvertise(marked=True)
             return Update(family=self._family)  # RFC 4724 section 2
         return None
 
@@ -161,7 +161,7 @@ class AdjRibOut:
     def _give_up(self, attributes: PathAttributes) -> None:
         """Attributes that leave no room for a prefix cannot be told; the peer must then not keep older ones."""
         for prefix in list(self._buckets[attributes]):
-            self.wish(prefix, None)
+            self.set(prefix, None)
 
     def _leave_bucket(self, prefix: Nlri) -> None:
         attributes = self._waiting.pop(prefix)

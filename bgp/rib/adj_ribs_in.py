@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bgp.events import JudgeAgain, Output, Tolerated
+from bgp.events import Output, ReapplyImportPolicy, UpdateFaults
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.policy.policy import CompiledPolicy, judges
-from bgp.rib.adj_rib_in import Intake
-from bgp.rib.ingress_checks import believed, refusal
+from bgp.policy.policy import CompiledPolicy, compile_policies
+from bgp.rib.adj_rib_in import AdjRibIn
+from bgp.rib.ingress_checks import apply_graceful_shutdown, reject_reason
 from bgp.session.session import Session
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.capabilities import GracefulRestart
@@ -31,7 +31,7 @@ class AdjRibsIn:
         self._speaker = speaker
         self._local: Address | None = None
         """Our address on the last session."""
-        self.intakes = {family: Intake(family, judge) for family, judge in self._judges().items()}
+        self.intakes = {family: AdjRibIn(family, judge) for family, judge in self._judges().items()}
 
     @property
     def internal(self) -> bool:
@@ -54,18 +54,18 @@ class AdjRibsIn:
         """An UPDATE of an established session."""
         intake = self.intakes[update.family]
         if update.is_end_of_rib and not update.faults:
-            return intake.end()
-        outputs: list[Output] = [Tolerated(update.faults)] if update.faults else []
+            return intake.end_of_rib()
+        outputs: list[Output] = [UpdateFaults(update.faults)] if update.faults else []
         outputs += intake.withdraw(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
-        attributes = believed(update.attributes)
+        attributes = apply_graceful_shutdown(update.attributes)
         refused, source = self._refusal(attributes), self._source(session, peer)
         for path_id, keys in by_path_id(update.announced):
             named = source if path_id is None else replace(source, path_id=path_id)
             outputs += intake.announce(keys, Path(attributes, named), refused)
         if refused:
-            outputs.append(Tolerated((refused,)))
+            outputs.append(UpdateFaults((refused,)))
         return outputs
 
     def _source(self, session: Session, peer: Open) -> Source:
@@ -83,10 +83,10 @@ class AdjRibsIn:
     def returned(self, session: Session, restart: GracefulRestart | None, now: float) -> list[Output]:
         """A session is established."""
         self._local = session.local.address
-        kept = restart.kept & session.context.families if restart is not None else frozenset()
+        kept = restart.forwarding_preserved & session.context.families if restart is not None else frozenset()
         outputs: list[Output] = []
         for family, intake in self.intakes.items():
-            outputs += intake.returned(now, kept=family in kept)
+            outputs += intake.session_established(now, kept=family in kept)
         return outputs
 
     def lost(self, session: Session, restart: GracefulRestart | None, now: float) -> list[Output]:
@@ -94,9 +94,9 @@ class AdjRibsIn:
         outputs: list[Output] = []
         for family, intake in self.intakes.items():
             if restart is not None and family in restart.families & session.context.families:
-                outputs += intake.lost(restart.restart_seconds, now)
+                outputs += intake.session_lost(restart.restart_seconds, now)
             else:
-                outputs += intake.forget()
+                outputs += intake.clear()
         return outputs
 
     def expire(self, now: float) -> list[Output]:
@@ -105,7 +105,7 @@ class AdjRibsIn:
 
     def forget(self) -> list[Output]:
         """Let go everything."""
-        return [output for intake in self.intakes.values() for output in intake.forget()]
+        return [output for intake in self.intakes.values() for output in intake.clear()]
 
     # -- what we want of it -------------------------------------------------------------------------------------------
 
@@ -114,23 +114,25 @@ class AdjRibsIn:
         before, self._config = self._config, config
         outputs: list[Output] = []
         for family in before.families - config.families:
-            outputs += self.intakes.pop(family).forget()
+            outputs += self.intakes.pop(family).clear()
         for family in config.families - before.families:
-            self.intakes[family] = Intake(family)
+            self.intakes[family] = AdjRibIn(family)
         return outputs + self.judge_again()
 
     def judge_again(self) -> list[Output]:
         """The same by the present one."""
         for family, judge in self._judges().items():
-            self.intakes[family].judge = judge
-        return [JudgeAgain(family) for family in self.intakes]
+            self.intakes[family].policy = judge
+        return [ReapplyImportPolicy(family) for family in self.intakes]
 
     def judge_some(self, family: Family, keys: Iterable[Nlri]) -> list[Output]:
         """A part of what `JudgeAgain` asks for."""
-        return self.intakes[family].rejudge(keys, self._refusal)
+        return self.intakes[family].reapply_policy(keys, self._refusal)
 
     def _judges(self) -> dict[Family, CompiledPolicy | None]:
-        return judges(self._config.policy.incoming, self._config.families, internal=self.internal)
+        return compile_policies(
+            self._config.policy.import_rules, self._config.families, internal=self.internal
+        )
 
     def _refusal(self, attributes: PathAttributes) -> str:
-        return refusal(attributes, self.internal, self._config, self._speaker, self._local)
+        return reject_reason(attributes, self.internal, self._config, self._speaker, self._local)

@@ -41,11 +41,11 @@ class ExportTarget:
     cluster_id: IPv4Address
     link_local: IPv6Address | None = None
     """Our address on the link that we share with it (RFC 2545 section 3)."""
-    lowered: bool = False
+    graceful_shutdown: bool = False
     """We are about to leave (RFC 8326)."""
 
 
-def outgoing(path: Path, to: ExportTarget) -> PathAttributes | None:
+def export_attributes(path: Path, to: ExportTarget) -> PathAttributes | None:
     """The attributes as told, or None when this listener is not told of the path."""
     source = path.source
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
@@ -53,7 +53,7 @@ def outgoing(path: Path, to: ExportTarget) -> PathAttributes | None:
     told = _internal(path, to) if to.internal else _external(path, to)
     if told is None or told.next_hop is None:
         return None
-    return _last_resort(told, to) if to.lowered and told.next_hop == to.next_hop else told
+    return _last_resort(told, to) if to.graceful_shutdown and told.next_hop == to.next_hop else told
 
 
 def _last_resort(told: PathAttributes, to: ExportTarget) -> PathAttributes:
@@ -62,7 +62,7 @@ def _last_resort(told: PathAttributes, to: ExportTarget) -> PathAttributes:
     return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
 
 
-def why_not_told(path: Path, to: ExportTarget) -> str:
+def why_not_exported(path: Path, to: ExportTarget) -> str:
     """Why `outgoing` says nothing, in words."""
     if path.source.key == to.key:
         return "the peer itself told it"
@@ -73,7 +73,7 @@ def why_not_told(path: Path, to: ExportTarget) -> str:
     return "we have no next hop for it"
 
 
-def telling(
+def exporter(
     to: ExportTarget, judge: CompiledPolicy | None, blocks: OwnBlocks
 ) -> Callable[[Nlri, Path], PathAttributes | None]:
     """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
@@ -83,7 +83,7 @@ def telling(
     def plainly(path: Path) -> PathAttributes | None:
         key = id(path)
         if key not in told_as:
-            told_as[key] = outgoing(path, to)
+            told_as[key] = export_attributes(path, to)
         return told_as[key]
 
     def judged(prefix: Nlri, path: Path) -> PathAttributes | None:
@@ -95,7 +95,7 @@ def telling(
             return plainly(path) if verdict.attributes is not None else None
         key = verdict.attributes, path.source
         if key not in changed:
-            changed[key] = outgoing(Path(*key), to)
+            changed[key] = export_attributes(Path(*key), to)
         return changed[key]
 
     return judged if judge is not None else lambda _, path: plainly(path)

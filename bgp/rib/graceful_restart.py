@@ -43,7 +43,7 @@ class Staleness:
             return None
         return self._telling_until if self._telling_until is not None else self._earliest
 
-    def lost(self, held: Iterable[Nlri], restart_seconds: int, now: float) -> set[Nlri]:
+    def session_lost(self, held: Iterable[Nlri], restart_seconds: int, now: float) -> set[Nlri]:
         """The session broke and its paths may stay.
 
         RFC 4724 lets a path go that was stale already, so that nobody keeps it for ever. Here it keeps its first
@@ -56,14 +56,14 @@ class Staleness:
             self._until.setdefault(prefix, at)
         return self.expired(now)
 
-    def returned(self, now: float, *, kept: bool) -> set[Nlri]:
+    def session_established(self, now: float, *, kept: bool) -> set[Nlri]:
         """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
         if not kept:
             return self.clear()
         self._telling_until = now + LONGEST_TELLING_SECONDS
         return set()
 
-    def told(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
+    def refreshed(self, prefixes: Iterable[Nlri]) -> set[Nlri]:
         """The neighbour spoke of these again; answers those that were stale until now."""
         if not self._until:
             return set()

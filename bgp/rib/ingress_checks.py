@@ -14,14 +14,14 @@ from bgp.wire.families import Address, plain
 from bgp.wire.iana import WellKnown
 
 
-def believed(attributes: PathAttributes) -> PathAttributes:
+def apply_graceful_shutdown(attributes: PathAttributes) -> PathAttributes:
     """A path whose teacher is about to leave becomes the last resort (RFC 8326 section 4.1)."""
     if WellKnown.GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
         return replace(attributes, local_pref=0)
     return attributes
 
 
-def refusal(
+def reject_reason(
     attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: Address | None
 ) -> str:
     """Why a path is refused; empty: it is not. `local` is our address on the (last) session."""

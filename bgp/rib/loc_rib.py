@@ -16,7 +16,7 @@ from bgp.wire.families import Address
 from bgp.wire.nlri import Nlri
 
 
-class AdjRibIn:
+class _PeerPaths:
     """What one peer announced and did not withdraw."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class LocRib:
         self._paths: dict[Nlri, tuple[Path, ...]] = {}
         self._hops: dict[Address, int] = {}
         """Next hop -> how many paths have it."""
-        self.outer: set[Nlri] = set()
+        self.ebgp_prefixes: set[Nlri] = set()
         """What has a path of another autonomous system, or had one besides those that it has."""
         self.unreachable: frozenset[Address] = frozenset()
         """Next hops that lead nowhere; their paths are not eligible (RFC 4271 section 9.1.2.1)."""
@@ -114,7 +114,7 @@ class LocRib:
         self._count(path, len(prefixes))
         gone: list[Path] = []
         if not path.source.internal:
-            self.outer.update(prefixes)
+            self.ebgp_prefixes.update(prefixes)
         for prefix in prefixes:
             before = known.get(prefix)
             if before is None:
@@ -160,15 +160,15 @@ class LocRib:
             emptied.append(prefix)
             changed.append(prefix)
         self._uncount(gone)
-        if self.outer:
-            self.outer.difference_update(emptied)
+        if self.ebgp_prefixes:
+            self.ebgp_prefixes.difference_update(emptied)
         return changed
 
-    def goes_over(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:
+    def uses_nexthop(self, prefix: Nlri, next_hops: Collection[Address]) -> bool:
         """Whether a path to a prefix has one of these next hops."""
         return any(path.attributes.next_hop in next_hops for path in self._paths.get(prefix, ()))
 
-    def choose_again(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
+    def reselect(self, prefixes: Iterable[Nlri]) -> list[Nlri]:
         """Decide anew, after `unreachable` changed; answers these prefixes, as far as they are known."""
         known = {prefix: paths for prefix in prefixes if (paths := self._paths.get(prefix))}
         for prefix, paths in known.items():

@@ -36,7 +36,7 @@ class ConnectRetry:
         self._barred_until = now
 
     @property
-    def under_way(self) -> bool:
+    def is_dialing(self) -> bool:
         """Whether a call waits for its answer."""
         return self._under_way is not None
 
@@ -46,11 +46,11 @@ class ConnectRetry:
         times = [self._due_at, self._under_way[1] if self._under_way else None]
         return min((at for at in times if at is not None), default=None)
 
-    def is_barred(self, now: float) -> bool:
+    def is_held_down(self, now: float) -> bool:
         """Whether even its own calls are turned away."""
         return now < self._barred_until
 
-    def begin(self, now: float, new_connection: Callable[[], Connection]) -> Connection | None:
+    def dial_due(self, now: float, new_connection: Callable[[], Connection]) -> Connection | None:
         """The call that is due now."""
         if self._due_at is None or now < self._due_at:
             return None
@@ -66,26 +66,26 @@ class ConnectRetry:
         self._under_way = None
         return True
 
-    def unanswered(self, now: float) -> Connection | None:
+    def timed_out(self, now: float) -> Connection | None:
         """The call that took too long."""
         return self._under_way[0] if self._under_way is not None and now >= self._under_way[1] else None
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """No further call for now; one under way goes on."""
         self._due_at = None
 
-    def give_up(self) -> list[Output]:
+    def cancel(self) -> list[Output]:
         """No call at all."""
         outputs: list[Output] = [Close(self._under_way[0])] if self._under_way is not None else []
         self._due_at = self._under_way = None
         return outputs
 
-    def forgive(self, up_seconds: float) -> None:
+    def reset_backoff(self, up_seconds: float) -> None:
         """A session that stood so long is over."""
         if up_seconds >= STABLE_SECONDS:
             self._retry_seconds = FIRST_RETRY_SECONDS
 
-    def again(self, now: float, *, after_error: bool = False) -> None:
+    def schedule(self, now: float, *, after_error: bool = False) -> None:
         """Call again later, a little later each time. A passive side only waits."""
         if self.passive or self._due_at is not None or self._under_way is not None:
             return
@@ -93,7 +93,7 @@ class ConnectRetry:
         self._due_at = now + jittered(min(self._retry_seconds, longest), self._random)
         self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)
 
-    def bar(self, until: float) -> None:
+    def hold_down(self, until: float) -> None:
         """Leave the neighbour alone for a while."""
         self._barred_until = until
         if self._due_at is not None:

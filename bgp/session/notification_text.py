@@ -25,13 +25,17 @@ def describe(event: Event) -> str:
     return _words(event.name)
 
 
-def why_of(notification: Notification) -> str:
+def describe_notification(notification: Notification) -> str:
     """A NOTIFICATION as one line, with the shutdown communication of RFC 9003 where there is one."""
     code, subcode = notification.code, notification.subcode
     if (code, subcode) == (Error.CEASE, Cease.HARD_RESET) and len(notification.data) >= 2:
         # RFC 8538 section 3: the reason is inside.
         inner = Notification(notification.data[0], notification.data[1], notification.data[2:])
-        return f"hard reset: {why_of(inner)}" if inner.subcode != Cease.HARD_RESET else "hard reset (6/9)"
+        return (
+            f"hard reset: {describe_notification(inner)}"
+            if inner.subcode != Cease.HARD_RESET
+            else "hard reset (6/9)"
+        )
     try:
         kind = Error(code)
     except ValueError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.session.session import Local
+from bgp.session.session import LocalParameters
 from bgp.wire.capabilities import Capabilities, GracefulRestart
 from bgp.wire.families import Address
 
 
-def our_side(
+def local_parameters(
     us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
-) -> Local:
+) -> LocalParameters:
     """Our side of a new connection; `address` is our end's, `was_up`: it had a session in this life of ours."""
     asn = peer.local_as or us.asn
     restart = GracefulRestart(
@@ -19,15 +19,15 @@ def our_side(
         notification=True,
         # Whatever breaks a session of ours, the kernel goes on forwarding.
         families=peer.families,
-        kept=peer.families if us.restarting or was_up else frozenset(),
+        forwarding_preserved=peer.families if us.restarting or was_up else frozenset(),
     )
     offer = Capabilities(
         families=peer.families,
         four_octet_as=asn,
         route_refresh=True,
         enhanced_refresh=True,
-        paths_taken=peer.families,
+        add_path_receive=peer.families,
         graceful_restart=restart,
         extended_message=True,
     )
-    return Local(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)
+    return LocalParameters(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from bgp.session import fsm
 from bgp.session.fsm import Action, State, advance
-from bgp.session.notification_text import describe, why_of
+from bgp.session.notification_text import describe, describe_notification
 from bgp.session.timers import Timer, Timers, jittered
 from bgp.wire import messages
 from bgp.wire.attribute_codec import Decoded
@@ -38,7 +38,7 @@ MOST_INTERNED = 8_192
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalParameters:
     """Our side of the conversation."""
 
     asn: int
@@ -108,7 +108,9 @@ def is_hard(down: Down) -> bool:
 class Session:
     """One connection's life from TCP up to close; it is not used again."""
 
-    def __init__(self, local: Local, remote_as: int, random: Callable[[], float], now: float) -> None:
+    def __init__(
+        self, local: LocalParameters, remote_as: int, random: Callable[[], float], now: float
+    ) -> None:
         self.peer: Open | None = None
         """The peer's OPEN once it was accepted."""
         self.state = State.ACTIVE
@@ -175,7 +177,7 @@ class Session:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
         return self._taken()
 
-    def heard(self, now: float) -> None:
+    def extend_hold(self, now: float) -> None:
         """Bytes of the peer wait to be read, so it is not silent."""
         if self._timers.running(Timer.HOLD) and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
             self._restart_hold(now)
@@ -192,7 +194,7 @@ class Session:
         if self.state is State.ESTABLISHED:
             self._send(message)
 
-    def adjust(self, keepalive_seconds: float) -> None:
+    def set_keepalive(self, keepalive_seconds: float) -> None:
         """From the next keepalive on they come so often."""
         self.local = replace(self.local, keepalive_seconds=keepalive_seconds)
 
@@ -201,7 +203,7 @@ class Session:
         self._notification, self._why = notification, why
         return self._end(fsm.Event.STOP)
 
-    def leave(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
+    def cease(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
         """End it so that the peer forgets our paths: with RFC 8538 that takes a Hard Reset around the Cease."""
         if self.is_soft:
             return self.close(
@@ -231,7 +233,7 @@ class Session:
         return self._framing.largest
 
     @property
-    def marks_refreshes(self) -> bool:
+    def enhanced_refresh(self) -> bool:
         """Whether both sides mark the beginning and the end of what they repeat (RFC 7313)."""
         return (
             self.peer is not None and self.peer.offer.enhanced_refresh and self.local.offer.enhanced_refresh
@@ -263,7 +265,7 @@ class Session:
             case RouteRefresh():
                 self._step(fsm.Event.ROUTE_REFRESH, now)
             case Notification():
-                self._why = f"peer said: {why_of(message)}"
+                self._why = f"peer said: {describe_notification(message)}"
                 self._step(fsm.Event.NOTIFICATION, now)
 
     def _end(self, event: fsm.Event) -> Down:
@@ -316,7 +318,7 @@ class Session:
     def _deliver_refresh(self, message: RouteRefresh) -> None:
         """What was not agreed is ignored, and so is a subtype that is not known (RFC 2918 section 4, RFC 7313)."""
         family = family_at(message.afi, message.safi)
-        kind = message.subtype if self.marks_refreshes else Subtype.REQUEST
+        kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
         if family is not None and family in self.context.families and kind in Subtype.__members__.values():
             self._events.append(Refresh(family, Subtype(kind)))
 
@@ -364,7 +366,7 @@ class Session:
         self.peer = theirs
         four = theirs.offer.four_octet_as is not None and ours.four_octet_as is not None
         families = theirs.offer.families & ours.families
-        path_ids = families & theirs.offer.paths_given & ours.paths_taken
+        path_ids = families & theirs.offer.add_path_send & ours.add_path_receive
         self.context = Context(four, self.internal, families, path_ids)
         if theirs.offer.extended_message and ours.extended_message:
             self._framing.largest = LARGEST_EXTENDED

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Iterable
 
 from bgp.peer_config import PeerConfig
-from bgp.transport.tcp import Socket, Tcp, be_near, limit_hops, sign, socket_family
+from bgp.transport.tcp import Socket, Tcp, set_gtsm, set_max_ttl, set_md5_key, socket_family
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address
 
@@ -46,19 +46,19 @@ class Listeners:
             server.close()
         self._servers, self._sockets, self._signed = [], [], {}
 
-    def knows(self, peer: PeerConfig) -> bool:
+    def requires_md5(self, peer: PeerConfig) -> bool:
         """Whether who comes in as this neighbour had to have its password."""
         return peer.password == self._signed.get(peer.address, "")
 
-    def guard(self, peers: Iterable[PeerConfig]) -> list[tuple[Address, str]]:
+    def apply_security(self, peers: Iterable[PeerConfig]) -> list[tuple[Address, str]]:
         """Ask for these neighbours' passwords, and no others; answers whom that failed for, and why."""
         known = list(peers)
         failed = self._sign({peer.address: peer.password for peer in known if peer.password})
         hops = [peer.ttl_security_hops for peer in known]
         for sock in self._sockets:
             if any(hops):
-                be_near(sock)  # the answer to a call comes from this socket
-            limit_hops(sock, max(hops) if hops and all(hops) else 0)  # each connection gets its own limit
+                set_max_ttl(sock)  # the answer to a call comes from this socket
+            set_gtsm(sock, max(hops) if hops and all(hops) else 0)  # each connection gets its own limit
         return failed
 
     def _sign(self, wanted: dict[Address, str]) -> list[tuple[Address, str]]:
@@ -69,7 +69,7 @@ class Listeners:
             try:
                 for sock in self._sockets:
                     if sock.family == socket_family(address):
-                        sign(sock, address, wanted.get(address, ""))
+                        set_md5_key(sock, address, wanted.get(address, ""))
             except OSError as error:
                 failed.append((address, error.strerror or str(error)))
                 wanted.pop(address, None)  # so it is not let in

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp.events import Close, Connection, Dial, Send, Tolerated
-from bgp.instance import Changed, Instance, Wire
-from bgp.looking_glass import Counts, Page, View, counts, look
+from bgp.events import Close, Connection, Dial, Send, UpdateFaults
+from bgp.instance import Changed, Instance, ShellAction
+from bgp.looking_glass import Counts, Page, Query, counts, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import (
     Learned,
@@ -31,7 +31,7 @@ from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
-from bgp.transport.tcp import Tcp, calling
+from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.nlri import Nlri
@@ -112,14 +112,14 @@ class Speaker:
         self._router.refresh(peer)
         self._soon()
 
-    def lower(self, *, wanted: bool = True) -> None:
+    def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Ask the neighbours to take other ways (RFC 8326), or not any more; give them time for it before `drain`."""
-        self._router.lower(wanted=wanted)
+        self._router.graceful_shutdown(wanted=wanted)
         self._soon()
 
-    def drain(self, text: str = "") -> None:
+    def shutdown(self, text: str = "") -> None:
         """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
-        self._router.drain(text)
+        self._router.shutdown(text)
         self._work()
 
     @property
@@ -127,7 +127,7 @@ class Speaker:
         """The best path to every prefix that neighbours told us."""
         return self._learned
 
-    def take_touched(self) -> Changed:
+    def take_changed(self) -> Changed:
         """Where the learned path changed since the last call, by family and as BGP packs it: for one reader."""
         touched, self._touched = self._touched, {}
         return touched
@@ -149,9 +149,9 @@ class Speaker:
         """The next hops of everything learned, whether used or not: look these up, and say with `lead_nowhere`."""
         return self._router.next_hops
 
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """These next hops, and no others, have no way there, so what has them is not used; at first there are none."""
-        self._router.lead_nowhere(next_hops)
+        self._router.set_unreachable_nexthops(next_hops)
         self._soon()
 
     @property
@@ -181,9 +181,9 @@ class Speaker:
         """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
         return advertised(self._router, peer)
 
-    def look(self, view: View) -> Page:
+    def query(self, view: Query) -> Page:
         """One page of the looking glass. Raises ValueError for a peer that there is not."""
-        return look(self._router, view)
+        return query(self._router, view)
 
     def counts(self, peer: Address) -> dict[str, Counts]:
         """What was told each way, by family. Raises KeyError."""
@@ -233,14 +233,14 @@ class Speaker:
             self._next_turn = None
         now = self._clock.now()
         was_converged = self._router.converged
-        turn = self._turns.take(now)
+        turn = self._turns.step(now)
         for address, one in turn.wire:
             self._perform(address, one)
         for connection, data in turn.updates:
             if (tcp := self._connections.get(connection)) is not None:
                 tcp.write(data)
         self._read_on(turn.reading)
-        self._note_states(turn.noted)
+        self._note_states(turn.changed_peers)
         self._publish(turn.changed)
         self._rearm(now)
         if self._turns.is_busy:
@@ -250,10 +250,10 @@ class Speaker:
 
     def _read_on(self, connection: Connection | None) -> None:
         tcp = self._connections.get(connection) if connection is not None else None
-        if tcp is not None and connection is not None and not self._turns.inbox.is_full(connection):
-            tcp.read_on()
+        if tcp is not None and connection is not None and not self._turns.receive_queue.is_full(connection):
+            tcp.resume_reading()
 
-    def _perform(self, address: Address, one: Wire) -> None:
+    def _perform(self, address: Address, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 task = asyncio.get_running_loop().create_task(self._dial(connection, config))
@@ -268,7 +268,7 @@ class Speaker:
                     tcp.close()
                 elif (task_ := self._dialing.get(connection)) is not None:
                     task_.cancel()
-            case Tolerated(faults):
+            case UpdateFaults(faults):
                 count = self._faults[address] = self._faults.get(address, 0) + 1
                 if count <= MOST_FAULTS_LOGGED:
                     self._log.warning("bgp.tolerated", peer=str(address), why="; ".join(faults))
@@ -308,7 +308,7 @@ class Speaker:
     async def _dial(self, connection: Connection, config: PeerConfig) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sock = calling(config, config.local_address)
+            sock = outgoing_socket(config, config.local_address)
             try:
                 await loop.sock_connect(sock, (str(config.address), config.port))
                 await loop.create_connection(lambda: Tcp(self, connection), sock=sock)
@@ -320,7 +320,7 @@ class Speaker:
             self._soon()
 
     def _guard(self) -> None:
-        for address, why in self._doors.guard(peer.config for peer in self._router.peers.values()):
+        for address, why in self._doors.apply_security(peer.config for peer in self._router.peers.values()):
             self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
 
     def opened(self, tcp: Tcp) -> None:
@@ -332,10 +332,10 @@ class Speaker:
             tcp.abort()
             return
         if not tcp.outgoing:
-            if not self._doors.knows(peer.config):
+            if not self._doors.requires_md5(peer.config):
                 tcp.abort()
                 return
-            tcp.limit_hops(peer.config.ttl_security_hops)
+            tcp.set_gtsm(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
         self._router.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
         self._soon()
@@ -343,9 +343,9 @@ class Speaker:
     def arrived(self, tcp: Tcp, data: bytes) -> None:
         """Bytes from a neighbour."""
         if tcp.connection is not None and self._running:
-            self._turns.inbox.put(tcp.connection, data)
-            if self._turns.inbox.is_full(tcp.connection):
-                tcp.rest()
+            self._turns.receive_queue.put(tcp.connection, data)
+            if self._turns.receive_queue.is_full(tcp.connection):
+                tcp.pause_reading()
             self._soon()
 
     def ended(self, tcp: Tcp, why: str) -> None:
@@ -355,7 +355,7 @@ class Speaker:
         self._connections.pop(tcp.connection, None)
         if self._running:
             self._turns.forget(tcp.connection)
-            self._turns.inbox.end(tcp.connection, why)
+            self._turns.receive_queue.end(tcp.connection, why)
             self._soon()
 
     def flow_changed(self, tcp: Tcp) -> None:

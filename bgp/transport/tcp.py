@@ -85,21 +85,21 @@ class Tcp(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def rest(self) -> None:
+    def pause_reading(self) -> None:
         """Read no more for now."""
         if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Read again."""
         transport = self._transport
         if transport is not None and not transport.is_closing() and not transport.is_reading():
             transport.resume_reading()
 
-    def limit_hops(self, hops: int) -> None:
+    def set_gtsm(self, hops: int) -> None:
         """TTL security on a connection that the other side opened."""
         if self._transport is not None:
-            limit_hops(self._transport.get_extra_info("socket"), hops)
+            set_gtsm(self._transport.get_extra_info("socket"), hops)
 
     def close(self) -> None:
         """Close once what was written has left, or after a while."""
@@ -158,7 +158,7 @@ class Socket(Protocol):
         ...
 
 
-def sign(sock: Socket, peer: Address, password: str) -> None:
+def set_md5_key(sock: Socket, peer: Address, password: str) -> None:
     """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
     key = password.encode()
     if peer.version == 4:
@@ -168,7 +168,7 @@ def sign(sock: Socket, peer: Address, password: str) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
 
 
-def be_near(sock: Socket) -> None:
+def set_max_ttl(sock: Socket) -> None:
     """Send with the largest TTL."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, LARGEST_TTL)
@@ -176,10 +176,10 @@ def be_near(sock: Socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
 
 
-def limit_hops(sock: Socket, hops: int) -> None:
+def set_gtsm(sock: Socket, hops: int) -> None:
     """Send with the largest TTL, and take only what comes from at most so many hops away; 0: from anywhere."""
     if hops:
-        be_near(sock)
+        set_max_ttl(sock)
     nearest = LARGEST_TTL + 1 - hops if hops else 0
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, nearest)
@@ -192,14 +192,14 @@ def socket_family(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def calling(config: PeerConfig, source: Address | None) -> socket.socket:
+def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket:
     """A socket to call a peer with. Raises OSError."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     sock = socket.socket(socket_family(config.address), kind)
     try:
         if config.password:
-            sign(sock, config.address, config.password)
-        limit_hops(sock, config.ttl_security_hops)
+            set_md5_key(sock, config.address, config.password)
+        set_gtsm(sock, config.ttl_security_hops)
         if source is not None:
             sock.bind((str(source), 0))
     except BaseException:

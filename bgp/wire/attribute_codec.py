@@ -169,20 +169,22 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
             continue
         mandatory = code in (Attribute.ORIGIN, Attribute.AS_PATH)
         if mandatory or value != getattr(_DEFAULTS, spec.field):
-            parts.append((code, framed(spec.flags, code, spec.encode(value, context))))
-    parts += [(code, framed(flags, code, value)) for flags, code, value in attributes.unknown]
+            parts.append((code, pack_attribute(spec.flags, code, spec.encode(value, context))))
+    parts += [(code, pack_attribute(flags, code, value)) for flags, code, value in attributes.unknown]
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
         if needs_as4(attributes.as_path):
             packed = pack_as_path(attributes.as_path, wide)
-            parts.append((Attribute.AS4_PATH, framed(TRANSITIVE, Attribute.AS4_PATH, packed)))
+            parts.append((Attribute.AS4_PATH, pack_attribute(TRANSITIVE, Attribute.AS4_PATH, packed)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
             packed = pack_aggregator(attributes.aggregator, wide)
-            parts.append((Attribute.AS4_AGGREGATOR, framed(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed)))
+            parts.append(
+                (Attribute.AS4_AGGREGATOR, pack_attribute(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed))
+            )
     return b"".join(packed for _, packed in sorted(parts, key=lambda part: part[0]))
 
 
-def framed(flags: int, code: int, value: bytes) -> bytes:
+def pack_attribute(flags: int, code: int, value: bytes) -> bytes:
     """One attribute as sent."""
     if len(value) > 0xFF:
         return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value

@@ -29,7 +29,7 @@ class GracefulRestart:
     """RFC 8538: a NOTIFICATION, too, starts a graceful restart."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """Of whose paths it will tell the end, and which may be kept meanwhile."""
-    kept: frozenset[Family] = frozenset()
+    forwarding_preserved: frozenset[Family] = frozenset()
     """The families whose forwarding state survived."""
 
 
@@ -44,9 +44,9 @@ class Capabilities:
     graceful_restart: GracefulRestart | None = None
     extended_message: bool = False
     enhanced_refresh: bool = False
-    paths_taken: frozenset[Family] = frozenset()
+    add_path_receive: frozenset[Family] = frozenset()
     """Of which it takes several paths to a prefix, told apart by identifiers (RFC 7911)."""
-    paths_given: frozenset[Family] = frozenset()
+    add_path_send: frozenset[Family] = frozenset()
     """Of which it tells several."""
     host_name: str = ""
     """What the peer calls itself, for people; read, never sent."""
@@ -62,14 +62,14 @@ def encode(offer: Capabilities) -> bytes:
     if (restart := offer.graceful_restart) is not None:
         flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
         families = [
-            struct.pack("!HBB", family, UNICAST, FORWARDING_STATE * (family in restart.kept))
+            struct.pack("!HBB", family, UNICAST, FORWARDING_STATE * (family in restart.forwarding_preserved))
             for family in sorted(restart.families)
         ]
         value = struct.pack("!H", flags << 12 | restart.restart_seconds) + b"".join(families)
         parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
     if offer.four_octet_as is not None:
         parts.append(_packed(CapabilityCode.FOUR_OCTET_AS, offer.four_octet_as.to_bytes(4, "big")))
-    if offer.paths_taken or offer.paths_given:
+    if offer.add_path_receive or offer.add_path_send:
         parts.append(_packed(CapabilityCode.ADD_PATH, _packed_paths(offer)))
     if offer.enhanced_refresh:
         parts.append(_packed(CapabilityCode.ENHANCED_REFRESH, b""))
@@ -99,7 +99,7 @@ def decode(parameters: bytes) -> Capabilities:
         if code == CapabilityCode.MULTIPROTOCOL:
             families.append(family_at(int.from_bytes(_exactly(value, 4)[:2], "big"), value[3]))
         elif code == CapabilityCode.ADD_PATH:
-            found["paths_taken"], found["paths_given"] = _paths(value)
+            found["add_path_receive"], found["add_path_send"] = _paths(value)
         elif code in _READERS:
             field, read = _READERS[code]
             found[field] = read(value)
@@ -133,7 +133,7 @@ def _graceful_restart(value: bytes) -> GracefulRestart:
         restarting=bool(flags & RESTART_STATE),
         notification=bool(flags & NOTIFICATION_BIT),
         families=frozenset(found),
-        kept=frozenset(family for family, kept in found.items() if kept),
+        forwarding_preserved=frozenset(family for family, kept in found.items() if kept),
     )
 
 
@@ -147,9 +147,9 @@ def _packed_paths(offer: Capabilities) -> bytes:
             "!HBB",
             family,
             UNICAST,
-            TAKES * (family in offer.paths_taken) + GIVES * (family in offer.paths_given),
+            TAKES * (family in offer.add_path_receive) + GIVES * (family in offer.add_path_send),
         )
-        for family in sorted(offer.paths_taken | offer.paths_given)
+        for family in sorted(offer.add_path_receive | offer.add_path_send)
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp.wire import nlri
-from bgp.wire.attribute_codec import framed
+from bgp.wire.attribute_codec import pack_attribute
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import family_at
 from bgp.wire.errors import NotificationError
@@ -111,10 +111,10 @@ def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nl
     if attributes.link_local is not None:
         next_hop += attributes.link_local.packed
     head = struct.pack("!HBB", family, UNICAST, len(next_hop)) + next_hop + b"\0"
-    return framed(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + b"".join(prefixes))
 
 
 def pack_unreach(family: Family, prefixes: Iterable[Nlri]) -> bytes:
     """MP_UNREACH_NLRI as sent."""
     head = struct.pack("!HB", family, UNICAST)
-    return framed(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))

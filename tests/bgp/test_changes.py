@@ -42,7 +42,7 @@ IN_SESSION: list[dict[str, Any]] = [
     {"next_hop_mode": NextHopMode.SELF},
     {"allowed_local_as": 2},
     {"keepalive_seconds": 3},
-    {"policy": Policy(incoming=(Rule(Action.REJECT, "nothing"),))},
+    {"policy": Policy(import_rules=(Rule(Action.REJECT, "nothing"),))},
 ]
 ANEW: list[dict[str, Any]] = [
     {"hold_seconds": 9},

@@ -47,7 +47,7 @@ def test_who_is_about_to_leave_is_the_last_resort_and_is_left_before_it_goes(
     one, _, three = star(wire, *asns)
     assert three.learned() == {BLOCK: "10.0.0.1"}
     three.changes.clear()
-    one.router.lower()
+    one.router.graceful_shutdown()
     wire.settle(one)
     wire.run(0.1)
     assert three.learned() == {BLOCK: "10.0.0.2"}
@@ -64,7 +64,7 @@ def test_who_has_no_other_way_keeps_the_one_through_him_that_leaves() -> None:
     wire.announce(one, BLOCK)
     wire.announce(two)
     wire.until(lambda: bool(two.learned()))
-    one.router.lower()
+    one.router.graceful_shutdown()
     wire.settle(one)
     wire.run(0.1)
     assert two.learned() == {BLOCK: "10.0.0.1"}
@@ -86,7 +86,7 @@ def test_what_only_passes_through_a_reflector_that_leaves_is_told_as_before() ->
         wire.announce(node)
     wire.announce(one, BLOCK)
     wire.until(lambda: bool(three.learned()))
-    two.router.lower()
+    two.router.graceful_shutdown()
     wire.settle(two)
     wire.run(0.1)
     assert (attributes_at(three).local_pref, attributes_at(three).communities) == (100, ())

@@ -12,7 +12,7 @@ from bgp.policy.origination import Origination
 from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import read, shown
+from bgp.wire.communities import format_community, parse
 from bgp.wire.families import Family
 from tests.fakes.wire import Node, Wire, address
 
@@ -227,7 +227,7 @@ COMMUNITIES = ["0:0", "64512:65535", "0:0:0", "4294967295:4294967295:4294967295"
 
 @pytest.mark.parametrize("text", COMMUNITIES)
 def test_a_community_is_shown_as_it_was_written(text: str) -> None:
-    assert shown(read(text)) == text
+    assert format_community(parse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_community_is_shown_as_it_was_written(text: str) -> None:
 )
 def test_a_wrong_community_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="must be AS:VALUE of 16 bits each"):
-        read(text)
+        parse(text)
 
 
 def test_wrong_options_are_refused_with_a_sentence() -> None:

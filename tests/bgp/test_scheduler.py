@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bgp.policy.policy import Action, Policy, Rule
 from bgp.receive_queue import SLICE_BYTES, ReceiveQueue
-from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
+from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
 from bgp.scheduler import CONNECTION_BYTES
 from bgp.session.fsm import State
 from bgp.wire.families import Family
@@ -49,18 +49,18 @@ def test_a_table_told_passed_on_refused_and_taken_back_costs_no_session() -> Non
     room.until(lambda: middle.router.converged and listener.known() == TABLE, 600)
     assert room.now > 3 * HOLD_SECONDS, "else the table was no burden"
     known = {where: peer.config for where, peer in middle.router.peers.items()}
-    closed = Policy(incoming=(Rule(Action.REJECT, "nothing"),))
+    closed = Policy(import_rules=(Rule(Action.REJECT, "nothing"),))
     middle.router.configure(known | {teller.own: replace(known[teller.own], policy=closed)}, room.now)
     room.until(lambda: listener.known() == 0, 600)
     middle.router.configure(known, room.now)
     room.until(lambda: listener.known() == TABLE, 600)
-    middle.router.lead_nowhere({teller.own})
+    middle.router.set_unreachable_nexthops({teller.own})
     room.until(lambda: listener.known() == 0, 600)
-    middle.router.lead_nowhere(set())
+    middle.router.set_unreachable_nexthops(set())
     room.until(lambda: listener.known() == TABLE, 600)
     assert all_up(middle, teller, listener, quiet)
     assert [middle.sessions(one) for one in (teller, listener, quiet)] == [1, 1, 1]
-    teller.router.drain("gone for good")
+    teller.router.shutdown("gone for good")
     room.until(lambda: listener.known() == middle.known() == 0, 600)
     room.run(3 * HOLD_SECONDS)
     assert [middle.sessions(one) for one in (listener, quiet)] == [1, 1]
@@ -147,7 +147,7 @@ def test_a_connection_that_sends_much_waits_for_the_others() -> None:
 def test_chores_share_the_room_and_each_ends() -> None:
     done: list[str] = []
 
-    def chore(name: str, steps: int) -> Chore:
+    def chore(name: str, steps: int) -> RibWalk:
         for _ in range(steps):
             done.append(name)
             yield 10
@@ -163,16 +163,16 @@ def test_chores_share_the_room_and_each_ends() -> None:
 
 
 def test_a_turn_has_less_room_the_more_neighbours_there_are_and_never_none() -> None:
-    assert room_for(0) == room_for(16) == SLICE_PREFIXES
-    assert room_for(100_000) == LEAST_PREFIXES
-    assert SLICE_PREFIXES > room_for(50) > room_for(500) >= LEAST_PREFIXES
+    assert slice_size(0) == slice_size(16) == SLICE_PREFIXES
+    assert slice_size(100_000) == LEAST_PREFIXES
+    assert SLICE_PREFIXES > slice_size(50) > slice_size(500) >= LEAST_PREFIXES
 
 
 @given(st.sets(st.integers(0, 100)), st.integers(1, 50))
 def test_what_is_taken_from_a_set_is_in_it_no_more_and_in_its_order(numbers: set[int], most: int) -> None:
     pending, found = dict.fromkeys(numbers), list[int]()
     while pending:
-        some = taken(pending, most)
+        some = take_first(pending, most)
         assert 0 < len(some) <= most
         assert not some.keys() & pending.keys()
         found += some

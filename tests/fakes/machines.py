@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from bgp.events import Close, Connection, Dial, Send
-from bgp.instance import Instance
-from bgp.instance import Wire as Output
+from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Scheduler, Step
 from bgp.session.fsm import State
@@ -56,7 +55,7 @@ class Machine:
 
     @property
     def router(self) -> Instance:
-        return self.turns.router
+        return self.turns.instance
 
     def known(self) -> int:
         """How many prefixes have a path."""
@@ -138,14 +137,16 @@ class Room:
             pipe
             for other in self.machines.values()
             for pipe in other.out.values()
-            if pipe.to is machine and (pipe.data or pipe.ended) and not machine.turns.inbox.is_full(pipe.name)
+            if pipe.to is machine
+            and (pipe.data or pipe.ended)
+            and not machine.turns.receive_queue.is_full(pipe.name)
         ]
 
     def _step(self, machine: Machine) -> None:
         cost = 0.0
         while True:
             self._read(machine)
-            turn = machine.turns.take(self.now)
+            turn = machine.turns.step(self.now)
             self._carry_out(machine, turn)
             prefixes = sum(map(len, turn.changed.values()))
             prefixes += sum(len(data) for _, data in turn.updates) // BYTES_PER_PREFIX
@@ -160,9 +161,9 @@ class Room:
             data = bytes(pipe.data[:READ_BYTES])
             del pipe.data[:READ_BYTES]
             if data:
-                machine.turns.inbox.put(pipe.name, data)
+                machine.turns.receive_queue.put(pipe.name, data)
             elif pipe.ended:
-                machine.turns.inbox.end(pipe.name, "the peer closed TCP")
+                machine.turns.receive_queue.end(pipe.name, "the peer closed TCP")
                 pipe.ended = False
             writer = next(one for one in self.machines.values() if one.out.get(pipe.back) is pipe)
             if pipe.was_full and len(pipe.data) < self.pipe_bytes:
@@ -177,7 +178,7 @@ class Room:
         for connection, data in turn.updates:
             self._write(machine, connection, data)
 
-    def _perform(self, machine: Machine, one: Output) -> None:
+    def _perform(self, machine: Machine, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 other = self.machines[config.address]

@@ -179,7 +179,7 @@ async def test_a_drained_speakers_paths_are_gone_within_a_second(running: Runnin
         await daemon.watch.until(known=(BLOCK, OTHER))
         await ours.until(lambda speaker: bool(speaker.learned))
         async with asyncio.timeout(DRAINED_SECONDS):
-            ours.speaker.drain("back soon")
+            ours.speaker.shutdown("back soon")
             await daemon.watch.until(gone=(BLOCK, OTHER))
 
 

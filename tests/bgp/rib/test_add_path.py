@@ -55,8 +55,8 @@ class Neighbour:
         offer = Capabilities(
             families=BOTH,
             four_octet_as=64512,
-            graceful_restart=GracefulRestart(120, families=BOTH, kept=BOTH),
-            paths_given=BOTH if ids else frozenset(),
+            graceful_restart=GracefulRestart(120, families=BOTH, forwarding_preserved=BOTH),
+            add_path_send=BOTH if ids else frozenset(),
         )
         for message in (Open(64512, 90, PEER, offer), Keepalive()):
             self.router.received(connection, messages.encode(message, WIDE), 0.0)
@@ -84,7 +84,7 @@ def test_we_offer_to_take_several_paths_and_never_to_send_them() -> None:
     one = Neighbour()
     session = one.router.peers[PEER].session
     assert session is not None
-    assert (session.local.offer.paths_taken, session.local.offer.paths_given) == (BOTH, frozenset())
+    assert (session.local.offer.add_path_receive, session.local.offer.add_path_send) == (BOTH, frozenset())
     assert session.context.path_ids == BOTH
 
 
@@ -192,7 +192,7 @@ def test_a_capability_with_another_value_counts_as_not_offered() -> None:
     found = capabilities.decode(
         bytes.fromhex("0214" + "010400010001" + "450c" + "00010104" + "00020100" + "00010203")
     )
-    assert (found.paths_taken, found.paths_given) == (frozenset(), frozenset())
+    assert (found.add_path_receive, found.add_path_send) == (frozenset(), frozenset())
 
 
 networks = st.builds(

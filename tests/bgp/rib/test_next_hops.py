@@ -12,7 +12,7 @@ from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import paths as paths_of
 from bgp.rib.decision import best_path, why_not
-from bgp.rib.ingress_checks import refusal
+from bgp.rib.ingress_checks import reject_reason
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
@@ -38,7 +38,7 @@ def star(wire: Wire) -> tuple[Node, Node, Node]:
 
 
 def cannot_reach(wire: Wire, node: Node, *hops: Address) -> None:
-    node.router.lead_nowhere(frozenset(hops))
+    node.router.set_unreachable_nexthops(frozenset(hops))
     wire.settle(node)
     wire.run(1)
 
@@ -123,11 +123,11 @@ def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
             gone = frozenset(one for bit, one in enumerate(HOPS) if number >> bit & 1)
             changed = gone ^ rib.unreachable
             rib.unreachable = gone
-            for one in [one for one in rib.prefixes if rib.goes_over(one, changed)]:
+            for one in [one for one in rib.prefixes if rib.uses_nexthop(one, changed)]:
                 # Before it is chosen again it leads somewhere, if anything does, although perhaps by a worse way.
                 before = rib.best(one)
                 assert before is None or before.attributes.next_hop not in gone
-                rib.choose_again([one])
+                rib.reselect([one])
         elif kind == "put":
             source = Source(number, IPv4Address(number), IPv4Address(number), internal=True)
             path = told[number, prefix] = Path(PathAttributes(next_hop=HOPS[hop]), source)
@@ -160,5 +160,5 @@ def test_a_loopback_address_however_it_is_written_is_no_next_hop_but_from_a_peer
 ) -> None:
     attributes = PathAttributes(next_hop=ip_address(hop))
     us = SpeakerConfig(64512, IPv4Address("10.0.0.9"), ip_address("10.0.0.9"))
-    said = refusal(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
+    said = reject_reason(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
     assert said.partition(" is ")[2] == why.partition("is ")[2]

@@ -191,32 +191,32 @@ def drain(out: AdjRibOut) -> list[object]:
 
 def test_the_first_telling_ends_before_a_marked_one_begins() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.repeat(marked=True)
+    out.set(A, TOLD)
+    out.readvertise(marked=True)
     assert out.is_waiting
-    out.finish()
+    out.end_of_rib()
     assert drain(out) == [(A,), "end", BEGIN, (A,), END]
 
 
 def test_what_changes_while_it_is_repeated_stands_between_the_marks_once() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.wish(B, TOLD)
-    out.finish()
+    out.set(A, TOLD)
+    out.set(B, TOLD)
+    out.end_of_rib()
     drain(out)
-    out.repeat(marked=True)
+    out.readvertise(marked=True)
     assert out.next_message(WIDE, LARGEST_MESSAGE) == BEGIN
     other = PathAttributes(next_hop=OWN, local_pref=7)
-    out.wish(B, other)
-    out.wish(C, other)
+    out.set(B, other)
+    out.set(C, other)
     assert drain(out) == [(B, C), (A,), END]
 
 
 def test_asking_twice_at_once_is_answered_once() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.finish()
+    out.set(A, TOLD)
+    out.end_of_rib()
     drain(out)
-    out.repeat(marked=True)
-    out.repeat(marked=True)
+    out.readvertise(marked=True)
+    out.readvertise(marked=True)
     assert drain(out) == [BEGIN, (A,), END]

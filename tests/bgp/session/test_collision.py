@@ -65,7 +65,12 @@ def test_a_mesh_of_five_comes_up_whole_and_tells_only_what_each_originates(seed:
         wire.announce(node, f"192.168.{last}.0/26")
     wire.until(lambda: all(len(node.learned()) == 4 and node.router.converged for node in nodes))
     for node in nodes:
-        assert [len(peer.intakes[Family.IPV4].told) for peer in node.router.peers.values()] == [1, 1, 1, 1]
+        assert [len(peer.adj_ribs_in[Family.IPV4].pre_policy) for peer in node.router.peers.values()] == [
+            1,
+            1,
+            1,
+            1,
+        ]
 
 
 def test_a_neighbour_that_is_away_is_called_again_within_seconds_of_its_return() -> None:

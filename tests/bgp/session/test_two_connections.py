@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from bgp.events import Close, Dial, Forgotten, Learned, Output, Send
+from bgp.events import Close, Dial, Learned, Output, Send, Withdrawn
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.collision import PATIENCE_SECONDS
@@ -33,7 +33,7 @@ class Neighbour:
     """A neighbour played by hand, 10.0.0.2, and our side of it, 10.0.0.1 or 10.0.0.3."""
 
     def __init__(self, ours: int = 1, *, restarts: bool = True) -> None:
-        restart = GracefulRestart(120, restarting=True, families=FAMILIES, kept=FAMILIES)
+        restart = GracefulRestart(120, restarting=True, families=FAMILIES, forwarding_preserved=FAMILIES)
         offer = Capabilities(four_octet_as=ASN, graceful_restart=restart if restarts else None)
         self._open = Open(ASN, 90, address(2), offer)
         self.now = 0.0
@@ -180,5 +180,5 @@ def test_when_both_are_up_it_is_decided_at_once_and_no_path_goes(ours: int, firs
     assert neighbour.closed == {loser}
     assert neighbour.peer.connection == winner
     assert neighbour.peer.state is State.ESTABLISHED
-    assert not any(isinstance(one, Forgotten) and one.prefixes for one in neighbour.outputs)
-    assert len(neighbour.peer.intakes[Family.IPV4].told) == 1
+    assert not any(isinstance(one, Withdrawn) and one.prefixes for one in neighbour.outputs)
+    assert len(neighbour.peer.adj_ribs_in[Family.IPV4].pre_policy) == 1

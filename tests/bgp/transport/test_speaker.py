@@ -125,7 +125,7 @@ async def test_a_drained_speaker_is_forgotten_at_once() -> None:
     one.speaker.announce(frozenset({BLOCK}))
     async with running(one), running(two):
         await two.until(lambda speaker: bool(speaker.learned))
-        one.speaker.drain("gone for good")
+        one.speaker.shutdown("gone for good")
         await two.until(lambda speaker: not speaker.learned)
         assert two.speaker.status()[0].last_error.endswith("gone for good")
 
