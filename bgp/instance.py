@@ -167,11 +167,6 @@ class Instance:
             peer.session.blocked(now, is_full=is_full)
             self._touch(peer)
 
-    def refresh(self, address: Address) -> None:
-        """Have a neighbour tell everything again."""
-        if (peer := self.peers.get(address)) is not None:
-            self._adopt(peer, peer.ask_again())
-
     @property
     def next_hops(self) -> frozenset[Address]:
         """The next hops of everything learned: those that somebody should look up."""

@@ -26,7 +26,7 @@ from bgp.session.session import Down, Event, Opened, Received, Refresh, Session,
 from bgp.wire.capabilities import GracefulRestart
 from bgp.wire.families import UNICAST, Address, Family
 from bgp.wire.iana import Cease, Error
-from bgp.wire.messages import Notification, RouteRefresh, Subtype, Update
+from bgp.wire.messages import Notification, Subtype, Update
 
 TOO_MANY_SECONDS = 300.0
 """How long a neighbour that told too many prefixes is left alone."""
@@ -247,17 +247,6 @@ class Peer:
         self._calling.schedule(now)
         self.export_policy = self._tells()
         return outputs + self.hearing.adopt(config)
-
-    def ask_again(self) -> list[Output]:
-        """Have the neighbour tell everything again (RFC 2918); judge anew what it told, where it cannot."""
-        session, connection = self.session, self._established
-        if session is None or connection is None or session.peer is None:
-            return []
-        if not session.peer.offer.route_refresh:
-            return self.hearing.judge_again()
-        for family in self.adj_ribs_out:
-            session.send(RouteRefresh(family, UNICAST))
-        return self._flush(connection)
 
     def _tells(self) -> dict[Family, CompiledPolicy | None]:
         return compile_policies(

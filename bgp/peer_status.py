@@ -5,7 +5,7 @@ Promises: values only, made from the router as it is now. Does not know: time, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -13,7 +13,6 @@ from ipaddress import IPv4Address, IPv6Address
 from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
-from bgp.rib.decision import why_not
 from bgp.session.fsm import State
 from bgp.session.notification_text import describe_notification, where_defined
 from bgp.session.session import Down, Session
@@ -81,19 +80,6 @@ class PeerStatus:
     messages_sent: tuple[tuple[str, int], ...] = ()
     """By kind, in this session."""
     messages_received: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PathStatus:
-    """One path to a prefix, for people."""
-
-    prefix: Prefix
-    peer: Address | None
-    """None: our own."""
-    path: Path
-    stale: bool
-    rejected: str
-    """The rule by which it lost; empty for the best one."""
 
 
 def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
@@ -184,57 +170,8 @@ class Learned(Mapping[Prefix, LearnedRoute]):
         return next(iter(self), None) is not None
 
 
-def received(router: Instance, address: Address) -> tuple[Prefix, ...]:
-    """The prefixes that a neighbour told us, by family."""
-    peer = router.peers.get(address)
-    return (
-        ()
-        if peer is None
-        else _by_family(
-            {
-                one.family: set(map(nlri.prefix_of, one.pre_policy.prefixes))
-                for one in peer.adj_ribs_in.values()
-            }
-        )
-    )
-
-
-def advertised(router: Instance, address: Address) -> tuple[Prefix, ...]:
-    """The prefixes that a neighbour has from us, or will have, by family."""
-    peer = router.peers.get(address)
-    return _by_family(peer.adj_ribs_out) if peer is not None else ()
-
-
-def _by_family(packed: Mapping[Family, Iterable[Nlri]]) -> tuple[Prefix, ...]:
-    return tuple(
-        prefix
-        for family in sorted(packed)
-        for prefix in sorted((nlri.unpack(one, family) for one in packed[family]), key=_order)
-    )
-
-
-def _order(prefix: Prefix) -> tuple[int, int]:
-    return int(prefix.network_address), prefix.prefixlen
-
-
 def is_stale(router: Instance, family: Family, packed: Nlri, path: Path) -> bool:
     """Whether a path is kept through its neighbour's restart."""
     peer = router.peers.get(path.source.address)
     intake = peer.adj_ribs_in.get(family) if peer is not None else None
     return intake is not None and intake.is_stale(packed, path.source.path_id)
-
-
-def paths(router: Instance, prefix: Prefix) -> tuple[PathStatus, ...]:
-    """All paths to a prefix, the best one first."""
-    packed, family = nlri.pack(prefix), family_of(prefix)
-    candidates = router.ribs[family].candidates(packed)
-    found = []
-    for path in candidates:
-        stale = is_stale(router, family, packed, path)
-        address = None if path.source.is_own else path.source.address
-        found.append(
-            PathStatus(
-                prefix, address, path, stale, why_not(path, candidates, router.ribs[family].unreachable)
-            )
-        )
-    return tuple(found)

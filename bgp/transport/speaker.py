@@ -17,16 +17,7 @@ from bgp.events import Close, Connection, Dial, Send, UpdateFaults
 from bgp.instance import Changed, Instance, ShellAction
 from bgp.looking_glass import Counts, Page, Query, counts, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import (
-    Learned,
-    LearnedRoute,
-    PathStatus,
-    PeerStatus,
-    advertised,
-    paths,
-    peer_status,
-    received,
-)
+from bgp.peer_status import Learned, LearnedRoute, PeerStatus, peer_status
 from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler
 from bgp.session.fsm import State
@@ -36,7 +27,7 @@ from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.nlri import Nlri
 
-__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
+__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
 MOST_FAULTS_LOGGED = 20
 """Tolerated mistakes logged per neighbour and state change; a bad peer must not fill the disk."""
@@ -78,9 +69,9 @@ class Speaker:
         self._clock = clock
         self._on_change = on_change
         self._log = log
-        self._router = Instance(config, random.random, clock.now())
-        self._turns = Scheduler(self._router)
-        self._learned = Learned(self._router)
+        self._instance = Instance(config, random.random, clock.now())
+        self._turns = Scheduler(self._instance)
+        self._learned = Learned(self._instance)
         self._touched: Changed = {}
         """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
@@ -98,28 +89,23 @@ class Speaker:
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
-        self._router.configure(peers, self._clock.now())
+        self._instance.configure(peers, self._clock.now())
         self._guard()
         self._soon()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """This is what we originate, and nothing else; a mapping says with which attributes."""
-        self._router.announce(prefixes)
-        self._soon()
-
-    def refresh(self, peer: Address) -> None:
-        """Have a neighbour tell everything again (RFC 2918), or judge anew what it told, where it cannot."""
-        self._router.refresh(peer)
+        self._instance.announce(prefixes)
         self._soon()
 
     def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Ask the neighbours to take other ways (RFC 8326), or not any more; give them time for it before `drain`."""
-        self._router.graceful_shutdown(wanted=wanted)
+        self._instance.graceful_shutdown(wanted=wanted)
         self._soon()
 
     def shutdown(self, text: str = "") -> None:
         """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
-        self._router.shutdown(text)
+        self._instance.shutdown(text)
         self._work()
 
     @property
@@ -134,60 +120,48 @@ class Speaker:
 
     def next_hops_of(self, family: Family, packed: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
         """Those of the learned paths to packed prefixes; None: there is no such path."""
-        return self._router.ribs[family].next_hops_of(packed)
+        return self._instance.ribs[family].next_hops_of(packed)
 
     def next_hop(self, family: Family, packed: Nlri) -> Address | None:
         """That of the learned path to a packed prefix."""
-        return self._router.ribs[family].next_hop(packed)
+        return self._instance.ribs[family].next_hop(packed)
 
     def packed(self, family: Family) -> Collection[Nlri]:
         """All prefixes of a family that have a path, learned or our own; a view."""
-        return self._router.ribs[family].prefixes
+        return self._instance.ribs[family].prefixes
 
     @property
     def next_hops(self) -> frozenset[Address]:
         """The next hops of everything learned, whether used or not: look these up, and say with `lead_nowhere`."""
-        return self._router.next_hops
+        return self._instance.next_hops
 
     def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """These next hops, and no others, have no way there, so what has them is not used; at first there are none."""
-        self._router.set_unreachable_nexthops(next_hops)
+        self._instance.set_unreachable_nexthops(next_hops)
         self._soon()
 
     @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing: every neighbour has told all, or had time to."""
-        return self._router.converged
+        return self._instance.converged
 
     def status(self) -> tuple[PeerStatus, ...]:
         """All neighbours by address."""
-        return tuple(self._status(address) for address in sorted(self._router.peers, key=number_of))
+        return tuple(self._status(address) for address in sorted(self._instance.peers, key=number_of))
 
     def _status(self, address: Address) -> PeerStatus:
-        peer, seen = self._router.peers[address], self._states.get(address)
+        peer, seen = self._instance.peers[address], self._states.get(address)
         return peer_status(
             peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
         )
 
-    def paths(self, prefix: Prefix) -> tuple[PathStatus, ...]:
-        """All paths to a prefix, the best one first, each with why it is not used."""
-        return paths(self._router, prefix)
-
-    def received(self, peer: Address) -> tuple[Prefix, ...]:
-        """The prefixes that a neighbour told us; none when it is not one."""
-        return received(self._router, peer)
-
-    def advertised(self, peer: Address) -> tuple[Prefix, ...]:
-        """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
-        return advertised(self._router, peer)
-
     def query(self, view: Query) -> Page:
         """One page of the looking glass. Raises ValueError for a peer that there is not."""
-        return query(self._router, view)
+        return query(self._instance, view)
 
     def counts(self, peer: Address) -> dict[str, Counts]:
         """What was told each way, by family. Raises KeyError."""
-        return counts(self._router.peers[peer])
+        return counts(self._instance.peers[peer])
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -232,7 +206,7 @@ class Speaker:
             self._next_turn.cancel()
             self._next_turn = None
         now = self._clock.now()
-        was_converged = self._router.converged
+        was_converged = self._instance.converged
         turn = self._turns.step(now)
         for address, one in turn.wire:
             self._perform(address, one)
@@ -245,7 +219,7 @@ class Speaker:
         self._rearm(now)
         if self._turns.is_busy:
             self._soon()
-        if turn.changed or self._router.converged != was_converged:
+        if turn.changed or self._instance.converged != was_converged:
             self._on_change()
 
     def _read_on(self, connection: Connection | None) -> None:
@@ -277,13 +251,13 @@ class Speaker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._router.next_deadline()
+        due = self._instance.next_deadline()
         if due is not None and self._running:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._on_timer)
 
     def _note_states(self, noted: set[Address]) -> None:
         for address in noted:
-            peer = self._router.peers.get(address)
+            peer = self._instance.peers.get(address)
             if peer is None:
                 self._states.pop(address, None)
                 continue
@@ -316,18 +290,18 @@ class Speaker:
                 sock.close()
                 raise
         except OSError as error:
-            self._router.dial_failed(connection, error.strerror or str(error), self._clock.now())
+            self._instance.dial_failed(connection, error.strerror or str(error), self._clock.now())
             self._soon()
 
     def _guard(self) -> None:
-        for address, why in self._doors.apply_security(peer.config for peer in self._router.peers.values()):
+        for address, why in self._doors.apply_security(peer.config for peer in self._instance.peers.values()):
             self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
 
     def opened(self, tcp: Tcp) -> None:
         """TCP is up."""
         if tcp.connection is None and self._running:
-            tcp.connection = self._router.accept(tcp.remote)
-        peer = self._router.peers.get(tcp.remote)
+            tcp.connection = self._instance.accept(tcp.remote)
+        peer = self._instance.peers.get(tcp.remote)
         if tcp.connection is None or peer is None or not self._running:
             tcp.abort()
             return
@@ -337,7 +311,7 @@ class Speaker:
                 return
             tcp.set_gtsm(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
-        self._router.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
+        self._instance.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
         self._soon()
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:

@@ -127,14 +127,3 @@ def test_more_of_our_own_as_is_believed_at_once_without_a_word_to_the_peer() -> 
     change(wire, node, 2, allowed_local_as=0)
     assert node.learned() == {}
     assert list(node.ends) == before
-
-
-def test_to_ask_a_stranger_or_one_that_is_away_does_nothing() -> None:
-    wire = Wire()
-    one, two, _ = trio(wire)
-    wire.kill(two)
-    wire.run(1)
-    one.router.refresh(two.own)
-    one.router.refresh(address(99))
-    wire.settle(one)
-    assert one.stale() == {FIRST}

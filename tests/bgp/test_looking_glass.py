@@ -172,7 +172,7 @@ def test_the_counts_of_a_peer() -> None:
     wire.announce(two, TWO, THREE)
     wire.run(1)
     (found,) = counts(one.router.peers[address(2)]).values()
-    assert (found.received, found.rejected, found.stale, found.advertised) == (2, 1, 0, 1)
+    assert (found.received, found.refused, found.stale, found.advertised) == (2, 1, 0, 1)
 
 
 def test_a_path_whose_next_hop_leads_nowhere_is_shown_with_that_reason() -> None:

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
-from bgp.peer_status import received
 from bgp.wire import capabilities, messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
@@ -21,6 +19,7 @@ from bgp.wire.families import Address, Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Open
+from tests.scenes.bgp_paths import lost_by, paths_of, prefixes_from
 
 OWN, PEER = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 BOTH = frozenset(Family)
@@ -109,7 +108,7 @@ def test_one_message_may_hold_many_identifiers() -> None:
     assert one.hops() == ["10.0.0.5"] * 3
     (shown, *_) = paths_of(one.router, ip_network(PREFIX))
     assert shown.path.source.path_id == 1
-    assert received(one.router, PEER) == (ip_network(PREFIX),)
+    assert prefixes_from(one.router, PEER) == (ip_network(PREFIX),)
 
 
 def test_ipv6_has_identifiers_too() -> None:
@@ -124,7 +123,7 @@ def test_paths_that_are_equal_but_for_their_identifier_have_an_order() -> None:
     for number in (7, 3):
         one.say(identified(number, PREFIX), told=attributes(number))
     shown = paths_of(one.router, ip_network(PREFIX))
-    assert [(path.path.source.path_id, path.rejected) for path in shown] == [
+    assert [(path.path.source.path_id, lost_by(path)) for path in shown] == [
         (3, ""),
         (7, "higher path identifier"),
     ]

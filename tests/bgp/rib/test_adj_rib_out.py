@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bgp.instance import Instance
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
 from bgp.policy.origination import PLAIN
 from bgp.rib.decision import best_path, why_not
 from bgp.rib.loc_rib import LocRib
@@ -24,6 +23,7 @@ from bgp.wire.families import Family
 from bgp.wire.framing import Framing
 from bgp.wire.messages import Keepalive, Open, Update
 from tests.fakes.wire import Node, Wire
+from tests.scenes.bgp_paths import lost_by, paths_of
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
 NARROW = Context(four_octet_as=False, internal=False)
@@ -120,12 +120,12 @@ def test_every_path_is_shown_with_the_rule_by_which_it_lost() -> None:
         wire.announce(node, *prefixes)
     wire.run(5)
     shown = paths_of(one.router, IPv4Network(BLOCK))
-    assert [(str(path.peer), path.stale, path.rejected) for path in shown] == [
+    assert [(str(path.path.source.address), path.stale, lost_by(path)) for path in shown] == [
         ("10.0.0.2", False, ""),
         ("10.0.0.3", False, "higher identifier"),
     ]
     wire.announce(one, BLOCK)
-    assert [path.rejected for path in paths_of(one.router, IPv4Network(BLOCK))] == [
+    assert [lost_by(path) for path in paths_of(one.router, IPv4Network(BLOCK))] == [
         "",
         "not our own",
         "not our own",

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
 from bgp.rib.decision import best_path, why_not
 from bgp.rib.ingress_checks import reject_reason
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
 from tests.fakes.wire import Node, Wire, address, address6
+from tests.scenes.bgp_paths import lost_by, paths_of
 
 BLOCK, BLOCK6 = "192.168.1.0/26", "fd10:1::/64"
 BOTH = frozenset(Family)
@@ -50,7 +50,7 @@ def test_a_path_whose_next_hop_leads_nowhere_gives_way_and_comes_back() -> None:
     cannot_reach(wire, three, address(1))
     assert three.learned() == {BLOCK: "10.0.0.2", BLOCK6: "fd00::1"}
     shown = paths_of(three.router, ip_network(BLOCK))
-    assert [(str(path.peer), path.rejected) for path in shown] == [
+    assert [(str(path.path.source.address), lost_by(path)) for path in shown] == [
         ("10.0.0.2", ""),
         ("10.0.0.1", "next hop not reachable"),
     ]
@@ -63,7 +63,7 @@ def test_where_nothing_leads_anywhere_there_is_no_route_and_nobody_is_told_one()
     _, three, four = star(wire)
     cannot_reach(wire, three, address(1), address(2), address6(1), address6(2))
     assert three.learned() == four.learned() == {}
-    reasons = [path.rejected for path in paths_of(three.router, ip_network(BLOCK6))]
+    reasons = [lost_by(path) for path in paths_of(three.router, ip_network(BLOCK6))]
     assert reasons == ["next hop not reachable"] * 2
     cannot_reach(wire, three, address(1), address(2))
     assert four.learned() == {BLOCK6: "fd00::3"}
@@ -98,7 +98,7 @@ def test_our_own_prefixes_need_no_next_hop() -> None:
     wire = Wire()
     one, _, _ = star(wire)
     cannot_reach(wire, one, address(1), address6(1), address(3))
-    assert [path.rejected for path in paths_of(one.router, ip_network(BLOCK))] == [""]
+    assert [lost_by(path) for path in paths_of(one.router, ip_network(BLOCK))] == [""]
 
 
 HOPS = [IPv4Address(f"10.0.0.{last}") for last in range(1, 5)]

@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from bgp.events import Send
 from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
@@ -28,7 +27,7 @@ TOLD = PathAttributes(next_hop=PEER, local_pref=100)
 class Neighbour:
     """A router of ours and a peer that is nothing but the messages it is made to say."""
 
-    def __init__(self, *, enhanced: bool = True, restarts: bool = False, refreshes: bool = True) -> None:
+    def __init__(self, *, enhanced: bool = True, restarts: bool = False) -> None:
         self.router = Instance(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
         self.router.configure({PEER: PeerConfig(PEER, 64512, passive=True)}, 0.0)
         self.router.announce([IPv4Network("10.9.0.0/16")])
@@ -38,7 +37,7 @@ class Neighbour:
         self.router.connected(connection, OWN, 0.0, outgoing=False)
         offer = Capabilities(
             four_octet_as=64512,
-            route_refresh=refreshes,
+            route_refresh=True,
             enhanced_refresh=enhanced,
             graceful_restart=GracefulRestart(120) if restarts else None,
         )
@@ -59,22 +58,6 @@ class Neighbour:
     def known(self) -> set[bytes]:
         rib = self.router.ribs[Family.IPV4]
         return {one for one in rib.prefixes if (best := rib.best(one)) is not None and not best.source.is_own}
-
-
-def sent(one: Neighbour) -> list[Message]:
-    """What the router wants to be sent at once."""
-    wire, _ = one.router.flush(0.0)
-    stream = b"".join(output.data for _, output in wire if isinstance(output, Send))
-    return [messages.decode(kind, body, WIDE) for kind, body in Framing().receive(stream)]
-
-
-@pytest.mark.parametrize("refreshes", [True, False])
-def test_a_neighbour_that_can_is_asked_to_tell_everything_again(refreshes: bool) -> None:
-    one = Neighbour(refreshes=refreshes)
-    one.say(told(A), Update())
-    one.router.refresh(PEER)
-    assert sent(one) == ([RouteRefresh()] if refreshes else [])
-    assert one.known() == {A}
 
 
 def told(*prefixes: bytes) -> Update:
