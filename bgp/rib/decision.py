@@ -54,6 +54,8 @@ def why_best(candidates: Iterable[Path]) -> str:
     """The rule by which the last competitor of the best path lost; empty for the only path."""
     paths, decided = list(candidates), ""
     for name, rule in _RULES:
+        if len(paths) < 2:
+            break
         left = rule(paths)
         if len(left) < len(paths):
             decided, paths = name, left
