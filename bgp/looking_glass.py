@@ -1,6 +1,6 @@
 """The looking glass: what is known, what a neighbour told and was told, page by page, each path with its reason.
 
-Promises: values only, made from the router as it is now; a page is bounded, and the next one begins behind its last
+Promises: values only, made from the instance as it is now; a page is bounded, and the next one begins behind its last
 prefix whatever changed meanwhile. Does not know: time, sockets, how anything is shown.
 """
 
@@ -15,7 +15,6 @@ from ipaddress import ip_network
 from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
-from bgp.peer_status import is_stale
 from bgp.policy.policy import Candidate
 from bgp.rib.decision import is_eligible, why_best, why_not
 from bgp.rib.export import export_attributes, why_not_exported
@@ -74,30 +73,30 @@ class Page:
     """The next page begins behind it; None: this is the end."""
 
 
-def query(router: Instance, view: Query) -> Page:
+def query(instance: Instance, view: Query) -> Page:
     """One page. Raises ValueError for a peer that there is not."""
-    peer = _peer(router, view)
+    peer = _peer(instance, view)
     tell = _TELLERS[view.view]
     if view.prefix is not None:
-        found = _longest(router, peer, view)
+        found = _longest(instance, peer, view)
         chosen = [] if found is None else [found]
         more = False
     else:
         most = max(1, min(view.most, MOST_PREFIXES))
-        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(router, peer, view.view), view.after))
+        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(instance, peer, view.view), view.after))
         more = len(chosen) > most
         chosen = chosen[:most]
     prefixes = [_prefix(place) for place in chosen]
-    paths = tuple(seen for prefix in prefixes for seen in tell(router, peer, prefix))
+    paths = tuple(seen for prefix in prefixes for seen in tell(instance, peer, prefix))
     return Page(paths, prefixes[-1] if more else None)
 
 
-def _peer(router: Instance, view: Query) -> Peer | None:
+def _peer(instance: Instance, view: Query) -> Peer | None:
     if view.view is RibView.KNOWN:
         return None
-    if view.peer is None or view.peer not in router.peers:
+    if view.peer is None or view.peer not in instance.peers:
         raise ValueError(f"{view.peer} is not a peer")
-    return router.peers[view.peer]
+    return instance.peers[view.peer]
 
 
 # -- which prefixes ---------------------------------------------------------------------------------------------------
@@ -112,21 +111,17 @@ def _prefix(place: Place) -> Prefix:
     return ip_network((address, length))
 
 
-def _prefixes(router: Instance, peer: Peer | None, which: RibView) -> Iterator[Place]:
+def _prefixes(instance: Instance, peer: Peer | None, which: RibView) -> Iterator[Place]:
     for family in Family:
-        for packed in _of_family(router, peer, which, family):
+        for packed in _of_family(instance, peer, which, family):
             yield _place(family, packed)
 
 
-def _of_family(router: Instance, peer: Peer | None, which: RibView, family: Family) -> Iterable[Nlri]:
+def _of_family(instance: Instance, peer: Peer | None, which: RibView, family: Family) -> Iterable[Nlri]:
     if peer is None:
-        return router.ribs[family].prefixes
+        return instance.ribs[family].prefixes
     if which is RibView.RECEIVED:
-        return (
-            set(map(prefix_of, peer.adj_ribs_in[family].pre_policy.prefixes))
-            if family in peer.adj_ribs_in
-            else ()
-        )
+        return set(map(prefix_of, peer.adj_ribs_in[family].pre_policy)) if family in peer.adj_ribs_in else ()
     return peer.adj_ribs_out.get(family, ())
 
 
@@ -137,12 +132,12 @@ def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
     return (place for place in places if place > border)
 
 
-def _longest(router: Instance, peer: Peer | None, view: Query) -> Place | None:
+def _longest(instance: Instance, peer: Peer | None, view: Query) -> Place | None:
     """The prefix asked for; for an address the longest one that holds it."""
     prefix = view.prefix
     assert prefix is not None
     family = family_of(prefix)
-    known = _of_family(router, peer, view.view, family)
+    known = _of_family(instance, peer, view.view, family)
     known = known if isinstance(known, set) else set(known)
     is_host = prefix.prefixlen == prefix.max_prefixlen
     for length in range(prefix.prefixlen, -1 if is_host else prefix.prefixlen - 1, -1):
@@ -150,33 +145,33 @@ def _longest(router: Instance, peer: Peer | None, view: Query) -> Place | None:
         if packed in known:
             return _place(family, packed)
     # What a peer is not told has a reason, too.
-    is_known = router.ribs[family].best(nlri.pack(prefix)) is not None
+    is_known = instance.ribs[family].best(nlri.pack(prefix)) is not None
     return _place(family, nlri.pack(prefix)) if view.view is RibView.ADVERTISED and is_known else None
 
 
 # -- what there is to say of each -------------------------------------------------------------------------------------
 
 
-def _known(router: Instance, _: Peer | None, prefix: Prefix) -> Iterator[PathView]:
+def _known(instance: Instance, _: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
+    candidates, nowhere = instance.ribs[family].candidates(packed), instance.ribs[family].unreachable
     decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
     won = f"the others have: {decided}" if decided else "the only path"
     for path in candidates:
         lost = why_not(path, candidates, nowhere)
-        yield PathView(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
+        yield PathView(prefix, path, not lost, instance.is_stale(family, packed, path), lost or won)
 
 
-def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
+def _received(instance: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
-    intake, rib = peer.adj_ribs_in[family], router.ribs[family]
+    intake, rib = peer.adj_ribs_in[family], instance.ribs[family]
     candidates = rib.candidates(packed)
     for key in intake.keys_of(packed):
         told = intake.pre_policy.get(key)
         if told is None:
             continue
-        refused, stale = intake.rejected.get(key), is_stale(router, family, packed, told)
+        refused, stale = intake.rejected.get(key), instance.is_stale(family, packed, told)
         if refused is not None:
             yield PathView(prefix, told, False, stale, f"refused: {refused}")
             continue
@@ -185,12 +180,12 @@ def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[P
         yield PathView(prefix, used, not lost, stale, lost or "in use")
 
 
-def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
+def _advertised(instance: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[PathView]:
     assert peer is not None
     family, packed = family_of(prefix), nlri.pack(prefix)
     best, to, out = (
-        router.ribs[family].best(packed),
-        router.export_target(peer, family),
+        instance.ribs[family].best(packed),
+        instance.export_target(peer, family),
         peer.adj_ribs_out.get(family),
     )
     if best is None:
@@ -198,7 +193,7 @@ def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator
     if to is None or out is None:
         yield PathView(prefix, best, False, False, "there is no session of this family")
         return
-    judged, reason = _judged(router, peer, family, packed, best)
+    judged, reason = _judged(instance, peer, family, packed, best)
     told = export_attributes(judged, to) if judged is not None else None
     if told is None:
         yield PathView(prefix, best, False, False, reason if judged is None else why_not_exported(best, to))
@@ -207,12 +202,12 @@ def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator
 
 
 def _judged(
-    router: Instance, peer: Peer, family: Family, packed: Nlri, best: Path
+    instance: Instance, peer: Peer, family: Family, packed: Nlri, best: Path
 ) -> tuple[Path | None, str]:
     judge = peer.export_policy.get(family)
     if judge is None:
         return best, ""
-    learned, relation = not best.source.is_own, router.blocks[family].relation(packed)
+    learned, relation = not best.source.is_own, instance.blocks[family].relation(packed)
     verdict = judge(Candidate(packed, best.attributes, learned, relation))
     changed = None if verdict.attributes is None else replace(best, attributes=verdict.attributes)
     return changed, verdict.reason

@@ -88,6 +88,10 @@ class PeerConfig:
     policy: Policy = EVERYTHING
     """What is believed of what it tells, and what it is told; without rules all of both (RFC 8212 would have none)."""
 
+    def is_internal(self, us: SpeakerConfig) -> bool:
+        """Whether the peer is of our AS as it sees us (iBGP)."""
+        return self.asn == (self.local_as or us.asn)
+
     def __post_init__(self) -> None:
         _check_as(self.asn)
         if self.local_as is not None:

@@ -1,37 +1,21 @@
-"""What a speaker shows of itself: learned routes, neighbours, and every path with why it is or is not used.
+"""What a speaker shows of a peer: its session, what was negotiated, its counts, and the last NOTIFICATION.
 
-Promises: values only, made from the router as it is now. Does not know: time, sockets.
+Promises: values only, made from the peer as it is now. Does not know: time, sockets, how anything is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-from bgp.instance import Instance
-from bgp.path import Path
 from bgp.peer import Peer
 from bgp.session.fsm import State
 from bgp.session.notification_text import describe_notification, where_defined
 from bgp.session.session import Down, Session
-from bgp.wire import nlri
 from bgp.wire.capabilities import Capabilities
-from bgp.wire.families import Address, Family, Prefix, family_of
-from bgp.wire.nlri import Nlri
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedRoute:
-    """What is said of a best path that neighbours taught; prefixes may share it."""
-
-    next_hop: Address
-    peer: Address
-    stale: bool
-    """Kept through the peer's restart."""
-    link_local: IPv6Address | None = None
-    """The next hop on the peer's link, when it was told beside a global one."""
+from bgp.wire.families import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +78,7 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         received=sum(len(intake.pre_policy) for intake in peer.adj_ribs_in.values()),
         announced=sum(map(len, peer.adj_ribs_out.values())),
         last_error=peer.last_error,
-        restarting=peer.hearing.has_stale,
+        restarting=any(rib.has_stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=session.peer.router_id if session is not None and session.peer is not None else None,
         offered=session.local.offer if session is not None else None,
@@ -139,39 +123,3 @@ def agreed(session: Session) -> tuple[str, ...]:
         if holds:
             found.append(text)
     return tuple(found)
-
-
-class Learned(Mapping[Prefix, LearnedRoute]):
-    """The best path to every prefix that neighbours told, as it is when asked: a view of the RIBs, which are large."""
-
-    def __init__(self, router: Instance) -> None:
-        self._router = router
-
-    def __getitem__(self, prefix: Prefix) -> LearnedRoute:
-        family, packed = family_of(prefix), nlri.pack(prefix)
-        best = self._router.ribs[family].best(packed)
-        if best is None or best.source.is_own or best.attributes.next_hop is None:
-            raise KeyError(prefix)
-        attributes, source = best.attributes, best.source.address
-        stale = is_stale(self._router, family, packed, best)
-        return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
-
-    def __iter__(self) -> Iterator[Prefix]:
-        for family, rib in self._router.ribs.items():
-            for packed in list(rib.prefixes):
-                if rib.next_hop(packed) is not None:
-                    yield nlri.unpack(packed, family)
-
-    def __len__(self) -> int:
-        ribs = self._router.ribs.values()
-        return sum(1 for rib in ribs for packed in rib.prefixes if rib.next_hop(packed) is not None)
-
-    def __bool__(self) -> bool:
-        return next(iter(self), None) is not None
-
-
-def is_stale(router: Instance, family: Family, packed: Nlri, path: Path) -> bool:
-    """Whether a path is kept through its neighbour's restart."""
-    peer = router.peers.get(path.source.address)
-    intake = peer.adj_ribs_in.get(family) if peer is not None else None
-    return intake is not None and intake.is_stale(packed, path.source.path_id)

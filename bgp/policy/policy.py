@@ -7,7 +7,7 @@ Does not know: who wrote the rules, sessions, RIBs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -181,14 +181,9 @@ class CompiledPolicy:
         return PolicyResult(attributes)
 
 
-def compile_policies(
-    rules: Sequence[Rule], families: Iterable[Family], *, internal: bool
-) -> dict[Family, CompiledPolicy | None]:
-    """The judge of each family; None where there are no rules, so that having none costs nothing."""
-    return {
-        family: CompiledPolicy(rules, family, internal=internal) if rules else None
-        for family in sorted(families)
-    }
+def compiled(rules: Sequence[Rule], family: Family, *, internal: bool) -> CompiledPolicy | None:
+    """The rules made ready for one peer and one family; None where there are no rules, so that these cost nothing."""
+    return CompiledPolicy(rules, family, internal=internal) if rules else None
 
 
 def apply_operation(attributes: PathAttributes, operation: Operation) -> PathAttributes:

@@ -109,11 +109,6 @@ def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Addres
     return None
 
 
-def concerns_internal(best: Path | None) -> bool:
-    """Whether an internal peer that is no client could be told of this."""
-    return best is not None and (best.source.is_own or not best.source.internal)
-
-
 def _may_leave(communities: tuple[int, ...], to: ExportTarget) -> bool:
     if not communities:
         return True

@@ -56,9 +56,9 @@ class Staleness:
             self._until.setdefault(prefix, at)
         return self.expired(now)
 
-    def session_established(self, now: float, *, kept: bool) -> set[Nlri]:
-        """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
-        if not kept:
+    def session_established(self, now: float, *, forwarding_preserved: bool) -> set[Nlri]:
+        """The peer is back; `forwarding_preserved`: its F bit is set."""
+        if not forwarding_preserved:
             return self.clear()
         self._telling_until = now + LONGEST_TELLING_SECONDS
         return set()

@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 from bgp.events import Close, Connection, Dial, Send, UpdateFaults
 from bgp.instance import Changed, Instance, ShellAction
+from bgp.learned_routes import Learned, LearnedRoute
 from bgp.looking_glass import Counts, Page, Query, counts, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import Learned, LearnedRoute, PeerStatus, peer_status
+from bgp.peer_status import PeerStatus, peer_status
 from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler
 from bgp.session.fsm import State
@@ -70,12 +71,12 @@ class Speaker:
         self._on_change = on_change
         self._log = log
         self._instance = Instance(config, random.random, clock.now())
-        self._turns = Scheduler(self._instance)
+        self._scheduler = Scheduler(self._instance)
         self._learned = Learned(self._instance)
         self._touched: Changed = {}
         """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
-        self._doors = Listeners(lambda: Tcp(self, None))
+        self._listeners = Listeners(lambda: Tcp(self, None))
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[Address, tuple[State, datetime]] = {}
         self._faults: dict[Address, int] = {}
@@ -83,30 +84,30 @@ class Speaker:
         """Set while neighbours can connect."""
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._next_turn: asyncio.Handle | None = None
+        self._next_step: asyncio.Handle | None = None
 
     # -- wishes and facts -------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig]) -> None:
         """These are the neighbours, and no others."""
         self._instance.configure(peers, self._clock.now())
-        self._guard()
-        self._soon()
+        self._apply_security()
+        self._schedule()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """This is what we originate, and nothing else; a mapping says with which attributes."""
         self._instance.announce(prefixes)
-        self._soon()
+        self._schedule()
 
     def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Ask the neighbours to take other ways (RFC 8326), or not any more; give them time for it before `drain`."""
         self._instance.graceful_shutdown(wanted=wanted)
-        self._soon()
+        self._schedule()
 
     def shutdown(self, text: str = "") -> None:
         """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
         self._instance.shutdown(text)
-        self._work()
+        self._step()
 
     @property
     def learned(self) -> Mapping[Prefix, LearnedRoute]:
@@ -138,7 +139,7 @@ class Speaker:
     def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """These next hops, and no others, have no way there, so what has them is not used; at first there are none."""
         self._instance.set_unreachable_nexthops(next_hops)
-        self._soon()
+        self._schedule()
 
     @property
     def converged(self) -> bool:
@@ -168,66 +169,70 @@ class Speaker:
     async def run(self) -> None:
         """Listen and serve until cancelled. Raises ListenFailed."""
         try:
-            await self._doors.open(self._config.addresses, self._config.port)
-            self._guard()
+            await self._listeners.open(self._config.addresses, self._config.port)
+            self._apply_security()
             self._running = True
             self.listening.set()
-            self._work()
+            self._step()
             await asyncio.get_running_loop().create_future()
         finally:
             self._running = False
             self.listening.clear()
-            self._doors.close()
+            self._listeners.close()
             self._abandon()
 
     def _abandon(self) -> None:
         """Leave every connection without a word."""
-        for handle in (self._timer, self._next_turn):
+        for handle in (self._timer, self._next_step):
             if handle is not None:
                 handle.cancel()
-        self._timer = self._next_turn = None
+        self._timer = self._next_step = None
         for task in self._dialing.values():
             task.cancel()
         for tcp in list(self._connections.values()):
             tcp.abort()
 
-    def _soon(self) -> None:
+    def _schedule(self) -> None:
         """Have a turn in this round of the loop, one for all that happens in it."""
-        if self._running and self._next_turn is None:
-            self._next_turn = asyncio.get_running_loop().call_soon(self._work)
+        if self._running and self._next_step is None:
+            self._next_step = asyncio.get_running_loop().call_soon(self._step)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._work()
+        self._step()
 
-    def _work(self) -> None:
+    def _step(self) -> None:
         """One turn: carry out what the core wants, tell what changed, and set the one timer."""
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
+        if self._next_step is not None:
+            self._next_step.cancel()
+            self._next_step = None
         now = self._clock.now()
         was_converged = self._instance.converged
-        turn = self._turns.step(now)
-        for address, one in turn.wire:
-            self._perform(address, one)
-        for connection, data in turn.updates:
+        step = self._scheduler.step(now)
+        for address, one in step.actions:
+            self._act(address, one)
+        for connection, data in step.updates:
             if (tcp := self._connections.get(connection)) is not None:
                 tcp.write(data)
-        self._read_on(turn.reading)
-        self._note_states(turn.changed_peers)
-        self._publish(turn.changed)
+        self._read_on(step.reading)
+        self._note_states(step.changed_peers)
+        self._publish(step.changed)
         self._rearm(now)
-        if self._turns.is_busy:
-            self._soon()
-        if turn.changed or self._instance.converged != was_converged:
+        if self._scheduler.is_busy:
+            self._schedule()
+        if step.changed or self._instance.converged != was_converged:
             self._on_change()
 
     def _read_on(self, connection: Connection | None) -> None:
         tcp = self._connections.get(connection) if connection is not None else None
-        if tcp is not None and connection is not None and not self._turns.receive_queue.is_full(connection):
+        if (
+            tcp is not None
+            and connection is not None
+            and not self._scheduler.receive_queue.is_full(connection)
+        ):
             tcp.resume_reading()
 
-    def _perform(self, address: Address, one: ShellAction) -> None:
+    def _act(self, address: Address, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 task = asyncio.get_running_loop().create_task(self._dial(connection, config))
@@ -237,7 +242,7 @@ class Speaker:
                 if (tcp := self._connections.get(connection)) is not None:
                     tcp.write(data)
             case Close(connection):
-                self._turns.forget(connection)
+                self._scheduler.closed(connection)
                 if (tcp := self._connections.pop(connection, None)) is not None:
                     tcp.close()
                 elif (task_ := self._dialing.get(connection)) is not None:
@@ -291,10 +296,12 @@ class Speaker:
                 raise
         except OSError as error:
             self._instance.dial_failed(connection, error.strerror or str(error), self._clock.now())
-            self._soon()
+            self._schedule()
 
-    def _guard(self) -> None:
-        for address, why in self._doors.apply_security(peer.config for peer in self._instance.peers.values()):
+    def _apply_security(self) -> None:
+        for address, why in self._listeners.apply_security(
+            peer.config for peer in self._instance.peers.values()
+        ):
             self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
 
     def opened(self, tcp: Tcp) -> None:
@@ -306,21 +313,21 @@ class Speaker:
             tcp.abort()
             return
         if not tcp.outgoing:
-            if not self._doors.requires_md5(peer.config):
+            if not self._listeners.requires_md5(peer.config):
                 tcp.abort()
                 return
             tcp.set_gtsm(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
         self._instance.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
-        self._soon()
+        self._schedule()
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:
         """Bytes from a neighbour."""
         if tcp.connection is not None and self._running:
-            self._turns.receive_queue.put(tcp.connection, data)
-            if self._turns.receive_queue.is_full(tcp.connection):
+            self._scheduler.receive_queue.put(tcp.connection, data)
+            if self._scheduler.receive_queue.is_full(tcp.connection):
                 tcp.pause_reading()
-            self._soon()
+            self._schedule()
 
     def ended(self, tcp: Tcp, why: str) -> None:
         """TCP is down."""
@@ -328,12 +335,12 @@ class Speaker:
             return
         self._connections.pop(tcp.connection, None)
         if self._running:
-            self._turns.forget(tcp.connection)
-            self._turns.receive_queue.end(tcp.connection, why)
-            self._soon()
+            self._scheduler.closed(tcp.connection)
+            self._scheduler.receive_queue.end(tcp.connection, why)
+            self._schedule()
 
     def flow_changed(self, tcp: Tcp) -> None:
         """A neighbour takes no more bytes, or takes them again."""
         if tcp.connection is not None and self._running:
-            self._turns.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
-            self._soon()
+            self._scheduler.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
+            self._schedule()

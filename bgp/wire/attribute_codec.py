@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from bgp.wire.as4 import merged, needs_as4
 from bgp.wire.attributes import (
     SPECS,
     TRANSITIVE,
     Context,
     PathAttributes,
+    Segment,
     pack_aggregator,
     pack_as_path,
     read_aggregator,
@@ -26,7 +26,7 @@ from bgp.wire.attributes import (
     withdraw,
 )
 from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
-from bgp.wire.iana import AS_TRANS, Attribute, Error, Flag, UpdateError
+from bgp.wire.iana import AS_TRANS, Attribute, Error, Flag, SegmentType, UpdateError
 
 _DEFAULTS = PathAttributes()
 
@@ -96,7 +96,7 @@ class _Block:
         aggregator, real = self.values.get("aggregator"), new.get(Attribute.AS4_AGGREGATOR)
         is_old = real is not None and aggregator is not None and aggregator[0] != AS_TRANS
         if "as_path" in self.values:
-            self.values["as_path"] = merged(self.values["as_path"], new.get(Attribute.AS4_PATH), is_old)
+            self.values["as_path"] = _merged(self.values["as_path"], new.get(Attribute.AS4_PATH), is_old)
         if real is not None and aggregator is not None and not is_old:
             self.values["aggregator"] = real
 
@@ -173,7 +173,7 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
     parts += [(code, pack_attribute(flags, code, value)) for flags, code, value in attributes.unknown]
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
-        if needs_as4(attributes.as_path):
+        if _needs_as4(attributes.as_path):
             packed = pack_as_path(attributes.as_path, wide)
             parts.append((Attribute.AS4_PATH, pack_attribute(TRANSITIVE, Attribute.AS4_PATH, packed)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
@@ -189,3 +189,50 @@ def pack_attribute(flags: int, code: int, value: bytes) -> bytes:
     if len(value) > 0xFF:
         return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value
     return struct.pack("!BBB", flags, code, len(value)) + value
+
+
+# -- AS numbers of four octets through a speaker that knows two (RFC 6793 section 4.2.3) -------------------------------
+
+
+def _count(path: tuple[Segment, ...]) -> int:
+    """AS numbers as the decision process counts them."""
+    return sum(len(numbers) if kind == SegmentType.AS_SEQUENCE else 1 for kind, numbers in path)
+
+
+def _merged(
+    old: tuple[Segment, ...], new: tuple[Segment, ...] | None, aggregator_is_old: bool
+) -> tuple[Segment, ...]:
+    """The real AS_PATH: the head of AS_PATH, which old speakers prepended to, and AS4_PATH.
+
+    `aggregator_is_old`: AGGREGATOR names an AS other than AS_TRANS although AS4_AGGREGATOR is there, so an old speaker
+    aggregated on the way and both AS4 attributes tell of an earlier route.
+    """
+    if new is None or aggregator_is_old:
+        return old
+    surplus = _count(old) - _count(new)
+    if surplus < 0:
+        return old
+    head: list[Segment] = []
+    for kind, numbers in old:
+        if surplus <= 0:
+            break
+        taken = numbers[:surplus] if kind == SegmentType.AS_SEQUENCE else numbers
+        head.append((kind, taken))
+        surplus -= len(taken) if kind == SegmentType.AS_SEQUENCE else 1
+    return _concatenated(tuple(head), new)
+
+
+def _concatenated(head: tuple[Segment, ...], tail: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    if (
+        head
+        and tail
+        and head[-1][0] == tail[0][0] == SegmentType.AS_SEQUENCE
+        and len(head[-1][1] + tail[0][1]) <= 255
+    ):
+        return (*head[:-1], (SegmentType.AS_SEQUENCE, head[-1][1] + tail[0][1]), *tail[1:])
+    return (*head, *tail)
+
+
+def _needs_as4(path: tuple[Segment, ...]) -> bool:
+    """Whether an old speaker would see AS_TRANS in the path."""
+    return any(number > 0xFFFF for _, numbers in path for number in numbers)

@@ -11,8 +11,8 @@ import pytest
 
 from bgp.events import UpdateFaults
 from bgp.instance import Instance
+from bgp.learned_routes import Learned
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import Learned
 from bgp.wire.families import Address, Family, Prefix
 
 FOLDER = Path(__file__).parent / "recordings"

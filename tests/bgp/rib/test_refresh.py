@@ -8,7 +8,7 @@ import pytest
 
 from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
+from bgp.rib.adj_rib_in import LONGEST_REFRESH_SECONDS
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
@@ -99,7 +99,7 @@ def test_an_end_that_never_comes_is_not_waited_for_for_ever() -> None:
     one = Neighbour()
     one.say(told(A, B), Update())
     one.say(BEGIN, told(A))
-    for now in range(10, int(LONGEST_REPEATING_SECONDS) + 1, 10):
+    for now in range(10, int(LONGEST_REFRESH_SECONDS) + 1, 10):
         one.say(Keepalive(), now=now - 1)
         assert one.known() == ({A, B})
         one.router.handle_timer(now)
