@@ -1,12 +1,13 @@
 """BGP messages: bytes to values and back (RFC 4271 section 4).
 
 Promises: decoding raises only NotificationError; what an UPDATE's faults cost is already decided (RFC 7606).
-Does not know: byte streams, sessions, timers.
+Does not know: sessions, timers.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
@@ -16,11 +17,12 @@ from bgp.wire.attribute_codec import Decoded
 from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
-from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, frame
+from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, Framing, frame
 from bgp.wire.iana import AS_TRANS, VERSION, Error, MessageType, OpenError, RefreshError
 from bgp.wire.update import Update
 
 __all__ = [
+    "Decoder",
     "Keepalive",
     "Message",
     "Notification",
@@ -75,6 +77,43 @@ class RouteRefresh:
 
 
 Message = Open | Update | Notification | Keepalive | RouteRefresh
+
+
+MOST_INTERNED = 8_192
+"""Attribute blocks remembered per connection; with more the memory starts anew."""
+
+
+class Decoder:
+    """The octets of one connection, as messages: the one way in for what a peer sends.
+
+    The octets pass framing, then the codec of their message, each once. Attribute blocks are remembered by their
+    octets, so that equal blocks become one value, which all their prefixes share.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        """What the next message is read by; the session replaces it once both OPENs are known."""
+        self.received: dict[str, int] = {}
+        """Messages received, by kind."""
+        self._framing = Framing()
+        self._interned: dict[bytes, Decoded] = {}
+
+    @property
+    def largest_message(self) -> int:
+        """The most octets that a message may have (RFC 8654)."""
+        return self._framing.largest
+
+    @largest_message.setter
+    def largest_message(self, octets: int) -> None:
+        self._framing.largest = octets
+
+    def receive(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes, one by one. Raises NotificationError at the first wrong one."""
+        if len(self._interned) > MOST_INTERNED:
+            self._interned.clear()
+        for kind, body in self._framing.receive(data):
+            self.received[kind.name] = self.received.get(kind.name, 0) + 1
+            yield decode(kind, body, self.context, self._interned)
 
 
 def encode(message: Message, context: Context) -> bytes:
