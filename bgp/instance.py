@@ -7,7 +7,7 @@ Does not know: sockets, tasks, clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import TypeVar
 
 from bgp.events import (
@@ -29,6 +29,7 @@ from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
+from bgp.rib.graceful_restart import RestartDeferral
 from bgp.rib.loc_rib import LocRib
 from bgp.rib_walks import SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
 from bgp.wire.families import Address, Family, Prefix, number_of
@@ -52,11 +53,8 @@ class Instance:
         self.ribs = {family: LocRib() for family in Family}
         self.blocks = {family: OwnBlocks({}) for family in Family}
         """The blocks among what we originate."""
-        self.converged = False
-        """Whether what is not learned may be taken as not existing."""
+        self.deferral = RestartDeferral(config.deferral_seconds, is_restart=config.restarting, now=now)
         self._random = random
-        self._began = now
-        self._configured = False
         self._graceful_shutdown = self._reflects = False
         self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
@@ -75,8 +73,7 @@ class Instance:
         """Have these peers, and no others. A session ends only where what it was negotiated for changed."""
         desired: dict[Address, PeerConfig] = dict(peers.items())
         self._reflects = any(one.route_reflector_client for one in desired.values())
-        if not self._configured:
-            self._configured, self._began = True, now
+        self.deferral.configured(now)
         for address, peer in list(self.peers.items()):
             before, after = peer.config, desired.get(address)
             if after == before:
@@ -99,9 +96,7 @@ class Instance:
         def new_connection() -> Connection:
             return self._name_connection(config.address)
 
-        peer = Peer(config, self.config, new_connection, self._random, now)
-        peer.restarting = self.config.restarting and not self.converged
-        return peer
+        return Peer(config, self.config, self.deferral, new_connection, self._random, now)
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """Originate these prefixes, and no others. Before the first call no peer gets an End-of-RIB."""
@@ -202,10 +197,8 @@ class Instance:
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` and `flush` are due."""
-        deadline = self._index.deadline
-        if self.converged or not self._configured:
-            return deadline
-        return min(self._settled_at(), deadline if deadline is not None else float("inf"))
+        times = self._index.deadline, self.deferral.deadline(self._waits())
+        return min((at for at in times if at is not None), default=None)
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 
@@ -224,16 +217,19 @@ class Instance:
             dirty |= take_first(self._stale_changed[family], most)
             if dirty:
                 changed[family] = dirty
-        if not self.converged and self._configured and now >= self._settled_at() and not self.is_busy:
-            self.converged = True
+        if not self.converged and not self.is_busy and self.deferral.end_if_due(self._waits(), now):
             for peer in self.peers.values():
-                peer.restarted()
-                self._reindex(peer)
+                self._reindex(peer)  # its End-of-RIB is no longer withheld
         actions, self._actions = self._actions, []
         for _, one in actions:
             if isinstance(one, Close):
                 self._connections.pop(one.connection, None)
         return actions, changed
+
+    @property
+    def converged(self) -> bool:
+        """Whether what is not learned may be taken as not existing."""
+        return self.deferral.is_over
 
     @property
     def is_busy(self) -> bool:
@@ -273,10 +269,8 @@ class Instance:
         address = self._connections.get(connection)
         return self.peers.get(address) if address is not None else None
 
-    def _settled_at(self) -> float:
-        """When the start is over: all peers have announced all, or had time to. A dead one holds up nobody."""
-        latest = max((peer.settled_at for peer in self.peers.values()), default=self._began)
-        return min(latest, self._began + self.config.deferral_seconds)
+    def _waits(self) -> Iterator[float]:
+        return (peer.deferred_until for peer in self.peers.values())
 
     def _apply(self, peer: Peer, outputs: list[Output]) -> None:
         """Carry out what a peer's core asks for, or pass it on to the shell."""

@@ -20,6 +20,7 @@ from bgp.policy.policy import CompiledPolicy, compiled
 from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget, exporter, own_next_hop
+from bgp.rib.graceful_restart import RestartDeferral, wait_until
 from bgp.rib.loc_rib import LocRib
 from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
@@ -36,10 +37,6 @@ from bgp.wire.update import Update
 
 MAXIMUM_PREFIXES_HOLD_DOWN_SECONDS = 300.0
 """How long a peer that announced more than its maximum of prefixes is left alone (RFC 4486)."""
-COMING_UP_SECONDS = 15.0
-"""How long a peer may take to come up before it counts as away."""
-TELLING_SECONDS = 5.0
-"""How long a peer without graceful restart, which may send no End-of-RIB, may take to announce its paths."""
 
 
 class Peer:
@@ -49,16 +46,14 @@ class Peer:
         self,
         config: PeerConfig,
         us: SpeakerConfig,
+        deferral: RestartDeferral,
         new_connection: Callable[[], Connection],
         random: Callable[[], float],
         now: float,
     ) -> None:
         self.config = config
         self._us = us
-        self._held: list[AdjRibOut] = []
-        """Whose End-of-RIB waits until our restart is over."""
-        self.restarting = us.restarting
-        """Whether our own restart is still under way (R bit); the instance clears it."""
+        self._deferral = deferral
         self.last_error = ""
         """Why the last connection ended; empty while a session is established."""
         self.last_down: Down | None = None
@@ -72,7 +67,7 @@ class Peer:
         """Export rules by family; None: everything is advertised."""
         self._new_connection = new_connection
         self._random = random
-        self._began = now
+        self._configured_at = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
         self._beside_established: set[Connection] = set()
@@ -125,17 +120,16 @@ class Peer:
         return min((at for at in times if at is not None), default=None)
 
     @property
-    def settled_at(self) -> float:
-        """When to stop waiting for what this peer will announce after our start; -inf: it has announced all."""
-        if self.session is None:
-            eor_received = all(rib.eor_received for rib in self.adj_ribs_in.values())
-            return float("-inf") if eor_received else self._began + COMING_UP_SECONDS
-        if all(self.adj_ribs_in[family].eor_received for family in self.adj_ribs_out):
-            return float("-inf")
-        restart = self._restart_of(self.session)
-        # A peer that restarts as well may be waiting for us: it is not waited for without end (RFC 4724 section 4.1).
-        waits = restart is not None and not restart.restarting
-        return float("inf") if waits else self._up_at + TELLING_SECONDS
+    def deferred_until(self) -> float:
+        """Until when our restart deferral waits for this peer."""
+        session = self.session
+        families = self.adj_ribs_in if session is None else self.adj_ribs_out
+        return wait_until(
+            eor_received=all(self.adj_ribs_in[family].eor_received for family in families),
+            configured_at=self._configured_at,
+            up_at=self._up_at if session is not None else None,
+            restart=self._restart_of(session) if session is not None else None,
+        )
 
     # -- TCP and time -------------------------------------------------------------------------------------------------
 
@@ -161,7 +155,9 @@ class Peer:
         if self._established is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
         self._connect_retry.stop()
-        ours = local_parameters(self._us, self.config, local, restarting=self.restarting, was_up=self._was_up)
+        ours = local_parameters(
+            self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
+        )
         self._sessions[connection] = Session(ours, self.config.asn, self._random, now)
         return outputs + self._flush(connection)
 
@@ -381,10 +377,11 @@ class Peer:
             session.internal,
             config.route_reflector_client,
         )
-        self.adj_ribs_out = {family: AdjRibOut(family) for family in sorted(session.context.families)}
-        self._held = list(self.adj_ribs_out.values()) if self._waits_for_others() else []
-        for out in self._held:
-            out.pending_walks += 1
+        passes_on = not session.internal or self._us.cluster_id or config.route_reflector_client
+        deferral = self._deferral if passes_on else None
+        self.adj_ribs_out = {
+            family: AdjRibOut(family, deferral) for family in sorted(session.context.families)
+        }
         restart = self._restart_of(session)
         preserved = restart.forwarding_preserved & session.context.families if restart else frozenset()
         for family, rib in self.adj_ribs_in.items():
@@ -392,17 +389,6 @@ class Peer:
                 session.local.address, now, forwarding_preserved=family in preserved
             )
         return [*outputs, Established()]
-
-    def _waits_for_others(self) -> bool:
-        """Whether End-of-RIB to this peer waits for what others announce (RFC 4724 section 4.1)."""
-        passes_on = not self.is_internal or self._us.cluster_id or self.config.route_reflector_client
-        return self.restarting and bool(passes_on)
-
-    def restarted(self) -> None:
-        """Our own restart is over: all others have announced all, or had time to."""
-        for out in self._held:
-            out.pending_walks -= 1
-        self._held, self.restarting = [], False
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
         """ROUTE-REFRESH: the peer's request, or its BoRR and EoRR (RFC 2918, RFC 7313 section 4)."""

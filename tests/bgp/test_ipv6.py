@@ -345,9 +345,9 @@ def test_a_start_waits_for_the_end_of_rib_of_every_family() -> None:
     wire = Wire()
     _, two = pair(wire, by_ipv6=False)
     peer = next(iter(two.router.peers.values()))
-    assert peer.settled_at == float("-inf")
+    assert peer.deferred_until == float("-inf")
     peer.adj_ribs_in[V6].eor_received = False
-    assert peer.settled_at == float("inf")
+    assert peer.deferred_until == float("inf")
 
 
 @pytest.mark.parametrize("seed", range(10))

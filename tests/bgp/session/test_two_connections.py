@@ -11,6 +11,7 @@ import pytest
 from bgp.events import Close, Dial, Learned, Output, Send, Withdrawn
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.graceful_restart import RestartDeferral
 from bgp.session.collision import PATIENCE_SECONDS
 from bgp.session.fsm import State
 from bgp.wire import messages
@@ -39,7 +40,9 @@ class Neighbour:
         self.now = 0.0
         self.outputs: list[Output] = []
         speaker, numbers = SpeakerConfig(ASN, address(ours), address(ours)), count(1)
-        self.peer = Peer(PeerConfig(address(2), ASN), speaker, lambda: next(numbers), lambda: 0.5, 0.0)
+        deferral = RestartDeferral(speaker.deferral_seconds, is_restart=False, now=0.0)
+        config = PeerConfig(address(2), ASN)
+        self.peer = Peer(config, speaker, deferral, lambda: next(numbers), lambda: 0.5, 0.0)
         self.out = self._call()
         """The connection that we opened."""
         self._take(self.peer.connected(self.out, address(ours), self.now, outgoing=True))
