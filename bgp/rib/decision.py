@@ -11,11 +11,11 @@ from bgp.path import Path, local_pref
 from bgp.wire.families import Address
 
 UNREACHABLE = "next hop not reachable"
-"""RFC 4271 section 9.1.2.1."""
+"""Why a path is not eligible (RFC 4271 section 9.1.2.1)."""
 
 
 def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
-    """Whether a path may be used at all."""
+    """Whether a path may be used at all: its next hop can be reached."""
     return path.attributes.next_hop not in unreachable
 
 
@@ -63,7 +63,11 @@ def why_best(candidates: Iterable[Path]) -> str:
 
 
 def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
-    """MED compares only paths of one neighbour AS, so it is no order over all of them; a missing one is 0."""
+    """RFC 4271 section 9.1.2.2 c: MED compares only paths of one neighbouring AS; a missing MED is 0.
+
+    So MED is no order over all paths: compared two at a time, the outcome would depend on the order of arrival.
+    Instead all paths are grouped by neighbouring AS, and each group keeps those with its least MED, at once.
+    """
     least: dict[int, int] = {}
     for path in paths:
         neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
@@ -91,4 +95,4 @@ _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("higher peer address", _least(lambda path: path.source.key)),
     ("higher path identifier", _least(lambda path: path.source.path_id or 0)),
 )
-"""What a path that a rule removes has, and the rule."""
+"""The decision's rules in order: what a path has that the rule removes, and which paths the rule leaves."""
