@@ -218,28 +218,3 @@ _TELLERS: dict[RibView, Callable[[Instance, Peer | None, Prefix], Iterator[PathV
     RibView.RECEIVED: _received,
     RibView.ADVERTISED: _advertised,
 }
-
-# -- one neighbour in full --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Of one family."""
-
-    received: int
-    refused: int
-    stale: int
-    advertised: int
-
-
-def counts(peer: Peer) -> dict[str, Counts]:
-    """What was told each way, by the family's name."""
-    return {
-        family.name: Counts(
-            received=len(intake.pre_policy),
-            refused=len(intake.rejected),
-            stale=len(intake.stale),
-            advertised=len(peer.adj_ribs_out[family]) if family in peer.adj_ribs_out else 0,
-        )
-        for family, intake in peer.adj_ribs_in.items()
-    }

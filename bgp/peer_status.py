@@ -123,3 +123,26 @@ def agreed(session: Session) -> tuple[str, ...]:
         if holds:
             found.append(text)
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many paths of one family went each way."""
+
+    received: int
+    refused: int
+    stale: int
+    advertised: int
+
+
+def counts(peer: Peer) -> dict[str, Counts]:
+    """How many paths a peer announced and was advertised, by the family's name."""
+    return {
+        family.name: Counts(
+            received=len(rib.pre_policy),
+            refused=len(rib.rejected),
+            stale=len(rib.stale),
+            advertised=len(peer.adj_ribs_out[family]) if family in peer.adj_ribs_out else 0,
+        )
+        for family, rib in peer.adj_ribs_in.items()
+    }

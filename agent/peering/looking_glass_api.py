@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from agent.peering.peers import DesiredPeer
-from bgp.looking_glass import MOST_PREFIXES, Counts, PathView, Query, RibView
+from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_config import PeerConfig
+from bgp.peer_status import Counts
 from bgp.transport.speaker import Speaker
 from bgp.wire.communities import format_community
 from bgp.wire.families import Address, Prefix
@@ -45,14 +46,15 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
         question = msgspec.json.decode(text or "{}", type=Question)
     except msgspec.MsgspecError as error:
         raise ValueError(f"the question cannot be read: {error}") from error
-    page = speaker.query(
+    page = query(
+        speaker.instance,
         Query(
             RibView(question.which),
             peer_named(peers, question.peer) if question.peer else None,
             ip_network(question.prefix) if question.prefix else None,
             ip_network(question.after) if question.after else None,
             question.most,
-        )
+        ),
     )
     names = {address: peer.config.description for address, peer in peers.items()}
     return {
@@ -65,7 +67,7 @@ def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
     """Whose path to exactly this prefix is in use: `name (address)`; empty when nobody's is."""
     if speaker is None:
         return ""
-    for seen in speaker.query(Query(prefix=prefix)).paths:
+    for seen in query(speaker.instance, Query(prefix=prefix)).paths:
         if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
             address = seen.path.source.address
             peer = peers.get(address) if address is not None else None

@@ -49,7 +49,7 @@ class Recorder(Speaker):
 
     def ask_for_refresh(self, peer: Address) -> None:
         """Have the daemon advertise everything again (RFC 2918), which our speaker itself never needs."""
-        session, (tcp,) = self._instance.peers[peer].session, self._connections.values()
+        session, (tcp,) = self.instance.peers[peer].session, self._connections.values()
         assert session is not None
         for family in sorted(session.context.families):
             session.send(RouteRefresh(family, UNICAST))

@@ -6,8 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from bgp.looking_glass import MOST_PREFIXES, Page, Query, RibView, counts, query
+from bgp.looking_glass import MOST_PREFIXES, Page, Query, RibView, query
 from bgp.peer_config import PeerConfig
+from bgp.peer_status import counts
 from bgp.policy.policy import Action, Policy, PrefixMatch, PrependAs, Rule
 from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address

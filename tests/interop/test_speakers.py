@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bgp.looking_glass import Query
+from bgp.looking_glass import Query, query
 from bgp.peer_config import PeerConfig
 from bgp.peer_status import PeerStatus
 from bgp.transport.speaker import Speaker
@@ -89,7 +89,7 @@ async def test_a_tor_in_another_as_has_our_as_in_front_and_brings_others_paths(r
         third.start(THIRDS)
         await daemon.watch.until(known=(BLOCK, THIRDS))
         await ours.until(lambda speaker: len(speaker.learned) == 2)
-        (best,) = ours.speaker.query(Query(prefix=ip_network(THIRDS))).paths
+        (best,) = query(ours.speaker.instance, Query(prefix=ip_network(THIRDS))).paths
         assert [asns for _, asns in best.path.attributes.as_path] == [(TOR_AS, THIRD_AS)]
         await third.until(lambda speaker: len(speaker.learned) == 2)
         assert set(third.learned()) == {BLOCK, THEIR_BLOCK}
@@ -107,7 +107,7 @@ async def test_a_reflector_brings_other_clients_paths_with_their_next_hop(runnin
         await daemon.watch.until(known=(BLOCK, THIRDS))
         await ours.until(lambda speaker: len(speaker.learned) == 2)
         assert ours.learned() == {THEIR_BLOCK: str(THEIRS), THIRDS: str(THIRD)}
-        attributes = ours.speaker.query(Query(prefix=ip_network(THIRDS))).paths[0].path.attributes
+        attributes = query(ours.speaker.instance, Query(prefix=ip_network(THIRDS))).paths[0].path.attributes
         assert attributes.originator_id == THIRD
         assert attributes.cluster_list == (IPv4Address("10.255.0.1"),)
         await third.until(lambda speaker: len(speaker.learned) == 2)

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from bgp.looking_glass import Query, RibView
+from bgp.looking_glass import Query, RibView, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
@@ -83,10 +83,10 @@ async def test_two_speakers_tell_each_other_what_they_originate_and_withdraw() -
         assert (shown.state, shown.hold_seconds, shown.router_id) == (State.ESTABLISHED, 90, TWO)
         assert shown.received_offer is not None
         assert shown.received_offer.graceful_restart is not None
-        received = one.speaker.query(Query(RibView.RECEIVED, TWO)).paths
-        advertised = two.speaker.query(Query(RibView.ADVERTISED, ONE)).paths
+        received = query(one.speaker.instance, Query(RibView.RECEIVED, TWO)).paths
+        advertised = query(two.speaker.instance, Query(RibView.ADVERTISED, ONE)).paths
         assert [path.prefix for path in received] == [path.prefix for path in advertised] == [OTHER]
-        assert one.speaker.query(Query(prefix=OTHER)).paths[0].path.source.address == TWO
+        assert query(one.speaker.instance, Query(prefix=OTHER)).paths[0].path.source.address == TWO
 
 
 async def test_a_speaker_that_dies_and_returns_changes_no_next_hop_at_its_neighbour() -> None:

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from bgp.looking_glass import Query, RibView
+from bgp.looking_glass import Query, RibView, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Address, Family, number_of
@@ -81,8 +81,8 @@ async def test_two_speakers_tell_each_other_both_families(over: int, more: dict[
         await until(two, lambda speaker: len(speaker.learned) == 2)
         found = {str(prefix): str(route.next_hop) for prefix, route in two[0].learned.items()}
         assert found == {"192.168.1.0/26": "10.9.1.1", "fd10:1::/122": "fd00::1"}
-        received = two[0].query(Query(RibView.RECEIVED, addresses[0])).paths
-        advertised = one[0].query(Query(RibView.ADVERTISED, addresses[1])).paths
+        received = query(two[0].instance, Query(RibView.RECEIVED, addresses[0])).paths
+        advertised = query(one[0].instance, Query(RibView.ADVERTISED, addresses[1])).paths
         assert [str(path.prefix) for path in received] == ["192.168.1.0/26", "fd10:1::/122"]
         assert [path.prefix for path in advertised] == [path.prefix for path in received]
 
