@@ -23,7 +23,7 @@ LONGEST_RESTART_SECONDS = 4095
 
 
 class NextHopMode(Enum):
-    """Which next hop a peer is told for what others taught us; what we originate always has our own."""
+    """The next hop that a learned path is advertised with; what we originate always has our own."""
 
     AUTO = "Auto"
     """Ours to another AS, unchanged within ours (RFC 4271 section 5.1.3)."""
@@ -53,21 +53,21 @@ def _check_restart(seconds: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """One neighbour of the speaker."""
+    """One peer of the speaker."""
 
     address: Address
     asn: int
     port: int = PORT
     passive: bool = False
-    """Wait to be called instead of calling."""
+    """Wait for the peer to connect instead of connecting."""
     hold_seconds: int = 90
     keepalive_seconds: float = 0
     """Between our keepalives; 0, or more than a third of the hold time: that third."""
     local_address: Address | None = None
-    """Source of our connections, and next hop of what we tell; None: what the kernel takes."""
+    """Source of our connections, and next hop of what we advertise; None: what the kernel takes."""
     description: str = ""
     route_reflector_client: bool = False
-    """We pass on to it, and from it, what iBGP peers told us (RFC 4456)."""
+    """We reflect to it, and from it, what iBGP peers announce (RFC 4456)."""
     maximum_prefixes: int = 0
     """More than this of a family and the session ends; 0: no limit."""
     password: str = field(default="", repr=False)
@@ -77,16 +77,16 @@ class PeerConfig:
     local_as: int | None = None
     """Our AS number towards this peer, in place of the speaker's; it also decides whether the peer is internal."""
     allowed_local_as: int = 0
-    """How often our own AS may stand in the AS_PATH of what the peer tells."""
+    """How often our own AS may be in the AS_PATH of what the peer announces."""
     next_hop_mode: NextHopMode = NextHopMode.AUTO
     restart_seconds: int | None = None
     """How long this peer keeps our paths while we are away; None: as the speaker says."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
     link_local_address: IPv6Address | None = None
-    """Ours on the link that we share with it, told beside an IPv6 next hop (RFC 2545); None: no such link."""
+    """Ours on the link that we share with it, advertised beside an IPv6 next hop (RFC 2545); None: no such link."""
     policy: Policy = EVERYTHING
-    """What is believed of what it tells, and what it is told; without rules all of both (RFC 8212 would have none)."""
+    """Import and export policy; without rules everything is accepted and advertised (RFC 8212 would have nothing)."""
 
     def is_internal(self, us: SpeakerConfig) -> bool:
         """Whether the peer is of our AS as it sees us (iBGP)."""
@@ -113,7 +113,7 @@ class PeerConfig:
 
 
 def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
-    """Whether it is still the same neighbour to whom we are the same, so that paths may outlive a new session."""
+    """Whether both are one peer to which we are one speaker, so that paths may outlive the session."""
     return (one.address, one.asn, one.local_as) == (other.address, other.asn, other.local_as)
 
 
@@ -134,7 +134,7 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
 
 
 def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
-    """Whether what of a peer's words is believed depends on what differs."""
+    """Whether the difference matters to which of the peer's paths are accepted."""
     return (before.policy.import_rules, before.allowed_local_as) != (
         after.policy.import_rules,
         after.allowed_local_as,
@@ -142,7 +142,7 @@ def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
 
 
 def changes_export(before: PeerConfig, after: PeerConfig) -> bool:
-    """Whether what a peer is told depends on what differs."""
+    """Whether the difference matters to what the peer is advertised."""
     return (
         before.next_hop_mode is not after.next_hop_mode
         or before.policy.export_rules != after.policy.export_rules
@@ -170,7 +170,7 @@ class SpeakerConfig:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Our own: listened on, told as next hops where a session's own address is of the other family."""
+        """Our own: listened on, and advertised as next hops where a session's own address is of the other family."""
         return (
             (self.listen_address,)
             if self.second_address is None

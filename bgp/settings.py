@@ -37,18 +37,18 @@ class Leaving(Enum):
     """What SIGTERM does."""
 
     DRAIN = "drain"
-    """Neighbours forget us at once."""
+    """Peers remove our paths at once."""
     SILENCE = "silence"
-    """Neighbours keep our paths for the restart time (RFC 4724)."""
+    """Peers keep our paths for the restart time (RFC 4724)."""
 
 
 class BadSettings(ValueError):
-    """What is wrong, and where in the file."""
+    """A mistake in the settings: what is wrong, and where in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole file."""
+    """The settings of a whole file."""
 
     speaker: SpeakerConfig
     peers: Mapping[Address, PeerConfig]
@@ -56,7 +56,7 @@ class Settings:
     form: Form = Form.JSON
     leaving: Leaving = Leaving.DRAIN
     text: str = ""
-    """What neighbours' operators read after a drain (RFC 9003)."""
+    """What the peers' operators read after a drain (RFC 9003)."""
 
 
 def _a(kind: type, what: str) -> Read:
@@ -217,7 +217,7 @@ def _originations(whole: Mapping[str, Any]) -> dict[Prefix, Origination]:
 
 
 def settings_of(text: str) -> Settings:
-    """What a file says. Raises BadSettings."""
+    """The settings that a TOML text gives. Raises BadSettings."""
     try:
         whole = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,7 +1,7 @@
-"""Rules that accept, refuse and change paths: what a peer may tell us and what it is told.
+"""Policy: rules that accept, reject and change paths, on import and on export.
 
 Promises: pure; the first rule that matches and is not `NEXT` decides, and its name is the reason that people are shown.
-Rules are values, so two policies can be compared; `Judge` makes them ready for one peer and one family.
+Rules are values, so two policies can be compared; `CompiledPolicy` makes them ready for one peer and one family.
 Does not know: who wrote the rules, sessions, RIBs.
 """
 
@@ -63,12 +63,12 @@ class PrefixMatch:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceMatch:
-    """What is reached by some interfaces: learned paths by their next hop, our own by name."""
+    """Paths by the interfaces that lead there: learned ones by their next hop, our own by prefix."""
 
     subnets: tuple[Prefix, ...] = ()
-    """A next hop in one of these is; no other, unless `elsewhere` is given."""
+    """A next hop in one of these matches; no other, unless `elsewhere` is given."""
     elsewhere: tuple[Prefix, ...] | None = None
-    """Given: a next hop outside of all these is reached by them as well, beyond a router."""
+    """Given: a next hop outside of all these matches as well, for it is beyond a router."""
     own: frozenset[Prefix] = frozenset()
     """The prefixes of our own that are behind them."""
 
@@ -106,13 +106,13 @@ class Rule:
     family: Family | None = None
     prefix: PrefixMatch | None = None
     learned: bool = False
-    """Only what peers taught us."""
+    """Only paths that were learned."""
     own: Own | None = None
     """To our own blocks as they are now: rules need not change when these do."""
     interfaces: InterfaceMatch | None = None
-    """By some interfaces."""
+    """The interfaces that lead there."""
     internal: bool | None = None
-    """Whether the peer, as listener or as teacher, is of our AS."""
+    """Whether the peer that announces it (import) or gets it (export) is of our AS."""
     community: int | bytes | None = None
     as_path_begins: tuple[int, ...] = ()
     priority: int | None = None
@@ -121,7 +121,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of one peer. What no rule decides is accepted."""
+    """The import and export rules of one peer. What no rule decides is accepted."""
 
     import_rules: tuple[Rule, ...] = ()
     export_rules: tuple[Rule, ...] = ()
@@ -129,17 +129,17 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """What was decided."""
+    """What a policy decided on one path."""
 
     attributes: PathAttributes | None
-    """As changed on the way; None: refused."""
+    """As changed by operations; None: rejected."""
     reason: str = ""
     """The name of the rule that decided; empty: none did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path to be judged."""
+    """A path that a policy decides on."""
 
     prefix: Nlri
     attributes: PathAttributes
@@ -165,7 +165,7 @@ class CompiledPolicy:
         self._rules = [(rule, _tests(rule, family)) for rule in fitting]
 
     def __call__(self, candidate: Candidate) -> PolicyResult:
-        """Decide."""
+        """Decide on one path."""
         attributes = candidate.attributes
         for rule, tests in self._rules:
             for test in tests:
@@ -228,7 +228,7 @@ def _tests(rule: Rule, family: Family) -> list[Test]:
     if rule.prefix is not None:
         tests.append(_prefix_test(rule.prefix, family))
     if rule.interfaces is not None:
-        tests.append(_reached_test(rule.interfaces, family))
+        tests.append(_interface_test(rule.interfaces, family))
     if rule.community is not None:
         tests.append(_community_test(rule.community))
     if begins := rule.as_path_begins:
@@ -265,15 +265,15 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
             return lambda candidate, attributes: not equal(candidate, attributes)
 
 
-def _reached_test(reached: InterfaceMatch, family: Family) -> Test:
-    own = frozenset(pack(prefix) for prefix in reached.own if family_of(prefix) is family)
+def _interface_test(match: InterfaceMatch, family: Family) -> Test:
+    own = frozenset(pack(prefix) for prefix in match.own if family_of(prefix) is family)
 
     def is_reached(next_hop: Address | None) -> bool:
         if next_hop is None:
             return False
-        if any(next_hop in subnet for subnet in reached.subnets):
+        if any(next_hop in subnet for subnet in match.subnets):
             return True
-        others = reached.elsewhere
+        others = match.elsewhere
         return others is not None and not any(next_hop in subnet for subnet in others)
 
     return lambda candidate, attributes: (

@@ -67,11 +67,11 @@ def _last_resort(exported: PathAttributes, to: ExportTarget) -> PathAttributes:
 def why_not_exported(path: Path, to: ExportTarget) -> str:
     """Why `export_attributes` answers None, in words for the operator."""
     if path.source.key == to.key:
-        return "the peer itself told it"
+        return "the peer itself announced it"
     if not _may_leave(path.attributes.communities, to):
         return "its communities confine it"
     if to.internal and path.source.internal and not path.source.is_own:
-        return "an internal peer told it, and neither of the two is our client"
+        return "an internal peer announced it, and neither of the two is our client"
     return "we have no next hop for it"
 
 

@@ -2,7 +2,7 @@
 
 Promises: every pair of state and event has an answer; what the table does not hold is an FSM error (section 6.6, with
 the subcodes of RFC 6608). Everything that moves a connection from state to state is here.
-Does not know: two connections to one peer, when to dial: the peer decides that.
+Does not know: two connections to one peer, when to connect: the peer decides that.
 
 Where it differs from the RFC, on purpose: a connection that fails goes to Idle and is gone, and the peer makes a new
 one. An UPDATE in OpenConfirm counts as the KEEPALIVE that some speakers do not send first.
@@ -25,7 +25,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to a connection. One exists only while TCP is up: calling and waiting are the peer's."""
+    """What can happen to a connection. One exists only while TCP is up: connecting and listening are the peer's."""
 
     TCP_UP = auto()
     TCP_DOWN = auto()
@@ -43,7 +43,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What the session does, in the order of the table."""
+    """What a session does after a transition."""
 
     SEND_OPEN = auto()
     ADOPT_OPEN = auto()

@@ -1,4 +1,4 @@
-"""What codes mean, in words for the operator (RFC 4271 section 4.5, 4486, 9003). Knows nothing else."""
+"""NOTIFICATION codes in words for the operator (RFC 4271 section 4.5, RFC 4486, RFC 9003). Knows nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we say of ourselves in OPEN (RFC 5492, RFC 4724, RFC 8538). Pure; knows no session."""
+"""What our OPEN says: AS number, hold time and capabilities (RFC 5492, RFC 4724, RFC 8538). Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from bgp.wire.families import Address
 def local_parameters(
     us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
 ) -> LocalParameters:
-    """Our side of a new connection; `address` is our end's, `was_up`: it had a session in this life of ours."""
+    """Our side of a new connection; `address` is our end's.
+
+    `restarting` sets the R bit. `was_up`: the peer had a session with this process, so its F bits are set: whatever
+    breaks a session of ours, the kernel goes on forwarding.
+    """
     asn = peer.local_as or us.asn
     restart = GracefulRestart(
         us.restart_seconds if peer.restart_seconds is None else peer.restart_seconds,
         restarting=restarting,
         notification=True,
-        # Whatever breaks a session of ours, the kernel goes on forwarding.
         families=peer.families,
         forwarding_preserved=peer.families if us.restarting or was_up else frozenset(),
     )

@@ -1,4 +1,4 @@
-"""One TCP connection under asyncio: bytes both ways, and a limit on what waits to be written.
+"""One TCP connection under asyncio: octets both ways, and a limit on what waits to be written.
 
 Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
 table; a connection that is closed but takes no more bytes is cut after a while. TCP MD5 (RFC 2385) and TTL security
@@ -30,19 +30,19 @@ IPV6_MINHOPCOUNT = 73
 LARGEST_TTL = 255
 
 
-class Owner(Protocol):
-    """Who is told what happens on a connection."""
+class ConnectionOwner(Protocol):
+    """The owner of a connection, to which it reports what happens."""
 
     def opened(self, tcp: Tcp) -> None:
-        """It is up."""
+        """The connection is up."""
         ...
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:
-        """Bytes came."""
+        """Octets arrived."""
         ...
 
     def ended(self, tcp: Tcp, why: str) -> None:
-        """It is down."""
+        """The connection is down."""
         ...
 
     def flow_changed(self, tcp: Tcp) -> None:
@@ -51,9 +51,9 @@ class Owner(Protocol):
 
 
 class Tcp(asyncio.Protocol):
-    """One connection; its owner names it."""
+    """One TCP connection; its owner names it."""
 
-    def __init__(self, owner: Owner, connection: int | None) -> None:
+    def __init__(self, owner: ConnectionOwner, connection: int | None) -> None:
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self.connection = connection
@@ -81,23 +81,23 @@ class Tcp(asyncio.Protocol):
         return address
 
     def write(self, data: bytes) -> None:
-        """Send behind what waits."""
+        """Queue octets behind what waits."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def pause_reading(self) -> None:
-        """Read no more for now."""
+        """Stop reading the socket."""
         if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read the socket again."""
         transport = self._transport
         if transport is not None and not transport.is_closing() and not transport.is_reading():
             transport.resume_reading()
 
     def set_gtsm(self, hops: int) -> None:
-        """TTL security on a connection that the other side opened."""
+        """Apply TTL security (GTSM, RFC 5082) to a connection that the other side opened."""
         if self._transport is not None:
             set_gtsm(self._transport.get_extra_info("socket"), hops)
 
@@ -109,7 +109,7 @@ class Tcp(asyncio.Protocol):
             asyncio.get_running_loop().call_later(CLOSING_SECONDS, transport.abort)
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, whatever still waits to be written."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -159,7 +159,7 @@ class Socket(Protocol):
 
 
 def set_md5_key(sock: Socket, peer: Address, password: str) -> None:
-    """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
+    """Set the TCP MD5 key for a peer (RFC 2385), also on a listening socket; an empty password removes it."""
     key = password.encode()
     if peer.version == 4:
         address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
@@ -177,7 +177,7 @@ def set_max_ttl(sock: Socket) -> None:
 
 
 def set_gtsm(sock: Socket, hops: int) -> None:
-    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: from anywhere."""
+    """GTSM (RFC 5082): send with the largest TTL, and accept only from at most `hops` away; 0: from anywhere."""
     if hops:
         set_max_ttl(sock)
     nearest = LARGEST_TTL + 1 - hops if hops else 0
@@ -193,7 +193,7 @@ def socket_family(address: Address) -> int:
 
 
 def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket:
-    """A socket to call a peer with. Raises OSError."""
+    """A socket to connect to a peer with, bound to `source` and secured as configured. Raises OSError."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     sock = socket.socket(socket_family(config.address), kind)
     try:

@@ -79,7 +79,7 @@ def test_what_a_peer_told_is_shown_with_what_became_of_it() -> None:
     }
 
 
-def test_what_a_peer_is_told_is_shown_as_it_is_told() -> None:
+def test_what_a_peer_is_advertised_is_shown_as_it_is_advertised() -> None:
     policy = Policy(
         export_rules=(Rule(Action.ACCEPT, "rule 1", prefix=TWO_ONLY, operations=(PrependAs((7,)),)),)
     )
@@ -87,28 +87,28 @@ def test_what_a_peer_is_told_is_shown_as_it_is_told() -> None:
     wire.announce(one, ONE, TWO)
     wire.run(1)
     page = query(one.router, view(RibView.ADVERTISED, 2))
-    assert told(page) == {ONE: (True, "told"), TWO: (True, "rule 1")}
+    assert told(page) == {ONE: (True, "advertised"), TWO: (True, "rule 1")}
     assert [seen.path.attributes.as_path for seen in page.paths] == [(), ((2, (7,)),)]
     assert [str(seen.path.attributes.next_hop) for seen in page.paths] == ["10.0.0.1", "10.0.0.1"]
 
 
-def test_why_a_peer_is_not_told_is_said_for_the_prefix_that_is_asked_for() -> None:
+def test_why_a_peer_is_not_advertised_a_prefix_is_said_for_the_prefix_that_is_asked_for() -> None:
     wire, one, two, three = star(Policy(export_rules=(Rule(Action.REJECT, "rule 9", prefix=TWO_ONLY),)))
     wire.announce(one, TWO)
     wire.announce(two, THREE)
     wire.announce(three, ONE)
     wire.run(1)
-    assert told(query(one.router, view(RibView.ADVERTISED, 2))) == {ONE: (True, "told")}
+    assert told(query(one.router, view(RibView.ADVERTISED, 2))) == {ONE: (True, "advertised")}
     for last, prefix, reason in (
         (2, TWO, "rule 9"),
-        (2, THREE, "the peer itself told it"),
-        (3, ONE, "the peer itself told it"),
+        (2, THREE, "the peer itself announced it"),
+        (3, ONE, "the peer itself announced it"),
     ):
         assert told(query(one.router, view(RibView.ADVERTISED, last, prefix))) == {prefix: (False, reason)}
     assert query(one.router, view(RibView.ADVERTISED, 2, "10.9.0.0/24")).paths == ()
 
 
-def test_what_an_internal_peer_told_another_internal_one_is_not_told() -> None:
+def test_what_an_internal_peer_announced_is_not_advertised_to_another() -> None:
     wire = Wire()
     one, two, three = (wire.node(number, MESH) for number in (1, 2, 3))
     wire.configure(one, {address(last): PeerConfig(address(last), MESH) for last in (2, 3)})
@@ -120,7 +120,7 @@ def test_what_an_internal_peer_told_another_internal_one_is_not_told() -> None:
     wire.announce(two, TWO)
     wire.run(1)
     assert told(query(one.router, view(RibView.ADVERTISED, 3, TWO))) == {
-        TWO: (False, "an internal peer told it, and neither of the two is our client")
+        TWO: (False, "an internal peer announced it, and neither of the two is our client")
     }
 
 
