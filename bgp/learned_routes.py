@@ -1,4 +1,4 @@
-"""The routes that peers taught us, as a mapping for those who forward by them: a view of the Loc-RIBs, never a copy.
+"""The routes that peers taught us, as a mapping: a view of the Loc-RIBs, never a copy.
 
 Promises: what is ours, or has no next hop that can be reached, is not in it. Does not know: time, sockets, the kernel.
 """
@@ -21,9 +21,9 @@ class LearnedRoute:
     next_hop: Address
     peer: Address
     stale: bool
-    """Kept through the peer's restart."""
+    """Retained through the peer's restart."""
     link_local: IPv6Address | None = None
-    """The next hop on the peer's link, when it was told beside a global one."""
+    """The next hop on the peer's link, when it came beside a global one."""
 
 
 class Learned(Mapping[Prefix, LearnedRoute]):

@@ -146,7 +146,7 @@ class Peer:
         outputs: list[Output] = []
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
-            # Nobody connects twice who still has the first connection.
+            # A peer that still has its first connection opens no second one.
             if same_way and known != self._established:
                 outputs += self._drop(
                     known, self._sessions[known].lost("replaced by a newer connection"), now

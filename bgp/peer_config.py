@@ -1,4 +1,4 @@
-"""Who we are and whom we peer with, checked when made. Knows no files and no datastore."""
+"""The configuration of the speaker and of each peer, checked when made. Knows no files and no datastore."""
 
 from __future__ import annotations
 

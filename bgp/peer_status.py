@@ -20,22 +20,22 @@ from bgp.wire.families import Address
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatus:
-    """A NOTIFICATION that ended a session."""
+    """A NOTIFICATION that ended a connection."""
 
     sent: bool
-    """By us; else by the neighbour."""
+    """Sent by us; else by the peer."""
     code: int
     subcode: int
     name: str
-    """With the neighbour's words, where it had some (RFC 9003)."""
+    """With the text of its sender, where there is one (RFC 9003)."""
     defined_in: str
     data: str
-    """In hex."""
+    """The NOTIFICATION's data in hex."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """A neighbour, for people."""
+    """A peer as it is shown to people."""
 
     address: Address
     asn: int
@@ -47,14 +47,14 @@ class PeerStatus:
     announced: int
     last_error: str
     restarting: bool
-    """Its paths are kept although its session is gone or new."""
+    """Some of its paths are stale: its session is gone or new."""
     hold_seconds: int = 0
     """As negotiated; 0 while there is no session, or without a hold timer."""
     router_id: IPv4Address | None = None
     offered: Capabilities | None = None
     """What we can do, as said in our OPEN."""
     received_offer: Capabilities | None = None
-    """What the neighbour can do, as said in its OPEN."""
+    """What the peer can do, as said in its OPEN."""
     agreed: tuple[str, ...] = ()
     """What both can do, in words."""
     last_notification: ErrorStatus | None = None
@@ -62,12 +62,12 @@ class PeerStatus:
     sessions: int = 0
     """How often one was established."""
     messages_sent: tuple[tuple[str, int], ...] = ()
-    """By kind, in this session."""
+    """Messages by kind, in this session."""
     messages_received: tuple[tuple[str, int], ...] = ()
 
 
 def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
-    """A neighbour as it is; its state and since when come from the shell."""
+    """The status of a peer; its state, and since when, come from the shell."""
     session = peer.session
     return PeerStatus(
         address=peer.config.address,
@@ -75,7 +75,7 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         description=peer.config.description,
         state=state,
         since=since,
-        received=sum(len(intake.pre_policy) for intake in peer.adj_ribs_in.values()),
+        received=sum(len(rib.pre_policy) for rib in peer.adj_ribs_in.values()),
         announced=sum(map(len, peer.adj_ribs_out.values())),
         last_error=peer.last_error,
         restarting=any(rib.has_stale for rib in peer.adj_ribs_in.values()),

@@ -2,7 +2,7 @@
 
 Promises: pure; the first rule that matches and is not `NEXT` decides, and its name is the reason that people are shown.
 Rules are values, so two policies can be compared; `CompiledPolicy` makes them ready for one peer and one family.
-Does not know: who wrote the rules, sessions, RIBs.
+Does not know: where the rules come from, sessions, RIBs.
 """
 
 from __future__ import annotations

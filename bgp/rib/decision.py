@@ -22,7 +22,7 @@ def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
 def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
     """The best of at least one path; one that is not eligible only where no other is.
 
-    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
+    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbouring AS
     6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
     9. lowest peer address   10. lowest path identifier (RFC 7911)
 
@@ -70,8 +70,8 @@ def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
     """
     least: dict[int, int] = {}
     for path in paths:
-        neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
-        least[neighbour] = min(med, least.get(neighbour, med))
+        group, med = path.attributes.neighbour_as, path.attributes.med or 0
+        least[group] = min(med, least.get(group, med))
     return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
 
 

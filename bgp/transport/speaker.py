@@ -40,11 +40,9 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Monotonic seconds."""
-        ...
 
     def wall(self) -> datetime:
         """The present moment in UTC."""
-        ...
 
 
 class Log(Protocol):
@@ -52,11 +50,9 @@ class Log(Protocol):
 
     def info(self, event: str, **fields: Any) -> Any:
         """Something changed."""
-        ...
 
     def warning(self, event: str, **fields: Any) -> Any:
         """Something was tolerated or is tried again."""
-        ...
 
 
 class Speaker:

@@ -35,19 +35,15 @@ class ConnectionOwner(Protocol):
 
     def opened(self, tcp: Tcp) -> None:
         """The connection is up."""
-        ...
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:
         """Octets arrived."""
-        ...
 
     def ended(self, tcp: Tcp, why: str) -> None:
         """The connection is down."""
-        ...
 
     def flow_changed(self, tcp: Tcp) -> None:
         """`is_full` is another."""
-        ...
 
 
 class Tcp(asyncio.Protocol):
@@ -116,7 +112,7 @@ class Tcp(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
+        """asyncio: the connection is up."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
@@ -125,22 +121,22 @@ class Tcp(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
+        """asyncio: octets arrived."""
         self._owner.arrived(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """asyncio: the connection is down."""
         self._owner.ended(
             self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP"
         )
 
     def pause_writing(self) -> None:
-        """Called by the loop."""
+        """asyncio: HIGH_WATER_BYTES wait to be written."""
         self.is_full = True
         self._owner.flow_changed(self)
 
     def resume_writing(self) -> None:
-        """Called by the loop."""
+        """asyncio: little waits to be written."""
         self.is_full = False
         self._owner.flow_changed(self)
 
@@ -151,11 +147,9 @@ class Socket(Protocol):
     @property
     def family(self) -> int:
         """As socket.socket."""
-        ...
 
     def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
         """As socket.socket."""
-        ...
 
 
 def set_md5_key(sock: Socket, peer: Address, password: str) -> None:

@@ -1,4 +1,4 @@
-"""The attribute block of an UPDATE: bytes to attributes and back (RFC 4271 section 4.3, RFC 7606 sections 3 and 4).
+"""The attribute block of an UPDATE: octets to attributes and back (RFC 4271 4.3, RFC 6793, RFC 7606 sections 3, 4).
 
 Promises: a malformed attribute becomes a Treatment, the strongest wins and the rest is still read, so that a later
 MP_UNREACH_NLRI is found. Only a second multiprotocol attribute is a NotificationError.
@@ -33,7 +33,7 @@ _DEFAULTS = PathAttributes()
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An attribute block, read: what it says and what was wrong with it."""
+    """An attribute block, decoded: what it says and what was wrong with it."""
 
     attributes: PathAttributes
     treatment: Treatment | None
@@ -195,7 +195,7 @@ def pack_attribute(flags: int, code: int, value: bytes) -> bytes:
 
 
 def _count(path: tuple[Segment, ...]) -> int:
-    """AS numbers as the decision process counts them."""
+    """How many AS numbers the decision process counts in a path."""
     return sum(len(numbers) if kind == SegmentType.AS_SEQUENCE else 1 for kind, numbers in path)
 
 
@@ -205,7 +205,7 @@ def _merged(
     """The real AS_PATH: the head of AS_PATH, which old speakers prepended to, and AS4_PATH.
 
     `aggregator_is_old`: AGGREGATOR names an AS other than AS_TRANS although AS4_AGGREGATOR is there, so an old speaker
-    aggregated on the way and both AS4 attributes tell of an earlier route.
+    aggregated on the way and both AS4 attributes describe an earlier route.
     """
     if new is None or aggregator_is_old:
         return old

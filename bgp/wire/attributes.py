@@ -19,7 +19,7 @@ from bgp.wire.families import Address, Family
 from bgp.wire.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
 NEXT_HOPS_SHARED = 8192
-"""As many nodes as a large cluster has."""
+"""Next hops that are one object each: as many as a large cluster has nodes."""
 DEFAULT_LOCAL_PREF = 100
 MOST_SEGMENT_AS = 255
 
@@ -29,13 +29,13 @@ Segment = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PathAttributes:
-    """Everything a path says of itself; hashable, so equal ones can be shared."""
+    """The path attributes of a route (RFC 4271 section 5); hashable, so equal ones can be shared."""
 
     origin: int = Origin.IGP
     as_path: tuple[Segment, ...] = ()
     next_hop: Address | None = None
     link_local: IPv6Address | None = None
-    """The next hop's address on the link, where it was told beside a global one (RFC 2545 section 3)."""
+    """The next hop's link-local address, where it came beside a global one (RFC 2545 section 3)."""
     med: int | None = None
     local_pref: int | None = None
     atomic_aggregate: bool = False
@@ -64,15 +64,15 @@ class PathAttributes:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the meaning of attributes depends on."""
+    """What was negotiated, as far as the meaning of messages depends on it."""
 
     four_octet_as: bool
     internal: bool
     """Whether the session is iBGP."""
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """What was agreed; the rest is skipped."""
+    """Families negotiated; attributes of others are discarded."""
     path_ids: frozenset[Family] = frozenset()
-    """In which the peer puts an identifier before each prefix (RFC 7911)."""
+    """Families in which the peer puts an identifier before each prefix (RFC 7911)."""
 
 
 def withdraw(why: str) -> MalformedAttribute:
@@ -117,7 +117,7 @@ def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
 
 @lru_cache(maxsize=NEXT_HOPS_SHARED)
 def _host(value: bytes) -> IPv4Address:
-    """One object for a next hop that many attribute blocks have: later they are told apart without comparing."""
+    """One object for a next hop that many attribute blocks have: later they are compared by identity first."""
     address = IPv4Address(value)
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         raise withdraw(f"NEXT_HOP {address} cannot be a host's address")
@@ -138,7 +138,7 @@ def _med(value: bytes, _: Context) -> int:
 
 def _local_pref(value: bytes, context: Context) -> int:
     if not context.internal:
-        raise discard("")  # common, and nothing to tell
+        raise discard("")  # common, and nothing to log
     if len(value) != 4:
         raise withdraw("LOCAL_PREF is not four octets")
     return int.from_bytes(value, "big")

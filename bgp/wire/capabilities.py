@@ -1,4 +1,4 @@
-"""What a speaker can do: capabilities in OPEN (RFC 5492), and what two speakers have in common.
+"""Capabilities in OPEN (RFC 5492): what a speaker can do.
 
 Promises: an unknown capability is ignored; a malformed one is a NotificationError. Does not know: sessions.
 """
@@ -28,26 +28,26 @@ class GracefulRestart:
     notification: bool = False
     """RFC 8538: a NOTIFICATION, too, starts a graceful restart."""
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """Of whose paths it will tell the end, and which may be kept meanwhile."""
+    """Families whose paths may be retained, and of which End-of-RIB will be sent."""
     forwarding_preserved: frozenset[Family] = frozenset()
-    """The families whose forwarding state survived."""
+    """Families whose F bit is set: their forwarding state survived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """One side's offer."""
+    """The capabilities that one side offers."""
 
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """What it exchanges (RFC 4760); other families than ours are left out."""
+    """Families that it exchanges (RFC 4760); those that we do not know are left out."""
     four_octet_as: int | None = None
     route_refresh: bool = False
     graceful_restart: GracefulRestart | None = None
     extended_message: bool = False
     enhanced_refresh: bool = False
     add_path_receive: frozenset[Family] = frozenset()
-    """Of which it takes several paths to a prefix, told apart by identifiers (RFC 7911)."""
+    """Families of which it receives several paths to a prefix, told apart by identifiers (RFC 7911)."""
     add_path_send: frozenset[Family] = frozenset()
-    """Of which it tells several."""
+    """Families of which it sends several paths to a prefix (RFC 7911)."""
     host_name: str = ""
     """What the peer calls itself, for people; read, never sent."""
 
@@ -133,11 +133,11 @@ def _graceful_restart(value: bytes) -> GracefulRestart:
         restarting=bool(flags & RESTART_STATE),
         notification=bool(flags & NOTIFICATION_BIT),
         families=frozenset(found),
-        forwarding_preserved=frozenset(family for family, kept in found.items() if kept),
+        forwarding_preserved=frozenset(family for family, f_bit in found.items() if f_bit),
     )
 
 
-TAKES, GIVES = 1, 2
+RECEIVES, SENDS = 1, 2
 """RFC 7911 section 4; both bits are 3, and any other value counts as nothing."""
 
 
@@ -147,7 +147,7 @@ def _packed_paths(offer: Capabilities) -> bytes:
             "!HBB",
             family,
             UNICAST,
-            TAKES * (family in offer.add_path_receive) + GIVES * (family in offer.add_path_send),
+            RECEIVES * (family in offer.add_path_receive) + SENDS * (family in offer.add_path_send),
         )
         for family in sorted(offer.add_path_receive | offer.add_path_send)
     )
@@ -160,10 +160,10 @@ def _paths(value: bytes) -> tuple[frozenset[Family], frozenset[Family]]:
         family: value[offset + 3]
         for offset in range(0, len(value), 4)
         if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
-        and 1 <= value[offset + 3] <= TAKES | GIVES
+        and 1 <= value[offset + 3] <= RECEIVES | SENDS
     }
-    taken = frozenset(family for family, bits in found.items() if bits & TAKES)
-    return taken, frozenset(family for family, bits in found.items() if bits & GIVES)
+    receives = frozenset(family for family, bits in found.items() if bits & RECEIVES)
+    return receives, frozenset(family for family, bits in found.items() if bits & SENDS)
 
 
 def _host_name(value: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Whose fault it is, and the answer: a remote fault already carries its NOTIFICATION, or says what is lost with it."""
+"""Errors of the BGP package: the peer's carry the NOTIFICATION that answers them, or say what they cost (RFC 7606)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Treatment(IntEnum):
 
 
 class MalformedAttribute(BgpError):
-    """The session survives; the attribute or the routes do not."""
+    """An attribute is malformed: the session survives; the attribute or the UPDATE's routes do not (RFC 7606)."""
 
     def __init__(self, treatment: Treatment, why: str) -> None:
         super().__init__(why)
@@ -33,4 +33,4 @@ class MalformedAttribute(BgpError):
 
 
 class ListenFailed(BgpError):
-    """The port cannot be had; the sentence names address and port."""
+    """The listening port cannot be opened; the sentence names address and port."""

@@ -117,7 +117,7 @@ class Decoder:
 
 
 def encode(message: Message, context: Context) -> bytes:
-    """The message as sent."""
+    """The octets of a message, header included."""
     match message:
         case Open(asn, hold, router_id, offer):
             parameters = capabilities.encode(offer)

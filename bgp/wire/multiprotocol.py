@@ -71,7 +71,7 @@ def reach(value: bytes, context: Context) -> Reach:
 
 
 def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
-    """The next hop, and its address on the link where both were told.
+    """The next hop, and its link-local address where both are there.
 
     Where there is no global address, speakers put the other in its place, alone, twice, or behind zeros: it is then
     the next hop.

@@ -33,7 +33,7 @@ class Update:
     """What was wrong and tolerated (RFC 7606), for the log."""
     family: Family = Family.IPV4
     beside: Update | None = None
-    """What the same message says of the other family; never sent."""
+    """What the same message says of the other family; never sent so."""
 
     @property
     def is_end_of_rib(self) -> bool:
