@@ -62,7 +62,7 @@ class Peer:
         """How many sessions have been established since this process began."""
         self.adj_ribs_in = {family: AdjRibIn(family, config, us) for family in sorted(config.families)}
         self.adj_ribs_out: dict[Family, AdjRibOut] = {}
-        """Of the families negotiated, while a session is established."""
+        """Adj-RIB-Out of each family negotiated, while a session is established."""
         self.export_policy = self._compile_export_policy()
         """Export rules by family; None: everything is advertised."""
         self._new_connection = new_connection

@@ -14,7 +14,7 @@ LARGEST_AS = 0xFFFFFFFF
 SHORTEST_HOLD_SECONDS = 3
 """RFC 4271 section 4.2: zero, or at least three."""
 LONGEST_PASSWORD = 80
-"""Linux, TCP_MD5SIG_MAXKEYLEN."""
+"""Octets of a TCP MD5 key (Linux, TCP_MD5SIG_MAXKEYLEN)."""
 EVERYTHING = Policy()
 MOST_HOPS = 254
 MOST_LOCAL_AS = 255
@@ -151,7 +151,7 @@ def changes_export(before: PeerConfig, after: PeerConfig) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerConfig:
-    """The speaker itself."""
+    """The configuration of the speaker itself."""
 
     asn: int
     router_id: IPv4Address
@@ -164,7 +164,7 @@ class SpeakerConfig:
     deferral_seconds: float = 60.0
     """How long after the start `converged` may wait for peers."""
     cluster_id: IPv4Address | None = None
-    """Of our cluster as route reflector; the router id when not given (RFC 4456 section 7)."""
+    """CLUSTER_ID of our cluster as route reflector; None: the router id (RFC 4456 section 7)."""
     second_address: Address | None = None
     """Listened on as well; that of the other family on a node that has both."""
 

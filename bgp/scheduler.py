@@ -17,7 +17,7 @@ from bgp.wire.families import Address
 READ_BYTES = 32 << 10
 """Read of one connection in one step: at most some seven thousand prefixes."""
 FULL_BYTES = 128 << 10
-"""Of one connection's unread octets, before its socket is no longer read; what one read adds comes on top."""
+"""Unread octets of one connection from which on its socket is no longer read; one read may add to them."""
 WRITTEN_BYTES = 128 << 10
 """UPDATEs of one step, for all peers together."""
 CONNECTION_BYTES = 32 << 10

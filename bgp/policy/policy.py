@@ -17,7 +17,7 @@ from bgp.wire.iana import SegmentType
 from bgp.wire.nlri import LONGEST, Nlri, pack
 
 NORMAL_PRIORITY = 1024
-"""Of a path whose LOCAL_PREF says nothing of a priority."""
+"""The priority of a path whose LOCAL_PREF carries none."""
 LARGEST_LOCAL_PREF = 0x7FFFFFFF
 """LOCAL_PREF of priority 0: Calico carries a priority P between nodes as this number less P."""
 LEAST_LOCAL_PREF_WITH_PRIORITY = 0x40000000
@@ -56,9 +56,9 @@ class PrefixMatch:
     prefix: Prefix
     operator: Operator = Operator.IN
     least_length: int | None = None
-    """None: the prefix's own."""
+    """Shortest prefix that matches; None: the prefix's own length."""
     most_length: int | None = None
-    """None: the family's longest."""
+    """Longest prefix that matches; None: the family's longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +75,21 @@ class InterfaceMatch:
 
 @dataclass(frozen=True, slots=True)
 class AddCommunity:
-    """RFC 1997 as a number, RFC 8092 as twelve octets."""
+    """Add a community: a number (RFC 1997), or twelve octets (RFC 8092)."""
 
     community: int | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PrependAs:
-    """These numbers, in this order, in front of AS_PATH."""
+    """Put these AS numbers, in this order, in front of AS_PATH."""
 
     numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SetPriority:
-    """A kernel metric, the lower the better; it travels as LOCAL_PREF."""
+    """Set the kernel metric, the lower the better, which LOCAL_PREF carries."""
 
     priority: int
 

@@ -30,7 +30,7 @@ class ExportTarget:
     """A peer, as far as it matters to what it is advertised in one family."""
 
     key: int
-    """As in `Source.key`."""
+    """The peer's address as a number, as in `Source.key`."""
     internal: bool
     local_as: int
     next_hop: Address | None

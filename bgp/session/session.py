@@ -32,7 +32,7 @@ SEND_HOLDS = 2
 """Hold times that a peer may refuse to take bytes."""
 KEEPALIVES_PER_HOLD = 3
 SHORTEST_KEEPALIVE_SECONDS = 1.0
-"""RFC 4271 section 4.4."""
+"""No two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
 
 
 @dataclass(frozen=True, slots=True)

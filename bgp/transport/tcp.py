@@ -22,11 +22,11 @@ HIGH_WATER_BYTES = 64 << 10
 CLOSING_SECONDS = 5.0
 """How long a last NOTIFICATION may take to leave."""
 TCP_MD5SIG = 14
-"""linux/tcp.h."""
+"""Socket option of linux/tcp.h; the socket module does not name it."""
 IP_MINTTL = 21
-"""linux/in.h; the socket module does not name it."""
+"""Socket option of linux/in.h; the socket module does not name it."""
 IPV6_MINHOPCOUNT = 73
-"""linux/in6.h."""
+"""Socket option of linux/in6.h; the socket module does not name it."""
 LARGEST_TTL = 255
 
 
@@ -43,7 +43,7 @@ class ConnectionOwner(Protocol):
         """The connection is down."""
 
     def flow_changed(self, tcp: Tcp) -> None:
-        """`is_full` is another."""
+        """`is_full` of the connection has changed."""
 
 
 class Tcp(asyncio.Protocol):
@@ -146,10 +146,10 @@ class Socket(Protocol):
 
     @property
     def family(self) -> int:
-        """As socket.socket."""
+        """The address family, as of socket.socket."""
 
     def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
-        """As socket.socket."""
+        """Set an option, as of socket.socket."""
 
 
 def set_md5_key(sock: Socket, peer: Address, password: str) -> None:

@@ -185,7 +185,7 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
 
 
 def pack_attribute(flags: int, code: int, value: bytes) -> bytes:
-    """One attribute as sent."""
+    """The octets of one attribute, header included."""
     if len(value) > 0xFF:
         return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value
     return struct.pack("!BBB", flags, code, len(value)) + value

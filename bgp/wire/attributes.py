@@ -24,7 +24,7 @@ DEFAULT_LOCAL_PREF = 100
 MOST_SEGMENT_AS = 255
 
 Segment = tuple[int, tuple[int, ...]]
-"""(SegmentType, AS numbers)."""
+"""A segment of AS_PATH: (SegmentType, AS numbers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ TRANSITIVE = Flag.OPTIONAL | Flag.TRANSITIVE
 
 
 def pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
-    """AS_PATH as sent; a two-octet peer sees AS_TRANS."""
+    """The value of AS_PATH; in two octets a larger AS number reads AS_TRANS (RFC 6793)."""
     out = b""
     for kind, numbers in path:
         wide = context.four_octet_as
@@ -226,7 +226,7 @@ def _joined(values: tuple[bytes, ...], _: Context) -> bytes:
 
 
 def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
-    """AGGREGATOR as sent."""
+    """The value of AGGREGATOR, and of AS4_AGGREGATOR with four octets."""
     number, address = value
     if context.four_octet_as:
         return number.to_bytes(4, "big") + address.packed

@@ -21,7 +21,7 @@ FORWARDING_STATE = 0x80
 
 @dataclass(frozen=True, slots=True)
 class GracefulRestart:
-    """RFC 4724 section 3."""
+    """The graceful restart capability (RFC 4724 section 3)."""
 
     restart_seconds: int
     restarting: bool = False

@@ -18,9 +18,9 @@ TYPE_AT = 18
 """Where in a message its type stands."""
 LARGEST_MESSAGE = 4096
 LARGEST_EXTENDED = 65535
-"""RFC 8654."""
+"""Octets of an extended message (RFC 8654)."""
 NEVER_EXTENDED = (MessageType.OPEN, MessageType.KEEPALIVE)
-"""RFC 8654 section 3."""
+"""Messages that are never extended (RFC 8654 section 3)."""
 SHORTEST = {
     MessageType.OPEN: 29,
     MessageType.UPDATE: 23,
@@ -78,5 +78,5 @@ def _header(header: bytes, largest: int) -> tuple[MessageType, int]:
 
 
 def frame(kind: MessageType, body: bytes) -> bytes:
-    """A whole message."""
+    """A whole message: the header in front of a body."""
     return MARKER + struct.pack("!HB", HEADER_BYTES + len(body), kind) + body

@@ -21,7 +21,7 @@ class MessageType(IntEnum):
 
 
 class Attribute(IntEnum):
-    """Path attribute type codes."""
+    """Path attribute type codes (RFC 4271 section 5 and others)."""
 
     ORIGIN = 1
     AS_PATH = 2
@@ -70,7 +70,7 @@ class CapabilityCode(IntEnum):
 
 
 class Origin(IntEnum):
-    """RFC 4271 section 5.1.1."""
+    """Values of ORIGIN (RFC 4271 section 5.1.1)."""
 
     IGP = 0
     EGP = 1

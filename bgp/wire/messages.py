@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """RFC 4271 section 4.2; `asn` is the real one, whatever fits into two octets."""
+    """OPEN (RFC 4271 section 4.2); `asn` is the real one, whatever fits into two octets."""
 
     asn: int
     hold_seconds: int
@@ -47,7 +47,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """RFC 4271 section 4.5."""
+    """NOTIFICATION (RFC 4271 section 4.5)."""
 
     code: int
     subcode: int
@@ -56,7 +56,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """RFC 4271 section 4.4."""
+    """KEEPALIVE (RFC 4271 section 4.4)."""
 
 
 class Subtype(IntEnum):
@@ -69,7 +69,7 @@ class Subtype(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RouteRefresh:
-    """RFC 2918, RFC 7313."""
+    """ROUTE-REFRESH (RFC 2918, RFC 7313)."""
 
     afi: int = 1
     safi: int = 1

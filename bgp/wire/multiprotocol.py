@@ -93,7 +93,7 @@ def unreach(value: bytes, context: Context) -> tuple[Family, list[Nlri]]:
 
 
 def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nlri]) -> bytes:
-    """MP_REACH_NLRI as sent."""
+    """MP_REACH_NLRI as an attribute, header included."""
     assert attributes.next_hop is not None
     next_hop = attributes.next_hop.packed
     if attributes.link_local is not None:
@@ -103,6 +103,6 @@ def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nl
 
 
 def pack_unreach(family: Family, prefixes: Iterable[Nlri]) -> bytes:
-    """MP_UNREACH_NLRI as sent."""
+    """MP_UNREACH_NLRI as an attribute, header included."""
     head = struct.pack("!HB", family, UNICAST)
     return pack_attribute(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))

@@ -19,7 +19,7 @@ Nlri = bytes
 ID_MARK = b"\xff"
 ID_BYTES = 5
 LONGEST = {Family.IPV4: 32, Family.IPV6: 128}
-"""Bits of a prefix."""
+"""The longest prefix of each family, in bits."""
 
 
 def _does_not_fit(why: str) -> NotificationError:
@@ -95,7 +95,7 @@ def truncated(prefix: Nlri, length: int) -> Nlri:
 
 
 def pack(prefix: Prefix) -> Nlri:
-    """A prefix as NLRI."""
+    """The NLRI of a prefix."""
     return bytes([prefix.prefixlen]) + prefix.network_address.packed[: (prefix.prefixlen + 7) // 8]
 
 

@@ -42,7 +42,7 @@ class Update:
 
 
 def encode(update: Update, context: Context) -> bytes:
-    """The body as sent."""
+    """The octets of an UPDATE's body."""
     attributes = update.attributes
     block = attribute_codec.encode(attributes, context) if attributes is not None else b""
     withdrawn, announced = b"", b""
