@@ -117,20 +117,16 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
     return (one.address, one.asn, one.local_as) == (other.address, other.asn, other.local_as)
 
 
+_CHANGEABLE = (
+    *("description", "passive", "port", "maximum_prefixes", "next_hop_mode"),
+    *("policy", "allowed_local_as", "keepalive_seconds"),
+)
+"""What may change under a session: it counts only for people, or from now on."""
+
+
 def same_session(one: PeerConfig, other: PeerConfig) -> bool:
-    """Whether a session made for one may stay for the other: what differs counts only for people or from now on."""
-    adjusted = replace(
-        one,
-        description=other.description,
-        passive=other.passive,
-        port=other.port,
-        maximum_prefixes=other.maximum_prefixes,
-        next_hop_mode=other.next_hop_mode,
-        policy=other.policy,
-        allowed_local_as=other.allowed_local_as,
-        keepalive_seconds=other.keepalive_seconds,
-    )
-    return adjusted == other
+    """Whether a session negotiated under one may go on under the other."""
+    return replace(one, **{name: getattr(other, name) for name in _CHANGEABLE}) == other
 
 
 def changes_import(before: PeerConfig, after: PeerConfig) -> bool:

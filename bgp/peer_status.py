@@ -69,6 +69,7 @@ class PeerStatus:
 def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
     """The status of a peer; its state, and since when, come from the shell."""
     session = peer.session
+    theirs = session.peer if session is not None else None
     return PeerStatus(
         address=peer.config.address,
         asn=peer.config.asn,
@@ -80,9 +81,9 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         last_error=peer.last_error,
         restarting=any(rib.has_stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
-        router_id=session.peer.router_id if session is not None and session.peer is not None else None,
+        router_id=theirs.router_id if theirs is not None else None,
         offered=session.local.offer if session is not None else None,
-        received_offer=session.peer.offer if session is not None and session.peer is not None else None,
+        received_offer=theirs.offer if theirs is not None else None,
         agreed=agreed(session) if session is not None else (),
         last_notification=_error(peer.last_down) if peer.last_down is not None else None,
         sessions=peer.sessions,

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from bgp.session.fsm import Event
-from bgp.wire.iana import Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError
+from bgp.wire.iana import SUBCODES, Cease, Error, OpenError
 from bgp.wire.messages import Notification
-
-_SUBCODES = {
-    Error.MESSAGE_HEADER: HeaderError,
-    Error.OPEN_MESSAGE: OpenError,
-    Error.UPDATE_MESSAGE: UpdateError,
-    Error.FINITE_STATE_MACHINE: FsmError,
-    Error.CEASE: Cease,
-    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
-}
 
 
 def _words(name: str) -> str:
@@ -40,7 +31,7 @@ def describe_notification(notification: Notification) -> str:
         kind = Error(code)
     except ValueError:
         return f"error {code}/{subcode}"
-    names = _SUBCODES.get(kind)
+    names = SUBCODES.get(kind)
     detail = ""
     if names is not None and subcode in names.__members__.values():
         detail = f", {_words(names(subcode).name)}"

@@ -351,17 +351,17 @@ class Session:
         """RFC 4271 section 6.2. Raises NotificationError."""
         if theirs.asn != self._remote_as:
             why = f"peer is AS {theirs.asn}, configured is AS {self._remote_as}"
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_PEER_AS, why)
+            raise NotificationError(OpenError.BAD_PEER_AS, why)
         if theirs.router_id == self.local.router_id and self.internal:
             # RFC 6286 section 2.3: the identifier is unique within an AS.
             why = f"peer has our own BGP identifier {theirs.router_id}"
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, why)
+            raise NotificationError(OpenError.BAD_BGP_IDENTIFIER, why)
         ours = self.local.offer.families
         if not theirs.offer.families & ours:
             names = " or ".join(f"{'IPv4' if one is Family.IPV4 else 'IPv6'} unicast" for one in sorted(ours))
             why = f"peer does not do {names}"
             wanted = b"".join(map(multiprotocol, sorted(ours)))
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY, why, wanted)
+            raise NotificationError(OpenError.UNSUPPORTED_CAPABILITY, why, wanted)
 
     def _adopt_open(self, theirs: Open) -> None:
         ours = self.local.offer

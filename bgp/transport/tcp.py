@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from asyncio.trsock import TransportSocket
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import Protocol
@@ -141,15 +142,8 @@ class Tcp(asyncio.Protocol):
         self._owner.flow_changed(self)
 
 
-class Socket(Protocol):
-    """A socket, or what asyncio shows of one."""
-
-    @property
-    def family(self) -> int:
-        """The address family, as of socket.socket."""
-
-    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
-        """Set an option, as of socket.socket."""
+Socket = socket.socket | TransportSocket
+"""A socket, or what asyncio shows of one."""
 
 
 def set_md5_key(sock: Socket, peer: Address, password: str) -> None:

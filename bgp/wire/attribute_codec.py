@@ -26,7 +26,7 @@ from bgp.wire.attributes import (
     withdraw,
 )
 from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
-from bgp.wire.iana import AS_TRANS, Attribute, Error, Flag, SegmentType, UpdateError
+from bgp.wire.iana import AS_TRANS, Attribute, Flag, SegmentType, UpdateError
 
 _DEFAULTS = PathAttributes()
 
@@ -122,7 +122,7 @@ def decode(block: bytes, context: Context) -> Decoded:
         if code in found.present:
             if code in (Attribute.MP_REACH_NLRI, Attribute.MP_UNREACH_NLRI):
                 why = f"attribute {code} stands twice"
-                raise NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
+                raise NotificationError(UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
             continue  # RFC 7606 section 3 g: all but the first are dropped
         found.present.add(code)
         try:

@@ -221,8 +221,13 @@ def _address(value: IPv4Address, _: Context) -> bytes:
     return value.packed
 
 
-def _joined(values: tuple[bytes, ...], _: Context) -> bytes:
-    return b"".join(values)
+def _pack_communities(values: tuple[int, ...], _: Context) -> bytes:
+    return b"".join(value.to_bytes(4, "big") for value in values)
+
+
+def _octets_spec(code: Attribute, field: str, width: int) -> Spec:
+    """An attribute that is a list of values of `width` octets each, which are not looked into."""
+    return Spec(code, TRANSITIVE, field, _list_of(width, code.name), lambda values, _: b"".join(values))
 
 
 def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
@@ -247,29 +252,11 @@ SPECS: dict[int, Spec] = {
         Spec(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _local_pref, _u32),
         Spec(Attribute.ATOMIC_AGGREGATE, WELL_KNOWN, "atomic_aggregate", _atomic_aggregate, lambda *_: b""),
         Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", read_aggregator, pack_aggregator),
-        Spec(
-            Attribute.COMMUNITIES,
-            TRANSITIVE,
-            "communities",
-            _communities,
-            lambda values, _: b"".join(value.to_bytes(4, "big") for value in values),
-        ),
+        Spec(Attribute.COMMUNITIES, TRANSITIVE, "communities", _communities, _pack_communities),
         Spec(Attribute.ORIGINATOR_ID, Flag.OPTIONAL, "originator_id", _originator_id, _address),
         Spec(Attribute.CLUSTER_LIST, Flag.OPTIONAL, "cluster_list", _cluster_list, _addresses),
-        Spec(
-            Attribute.EXTENDED_COMMUNITIES,
-            TRANSITIVE,
-            "extended_communities",
-            _list_of(8, "EXTENDED_COMMUNITIES"),
-            _joined,
-        ),
-        Spec(
-            Attribute.LARGE_COMMUNITY,
-            TRANSITIVE,
-            "large_communities",
-            _list_of(12, "LARGE_COMMUNITY"),
-            _joined,
-        ),
+        _octets_spec(Attribute.EXTENDED_COMMUNITIES, "extended_communities", 8),
+        _octets_spec(Attribute.LARGE_COMMUNITY, "large_communities", 12),
     )
 }
 """Every attribute that is understood, by code."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import UNICAST, Family
-from bgp.wire.iana import CapabilityCode, Error, OpenError
+from bgp.wire.iana import CapabilityCode, OpenError
 
 RESTART_STATE, NOTIFICATION_BIT = 0x8, 0x4
 """The R bit (RFC 4724) and the N bit (RFC 8538) of the four flag bits."""
@@ -109,7 +109,7 @@ def decode(parameters: bytes) -> Capabilities:
 
 
 def _malformed(why: str) -> NotificationError:
-    return NotificationError(Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, why)
+    return NotificationError(OpenError.UNSPECIFIC, why)
 
 
 def _exactly(value: bytes, length: int) -> bytes:
@@ -200,7 +200,7 @@ def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
     for kind, value in _triples(parameters, 2 if extended else 1):
         if kind != 2:
             raise NotificationError(
-                Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
+                OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
             )
         found += _triples(value, 1)
     return found

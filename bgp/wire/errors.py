@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from bgp.wire.iana import CODES, Subcode
+
 
 class BgpError(Exception):
     """Base of everything this package raises on purpose."""
@@ -12,9 +14,9 @@ class BgpError(Exception):
 class NotificationError(BgpError):
     """The peer broke the protocol: send this NOTIFICATION and close."""
 
-    def __init__(self, code: int, subcode: int, why: str, data: bytes = b"") -> None:
-        super().__init__(f"{why} ({code}/{subcode})")
-        self.code, self.subcode, self.data = code, subcode, data
+    def __init__(self, subcode: Subcode, why: str, data: bytes = b"") -> None:
+        self.code, self.subcode, self.data = CODES[type(subcode)], subcode, data
+        super().__init__(f"{why} ({self.code}/{subcode})")
 
 
 class Treatment(IntEnum):

@@ -18,7 +18,7 @@ from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
 from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, Framing, frame
-from bgp.wire.iana import AS_TRANS, VERSION, Error, MessageType, OpenError, RefreshError
+from bgp.wire.iana import AS_TRANS, VERSION, MessageType, OpenError, RefreshError
 from bgp.wire.update import Update
 
 __all__ = [
@@ -159,7 +159,7 @@ def _route_refresh(body: bytes) -> RouteRefresh:
     if body[2] in (Subtype.BEGIN, Subtype.END) and len(body) != 4:  # RFC 7313 section 5
         why = f"a ROUTE-REFRESH of subtype {body[2]} with {len(body)} octets"
         whole = frame(MessageType.ROUTE_REFRESH, body)
-        raise NotificationError(Error.ROUTE_REFRESH_MESSAGE, RefreshError.INVALID_LENGTH, why, whole)
+        raise NotificationError(RefreshError.INVALID_LENGTH, why, whole)
     return RouteRefresh(int.from_bytes(body[:2], "big"), body[3], body[2])
 
 
@@ -167,23 +167,18 @@ def _open(body: bytes) -> Open:
     version, asn, hold, router_id, length = struct.unpack_from("!BHH4sB", body)
     if version != VERSION:
         raise NotificationError(
-            Error.OPEN_MESSAGE,
-            OpenError.UNSUPPORTED_VERSION,
-            f"BGP version {version}",
-            struct.pack("!H", VERSION),
+            OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", struct.pack("!H", VERSION)
         )
     parameters = body[10:]
     extended = length != 0 and parameters[:1] == b"\xff"  # RFC 9072 section 2: whatever the length says
     if not extended and length != len(parameters):
-        raise NotificationError(
-            Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, "the optional parameters have another length"
-        )
+        raise NotificationError(OpenError.UNSPECIFIC, "the optional parameters have another length")
     if hold in (1, 2):
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNACCEPTABLE_HOLD_TIME, f"hold time {hold}")
+        raise NotificationError(OpenError.UNACCEPTABLE_HOLD_TIME, f"hold time {hold}")
     if not any(router_id):
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, "BGP identifier 0.0.0.0")
+        raise NotificationError(OpenError.BAD_BGP_IDENTIFIER, "BGP identifier 0.0.0.0")
     offer = capabilities.decode(parameters)
     real = offer.four_octet_as if offer.four_octet_as is not None else asn
     if real == 0 or asn == 0:
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_PEER_AS, "AS 0 (RFC 7607)")
+        raise NotificationError(OpenError.BAD_PEER_AS, "AS 0 (RFC 7607)")
     return Open(real, hold, IPv4Address(router_id), offer)

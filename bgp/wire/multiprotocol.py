@@ -17,7 +17,7 @@ from bgp.wire.attributes import Context, PathAttributes, discard
 from bgp.wire.capabilities import family_at
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import UNICAST, Address, Family
-from bgp.wire.iana import Attribute, Error, Flag, UpdateError
+from bgp.wire.iana import Attribute, Flag, UpdateError
 from bgp.wire.nlri import Nlri
 
 SHORTEST_REACH, SHORTEST_UNREACH = 5, 3
@@ -37,7 +37,7 @@ class Reach:
 
 
 def _wrong(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.OPTIONAL_ATTRIBUTE, why)
+    return NotificationError(UpdateError.OPTIONAL_ATTRIBUTE, why)
 
 
 def _prefixes(field: bytes, family: Family, context: Context, name: str) -> list[Nlri]:

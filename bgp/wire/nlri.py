@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Family, Prefix
-from bgp.wire.iana import Error, UpdateError
+from bgp.wire.iana import UpdateError
 
 Nlri = bytes
 """A length octet and the prefix; with a path identifier it is what `identified` makes."""
@@ -23,7 +23,7 @@ LONGEST = {Family.IPV4: 32, Family.IPV6: 128}
 
 
 def _does_not_fit(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.INVALID_NETWORK_FIELD, why)
+    return NotificationError(UpdateError.INVALID_NETWORK_FIELD, why)
 
 
 def split(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[Nlri]:

@@ -14,7 +14,7 @@ from bgp.wire.attribute_codec import Decoded
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
 from bgp.wire.families import Address, Family, plain
-from bgp.wire.iana import Attribute, Error, UpdateError
+from bgp.wire.iana import Attribute, UpdateError
 from bgp.wire.multiprotocol import Reach
 from bgp.wire.nlri import Nlri
 
@@ -58,7 +58,7 @@ def encode(update: Update, context: Context) -> bytes:
 
 
 def _malformed(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
+    return NotificationError(UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
 
 
 def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Update:
