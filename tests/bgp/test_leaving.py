@@ -51,7 +51,7 @@ def test_who_is_about_to_leave_is_the_last_resort_and_is_left_before_it_goes(
     wire.settle(one)
     wire.run(0.1)
     assert three.learned() == {BLOCK: "10.0.0.2"}
-    wire.drain(one, "maintenance")
+    wire.shutdown(one, "maintenance")
     wire.run(0.1)
     assert three.changes == [(BLOCK, "10.0.0.2")], "no moment without a route"
 
@@ -155,5 +155,5 @@ def test_who_was_left_with_a_word_calls_again_every_few_seconds_however_often_it
     for _ in range(6):
         wire.peer(one, 2, passive=True)
         wire.until(lambda: two.state(one) is State.ESTABLISHED, 5.5)
-        wire.drain(one, "maintenance")
+        wire.shutdown(one, "maintenance")
         wire.run(1.0)

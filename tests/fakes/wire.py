@@ -145,7 +145,7 @@ class Wire:
         node.router.configure(peers, self.now)
         self.settle(node)
 
-    def drain(self, node: Node, text: str) -> None:
+    def shutdown(self, node: Node, text: str) -> None:
         node.router.shutdown(text)
         self.settle(node)
 
@@ -248,7 +248,7 @@ class Wire:
         match one:
             case Dial(connection, config):
                 self.calls.append((self.now, node.own, config.address))
-                self._later(HOP_SECONDS, lambda c=connection, p=config: self._ring(node, c, p.address))  # type: ignore[misc]
+                self._later(HOP_SECONDS, lambda c=connection, p=config: self._dial(node, c, p.address))  # type: ignore[misc]
             case Send(connection, data):
                 self._send(node, connection, data)
             case Close(connection):
@@ -257,7 +257,7 @@ class Wire:
             case UpdateFaults(faults):
                 node.log += faults
 
-    def _ring(self, caller: Node, connection: Connection, to: Address) -> None:
+    def _dial(self, caller: Node, connection: Connection, to: Address) -> None:
         callee = self.nodes.get(to)
         if caller.down or to in self.unplugged:
             return  # no answer: the caller's own timer ends it

@@ -234,7 +234,7 @@ def test_a_neighbour_that_tells_too_much_is_left_alone_for_minutes() -> None:
 def test_a_drained_node_is_forgotten_at_once_and_its_text_is_shown() -> None:
     wire = Wire()
     one, two, _ = line(wire, 64512, 64512, 65001)
-    wire.drain(one, "replaced ⚙")
+    wire.shutdown(one, "replaced ⚙")
     wire.run(0.1)
     assert two.learned() == {}
     why = "peer said: hard reset: cease, administrative shutdown (6/2): replaced ⚙"
