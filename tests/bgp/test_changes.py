@@ -92,7 +92,7 @@ def test_without_rfc_8538_the_old_session_ends_without_a_word_and_no_path_is_los
     assert None not in {hop for _, hop in two.changes}
 
 
-def test_another_as_is_another_neighbour_and_is_forgotten() -> None:
+def test_another_as_is_another_peer_and_the_old_one_goes() -> None:
     wire = Wire()
     one, _, _ = trio(wire)
     change(wire, one, 2, asn=65002)
@@ -110,7 +110,7 @@ def test_a_family_that_is_no_longer_wanted_goes_and_one_that_is_wanted_now_comes
     assert one.learned() == {"fd10:2::/64": "fd00::2", SECOND: "10.0.0.3"}
 
 
-def test_more_of_our_own_as_is_believed_at_once_without_a_word_to_the_peer() -> None:
+def test_more_of_our_own_as_is_accepted_at_once_without_a_word_to_the_peer() -> None:
     wire = Wire()
     rack, fabric, node = wire.node(1), wire.node(2, 65001), wire.node(3)
     wire.peer(rack, (2, 65001))

@@ -225,7 +225,7 @@ def test_equal_bytes_of_two_families_are_two_prefixes() -> None:
     assert two.learned() == {"2001::/16": "fd00::1"}
 
 
-def test_a_family_that_only_one_side_has_is_not_told() -> None:
+def test_a_family_that_only_one_side_has_is_not_advertised() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     wire.peer(one, 2, families=BOTH)
@@ -250,7 +250,7 @@ def test_no_family_in_common_is_answered_with_what_is_wanted() -> None:
     assert one.state(two) is not State.ESTABLISHED
 
 
-def test_without_an_address_of_a_family_what_is_ours_is_not_told_in_it() -> None:
+def test_without_an_address_of_a_family_what_is_ours_is_not_advertised_in_it() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     one.router.config = replace(one.router.config, second_address=None)

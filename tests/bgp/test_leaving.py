@@ -76,7 +76,7 @@ def test_who_has_no_other_way_keeps_the_one_through_him_that_leaves() -> None:
     assert attributes_at(two).local_pref == 0, "a new session, too, hears that we leave"
 
 
-def test_what_only_passes_through_a_reflector_that_leaves_is_told_as_before() -> None:
+def test_what_only_passes_through_a_reflector_that_leaves_is_advertised_as_before() -> None:
     wire = Wire()
     one, two, three = wire.node(1), wire.node(2), wire.node(3)
     wire.peer(one, 2)
@@ -130,7 +130,7 @@ def test_a_well_known_community_goes_as_far_as_it_says_and_is_kept(
             assert three.learned() == {BLOCK: "10.0.0.2" if external else "10.0.0.1"}
 
 
-def test_no_advertise_is_told_to_nobody_at_all() -> None:
+def test_no_advertise_is_advertised_to_nobody_at_all() -> None:
     two, three = told_with(WellKnown.NO_ADVERTISE, external=False)
     assert two.learned() == three.learned() == {}
 

@@ -66,7 +66,7 @@ def test_all_paths_are_shown_with_the_reason_of_the_best_and_of_the_others() -> 
     assert [seen.best for seen in found.paths] == [True, True, True, False]
 
 
-def test_what_a_peer_told_is_shown_with_what_became_of_it() -> None:
+def test_what_a_peer_announced_is_shown_with_what_became_of_it() -> None:
     wire, one, two, three = star(Policy(import_rules=(Rule(Action.REJECT, "rule 7", prefix=TWO_ONLY),)))
     wire.announce(one, ONE)
     wire.announce(two, ONE, TWO, THREE)

@@ -109,7 +109,9 @@ NEXT_HOPS = [
 
 
 @pytest.mark.parametrize(("mode", "external", "taught", "own"), NEXT_HOPS)
-def test_the_next_hop_that_a_peer_is_told(mode: NextHopMode, external: bool, taught: str, own: str) -> None:
+def test_the_next_hop_that_a_peer_is_advertised(
+    mode: NextHopMode, external: bool, taught: str, own: str
+) -> None:
     wire = Wire()
     first, node = wire.node(1, FABRIC), wire.node(2, MESH)
     last_as = OTHER_FABRIC if external else MESH
@@ -122,7 +124,7 @@ def test_the_next_hop_that_a_peer_is_told(mode: NextHopMode, external: bool, tau
     assert last.learned() == {BLOCK: taught, "192.168.2.0/26": own}
 
 
-def test_a_reflector_told_to_set_its_own_next_hop_does() -> None:
+def test_a_reflector_that_is_to_set_its_own_next_hop_does() -> None:
     wire = Wire()
     one, reflector, three = wire.node(1), wire.node(2), wire.node(3)
     to_three = config(3, MESH, next_hop_mode=NextHopMode.SELF)
@@ -133,7 +135,7 @@ def test_a_reflector_told_to_set_its_own_next_hop_does() -> None:
     assert three.learned() == {BLOCK: "10.0.0.2"}
 
 
-def test_another_next_hop_mode_is_told_anew_in_the_same_session() -> None:
+def test_another_next_hop_mode_is_advertised_anew_in_the_same_session() -> None:
     wire = Wire()
     first, node, last = wire.node(1, FABRIC), wire.node(2, MESH), wire.node(3, MESH)
     join(wire, first, node, config(2, MESH), config(1, FABRIC))
@@ -193,7 +195,7 @@ def test_the_time_between_keepalives_is_the_configured_one_or_a_third_of_the_hol
     assert max(gaps) > most * 0.75 - 0.01
 
 
-def test_our_own_prefixes_say_their_communities_and_a_change_is_told_anew() -> None:
+def test_our_own_prefixes_say_their_communities_and_a_change_is_advertised_anew() -> None:
     wire = Wire()
     one, two, three = wire.node(1, MESH), wire.node(2, MESH), wire.node(3, FABRIC)
     join(wire, one, two, config(2, MESH), config(1, MESH))

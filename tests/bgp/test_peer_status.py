@@ -15,8 +15,8 @@ from bgp.session.notification_text import where_defined
 from bgp.wire.families import Family
 from bgp.wire.iana import Cease, Error, OpenError
 from bgp.wire.messages import Notification
-from tests.bgp.rib.test_add_path import PREFIX, Neighbour, attributes, identified
 from tests.fakes.wire import Node, Wire, address
+from tests.scenes.bgp_add_path import PREFIX, AddPathPeer, attributes, identified
 
 MINE, THEIRS = "192.168.1.0/26", "192.168.2.0/26"
 FAMILIES = frozenset(Family)
@@ -105,7 +105,7 @@ def reasons(node: Node, last: int) -> dict[str, tuple[bool, str]]:
     return {str(seen.prefix): (seen.best, seen.reason) for seen in page.paths}
 
 
-def test_every_path_that_a_neighbour_told_is_shown_with_what_became_of_it() -> None:
+def test_every_path_that_a_peer_announced_is_shown_with_what_became_of_it() -> None:
     wire = Wire()
     one, two, three, far = wire.node(1), wire.node(2), wire.node(3), wire.node(4, 65004)
     closed = Policy(import_rules=(Rule(Action.REJECT, "filter closed"),))
@@ -130,9 +130,9 @@ def test_every_path_that_a_neighbour_told_is_shown_with_what_became_of_it() -> N
 
 
 def test_each_of_several_paths_is_shown_by_itself() -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     for number, hop in ((1, 5), (2, 6), (3, 1)):
-        one.say(identified(number, PREFIX), told=attributes(hop, 100 * number))
+        one.say(identified(number, PREFIX), attributes=attributes(hop, 100 * number))
     page = query(one.router, Query(RibView.RECEIVED, IPv4Address("10.0.0.2")))
     assert {(seen.path.source.path_id, seen.best, seen.reason) for seen in page.paths} == {
         (1, False, "lower LOCAL_PREF"),

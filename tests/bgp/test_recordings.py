@@ -125,7 +125,7 @@ def test_a_recorded_session_is_understood_as_it_was(path: Path, seed: int | None
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_a_recorded_session_ends_its_first_telling_in_every_family(path: Path) -> None:
+def test_a_recorded_session_ends_its_first_table_in_every_family(path: Path) -> None:
     recording = read(path)
     replay = Replay(recording)
     for step in recording.steps:

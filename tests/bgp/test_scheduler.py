@@ -103,11 +103,11 @@ def test_a_peer_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it() ->
 def test_a_receive_queue_keeps_the_octets_of_each_connection_in_order_and_its_end_behind_them(
     arrivals: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
-    inbox, read, ended = ReceiveQueue(), dict.fromkeys(range(1, 5), b""), {}
+    queue, read, ended = ReceiveQueue(), dict.fromkeys(range(1, 5), b""), {}
     sent = dict.fromkeys(range(1, 5), b"")
 
     def take() -> bool:
-        found = inbox.next()
+        found = queue.next()
         if found is None:
             return False
         connection, some, why = found
@@ -119,26 +119,26 @@ def test_a_receive_queue_keeps_the_octets_of_each_connection_in_order_and_its_en
         return True
 
     for connection, some in arrivals:
-        inbox.put(connection, some)
+        queue.put(connection, some)
         sent[connection] += some
         if data.draw(st.booleans()):
             take()
     for connection in sent:
-        inbox.end(connection, f"end of {connection}")
+        queue.end(connection, f"end of {connection}")
     while take():
         pass
     assert read == sent
     assert ended == {connection: f"end of {connection}" for connection in sent}
-    assert not inbox
+    assert not queue
 
 
 def test_a_connection_that_sends_much_waits_for_the_others() -> None:
-    inbox = ReceiveQueue()
-    inbox.put(1, bytes(10 * READ_BYTES))
-    inbox.put(2, b"hello")
-    assert inbox.is_full(1)
-    assert not inbox.is_full(2)
-    assert [found[0] for _ in range(4) if (found := inbox.next()) is not None] == [1, 2, 1, 1]
+    queue = ReceiveQueue()
+    queue.put(1, bytes(10 * READ_BYTES))
+    queue.put(2, b"hello")
+    assert queue.is_full(1)
+    assert not queue.is_full(2)
+    assert [found[0] for _ in range(4) if (found := queue.next()) is not None] == [1, 2, 1, 1]
 
 
 def test_rib_walks_share_the_room_and_each_ends() -> None:
@@ -159,7 +159,7 @@ def test_rib_walks_share_the_room_and_each_ends() -> None:
     assert done == ["a", "b", "a", "a"]
 
 
-def test_a_step_has_less_room_the_more_neighbours_there_are_and_never_none() -> None:
+def test_a_step_has_less_room_the_more_peers_there_are_and_never_none() -> None:
     assert slice_size(0) == slice_size(16) == SLICE_PREFIXES
     assert slice_size(100_000) == LEAST_PREFIXES
     assert SLICE_PREFIXES > slice_size(50) > slice_size(500) >= LEAST_PREFIXES

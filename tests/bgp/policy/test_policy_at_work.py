@@ -48,7 +48,7 @@ def sessions(node: Node) -> list[object]:
     return [peer.connection for peer in node.router.peers.values()]
 
 
-def test_only_what_the_policy_lets_through_is_told() -> None:
+def test_only_what_the_policy_lets_through_is_advertised() -> None:
     policy = Policy(export_rules=(Rule(Action.ACCEPT, prefix=POOL), Rule(Action.REJECT)))
     wire, one, two = pair(policy)
     wire.announce(one, ONE, THREE)
@@ -56,7 +56,7 @@ def test_only_what_the_policy_lets_through_is_told() -> None:
     assert list(two.learned()) == [ONE]
 
 
-def test_only_what_the_policy_lets_through_is_believed_and_the_rest_is_kept_with_its_reason() -> None:
+def test_only_what_the_policy_lets_through_is_accepted_and_the_rest_is_stored_with_its_reason() -> None:
     policy = Policy(import_rules=(Rule(Action.REJECT, "not from there", prefix=POOL),))
     wire, one, two = pair(policy)
     wire.announce(two, ONE, THREE)
@@ -86,7 +86,7 @@ def test_what_a_rule_puts_in_front_of_the_path_stands_behind_our_own_as() -> Non
     assert attributes_at(two, ONE).as_path == ((2, (MESH, 65009, 65008)),)
 
 
-def test_a_change_of_the_outgoing_policy_is_told_within_the_same_session() -> None:
+def test_a_change_of_the_outgoing_policy_is_advertised_within_the_same_session() -> None:
     closed = Policy(export_rules=(Rule(Action.REJECT),))
     wire, one, two = pair(closed)
     wire.announce(one, ONE, THREE)
@@ -151,7 +151,7 @@ def test_a_withdrawn_path_that_was_refused_leaves_nothing() -> None:
     assert (len(intake.pre_policy), intake.rejected) == (0, {})
 
 
-def test_a_path_refused_in_an_update_takes_the_place_of_the_one_believed_before() -> None:
+def test_a_path_rejected_in_an_update_takes_the_place_of_the_one_accepted_before() -> None:
     refuse_tagged = Policy(import_rules=(Rule(Action.REJECT, "tagged", community=TAG),))
     wire, one, two = pair(refuse_tagged)
     wire.announce(two, ONE)
@@ -163,7 +163,7 @@ def test_a_path_refused_in_an_update_takes_the_place_of_the_one_believed_before(
     assert one.learned() == {}
 
 
-def test_what_others_tell_inside_our_own_block_is_not_passed_on_while_it_is_ours() -> None:
+def test_what_others_announce_inside_our_own_block_is_not_passed_on_while_it_is_ours() -> None:
     """A borrowed address goes to the rack by the one that has it, not by the owner of the block."""
     calico = Policy(
         export_rules=(

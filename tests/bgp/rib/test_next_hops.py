@@ -58,7 +58,7 @@ def test_a_path_whose_next_hop_leads_nowhere_gives_way_and_comes_back() -> None:
     assert three.learned() == {BLOCK: "10.0.0.1", BLOCK6: "fd00::1"}
 
 
-def test_where_nothing_leads_anywhere_there_is_no_route_and_nobody_is_told_one() -> None:
+def test_where_nothing_leads_anywhere_there_is_no_route_and_no_peer_gets_one() -> None:
     wire = Wire()
     _, three, four = star(wire)
     cannot_reach(wire, three, address(1), address(2), address6(1), address6(2))
@@ -113,7 +113,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
+def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_given(
     steps: list[tuple[str, int, int, int]],
 ) -> None:
     rib, told = LocRib(), {}

@@ -64,7 +64,7 @@ def told(*prefixes: bytes) -> Update:
     return Update((), TOLD, prefixes)
 
 
-def test_what_is_not_told_between_the_marks_goes_and_nothing_before() -> None:
+def test_what_is_not_advertised_between_the_marks_goes_and_nothing_before() -> None:
     one = Neighbour()
     one.say(told(A, B, C), Update())
     one.say(BEGIN, told(B))
@@ -172,7 +172,7 @@ def drain(out: AdjRibOut) -> list[object]:
     return found
 
 
-def test_the_first_telling_ends_before_a_marked_one_begins() -> None:
+def test_the_first_table_ends_before_a_marked_one_begins() -> None:
     out = AdjRibOut()
     out.set(A, TOLD)
     out.readvertise(marked=True)

@@ -56,7 +56,7 @@ def test_the_connection_of_the_greater_identifier_survives() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_mesh_of_five_comes_up_whole_and_tells_only_what_each_originates(seed: int) -> None:
+def test_a_mesh_of_five_comes_up_whole_and_advertises_only_what_each_originates(seed: int) -> None:
     wire = Wire(seed)
     lasts = range(1, 6)
     nodes = [wire.node(last) for last in lasts]
@@ -73,7 +73,7 @@ def test_a_mesh_of_five_comes_up_whole_and_tells_only_what_each_originates(seed:
         ]
 
 
-def test_a_neighbour_that_is_away_is_called_again_within_seconds_of_its_return() -> None:
+def test_a_peer_that_is_away_is_tried_again_within_seconds_of_its_return() -> None:
     wire = Wire()
     one = wire.node(1)
     wire.peer(one, 2)

@@ -67,7 +67,7 @@ SAYS = {
 @pytest.mark.parametrize(
     "message", [OPEN, Keepalive(), Update(), RouteRefresh()], ids=lambda one: type(one).__name__
 )
-def test_a_message_out_of_turn_is_answered_with_its_own_subcode(state: State, message: Message) -> None:
+def test_a_message_out_of_place_is_answered_with_its_own_subcode(state: State, message: Message) -> None:
     session = in_state(state)
     events = feed(session, message)
     expected = SAYS.get((state, message))

@@ -96,7 +96,7 @@ def both_open(neighbour: Neighbour) -> None:
 
 @pytest.mark.parametrize("ours", [1, 3], ids=["its identifier is greater", "ours is greater"])
 @pytest.mark.parametrize("stays", ["out", "in"])
-def test_the_neighbours_decision_is_ours_whatever_the_identifiers_say(ours: int, stays: str) -> None:
+def test_the_peers_decision_is_ours_whatever_the_identifiers_say(ours: int, stays: str) -> None:
     neighbour = Neighbour(ours)
     both_open(neighbour)
     winner, loser = (neighbour.out, IN) if stays == "out" else (IN, neighbour.out)
@@ -119,7 +119,7 @@ def test_an_open_that_was_under_way_when_we_came_up_ends_nothing() -> None:
     assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
 
 
-def test_a_call_that_was_under_way_when_we_came_up_is_no_restart_of_the_neighbour() -> None:
+def test_a_call_that_was_under_way_when_we_came_up_is_no_restart_of_the_peer() -> None:
     neighbour = Neighbour()
     neighbour.opens(neighbour.out)
     neighbour.confirms(neighbour.out)
@@ -152,7 +152,7 @@ def test_a_call_beside_an_older_session_is_a_restart_or_refused(restarts: bool) 
     ],
     ids=["nothing", "ours is up", "its is up"],
 )
-def test_a_neighbour_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_moment(
+def test_a_peer_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_moment(
     ours: int, meanwhile: Callable[[Neighbour], None]
 ) -> None:
     neighbour = Neighbour(ours)

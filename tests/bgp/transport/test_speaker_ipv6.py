@@ -74,7 +74,7 @@ OWN = frozenset({ip_network("192.168.1.0/26"), ip_network("fd10:1::/122")})
 
 @pytest.mark.parametrize("more", PROTECTIONS, ids=["plain", "signed", "near"])
 @pytest.mark.parametrize("over", [6, 4])
-async def test_two_speakers_tell_each_other_both_families(over: int, more: dict[str, Any]) -> None:
+async def test_two_speakers_advertise_to_each_other_both_families(over: int, more: dict[str, Any]) -> None:
     addresses: tuple[Address, Address] = (ONE, TWO) if over == 6 else (FOURS[ONE], FOURS[TWO])
     async with running(*addresses, **more) as one, running(*addresses[::-1], **more) as two:
         one[0].announce(OWN)

@@ -297,7 +297,7 @@ def of(last: int) -> PathAttributes:
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans()), max_size=80))
-def test_a_peer_ends_with_what_was_wished_whatever_came_in_between(
+def test_a_peer_ends_with_what_was_desired_whatever_came_in_between(
     wishes: list[tuple[int, int, bool]],
 ) -> None:
     out, peer, wanted = AdjRibOut(), {}, {}
@@ -332,7 +332,7 @@ def test_ten_thousand_prefixes_of_one_kind_fill_their_messages() -> None:
     assert sum(len(update.announced) for update in drain(out)) == 10_000
 
 
-def test_attributes_too_long_for_a_message_withdraw_what_was_told_before() -> None:
+def test_attributes_too_long_for_a_message_withdraw_what_was_advertised_before() -> None:
     out = AdjRibOut()
     out.set(BLOCK, of(1))
     drain(out)
