@@ -147,17 +147,11 @@ class Session:
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due."""
         for timer in self._timers.expired(now):
-            match timer:
-                case Timer.HOLD:
-                    why = "hold timer expired: nothing was heard"
-                    down = Down(why, sent=Notification(Error.HOLD_TIMER_EXPIRED, 0))
-                    self._events.append(self._end(fsm.Event.HOLD_EXPIRED, down))
-                case Timer.SEND_HOLD:
-                    why = "send hold timer expired: the peer takes no bytes"
-                    down = Down(why, sent=Notification(Error.SEND_HOLD_TIMER_EXPIRED, 0))
-                    self._events.append(self._end(fsm.Event.SEND_HOLD_EXPIRED, down))
-                case Timer.KEEPALIVE:
-                    self._step(fsm.Event.KEEPALIVE_DUE, now)
+            if timer is Timer.KEEPALIVE:
+                self._step(fsm.Event.KEEPALIVE_DUE, now)
+            else:
+                event, code, why = _EXPIRED[timer]
+                self._events.append(self._end(event, Down(why, sent=Notification(code, 0))))
         return self._take_events()
 
     def extend_hold(self, now: float) -> None:
@@ -381,3 +375,12 @@ _FSM_SUBCODES = {
     State.OPEN_CONFIRM: FsmError.UNEXPECTED_IN_OPEN_CONFIRM,
     State.ESTABLISHED: FsmError.UNEXPECTED_IN_ESTABLISHED,
 }
+"""The subcode of a message that must not come in a state (RFC 6608)."""
+_EXPIRED = {
+    Timer.HOLD: (fsm.Event.HOLD_EXPIRED, Error.HOLD_TIMER_EXPIRED, "hold timer expired: nothing was heard"),
+    Timer.SEND_HOLD: (
+        *(fsm.Event.SEND_HOLD_EXPIRED, Error.SEND_HOLD_TIMER_EXPIRED),
+        "send hold timer expired: the peer takes no bytes",
+    ),
+}
+"""What the end of a timer is to the state machine, and to the peer."""

@@ -19,20 +19,7 @@ from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
 from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, Framing, frame
 from bgp.wire.iana import AS_TRANS, VERSION, MessageType, OpenError, RefreshError
-from bgp.wire.update import Update
-
-__all__ = [
-    "Decoder",
-    "Keepalive",
-    "Message",
-    "Notification",
-    "Open",
-    "RouteRefresh",
-    "Subtype",
-    "Update",
-    "decode",
-    "encode",
-]
+from bgp.wire.update import Update as Update
 
 
 @dataclass(frozen=True, slots=True)

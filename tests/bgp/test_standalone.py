@@ -127,7 +127,9 @@ ONE_BLOCK, TWO_BLOCK = (
 )
 
 
-async def test_two_programs_advertise_to_each_other_and_the_paths_of_a_terminated_one_go(tmp_path: Path) -> None:
+async def test_two_programs_advertise_to_each_other_and_the_paths_of_a_terminated_one_go(
+    tmp_path: Path,
+) -> None:
     async with speaking(tmp_path, 1, ONE_BLOCK) as one, speaking(tmp_path, 2, TWO_BLOCK) as two:
         # Fresh, in the end: while two connections of a collision become one, a path may be seen stale for a moment.
         learned = await one.until("path", prefix="192.168.2.0/26", stale=False)
