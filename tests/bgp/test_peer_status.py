@@ -15,8 +15,8 @@ from bgp.session.notification_text import where_defined
 from bgp.wire.families import Family
 from bgp.wire.iana import Cease, Error, OpenError
 from bgp.wire.messages import Notification
+from tests.fakes.add_path_peer import PREFIX, AddPathPeer, attributes, identified
 from tests.fakes.wire import Node, Wire, address
-from tests.scenes.bgp_add_path import PREFIX, AddPathPeer, attributes, identified
 
 MINE, THEIRS = "192.168.1.0/26", "192.168.2.0/26"
 FAMILIES = frozenset(Family)

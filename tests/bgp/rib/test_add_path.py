@@ -13,7 +13,7 @@ from bgp.wire.errors import NotificationError
 from bgp.wire.families import Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
-from tests.scenes.bgp_add_path import (
+from tests.fakes.add_path_peer import (
     BOTH,
     PEER,
     PREFIX,
@@ -22,7 +22,7 @@ from tests.scenes.bgp_add_path import (
     attributes,
     identified,
 )
-from tests.scenes.bgp_paths import lost_by, paths_of, prefixes_from
+from tests.fakes.paths import lost_by, paths_of, prefixes_from
 
 
 def test_we_offer_to_take_several_paths_and_never_to_send_them() -> None:

@@ -22,8 +22,8 @@ from bgp.wire.capabilities import Capabilities
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing
 from bgp.wire.messages import Keepalive, Open, Update
+from tests.fakes.paths import lost_by, paths_of
 from tests.fakes.wire import Node, Wire
-from tests.scenes.bgp_paths import lost_by, paths_of
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
 NARROW = Context(four_octet_as=False, internal=False)

@@ -15,8 +15,8 @@ from bgp.rib.ingress_checks import reject_reason
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
+from tests.fakes.paths import lost_by, paths_of
 from tests.fakes.wire import Node, Wire, address, address6
-from tests.scenes.bgp_paths import lost_by, paths_of
 
 BLOCK, BLOCK6 = "192.168.1.0/26", "fd10:1::/64"
 BOTH = frozenset(Family)
