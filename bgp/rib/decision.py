@@ -62,7 +62,7 @@ def why_best(candidates: Iterable[Path]) -> str:
     return decided
 
 
-def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
+def _least_med_of_each_as(paths: list[Path]) -> list[Path]:
     """RFC 4271 section 9.1.2.2 c: MED compares only paths of one neighbouring AS; a missing MED is 0.
 
     So MED is no order over all paths: compared two at a time, the outcome would depend on the order of arrival.
@@ -88,7 +88,7 @@ _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
     ("longer AS_PATH", _least(lambda path: path.attributes.as_path_length)),
     ("higher ORIGIN", _least(lambda path: path.attributes.origin)),
-    ("higher MED", _least_med_of_each_neighbour),
+    ("higher MED", _least_med_of_each_as),
     ("internal", _least(lambda path: path.source.internal)),
     ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
     ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),

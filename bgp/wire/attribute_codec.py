@@ -173,7 +173,7 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
     parts += [(code, pack_attribute(flags, code, value)) for flags, code, value in attributes.unknown]
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
-        if _needs_as4(attributes.as_path):
+        if any(number > 0xFFFF for _, numbers in attributes.as_path for number in numbers):
             packed = pack_as_path(attributes.as_path, wide)
             parts.append((Attribute.AS4_PATH, pack_attribute(TRANSITIVE, Attribute.AS4_PATH, packed)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
@@ -231,8 +231,3 @@ def _concatenated(head: tuple[Segment, ...], tail: tuple[Segment, ...]) -> tuple
     ):
         return (*head[:-1], (SegmentType.AS_SEQUENCE, head[-1][1] + tail[0][1]), *tail[1:])
     return (*head, *tail)
-
-
-def _needs_as4(path: tuple[Segment, ...]) -> bool:
-    """Whether an old speaker would see AS_TRANS in the path."""
-    return any(number > 0xFFFF for _, numbers in path for number in numbers)

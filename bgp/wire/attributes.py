@@ -124,24 +124,24 @@ def _host(value: bytes) -> IPv4Address:
     return address
 
 
-def _next_hop(value: bytes, _: Context) -> IPv4Address:
+def _four(value: bytes, code: Attribute) -> bytes:
     if len(value) != 4:
-        raise withdraw("NEXT_HOP is not four octets")
-    return _host(value)
+        raise withdraw(f"{code.name} is not four octets")
+    return value
+
+
+def _next_hop(value: bytes, _: Context) -> IPv4Address:
+    return _host(_four(value, Attribute.NEXT_HOP))
 
 
 def _med(value: bytes, _: Context) -> int:
-    if len(value) != 4:
-        raise withdraw("MULTI_EXIT_DISC is not four octets")
-    return int.from_bytes(value, "big")
+    return int.from_bytes(_four(value, Attribute.MULTI_EXIT_DISC), "big")
 
 
 def _local_pref(value: bytes, context: Context) -> int:
     if not context.internal:
         raise discard("")  # common, and nothing to log
-    if len(value) != 4:
-        raise withdraw("LOCAL_PREF is not four octets")
-    return int.from_bytes(value, "big")
+    return int.from_bytes(_four(value, Attribute.LOCAL_PREF), "big")
 
 
 def _atomic_aggregate(value: bytes, _: Context) -> bool:
@@ -177,9 +177,7 @@ def _communities(value: bytes, context: Context) -> tuple[int, ...]:
 def _originator_id(value: bytes, context: Context) -> IPv4Address:
     if not context.internal:
         raise discard("")
-    if len(value) != 4:
-        raise withdraw("ORIGINATOR_ID is not four octets")
-    return IPv4Address(value)
+    return IPv4Address(_four(value, Attribute.ORIGINATOR_ID))
 
 
 def _cluster_list(value: bytes, context: Context) -> tuple[IPv4Address, ...]:
