@@ -30,7 +30,8 @@ from agent.peering.peer_policies import troubles as policy_troubles
 from agent.peering.peers import Peering, PeeringInputs, peering, wanted_secrets
 from agent.peering.speaker_identity import identity
 from bgp.peer_config import SpeakerConfig
-from bgp.transport.speaker import PeerStatus, Speaker
+from bgp.peer_status import PeerStatus, counts
+from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family
 
@@ -59,13 +60,14 @@ class NextHops(Mapping[RouteKey, Address]):
 
     def _next_hop(self, key: RouteKey) -> Address | None:
         version, packed, _, _ = key
-        next_hop = self._speaker.next_hop(FAMILIES[version], packed)
+        next_hop = self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
         return next_hop if next_hop is not None and next_hop.version == version else None
 
     def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
         """All of them; what changes meanwhile may be told or not."""
         for version, family in FAMILIES.items():
-            for packed, hop in self._speaker.next_hops_of(family, list(self._speaker.packed(family))):
+            rib = self._speaker.instance.ribs[family]
+            for packed, hop in rib.next_hops_of(list(rib.prefixes)):
                 if hop is not None and hop.version == version:
                     yield RouteKey.of_packed(version, packed), hop
 
@@ -231,7 +233,7 @@ class BgpController:
         self.drained = drained
         log.info("bgp.draining", text=drained.text)
         if self._speaker is not None and self._leaving is None:
-            self._speaker.lower()
+            self._speaker.graceful_shutdown()
             self._leaving = asyncio.create_task(self._leave(self._speaker))
         self._changed()
 
@@ -245,7 +247,7 @@ class BgpController:
             self._leaving.cancel()
             self._leaving = None
         if self._speaker is not None:
-            self._speaker.lower(wanted=False)
+            self._speaker.graceful_shutdown(wanted=False)
         log.info("bgp.undrained")
         self._changed()
 
@@ -259,7 +261,7 @@ class BgpController:
         await asyncio.sleep(DRAIN_SECONDS)
         text = self.drained.text if self.drained is not None else ""
         speaker.announce(frozenset())
-        speaker.drain(text)
+        speaker.shutdown(text)
         task, self._task, self._leaving = self._task, None, None
         self._speaker = self._identity = None
         self.restarting = True  # what was learned stays in the kernel, and is checked again after `undrain`
@@ -289,25 +291,25 @@ class BgpController:
         """
         if self._speaker is None:
             return None
-        touched = self._speaker.take_touched()
+        touched = self._speaker.take_changed()
         if self._asked is not self._speaker:
             self._asked = self._speaker
             return None
         of, found = RouteKey.of_packed, dict[RouteKey, Address | None]()
         for version, family in FAMILIES.items():
-            some = self._speaker.next_hops_of(family, touched.get(family, ()))
+            some = self._speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
             found |= {of(version, packed): hop for packed, hop in some}
         return found
 
     @property
     def next_hops(self) -> frozenset[Address]:
         """Of everything learned: those to be looked up in the kernel."""
-        return self._speaker.next_hops if self._speaker is not None else frozenset()
+        return self._speaker.instance.next_hops if self._speaker is not None else frozenset()
 
     def lead_nowhere(self, next_hops: Collection[Address]) -> None:
         """These have no way there, so what has them is not used."""
         if self._speaker is not None:
-            self._speaker.lead_nowhere(next_hops)
+            self._speaker.set_unreachable_nexthops(next_hops)
 
     @property
     def converged(self) -> bool:
@@ -337,7 +339,10 @@ class BgpController:
         found = {field.name: getattr(status, field.name) for field in fields(status)}
         if peer is None or self._speaker is None:
             return {**found, "type": ""}
-        return {**found, **looking_glass_api.options(peer, self._speaker.counts(status.address))}
+        return {
+            **found,
+            **looking_glass_api.options(peer, counts(self._speaker.instance.peers[status.address])),
+        }
 
     def routes(self, question: str) -> dict[str, Any]:
         """One page of the looking glass. Raises ValueError."""

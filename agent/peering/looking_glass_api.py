@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from agent.peering.peers import DesiredPeer
-from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
+from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_config import PeerConfig
+from bgp.peer_status import Counts
 from bgp.transport.speaker import Speaker
-from bgp.wire.communities import shown
+from bgp.wire.communities import format_community
 from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
 from ipam.address_text import text_of
@@ -27,7 +28,7 @@ Peers = Mapping[Address, DesiredPeer]
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `tortie bgp routes` asks."""
 
-    which: str = Which.KNOWN.value
+    which: str = RibView.KNOWN.value
     peer: str = ""
     """By address or name."""
     prefix: str = ""
@@ -45,14 +46,15 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
         question = msgspec.json.decode(text or "{}", type=Question)
     except msgspec.MsgspecError as error:
         raise ValueError(f"the question cannot be read: {error}") from error
-    page = speaker.look(
-        View(
-            Which(question.which),
+    page = query(
+        speaker.instance,
+        Query(
+            RibView(question.which),
             peer_named(peers, question.peer) if question.peer else None,
             ip_network(question.prefix) if question.prefix else None,
             ip_network(question.after) if question.after else None,
             question.most,
-        )
+        ),
     )
     names = {address: peer.config.description for address, peer in peers.items()}
     return {
@@ -65,7 +67,7 @@ def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
     """Whose path to exactly this prefix is in use: `name (address)`; empty when nobody's is."""
     if speaker is None:
         return ""
-    for seen in speaker.look(View(prefix=prefix)).paths:
+    for seen in query(speaker.instance, Query(prefix=prefix)).paths:
         if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
             address = seen.path.source.address
             peer = peers.get(address) if address is not None else None
@@ -95,7 +97,7 @@ def peer_named(peers: Peers, word: str) -> Address:
     return address
 
 
-def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
+def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
     path, attributes = seen.path, seen.path.attributes
     own = path.source.is_own
     return {
@@ -110,7 +112,10 @@ def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
         "as_path": [number for _, numbers in attributes.as_path for number in numbers],
         "local_pref": attributes.local_pref,
         "med": attributes.med,
-        "communities": [*map(shown, attributes.communities), *map(shown, attributes.large_communities)],
+        "communities": [
+            *map(format_community, attributes.communities),
+            *map(format_community, attributes.large_communities),
+        ],
         "originator_id": str(attributes.originator_id) if attributes.originator_id is not None else None,
         "cluster_list": [str(one) for one in attributes.cluster_list],
     }

@@ -55,7 +55,7 @@ def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> 
             "8.8.8.8 is not a peer; peers are 192.0.2.2, fd00::2, 192.0.2.9",
         ),
         ('{"wich": "received"}', "the question cannot be read: Object contains unknown field `wich`"),
-        ('{"which": "all"}', "'all' is not a valid Which"),
+        ('{"which": "all"}', "'all' is not a valid RibView"),
         ('{"prefix": "10.0.0.1/8"}', "10.0.0.1/8 has host bits set"),
     ],
 )
