@@ -157,14 +157,14 @@ class RouteTarget:
 
 
 class Route(tuple[RouteKey, RouteTarget]):
-    """One route as the kernel keeps it: a key and a way, as cheap to make as a pair."""
+    """One route as the kernel keeps it: a key and a target, as cheap to make as a pair."""
 
     __slots__ = ()
 
     def __new__(
         cls,
         key: RouteKey,
-        type: RouteType = RouteType.UNICAST,  # noqa: A002  # as in Way
+        type: RouteType = RouteType.UNICAST,  # noqa: A002  # as in RouteTarget
         gateway: Address | None = None,
         device: str | None = None,
         protocol: int = RTPROT_BIRD,
@@ -173,31 +173,31 @@ class Route(tuple[RouteKey, RouteTarget]):
         onlink: bool = False,
         odd: bool = False,
     ) -> Route:
-        """A route with a way of its own."""
+        """A route with a target of its own."""
         return tuple.__new__(cls, (key, RouteTarget(type, gateway, device, protocol, scope, onlink, odd)))
 
     @classmethod
-    def along(cls, key: RouteKey, way: RouteTarget) -> Route:
-        """A route on a way that others may share."""
-        return tuple.__new__(cls, (key, way))
+    def from_target(cls, key: RouteKey, target: RouteTarget) -> Route:
+        """A route to a target that others may share."""
+        return tuple.__new__(cls, (key, target))
 
-    def but(self, *, key: RouteKey | None = None, **changes: Any) -> Route:
-        """The same with another key, or another way in these respects."""
-        return Route.along(key or self[0], replace(self[1], **changes))
+    def with_(self, *, key: RouteKey | None = None, **changes: Any) -> Route:
+        """This route with another key, or with these fields of its target changed."""
+        return Route.from_target(key or self[0], replace(self[1], **changes))
 
     @property
     def key(self) -> RouteKey:
-        """Where to."""
+        """Destination, table and metric."""
         return self[0]
 
     @property
-    def way(self) -> RouteTarget:
-        """How."""
+    def target(self) -> RouteTarget:
+        """Where packets go, and how the route is marked."""
         return self[1]
 
     @property
     def type(self) -> RouteType:
-        """As in the way, like all that follow."""
+        """As in the target, like all that follow."""
         return self[1].type
 
     @property

@@ -1,4 +1,4 @@
-"""Encodes many routes: those on one way, of one length, share all bytes but the address.
+"""Encodes many routes: those to one target, of one length, share all bytes but the address.
 
 Promises: pure; the bytes are those of `rtnetlink.route_request` and `rtnetlink.route_deletion`. Does not know: sockets.
 """
@@ -12,20 +12,15 @@ from agent.netlink.rtnetlink import DESTINATION_OFFSET
 
 
 def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[bytes]:
-    """A request for each route; `whole` encodes one, and may look at its way and its key's length, table and metric."""
+    """A request for each route; `whole` encodes one by its target and its key's length, table and metric."""
     shapes: dict[tuple[int, int, int, int, int], tuple[bytes, bytes]] = {}
     found: list[bytes] = []
     for route in routes:
-        key, way = route
+        key, target = route
         version, packed, table, metric = key
         width = ADDRESS_OCTETS[version]
-        shape = (
-            id(way),
-            width,
-            packed[0],
-            table,
-            metric,
-        )  # the routes live longer than this, and their ways with them
+        # By identity: the routes live longer than this table, and their targets with them.
+        shape = id(target), width, packed[0], table, metric
         known = shapes.get(shape)
         if known is None:
             one = whole(route)

@@ -89,7 +89,7 @@ class Values:
 
     @property
     def foreign(self) -> Route:
-        return self.direct.but(protocol=11)
+        return self.direct.with_(protocol=11)
 
     @property
     def forwarding(self) -> FdbEntry:

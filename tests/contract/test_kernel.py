@@ -18,7 +18,7 @@ from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, kernel_has
 
 PATIENCE_SECONDS = 5.0
-FOREIGN = V4.direct.but(protocol=11)
+FOREIGN = V4.direct.with_(protocol=11)
 IPIP = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
 NETWORK = IPv4Network
 
@@ -221,7 +221,7 @@ async def test_tunl0_is_adopted_set_and_never_deleted(world: World) -> None:
     for desired in (IPIP, replace(IPIP, mtu=1400, address=IPv4Address("10.1.0.9"))):
         await world.kernel.put_tunnel(desired)
         assert (await world.kernel.tunnels())[TUNL0] == desired
-    routed = V4.onlink.but(device=TUNL0, gateway=IPv4Address("172.26.0.2"))
+    routed = V4.onlink.with_(device=TUNL0, gateway=IPv4Address("172.26.0.2"))
     assert await world.kernel.put_routes([routed]) == ()
     assert (await world.kernel.routes())[V4.block] == routed
     for _ in range(2):

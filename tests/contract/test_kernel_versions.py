@@ -41,8 +41,8 @@ async def test_without_replacing_what_stands_there_stays(world: World, given: Va
 
 
 async def test_one_refused_route_stops_no_other(world: World, given: Values) -> None:
-    bad = given.direct.but(key=given.pod.key, device="nowhere")
-    other = given.blackhole.but(key=RouteKey(given.block.destination, metric=512))
+    bad = given.direct.with_(key=given.pod.key, device="nowhere")
+    other = given.blackhole.with_(key=RouteKey(given.block.destination, metric=512))
     (refusal,) = await world.kernel.put_routes([given.direct, bad, other])
     assert refusal.what == bad
     assert "nowhere" in refusal.why
@@ -64,21 +64,21 @@ async def test_removing_never_takes_somebody_elses_route_in_its_place(world: Wor
 
 
 async def test_a_way_is_turned_for_all_its_routes_or_for_none(world: World, given: Values) -> None:
-    second = given.direct.but(key=RouteKey(given.pod.key.destination))
+    second = given.direct.with_(key=RouteKey(given.pod.key.destination))
     routes = {route.key: route for route in (given.direct, second)}
     await world.kernel.put_routes([*routes.values()])
-    now = given.direct.but(gateway=given.far + 1).way
-    turned = await world.kernel.turn_routes(given.direct.way, now, routes.keys())
-    expected = {key: Route.along(key, now) for key in routes} if turned else routes
+    now = given.direct.with_(gateway=given.far + 1).target
+    turned = await world.kernel.turn_routes(given.direct.target, now, routes.keys())
+    expected = {key: Route.from_target(key, now) for key in routes} if turned else routes
     found = await world.kernel.routes()
     assert {key: found[key] for key in routes} == expected
-    nowhere = given.direct.but(device="nowhere").way
-    assert not await world.kernel.turn_routes(now if turned else given.direct.way, nowhere, routes.keys())
+    nowhere = given.direct.with_(device="nowhere").target
+    assert not await world.kernel.turn_routes(now if turned else given.direct.target, nowhere, routes.keys())
     assert {key: (await world.kernel.routes())[key] for key in routes} == expected
 
 
 async def test_metrics_are_part_of_the_key(world: World, given: Values) -> None:
-    second = given.direct.but(key=RouteKey(given.block.destination, metric=512))
+    second = given.direct.with_(key=RouteKey(given.block.destination, metric=512))
     await world.kernel.put_routes([given.direct, second])
     assert {given.block, second.key} <= (await world.kernel.routes()).keys()
     await world.kernel.remove_routes([second])

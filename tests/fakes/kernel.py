@@ -261,7 +261,7 @@ class FakeKernel:
         self.writes.append(f"turn {len(keys)}")
         for key in keys:
             route = self.route_table[key]
-            self.route_table[key] = route.but(gateway=now.gateway, device=now.device, onlink=now.onlink)
+            self.route_table[key] = route.with_(gateway=now.gateway, device=now.device, onlink=now.onlink)
         return True
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:

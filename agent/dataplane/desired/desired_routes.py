@@ -58,7 +58,7 @@ def stored_routes(facts: Facts) -> Iterator[Route]:
     for peer in facts.gateways:
         way = _direct(facts, peer, on_link(facts.links, facts.gateways[peer]))
         if way is not None:
-            yield Route.along(RouteKey(ip_network(peer)), way)
+            yield Route.from_target(RouteKey(ip_network(peer)), way)
     for block, owner in facts.block_owners.items():
         if owner == facts.node and block.prefixlen < block.max_prefixlen:
             # A blackhole of one address would stand in the pod's own place.
@@ -83,7 +83,7 @@ def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]
             way = learned.way(key.version, next_hop, pool)
             known[shape] = way, next_hop  # which lives as long as its number is looked up
         if way is not None:
-            yield Route.along(key, way)
+            yield Route.from_target(key, way)
 
 
 class _LearnedWays:
@@ -199,7 +199,7 @@ def _stored_route(facts: Facts, key: RouteKey, owner: NodeName, pool: Pool | Non
         way = _vxlan_way(facts, key.version, owner, pool)
     else:
         way = _datastore_way(facts, key.version, node, pool)
-    return Route.along(key, way) if way is not None else None
+    return Route.from_target(key, way) if way is not None else None
 
 
 def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:

@@ -163,16 +163,16 @@ class NetlinkKernel:
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         indexes = _Indexes()
-        ways = {id(way): way for _, way in routes}
-        absent = {name for way in ways.values() if (name := way.device) is not None and indexes[name] is None}
+        targets = {id(target): target for _, target in routes}
+        absent = {name for target in targets.values() if (name := target.device) is not None and indexes[name] is None}
         sent = [route for route in routes if route.device not in absent] if absent else routes
-        hops = {} if not self._nexthops.wanted else _hops(ways, indexes)
+        hops = {} if not self._nexthops.wanted else _hops(targets, indexes)
         with self._nexthops.in_use():
             numbers = await self._nexthops.ensure(frozenset(hops.values()))
 
             def whole(route: Route) -> bytes:
                 index = indexes[route.device] if route.device is not None else None
-                hop = hops.get(id(route.way))
+                hop = hops.get(id(route.target))
                 number = numbers.get(hop) if hop is not None else None
                 return rtnetlink.route_request(route, index, replace=replace, nexthop=number)
 
@@ -183,15 +183,15 @@ class NetlinkKernel:
         left_out = (route for route in routes if route.device in absent) if absent else ()
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
 
-    def _note_plain(self, sent: Sequence[Route], ways: Collection[int]) -> None:
-        """Which routes go through a gateway without an object, so that they turn with nobody; `ways` by identity."""
+    def _note_plain(self, sent: Sequence[Route], targets: Collection[int]) -> None:
+        """Note which routes go through a gateway without an object: no move of an object moves them. `targets`: by identity."""
         if self._decoder.plain:
             self._decoder.plain.difference_update(key for key, _ in sent)
-        if ways:
-            self._decoder.plain.update(key for key, way in sent if id(way) in ways)
+        if targets:
+            self._decoder.plain.update(key for key, target in sent if id(target) in targets)
 
     async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
-        """Send all routes that go one way another way, in one step; they are at these keys. False: nothing was done."""
+        """Send all routes of one target to another, in one step; they are at these keys. False: nothing was done."""
         indexes = _Indexes()
         hops = _hops({0: was, 1: now}, indexes)
         if len(hops) < 2 or not self._decoder.plain.isdisjoint(keys):
@@ -291,13 +291,13 @@ class NetlinkKernel:
         return changes
 
 
-def _hops(ways: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Nexthop]:
-    """What routes on these ways could refer to; nothing where there is no gateway."""
+def _hops(targets: Mapping[int, RouteTarget], indexes: _Indexes) -> dict[int, Nexthop]:
+    """The nexthop objects that routes to these targets could refer to; none where there is no gateway."""
     found = {}
-    for number, way in ways.items():
-        index = indexes[way.device] if way.device is not None else None
-        if way.gateway is not None and index is not None:
-            found[number] = Nexthop(way.gateway, index, way.onlink)
+    for number, target in targets.items():
+        index = indexes[target.device] if target.device is not None else None
+        if target.gateway is not None and index is not None:
+            found[number] = Nexthop(target.gateway, index, target.onlink)
     return found
 
 

@@ -39,13 +39,13 @@ def find_moves(
     found: dict[tuple[_Hop, _Hop], dict[RouteKey, Route]] = {}
     for routes in pairs.values():
         key = next(iter(routes))
-        was, now = standing[key].way, routes[key].way
+        was, now = standing[key].target, routes[key].target
         if replace(was, gateway=now.gateway, device=now.device, onlink=now.onlink) == now:
             found.setdefault((_hop(was), _hop(now)), {}).update(routes)
     some = {pair: routes for pair, routes in found.items() if len(routes) >= MANY and None not in pair[0][:2]}
     counts = _counts(standing, ownership) if some else {}
     return tuple(
-        NextHopMove(standing[key].way, routes[key].way, routes)
+        NextHopMove(standing[key].target, routes[key].target, routes)
         for (hop, _), routes in some.items()
         for key in (next(iter(routes)),)
         if len(routes) == counts[hop]
@@ -66,5 +66,5 @@ def _counts(standing: Mapping[RouteKey, Route], ownership: Ownership) -> dict[_H
     counts: dict[_Hop, int] = {}
     for route, many in ways.values():
         if ownership.is_ours(route):  # one speaks for all on its way: the picture is of one table
-            counts[_hop(route.way)] = counts.get(_hop(route.way), 0) + many
+            counts[_hop(route.target)] = counts.get(_hop(route.target), 0) + many
     return counts

@@ -75,8 +75,8 @@ async def test_stopping_leaves_everything_standing(kernel: FakeKernel) -> None:
 
 
 async def test_nothing_is_replaced_or_deleted_before_the_facts_are_complete(kernel: FakeKernel) -> None:
-    old = LEARNED.but(gateway=IPv4Address("172.26.0.5"))
-    stray = OWN_BLOCK.but(key=key("10.7.0.0/26"))
+    old = LEARNED.with_(gateway=IPv4Address("172.26.0.5"))
+    stray = OWN_BLOCK.with_(key=key("10.7.0.0/26"))
     kernel.route_table |= {old.key: old, stray.key: stray}
     kernel.nft_table = NAT
     bench = Bench(kernel, routes(LEARNED, OWN_BLOCK))
@@ -91,7 +91,7 @@ async def test_nothing_is_replaced_or_deleted_before_the_facts_are_complete(kern
 
 
 async def test_what_bgp_taught_stays_until_bgp_has_converged(kernel: FakeKernel) -> None:
-    blackhole = OWN_BLOCK.but(key=key("10.7.0.0/26"))
+    blackhole = OWN_BLOCK.with_(key=key("10.7.0.0/26"))
     kernel.route_table |= {LEARNED.key: LEARNED, blackhole.key: blackhole}
     bench = Bench(kernel)
     bench.wish = DesiredState(Dataplane(), complete=True, bgp_complete=False)
@@ -127,12 +127,12 @@ async def test_a_foreign_route_that_came_unheard_is_not_overwritten(kernel: Fake
 @pytest.mark.parametrize("alter", ["delete", "change", "add"])
 async def test_drift_of_a_route_is_repaired_when_it_is_heard_of(kernel: FakeKernel, alter: str) -> None:
     async with running(Bench(kernel, routes(LEARNED, POD))) as bench:
-        stray = OWN_BLOCK.but(key=key("10.7.0.0/26"))
+        stray = OWN_BLOCK.with_(key=key("10.7.0.0/26"))
         match alter:
             case "delete":
                 kernel.foreign_delete(LEARNED.key)
             case "change":
-                kernel.foreign_put(LEARNED.but(gateway=IPv4Address("172.26.0.66")))
+                kernel.foreign_put(LEARNED.with_(gateway=IPv4Address("172.26.0.66")))
             case "add":
                 kernel.foreign_put(stray)
         await bench.until(lambda: kernel.route_table == {LEARNED.key: LEARNED, POD.key: POD})
@@ -144,8 +144,8 @@ async def test_drift_of_a_route_is_repaired_when_it_is_heard_of(kernel: FakeKern
 async def test_what_others_do_with_their_own_routes_costs_no_reading(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, routes(LEARNED))) as bench:
         kernel.dumps.clear()
-        kernel.foreign_put(FOREIGN.but(key=key("10.200.0.0/24")))
-        kernel.foreign_put(POD.but(device="eth0"))
+        kernel.foreign_put(FOREIGN.with_(key=key("10.200.0.0/24")))
+        kernel.foreign_put(POD.with_(device="eth0"))
         kernel.add_link("eth9")
         await bench.until(lambda: "eth9" in bench.seen[-1])
         assert kernel.dumps == []
@@ -182,7 +182,7 @@ async def test_a_storm_of_losses_reads_everything_only_so_often(kernel: FakeKern
 
 
 async def test_a_route_waits_for_its_device_and_comes_with_it(kernel: FakeKernel) -> None:
-    later = POD.but(device="cali2")
+    later = POD.with_(device="cali2")
     async with running(Bench(kernel, routes(later, OWN_BLOCK))) as bench:
         assert kernel.writes == [f"put {OWN_BLOCK}"]
         assert bench.reconciler.report().waiting == {"10.1.0.7/32": "cali2 is not there"}
@@ -257,7 +257,7 @@ async def test_a_pass_that_failed_is_tried_again_though_nobody_rings(kernel: Fak
 
 async def test_what_this_kernel_lacks_is_reported_and_the_rest_is_done(kernel: FakeKernel) -> None:
     kernel.faults |= {Fault.NO_IPIP, Fault.NO_NFTABLES}
-    through = LEARNED.but(device=TUNL0, onlink=True)
+    through = LEARNED.with_(device=TUNL0, onlink=True)
     wished = replace(routes(through, POD), tunnels={TUNL0: IPIP}, masquerade=NAT)
     async with running(Bench(kernel, wished)) as bench:
         report = bench.reconciler.report()

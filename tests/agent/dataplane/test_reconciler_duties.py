@@ -61,7 +61,7 @@ async def test_nobody_who_waits_for_a_removal_waits_for_connections(tracking: Fa
 
 
 async def test_departures_of_one_moment_are_one_look_at_the_table(tracking: FakeKernel) -> None:
-    neighbour = POD.but(key=key("10.1.0.9/32"))
+    neighbour = POD.with_(key=key("10.1.0.9/32"))
     async with running(Bench(tracking, routes(POD, neighbour))) as bench:
         bench.wish = replace(bench.wish, dataplane=routes(neighbour))
         await bench.passed()
@@ -78,7 +78,7 @@ async def test_an_address_that_is_given_again_at_once_has_lost_its_old_connectio
     async with running(Bench(tracking, routes(POD))) as bench:
         bench.wish = replace(bench.wish, dataplane=Dataplane())
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=routes(POD.but(device="cali2")))
+        bench.wish = replace(bench.wish, dataplane=routes(POD.with_(device="cali2")))
         await bench.passed()
         forgotten = tracking.writes.index("forget connections of 10.1.0.7")
         assert tracking.writes[forgotten + 1 :] == ["put 10.1.0.7 dev cali2 scope link"]
@@ -87,7 +87,7 @@ async def test_an_address_that_is_given_again_at_once_has_lost_its_old_connectio
 
 async def test_connections_of_a_pod_that_moved_are_forgotten(tracking: FakeKernel) -> None:
     async with running(Bench(tracking, routes(POD))) as bench:
-        bench.wish = replace(bench.wish, dataplane=routes(POD.but(device="cali2")))
+        bench.wish = replace(bench.wish, dataplane=routes(POD.with_(device="cali2")))
         await bench.passed()
         assert tracking.connections == [(OTHER, OTHER)]
 
@@ -168,7 +168,7 @@ async def test_switches_are_set_where_they_exist_and_set_again_when_somebody_tur
 
 def some(count: int) -> dict[RouteKey, Route]:
     keys = [key(f"20.0.{i}.0/26") for i in range(count)]
-    return {each: LEARNED.but(key=each) for each in keys}
+    return {each: LEARNED.with_(key=each) for each in keys}
 
 
 async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:

@@ -236,7 +236,7 @@ async def test_the_agents_own_marks_decide_not_the_wish(kernel: NetlinkKernel) -
 @pytest.mark.ipip
 async def test_ipip_drift_is_repaired_too(kernel: NetlinkKernel) -> None:
     tunnel = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
-    through = LEARNED.but(device=TUNL0, onlink=True)
+    through = LEARNED.with_(device=TUNL0, onlink=True)
     wished = Dataplane(tunnels={TUNL0: tunnel}, routes={through.key: through, POD.key: POD})
 
     def ipip_held() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
 from tests.scenes.reconcilers import Bench, running
 
-TURNED = LEARNED.but(gateway=None, device="eth0", onlink=False)
+TURNED = LEARNED.with_(gateway=None, device="eth0", onlink=False)
 
 
 class Turning(Bench):
@@ -62,7 +62,7 @@ async def test_what_appeared_unseen_where_ours_was_to_be_added_is_dealt_with_in_
     kernel = FakeKernel()
     kernel.add_link("eth0", "172.26.0.1/24")
     async with running(Turning(kernel, Dataplane(), routes(LEARNED))) as bench:
-        kernel.route_table[LEARNED.key] = OWN_BLOCK.but(key=LEARNED.key)
+        kernel.route_table[LEARNED.key] = OWN_BLOCK.with_(key=LEARNED.key)
         for _ in range(2):
             await bench.passed()
         assert kernel.route_table == {LEARNED.key: LEARNED}
@@ -92,7 +92,7 @@ async def test_a_foreign_route_that_went_before_its_place_was_wished_is_not_in_t
 
 async def test_a_foreign_route_that_only_changed_is_still_in_the_way(kernel: FakeKernel) -> None:
     kernel.foreign_put(FOREIGN)
-    changed = FOREIGN.but(gateway=IPv4Address("172.26.0.8"))
+    changed = FOREIGN.with_(gateway=IPv4Address("172.26.0.8"))
     async with running(Bench(kernel)) as bench:
         kernel.foreign_put(changed)
         await bench.passed()
@@ -106,7 +106,7 @@ async def test_a_foreign_route_that_only_changed_is_still_in_the_way(kernel: Fak
 async def test_what_was_refused_for_want_of_its_device_is_tried_at_once_when_the_device_is_there(
     kernel: FakeKernel,
 ) -> None:
-    dangling = LEARNED.but(device="eth7")
+    dangling = LEARNED.with_(device="eth7")
     kernel.add_link("eth7", "172.26.0.7/24")
     async with running(Turning(kernel, Dataplane(), routes(dangling))) as bench:
         del kernel.link_table["eth7"]  # nothing is heard of it before the write

@@ -107,7 +107,7 @@ def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() ->
     assert first == next(iter(GOLDEN))
     assert dumped() is first
     names[7] = "renamed"
-    assert dumped() == next(iter(GOLDEN)).but(device="renamed")
+    assert dumped() == next(iter(GOLDEN)).with_(device="renamed")
     names[9] = "new"
     again = dumped()
     assert dumped() is again
@@ -128,7 +128,7 @@ def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> 
     decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
     assert decoded.odd
-    assert decoded.but(odd=False) == next(iter(GOLDEN))
+    assert decoded.with_(odd=False) == next(iter(GOLDEN))
 
 
 def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
@@ -266,7 +266,7 @@ def test_routes_that_share_a_shape_are_encoded_as_alone(
 
     way = RouteTarget(kind, gateway, onlink=onlink)
     routes = [
-        Route.along(RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way)
+        Route.from_target(RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way)
         for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1")
         for metric in (0, 9)
     ]

@@ -19,9 +19,9 @@ from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.desired_states import LEARNED, OWN_BLOCK, POD, routes
 from tests.scenes.reconcilers import Bench, running
 
-SECOND = LEARNED.but(key=RouteKey(IPv4Network("10.1.2.0/26")))
-OTHER = LEARNED.but(key=RouteKey(IPv4Network("10.1.3.0/26")), gateway=IPv4Address("172.26.0.3"))
-ONLINK = OTHER.but(key=RouteKey(IPv4Network("10.1.4.0/26")), onlink=True)
+SECOND = LEARNED.with_(key=RouteKey(IPv4Network("10.1.2.0/26")))
+OTHER = LEARNED.with_(key=RouteKey(IPv4Network("10.1.3.0/26")), gateway=IPv4Address("172.26.0.3"))
+ONLINK = OTHER.with_(key=RouteKey(IPv4Network("10.1.4.0/26")), onlink=True)
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ async def test_routes_that_went_with_their_object_come_back(kernel: NetlinkKerne
 
 
 MANY = {
-    key: LEARNED.but(key=key)
+    key: LEARNED.with_(key=key)
     for key in (RouteKey(IPv4Network((0x14000000 + (number << 6), 26))) for number in range(200))
 }
-ELSEWHERE = {key: route.but(gateway=OTHER.gateway) for key, route in MANY.items()}
+ELSEWHERE = {key: route.with_(gateway=OTHER.gateway) for key, route in MANY.items()}
 
 
 @pytest.mark.parametrize(

@@ -37,20 +37,20 @@ def test_applying_a_difference_gives_what_is_desired(desired: dict[int, int], ac
 OWNERSHIP = [
     ("10.1.0.0/26 via 172.26.0.2 dev eth0 proto bird", LEARNED, True),
     ("blackhole proto bird", Route(BLOCK, RouteType.BLACKHOLE), True),
-    ("dev eth0 proto 80", LEARNED.but(protocol=80), True),
-    ("dev cali1 boot", LEARNED.but(gateway=None, device="cali1", protocol=3, scope=Scope.LINK), True),
-    ("dev cali1 bird", LEARNED.but(device="cali1"), True),
-    ("dev cali1 static", LEARNED.but(device="cali1", protocol=4), False),
-    ("dev vxlan.calico boot", LEARNED.but(device="vxlan.calico", protocol=3), True),
-    ("dev vxlan.calico static", LEARNED.but(device="vxlan.calico", protocol=4), False),
-    ("dev vxlan.calico kernel", LEARNED.but(device="vxlan.calico", protocol=2), False),
-    ("dev tunl0 boot", LEARNED.but(device=TUNL0, protocol=3), False),
-    ("dev tunl0 bird", LEARNED.but(device=TUNL0), True),
-    ("dev eth0 boot", LEARNED.but(protocol=3), False),
+    ("dev eth0 proto 80", LEARNED.with_(protocol=80), True),
+    ("dev cali1 boot", LEARNED.with_(gateway=None, device="cali1", protocol=3, scope=Scope.LINK), True),
+    ("dev cali1 bird", LEARNED.with_(device="cali1"), True),
+    ("dev cali1 static", LEARNED.with_(device="cali1", protocol=4), False),
+    ("dev vxlan.calico boot", LEARNED.with_(device="vxlan.calico", protocol=3), True),
+    ("dev vxlan.calico static", LEARNED.with_(device="vxlan.calico", protocol=4), False),
+    ("dev vxlan.calico kernel", LEARNED.with_(device="vxlan.calico", protocol=2), False),
+    ("dev tunl0 boot", LEARNED.with_(device=TUNL0, protocol=3), False),
+    ("dev tunl0 bird", LEARNED.with_(device=TUNL0), True),
+    ("dev eth0 boot", LEARNED.with_(protocol=3), False),
     ("blackhole boot", Route(BLOCK, RouteType.BLACKHOLE, protocol=3), False),
-    ("dev eth0 dhcp", LEARNED.but(protocol=16), False),
-    ("dev eth0 kernel", LEARNED.but(protocol=2), False),
-    ("another table", LEARNED.but(key=RouteKey(BLOCK.destination, table=100)), False),
+    ("dev eth0 dhcp", LEARNED.with_(protocol=16), False),
+    ("dev eth0 kernel", LEARNED.with_(protocol=2), False),
+    ("another table", LEARNED.with_(key=RouteKey(BLOCK.destination, table=100)), False),
 ]
 
 
@@ -60,7 +60,7 @@ def test_a_route_is_ours_by_protocol_and_device(route: Route, ours: bool) -> Non
 
 
 def test_the_kernels_own_routes_are_never_ours_whatever_is_configured() -> None:
-    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(LEARNED.but(protocol=2))
+    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(LEARNED.with_(protocol=2))
 
 
 def test_waits_double_up_to_a_ceiling_and_end_with_success() -> None:
@@ -124,14 +124,14 @@ def test_masquerading_waits_until_all_pools_are_known() -> None:
 
 def test_an_odd_route_of_ours_is_replaced() -> None:
     wish = DesiredState(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
-    picture = ActualState(routes={BLOCK: LEARNED.but(odd=True)})
+    picture = ActualState(routes={BLOCK: LEARNED.with_(odd=True)})
     steps = diff.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
     assert steps.delta.replace == {BLOCK: LEARNED}
 
 
 def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
     wish = DesiredState(
-        Dataplane(routes={BLOCK: LEARNED.but(device="eth9")}), complete=True, bgp_complete=True
+        Dataplane(routes={BLOCK: LEARNED.with_(device="eth9")}), complete=True, bgp_complete=True
     )
     steps = diff.route_steps(wish, ActualState(routes={BLOCK: LEARNED}), {}, Ownership())
     assert not steps.delta

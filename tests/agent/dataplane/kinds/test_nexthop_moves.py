@@ -16,28 +16,28 @@ from tests.scenes.reconcilers import Bench, running
 
 KEYS = [RouteKey(IPv4Network((0x14000000 + (number << 6), 26))) for number in range(MANY)]
 ELSEWHERE = IPv4Address("172.26.0.3")
-BEFORE = {key: LEARNED.but(key=key) for key in KEYS}
-AFTER = {key: LEARNED.but(key=key, gateway=ELSEWHERE) for key in KEYS}
+BEFORE = {key: LEARNED.with_(key=key) for key in KEYS}
+AFTER = {key: LEARNED.with_(key=key, gateway=ELSEWHERE) for key in KEYS}
 OWN = Ownership()
 
 
 def test_all_routes_of_a_gateway_that_go_to_another_are_one_turn() -> None:
     (turn,) = find_moves(AFTER, {**BEFORE, OWN_BLOCK.key: OWN_BLOCK}, OWN)
-    assert (turn.was, turn.now) == (LEARNED.way, LEARNED.but(gateway=ELSEWHERE).way)
+    assert (turn.was, turn.now) == (LEARNED.target, LEARNED.with_(gateway=ELSEWHERE).target)
     assert turn.routes == AFTER
 
 
 def test_two_protocols_on_one_gateway_turn_together() -> None:
     other = RouteKey(IPv4Network("30.0.0.0/24"))
-    before = {**BEFORE, other: LEARNED.but(key=other, protocol=80)}
-    after = {**AFTER, other: LEARNED.but(key=other, protocol=80, gateway=ELSEWHERE)}
+    before = {**BEFORE, other: LEARNED.with_(key=other, protocol=80)}
+    after = {**AFTER, other: LEARNED.with_(key=other, protocol=80, gateway=ELSEWHERE)}
     (turn,) = find_moves(after, before, OWN)
     assert turn.routes == after
     assert find_moves(AFTER, before, OWN) == ()
 
 
 def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_turn() -> None:
-    foreign = FOREIGN.but(key=RouteKey(IPv4Network("0.0.0.0/0")), gateway=LEARNED.gateway)
+    foreign = FOREIGN.with_(key=RouteKey(IPv4Network("0.0.0.0/0")), gateway=LEARNED.gateway)
     (turn,) = find_moves(AFTER, {**BEFORE, foreign.key: foreign}, OWN)
     assert foreign.key not in turn.routes
 
@@ -47,11 +47,11 @@ def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_t
     [
         pytest.param(dict(list(AFTER.items())[1:]), id="one stays, and the rest are too few"),
         pytest.param(
-            {key: route.but(protocol=80) for key, route in AFTER.items()}, id="more than the way changes"
+            {key: route.with_(protocol=80) for key, route in AFTER.items()}, id="more than the way changes"
         ),
-        pytest.param({key: OWN_BLOCK.but(key=key) for key in KEYS}, id="they lead nowhere"),
+        pytest.param({key: OWN_BLOCK.with_(key=key) for key in KEYS}, id="they lead nowhere"),
         pytest.param(
-            {**AFTER, KEYS[0]: LEARNED.but(key=KEYS[0], gateway=IPv4Address("172.26.0.4"))},
+            {**AFTER, KEYS[0]: LEARNED.with_(key=KEYS[0], gateway=IPv4Address("172.26.0.4"))},
             id="one goes a third way",
         ),
     ],
@@ -61,7 +61,7 @@ def test_what_is_not_all_and_only_another_way_is_no_turn(after: dict[RouteKey, R
 
 
 def test_one_that_stays_keeps_the_others_from_turning() -> None:
-    stays = LEARNED.but(key=RouteKey(IPv4Network("30.0.0.0/24")))
+    stays = LEARNED.with_(key=RouteKey(IPv4Network("30.0.0.0/24")))
     assert find_moves(AFTER, {**BEFORE, stays.key: stays}, OWN) == ()
 
 
