@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.dataplane.desired.desired_routes import routes
+from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
 from agent.dataplane.inputs.facts import Facts

@@ -9,11 +9,11 @@ from ipaddress import IPv4Address, IPv4Network
 from agent.dataplane.cooperative import PIECE
 from agent.dataplane.cooperative_loop import run_cooperatively
 from agent.dataplane.desired.desired_state import dataplane
-from agent.dataplane.desired.route_cache import DesiredRoutes
+from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import ActualState, DesiredState, route_work
 from agent.netlink.objects import Route, RouteKey
-from tests.agent.dataplane.desired.test_route_cache import HOPS, START
+from tests.agent.dataplane.desired.test_desired_routes import HOPS, START
 
 OURS, FOREIGN = 12, 4
 """RTPROT_BIRD and RTPROT_STATIC of linux/rtnetlink.h."""

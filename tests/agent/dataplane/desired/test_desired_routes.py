@@ -1,296 +1,104 @@
-"""Facts become the route table of the article, in each encapsulation."""
+"""Wished routes that follow the facts change by change are those of a whole computation, whatever changed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agent.dataplane.desired.desired_routes import routes
-from agent.dataplane.desired.desired_state import dataplane, masquerade
-from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
+from agent.dataplane.desired.route_producers import routes
+from agent.dataplane.desired.desired_state import dataplane
+from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.dataplane.inputs.mtu import pod_mtu
+from agent.dataplane.kernel.ownership import Ownership
+from agent.dataplane.kinds.diff import ActualState, DesiredState, route_steps
 from agent.netlink.objects import Link, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 
-NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
-ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")
-address = IPv4Address
-network = IPv4Network
-
-
-def pool(ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **more: object) -> Pool:
-    return Pool("default", network("192.168.0.0/16"), 26, ipip=ipip, vxlan=vxlan, **more)  # type: ignore[arg-type]
-
-
-def facts(*pools: Pool, **more: object) -> Facts:
-    """The article's node 172.26.12.198 with a neighbour on its subnet and one behind a router."""
-    nodes = {
-        ME: NodeAddresses(
-            IPv4Interface("172.26.12.198/20"), address("192.168.41.192"), address("192.168.41.192")
-        ),
-        NEAR: NodeAddresses(
-            IPv4Interface("172.26.5.10/20"), address("192.168.31.64"), address("192.168.31.64")
-        ),
-        FAR: NodeAddresses(IPv4Interface("172.27.0.9/20"), address("192.168.77.0"), address("192.168.77.0")),
-    }
-    links = {"eth0": Link(2, "eth0", None, 1500, up=True, addresses=((address("172.26.12.198"), 20),))}
-    given: dict[str, object] = {
-        "pools": pools,
-        "nodes": nodes,
-        "links": links,
-        "block_owners": {
-            network("192.168.41.192/26"): ME,
-            network("192.168.31.64/26"): NEAR,
-            network("192.168.77.0/26"): FAR,
-        },
-        "endpoints": (Endpoint("calie486eacd845", (address("192.168.41.193"),)),),
-        "learned": {
-            network("192.168.31.64/26"): address("172.26.5.10"),
-            network("192.168.77.0/26"): address("172.27.0.9"),
-            network("192.168.41.200/32"): address("172.26.5.10"),
-        },
-        **more,
-    }
-    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
-    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
-
-
-def lines(given: Facts) -> list[str]:
-    return sorted(str(route) for route in routes(given).values())
-
-
-LOCAL = ["192.168.41.193 dev calie486eacd845 scope link", "blackhole 192.168.41.192/26 proto bird"]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        pytest.param(
-            pool(ipip=ALWAYS),
-            [
-                "192.168.31.64/26 via 172.26.5.10 dev tunl0 proto bird onlink",
-                "192.168.41.200 via 172.26.5.10 dev tunl0 proto bird onlink",
-                "192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink",
-            ],
-            id="ipip",
-        ),
-        pytest.param(
-            pool(ipip=CROSS),
-            [
-                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
-                "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
-                "192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink",
-            ],
-            id="ipip-cross-subnet",
-        ),
-        pytest.param(
-            pool(vxlan=ALWAYS),
-            [
-                "192.168.31.64/26 via 192.168.31.64 dev vxlan.calico onlink",
-                "192.168.41.200 via 192.168.31.64 dev vxlan.calico onlink",
-                "192.168.77.0/26 via 192.168.77.0 dev vxlan.calico onlink",
-            ],
-            id="vxlan",
-        ),
-        pytest.param(
-            pool(vxlan=CROSS),
-            [
-                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto 80 onlink",
-                "192.168.41.200 via 172.26.5.10 dev eth0 proto 80 onlink",
-                "192.168.77.0/26 via 192.168.77.0 dev vxlan.calico onlink",
-            ],
-            id="vxlan-cross-subnet",
-        ),
-        pytest.param(
-            pool(),
-            [
-                "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
-                "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
-            ],
-            id="none: the far next hop is not on a link, so there is no route to refuse",
-        ),
-    ],
+ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))
+PREFIXES = [IPv4Network((0x14000000 + (number << 6), 26)) for number in range(6)]
+PREFIXES += [IPv4Network("20.0.0.1/32"), IPv4Network("30.0.0.0/24")]
+KEYS = [RouteKey(prefix) for prefix in PREFIXES]
+HOPS = [IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3"), IPv4Address("10.9.0.9")]
+START = Facts(
+    node=NodeName("n1"),
+    pools=(Pool("p", IPv4Network("20.0.0.0/16"), 26),),
+    nodes={NodeName("n1"): NodeAddresses(IPv4Interface("10.0.0.1/24"))},
+    links={"eth0": ETH0},
 )
-def test_every_encapsulation_gives_the_route_forms_of_a_calico_node(given: Pool, expected: list[str]) -> None:
-    assert sorted(expected + LOCAL) == lines(facts(given))
 
-
-def test_an_own_block_beats_the_same_block_learned_from_another() -> None:
-    given = facts(pool(), learned={network("192.168.41.192/26"): address("172.26.5.10")})
-    assert lines(given) == sorted(LOCAL)
-
-
-def test_a_local_pod_beats_its_own_address_learned_from_another() -> None:
-    given = facts(pool(), learned={network("192.168.41.193/32"): address("172.26.5.10")})
-    assert lines(given) == sorted(LOCAL)
-
-
-def test_a_block_of_one_address_has_no_blackhole() -> None:
-    assert lines(facts(pool(), block_owners={network("192.168.41.5/32"): ME}, learned={}, endpoints=())) == []
-
-
-def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
-    waiting = {
-        ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
-        NEAR: NodeAddresses(IPv4Interface("172.26.5.10/20")),
-    }
-    assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, learned={})) == sorted(LOCAL)
-
-
-def test_a_pool_that_turns_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_has_its_vtep() -> None:
-    """Virtual machines, whose agents are slower than a ping: a block behind a router had no route meanwhile."""
-    far = address("172.27.0.9")
-    nodes = {
-        ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
-        FAR: NodeAddresses(IPv4Interface("172.27.0.9/20")),
-    }
-    turned = facts(
-        pool(vxlan=ALWAYS),
-        nodes=nodes,
-        endpoints=(),
-        block_owners={},
-        learned={network("192.168.77.0/26"): far},
-    )
-    assert lines(turned) == []
-    for up, expected in (
-        (False, []),
-        (True, ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]),
-    ):
-        links = {**turned.links, "tunl0": Link(9, "tunl0", "ipip", 1480, up=up, addresses=())}
-        assert lines(replace(turned, links=links)) == expected
-
-
-def test_the_tunnel_devices_follow_the_pools_and_the_underlay() -> None:
-    both = facts(pool(ipip=ALWAYS), Pool("other", network("10.0.0.0/16"), 26, vxlan=CROSS))
-    made = tunnels(both)
-    assert (made["tunl0"].mtu, str(made["tunl0"].address)) == (1480, "192.168.41.192")
-    vxlan = made["vxlan.calico"]
-    assert (vxlan.mtu, vxlan.vni, vxlan.port, vxlan.parent, str(vxlan.local)) == (
-        1450,
-        4096,
-        4789,
-        "eth0",
-        "172.26.12.198",
-    )
-    assert vxlan.mac == vtep_mac(ME)
-    assert tunnels(facts(pool())) == {}
-
-
-def test_every_other_node_has_a_neighbour_and_a_forwarding_entry() -> None:
-    given = facts(pool(vxlan=ALWAYS))
-    assert {str(entry.address): entry.mac for entry in neighbours(given).values()} == {
-        "192.168.31.64": vtep_mac(NEAR),
-        "192.168.77.0": vtep_mac(FAR),
-    }
-    assert {entry.mac: str(entry.remote) for entry in fdb(given).values()} == {
-        vtep_mac(NEAR): "172.26.5.10",
-        vtep_mac(FAR): "172.27.0.9",
-    }
-    assert neighbours(facts(pool(ipip=ALWAYS))) == {}
-
-
-@pytest.mark.parametrize(("node", "mac"), [("node1", "66:f9:37:c3:7e:94"), ("node2", "66:2d:bf:44:a6:8b")])
-def test_the_vtep_address_is_the_one_calico_computes(node: str, mac: str) -> None:
-    assert vtep_mac(NodeName(node)) == mac
-
-
-@pytest.mark.parametrize(
-    ("pools", "mtu"),
-    [((pool(),), 1500), ((pool(ipip=ALWAYS),), 1480), ((pool(ipip=ALWAYS), pool(vxlan=CROSS)), 1450)],
+changes = st.one_of(
+    st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from(HOPS)),
+    st.tuples(st.just("forget"), st.sampled_from(KEYS), st.none()),
+    st.tuples(st.just("own"), st.sampled_from(PREFIXES[:6]), st.booleans()),
+    st.tuples(st.just("pod"), st.booleans(), st.none()),
+    st.tuples(st.just("mode"), st.sampled_from(EncapsulationMode), st.none()),
 )
-def test_a_pod_gets_the_smallest_mtu_that_any_encapsulation_leaves(pools: tuple[Pool, ...], mtu: int) -> None:
-    assert pod_mtu(facts(*pools)) == mtu
 
 
-def test_traffic_between_pools_is_never_masqueraded() -> None:
-    wish = masquerade(facts(pool(nat_outgoing=True), Pool("other", network("10.0.0.0/16"), 26)))
-    assert wish.sources == {network("192.168.0.0/16")}
-    assert wish.pools == {network("192.168.0.0/16"), network("10.0.0.0/16")}
-    assert not masquerade(facts(pool())).sources
-
-
-def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
-    learned = {
-        network((int(address("10.0.0.0")) + 64 * number, 26)): address("172.26.5.10")
-        for number in range(20_000)
-    }
-    wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
-    assert len(dataplane(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
-
-
-def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
-    """A pool that has just become one of VXLAN: without this, packets would go to the default route meanwhile."""
-    given = facts(pool(vxlan=ALWAYS))
-    nodes = {name: replace(node, vxlan=None) for name, node in given.nodes.items()}
-    assert lines(replace(given, nodes=nodes)) == sorted(
-        [
-            *LOCAL,
-            "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird",
-            "192.168.41.200 via 172.26.5.10 dev eth0 proto bird",
-        ]
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(changes, max_size=4), max_size=12))
+def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps: list[list[tuple]]) -> None:  # type: ignore[type-arg]
+    facts, learned = START, {}
+    wishes, picture = DesiredRoutes(), ActualState()
+    plan = route_steps(
+        DesiredState(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
     )
+    for step in steps:
+        touched = {}
+        for what, one, other in step:
+            if what == "learn":
+                learned[one] = touched[one] = other
+            elif what == "forget":
+                learned.pop(one, None)
+                touched[one] = None
+            elif what == "own":
+                owners = {**facts.block_owners, one: facts.node}
+                facts = replace(facts, block_owners=owners if other else {})
+            elif what == "pod":
+                pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
+                facts = replace(facts, endpoints=(pod,) if one else ())
+            else:
+                facts = replace(facts, pools=(replace(facts.pools[0], ipip=one),))
+        facts = replace(facts, learned=learned)
+        wished, keys = wishes.follow(facts, touched)
+        assert wished == routes(facts)
+        # And a plan that looks only where something may differ brings the kernel to the same place.
+        wish = DesiredState(dataplane(facts, wished), complete=True, bgp_complete=True, touched=keys)
+        looked_at = None if keys is None else keys | {*plan.conflicts, *plan.waiting}
+        plan = route_steps(wish, picture, facts.links, Ownership(), looked_at)
+        whole = route_steps(wish, picture, facts.links, Ownership())
+        assert plan.delta == whole.delta
+        picture.routes |= {**plan.delta.create, **plan.delta.replace}
+        for key in plan.delta.delete:
+            del picture.routes[key]
 
 
-def test_a_peer_behind_a_neighbour_has_a_route_of_its_own_and_so_has_what_it_taught() -> None:
-    tor, way = address("10.99.0.1"), address("172.26.0.1")
-    taught = {network("10.50.0.0/16"): tor, network("10.51.0.0/16"): address("10.99.0.2")}
-    given = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: way})
-    assert lines(given) == [
-        "10.50.0.0/16 via 172.26.0.1 dev eth0 proto bird",
-        "10.99.0.1 via 172.26.0.1 dev eth0 proto bird",
-    ]
-    out_of_reach = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: tor})
-    assert lines(out_of_reach) == []
+def test_a_change_of_one_learned_path_names_one_key() -> None:
+    wishes = DesiredRoutes()
+    learned = dict.fromkeys(KEYS, HOPS[0])
+    facts = replace(START, learned=learned)
+    assert wishes.follow(facts, learned)[1] is None
+    learned[KEYS[3]] = HOPS[1]
+    assert wishes.follow(facts, {KEYS[3]: HOPS[1]})[1] == {KEYS[3]}
+    assert wishes.follow(facts, {})[1] == frozenset()
+    assert wishes.follow(replace(facts, pools=()), {})[1] is None
 
 
-def test_a_node_behind_a_router_is_reached_by_it_where_nothing_encapsulates() -> None:
-    """Virtual machines on two subnets, in mode none: the blocks of the other subnet had no route at all."""
-    far, router = address("172.27.0.9"), address("172.26.0.1")
-    blocks = {network("192.168.77.0/26"): far}
-    given = facts(pool(), learned=blocks, endpoints=(), block_owners={}, routers={far: router})
-    assert lines(given) == ["192.168.77.0/26 via 172.26.0.1 dev eth0 proto bird"]
-    tunnelled = replace(given, pools=(pool(ipip=ALWAYS),))
-    assert lines(tunnelled) == ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]
-    elsewhere = replace(given, routers={far: address("10.0.0.1")})
-    assert lines(elsewhere) == []
-
-
-def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:
-    near = address("172.26.5.10")
-    learned = {network("10.96.0.0/12"): near, network("10.96.5.5/32"): near, network("10.0.0.0/8"): near}
-    given = facts(pool(), learned=learned, endpoints=(), block_owners={}, services=(network("10.96.0.0/12"),))
-    assert lines(given) == ["10.0.0.0/8 via 172.26.5.10 dev eth0 proto bird"]
-
-
-@pytest.mark.parametrize(
-    ("encapsulation", "near", "far"),
-    [
-        ({}, "via 172.26.5.10 dev eth0 proto 80 onlink", None),
-        (
-            {"ipip": ALWAYS},
-            "via 172.26.5.10 dev tunl0 proto 80 onlink",
-            "via 172.27.0.9 dev tunl0 proto 80 onlink",
-        ),
-        (
-            {"ipip": CROSS},
-            "via 172.26.5.10 dev eth0 proto 80 onlink",
-            "via 172.27.0.9 dev tunl0 proto 80 onlink",
-        ),
-        (
-            {"vxlan": ALWAYS},
-            "via 192.168.31.64 dev vxlan.calico onlink",
-            "via 192.168.77.0 dev vxlan.calico onlink",
-        ),
-    ],
-    ids=["none", "ipip", "ipip across subnets", "vxlan"],
-)
-def test_where_there_is_no_bgp_the_datastore_tells_every_route(
-    encapsulation: dict[str, EncapsulationMode], near: str, far: str | None
-) -> None:
-    borrowed = {network("192.168.41.200/32"): NEAR, network("192.168.31.70/32"): ME}
-    given = facts(pool(**encapsulation), learned={}, from_datastore=True, borrowed=borrowed)
-    expected = [*LOCAL, f"192.168.31.64/26 {near}", f"192.168.41.200 {near}"]
-    assert lines(given) == sorted([*expected, *([f"192.168.77.0/26 {far}"] if far else [])])
+def test_a_pod_more_or_less_names_its_keys_and_uncovers_what_it_hid() -> None:
+    wishes = DesiredRoutes()
+    address = KEYS[6]
+    facts = replace(START, learned={address: HOPS[0]})
+    assert str(wishes.follow(facts, None)[0][address]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
+    pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
+    links = {**facts.links, "cali1": Link(9, "cali1", "veth", 1500, up=True)}
+    with_pod = replace(facts, endpoints=(pod,), links=links)
+    routes_, keys = wishes.follow(with_pod, {})
+    assert (str(routes_[address]), keys) == ("20.0.0.1 dev cali1 scope link", {address})
+    routes_, keys = wishes.follow(facts, {})
+    assert (str(routes_[address]), keys) == (
+        "20.0.0.1 via 10.0.0.2 dev eth0 proto bird",
+        {address},
+    )

@@ -26,7 +26,7 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import ActualState, DesiredState
 from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
-from tests.agent.dataplane.desired.test_desired_routes import facts, pool
+from tests.agent.dataplane.desired.test_route_producers import facts, pool
 
 POD, OWN, NEAR = "192.168.41.193/32", "192.168.41.192/26", "192.168.31.64/26"
 WITH_POD = {

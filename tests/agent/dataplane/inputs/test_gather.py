@@ -29,7 +29,7 @@ from agent.node.underlay import MOST_NODES_ASKED, Underlay
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from tests.agent.dataplane.desired.test_desired_routes import ALWAYS, facts, pool
+from tests.agent.dataplane.desired.test_route_producers import ALWAYS, facts, pool
 from tests.fakes.kernel import FakeKernel
 
 ME = NodeName("node1")

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 import pytest
 
-from agent.dataplane.desired.desired_routes import routes
+from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
