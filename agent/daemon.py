@@ -33,8 +33,8 @@ from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError
 from agent.dataplane.cooperative_loop import run_cooperatively
-from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.desired_routes import DesiredRoutes
+from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.facts import Facts, Protocols
 from agent.dataplane.inputs.gather import FactSettings, Gatherer

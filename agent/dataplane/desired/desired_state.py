@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
+from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.inputs.facts import Facts
 from agent.netlink.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, Sysctl
 

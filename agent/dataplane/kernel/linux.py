@@ -164,7 +164,11 @@ class NetlinkKernel:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         indexes = _Indexes()
         targets = {id(target): target for _, target in routes}
-        absent = {name for target in targets.values() if (name := target.device) is not None and indexes[name] is None}
+        absent = {
+            name
+            for target in targets.values()
+            if (name := target.device) is not None and indexes[name] is None
+        }
         sent = [route for route in routes if route.device not in absent] if absent else routes
         hops = {} if not self._nexthops.wanted else _hops(targets, indexes)
         with self._nexthops.in_use():

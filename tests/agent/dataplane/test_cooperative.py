@@ -8,12 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 from agent.dataplane.cooperative import PIECE
 from agent.dataplane.cooperative_loop import run_cooperatively
-from agent.dataplane.desired.desired_state import dataplane
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import ActualState, DesiredState, route_work
 from agent.netlink.objects import Route, RouteKey
-from tests.agent.dataplane.desired.test_desired_routes import HOPS, START
+from tests.scenes.route_facts import HOPS, START, dataplane_of
 
 OURS, FOREIGN = 12, 4
 """RTPROT_BIRD and RTPROT_STATIC of linux/rtnetlink.h."""
@@ -78,7 +77,7 @@ async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_the
 
 
 async def test_twenty_thousand_routes_are_compared_with_the_kernels_in_pieces() -> None:
-    wish = DesiredState(dataplane(START, WISHED), complete=True, bgp_complete=True)
+    wish = DesiredState(dataplane_of(START, WISHED), complete=True, bgp_complete=True)
     others = Others()
     task = asyncio.create_task(others.run())
     plan = await run_cooperatively(route_work(wish, ActualState(routes=STANDING), START.links, Ownership()))

@@ -266,7 +266,9 @@ def test_routes_that_share_a_shape_are_encoded_as_alone(
 
     way = RouteTarget(kind, gateway, onlink=onlink)
     routes = [
-        Route.from_target(RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way)
+        Route.from_target(
+            RouteKey(IPv4Network((IPv4Address(address), length), strict=False), metric=metric), way
+        )
         for address in ("10.1.2.3", "192.168.255.254", "0.0.0.1")
         for metric in (0, 9)
     ]

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.desired.route_producers import routes
-from agent.dataplane.desired.desired_state import dataplane
 from agent.dataplane.desired.desired_routes import DesiredRoutes
-from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.inputs.facts import Endpoint
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.diff import ActualState, DesiredState, route_steps
-from agent.netlink.objects import Link, RouteKey
-from ipam.model import EncapsulationMode, NodeName, Pool
-
-ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))
-PREFIXES = [IPv4Network((0x14000000 + (number << 6), 26)) for number in range(6)]
-PREFIXES += [IPv4Network("20.0.0.1/32"), IPv4Network("30.0.0.0/24")]
-KEYS = [RouteKey(prefix) for prefix in PREFIXES]
-HOPS = [IPv4Address("10.0.0.2"), IPv4Address("10.0.0.3"), IPv4Address("10.9.0.9")]
-START = Facts(
-    node=NodeName("n1"),
-    pools=(Pool("p", IPv4Network("20.0.0.0/16"), 26),),
-    nodes={NodeName("n1"): NodeAddresses(IPv4Interface("10.0.0.1/24"))},
-    links={"eth0": ETH0},
-)
+from agent.netlink.objects import Link
+from ipam.model import EncapsulationMode
+from tests.scenes.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
 
 changes = st.one_of(
     st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from(HOPS)),
@@ -44,7 +31,7 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
     facts, learned = START, {}
     wishes, picture = DesiredRoutes(), ActualState()
     plan = route_steps(
-        DesiredState(dataplane(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
+        DesiredState(dataplane_of(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
     )
     for step in steps:
         touched = {}
@@ -64,9 +51,9 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
                 facts = replace(facts, pools=(replace(facts.pools[0], ipip=one),))
         facts = replace(facts, learned=learned)
         wished, keys = wishes.follow(facts, touched)
-        assert wished == routes(facts)
+        assert wished == routes_of(facts)
         # And a plan that looks only where something may differ brings the kernel to the same place.
-        wish = DesiredState(dataplane(facts, wished), complete=True, bgp_complete=True, touched=keys)
+        wish = DesiredState(dataplane_of(facts, wished), complete=True, bgp_complete=True, touched=keys)
         looked_at = None if keys is None else keys | {*plan.conflicts, *plan.waiting}
         plan = route_steps(wish, picture, facts.links, Ownership(), looked_at)
         whole = route_steps(wish, picture, facts.links, Ownership())

@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 
 import pytest
 
-from agent.dataplane.desired.route_producers import routes
-from agent.dataplane.desired.desired_state import dataplane, masquerade
+from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
-from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
+from agent.dataplane.inputs.facts import Facts, NodeAddresses
 from agent.dataplane.inputs.mtu import pod_mtu
-from agent.netlink.objects import Link, RouteKey
+from agent.netlink.objects import Link
 from ipam.model import EncapsulationMode, NodeName, Pool
-
-NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
-ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")
-address = IPv4Address
-network = IPv4Network
-
-
-def pool(ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **more: object) -> Pool:
-    return Pool("default", network("192.168.0.0/16"), 26, ipip=ipip, vxlan=vxlan, **more)  # type: ignore[arg-type]
-
-
-def facts(*pools: Pool, **more: object) -> Facts:
-    """The article's node 172.26.12.198 with a neighbour on its subnet and one behind a router."""
-    nodes = {
-        ME: NodeAddresses(
-            IPv4Interface("172.26.12.198/20"), address("192.168.41.192"), address("192.168.41.192")
-        ),
-        NEAR: NodeAddresses(
-            IPv4Interface("172.26.5.10/20"), address("192.168.31.64"), address("192.168.31.64")
-        ),
-        FAR: NodeAddresses(IPv4Interface("172.27.0.9/20"), address("192.168.77.0"), address("192.168.77.0")),
-    }
-    links = {"eth0": Link(2, "eth0", None, 1500, up=True, addresses=((address("172.26.12.198"), 20),))}
-    given: dict[str, object] = {
-        "pools": pools,
-        "nodes": nodes,
-        "links": links,
-        "block_owners": {
-            network("192.168.41.192/26"): ME,
-            network("192.168.31.64/26"): NEAR,
-            network("192.168.77.0/26"): FAR,
-        },
-        "endpoints": (Endpoint("calie486eacd845", (address("192.168.41.193"),)),),
-        "learned": {
-            network("192.168.31.64/26"): address("172.26.5.10"),
-            network("192.168.77.0/26"): address("172.27.0.9"),
-            network("192.168.41.200/32"): address("172.26.5.10"),
-        },
-        **more,
-    }
-    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
-    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
+from tests.scenes.route_facts import (
+    ALWAYS,
+    CROSS,
+    FAR,
+    ME,
+    NEAR,
+    address,
+    dataplane_of,
+    facts,
+    network,
+    pool,
+    routes_of,
+)
 
 
 def lines(given: Facts) -> list[str]:
-    return sorted(str(route) for route in routes(given).values())
+    return sorted(str(route) for route in routes_of(given).values())
 
 
 LOCAL = ["192.168.41.193 dev calie486eacd845 scope link", "blackhole 192.168.41.192/26 proto bird"]
@@ -218,7 +188,7 @@ def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
         for number in range(20_000)
     }
     wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
-    assert len(dataplane(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
+    assert len(dataplane_of(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
 
 
 def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:

@@ -7,7 +7,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 import pytest
 
-from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
@@ -15,6 +14,7 @@ from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.netlink.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
+from tests.scenes.route_facts import routes_of
 
 NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
 ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")
@@ -65,7 +65,7 @@ def facts(vxlan: EncapsulationMode = NEVER, **more: object) -> Facts:
 
 
 def lines(given: Facts) -> list[str]:
-    return sorted(str(route) for route in routes(given).values())
+    return sorted(str(route) for route in routes_of(given).values())
 
 
 OWN = ["blackhole fd10:1::/122 proto bird metric 1024", "fd10:1::7 dev cali1 metric 1024"]

@@ -29,8 +29,8 @@ from agent.node.underlay import MOST_NODES_ASKED, Underlay
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from tests.agent.dataplane.desired.test_route_producers import ALWAYS, facts, pool
 from tests.fakes.kernel import FakeKernel
+from tests.scenes.route_facts import ALWAYS, facts, pool
 
 ME = NodeName("node1")
 
