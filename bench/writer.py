@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.netlink import rtnetlink
-from agent.netlink.interface_names import device_index
+from agent.netlink import rtroutes
+from agent.netlink.devices import device_index
 from agent.netlink.netlink_socket import RequestSocket
 from agent.netlink.objects import RTPROT_BIRD, Route, RouteKey
 from bench.feeds import FEEDS, Feed
@@ -33,8 +33,8 @@ async def write(feed: Feed) -> tuple[float, float]:
     """Seconds that writing every route took, and seconds that deleting them took."""
     index = device_index("eth0")
     desired = routes(feed)
-    puts = [rtnetlink.route_request(route, index) for route in desired]
-    drops = [rtnetlink.route_deletion(route) for route in desired]
+    puts = [rtroutes.route_request(route, index) for route in desired]
+    drops = [rtroutes.route_deletion(route) for route in desired]
     socket = RequestSocket()
     try:
         times = []

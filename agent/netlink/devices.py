@@ -140,3 +140,19 @@ async def look_up(host: Address) -> tuple[int, Address, Address | None]:
                 if index is not None and source is not None:
                     return index, ip_address(source), ip_address(gateway) if gateway is not None else None
     raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")
+
+
+def device_index(name: str) -> int | None:
+    """The interface's present index; None when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def device_name(index: int) -> str:
+    """The interface's present name; `#7` when it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"#{index}"

@@ -28,6 +28,8 @@ VXLAN6_DEVICE = "vxlan-v6.calico"
 VXLAN_DEVICES = (VXLAN_DEVICE, VXLAN6_DEVICE)
 WORKLOAD_PREFIX = "cali"
 OUR_TUNNELS = frozenset({TUNL0, *VXLAN_DEVICES})
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN of linux/rtnetlink.h."""
 IPV6_METRIC = 1024
 """IP6_RT_PRIO_USER: what the kernel makes of a metric of 0 for IPv6; a key bears 0 for it."""
 
@@ -82,14 +84,14 @@ class RouteKey(tuple[int, bytes, int, int]):
 
     __slots__ = ()
 
-    def __new__(cls, destination: Prefix, table: int = 254, metric: int = 0) -> RouteKey:
+    def __new__(cls, destination: Prefix, table: int = MAIN_TABLE, metric: int = 0) -> RouteKey:
         """The key of a prefix."""
         length = destination.prefixlen
         packed = bytes((length,)) + destination.network_address.packed[: (length + 7) // 8]
         return tuple.__new__(cls, (destination.version, packed, table, metric))
 
     @classmethod
-    def of_packed(cls, version: int, packed: bytes, table: int = 254, metric: int = 0) -> RouteKey:
+    def of_packed(cls, version: int, packed: bytes, table: int = MAIN_TABLE, metric: int = 0) -> RouteKey:
         """The key of a packed prefix."""
         return tuple.__new__(cls, (version, packed, table, metric))
 

@@ -35,11 +35,13 @@ from agent.netlink.rtnetlink import (
 )
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
+IFLA_IFALIAS, IFLA_STATS64, IFLA_GROUP, IFLA_NET_NS_FD = 20, 23, 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 3, 4, 7, 15
 IFLA_VXLAN_LOCAL6 = 17
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
+"""Nobody else can have the address: it is in use at once, without looking for a duplicate (RFC 4862)."""
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 NTF_SELF, NTF_EXT_LEARNED = 0x02, 0x10
@@ -47,11 +49,11 @@ IFF_UP = 0x1
 RT_SCOPE_UNIVERSE = 0
 RTEXT_FILTER_SKIP_STATS = 0x8
 
-_LINK = struct.Struct("=BxHiII")
+IFINFOMSG = struct.Struct("=BxHiII")
 """ifinfomsg: family, device type, index, flags, change mask."""
-_ADDR = struct.Struct("=BBBBI")
+IFADDRMSG = struct.Struct("=BBBBI")
 """ifaddrmsg: family, prefix length, flags, scope, index."""
-_NEIGH = struct.Struct("=BxxxiHBB")
+NDMSG = struct.Struct("=BxxxiHBB")
 """ndmsg: family, index, state, flags, type."""
 _U32 = struct.Struct("=I")
 
@@ -115,7 +117,9 @@ def _text(value: bytes) -> str:
 
 def link_dump_request() -> bytes:
     """RTM_GETLINK of all links without their counters."""
-    body = _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(
+        IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS)
+    )
     return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
@@ -133,7 +137,7 @@ def text_attribute(kind: int, text: str) -> bytes:
 def link_body(words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
     """A link as messages have it: ifinfomsg, then its attributes; it is named by index or by IFLA_IFNAME."""
     flags = IFF_UP if up else 0
-    return _LINK.pack(AF_UNSPEC, 0, index, flags, flags) + words
+    return IFINFOMSG.pack(AF_UNSPEC, 0, index, flags, flags) + words
 
 
 def link_change(kind: int, words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
@@ -147,24 +151,24 @@ def host_address_request(address: Address, interface: int) -> bytes:
     Nobody else can have it: an IPv6 address is used at once, without a second's look for a duplicate (RFC 4862).
     """
     flags = IFA_F_NODAD if address.version == 6 else 0
-    body = _ADDR.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
+    body = IFADDRMSG.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
     return message(RTM_NEWADDR, _PUT, body)
 
 
 def address_dump_request(interface: int = 0) -> bytes:
     """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
-    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, _ADDR.pack(AF_UNSPEC, 0, 0, 0, interface))
+    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, interface))
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
     """A link; None for messages about a bridge port or another family's view of it. Raises Malformed."""
-    if end - start < _LINK.size:
+    if end - start < IFINFOMSG.size:
         raise Malformed(f"ifinfomsg of {end - start} bytes")
-    family, _, index, flags, _ = _LINK.unpack_from(data, start)
+    family, _, index, flags, _ = IFINFOMSG.unpack_from(data, start)
     if family != AF_UNSPEC:
         return None
-    words = attributes(data, start + _LINK.size, end)
+    words = attributes(data, start + IFINFOMSG.size, end)
     info = words.get(IFLA_LINKINFO, b"")
     inner = attributes(info, 0, len(info))
     return LinkRow(
@@ -181,10 +185,10 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
 
 def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
     """An address; None for families other than the two of IP. Raises Malformed."""
-    if end - start < _ADDR.size:
+    if end - start < IFADDRMSG.size:
         raise Malformed(f"ifaddrmsg of {end - start} bytes")
-    _, length, _, _, index = _ADDR.unpack_from(data, start)
-    words = attributes(data, start + _ADDR.size, end)
+    _, length, _, _, index = IFADDRMSG.unpack_from(data, start)
+    words = attributes(data, start + IFADDRMSG.size, end)
     # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
     value = words.get(IFA_LOCAL, words.get(IFA_ADDRESS, b""))
     if len(value) == 4:
@@ -232,18 +236,18 @@ def _parent(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:
     """RTM_GETNEIGH of one device: AF_INET or AF_INET6 for neighbours, AF_BRIDGE for forwarding entries."""
-    body = _NEIGH.pack(family, 0, 0, 0, 0) + attribute(NDA_IFINDEX, _U32.pack(interface))
+    body = NDMSG.pack(family, 0, 0, 0, 0) + attribute(NDA_IFINDEX, _U32.pack(interface))
     return message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
 def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
     """A neighbour or forwarding entry; None for other families. Raises Malformed."""
-    if end - start < _NEIGH.size:
+    if end - start < NDMSG.size:
         raise Malformed(f"ndmsg of {end - start} bytes")
-    family, index, state, _, _ = _NEIGH.unpack_from(data, start)
+    family, index, state, _, _ = NDMSG.unpack_from(data, start)
     if family not in {AF_INET, AF_INET6, AF_BRIDGE}:
         return None
-    words = attributes(data, start + _NEIGH.size, end)
+    words = attributes(data, start + NDMSG.size, end)
     mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
     return NeighbourRow(
         family,
@@ -259,7 +263,7 @@ _PUT = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
 
 def neighbour_request(entry: Neighbour, interface: int) -> bytes:
     """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
-    body = _NEIGH.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
+    body = NDMSG.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
     return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.address, entry.mac))
 
 
@@ -270,25 +274,25 @@ def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes
     neighbour.c, neigh_alloc). Unlike a permanent one it is confirmed some 5 s after its first use, so that a MAC that
     somebody changes is found out.
     """
-    body = _NEIGH.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
+    body = NDMSG.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
     return message(RTM_NEWNEIGH, _PUT, body + _pair(address, mac))
 
 
 def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
     """RTM_DELNEIGH of a neighbour."""
-    body = _NEIGH.pack(_family(entry.address), interface, 0, 0, 0)
+    body = NDMSG.pack(_family(entry.address), interface, 0, 0, 0)
     return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_DST, entry.address.packed))
 
 
 def fdb_request(entry: FdbEntry, interface: int) -> bytes:
     """RTM_NEWNEIGH of a permanent forwarding entry in the device's own table (NTF_SELF), replacing what is there."""
-    body = _NEIGH.pack(AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
+    body = NDMSG.pack(AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
     return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.remote, entry.mac))
 
 
 def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
     """RTM_DELNEIGH of a forwarding entry, whatever its destination is now."""
-    body = _NEIGH.pack(AF_BRIDGE, interface, 0, NTF_SELF, 0)
+    body = NDMSG.pack(AF_BRIDGE, interface, 0, NTF_SELF, 0)
     return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
 
 

@@ -37,11 +37,13 @@ from agent.netlink.netlink_socket import (
 from agent.netlink.objects import RTPROT_BOOT, Neighbour, Route, RouteKey, Scope, Sysctl
 from agent.netlink.rtlinks import (
     IFLA_ADDRESS,
+    IFLA_IFALIAS,
     IFLA_IFNAME,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
     IFLA_MTU,
+    IFLA_NET_NS_FD,
     NUD_PERMANENT,
     LinkRow,
     address_dump_request,
@@ -72,15 +74,12 @@ from agent.netlink.rtnetlink import (
     RTM_SETLINK,
     attribute,
     attributes,
-    decode_route,
     message,
-    route_dump_request,
-    route_request,
 )
+from agent.netlink.rtroutes import decode_route, route_dump_request, route_request
 
 T = TypeVar("T")
 
-IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 VETH_INFO_PEER = 1
 """linux/veth.h: the peer, as a link message inside the link message."""
 LONGEST_ALIAS = 255

@@ -15,11 +15,9 @@ import struct
 from collections.abc import Sequence
 
 from agent.netlink.netlink_socket import NETLINK_ROUTE, Lost, Refused, RequestSocket, Subscription
-from agent.netlink.rtlinks import IFLA_IFNAME, link_change, text_attribute
-from agent.netlink.rtnetlink import RTM_DELLINK, RTM_SETLINK, attribute
+from agent.netlink.rtlinks import IFLA_GROUP, IFLA_IFNAME, link_change, text_attribute
+from agent.netlink.rtnetlink import RTM_DELLINK, RTM_SETLINK, RTNLGRP_LINK, attribute
 
-RTNLGRP_LINK = 1
-IFLA_GROUP = 27
 REMOVAL_GROUP = 0x746F7274
 """The group of links that are about to be removed: one request removes a whole group. A number nobody else uses."""
 MOST_AT_ONCE = 100

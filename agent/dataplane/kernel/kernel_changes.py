@@ -29,17 +29,23 @@ from agent.netlink.rtnetlink import (
     RTM_NEWNEIGH,
     RTM_NEWNETCONF,
     RTM_NEWROUTE,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_NETCONF,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_NEXTHOP,
     Message,
     attributes,
-    decode_route,
     messages,
 )
 from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
-from agent.netlink.sysctl_watch import SwitchWatch
+from agent.netlink.rtroutes import decode_route
+from agent.netlink.sysctl import SysctlWatch
 
-RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE = 1, 3, 5, 7
-RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE = 9, 11
-RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF, RTNLGRP_NEXTHOP = 24, 25, 32
 GROUPS = (
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
@@ -71,7 +77,7 @@ class NetlinkChanges:
         self._ears[0].ignore(writer_port)
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
             self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
-        self._switches = SwitchWatch()
+        self._sysctls = SysctlWatch()
         self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
 
@@ -79,21 +85,21 @@ class NetlinkChanges:
         """Unsubscribe."""
         for ear in self._ears:
             ear.close()
-        self._switches.close()
+        self._sysctls.close()
 
     def follow(self, names: Collection[str], *, only: bool) -> None:
         """Hear of writes to these switches, too, or to these `only`."""
         if only:
-            self._switches.only(names)
-        self._switches.follow(names)
+            self._sysctls.only(names)
+        self._sysctls.follow(names)
 
     def __aiter__(self) -> NetlinkChanges:
         return self
 
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
-            await readable([*self._ears, self._switches] if self._switches.works else self._ears)
-            written = self._switches.heard() if self._switches.works else frozenset()
+            await readable([*self._ears, self._sysctls] if self._sysctls.works else self._ears)
+            written = self._sysctls.written() if self._sysctls.works else frozenset()
             if written is None or written:
                 self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
             # Equal hints of one turn are one hint; the order of the first ones is kept.
@@ -161,7 +167,7 @@ class NetlinkChanges:
         (index,) = struct.unpack("=i", words.get(NETCONFA_IFINDEX, b"\0\0\0\0"))
         if index <= 0:
             return [ObjectsChanged(Kind.SYSCTL)]
-        names = self._switches.of(self._name_of(index))
+        names = self._sysctls.of(self._name_of(index))
         return (
             [ObjectsChanged(Kind.SYSCTL, names=names)] if names else []
         )  # a new interface's are read anyway

@@ -18,9 +18,9 @@ from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.nftables import Nftables
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
-from agent.netlink import devices, rtlinks, rtnetlink
+from agent.netlink import devices, rtlinks, rtnetlink, rtroutes
 from agent.netlink import sysctl as procfs
-from agent.netlink.interface_names import device_index, device_name
+from agent.netlink.devices import device_index, device_name
 from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.netlink.objects import (
     Address,
@@ -37,10 +37,9 @@ from agent.netlink.objects import (
     Tunnel,
     version_of,
 )
-from agent.netlink.route_decoder import RouteDecoder
-from agent.netlink.route_encoder import encoded
 from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop
+from agent.netlink.rtroutes import RouteDecoder, encoded
 
 T = TypeVar("T", Route, Neighbour, FdbEntry)
 E = TypeVar("E", Neighbour, FdbEntry)
@@ -97,7 +96,7 @@ class NetlinkKernel:
         return found
 
     async def _routes_of(self, family: int) -> list[Route]:
-        request = rtnetlink.route_dump_request(family=family)
+        request = rtroutes.route_dump_request(family=family)
         try:
             return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode)
         except Refused as error:
@@ -178,7 +177,7 @@ class NetlinkKernel:
                 index = indexes[route.device] if route.device is not None else None
                 hop = hops.get(id(route.target))
                 number = numbers.get(hop) if hop is not None else None
-                return rtnetlink.route_request(route, index, replace=replace, nexthop=number)
+                return rtroutes.route_request(route, index, replace=replace, nexthop=number)
 
             refused = await self._carry_out(sent, encoded(sent, whole))
             if refused and numbers:
@@ -188,7 +187,10 @@ class NetlinkKernel:
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
 
     def _note_plain(self, sent: Sequence[Route], targets: Collection[int]) -> None:
-        """Note which routes go through a gateway without an object: no move of an object moves them. `targets`: by identity."""
+        """Note which routes go through a gateway without an object, so that no move of one moves them.
+
+        `targets` are these routes' targets by identity.
+        """
         if self._decoder.plain:
             self._decoder.plain.difference_update(key for key, _ in sent)
         if targets:
@@ -205,7 +207,7 @@ class NetlinkKernel:
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
-        return await self._carry_out(routes, encoded(routes, rtnetlink.route_deletion), GONE)
+        return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion), GONE)
 
     async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""

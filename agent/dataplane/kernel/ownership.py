@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.netlink.objects import (
+    MAIN_TABLE,
     RTPROT_BIRD,
     RTPROT_BOOT,
     RTPROT_DATASTORE,
@@ -21,9 +22,6 @@ from agent.netlink.objects import (
     RouteKey,
     RouteType,
 )
-
-MAIN_TABLE = 254
-"""RT_TABLE_MAIN of linux/rtnetlink.h."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from agent.netlink import devices, ethtool, rtlinks, rtnetlink
-from agent.netlink.interface_names import device_index
+from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import Refused, dump
 from agent.netlink.objects import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.netlink import rtlinks, rtnetlink
+from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteTarget, RouteType, Scope
-from agent.netlink.route_decoder import RouteDecoder
-from agent.netlink.route_encoder import encoded
-from agent.netlink.rtnetlink import HEADER, Malformed, messages, route_deletion, route_request
+from agent.netlink.rtnetlink import HEADER, Malformed, messages
+from agent.netlink.rtroutes import RouteDecoder, encoded, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
 INDEXES = {name: index for index, name in NAMES.items()}
@@ -71,22 +70,22 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("route", "golden"), GOLDEN.items(), ids=str)
 def test_a_route_is_these_bytes_and_these_bytes_are_the_route(route: Route, golden: str) -> None:
-    data = rtnetlink.route_request(route, index_of(route))
+    data = rtroutes.route_request(route, index_of(route))
     assert data == bytes.fromhex(golden)
     (found,) = messages(data)
     assert found.type == rtnetlink.RTM_NEWROUTE
-    assert rtnetlink.decode_route(data, found.start, found.end, name_of) == route
+    assert rtroutes.decode_route(data, found.start, found.end, name_of) == route
 
 
 def test_without_replacing_the_kernel_is_told_to_refuse_what_exists() -> None:
     route = next(iter(GOLDEN))
-    flags = HEADER.unpack_from(rtnetlink.route_request(route, 7, replace=False))[2]
+    flags = HEADER.unpack_from(rtroutes.route_request(route, 7, replace=False))[2]
     assert flags & rtnetlink.NLM_F_EXCL
     assert not flags & rtnetlink.NLM_F_REPLACE
 
 
 def test_a_deletion_names_protocol_and_type_and_no_next_hop() -> None:
-    data = rtnetlink.route_deletion(next(iter(GOLDEN)))
+    data = rtroutes.route_deletion(next(iter(GOLDEN)))
     assert data == bytes.fromhex(
         "24000000 1900 0100 00000000 00000000 02 1a 00 00 fe 0c ff 01 00000000 0800 0100 c0a81f40"
     )
@@ -95,7 +94,7 @@ def test_a_deletion_names_protocol_and_type_and_no_next_hop() -> None:
 def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() -> None:
     names = {7: "tunl0"}
     decoder = RouteDecoder(lambda index: names.get(index, f"#{index}"))
-    data = rtnetlink.route_request(next(iter(GOLDEN)), 7)
+    data = rtroutes.route_request(next(iter(GOLDEN)), 7)
 
     def dumped() -> Route | None:
         decoder.begin()
@@ -114,7 +113,7 @@ def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() ->
 
 
 def with_attribute(kind: int, value: bytes) -> bytes:
-    plain = rtnetlink.route_request(next(iter(GOLDEN)), 7)
+    plain = rtroutes.route_request(next(iter(GOLDEN)), 7)
     return rtnetlink.message(
         rtnetlink.RTM_NEWROUTE, 0, plain[HEADER.size :] + rtnetlink.attribute(kind, value)
     )
@@ -125,7 +124,7 @@ def with_attribute(kind: int, value: bytes) -> bytes:
 )
 def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> None:
     data = with_attribute(kind, b"\0" * 4)
-    decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
+    decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
     assert decoded.odd
     assert decoded.with_(odd=False) == next(iter(GOLDEN))
@@ -133,21 +132,21 @@ def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> 
 
 def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
     data = with_attribute(rtnetlink.RTA_NH_ID, b"\5\0\0\0")
-    assert rtnetlink.decode_route(data, HEADER.size, len(data), name_of) == next(iter(GOLDEN))
+    assert rtroutes.decode_route(data, HEADER.size, len(data), name_of) == next(iter(GOLDEN))
 
 
 @pytest.mark.parametrize(
     ("offset", "value"), [(0, 7), (3, 8), (4, 255), (9, 2)], ids=["bridge", "TOS", "local table", "cached"]
 )
 def test_other_families_tables_and_caches_are_left_out(offset: int, value: int) -> None:
-    data = bytearray(rtnetlink.route_request(next(iter(GOLDEN)), 7))
+    data = bytearray(rtroutes.route_request(next(iter(GOLDEN)), 7))
     data[HEADER.size + offset] = value
-    assert rtnetlink.decode_route(bytes(data), HEADER.size, len(data), name_of) is None
+    assert rtroutes.decode_route(bytes(data), HEADER.size, len(data), name_of) is None
 
 
 def test_a_device_that_has_gone_is_named_by_its_number() -> None:
-    data = rtnetlink.route_request(next(iter(GOLDEN)), 77)
-    decoded = rtnetlink.decode_route(data, HEADER.size, len(data), name_of)
+    data = rtroutes.route_request(next(iter(GOLDEN)), 77)
+    decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
     assert decoded.device == "#77"
 
@@ -183,8 +182,8 @@ routes = st.builds(
 @given(routes)
 @settings(derandomize=True, max_examples=200)
 def test_every_route_survives_the_wire(route: Route) -> None:
-    data = rtnetlink.route_request(route, index_of(route))
-    assert rtnetlink.decode_route(data, HEADER.size, len(data), name_of) == route
+    data = rtroutes.route_request(route, index_of(route))
+    assert rtroutes.decode_route(data, HEADER.size, len(data), name_of) == route
 
 
 @given(st.binary(max_size=120))
@@ -192,7 +191,7 @@ def test_every_route_survives_the_wire(route: Route) -> None:
 def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
     for decode in (
         lambda: list(messages(data)),
-        lambda: rtnetlink.decode_route(data, 0, len(data), name_of),
+        lambda: rtroutes.decode_route(data, 0, len(data), name_of),
         lambda: rtlinks.decode_link(data, 0, len(data)),
         lambda: rtlinks.decode_address(data, 0, len(data)),
         lambda: rtlinks.decode_neighbour(data, 0, len(data)),
@@ -206,11 +205,11 @@ def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
 @given(routes, st.integers(0, 80), st.integers(0, 255))
 @settings(derandomize=True, max_examples=300)
 def test_a_route_with_one_wrong_byte_is_a_route_or_malformed(route: Route, offset: int, value: int) -> None:
-    data = bytearray(rtnetlink.route_request(route, index_of(route)))
+    data = bytearray(rtroutes.route_request(route, index_of(route)))
     data[offset % len(data)] = value
     try:
         for found in messages(bytes(data)):
-            rtnetlink.decode_route(bytes(data), found.start, found.end, name_of)
+            rtroutes.decode_route(bytes(data), found.start, found.end, name_of)
     except Malformed:
         pass
 

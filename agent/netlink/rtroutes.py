@@ -1,0 +1,243 @@
+"""The bytes of routes in rtnetlink: one or very many at a time, both ways (rtnetlink(7), linux/rtnetlink.h).
+
+Promises: pure; a decoder raises only Malformed; what is encoded here decodes to the same value.
+Does not know: sockets, who owns a route, how an interface's number is looked up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+from agent.netlink.objects import ADDRESS_OCTETS, IPV6_METRIC, MAIN_TABLE, Route, RouteKey, RouteType, Scope
+from agent.netlink.rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTA_CACHEINFO,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_NH_ID,
+    RTA_OIF,
+    RTA_PREF,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTM_DELROUTE,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTNH_F_ONLINK,
+    Malformed,
+    address,
+    attribute,
+    attributes,
+    message,
+    number,
+)
+from agent.netlink.rtnexthops import referred
+
+PLAIN_ATTRIBUTES = frozenset(
+    {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
+)
+"""What a route of ours can bear when the kernel shows it; any other attribute makes it odd."""
+RTM_F_CLONED = 0x200
+
+_ROUTE = struct.Struct("=BBBBBBBBI")
+"""rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
+_FIXED = struct.Struct("=IHHIIBBBBBBBBI")
+DESTINATION_OFFSET = _FIXED.size + 4
+"""Of the destination's address in a route's request: behind header, rtmsg and the head of RTA_DST."""
+_NUMBER_ATTRIBUTE = struct.Struct("=HHI")
+_TYPES = {int(kind): kind for kind in RouteType}
+_SCOPES = {int(scope): scope for scope in Scope}
+_NOWHERE = frozenset({RouteType.BLACKHOLE, RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.THROW})
+_ZERO_4, _ZERO_6 = bytes(4), bytes(16)
+
+
+def route_request(
+    route: Route, interface: int | None, *, replace: bool = True, nexthop: int | None = None
+) -> bytes:
+    """RTM_NEWROUTE for a wished route; `interface` is the index of its device.
+
+    With `nexthop`, the number of an object that holds gateway, device and flag, the route only refers to it.
+
+    Replacing is one step in the kernel (fib_table_insert): no packet meets a moment without the route.
+    """
+    key = route.key
+    flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+    body = _route_attributes(key)
+    if nexthop is not None:
+        body += _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
+        return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, 0, len(body)) + body
+    if route.gateway is not None:
+        body += attribute(RTA_GATEWAY, route.gateway.packed)
+    if interface is not None:
+        body += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
+    onlink = RTNH_F_ONLINK if route.onlink else 0
+    return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, onlink, len(body)) + body
+
+
+def route_deletion(route: Route) -> bytes:
+    """RTM_DELROUTE of the route with this destination, metric, protocol and type, whatever its next hop is now."""
+    body = _route_attributes(route.key)
+    return (
+        _fixed(
+            RTM_DELROUTE, NLM_F_REQUEST, route.key, route.protocol, Scope.NOWHERE, route.type, 0, len(body)
+        )
+        + body
+    )
+
+
+def _route_attributes(key: RouteKey) -> bytes:
+    body = attribute(RTA_DST, key.octets)
+    # Left out, a deletion of an IPv6 route would take one of any metric.
+    metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
+    if metric:
+        body += _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, metric)
+    return body
+
+
+def _fixed(
+    kind: int, flags: int, key: RouteKey, protocol: int, scope: int, type_: int, bits: int, rest: int
+) -> bytes:
+    length, prefix = _FIXED.size + rest, key.length
+    family = AF_INET6 if key.version == 6 else AF_INET
+    return _FIXED.pack(
+        length, kind, flags, 0, 0, family, prefix, 0, 0, key.table, protocol, scope, type_, bits
+    )
+
+
+def route_dump_request(table: int = MAIN_TABLE, family: int = AF_INET) -> bytes:
+    """RTM_GETROUTE of one table; a kernel without strict checking (before 4.20) sends every table."""
+    body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, table)
+    return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, body)
+
+
+def decode_route(
+    data: bytes, start: int, end: int, name_of: Callable[[int], str], table: int = MAIN_TABLE
+) -> Route | None:
+    """A route of `table` from an RTM_NEWROUTE or RTM_DELROUTE body; None for other families, tables and caches.
+
+    A route with a TOS is left out: it has a key of its own and never competes with ours. For IPv6 a metric of 1024 is
+    0, as it was asked for. Raises Malformed.
+    """
+    if end - start < _ROUTE.size:
+        raise Malformed(f"rtmsg of {end - start} bytes")
+    family, length, _, tos, short_table, protocol, scope, kind, bits = _ROUTE.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6) or tos or bits & RTM_F_CLONED:
+        return None
+    words = attributes(data, start + _ROUTE.size, end)
+    if (number(words[RTA_TABLE]) if RTA_TABLE in words else short_table) != table:
+        return None
+    known = kind in _TYPES and scope in _SCOPES
+    interface = number(words[RTA_OIF]) if RTA_OIF in words else None
+    if family == AF_INET6 and kind in _NOWHERE:
+        interface = None  # the kernel shows lo, which means nothing
+    return Route(
+        RouteKey.of_packed(
+            6 if family == AF_INET6 else 4, _packed(family, words, length), table, _metric(family, words)
+        ),
+        type=_TYPES.get(kind, RouteType.UNICAST),
+        gateway=address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None,
+        device=name_of(interface) if interface is not None else None,
+        protocol=protocol,
+        scope=_SCOPES.get(scope, Scope.UNIVERSE),
+        onlink=bool(bits & RTNH_F_ONLINK),
+        odd=not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0",
+    )
+
+
+def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
+    """The destination as a RouteKey has it."""
+    whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
+    octets, kept = words.get(RTA_DST, whole), (length + 7) // 8
+    if len(octets) != len(whole) or length > 8 * len(whole):
+        raise Malformed(f"destination {octets.hex()}/{length} is none of its family")
+    spare = octets[kept:]
+    if any(spare) or (length % 8 and octets[kept - 1] & (0xFF >> length % 8)):
+        raise Malformed(f"destination {octets.hex()}/{length} has host bits set")
+    return bytes((length,)) + octets[:kept]
+
+
+def _metric(family: int, words: dict[int, bytes]) -> int:
+    metric = number(words[RTA_PRIORITY]) if RTA_PRIORITY in words else 0
+    return 0 if family == AF_INET6 and metric == IPV6_METRIC else metric
+
+
+def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[bytes]:
+    """A request for each route; `whole` encodes one by its target and its key's length, table and metric."""
+    shapes: dict[tuple[int, int, int, int, int], tuple[bytes, bytes]] = {}
+    found: list[bytes] = []
+    for route in routes:
+        key, target = route
+        version, packed, table, metric = key
+        width = ADDRESS_OCTETS[version]
+        # By identity: the routes live longer than this table, and their targets with them.
+        shape = id(target), width, packed[0], table, metric
+        known = shapes.get(shape)
+        if known is None:
+            one = whole(route)
+            known = shapes[shape] = (one[:DESTINATION_OFFSET], one[DESTINATION_OFFSET + width :])
+        found.append(known[0] + packed[1:].ljust(width, b"\0") + known[1])
+    return found
+
+
+class RouteDecoder:
+    """Decodes dump after dump of one routing table, and each route only once: `begin`, `decode` each message, `end`.
+
+    A route that stood in the dump before is found by the bytes of its message, six times as fast as decode_route makes
+    it; the memory is as large as one dump. Equal bytes are the same route as long as the interface numbers in them
+    bear the same names, so a renamed or renumbered device makes everything be decoded again.
+    After a dump that broke off, begin again.
+    """
+
+    def __init__(self, name_of: Callable[[int], str], *, references: bool = False) -> None:
+        self._look_up = name_of
+        self._look_for_references = references
+        self._names: dict[int, str] = {}
+        self._before: dict[bytes, tuple[Route | None, int | None]] = {}
+        self._known: dict[bytes, tuple[Route | None, int | None]] = {}
+        """What a message says -> its route and, when asked to look, the nexthop object that it refers to."""
+        self._plain: set[RouteKey] = set()
+        self.nexthops: frozenset[int] = frozenset()
+        """The nexthop objects that the last whole dump refers to, when asked to look."""
+        self.plain: set[RouteKey] = set()
+        """The routes through a gateway that refer to none."""
+
+    def begin(self) -> None:
+        """A dump begins."""
+        present = {index: self._look_up(index) for index in self._names}
+        # A device that has gone (`#7`) took its routes with it: none of them can come again in this dump.
+        if any(present[index] not in {name, f"#{index}"} for index, name in self._names.items()):
+            self._before = {}
+        self._names = {index: name for index, name in present.items() if name == self._names[index]}
+        self._known, self._plain = {}, set()
+
+    def decode(self, data: bytes, start: int, end: int) -> Route | None:
+        """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises Malformed."""
+        body = data[start:end]
+        found = self._before.get(body)
+        if found is None:
+            # Of every route, not only of those that are told: what is left out keeps its object too.
+            object_ = referred(body, 0, len(body)) if self._look_for_references else None
+            found = decode_route(data, start, end, self._name_of), object_
+        route, identity = found
+        if route is not None or identity is not None:
+            self._known[body] = found
+        if route is not None and identity is None and self._look_for_references and route.gateway is not None:
+            self._plain.add(route.key)
+        return route
+
+    def end(self) -> None:
+        """The dump is whole."""
+        self._before, self._known = self._known, {}
+        self.plain, self._plain = self._plain, set()
+        self.nexthops = frozenset(one for _, one in self._before.values() if one is not None)
+
+    def _name_of(self, index: int) -> str:
+        if index not in self._names:
+            self._names[index] = self._look_up(index)
+        return self._names[index]
