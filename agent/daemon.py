@@ -32,7 +32,7 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError
-from agent.dataplane.cooperative_loop import run_cooperatively
+from agent.dataplane.cooperative import run_cooperatively
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.explain.route_queries import RouteQueries
@@ -116,7 +116,7 @@ class Agent:
             nexthop_objects=config.kernel.nexthop_objects,
             offload=self._fact_settings.tunnel_offload is not None,
         )
-        self._node_bell = Trigger()
+        self._node_trigger = Trigger()
         self._links: Mapping[str, Link] = {}
         self._own_links: Mapping[str, Link] = {}
         """All but pods': what the node's record and the ways to other nodes depend on."""
@@ -240,11 +240,11 @@ class Agent:
             await self._store.close()
 
     def _ring(self) -> None:
-        self._reconciler.ring()
+        self._reconciler.trigger()
 
     def _facts_changed(self) -> None:
-        self._reconciler.ring()
-        self._node_bell.ring()
+        self._reconciler.trigger()
+        self._node_trigger.fire()
 
     def _facts(self, links: Mapping[str, Link]) -> Facts:
         mesh = self._mesh
@@ -260,7 +260,7 @@ class Agent:
             self._links = links
             if own != self._own_links:
                 self._own_links = own
-                self._node_bell.ring()
+                self._node_trigger.fire()
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
@@ -284,7 +284,7 @@ class Agent:
         due_at = 0.0
         looked: Mapping[str, Link] = {}
         while True:
-            await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
+            await self._node_trigger.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
             others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
             inputs = record_inputs(self._cluster, self._own_links)
             now = self._clock.now()
@@ -305,14 +305,16 @@ class Agent:
     def _adopt(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
         self._cluster.adopt(endpoint)
-        self._reconciler.ring()
+        self._reconciler.trigger()
 
     def _forget(self, endpoint: WorkloadEndpoint) -> None:
         self._cluster.forget(endpoint)
-        self._reconciler.ring_soon()
+        self._reconciler.trigger_soon()
 
     async def _settled(self, addresses: Iterable[Address], timeout: float) -> None:
-        await self._reconciler.settled([RouteKey(ip_network(address)) for address in addresses], timeout)
+        await self._reconciler.wait_for_routes(
+            [RouteKey(ip_network(address)) for address in addresses], timeout
+        )
 
     def _answers(self) -> control.Answers:
         glass = RouteQueries(

@@ -1,11 +1,13 @@
 """Long computations that can be done piece by piece: a core yields after each, and whoever drives it lets others run.
 
-Promises: pure; the result is that of the computation done in one go. Does not know: what is computed, who drives it.
+Promises: pure; the result is that of the computation done in one go, as long as nobody else has what it works on.
+Does not know: what is computed. It needs no asyncio: to a task, a bare yield means "others first".
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from types import coroutine
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,6 +16,12 @@ Work = Generator[None, None, T]
 """Yields when others may run; its return value is the result."""
 PIECE = 2000
 """Routes in one piece: some 10 ms."""
+
+
+@coroutine
+def run_cooperatively(work: Work[T]) -> Work[T]:
+    """To be awaited: the result, computed piece by piece; the first piece is done before anybody else runs."""
+    return (yield from work)
 
 
 def run_now(work: Work[T]) -> T:

@@ -1,7 +1,9 @@
-"""A brake on mass removals: facts that went wrong look like a wish to remove everything.
+"""A brake on mass removals: facts that went wrong look as if everything were to be removed.
 
-Promises: pure; what is small in number or in share is never held; what is large goes only after it was wished for
-`hold_seconds` without a break, and after another whole reading of the kernel. Does not know: what the objects are.
+How it works: what is small in number or in share goes at once. What is large goes only after it was unwanted for
+`hold_seconds` without a break, and after another whole reading of the kernel in that time: a store that answers with
+half of its content, or a reading that broke off, is over by then; a pool that somebody deleted is not.
+Promises: pure. Does not know: what the objects are.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from dataclasses import dataclass, field
 from agent.netlink.objects import Kind
 
 FREE = 64
-"""Removals that are never held: the routes of some nodes leaving together."""
+"""Removals that are never held: as many routes as some nodes have that leave together."""
 SHARE = 0.5
-"""Of what stands."""
+"""Of what there is: up to this share of it nothing is held."""
 HOLD_SECONDS = 10.0
 
 
@@ -26,37 +28,37 @@ class Held:
     reading: int
     """Whole readings of the kind at that time."""
     count: int
-    standing: int
+    known: int
 
     def __str__(self) -> str:
-        return f"the removal of {self.count} of {self.standing} is held back until it has been wished for a while"
+        return f"the removal of {self.count} of {self.known} is held back until it has been due for a while"
 
 
 @dataclass(slots=True)
 class MassDeleteGuard:
-    """What is held, by kind."""
+    """What is held back, by kind."""
 
     free: int = FREE
     share: float = SHARE
     hold_seconds: float = HOLD_SECONDS
     held: dict[Kind, Held] = field(default_factory=dict)
 
-    def allows(self, kind: Kind, count: int, standing: int, reading: int, now: float) -> bool:
-        """Whether `count` of the `standing` objects may be removed now."""
-        if count <= self.free or count <= self.share * standing:
+    def allows(self, kind: Kind, count: int, known: int, reading: int, now: float) -> bool:
+        """Whether `count` of the `known` objects may be removed now, after so many whole readings of the kind."""
+        if count <= self.free or count <= self.share * known:
             self.held.pop(kind, None)
             return True
         held = self.held.get(kind)
         if held is None:
-            self.held[kind] = Held(now, reading, count, standing)
+            self.held[kind] = Held(now, reading, count, known)
             return False
         if now < held.since + self.hold_seconds or reading <= held.reading:
             return False
         del self.held[kind]
         return True
 
-    def ripe(self, now: float) -> set[Kind]:
-        """The kinds to read again now, because their time is over."""
+    def due_readings(self, now: float) -> set[Kind]:
+        """The kinds to read again now, because their removals have been held long enough."""
         return {kind for kind, held in self.held.items() if now >= held.since + self.hold_seconds}
 
     def next_at(self) -> float | None:

@@ -1,24 +1,25 @@
 """How reconciliation goes: counts and the last reasons, for people, metrics and tests.
 
-Promises: what is reported is what the last pass saw; drift is counted per kind and logged with what stood there and
-what should have, at most so many lines a read. Does not know: how anything is repaired.
+Promises: what is reported is what the last pass saw; drift is counted per kind and logged with what was known and what
+was found, at most so many lines a reading. Does not know: how anything is repaired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import ActualState, RoutePlan, conflict_reason, stands
-from agent.dataplane.kinds.retries import Retries
+from agent.dataplane.kinds.object_kind import ObjectKind
+from agent.dataplane.kinds.routes import RoutePlan, conflict_reason
+from agent.dataplane.kinds.states import ActualState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
-from agent.netlink.objects import Kind, Route
+from agent.dataplane.retries import Retries
+from agent.netlink.objects import Kind
 
 DRIFT_LINES = 10
-"""Lines logged for one read; the count tells the rest."""
+"""Lines logged for one reading; one more says how many others there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,50 +69,47 @@ class Counters:
     """Kind -> whole readings."""
     not_in_force: dict[str, str] = field(default_factory=dict)
 
-    def passed(self, wall: datetime, seconds: float) -> None:
-        """A pass ended."""
+    def pass_ended(self, wall: datetime, seconds: float) -> None:
+        """A pass ended well; it took `seconds`."""
         self.passes += 1
         self.last_pass, self.last_seconds, self.trouble = wall, seconds, None
 
-    def failed(self, why: str) -> None:
-        """A pass broke off."""
-        self.trouble = why
-
-    def read(
-        self, kind: Kind, before: Mapping[Any, Any], now: Mapping[Any, Any], ownership: Ownership, log: Any
+    def note_reading(
+        self, kind: ObjectKind[Any, Any], before: Mapping[Any, Any], found: Mapping[Any, Any], log: Any
     ) -> None:
-        """Compare a fresh reading with the picture it replaces; what differs, others did. The first reading is none."""
-        self.readings[kind] += 1
-        if self.readings[kind] == 1:
+        """Compare a whole reading with what was known before, unless it is the first: what differs, others did."""
+        self.readings[kind.kind] += 1
+        if self.readings[kind.kind] == 1:
             return
-        pairs = ((key, value, before.get(key)) for key, value in now.items())
+        pairs = ((key, value, before.get(key)) for key, value in found.items())
         changed = [key for key, value, was in pairs if was is not value and was != value]
-        changed += [key for key in before if key not in now]
-        if kind is Kind.ROUTE:
-            changed = [
-                key for key in changed if any(_ours(side.get(key), ownership) for side in (before, now))
-            ]
-        if kind is Kind.TUNNEL:  # tunl0 was ours to take down
-            changed = [key for key in changed if key in before or stands(now[key])]
-        if kind is Kind.FORWARD:  # a chain that came anew is no drift
-            changed = [key for key in changed if key in before]
-        if kind is Kind.SYSCTL:  # one that is new or has gone came and went with its device
-            changed = [key for key in changed if key in before and key in now]
-        self.drift[kind] += len(changed)
-        for key in changed[:DRIFT_LINES]:
-            log.warning(
-                "kernel.drift", kind=kind.name.lower(), was=_text(before.get(key)), found=_text(now.get(key))
-            )
-        if len(changed) > DRIFT_LINES:
-            log.warning("kernel.drift", kind=kind.name.lower(), more=len(changed) - DRIFT_LINES)
+        changed += [key for key in before if key not in found]
+        self.note_drift(kind, changed, before, found, log)
+
+    def note_drift(
+        self,
+        kind: ObjectKind[Any, Any],
+        changed: Iterable[Any],
+        before: Mapping[Any, Any],
+        found: Mapping[Any, Any],
+        log: Any,
+    ) -> None:
+        """Count and log, of the objects that changed, those of ours that others changed."""
+        drift = [key for key in changed if kind.is_drift(before.get(key), found.get(key))]
+        self.drift[kind.kind] += len(drift)
+        for key in drift[:DRIFT_LINES]:
+            was, now = (str(side.get(key, "nothing")) for side in (before, found))
+            log.warning("kernel.drift", kind=kind.name, was=was, found=now)
+        if len(drift) > DRIFT_LINES:
+            log.warning("kernel.drift", kind=kind.name, more=len(drift) - DRIFT_LINES)
 
     def report(
         self,
+        kinds: Iterable[ObjectKind[Any, Any]],
+        actual: ActualState,
         retries: Retries[Any],
         routes: RoutePlan,
-        installed: Mapping[Any, Route],
-        picture: ActualState,
-        budget: MassDeleteGuard,
+        guard: MassDeleteGuard,
     ) -> Report:
         """Everything in plain types."""
         return Report(
@@ -119,15 +117,7 @@ class Counters:
             last_pass=self.last_pass,
             last_pass_seconds=round(self.last_seconds, 6),
             trouble=self.trouble,
-            objects={
-                "tunnel": len(picture.tunnels),
-                "neighbour": len(picture.neighbours),
-                "fdb": len(picture.fdb),
-                "route": len(installed),
-                "masquerade": int(picture.masquerade is not None),
-                "sysctl": len(picture.sysctls),
-                "forward": sum(chain.opened for chain in picture.forward.values()),
-            },
+            objects={kind.name: kind.count(actual.of(kind.kind)) for kind in kinds},
             written=_named(self.written),
             removed=_named(self.removed),
             drift=_named(self.drift),
@@ -139,18 +129,10 @@ class Counters:
             conflicts={
                 str(key.destination): conflict_reason(route) for key, route in routes.conflicts.items()
             },
-            held={kind.name.lower(): str(held) for kind, held in budget.held.items()},
+            held={kind.name.lower(): str(held) for kind, held in guard.held.items()},
             waiting={str(key.destination): why for key, why in routes.waiting.items()},
             not_in_force=dict(self.not_in_force),
         )
-
-
-def _ours(route: Route | None, ownership: Ownership) -> bool:
-    return route is not None and ownership.is_ours(route)
-
-
-def _text(value: object) -> str:
-    return "nothing" if value is None else str(value)
 
 
 def _key_text(key: Any) -> str:

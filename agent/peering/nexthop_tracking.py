@@ -45,7 +45,7 @@ class Reachability:
         self._next_hops = next_hops
         self._lead_nowhere = lead_nowhere
         self._clock = clock
-        self._bell = Trigger()
+        self._trigger = Trigger()
         self._seen: tuple[frozenset[Address], Mapping[str, Link]] = (frozenset(), {})
         self._since: dict[Address, float] = {}
         """Next hop -> when the kernel was first found to have no way to it."""
@@ -55,12 +55,12 @@ class Reachability:
         now = (frozenset(self._next_hops()), links)
         if now != self._seen:
             self._seen = now
-            self._bell.ring()
+            self._trigger.fire()
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self._bell.wait(NOWHERE_SECONDS if self._since else LOOK_SECONDS)
+            await self._trigger.wait(NOWHERE_SECONDS if self._since else LOOK_SECONDS)
             try:
                 await self.look()
             except KernelError as error:

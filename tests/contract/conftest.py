@@ -14,7 +14,7 @@ from tests.fixtures.namespace import fresh_namespace
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param.startswith("fake"):
         fake = FakeWorld()
-        fake.kernel.turns_ways = "turns" in request.param
+        fake.kernel.moves_routes = "turns" in request.param
         yield fake
         return
     with fresh_namespace():

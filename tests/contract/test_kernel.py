@@ -102,7 +102,7 @@ LOOPBACKS = {4: "127.0.0.{}", 6: "fd00::{}"}
 async def test_connections_of_an_address_are_forgotten_and_no_others(
     world: World, crowd: list[Address], version: int
 ) -> None:
-    await forget_some(world.connect, world.kernel.forget_connections, crowd, version)
+    await forget_some(world.connect, world.kernel.delete_connections, crowd, version)
 
 
 @pytest.mark.parametrize("version", LOOPBACKS)
@@ -161,7 +161,7 @@ async def test_what_others_change_is_heard_and_what_we_change_is_not(world: Worl
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (event := await anext(changes)) is not None:
                 assert isinstance(event, LinkChanged), event
-                if event.name == "eth1" and event.lost:
+                if event.name == "eth1" and event.gone:
                     break
             assert event.seen == replace((await world.kernel.links())["eth1"], addresses=())
     finally:

@@ -81,7 +81,7 @@ class FakeKernel:
         self.received_table: dict[str, int] = {}
         """Packets that came out of a tunnel."""
         self.route_table: dict[RouteKey, Route] = {}
-        self.turns_ways = False
+        self.moves_routes = False
         """Whether routes share their way, so that it can be turned in one step."""
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
@@ -103,7 +103,7 @@ class FakeKernel:
 
     def _tell_link(self, name: str) -> None:
         link = self.link_table[name]
-        self._tell(LinkChanged(name, lost=not link.up, seen=replace(link, addresses=())))
+        self._tell(LinkChanged(name, gone=not link.up, seen=replace(link, addresses=())))
 
     def add_link(self, name: str, *addresses_of_it: str, up: bool = True) -> None:
         """Somebody makes a link."""
@@ -124,7 +124,7 @@ class FakeKernel:
             key: entry for key, entry in self.neighbour_table.items() if entry.device != name
         }
         self.fdb_table = {key: entry for key, entry in self.fdb_table.items() if entry.device != name}
-        self._tell(LinkChanged(name, lost=True, seen=replace(gone, addresses=())))
+        self._tell(LinkChanged(name, gone=True, seen=replace(gone, addresses=())))
 
     def rename_link(self, old: str, new: str) -> None:
         """Somebody gives a link another name; nothing is said of the old one."""
@@ -255,10 +255,10 @@ class FakeKernel:
                 self.route_table[route.key] = route
         return tuple(refusals)
 
-    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
-        if not self.turns_ways or now.device not in self.link_table:
+    async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
+        if not self.moves_routes or now.device not in self.link_table:
             return False
-        self.writes.append(f"turn {len(keys)}")
+        self.writes.append(f"move {len(keys)}")
         for key in keys:
             route = self.route_table[key]
             self.route_table[key] = route.with_(gateway=now.gateway, device=now.device, onlink=now.onlink)
@@ -336,7 +336,7 @@ class FakeKernel:
         self.sysctl_table |= {sysctl.name: sysctl.value for sysctl in there}
         return tuple(Refusal(sysctl, "No such file or directory") for sysctl in wished if sysctl not in there)
 
-    async def forget_connections(self, addresses: Collection[Address]) -> int:
+    async def delete_connections(self, addresses: Collection[Address]) -> int:
         await asyncio.sleep(0)
         self.looked_for_connections.set()
         if Fault.NO_CONNTRACK in self.faults:
@@ -344,7 +344,7 @@ class FakeKernel:
         kept = [pair for pair in self.connections if not set(pair) & set(addresses)]
         removed, self.connections = len(self.connections) - len(kept), kept
         if addresses:
-            self.writes.append(f"forget connections of {', '.join(sorted(map(str, addresses)))}")
+            self.writes.append(f"delete connections of {', '.join(sorted(map(str, addresses)))}")
         return removed
 
     async def path_to(self, host: Address) -> PathToHost:

@@ -1,22 +1,26 @@
-"""A reconciler at work in a test: run it, ring it, wait for a pass after which something holds."""
+"""A reconciler at work in a test: run it, trigger it, wait for a pass after which something holds."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.clock import SystemClock
+from agent.dataplane.cooperative import run_now
+from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.pass_limiter import PassTiming
+from agent.dataplane.kinds.routes import RoutePlan, route_diff
+from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import DesiredState, Reconciler
-from agent.netlink.objects import Dataplane, Link
+from agent.dataplane.trigger import PassTiming
+from agent.netlink.objects import Dataplane, Link, RouteKey
 
 PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4
-IMPATIENT = PassTiming(share=1e6, linger_seconds=0.0, overrun_seconds=0.01, error_seconds=0.01)
+IMPATIENT = PassTiming(share=1e6, grace_seconds=0.0, overrun_seconds=0.01, error_seconds=0.01)
 
 
 @dataclass
@@ -39,21 +43,21 @@ class Lines:
 
 
 class Bench:
-    """A reconciler whose wish a test sets."""
+    """A reconciler whose desired state a test sets."""
 
     def __init__(self, kernel: Kernel, dataplane: Dataplane | None = None, **options: Any) -> None:
-        self.wish = DesiredState(dataplane or Dataplane(), complete=True, bgp_complete=True)
+        self.desired = DesiredState(dataplane or Dataplane(), complete=True, bgp_complete=True)
         self.log = Lines()
         self.seen: list[Mapping[str, Link]] = []
         self._passed = asyncio.Event()
-        options.setdefault("tempo", IMPATIENT)
+        options.setdefault("timing", IMPATIENT)
         self.reconciler = Reconciler(
-            kernel, self._wishes, SystemClock(), self.log, on_pass=self._on_pass, **options
+            kernel, self._compute_desired, SystemClock(), self.log, on_pass=self._on_pass, **options
         )
 
-    async def _wishes(self, links: Mapping[str, Link]) -> DesiredState:
+    async def _compute_desired(self, links: Mapping[str, Link]) -> DesiredState:
         self.seen.append(links)
-        return self.wish
+        return self.desired
 
     def _on_pass(self) -> None:
         self._passed.set()
@@ -67,7 +71,7 @@ class Bench:
 
     async def passed(self) -> None:
         """Wait for a whole pass that begins now."""
-        await self.reconciler.settled([], PATIENCE_SECONDS)
+        await self.reconciler.wait_for_routes([], PATIENCE_SECONDS)
 
     async def quiet(self) -> None:
         """Wait until the echoes of our own writes were heard and led to nothing more."""
@@ -85,3 +89,13 @@ async def running(bench: Bench) -> AsyncIterator[Bench]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def route_plan(
+    desired: DesiredState,
+    actual: ActualState,
+    links: Mapping[str, Link],
+    keys: Collection[RouteKey] | None = None,
+) -> RoutePlan:
+    """What a pass would do with the routes at these keys, or at all."""
+    return run_now(route_diff(Comparison(desired, actual, links, keys), Ownership()))

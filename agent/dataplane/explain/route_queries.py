@@ -7,22 +7,21 @@ Does not know: sockets, how an answer is printed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from ipaddress import ip_network
 from typing import Any
 
 import msgspec
 
-from agent.dataplane.explain.dry_run import foreseen
+from agent.dataplane.explain.dry_run import dry_run
 from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, page
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kinds.diff import ActualState
-from agent.dataplane.kinds.read_kind import read
+from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Kind, Prefix, RouteKey
+from agent.netlink.objects import Prefix, RouteKey
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +59,7 @@ class RouteQueries:
         except msgspec.MsgspecError as error:
             raise ValueError(f"the question cannot be read: {error}") from error
         found = page(
-            self._reconciler.situation(),
+            self._reconciler.snapshot(),
             self._reasons(),
             near=ip_network(asked.near, strict=False) if asked.near else None,
             foreign=asked.foreign,
@@ -75,17 +74,15 @@ class RouteQueries:
 
     async def plan(self) -> dict[str, Any]:
         """What a pass over the kernel as it is now would do. Raises ValueError."""
-        seen = self._reconciler.situation()
-        picture = ActualState()
+        reconciler, actual = self._reconciler, ActualState()
         try:
             links = await self._kernel.links()
-            for kind in Kind:
-                await read(self._kernel, picture, kind)
-            picture.sysctls = dict(await self._kernel.sysctls(tuple(seen.wish.dataplane.sysctls)))
+            for kind in reconciler.kinds:
+                actual.adopt(kind.kind, await kind.read(reconciler.snapshot().desired))
         except KernelError as error:
             raise ValueError(f"the kernel cannot be read: {error}") from error
-        now = replace(self._reconciler.situation(), picture=picture, links=links)
-        found = foreseen(now, self._reasons(), self._reconciler.report().held)
+        given = Comparison(reconciler.snapshot().desired, actual, links)
+        found = await dry_run(reconciler.kinds, given, self._reasons(), reconciler.report().held)
         return {
             "steps": [asdict(step) for step in found.steps],
             "more": found.more,

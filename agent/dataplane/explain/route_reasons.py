@@ -13,9 +13,9 @@ from enum import Enum
 from typing import Any
 
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import ActualState, DesiredState, conflict_reason
-from agent.netlink.objects import PROTOCOL_NAMES, RTPROT_KERNEL, Link, Prefix, Route, RouteKey
+from agent.dataplane.kinds.routes import conflict_reason
+from agent.dataplane.kinds.states import RouteSnapshot
+from agent.netlink.objects import PROTOCOL_NAMES, RTPROT_KERNEL, Prefix, Route, RouteKey
 
 MOST_ROUTES = 1000
 """Of one page: one turn of the event loop."""
@@ -37,20 +37,6 @@ class Sort(Enum):
     """Somebody else's."""
     LEFT = "left"
     """Ours, and nothing asks for it any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSnapshot:
-    """The last pass: what was wished, what the kernel was seen to hold."""
-
-    wish: DesiredState
-    picture: ActualState
-    links: Mapping[str, Link]
-    ownership: Ownership
-    waiting: Mapping[RouteKey, str]
-    """Wished routes whose device is not there or down."""
-    refused: Mapping[RouteKey, str]
-    """Routes that the kernel refuses -> its reason."""
 
 
 class Reasons:
@@ -155,7 +141,7 @@ def page(
 def _keys(
     seen: RouteSnapshot, near: Prefix | None, after: RouteKey | None, *, foreign: bool
 ) -> Iterator[RouteKey]:
-    wished, standing = seen.wish.dataplane.routes, seen.picture.routes
+    wished, standing = seen.desired.dataplane.routes, seen.actual.routes
     is_near = nearness(near) if near is not None else None
     for table, others in ((standing, None), (wished, standing)):
         for key in table:
@@ -185,15 +171,15 @@ def nearness(near: Prefix) -> Callable[[RouteKey], bool]:
 
 
 def _is_foreign(seen: RouteSnapshot, key: RouteKey) -> bool:
-    route = seen.picture.routes.get(key)
+    route = seen.actual.routes.get(key)
     if route is None or seen.ownership.is_ours(route):
         return False
-    return route.protocol != RTPROT_KERNEL or key in seen.wish.dataplane.routes
+    return route.protocol != RTPROT_KERNEL or key in seen.desired.dataplane.routes
 
 
 def explained(seen: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explained:
     """One key's account."""
-    wished, standing = seen.wish.dataplane.routes.get(key), seen.picture.routes.get(key)
+    wished, standing = seen.desired.dataplane.routes.get(key), seen.actual.routes.get(key)
     shown = standing or wished
     assert shown is not None
     if wished is not None:
@@ -230,9 +216,9 @@ def _state(seen: RouteSnapshot, key: RouteKey, wished: Route, standing: Route | 
 
 
 def _lingering(seen: RouteSnapshot, route: Route) -> str:
-    if not seen.wish.complete:
+    if not seen.desired.complete:
         return "kept until the datastore was read"
-    if not seen.wish.bgp_complete and seen.ownership.is_learned(route):
+    if not seen.desired.bgp_complete and seen.ownership.is_learned(route):
         return "kept until BGP has heard every peer"
     return "to be removed"
 

@@ -196,14 +196,14 @@ class NetlinkKernel:
         if targets:
             self._decoder.plain.update(key for key, target in sent if id(target) in targets)
 
-    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
+    async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes of one target to another, in one step; they are at these keys. False: nothing was done."""
         indexes = _Indexes()
         hops = _hops({0: was, 1: now}, indexes)
         if len(hops) < 2 or not self._decoder.plain.isdisjoint(keys):
             return False
         with self._nexthops.in_use():
-            return await self._nexthops.turn(hops[0], hops[1])
+            return await self._nexthops.move(hops[0], hops[1])
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
@@ -255,18 +255,18 @@ class NetlinkKernel:
     # -- sysctls --------------------------------------------------------------------------------------------------
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
-        """The present values of those that exist; subscribers hear of writes to them from then on."""
+        """The present values of those that exist; subscribers get events of writes to them from then on."""
         for changes in self._subscribers:
             changes.follow(names, only=only)
         values = ((name, procfs.read(name)) for name in names)
         return {name: Sysctl(name, value) for name, value in values if value is not None}
 
-    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+    async def put_sysctls(self, sysctls: Sequence[Sysctl]) -> tuple[Refusal, ...]:
         """Set each, and read it back."""
-        outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in wished)
+        outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in sysctls)
         return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
 
-    async def forget_connections(self, addresses: Collection[Address]) -> int:
+    async def delete_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
         return await self._conntrack.forget(addresses)
 
@@ -276,9 +276,9 @@ class NetlinkKernel:
         """What our nftables table holds; None when there is no such table (or no nftables)."""
         return await self._nftables.read()
 
-    async def put_masquerade(self, wish: Masquerade) -> None:
-        """Replace our table in one transaction; an empty wish removes it. Raises Unsupported, KernelError."""
-        await self._nftables.put(wish)
+    async def put_masquerade(self, masquerade: Masquerade) -> None:
+        """Replace our tables, each in one transaction; an empty value removes them. Raises Unsupported, KernelError."""
+        await self._nftables.put(masquerade)
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""

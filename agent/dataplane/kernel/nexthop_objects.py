@@ -92,7 +92,7 @@ class Nexthops:
             return None
         return there
 
-    async def turn(self, was: Nexthop, now: Nexthop) -> bool:
+    async def move(self, was: Nexthop, now: Nexthop) -> bool:
         """Have every object of one hop lead to another, and with it all its routes; whether that was done.
 
         Raises KernelError.

@@ -1,4 +1,4 @@
-"""The kernel as the reconciler sees it: read everything, carry out a step, hear that something changed.
+"""The kernel as the reconciler sees it: read everything, carry out a step, learn that something changed.
 
 Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is
 idempotent (creating what is there and removing what is gone are success); errors are the ones of this file.
@@ -32,11 +32,11 @@ from agent.netlink.objects import (
 class Refusal:
     """One object the kernel would not take, and why; the others of the same batch were carried out."""
 
-    what: Route | Neighbour | FdbEntry | Sysctl
+    what: object
     why: str
     permanent: bool = False
     exists: bool = False
-    """Something stands at the key already (only when asked not to replace)."""
+    """Something is at the key already (only when asked not to replace)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class LinkChanged:
     """A link or one of its addresses appeared, changed or went."""
 
     name: str
-    lost: bool = False
+    gone: bool = False
     """It went or is down: the kernel dropped its routes and neighbours, and says nothing of them."""
     seen: Link | None = None
-    """The link as it was told, without its addresses; None when it was they that changed."""
+    """The link as the event has it, without its addresses; None when it was they that changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ObjectsChanged:
     route: Route | None = None
     """The one route concerned, when only one is."""
     by: str | None = None
-    """Who did it, where the kernel tells: the name of the program."""
+    """Who did it, where the kernel says so: the name of the program."""
     names: frozenset[str] = frozenset()
     """The sysctls that were written to, by their paths; empty: any."""
 
@@ -137,8 +137,8 @@ class Kernel(Protocol):
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
         ...
 
-    async def turn_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
-        """Send all routes that go one way another way, in one step; they are at these keys.
+    async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
+        """Send all routes that have one target to another one, in one step; they are at these keys.
 
         False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.
         """
@@ -168,7 +168,7 @@ class Kernel(Protocol):
         """What our nftables table holds; None when there is no such table (or no nftables)."""
         ...
 
-    async def put_masquerade(self, wish: Masquerade) -> None:
+    async def put_masquerade(self, masquerade: Masquerade) -> None:
         """Replace our tables, each in one nftables transaction; of a version without sources there is none after.
 
         Raises Unsupported without nftables' families.
@@ -184,17 +184,17 @@ class Kernel(Protocol):
         ...
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
-        """The present values of those that exist; subscribers hear of writes to them from then on.
+        """The present values of those that exist; subscribers get events of writes to them from then on.
 
         With `only`, writes to others are of no interest any more.
         """
         ...
 
-    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+    async def put_sysctls(self, sysctls: Sequence[Sysctl]) -> tuple[Refusal, ...]:
         """Set each, and read it back."""
         ...
 
-    async def forget_connections(self, addresses: Collection[Address]) -> int:
+    async def delete_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
         ...
 

@@ -1,7 +1,10 @@
 """Finds, among routes to be replaced, those that together leave one gateway for another: a node that moves.
 
-Promises: pure; a turn holds every route of ours through its gateway, device and flag, and changes nothing else of them,
-so that whoever can turn all of them in one step does what replacing each would do. Does not know: who can.
+How it works. A kernel with nexthop objects can give such an object another gateway, and with it all routes that refer
+to it, in one step whatever their number. What that does must equal replacing each route. So a move takes every route of
+ours through one gateway, device and flag (counted over all of the table), changes nothing else of them, and leaves none
+behind; where a single one stays or goes elsewhere, there is no move and each route is replaced.
+Promises: pure. Does not know: whether the kernel can.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ _Hop = tuple[Address | None, str | None, bool]
 
 @dataclass(frozen=True, slots=True)
 class NextHopMove:
-    """All routes on one way go another."""
+    """All routes to one target get another one."""
 
     was: RouteTarget
     now: RouteTarget
@@ -28,43 +31,43 @@ class NextHopMove:
 
 
 def find_moves(
-    replaced: Mapping[RouteKey, Route], standing: Mapping[RouteKey, Route], ownership: Ownership
+    replaced: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], ownership: Ownership
 ) -> tuple[NextHopMove, ...]:
-    """Of the routes to be replaced those that turn together."""
+    """Of the routes to be replaced those that move together; `actual` is the whole table as it is."""
     if len(replaced) < MANY:
         return ()
-    pairs: dict[tuple[int, int], dict[RouteKey, Route]] = {}  # by identity: very many routes share a way
+    pairs: dict[tuple[int, int], dict[RouteKey, Route]] = {}  # by identity: very many routes share a target
     for key, route in replaced.items():
-        pairs.setdefault((id(standing[key][1]), id(route[1])), {})[key] = route
+        pairs.setdefault((id(actual[key][1]), id(route[1])), {})[key] = route
     found: dict[tuple[_Hop, _Hop], dict[RouteKey, Route]] = {}
     for routes in pairs.values():
         key = next(iter(routes))
-        was, now = standing[key].target, routes[key].target
+        was, now = actual[key].target, routes[key].target
         if replace(was, gateway=now.gateway, device=now.device, onlink=now.onlink) == now:
             found.setdefault((_hop(was), _hop(now)), {}).update(routes)
     some = {pair: routes for pair, routes in found.items() if len(routes) >= MANY and None not in pair[0][:2]}
-    counts = _counts(standing, ownership) if some else {}
+    counts = _counts(actual, ownership) if some else {}
     return tuple(
-        NextHopMove(standing[key].target, routes[key].target, routes)
+        NextHopMove(actual[key].target, routes[key].target, routes)
         for (hop, _), routes in some.items()
         for key in (next(iter(routes)),)
         if len(routes) == counts[hop]
     )
 
 
-def _hop(way: RouteTarget) -> _Hop:
+def _hop(target: RouteTarget) -> _Hop:
     """What routes of several protocols may share."""
-    return way.gateway, way.device, way.onlink
+    return target.gateway, target.device, target.onlink
 
 
-def _counts(standing: Mapping[RouteKey, Route], ownership: Ownership) -> dict[_Hop, int]:
-    """How many routes of ours stand on each hop."""
-    ways: dict[int, tuple[Route, int]] = {}
-    for route in standing.values():
+def _counts(actual: Mapping[RouteKey, Route], ownership: Ownership) -> dict[_Hop, int]:
+    """How many routes of ours lead to each hop."""
+    targets: dict[int, tuple[Route, int]] = {}
+    for route in actual.values():
         number = id(route[1])
-        ways[number] = route, (ways[number][1] + 1 if number in ways else 1)
+        targets[number] = route, (targets[number][1] + 1 if number in targets else 1)
     counts: dict[_Hop, int] = {}
-    for route, many in ways.values():
-        if ownership.is_ours(route):  # one speaks for all on its way: the picture is of one table
+    for route, many in targets.values():
+        if ownership.is_ours(route):  # one speaks for all with its target, for they are of one table
             counts[_hop(route.target)] = counts.get(_hop(route.target), 0) + many
     return counts

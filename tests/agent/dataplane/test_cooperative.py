@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.dataplane.cooperative import PIECE
-from agent.dataplane.cooperative_loop import run_cooperatively
+from agent.dataplane.cooperative import PIECE, run_cooperatively
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import ActualState, DesiredState, route_work
-from agent.netlink.objects import Route, RouteKey
+from agent.dataplane.kinds.routes import route_diff
+from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
+from agent.netlink.objects import Kind, Route, RouteKey
 from tests.scenes.route_facts import HOPS, START, dataplane_of
 
 OURS, FOREIGN = 12, 4
@@ -80,11 +80,12 @@ async def test_twenty_thousand_routes_are_compared_with_the_kernels_in_pieces() 
     wish = DesiredState(dataplane_of(START, WISHED), complete=True, bgp_complete=True)
     others = Others()
     task = asyncio.create_task(others.run())
-    plan = await run_cooperatively(route_work(wish, ActualState(routes=STANDING), START.links, Ownership()))
+    given = Comparison(wish, ActualState({Kind.ROUTE: STANDING}), START.links)
+    plan = await run_cooperatively(route_diff(given, Ownership()))
     assert others.turns >= len(WISHED | STANDING) // PIECE > 5
-    assert plan.delta.create == {key: WISHED[key] for key in keys_of("create")}
-    assert plan.delta.replace == {key: WISHED[key] for key in keys_of("replace")}
-    assert plan.delta.delete == {key: STANDING[key] for key in keys_of("delete")}
+    assert plan.create == {key: WISHED[key] for key in keys_of("create")}
+    assert plan.replace == {key: WISHED[key] for key in keys_of("replace")}
+    assert plan.delete == {key: STANDING[key] for key in keys_of("delete")}
     assert plan.conflicts == {key: STANDING[key] for key in keys_of("conflict")}
     assert plan.waiting == {}
     task.cancel()

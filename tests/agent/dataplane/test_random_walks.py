@@ -55,9 +55,9 @@ class Walk:
         ]
         self.dice.choice(actions)()
         if self.dice.random() < 0.4:
-            bench.wish = replace(bench.wish, dataplane=some_wish(self.dice))
+            bench.desired = replace(bench.desired, dataplane=some_wish(self.dice))
         if self.dice.random() < 0.5:
-            bench.reconciler.ring()
+            bench.reconciler.trigger()
 
     def _put(self) -> None:
         route = some_route(self.dice, 12)
@@ -103,8 +103,8 @@ def walked(kernel: FakeKernel) -> FakeKernel:
 async def test_every_walk_ends_in_the_wish(walked: FakeKernel, seed: int) -> None:
     walk = Walk(walked, random.Random(seed))
     # Every second walk reads everything again at each overrun, so that its turns fall elsewhere.
-    tempo = replace(IMPATIENT, overrun_seconds=0.0) if seed % 2 else IMPATIENT
-    bench = Bench(walked, EVERYTHING, tempo=tempo)
+    timing = replace(IMPATIENT, overrun_seconds=0.0) if seed % 2 else IMPATIENT
+    bench = Bench(walked, EVERYTHING, timing=timing)
     for _ in range(2):  # the second life knows nothing of the first
         async with running(bench):
             for _ in range(STEPS):
@@ -114,13 +114,13 @@ async def test_every_walk_ends_in_the_wish(walked: FakeKernel, seed: int) -> Non
             for _ in range(3):
                 await bench.passed()
             expected = {
-                key: route for key, route in bench.wish.dataplane.routes.items() if key not in walk.foreign
+                key: route for key, route in bench.desired.dataplane.routes.items() if key not in walk.foreign
             }
             ours = {key: route for key, route in walked.route_table.items() if is_ours(route)}
             assert ours == expected
             assert {key: walked.route_table.get(key) for key in walk.foreign} == walk.foreign
-            assert walked.tunnel_table == bench.wish.dataplane.tunnels
-            assert walked.neighbour_table == bench.wish.dataplane.neighbours
-            assert walked.fdb_table == bench.wish.dataplane.fdb
-            assert (walked.nft_table is None) == (not bench.wish.dataplane.masquerade.sources)
-        bench = Bench(walked, bench.wish.dataplane, tempo=tempo)
+            assert walked.tunnel_table == bench.desired.dataplane.tunnels
+            assert walked.neighbour_table == bench.desired.dataplane.neighbours
+            assert walked.fdb_table == bench.desired.dataplane.fdb
+            assert (walked.nft_table is None) == (not bench.desired.dataplane.masquerade.sources)
+        bench = Bench(walked, bench.desired.dataplane, timing=timing)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.pass_limiter import PassTiming
 from agent.dataplane.reconciler import DesiredState
+from agent.dataplane.trigger import PassTiming
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
@@ -43,7 +43,7 @@ async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: Fak
             "put masquerade",
         ]
         kernel.writes.clear()
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         kinds = [
             "put masquerade",
@@ -80,11 +80,11 @@ async def test_nothing_is_replaced_or_deleted_before_the_facts_are_complete(kern
     kernel.route_table |= {old.key: old, stray.key: stray}
     kernel.nft_table = NAT
     bench = Bench(kernel, routes(LEARNED, OWN_BLOCK))
-    bench.wish = replace(bench.wish, complete=False)
+    bench.desired = replace(bench.desired, complete=False)
     async with running(bench):
         assert kernel.route_table == {old.key: old, stray.key: stray, OWN_BLOCK.key: OWN_BLOCK}
         assert kernel.nft_table == NAT
-        bench.wish = replace(bench.wish, complete=True)
+        bench.desired = replace(bench.desired, complete=True)
         await bench.passed()
         assert kernel.route_table == {LEARNED.key: LEARNED, OWN_BLOCK.key: OWN_BLOCK}
         assert kernel.nft_table is None
@@ -94,10 +94,10 @@ async def test_what_bgp_taught_stays_until_bgp_has_converged(kernel: FakeKernel)
     blackhole = OWN_BLOCK.with_(key=key("10.7.0.0/26"))
     kernel.route_table |= {LEARNED.key: LEARNED, blackhole.key: blackhole}
     bench = Bench(kernel)
-    bench.wish = DesiredState(Dataplane(), complete=True, bgp_complete=False)
+    bench.desired = DesiredState(Dataplane(), complete=True, bgp_complete=False)
     async with running(bench):
         assert kernel.route_table == {LEARNED.key: LEARNED}
-        bench.wish = replace(bench.wish, bgp_complete=True)
+        bench.desired = replace(bench.desired, bgp_complete=True)
         await bench.passed()
         assert kernel.route_table == {}
 
@@ -110,7 +110,7 @@ async def test_a_foreign_route_in_our_place_is_left_and_reported_and_its_end_is_
         assert kernel.route_table == {FOREIGN.key: FOREIGN, OWN_BLOCK.key: OWN_BLOCK}
         assert "zebra" in bench.reconciler.report().conflicts["10.1.1.0/26"]
         with pytest.raises(KernelError, match="zebra"):
-            await bench.reconciler.settled([LEARNED.key], SECOND)
+            await bench.reconciler.wait_for_routes([LEARNED.key], SECOND)
         kernel.foreign_delete(FOREIGN.key)
         await bench.until(lambda: kernel.route_table.get(LEARNED.key) == LEARNED)
         assert bench.reconciler.report().conflicts == {}
@@ -119,7 +119,7 @@ async def test_a_foreign_route_in_our_place_is_left_and_reported_and_its_end_is_
 async def test_a_foreign_route_that_came_unheard_is_not_overwritten(kernel: FakeKernel) -> None:
     async with running(Bench(kernel)) as bench:
         kernel.route_table[FOREIGN.key] = FOREIGN
-        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        bench.desired = replace(bench.desired, dataplane=routes(LEARNED))
         await bench.until(lambda: bool(bench.reconciler.report().conflicts))
         assert kernel.route_table == {FOREIGN.key: FOREIGN}
 
@@ -170,8 +170,8 @@ async def test_lost_notifications_lead_to_reading_everything(kernel: FakeKernel)
 
 
 async def test_a_storm_of_losses_reads_everything_only_so_often(kernel: FakeKernel) -> None:
-    tempo = PassTiming(share=1e6, linger_seconds=0.0, overrun_seconds=0.2)
-    async with running(Bench(kernel, routes(LEARNED), tempo=tempo)) as bench:
+    timing = PassTiming(share=1e6, grace_seconds=0.0, overrun_seconds=0.2)
+    async with running(Bench(kernel, routes(LEARNED), timing=timing)) as bench:
         kernel.dumps.clear()
         for _ in range(20):
             kernel.overrun()
@@ -186,7 +186,7 @@ async def test_a_route_waits_for_its_device_and_comes_with_it(kernel: FakeKernel
     async with running(Bench(kernel, routes(later, OWN_BLOCK))) as bench:
         assert kernel.writes == [f"put {OWN_BLOCK}"]
         assert bench.reconciler.report().waiting == {"10.1.0.7/32": "cali2 is not there"}
-        waiting = asyncio.create_task(bench.reconciler.settled([later.key], SECOND))
+        waiting = asyncio.create_task(bench.reconciler.wait_for_routes([later.key], SECOND))
         kernel.add_link("cali2", up=False)
         await bench.until(lambda: bench.reconciler.report().waiting == {"10.1.0.7/32": "cali2 is down"})
         kernel.set_link("cali2", up=True)
@@ -219,7 +219,7 @@ async def test_a_refused_route_stops_no_other_and_is_tried_again(kernel: FakeKer
         assert kernel.route_table == {POD.key: POD}
         assert bench.reconciler.report().refused == {"route 10.1.1.0/26": "Network is unreachable"}
         with pytest.raises(KernelError, match="unreachable"):
-            await bench.reconciler.settled([LEARNED.key], 4 * SECOND)
+            await bench.reconciler.wait_for_routes([LEARNED.key], 4 * SECOND)
         kernel.refused.clear()
         await bench.until(lambda: LEARNED.key in kernel.route_table)
         assert bench.reconciler.report().refused == {}
@@ -230,7 +230,7 @@ async def test_a_refusal_of_what_is_no_longer_wished_is_forgotten(kernel: FakeKe
     kernel.refused[LEARNED.key] = "Network is unreachable"
     async with running(Bench(kernel, routes(LEARNED))) as bench:
         assert bench.reconciler.report().refused
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         assert bench.reconciler.report().refused == {}
 
@@ -271,8 +271,8 @@ async def test_what_this_kernel_lacks_is_reported_and_the_rest_is_done(kernel: F
 
 async def test_a_tunnel_made_anew_says_which_attribute_was_why(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, replace(routes(), tunnels={VXLAN_DEVICE: VXLAN}))) as bench:
-        bench.wish = replace(
-            bench.wish, dataplane=replace(routes(), tunnels={VXLAN_DEVICE: replace(VXLAN, vni=7)})
+        bench.desired = replace(
+            bench.desired, dataplane=replace(routes(), tunnels={VXLAN_DEVICE: replace(VXLAN, vni=7)})
         )
         await bench.passed()
         assert bench.log.of("tunnel.recreated") == [
@@ -290,24 +290,15 @@ async def test_many_rings_are_one_pass(kernel: FakeKernel) -> None:
     async with running(Bench(kernel)) as bench:
         passes = len(bench.seen)
         for _ in range(1000):
-            bench.reconciler.ring()
+            bench.reconciler.trigger()
         await bench.passed()
         assert len(bench.seen) == passes + 1
 
 
 async def test_waiting_for_what_is_not_wished_ends_with_a_reason(kernel: FakeKernel) -> None:
     async with running(Bench(kernel)) as bench:
-        with pytest.raises(TimeoutError, match=r"10\.1\.0\.7/32 is not wished"):
-            await bench.reconciler.settled([POD.key], 0.05)
-
-
-async def test_gone_means_out_of_the_kernel(kernel: FakeKernel) -> None:
-    async with running(Bench(kernel, routes(POD))) as bench:
-        with pytest.raises(TimeoutError, match="still wished"):
-            await bench.reconciler.gone([POD.key], 0.05)
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
-        await bench.reconciler.gone([POD.key], SECOND)
-        assert kernel.route_table == {}
+        with pytest.raises(TimeoutError, match=r"10\.1\.0\.7/32 is not desired"):
+            await bench.reconciler.wait_for_routes([POD.key], 0.05)
 
 
 async def test_without_notifications_it_does_not_run_at_all(kernel: FakeKernel) -> None:

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from agent.dataplane.kinds.tunnels import MOST_GRACE_SECONDS, TunnelGracePeriod
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
-from agent.dataplane.tunnel_grace import LONGEST_SECONDS, TunnelGracePeriod
 from agent.netlink.objects import (
     TUNL0,
     VXLAN_DEVICE,
@@ -39,7 +39,7 @@ def tracking(kernel: FakeKernel) -> FakeKernel:
 async def test_connections_of_a_pod_that_left_are_forgotten(tracking: FakeKernel) -> None:
     async with running(Bench(tracking, routes(POD, LEARNED))) as bench:
         assert len(tracking.connections) == 3
-        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        bench.desired = replace(bench.desired, dataplane=routes(LEARNED))
         await looked(tracking)
         assert tracking.connections == [(OTHER, OTHER)]
 
@@ -53,8 +53,9 @@ async def looked(tracking: FakeKernel) -> None:
 
 async def test_nobody_who_waits_for_a_removal_waits_for_connections(tracking: FakeKernel) -> None:
     async with running(Bench(tracking, routes(POD))) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
-        await bench.reconciler.gone([POD.key], 5)
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
+        await bench.passed()
+        assert POD.key not in tracking.route_table
         assert not tracking.looked_for_connections.is_set()
         await looked(tracking)
         assert tracking.connections == [(OTHER, OTHER)]
@@ -63,31 +64,31 @@ async def test_nobody_who_waits_for_a_removal_waits_for_connections(tracking: Fa
 async def test_departures_of_one_moment_are_one_look_at_the_table(tracking: FakeKernel) -> None:
     neighbour = POD.with_(key=key("10.1.0.9/32"))
     async with running(Bench(tracking, routes(POD, neighbour))) as bench:
-        bench.wish = replace(bench.wish, dataplane=routes(neighbour))
+        bench.desired = replace(bench.desired, dataplane=routes(neighbour))
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         await looked(tracking)
-        said = [line for line in tracking.writes if line.startswith("forget")]
-        assert said == ["forget connections of 10.1.0.7, 10.1.0.9"]
+        said = [line for line in tracking.writes if line.startswith("delete connections")]
+        assert said == ["delete connections of 10.1.0.7, 10.1.0.9"]
 
 
 async def test_an_address_that_is_given_again_at_once_has_lost_its_old_connections_first(
     tracking: FakeKernel,
 ) -> None:
     async with running(Bench(tracking, routes(POD))) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=routes(POD.with_(device="cali2")))
+        bench.desired = replace(bench.desired, dataplane=routes(POD.with_(device="cali2")))
         await bench.passed()
-        forgotten = tracking.writes.index("forget connections of 10.1.0.7")
+        forgotten = tracking.writes.index("delete connections of 10.1.0.7")
         assert tracking.writes[forgotten + 1 :] == ["put 10.1.0.7 dev cali2 scope link"]
         assert tracking.connections == [(OTHER, OTHER)]
 
 
 async def test_connections_of_a_pod_that_moved_are_forgotten(tracking: FakeKernel) -> None:
     async with running(Bench(tracking, routes(POD))) as bench:
-        bench.wish = replace(bench.wish, dataplane=routes(POD.with_(device="cali2")))
+        bench.desired = replace(bench.desired, dataplane=routes(POD.with_(device="cali2")))
         await bench.passed()
         assert tracking.connections == [(OTHER, OTHER)]
 
@@ -99,7 +100,7 @@ async def test_connections_of_a_pod_whose_link_went_first_are_forgotten_when_it_
         tracking.delete_link("cali1")
         await bench.until(lambda: bool(bench.reconciler.report().waiting))
         assert len(tracking.connections) == 3
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         await looked(tracking)
         assert tracking.connections == [(OTHER, OTHER)]
@@ -109,7 +110,7 @@ async def test_connections_are_forgotten_too_when_the_loss_was_not_heard_of(trac
     async with running(Bench(tracking, routes(POD))) as bench:
         del tracking.route_table[POD.key]
         del tracking.link_table["cali1"]
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         tracking.overrun()
         await looked(tracking)
         assert tracking.connections == [(OTHER, OTHER)]
@@ -129,7 +130,7 @@ async def test_a_link_that_flaps_keeps_its_connections(tracking: FakeKernel) -> 
 async def test_routes_of_blocks_do_not_touch_connections(tracking: FakeKernel) -> None:
     tracking.connections = [(IPv4Address("10.1.0.0"), OTHER)]
     async with running(Bench(tracking, routes(OWN_BLOCK, LEARNED))) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         assert len(tracking.connections) == 1
 
@@ -137,11 +138,11 @@ async def test_routes_of_blocks_do_not_touch_connections(tracking: FakeKernel) -
 async def test_without_connection_tracking_the_rest_goes_on(tracking: FakeKernel) -> None:
     tracking.faults.add(Fault.NO_CONNTRACK)
     async with running(Bench(tracking, routes(POD))) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         await looked(tracking)
         assert tracking.route_table == {}
-        assert "ctnetlink" in bench.reconciler.report().not_in_force["forgetting connections"]
+        assert "ctnetlink" in bench.reconciler.report().not_in_force["deleting connections"]
 
 
 PROXY_ARP = Sysctl("net/ipv4/conf/cali1/proxy_arp", "1")
@@ -173,7 +174,7 @@ def some(count: int) -> dict[RouteKey, Route]:
 
 async def test_a_mass_removal_waits_for_its_time_and_a_second_reading(kernel: FakeKernel) -> None:
     kernel.route_table |= some(100)
-    async with running(Bench(kernel, budget=MassDeleteGuard(free=10, hold_seconds=0.3))) as bench:
+    async with running(Bench(kernel, guard=MassDeleteGuard(free=10, hold_seconds=0.3))) as bench:
         for _ in range(3):
             await bench.passed()
         assert len(kernel.route_table) == 100
@@ -191,8 +192,8 @@ async def test_what_peers_withdraw_never_waits_and_the_rest_of_a_mass_removal_do
     many = some(100)
     kernel.route_table |= many
     still_taught = set(list(many)[:40])
-    bench = Bench(kernel, budget=MassDeleteGuard(free=10, share=0.3))
-    bench.wish = replace(bench.wish, learned=still_taught)
+    bench = Bench(kernel, guard=MassDeleteGuard(free=10, share=0.3))
+    bench.desired = replace(bench.desired, learned=still_taught)
     async with running(bench):
         await bench.passed()
         assert kernel.route_table.keys() == still_taught
@@ -202,11 +203,11 @@ async def test_what_peers_withdraw_never_waits_and_the_rest_of_a_mass_removal_do
 async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKernel) -> None:
     many = some(100)
     async with running(
-        Bench(kernel, Dataplane(routes=many), budget=MassDeleteGuard(free=10, hold_seconds=0.1))
+        Bench(kernel, Dataplane(routes=many), guard=MassDeleteGuard(free=10, hold_seconds=0.1))
     ) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=dict(list(many.items())[:60])))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes=dict(list(many.items())[:60])))
         await bench.passed()
         assert len(kernel.route_table) == 60
         assert bench.reconciler.report().held == {}
@@ -215,9 +216,9 @@ async def test_a_mass_removal_that_was_a_mistake_never_happens(kernel: FakeKerne
 async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_it(
     kernel: FakeKernel,
 ) -> None:
-    tempo = replace(IMPATIENT, linger_seconds=0.2)
-    async with running(Bench(kernel, EVERYTHING, tempo=tempo)) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+    timing = replace(IMPATIENT, grace_seconds=0.2)
+    async with running(Bench(kernel, EVERYTHING, timing=timing)) as bench:
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.passed()
         assert list(kernel.tunnel_table) == [VXLAN_DEVICE]
         assert kernel.route_table == {}
@@ -240,8 +241,8 @@ def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
     lingering = TunnelGracePeriod(5.0)
     for second in range(0, 299, 4):
         assert lingering.over({TUNL0: second}, second) == []
-        assert lingering.next_at(second) == min(second + 5, LONGEST_SECONDS)
-    assert lingering.over({TUNL0: 1000}, LONGEST_SECONDS) == [TUNL0]
+        assert lingering.next_at(second) == min(second + 5, MOST_GRACE_SECONDS)
+    assert lingering.over({TUNL0: 1000}, MOST_GRACE_SECONDS) == [TUNL0]
 
     quiet = TunnelGracePeriod(5.0)
     assert quiet.over({TUNL0: 7}, 0.0) == []
@@ -253,7 +254,7 @@ def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
 async def test_tunl0_taken_down_is_no_drift(kernel: FakeKernel) -> None:
     tunl0 = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
     async with running(Bench(kernel, Dataplane(tunnels={TUNL0: tunl0}))) as bench:
-        bench.wish = replace(bench.wish, dataplane=Dataplane())
+        bench.desired = replace(bench.desired, dataplane=Dataplane())
         await bench.until(lambda: not kernel.tunnel_table[TUNL0].up)
         await bench.passed()
         assert bench.reconciler.report().drift["tunnel"] == 0

@@ -20,13 +20,13 @@ TURNED = LEARNED.with_(gateway=None, device="eth0", onlink=False)
 class Turning(Bench):
     """The wish is another one at each pass; the last stays."""
 
-    def __init__(self, kernel: FakeKernel, *wishes: Dataplane) -> None:
+    def __init__(self, kernel: FakeKernel, *desired: Dataplane) -> None:
         super().__init__(kernel)
-        self.coming: Iterator[Dataplane] = iter(wishes)
+        self.coming: Iterator[Dataplane] = iter(desired)
 
-    async def _wishes(self, links: Mapping[str, Link]) -> DesiredState:
-        self.wish = replace(self.wish, dataplane=next(self.coming, self.wish.dataplane))
-        return self.wish
+    async def _compute_desired(self, links: Mapping[str, Link]) -> DesiredState:
+        self.desired = replace(self.desired, dataplane=next(self.coming, self.desired.dataplane))
+        return self.desired
 
 
 class Flapping(FakeKernel):
@@ -85,7 +85,7 @@ async def test_a_foreign_route_that_went_before_its_place_was_wished_is_not_in_t
     async with running(Bench(kernel)) as bench:
         kernel.foreign_delete(FOREIGN.key)
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        bench.desired = replace(bench.desired, dataplane=routes(LEARNED))
         await bench.passed()
         assert kernel.route_table == {LEARNED.key: LEARNED}
 
@@ -96,7 +96,7 @@ async def test_a_foreign_route_that_only_changed_is_still_in_the_way(kernel: Fak
     async with running(Bench(kernel)) as bench:
         kernel.foreign_put(changed)
         await bench.passed()
-        bench.wish = replace(bench.wish, dataplane=routes(LEARNED))
+        bench.desired = replace(bench.desired, dataplane=routes(LEARNED))
         for _ in range(2):
             await bench.passed()
         assert kernel.route_table == {FOREIGN.key: changed}

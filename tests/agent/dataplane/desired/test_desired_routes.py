@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.inputs.facts import Endpoint
-from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import ActualState, DesiredState, route_steps
-from agent.netlink.objects import Link
+from agent.dataplane.kinds.states import ActualState, DesiredState
+from agent.netlink.objects import Kind, Link
 from ipam.model import EncapsulationMode
+from tests.scenes.reconcilers import route_plan
 from tests.scenes.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
 
 changes = st.one_of(
@@ -29,9 +29,9 @@ changes = st.one_of(
 @given(st.lists(st.lists(changes, max_size=4), max_size=12))
 def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps: list[list[tuple]]) -> None:  # type: ignore[type-arg]
     facts, learned = START, {}
-    wishes, picture = DesiredRoutes(), ActualState()
-    plan = route_steps(
-        DesiredState(dataplane_of(facts), complete=True, bgp_complete=True), picture, facts.links, Ownership()
+    wishes, actual = DesiredRoutes(), ActualState()
+    plan = route_plan(
+        DesiredState(dataplane_of(facts), complete=True, bgp_complete=True), actual, facts.links
     )
     for step in steps:
         touched = {}
@@ -55,12 +55,12 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
         # And a plan that looks only where something may differ brings the kernel to the same place.
         wish = DesiredState(dataplane_of(facts, wished), complete=True, bgp_complete=True, touched=keys)
         looked_at = None if keys is None else keys | {*plan.conflicts, *plan.waiting}
-        plan = route_steps(wish, picture, facts.links, Ownership(), looked_at)
-        whole = route_steps(wish, picture, facts.links, Ownership())
-        assert plan.delta == whole.delta
-        picture.routes |= {**plan.delta.create, **plan.delta.replace}
-        for key in plan.delta.delete:
-            del picture.routes[key]
+        plan = route_plan(wish, actual, facts.links, looked_at)
+        whole = route_plan(wish, actual, facts.links)
+        steps = plan.create, plan.replace, plan.delete
+        assert steps == (whole.create, whole.replace, whole.delete)
+        actual.wrote(Kind.ROUTE, plan.wanted.items())
+        actual.removed(Kind.ROUTE, plan.delete)
 
 
 def test_a_change_of_one_learned_path_names_one_key() -> None:

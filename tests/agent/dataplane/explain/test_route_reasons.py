@@ -10,11 +10,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from agent.dataplane.explain.dry_run import Step, foreseen
+from agent.dataplane.explain.dry_run import NextPass, dry_run
 from agent.dataplane.explain.route_reasons import (
     Explained,
     Reasons,
-    RouteSnapshot,
     Sort,
     explained,
     nearness,
@@ -22,9 +21,13 @@ from agent.dataplane.explain.route_reasons import (
 )
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.diff import ActualState, DesiredState
-from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
+from agent.dataplane.kinds.all_kinds import all_kinds
+from agent.dataplane.kinds.object_kind import PlannedStep
+from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot
+from agent.netlink.objects import Kind, Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
+from tests.fakes.kernel import FakeKernel
+from tests.scenes.reconcilers import Lines
 from tests.scenes.route_facts import dataplane_of, facts, pool
 
 POD, OWN, NEAR = "192.168.41.193/32", "192.168.41.192/26", "192.168.31.64/26"
@@ -57,10 +60,8 @@ def seen(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
         else:
             standing[change.key] = change
     wish = DesiredState(wished, **{"complete": True, "bgp_complete": True, **more})
-    picture = ActualState(
-        routes=standing, masquerade=None, tunnels=dict(wished.tunnels), sysctls=dict(wished.sysctls)
-    )
-    return RouteSnapshot(wish, picture, known.links, Ownership(), {}, {})
+    actual = ActualState({Kind.ROUTE: standing, Kind.TUNNEL: wished.tunnels, Kind.SYSCTL: wished.sysctls})
+    return RouteSnapshot(wish, actual, known.links, Ownership(), {}, {})
 
 
 def said(situation: RouteSnapshot, known: Facts, prefix: str) -> Explained:
@@ -166,7 +167,7 @@ def test_pages_behind_each_other_are_the_whole_table_once() -> None:
             break
     assert len(found) == len(set(found))
     assert set(found) == {
-        str(key.destination) for key in (*situation.picture.routes, *situation.wish.dataplane.routes)
+        str(key.destination) for key in (*situation.actual.routes, *situation.desired.dataplane.routes)
     }
 
 
@@ -202,13 +203,19 @@ def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
     assert nearness(near)(RouteKey(other)) == expected
 
 
-def steps(situation: RouteSnapshot, known: Facts) -> list[Step]:
-    return list(foreseen(situation, Reasons(known, {}, told_by), {}).steps)
+async def next_pass(situation: RouteSnapshot, known: Facts, **held: str) -> NextPass:
+    kinds = all_kinds(FakeKernel(), Lines(), ownership=Ownership(), tunnel_grace_seconds=5.0)
+    given = Comparison(situation.desired, situation.actual, situation.links)
+    return await dry_run(kinds, given, Reasons(known, {}, told_by), held)
 
 
-def test_a_kernel_as_wished_has_no_next_step() -> None:
+async def steps(situation: RouteSnapshot, known: Facts) -> list[PlannedStep]:
+    return list((await next_pass(situation, known)).steps)
+
+
+async def test_a_kernel_as_wished_has_no_next_step() -> None:
     known = given()
-    assert steps(seen(known), known) == []
+    assert await steps(seen(known), known) == []
 
 
 @pytest.mark.parametrize(
@@ -220,23 +227,23 @@ def test_a_kernel_as_wished_has_no_next_step() -> None:
         ((LEFT,), "delete", "", "nothing asks for it any more"),
     ],
 )
-def test_each_difference_is_a_step_with_its_reason(
+async def test_each_difference_is_a_step_with_its_reason(
     changes: tuple[Route | str, ...], verb: str, what: str, why: str
 ) -> None:
     known = given()
-    (step,) = steps(seen(known, *changes), known)
+    (step,) = await steps(seen(known, *changes), known)
     assert (step.kind, step.verb) == ("route", verb)
     assert step.what.startswith(what)
     assert why in step.why
     assert bool(step.was) == (verb != "create")
 
 
-def test_switches_and_tunnels_are_steps_and_reserves_are_said() -> None:
+async def test_sysctls_and_tunnels_are_steps_and_reserves_are_said() -> None:
     known = given(EncapsulationMode.ALWAYS)
     situation = seen(known, complete=False)
-    situation.picture.tunnels.clear()
-    situation.picture.sysctls["net/ipv4/ip_forward"] = Sysctl("net/ipv4/ip_forward", "0")
-    found = foreseen(situation, Reasons(known, {}), {"route": "50 of 60"})
+    situation.actual.adopt(Kind.TUNNEL, {})
+    situation.actual.adopt_some(Kind.SYSCTL, {"net/ipv4/ip_forward": Sysctl("net/ipv4/ip_forward", "0")})
+    found = await next_pass(situation, known, route="50 of 60")
     assert [(one.kind, one.verb) for one in found.steps][:1] == [("tunnel", "create")]
     assert any(one.what == "net/ipv4/ip_forward = 1" for one in found.steps)
     assert found.reserves == (

@@ -118,17 +118,17 @@ async def test_a_gateway_that_moves_is_its_object_and_all_routes_follow(
     async with running(Bench(kernel, Dataplane(routes={**MANY, **more}))) as bench:
         await bench.quiet()
         before = objects()
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes={**ELSEWHERE, **more}))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes={**ELSEWHERE, **more}))
         await bench.quiet()
-        assert bench.log.of("route.turned") == [{"count": 200, "was": "172.26.0.2", "now": "172.26.0.3"}]
+        assert bench.log.of("route.moved") == [{"count": 200, "was": "172.26.0.2", "now": "172.26.0.3"}]
         assert [one["id"] for one in objects()] == [one["id"] for one in before]
         assert {one["gateway"] for one in objects()} == {"172.26.0.3"}
         assert ip("route show proto bird").count("via 172.26.0.3 dev eth0") == 200 + others
         assert {**ELSEWHERE, **more}.items() <= (await kernel.routes()).items()
         # And back again, with one route more that goes through either object.
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes={**MANY, SECOND.key: SECOND}))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes={**MANY, SECOND.key: SECOND}))
         await bench.quiet()
-        assert len(bench.log.of("route.turned")) == (1 if others else 2)
+        assert len(bench.log.of("route.moved")) == (1 if others else 2)
         assert ip("route show proto bird").count("via 172.26.0.2 dev eth0") == 201
 
 
@@ -141,14 +141,14 @@ async def test_a_plain_route_of_an_earlier_life_keeps_the_others_from_turning(
     async with running(Bench(kernel, Dataplane(routes=MANY))) as bench:
         await bench.quiet()
         assert ip("route show proto bird").count("nhid") == 199  # it is right as it stands
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=ELSEWHERE))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes=ELSEWHERE))
         await bench.quiet()
-        assert bench.log.of("route.turned") == []
+        assert bench.log.of("route.moved") == []
         assert ip("route show proto bird").count("nhid") == 200
         assert ELSEWHERE.items() <= (await kernel.routes()).items()
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=MANY))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes=MANY))
         await bench.quiet()
-        assert len(bench.log.of("route.turned")) == 1
+        assert len(bench.log.of("route.moved")) == 1
         assert MANY.items() <= (await kernel.routes()).items()
 
 

@@ -68,12 +68,12 @@ def test_one_that_stays_keeps_the_others_from_turning() -> None:
 @pytest.mark.parametrize("can", [True, False])
 async def test_a_node_that_moves_is_one_step_where_the_kernel_can(can: bool) -> None:
     kernel = FakeKernel()
-    kernel.turns_ways = can
+    kernel.moves_routes = can
     kernel.add_link("eth0", "172.26.0.1/24")
     async with running(Bench(kernel, Dataplane(routes=BEFORE))) as bench:
         await bench.quiet()
         kernel.writes.clear()
-        bench.wish = replace(bench.wish, dataplane=Dataplane(routes=AFTER))
+        bench.desired = replace(bench.desired, dataplane=Dataplane(routes=AFTER))
         await bench.quiet()
         assert kernel.route_table == AFTER
         assert len(kernel.writes) == (1 if can else MANY)

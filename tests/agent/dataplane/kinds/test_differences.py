@@ -1,4 +1,4 @@
-"""The pure parts of reconciliation: differences, ownership, retries, the pace, plans."""
+"""The pure parts of reconciliation: differences, ownership, retries, the limiter, plans."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.kernel.ownership import Ownership, is_ours
-from agent.dataplane.kinds import diff
-from agent.dataplane.kinds.delta import difference
-from agent.dataplane.kinds.diff import ActualState, DesiredState
-from agent.dataplane.kinds.retries import Retries
+from agent.dataplane.kinds.masquerading import NAT_OUTGOING, Masquerading
+from agent.dataplane.kinds.object_kind import difference
+from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
-from agent.dataplane.pass_limiter import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, PassLimiter
-from agent.dataplane.trigger import Trigger
+from agent.dataplane.retries import Retries
+from agent.dataplane.trigger import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, PassLimiter, Trigger
 from agent.netlink.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
+from tests.fakes.kernel import FakeKernel
+from tests.scenes.reconcilers import Lines, route_plan
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
 LEARNED = Route(BLOCK, gateway=IPv4Address("172.26.0.2"), device="eth0")
@@ -73,7 +74,7 @@ def test_waits_double_up_to_a_ceiling_and_end_with_success() -> None:
         assert retries.may_try("a", now + wait)
         now += wait
     assert retries.may_try("b", now)
-    retries.forget_waits()
+    retries.retry_all_now()
     assert retries.may_try("a", 0.0)
     assert retries.failures()["a"].why == "no"
     retries.succeeded("a")
@@ -99,62 +100,66 @@ def test_cheap_passes_never_wait_and_dear_ones_take_their_share() -> None:
 
 
 def test_a_pass_that_writes_very_many_routes_is_not_paused_for_what_they_cost() -> None:
-    pace = PassLimiter(share=0.5, burst_seconds=0.5)
+    limiter = PassLimiter(share=0.5, burst_seconds=0.5)
     many = 10_000
-    assert {pace.spent(many * ROUTE_SECONDS, 5.0 + turn * 0.1, many) for turn in range(100)} == {0.0}
-    assert pace.spent(1.0, 16.0, many) == LONGEST_PAUSE_SECONDS
+    assert {limiter.spent(many * ROUTE_SECONDS, 5.0 + turn * 0.1, many) for turn in range(100)} == {0.0}
+    assert limiter.spent(1.0, 16.0, many) == LONGEST_PAUSE_SECONDS
 
 
 async def test_many_rings_are_one_and_none_is_lost() -> None:
-    bell = Trigger()
+    trigger = Trigger()
     for _ in range(3):
-        bell.ring()
-    assert await bell.wait(None)
-    assert not await bell.wait(0.0)
-    bell.ring()
-    assert await bell.wait(5.0)
+        trigger.fire()
+    assert await trigger.wait(None)
+    assert not await trigger.wait(0.0)
+    trigger.fire()
+    assert await trigger.wait(5.0)
 
 
-def test_masquerading_waits_until_all_pools_are_known() -> None:
+async def test_masquerading_waits_until_all_pools_are_known() -> None:
     pool = frozenset({IPv4Network("10.1.0.0/16")})
-    wish = DesiredState(Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True)
-    assert diff.masquerade_step(wish, ActualState()) is None
-    assert diff.masquerade_step(replace(wish, complete=True), ActualState()) == Masquerade(pool, pool)
+    desired_state = DesiredState(
+        Dataplane(masquerade=Masquerade(pool, pool)), complete=False, bgp_complete=True
+    )
+    kind = Masquerading(FakeKernel(), Lines())
+    assert not await kind.diff(Comparison(desired_state, ActualState(), {}))
+    delta = await kind.diff(Comparison(replace(desired_state, complete=True), ActualState(), {}))
+    assert delta.create == {NAT_OUTGOING: Masquerade(pool, pool)}
 
 
 def test_an_odd_route_of_ours_is_replaced() -> None:
-    wish = DesiredState(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
-    picture = ActualState(routes={BLOCK: LEARNED.with_(odd=True)})
-    steps = diff.route_steps(wish, picture, {"eth0": Link(2, "eth0", None, 1500, True)}, Ownership())
-    assert steps.delta.replace == {BLOCK: LEARNED}
+    desired_state = DesiredState(Dataplane(routes={BLOCK: LEARNED}), complete=True, bgp_complete=True)
+    actual = ActualState({Kind.ROUTE: {BLOCK: LEARNED.with_(odd=True)}})
+    steps = route_plan(desired_state, actual, {"eth0": Link(2, "eth0", None, 1500, True)})
+    assert steps.replace == {BLOCK: LEARNED}
 
 
 def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_place() -> None:
-    wish = DesiredState(
+    desired_state = DesiredState(
         Dataplane(routes={BLOCK: LEARNED.with_(device="eth9")}), complete=True, bgp_complete=True
     )
-    steps = diff.route_steps(wish, ActualState(routes={BLOCK: LEARNED}), {}, Ownership())
-    assert not steps.delta
+    steps = route_plan(desired_state, ActualState({Kind.ROUTE: {BLOCK: LEARNED}}), {})
+    assert not steps
     assert steps.waiting == {BLOCK: "eth9 is not there"}
 
 
 def test_a_removal_is_held_by_share_and_number_and_let_go_by_time_and_a_new_reading() -> None:
-    budget = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
-    assert budget.allows(Kind.ROUTE, count=10, standing=10, reading=1, now=0.0)
-    assert budget.allows(Kind.ROUTE, count=50, standing=100, reading=1, now=0.0)
-    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=1, now=0.0)
-    assert budget.next_at() == 5.0
-    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=2, now=4.9)
-    assert budget.ripe(4.9) == set()
-    assert budget.ripe(5.0) == {Kind.ROUTE}
-    assert not budget.allows(Kind.ROUTE, count=51, standing=100, reading=1, now=5.0)
-    assert budget.allows(Kind.ROUTE, count=51, standing=100, reading=2, now=5.0)
-    assert budget.next_at() is None
+    guard = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
+    assert guard.allows(Kind.ROUTE, count=10, known=10, reading=1, now=0.0)
+    assert guard.allows(Kind.ROUTE, count=50, known=100, reading=1, now=0.0)
+    assert not guard.allows(Kind.ROUTE, count=51, known=100, reading=1, now=0.0)
+    assert guard.next_at() == 5.0
+    assert not guard.allows(Kind.ROUTE, count=51, known=100, reading=2, now=4.9)
+    assert guard.due_readings(4.9) == set()
+    assert guard.due_readings(5.0) == {Kind.ROUTE}
+    assert not guard.allows(Kind.ROUTE, count=51, known=100, reading=1, now=5.0)
+    assert guard.allows(Kind.ROUTE, count=51, known=100, reading=2, now=5.0)
+    assert guard.next_at() is None
 
 
 def test_a_removal_that_shrank_is_no_longer_held_and_another_kind_has_its_own_brake() -> None:
-    budget = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
-    assert not budget.allows(Kind.ROUTE, count=100, standing=100, reading=1, now=0.0)
-    assert budget.allows(Kind.FDB, count=3, standing=3, reading=1, now=0.0)
-    assert budget.allows(Kind.ROUTE, count=40, standing=100, reading=1, now=1.0)
-    assert not budget.allows(Kind.ROUTE, count=100, standing=100, reading=2, now=6.0)
+    guard = MassDeleteGuard(free=10, share=0.5, hold_seconds=5.0)
+    assert not guard.allows(Kind.ROUTE, count=100, known=100, reading=1, now=0.0)
+    assert guard.allows(Kind.FDB, count=3, known=3, reading=1, now=0.0)
+    assert guard.allows(Kind.ROUTE, count=40, known=100, reading=1, now=1.0)
+    assert not guard.allows(Kind.ROUTE, count=100, known=100, reading=2, now=6.0)

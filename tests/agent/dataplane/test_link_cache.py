@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.kinds.link_cache import MOST_ONE_BY_ONE, LinkCache
+from agent.dataplane.link_cache import MOST_ONE_BY_ONE, LinkCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Dataplane, Link
 from tests.fakes.kernel import FakeKernel
@@ -54,7 +54,7 @@ async def test_only_the_link_in_doubt_is_read_and_the_others_stay_the_same_objec
     interfaces = await known(kernel)
     before = interfaces.links
     kernel.add_link("cali1")
-    interfaces.doubt("cali1")
+    interfaces.invalidate("cali1")
     assert await interfaces.read() == {"cali1"}
     assert kernel.read == ["cali1"]
     assert interfaces.links == kernel.link_table
@@ -66,8 +66,8 @@ async def test_a_link_that_is_as_it_was_is_no_news() -> None:
     kernel.add_link("eth0", "172.26.0.1/24")
     interfaces = await known(kernel)
     before = interfaces.links
-    interfaces.doubt("eth0")
-    interfaces.doubt("#9")  # an event of a link that has gone meanwhile
+    interfaces.invalidate("eth0")
+    interfaces.invalidate("#9")  # an event of a link that has gone meanwhile
     assert await interfaces.read() == frozenset()
     assert interfaces.links is before
 
@@ -77,7 +77,7 @@ async def test_a_renamed_link_is_known_by_its_new_name_alone() -> None:
     kernel.add_link("eth0")
     interfaces = await known(kernel)
     kernel.rename_link("eth0", "lan0")
-    interfaces.doubt("lan0", kernel.link_table["lan0"].index)
+    interfaces.invalidate("lan0", kernel.link_table["lan0"].index)
     assert await interfaces.read() == {"eth0", "lan0"}
     assert interfaces.links == kernel.link_table
 
@@ -88,11 +88,11 @@ async def test_a_link_that_was_renamed_and_made_way_for_another_is_known_by_no_n
     interfaces = await known(kernel)
     index = kernel.link_table["eth0"].index
     kernel.rename_link("eth0", "lan0")
-    interfaces.doubt("lan0", index)
+    interfaces.invalidate("lan0", index)
     kernel.delete_link("lan0")
-    interfaces.doubt("lan0", index)
+    interfaces.invalidate("lan0", index)
     kernel.add_link("lan0")
-    interfaces.doubt("lan0", kernel.link_table["lan0"].index)
+    interfaces.invalidate("lan0", kernel.link_table["lan0"].index)
     assert await interfaces.read() == {"eth0", "lan0"}
     assert interfaces.links == kernel.link_table
 
@@ -102,7 +102,7 @@ async def test_very_many_in_doubt_are_read_together() -> None:
     interfaces = await known(kernel)
     for number in range(MOST_ONE_BY_ONE + 1):
         kernel.add_link(f"cali{number}")
-        interfaces.doubt(f"cali{number}")
+        interfaces.invalidate(f"cali{number}")
     assert await interfaces.read() is None
     assert kernel.read == ["all"]
 
@@ -112,9 +112,9 @@ async def test_what_could_not_be_read_stays_in_doubt(*, every: bool) -> None:
     kernel = Counting()
     interfaces = await known(kernel)
     kernel.add_link("cali1")
-    interfaces.doubt("cali1")
+    interfaces.invalidate("cali1")
     if every:
-        interfaces.doubt_all()
+        interfaces.invalidate_all()
     kernel.refuses = True
     for _ in range(2):
         with pytest.raises(KernelError):
@@ -165,8 +165,8 @@ def test_after_any_history_the_links_are_those_that_there_are(history: list[tupl
             done(kernel, what, argument)
             while not told.empty():
                 event = told.get_nowait()
-                if not interfaces.agrees(event):
-                    interfaces.doubt(event.name, event.seen.index)
+                if not interfaces.matches(event):
+                    interfaces.invalidate(event.name, event.seen.index)
         await interfaces.read()
         assert interfaces.links == kernel.link_table
 

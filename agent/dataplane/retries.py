@@ -1,7 +1,7 @@
 """Which objects failed, why, and when to try each again.
 
 Promises: pure; waits double from `first_seconds` to `most_seconds`; time comes in as an argument. A wait holds back the
-step that was refused, not another one: what is wished anew or is to be removed is tried at once.
+step that was refused, not another one: another value or a removal is tried at once.
 Does not know: what the objects and the steps are, who tries.
 """
 
@@ -33,7 +33,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Retries(Generic[K]):
-    """The objects that are refused at present. One entry per wished object, so no larger than the wishes."""
+    """The objects that are refused at present. One entry per desired object, so no larger than the desired state."""
 
     first_seconds: float = FIRST_SECONDS
     most_seconds: float = MOST_SECONDS
@@ -47,7 +47,7 @@ class Retries(Generic[K]):
         self._failures[key] = Failure(attempts, now + wait, why, step)
 
     def succeeded(self, key: K) -> None:
-        """Forget the refusals of an object that was carried out or is no longer wished."""
+        """Forget the refusals of an object that was carried out or is no longer desired."""
         self._failures.pop(key, None)
 
     def may_try(self, key: K, now: float, step: object = None) -> bool:
@@ -63,12 +63,12 @@ class Retries(Generic[K]):
         """The earliest moment at which something may be tried again; None when nothing failed."""
         return min((failure.retry_at for failure in self._failures.values()), default=None)
 
-    def forget_wait(self, key: K) -> None:
-        """Let one object be tried at once: what stands in its place changed."""
+    def retry_now(self, key: K) -> None:
+        """Let one object be tried at once: what is in its place changed."""
         if key in self._failures:
             self._failures[key] = replace(self._failures[key], retry_at=0.0)
 
-    def forget_waits(self) -> None:
+    def retry_all_now(self) -> None:
         """Let everything be tried at once: the world changed, so old refusals say little. Reasons stay visible."""
         for key, failure in self._failures.items():
             self._failures[key] = replace(failure, retry_at=0.0)

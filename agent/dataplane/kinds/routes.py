@@ -1,0 +1,214 @@
+"""Routes: those of pods, blocks, peers and other nodes in the main tables.
+
+Promises: what BGP had is left until BGP has converged; a route that is not ours is never replaced or deleted, and one
+that appeared unseen where ours is to be added stays. A route whose device is missing or down is left for the pass after
+the device appears: the kernel would refuse it. Does not know: why a route is desired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from agent.dataplane.cooperative import PIECE, Work, run_cooperatively
+from agent.dataplane.kernel.ownership import Installed, Ownership
+from agent.dataplane.kernel.protocol import Kernel, Refusal
+from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
+from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
+from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
+from agent.netlink.objects import PROTOCOL_NAMES, Kind, Route, RouteKey
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan(Delta[RouteKey, Route]):
+    """The steps for routes, and the desired routes that get none now."""
+
+    conflicts: Mapping[RouteKey, Route]
+    """Foreign routes that stand where ours should."""
+    waiting: Mapping[RouteKey, str]
+    """Desired routes whose device is not there or down."""
+    withdrawn: frozenset[RouteKey] = frozenset()
+    """Of the deletions those that peers asked for: a mass of them is a peer's word, not facts gone wrong."""
+    moves: tuple[NextHopMove, ...] = ()
+    """Of the replacements those that send everything on one target to another one."""
+
+
+class Routes(ObjectKind[RouteKey, Route]):
+    """By version, prefix, table and metric, everybody's."""
+
+    kind = Kind.ROUTE
+
+    def __init__(self, kernel: Kernel, log: Any, ownership: Ownership) -> None:
+        super().__init__(kernel, log)
+        self._ownership = ownership
+
+    async def read(self, desired: DesiredState) -> Mapping[RouteKey, Route]:
+        """All of the main tables."""
+        del desired
+        return await self._kernel.routes()
+
+    async def diff(self, given: Comparison) -> RoutePlan:
+        """Routes to add, replace and delete."""
+        return await run_cooperatively(route_diff(given, self._ownership))
+
+    def batches(
+        self, delta: Delta[RouteKey, Route], actual: Mapping[RouteKey, Route]
+    ) -> Iterator[Batch[RouteKey, Route]]:
+        """Additions where nothing is known to be; then moves, each in one step where that can be; then the rest."""
+        del actual
+        yield Batch(delta.create, self._add, Verb.ADD)
+        replaced = delta.replace
+        for move in delta.moves if isinstance(delta, RoutePlan) else ():
+            yield Batch(move.routes, self.put, at_once=partial(self._move, move))
+            replaced = {key: route for key, route in replaced.items() if key not in move.routes}
+        yield Batch(replaced, self.put)
+
+    async def _add(self, values: Sequence[Route]) -> tuple[Refusal, ...]:
+        return await self._kernel.put_routes(values, replace=False)
+
+    async def put(self, values: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Create or replace, each atomically."""
+        return await self._kernel.put_routes(values)
+
+    async def _move(self, move: NextHopMove) -> bool:
+        if not await self._kernel.move_routes(move.was, move.now, move.routes.keys()):
+            return False
+        was, now = str(move.was.gateway), str(move.now.gateway)
+        self._log.info("route.moved", count=len(move.routes), was=was, now=now)
+        return True
+
+    async def remove(self, values: Sequence[Route]) -> tuple[Refusal, ...]:
+        """Delete exactly these; a route of somebody else in their place stays."""
+        return await self._kernel.remove_routes(values)
+
+    def is_drift(self, before: Route | None, found: Route | None) -> bool:
+        """A change that concerns one of ours."""
+        return any(route is not None and self._ownership.is_ours(route) for route in (before, found))
+
+    def count(self, objects: Mapping[RouteKey, Route]) -> int:
+        """Those that are ours."""
+        return len(Installed(objects, self._ownership))
+
+    def explain(
+        self, delta: Delta[RouteKey, Route], given: Comparison, why: Callable[[RouteKey], str]
+    ) -> Iterator[PlannedStep]:
+        """Routes to write, and those that have to wait for their device or for somebody else's to go."""
+        desired, actual = given.desired.dataplane.routes, given.actual.routes
+        for key, route in delta.create.items():
+            yield PlannedStep(self.name, "create", str(route), "", why(key))
+        for key, route in delta.replace.items():
+            yield PlannedStep(self.name, "replace", str(route), str(actual.get(key, "")), why(key))
+        for key, route in delta.delete.items():
+            reason = "withdrawn by BGP" if key in delta.withdrawn else "nothing asks for it any more"
+            yield PlannedStep(self.name, "delete", "", str(route), reason)
+        if isinstance(delta, RoutePlan):
+            for key, text in delta.waiting.items():
+                yield PlannedStep(self.name, "wait", str(desired[key]), "", text)
+            for key, route in delta.conflicts.items():
+                yield PlannedStep(
+                    self.name, "conflict", str(desired[key]), str(route), conflict_reason(route)
+                )
+
+
+def moved_pods(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
+    """The pods' routes, as they were before, that these steps remove or lead to another interface."""
+    moved = {
+        key: before[key]
+        for key, route in delta.replace.items()
+        if key in before and before[key].device != route.device
+    }
+    return {key: route for some in (moved, delta.delete) for key, route in some.items() if is_pod(route)}
+
+
+def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
+    """Compare the routes at the given keys, or all, piece by piece."""
+    desired = given.desired
+    actual = given.actual.routes
+    create: dict[RouteKey, Route] = {}
+    replaced: dict[RouteKey, Route] = {}
+    conflicts: dict[RouteKey, Route] = {}
+    waiting: dict[RouteKey, str] = {}
+    unwanted: dict[RouteKey, Route] = {}
+    obstacles = _Obstacles(given)
+    for number, (key, route, standing) in enumerate(
+        _pairs(desired.dataplane.routes, actual, given.route_keys), 1
+    ):
+        if number % PIECE == 0:
+            yield
+        if route is None:
+            if (
+                standing is not None
+                and ownership.is_ours(standing)
+                and _is_removable(desired, standing, ownership)
+            ):
+                unwanted[key] = standing
+        elif standing is route or standing == route:
+            continue
+        elif standing is not None and not ownership.is_ours(standing):
+            conflicts[key] = standing
+        elif obstacle := obstacles[route.device]:
+            waiting[key] = obstacle
+        elif standing is None:
+            create[key] = route
+        else:
+            replaced[key] = route
+    if not desired.complete:
+        return RoutePlan(create, {}, {}, conflicts, waiting)
+    withdrawn = _withdrawn(desired, unwanted, ownership)
+    moves = find_moves(replaced, actual, ownership)
+    return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves)
+
+
+class _Obstacles(dict[str | None, str]):
+    """Why no route can lead over a device, asked once per device; empty: one can."""
+
+    def __init__(self, given: Comparison) -> None:
+        super().__init__({None: ""})
+        self._given = given
+
+    def __missing__(self, name: str) -> str:
+        there = name in self._given.links
+        self[name] = "" if self._given.is_usable(name) else f"{name} is {'down' if there else 'not there'}"
+        return self[name]
+
+
+def _pairs(
+    desired: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], keys: Collection[RouteKey] | None
+) -> Iterator[tuple[RouteKey, Route | None, Route | None]]:
+    """What is desired and what there is, at these keys or at all. One look-up a route: hashing is what a pass costs."""
+    if keys is not None:
+        for key in keys:
+            yield key, desired.get(key), actual.get(key)
+        return
+    there = 0
+    for key, route in desired.items():
+        found = actual.get(key)
+        there += found is not None
+        yield key, route, found
+    if there < len(actual):
+        for key, found in actual.items():
+            if key not in desired:
+                yield key, None, found
+
+
+def _withdrawn(
+    desired: DesiredState, deleted: Mapping[RouteKey, Route], ownership: Ownership
+) -> frozenset[RouteKey]:
+    """The learned routes that go because BGP has their prefix no more, and not by a change of the datastore."""
+    if desired.learned is None:
+        return frozenset()
+    return frozenset(
+        key for key, route in deleted.items() if ownership.is_learned(route) and key not in desired.learned
+    )
+
+
+def conflict_reason(standing: Route) -> str:
+    """What people read of a foreign route in our place."""
+    protocol = PROTOCOL_NAMES.get(standing.protocol, str(standing.protocol))
+    return f"a route of protocol {protocol} stands there ({standing}); it is not ours: remove it, or free the prefix"
+
+
+def _is_removable(desired: DesiredState, route: Route, ownership: Ownership) -> bool:
+    return desired.bgp_complete or not ownership.is_learned(route)

@@ -1,0 +1,171 @@
+"""The two sides of every comparison: what the kernel should hold, and what it holds as far as is known.
+
+Promises: the actual state is changed by its own methods alone. Does not know: the kernel, why something is desired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.kernel.ownership import Ownership
+from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey, Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What the kernel should hold, and how far that may be trusted."""
+
+    dataplane: Dataplane
+    complete: bool
+    """The datastore's first whole list was applied: what is not desired should not be."""
+    bgp_complete: bool
+    """BGP has heard every peer: a learned route that is not desired should not be."""
+    learned: Container[RouteKey] | None = None
+    """The prefixes that BGP has now. None: not known, so that no removal passes for a withdrawal."""
+    touched: Set[RouteKey] | None = None
+    """Where the desired routes may differ from those of the desired state before; None: anywhere."""
+
+    @property
+    def trust(self) -> tuple[bool, bool, bool]:
+        """What decides how much may be deleted."""
+        return self.complete, self.bgp_complete, self.learned is None
+
+
+class ActualState:
+    """The kernel as last read, with our own writes since; foreign routes are in it, because they are in our way."""
+
+    def __init__(self, objects: Mapping[Kind, Mapping[Any, Any]] | None = None) -> None:
+        given = objects or {}
+        self._objects: dict[Kind, dict[Any, Any]] = {kind: dict(given.get(kind, {})) for kind in Kind}
+        self._departed: dict[RouteKey, str] = {}
+        """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
+        self._doubted: dict[RouteKey, Route] = {}
+        """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""
+
+    def of(self, kind: Kind) -> Mapping[Any, Any]:
+        """The objects of one kind by their keys: a view."""
+        return self._objects[kind]
+
+    @property
+    def routes(self) -> Mapping[RouteKey, Route]:
+        """The routes of the main tables, everybody's: a view."""
+        return self._objects[Kind.ROUTE]
+
+    def adopt(self, kind: Kind, found: Mapping[Any, Any]) -> None:
+        """Take over a whole reading of one kind."""
+        if kind is Kind.ROUTE:
+            gone = ((key, route) for key, route in self.routes.items() if is_pod(route) and key not in found)
+            self._departed |= {key: route.device for key, route in gone if route.device is not None}
+        self._objects[kind] = dict(found)
+
+    def adopt_some(self, kind: Kind, found: Mapping[Any, Any]) -> None:
+        """Take over a reading of these objects alone."""
+        self._objects[kind].update(found)
+
+    def wrote(self, kind: Kind, objects: Iterable[tuple[Any, Any]]) -> None:
+        """Objects were put; a tunnel device that had to be made anew has lost what stood on the one before it."""
+        known = self._objects[kind]
+        if kind is Kind.TUNNEL:
+            objects = tuple(objects)
+            self.forget_devices({key for key, tunnel in objects if _was_remade(known.get(key), tunnel)})
+        known.update(objects)
+
+    def removed(self, kind: Kind, keys: Iterable[Any]) -> None:
+        """Objects were removed; with a tunnel device goes what stands on it."""
+        gone = tuple(keys)
+        for key in gone:
+            self._objects[kind].pop(key, None)
+        if kind is Kind.TUNNEL:
+            self.forget_devices(set(gone))
+
+    def forget_devices(self, names: Set[str]) -> dict[RouteKey, Route]:
+        """Devices went or are down: the kernel dropped their routes and neighbours. The routes that were known."""
+        if not names:
+            return {}
+        routes, sysctls = self._objects[Kind.ROUTE], self._objects[Kind.SYSCTL]
+        gone = {key: route for key, route in routes.items() if route[1].device in names}
+        for key, route in gone.items():
+            del routes[key]
+            if is_pod(route):
+                self._departed[key] = str(route.device)
+        for name in names:
+            for sysctl in names_of(name):
+                sysctls.pop(sysctl, None)
+        if not all(name.startswith(WORKLOAD_PREFIX) for name in names):  # pods' links have no entries of ours
+            for kind in (Kind.NEIGHBOUR, Kind.FDB):
+                entries = self._objects[kind]
+                self._objects[kind] = {
+                    key: entry for key, entry in entries.items() if entry.device not in names
+                }
+        return gone
+
+    def doubt_route(self, key: RouteKey, ownership: Ownership) -> None:
+        """A route that is not ours changed at this key: whatever is known there may hold no more."""
+        known = self.routes.get(key)
+        if known is not None and not ownership.is_ours(known):
+            self._doubted[key] = known
+
+    def drop_doubted(self) -> None:
+        """Take for gone what was doubted and not read again since; if it is not, an addition is refused there."""
+        for key, route in self._doubted.items():
+            if self.routes.get(key) is route:
+                del self._objects[Kind.ROUTE][key]
+        self._doubted.clear()
+
+    def take_departures(self, desired: DesiredState) -> set[RouteKey]:
+        """Of the departed addresses those that will not come back on the same interface; they are settled by that.
+
+        An interface that is only down keeps its connections: its pod still lives.
+        """
+        left: set[RouteKey] = set()
+        for key, device in tuple(self._departed.items()):
+            wanted, known = desired.dataplane.routes.get(key), self.routes.get(key)
+            if known is not None and known.device == device:
+                del self._departed[key]
+            elif desired.complete and (wanted is None or wanted.device != device):
+                left.add(key)
+                del self._departed[key]
+        return left
+
+
+def _was_remade(was: Tunnel | None, now: Tunnel) -> bool:
+    return was is not None and bool(now.immutable_differences(was))
+
+
+def is_pod(route: Route) -> bool:
+    """Whether a route leads to one address behind a local interface."""
+    device = route.device
+    return device is not None and device.startswith(WORKLOAD_PREFIX) and route.key.is_host
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the kinds compare in one pass."""
+
+    desired: DesiredState
+    actual: ActualState
+    links: Mapping[str, Link]
+    route_keys: Collection[RouteKey] | None = None
+    """Where alone routes may differ; None: anywhere."""
+
+    def is_usable(self, device: str) -> bool:
+        """Whether a device is there and up."""
+        link = self.links.get(device)
+        return link is not None and link.up
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """The last pass, as far as routes are concerned: views, read at once."""
+
+    desired: DesiredState
+    actual: ActualState
+    links: Mapping[str, Link]
+    ownership: Ownership
+    waiting: Mapping[RouteKey, str]
+    """Desired routes whose device is not there or down."""
+    refused: Mapping[RouteKey, str]
+    """Routes that the kernel refuses -> its reason."""

@@ -1,0 +1,78 @@
+"""What is known of the links: those that an event was about are read again, one by one, or all of them.
+
+Promises: a pod that comes or goes costs the reading of its link, however many there are; a link that is as it was known
+stays the same object, and so does the mapping when nothing differs; what could not be read stays invalid.
+Does not know: what a link is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agent.dataplane.kernel.protocol import Kernel, LinkChanged
+from agent.netlink.kernel_errors import KernelError
+from agent.netlink.objects import Link
+
+MOST_ONE_BY_ONE = 16
+"""More invalid links than these are read with all others: one dump costs less."""
+
+
+class LinkCache:
+    """The links of one namespace."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.links: Mapping[str, Link] = {}
+        """By name, as last read."""
+        self._all_invalid = True
+        self._invalid: set[str] = set()
+
+    def invalidate(self, name: str, index: int | None = None) -> None:
+        """Something happened to the link of this name, and to the one of this index, if it had another name before.
+
+        The kernel reports a link that is renamed by its new name, and says nothing of the name that it gives up.
+        """
+        self._invalid.add(name)
+        if index is not None:
+            self._invalid.update(known for known, link in self.links.items() if link.index == index)
+
+    def invalidate_all(self) -> None:
+        """Something may have happened to any."""
+        self._all_invalid = True
+
+    def matches(self, event: LinkChanged) -> bool:
+        """Whether an event says of a link what is known of it: a carrier that came, a counter, an alias."""
+        known = self.links.get(event.name)
+        if (
+            known is None
+            or event.gone
+            or event.seen is None
+            or self._all_invalid
+            or event.name in self._invalid
+        ):
+            return False
+        return replace(known, addresses=()) == event.seen
+
+    async def read(self) -> frozenset[str] | None:
+        """Read what is invalid; the names of those that are not as they were, None: any may be. Raises KernelError."""
+        # Taken off before reading: what an event is about meanwhile is invalid again.
+        every, invalid = self._all_invalid or len(self._invalid) > MOST_ONE_BY_ONE, self._invalid
+        self._all_invalid, self._invalid = False, set()
+        try:
+            if every:
+                self.links = await self._kernel.links()
+                return None
+            return self._adopt({name: await self._kernel.link(name) for name in sorted(invalid)})
+        except (KernelError, asyncio.CancelledError):
+            self._all_invalid = self._all_invalid or every
+            self._invalid |= invalid
+            raise
+
+    def _adopt(self, found: Mapping[str, Link | None]) -> frozenset[str]:
+        different = {name: link for name, link in found.items() if self.links.get(name) != link}
+        if different:
+            others = {name: link for name, link in self.links.items() if name not in different}
+            self.links = others | {name: link for name, link in different.items() if link is not None}
+        return frozenset(different)
