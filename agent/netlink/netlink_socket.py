@@ -77,8 +77,8 @@ class Refused(KernelError):
     """The kernel's errno for one request."""
 
     def __init__(self, code: int, words: str, what: str) -> None:
-        super().__init__(f"{what}: {reason(code, words)}")
-        self.code = code
+        self.code, self.why = code, reason(code, words)
+        super().__init__(f"{what}: {self.why}")
 
 
 class Lost(KernelError):

@@ -1,11 +1,12 @@
 """The bytes of rtnetlink for links, addresses, neighbours and VXLAN forwarding entries (linux/if_link.h, neighbour.h).
 
-Promises: pure; decoders raise only Malformed. Does not know: sockets; how a device is made (netlink_devices.py does).
+Promises: pure; decoders raise only Malformed. Does not know: sockets; how a device is made (devices.py does).
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -123,9 +124,10 @@ def link_dump_request() -> bytes:
     return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, body)
 
 
-def link_request(name: str) -> bytes:
-    """RTM_GETLINK of the link that bears a name, without its counters; the acknowledgement ends the answer."""
-    words = text_attribute(IFLA_IFNAME, name) + attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+def link_request(name: str, *, counters: bool = False) -> bytes:
+    """RTM_GETLINK of the link that bears a name; the acknowledgement ends the answer."""
+    mask = 0 if counters else RTEXT_FILTER_SKIP_STATS
+    words = text_attribute(IFLA_IFNAME, name) + attribute(IFLA_EXT_MASK, _U32.pack(mask))
     return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, link_body(words))
 
 
@@ -181,6 +183,12 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
         lower=number(words[IFLA_LINK]) if IFLA_LINK in words else None,
         data=inner.get(IFLA_INFO_DATA, b""),
     )
+
+
+def decode_received(data: bytes, start: int, end: int) -> int | None:
+    """Packets that a link has handed up since it was made (rtnl_link_stats64.rx_packets). Raises Malformed."""
+    counters = attributes(data, start + IFINFOMSG.size, end).get(IFLA_STATS64, b"")
+    return int.from_bytes(counters[:8], sys.byteorder) if counters else None
 
 
 def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from agent.netlink.objects import ADDRESS_OCTETS, IPV6_METRIC, MAIN_TABLE, Route, RouteKey, RouteType, Scope
+from agent.netlink.objects import (
+    ADDRESS_OCTETS,
+    IPV6_METRIC,
+    MAIN_TABLE,
+    Address,
+    Route,
+    RouteKey,
+    RouteType,
+    Scope,
+)
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,
+    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -24,6 +35,7 @@ from agent.netlink.rtnetlink import (
     RTA_NH_ID,
     RTA_OIF,
     RTA_PREF,
+    RTA_PREFSRC,
     RTA_PRIORITY,
     RTA_TABLE,
     RTM_DELROUTE,
@@ -148,6 +160,30 @@ def decode_route(
         onlink=bool(bits & RTNH_F_ONLINK),
         odd=not known or not words.keys() <= PLAIN_ATTRIBUTES or words.get(RTA_PREF, b"\0") != b"\0",
     )
+
+
+class PathRow(NamedTuple):
+    """The kernel's answer to a look-up."""
+
+    interface: int
+    source: Address
+    gateway: Address | None
+
+
+def path_request(host: Address) -> bytes:
+    """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer."""
+    family = AF_INET6 if host.version == 6 else AF_INET
+    body = _ROUTE.pack(family, host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, host.packed)
+    return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK, body)
+
+
+def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
+    """The answer to path_request; None without an interface and a source. Raises Malformed."""
+    words = attributes(data, start + _ROUTE.size, end)
+    if RTA_OIF not in words or RTA_PREFSRC not in words:
+        return None
+    gateway = address(words[RTA_GATEWAY]) if RTA_GATEWAY in words else None
+    return PathRow(number(words[RTA_OIF]), address(words[RTA_PREFSRC]), gateway)
 
 
 def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:

@@ -1,7 +1,7 @@
 """The kernel of the network namespace this process is in: the one implementation of Kernel on a real machine.
 
-Promises: those of kernel.py. Bulk (routes, neighbours, forwarding entries, all dumps) is packed by rtnetlink.py and
-rtlinks.py; devices and look-ups go through netlink_devices.py; nftables through netlink_nft.py.
+Promises: those of protocol.py. Routes are packed by rtroutes, links, neighbours and forwarding entries by rtlinks;
+tunnel devices are made in tunnel_devices, nftables' objects in ruleset.
 Does not know: what should exist, who owns what.
 """
 
@@ -18,9 +18,10 @@ from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.nftables import Nftables
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
-from agent.netlink import devices, rtlinks, rtnetlink, rtroutes
+from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink import sysctl as procfs
 from agent.netlink.devices import device_index, device_name
+from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
 from agent.netlink.objects import (
     Address,
@@ -46,6 +47,7 @@ E = TypeVar("E", Neighbour, FdbEntry)
 
 FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
 FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
+NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """For a deletion: it is so already."""
 
@@ -137,8 +139,14 @@ class NetlinkKernel:
 
     async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
-        index, source, gateway = await devices.look_up(host)
-        return PathToHost(device_name(index), source, gateway)
+        try:
+            found = await dump(rtroutes.path_request(host), rtnetlink.RTM_NEWROUTE, rtroutes.decode_path)
+        except Refused as error:
+            words = f"looking up the route to {host}: {error.why}"
+            raise (NoWay if error.code in NO_WAY_ERRNOS else KernelError)(words) from error
+        if not found:
+            raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")
+        return PathToHost(device_name(found[0].interface), found[0].source, found[0].gateway)
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes."""
@@ -154,8 +162,13 @@ class NetlinkKernel:
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
-        index = device_index(tunnel)
-        return 0 if index is None else await devices.received(index, tunnel)
+        request = rtlinks.link_request(tunnel, counters=True)
+        try:
+            return sum(await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_received))
+        except Refused as error:
+            if error.code in GONE:
+                return 0
+            raise
 
     # -- bulk -----------------------------------------------------------------------------------------------------
 
