@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from agent.dataplane.kernel.forward_rules import concerns_forwarding
+from agent.dataplane.kernel.masquerade_table import concerns_masquerading
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
-from agent.netlink import nft_masquerade
+from agent.netlink import nftables
 from agent.netlink.kernel_errors import Unsupported
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
-from agent.netlink.nft_forward import concerns_forwarding
 from agent.netlink.objects import OUR_TUNNELS, Kind
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.netlink.rtnetlink import (
@@ -57,7 +58,6 @@ GROUPS = (
     RTNLGRP_IPV6_NETCONF,
     RTNLGRP_NEXTHOP,
 )
-NFNLGRP_NFTABLES = 7
 NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
 """linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
 DATAGRAMS_PER_TURN = 256
@@ -76,7 +76,7 @@ class NetlinkChanges:
         self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
         self._ears[0].ignore(writer_port)
         with suppress(Unsupported):  # without nftables there is nothing to hear of it
-            self._ears.append(Subscription(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)))
+            self._ears.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
         self._sysctls = SysctlWatch()
         self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
@@ -144,14 +144,14 @@ class NetlinkChanges:
 
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A transaction is told object by object; its last message, the new generation, says whose it was."""
-        if found.type != nft_masquerade.NEWGEN:
-            if nft_masquerade.concerns_us(data, found):
+        if found.type != nftables.NEWGEN:
+            if concerns_masquerading(data, found):
                 self._touched.add(Kind.MASQUERADE)
             if concerns_forwarding(data, found):
                 self._touched.add(Kind.FORWARD)
             return []
         touched, self._touched = self._touched, set()
-        return [ObjectsChanged(kind, by=nft_masquerade.author(data, found)) for kind in sorted(touched)]
+        return [ObjectsChanged(kind, by=nftables.author(data, found)) for kind in sorted(touched)]
 
     def _address(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_address(data, found.start, found.end)

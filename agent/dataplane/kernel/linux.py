@@ -16,8 +16,8 @@ from agent.dataplane.kernel import tunnel_devices
 from agent.dataplane.kernel.conntrack import Conntrack
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
-from agent.dataplane.kernel.nftables import Nftables
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
+from agent.dataplane.kernel.ruleset import Ruleset
 from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink import sysctl as procfs
 from agent.netlink.devices import device_index, device_name
@@ -63,7 +63,7 @@ class NetlinkKernel:
         self._offload = offload
         self._requests = RequestSocket()
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
-        self._nftables = Nftables()
+        self._ruleset = Ruleset()
         self._conntrack = Conntrack()
         self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
         self._decoder = RouteDecoder(device_name, references=nexthop_objects)
@@ -71,7 +71,7 @@ class NetlinkKernel:
     def close(self) -> None:
         """Close the sockets."""
         self._requests.close()
-        self._nftables.close()
+        self._ruleset.close()
         self._conntrack.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -287,24 +287,24 @@ class NetlinkKernel:
 
     async def masquerade(self) -> Masquerade | None:
         """What our nftables table holds; None when there is no such table (or no nftables)."""
-        return await self._nftables.read()
+        return await self._ruleset.masquerade()
 
     async def put_masquerade(self, masquerade: Masquerade) -> None:
         """Replace our tables, each in one transaction; an empty value removes them. Raises Unsupported, KernelError."""
-        await self._nftables.put(masquerade)
+        await self._ruleset.put_masquerade(masquerade)
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
-        return await self._nftables.forward_chains()
+        return await self._ruleset.forward_chains()
 
     async def put_forward_chain(self, chain: ForwardChain) -> None:
         """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
-        await self._nftables.put_forward_chain(chain)
+        await self._ruleset.put_forward_chain(chain)
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
         changes = NetlinkChanges(
-            lambda: self._nftables.ports | {self._requests.port}, self._requests.port, device_name
+            lambda: self._ruleset.ports | {self._requests.port}, self._requests.port, device_name
         )
         self._subscribers.add(changes)
         return changes

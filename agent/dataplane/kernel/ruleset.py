@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from agent.netlink import nft_forward, nft_masquerade
+from agent.dataplane.kernel import forward_rules, masquerade_table
+from agent.dataplane.kernel.masquerade_table import Family
+from agent.netlink import nftables as nft
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
@@ -18,7 +20,6 @@ from agent.netlink.netlink_socket import (
     dump,
     reason,
 )
-from agent.netlink.nft_masquerade import Family
 from agent.netlink.objects import ForwardChain, ForwardKey, Masquerade, Prefix
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
@@ -29,16 +30,16 @@ NO_NFTABLES = (
 )
 
 
-class Nftables:
-    """Our table in the namespace the process is in."""
+class Ruleset:
+    """The nftables ruleset of the namespace the process is in, as far as it concerns us."""
 
     def __init__(self) -> None:
         self._requests: RequestSocket | None = None
 
-    async def read(self) -> Masquerade | None:
+    async def masquerade(self) -> Masquerade | None:
         """What the tables hold, networks collapsed; None when there is none, empty when one is not as made here."""
         found = [
-            part for family in nft_masquerade.FAMILIES if (part := await self._table(family)) is not None
+            part for family in masquerade_table.FAMILIES if (part := await self._table(family)) is not None
         ]
         if not found or any(not part.sources for part in found):
             return Masquerade() if found else None
@@ -50,13 +51,14 @@ class Nftables:
     async def _table(self, family: Family) -> Masquerade | None:
         try:
             rules = await dump(
-                nft_masquerade.rules_request(family),
-                nft_masquerade.NEWRULE,
-                nft_masquerade.decode_rule,
+                masquerade_table.rules_request(family),
+                nft.NEWRULE,
+                masquerade_table.decode_rule,
                 NETLINK_NETFILTER,
             )
             sources, pools = [
-                await self._networks(name, family) for name in (nft_masquerade.SOURCES, nft_masquerade.POOLS)
+                await self._networks(name, family)
+                for name in (masquerade_table.SOURCES, masquerade_table.POOLS)
             ]
         except Refused as error:
             if error.code in ABSENT:
@@ -64,40 +66,36 @@ class Nftables:
             raise
         except Unsupported:
             return None
-        return Masquerade(sources, pools) if rules == [nft_masquerade.RULE_SHAPE] else Masquerade()
+        return Masquerade(sources, pools) if rules == [masquerade_table.RULE_SHAPE] else Masquerade()
 
     async def _networks(self, name: str, family: Family) -> frozenset[Prefix]:
-        request = nft_masquerade.elements_request(name, family)
-        parts = await dump(
-            request, nft_masquerade.NEWSETELEM, nft_masquerade.decode_elements, NETLINK_NETFILTER
-        )
-        return nft_masquerade.networks_of((edge for part in parts for edge in part), family)
+        request = masquerade_table.elements_request(name, family)
+        parts = await dump(request, nft.NEWSETELEM, masquerade_table.decode_elements, NETLINK_NETFILTER)
+        return masquerade_table.networks_of((edge for part in parts for edge in part), family)
 
-    async def put(self, wish: Masquerade) -> None:
+    async def put_masquerade(self, wanted: Masquerade) -> None:
         """One transaction a table. Raises Unsupported without nftables' families or masquerading, KernelError."""
-        for family in nft_masquerade.FAMILIES:
-            self._replace(wish.of_version(family.version), family)
+        for family in masquerade_table.FAMILIES:
+            self._replace(wanted.of_version(family.version), family)
 
-    def _replace(self, wish: Masquerade, family: Family) -> None:
-        if self._requests is None:
-            self._requests = RequestSocket(NETLINK_NETFILTER)
-        refused = self._requests.transaction(nft_masquerade.replacement(wish, family))
+    def _replace(self, wanted: Masquerade, family: Family) -> None:
+        refused = self._transaction(masquerade_table.replacement(wanted, family))
         if not refused:
             return
         code, words = next(iter(refused.values()))
         if code in ABSENT:
-            if wish.sources:
+            if wanted.sources:
                 raise Unsupported(NO_NFTABLES.format(family=family.name, why=reason(code, words)))
             return
         raise KernelError(
-            f"replacing the nftables table {family.name} {nft_masquerade.TABLE}: {reason(code, words)}"
+            f"replacing the nftables table {family.name} {masquerade_table.TABLE}: {reason(code, words)}"
         )
 
     async def forward_chains(self) -> dict[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook. Raises KernelError."""
         try:
-            request, kind = nft_forward.chains_request(), nft_masquerade.NEWCHAIN
-            found = await dump(request, kind, nft_forward.decode_chain, NETLINK_NETFILTER)
+            request, kind = forward_rules.chains_request(), nft.NEWCHAIN
+            found = await dump(request, kind, forward_rules.decode_chain, NETLINK_NETFILTER)
             return {chain.key: replace(chain, opened=bool(await self._our_rules(chain))) for chain in found}
         except Unsupported:
             return {}
@@ -107,9 +105,9 @@ class Nftables:
             raise
 
     async def _our_rules(self, chain: ForwardChain) -> list[bytes]:
-        request = nft_forward.rules_request(chain)
+        request = forward_rules.rules_request(chain)
         try:
-            rows = await dump(request, nft_masquerade.NEWRULE, nft_forward.decode_rule, NETLINK_NETFILTER)
+            rows = await dump(request, nft.NEWRULE, forward_rules.decode_rule, NETLINK_NETFILTER)
         except Refused as error:
             if error.code in ABSENT:
                 return []
@@ -120,17 +118,20 @@ class Nftables:
         """Put our rules first, or take them out. Raises KernelError."""
         ours = await self._our_rules(chain)
         if chain.opened:
-            batch = [] if ours else nft_forward.opening(chain)
+            batch = [] if ours else forward_rules.opening(chain)
         else:
-            batch = nft_forward.closing(chain, ours) if ours else []
+            batch = forward_rules.closing(chain, ours) if ours else []
         if not batch:
             return
-        if self._requests is None:
-            self._requests = RequestSocket(NETLINK_NETFILTER)
-        for code, words in self._requests.transaction(batch).values():
+        for code, words in self._transaction(batch).values():
             if code not in ABSENT:
                 text = " ".join(chain.key)
                 raise KernelError(f"letting pods through the chain {text}: {reason(code, words)}")
+
+    def _transaction(self, batch: list[bytes]) -> dict[int, tuple[int, str]]:
+        if self._requests is None:
+            self._requests = RequestSocket(NETLINK_NETFILTER)
+        return self._requests.transaction(batch)
 
     @property
     def ports(self) -> frozenset[int]:

@@ -7,7 +7,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.netlink import nft_masquerade
+from agent.dataplane.kernel import masquerade_table
+from agent.netlink import nftables
 from agent.netlink.objects import Masquerade
 from agent.netlink.rtnetlink import HEADER, messages
 
@@ -21,8 +22,8 @@ networks = st.builds(
 @given(st.frozensets(networks, max_size=8))
 @settings(derandomize=True, max_examples=200)
 def test_any_networks_survive_the_interval_form(found: frozenset[IPv4Network]) -> None:
-    edges = nft_masquerade.edges(found)
-    assert nft_masquerade.networks_of(reversed(edges)) == frozenset(collapse_addresses(found))
+    edges = masquerade_table.edges(found)
+    assert masquerade_table.networks_of(reversed(edges)) == frozenset(collapse_addresses(found))
     assert edges == sorted(edges)
     assert len({value for value, _ in edges}) == len(edges)
 
@@ -38,10 +39,10 @@ wide = st.builds(
 @settings(derandomize=True, max_examples=100)
 def test_ipv6_networks_survive_it_too_and_their_bytes(found: frozenset[IPv6Network]) -> None:
     edges: list[tuple[int, bool]] = []
-    for data in nft_masquerade._elements(nft_masquerade.IP6, "all-pools", 1, found):
-        edges += nft_masquerade.decode_elements(data, HEADER.size, len(data))
-    assert edges == nft_masquerade.edges(found, nft_masquerade.IP6)
-    assert nft_masquerade.networks_of(edges, nft_masquerade.IP6) == frozenset(collapse_addresses(found))
+    for data in masquerade_table._elements(masquerade_table.IP6, "all-pools", 1, found):
+        edges += masquerade_table.decode_elements(data, HEADER.size, len(data))
+    assert edges == masquerade_table.edges(found, masquerade_table.IP6)
+    assert masquerade_table.networks_of(edges, masquerade_table.IP6) == frozenset(collapse_addresses(found))
 
 
 def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -> None:
@@ -56,43 +57,45 @@ def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -
 @settings(derandomize=True, max_examples=50)
 def test_elements_are_read_back_from_their_bytes(found: frozenset[IPv4Network]) -> None:
     edges: list[tuple[int, bool]] = []
-    for data in nft_masquerade._elements(nft_masquerade.IP, "all-pools", 1, found):
-        edges += nft_masquerade.decode_elements(data, HEADER.size, len(data))
-    assert edges == nft_masquerade.edges(found)
+    for data in masquerade_table._elements(masquerade_table.IP, "all-pools", 1, found):
+        edges += masquerade_table.decode_elements(data, HEADER.size, len(data))
+    assert edges == masquerade_table.edges(found)
 
 
 def test_a_large_set_is_cut_into_messages_that_fit_their_length_field() -> None:
     many = [IPv4Network(((10 << 24) + (i << 7), 26)) for i in range(10_000)]
-    parts = nft_masquerade._elements(nft_masquerade.IP, "all-pools", 1, many)
+    parts = masquerade_table._elements(masquerade_table.IP, "all-pools", 1, many)
     assert len(parts) > 1
     assert all(len(part) < 1 << 16 for part in parts)
 
 
 def test_a_replacement_is_one_batch_that_deletes_before_it_adds() -> None:
     pool = frozenset({IPv4Network("10.1.0.0/16")})
-    data = b"".join(nft_masquerade.replacement(Masquerade(pool, pool)))
+    data = b"".join(masquerade_table.replacement(Masquerade(pool, pool)))
     kinds = [found.type for found in messages(data)]
-    table = [nft_masquerade.NEWTABLE, nft_masquerade.DELTABLE, nft_masquerade.NEWTABLE]
-    sets = [nft_masquerade.NEWSET, nft_masquerade.NEWSETELEM] * 2
-    assert kinds == [16, *table, *sets, nft_masquerade.NEWCHAIN, nft_masquerade.NEWRULE, 17]
+    table = [nftables.NEWTABLE, nftables.DELTABLE, nftables.NEWTABLE]
+    sets = [nftables.NEWSET, nftables.NEWSETELEM] * 2
+    assert kinds == [16, *table, *sets, nftables.NEWCHAIN, nftables.NEWRULE, 17]
 
 
 def test_an_empty_wish_only_deletes() -> None:
-    kinds = [found.type for found in messages(b"".join(nft_masquerade.replacement(Masquerade())))]
-    assert kinds == [16, nft_masquerade.NEWTABLE, nft_masquerade.DELTABLE, 17]
+    kinds = [found.type for found in messages(b"".join(masquerade_table.replacement(Masquerade())))]
+    assert kinds == [16, nftables.NEWTABLE, nftables.DELTABLE, 17]
 
 
 def test_a_rule_is_told_by_its_expressions() -> None:
-    data = nft_masquerade._rule(nft_masquerade.IP)
-    assert nft_masquerade.decode_rule(data, HEADER.size, len(data)) == nft_masquerade.RULE_SHAPE
+    data = masquerade_table._rule(masquerade_table.IP)
+    assert masquerade_table.decode_rule(data, HEADER.size, len(data)) == masquerade_table.RULE_SHAPE
 
 
-def test_only_what_names_our_table_concerns_us() -> None:
-    ours = nft_masquerade._rule(nft_masquerade.IP)
+def test_only_what_names_our_table_concerns_masquerading() -> None:
+    ours = masquerade_table._rule(masquerade_table.IP)
     theirs = ours.replace(b"tortie\0", b"docker\0")
-    assert [nft_masquerade.concerns_us(data, next(messages(data))) for data in (ours, theirs)] == [
+    assert [
+        masquerade_table.concerns_masquerading(data, next(messages(data))) for data in (ours, theirs)
+    ] == [
         True,
         False,
     ]
-    begin = nft_masquerade.replacement(Masquerade())[0]
-    assert not nft_masquerade.concerns_us(begin, next(messages(begin)))
+    begin = masquerade_table.replacement(Masquerade())[0]
+    assert not masquerade_table.concerns_masquerading(begin, next(messages(begin)))

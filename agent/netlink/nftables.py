@@ -1,0 +1,125 @@
+"""The bytes of nf_tables that every table shares: messages, batches, attributes, expressions (linux/nf_tables.h).
+
+Promises: pure; a batch is one transaction. Does not know: sockets, which tables there are.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+
+from agent.netlink.rtnetlink import (
+    AF_UNSPEC,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    Message,
+    attribute,
+    attributes,
+    message,
+)
+
+NFNLGRP_NFTABLES = 7
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
+NFNL_SUBSYS_NFTABLES = 10
+_MESSAGES = range(NFNL_SUBSYS_NFTABLES << 8, NFNL_SUBSYS_NFTABLES + 1 << 8)
+NEWTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE = (
+    _MESSAGES[number] for number in (0, 2, 3, 4, 5, 6, 7, 8)
+)
+NEWSET, NEWSETELEM, GETSETELEM, NEWGEN = (_MESSAGES[number] for number in (9, 12, 13, 15))
+NLM_F_APPEND = 0x800
+NESTED = 0x8000
+
+GEN_PROCESS_NAME = 3
+LIST_ELEM = 1
+TABLE_NAME = 1
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 1, 3, 4, 5, 7
+HOOK_NUMBER, HOOK_PRIORITY = 1, 2
+HOOK_FORWARD, HOOK_POSTROUTING, PRIORITY_SRCNAT = 2, 4, 100
+POLICY_DROP, POLICY_ACCEPT = 0, 1
+RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS, RULE_USERDATA = 1, 2, 3, 4, 7
+SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ID = 1, 2, 3, 4, 5, 10
+SET_INTERVAL = 0x4
+ELEM_LIST_TABLE, ELEM_LIST_SET, ELEM_LIST_ELEMENTS, ELEM_LIST_SET_ID = 1, 2, 3, 4
+ELEM_KEY, ELEM_FLAGS, INTERVAL_END = 1, 3, 0x1
+EXPR_NAME, EXPR_DATA = 1, 2
+DATA_VALUE, DATA_VERDICT, VERDICT_CODE = 1, 2, 1
+REGISTER_1, VERDICT_REGISTER, NF_ACCEPT = 1, 0, 1
+PAYLOAD_DREG, PAYLOAD_BASE, PAYLOAD_OFFSET, PAYLOAD_LEN, NETWORK_HEADER = 1, 2, 3, 4, 1
+LOOKUP_SET, LOOKUP_SREG, LOOKUP_SET_ID, LOOKUP_FLAGS, LOOKUP_INVERTED = 1, 2, 4, 5, 1
+META_DREG, META_KEY, META_IIFNAME, META_OIFNAME = 1, 2, 6, 7
+CMP_SREG, CMP_OP, CMP_DATA, CMP_EQ = 1, 2, 3, 0
+IMMEDIATE_DREG, IMMEDIATE_DATA = 1, 2
+
+Words = Mapping[int, str | int | bytes]
+"""Attributes by type, in order: a text as a name, a number of 32 bits in network order, octets as they are."""
+_GENERIC = struct.Struct(">BBH")
+"""nfgenmsg: family, version, resource."""
+
+
+def octets(value: str | int | bytes) -> bytes:
+    """The content of an attribute; see Words."""
+    if isinstance(value, int):
+        return value.to_bytes(4, "big")
+    return value.encode() + b"\0" if isinstance(value, str) else value
+
+
+def packed(words: Words) -> bytes:
+    """Attributes behind each other."""
+    return b"".join(attribute(kind, octets(value)) for kind, value in words.items())
+
+
+def nested(kind: int, *inner: bytes) -> bytes:
+    """An attribute that holds others."""
+    return attribute(kind | NESTED, b"".join(inner))
+
+
+def request(kind: int, family: int, flags: int = 0, *body: bytes) -> bytes:
+    """One message about objects of a family."""
+    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(family, 0, 0) + b"".join(body))
+
+
+def batch(requests: Sequence[bytes]) -> list[bytes]:
+    """One transaction. Only its last message is answered: its ACK comes after the commit."""
+    edge = _GENERIC.pack(AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES)
+    begin = message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, edge)
+    return [begin, *requests, message(NFNL_MSG_BATCH_END, NLM_F_REQUEST | NLM_F_ACK, edge)]
+
+
+def expression(kind: str, words: Words | None = None, *nests: bytes) -> bytes:
+    """One expression of a rule's list."""
+    data = nested(EXPR_DATA, packed(words or {}), *nests)
+    return nested(LIST_ELEM, attribute(EXPR_NAME, octets(kind)), data)
+
+
+def decoded(data: bytes, start: int, end: int) -> dict[int, bytes]:
+    """The attributes behind a message's nfgenmsg. Raises Malformed."""
+    return attributes(data, start + _GENERIC.size, end)
+
+
+def text_of(words: Mapping[int, bytes], kind: int) -> str:
+    """An attribute that is a name; empty when it is not there."""
+    return words.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def items(data: bytes) -> Sequence[bytes]:
+    """The entries of a list attribute: unlike other attributes they repeat one type."""
+    found, offset = [], 0
+    while offset + 4 <= len(data):
+        length = int.from_bytes(data[offset : offset + 2], sys.byteorder)
+        if length < 4 or offset + length > len(data):
+            break
+        found.append(data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
+def is_about_objects(found: Message) -> bool:
+    """Whether a notification is about an object of nf_tables, each of which names its table first."""
+    about = found.type in _MESSAGES and found.type != NEWGEN
+    return about and found.end - found.start >= _GENERIC.size
+
+
+def author(data: bytes, found: Message) -> str | None:
+    """The program behind a new generation of the ruleset (NEWGEN). Raises Malformed."""
+    return text_of(decoded(data, found.start, found.end), GEN_PROCESS_NAME) or None
