@@ -11,16 +11,9 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from agent.netlink import rtnetlink
 from agent.netlink.objects import Address
-from agent.netlink.rtnetlink import (
-    AF_INET,
-    AF_INET6,
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
-    attribute,
-    attributes,
-    message,
-)
+from agent.netlink.rtnetlink import attribute, attributes, dump_request, request
 
 NFNL_SUBSYS_CTNETLINK = 1
 CT_NEW, CT_GET, CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | number for number in (0, 1, 2))
@@ -33,7 +26,7 @@ NESTED = 0x8000
 
 _GENERIC = struct.Struct(">BBH")
 _U32 = struct.Struct("=I")
-_FAMILIES = {4: AF_INET, 6: AF_INET6}
+_FAMILIES = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +41,7 @@ class Connection:
     """The attributes that name it in a deletion."""
 
 
-def dump_request(
+def connections_request(
     version: int = 4, *, source: IPv4Address | None = None, answerer: IPv4Address | None = None
 ) -> bytes:
     """IPCTNL_MSG_CT_GET of all connections of a version of IP, or those of one IPv4 address on one side.
@@ -65,10 +58,10 @@ def dump_request(
             inner = attribute(CTA_TUPLE_IP | NESTED, attribute(CTA_IP_V4_SRC, wanted.packed))
             body += attribute(tuple_kind | NESTED, inner)
             body += attribute(CTA_FILTER | NESTED, attribute(flags_kind, _U32.pack(FILTER_IP_SRC)))
-    return message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return dump_request(CT_GET, body)
 
 
-def decode(data: bytes, start: int, end: int) -> Connection | None:
+def decode_connection(data: bytes, start: int, end: int) -> Connection | None:
     """A connection of either version of IP; None for others. Raises Malformed."""
     words = attributes(data, start + _GENERIC.size, end)
     sides = [_source(words.get(kind, b"")) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)]
@@ -90,7 +83,7 @@ def _source(tuple_: bytes) -> Address | None:
     return IPv6Address(source) if len(source) == 16 else None
 
 
-def deletion(connection: Connection) -> bytes:
+def connection_deletion(connection: Connection) -> bytes:
     """IPCTNL_MSG_CT_DELETE of one connection."""
     family = _FAMILIES[connection.source.version]
-    return message(CT_DELETE, NLM_F_REQUEST, _GENERIC.pack(family, 0, 0) + connection.identity)
+    return request(CT_DELETE, _GENERIC.pack(family, 0, 0) + connection.identity)

@@ -10,29 +10,16 @@ import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from agent.netlink import rtnetlink
 from agent.netlink.objects import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
 from agent.netlink.rtnetlink import (
-    AF_BRIDGE,
-    AF_INET,
-    AF_INET6,
-    AF_UNSPEC,
-    NLM_F_ACK,
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_REPLACE,
-    NLM_F_REQUEST,
-    RTM_DELNEIGH,
-    RTM_GETADDR,
-    RTM_GETLINK,
-    RTM_GETNEIGH,
-    RTM_NEWADDR,
-    RTM_NEWNEIGH,
     Malformed,
     address,
     attribute,
     attributes,
-    message,
+    dump_request,
     number,
+    request,
 )
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
@@ -118,17 +105,17 @@ def _text(value: bytes) -> str:
 
 def link_dump_request() -> bytes:
     """RTM_GETLINK of all links without their counters."""
-    body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(
+    body = IFINFOMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0) + attribute(
         IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS)
     )
-    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return dump_request(rtnetlink.RTM_GETLINK, body)
 
 
 def link_request(name: str, *, counters: bool = False) -> bytes:
     """RTM_GETLINK of the link that bears a name; the acknowledgement ends the answer."""
     mask = 0 if counters else RTEXT_FILTER_SKIP_STATS
     words = text_attribute(IFLA_IFNAME, name) + attribute(IFLA_EXT_MASK, _U32.pack(mask))
-    return message(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, link_body(words))
+    return request(rtnetlink.RTM_GETLINK, link_body(words), rtnetlink.NLM_F_ACK)
 
 
 def text_attribute(kind: int, text: str) -> bytes:
@@ -139,12 +126,12 @@ def text_attribute(kind: int, text: str) -> bytes:
 def link_body(words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
     """A link as messages have it: ifinfomsg, then its attributes; it is named by index or by IFLA_IFNAME."""
     flags = IFF_UP if up else 0
-    return IFINFOMSG.pack(AF_UNSPEC, 0, index, flags, flags) + words
+    return IFINFOMSG.pack(rtnetlink.AF_UNSPEC, 0, index, flags, flags) + words
 
 
 def link_change(kind: int, words: bytes = b"", *, index: int = 0, up: bool = False) -> bytes:
     """RTM_NEWLINK, RTM_SETLINK or RTM_DELLINK of a link that is there, named as in `link_body`."""
-    return message(kind, NLM_F_REQUEST, link_body(words, index=index, up=up))
+    return request(kind, link_body(words, index=index, up=up))
 
 
 def host_address_request(address: Address, interface: int) -> bytes:
@@ -155,12 +142,15 @@ def host_address_request(address: Address, interface: int) -> bytes:
     flags = IFA_F_NODAD if address.version == 6 else 0
     body = IFADDRMSG.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
-    return message(RTM_NEWADDR, _PUT, body)
+    return request(rtnetlink.RTM_NEWADDR, body, _PUT)
 
 
 def address_dump_request(interface: int = 0) -> bytes:
     """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
-    return message(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, interface))
+    return dump_request(
+        rtnetlink.RTM_GETADDR,
+        IFADDRMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, interface),
+    )
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
@@ -168,7 +158,7 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
     if end - start < IFINFOMSG.size:
         raise Malformed(f"ifinfomsg of {end - start} bytes")
     family, _, index, flags, _ = IFINFOMSG.unpack_from(data, start)
-    if family != AF_UNSPEC:
+    if family != rtnetlink.AF_UNSPEC:
         return None
     words = attributes(data, start + IFINFOMSG.size, end)
     info = words.get(IFLA_LINKINFO, b"")
@@ -245,7 +235,7 @@ def _parent(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str
 def neighbour_dump_request(family: int, interface: int) -> bytes:
     """RTM_GETNEIGH of one device: AF_INET or AF_INET6 for neighbours, AF_BRIDGE for forwarding entries."""
     body = NDMSG.pack(family, 0, 0, 0, 0) + attribute(NDA_IFINDEX, _U32.pack(interface))
-    return message(RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return dump_request(rtnetlink.RTM_GETNEIGH, body)
 
 
 def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
@@ -253,7 +243,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
     if end - start < NDMSG.size:
         raise Malformed(f"ndmsg of {end - start} bytes")
     family, index, state, _, _ = NDMSG.unpack_from(data, start)
-    if family not in {AF_INET, AF_INET6, AF_BRIDGE}:
+    if family not in {rtnetlink.AF_INET, rtnetlink.AF_INET6, rtnetlink.AF_BRIDGE}:
         return None
     words = attributes(data, start + NDMSG.size, end)
     mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
@@ -266,13 +256,13 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
     )
 
 
-_PUT = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
+_PUT = rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE
 
 
 def neighbour_request(entry: Neighbour, interface: int) -> bytes:
     """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
     body = NDMSG.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
-    return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.address, entry.mac))
+    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.address, entry.mac), _PUT)
 
 
 def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes:
@@ -283,29 +273,29 @@ def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes
     somebody changes is found out.
     """
     body = NDMSG.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
-    return message(RTM_NEWNEIGH, _PUT, body + _pair(address, mac))
+    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(address, mac), _PUT)
 
 
 def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
     """RTM_DELNEIGH of a neighbour."""
     body = NDMSG.pack(_family(entry.address), interface, 0, 0, 0)
-    return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_DST, entry.address.packed))
+    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_DST, entry.address.packed))
 
 
 def fdb_request(entry: FdbEntry, interface: int) -> bytes:
     """RTM_NEWNEIGH of a permanent forwarding entry in the device's own table (NTF_SELF), replacing what is there."""
-    body = NDMSG.pack(AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
-    return message(RTM_NEWNEIGH, _PUT, body + _pair(entry.remote, entry.mac))
+    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
+    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.remote, entry.mac), _PUT)
 
 
 def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
     """RTM_DELNEIGH of a forwarding entry, whatever its destination is now."""
-    body = NDMSG.pack(AF_BRIDGE, interface, 0, NTF_SELF, 0)
-    return message(RTM_DELNEIGH, NLM_F_REQUEST, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
+    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, 0, NTF_SELF, 0)
+    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
 
 
 def _family(address: Address) -> int:
-    return AF_INET6 if address.version == 6 else AF_INET
+    return rtnetlink.AF_INET6 if address.version == 6 else rtnetlink.AF_INET
 
 
 def _pair(destination: Address, mac: str) -> bytes:

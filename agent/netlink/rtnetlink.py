@@ -95,6 +95,16 @@ def message(kind: int, flags: int, body: bytes) -> bytes:
     return HEADER.pack(HEADER.size + len(body), kind, flags, 0, 0) + body
 
 
+def request(kind: int, body: bytes, flags: int = 0) -> bytes:
+    """One request, with NLM_F_REQUEST besides `flags`."""
+    return message(kind, NLM_F_REQUEST | flags, body)
+
+
+def dump_request(kind: int, body: bytes) -> bytes:
+    """A request of everything (NLM_F_DUMP)."""
+    return message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
+
+
 def number(value: bytes) -> int:
     """An unsigned 32-bit attribute in host order. Raises Malformed."""
     if len(value) != 4:

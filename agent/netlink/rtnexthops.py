@@ -9,24 +9,17 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from agent.netlink import rtnetlink
 from agent.netlink.objects import RTPROT_BIRD, Address
 from agent.netlink.rtnetlink import (
-    AF_INET,
-    AF_INET6,
-    AF_UNSPEC,
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    NLM_F_REQUEST,
-    RTA_NH_ID,
-    RTNH_F_ONLINK,
     Malformed,
     address,
     attribute,
     attributes,
+    dump_request,
     message,
     number,
+    request,
 )
 
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
@@ -51,22 +44,27 @@ class Nexthop:
 
 def nexthop_request(identity: int, hop: Nexthop, *, replace: bool = False) -> bytes:
     """RTM_NEWNEXTHOP of a new object; with `replace` of one that is there, whose routes all follow in one step."""
-    family = AF_INET6 if hop.gateway.version == 6 else AF_INET
-    body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, RTNH_F_ONLINK if hop.onlink else 0)
+    family = rtnetlink.AF_INET6 if hop.gateway.version == 6 else rtnetlink.AF_INET
+    body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, rtnetlink.RTNH_F_ONLINK if hop.onlink else 0)
     body += attribute(NHA_ID, _U32.pack(identity)) + attribute(NHA_OIF, _U32.pack(hop.interface))
-    flags = NLM_F_REQUEST | (NLM_F_REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL)
+    flags = rtnetlink.NLM_F_REQUEST | (
+        rtnetlink.NLM_F_REPLACE if replace else rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
+    )
     return message(RTM_NEWNEXTHOP, flags, body + attribute(NHA_GATEWAY, hop.gateway.packed))
 
 
 def nexthop_deletion(identity: int) -> bytes:
     """RTM_DELNEXTHOP; the kernel then drops every route that refers to it, without a word."""
-    body = _NHMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + attribute(NHA_ID, _U32.pack(identity))
-    return message(RTM_DELNEXTHOP, NLM_F_REQUEST, body)
+    body = _NHMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0) + attribute(NHA_ID, _U32.pack(identity))
+    return request(RTM_DELNEXTHOP, body)
 
 
 def nexthop_dump_request() -> bytes:
     """RTM_GETNEXTHOP of all."""
-    return message(RTM_GETNEXTHOP, NLM_F_REQUEST | NLM_F_DUMP, _NHMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
+    return dump_request(
+        RTM_GETNEXTHOP,
+        _NHMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0),
+    )
 
 
 def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | None] | None:
@@ -78,13 +76,17 @@ def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | No
     if NHA_ID not in words or number(words[NHA_ID]) not in OURS:
         return None
     identity = number(words[NHA_ID])
-    if family not in (AF_INET, AF_INET6) or NHA_GATEWAY not in words or NHA_OIF not in words:
+    if (
+        family not in (rtnetlink.AF_INET, rtnetlink.AF_INET6)
+        or NHA_GATEWAY not in words
+        or NHA_OIF not in words
+    ):
         return identity, None
-    hop = Nexthop(address(words[NHA_GATEWAY]), number(words[NHA_OIF]), bool(flags & RTNH_F_ONLINK))
+    hop = Nexthop(address(words[NHA_GATEWAY]), number(words[NHA_OIF]), bool(flags & rtnetlink.RTNH_F_ONLINK))
     return identity, hop
 
 
 def referred(data: bytes, start: int, end: int) -> int | None:
     """The object that a route's message refers to. Raises Malformed."""
     words = attributes(data, start + _RTMSG_BYTES, end)
-    return number(words[RTA_NH_ID]) if RTA_NH_ID in words else None
+    return number(words[rtnetlink.RTA_NH_ID]) if rtnetlink.RTA_NH_ID in words else None

@@ -25,7 +25,6 @@ from agent.netlink.rtnetlink import (
     AF_INET6,
     NLM_F_ACK,
     NLM_F_CREATE,
-    NLM_F_DUMP,
     NLM_F_EXCL,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
@@ -46,8 +45,9 @@ from agent.netlink.rtnetlink import (
     address,
     attribute,
     attributes,
-    message,
+    dump_request,
     number,
+    request,
 )
 from agent.netlink.rtnexthops import referred
 
@@ -125,7 +125,7 @@ def _fixed(
 def route_dump_request(table: int = MAIN_TABLE, family: int = AF_INET) -> bytes:
     """RTM_GETROUTE of one table; a kernel without strict checking (before 4.20) sends every table."""
     body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _NUMBER_ATTRIBUTE.pack(8, RTA_TABLE, table)
-    return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return dump_request(RTM_GETROUTE, body)
 
 
 def decode_route(
@@ -174,7 +174,7 @@ def path_request(host: Address) -> bytes:
     """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer."""
     family = AF_INET6 if host.version == 6 else AF_INET
     body = _ROUTE.pack(family, host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, host.packed)
-    return message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK, body)
+    return request(RTM_GETROUTE, body, NLM_F_ACK)
 
 
 def decode_path(data: bytes, start: int, end: int) -> PathRow | None:

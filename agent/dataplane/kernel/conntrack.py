@@ -10,8 +10,14 @@ import errno
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
-from agent.netlink import ctnetlink, sysctl
-from agent.netlink.ctnetlink import Connection
+from agent.netlink import sysctl
+from agent.netlink.ctnetlink import (
+    CT_NEW,
+    Connection,
+    connection_deletion,
+    connections_request,
+    decode_connection,
+)
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
@@ -59,7 +65,7 @@ class Conntrack:
             return 0
         if self._socket is None:
             self._socket = RequestSocket(NETLINK_NETFILTER)
-        refused = await self._socket.execute([ctnetlink.deletion(connection) for connection in found])
+        refused = await self._socket.execute([connection_deletion(connection) for connection in found])
         for code, words in refused.values():
             if code != errno.ENOENT:
                 raise KernelError(f"deleting a tracked connection: {reason(code, words)}")
@@ -69,7 +75,7 @@ class Conntrack:
         wanted = frozenset(addresses)
         found: dict[bytes, Connection] = {}
         for request in self._requests_for(wanted):
-            for connection in await dump(request, ctnetlink.CT_NEW, ctnetlink.decode, NETLINK_NETFILTER):
+            for connection in await dump(request, CT_NEW, decode_connection, NETLINK_NETFILTER):
                 if connection.source in wanted or connection.answerer in wanted:
                     found[connection.identity] = connection
         return list(found.values())
@@ -79,10 +85,10 @@ class Conntrack:
         few = count is not None and int(count) <= self._few
         versions = {one.version for one in wanted}
         if len(wanted) > FILTERED_ADDRESSES or few:
-            return [ctnetlink.dump_request(version) for version in sorted(versions)]
+            return [connections_request(version) for version in sorted(versions)]
         # The filter for IPv6 addresses is of no use: kernels to this day leave out what matches (6.18).
-        requests = [ctnetlink.dump_request(6)] if 6 in versions else []
-        requests += [ctnetlink.dump_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
+        requests = [connections_request(6)] if 6 in versions else []
+        requests += [connections_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
         return requests + [
-            ctnetlink.dump_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
+            connections_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
         ]

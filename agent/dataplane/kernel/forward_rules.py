@@ -13,20 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.netlink import nftables as nft
+from agent.netlink import rtnetlink
 from agent.netlink.objects import WORKLOAD_PREFIX, ForwardChain
-from agent.netlink.rtnetlink import (
-    AF_INET,
-    AF_INET6,
-    AF_UNSPEC,
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    Message,
-    attribute,
-    attributes,
-)
+from agent.netlink.rtnetlink import Message, attribute, attributes
 
 NFPROTO_INET = 1
-FAMILIES = {NFPROTO_INET: "inet", AF_INET: "ip", AF_INET6: "ip6"}
+FAMILIES = {NFPROTO_INET: "inet", rtnetlink.AF_INET: "ip", rtnetlink.AF_INET6: "ip6"}
 NUMBERS = {name: number for number, name in FAMILIES.items()}
 COMMENT = b"\x00\x07tortie\x00"
 """NFTNL_UDATA_RULE_COMMENT: what nft(8) shows as the rule's comment."""
@@ -44,12 +36,12 @@ class RuleRow:
 
 def chains_request() -> bytes:
     """NFT_MSG_GETCHAIN of all tables."""
-    return nft.request(nft.GETCHAIN, AF_UNSPEC, NLM_F_DUMP)
+    return nft.request(nft.GETCHAIN, rtnetlink.AF_UNSPEC, rtnetlink.NLM_F_DUMP)
 
 
 def rules_request(chain: ForwardChain) -> bytes:
     """NFT_MSG_GETRULE of one chain."""
-    return _about(chain, nft.GETRULE, NLM_F_DUMP)
+    return _about(chain, nft.GETRULE, rtnetlink.NLM_F_DUMP)
 
 
 def _about(chain: ForwardChain, kind: int, flags: int = 0, more: bytes = b"") -> bytes:
@@ -60,7 +52,7 @@ def _about(chain: ForwardChain, kind: int, flags: int = 0, more: bytes = b"") ->
 def opening(chain: ForwardChain) -> list[bytes]:
     """One batch that puts our rules first."""
     keys = nft.META_OIFNAME, nft.META_IIFNAME
-    return nft.batch([_about(chain, nft.NEWRULE, NLM_F_CREATE, _rule_body(key)) for key in keys])
+    return nft.batch([_about(chain, nft.NEWRULE, rtnetlink.NLM_F_CREATE, _rule_body(key)) for key in keys])
 
 
 def closing(chain: ForwardChain, handles: list[bytes]) -> list[bytes]:

@@ -14,49 +14,26 @@ from contextlib import suppress
 from agent.dataplane.kernel.forward_rules import concerns_forwarding
 from agent.dataplane.kernel.masquerade_table import concerns_masquerading
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
-from agent.netlink import nftables
+from agent.netlink import nftables, rtnetlink
 from agent.netlink.kernel_errors import Unsupported
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
 from agent.netlink.objects import OUR_TUNNELS, Kind
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
-from agent.netlink.rtnetlink import (
-    AF_BRIDGE,
-    RTM_DELADDR,
-    RTM_DELLINK,
-    RTM_DELNEIGH,
-    RTM_DELROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWNEIGH,
-    RTM_NEWNETCONF,
-    RTM_NEWROUTE,
-    RTNLGRP_IPV4_IFADDR,
-    RTNLGRP_IPV4_NETCONF,
-    RTNLGRP_IPV4_ROUTE,
-    RTNLGRP_IPV6_IFADDR,
-    RTNLGRP_IPV6_NETCONF,
-    RTNLGRP_IPV6_ROUTE,
-    RTNLGRP_LINK,
-    RTNLGRP_NEIGH,
-    RTNLGRP_NEXTHOP,
-    Message,
-    attributes,
-    messages,
-)
+from agent.netlink.rtnetlink import Message, attributes, messages
 from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
 from agent.netlink.rtroutes import decode_route
 from agent.netlink.sysctl import SysctlWatch
 
 GROUPS = (
-    RTNLGRP_LINK,
-    RTNLGRP_NEIGH,
-    RTNLGRP_IPV4_IFADDR,
-    RTNLGRP_IPV4_ROUTE,
-    RTNLGRP_IPV6_IFADDR,
-    RTNLGRP_IPV6_ROUTE,
-    RTNLGRP_IPV4_NETCONF,
-    RTNLGRP_IPV6_NETCONF,
-    RTNLGRP_NEXTHOP,
+    rtnetlink.RTNLGRP_LINK,
+    rtnetlink.RTNLGRP_NEIGH,
+    rtnetlink.RTNLGRP_IPV4_IFADDR,
+    rtnetlink.RTNLGRP_IPV4_ROUTE,
+    rtnetlink.RTNLGRP_IPV6_IFADDR,
+    rtnetlink.RTNLGRP_IPV6_ROUTE,
+    rtnetlink.RTNLGRP_IPV4_NETCONF,
+    rtnetlink.RTNLGRP_IPV6_NETCONF,
+    rtnetlink.RTNLGRP_NEXTHOP,
 )
 NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
 """linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
@@ -124,21 +101,21 @@ class NetlinkChanges:
         return events
 
     def _events(self, data: bytes, found: Message) -> list[KernelEvent]:
-        if found.type in {RTM_NEWROUTE, RTM_DELROUTE}:
+        if found.type in {rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE}:
             route = decode_route(data, found.start, found.end, self._name_of)
             return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
-        if found.type in {RTM_NEWLINK, RTM_DELLINK}:
+        if found.type in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
             row = decode_link(data, found.start, found.end)
-            lost = found.type == RTM_DELLINK or (row is not None and not row.up)
+            lost = found.type == rtnetlink.RTM_DELLINK or (row is not None and not row.up)
             return [LinkChanged(row.name, lost, row.link(()))] if row is not None else []
-        if found.type in {RTM_NEWADDR, RTM_DELADDR}:
+        if found.type in {rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR}:
             return self._address(data, found)
-        if found.type in {RTM_NEWNEIGH, RTM_DELNEIGH}:
+        if found.type in {rtnetlink.RTM_NEWNEIGH, rtnetlink.RTM_DELNEIGH}:
             return self._neighbour(data, found)
         if found.type == RTM_DELNEXTHOP:
             # With a nexthop object the kernel drops its routes and says nothing of them.
             return [ObjectsChanged(Kind.ROUTE)] if decode_nexthop(data, found.start, found.end) else []
-        if found.type == RTM_NEWNETCONF:
+        if found.type == rtnetlink.RTM_NEWNETCONF:
             return self._settings(data, found)
         return self._nftables(data, found)
 
@@ -159,7 +136,7 @@ class NetlinkChanges:
             return []  # each new interface gets a link-local address, tentative first; nothing of ours depends on it
         changed = LinkChanged(self._name_of(row.index))
         # With an interface's last address its routes go too, unannounced.
-        return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == RTM_DELADDR else [changed]
+        return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == rtnetlink.RTM_DELADDR else [changed]
 
     def _settings(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A change of an interface's settings; without an interface, or of `all` of them, it may be anywhere."""
@@ -177,4 +154,4 @@ class NetlinkChanges:
         # Every pod's ARP passes here; only our own devices' entries are static.
         if row is None or self._name_of(row.index) not in OUR_TUNNELS:
             return []
-        return [ObjectsChanged(Kind.FDB if row.family == AF_BRIDGE else Kind.NEIGHBOUR)]
+        return [ObjectsChanged(Kind.FDB if row.family == rtnetlink.AF_BRIDGE else Kind.NEIGHBOUR)]

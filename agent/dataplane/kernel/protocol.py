@@ -87,11 +87,9 @@ class Changes(Protocol):
 
     async def __anext__(self) -> KernelEvent:
         """The next hint. Raises KernelError."""
-        ...
 
     def close(self) -> None:
         """Unsubscribe."""
-        ...
 
 
 class Kernel(Protocol):
@@ -99,109 +97,84 @@ class Kernel(Protocol):
 
     async def links(self) -> Mapping[str, Link]:
         """All interfaces by name, with their addresses."""
-        ...
 
     async def link(self, name: str) -> Link | None:
         """The interface that bears this name, with its addresses."""
-        ...
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes."""
-        ...
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
-        ...
 
     async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device."""
-        ...
 
     async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
         """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
-        ...
 
     async def put_tunnel(self, tunnel: Tunnel) -> None:
         """Make the device exist, be up and look exactly so; its address is the only one of its version it bears."""
-        ...
 
     async def remove_tunnel(self, name: str) -> None:
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
-        ...
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
-        ...
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
-        ...
 
     async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes that have one target to another one, in one step; they are at these keys.
 
         False: this kernel, or one of these routes, does not allow it; they may be replaced one by one.
         """
-        ...
 
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
-        ...
 
     async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
-        ...
 
     async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
         """Delete entries."""
-        ...
 
     async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
-        ...
 
     async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
         """Delete entries."""
-        ...
 
     async def masquerade(self) -> Masquerade | None:
         """What our nftables table holds; None when there is no such table (or no nftables)."""
-        ...
 
     async def put_masquerade(self, masquerade: Masquerade) -> None:
         """Replace our tables, each in one nftables transaction; of a version without sources there is none after.
 
         Raises Unsupported without nftables' families.
         """
-        ...
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
-        ...
 
     async def put_forward_chain(self, chain: ForwardChain) -> None:
         """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
-        ...
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
         """The present values of those that exist; subscribers get events of writes to them from then on.
 
         With `only`, writes to others are of no interest any more.
         """
-        ...
 
     async def put_sysctls(self, sysctls: Sequence[Sysctl]) -> tuple[Refusal, ...]:
         """Set each, and read it back."""
-        ...
 
     async def delete_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported."""
-        ...
 
     async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
-        ...
 
     def changes(self) -> Changes:
         """Subscribe to what others change, as hints: an event is answered by reading again. Raises KernelError."""
-        ...

@@ -25,7 +25,6 @@ class ForwardChains(SingleKind[ForwardKey, ForwardChain]):
 
     async def read(self, desired: DesiredState) -> Mapping[ForwardKey, ForwardChain]:
         """Everybody's base chains at the forward hook."""
-        del desired
         return await self._kernel.forward_chains()
 
     async def diff(self, given: Comparison) -> Delta[ForwardKey, ForwardChain]:
@@ -41,13 +40,11 @@ class ForwardChains(SingleKind[ForwardKey, ForwardChain]):
 
     async def put_one(self, value: ForwardChain, was: ForwardChain | None) -> None:
         """Open or close a chain as its `opened` says."""
-        del was
         await self._kernel.put_forward_chain(value)
         self._log.info("forward.opened" if value.opened else "forward.closed", chain=self.text(value))
 
     def is_drift(self, before: ForwardChain | None, found: ForwardChain | None) -> bool:
         """A chain that had our rules: one that came anew is no drift."""
-        del found
         return before is not None and before.opened
 
     def count(self, objects: Mapping[ForwardKey, ForwardChain]) -> int:
@@ -62,7 +59,6 @@ class ForwardChains(SingleKind[ForwardKey, ForwardChain]):
         self, delta: Delta[ForwardKey, ForwardChain], given: Comparison, why: Callable[[RouteKey], str]
     ) -> Iterator[PlannedStep]:
         """Rules to put in and to take out."""
-        del given, why
         for chain in delta.replace.values():
             reason = (
                 "it drops what pods send"

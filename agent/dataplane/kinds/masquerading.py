@@ -22,12 +22,10 @@ class Masquerading(SingleKind[str, Masquerade]):
 
     def feature(self, value: Masquerade) -> str:
         """Masquerading as a whole."""
-        del value
         return "masquerade"
 
     async def read(self, desired: DesiredState) -> Mapping[str, Masquerade]:
         """What the tables hold."""
-        del desired
         found = await self._kernel.masquerade()
         return {} if found is None else {NAT_OUTGOING: found}
 
@@ -40,12 +38,10 @@ class Masquerading(SingleKind[str, Masquerade]):
 
     async def put_one(self, value: Masquerade, was: Masquerade | None) -> None:
         """Replace the tables."""
-        del was
         await self._kernel.put_masquerade(value)
 
     async def remove_one(self, value: Masquerade) -> None:
         """Remove the tables."""
-        del value
         await self._kernel.put_masquerade(Masquerade())
 
     def text(self, value: Masquerade) -> str:
@@ -56,7 +52,6 @@ class Masquerading(SingleKind[str, Masquerade]):
         self, delta: Delta[str, Masquerade], given: Comparison, why: Callable[[RouteKey], str]
     ) -> Iterator[PlannedStep]:
         """The one step, if there is one."""
-        del why
         was = str(given.actual.of(self.kind).get(NAT_OUTGOING, ""))
         for verb, objects in (("create", delta.create), ("replace", delta.replace), ("delete", delta.delete)):
             for value in objects.values():

@@ -129,12 +129,10 @@ class ObjectKind(ABC, Generic[K, V]):
 
     async def read_new(self, desired: DesiredState, actual: ActualState) -> Mapping[K, V]:
         """Objects that came since the last reading, where that can be known. Raises KernelError."""
-        del desired, actual
         return {}
 
     async def read_some(self, keys: Collection[K]) -> Mapping[K, V]:
         """Those of these objects that exist, where the kernel can be asked for them. Raises KernelError."""
-        del keys
         return {}
 
     @abstractmethod
@@ -143,7 +141,6 @@ class ObjectKind(ABC, Generic[K, V]):
 
     def batches(self, delta: Delta[K, V], actual: Mapping[K, V]) -> Iterator[Batch[K, V]]:
         """The puts of a delta, in their order."""
-        del actual
         yield Batch(delta.wanted, self.put)
 
     @abstractmethod
@@ -156,17 +153,14 @@ class ObjectKind(ABC, Generic[K, V]):
 
     async def may_go(self, unwanted: Mapping[K, V], now: float) -> Mapping[K, V]:
         """Of what is to be removed, in every pass, what may go at `now` (monotonic seconds). Raises KernelError."""
-        del now
         return unwanted
 
     def next_at(self, now: float) -> float | None:
         """When something that is to be removed may go, if not now."""
-        del now
         return None
 
     def is_drift(self, before: V | None, found: V | None) -> bool:
         """Whether a reading that differs from what was known (None: nothing) tells of a change of ours by others."""
-        del before, found
         return True
 
     def count(self, objects: Mapping[K, V]) -> int:
@@ -181,7 +175,6 @@ class ObjectKind(ABC, Generic[K, V]):
         self, delta: Delta[K, V], given: Comparison, why: Callable[[RouteKey], str]
     ) -> Iterator[PlannedStep]:
         """The steps of a delta in words; `why` says of a desired route why it is."""
-        del why
         actual = given.actual.of(self.kind)
         for value in delta.create.values():
             yield PlannedStep(self.name, "create", self.text(value), "", "other nodes are reached by it")

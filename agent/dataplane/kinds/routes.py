@@ -46,7 +46,6 @@ class Routes(ObjectKind[RouteKey, Route]):
 
     async def read(self, desired: DesiredState) -> Mapping[RouteKey, Route]:
         """All of the main tables."""
-        del desired
         return await self._kernel.routes()
 
     async def diff(self, given: Comparison) -> RoutePlan:
@@ -57,7 +56,6 @@ class Routes(ObjectKind[RouteKey, Route]):
         self, delta: Delta[RouteKey, Route], actual: Mapping[RouteKey, Route]
     ) -> Iterator[Batch[RouteKey, Route]]:
         """Additions where nothing is known to be; then moves, each in one step where that can be; then the rest."""
-        del actual
         yield Batch(delta.create, self._add, Verb.ADD)
         replaced = delta.replace
         for move in delta.moves if isinstance(delta, RoutePlan) else ():

@@ -58,7 +58,6 @@ class Sysctls(ObjectKind[str, Sysctl]):
         self, delta: Delta[str, Sysctl], given: Comparison, why: Callable[[RouteKey], str]
     ) -> Iterator[PlannedStep]:
         """Values to set."""
-        del why
         actual = given.actual.of(self.kind)
         for name, one in delta.replace.items():
             was = self.text(actual[name])

@@ -77,7 +77,6 @@ class Tunnels(SingleKind[str, Tunnel]):
 
     async def read(self, desired: DesiredState) -> Mapping[str, Tunnel]:
         """The devices with our names."""
-        del desired
         return await self._kernel.tunnels()
 
     async def diff(self, given: Comparison) -> Delta[str, Tunnel]:

@@ -50,7 +50,6 @@ class Neighbours(_VxlanEntries[tuple[str, Address], Neighbour]):
 
     async def read(self, desired: DesiredState) -> Mapping[tuple[str, Address], Neighbour]:
         """Those of our VXLAN devices."""
-        del desired
         tables = [await self._kernel.neighbours(device) for device in VXLAN_DEVICES]
         return {(entry.device, entry.address): entry for table in tables for entry in table.values()}
 
@@ -77,7 +76,6 @@ class ForwardingEntries(_VxlanEntries[tuple[str, str], FdbEntry]):
 
     async def read(self, desired: DesiredState) -> Mapping[tuple[str, str], FdbEntry]:
         """Those of our VXLAN devices."""
-        del desired
         tables = [await self._kernel.fdb(device) for device in VXLAN_DEVICES]
         return {(entry.device, entry.mac): entry for table in tables for entry in table.values()}
 
