@@ -44,7 +44,7 @@ class PassTiming:
     overrun_seconds: float = 0.5
     """Between two readings of everything, however often notifications are lost."""
     grace_seconds: float = 5.0
-    """How long a tunnel that is no longer desired stands after a packet last came out of it."""
+    """How long a tunnel that is no longer desired is left after a packet last came out of it."""
     soon_seconds: float = 0.02
     """From the end of a pod's link to a pass: the plugin's own report that the pod is gone follows."""
     error_seconds: float = 1.0

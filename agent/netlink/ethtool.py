@@ -1,6 +1,6 @@
 """Transmit checksum offload of one interface, over the ioctl of ethtool(8) (linux/ethtool.h, linux/sockios.h).
 
-Promises: a kernel or a device without the switch is said to be so. Does not know: when offload does harm.
+Promises: a kernel or a device without the setting is said to be so. Does not know: when offload does harm.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ABSENT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 
 
 def read(name: str) -> bool | None:
-    """Whether checksums are left to the device; None when the interface has no such switch or is gone."""
+    """Whether checksums are left to the device; None when the interface has no such setting or is gone."""
     try:
         return bool(_ask(name, ETHTOOL_GTXCSUM, 0))
     except OSError:
@@ -42,7 +42,7 @@ def _ask(name: str, command: int, data: int) -> int:
     request = struct.pack(f"{NAME_BYTES}sP", name.encode(), ctypes.addressof(value)).ljust(
         REQUEST_BYTES, b"\0"
     )
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
-        fcntl.ioctl(door, SIOCETHTOOL, request)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCETHTOOL, request)
     answer: int = struct.unpack("=II", value.raw)[1]
     return answer

@@ -50,7 +50,7 @@ DATAGRAM_BYTES = 1 << 16
 """The kernel cuts dumps into datagrams of at most 32 KiB."""
 DUMP_ATTEMPTS = 8
 """Starts of one dump while others keep changing what is read."""
-DATAGRAMS_PER_TURN = 8
+DATAGRAMS_PER_PAUSE = 8
 """Datagrams read before others may run: some 4,000 routes."""
 
 UNSUPPORTED_ERRNOS = frozenset(
@@ -102,7 +102,7 @@ def open_socket(protocol: int, buffer_bytes: int, groups: Sequence[int] = ()) ->
         _enlarge(opened, SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer_bytes)
         _enlarge(opened, SO_SNDBUFFORCE, socket.SO_SNDBUF, REQUEST_BUFFER_BYTES)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
-            _wish_option(opened, option)
+            _try_option(opened, option)
         opened.bind((0, 0))
         for group in groups:
             _join(opened, group)
@@ -129,7 +129,7 @@ def _join(opened: socket.socket, group: int) -> None:
             raise
 
 
-def _wish_option(opened: socket.socket, option: int) -> None:
+def _try_option(opened: socket.socket, option: int) -> None:
     try:
         opened.setsockopt(SOL_NETLINK, option, 1)
     except OSError as error:
@@ -139,7 +139,7 @@ def _wish_option(opened: socket.socket, option: int) -> None:
 
 
 class RequestSocket:
-    """Carries out batches; kept open, so that its port tells our own changes from others'."""
+    """Carries out batches; open all the time, so that its port distinguishes our own changes from others'."""
 
     def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
         self._socket = open_socket(protocol, REQUEST_BUFFER_BYTES)
@@ -166,7 +166,7 @@ class RequestSocket:
         return refused
 
     def at_once(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """The same without giving way to others: for a thread that has a socket of its own. Up to BATCH_MESSAGES."""
+        """Carry out up to BATCH_MESSAGES without letting others run: for a thread that has a socket of its own."""
         return self._batch(requests[:BATCH_MESSAGES])
 
     def _batch(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
@@ -270,7 +270,7 @@ async def _dump_once(
 ) -> list[T] | None:
     """None when the kernel says that the table changed under the dump (NLM_F_DUMP_INTR)."""
     rows: list[T] = []
-    interrupted, turn = False, 0
+    interrupted, datagrams = False, 0
     with nullcontext(given) if given is not None else open_socket(protocol, REQUEST_BUFFER_BYTES) as opened:
         try:
             opened.send(request)
@@ -287,8 +287,8 @@ async def _dump_once(
                         if code:
                             raise Refused(code, words, f"dump of type {kind}")
                         return None if interrupted else rows
-                turn += 1
-                if turn % DATAGRAMS_PER_TURN == 0:
+                datagrams += 1
+                if datagrams % DATAGRAMS_PER_PAUSE == 0:
                     await asyncio.sleep(0)
         except OSError as error:
             raise KernelError(f"a dump of type {kind}: {error.strerror}") from error
@@ -309,9 +309,9 @@ class Subscription:
         self._socket.close()
 
     def ignore(self, port: int) -> None:
-        """Have the kernel drop, from now on, what it would tell of the changes of one port (socket(7)).
+        """Have the kernel drop, from now on, its notifications of the changes of one port (socket(7)).
 
-        100,000 routes of our own are as many datagrams that nobody wants to hear of.
+        100,000 routes of our own are as many datagrams that nobody wants.
         """
         program = b"".join(_INSTRUCTION.pack(*line) for line in _all_but(port))
         held = ctypes.create_string_buffer(program)

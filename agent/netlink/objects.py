@@ -2,7 +2,7 @@
 
 Promises: equal values mean the same kernel state; devices are named, never numbered (the adapter finds the index at the
 last moment), except that a route is compared with the device that now bears the name.
-Does not know: netlink, who wishes for an object, or why.
+Does not know: netlink, who desires an object, or why.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Kind(IntEnum):
 
 
 class RouteType(IntEnum):
-    """rtm_type of linux/rtnetlink.h. Only the first and BLACKHOLE are ever wished; the others are met."""
+    """rtm_type of linux/rtnetlink.h. Only the first and BLACKHOLE are ever desired; the others are met."""
 
     UNICAST = 1
     LOCAL = 2
@@ -79,7 +79,7 @@ class RouteKey(tuple[int, bytes, int, int]):
     """What the kernel's FIB itself uses as key: version of IP, packed prefix, table, metric.
 
     The prefix is packed as BGP packs it (RFC 4271 section 4.3): an octet of length and no octet more than that needs,
-    bits behind it cleared. Tables of very many routes are kept by this key, so its hash and comparison are C's.
+    bits behind it cleared. Tables of very many routes have this key, so its hash and comparison are C's.
     """
 
     __slots__ = ()
@@ -155,7 +155,7 @@ class RouteTarget:
     scope: Scope = Scope.UNIVERSE
     onlink: bool = False
     odd: bool = False
-    """Bears what this agent never sets (a source, metrics, several next hops): met, never wished."""
+    """Bears what this agent never sets (a source, metrics, several next hops): met, never desired."""
 
 
 class Route(tuple[RouteKey, RouteTarget]):
@@ -281,13 +281,13 @@ class Tunnel:
     offload: bool | None = None
     """Whether the device computes checksums; None: as it is."""
     up: bool = True
-    """False is met, never wished; the same holds for the two below."""
+    """False is met, never desired; the same holds for the two below."""
     learning: bool = False
     strays: tuple[Address, ...] = ()
     """Addresses of the device's own version besides `address`, link-local ones left out."""
 
     def immutable_differences(self, other: Tunnel) -> tuple[str, ...]:
-        """The attributes, with both values, for which `other` must be deleted before this one can stand."""
+        """The attributes, with both values, for which `other` must be deleted before this one can be made."""
         names = ("kind", "vni", "port", "parent", "local")
         pairs = ((name, getattr(other, name), getattr(self, name)) for name in names)
         return tuple(
@@ -364,7 +364,7 @@ class ForwardChain:
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """A kernel switch; `name` is its path below /proc/sys."""
+    """A kernel setting; `name` is its path below /proc/sys."""
 
     name: str
     value: str
@@ -372,7 +372,7 @@ class Sysctl:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel has it: a fact, never a wish."""
+    """An interface as the kernel has it: a fact, never desired."""
 
     index: int
     name: str
@@ -386,7 +386,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Dataplane:
-    """Everything we wish the kernel to hold, or everything of ours that it holds."""
+    """Everything that the kernel should hold of ours."""
 
     tunnels: Mapping[str, Tunnel] = field(default_factory=dict)
     neighbours: Mapping[tuple[str, Address], Neighbour] = field(default_factory=dict)

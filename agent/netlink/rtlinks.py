@@ -176,7 +176,7 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
 
 
 def decode_received(data: bytes, start: int, end: int) -> int | None:
-    """Packets that a link has handed up since it was made (rtnl_link_stats64.rx_packets). Raises Malformed."""
+    """Packets that a link has received since it was made (rtnl_link_stats64.rx_packets). Raises Malformed."""
     counters = attributes(data, start + IFINFOMSG.size, end).get(IFLA_STATS64, b"")
     return int.from_bytes(counters[:8], sys.byteorder) if counters else None
 
@@ -197,9 +197,10 @@ def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
 def tunnel_of(
     row: LinkRow, addresses: tuple[tuple[Address, int], ...], names: dict[int, str], kind: TunnelKind
 ) -> Tunnel:
-    """A device with one of our names as a tunnel of the kind the name stands for.
+    """A device with one of our names as a tunnel of the kind that bears the name.
 
-    A device of another kind comes out without the attributes of this kind, so it never equals a wish. Raises Malformed.
+    A device of another kind comes out without the attributes of this kind, so it never equals a desired one.
+    Raises Malformed.
     """
     version = version_of(row.name)
     own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]

@@ -72,7 +72,7 @@ _ZERO_4, _ZERO_6 = bytes(4), bytes(16)
 def route_request(
     route: Route, interface: int | None, *, replace: bool = True, nexthop: int | None = None
 ) -> bytes:
-    """RTM_NEWROUTE for a wished route; `interface` is the index of its device.
+    """RTM_NEWROUTE for a route; `interface` is the index of its device.
 
     With `nexthop`, the number of an object that holds gateway, device and flag, the route only refers to it.
 
@@ -189,13 +189,13 @@ def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
 def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
     """The destination as a RouteKey has it."""
     whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
-    octets, kept = words.get(RTA_DST, whole), (length + 7) // 8
+    octets, count = words.get(RTA_DST, whole), (length + 7) // 8
     if len(octets) != len(whole) or length > 8 * len(whole):
         raise Malformed(f"destination {octets.hex()}/{length} is none of its family")
-    spare = octets[kept:]
-    if any(spare) or (length % 8 and octets[kept - 1] & (0xFF >> length % 8)):
+    spare = octets[count:]
+    if any(spare) or (length % 8 and octets[count - 1] & (0xFF >> length % 8)):
         raise Malformed(f"destination {octets.hex()}/{length} has host bits set")
-    return bytes((length,)) + octets[:kept]
+    return bytes((length,)) + octets[:count]
 
 
 def _metric(family: int, words: dict[int, bytes]) -> int:
@@ -257,7 +257,7 @@ class RouteDecoder:
         body = data[start:end]
         found = self._before.get(body)
         if found is None:
-            # Of every route, not only of those that are told: what is left out keeps its object too.
+            # Of every route, not only of those that are returned: one that is left out needs its object too.
             object_ = referred(body, 0, len(body)) if self._look_for_references else None
             found = decode_route(data, start, end, self._name_of), object_
         route, identity = found

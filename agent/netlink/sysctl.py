@@ -31,14 +31,14 @@ def read(name: str) -> str | None:
         return None
 
 
-def write(wished: Sysctl) -> str | None:
+def write(wanted: Sysctl) -> str | None:
     """Set a sysctl; why it does not have the value, None when it has."""
     try:
-        (ROOT / wished.name).write_text(wished.value)
+        (ROOT / wanted.name).write_text(wanted.value)
     except OSError as error:
-        return f"{wished.name}: {error.strerror}"
-    stands = read(wished.name)
-    return None if stands == wished.value else f"{wished.name} is {stands} after {wished.value} was written"
+        return f"{wanted.name}: {error.strerror}"
+    now = read(wanted.name)
+    return None if now == wanted.value else f"{wanted.name} is {now} after {wanted.value} was written"
 
 
 class SysctlWatch:

@@ -1,4 +1,4 @@
-"""What others change in the kernel, heard from its multicast groups and told as hints.
+"""What others change in the kernel: notifications of its multicast groups, as hints.
 
 Promises: notifications of our own requests are left out where the kernel marks them with our port; a lost notification
 becomes one Overrun. Does not know: what is ours.
@@ -37,7 +37,7 @@ GROUPS = (
 )
 NETCONFMSG_BYTES, NETCONFA_IFINDEX = 4, 1
 """linux/netconf.h: the family, padded; the interface, -1 for all, -2 for later ones."""
-DATAGRAMS_PER_TURN = 256
+MOST_DATAGRAMS_AT_ONCE = 256
 """Notifications taken before the listener is asked to work: some 2 ms."""
 
 
@@ -47,25 +47,25 @@ class NetlinkChanges:
     def __init__(
         self, own_ports: Callable[[], frozenset[int]], writer_port: int, name_of: Callable[[int], str]
     ) -> None:
-        """Changes from `own_ports` are not told; those of `writer_port`, by far the most, do not even arrive."""
+        """Changes from `own_ports` are left out; those of `writer_port`, by far the most, do not even arrive."""
         self._own_ports = own_ports
         self._name_of = name_of
-        self._ears = [Subscription(NETLINK_ROUTE, GROUPS)]
-        self._ears[0].ignore(writer_port)
-        with suppress(Unsupported):  # without nftables there is nothing to hear of it
-            self._ears.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
+        self._subscriptions = [Subscription(NETLINK_ROUTE, GROUPS)]
+        self._subscriptions[0].ignore(writer_port)
+        with suppress(Unsupported):  # without nftables there are no notifications of it
+            self._subscriptions.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
         self._sysctls = SysctlWatch()
         self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
 
     def close(self) -> None:
         """Unsubscribe."""
-        for ear in self._ears:
-            ear.close()
+        for subscription in self._subscriptions:
+            subscription.close()
         self._sysctls.close()
 
     def follow(self, names: Collection[str], *, only: bool) -> None:
-        """Hear of writes to these switches, too, or to these `only`."""
+        """Report writes to these sysctls, too, or to these `only`."""
         if only:
             self._sysctls.only(names)
         self._sysctls.follow(names)
@@ -75,21 +75,23 @@ class NetlinkChanges:
 
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
-            await readable([*self._ears, self._sysctls] if self._sysctls.works else self._ears)
+            await readable(
+                [*self._subscriptions, self._sysctls] if self._sysctls.works else self._subscriptions
+            )
             written = self._sysctls.written() if self._sysctls.works else frozenset()
             if written is None or written:
                 self._waiting.append(ObjectsChanged(Kind.SYSCTL, names=written or frozenset()))
-            # Equal hints of one turn are one hint; the order of the first ones is kept.
-            for ear in self._ears:
-                self._waiting.extend(dict.fromkeys(self._take(ear)))
+            # Equal hints that wait together are one hint, in the place of the first.
+            for subscription in self._subscriptions:
+                self._waiting.extend(dict.fromkeys(self._take(subscription)))
         return self._waiting.popleft()
 
-    def _take(self, ear: Subscription) -> list[KernelEvent]:
+    def _take(self, subscription: Subscription) -> list[KernelEvent]:
         events: list[KernelEvent] = []
         own = self._own_ports()
-        for _ in range(DATAGRAMS_PER_TURN):
+        for _ in range(MOST_DATAGRAMS_AT_ONCE):
             try:
-                data = ear.read()
+                data = subscription.read()
             except Lost:
                 events.append(Overrun())
                 continue
@@ -120,7 +122,7 @@ class NetlinkChanges:
         return self._nftables(data, found)
 
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
-        """A transaction is told object by object; its last message, the new generation, says whose it was."""
+        """A transaction is notified object by object; its last message, the new generation, says whose it was."""
         if found.type != nftables.NEWGEN:
             if concerns_masquerading(data, found):
                 self._touched.add(Kind.MASQUERADE)

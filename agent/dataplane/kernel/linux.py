@@ -53,7 +53,7 @@ GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 
 
 class NetlinkKernel:
-    """One request socket, kept open; everything else is opened for the call."""
+    """One request socket, open all the time; everything else is opened for the call."""
 
     def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
         """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
@@ -150,15 +150,15 @@ class NetlinkKernel:
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes."""
-        return await tunnel_devices.read(offload=self._offload)
+        return await tunnel_devices.read_tunnels(offload=self._offload)
 
     async def put_tunnel(self, tunnel: Tunnel) -> None:
         """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
-        await tunnel_devices.put(tunnel)
+        await tunnel_devices.put_tunnel(tunnel)
 
     async def remove_tunnel(self, name: str) -> None:
         """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
-        await tunnel_devices.remove(name)
+        await tunnel_devices.remove_tunnel(name)
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
@@ -173,7 +173,7 @@ class NetlinkKernel:
     # -- bulk -----------------------------------------------------------------------------------------------------
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
-        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        """Create or replace, each atomically. With `replace` false a route that is at the key stays: refused."""
         indexes = _Indexes()
         targets = {id(target): target for _, target in routes}
         absent = {

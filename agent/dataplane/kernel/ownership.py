@@ -1,8 +1,8 @@
-"""Which kernel objects are this agent's, told from the kernel's state alone: a restarted agent has no memory.
+"""Which kernel objects are this agent's, known from the kernel's state alone: a restarted agent has no memory.
 
 Promises: pure. A route of the kernel's own (protocol 2) or of a protocol that is neither ours nor on a device of ours
 is never ours. Tunnel devices are ours by name, everything on them is ours, the nftables table by its name.
-Does not know: what is wished.
+Does not know: what is desired.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Ownership:
     tunnel: int = RTPROT_BOOT
     """Ours on our VXLAN devices only."""
     learned: int = RTPROT_BIRD
-    """The protocol of what BGP taught: kept until BGP has heard every peer again."""
+    """The protocol of what BGP learned: left alone until BGP has converged again."""
 
     def is_ours(self, route: Route) -> bool:
         """Whether this agent may replace or delete a route."""
@@ -59,7 +59,7 @@ def is_ours(route: Route) -> bool:
 
 
 class Installed(Mapping[RouteKey, Route]):
-    """Those of many routes that are ours, told when asked: most who ask want to know of a few."""
+    """Those of many routes that are ours, found out when asked: most who ask want to know of a few."""
 
     def __init__(self, routes: Mapping[RouteKey, Route], ownership: Ownership) -> None:
         self._routes = routes

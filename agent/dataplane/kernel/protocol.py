@@ -123,7 +123,7 @@ class Kernel(Protocol):
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
 
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
-        """Create or replace, each atomically. With `replace` false a route that stands at the key stays: refused."""
+        """Create or replace, each atomically. With `replace` false a route that is at the key stays: refused."""
 
     async def move_routes(self, was: RouteTarget, now: RouteTarget, keys: Collection[RouteKey]) -> bool:
         """Send all routes that have one target to another one, in one step; they are at these keys.

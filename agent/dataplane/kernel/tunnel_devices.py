@@ -1,9 +1,9 @@
-"""Brings a tunnel device to what is wished, in as few changes as it takes.
+"""Brings a tunnel device to what is desired, in as few changes as it takes.
 
 Strategy. Read, compare attribute by attribute, delete only for an immutable difference, create when missing, adjust the
 rest in place, read again: a kernel that took something else is an error now and not a write in every pass.
-Promises: tunl0 is adopted as the module made it and never deleted; a foreign VXLAN device in the way is named.
-Does not know: why a device is wished.
+Promises: tunl0 is adopted as the module made it and never deleted; a foreign VXLAN device with our port is named.
+Does not know: why a device is desired.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def one_link(name: str) -> tuple[LinkRow, Addresses] | None:
     return rows[0], tuple((row.address, row.length) for row in found if row.index == rows[0].index)
 
 
-async def read(*, offload: bool = False) -> dict[str, Tunnel]:
+async def read_tunnels(*, offload: bool = False) -> dict[str, Tunnel]:
     """The tunnel devices with our names, whatever their attributes; `offload` looks at it, too. Raises KernelError."""
     return {name: found.tunnel for name, found in (await _ours(offload=offload)).items()}
 
@@ -74,75 +74,75 @@ async def _ours(*, offload: bool) -> dict[str, Found]:
     return ours
 
 
-async def put(wish: Tunnel) -> None:
+async def put_tunnel(wanted: Tunnel) -> None:
     """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
     try:
-        await _put(wish)
+        await _put(wanted)
     except Unsupported:
         raise
     except KernelError as error:
-        in_the_way = await _in_the_way(wish)
-        if in_the_way is None:
+        other = await _with_our_port(wanted)
+        if other is None:
             raise
-        raise KernelError(f"{error}; {in_the_way}") from error
+        raise KernelError(f"{error}; {other}") from error
 
 
-async def _put(wish: Tunnel) -> None:
-    offload = wish.offload is not None
-    found = (await _ours(offload=offload)).get(wish.name)
-    if found is not None and wish.kind is TunnelKind.IPIP and found.row.kind != wish.kind.value:
+async def _put(wanted: Tunnel) -> None:
+    offload = wanted.offload is not None
+    found = (await _ours(offload=offload)).get(wanted.name)
+    if found is not None and wanted.kind is TunnelKind.IPIP and found.row.kind != wanted.kind.value:
         kind = found.row.kind or "unknown"
-        raise KernelError(f"{wish.name} is a device of kind {kind}, not ipip; rename or delete it")
-    if found is not None and wish.immutable_differences(found.tunnel):
-        await devices.delete_device(found.row.index, wish.name)
+        raise KernelError(f"{wanted.name} is a device of kind {kind}, not ipip; rename or delete it")
+    if found is not None and wanted.immutable_differences(found.tunnel):
+        await devices.delete_device(found.row.index, wanted.name)
         found = None
     if found is None:
-        await devices.create_tunnel(wish, _parent(wish))
-        found = (await _ours(offload=offload)).get(wish.name)
+        await devices.create_tunnel(wanted, _parent(wanted))
+        found = (await _ours(offload=offload)).get(wanted.name)
         if found is None:
-            raise KernelError(f"{wish.name} was not made")
-    if found.tunnel != wish:
-        await devices.adjust_tunnel(found.row.index, wish, found.tunnel)
-        await _strip(found, wish.address)
-        if wish.offload is not None and wish.offload != found.tunnel.offload:
-            ethtool.write(wish.name, wanted=wish.offload)
-        stands = (await read(offload=offload)).get(wish.name)
-        if stands != wish:
-            raise KernelError(f"the kernel took {stands or 'nothing'} instead of {wish}")
+            raise KernelError(f"{wanted.name} was not made")
+    if found.tunnel != wanted:
+        await devices.adjust_tunnel(found.row.index, wanted, found.tunnel)
+        await _strip(found, wanted.address)
+        if wanted.offload is not None and wanted.offload != found.tunnel.offload:
+            ethtool.write(wanted.name, wanted=wanted.offload)
+        taken = (await read_tunnels(offload=offload)).get(wanted.name)
+        if taken != wanted:
+            raise KernelError(f"the kernel took {taken or 'nothing'} instead of {wanted}")
 
 
-def _parent(wish: Tunnel) -> int | None:
-    if wish.parent is None:
+def _parent(wanted: Tunnel) -> int | None:
+    if wanted.parent is None:
         return None
-    parent = device_index(wish.parent)
+    parent = device_index(wanted.parent)
     if parent is None:
-        raise KernelError(f"creating {wish.name}: its parent {wish.parent} does not exist")
+        raise KernelError(f"creating {wanted.name}: its parent {wanted.parent} does not exist")
     return parent
 
 
-async def _strip(found: Found, kept: Address | None) -> None:
+async def _strip(found: Found, spared: Address | None) -> None:
     """Take every address of the device's own version off but one, and link-local ones."""
     version = version_of(found.tunnel.name)
     for ip, length in found.addresses:
         if ip.version != version or ip.is_link_local:
             continue
-        if ip != kept or length != ip.max_prefixlen:
+        if ip != spared or length != ip.max_prefixlen:
             await devices.remove_address(found.row.index, found.tunnel.name, ip, length)
 
 
-async def _in_the_way(wish: Tunnel) -> str | None:
+async def _with_our_port(wanted: Tunnel) -> str | None:
     """A VXLAN device of somebody else's that has our UDP port: two of them cannot always share it."""
-    if wish.kind is not TunnelKind.VXLAN:
+    if wanted.kind is not TunnelKind.VXLAN:
         return None
     for row, addresses in await all_links():
-        if row.kind == wish.kind.value and row.name not in KIND_BY_NAME:
-            other = rtlinks.tunnel_of(row, addresses, {}, wish.kind)
-            if other.port == wish.port:
+        if row.kind == wanted.kind.value and row.name not in KIND_BY_NAME:
+            other = rtlinks.tunnel_of(row, addresses, {}, wanted.kind)
+            if other.port == wanted.port:
                 return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
     return None
 
 
-async def remove(name: str) -> None:
+async def remove_tunnel(name: str) -> None:
     """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
     found = (await _ours(offload=False)).get(name)
     if found is None:

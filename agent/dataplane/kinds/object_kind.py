@@ -1,4 +1,4 @@
-"""What every kind of kernel object has: how it is read, compared, written, removed, and told of to people.
+"""What every kind of kernel object has: how it is read, compared, written, removed and explained to people.
 
 A kind is one subclass in a file of this folder, listed in `all_kinds`, with its methods in `kernel/protocol.py` and
 its place in the order of `Kind`; the reconciler, the report and the dry run loop over the kinds.
@@ -125,7 +125,7 @@ class ObjectKind(ABC, Generic[K, V]):
 
     @abstractmethod
     async def read(self, desired: DesiredState) -> Mapping[K, V]:
-        """All objects that the kernel holds, others' among them where they may be in the way. Raises KernelError."""
+        """All objects that the kernel holds, others' too where they may be in our place. Raises KernelError."""
 
     async def read_new(self, desired: DesiredState, actual: ActualState) -> Mapping[K, V]:
         """Objects that came since the last reading, where that can be known. Raises KernelError."""
@@ -137,7 +137,7 @@ class ObjectKind(ABC, Generic[K, V]):
 
     @abstractmethod
     async def diff(self, given: Comparison) -> Delta[K, V]:
-        """What is to be done; pure but for memory, and may give way to others between pieces of a long comparison."""
+        """What is to be done; pure but for memory, and may let others run between pieces of a long comparison."""
 
     def batches(self, delta: Delta[K, V], actual: Mapping[K, V]) -> Iterator[Batch[K, V]]:
         """The puts of a delta, in their order."""
@@ -160,7 +160,7 @@ class ObjectKind(ABC, Generic[K, V]):
         return None
 
     def is_drift(self, before: V | None, found: V | None) -> bool:
-        """Whether a reading that differs from what was known (None: nothing) tells of a change of ours by others."""
+        """Whether a reading that differs from what was known (None: nothing) means that others changed one of ours."""
         return True
 
     def count(self, objects: Mapping[K, V]) -> int:

@@ -26,7 +26,7 @@ class RoutePlan(Delta[RouteKey, Route]):
     """The steps for routes, and the desired routes that get none now."""
 
     conflicts: Mapping[RouteKey, Route]
-    """Foreign routes that stand where ours should."""
+    """Foreign routes that are where ours should be."""
     waiting: Mapping[RouteKey, str]
     """Desired routes whose device is not there or down."""
     withdrawn: frozenset[RouteKey] = frozenset()
@@ -130,25 +130,21 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
     waiting: dict[RouteKey, str] = {}
     unwanted: dict[RouteKey, Route] = {}
     obstacles = _Obstacles(given)
-    for number, (key, route, standing) in enumerate(
+    for number, (key, route, known) in enumerate(
         _pairs(desired.dataplane.routes, actual, given.route_keys), 1
     ):
         if number % PIECE == 0:
             yield
         if route is None:
-            if (
-                standing is not None
-                and ownership.is_ours(standing)
-                and _is_removable(desired, standing, ownership)
-            ):
-                unwanted[key] = standing
-        elif standing is route or standing == route:
+            if known is not None and ownership.is_ours(known) and _is_removable(desired, known, ownership):
+                unwanted[key] = known
+        elif known is route or known == route:
             continue
-        elif standing is not None and not ownership.is_ours(standing):
-            conflicts[key] = standing
+        elif known is not None and not ownership.is_ours(known):
+            conflicts[key] = known
         elif obstacle := obstacles[route.device]:
             waiting[key] = obstacle
-        elif standing is None:
+        elif known is None:
             create[key] = route
         else:
             replaced[key] = route
@@ -202,10 +198,12 @@ def _withdrawn(
     )
 
 
-def conflict_reason(standing: Route) -> str:
+def conflict_reason(foreign: Route) -> str:
     """What people read of a foreign route in our place."""
-    protocol = PROTOCOL_NAMES.get(standing.protocol, str(standing.protocol))
-    return f"a route of protocol {protocol} stands there ({standing}); it is not ours: remove it, or free the prefix"
+    protocol = PROTOCOL_NAMES.get(foreign.protocol, str(foreign.protocol))
+    return (
+        f"a route of protocol {protocol} is there ({foreign}); it is not ours: remove it, or free the prefix"
+    )
 
 
 def _is_removable(desired: DesiredState, route: Route, ownership: Ownership) -> bool:

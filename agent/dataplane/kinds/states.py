@@ -22,7 +22,7 @@ class DesiredState:
     complete: bool
     """The datastore's first whole list was applied: what is not desired should not be."""
     bgp_complete: bool
-    """BGP has heard every peer: a learned route that is not desired should not be."""
+    """BGP has converged since the start: a learned route that is not desired should not be."""
     learned: Container[RouteKey] | None = None
     """The prefixes that BGP has now. None: not known, so that no removal passes for a withdrawal."""
     touched: Set[RouteKey] | None = None
@@ -35,7 +35,7 @@ class DesiredState:
 
 
 class ActualState:
-    """The kernel as last read, with our own writes since; foreign routes are in it, because they are in our way."""
+    """The kernel as last read, with our own writes since; foreign routes are in it, as they may be in our place."""
 
     def __init__(self, objects: Mapping[Kind, Mapping[Any, Any]] | None = None) -> None:
         given = objects or {}
@@ -66,7 +66,7 @@ class ActualState:
         self._objects[kind].update(found)
 
     def wrote(self, kind: Kind, objects: Iterable[tuple[Any, Any]]) -> None:
-        """Objects were put; a tunnel device that had to be made anew has lost what stood on the one before it."""
+        """Objects were put; a tunnel device that had to be made anew has lost what was on the one before it."""
         known = self._objects[kind]
         if kind is Kind.TUNNEL:
             objects = tuple(objects)
@@ -74,7 +74,7 @@ class ActualState:
         known.update(objects)
 
     def removed(self, kind: Kind, keys: Iterable[Any]) -> None:
-        """Objects were removed; with a tunnel device goes what stands on it."""
+        """Objects were removed; with a tunnel device goes what is on it."""
         gone = tuple(keys)
         for key in gone:
             self._objects[kind].pop(key, None)

@@ -1,6 +1,6 @@
 """Tunnel devices: tunl0 and our VXLAN devices.
 
-Strategy of their removal. A tunnel that is not desired any more stands for as long as others still send through it, for
+Strategy of their removal. A tunnel that is not desired any more is left for as long as others still send through it:
 their facts may be older than ours. How much older cannot be known, but what comes out of the tunnel can be counted: it
 goes when nothing has come for a while. Somebody who never stops does not hold it for ever.
 Promises: tunl0 is never deleted, as it belongs to its module; a device is ours by its name.

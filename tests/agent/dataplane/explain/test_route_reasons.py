@@ -115,7 +115,7 @@ CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.L
             Sort.BGP,
             "differs: 192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird is wished",
         ),
-        ((STATIC,), {}, NEAR, Sort.FOREIGN, "conflict: a route of protocol static stands there"),
+        ((STATIC,), {}, NEAR, Sort.FOREIGN, "conflict: a route of protocol static is there"),
         ((LEFT,), {}, "192.168.99.0/26", Sort.LEFT, "to be removed"),
         (
             (LEFT,),
