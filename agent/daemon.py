@@ -35,10 +35,10 @@ from agent.configuration.config import Config, ConfigError
 from agent.dataplane.cooperative import run_cooperatively
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
+from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.facts import Facts, Protocols
 from agent.dataplane.inputs.gather import FactSettings, Gatherer
-from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
@@ -120,8 +120,8 @@ class Agent:
         self._links: Mapping[str, Link] = {}
         self._own_links: Mapping[str, Link] = {}
         """All but pods': what the node's record and the ways to other nodes depend on."""
-        self._route_wishes = DesiredRoutes()
-        self._entries = DesiredObjects()
+        self._desired_routes = DesiredRoutes()
+        self._desired_objects = DesiredObjects()
         self._gatherer = Gatherer(self._cluster)
         self._syncer = Syncer(
             self._store,
@@ -249,7 +249,7 @@ class Agent:
     def _facts(self, links: Mapping[str, Link]) -> Facts:
         mesh = self._mesh
         under = self._underlay
-        return self._gatherer.gathered(
+        return self._gatherer.gather(
             self._fact_settings, links, mesh.learned, mesh.gateways, under.ways, under.routers
         )
 
@@ -264,12 +264,14 @@ class Agent:
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
-        routes, touched = await run_cooperatively(self._route_wishes.work(facts, self._mesh.take_touched()))
+        routes, touched = await run_cooperatively(
+            self._desired_routes.update(facts, self._mesh.take_touched())
+        )
         return DesiredState(
-            self._entries.dataplane(facts, routes),
+            self._desired_objects.dataplane(facts, routes),
             complete=complete,
             bgp_complete=converged,
-            learned=facts.learned,
+            learned=facts.bgp_nexthops,
             touched=touched,
         )
 

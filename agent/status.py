@@ -13,9 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from agent.clock import Clock
+from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.inputs.gather import troubles
-from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import Cluster
 from agent.datastore.syncer import Syncer
@@ -27,6 +26,20 @@ from agent.service.readiness import Readiness
 from agent.service.settings_reload import SettingsReload
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
+
+
+def fact_troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:
+    """What of the datastore and this node's interfaces does not fit together, a sentence each."""
+    found = []
+    me = cluster.nodes.get(cluster.node)
+    if me is not None and me.ipv4 is not None and facts.links and facts.parent is None:
+        found.append(f"no interface bears the node's address {me.ipv4.ip}: nothing is removed until one does")
+    names = {item.spec.interface_name: item.spec.pod or item.spec.endpoint for item in cluster.endpoints}
+    found += [
+        f"mtu: pod {names[name]} ({name}) has {has}, the way to other nodes carries {carried}: recreate it"
+        for name, has, carried in oversized(facts)
+    ]
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ class Account:
         return [
             *(text for text in own if text),
             *self.channels.warnings(self.clock.wall()),
-            *troubles(self.cluster, self.facts()),
+            *fact_troubles(self.cluster, self.facts()),
         ]
 
     def status(self, *, ready: bool) -> dict[str, Any]:

@@ -156,6 +156,8 @@ class RouteTarget:
     onlink: bool = False
     odd: bool = False
     """Bears what this agent never sets (a source, metrics, several next hops): met, never desired."""
+    route_class: int = field(default=0, compare=False)
+    """What the route is for, as whoever desires it numbers that; 0 as read from the kernel, which does not know it."""
 
 
 class Route(tuple[RouteKey, RouteTarget]):
@@ -174,9 +176,11 @@ class Route(tuple[RouteKey, RouteTarget]):
         *,
         onlink: bool = False,
         odd: bool = False,
+        route_class: int = 0,
     ) -> Route:
         """A route with a target of its own."""
-        return tuple.__new__(cls, (key, RouteTarget(type, gateway, device, protocol, scope, onlink, odd)))
+        target = RouteTarget(type, gateway, device, protocol, scope, onlink, odd, route_class)
+        return tuple.__new__(cls, (key, target))
 
     @classmethod
     def from_target(cls, key: RouteKey, target: RouteTarget) -> Route:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
-from agent.dataplane.inputs.facts import IPIP_OVERHEAD, VXLAN_OVERHEADS
+from agent.dataplane.desired.desired_tunnels import IPIP_OVERHEAD, VXLAN_OVERHEADS
 from agent.netlink.objects import (
     OUR_TUNNELS,
     PROTOCOL_NAMES,

@@ -33,7 +33,7 @@ def test_every_route_of_the_kernel_is_listed_with_its_reason(lab: Lab) -> None:
     assert {text for text in listed if ":" not in text} <= printed
     kinds = {row["kind"]: row["why"] for row in found.values()}
     assert kinds["pod"] == "pod p1"
-    assert f"told by {other.name} ({other.interface.ip}), block of {other.name}" == kinds["bgp"]
+    assert f"learned from {other.name} ({other.interface.ip}), block of {other.name}" == kinds["bgp"]
     assert "blackhole" in kinds
     assert all(row["agrees"] for row in found.values())
     assert "all as wished" in tortie_on(node, "routes")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
 
 from agent.dataplane.desired.desired_state import DesiredObjects
-from agent.dataplane.desired.route_producers import routes as routes_of
+from agent.dataplane.desired.route_producers import datastore_routes, learned_routes, workload_routes
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.netlink.objects import Dataplane, Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
@@ -19,6 +19,11 @@ network = IPv4Network
 
 def pool(ipip: EncapsulationMode = NEVER, vxlan: EncapsulationMode = NEVER, **more: object) -> Pool:
     return Pool("default", network("192.168.0.0/16"), 26, ipip=ipip, vxlan=vxlan, **more)  # type: ignore[arg-type]
+
+
+def link(index: int, name: str, mtu: int, address: str | None = None) -> Link:
+    found = ((ip_address(address.split("/")[0]), int(address.split("/")[1])),) if address else ()
+    return Link(index, name, None, mtu, True, addresses=found)
 
 
 def facts(*pools: Pool, **more: object) -> Facts:
@@ -43,15 +48,15 @@ def facts(*pools: Pool, **more: object) -> Facts:
             network("192.168.77.0/26"): FAR,
         },
         "endpoints": (Endpoint("calie486eacd845", (address("192.168.41.193"),)),),
-        "learned": {
+        "bgp_nexthops": {
             network("192.168.31.64/26"): address("172.26.5.10"),
             network("192.168.77.0/26"): address("172.27.0.9"),
             network("192.168.41.200/32"): address("172.26.5.10"),
         },
         **more,
     }
-    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
-    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
+    learned = {RouteKey(prefix): hop for prefix, hop in given["bgp_nexthops"].items()}  # type: ignore[attr-defined]
+    return Facts(node=ME, **{**given, "bgp_nexthops": learned})  # type: ignore[arg-type]
 
 
 ETH0 = Link(2, "eth0", None, 1500, up=True, addresses=((IPv4Address("10.0.0.1"), 24),))
@@ -65,6 +70,16 @@ START = Facts(
     nodes={NodeName("n1"): NodeAddresses(IPv4Interface("10.0.0.1/24"))},
     links={"eth0": ETH0},
 )
+
+
+def routes_of(given: Facts) -> dict[RouteKey, Route]:
+    """All desired routes, computed as a whole: pods go before the datastore, the datastore before BGP."""
+    producers = (
+        learned_routes(given, given.bgp_nexthops.items()),
+        *reversed(datastore_routes(given)),
+        workload_routes(given),
+    )
+    return {route.key: route for producer in producers for route in producer}
 
 
 def dataplane_of(given: Facts, desired: Mapping[RouteKey, Route] | None = None) -> Dataplane:

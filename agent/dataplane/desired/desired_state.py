@@ -1,6 +1,6 @@
-"""The one function from facts to what the kernel should hold; the daemon, `plan` and the tests all call it.
+"""Everything that the kernel should hold, from the facts and the routes that follow from them.
 
-Promises: pure; whole recompute (20,000 routes cost tens of milliseconds). Does not know: what the kernel holds.
+Promises: pure but for its memory. Does not know: what the kernel holds.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
-from agent.dataplane.desired.route_producers import routes
 from agent.dataplane.inputs.facts import Facts
+from agent.memo import Memo
 from agent.netlink.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, Sysctl
 
 
@@ -18,35 +18,22 @@ class DesiredObjects:
     """Remembers what follows from the nodes and pools alone: there may be thousands, and most changes are others."""
 
     def __init__(self) -> None:
-        self._made_of: tuple[object, ...] = ()
-        self._neighbours: Mapping[tuple[str, Address], Neighbour] = {}
-        self._fdb: Mapping[tuple[str, str], FdbEntry] = {}
-        self._switched: tuple[object, object] = (None, None)
-        """The pods and pools that the switches were made of: the same objects until one comes or goes."""
-        self._switches: dict[str, Sysctl] = {}
+        self._neighbours = Memo[Mapping[tuple[str, Address], Neighbour]](by_identity=False)
+        self._fdb = Memo[Mapping[tuple[str, str], FdbEntry]](by_identity=False)
+        self._sysctls = Memo[Mapping[str, Sysctl]](by_identity=True)
 
-    def dataplane(self, facts: Facts, wished_routes: Mapping[RouteKey, Route]) -> Dataplane:
-        """What should be; `wished_routes` are those of the same facts."""
-        made_of = facts.node, facts.pools, facts.nodes
-        if made_of != self._made_of:
-            self._made_of = made_of
-            self._neighbours, self._fdb = neighbours(facts), fdb(facts)
-        if facts.endpoints is not self._switched[0] or facts.pools is not self._switched[1]:
-            self._switched, self._switches = (facts.endpoints, facts.pools), sysctls(facts)
+    def dataplane(self, facts: Facts, routes: Mapping[RouteKey, Route]) -> Dataplane:
+        """What should be; `routes` are those of the same facts."""
+        vteps = facts.node, facts.pools, facts.nodes
         return Dataplane(
             tunnels=tunnels(facts),
-            neighbours=self._neighbours,
-            fdb=self._fdb,
-            routes=wished_routes,
+            neighbours=self._neighbours.get(lambda: neighbours(facts), *vteps),
+            fdb=self._fdb.get(lambda: fdb(facts), *vteps),
+            routes=routes,
             masquerade=masquerade(facts),
-            sysctls=self._switches,
+            sysctls=self._sysctls.get(lambda: sysctls(facts), facts.endpoints, facts.pools),
             open_forward=facts.open_forward,
         )
-
-
-def dataplane(facts: Facts, wished_routes: Mapping[RouteKey, Route] | None = None) -> Dataplane:
-    """What should be; `wished_routes` are those of the same facts, where somebody has them already."""
-    return DesiredObjects().dataplane(facts, routes(facts) if wished_routes is None else wished_routes)
 
 
 def masquerade(facts: Facts) -> Masquerade:

@@ -1,9 +1,9 @@
-"""Facts to tunnel devices, VTEP neighbours and forwarding entries.
+"""Facts to tunnel devices, their MTUs and those of pods, VTEP neighbours and forwarding entries.
 
-Promises: pure; a device is wished as long as any pool uses its encapsulation, disabled pools included, because their
+Promises: pure; a device is desired as long as any pool uses its encapsulation, disabled pools included, because their
 pods still live. Rules: Calico's IPIP and VXLAN drivers (VNI 4096, UDP 4789, overheads 20, 50 and, outside IPv6, 70);
 IPIP carries IPv4 only.
-Does not know: routes, whether the kernel has the features.
+Does not know: routes, whether the kernel has the features; a pod that was given a smaller MTU on purpose from another.
 """
 
 from __future__ import annotations
@@ -11,14 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from agent.dataplane.inputs.facts import (
-    IPIP_OVERHEAD,
-    SMALLEST_MTUS,
-    VERSIONS,
-    VXLAN_OVERHEADS,
-    Facts,
-    NodeAddresses,
-)
+from agent.dataplane.inputs.facts import Facts, NodeAddresses
 from agent.netlink.objects import (
     TUNL0,
     VXLAN6_DEVICE,
@@ -31,6 +24,11 @@ from agent.netlink.objects import (
 )
 from ipam.model import EncapsulationMode, NodeName, Pool
 
+IPIP_OVERHEAD = 20
+VXLAN_OVERHEADS = {4: 50, 6: 70}
+"""By the version of IP outside."""
+SMALLEST_MTUS = {4: 576, 6: 1280}
+"""RFC 791: every IPv4 host must take a datagram of this size; RFC 8200: a link below it does not carry IPv6."""
 VNI = 4096
 PORT = 4789
 DEVICES = {4: VXLAN_DEVICE, 6: VXLAN6_DEVICE}
@@ -54,7 +52,7 @@ def vtep_mac(node: NodeName, version: int = 4) -> str:
 
 
 def tunnel_mtu(underlay: int, overhead: int, version: int = 4) -> int:
-    """What is left for the packet inside."""
+    """Octets that are left for the packet inside."""
     return max(underlay - overhead, SMALLEST_MTUS[version])
 
 
@@ -67,11 +65,26 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
     if uses_ipip(facts.pools):
         mtu = tunnel_mtu(underlay, IPIP_OVERHEAD)
         found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip, offload=facts.tunnel_offload)
-    for version in VERSIONS:
+    for version in DEVICES:
         device = _vxlan(facts, me, version) if uses_vxlan(facts.pools, version) else None
         if device is not None:
             found[device.name] = device
     return found
+
+
+def pod_mtu(facts: Facts) -> int | None:
+    """The MTU a new pod gets: the smallest that any encapsulation in use leaves; None before the underlay is known."""
+    underlay = facts.underlay_mtu(4)
+    return min((underlay, *(tunnel.mtu for tunnel in tunnels(facts).values()))) if underlay else None
+
+
+def oversized(facts: Facts) -> list[tuple[str, int, int]]:
+    """The pods' interfaces whose packets can be too large: (interface, its MTU, what the underlay carries)."""
+    carried = pod_mtu(facts)
+    if carried is None:
+        return []
+    links = [facts.links[one.interface] for one in facts.endpoints if one.interface in facts.links]
+    return [(link.name, link.mtu, carried) for link in links if link.mtu > carried]
 
 
 def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:

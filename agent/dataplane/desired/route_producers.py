@@ -1,16 +1,18 @@
 """Facts to routes: local pods, own blocks, other nodes' blocks and addresses in each encapsulation.
 
-Promises: pure; the route forms are those of `ip route` on a Calico node. A route whose next hop cannot be reached
-directly is not wished: it would be refused by the kernel.
+Each class of route has one producer. Where several have a route for one key, `merge` alone decides, by their classes.
+Promises: pure; the route forms are those of `ip route` on a Calico node; a route whose next hop cannot be reached
+directly is not desired, because the kernel would refuse it; every route bears its class.
 Does not know: what the kernel has, netlink, BGP's decision (it gets best paths).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import IntEnum
+from functools import cached_property, lru_cache
 from ipaddress import ip_network
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
 from agent.netlink.objects import (
@@ -31,124 +33,238 @@ from ipam.model import EncapsulationMode, NodeName, Pool
 T = TypeVar("T")
 
 PODS_REMEMBERED = 4096
-"""Each pass asks for the routes of all pods of the node; those of so many are not made anew."""
+"""Most pods of a node whose routes are not made anew by each pass."""
 
 
-def routes(facts: Facts) -> dict[RouteKey, Route]:
-    """All routes this node should have. Of two producers for one key pods go first, then the datastore, then BGP."""
-    producers = (learned_routes(facts, facts.learned.items()), stored_routes(facts), workload_routes(facts))
-    return {route.key: route for producer in producers for route in producer}
+class RouteClass(IntEnum):
+    """What a desired route is for; of several for one key the one of the lowest class is desired.
+
+    As in Felix (felix/routetable). It goes with the target, of which it is no part: the kernel does not know it.
+    """
+
+    WORKLOAD = 1
+    """To a pod of this node."""
+    OWN_BLOCK = 2
+    """The blackhole of a block of this node."""
+    PEER_GATEWAY = 3
+    """To a BGP peer that is on no link, through its gateway (`reachableBy`)."""
+    BORROWED_ADDRESS = 4
+    """From the datastore: to an address that another node borrowed."""
+    REMOTE_BLOCK = 5
+    """From the datastore: to a block that another node claims."""
+    LEARNED = 6
+    """Along BGP's best path."""
+
+
+def merge(*producers: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:
+    """The routes of all producers; of several for one key the one of the lowest class."""
+    merged: dict[RouteKey, Route] = {}
+    for routes in producers:
+        # One by one only where two producers meet: of very many routes few do.
+        contested = [merged[key] for key in merged.keys() & routes.keys()]
+        merged.update(routes)
+        merged.update(
+            {one.key: one for one in contested if one[1].route_class < routes[one[0]][1].route_class}
+        )
+    return merged
 
 
 def workload_routes(facts: Facts) -> Iterator[Route]:
-    """Those of this node's pods."""
+    """To this node's pods."""
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
-            yield workload_route(address, endpoint.interface, facts.protocols.workload)
+            yield _workload_route(address, endpoint.interface, facts.protocols.workload)
 
 
-def stored_routes(facts: Facts) -> Iterator[Route]:
-    """What follows from the datastore: other nodes' blocks and addresses, ways to peers, own blocks, which go first."""
-    pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
-    for prefix, owner in (*facts.block_owners.items(), *facts.borrowed.items()):
-        key = RouteKey(prefix)
-        route = _stored_route(facts, key, owner, pool_of(key)) if owner != facts.node else None
-        if route is not None:
-            yield route
-    for peer in facts.gateways:
-        way = _direct(facts, peer, on_link(facts.links, facts.gateways[peer]))
-        if way is not None:
-            yield Route.from_target(RouteKey(ip_network(peer)), way)
+@lru_cache(maxsize=PODS_REMEMBERED)
+def _workload_route(address: Address, interface: str, protocol: int) -> Route:
+    """`192.168.41.137 dev calie486eacd845 scope link`; IPv6 knows no scopes of routes."""
+    scope = Scope.LINK if address.version == 4 else Scope.UNIVERSE
+    return Route(
+        RouteKey(ip_network(address)),
+        device=interface,
+        protocol=protocol,
+        scope=scope,
+        route_class=RouteClass.WORKLOAD,
+    )
+
+
+def datastore_routes(facts: Facts) -> tuple[Iterator[Route], ...]:
+    """What follows from the datastore, class by class."""
+    return (
+        _own_blocks(facts),
+        _peer_gateways(facts),
+        _remote_routes(facts, facts.borrowed, RouteClass.BORROWED_ADDRESS),
+        _remote_routes(facts, facts.block_owners, RouteClass.REMOTE_BLOCK),
+    )
+
+
+def _own_blocks(facts: Facts) -> Iterator[Route]:
+    """`blackhole 192.168.41.192/26 proto bird`: what no pod has must not leave by the default route."""
+    target = RouteTarget(
+        RouteType.BLACKHOLE, protocol=facts.protocols.blackhole, route_class=RouteClass.OWN_BLOCK
+    )
     for block, owner in facts.block_owners.items():
         if owner == facts.node and block.prefixlen < block.max_prefixlen:
             # A blackhole of one address would stand in the pod's own place.
-            yield blackhole(facts, block)
+            yield Route.from_target(RouteKey(block), target)
+
+
+def _peer_gateways(facts: Facts) -> Iterator[Route]:
+    targets = _Targets(facts, RouteClass.PEER_GATEWAY)
+    for peer in facts.peer_gateways:
+        target = targets.direct(peer)
+        if target is not None:
+            yield Route.from_target(RouteKey(ip_network(peer)), target)
+
+
+def _remote_routes(
+    facts: Facts, owners: Mapping[Prefix, NodeName], route_class: RouteClass
+) -> Iterator[Route]:
+    """To what other nodes own."""
+    others = ((RouteKey(prefix), owner) for prefix, owner in owners.items() if owner != facts.node)
+    return _routes(facts, others, _Targets(facts, route_class).of_owner)
 
 
 def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]) -> Iterator[Route]:
-    """The routes to these next hops, as BGP taught them; none for None, for a service, and where none leads there."""
+    """Along BGP's best paths, given as (key, next hop or None); none to services and where no link leads."""
+    if facts.services:
+        is_service = _finder((network, True) for network in facts.services)
+        hops = ((key, next_hop) for key, next_hop in hops if not is_service(key))
+    return _routes(facts, hops, _Targets(facts, RouteClass.LEARNED).of_next_hop)
+
+
+def _routes(
+    facts: Facts,
+    ends: Iterable[tuple[RouteKey, Address | NodeName | None]],
+    target_of: Callable[[int, Any, Pool | None], RouteTarget | None],
+) -> Iterator[Route]:
+    """Routes to other machines, each named by its next hop or its node's name.
+
+    Very many keys share few of these, and a target's routes are compared, moved and encoded together. So a target is
+    asked for once per end, pool and version of IP, by identities, which cost nothing to hash. Ends that are equal but
+    not the same object are asked for again, and `_Targets` answers with the same target.
+    """
     pool_of = _finder((pool.cidr, pool) for pool in facts.pools)
-    is_service = _finder((network, True) for network in facts.services) if facts.services else None
-    learned = _LearnedWays(facts)
-    # By identity: very many prefixes share a next hop.
     known: dict[tuple[int, int, int], tuple[RouteTarget | None, object]] = {}
-    for key, next_hop in hops:
-        if next_hop is None or (is_service is not None and is_service(key)):
+    for key, end in ends:
+        if end is None:
             continue
         pool = pool_of(key)
-        shape = id(next_hop), id(pool), key[0]
-        if (found := known.get(shape)) is not None:
-            way = found[0]
+        identity = id(end), id(pool), key[0]
+        if (found := known.get(identity)) is not None:
+            target = found[0]
         else:
-            way = learned.way(key.version, next_hop, pool)
-            known[shape] = way, next_hop  # which lives as long as its number is looked up
-        if way is not None:
-            yield Route.from_target(key, way)
+            target = target_of(key.version, end, pool)
+            known[identity] = target, end  # which is kept: as long as it lives, nothing else has its identity
+        if target is not None:
+            yield Route.from_target(key, target)
 
 
-class _LearnedWays:
-    """The ways to next hops; each looked for once: routes are many, next hops few."""
+class _Targets:
+    """Targets on other machines for routes of one class; equal targets are one object."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, route_class: RouteClass) -> None:
         self._facts = facts
-        self._direct: dict[Address, RouteTarget | None] = {}
-        self._tunnelled: dict[Address, RouteTarget] = {}
-        self._nodes: dict[Address, NodeName] | None = None
+        self._class = route_class
+        self._shared: dict[RouteTarget, RouteTarget] = {}
 
-    def way(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
-        """The way of a version's prefixes that lie in a pool; None: none is known here."""
-        facts = self._facts
+    def of_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
+        """To a BGP next hop, for prefixes of one version of IP and one pool; None: it is out of reach."""
         if next_hop.version != version:
             return None
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
-            return self._through_vxlan(version, next_hop, pool)
-        if pool is None or not _encapsulated(facts, pool.ipip, next_hop):
-            return self._directly(next_hop)
-        return self._through_tunl0(next_hop)
+            return self._vxlan_next_hop(version, next_hop, pool)
+        if pool is not None and self._encapsulated(pool.ipip, next_hop):
+            return self._onlink(next_hop, TUNL0, self._facts.protocols.learned)
+        return self.direct(next_hop)
 
-    def _through_tunl0(self, next_hop: Address) -> RouteTarget:
-        if next_hop not in self._tunnelled:
-            self._tunnelled[next_hop] = RouteTarget(
-                gateway=next_hop, device=TUNL0, protocol=self._facts.protocols.learned, onlink=True
-            )
-        return self._tunnelled[next_hop]
-
-    def _directly(self, next_hop: Address) -> RouteTarget | None:
-        if next_hop not in self._direct:
-            facts = self._facts
-            link = on_link(facts.links, facts.gateway_to(next_hop))
-            self._direct[next_hop] = _direct(facts, next_hop, link)
-        return self._direct[next_hop]
-
-    def _through_vxlan(self, version: int, next_hop: Address, pool: Pool) -> RouteTarget | None:
-        """A block's route comes from its claim; what remains is an address borrowed from another node's block."""
-        facts = self._facts
-        if self._nodes is None:
-            self._nodes = _nodes_by_address(facts)
-        borrower = self._nodes.get(next_hop)
-        if borrower is None:
+    def of_owner(self, version: int, owner: NodeName, pool: Pool | None) -> RouteTarget | None:
+        """To another node by the datastore alone, for prefixes as above; None: BGP is to say, or it is out of reach."""
+        facts, node = self._facts, self._facts.nodes.get(owner)
+        if pool is None or node is None:
             return None
-        way = _vxlan_way(facts, version, borrower, pool)
-        if way is None and facts.nodes[borrower].vtep(version) is None:
-            # The pool has just become one of VXLAN: until the other has its VTEP, the way that led there does. tunl0
-            # stands as long as others may still send through it.
-            tunnel = facts.links.get(TUNL0) if version == 4 else None
-            return (
-                self._through_tunl0(next_hop)
-                if tunnel is not None and tunnel.up
-                else self._directly(next_hop)
-            )
-        return way
+        if pool.vxlan is not EncapsulationMode.NEVER:
+            return self._vxlan(version, node, pool)
+        underlay = node.on(version)
+        if underlay is None or not facts.from_datastore:
+            return None
+        if self._encapsulated(pool.ipip, underlay.ip):
+            return self._onlink(underlay.ip, TUNL0, facts.protocols.datastore)
+        return self._onlink(underlay.ip, on_link(facts.links, underlay.ip), facts.protocols.datastore)
 
+    def direct(self, next_hop: Address) -> RouteTarget | None:
+        """To a next hop without encapsulation, through its gateway if it has one; None: no link leads there."""
+        gateway = self._facts.gateway_to(next_hop)
+        link, protocol = on_link(self._facts.links, gateway), self._facts.protocols.learned
+        if link is None:
+            return None
+        target = RouteTarget(gateway=gateway, device=link.name, protocol=protocol, route_class=self._class)
+        return self._shared.setdefault(target, target)
 
-def _nodes_by_address(facts: Facts) -> dict[Address, NodeName]:
-    return {
-        own.ip: name for name, node in facts.nodes.items() for own in (node.underlay, node.underlay6) if own
-    }
+    def _onlink(
+        self, gateway: Address | None, device: Link | str | None, protocol: int
+    ) -> RouteTarget | None:
+        if gateway is None or device is None:
+            return None
+        target = RouteTarget(
+            gateway=gateway,
+            device=device if isinstance(device, str) else device.name,
+            protocol=protocol,
+            onlink=True,
+            route_class=self._class,
+        )
+        return self._shared.setdefault(target, target)
+
+    def _encapsulated(self, mode: EncapsulationMode, node: Address) -> bool:
+        """Whether packets to a node are; CrossSubnet spares this node's own subnet, by the local prefix alone."""
+        if mode is not EncapsulationMode.CROSS_SUBNET:
+            return mode is EncapsulationMode.ALWAYS
+        own = self._facts.me.on(node.version) if self._facts.me is not None else None
+        return own is None or node not in own.network
+
+    def _vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
+        """Through a node's VTEP, or over the underlay where the pool spares its subnet."""
+        underlay, protocols = node.on(version), self._facts.protocols
+        if underlay is None:
+            return None
+        if self._encapsulated(pool.vxlan, underlay.ip):
+            device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE
+            return self._onlink(node.vtep(version), device, protocols.tunnel)
+        return self._onlink(underlay.ip, self._facts.parent_of(version), protocols.datastore)
+
+    def _vxlan_next_hop(self, version: int, next_hop: Address, pool: Pool) -> RouteTarget | None:
+        """To a BGP next hop in a pool of VXLAN: an address borrowed from another node's block, or a VTEP is missing.
+
+        VXLAN takes over only when the other node's VTEP is there. The pool may have just become one of VXLAN: until
+        then packets go where they went before, and tunl0 is up as long as others may still send through it.
+        """
+        facts = self._facts
+        node = self._nodes.get(next_hop)
+        if node is None:
+            return None
+        target = self._vxlan(version, node, pool) if node is not facts.me else None
+        if target is not None or node.vtep(version) is not None:
+            return target
+        tunnel = facts.links.get(TUNL0) if version == 4 else None
+        if tunnel is not None and tunnel.up:
+            return self._onlink(next_hop, tunnel, facts.protocols.learned)
+        return self.direct(next_hop)
+
+    @cached_property
+    def _nodes(self) -> Mapping[Address, NodeAddresses]:
+        """All nodes by their addresses on the underlay."""
+        nodes = self._facts.nodes.values()
+        return {own.ip: node for node in nodes for own in (node.underlay, node.underlay6) if own is not None}
 
 
 def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | None]:
-    """What belongs to the first of these networks that holds a key: for very many keys, by comparing octets."""
+    """A function that finds what belongs to the first of some networks that holds a key.
+
+    It is called for very many keys, so no address is made of them. A packed prefix, like a BGP NLRI, bears only the
+    octets that its length needs, and bytes compare like addresses: a key is inside a network when it is not shorter,
+    and its octets lie between the network's own first ones and its last address.
+    """
     table = []
     for network, what in networks:
         key = RouteKey(network)
@@ -163,85 +279,3 @@ def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | No
         return None
 
     return find
-
-
-@lru_cache(maxsize=PODS_REMEMBERED)
-def workload_route(address: Address, interface: str, protocol: int) -> Route:
-    """`192.168.41.137 dev calie486eacd845 scope link`; IPv6 knows no scopes of routes."""
-    key = RouteKey(ip_network(address))
-    scope = Scope.LINK if address.version == 4 else Scope.UNIVERSE
-    return Route(key, device=interface, protocol=protocol, scope=scope)
-
-
-def blackhole(facts: Facts, block: Prefix) -> Route:
-    """`blackhole 192.168.41.192/26 proto bird`: what no pod has must not leave by the default route."""
-    return Route(RouteKey(block), RouteType.BLACKHOLE, protocol=facts.protocols.blackhole)
-
-
-def _same_subnet(facts: Facts, address: Address) -> bool:
-    """Whether an address is in this node's own subnet: what CrossSubnet means is decided by the local prefix alone."""
-    own = facts.me.on(address.version) if facts.me is not None else None
-    return own is not None and address in own.network
-
-
-def _encapsulated(facts: Facts, mode: EncapsulationMode, node_address: Address) -> bool:
-    if mode is EncapsulationMode.CROSS_SUBNET:
-        return not _same_subnet(facts, node_address)
-    return mode is EncapsulationMode.ALWAYS
-
-
-def _stored_route(facts: Facts, key: RouteKey, owner: NodeName, pool: Pool | None) -> Route | None:
-    """The route that follows from the datastore alone: in VXLAN always, otherwise by setting."""
-    node = facts.nodes.get(owner)
-    if pool is None or node is None:
-        return None
-    if pool.vxlan is not EncapsulationMode.NEVER or not facts.from_datastore:
-        way = _vxlan_way(facts, key.version, owner, pool)
-    else:
-        way = _datastore_way(facts, key.version, node, pool)
-    return Route.from_target(key, way) if way is not None else None
-
-
-def _datastore_way(facts: Facts, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
-    underlay = node.on(version)
-    if underlay is None:
-        return None
-    if _encapsulated(facts, pool.ipip, underlay.ip):
-        device: str | None = TUNL0
-    else:
-        link = on_link(facts.links, underlay.ip)
-        device = link.name if link is not None else None
-    if device is None:
-        return None
-    return RouteTarget(gateway=underlay.ip, device=device, protocol=facts.protocols.datastore, onlink=True)
-
-
-def _vxlan_way(facts: Facts, version: int, owner: NodeName, pool: Pool) -> RouteTarget | None:
-    node = facts.nodes.get(owner)
-    if node is None or pool.vxlan is EncapsulationMode.NEVER or owner == facts.node:
-        return None
-    underlay = node.on(version)
-    if underlay is None:
-        return None
-    if _encapsulated(facts, pool.vxlan, underlay.ip):
-        return _through_vtep(facts, version, node)
-    parent = facts.parent_of(version)
-    if parent is None:
-        return None
-    return RouteTarget(
-        gateway=underlay.ip, device=parent.name, protocol=facts.protocols.datastore, onlink=True
-    )
-
-
-def _through_vtep(facts: Facts, version: int, node: NodeAddresses) -> RouteTarget | None:
-    vtep = node.vtep(version)
-    if vtep is None:
-        return None
-    device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE
-    return RouteTarget(gateway=vtep, device=device, protocol=facts.protocols.tunnel, onlink=True)
-
-
-def _direct(facts: Facts, next_hop: Address, link: Link | None) -> RouteTarget | None:
-    if link is None:
-        return None
-    return RouteTarget(gateway=facts.gateway_to(next_hop), device=link.name, protocol=facts.protocols.learned)

@@ -35,7 +35,7 @@ async def dry_run(
     """All steps of a pass over this state, in its order; `held` are the mass removals that it would put off."""
 
     def why(key: RouteKey) -> str:
-        return reasons.of(key)[1]
+        return reasons.of(given.desired.dataplane.routes[key])
 
     steps: list[PlannedStep] = []
     more = 0

@@ -44,13 +44,13 @@ class RouteQueries:
         kernel: Kernel,
         cluster: Cluster,
         facts: Callable[[], Facts],
-        told_by: Callable[[Prefix], str],
+        learned_from: Callable[[Prefix], str],
     ) -> None:
         self._reconciler = reconciler
         self._kernel = kernel
         self._cluster = cluster
         self._facts = facts
-        self._told_by = told_by
+        self._learned_from = learned_from
 
     def table(self, text: str) -> dict[str, Any]:
         """One page of routes. Raises ValueError."""
@@ -93,7 +93,7 @@ class RouteQueries:
         names = {
             one.spec.interface_name: one.spec.pod or one.spec.endpoint for one in self._cluster.endpoints
         }
-        return Reasons(self._facts(), names, self._told_by)
+        return Reasons(self._facts(), names, self._learned_from)
 
 
 def _key(text: str) -> RouteKey:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kinds.routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
@@ -22,71 +22,50 @@ MOST_ROUTES = 1000
 IN_PLACE = "in place"
 
 
-class Sort(Enum):
-    """What a route is for."""
-
-    POD = "pod"
-    BLACKHOLE = "blackhole"
-    BGP = "bgp"
-    DATASTORE = "datastore"
-    PEER = "peer"
-    """The way to a BGP peer that is on no link."""
-    KERNEL = "kernel"
-    """The kernel's own, of an interface's address."""
-    FOREIGN = "foreign"
-    """Somebody else's."""
-    LEFT = "left"
-    """Ours, and nothing asks for it any more."""
+KINDS = {
+    RouteClass.WORKLOAD: "pod",
+    RouteClass.OWN_BLOCK: "blackhole",
+    RouteClass.PEER_GATEWAY: "peer",
+    RouteClass.BORROWED_ADDRESS: "datastore",
+    RouteClass.REMOTE_BLOCK: "datastore",
+    RouteClass.LEARNED: "bgp",
+}
+"""The column KIND of desired routes."""
+KERNEL, FOREIGN, OBSOLETE = "kernel", "foreign", "obsolete"
+"""KIND of the others: the kernel's own, of an interface's address; somebody else's; ours, but not desired any more."""
 
 
 class Reasons:
-    """Why routes are wished, from the facts they were made of."""
+    """Why routes are desired: by their class, in the words of the facts."""
 
     def __init__(
-        self, facts: Facts, pods: Mapping[str, str], told_by: Callable[[Prefix], str] = lambda _: ""
+        self, facts: Facts, pods: Mapping[str, str], learned_from: Callable[[Prefix], str] = lambda _: ""
     ) -> None:
-        """`pods` names the pod behind each interface; `told_by` whose best path a prefix has."""
+        """`pods` names the pod behind each interface; `learned_from` the peer of a prefix's best path."""
         self._facts = facts
-        self._told_by = told_by
-        self._pods = {
-            RouteKey.of_packed(address.version, bytes((address.max_prefixlen,)) + address.packed): pods.get(
-                one.interface, one.interface
-            )
-            for one in facts.endpoints
-            for address in one.addresses
-        }
-        self._blocks = {RouteKey(block): owner for block, owner in facts.block_owners.items()}
-        self._borrowed = {RouteKey(one): owner for one, owner in facts.borrowed.items()}
-        self._peers = {
-            RouteKey.of_packed(peer.version, bytes((peer.max_prefixlen,)) + peer.packed)
-            for peer in facts.gateways
-        }
+        self._pods = pods
+        self._learned_from = learned_from
 
-    def of(self, key: RouteKey) -> tuple[Sort, str]:
-        """What a wished route is for, and why it is wished; in the order in which producers go."""
-        facts, owner = self._facts, self._blocks.get(key)
-        if key in self._pods:
-            return Sort.POD, f"pod {self._pods[key]}"
-        if owner == facts.node:
-            return Sort.BLACKHOLE, "this node's block: what no pod has must not leave"
-        if key in self._peers:
-            return Sort.PEER, "a BGP peer that is on no link"
-        if (hop := facts.learned.get(key)) is not None and not self._is_stored(key):
-            teller = self._told_by(key.destination)
-            block = f", block of {owner}" if owner is not None else ""
-            return Sort.BGP, f"told by {teller}{block}" if teller else f"BGP, next hop {hop}{block}"
-        if owner is not None:
-            return Sort.DATASTORE, f"block of {owner}, by its claim"
-        if key in self._borrowed:
-            return Sort.DATASTORE, f"address that {self._borrowed[key]} borrowed"
-        return Sort.DATASTORE, "the datastore"
-
-    def _is_stored(self, key: RouteKey) -> bool:
-        """Whether the datastore's word goes before BGP's: in VXLAN's pools, or by the setting."""
-        if key not in self._blocks and key not in self._borrowed:
-            return False
-        pool = self._facts.pool_of(key.destination)
-        return self._facts.from_datastore or (pool is not None and pool.vxlan.value != "Never")
+    def of(self, route: Route) -> str:
+        """Why this node has a desired route."""
+        facts, destination = self._facts, route.key.destination
+        owner = facts.block_owners.get(destination)
+        match RouteClass(route.target.route_class):
+            case RouteClass.WORKLOAD:
+                return f"pod {self._pods.get(route.device or '', route.device)}"
+            case RouteClass.OWN_BLOCK:
+                return "this node's block: what no pod has must not leave"
+            case RouteClass.PEER_GATEWAY:
+                return "a BGP peer that is on no link"
+            case RouteClass.BORROWED_ADDRESS:
+                return f"address that {facts.borrowed.get(destination, 'a node')} borrowed"
+            case RouteClass.REMOTE_BLOCK:
+                return f"block of {owner or 'a node'}, by its claim"
+            case RouteClass.LEARNED:
+                peer = self._learned_from(destination)
+                block = f", block of {owner}" if owner is not None else ""
+                hop = facts.bgp_nexthops.get(route.key, route.gateway)
+                return f"learned from {peer}{block}" if peer else f"BGP, next hop {hop}{block}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +78,7 @@ class Explained:
     via: str
     device: str
     protocol: str
-    sort: Sort
+    kind: str
     why: str
     agrees: bool
     """Whether wish and kernel agree, or the route is no concern of ours."""
@@ -107,8 +86,7 @@ class Explained:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("destination", "route", "via", "device", "protocol", "why", "agrees", "state")
-        return {**{name: getattr(self, name) for name in names}, "kind": self.sort.value}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +161,23 @@ def explained(seen: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explained
     shown = standing or wished
     assert shown is not None
     if wished is not None:
-        sort, why = reasons.of(key)
+        kind, why = KINDS[RouteClass(wished.target.route_class)], reasons.of(wished)
         state = _state(seen, key, wished, standing)
         if standing is not None and not seen.ownership.is_ours(standing):
-            sort, why = Sort.FOREIGN, f"stands where ours should: {wished} ({why})"
+            kind, why = FOREIGN, f"stands where ours should: {wished} ({why})"
     elif seen.ownership.is_ours(shown):
-        sort, why, state = Sort.LEFT, "nothing asks for it any more", _lingering(seen, shown)
+        kind, why, state = OBSOLETE, "nothing asks for it any more", _obsolete_state(seen, shown)
     elif shown.protocol == RTPROT_KERNEL:
-        sort, why, state = Sort.KERNEL, f"an address of {shown.device}", IN_PLACE
+        kind, why, state = KERNEL, f"an address of {shown.device}", IN_PLACE
     else:
-        sort, why, state = Sort.FOREIGN, f"set by {protocol_name(shown.protocol)}, not by us", IN_PLACE
+        kind, why, state = FOREIGN, f"set by {protocol_name(shown.protocol)}, not by us", IN_PLACE
     return Explained(
         destination=str(key),
         route=str(shown),
         via=str(shown.gateway or ""),
         device=shown.device or "",
         protocol=protocol_name(shown.protocol),
-        sort=sort,
+        kind=kind,
         why=why,
         agrees=state == IN_PLACE,
         state=state,
@@ -215,7 +193,7 @@ def _state(seen: RouteSnapshot, key: RouteKey, wished: Route, standing: Route | 
     return f"missing: {reason}" if standing is None else f"differs: {wished} is wished; {reason}"
 
 
-def _lingering(seen: RouteSnapshot, route: Route) -> str:
+def _obsolete_state(seen: RouteSnapshot, route: Route) -> str:
     if not seen.desired.complete:
         return "kept until the datastore was read"
     if not seen.desired.bgp_complete and seen.ownership.is_learned(route):

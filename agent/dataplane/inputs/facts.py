@@ -1,6 +1,6 @@
-"""Everything the wishes depend on, as one frozen value: the same facts always give the same wishes.
+"""Everything the desired state depends on, as one frozen value: the same facts always give the same desired state.
 
-Promises: no fact here is a wish. Does not know: where a fact came from.
+Promises: nothing here is desired, all of it is. Does not know: where a fact came from.
 """
 
 from __future__ import annotations
@@ -11,13 +11,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from agent.netlink.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Address, Link, Prefix, RouteKey
 from ipam.model import NodeName, Pool
-
-IPIP_OVERHEAD = 20
-VXLAN_OVERHEADS = {4: 50, 6: 70}
-"""By the version of IP outside."""
-SMALLEST_MTUS = {4: 576, 6: 1280}
-"""RFC 791: every IPv4 host must take a datagram of this size; RFC 8200: a link below it does not carry IPv6."""
-VERSIONS = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,7 @@ class Protocols:
 
 @dataclass(frozen=True, slots=True)
 class NodeAddresses:
-    """A node as the dataplane needs it."""
+    """The addresses of a node, of any version of IP and encapsulation."""
 
     underlay: IPv4Interface
     ipip: IPv4Address | None = None
@@ -56,7 +49,7 @@ class NodeAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A local pod interface."""
+    """A pod of this node: the host's side of its interface, and its addresses."""
 
     interface: str
     addresses: tuple[Address, ...]
@@ -64,33 +57,33 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is."""
+    """All that is known of the cluster and this node's kernel and settings when a pass begins."""
 
     node: NodeName
     pools: tuple[Pool, ...] = ()
     nodes: Mapping[NodeName, NodeAddresses] = field(default_factory=dict)
     block_owners: Mapping[Prefix, NodeName] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
-    learned: Mapping[RouteKey, Address] = field(default_factory=dict)
-    """Key -> next hop: the best BGP paths."""
+    bgp_nexthops: Mapping[RouteKey, Address] = field(default_factory=dict)
+    """Key -> next hop of BGP's best path; perhaps a view of BGP's table, which changes later."""
     links: Mapping[str, Link] = field(default_factory=dict)
     protocols: Protocols = Protocols()
     borrowed: Mapping[Prefix, NodeName] = field(default_factory=dict)
     """Addresses of other nodes' pods outside those nodes' blocks, where the blocks' contents are followed."""
     from_datastore: bool = False
     """The setting: routes of every encapsulation follow from the datastore, BGP or not."""
-    ways: frozenset[str] = frozenset()
-    """The interfaces that lead to other nodes, where they were looked up."""
+    underlay_links: frozenset[str] = frozenset()
+    """Names of the interfaces that lead to other nodes, where they were looked up."""
     tunnel_offload: bool | None = None
     """The setting: whether tunnels leave checksums to the device; None leaves it as it is."""
     open_forward: bool = True
     """The setting: others' forward chains that drop let pods' packets through."""
-    gateways: Mapping[Address, Address] = field(default_factory=dict)
-    """BGP peer -> the neighbour by which it is reached (`reachableBy`)."""
-    routers: Mapping[Address, Address] = field(default_factory=dict)
-    """Other node on no link's subnet -> the router by which the kernel reaches it, where it was looked up."""
+    peer_gateways: Mapping[Address, Address] = field(default_factory=dict)
+    """BGP peer on no link's subnet -> the gateway to it (`reachableBy`)."""
+    node_gateways: Mapping[Address, Address] = field(default_factory=dict)
+    """Other node on no link's subnet -> the gateway by which the kernel reaches it, where it was looked up."""
     services: tuple[Prefix, ...] = ()
-    """Networks of services: what others tell of them is not for this node's kernel."""
+    """Networks of services: what BGP learns of them is not for this node's kernel."""
 
     @property
     def me(self) -> NodeAddresses | None:
@@ -98,8 +91,8 @@ class Facts:
         return self.nodes.get(self.node)
 
     def gateway_to(self, next_hop: Address) -> Address:
-        """Who is sent what goes to a BGP next hop: the next hop, or who is on the way there."""
-        return self.gateways.get(next_hop) or self.routers.get(next_hop, next_hop)
+        """The gateway of routes to a BGP next hop: the next hop itself, if it is on a link as far as is known."""
+        return self.peer_gateways.get(next_hop) or self.node_gateways.get(next_hop, next_hop)
 
     @property
     def parent(self) -> Link | None:
@@ -107,35 +100,21 @@ class Facts:
         return self.parent_of(4)
 
     def parent_of(self, version: int) -> Link | None:
-        """The underlay interface: the one that bears this node's address of a version of IP."""
+        """The underlay interface: the one that has this node's address of a version of IP."""
         own = self.me.on(version) if self.me is not None else None
         return bearing(self.links, own.ip) if own is not None else None
 
     def underlay_mtu(self, version: int) -> int | None:
-        """The largest packet that gets to every other node; of this node's own interface before ways are known."""
-        found = [self.links[name].mtu for name in self.ways if name in self.links]
+        """Octets of the largest packet that gets to every other node; the parent's MTU before links are looked up."""
+        found = [self.links[name].mtu for name in self.underlay_links if name in self.links]
         parent = self.parent_of(version)
         if parent is None:
             return None
         return min(found) if found else parent.mtu
 
-    def pool_of(self, prefix: Prefix) -> Pool | None:
-        """The pool that holds a prefix."""
-        for pool in self.pools:
-            if within(prefix, pool.cidr):
-                return pool
-        return None
-
-
-def within(inner: Prefix, outer: Prefix) -> bool:
-    """Whether one prefix lies in another; never across versions."""
-    if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
-        return False
-    return inner.network_address in outer
-
 
 def bearing(links: Mapping[str, Link], address: Address) -> Link | None:
-    """The link that bears an address."""
+    """The link that has an address."""
     for link in links.values():
         if any(own == address for own, _ in link.addresses):
             return link
@@ -143,7 +122,7 @@ def bearing(links: Mapping[str, Link], address: Address) -> Link | None:
 
 
 def on_link(links: Mapping[str, Link], address: Address) -> Link | None:
-    """The link whose subnet holds `address`, longest prefix first; host addresses (/32, /128) connect to nobody."""
+    """The link whose subnet holds `address`, longest prefix first; full lengths (/32, /128) have no subnet."""
     if address.version == 6 and address.is_link_local:
         return None  # on every link's subnet
     best: tuple[int, Link] | None = None

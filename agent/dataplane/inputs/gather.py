@@ -1,19 +1,20 @@
 """Brings together what the datastore, the links, BGP and the settings say into one value: the facts.
 
-Promises: pure; a node without an IPv4 address is none yet. Does not know: what follows from the facts.
+Promises: pure but for its memory; what did not change in the datastore is the same object in the next facts.
+Does not know: what follows from the facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protocols
-from agent.dataplane.inputs.mtu import oversized
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
+from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.wire.families import Prefix
 from ipam.model import NodeName, Pool
@@ -21,7 +22,7 @@ from ipam.model import NodeName, Pool
 
 @dataclass(frozen=True, slots=True)
 class FactSettings:
-    """The settings that are facts."""
+    """The settings that the desired state depends on."""
 
     protocols: Protocols = field(default_factory=Protocols)
     open_forward: bool = True
@@ -30,7 +31,7 @@ class FactSettings:
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
-    """A node as the dataplane needs it."""
+    """A node's addresses; None as long as it has no IPv4 address: it takes no part yet."""
     if node.ipv4 is None:
         return None
     return NodeAddresses(
@@ -45,42 +46,40 @@ def addresses_of(node: Node) -> NodeAddresses | None:
 
 
 class Gatherer:
-    """Gathers again and again; what did not change in the datastore is the same object in the next facts."""
+    """Gathers the facts of one node, pass after pass."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._read: tuple[object, object, object] = (None, None, None)
-        """What the three below were made of."""
-        self._nodes: Mapping[NodeName, NodeAddresses] = {}
-        self._pools: tuple[Pool, ...] = ()
-        self._endpoints: tuple[Endpoint, ...] = ()
-        self._pods: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
+        self._nodes = Memo[Mapping[NodeName, NodeAddresses]](by_identity=True)
+        self._pools = Memo[tuple[Pool, ...]](by_identity=True)
+        self._endpoints = Memo[tuple[Endpoint, ...]](by_identity=True)
+        self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is kept so that nothing else can have it."""
 
-    def gathered(
+    def gather(
         self,
         settings: FactSettings,
         links: Mapping[str, Link],
-        learned: Mapping[RouteKey, Address],
-        gateways: Mapping[Address, Address],
-        ways: Collection[str] = (),
-        routers: Mapping[Address, Address] | None = None,
+        bgp_nexthops: Mapping[RouteKey, Address],
+        peer_gateways: Mapping[Address, Address],
+        underlay_links: Collection[str] = (),
+        node_gateways: Mapping[Address, Address] | None = None,
     ) -> Facts:
-        """The facts; `gateways` lead to peers that are on no link, `ways` and `routers` to other nodes."""
-        self._look()
+        """The facts of this moment; the arguments are what the datastore does not say."""
         cluster = self._cluster
+        nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
         return Facts(
             node=cluster.node,
-            pools=self._pools,
-            nodes=self._nodes,
+            pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
+            nodes=self._nodes.get(lambda: _node_addresses(nodes), nodes),
             block_owners=cluster.block_owners,
-            endpoints=self._endpoints,
-            learned=learned,
-            gateways=gateways,
+            endpoints=self._endpoints.get(lambda: self._pods(endpoints), endpoints),
+            bgp_nexthops=bgp_nexthops,
+            peer_gateways=peer_gateways,
             services=service_networks(cluster.bgp),
             links=links,
-            ways=frozenset(ways),
-            routers=routers or {},
+            underlay_links=frozenset(underlay_links),
+            node_gateways=node_gateways or {},
             borrowed=cluster.borrowed if settings.from_datastore else {},
             from_datastore=settings.from_datastore,
             tunnel_offload=settings.tunnel_offload,
@@ -88,37 +87,19 @@ class Gatherer:
             protocols=settings.protocols,
         )
 
-    def _look(self) -> None:
-        nodes, pools, endpoints = self._cluster.nodes, self._cluster.pools, self._cluster.endpoints
-        before = self._read
-        if nodes is not before[0]:
-            found = {name: addresses_of(node) for name, node in nodes.items()}
-            self._nodes = {name: one for name, one in found.items() if one is not None}
-        if pools is not before[1]:
-            self._pools = tuple(record.pool for record in pools)
-        if endpoints is not before[2]:
-            known = self._pods
-            self._pods = {id(one): known.get(id(one)) or (one, _pod(one)) for one in endpoints}
-            self._endpoints = tuple(made for _, made in self._pods.values())
-        self._read = nodes, pools, endpoints
+    def _pods(self, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Endpoint, ...]:
+        """One pod comes or goes among hundreds: the others' are not made anew."""
+        known = self._made
+        self._made = {
+            id(one): known.get(id(one)) or (one, Endpoint(one.spec.interface_name, one.addresses))
+            for one in endpoints
+        }
+        return tuple(made for _, made in self._made.values())
 
 
-def _pod(endpoint: WorkloadEndpoint) -> Endpoint:
-    return Endpoint(endpoint.spec.interface_name, endpoint.addresses)
-
-
-def troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:
-    """What is wrong between the facts, a sentence each."""
-    found = []
-    me = cluster.nodes.get(cluster.node)
-    if me is not None and me.ipv4 is not None and facts.links and facts.parent is None:
-        found.append(f"no interface bears the node's address {me.ipv4.ip}: nothing is removed until one does")
-    names = {item.spec.interface_name: item.spec.pod or item.spec.endpoint for item in cluster.endpoints}
-    found += [
-        f"mtu: pod {names[name]} ({name}) has {has}, the way to other nodes carries {carried}: recreate it"
-        for name, has, carried in oversized(facts)
-    ]
-    return tuple(found)
+def _node_addresses(nodes: Mapping[NodeName, Node]) -> dict[NodeName, NodeAddresses]:
+    found = ((name, addresses_of(node)) for name, node in nodes.items())
+    return {name: addresses for name, addresses in found if addresses is not None}
 
 
 def service_networks(settings: BGPConfigurationSpec) -> tuple[Prefix, ...]:

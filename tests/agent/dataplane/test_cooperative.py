@@ -62,7 +62,7 @@ async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_the
     others = Others()
     task = asyncio.create_task(others.run())
     computing = asyncio.create_task(
-        run_cooperatively(DesiredRoutes().work(replace(START, learned=learned), None))
+        run_cooperatively(DesiredRoutes().update(replace(START, bgp_nexthops=learned), None))
     )
     await asyncio.sleep(0)
     assert not computing.done()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.desired.desired_routes import DesiredRoutes
-from agent.dataplane.inputs.facts import Endpoint
+from agent.dataplane.cooperative import run_now
+from agent.dataplane.desired.desired_routes import Answer, DesiredRoutes
+from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kinds.states import ActualState, DesiredState
-from agent.netlink.objects import Kind, Link
+from agent.netlink.objects import Kind, Link, Route, RouteKey
 from ipam.model import EncapsulationMode
 from tests.scenes.reconcilers import route_plan
 from tests.scenes.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
@@ -25,11 +27,22 @@ changes = st.one_of(
 )
 
 
+def classes(routes: Mapping[RouteKey, Route]) -> dict[RouteKey, int]:
+    """Which are no part of a comparison of routes."""
+    return {key: route.target.route_class for key, route in routes.items()}
+
+
+def follow(
+    desired: DesiredRoutes, facts: Facts, touched: Mapping[RouteKey, IPv4Address | None] | None
+) -> Answer:
+    return run_now(desired.update(facts, touched))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(changes, max_size=4), max_size=12))
 def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps: list[list[tuple]]) -> None:  # type: ignore[type-arg]
     facts, learned = START, {}
-    wishes, actual = DesiredRoutes(), ActualState()
+    desired, actual = DesiredRoutes(), ActualState()
     plan = route_plan(
         DesiredState(dataplane_of(facts), complete=True, bgp_complete=True), actual, facts.links
     )
@@ -49,14 +62,14 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
                 facts = replace(facts, endpoints=(pod,) if one else ())
             else:
                 facts = replace(facts, pools=(replace(facts.pools[0], ipip=one),))
-        facts = replace(facts, learned=learned)
-        wished, keys = wishes.follow(facts, touched)
-        assert wished == routes_of(facts)
+        facts = replace(facts, bgp_nexthops=learned)
+        found, keys = follow(desired, facts, touched)
+        assert found == routes_of(facts)
         # And a plan that looks only where something may differ brings the kernel to the same place.
-        wish = DesiredState(dataplane_of(facts, wished), complete=True, bgp_complete=True, touched=keys)
+        state = DesiredState(dataplane_of(facts, found), complete=True, bgp_complete=True, touched=keys)
         looked_at = None if keys is None else keys | {*plan.conflicts, *plan.waiting}
-        plan = route_plan(wish, actual, facts.links, looked_at)
-        whole = route_plan(wish, actual, facts.links)
+        plan = route_plan(state, actual, facts.links, looked_at)
+        whole = route_plan(state, actual, facts.links)
         steps = plan.create, plan.replace, plan.delete
         assert steps == (whole.create, whole.replace, whole.delete)
         actual.wrote(Kind.ROUTE, plan.wanted.items())
@@ -64,27 +77,27 @@ def test_following_change_by_change_ends_in_what_a_whole_computation_gives(steps
 
 
 def test_a_change_of_one_learned_path_names_one_key() -> None:
-    wishes = DesiredRoutes()
+    desired = DesiredRoutes()
     learned = dict.fromkeys(KEYS, HOPS[0])
-    facts = replace(START, learned=learned)
-    assert wishes.follow(facts, learned)[1] is None
+    facts = replace(START, bgp_nexthops=learned)
+    assert follow(desired, facts, learned)[1] is None
     learned[KEYS[3]] = HOPS[1]
-    assert wishes.follow(facts, {KEYS[3]: HOPS[1]})[1] == {KEYS[3]}
-    assert wishes.follow(facts, {})[1] == frozenset()
-    assert wishes.follow(replace(facts, pools=()), {})[1] is None
+    assert follow(desired, facts, {KEYS[3]: HOPS[1]})[1] == {KEYS[3]}
+    assert follow(desired, facts, {})[1] == frozenset()
+    assert follow(desired, replace(facts, pools=()), {})[1] is None
 
 
 def test_a_pod_more_or_less_names_its_keys_and_uncovers_what_it_hid() -> None:
-    wishes = DesiredRoutes()
+    desired = DesiredRoutes()
     address = KEYS[6]
-    facts = replace(START, learned={address: HOPS[0]})
-    assert str(wishes.follow(facts, None)[0][address]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
+    facts = replace(START, bgp_nexthops={address: HOPS[0]})
+    assert str(follow(desired, facts, None)[0][address]) == "20.0.0.1 via 10.0.0.2 dev eth0 proto bird"
     pod = Endpoint("cali1", (IPv4Address("20.0.0.1"),))
     links = {**facts.links, "cali1": Link(9, "cali1", "veth", 1500, up=True)}
     with_pod = replace(facts, endpoints=(pod,), links=links)
-    routes_, keys = wishes.follow(with_pod, {})
+    routes_, keys = follow(desired, with_pod, {})
     assert (str(routes_[address]), keys) == ("20.0.0.1 dev cali1 scope link", {address})
-    routes_, keys = wishes.follow(facts, {})
+    routes_, keys = follow(desired, facts, {})
     assert (str(routes_[address]), keys) == (
         "20.0.0.1 via 10.0.0.2 dev eth0 proto bird",
         {address},

@@ -8,9 +8,8 @@ from ipaddress import IPv4Interface
 import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
-from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
+from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Facts, NodeAddresses
-from agent.dataplane.inputs.mtu import pod_mtu
 from agent.netlink.objects import Link
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.route_facts import (
@@ -89,17 +88,20 @@ def test_every_encapsulation_gives_the_route_forms_of_a_calico_node(given: Pool,
 
 
 def test_an_own_block_beats_the_same_block_learned_from_another() -> None:
-    given = facts(pool(), learned={network("192.168.41.192/26"): address("172.26.5.10")})
+    given = facts(pool(), bgp_nexthops={network("192.168.41.192/26"): address("172.26.5.10")})
     assert lines(given) == sorted(LOCAL)
 
 
 def test_a_local_pod_beats_its_own_address_learned_from_another() -> None:
-    given = facts(pool(), learned={network("192.168.41.193/32"): address("172.26.5.10")})
+    given = facts(pool(), bgp_nexthops={network("192.168.41.193/32"): address("172.26.5.10")})
     assert lines(given) == sorted(LOCAL)
 
 
 def test_a_block_of_one_address_has_no_blackhole() -> None:
-    assert lines(facts(pool(), block_owners={network("192.168.41.5/32"): ME}, learned={}, endpoints=())) == []
+    assert (
+        lines(facts(pool(), block_owners={network("192.168.41.5/32"): ME}, bgp_nexthops={}, endpoints=()))
+        == []
+    )
 
 
 def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
@@ -107,7 +109,7 @@ def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
         ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
         NEAR: NodeAddresses(IPv4Interface("172.26.5.10/20")),
     }
-    assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, learned={})) == sorted(LOCAL)
+    assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, bgp_nexthops={})) == sorted(LOCAL)
 
 
 def test_a_pool_that_turns_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_has_its_vtep() -> None:
@@ -122,7 +124,7 @@ def test_a_pool_that_turns_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_h
         nodes=nodes,
         endpoints=(),
         block_owners={},
-        learned={network("192.168.77.0/26"): far},
+        bgp_nexthops={network("192.168.77.0/26"): far},
     )
     assert lines(turned) == []
     for up, expected in (
@@ -188,7 +190,9 @@ def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
         for number in range(20_000)
     }
     wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
-    assert len(dataplane_of(facts(wide, learned=learned, block_owners={}, endpoints=())).routes) == 20_000
+    assert (
+        len(dataplane_of(facts(wide, bgp_nexthops=learned, block_owners={}, endpoints=())).routes) == 20_000
+    )
 
 
 def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
@@ -207,12 +211,12 @@ def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
 def test_a_peer_behind_a_neighbour_has_a_route_of_its_own_and_so_has_what_it_taught() -> None:
     tor, way = address("10.99.0.1"), address("172.26.0.1")
     taught = {network("10.50.0.0/16"): tor, network("10.51.0.0/16"): address("10.99.0.2")}
-    given = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: way})
+    given = facts(pool(), bgp_nexthops=taught, endpoints=(), block_owners={}, peer_gateways={tor: way})
     assert lines(given) == [
         "10.50.0.0/16 via 172.26.0.1 dev eth0 proto bird",
         "10.99.0.1 via 172.26.0.1 dev eth0 proto bird",
     ]
-    out_of_reach = facts(pool(), learned=taught, endpoints=(), block_owners={}, gateways={tor: tor})
+    out_of_reach = facts(pool(), bgp_nexthops=taught, endpoints=(), block_owners={}, peer_gateways={tor: tor})
     assert lines(out_of_reach) == []
 
 
@@ -220,18 +224,20 @@ def test_a_node_behind_a_router_is_reached_by_it_where_nothing_encapsulates() ->
     """Virtual machines on two subnets, in mode none: the blocks of the other subnet had no route at all."""
     far, router = address("172.27.0.9"), address("172.26.0.1")
     blocks = {network("192.168.77.0/26"): far}
-    given = facts(pool(), learned=blocks, endpoints=(), block_owners={}, routers={far: router})
+    given = facts(pool(), bgp_nexthops=blocks, endpoints=(), block_owners={}, node_gateways={far: router})
     assert lines(given) == ["192.168.77.0/26 via 172.26.0.1 dev eth0 proto bird"]
     tunnelled = replace(given, pools=(pool(ipip=ALWAYS),))
     assert lines(tunnelled) == ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]
-    elsewhere = replace(given, routers={far: address("10.0.0.1")})
+    elsewhere = replace(given, node_gateways={far: address("10.0.0.1")})
     assert lines(elsewhere) == []
 
 
 def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -> None:
     near = address("172.26.5.10")
     learned = {network("10.96.0.0/12"): near, network("10.96.5.5/32"): near, network("10.0.0.0/8"): near}
-    given = facts(pool(), learned=learned, endpoints=(), block_owners={}, services=(network("10.96.0.0/12"),))
+    given = facts(
+        pool(), bgp_nexthops=learned, endpoints=(), block_owners={}, services=(network("10.96.0.0/12"),)
+    )
     assert lines(given) == ["10.0.0.0/8 via 172.26.5.10 dev eth0 proto bird"]
 
 
@@ -261,6 +267,6 @@ def test_where_there_is_no_bgp_the_datastore_tells_every_route(
     encapsulation: dict[str, EncapsulationMode], near: str, far: str | None
 ) -> None:
     borrowed = {network("192.168.41.200/32"): NEAR, network("192.168.31.70/32"): ME}
-    given = facts(pool(**encapsulation), learned={}, from_datastore=True, borrowed=borrowed)
+    given = facts(pool(**encapsulation), bgp_nexthops={}, from_datastore=True, borrowed=borrowed)
     expected = [*LOCAL, f"192.168.31.64/26 {near}", f"192.168.41.200 {near}"]
     assert lines(given) == sorted([*expected, *([f"192.168.77.0/26 {far}"] if far else [])])

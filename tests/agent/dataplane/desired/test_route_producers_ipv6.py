@@ -9,9 +9,8 @@ import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_sysctls import sysctls
-from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels, vtep_mac
+from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.dataplane.inputs.mtu import pod_mtu
 from agent.netlink.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.route_facts import routes_of
@@ -53,15 +52,15 @@ def facts(vxlan: EncapsulationMode = NEVER, **more: object) -> Facts:
             network("fd10:1::c0/128"): ME,
         },
         "endpoints": (Endpoint("cali1", (address("fd10:1::7"),)),),
-        "learned": {
+        "bgp_nexthops": {
             network("fd10:1::40/122"): address("fd26::2"),
             network("fd10:1::80/122"): address("fd27::3"),
             network("fd10:1::9/128"): address("fd26::2"),
         },
         **more,
     }
-    learned = {RouteKey(prefix): hop for prefix, hop in given["learned"].items()}  # type: ignore[attr-defined]
-    return Facts(node=ME, **{**given, "learned": learned})  # type: ignore[arg-type]
+    learned = {RouteKey(prefix): hop for prefix, hop in given["bgp_nexthops"].items()}  # type: ignore[attr-defined]
+    return Facts(node=ME, **{**given, "bgp_nexthops": learned})  # type: ignore[arg-type]
 
 
 def lines(given: Facts) -> list[str]:

@@ -14,7 +14,6 @@ from agent.dataplane.explain.dry_run import NextPass, dry_run
 from agent.dataplane.explain.route_reasons import (
     Explained,
     Reasons,
-    Sort,
     explained,
     nearness,
     page,
@@ -46,7 +45,7 @@ def key(prefix: str) -> RouteKey:
     return RouteKey(ip_network(prefix))
 
 
-def told_by(prefix: Prefix) -> str:
+def learned_from(prefix: Prefix) -> str:
     return {NEAR: "near (172.26.5.10)"}.get(str(prefix), "")
 
 
@@ -64,38 +63,37 @@ def seen(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
     return RouteSnapshot(wish, actual, known.links, Ownership(), {}, {})
 
 
-def said(situation: RouteSnapshot, known: Facts, prefix: str) -> Explained:
-    reasons = Reasons(known, {"calie486eacd845": "web-1"}, told_by)
-    return explained(situation, reasons, key(prefix))
+def said(snapshot: RouteSnapshot, known: Facts, prefix: str) -> Explained:
+    reasons = Reasons(known, {"calie486eacd845": "web-1"}, learned_from)
+    return explained(snapshot, reasons, key(prefix))
 
 
-PEER = {"gateways": {ip_network("10.9.9.9/32").network_address: facts().nodes["near"].underlay.ip}}  # type: ignore[index]
+PEER = {"peer_gateways": {ip_network("10.9.9.9/32").network_address: facts().nodes["near"].underlay.ip}}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    ("known", "prefix", "sort", "why"),
+    ("known", "prefix", "kind", "why"),
     [
-        (given(), POD, Sort.POD, "pod web-1"),
-        (given(), OWN, Sort.BLACKHOLE, "this node's block: what no pod has must not leave"),
-        (given(), NEAR, Sort.BGP, "told by near (172.26.5.10), block of near"),
-        (given(), "192.168.41.200/32", Sort.BGP, "BGP, next hop 172.26.5.10"),
-        (given(EncapsulationMode.CROSS_SUBNET), NEAR, Sort.DATASTORE, "block of near, by its claim"),
-        (given(**PEER), "10.9.9.9/32", Sort.PEER, "a BGP peer that is on no link"),
+        (given(), POD, "pod", "pod web-1"),
+        (given(), OWN, "blackhole", "this node's block: what no pod has must not leave"),
+        (given(), NEAR, "bgp", "learned from near (172.26.5.10), block of near"),
+        (given(), "192.168.41.200/32", "bgp", "BGP, next hop 172.26.5.10"),
+        (given(EncapsulationMode.CROSS_SUBNET), NEAR, "datastore", "block of near, by its claim"),
+        (given(**PEER), "10.9.9.9/32", "peer", "a BGP peer that is on no link"),
     ],
 )
-def test_a_wished_route_says_why_it_is_there(known: Facts, prefix: str, sort: Sort, why: str) -> None:
+def test_a_wished_route_says_why_it_is_there(known: Facts, prefix: str, kind: str, why: str) -> None:
     row = said(seen(known), known, prefix)
-    assert (row.sort, row.why, row.state, row.agrees) == (sort, why, "in place", True)
+    assert (row.kind, row.why, row.state, row.agrees) == (kind, why, "in place", True)
 
 
-@pytest.mark.xfail(strict=True, reason="the reason is guessed: `block of near, by its claim`")
 def test_a_block_that_turns_to_vxlan_is_bgps_until_the_other_has_its_vtep() -> None:
     known = given(EncapsulationMode.ALWAYS)
     nodes = {name: replace(node, vxlan=None) for name, node in known.nodes.items()}
     known = replace(known, nodes=nodes)
-    (row,) = page(seen(known), Reasons(known, {}, told_by), near=ip_network(NEAR)).routes
+    (row,) = page(seen(known), Reasons(known, {}, learned_from), near=ip_network(NEAR)).routes
     assert row.route == f"{NEAR} via 172.26.5.10 dev tunl0 proto bird onlink"
-    assert (row.sort, row.why) == (Sort.BGP, "told by near (172.26.5.10), block of near")
+    assert (row.kind, row.why) == ("bgp", "learned from near (172.26.5.10), block of near")
 
 
 LEFT = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
@@ -105,61 +103,61 @@ CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.L
 
 
 @pytest.mark.parametrize(
-    ("changes", "more", "prefix", "sort", "state"),
+    ("changes", "more", "prefix", "kind", "state"),
     [
-        ((NEAR,), {}, NEAR, Sort.BGP, "missing: not written yet"),
+        ((NEAR,), {}, NEAR, "bgp", "missing: not written yet"),
         (
             (OWN_WAY,),
             {},
             NEAR,
-            Sort.BGP,
+            "bgp",
             "differs: 192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird is wished",
         ),
-        ((STATIC,), {}, NEAR, Sort.FOREIGN, "conflict: a route of protocol static is there"),
-        ((LEFT,), {}, "192.168.99.0/26", Sort.LEFT, "to be removed"),
+        ((STATIC,), {}, NEAR, "foreign", "conflict: a route of protocol static is there"),
+        ((LEFT,), {}, "192.168.99.0/26", "obsolete", "to be removed"),
         (
             (LEFT,),
             {"bgp_complete": False},
             "192.168.99.0/26",
-            Sort.LEFT,
+            "obsolete",
             "kept until BGP has heard every peer",
         ),
-        ((LEFT,), {"complete": False}, "192.168.99.0/26", Sort.LEFT, "kept until the datastore was read"),
+        ((LEFT,), {"complete": False}, "192.168.99.0/26", "obsolete", "kept until the datastore was read"),
     ],
 )
 def test_where_wish_and_kernel_do_not_agree_the_state_says_how(
-    changes: tuple[Route | str, ...], more: dict[str, bool], prefix: str, sort: Sort, state: str
+    changes: tuple[Route | str, ...], more: dict[str, bool], prefix: str, kind: str, state: str
 ) -> None:
     known = given()
     row = said(seen(known, *changes, **more), known, prefix)
-    assert row.sort is sort
+    assert row.kind == kind
     assert row.state.startswith(state)
     assert not row.agrees
 
 
 def test_what_is_others_or_the_kernels_own_is_no_concern() -> None:
     known = given()
-    situation = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
-    assert said(situation, known, "172.26.0.0/20").why == "an address of eth0"
-    row = said(situation, known, "10.1.0.0/16")
-    assert (row.sort, row.why, row.agrees) == (Sort.FOREIGN, "set by static, not by us", True)
+    snapshot = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    assert said(snapshot, known, "172.26.0.0/20").why == "an address of eth0"
+    row = said(snapshot, known, "10.1.0.0/16")
+    assert (row.kind, row.why, row.agrees) == ("foreign", "set by static, not by us", True)
 
 
 def test_a_route_that_waits_or_is_refused_says_for_what() -> None:
     known = given()
-    situation = replace(
+    snapshot = replace(
         seen(known, NEAR, POD), waiting={key(NEAR): "eth0 is down"}, refused={key(POD): "EINVAL"}
     )
-    assert said(situation, known, NEAR).state == "missing: eth0 is down"
-    assert said(situation, known, POD).state == "missing: EINVAL"
+    assert said(snapshot, known, NEAR).state == "missing: eth0 is down"
+    assert said(snapshot, known, POD).state == "missing: EINVAL"
 
 
 def test_pages_behind_each_other_are_the_whole_table_once() -> None:
     known = given()
-    situation = seen(known, CONNECTED, STATIC)
+    snapshot = seen(known, CONNECTED, STATIC)
     reasons, found, after = Reasons(known, {}), [], None
     while True:
-        one = page(situation, reasons, after=after, most=2)
+        one = page(snapshot, reasons, after=after, most=2)
         assert len(one.routes) <= 2
         found += [row.destination for row in one.routes]
         after = one.last
@@ -167,7 +165,7 @@ def test_pages_behind_each_other_are_the_whole_table_once() -> None:
             break
     assert len(found) == len(set(found))
     assert set(found) == {
-        str(key.destination) for key in (*situation.actual.routes, *situation.desired.dataplane.routes)
+        str(key.destination) for key in (*snapshot.actual.routes, *snapshot.desired.dataplane.routes)
     }
 
 
@@ -182,8 +180,8 @@ def test_pages_behind_each_other_are_the_whole_table_once() -> None:
 )
 def test_a_table_is_narrowed(near: str | None, foreign: bool, expected: list[str]) -> None:
     known = given()
-    situation = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
-    found = page(situation, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign)
+    snapshot = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    found = page(snapshot, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign)
     assert [row.destination for row in found.routes] == expected
 
 
@@ -203,14 +201,14 @@ def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
     assert nearness(near)(RouteKey(other)) == expected
 
 
-async def next_pass(situation: RouteSnapshot, known: Facts, **held: str) -> NextPass:
+async def next_pass(snapshot: RouteSnapshot, known: Facts, **held: str) -> NextPass:
     kinds = all_kinds(FakeKernel(), Lines(), ownership=Ownership(), tunnel_grace_seconds=5.0)
-    given = Comparison(situation.desired, situation.actual, situation.links)
-    return await dry_run(kinds, given, Reasons(known, {}, told_by), held)
+    given = Comparison(snapshot.desired, snapshot.actual, snapshot.links)
+    return await dry_run(kinds, given, Reasons(known, {}, learned_from), held)
 
 
-async def steps(situation: RouteSnapshot, known: Facts) -> list[PlannedStep]:
-    return list((await next_pass(situation, known)).steps)
+async def steps(snapshot: RouteSnapshot, known: Facts) -> list[PlannedStep]:
+    return list((await next_pass(snapshot, known)).steps)
 
 
 async def test_a_kernel_as_wished_has_no_next_step() -> None:
@@ -221,8 +219,8 @@ async def test_a_kernel_as_wished_has_no_next_step() -> None:
 @pytest.mark.parametrize(
     ("changes", "verb", "what", "why"),
     [
-        ((NEAR,), "create", "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird", "told by near"),
-        ((OWN_WAY,), "replace", "192.168.31.64/26 via", "told by near"),
+        ((NEAR,), "create", "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird", "learned from near"),
+        ((OWN_WAY,), "replace", "192.168.31.64/26 via", "learned from near"),
         ((STATIC,), "conflict", "192.168.31.64/26 via", "is not ours"),
         ((LEFT,), "delete", "", "nothing asks for it any more"),
     ],
@@ -240,10 +238,10 @@ async def test_each_difference_is_a_step_with_its_reason(
 
 async def test_sysctls_and_tunnels_are_steps_and_reserves_are_said() -> None:
     known = given(EncapsulationMode.ALWAYS)
-    situation = seen(known, complete=False)
-    situation.actual.adopt(Kind.TUNNEL, {})
-    situation.actual.adopt_some(Kind.SYSCTL, {"net/ipv4/ip_forward": Sysctl("net/ipv4/ip_forward", "0")})
-    found = await next_pass(situation, known, route="50 of 60")
+    snapshot = seen(known, complete=False)
+    snapshot.actual.adopt(Kind.TUNNEL, {})
+    snapshot.actual.adopt_some(Kind.SYSCTL, {"net/ipv4/ip_forward": Sysctl("net/ipv4/ip_forward", "0")})
+    found = await next_pass(snapshot, known, route="50 of 60")
     assert [(one.kind, one.verb) for one in found.steps][:1] == [("tunnel", "create")]
     assert any(one.what == "net/ipv4/ip_forward = 1" for one in found.steps)
     assert found.reserves == (

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
 import msgspec
 import pytest
 
+from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
 from agent.dataplane.inputs.facts import Endpoint
-from agent.dataplane.inputs.gather import FactSettings, Gatherer, service_networks, troubles
-from agent.dataplane.inputs.mtu import oversized, pod_mtu
+from agent.dataplane.inputs.gather import service_networks
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
-from agent.datastore.resources.resource_types import (
-    Metadata,
-    Node,
-    NodeBGPSpec,
-    NodeSpec,
-    WorkloadEndpoint,
-    WorkloadEndpointSpec,
-    encode,
-    kind_of,
-)
-from agent.datastore.state_cache import Cluster
-from agent.netlink.objects import Address, Link
+from agent.netlink.objects import Address
 from agent.node.underlay import MOST_NODES_ASKED, Underlay
-from ipam.etcd.store import Versioned
-from ipam.keys import resource_key
 from ipam.model import NodeName
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.route_facts import ALWAYS, facts, pool
+from tests.scenes.route_facts import ALWAYS, facts, link, pool
 
 ME = NodeName("node1")
-
-
-def link(index: int, name: str, mtu: int, address: str | None = None) -> Link:
-    found = ((ip_address(address.split("/")[0]), int(address.split("/")[1])),) if address else ()
-    return Link(index, name, None, mtu, True, addresses=found)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +29,7 @@ def link(index: int, name: str, mtu: int, address: str | None = None) -> Link:
 def test_the_narrowest_way_to_a_node_decides(ways: tuple[str, ...], mtu: int) -> None:
     given = facts(pool(vxlan=ALWAYS))
     links = {**given.links, "eth1": link(3, "eth1", 1400)}
-    given = replace(given, links=links, ways=frozenset(ways))
+    given = replace(given, links=links, underlay_links=frozenset(ways))
     assert pod_mtu(given) == mtu - 50
     assert pod_mtu(replace(given, pools=(pool(),))) == mtu
 
@@ -59,7 +41,7 @@ def test_an_address_on_the_loopback_says_nothing_of_the_way() -> None:
         "eth0": link(2, "eth0", 1500, "10.0.0.1/31"),
         "eth1": link(3, "eth1", 1450, "10.0.0.3/31"),
     }
-    assert pod_mtu(replace(given, links=links, ways=frozenset({"eth0", "eth1"}))) == 1450
+    assert pod_mtu(replace(given, links=links, underlay_links=frozenset({"eth0", "eth1"}))) == 1450
 
 
 def test_a_pod_above_what_the_way_carries_is_told() -> None:
@@ -68,41 +50,6 @@ def test_a_pod_above_what_the_way_carries_is_told() -> None:
     )
     links = {**given.links, "cali1": link(5, "cali1", 1500), "cali2": link(6, "cali2", 1400)}
     assert oversized(replace(given, links=links)) == [("cali1", 1500, 1450)]
-
-
-def cluster(*resources: Node | WorkloadEndpoint) -> Cluster:
-    found = Cluster(ME)
-    for one in resources:
-        plural = {"Node": "nodes", "WorkloadEndpoint": "workloadendpoints"}[kind_of(one)]
-        key = resource_key(plural, one.metadata.name, one.metadata.namespace or "default")
-        found.apply(key, Versioned(key, encode(one), 1))
-    return found
-
-
-NODE = Node(metadata=Metadata(name=ME), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20")))
-POD = WorkloadEndpoint(
-    metadata=Metadata(name="node1-cni-p1-eth0", namespace="default"),
-    spec=WorkloadEndpointSpec(
-        node=ME,
-        orchestrator="k8s",
-        pod="p1",
-        endpoint="eth0",
-        interface_name="cali1",
-        ip_networks=["10.0.0.1/32"],
-    ),
-)
-
-
-def test_what_is_wrong_is_told_in_sentences() -> None:
-    known = cluster(NODE, POD)
-    links = {"eth0": link(2, "eth0", 1400, "172.26.0.11/20"), "cali1": link(3, "cali1", 1500)}
-    assert troubles(known, Gatherer(known).gathered(FactSettings(), links, {}, {})) == (
-        "mtu: pod p1 (cali1) has 1500, the way to other nodes carries 1400: recreate it",
-    )
-    links = {"eth0": link(2, "eth0", 1500, "172.26.0.99/20"), "cali1": link(3, "cali1", 1500)}
-    assert troubles(known, Gatherer(known).gathered(FactSettings(), links, {}, {})) == (
-        "no interface bears the node's address 172.26.0.11: nothing is removed until one does",
-    )
 
 
 async def test_ways_are_looked_up_of_distant_nodes_only_and_a_change_is_told() -> None:

@@ -1,0 +1,58 @@
+"""What `tortie node status` says is wrong between the datastore and this node's interfaces."""
+
+from __future__ import annotations
+
+from agent.dataplane.inputs.gather import FactSettings, Gatherer
+from agent.datastore.resources.resource_types import (
+    Metadata,
+    Node,
+    NodeBGPSpec,
+    NodeSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointSpec,
+    encode,
+    kind_of,
+)
+from agent.datastore.state_cache import Cluster
+from agent.status import fact_troubles
+from ipam.etcd.store import Versioned
+from ipam.keys import resource_key
+from ipam.model import NodeName
+from tests.scenes.route_facts import link
+
+ME = NodeName("node1")
+
+
+def cluster(*resources: Node | WorkloadEndpoint) -> Cluster:
+    found = Cluster(ME)
+    for one in resources:
+        plural = {"Node": "nodes", "WorkloadEndpoint": "workloadendpoints"}[kind_of(one)]
+        key = resource_key(plural, one.metadata.name, one.metadata.namespace or "default")
+        found.apply(key, Versioned(key, encode(one), 1))
+    return found
+
+
+NODE = Node(metadata=Metadata(name=ME), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20")))
+POD = WorkloadEndpoint(
+    metadata=Metadata(name="node1-cni-p1-eth0", namespace="default"),
+    spec=WorkloadEndpointSpec(
+        node=ME,
+        orchestrator="k8s",
+        pod="p1",
+        endpoint="eth0",
+        interface_name="cali1",
+        ip_networks=["10.0.0.1/32"],
+    ),
+)
+
+
+def test_what_is_wrong_is_told_in_sentences() -> None:
+    known = cluster(NODE, POD)
+    links = {"eth0": link(2, "eth0", 1400, "172.26.0.11/20"), "cali1": link(3, "cali1", 1500)}
+    assert fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {})) == (
+        "mtu: pod p1 (cali1) has 1500, the way to other nodes carries 1400: recreate it",
+    )
+    links = {"eth0": link(2, "eth0", 1500, "172.26.0.99/20"), "cali1": link(3, "cali1", 1500)}
+    assert fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {})) == (
+        "no interface bears the node's address 172.26.0.11: nothing is removed until one does",
+    )
