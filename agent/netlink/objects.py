@@ -246,7 +246,7 @@ class Route(tuple[RouteKey, RouteTarget]):
         if self.device is not None:
             words.append(f"dev {self.device}")
         if self.protocol != RTPROT_BOOT:
-            words.append(f"proto {PROTOCOL_NAMES.get(self.protocol, str(self.protocol))}")
+            words.append(f"proto {protocol_name(self.protocol)}")
         if self.scope is Scope.LINK:
             words.append("scope link")
         metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
@@ -259,6 +259,11 @@ class Route(tuple[RouteKey, RouteTarget]):
 
 PROTOCOL_NAMES = {2: "kernel", 3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp", 186: "bgp"}
 """The names of /etc/iproute2/rt_protos that a node is likely to meet."""
+
+
+def protocol_name(protocol: int) -> str:
+    """An rtm_protocol as `ip route` prints it."""
+    return PROTOCOL_NAMES.get(protocol, str(protocol))
 
 
 class TunnelKind(Enum):

@@ -11,7 +11,6 @@ from ipaddress import ip_interface
 from agent.dataplane.desired.desired_tunnels import IPIP_OVERHEAD, VXLAN_OVERHEADS
 from agent.netlink.objects import (
     OUR_TUNNELS,
-    PROTOCOL_NAMES,
     RTPROT_KERNEL,
     WORKLOAD_PREFIX,
     ForwardChain,
@@ -19,6 +18,7 @@ from agent.netlink.objects import (
     Prefix,
     Route,
     RouteType,
+    protocol_name,
 )
 from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, Severity
 from ipam.model import EncapsulationMode, Pool
@@ -99,7 +99,7 @@ def _overlapping_route(
     if ours or (route.device is not None and not _foreign(route.device)):
         return
     inside = network.prefixlen >= pool.cidr.prefixlen
-    protocol = PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
+    protocol = protocol_name(route.protocol)
     yield HostFinding(
         Severity.ERROR if inside else Severity.WARNING,
         f"pool {pool.name} overlaps a route of somebody else",

@@ -1,4 +1,4 @@
-"""`tortie routes` and `tortie plan` in a lab: reasons, conflicts, and a kernel that is as wished."""
+"""`tortie routes` and `tortie plan` in a lab: reasons, conflicts, and a kernel that is as desired."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_every_route_of_the_kernel_is_listed_with_its_reason(lab: Lab) -> None:
     assert f"learned from {other.name} ({other.interface.ip}), block of {other.name}" == kinds["bgp"]
     assert "blackhole" in kinds
     assert all(row["agrees"] for row in found.values())
-    assert "all as wished" in tortie_on(node, "routes")
-    assert tortie_on(node, "plan").strip() == "nothing to change: the kernel is as wished"
+    assert "all as desired" in tortie_on(node, "routes")
+    assert tortie_on(node, "plan").strip() == "nothing to change: the kernel is as desired"
 
 
 def test_a_foreign_route_in_our_place_is_shown_as_a_conflict_and_in_the_plan(lab: Lab) -> None:
@@ -51,6 +51,6 @@ def test_a_foreign_route_in_our_place_is_shown_as_a_conflict_and_in_the_plan(lab
 
     lab_processes.wait_for("the conflict", shown, 20)
     assert f"! route {block} via" in tortie_on(node, "plan")
-    assert "1 not as wished" in tortie_on(node, "routes")
+    assert "1 not as desired" in tortie_on(node, "routes")
     ip_on(node, f"route del {block} dev lo proto static")
     lab_processes.wait_for("our route again", lambda: all(row["agrees"] for row in routes(node).values()), 20)

@@ -1,4 +1,4 @@
-"""The kernel side's looking glass as the control socket answers it: the routes with their reasons, the next pass.
+"""Answers of the control socket about the kernel's routes: those there are, with their reasons, and the next pass.
 
 Promises: an answer is one page; asking writes nothing; a wrong question is a ValueError with one sentence.
 Does not know: sockets, how an answer is printed.
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from agent.dataplane.explain.dry_run import dry_run
-from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, page
+from agent.dataplane.explain.route_reasons import MOST_ROUTES, Reasons, explain_page
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.states import ActualState, Comparison
@@ -24,19 +24,20 @@ from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Prefix, RouteKey
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `tortie routes` asks."""
+class RouteQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of the routes `tortie routes` asks for, and which page of them."""
 
     near: str = ""
-    """A network or an address."""
+    """A network or an address; empty for all."""
     foreign: bool = False
+    """Others' routes only."""
     after: str = ""
     """The `last` of the page before: PREFIX, table and metric."""
     most: int = MOST_ROUTES
 
 
 class RouteQueries:
-    """Reads; owns nothing."""
+    """Answers from the reconciler's last pass, or for `plan` from the kernel as it is now; owns nothing."""
 
     def __init__(
         self,
@@ -53,12 +54,12 @@ class RouteQueries:
         self._learned_from = learned_from
 
     def table(self, text: str) -> dict[str, Any]:
-        """One page of routes. Raises ValueError."""
+        """One page of routes for a RouteQuestion in JSON. Raises ValueError."""
         try:
-            asked = msgspec.json.decode(text or "{}", type=Question)
+            asked = msgspec.json.decode(text or "{}", type=RouteQuestion)
         except msgspec.MsgspecError as error:
             raise ValueError(f"the question cannot be read: {error}") from error
-        found = page(
+        found = explain_page(
             self._reconciler.snapshot(),
             self._reasons(),
             near=ip_network(asked.near, strict=False) if asked.near else None,
@@ -68,7 +69,7 @@ class RouteQueries:
         )
         last = found.last
         return {
-            "routes": [route.plain() for route in found.routes],
+            "routes": [asdict(route) for route in found.routes],
             "last": f"{last} {last.table} {last.metric}" if last is not None else "",
         }
 

@@ -1,4 +1,4 @@
-"""Why each route is there, and whether what is wished and what the kernel holds agree: for people.
+"""Why each route is there, and whether desired and actual state agree: for people.
 
 Promises: pure; a page is bounded, and the next one begins behind its last key whatever changed meanwhile. Does not
 know: who asks, how it is printed.
@@ -7,18 +7,18 @@ know: who asks, how it is printed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
 
 from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kinds.routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
-from agent.netlink.objects import PROTOCOL_NAMES, RTPROT_KERNEL, Prefix, Route, RouteKey
+from agent.netlink.objects import RTPROT_KERNEL, Prefix, Route, RouteKey, protocol_name
 
 MOST_ROUTES = 1000
-"""Of one page: one turn of the event loop."""
+"""Of one page, which holds the event loop."""
 IN_PLACE = "in place"
 
 
@@ -69,37 +69,33 @@ class Reasons:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """One route for people."""
+class ExplainedRoute:
+    """One route for people; the kernel's, where it holds one at the key."""
 
     destination: str
     route: str
-    """As `ip route` prints it; the kernel's, where it holds one."""
+    """As `ip route` prints it."""
     via: str
     device: str
     protocol: str
     kind: str
     why: str
     agrees: bool
-    """Whether wish and kernel agree, or the route is no concern of ours."""
+    """Whether desired and actual state agree, or the route is no concern of ours."""
     state: str
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the table."""
+    """A bounded part of the routes, in the order of their keys."""
 
-    routes: tuple[Explained, ...]
+    routes: tuple[ExplainedRoute, ...]
     last: RouteKey | None
     """The next page begins behind it; None: this is the end."""
 
 
-def page(
-    seen: RouteSnapshot,
+def explain_page(
+    snapshot: RouteSnapshot,
     reasons: Reasons,
     *,
     near: Prefix | None = None,
@@ -107,32 +103,30 @@ def page(
     after: RouteKey | None = None,
     most: int = MOST_ROUTES,
 ) -> Page:
-    """One page of all routes of the main tables, in the order of their keys.
+    """At most `most` of the desired and the actual routes, those behind the key `after`.
 
     With `near` those inside that network and those around it; with `foreign` others' alone, the kernel's left out.
     """
-    keys = heapq.nsmallest(most + 1, _keys(seen, near, after, foreign=foreign))
-    found = tuple(explained(seen, reasons, key) for key in keys[:most])
-    return Page(found, keys[most - 1] if len(keys) > most else None)
-
-
-def _keys(
-    seen: RouteSnapshot, near: Prefix | None, after: RouteKey | None, *, foreign: bool
-) -> Iterator[RouteKey]:
-    wished, standing = seen.desired.dataplane.routes, seen.actual.routes
+    desired, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
     is_near = nearness(near) if near is not None else None
-    for table, others in ((standing, None), (wished, standing)):
-        for key in table:
-            if (after is not None and key <= after) or (others is not None and key in others):
-                continue
-            if is_near is not None and not is_near(key):
-                continue
-            if not foreign or _is_foreign(seen, key):
-                yield key
+    keys = (
+        key
+        for key in chain(actual, (key for key in desired if key not in actual))
+        if (after is None or key > after)
+        and (is_near is None or is_near(key))
+        and (not foreign or _is_foreign(snapshot, key))
+    )
+    first = heapq.nsmallest(most + 1, keys)
+    found = tuple(explain(snapshot, reasons, key) for key in first[:most])
+    return Page(found, first[most - 1] if len(first) > most else None)
 
 
 def nearness(near: Prefix) -> Callable[[RouteKey], bool]:
-    """Whether a key lies in a network or around it: for very many keys, by comparing octets."""
+    """A function that says whether a key is inside a network or around it.
+
+    It is called for very many keys, so no address is made of them: around the network are the few packed prefixes of
+    its supernets, and inside it a longer prefix whose octets lie between its first and its last address.
+    """
     around = frozenset(
         RouteKey(near.supernet(new_prefix=length)).packed for length in range(near.prefixlen + 1)
     )
@@ -148,35 +142,36 @@ def nearness(near: Prefix) -> Callable[[RouteKey], bool]:
     return is_near
 
 
-def _is_foreign(seen: RouteSnapshot, key: RouteKey) -> bool:
-    route = seen.actual.routes.get(key)
-    if route is None or seen.ownership.is_ours(route):
+def _is_foreign(snapshot: RouteSnapshot, key: RouteKey) -> bool:
+    route = snapshot.actual.routes.get(key)
+    if route is None or snapshot.ownership.is_ours(route):
         return False
-    return route.protocol != RTPROT_KERNEL or key in seen.desired.dataplane.routes
+    return route.protocol != RTPROT_KERNEL or key in snapshot.desired.dataplane.routes
 
 
-def explained(seen: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explained:
-    """One key's account."""
-    wished, standing = seen.desired.dataplane.routes.get(key), seen.actual.routes.get(key)
-    shown = standing or wished
+def explain(snapshot: RouteSnapshot, reasons: Reasons, key: RouteKey) -> ExplainedRoute:
+    """The route at a key that is in the desired or the actual state."""
+    desired, actual = snapshot.desired.dataplane.routes.get(key), snapshot.actual.routes.get(key)
+    shown = actual or desired
     assert shown is not None
-    if wished is not None:
-        kind, why = KINDS[RouteClass(wished.target.route_class)], reasons.of(wished)
-        state = _state(seen, key, wished, standing)
-        if standing is not None and not seen.ownership.is_ours(standing):
-            kind, why = FOREIGN, f"stands where ours should: {wished} ({why})"
-    elif seen.ownership.is_ours(shown):
-        kind, why, state = OBSOLETE, "nothing asks for it any more", _obsolete_state(seen, shown)
+    protocol = protocol_name(shown.protocol)
+    if desired is not None:
+        kind, why = KINDS[RouteClass(desired.target.route_class)], reasons.of(desired)
+        state = _state(snapshot, desired, actual)
+        if actual is not None and not snapshot.ownership.is_ours(actual):
+            kind, why = FOREIGN, f"is where ours should be: {desired} ({why})"
+    elif snapshot.ownership.is_ours(shown):
+        kind, why, state = OBSOLETE, "nothing asks for it any more", _obsolete_state(snapshot, shown)
     elif shown.protocol == RTPROT_KERNEL:
         kind, why, state = KERNEL, f"an address of {shown.device}", IN_PLACE
     else:
-        kind, why, state = FOREIGN, f"set by {protocol_name(shown.protocol)}, not by us", IN_PLACE
-    return Explained(
+        kind, why, state = FOREIGN, f"set by {protocol}, not by us", IN_PLACE
+    return ExplainedRoute(
         destination=str(key),
         route=str(shown),
         via=str(shown.gateway or ""),
         device=shown.device or "",
-        protocol=protocol_name(shown.protocol),
+        protocol=protocol,
         kind=kind,
         why=why,
         agrees=state == IN_PLACE,
@@ -184,23 +179,18 @@ def explained(seen: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explained
     )
 
 
-def _state(seen: RouteSnapshot, key: RouteKey, wished: Route, standing: Route | None) -> str:
-    if standing == wished:
+def _state(snapshot: RouteSnapshot, desired: Route, actual: Route | None) -> str:
+    if actual == desired:
         return IN_PLACE
-    if standing is not None and not seen.ownership.is_ours(standing):
-        return f"conflict: {conflict_reason(standing)}"
-    reason = seen.waiting.get(key) or seen.refused.get(key) or "not written yet"
-    return f"missing: {reason}" if standing is None else f"differs: {wished} is wished; {reason}"
+    if actual is not None and not snapshot.ownership.is_ours(actual):
+        return f"conflict: {conflict_reason(actual)}"
+    reason = snapshot.waiting.get(desired.key) or snapshot.refused.get(desired.key) or "not written yet"
+    return f"missing: {reason}" if actual is None else f"differs: {desired} is desired; {reason}"
 
 
-def _obsolete_state(seen: RouteSnapshot, route: Route) -> str:
-    if not seen.desired.complete:
-        return "kept until the datastore was read"
-    if not seen.desired.bgp_complete and seen.ownership.is_learned(route):
-        return "kept until BGP has heard every peer"
+def _obsolete_state(snapshot: RouteSnapshot, route: Route) -> str:
+    if not snapshot.desired.complete:
+        return "stays until the datastore was read"
+    if not snapshot.desired.bgp_complete and snapshot.ownership.is_learned(route):
+        return "stays until BGP has converged"
     return "to be removed"
-
-
-def protocol_name(number: int) -> str:
-    """As `ip route` prints it."""
-    return PROTOCOL_NAMES.get(number, str(number))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from agent.dataplane.explain.dry_run import NextPass, dry_run
 from agent.dataplane.explain.route_reasons import (
-    Explained,
+    ExplainedRoute,
     Reasons,
-    explained,
+    explain,
+    explain_page,
     nearness,
-    page,
 )
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.ownership import Ownership
@@ -49,23 +49,23 @@ def learned_from(prefix: Prefix) -> str:
     return {NEAR: "near (172.26.5.10)"}.get(str(prefix), "")
 
 
-def seen(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
-    """The kernel as wished, but for these: a route that stands instead, the prefix of one that does not."""
-    wished = dataplane_of(known)
-    standing = dict(wished.routes)
+def snapshot_of(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
+    """The kernel as desired, but for these: a route that stands instead, the prefix of one that does not."""
+    desired = dataplane_of(known)
+    routes = dict(desired.routes)
     for change in changes:
         if isinstance(change, str):
-            del standing[key(change)]
+            del routes[key(change)]
         else:
-            standing[change.key] = change
-    wish = DesiredState(wished, **{"complete": True, "bgp_complete": True, **more})
-    actual = ActualState({Kind.ROUTE: standing, Kind.TUNNEL: wished.tunnels, Kind.SYSCTL: wished.sysctls})
-    return RouteSnapshot(wish, actual, known.links, Ownership(), {}, {})
+            routes[change.key] = change
+    state = DesiredState(desired, **{"complete": True, "bgp_complete": True, **more})
+    actual = ActualState({Kind.ROUTE: routes, Kind.TUNNEL: desired.tunnels, Kind.SYSCTL: desired.sysctls})
+    return RouteSnapshot(state, actual, known.links, Ownership(), {}, {})
 
 
-def said(snapshot: RouteSnapshot, known: Facts, prefix: str) -> Explained:
+def said(snapshot: RouteSnapshot, known: Facts, prefix: str) -> ExplainedRoute:
     reasons = Reasons(known, {"calie486eacd845": "web-1"}, learned_from)
-    return explained(snapshot, reasons, key(prefix))
+    return explain(snapshot, reasons, key(prefix))
 
 
 PEER = {"peer_gateways": {ip_network("10.9.9.9/32").network_address: facts().nodes["near"].underlay.ip}}  # type: ignore[index]
@@ -82,8 +82,8 @@ PEER = {"peer_gateways": {ip_network("10.9.9.9/32").network_address: facts().nod
         (given(**PEER), "10.9.9.9/32", "peer", "a BGP peer that is on no link"),
     ],
 )
-def test_a_wished_route_says_why_it_is_there(known: Facts, prefix: str, kind: str, why: str) -> None:
-    row = said(seen(known), known, prefix)
+def test_a_desired_route_says_why_it_is_there(known: Facts, prefix: str, kind: str, why: str) -> None:
+    row = said(snapshot_of(known), known, prefix)
     assert (row.kind, row.why, row.state, row.agrees) == (kind, why, "in place", True)
 
 
@@ -91,12 +91,12 @@ def test_a_block_that_turns_to_vxlan_is_bgps_until_the_other_has_its_vtep() -> N
     known = given(EncapsulationMode.ALWAYS)
     nodes = {name: replace(node, vxlan=None) for name, node in known.nodes.items()}
     known = replace(known, nodes=nodes)
-    (row,) = page(seen(known), Reasons(known, {}, learned_from), near=ip_network(NEAR)).routes
+    (row,) = explain_page(snapshot_of(known), Reasons(known, {}, learned_from), near=ip_network(NEAR)).routes
     assert row.route == f"{NEAR} via 172.26.5.10 dev tunl0 proto bird onlink"
     assert (row.kind, row.why) == ("bgp", "learned from near (172.26.5.10), block of near")
 
 
-LEFT = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
+OLD = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
 STATIC = Route(key(NEAR), device="eth0", protocol=4)
 OWN_WAY = Route(key(NEAR), RouteType.BLACKHOLE)
 CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.LINK)
@@ -111,25 +111,25 @@ CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.L
             {},
             NEAR,
             "bgp",
-            "differs: 192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird is wished",
+            "differs: 192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird is desired",
         ),
         ((STATIC,), {}, NEAR, "foreign", "conflict: a route of protocol static is there"),
-        ((LEFT,), {}, "192.168.99.0/26", "obsolete", "to be removed"),
+        ((OLD,), {}, "192.168.99.0/26", "obsolete", "to be removed"),
         (
-            (LEFT,),
+            (OLD,),
             {"bgp_complete": False},
             "192.168.99.0/26",
             "obsolete",
-            "kept until BGP has heard every peer",
+            "stays until BGP has converged",
         ),
-        ((LEFT,), {"complete": False}, "192.168.99.0/26", "obsolete", "kept until the datastore was read"),
+        ((OLD,), {"complete": False}, "192.168.99.0/26", "obsolete", "stays until the datastore was read"),
     ],
 )
 def test_where_wish_and_kernel_do_not_agree_the_state_says_how(
     changes: tuple[Route | str, ...], more: dict[str, bool], prefix: str, kind: str, state: str
 ) -> None:
     known = given()
-    row = said(seen(known, *changes, **more), known, prefix)
+    row = said(snapshot_of(known, *changes, **more), known, prefix)
     assert row.kind == kind
     assert row.state.startswith(state)
     assert not row.agrees
@@ -137,7 +137,7 @@ def test_where_wish_and_kernel_do_not_agree_the_state_says_how(
 
 def test_what_is_others_or_the_kernels_own_is_no_concern() -> None:
     known = given()
-    snapshot = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    snapshot = snapshot_of(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
     assert said(snapshot, known, "172.26.0.0/20").why == "an address of eth0"
     row = said(snapshot, known, "10.1.0.0/16")
     assert (row.kind, row.why, row.agrees) == ("foreign", "set by static, not by us", True)
@@ -146,7 +146,7 @@ def test_what_is_others_or_the_kernels_own_is_no_concern() -> None:
 def test_a_route_that_waits_or_is_refused_says_for_what() -> None:
     known = given()
     snapshot = replace(
-        seen(known, NEAR, POD), waiting={key(NEAR): "eth0 is down"}, refused={key(POD): "EINVAL"}
+        snapshot_of(known, NEAR, POD), waiting={key(NEAR): "eth0 is down"}, refused={key(POD): "EINVAL"}
     )
     assert said(snapshot, known, NEAR).state == "missing: eth0 is down"
     assert said(snapshot, known, POD).state == "missing: EINVAL"
@@ -154,10 +154,10 @@ def test_a_route_that_waits_or_is_refused_says_for_what() -> None:
 
 def test_pages_behind_each_other_are_the_whole_table_once() -> None:
     known = given()
-    snapshot = seen(known, CONNECTED, STATIC)
+    snapshot = snapshot_of(known, CONNECTED, STATIC)
     reasons, found, after = Reasons(known, {}), [], None
     while True:
-        one = page(snapshot, reasons, after=after, most=2)
+        one = explain_page(snapshot, reasons, after=after, most=2)
         assert len(one.routes) <= 2
         found += [row.destination for row in one.routes]
         after = one.last
@@ -180,8 +180,10 @@ def test_pages_behind_each_other_are_the_whole_table_once() -> None:
 )
 def test_a_table_is_narrowed(near: str | None, foreign: bool, expected: list[str]) -> None:
     known = given()
-    snapshot = seen(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
-    found = page(snapshot, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign)
+    snapshot = snapshot_of(known, CONNECTED, Route(key("10.1.0.0/16"), device="eth0", protocol=4))
+    found = explain_page(
+        snapshot, Reasons(known, {}), near=ip_network(near) if near else None, foreign=foreign
+    )
     assert [row.destination for row in found.routes] == expected
 
 
@@ -211,9 +213,9 @@ async def steps(snapshot: RouteSnapshot, known: Facts) -> list[PlannedStep]:
     return list((await next_pass(snapshot, known)).steps)
 
 
-async def test_a_kernel_as_wished_has_no_next_step() -> None:
+async def test_a_kernel_as_desired_has_no_next_step() -> None:
     known = given()
-    assert await steps(seen(known), known) == []
+    assert await steps(snapshot_of(known), known) == []
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,14 @@ async def test_a_kernel_as_wished_has_no_next_step() -> None:
         ((NEAR,), "create", "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird", "learned from near"),
         ((OWN_WAY,), "replace", "192.168.31.64/26 via", "learned from near"),
         ((STATIC,), "conflict", "192.168.31.64/26 via", "is not ours"),
-        ((LEFT,), "delete", "", "nothing asks for it any more"),
+        ((OLD,), "delete", "", "nothing asks for it any more"),
     ],
 )
 async def test_each_difference_is_a_step_with_its_reason(
     changes: tuple[Route | str, ...], verb: str, what: str, why: str
 ) -> None:
     known = given()
-    (step,) = await steps(seen(known, *changes), known)
+    (step,) = await steps(snapshot_of(known, *changes), known)
     assert (step.kind, step.verb) == ("route", verb)
     assert step.what.startswith(what)
     assert why in step.why
@@ -238,7 +240,7 @@ async def test_each_difference_is_a_step_with_its_reason(
 
 async def test_sysctls_and_tunnels_are_steps_and_reserves_are_said() -> None:
     known = given(EncapsulationMode.ALWAYS)
-    snapshot = seen(known, complete=False)
+    snapshot = snapshot_of(known, complete=False)
     snapshot.actual.adopt(Kind.TUNNEL, {})
     snapshot.actual.adopt_some(Kind.SYSCTL, {"net/ipv4/ip_forward": Sysctl("net/ipv4/ip_forward", "0")})
     found = await next_pass(snapshot, known, route="50 of 60")
