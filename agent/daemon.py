@@ -37,8 +37,8 @@ from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.inputs.facts import Facts, Protocols
-from agent.dataplane.inputs.gather import FactSettings, Gatherer
+from agent.dataplane.inputs.facts import Facts, FactSettings, Protocols
+from agent.dataplane.inputs.gather import Gatherer
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.dataplane.inputs.gather import FactSettings, Gatherer
+from agent.dataplane.inputs.facts import FactSettings
+from agent.dataplane.inputs.gather import Gatherer
 from agent.datastore.resources.resource_types import (
     Metadata,
     Node,

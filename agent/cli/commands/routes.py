@@ -69,22 +69,11 @@ def routes_table(rows: list[dict[str, Any]]) -> str:
     """The routes for people, and how many of them are not as desired."""
     if not rows:
         return "no routes"
-    heads = ("DESTINATION", "VIA", "DEVICE", "PROTOCOL", "KIND", "WHY", "STATE")
-    cells = [
-        (
-            row["destination"],
-            row["via"] or "-",
-            row["device"] or "-",
-            row["protocol"],
-            row["kind"],
-            row["why"],
-            row["state"],
-        )
-        for row in rows
-    ]
+    shown = ("destination", "via", "device", "protocol", "kind", "why", "state")
+    cells = [tuple(row[name] or "-" for name in shown) for row in rows]
     wrong = sum(not row["agrees"] for row in rows)
     close = f"{len(rows)} routes" + (f", {wrong} not as desired" if wrong else ", all as desired")
-    return f"{columns(heads, cells)}\n\n{close}"
+    return f"{columns(tuple(map(str.upper, shown)), cells)}\n\n{close}"
 
 
 def run_plan(arguments: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ class DesiredRoutes:
         """
         followed = _without_followed(facts)
         workloads = self._workloads_of.get(
-            lambda: {route.key: route for route in workload_routes(facts)}, facts.endpoints, facts.protocols
+            lambda: {route.key: route for route in workload_routes(facts)}, facts.endpoints, facts.settings
         )
         if touched is not None and followed == self._computed_from:
             return self._routes, (yield from self._change(facts, touched, workloads))

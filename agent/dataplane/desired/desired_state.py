@@ -32,7 +32,7 @@ class DesiredObjects:
             routes=routes,
             masquerade=masquerade(facts),
             sysctls=self._sysctls.get(lambda: sysctls(facts), facts.endpoints, facts.pools),
-            open_forward=facts.open_forward,
+            open_forward=facts.settings.open_forward,
         )
 
 

@@ -64,7 +64,7 @@ def tunnels(facts: Facts) -> dict[str, Tunnel]:
     found: dict[str, Tunnel] = {}
     if uses_ipip(facts.pools):
         mtu = tunnel_mtu(underlay, IPIP_OVERHEAD)
-        found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip, offload=facts.tunnel_offload)
+        found[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, mtu, me.ipip, offload=facts.settings.tunnel_offload)
     for version in DEVICES:
         device = _vxlan(facts, me, version) if uses_vxlan(facts.pools, version) else None
         if device is not None:
@@ -101,7 +101,7 @@ def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:
         parent=parent.name,
         local=underlay.ip,
         mac=_mac(facts.node, me, version),
-        offload=facts.tunnel_offload,
+        offload=facts.settings.tunnel_offload,
     )
 
 

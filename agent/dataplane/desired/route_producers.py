@@ -20,7 +20,6 @@ from agent.netlink.objects import (
     VXLAN6_DEVICE,
     VXLAN_DEVICE,
     Address,
-    Link,
     Prefix,
     Route,
     RouteKey,
@@ -73,7 +72,7 @@ def workload_routes(facts: Facts) -> Iterator[Route]:
     """To this node's pods."""
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
-            yield _workload_route(address, endpoint.interface, facts.protocols.workload)
+            yield _workload_route(address, endpoint.interface, facts.settings.protocols.workload)
 
 
 @lru_cache(maxsize=PODS_REMEMBERED)
@@ -102,7 +101,7 @@ def datastore_routes(facts: Facts) -> tuple[Iterator[Route], ...]:
 def _own_blocks(facts: Facts) -> Iterator[Route]:
     """`blackhole 192.168.41.192/26 proto bird`: what no pod has must not leave by the default route."""
     target = RouteTarget(
-        RouteType.BLACKHOLE, protocol=facts.protocols.blackhole, route_class=RouteClass.OWN_BLOCK
+        RouteType.BLACKHOLE, protocol=facts.settings.protocols.blackhole, route_class=RouteClass.OWN_BLOCK
     )
     for block, owner in facts.block_owners.items():
         if owner == facts.node and block.prefixlen < block.max_prefixlen:
@@ -167,6 +166,7 @@ class _Targets:
     def __init__(self, facts: Facts, route_class: RouteClass) -> None:
         self._facts = facts
         self._class = route_class
+        self._protocols = facts.settings.protocols
         self._shared: dict[RouteTarget, RouteTarget] = {}
 
     def of_next_hop(self, version: int, next_hop: Address, pool: Pool | None) -> RouteTarget | None:
@@ -176,7 +176,7 @@ class _Targets:
         if pool is not None and pool.vxlan is not EncapsulationMode.NEVER:
             return self._vxlan_next_hop(version, next_hop, pool)
         if pool is not None and self._encapsulated(pool.ipip, next_hop):
-            return self._onlink(next_hop, TUNL0, self._facts.protocols.learned)
+            return self._target(next_hop, TUNL0, self._protocols.learned)
         return self.direct(next_hop)
 
     def of_owner(self, version: int, owner: NodeName, pool: Pool | None) -> RouteTarget | None:
@@ -187,32 +187,26 @@ class _Targets:
         if pool.vxlan is not EncapsulationMode.NEVER:
             return self._vxlan(version, node, pool)
         underlay = node.on(version)
-        if underlay is None or not facts.from_datastore:
+        if underlay is None or not facts.settings.from_datastore:
             return None
         if self._encapsulated(pool.ipip, underlay.ip):
-            return self._onlink(underlay.ip, TUNL0, facts.protocols.datastore)
-        return self._onlink(underlay.ip, on_link(facts.links, underlay.ip), facts.protocols.datastore)
+            return self._target(underlay.ip, TUNL0, self._protocols.datastore)
+        link = on_link(facts.links, underlay.ip)
+        return self._target(underlay.ip, link.name if link else None, self._protocols.datastore)
 
     def direct(self, next_hop: Address) -> RouteTarget | None:
         """To a next hop without encapsulation, through its gateway if it has one; None: no link leads there."""
         gateway = self._facts.gateway_to(next_hop)
-        link, protocol = on_link(self._facts.links, gateway), self._facts.protocols.learned
-        if link is None:
-            return None
-        target = RouteTarget(gateway=gateway, device=link.name, protocol=protocol, route_class=self._class)
-        return self._shared.setdefault(target, target)
+        link = on_link(self._facts.links, gateway)
+        return self._target(gateway, link.name if link else None, self._protocols.learned, onlink=False)
 
-    def _onlink(
-        self, gateway: Address | None, device: Link | str | None, protocol: int
+    def _target(
+        self, gateway: Address | None, device: str | None, protocol: int, *, onlink: bool = True
     ) -> RouteTarget | None:
         if gateway is None or device is None:
             return None
         target = RouteTarget(
-            gateway=gateway,
-            device=device if isinstance(device, str) else device.name,
-            protocol=protocol,
-            onlink=True,
-            route_class=self._class,
+            RouteType.UNICAST, gateway, device, protocol, onlink=onlink, route_class=self._class
         )
         return self._shared.setdefault(target, target)
 
@@ -225,13 +219,14 @@ class _Targets:
 
     def _vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
         """Through a node's VTEP, or over the underlay where the pool spares its subnet."""
-        underlay, protocols = node.on(version), self._facts.protocols
+        underlay = node.on(version)
         if underlay is None:
             return None
         if self._encapsulated(pool.vxlan, underlay.ip):
             device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE
-            return self._onlink(node.vtep(version), device, protocols.tunnel)
-        return self._onlink(underlay.ip, self._facts.parent_of(version), protocols.datastore)
+            return self._target(node.vtep(version), device, self._protocols.tunnel)
+        parent = self._facts.parent_of(version)
+        return self._target(underlay.ip, parent.name if parent else None, self._protocols.datastore)
 
     def _vxlan_next_hop(self, version: int, next_hop: Address, pool: Pool) -> RouteTarget | None:
         """To a BGP next hop in a pool of VXLAN: an address borrowed from another node's block, or a VTEP is missing.
@@ -248,7 +243,7 @@ class _Targets:
             return target
         tunnel = facts.links.get(TUNL0) if version == 4 else None
         if tunnel is not None and tunnel.up:
-            return self._onlink(next_hop, tunnel, facts.protocols.learned)
+            return self._target(next_hop, TUNL0, self._protocols.learned)
         return self.direct(next_hop)
 
     @cached_property

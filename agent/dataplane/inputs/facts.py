@@ -26,6 +26,19 @@ class Protocols:
 
 
 @dataclass(frozen=True, slots=True)
+class FactSettings:
+    """The settings that the desired state depends on."""
+
+    protocols: Protocols = Protocols()
+    open_forward: bool = True
+    """Others' forward chains that drop let pods' packets through."""
+    from_datastore: bool = False
+    """Routes of every encapsulation follow from the datastore, BGP or not."""
+    tunnel_offload: bool | None = None
+    """Whether tunnels leave checksums to the device; None leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeAddresses:
     """The addresses of a node, of any version of IP and encapsulation."""
 
@@ -67,17 +80,11 @@ class Facts:
     bgp_nexthops: Mapping[RouteKey, Address] = field(default_factory=dict)
     """Key -> next hop of BGP's best path; perhaps a view of BGP's table, which changes later."""
     links: Mapping[str, Link] = field(default_factory=dict)
-    protocols: Protocols = Protocols()
+    settings: FactSettings = FactSettings()
     borrowed: Mapping[Prefix, NodeName] = field(default_factory=dict)
     """Addresses of other nodes' pods outside those nodes' blocks, where the blocks' contents are followed."""
-    from_datastore: bool = False
-    """The setting: routes of every encapsulation follow from the datastore, BGP or not."""
     underlay_links: frozenset[str] = frozenset()
     """Names of the interfaces that lead to other nodes, where they were looked up."""
-    tunnel_offload: bool | None = None
-    """The setting: whether tunnels leave checksums to the device; None leaves it as it is."""
-    open_forward: bool = True
-    """The setting: others' forward chains that drop let pods' packets through."""
     peer_gateways: Mapping[Address, Address] = field(default_factory=dict)
     """BGP peer on no link's subnet -> the gateway to it (`reachableBy`)."""
     node_gateways: Mapping[Address, Address] = field(default_factory=dict)

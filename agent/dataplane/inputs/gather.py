@@ -7,10 +7,9 @@ Does not know: what follows from the facts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protocols
+from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import Cluster
@@ -18,16 +17,6 @@ from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.wire.families import Prefix
 from ipam.model import NodeName, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class FactSettings:
-    """The settings that the desired state depends on."""
-
-    protocols: Protocols = field(default_factory=Protocols)
-    open_forward: bool = True
-    from_datastore: bool = False
-    tunnel_offload: bool | None = None
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
@@ -81,10 +70,7 @@ class Gatherer:
             underlay_links=frozenset(underlay_links),
             node_gateways=node_gateways or {},
             borrowed=cluster.borrowed if settings.from_datastore else {},
-            from_datastore=settings.from_datastore,
-            tunnel_offload=settings.tunnel_offload,
-            open_forward=settings.open_forward,
-            protocols=settings.protocols,
+            settings=settings,
         )
 
     def _pods(self, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Endpoint, ...]:

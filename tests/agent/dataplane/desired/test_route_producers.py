@@ -9,7 +9,7 @@ import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
-from agent.dataplane.inputs.facts import Facts, NodeAddresses
+from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
 from agent.netlink.objects import Link
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.route_facts import (
@@ -267,6 +267,8 @@ def test_where_there_is_no_bgp_the_datastore_tells_every_route(
     encapsulation: dict[str, EncapsulationMode], near: str, far: str | None
 ) -> None:
     borrowed = {network("192.168.41.200/32"): NEAR, network("192.168.31.70/32"): ME}
-    given = facts(pool(**encapsulation), bgp_nexthops={}, from_datastore=True, borrowed=borrowed)
+    given = facts(
+        pool(**encapsulation), bgp_nexthops={}, settings=FactSettings(from_datastore=True), borrowed=borrowed
+    )
     expected = [*LOCAL, f"192.168.31.64/26 {near}", f"192.168.41.200 {near}"]
     assert lines(given) == sorted([*expected, *([f"192.168.77.0/26 {far}"] if far else [])])
