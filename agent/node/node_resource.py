@@ -20,7 +20,7 @@ import structlog
 from agent.clock import Clock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
-from agent.dataplane.inputs.facts import bearing
+from agent.dataplane.inputs.facts import link_with
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
 from agent.datastore.state_cache import Cluster
@@ -173,7 +173,7 @@ class NodeRecord:
         links = await self._kernel.links()
         recorded = {4: own.ipv4, 6: own.ipv6}
         lost = [
-            version for version, one in recorded.items() if one is not None and not bearing(links, one.ip)
+            version for version, one in recorded.items() if one is not None and not link_with(links, one.ip)
         ]
         if lost:
 

@@ -1,4 +1,4 @@
-"""The desired routes, kept up with the facts: a change of k learned prefixes or pods costs k, any other the whole.
+"""The desired routes, updated with the facts: a change of k learned prefixes or pods costs k, any other the whole.
 
 Promises: the routes are at every moment those that all producers give for the same facts, merged by class; the answer
 names the keys where they may differ from the last one, so that whoever compares them with the kernel need not look at

@@ -26,14 +26,14 @@ PER_INTERFACE_6 = (
     ("net/ipv6/conf/{}/proxy_ndp", "1"),
     ("net/ipv6/conf/{}/forwarding", "1"),
 )
-PODS_REMEMBERED = 4096
-"""Each pass asks for the switches of all pods; those of so many are not made anew."""
+INTERFACES_REMEMBERED = 4096
+"""Most interfaces of pods whose sysctls are not made anew by each pass."""
 FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
 FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
 def sysctls(facts: Facts) -> dict[str, Sysctl]:
-    """The switches for forwarding, and those of each pod's interface."""
+    """The sysctls for forwarding, and those of each pod's interface."""
     found = {FORWARDING.name: FORWARDING}
     if any(pool.cidr.version == 6 for pool in facts.pools):
         found[FORWARDING_6.name] = FORWARDING_6
@@ -44,11 +44,11 @@ def sysctls(facts: Facts) -> dict[str, Sysctl]:
 
 
 def names_of(interface: str) -> tuple[str, ...]:
-    """The switches of one interface that are ever wished."""
+    """Names of the sysctls of one interface that are ever desired."""
     return tuple(pattern.format(interface) for pattern, _ in (*PER_INTERFACE, *PER_INTERFACE_6))
 
 
-@lru_cache(maxsize=PODS_REMEMBERED)
+@lru_cache(maxsize=INTERFACES_REMEMBERED)
 def _of_interface(interface: str, dual: bool) -> Mapping[str, Sysctl]:
     patterns = (*PER_INTERFACE, *(PER_INTERFACE_6 if dual else ()))
     made = (Sysctl(pattern.format(interface), value) for pattern, value in patterns)

@@ -2,7 +2,7 @@
 
 Each class of route has one producer. Where several have a route for one key, `merge` alone decides, by their classes.
 Promises: pure; the route forms are those of `ip route` on a Calico node; a route whose next hop cannot be reached
-directly is not desired, because the kernel would refuse it; every route bears its class.
+directly is not desired, because the kernel would refuse it; every route has its class.
 Does not know: what the kernel has, netlink, BGP's decision (it gets best paths).
 """
 
@@ -105,7 +105,7 @@ def _own_blocks(facts: Facts) -> Iterator[Route]:
     )
     for block, owner in facts.block_owners.items():
         if owner == facts.node and block.prefixlen < block.max_prefixlen:
-            # A blackhole of one address would stand in the pod's own place.
+            # A blackhole of one address would have the key of the pod's own route.
             yield Route.from_target(RouteKey(block), target)
 
 
@@ -155,7 +155,7 @@ def _routes(
             target = found[0]
         else:
             target = target_of(key.version, end, pool)
-            known[identity] = target, end  # which is kept: as long as it lives, nothing else has its identity
+            known[identity] = target, end  # held, because as long as it lives nothing else has its identity
         if target is not None:
             yield Route.from_target(key, target)
 
@@ -256,7 +256,7 @@ class _Targets:
 def _finder(networks: Iterable[tuple[Prefix, T]]) -> Callable[[RouteKey], T | None]:
     """A function that finds what belongs to the first of some networks that holds a key.
 
-    It is called for very many keys, so no address is made of them. A packed prefix, like a BGP NLRI, bears only the
+    It is called for very many keys, so no address is made of them. A packed prefix, like a BGP NLRI, has only the
     octets that its length needs, and bytes compare like addresses: a key is inside a network when it is not shorter,
     and its octets lie between the network's own first ones and its last address.
     """

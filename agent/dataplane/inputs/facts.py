@@ -109,7 +109,7 @@ class Facts:
     def parent_of(self, version: int) -> Link | None:
         """The underlay interface: the one that has this node's address of a version of IP."""
         own = self.me.on(version) if self.me is not None else None
-        return bearing(self.links, own.ip) if own is not None else None
+        return link_with(self.links, own.ip) if own is not None else None
 
     def underlay_mtu(self, version: int) -> int | None:
         """Octets of the largest packet that gets to every other node; the parent's MTU before links are looked up."""
@@ -120,7 +120,7 @@ class Facts:
         return min(found) if found else parent.mtu
 
 
-def bearing(links: Mapping[str, Link], address: Address) -> Link | None:
+def link_with(links: Mapping[str, Link], address: Address) -> Link | None:
     """The link that has an address."""
     for link in links.values():
         if any(own == address for own, _ in link.addresses):

@@ -43,7 +43,7 @@ class Gatherer:
         self._pools = Memo[tuple[Pool, ...]](by_identity=True)
         self._endpoints = Memo[tuple[Endpoint, ...]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
-        """By the identity of what each was made of, which is kept so that nothing else can have it."""
+        """By the identity of what each was made of, which is held so that nothing else can have it."""
 
     def gather(
         self,

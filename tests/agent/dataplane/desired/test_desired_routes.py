@@ -1,4 +1,4 @@
-"""Wished routes that follow the facts change by change are those of a whole computation, whatever changed."""
+"""Desired routes that follow the facts change by change are those of a whole computation, whatever changed."""
 
 from __future__ import annotations
 

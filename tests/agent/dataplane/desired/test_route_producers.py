@@ -112,27 +112,27 @@ def test_a_node_without_its_tunnel_address_gets_no_vxlan_route_yet() -> None:
     assert lines(facts(pool(vxlan=ALWAYS), nodes=waiting, bgp_nexthops={})) == sorted(LOCAL)
 
 
-def test_a_pool_that_turns_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_has_its_vtep() -> None:
+def test_a_pool_that_changes_from_ipip_to_vxlan_goes_on_by_tunl0_until_the_other_has_its_vtep() -> None:
     """Virtual machines, whose agents are slower than a ping: a block behind a router had no route meanwhile."""
     far = address("172.27.0.9")
     nodes = {
         ME: NodeAddresses(IPv4Interface("172.26.12.198/20")),
         FAR: NodeAddresses(IPv4Interface("172.27.0.9/20")),
     }
-    turned = facts(
+    changed = facts(
         pool(vxlan=ALWAYS),
         nodes=nodes,
         endpoints=(),
         block_owners={},
         bgp_nexthops={network("192.168.77.0/26"): far},
     )
-    assert lines(turned) == []
+    assert lines(changed) == []
     for up, expected in (
         (False, []),
         (True, ["192.168.77.0/26 via 172.27.0.9 dev tunl0 proto bird onlink"]),
     ):
-        links = {**turned.links, "tunl0": Link(9, "tunl0", "ipip", 1480, up=up, addresses=())}
-        assert lines(replace(turned, links=links)) == expected
+        links = {**changed.links, "tunl0": Link(9, "tunl0", "ipip", 1480, up=up, addresses=())}
+        assert lines(replace(changed, links=links)) == expected
 
 
 def test_the_tunnel_devices_follow_the_pools_and_the_underlay() -> None:
@@ -178,9 +178,9 @@ def test_a_pod_gets_the_smallest_mtu_that_any_encapsulation_leaves(pools: tuple[
 
 
 def test_traffic_between_pools_is_never_masqueraded() -> None:
-    wish = masquerade(facts(pool(nat_outgoing=True), Pool("other", network("10.0.0.0/16"), 26)))
-    assert wish.sources == {network("192.168.0.0/16")}
-    assert wish.pools == {network("192.168.0.0/16"), network("10.0.0.0/16")}
+    nat = masquerade(facts(pool(nat_outgoing=True), Pool("other", network("10.0.0.0/16"), 26)))
+    assert nat.sources == {network("192.168.0.0/16")}
+    assert nat.pools == {network("192.168.0.0/16"), network("10.0.0.0/16")}
     assert not masquerade(facts(pool())).sources
 
 
@@ -195,7 +195,7 @@ def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
     )
 
 
-def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
+def test_until_the_other_has_its_vtep_bgps_route_leads_there() -> None:
     """A pool that has just become one of VXLAN: without this, packets would go to the default route meanwhile."""
     given = facts(pool(vxlan=ALWAYS))
     nodes = {name: replace(node, vxlan=None) for name, node in given.nodes.items()}
@@ -208,15 +208,17 @@ def test_until_the_other_has_its_vtep_the_way_that_led_there_does() -> None:
     )
 
 
-def test_a_peer_behind_a_neighbour_has_a_route_of_its_own_and_so_has_what_it_taught() -> None:
-    tor, way = address("10.99.0.1"), address("172.26.0.1")
-    taught = {network("10.50.0.0/16"): tor, network("10.51.0.0/16"): address("10.99.0.2")}
-    given = facts(pool(), bgp_nexthops=taught, endpoints=(), block_owners={}, peer_gateways={tor: way})
+def test_a_peer_behind_a_gateway_has_a_route_of_its_own_and_so_has_what_it_advertised() -> None:
+    tor, gateway = address("10.99.0.1"), address("172.26.0.1")
+    learned = {network("10.50.0.0/16"): tor, network("10.51.0.0/16"): address("10.99.0.2")}
+    given = facts(pool(), bgp_nexthops=learned, endpoints=(), block_owners={}, peer_gateways={tor: gateway})
     assert lines(given) == [
         "10.50.0.0/16 via 172.26.0.1 dev eth0 proto bird",
         "10.99.0.1 via 172.26.0.1 dev eth0 proto bird",
     ]
-    out_of_reach = facts(pool(), bgp_nexthops=taught, endpoints=(), block_owners={}, peer_gateways={tor: tor})
+    out_of_reach = facts(
+        pool(), bgp_nexthops=learned, endpoints=(), block_owners={}, peer_gateways={tor: tor}
+    )
     assert lines(out_of_reach) == []
 
 
@@ -263,7 +265,7 @@ def test_learned_routes_into_the_networks_of_services_stay_out_of_the_kernel() -
     ],
     ids=["none", "ipip", "ipip across subnets", "vxlan"],
 )
-def test_where_there_is_no_bgp_the_datastore_tells_every_route(
+def test_where_there_is_no_bgp_every_route_follows_from_the_datastore(
     encapsulation: dict[str, EncapsulationMode], near: str, far: str | None
 ) -> None:
     borrowed = {network("192.168.41.200/32"): NEAR, network("192.168.31.70/32"): ME}

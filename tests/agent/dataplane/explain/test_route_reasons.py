@@ -50,7 +50,7 @@ def learned_from(prefix: Prefix) -> str:
 
 
 def snapshot_of(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapshot:
-    """The kernel as desired, but for these: a route that stands instead, the prefix of one that does not."""
+    """The kernel as desired, but for these: a route that is there instead, the prefix of one that does not."""
     desired = dataplane_of(known)
     routes = dict(desired.routes)
     for change in changes:
@@ -87,7 +87,7 @@ def test_a_desired_route_says_why_it_is_there(known: Facts, prefix: str, kind: s
     assert (row.kind, row.why, row.state, row.agrees) == (kind, why, "in place", True)
 
 
-def test_a_block_that_turns_to_vxlan_is_bgps_until_the_other_has_its_vtep() -> None:
+def test_a_block_of_a_pool_that_becomes_vxlan_is_bgps_until_the_other_has_its_vtep() -> None:
     known = given(EncapsulationMode.ALWAYS)
     nodes = {name: replace(node, vxlan=None) for name, node in known.nodes.items()}
     known = replace(known, nodes=nodes)
@@ -98,7 +98,7 @@ def test_a_block_that_turns_to_vxlan_is_bgps_until_the_other_has_its_vtep() -> N
 
 OLD = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
 STATIC = Route(key(NEAR), device="eth0", protocol=4)
-OWN_WAY = Route(key(NEAR), RouteType.BLACKHOLE)
+OTHER_TARGET = Route(key(NEAR), RouteType.BLACKHOLE)
 CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.LINK)
 
 
@@ -107,7 +107,7 @@ CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.L
     [
         ((NEAR,), {}, NEAR, "bgp", "missing: not written yet"),
         (
-            (OWN_WAY,),
+            (OTHER_TARGET,),
             {},
             NEAR,
             "bgp",
@@ -125,7 +125,7 @@ CONNECTED = Route(key("172.26.0.0/20"), device="eth0", protocol=2, scope=Scope.L
         ((OLD,), {"complete": False}, "192.168.99.0/26", "obsolete", "stays until the datastore was read"),
     ],
 )
-def test_where_wish_and_kernel_do_not_agree_the_state_says_how(
+def test_where_desired_and_actual_state_do_not_agree_the_state_says_how(
     changes: tuple[Route | str, ...], more: dict[str, bool], prefix: str, kind: str, state: str
 ) -> None:
     known = given()
@@ -222,7 +222,7 @@ async def test_a_kernel_as_desired_has_no_next_step() -> None:
     ("changes", "verb", "what", "why"),
     [
         ((NEAR,), "create", "192.168.31.64/26 via 172.26.5.10 dev eth0 proto bird", "learned from near"),
-        ((OWN_WAY,), "replace", "192.168.31.64/26 via", "learned from near"),
+        ((OTHER_TARGET,), "replace", "192.168.31.64/26 via", "learned from near"),
         ((STATIC,), "conflict", "192.168.31.64/26 via", "is not ours"),
         ((OLD,), "delete", "", "nothing asks for it any more"),
     ],

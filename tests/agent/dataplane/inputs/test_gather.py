@@ -1,4 +1,4 @@
-"""What becomes of the datastore and the links together: the MTU, the ways to other nodes, and what is wrong between."""
+"""What becomes of the datastore and the links together: MTUs, the links to other nodes, the networks of services."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ME = NodeName("node1")
 
 
 @pytest.mark.parametrize(
-    ("ways", "mtu"),
+    ("names", "mtu"),
     [((), 1500), (("eth0",), 1500), (("eth1",), 1400), (("eth0", "eth1"), 1400), (("gone",), 1500)],
 )
-def test_the_narrowest_way_to_a_node_decides(ways: tuple[str, ...], mtu: int) -> None:
+def test_the_narrowest_link_to_a_node_decides(names: tuple[str, ...], mtu: int) -> None:
     given = facts(pool(vxlan=ALWAYS))
     links = {**given.links, "eth1": link(3, "eth1", 1400)}
-    given = replace(given, links=links, underlay_links=frozenset(ways))
+    given = replace(given, links=links, underlay_links=frozenset(names))
     assert pod_mtu(given) == mtu - 50
     assert pod_mtu(replace(given, pools=(pool(),))) == mtu
 
 
-def test_an_address_on_the_loopback_says_nothing_of_the_way() -> None:
+def test_an_address_on_the_loopback_says_nothing_of_the_underlay() -> None:
     given = facts(pool())
     links = {
         "lo": link(1, "lo", 65536, "172.26.12.198/32"),
@@ -44,7 +44,7 @@ def test_an_address_on_the_loopback_says_nothing_of_the_way() -> None:
     assert pod_mtu(replace(given, links=links, underlay_links=frozenset({"eth0", "eth1"}))) == 1450
 
 
-def test_a_pod_above_what_the_way_carries_is_told() -> None:
+def test_a_pod_above_what_the_underlay_carries_is_found() -> None:
     given = facts(
         pool(vxlan=ALWAYS), endpoints=tuple(Endpoint(name, ()) for name in ("cali1", "cali2", "cali3"))
     )
