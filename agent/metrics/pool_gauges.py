@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.memo import Memo
 from ipam.model import Address, NodeName, Pool, Prefix
 
 _Network = tuple[int, bytes, bytes, str]
@@ -43,8 +44,7 @@ class PoolGauges:
 
     def __init__(self, node: NodeName) -> None:
         self._node = node
-        self._made_of: tuple[object, ...] = ()
-        self._found: tuple[PoolReadings, ...] = ()
+        self._readings = Memo[tuple[PoolReadings, ...]](by_identity=False)
 
     def readings(
         self,
@@ -53,11 +53,7 @@ class PoolGauges:
         addresses: tuple[Address, ...],
     ) -> tuple[PoolReadings, ...]:
         """A row per pool; `addresses` are this node's own."""
-        made_of = (pools, owners, addresses)
-        same = len(self._made_of) == 3 and pools == self._made_of[0] and owners is self._made_of[1]
-        if not (same and addresses == self._made_of[2]):
-            self._made_of, self._found = made_of, self._counted(pools, owners, addresses)
-        return self._found
+        return self._readings.get(lambda: self._counted(pools, owners, addresses), pools, owners, addresses)
 
     def _counted(
         self, pools: Iterable[Pool], owners: Mapping[Prefix, NodeName], addresses: Iterable[Address]

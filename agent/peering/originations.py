@@ -8,12 +8,12 @@ Does not know: sessions, the kernel beyond the routes it is told are installed.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
+from agent.memo import Memo
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.peer_policies import Interface
 from bgp.policy.origination import PLAIN, Origination
@@ -32,15 +32,12 @@ class BorrowedAddresses:
     """Remembers the pods' addresses in none of the node's blocks; they are looked for when a pod or a claim changes."""
 
     def __init__(self) -> None:
-        self._made_of: tuple[object, ...] = ()
-        self._found: frozenset[Prefix] = frozenset()
+        self._found = Memo[frozenset[Prefix]](by_identity=True)
 
     def of(self, facts: Facts) -> frozenset[Prefix]:
         """Those of these facts."""
-        made_of = facts.endpoints, facts.block_owners, facts.node
-        if len(self._made_of) < len(made_of) or any(map(operator.is_not, made_of, self._made_of)):
-            self._made_of, self._found = made_of, frozenset(_outside(facts))
-        return self._found
+        inputs = facts.endpoints, facts.block_owners, facts.node
+        return self._found.get(lambda: frozenset(_outside(facts)), *inputs)
 
 
 def _outside(facts: Facts) -> Iterator[Prefix]:
