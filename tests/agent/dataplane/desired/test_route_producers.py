@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Interface
+from itertools import permutations
 
 import pytest
 
 from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
+from agent.dataplane.desired.route_producers import RouteClass, merge
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
-from agent.netlink.objects import Link
+from agent.netlink.objects import Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.route_facts import (
     ALWAYS,
@@ -18,8 +20,8 @@ from tests.scenes.route_facts import (
     FAR,
     ME,
     NEAR,
+    NEVER,
     address,
-    dataplane_of,
     facts,
     network,
     pool,
@@ -184,15 +186,22 @@ def test_traffic_between_pools_is_never_masqueraded() -> None:
     assert not masquerade(facts(pool())).sources
 
 
-def test_twenty_thousand_learned_blocks_become_as_many_routes() -> None:
-    learned = {
-        network((int(address("10.0.0.0")) + 64 * number, 26)): address("172.26.5.10")
-        for number in range(20_000)
-    }
-    wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=ALWAYS)
-    assert (
-        len(dataplane_of(facts(wide, bgp_nexthops=learned, block_owners={}, endpoints=())).routes) == 20_000
-    )
+def test_of_several_routes_for_one_key_the_class_decides_and_not_the_order_of_producers() -> None:
+    key, other = RouteKey(network("10.0.0.0/26")), RouteKey(network("10.0.0.64/26"))
+    producers = [{key: Route(key, device=one.name, route_class=one)} for one in RouteClass]
+    producers[-1][other] = Route(other, device="eth0", route_class=RouteClass.LEARNED)
+    for order in permutations(producers):
+        assert {one.key: one.device for one in merge(*order).values()} == {key: "WORKLOAD", other: "eth0"}
+
+
+def test_twenty_thousand_blocks_learned_with_equal_next_hops_are_as_many_routes_to_one_target() -> None:
+    blocks = [network((int(address("10.0.0.0")) + 64 * number, 26)) for number in range(20_000)]
+    learned = {block: address("172.26.5.10") for block in blocks}
+    for mode in (ALWAYS, NEVER):
+        wide = Pool("wide", network("10.0.0.0/8"), 26, ipip=mode)
+        found = routes_of(facts(wide, bgp_nexthops=learned, block_owners={}, endpoints=()))
+        assert len(found) == 20_000
+        assert len({id(route.target) for route in found.values()}) == 1
 
 
 def test_until_the_other_has_its_vtep_bgps_route_leads_there() -> None:
