@@ -18,7 +18,7 @@ from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
 from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
-from agent.netlink.objects import PROTOCOL_NAMES, Kind, Route, RouteKey
+from agent.netlink.objects import Kind, Route, RouteKey, protocol_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _withdrawn(
 
 def conflict_reason(foreign: Route) -> str:
     """What people read of a foreign route in our place."""
-    protocol = PROTOCOL_NAMES.get(foreign.protocol, str(foreign.protocol))
+    protocol = protocol_name(foreign.protocol)
     return (
         f"a route of protocol {protocol} is there ({foreign}); it is not ours: remove it, or free the prefix"
     )
