@@ -39,6 +39,7 @@ from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.facts import Facts, FactSettings, Protocols
 from agent.dataplane.inputs.gather import Gatherer
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
@@ -50,7 +51,7 @@ from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
 from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolGauges
-from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
+from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.node_resource import NodeRecord, record_inputs
 from agent.node.underlay import Underlay
 from agent.peering.bgp_controller import BgpController

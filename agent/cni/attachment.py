@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.plugin.spec import Request
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.datastore.resources.resource_types import (
     Metadata,
     WorkloadEndpoint,
@@ -20,7 +21,7 @@ from agent.datastore.resources.resource_types import (
     endpoint_name,
 )
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import WORKLOAD_PREFIX, Address
+from agent.netlink.objects import Address
 from ipam.address_text import text_of
 from ipam.allocation.sticky import Retention
 from ipam.model import HandleId

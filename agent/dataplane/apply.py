@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Any
 
 from agent.clock import Clock
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, SingleKind, Verb
 from agent.dataplane.kinds.states import ActualState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.report import Counters
 from agent.dataplane.retries import Retries
-from agent.netlink.objects import Kind
 
 ObjectKey = tuple[Kind, Any]
 Objects = Mapping[Any, Any]

@@ -15,11 +15,13 @@ from enum import Enum
 
 from agent.dataplane.apply import Applier
 from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import LinkChanged, ObjectsChanged
 from agent.dataplane.kinds.states import ActualState, DesiredState
 from agent.dataplane.link_cache import LinkCache
-from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Kind, Route, RouteKey
+from agent.netlink.objects import Route, RouteKey
 
 
 class Urgency(Enum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent.netlink.objects import Kind
+from agent.dataplane.kernel.dataplane_objects import Kind
 
 FREE = 64
 """Removals that are never held: as many routes as some nodes have that leave together."""

@@ -19,6 +19,8 @@ from agent.clock import Clock
 from agent.dataplane.apply import Applier
 from agent.dataplane.conntrack_cleanup import ConntrackCleanup
 from agent.dataplane.event_triage import EventTriage, Urgency
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, ObjectsChanged, Overrun
 from agent.dataplane.kinds.all_kinds import all_kinds
@@ -30,7 +32,7 @@ from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.report import Counters, Report
 from agent.dataplane.trigger import PassLimiter, PassTiming, Trigger
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey
+from agent.netlink.objects import Link, Route, RouteKey
 
 __all__ = ["DesiredState", "Reconciler", "Report"]
 

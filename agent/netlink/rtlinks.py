@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.netlink import rtnetlink
-from agent.netlink.objects import Address, FdbEntry, Link, Neighbour, Tunnel, TunnelKind, version_of
+from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
 from agent.netlink.rtnetlink import (
     Malformed,
     address,
@@ -192,45 +192,6 @@ def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
     if len(value) == 4:
         return AddressRow(index, IPv4Address(value), length)
     return AddressRow(index, IPv6Address(value), length) if len(value) == 16 else None
-
-
-def tunnel_of(
-    row: LinkRow, addresses: tuple[tuple[Address, int], ...], names: dict[int, str], kind: TunnelKind
-) -> Tunnel:
-    """A device with one of our names as a tunnel of the kind that bears the name.
-
-    A device of another kind comes out without the attributes of this kind, so it never equals a desired one.
-    Raises Malformed.
-    """
-    version = version_of(row.name)
-    own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]
-    hosts = [ip for ip, length in own_kind if length == ip.max_prefixlen]
-    bare = tuple(ip for ip, length in own_kind if length != ip.max_prefixlen)
-    own, strays = (hosts[0], (*hosts[1:], *bare)) if hosts else (None, bare)
-    if kind is TunnelKind.IPIP:
-        mtu = row.mtu if row.kind == kind.value else 0
-        return Tunnel(row.name, kind, mtu, own, up=row.up, strays=strays)
-    words = attributes(row.data, 0, len(row.data)) if row.kind == kind.value else {}
-    local = words.get(IFLA_VXLAN_LOCAL) or words.get(IFLA_VXLAN_LOCAL6)
-    return Tunnel(
-        row.name,
-        kind,
-        row.mtu,
-        own,
-        vni=number(words[IFLA_VXLAN_ID]) if IFLA_VXLAN_ID in words else None,
-        port=int.from_bytes(words[IFLA_VXLAN_PORT], "big") if IFLA_VXLAN_PORT in words else None,
-        parent=_parent(row, words, names),
-        local=address(local) if local else None,
-        mac=row.mac,
-        up=row.up,
-        learning=words.get(IFLA_VXLAN_LEARNING, b"\0") != b"\0",
-        strays=strays,
-    )
-
-
-def _parent(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str | None:
-    index = number(words[IFLA_VXLAN_LINK]) if IFLA_VXLAN_LINK in words else row.lower
-    return names.get(index, f"#{index}") if index else None
 
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:

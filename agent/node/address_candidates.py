@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
 from agent.configuration.autodetection_method import How, Method
-from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Address, Link
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.netlink.objects import Address, Link
 from ipam.model import Pool
 
 Interface = IPv4Interface | IPv6Interface

@@ -21,10 +21,11 @@ from agent.clock import Clock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
 from agent.datastore.state_cache import Cluster
-from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
+from agent.netlink.objects import Link
 from agent.node.address_candidates import Candidate, Interface
 from agent.node.autodetection import AddressFinder, Found, NoAddress
 from ipam.address_text import text_of

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.inputs.facts import on_link
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS
 from agent.dataplane.kernel.protocol import Kernel, PathToHost
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import OUR_TUNNELS, Address, Link
+from agent.netlink.objects import Address, Link
 
 MOST_NODES_ASKED = 1024
 """More distant nodes than these are asked for by sample; the others are reached with encapsulation alone."""

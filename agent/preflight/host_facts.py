@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from agent.netlink.objects import ForwardChain, Link, Route
+from agent.dataplane.kernel.dataplane_objects import ForwardChain
+from agent.netlink.objects import Link, Route
 from ipam.model import Pool
 
 

@@ -9,17 +9,9 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from agent.dataplane.desired.desired_tunnels import IPIP_OVERHEAD, VXLAN_OVERHEADS
-from agent.netlink.objects import (
-    OUR_TUNNELS,
-    RTPROT_KERNEL,
-    WORKLOAD_PREFIX,
-    ForwardChain,
-    Link,
-    Prefix,
-    Route,
-    RouteType,
-    protocol_name,
-)
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import ForwardChain
+from agent.netlink.objects import RTPROT_KERNEL, Link, Prefix, Route, RouteType, protocol_name
 from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, Severity
 from ipam.model import EncapsulationMode, Pool
 

@@ -11,7 +11,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from agent.netlink.objects import TUNL0, Link, TunnelKind
+from agent.dataplane.kernel.calico_names import TUNL0
+from agent.netlink.objects import Link, TunnelKind
 from agent.service.host_snapshot import Snapshot
 
 MODULE = "ipip"

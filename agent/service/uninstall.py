@@ -21,11 +21,13 @@ from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
 from agent.cni.plugin.plugin_install import PluginPaths
 from agent.cni.plugin.plugin_install import uninstall as remove_plugins
 from agent.configuration.config import Config, ConfigError
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import Masquerade
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
+from agent.netlink.objects import Sysctl
 from agent.service import host_snapshot, kernel_modules, layout
 from agent.service.install import is_active
 from agent.service.start import take_agent_lock

@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
+from agent.dataplane.kernel.calico_names import VXLAN6_DEVICE, VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import ForwardChain
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Kernel
 from agent.lab.lab_processes import wait_for
 from agent.netlink import sysctl
 from agent.netlink.objects import (
-    VXLAN6_DEVICE,
-    VXLAN_DEVICE,
     Address,
     FdbEntry,
-    ForwardChain,
     Neighbour,
     Route,
     RouteKey,

@@ -9,10 +9,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 import pytest
 
+from agent.dataplane.kernel.calico_names import TUNL0
 from agent.dataplane.kernel.conntrack import Conntrack
+from agent.dataplane.kernel.dataplane_objects import Kind, Masquerade
 from agent.dataplane.kernel.protocol import Kernel, LinkChanged, ObjectsChanged
 from agent.netlink.kernel_errors import NoWay, Unsupported
-from agent.netlink.objects import TUNL0, Address, Kind, Masquerade, Sysctl, Tunnel, TunnelKind
+from agent.netlink.objects import Address, Sysctl, Tunnel, TunnelKind
 from tests.contract.kernels import V4, RealWorld, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, kernel_has

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, Kind
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Changes, ObjectsChanged
-from agent.netlink.objects import ForwardChain, Kind
 from tests.contract.kernels import World, nft
 from tests.fixtures.namespace import fresh_namespace
 

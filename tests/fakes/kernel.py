@@ -11,6 +11,8 @@ from dataclasses import replace
 from enum import Enum, auto
 from ipaddress import ip_interface
 
+from agent.dataplane.kernel.calico_names import VXLAN_DEVICES
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Kind, Masquerade
 from agent.dataplane.kernel.protocol import (
     KernelEvent,
     LinkChanged,
@@ -21,14 +23,9 @@ from agent.dataplane.kernel.protocol import (
 )
 from agent.netlink.kernel_errors import Incomplete, KernelError, NoWay, Unsupported
 from agent.netlink.objects import (
-    VXLAN_DEVICES,
     Address,
     FdbEntry,
-    ForwardChain,
-    ForwardKey,
-    Kind,
     Link,
-    Masquerade,
     Neighbour,
     Route,
     RouteKey,

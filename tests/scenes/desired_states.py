@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from agent.netlink.objects import (
-    TUNL0,
-    VXLAN_DEVICE,
-    Dataplane,
-    FdbEntry,
-    Masquerade,
-    Neighbour,
-    Route,
-    RouteKey,
-    RouteType,
-    Scope,
-    Tunnel,
-    TunnelKind,
-)
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Masquerade
+from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind
 
 SECOND = 1.0
 

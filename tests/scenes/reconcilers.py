@@ -10,13 +10,14 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.dataplane.cooperative import run_now
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.routes import RoutePlan, route_diff
 from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.dataplane.trigger import PassTiming
-from agent.netlink.objects import Dataplane, Link, RouteKey
+from agent.netlink.objects import Link, RouteKey
 
 PATIENCE_SECONDS = 20.0
 QUIET_PASSES = 4

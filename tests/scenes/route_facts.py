@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
 from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.route_producers import datastore_routes, learned_routes, workload_routes
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.netlink.objects import Dataplane, Link, Route, RouteKey
+from agent.dataplane.kernel.dataplane_objects import Dataplane
+from agent.netlink.objects import Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET

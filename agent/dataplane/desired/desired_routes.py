@@ -15,8 +15,9 @@ from itertools import islice
 from agent.dataplane.cooperative import PIECE, Work
 from agent.dataplane.desired.route_producers import datastore_routes, learned_routes, merge, workload_routes
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.memo import Memo
-from agent.netlink.objects import WORKLOAD_PREFIX, Address, Route, RouteKey
+from agent.netlink.objects import Address, Route, RouteKey
 
 Answer = tuple[Mapping[RouteKey, Route], Set[RouteKey] | None]
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Masquerade
 from agent.memo import Memo
-from agent.netlink.objects import Address, Dataplane, FdbEntry, Masquerade, Neighbour, Route, RouteKey, Sysctl
+from agent.netlink.objects import Address, FdbEntry, Neighbour, Route, RouteKey, Sysctl
 
 
 class DesiredObjects:

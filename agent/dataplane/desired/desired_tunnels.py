@@ -12,16 +12,8 @@ import hashlib
 from collections.abc import Iterator
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses
-from agent.netlink.objects import (
-    TUNL0,
-    VXLAN6_DEVICE,
-    VXLAN_DEVICE,
-    Address,
-    FdbEntry,
-    Neighbour,
-    Tunnel,
-    TunnelKind,
-)
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
+from agent.netlink.objects import Address, FdbEntry, Neighbour, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 IPIP_OVERHEAD = 20

@@ -15,18 +15,8 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
-from agent.netlink.objects import (
-    TUNL0,
-    VXLAN6_DEVICE,
-    VXLAN_DEVICE,
-    Address,
-    Prefix,
-    Route,
-    RouteKey,
-    RouteTarget,
-    RouteType,
-    Scope,
-)
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
+from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from agent.netlink.objects import RTPROT_BIRD, RTPROT_BOOT, RTPROT_DATASTORE, Address, Link, Prefix, RouteKey
+from agent.dataplane.kernel.calico_names import RTPROT_DATASTORE
+from agent.netlink.objects import RTPROT_BIRD, RTPROT_BOOT, Address, Link, Prefix, RouteKey
 from ipam.model import NodeName, Pool
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import ForwardChain
 from agent.netlink import nftables as nft
 from agent.netlink import rtnetlink
-from agent.netlink.objects import WORKLOAD_PREFIX, ForwardChain
 from agent.netlink.rtnetlink import Message, attribute, attributes
 
 NFPROTO_INET = 1

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.forward_rules import concerns_forwarding
 from agent.dataplane.kernel.masquerade_table import concerns_masquerading
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
 from agent.netlink import nftables, rtnetlink
 from agent.netlink.kernel_errors import Unsupported
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
-from agent.netlink.objects import OUR_TUNNELS, Kind
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.netlink.rtnetlink import Message, attributes, messages
 from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop

@@ -13,7 +13,9 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from agent.dataplane.kernel import tunnel_devices
+from agent.dataplane.kernel.calico_names import version_of
 from agent.dataplane.kernel.conntrack import Conntrack
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Masquerade
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
@@ -26,17 +28,13 @@ from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSoc
 from agent.netlink.objects import (
     Address,
     FdbEntry,
-    ForwardChain,
-    ForwardKey,
     Link,
-    Masquerade,
     Neighbour,
     Route,
     RouteKey,
     RouteTarget,
     Sysctl,
     Tunnel,
-    version_of,
 )
 from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop

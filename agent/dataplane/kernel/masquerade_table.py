@@ -20,8 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 
+from agent.dataplane.kernel.dataplane_objects import Masquerade, collapsed
 from agent.netlink import nftables as nft
-from agent.netlink.objects import Masquerade, Prefix, collapsed
+from agent.netlink.objects import Prefix
 from agent.netlink.rtnetlink import AF_INET, AF_INET6, NLM_F_CREATE, NLM_F_DUMP, Message, attributes
 
 TABLE, SOURCES, POOLS, CHAIN = "tortie", "masquerade-pools", "all-pools", "postrouting"

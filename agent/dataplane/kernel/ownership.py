@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from agent.dataplane.kernel.calico_names import RTPROT_DATASTORE, VXLAN_DEVICES, WORKLOAD_PREFIX
 from agent.netlink.objects import (
     MAIN_TABLE,
     RTPROT_BIRD,
     RTPROT_BOOT,
-    RTPROT_DATASTORE,
     RTPROT_KERNEL,
-    VXLAN_DEVICES,
-    WORKLOAD_PREFIX,
     Route,
     RouteKey,
     RouteType,

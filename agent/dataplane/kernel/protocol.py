@@ -11,14 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Kind, Masquerade
 from agent.netlink.objects import (
     Address,
     FdbEntry,
-    ForwardChain,
-    ForwardKey,
-    Kind,
     Link,
-    Masquerade,
     Neighbour,
     Route,
     RouteKey,

@@ -9,6 +9,7 @@ import errno
 from dataclasses import replace
 
 from agent.dataplane.kernel import forward_rules, masquerade_table
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Masquerade
 from agent.dataplane.kernel.masquerade_table import Family
 from agent.netlink import nftables as nft
 from agent.netlink.kernel_errors import KernelError, Unsupported
@@ -20,7 +21,7 @@ from agent.netlink.netlink_socket import (
     dump,
     reason,
 )
-from agent.netlink.objects import ForwardChain, ForwardKey, Masquerade, Prefix
+from agent.netlink.objects import Prefix
 
 ABSENT = UNSUPPORTED_ERRNOS | {errno.ENOENT}
 """For a read: there is no table, or nothing that could hold one."""

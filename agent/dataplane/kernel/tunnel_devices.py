@@ -12,12 +12,14 @@ import errno
 from dataclasses import replace
 from typing import NamedTuple
 
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICES, version_of
 from agent.netlink import devices, ethtool, rtlinks, rtnetlink
 from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import Refused, dump
-from agent.netlink.objects import TUNL0, VXLAN_DEVICES, Address, Tunnel, TunnelKind, version_of
+from agent.netlink.objects import Address, Tunnel, TunnelKind
 from agent.netlink.rtlinks import LinkRow
+from agent.netlink.rtnetlink import address, attributes, number
 
 KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}
 
@@ -68,7 +70,7 @@ async def _ours(*, offload: bool) -> dict[str, Found]:
     ours: dict[str, Found] = {}
     for row, addresses in links:
         if row.name in KIND_BY_NAME:
-            tunnel = rtlinks.tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
+            tunnel = _tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
             seen = replace(tunnel, offload=ethtool.read(row.name)) if offload else tunnel
             ours[row.name] = Found(row, seen, addresses)
     return ours
@@ -136,7 +138,7 @@ async def _with_our_port(wanted: Tunnel) -> str | None:
         return None
     for row, addresses in await all_links():
         if row.kind == wanted.kind.value and row.name not in KIND_BY_NAME:
-            other = rtlinks.tunnel_of(row, addresses, {}, wanted.kind)
+            other = _tunnel_of(row, addresses, {}, wanted.kind)
             if other.port == wanted.port:
                 return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
     return None
@@ -153,3 +155,44 @@ async def remove_tunnel(name: str) -> None:
     await _strip(found, None)
     if found.row.up:
         await devices.set_down(found.row.index, name)
+
+
+def _tunnel_of(
+    row: LinkRow, addresses: tuple[tuple[Address, int], ...], names: dict[int, str], kind: TunnelKind
+) -> Tunnel:
+    """A device with one of our names as a tunnel of the kind that bears the name.
+
+    A device of another kind comes out without the attributes of this kind, so it never equals a desired one.
+    Raises Malformed.
+    """
+    version = version_of(row.name)
+    own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]
+    hosts = [ip for ip, length in own_kind if length == ip.max_prefixlen]
+    bare = tuple(ip for ip, length in own_kind if length != ip.max_prefixlen)
+    own, strays = (hosts[0], (*hosts[1:], *bare)) if hosts else (None, bare)
+    if kind is TunnelKind.IPIP:
+        mtu = row.mtu if row.kind == kind.value else 0
+        return Tunnel(row.name, kind, mtu, own, up=row.up, strays=strays)
+    words = attributes(row.data, 0, len(row.data)) if row.kind == kind.value else {}
+    local = words.get(rtlinks.IFLA_VXLAN_LOCAL) or words.get(rtlinks.IFLA_VXLAN_LOCAL6)
+    return Tunnel(
+        row.name,
+        kind,
+        row.mtu,
+        own,
+        vni=number(words[rtlinks.IFLA_VXLAN_ID]) if rtlinks.IFLA_VXLAN_ID in words else None,
+        port=int.from_bytes(words[rtlinks.IFLA_VXLAN_PORT], "big")
+        if rtlinks.IFLA_VXLAN_PORT in words
+        else None,
+        parent=_parent_of(row, words, names),
+        local=address(local) if local else None,
+        mac=row.mac,
+        up=row.up,
+        learning=words.get(rtlinks.IFLA_VXLAN_LEARNING, b"\0") != b"\0",
+        strays=strays,
+    )
+
+
+def _parent_of(row: LinkRow, words: dict[int, bytes], names: dict[int, str]) -> str | None:
+    index = number(words[rtlinks.IFLA_VXLAN_LINK]) if rtlinks.IFLA_VXLAN_LINK in words else row.lower
+    return names.get(index, f"#{index}") if index else None

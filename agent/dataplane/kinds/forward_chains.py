@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Kind
 from agent.dataplane.kinds.object_kind import Delta, PlannedStep, SingleKind
 from agent.dataplane.kinds.states import Comparison, DesiredState
-from agent.netlink.objects import ForwardChain, ForwardKey, Kind, RouteKey
+from agent.netlink.objects import RouteKey
 
 
 class ForwardChains(SingleKind[ForwardKey, ForwardChain]):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from agent.dataplane.kernel.dataplane_objects import Kind, Masquerade
 from agent.dataplane.kinds.object_kind import Delta, PlannedStep, SingleKind, difference
 from agent.dataplane.kinds.states import Comparison, DesiredState
-from agent.netlink.objects import Kind, Masquerade, RouteKey
+from agent.netlink.objects import RouteKey
 
 NAT_OUTGOING = "natOutgoing"
 """The one key: both tables are one object here."""

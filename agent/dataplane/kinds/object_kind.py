@@ -15,10 +15,11 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.netlink.kernel_errors import KernelError, Unsupported
-from agent.netlink.objects import Kind, RouteKey
+from agent.netlink.objects import RouteKey
 
 K = TypeVar("K")
 V = TypeVar("V")

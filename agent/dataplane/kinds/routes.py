@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any
 
 from agent.dataplane.cooperative import PIECE, Work, run_cooperatively
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Kernel, Refusal
 from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
 from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
-from agent.netlink.objects import Kind, Route, RouteKey, protocol_name
+from agent.netlink.objects import Route, RouteKey, protocol_name
 
 
 @dataclass(frozen=True, slots=True)

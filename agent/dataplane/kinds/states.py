@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import WORKLOAD_PREFIX, Dataplane, Kind, Link, Route, RouteKey, Tunnel
+from agent.netlink.objects import Link, Route, RouteKey, Tunnel
 
 
 @dataclass(frozen=True, slots=True)

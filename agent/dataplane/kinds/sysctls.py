@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.kinds.object_kind import Delta, ObjectKind, PlannedStep, shared
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
-from agent.netlink.objects import Kind, RouteKey, Sysctl
+from agent.netlink.objects import RouteKey, Sysctl
 
 
 class Sysctls(ObjectKind[str, Sysctl]):

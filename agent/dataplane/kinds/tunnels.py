@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.object_kind import Delta, SingleKind, difference
 from agent.dataplane.kinds.states import Comparison, DesiredState
-from agent.netlink.objects import Kind, Tunnel
+from agent.netlink.objects import Tunnel
 
 MOST_GRACE_SECONDS = 300.0
 """From the moment on at which a tunnel was not desired any more, whatever still comes out of it."""

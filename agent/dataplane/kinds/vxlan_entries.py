@@ -11,10 +11,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from agent.dataplane.kernel.calico_names import VXLAN_DEVICES
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.kinds.object_kind import Delta, ObjectKind, difference
 from agent.dataplane.kinds.states import Comparison, DesiredState
-from agent.netlink.objects import VXLAN_DEVICES, Address, Dataplane, FdbEntry, Kind, Neighbour
+from agent.netlink.objects import Address, FdbEntry, Neighbour
 
 K = TypeVar("K")
 E = TypeVar("E", Neighbour, FdbEntry)

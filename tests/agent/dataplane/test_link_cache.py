@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.link_cache import MOST_ONE_BY_ONE, LinkCache
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Dataplane, Link
+from agent.netlink.objects import Link
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import EVERYTHING
 from tests.scenes.reconcilers import Bench, running

@@ -10,8 +10,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.ownership import is_ours
-from agent.netlink.objects import Dataplane, Route, RouteKey, RouteType
+from agent.netlink.objects import Route, RouteKey, RouteType
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.scenes.desired_states import EVERYTHING
 from tests.scenes.reconcilers import IMPATIENT, Bench, running

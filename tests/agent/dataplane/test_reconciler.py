@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.reconciler import DesiredState
 from agent.dataplane.trigger import PassTiming
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Kind, Tunnel, TunnelKind
+from agent.netlink.objects import Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.scenes.desired_states import (
     EVERYTHING,

@@ -8,20 +8,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import Dataplane, ForwardChain, Kind
 from agent.dataplane.kinds.tunnels import MOST_GRACE_SECONDS, TunnelGracePeriod
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
-from agent.netlink.objects import (
-    TUNL0,
-    VXLAN_DEVICE,
-    Dataplane,
-    ForwardChain,
-    Kind,
-    Route,
-    RouteKey,
-    Sysctl,
-    Tunnel,
-    TunnelKind,
-)
+from agent.netlink.objects import Route, RouteKey, Sysctl, Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.scenes.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
 from tests.scenes.reconcilers import IMPATIENT, Bench, running

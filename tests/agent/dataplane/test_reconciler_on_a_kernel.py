@@ -12,11 +12,13 @@ import pytest
 
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.kernel_changes import GROUPS
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import sysctl
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
-from agent.netlink.objects import TUNL0, VXLAN_DEVICE, Dataplane, Route, RouteKey, Tunnel, TunnelKind
+from agent.netlink.objects import Route, RouteKey, Tunnel, TunnelKind
 from ipam.model import NodeName
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.reconciler import DesiredState
-from agent.netlink.objects import Dataplane, Link, Route, Sysctl
+from agent.netlink.objects import Link, Route, Sysctl
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
 from tests.scenes.reconcilers import Bench, running

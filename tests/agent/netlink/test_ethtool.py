@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from agent.dataplane.kernel.calico_names import VXLAN_DEVICE
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import ethtool
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import VXLAN_DEVICE, Dataplane
 from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.desired_states import VXLAN
 from tests.scenes.reconcilers import Bench, running

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.netlink.objects import ForwardChain, Link, Route, RouteKey
+from agent.dataplane.kernel.dataplane_objects import ForwardChain
+from agent.netlink.objects import Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
     AGENT,

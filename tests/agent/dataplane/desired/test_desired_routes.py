@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from agent.dataplane.cooperative import run_now
 from agent.dataplane.desired.desired_routes import Answer, DesiredRoutes
 from agent.dataplane.inputs.facts import Endpoint, Facts
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kinds.states import ActualState, DesiredState
-from agent.netlink.objects import Kind, Link, Route, RouteKey
+from agent.netlink.objects import Link, Route, RouteKey
 from ipam.model import EncapsulationMode
 from tests.scenes.reconcilers import route_plan
 from tests.scenes.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of

@@ -11,7 +11,8 @@ from agent.dataplane.desired.desired_state import masquerade
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
-from agent.netlink.objects import VXLAN6_DEVICE, FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
+from agent.dataplane.kernel.calico_names import VXLAN6_DEVICE
+from agent.netlink.objects import FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
 from tests.scenes.route_facts import routes_of
 

@@ -19,11 +19,12 @@ from agent.dataplane.explain.route_reasons import (
     nearness,
 )
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.all_kinds import all_kinds
 from agent.dataplane.kinds.object_kind import PlannedStep
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot
-from agent.netlink.objects import Kind, Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
+from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.reconcilers import Lines

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane.kernel import masquerade_table
+from agent.dataplane.kernel.dataplane_objects import Masquerade
 from agent.netlink import nftables
-from agent.netlink.objects import Masquerade
 from agent.netlink.rtnetlink import HEADER, messages
 
 networks = st.builds(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import rtnexthops, sysctl
-from agent.netlink.objects import Dataplane, RouteKey, Sysctl
+from agent.netlink.objects import RouteKey, Sysctl
 from agent.netlink.rtnetlink import HEADER
 from agent.netlink.rtnexthops import OURS, Nexthop
 from tests.fixtures.namespace import fresh_namespace, ip

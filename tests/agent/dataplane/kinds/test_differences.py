@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.dataplane.kernel.calico_names import TUNL0
+from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind, Masquerade
 from agent.dataplane.kernel.ownership import Ownership, is_ours
 from agent.dataplane.kinds.masquerading import NAT_OUTGOING, Masquerading
 from agent.dataplane.kinds.object_kind import difference
@@ -16,7 +18,7 @@ from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.retries import Retries
 from agent.dataplane.trigger import LONGEST_PAUSE_SECONDS, ROUTE_SECONDS, PassLimiter, Trigger
-from agent.netlink.objects import TUNL0, Dataplane, Kind, Link, Masquerade, Route, RouteKey, RouteType, Scope
+from agent.netlink.objects import Link, Route, RouteKey, RouteType, Scope
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.reconcilers import Lines, route_plan
 

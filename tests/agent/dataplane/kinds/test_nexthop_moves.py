@@ -7,9 +7,10 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.nexthop_moves import MANY, find_moves
-from agent.netlink.objects import Dataplane, Route, RouteKey
+from agent.netlink.objects import Route, RouteKey
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK
 from tests.scenes.reconcilers import Bench, running

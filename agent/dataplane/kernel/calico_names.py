@@ -1,0 +1,21 @@
+"""What Calico calls things in the kernel, so that a node can change from it to Tortie and back: devices, protocols.
+
+Does not know: what the devices are for.
+"""
+
+from __future__ import annotations
+
+RTPROT_DATASTORE = 80
+"""Calico's number for routes that Felix programs from the datastore."""
+
+TUNL0 = "tunl0"
+VXLAN_DEVICE = "vxlan.calico"
+VXLAN6_DEVICE = "vxlan-v6.calico"
+VXLAN_DEVICES = (VXLAN_DEVICE, VXLAN6_DEVICE)
+WORKLOAD_PREFIX = "cali"
+OUR_TUNNELS = frozenset({TUNL0, *VXLAN_DEVICES})
+
+
+def version_of(device: str) -> int:
+    """The version of IP that one of our tunnel devices carries, inside and outside."""
+    return 6 if device == VXLAN6_DEVICE else 4
