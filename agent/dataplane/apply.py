@@ -69,9 +69,9 @@ class Applier:
     async def put(self, kind: ObjectKind[Any, Any], delta: Delta[Any, Any]) -> int:
         """Create and replace; how many objects were written."""
         written = 0
-        for batch in kind.batches(delta, self._actual.of(kind.kind)):
+        for batch in kind.batches(delta, self._actual.of(kind.kind)) if delta else ():
             # What was refused waits, and would be moved with the others.
-            if batch.at_once is not None and not self.retries.any and await batch.at_once():
+            if batch.at_once is not None and not self._refused(kind.kind) and await batch.at_once():
                 self._note_put(kind, batch.objects.items())
                 written += len(batch.objects)
             else:
@@ -131,8 +131,8 @@ class Applier:
             refused = self._refusals(kind, verb, part, await send([value for _, value in part]))
             done = part if not refused else tuple(pair for pair in part if pair[0] not in refused)
             note(done)
-            if self.retries.any:
-                for key, _ in done:
+            if refused_before := self._refused(kind.kind):
+                for key in refused_before.intersection(key for key, _ in done):
                     self.retries.succeeded((kind.kind, key))
             count += len(refused)
             if len(part) == OBJECTS_PER_PART:
@@ -143,8 +143,8 @@ class Applier:
         """Without those whose last refusal was of this very step, and not long enough ago."""
         waiting = set()
         now = self._clock.now()
-        for refused_kind, key in self.retries.failures() if self.retries.any else ():
-            if refused_kind is kind and key in objects:
+        for key in self._refused(kind):
+            if key in objects:
                 self._pending.add((kind, key))
                 if not self.retries.may_try((kind, key), now, (verb, objects[key])):
                     waiting.add(key)
@@ -152,6 +152,12 @@ class Applier:
             return objects
         self.unfinished[kind] |= waiting
         return {key: value for key, value in objects.items() if key not in waiting}
+
+    def _refused(self, kind: Kind) -> set[Any]:
+        """The objects of a kind that are refused at present."""
+        if not self.retries.any:
+            return set()
+        return {key for refused_kind, key in self.retries.failures() if refused_kind is kind}
 
     def _refusals(
         self,

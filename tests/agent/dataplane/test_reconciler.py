@@ -271,6 +271,18 @@ async def test_what_this_kernel_lacks_is_reported_and_the_rest_is_done(kernel: F
         assert kernel.route_table == {POD.key: POD}
 
 
+async def test_a_refused_tunnel_is_tried_again_though_nothing_else_happens(kernel: FakeKernel) -> None:
+    kernel.faults.add(Fault.NO_IPIP)
+    async with running(Bench(kernel, replace(routes(), tunnels={TUNL0: IPIP}))) as bench:
+        for _ in range(2):
+            await bench.passed()
+            assert bench.reconciler.report().refused == {"tunnel tunl0": "this kernel has no ipip"}
+        kernel.faults.clear()  # the module was loaded
+        await bench.until(lambda: kernel.tunnel_table == {TUNL0: IPIP})
+        report = bench.reconciler.report()
+        assert (report.refused, report.not_in_force) == ({}, {})
+
+
 async def test_a_tunnel_made_anew_says_which_attribute_was_why(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, replace(routes(), tunnels={VXLAN_DEVICE: VXLAN}))) as bench:
         bench.desired = replace(
