@@ -10,11 +10,11 @@ from tests.contract.kernels import FakeWorld, RealWorld, World
 from tests.fixtures.namespace import fresh_namespace
 
 
-@pytest.fixture(params=["fake", "fake that turns ways", "real", "real with nexthop objects"])
+@pytest.fixture(params=["fake", "fake that moves routes", "real", "real with nexthop objects"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param.startswith("fake"):
         fake = FakeWorld()
-        fake.kernel.moves_routes = "turns" in request.param
+        fake.kernel.moves_routes = "moves" in request.param
         yield fake
         return
     with fresh_namespace():

@@ -49,7 +49,7 @@ def inner_packet(source: Address, destination: Address) -> bytes:
 
 
 def arrive(tunnel: Tunnel, near: Address) -> None:
-    """Have a packet come through a tunnel whose own end is `near`, by way of the loopback."""
+    """Have a packet come through a tunnel whose own end is `near`, over the loopback."""
     packet = inner_packet(IPv4Address("10.1.1.7"), IPv4Address("10.1.0.7"))
     if tunnel.kind is TunnelKind.IPIP:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, IPPROTO_IPV4) as sender:

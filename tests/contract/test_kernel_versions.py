@@ -68,12 +68,12 @@ async def test_a_way_is_turned_for_all_its_routes_or_for_none(world: World, give
     routes = {route.key: route for route in (given.direct, second)}
     await world.kernel.put_routes([*routes.values()])
     now = given.direct.with_(gateway=given.far + 1).target
-    turned = await world.kernel.move_routes(given.direct.target, now, routes.keys())
-    expected = {key: Route.from_target(key, now) for key in routes} if turned else routes
+    moved = await world.kernel.move_routes(given.direct.target, now, routes.keys())
+    expected = {key: Route.from_target(key, now) for key in routes} if moved else routes
     found = await world.kernel.routes()
     assert {key: found[key] for key in routes} == expected
     nowhere = given.direct.with_(device="nowhere").target
-    assert not await world.kernel.move_routes(now if turned else given.direct.target, nowhere, routes.keys())
+    assert not await world.kernel.move_routes(now if moved else given.direct.target, nowhere, routes.keys())
     assert {key: (await world.kernel.routes())[key] for key in routes} == expected
 
 

@@ -79,7 +79,7 @@ class FakeKernel:
         """Packets that came out of a tunnel."""
         self.route_table: dict[RouteKey, Route] = {}
         self.moves_routes = False
-        """Whether routes share their way, so that it can be turned in one step."""
+        """Whether routes share their target, so that they can be moved in one step."""
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
@@ -126,8 +126,8 @@ class FakeKernel:
     def rename_link(self, old: str, new: str) -> None:
         """Somebody gives a link another name; nothing is said of the old one."""
         self.link_table[new] = replace(self.link_table.pop(old), name=new)
-        switch = self.sysctl_table.pop(f"net/ipv4/conf/{old}/proxy_arp")
-        self.sysctl_table[f"net/ipv4/conf/{new}/proxy_arp"] = switch
+        value = self.sysctl_table.pop(f"net/ipv4/conf/{old}/proxy_arp")
+        self.sysctl_table[f"net/ipv4/conf/{new}/proxy_arp"] = value
         self._tell_link(new)
 
     def set_link(self, name: str, *, up: bool) -> None:
@@ -138,7 +138,7 @@ class FakeKernel:
         self._tell_link(name)
 
     def foreign_put(self, route: Route) -> None:
-        """Somebody writes a route, replacing what stands there."""
+        """Somebody writes a route, replacing what is there."""
         self.route_table[route.key] = route
         self._tell(ObjectsChanged(Kind.ROUTE, route))
 
@@ -157,7 +157,7 @@ class FakeKernel:
         self._tell(ObjectsChanged(Kind.FORWARD, by="dockerd"))
 
     def foreign_sysctl(self, name: str, value: str) -> None:
-        """Somebody turns a switch."""
+        """Somebody sets a sysctl."""
         self.sysctl_table[name] = value
         self._tell(ObjectsChanged(Kind.SYSCTL, names=frozenset({name})))
 
@@ -265,8 +265,8 @@ class FakeKernel:
         await asyncio.sleep(0)
         for route in routes:
             self.writes.append(f"remove {route}")
-            standing = self.route_table.get(route.key)
-            if standing is not None and (standing.protocol, standing.type) == (route.protocol, route.type):
+            known = self.route_table.get(route.key)
+            if known is not None and (known.protocol, known.type) == (route.protocol, route.type):
                 del self.route_table[route.key]
         return ()
 
@@ -303,12 +303,12 @@ class FakeKernel:
         await asyncio.sleep(0)
         return self.nft_table
 
-    async def put_masquerade(self, wish: Masquerade) -> None:
+    async def put_masquerade(self, masquerade: Masquerade) -> None:
         await asyncio.sleep(0)
-        if Fault.NO_NFTABLES in self.faults and wish.sources:
+        if Fault.NO_NFTABLES in self.faults and masquerade.sources:
             raise Unsupported("this kernel has no nftables ip family")
         self.writes.append("put masquerade")
-        self.nft_table = wish.collapsed() if wish.sources else None
+        self.nft_table = masquerade.collapsed() if masquerade.sources else None
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         self.dumps.append(Kind.FORWARD)
@@ -326,20 +326,22 @@ class FakeKernel:
         await asyncio.sleep(0)
         return {name: Sysctl(name, self.sysctl_table[name]) for name in names if name in self.sysctl_table}
 
-    async def put_sysctls(self, wished: Sequence[Sysctl]) -> tuple[Refusal, ...]:
+    async def put_sysctls(self, sysctls: Sequence[Sysctl]) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
-        self.writes += [f"set {sysctl.name}" for sysctl in wished]
-        there = [sysctl for sysctl in wished if sysctl.name in self.sysctl_table]
+        self.writes += [f"set {sysctl.name}" for sysctl in sysctls]
+        there = [sysctl for sysctl in sysctls if sysctl.name in self.sysctl_table]
         self.sysctl_table |= {sysctl.name: sysctl.value for sysctl in there}
-        return tuple(Refusal(sysctl, "No such file or directory") for sysctl in wished if sysctl not in there)
+        return tuple(
+            Refusal(sysctl, "No such file or directory") for sysctl in sysctls if sysctl not in there
+        )
 
     async def delete_connections(self, addresses: Collection[Address]) -> int:
         await asyncio.sleep(0)
         self.looked_for_connections.set()
         if Fault.NO_CONNTRACK in self.faults:
             raise Unsupported("this kernel has no ctnetlink")
-        kept = [pair for pair in self.connections if not set(pair) & set(addresses)]
-        removed, self.connections = len(self.connections) - len(kept), kept
+        others = [pair for pair in self.connections if not set(pair) & set(addresses)]
+        removed, self.connections = len(self.connections) - len(others), others
         if addresses:
             self.writes.append(f"delete connections of {', '.join(sorted(map(str, addresses)))}")
         return removed

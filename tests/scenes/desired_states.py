@@ -1,4 +1,4 @@
-"""What the dataplane's tests wish for, by name."""
+"""What the dataplane's tests desire, by name."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ FORWARDING = FdbEntry(VXLAN_DEVICE, "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2
 NAT = Masquerade(frozenset({IPv4Network("10.1.0.0/16")}), frozenset({IPv4Network("10.1.0.0/16")}))
 
 
-def routes(*wished: Route) -> Dataplane:
-    return Dataplane(routes={route.key: route for route in wished})
+def routes(*desired: Route) -> Dataplane:
+    return Dataplane(routes={route.key: route for route in desired})
 
 
 EVERYTHING = Dataplane(

@@ -75,7 +75,7 @@ class Bench:
         await self.reconciler.wait_for_routes([], PATIENCE_SECONDS)
 
     async def quiet(self) -> None:
-        """Wait until the echoes of our own writes were heard and led to nothing more."""
+        """Wait until the echoes of our own writes came and led to nothing more."""
         for _ in range(QUIET_PASSES):
             await self.passed()
 

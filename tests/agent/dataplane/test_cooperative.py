@@ -19,7 +19,7 @@ OURS, FOREIGN = 12, 4
 """RTPROT_BIRD and RTPROT_STATIC of linux/rtnetlink.h."""
 ONE, TWO, UNREACHABLE = HOPS
 CASES = (
-    # BGP teaches, there stands (via, protocol), wished via, what is to be done
+    # BGP has, there is (via, protocol), desired via, what is to be done
     (ONE, None, ONE, "create"),
     (ONE, (TWO, OURS), ONE, "replace"),
     (ONE, (ONE, OURS), ONE, "nothing"),
@@ -38,8 +38,8 @@ def via(key: RouteKey, gateway: IPv4Address, protocol: int = OURS) -> Route:
     return Route(key, gateway=gateway, device="eth0", protocol=protocol)
 
 
-WISHED = {key: via(key, hop) for key, _, _, hop, _ in TABLE if hop is not None}
-STANDING = {key: via(key, *stands) for key, _, stands, _, _ in TABLE if stands is not None}
+DESIRED = {key: via(key, hop) for key, _, _, hop, _ in TABLE if hop is not None}
+ACTUAL = {key: via(key, *stands) for key, _, stands, _, _ in TABLE if stands is not None}
 
 
 def keys_of(step: str) -> set[RouteKey]:
@@ -50,15 +50,15 @@ class Others:
     """Counts how often somebody else could run."""
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.rounds = 0
 
     async def run(self) -> None:
         while True:
-            self.turns += 1
+            self.rounds += 1
             await asyncio.sleep(0)
 
 
-async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_they_were() -> None:
+async def test_twenty_thousand_routes_are_desired_in_pieces_from_the_facts_as_they_were() -> None:
     learned = dict(LEARNED)
     others = Others()
     task = asyncio.create_task(others.run())
@@ -70,23 +70,23 @@ async def test_twenty_thousand_routes_are_wished_in_pieces_from_the_facts_as_the
     # What is learned meanwhile is for the next computation, at the beginning of this one as at its end.
     first, *_, last = learned
     learned[first] = learned[last] = TWO
-    wished, keys = await computing
-    assert others.turns >= len(LEARNED) // PIECE > 5
+    desired, keys = await computing
+    assert others.rounds >= len(LEARNED) // PIECE > 5
     assert keys is None
-    assert wished == WISHED
+    assert desired == DESIRED
     task.cancel()
 
 
 async def test_twenty_thousand_routes_are_compared_with_the_kernels_in_pieces() -> None:
-    wish = DesiredState(dataplane_of(START, WISHED), complete=True, bgp_complete=True)
+    desired = DesiredState(dataplane_of(START, DESIRED), complete=True, bgp_complete=True)
     others = Others()
     task = asyncio.create_task(others.run())
-    given = Comparison(wish, ActualState({Kind.ROUTE: STANDING}), START.links)
+    given = Comparison(desired, ActualState({Kind.ROUTE: ACTUAL}), START.links)
     plan = await run_cooperatively(route_diff(given, Ownership()))
-    assert others.turns >= len(WISHED | STANDING) // PIECE > 5
-    assert plan.create == {key: WISHED[key] for key in keys_of("create")}
-    assert plan.replace == {key: WISHED[key] for key in keys_of("replace")}
-    assert plan.delete == {key: STANDING[key] for key in keys_of("delete")}
-    assert plan.conflicts == {key: STANDING[key] for key in keys_of("conflict")}
+    assert others.rounds >= len(DESIRED | ACTUAL) // PIECE > 5
+    assert plan.create == {key: DESIRED[key] for key in keys_of("create")}
+    assert plan.replace == {key: DESIRED[key] for key in keys_of("replace")}
+    assert plan.delete == {key: ACTUAL[key] for key in keys_of("delete")}
+    assert plan.conflicts == {key: ACTUAL[key] for key in keys_of("conflict")}
     assert plan.waiting == {}
     task.cancel()

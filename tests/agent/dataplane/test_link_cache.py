@@ -1,4 +1,4 @@
-"""Links are read one by one as they are heard of; what is known is at every moment what reading all would say."""
+"""Links are read one by one as events name them; what is known is at every moment what reading all would say."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ NAMES = ("eth0", "lan0", "cali1", "cali2")
 STEPS = st.one_of(
     st.tuples(st.just("add"), st.sampled_from(NAMES)),
     st.tuples(st.just("delete"), st.sampled_from(NAMES)),
-    st.tuples(st.just("turn"), st.sampled_from(NAMES)),
+    st.tuples(st.just("flip"), st.sampled_from(NAMES)),
     st.tuples(st.just("rename"), st.permutations(NAMES).map(lambda names: names[:2])),
     st.tuples(st.just("read"), st.none()),
 )
@@ -148,7 +148,7 @@ def done(kernel: FakeKernel, what: str, argument: object) -> None:
         kernel.add_link(name)
     elif what == "delete" and there:
         kernel.delete_link(name)
-    elif what == "turn" and there:
+    elif what == "flip" and there:
         kernel.set_link(name, up=not kernel.link_table[name].up)
 
 
@@ -158,14 +158,14 @@ def test_after_any_history_the_links_are_those_that_there_are(history: list[tupl
     async def play() -> None:
         kernel = FakeKernel()
         interfaces = LinkCache(kernel)
-        told = kernel.changes().events
+        events = kernel.changes().events
         for what, argument in history:
             if what == "read":
                 await interfaces.read()
                 continue
             done(kernel, what, argument)
-            while not told.empty():
-                event = told.get_nowait()
+            while not events.empty():
+                event = events.get_nowait()
                 if not interfaces.matches(event):
                     interfaces.invalidate(event.name, event.seen.index)
         await interfaces.read()
@@ -174,8 +174,8 @@ def test_after_any_history_the_links_are_those_that_there_are(history: list[tupl
     asyncio.run(play())
 
 
-async def heard() -> None:
-    """Turns of the loop, in which what was told is listened to."""
+async def events_taken() -> None:
+    """Rounds of the loop, in which events are taken in."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -187,7 +187,7 @@ async def test_a_pod_that_comes_costs_no_reading_of_the_other_links() -> None:
         await bench.quiet()
         kernel.read.clear()
         kernel.add_link("cali9")
-        await heard()
+        await events_taken()
         await bench.passed()
         assert "cali9" in bench.seen[-1]
         kernel.delete_link("cali9")
@@ -203,7 +203,7 @@ async def test_a_link_of_no_known_pod_and_a_carrier_that_comes_lead_to_no_pass()
         before = bench.reconciler.passes
         kernel.set_link("eth0", up=True)  # as it was
         kernel.add_link("cali9")
-        await heard()
+        await events_taken()
         assert bench.reconciler.passes == before
         assert "cali9" not in bench.seen[-1]
         await bench.passed()

@@ -1,4 +1,4 @@
-"""Random walks: whatever is wished and whatever others do, the end is the wish, and what is foreign is untouched."""
+"""Random walks: whatever is desired and whatever others do, it is what the kernel ends with; foreign things stay."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def some_route(dice: random.Random, protocol: int) -> Route:
     return Route(key, gateway=gateway, device=dice.choice(["eth0", "eth1"]), protocol=protocol)
 
 
-def some_wish(dice: random.Random) -> Dataplane:
-    wished = [some_route(dice, 12) for _ in range(dice.randrange(5))]
+def some_desired(dice: random.Random) -> Dataplane:
+    desired = [some_route(dice, 12) for _ in range(dice.randrange(5))]
     base = EVERYTHING if dice.random() < 0.5 else Dataplane()
-    return replace(base, routes={**base.routes, **{route.key: route for route in wished}})
+    return replace(base, routes={**base.routes, **{route.key: route for route in desired}})
 
 
 class Walk:
@@ -56,7 +56,7 @@ class Walk:
         ]
         self.dice.choice(actions)()
         if self.dice.random() < 0.4:
-            bench.desired = replace(bench.desired, dataplane=some_wish(self.dice))
+            bench.desired = replace(bench.desired, dataplane=some_desired(self.dice))
         if self.dice.random() < 0.5:
             bench.reconciler.trigger()
 
@@ -67,8 +67,8 @@ class Walk:
 
     def _put_foreign(self, installed: Mapping[RouteKey, Route]) -> None:
         route = some_route(self.dice, self.dice.choice([3, 4, 11]))
-        standing = self.kernel.route_table.get(route.key)
-        if route.key in installed or (standing is not None and is_ours(standing)):
+        known = self.kernel.route_table.get(route.key)
+        if route.key in installed or (known is not None and is_ours(known)):
             return  # between our reading and our replacing it: netlink cannot compare and swap
         self.kernel.foreign_put(route)
         self.foreign[route.key] = route
@@ -101,9 +101,9 @@ def walked(kernel: FakeKernel) -> FakeKernel:
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
-async def test_every_walk_ends_in_the_wish(walked: FakeKernel, seed: int) -> None:
+async def test_every_walk_ends_in_the_desired(walked: FakeKernel, seed: int) -> None:
     walk = Walk(walked, random.Random(seed))
-    # Every second walk reads everything again at each overrun, so that its turns fall elsewhere.
+    # Every second walk reads everything again at each overrun, so that its steps fall elsewhere.
     timing = replace(IMPATIENT, overrun_seconds=0.0) if seed % 2 else IMPATIENT
     bench = Bench(walked, EVERYTHING, timing=timing)
     for _ in range(2):  # the second life knows nothing of the first

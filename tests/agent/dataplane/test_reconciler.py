@@ -59,7 +59,7 @@ async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: Fak
         assert kernel.nft_table is None
 
 
-async def test_a_restart_over_a_kernel_as_wished_writes_nothing(kernel: FakeKernel) -> None:
+async def test_a_restart_over_a_kernel_as_desired_writes_nothing(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, EVERYTHING)):
         pass
     kernel.writes.clear()
@@ -104,7 +104,7 @@ async def test_what_bgp_taught_stays_until_bgp_has_converged(kernel: FakeKernel)
         assert kernel.route_table == {}
 
 
-async def test_a_foreign_route_in_our_place_is_left_and_reported_and_its_end_is_our_turn(
+async def test_a_foreign_route_in_our_place_is_left_and_reported_and_its_end_makes_room(
     kernel: FakeKernel,
 ) -> None:
     kernel.route_table[FOREIGN.key] = FOREIGN
@@ -127,7 +127,7 @@ async def test_a_foreign_route_that_came_unheard_is_not_overwritten(kernel: Fake
 
 
 @pytest.mark.parametrize("alter", ["delete", "change", "add"])
-async def test_drift_of_a_route_is_repaired_when_it_is_heard_of(kernel: FakeKernel, alter: str) -> None:
+async def test_drift_of_a_route_is_repaired_when_its_event_comes(kernel: FakeKernel, alter: str) -> None:
     async with running(Bench(kernel, routes(LEARNED, POD))) as bench:
         stray = OWN_BLOCK.with_(key=key("10.7.0.0/26"))
         match alter:
@@ -228,7 +228,7 @@ async def test_a_refused_route_stops_no_other_and_is_tried_again(kernel: FakeKer
         assert len(bench.log.of("kernel.refused")) == 1
 
 
-async def test_a_refusal_of_what_is_no_longer_wished_is_forgotten(kernel: FakeKernel) -> None:
+async def test_a_refusal_of_what_is_no_longer_desired_is_forgotten(kernel: FakeKernel) -> None:
     kernel.refused[LEARNED.key] = "Network is unreachable"
     async with running(Bench(kernel, routes(LEARNED))) as bench:
         assert bench.reconciler.report().refused
@@ -260,8 +260,8 @@ async def test_a_pass_that_failed_is_tried_again_though_nobody_rings(kernel: Fak
 async def test_what_this_kernel_lacks_is_reported_and_the_rest_is_done(kernel: FakeKernel) -> None:
     kernel.faults |= {Fault.NO_IPIP, Fault.NO_NFTABLES}
     through = LEARNED.with_(device=TUNL0, onlink=True)
-    wished = replace(routes(through, POD), tunnels={TUNL0: IPIP}, masquerade=NAT)
-    async with running(Bench(kernel, wished)) as bench:
+    desired = replace(routes(through, POD), tunnels={TUNL0: IPIP}, masquerade=NAT)
+    async with running(Bench(kernel, desired)) as bench:
         report = bench.reconciler.report()
         assert report.not_in_force == {
             "tunl0": "this kernel has no ipip",
@@ -294,7 +294,7 @@ async def test_a_tunnel_made_anew_says_which_attribute_was_why(kernel: FakeKerne
         ]
 
 
-async def test_tunl0_as_the_module_made_it_is_left_alone_where_it_is_not_wished(kernel: FakeKernel) -> None:
+async def test_tunl0_as_the_module_made_it_is_left_alone_where_it_is_not_desired(kernel: FakeKernel) -> None:
     kernel.tunnel_table[TUNL0] = Tunnel(TUNL0, TunnelKind.IPIP, 1480, None, up=False)
     async with running(Bench(kernel)):
         assert kernel.writes == []
@@ -309,7 +309,7 @@ async def test_many_rings_are_one_pass(kernel: FakeKernel) -> None:
         assert len(bench.seen) == passes + 1
 
 
-async def test_waiting_for_what_is_not_wished_ends_with_a_reason(kernel: FakeKernel) -> None:
+async def test_waiting_for_what_is_not_desired_ends_with_a_reason(kernel: FakeKernel) -> None:
     async with running(Bench(kernel)) as bench:
         with pytest.raises(TimeoutError, match=r"10\.1\.0\.7/32 is not desired"):
             await bench.reconciler.wait_for_routes([POD.key], 0.05)

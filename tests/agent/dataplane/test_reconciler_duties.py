@@ -1,4 +1,4 @@
-"""What the reconciler does besides routes: connections, switches, and holding a mass removal back."""
+"""What the reconciler does besides routes: connections, sysctls, and holding a mass removal back."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_connections_of_a_pod_that_moved_are_forgotten(tracking: FakeKerne
         assert tracking.connections == [(OTHER, OTHER)]
 
 
-async def test_connections_of_a_pod_whose_link_went_first_are_forgotten_when_it_is_no_longer_wished(
+async def test_connections_of_a_pod_whose_link_went_first_are_forgotten_when_it_is_no_longer_desired(
     tracking: FakeKernel,
 ) -> None:
     async with running(Bench(tracking, routes(POD))) as bench:
@@ -140,7 +140,7 @@ PROXY_ARP = Sysctl("net/ipv4/conf/cali1/proxy_arp", "1")
 LATER = Sysctl("net/ipv4/conf/cali2/proxy_arp", "1")
 
 
-async def test_switches_are_set_where_they_exist_and_set_again_when_somebody_turns_them(
+async def test_sysctls_are_set_where_they_exist_and_set_again_when_somebody_changes_them(
     kernel: FakeKernel,
 ) -> None:
     async with running(
@@ -216,24 +216,24 @@ async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_
         await bench.until(lambda: not kernel.tunnel_table)
 
 
-def test_what_is_wished_again_in_time_was_never_unwished() -> None:
-    lingering = TunnelGracePeriod(5.0)
-    assert lingering.over({TUNL0: 0, VXLAN_DEVICE: 0}, 10.0) == []
-    assert lingering.over({TUNL0: 0}, 12.0) == []
-    assert lingering.next_at(12.0) == 15.0
-    assert lingering.over({TUNL0: 0, VXLAN_DEVICE: 0}, 16.0) == [TUNL0]
-    assert lingering.next_at(16.0) == 21.0
-    assert lingering.next_at(22.0) is None
-    assert lingering.over({}, 17.0) == []
-    assert lingering.next_at(17.0) is None
+def test_what_is_desired_again_in_time_was_never_unwanted() -> None:
+    grace = TunnelGracePeriod(5.0)
+    assert grace.over({TUNL0: 0, VXLAN_DEVICE: 0}, 10.0) == []
+    assert grace.over({TUNL0: 0}, 12.0) == []
+    assert grace.next_at(12.0) == 15.0
+    assert grace.over({TUNL0: 0, VXLAN_DEVICE: 0}, 16.0) == [TUNL0]
+    assert grace.next_at(16.0) == 21.0
+    assert grace.next_at(22.0) is None
+    assert grace.over({}, 17.0) == []
+    assert grace.next_at(17.0) is None
 
 
 def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
-    lingering = TunnelGracePeriod(5.0)
+    grace = TunnelGracePeriod(5.0)
     for second in range(0, 299, 4):
-        assert lingering.over({TUNL0: second}, second) == []
-        assert lingering.next_at(second) == min(second + 5, MOST_GRACE_SECONDS)
-    assert lingering.over({TUNL0: 1000}, MOST_GRACE_SECONDS) == [TUNL0]
+        assert grace.over({TUNL0: second}, second) == []
+        assert grace.next_at(second) == min(second + 5, MOST_GRACE_SECONDS)
+    assert grace.over({TUNL0: 1000}, MOST_GRACE_SECONDS) == [TUNL0]
 
     quiet = TunnelGracePeriod(5.0)
     assert quiet.over({TUNL0: 7}, 0.0) == []

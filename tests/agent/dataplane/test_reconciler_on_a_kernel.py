@@ -78,7 +78,7 @@ async def silence() -> AsyncIterator[None]:
             ear.close()
 
 
-async def test_a_restart_over_a_kernel_as_wished_makes_no_event(kernel: NetlinkKernel) -> None:
+async def test_a_restart_over_a_kernel_as_desired_makes_no_event(kernel: NetlinkKernel) -> None:
     async with running(Bench(kernel, EVERYTHING)):
         before = held()
     async with silence(), running(Bench(kernel, EVERYTHING)) as bench:
@@ -93,10 +93,10 @@ async def test_twenty_thousand_routes_are_adopted_without_an_event(kernel: Netli
         Route(RouteKey(IPv4Network((base + (i << 6), 26))), gateway=gateway, device="eth0")
         for i in range(MANY)
     ]
-    wished = Dataplane(routes={route.key: route for route in many})
-    async with running(Bench(kernel, wished)) as bench:
+    desired = Dataplane(routes={route.key: route for route in many})
+    async with running(Bench(kernel, desired)) as bench:
         assert len(bench.reconciler.installed) == MANY
-    async with silence(), running(Bench(kernel, wished)) as bench:
+    async with silence(), running(Bench(kernel, desired)) as bench:
         assert len(bench.reconciler.installed) == MANY
         assert bench.reconciler.report().written["route"] == 0
 
@@ -154,16 +154,16 @@ async def test_who_flushed_the_ruleset_is_told(kernel: NetlinkKernel) -> None:
 
 async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKernel) -> None:
     facts = Facts(NodeName("n1"), endpoints=(Endpoint("cali1", ()),))
-    wished = sysctls(facts)
-    async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
+    desired = sysctls(facts)
+    async with running(Bench(kernel, Dataplane(sysctls=desired))) as bench:
         await bench.quiet()
-        assert await kernel.sysctls(list(wished)) == wished
-        for name, switch in wished.items():
-            (sysctl.ROOT / name).write_text("1" if switch.value == "0" else "0")
+        assert await kernel.sysctls(list(desired)) == desired
+        for name, sysctl_ in desired.items():
+            (sysctl.ROOT / name).write_text("1" if sysctl_.value == "0" else "0")
             await bench.until(
-                lambda name=name, right=switch.value: sysctl.read(name) == right, REPAIR_SECONDS
+                lambda name=name, right=sysctl_.value: sysctl.read(name) == right, REPAIR_SECONDS
             )
-        assert bench.reconciler.report().drift["sysctl"] >= len(wished)
+        assert bench.reconciler.report().drift["sysctl"] >= len(desired)
         # A device made anew has other files under the same names.
         ip("link del cali1")
         ip("link add cali1 type veth peer name cali1-far")
@@ -201,8 +201,8 @@ async def test_a_foreign_device_that_bears_the_tunnels_name_is_not_taken(kernel:
     if " tunl0" in ip("link"):  # where ipip is there, each namespace has a real one
         ip("link set tunl0 name tunl2")
     ip("link set tunl1 name tunl0")
-    wish = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
-    async with running(Bench(kernel, Dataplane(tunnels={TUNL0: wish}))) as bench:
+    desired = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
+    async with running(Bench(kernel, Dataplane(tunnels={TUNL0: desired}))) as bench:
         assert "of kind bridge, not ipip" in bench.reconciler.report().refused["tunnel tunl0"]
 
 
@@ -220,7 +220,7 @@ async def test_a_flood_of_changes_that_overruns_the_listener_leaves_no_drift(ker
         assert LEARNED.key in await kernel.routes()
 
 
-async def test_the_agents_own_marks_decide_not_the_wish(kernel: NetlinkKernel) -> None:
+async def test_the_agents_own_marks_decide_not_the_desired(kernel: NetlinkKernel) -> None:
     for line in (
         "10.50.0.0/24 via 172.26.0.2 dev eth0 proto static",
         "10.51.0.0/24 via 172.26.0.2 dev eth0",
@@ -239,12 +239,12 @@ async def test_the_agents_own_marks_decide_not_the_wish(kernel: NetlinkKernel) -
 async def test_ipip_drift_is_repaired_too(kernel: NetlinkKernel) -> None:
     tunnel = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.1"))
     through = LEARNED.with_(device=TUNL0, onlink=True)
-    wished = Dataplane(tunnels={TUNL0: tunnel}, routes={through.key: through, POD.key: POD})
+    desired = Dataplane(tunnels={TUNL0: tunnel}, routes={through.key: through, POD.key: POD})
 
     def ipip_held() -> tuple[str, ...]:
         return ip("route show proto bird"), ip("-br -4 address show tunl0"), ip("-o link show tunl0")
 
-    async with running(Bench(kernel, wished)) as bench:
+    async with running(Bench(kernel, desired)) as bench:
         await bench.quiet()
         whole = ipip_held()
         for command in ("link set tunl0 down", "address flush dev tunl0", "link set tunl0 mtu 1300"):

@@ -1,4 +1,4 @@
-"""What others do between the reconciler's reading and its writing, one turn of the loop apart."""
+"""What others do between the reconciler's reading and its writing, one round of the loop apart."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.fakes.kernel import FakeKernel
 from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
 from tests.scenes.reconcilers import Bench, running
 
-TURNED = LEARNED.with_(gateway=None, device="eth0", onlink=False)
+MOVED = LEARNED.with_(gateway=None, device="eth0", onlink=False)
 
 
-class Turning(Bench):
-    """The wish is another one at each pass; the last stays."""
+class Changing(Bench):
+    """The desired state is another one at each pass; the last stays."""
 
     def __init__(self, kernel: FakeKernel, *desired: Dataplane) -> None:
         super().__init__(kernel)
@@ -40,12 +40,12 @@ class Flapping(FakeKernel):
         return await super().put_routes(routes, replace=replace)
 
 
-async def test_a_route_put_after_a_flap_that_was_not_yet_heard_of_goes_when_it_is_not_wished_any_more() -> (
+async def test_a_route_put_after_a_flap_that_was_not_yet_heard_of_goes_when_it_is_not_desired_any_more() -> (
     None
 ):
     kernel = Flapping()
     kernel.add_link("eth0", "172.26.0.1/24")
-    async with running(Turning(kernel, routes(LEARNED), Dataplane())) as bench:
+    async with running(Changing(kernel, routes(LEARNED), Dataplane())) as bench:
         for _ in range(3):
             await bench.passed()
         assert kernel.route_table == {}
@@ -54,7 +54,7 @@ async def test_a_route_put_after_a_flap_that_was_not_yet_heard_of_goes_when_it_i
 async def test_a_refused_put_does_not_hold_back_the_removal_of_what_stands_there(kernel: FakeKernel) -> None:
     kernel.foreign_put(LEARNED)
     kernel.refused[LEARNED.key] = "Invalid argument"
-    async with running(Turning(kernel, routes(TURNED), Dataplane())) as bench:
+    async with running(Changing(kernel, routes(MOVED), Dataplane())) as bench:
         await bench.passed()
         assert kernel.route_table == {}
 
@@ -62,7 +62,7 @@ async def test_a_refused_put_does_not_hold_back_the_removal_of_what_stands_there
 async def test_what_appeared_unseen_where_ours_was_to_be_added_is_dealt_with_in_the_next_pass() -> None:
     kernel = FakeKernel()
     kernel.add_link("eth0", "172.26.0.1/24")
-    async with running(Turning(kernel, Dataplane(), routes(LEARNED))) as bench:
+    async with running(Changing(kernel, Dataplane(), routes(LEARNED))) as bench:
         kernel.route_table[LEARNED.key] = OWN_BLOCK.with_(key=LEARNED.key)
         for _ in range(2):
             await bench.passed()
@@ -70,7 +70,7 @@ async def test_what_appeared_unseen_where_ours_was_to_be_added_is_dealt_with_in_
 
 
 async def test_a_foreign_route_that_came_unseen_and_went_makes_room_at_once(kernel: FakeKernel) -> None:
-    async with running(Turning(kernel, Dataplane(), routes(LEARNED))) as bench:
+    async with running(Changing(kernel, Dataplane(), routes(LEARNED))) as bench:
         kernel.route_table[LEARNED.key] = FOREIGN
         await bench.passed()
         kernel.foreign_delete(LEARNED.key)
@@ -79,7 +79,7 @@ async def test_a_foreign_route_that_came_unseen_and_went_makes_room_at_once(kern
         assert kernel.route_table == {LEARNED.key: LEARNED}
 
 
-async def test_a_foreign_route_that_went_before_its_place_was_wished_is_not_in_the_way(
+async def test_a_foreign_route_that_went_before_its_place_was_desired_is_not_in_the_way(
     kernel: FakeKernel,
 ) -> None:
     kernel.foreign_put(FOREIGN)
@@ -109,8 +109,8 @@ async def test_what_was_refused_for_want_of_its_device_is_tried_at_once_when_the
 ) -> None:
     dangling = LEARNED.with_(device="eth7")
     kernel.add_link("eth7", "172.26.0.7/24")
-    async with running(Turning(kernel, Dataplane(), routes(dangling))) as bench:
-        del kernel.link_table["eth7"]  # nothing is heard of it before the write
+    async with running(Changing(kernel, Dataplane(), routes(dangling))) as bench:
+        del kernel.link_table["eth7"]  # no event of it comes before the write
         await bench.passed()
         assert kernel.route_table == {}
         kernel.add_link("eth7", "172.26.0.7/24")
@@ -120,39 +120,39 @@ async def test_what_was_refused_for_want_of_its_device_is_tried_at_once_when_the
 
 
 class Counting(FakeKernel):
-    """Notes how many switches each reading asks for."""
+    """Notes how many sysctls each reading asks for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[int] = []
-        self.heard = asyncio.Event()
+        self.was_asked = asyncio.Event()
         """Somebody asked."""
 
     async def sysctls(self, names: Sequence[str], *, only: bool = False) -> Mapping[str, Sysctl]:
         self.asked.append(len(names))
-        self.heard.set()
+        self.was_asked.set()
         return await super().sysctls(names, only=only)
 
 
-async def test_a_switch_that_somebody_turns_costs_the_reading_of_that_one_and_is_told_as_drift() -> None:
+async def test_a_sysctl_that_somebody_sets_costs_the_reading_of_that_one_and_is_drift() -> None:
     kernel = Counting()
     for number in range(40):
         kernel.add_link(f"cali{number}")
-    wished = {
+    desired = {
         name: Sysctl(name, "1") for name in (f"net/ipv4/conf/cali{number}/proxy_arp" for number in range(40))
     }
-    async with running(Bench(kernel, Dataplane(sysctls=wished))) as bench:
+    async with running(Bench(kernel, Dataplane(sysctls=desired))) as bench:
         await bench.quiet()
         kernel.asked.clear()
-        turned = "net/ipv4/conf/cali7/proxy_arp"
-        kernel.foreign_sysctl(turned, "0")
-        await bench.until(lambda: kernel.sysctl_table[turned] == "1")
+        changed = "net/ipv4/conf/cali7/proxy_arp"
+        kernel.foreign_sysctl(changed, "0")
+        await bench.until(lambda: kernel.sysctl_table[changed] == "1")
         await bench.quiet()
         assert set(kernel.asked) == {1}
         assert bench.reconciler.report().drift["sysctl"] == 1
 
 
-async def test_the_echo_of_a_switch_that_we_turned_leads_to_no_pass() -> None:
+async def test_the_echo_of_a_sysctl_that_we_set_leads_to_no_pass() -> None:
     kernel = Counting()
     kernel.add_link("cali1")
     name = "net/ipv4/conf/cali1/proxy_arp"
@@ -160,10 +160,10 @@ async def test_the_echo_of_a_switch_that_we_turned_leads_to_no_pass() -> None:
         await bench.quiet()
         assert kernel.sysctl_table[name] == "1"
         before = bench.reconciler.passes
-        kernel.heard.clear()
+        kernel.was_asked.clear()
         kernel.foreign_sysctl(name, "1")  # as it is
         async with asyncio.timeout(5):
-            await kernel.heard.wait()
+            await kernel.was_asked.wait()
         for _ in range(10):
             await asyncio.sleep(0)
         assert bench.reconciler.passes == before

@@ -36,19 +36,19 @@ def shown() -> str:
     return line.split()[1]
 
 
-async def test_offload_is_switched_as_wished_and_switched_back_when_somebody_else_did(
+async def test_offload_is_switched_as_desired_and_switched_back_when_somebody_else_did(
     kernel: NetlinkKernel,
 ) -> None:
     for wanted, word, other in ((False, "off", "on"), (True, "on", "off")):
-        wish = Dataplane(tunnels={VXLAN_DEVICE: replace(VXLAN, offload=wanted)})
-        async with running(Bench(kernel, wish)) as bench:
+        desired = Dataplane(tunnels={VXLAN_DEVICE: replace(VXLAN, offload=wanted)})
+        async with running(Bench(kernel, desired)) as bench:
             assert (shown(), (await kernel.tunnels())[VXLAN_DEVICE].offload) == (word, wanted)
             subprocess.run(["ethtool", "-K", VXLAN_DEVICE, "tx", other], check=True, capture_output=True)
             await bench.until(lambda: shown() == word)  # noqa: B023
             assert bench.reconciler.report().refused == {}
 
 
-async def test_without_a_wish_it_is_nobodys_business(kernel: NetlinkKernel) -> None:
+async def test_without_a_desired_it_is_nobodys_business(kernel: NetlinkKernel) -> None:
     careless = NetlinkKernel()
     async with running(Bench(careless, Dataplane(tunnels={VXLAN_DEVICE: VXLAN}))) as bench:
         subprocess.run(["ethtool", "-K", VXLAN_DEVICE, "tx", "off"], check=True, capture_output=True)

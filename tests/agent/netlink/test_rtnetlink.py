@@ -122,7 +122,7 @@ def with_attribute(kind: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     "kind", [7, 8, 9, 18, 22], ids=["source", "metrics", "multipath", "via", "encapsulation"]
 )
-def test_a_route_with_what_we_never_set_is_odd_and_equals_no_wish(kind: int) -> None:
+def test_a_route_with_what_we_never_set_is_odd_and_equals_no_desired(kind: int) -> None:
     data = with_attribute(kind, b"\0" * 4)
     decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None

@@ -45,7 +45,7 @@ def test_ipv6_networks_survive_it_too_and_their_bytes(found: frozenset[IPv6Netwo
     assert masquerade_table.networks_of(edges, masquerade_table.IP6) == frozenset(collapse_addresses(found))
 
 
-def test_a_wish_is_cut_by_version_and_a_version_without_sources_has_no_table() -> None:
+def test_a_desired_is_cut_by_version_and_a_version_without_sources_has_no_table() -> None:
     four, six = IPv4Network("10.1.0.0/16"), IPv6Network("fd10::/48")
     both = Masquerade(frozenset({four}), frozenset({four, six}))
     assert both.of_version(4) == Masquerade(frozenset({four}), frozenset({four}))
@@ -78,7 +78,7 @@ def test_a_replacement_is_one_batch_that_deletes_before_it_adds() -> None:
     assert kinds == [16, *table, *sets, nftables.NEWCHAIN, nftables.NEWRULE, 17]
 
 
-def test_an_empty_wish_only_deletes() -> None:
+def test_an_empty_desired_only_deletes() -> None:
     kinds = [found.type for found in messages(b"".join(masquerade_table.replacement(Masquerade())))]
     assert kinds == [16, nftables.NEWTABLE, nftables.DELTABLE, 17]
 

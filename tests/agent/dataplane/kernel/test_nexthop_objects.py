@@ -90,8 +90,8 @@ async def test_a_kernel_that_hides_the_gateways_gets_plain_routes(kernel: Netlin
 
 @pytest.mark.parametrize("drift", ["nexthop flush", "link set eth0 down", "route del 10.1.1.0/26"])
 async def test_routes_that_went_with_their_object_come_back(kernel: NetlinkKernel, drift: str) -> None:
-    wished = Dataplane(routes=routes(LEARNED, SECOND, OTHER).routes)
-    async with running(Bench(kernel, wished)) as bench:
+    desired = Dataplane(routes=routes(LEARNED, SECOND, OTHER).routes)
+    async with running(Bench(kernel, desired)) as bench:
         await bench.quiet()
         whole = ip("route show proto bird")
         assert whole.count("nhid") == 3
@@ -133,7 +133,7 @@ async def test_a_gateway_that_moves_is_its_object_and_all_routes_follow(
         assert ip("route show proto bird").count("via 172.26.0.2 dev eth0") == 201
 
 
-async def test_a_plain_route_of_an_earlier_life_keeps_the_others_from_turning(
+async def test_a_plain_route_of_an_earlier_life_keeps_the_others_from_moving(
     kernel: NetlinkKernel,
 ) -> None:
     plain = NetlinkKernel()
@@ -141,7 +141,7 @@ async def test_a_plain_route_of_an_earlier_life_keeps_the_others_from_turning(
     plain.close()
     async with running(Bench(kernel, Dataplane(routes=MANY))) as bench:
         await bench.quiet()
-        assert ip("route show proto bird").count("nhid") == 199  # it is right as it stands
+        assert ip("route show proto bird").count("nhid") == 199  # it is right as it is
         bench.desired = replace(bench.desired, dataplane=Dataplane(routes=ELSEWHERE))
         await bench.quiet()
         assert bench.log.of("route.moved") == []

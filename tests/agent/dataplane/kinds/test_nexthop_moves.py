@@ -1,4 +1,4 @@
-"""Routes that leave one gateway for another together are found, and turned in one step where that can be done."""
+"""Routes that leave one gateway for another together are found, and moved in one step where that can be done."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ OWN = Ownership()
 
 
 def test_all_routes_of_a_gateway_that_go_to_another_are_one_turn() -> None:
-    (turn,) = find_moves(AFTER, {**BEFORE, OWN_BLOCK.key: OWN_BLOCK}, OWN)
-    assert (turn.was, turn.now) == (LEARNED.target, LEARNED.with_(gateway=ELSEWHERE).target)
-    assert turn.routes == AFTER
+    (move,) = find_moves(AFTER, {**BEFORE, OWN_BLOCK.key: OWN_BLOCK}, OWN)
+    assert (move.was, move.now) == (LEARNED.target, LEARNED.with_(gateway=ELSEWHERE).target)
+    assert move.routes == AFTER
 
 
 def test_two_protocols_on_one_gateway_turn_together() -> None:
     other = RouteKey(IPv4Network("30.0.0.0/24"))
     before = {**BEFORE, other: LEARNED.with_(key=other, protocol=80)}
     after = {**AFTER, other: LEARNED.with_(key=other, protocol=80, gateway=ELSEWHERE)}
-    (turn,) = find_moves(after, before, OWN)
-    assert turn.routes == after
+    (move,) = find_moves(after, before, OWN)
+    assert move.routes == after
     assert find_moves(AFTER, before, OWN) == ()
 
 
 def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_turn() -> None:
     foreign = FOREIGN.with_(key=RouteKey(IPv4Network("0.0.0.0/0")), gateway=LEARNED.gateway)
-    (turn,) = find_moves(AFTER, {**BEFORE, foreign.key: foreign}, OWN)
-    assert foreign.key not in turn.routes
+    (move,) = find_moves(AFTER, {**BEFORE, foreign.key: foreign}, OWN)
+    assert foreign.key not in move.routes
 
 
 @pytest.mark.parametrize(
@@ -48,20 +48,20 @@ def test_a_foreign_route_through_the_same_gateway_is_no_hindrance_and_does_not_t
     [
         pytest.param(dict(list(AFTER.items())[1:]), id="one stays, and the rest are too few"),
         pytest.param(
-            {key: route.with_(protocol=80) for key, route in AFTER.items()}, id="more than the way changes"
+            {key: route.with_(protocol=80) for key, route in AFTER.items()}, id="more than the hop changes"
         ),
         pytest.param({key: OWN_BLOCK.with_(key=key) for key in KEYS}, id="they lead nowhere"),
         pytest.param(
             {**AFTER, KEYS[0]: LEARNED.with_(key=KEYS[0], gateway=IPv4Address("172.26.0.4"))},
-            id="one goes a third way",
+            id="one goes to a third gateway",
         ),
     ],
 )
-def test_what_is_not_all_and_only_another_way_is_no_turn(after: dict[RouteKey, Route]) -> None:
+def test_what_is_not_all_or_more_than_another_hop_is_no_move(after: dict[RouteKey, Route]) -> None:
     assert find_moves(after, BEFORE, OWN) == ()
 
 
-def test_one_that_stays_keeps_the_others_from_turning() -> None:
+def test_one_that_stays_keeps_the_others_from_moving() -> None:
     stays = LEARNED.with_(key=RouteKey(IPv4Network("30.0.0.0/24")))
     assert find_moves(AFTER, {**BEFORE, stays.key: stays}, OWN) == ()
 
