@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext
 from itertools import accumulate
 from typing import Protocol, TypeVar
@@ -246,14 +246,20 @@ async def dump(
     decode: Callable[[bytes, int, int], T | None],
     protocol: int = 0,
     opened: socket.socket | None = None,
+    absent: Container[int] = frozenset(),
 ) -> list[T]:
     """Everything a dump request yields, as `decode` makes it of the bodies of messages of type `kind`.
 
-    It is sent over a socket of the namespace the process is in, or over `opened`, which stays open.
-    Raises Incomplete when others changed things during every attempt, KernelError.
+    It is sent over a socket of the namespace the process is in, or over `opened`, which stays open. The errnos in
+    `absent` mean that there is nothing. Raises Incomplete when others changed things during every attempt, KernelError.
     """
     for _ in range(DUMP_ATTEMPTS):
-        whole = await _dump_once(request, kind, decode, protocol, opened)
+        try:
+            whole = await _dump_once(request, kind, decode, protocol, opened)
+        except Refused as error:
+            if error.code not in absent:
+                raise
+            whole = []
         if whole is not None:
             return whole
     raise Incomplete(

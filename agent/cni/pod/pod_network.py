@@ -28,7 +28,6 @@ from agent.netlink.namespaces import HOME, entered
 from agent.netlink.netlink_socket import (
     NETLINK_ROUTE,
     REQUEST_BUFFER_BYTES,
-    Refused,
     RequestSocket,
     dump,
     open_socket,
@@ -308,12 +307,8 @@ async def _link(
     name: str, decode: Callable[[bytes, int, int], T | None], opened: socket | None = None
 ) -> T | None:
     """One link, None when there is none of this name; read here, or where `opened` was. Raises KernelError."""
-    try:
-        rows = await dump(link_request(name), RTM_NEWLINK, decode, opened=opened)
-    except Refused as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
+    gone = {errno.ENODEV}
+    rows = await dump(link_request(name), RTM_NEWLINK, decode, opened=opened, absent=gone)
     return rows[0] if rows else None
 
 

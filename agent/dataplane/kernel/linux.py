@@ -47,7 +47,7 @@ FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
 FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
-"""For a deletion: it is so already."""
+"""The object or its device is not there: for a deletion, it is so already."""
 
 
 class NetlinkKernel:
@@ -97,13 +97,9 @@ class NetlinkKernel:
 
     async def _routes_of(self, family: int) -> list[Route]:
         request = rtroutes.route_dump_request(family=family)
-        try:
-            return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode)
-        except Refused as error:
-            # The main table is made with its first route; a kernel may be without IPv6.
-            if error.code == errno.ENOENT or error.code in UNSUPPORTED_ERRNOS:
-                return []
-            raise
+        # The main table is made with its first route; a kernel may be without IPv6.
+        absent = UNSUPPORTED_ERRNOS | {errno.ENOENT}
+        return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent)
 
     async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device; none when there is no such device."""
@@ -126,12 +122,7 @@ class NetlinkKernel:
         if index is None:
             return []
         request = rtlinks.neighbour_dump_request(family, index)
-        try:
-            rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour)
-        except Refused as error:
-            if error.code in GONE:
-                return []
-            raise
+        rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour, absent=GONE)
         permanent = rtlinks.NUD_PERMANENT
         return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
 
@@ -161,12 +152,7 @@ class NetlinkKernel:
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
         request = rtlinks.link_request(tunnel, counters=True)
-        try:
-            return sum(await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_received))
-        except Refused as error:
-            if error.code in GONE:
-                return 0
-            raise
+        return sum(await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_received, absent=GONE))
 
     # -- bulk -----------------------------------------------------------------------------------------------------
 

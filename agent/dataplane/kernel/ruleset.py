@@ -96,23 +96,14 @@ class Ruleset:
         """Others' base chains at the forward hook. Raises KernelError."""
         try:
             request, kind = forward_rules.chains_request(), nft.NEWCHAIN
-            found = await dump(request, kind, forward_rules.decode_chain, NETLINK_NETFILTER)
+            found = await dump(request, kind, forward_rules.decode_chain, NETLINK_NETFILTER, absent=ABSENT)
             return {chain.key: replace(chain, opened=bool(await self._our_rules(chain))) for chain in found}
         except Unsupported:
             return {}
-        except Refused as error:
-            if error.code in ABSENT:
-                return {}
-            raise
 
     async def _our_rules(self, chain: ForwardChain) -> list[bytes]:
         request = forward_rules.rules_request(chain)
-        try:
-            rows = await dump(request, nft.NEWRULE, forward_rules.decode_rule, NETLINK_NETFILTER)
-        except Refused as error:
-            if error.code in ABSENT:
-                return []
-            raise
+        rows = await dump(request, nft.NEWRULE, forward_rules.decode_rule, NETLINK_NETFILTER, absent=ABSENT)
         return [row.handle for row in rows if row.is_ours]
 
     async def put_forward_chain(self, chain: ForwardChain) -> None:

@@ -16,7 +16,7 @@ from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICES, version_of
 from agent.netlink import devices, ethtool, rtlinks, rtnetlink
 from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
-from agent.netlink.netlink_socket import Refused, dump
+from agent.netlink.netlink_socket import dump
 from agent.netlink.objects import Address, Tunnel, TunnelKind
 from agent.netlink.rtlinks import LinkRow
 from agent.netlink.rtnetlink import address, attributes, number
@@ -46,16 +46,12 @@ async def all_links() -> list[tuple[LinkRow, Addresses]]:
 
 async def one_link(name: str) -> tuple[LinkRow, Addresses] | None:
     """The interface that bears this name, with its addresses. Raises KernelError."""
-    try:
-        rows = await dump(rtlinks.link_request(name), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
-        if not rows:
-            return None
-        request = rtlinks.address_dump_request(rows[0].index)
-        found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
-    except Refused as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
+    request, gone = rtlinks.link_request(name), {errno.ENODEV}
+    rows = await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_link, absent=gone)
+    if not rows:
+        return None
+    request = rtlinks.address_dump_request(rows[0].index)
+    found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address, absent=gone)
     return rows[0], tuple((row.address, row.length) for row in found if row.index == rows[0].index)
 
 

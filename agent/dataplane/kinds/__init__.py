@@ -1,1 +1,1 @@
-"""What is to be done for each kind of kernel object, and the doing of it."""
+"""Kinds of kernel object, a file for each: how it is read, compared, written, removed and explained."""

@@ -10,7 +10,6 @@ import pytest
 
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
 from agent.dataplane.kernel.dataplane_objects import Dataplane, ForwardChain, Kind
-from agent.dataplane.kinds.tunnels import MOST_GRACE_SECONDS, TunnelGracePeriod
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.netlink.objects import Route, RouteKey, Sysctl, Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
@@ -214,32 +213,6 @@ async def test_a_tunnel_stands_on_for_a_while_because_others_still_send_through_
         assert list(kernel.tunnel_table) == [VXLAN_DEVICE]
         assert kernel.route_table == {}
         await bench.until(lambda: not kernel.tunnel_table)
-
-
-def test_what_is_desired_again_in_time_was_never_unwanted() -> None:
-    grace = TunnelGracePeriod(5.0)
-    assert grace.over({TUNL0: 0, VXLAN_DEVICE: 0}, 10.0) == []
-    assert grace.over({TUNL0: 0}, 12.0) == []
-    assert grace.next_at(12.0) == 15.0
-    assert grace.over({TUNL0: 0, VXLAN_DEVICE: 0}, 16.0) == [TUNL0]
-    assert grace.next_at(16.0) == 21.0
-    assert grace.next_at(22.0) is None
-    assert grace.over({}, 17.0) == []
-    assert grace.next_at(17.0) is None
-
-
-def test_a_tunnel_lingers_while_packets_come_but_not_for_ever() -> None:
-    grace = TunnelGracePeriod(5.0)
-    for second in range(0, 299, 4):
-        assert grace.over({TUNL0: second}, second) == []
-        assert grace.next_at(second) == min(second + 5, MOST_GRACE_SECONDS)
-    assert grace.over({TUNL0: 1000}, MOST_GRACE_SECONDS) == [TUNL0]
-
-    quiet = TunnelGracePeriod(5.0)
-    assert quiet.over({TUNL0: 7}, 0.0) == []
-    assert quiet.over({TUNL0: 8}, 5.0) == []
-    assert quiet.over({TUNL0: 8}, 9.0) == []
-    assert quiet.over({TUNL0: 8}, 10.0) == [TUNL0]
 
 
 async def test_tunl0_taken_down_is_no_drift(kernel: FakeKernel) -> None:
