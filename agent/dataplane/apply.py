@@ -42,7 +42,7 @@ class Applier:
         self._clock = clock
         self._log = log
         self.retries: Retries[ObjectKey] = Retries()
-        self.doubtful: set[Kind] = set()
+        self.stale: set[Kind] = set()
         """Kinds of which a refusal proved the actual state wrong: to be read again."""
         self._pending: set[ObjectKey] = set()
         """Of what was refused before or now: what this pass still needed."""
@@ -175,7 +175,7 @@ class Applier:
             refused.add(key)
             self._note_refused((kind.kind, key), refusal, (verb, refusal.what))
             if refusal.exists:
-                self.doubtful.add(kind.kind)
+                self.stale.add(kind.kind)
             if refusal.permanent and isinstance(kind, SingleKind):
                 self._counters.not_in_force[kind.feature(refusal.what)] = refusal.why
         self.unfinished[kind.kind] |= refused

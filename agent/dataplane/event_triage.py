@@ -87,7 +87,7 @@ class EventTriage:
 
     def _route(self, route: Route, desired: DesiredState) -> Urgency:
         if not self.ownership.is_ours(route) and route.key not in desired.dataplane.routes:
-            self.actual.doubt_route(route.key, self.ownership)
+            self.actual.invalidate_route(route.key, self.ownership)
             return Urgency.NOTHING
         self.stale.add(Kind.ROUTE)
         self.applier.retries.retry_now((Kind.ROUTE, route.key))

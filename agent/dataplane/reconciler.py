@@ -257,7 +257,7 @@ class Reconciler:
 
     async def _one_pass(self) -> None:
         began = self._clock.now()
-        self._actual.drop_doubted()
+        self._actual.drop_invalid_routes()
         await self._read_links()
         self._computed += 1
         serial = self._computed
@@ -274,7 +274,7 @@ class Reconciler:
 
     async def _read_links(self) -> None:
         gone, self._events.gone = self._events.gone, set()
-        dropped = self._actual.forget_devices(gone)
+        dropped = self._actual.drop_devices(gone)
         self._to_compare.add(dropped)
         if not all(map(is_pod, dropped.values())):
             # A write of ours that followed the loss before its event came may be in force, and is not known any more.
@@ -336,9 +336,9 @@ class Reconciler:
                 await self._clean_connections(moved)
         unfinished = self._applier.unfinished[Kind.ROUTE]
         self._to_compare.unsettled = frozenset((*unfinished, *self._plan.conflicts, *self._plan.waiting))
-        if self._applier.doubtful:
-            self._events.stale |= self._applier.doubtful
-            self._applier.doubtful.clear()
+        if self._applier.stale:
+            self._events.stale |= self._applier.stale
+            self._applier.stale.clear()
             self.trigger()
 
     async def _clean_connections(self, moved: Mapping[RouteKey, Route]) -> None:

@@ -101,33 +101,33 @@ LOOPBACKS = {4: "127.0.0.{}", 6: "fd00::{}"}
 
 @pytest.mark.parametrize("version", LOOPBACKS)
 @pytest.mark.parametrize("crowd", [[], CROWD], ids=["few", "many"])
-async def test_connections_of_an_address_are_forgotten_and_no_others(
+async def test_connections_of_an_address_are_deleted_and_no_others(
     world: World, crowd: list[Address], version: int
 ) -> None:
-    await forget_some(world.connect, world.kernel.delete_connections, crowd, version)
+    await delete_some(world.connect, world.kernel.delete_connections, crowd, version)
 
 
 @pytest.mark.parametrize("version", LOOPBACKS)
 async def test_the_kernel_can_look_for_an_address_itself(version: int) -> None:
     with fresh_namespace():
         table = Conntrack(few=-1)
-        await forget_some(connect, table.forget, [], version)
+        await delete_some(connect, table.delete, [], version)
         table.close()
 
 
-async def forget_some(
+async def delete_some(
     make: Callable[[Address, Address], None],
-    forget: Callable[[list[Address]], Awaitable[int]],
+    delete: Callable[[list[Address]], Awaitable[int]],
     crowd: list[Address],
     version: int,
 ) -> None:
     one, two, three = (ip_address(LOOPBACKS[version].format(number)) for number in (1, 2, 3))
     for source, destination in ((one, two), (two, three), (three, three)):
         make(source, destination)
-    assert await forget([]) == 0
-    assert await forget([two, *crowd]) == 2
-    assert await forget([two, *crowd]) == 0
-    assert await forget([three, *crowd]) == 1
+    assert await delete([]) == 0
+    assert await delete([two, *crowd]) == 2
+    assert await delete([two, *crowd]) == 0
+    assert await delete([three, *crowd]) == 1
 
 
 async def test_who_writes_a_switch_that_was_read_is_heard(world: World) -> None:

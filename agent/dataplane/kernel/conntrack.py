@@ -1,4 +1,4 @@
-"""Forgets the connections of addresses that left this node, over the connection tracker's own netlink family.
+"""Deletes the connections of addresses that left this node, over the connection tracker's own netlink family.
 
 Promises: only entries of the given addresses are deleted; one that ended meanwhile is success. Does not know: why an
 address left.
@@ -50,7 +50,7 @@ class Conntrack:
         if self._socket is not None:
             self._socket.close()
 
-    async def forget(self, addresses: Collection[Address]) -> int:
+    async def delete(self, addresses: Collection[Address]) -> int:
         """Delete the connections from and to these addresses; how many. Raises Unsupported, KernelError."""
         if not addresses:
             return 0

@@ -178,7 +178,7 @@ class NetlinkKernel:
 
             refused = await self._carry_out(sent, encoded(sent, whole))
             if refused and numbers:
-                self._nexthops.doubt()
+                self._nexthops.invalidate()
             self._note_plain(sent, {number for number, hop in hops.items() if hop not in numbers})
         left_out = (route for route in routes if route.device in absent) if absent else ()
         return (*(Refusal(route, f"there is no device {route.device}") for route in left_out), *refused)
@@ -265,7 +265,7 @@ class NetlinkKernel:
 
     async def delete_connections(self, addresses: Collection[Address]) -> int:
         """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
-        return await self._conntrack.forget(addresses)
+        return await self._conntrack.delete(addresses)
 
     # -- nftables and events --------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class Nexthops:
         )
         return dict(found)
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """What the kernel said may hold no more."""
         self._known = {}
 
@@ -93,7 +93,7 @@ class Nexthops:
         return there
 
     async def move(self, was: Nexthop, now: Nexthop) -> bool:
-        """Have every object of one hop lead to another, and with it all its routes; whether that was done.
+        """Give every object of one hop another hop, and with it all its routes; whether that was done.
 
         Raises KernelError.
         """
@@ -101,7 +101,7 @@ class Nexthops:
         numbers = [identity for identity, hop in there.items() if hop == was] if there else []
         if not numbers:
             return False
-        self.doubt()
+        self.invalidate()
         requests = [rtnexthops.nexthop_request(identity, now, replace=True) for identity in numbers]
         return not await self._requests.execute(requests)
 
@@ -123,7 +123,7 @@ class Nexthops:
         if not self.wanted:
             return 0
         there = await self._read()
-        self.doubt()
+        self.invalidate()
         if self._changes != generation or self._writers:
             return 0
         unused = [identity for identity in there if identity not in used][:BATCH_MESSAGES]

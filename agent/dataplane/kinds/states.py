@@ -44,7 +44,7 @@ class ActualState:
         self._objects: dict[Kind, dict[Any, Any]] = {kind: dict(given.get(kind, {})) for kind in Kind}
         self._departed: dict[RouteKey, str] = {}
         """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
-        self._doubted: dict[RouteKey, Route] = {}
+        self._invalid: dict[RouteKey, Route] = {}
         """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""
 
     def of(self, kind: Kind) -> Mapping[Any, Any]:
@@ -72,7 +72,7 @@ class ActualState:
         known = self._objects[kind]
         if kind is Kind.TUNNEL:
             objects = tuple(objects)
-            self.forget_devices({key for key, tunnel in objects if _was_remade(known.get(key), tunnel)})
+            self.drop_devices({key for key, tunnel in objects if _was_remade(known.get(key), tunnel)})
         known.update(objects)
 
     def removed(self, kind: Kind, keys: Iterable[Any]) -> None:
@@ -81,9 +81,9 @@ class ActualState:
         for key in gone:
             self._objects[kind].pop(key, None)
         if kind is Kind.TUNNEL:
-            self.forget_devices(set(gone))
+            self.drop_devices(set(gone))
 
-    def forget_devices(self, names: Set[str]) -> dict[RouteKey, Route]:
+    def drop_devices(self, names: Set[str]) -> dict[RouteKey, Route]:
         """Devices went or are down: the kernel dropped their routes and neighbours. The routes that were known."""
         if not names:
             return {}
@@ -104,18 +104,18 @@ class ActualState:
                 }
         return gone
 
-    def doubt_route(self, key: RouteKey, ownership: Ownership) -> None:
+    def invalidate_route(self, key: RouteKey, ownership: Ownership) -> None:
         """A route that is not ours changed at this key: whatever is known there may hold no more."""
         known = self.routes.get(key)
         if known is not None and not ownership.is_ours(known):
-            self._doubted[key] = known
+            self._invalid[key] = known
 
-    def drop_doubted(self) -> None:
-        """Take for gone what was doubted and not read again since; if it is not, an addition is refused there."""
-        for key, route in self._doubted.items():
+    def drop_invalid_routes(self) -> None:
+        """Take for gone what was invalidated and not read again since; if it is not, an addition is refused there."""
+        for key, route in self._invalid.items():
             if self.routes.get(key) is route:
                 del self._objects[Kind.ROUTE][key]
-        self._doubted.clear()
+        self._invalid.clear()
 
     def take_departures(self, desired: DesiredState) -> set[RouteKey]:
         """Of the departed addresses those that will not come back on the same interface; they are settled by that.
