@@ -2,7 +2,7 @@
 
 Strategy. Whoever changes a fact triggers a pass; one loop does passes: links, the desired state, what the kernel holds
 (read again only where something may have changed since, and all of it every 90 s), then for each kind of object the
-difference and the writes. Kinds are created from tunnels to forward chains, and deleted the other way round.
+difference and the writes. Kinds are created from tunnels to forward chains, and deleted in the opposite order.
 Promises: with the kernel as desired a pass writes nothing; a refused object stops no other one and is tried again; a
 lost notification, an interrupted dump and an error all end in reading everything again; stopping leaves everything.
 Does not know: why something is desired, what a kind of object is, netlink.
@@ -24,8 +24,8 @@ from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, ObjectsChanged, Overrun
 from agent.dataplane.kinds.all_kinds import all_kinds
+from agent.dataplane.kinds.kernel_routes import RoutePlan, conflict_reason, moved_pods
 from agent.dataplane.kinds.object_kind import Delta, ObjectKind
-from agent.dataplane.kinds.routes import RoutePlan, conflict_reason, moved_pods
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, RouteSnapshot, is_pod
 from agent.dataplane.link_cache import LinkCache
 from agent.dataplane.mass_delete_guard import MassDeleteGuard

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from agent.dataplane.kernel.dataplane_objects import Kind
+from agent.dataplane.kinds.kernel_routes import RoutePlan, conflict_reason
 from agent.dataplane.kinds.object_kind import ObjectKind
-from agent.dataplane.kinds.routes import RoutePlan, conflict_reason
 from agent.dataplane.kinds.states import ActualState
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.dataplane.retries import Retries

@@ -13,7 +13,7 @@ from agent.dataplane.cooperative import run_now
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
-from agent.dataplane.kinds.routes import RoutePlan, route_diff
+from agent.dataplane.kinds.kernel_routes import RoutePlan, route_diff
 from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.dataplane.trigger import PassTiming

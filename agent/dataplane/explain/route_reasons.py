@@ -13,7 +13,7 @@ from itertools import chain
 
 from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.inputs.facts import Facts
-from agent.dataplane.kinds.routes import conflict_reason
+from agent.dataplane.kinds.kernel_routes import conflict_reason
 from agent.dataplane.kinds.states import RouteSnapshot
 from agent.netlink.objects import RTPROT_KERNEL, Prefix, Route, RouteKey, protocol_name
 

@@ -1,6 +1,6 @@
 """What Calico calls things in the kernel, so that a node can change from it to Tortie and back: devices, protocols.
 
-Does not know: what the devices are for.
+Promises: the names and numbers are Calico's own. Does not know: what the devices are for.
 """
 
 from __future__ import annotations

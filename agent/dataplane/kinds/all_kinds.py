@@ -1,4 +1,7 @@
-"""The kinds of kernel object, in the order in which they are created; they are deleted the other way round."""
+"""The kinds of kernel object, in the order in which they are created; they are deleted in the opposite order.
+
+Promises: none is left out. Does not know: when they are read or written.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import Any
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.forward_chains import ForwardChains
+from agent.dataplane.kinds.kernel_routes import Routes
 from agent.dataplane.kinds.masquerading import Masquerading
 from agent.dataplane.kinds.object_kind import ObjectKind
-from agent.dataplane.kinds.routes import Routes
 from agent.dataplane.kinds.sysctls import Sysctls
 from agent.dataplane.kinds.tunnels import Tunnels
 from agent.dataplane.kinds.vxlan_entries import ForwardingEntries, Neighbours

@@ -1,4 +1,4 @@
-"""natOutgoing: our nftables tables, which masquerade what leaves the pools.
+"""Masquerading, Calico's natOutgoing: our nftables tables, which give what leaves the pools the node's address.
 
 Promises: nothing is written before all pools are known. Does not know: what the tables look like.
 """

@@ -10,7 +10,7 @@ from agent.dataplane.cooperative import PIECE, run_cooperatively
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.dataplane.kinds.routes import route_diff
+from agent.dataplane.kinds.kernel_routes import route_diff
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.netlink.objects import Route, RouteKey
 from tests.scenes.route_facts import HOPS, START, dataplane_of
