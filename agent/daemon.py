@@ -45,24 +45,24 @@ from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.dataplane.trigger import Trigger
 from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.resources.resource_types import WorkloadEndpoint
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
 from agent.metrics.loop_lag import Lag
 from agent.metrics.monitor import Monitor
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import WORKLOAD_PREFIX, Address, Link, RouteKey
-from agent.node.node_resource import NodeRecord, record_inputs
-from agent.node.underlay import Underlay
+from agent.node.node_resource import NodeResource, node_inputs
+from agent.node.underlay import UnderlayRoutes
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
-from agent.peering.nexthop_tracking import Reachability
-from agent.peering.passwords import Secrets
+from agent.peering.nexthop_tracking import NexthopTracking
+from agent.peering.passwords import PasswordFiles
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import Reloading
 from agent.service.start import checked, only_one, parser
 from agent.service.supervision import Supervision
-from agent.status import Account
+from agent.status import AgentStatus
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.failures import IpamError
@@ -111,7 +111,7 @@ class Agent:
         self.reloading = Reloading(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
-        self._cluster = Cluster(NodeName(config.node_name))
+        self._cluster = StateCache(NodeName(config.node_name))
         self._fact_settings = fact_settings(config)
         self._kernel = NetlinkKernel(
             nexthop_objects=config.kernel.nexthop_objects,
@@ -135,15 +135,15 @@ class Agent:
         self._record = self._own_record()
         self._mesh = BgpController(
             config.bgp,
-            Secrets(Path(config.paths.secrets)),
+            PasswordFiles(Path(config.paths.secrets)),
             DrainFile(Path(config.paths.state)),
             self._clock,
             self._ring,
         )
-        self._reachability = Reachability(
+        self._reachability = NexthopTracking(
             self._kernel, lambda: self._mesh.next_hops, self._mesh.lead_nowhere, self._clock
         )
-        self._underlay = Underlay(self._kernel, self._ring)
+        self._underlay = UnderlayRoutes(self._kernel, self._ring)
         self._reconciler = Reconciler(
             self._kernel,
             self._wish,
@@ -165,14 +165,14 @@ class Agent:
         self._collector = LeakCollector(dependencies, self._cluster, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
-            self._account.standing,
+            self._account.readiness,
             self._ring,
             lambda: self.reloading.wanted,
             self._clock,
         )
 
-    def _own_record(self) -> NodeRecord:
-        return NodeRecord(
+    def _own_record(self) -> NodeResource:
+        return NodeResource(
             self._store,
             self._cluster,
             self._allocator,
@@ -182,8 +182,8 @@ class Agent:
             self._clock,
         )
 
-    def _accounting(self, lag: Lag) -> Account:
-        return Account(
+    def _accounting(self, lag: Lag) -> AgentStatus:
+        return AgentStatus(
             self._cluster,
             self._syncer,
             self._store.channels,
@@ -210,7 +210,7 @@ class Agent:
             cached_endpoint=self._cluster.endpoint,
             add_endpoint=self._adopt,
             remove_endpoint=self._forget,
-            ignore_watch=lambda key: self._cluster.making(key, self._facts_changed),
+            ignore_watch=lambda key: self._cluster.ignore_watch(key, self._facts_changed),
             wait_for_routes=self._settled,
             pods=NetlinkPodNetwork(),
             boot_id=BOOT_ID.read_text().strip(),
@@ -251,7 +251,7 @@ class Agent:
         mesh = self._mesh
         under = self._underlay
         return self._gatherer.gathered(
-            self._fact_settings, links, mesh.learned, mesh.gateways, under.ways, under.routers
+            self._fact_settings, links, mesh.learned, mesh.gateways, under.links, under.gateways
         )
 
     async def _wish(self, links: Mapping[str, Link]) -> DesiredState:
@@ -265,7 +265,9 @@ class Agent:
         facts = self._facts(links)
         complete = self._syncer.in_sync and facts.parent is not None
         converged = self._mesh.converged
-        routes, touched = await run_cooperatively(self._route_wishes.work(facts, self._mesh.take_touched()))
+        routes, touched = await run_cooperatively(
+            self._route_wishes.work(facts, self._mesh.take_changed_routes())
+        )
         return DesiredState(
             self._entries.dataplane(facts, routes),
             complete=complete,
@@ -276,8 +278,8 @@ class Agent:
 
     def _follow_mesh(self) -> None:
         if self._syncer.in_sync:
-            self._mesh.follow(self._cluster, self._facts(self._links), self._reconciler.installed)
-            self._reachability.follow(self._links)
+            self._mesh.reconcile(self._cluster, self._facts(self._links), self._reconciler.installed)
+            self._reachability.update(self._links)
 
     async def _keep_record(self) -> None:
         """The node's own record, whenever what it depends on changed."""
@@ -287,16 +289,16 @@ class Agent:
         while True:
             await self._node_bell.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
             others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
-            inputs = record_inputs(self._cluster, self._own_links)
+            inputs = node_inputs(self._cluster, self._own_links)
             now = self._clock.now()
             anew = self._own_links is not looked or now >= due_at
             looked = self._own_links
-            await self._underlay.look(others, looked, anew=anew)
+            await self._underlay.update(others, looked, anew=anew)
             if not self._syncer.in_sync or (inputs == done and now < due_at):
                 continue
             due_at = now + NODE_PASS_SECONDS
             try:
-                await self._record.one_pass()
+                await self._record.reconcile()
             except IpamError as error:
                 self._record.trouble = str(error)
             done = inputs if self._record.trouble is None else None
@@ -305,11 +307,11 @@ class Agent:
 
     def _adopt(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
-        self._cluster.adopt(endpoint)
+        self._cluster.add_endpoint(endpoint)
         self._reconciler.ring()
 
     def _forget(self, endpoint: WorkloadEndpoint) -> None:
-        self._cluster.forget(endpoint)
+        self._cluster.remove_endpoint(endpoint)
         self._reconciler.ring_soon()
 
     async def _settled(self, addresses: Iterable[Address], timeout: float) -> None:
@@ -321,7 +323,7 @@ class Agent:
         )
         return {
             "status": lambda: self._account.status(ready=self._supervision.ready),
-            "addresses": self._record.listed,
+            "addresses": self._record.address_report,
             "config": lambda: msgspec.to_builtins(self._config),
             "peers": self._mesh.status,
             "peer": control.WithText(self._mesh.peer),

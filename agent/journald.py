@@ -61,7 +61,7 @@ def is_journals(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class Journal:
+class JournalLogger:
     """A logger for structlog; what journald does not take goes to the stream with its priority before it."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:

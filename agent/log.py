@@ -30,7 +30,7 @@ MOST_REMEMBERED = 500
 """Kinds of lines that are counted at once; the oldest is forgotten first."""
 
 
-class Repeats:
+class RepeatFilter:
     """A processor that drops what was said often enough in this window, and says later how often that was."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -73,14 +73,14 @@ def configure(
     stamps = [] if journals else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        *([Repeats(now)] if now is not None else []),
+        *([RepeatFilter(now)] if now is not None else []),
         *stamps,
         structlog.processors.format_exc_info,
         _for_journal(renderer, as_fields=to_journal) if journals else renderer,
     ]
     factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if to_journal:
-        logger = journald.Journal(journal_socket, sys.stderr)
+        logger = journald.JournalLogger(journal_socket, sys.stderr)
         factory = lambda *_: logger  # noqa: E731
     structlog.configure(
         processors=processors,

@@ -17,11 +17,11 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.inputs.gather import troubles
 from agent.dataplane.inputs.mtu import pod_mtu
 from agent.dataplane.reconciler import Reconciler
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
-from agent.node.node_resource import NodeRecord
+from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import Standing
 from agent.service.settings_reload import Reloading
@@ -30,15 +30,15 @@ from ipam.etcd.channels import Channels
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AgentStatus:
     """What is asked, and where the answers are."""
 
-    cluster: Cluster
+    state: StateCache
     syncer: Syncer
     channels: Channels
     clock: Clock
-    record: NodeRecord
-    mesh: BgpController
+    node_resource: NodeResource
+    bgp: BgpController
     reconciler: Reconciler
     reloading: Reloading
     facts: Callable[[], Facts]
@@ -53,60 +53,60 @@ class Account:
             return f"the datastore has not been read yet ({self.syncer.trouble or 'still reading'})"
         if self.syncer.trouble is not None:
             return f"the datastore is away: {self.syncer.trouble}"
-        if self.cluster.node not in self.cluster.nodes:
-            return f"the node is not registered: {self.record.trouble or 'still registering'}"
+        if self.state.node not in self.state.nodes:
+            return f"the node is not registered: {self.node_resource.trouble or 'still registering'}"
         return None
 
-    def standing(self) -> Standing:
+    def readiness(self) -> Standing:
         """For the service manager."""
-        peers = self.mesh.status()
+        peers = self.bgp.status()
         return Standing(
             not_ready=self.not_ready(),
             passes=self.reconciler.passes,
-            pods=len(self.cluster.endpoints),
+            pods=len(self.state.endpoints),
             peers=len(peers),
             peers_up=sum(peer["state"] is State.ESTABLISHED for peer in peers),
-            drained=self.mesh.drained is not None,
-            troubles=tuple(text for text in (self.record.trouble, *self.mesh.troubles) if text),
+            drained=self.bgp.drained is not None,
+            troubles=tuple(text for text in (self.node_resource.trouble, *self.bgp.troubles) if text),
             reload_refused=self.reloading.refused,
         )
 
     def _troubles(self) -> list[str]:
-        own = (self.record.trouble, *self.mesh.troubles, self.not_ready())
+        own = (self.node_resource.trouble, *self.bgp.troubles, self.not_ready())
         return [
             *(text for text in own if text),
             *self.channels.warnings(self.clock.wall()),
-            *troubles(self.cluster, self.facts()),
+            *troubles(self.state, self.facts()),
         ]
 
     def status(self, *, ready: bool) -> dict[str, Any]:
         """For people: `tortie node status`."""
-        me = self.cluster.nodes.get(self.cluster.node)
+        me = self.state.nodes.get(self.state.node)
         return {
-            "node": self.cluster.node,
+            "node": self.state.node,
             "address": me.ipv4 if me is not None else None,
-            "address_found_by": self.record.found_by,
+            "address_found_by": self.node_resource.found_by,
             "address6": me.ipv6 if me is not None else None,
             "pid": os.getpid(),
             "version": self.version,
             "started": self.started,
             "ready": ready,
             "in_sync": self.syncer.in_sync,
-            "converged": self.mesh.converged,
-            "drained": self.mesh.drained,
-            "has_left": self.mesh.has_left,
+            "converged": self.bgp.converged,
+            "drained": self.bgp.drained,
+            "has_left": self.bgp.has_left,
             "datastore": self.syncer.trouble or "ok",
             "etcd": {**self.channels.status(), "revision": self.syncer.revision},
             "troubles": self._troubles(),
             "mtu": pod_mtu(self.facts()),
-            "problems": self.cluster.problems,
-            "peers": self.mesh.status(),
-            "pods": len(self.cluster.endpoints),
+            "problems": self.state.problems,
+            "peers": self.bgp.status(),
+            "pods": len(self.state.endpoints),
             "kernel": self.reconciler.report(),
         }
 
     def _pools(self) -> tuple[PoolReadings, ...]:
-        cluster = self.cluster
+        cluster = self.state
         me = cluster.nodes.get(cluster.node)
         tunnels = (me.ipip_address, me.vxlan_address, me.vxlan6_address) if me is not None else ()
         own = [address for endpoint in cluster.endpoints for address in endpoint.addresses]
@@ -116,21 +116,21 @@ class Account:
 
     def readings(self) -> Readings:
         """For monitoring."""
-        owners = self.cluster.block_owners.values()
+        owners = self.state.block_owners.values()
         return Readings(
             version=self.version,
             started=self.started,
             ready=self.not_ready() is None,
             in_sync=self.syncer.in_sync,
             datastore_up=self.syncer.in_sync and self.syncer.trouble is None,
-            converged=self.mesh.converged,
-            drained=self.mesh.drained is not None,
-            pods=len(self.cluster.endpoints),
-            own_blocks=sum(owner == self.cluster.node for owner in owners),
+            converged=self.bgp.converged,
+            drained=self.bgp.drained is not None,
+            pods=len(self.state.endpoints),
+            own_blocks=sum(owner == self.state.node for owner in owners),
             pools=self._pools(),
-            nodes=len(self.cluster.nodes),
+            nodes=len(self.state.nodes),
             troubles=len(self._troubles()),
-            peers=self.mesh.peers(),
+            peers=self.bgp.peers(),
             kernel=self.reconciler.report(),
             etcd=EtcdReadings(
                 revision=self.syncer.revision,

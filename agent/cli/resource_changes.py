@@ -15,7 +15,7 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Admission, Outcome
+    from agent.datastore.resource_writer import ResourceWriter, WriteResult
     from ipam.etcd.store import Store
 
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
     kind: str
     name: str
-    do: Callable[[Admission], Awaitable[Outcome]]
+    do: Callable[[ResourceWriter], Awaitable[WriteResult]]
 
 
 class Words(NamedTuple):
@@ -46,12 +46,12 @@ class Words(NamedTuple):
 
     done: str
     """`applied`"""
-    summary: Callable[[Sequence[Outcome]], str]
+    summary: Callable[[Sequence[WriteResult]], str]
     skip: type[Exception] | None = None
     """A reason to go on with the next resource; it counts as done, as in calicoctl."""
 
 
-def counted(done: str) -> Callable[[Sequence[Outcome]], str]:
+def counted(done: str) -> Callable[[Sequence[WriteResult]], str]:
     """calicoctl's last line: `Successfully applied 2 'IPPool' resource(s)`."""
 
     return lambda outcomes: counted_kinds(done, [outcome.kind for outcome in outcomes])
@@ -69,21 +69,21 @@ def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words
     """Do all steps, or none. Raises CommandFailed."""
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import Admission
+    from agent.datastore.resource_writer import ResourceWriter
     from ipam.etcd.dry_run_store import DryRunStore
 
     async def work(store: Store) -> None:
-        outcomes = await _rehearsed(Admission(DryRunStore(store), SystemClock()), steps, words)
+        outcomes = await _rehearsed(ResourceWriter(DryRunStore(store), SystemClock()), steps, words)
         if not arguments.dry_run:
-            outcomes = await _done(Admission(store, SystemClock()), steps, words)
+            outcomes = await _done(ResourceWriter(store, SystemClock()), steps, words)
         _tell(arguments, outcomes, words)
 
     with_store(arguments, work)
 
 
-async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) -> list[Outcome]:
+async def _rehearsed(admission: ResourceWriter, steps: Sequence[Step], words: Words) -> list[WriteResult]:
     """What would come of it. Raises CommandFailed with every reason against it, StoreError."""
-    outcomes: list[Outcome] = []
+    outcomes: list[WriteResult] = []
     faults: list[str] = []
     for step in steps:
         try:
@@ -95,11 +95,11 @@ async def _rehearsed(admission: Admission, steps: Sequence[Step], words: Words) 
     return outcomes
 
 
-async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> list[Outcome]:
+async def _done(admission: ResourceWriter, steps: Sequence[Step], words: Words) -> list[WriteResult]:
     """What came of it. Raises CommandFailed that says how far it went."""
     from ipam.failures import StoreError
 
-    outcomes: list[Outcome] = []
+    outcomes: list[WriteResult] = []
     for number, step in enumerate(steps):
         try:
             outcomes.append(await _one(admission, step, words))
@@ -109,9 +109,9 @@ async def _done(admission: Admission, steps: Sequence[Step], words: Words) -> li
     return outcomes
 
 
-async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
+async def _one(admission: ResourceWriter, step: Step, words: Words) -> WriteResult:
     """One step. Raises CommandFailed, StoreError."""
-    from agent.datastore.resource_writer import Effect, Exists, NotFound, Outcome
+    from agent.datastore.resource_writer import Effect, Exists, NotFound, WriteResult
     from agent.datastore.resources.documents import InvalidDocument
     from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
@@ -122,11 +122,11 @@ async def _one(admission: Admission, step: Step, words: Words) -> Outcome:
         raise
     except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
         if words.skip is not None and isinstance(error, words.skip):
-            return Outcome(step.kind, step.name, Effect.SKIPPED)
+            return WriteResult(step.kind, step.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error
 
 
-def _tell(arguments: argparse.Namespace, outcomes: Sequence[Outcome], words: Words) -> None:
+def _tell(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], words: Words) -> None:
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from agent.configuration.autodetection_method import method
+from agent.configuration.autodetection_method import parse_method
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
@@ -235,7 +235,7 @@ def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ..
 def _check_node(node: NodeSettings) -> None:
     for key, text in (("method", node.method), ("method6", node.method6)):
         try:
-            method(text)
+            parse_method(text)
         except ValueError as error:
             raise ConfigError(f"node.{key}: {error}") from None
     if node.address:

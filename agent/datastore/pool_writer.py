@@ -22,7 +22,7 @@ from ipam.model import Pool, PoolRecord
 MOST_ATTEMPTS = 5
 
 
-async def pool_fault(
+async def pool_error(
     store: Store, new: IPPool, stored: IPPool | None, others: Iterable[IPPool]
 ) -> str | None:
     """Why the pool may not be written. Raises StoreError."""
@@ -36,11 +36,11 @@ async def pool_fault(
 
 def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
     """A stored pool with faults is used by nobody, and overlaps nothing."""
-    return (ip_pool.pool(other) for other in others if not ip_pool.faults(other.spec))
+    return (ip_pool.pool(other) for other in others if not ip_pool.validate_pool(other.spec))
 
 
 def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
-    if ip_pool.faults(stored.spec):
+    if ip_pool.validate_pool(stored.spec):
         return None
     before, pool = ip_pool.pool(stored), ip_pool.pool(new)
     for field, old, wanted in (
@@ -78,7 +78,7 @@ async def drain_pool(store: Store, key: str) -> None:
         except msgspec.MsgspecError:
             return  # nobody allocates from what nobody can read
         assert isinstance(stored, IPPool)
-        if ip_pool.faults(stored.spec):
+        if ip_pool.validate_pool(stored.spec):
             return
         if stored.spec.disabled:
             record = PoolRecord(ip_pool.pool(stored), key, current.revision)

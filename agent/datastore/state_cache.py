@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.bgp_validation import NODE_PREFIX, bgp_faults
+from agent.datastore.resources.bgp_validation import NODE_PREFIX, validate_bgp
 from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import (
     PLURALS,
@@ -56,7 +56,7 @@ def endpoint_prefix(namespace: str, node: NodeName) -> str:
     return resource_key(PLURALS["WorkloadEndpoint"], f"{node.replace('-', '--')}-", namespace)
 
 
-class Cluster:
+class StateCache:
     """The decoded facts, by etcd key."""
 
     def __init__(self, node: NodeName) -> None:
@@ -72,7 +72,7 @@ class Cluster:
         self._making: dict[str, list[WorkloadEndpoint | None]] = {}
         """Key of an endpoint that a CNI call is making -> the last that was heard of it, if anything."""
 
-    def listing_begins(self, prefix: str) -> None:
+    def begin_listing(self, prefix: str) -> None:
         """A complete list is asked for: what is adopted or forgotten from now on is news that it may not have."""
         self._meanwhile[prefix] = {}
 
@@ -127,18 +127,18 @@ class Cluster:
         self._views.pop(prefix, None)
         return True
 
-    def adopt(self, endpoint: WorkloadEndpoint) -> None:
+    def add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
         self._set_own(_endpoint_key(endpoint), endpoint)
 
-    def forget(self, endpoint: WorkloadEndpoint) -> None:
+    def remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
         if (key := _endpoint_key(endpoint)) in self._making:
             self._making[key] = []  # heard of before that
         self._set_own(_endpoint_key(endpoint), None)
 
     @contextmanager
-    def making(self, key: str, news: Callable[[], None]) -> Iterator[None]:
+    def ignore_watch(self, key: str, news: Callable[[], None]) -> Iterator[None]:
         """Somebody writes an endpoint, and will say when it is one: what the watch tells of it meanwhile is put off.
 
         `news` is called at the end if that was something else than what was said.
@@ -184,7 +184,7 @@ class Cluster:
         """This node's endpoint under an etcd key."""
         return self._sections[ENDPOINTS].get(key)
 
-    def keyed_endpoint(
+    def find_endpoint(
         self, wanted: Callable[[WorkloadEndpoint], bool]
     ) -> tuple[str, WorkloadEndpoint] | None:
         """The first of this node's endpoints that is wanted, with its etcd key."""
@@ -194,7 +194,7 @@ class Cluster:
         return None
 
     @property
-    def bgp(self) -> BGPConfigurationSpec:
+    def bgp_configuration(self) -> BGPConfigurationSpec:
         """The object named `default`, or the defaults."""
         return self.bgp_configurations.get("default", BGPConfigurationSpec())
 
@@ -204,7 +204,7 @@ class Cluster:
         return self._view(BGP_SETTINGS, _specs)
 
     @property
-    def own_bgp(self) -> BGPConfigurationSpec | None:
+    def own_bgp_configuration(self) -> BGPConfigurationSpec | None:
         """What this node alone is told."""
         return self.bgp_configurations.get(f"{NODE_PREFIX}{self.node}")
 
@@ -277,7 +277,7 @@ def _resource(
         if not resource_name(value.key, plural):
             return None
         resource = decode(kind, value.value, value.revision)
-        if faults := bgp_faults(resource):
+        if faults := validate_bgp(resource):
             raise ValueError(faults[0])
         return resource
 

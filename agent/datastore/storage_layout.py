@@ -39,7 +39,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResource:
     """A stored resource: as this program knows it, and whole."""
 
     resource: Resource
@@ -47,7 +47,7 @@ class Kept:
     value: Versioned
 
 
-def prefix_of(kind: str) -> str:
+def kind_prefix(kind: str) -> str:
     """Below it are all resources of a kind."""
     match kind:
         case "IPAMConfiguration":
@@ -60,17 +60,17 @@ def prefix_of(kind: str) -> str:
 
 def key_of(resource: Resource) -> str:
     """Where a resource that a person may write is kept."""
-    return key_named(kind_of(resource), resource.metadata.name, resource.metadata.namespace)
+    return key_by_name(kind_of(resource), resource.metadata.name, resource.metadata.namespace)
 
 
-def key_named(kind: str, name: str, namespace: str | None = None) -> str:
+def key_by_name(kind: str, name: str, namespace: str | None = None) -> str:
     """The same by its name."""
     if kind == "IPAMConfiguration":
         return IPAM_CONFIG
     return resource_key(PLURALS[kind], name, (namespace or "default") if kind in NAMESPACED else None)
 
 
-def read(kind: str, value: Versioned) -> Kept | None:
+def read(kind: str, value: Versioned) -> StoredResource | None:
     """What a key holds. Raises Damaged."""
     try:
         document = _document(kind, value)
@@ -80,7 +80,7 @@ def read(kind: str, value: Versioned) -> Kept | None:
     except (ValueError, msgspec.MsgspecError, Malformed) as error:
         raise Damaged(f"{kind} at {value.key} cannot be read: {error}") from error
     metadata = msgspec.structs.replace(resource.metadata, resource_version=str(value.revision))
-    return Kept(msgspec.structs.replace(resource, metadata=metadata), document, value)
+    return StoredResource(msgspec.structs.replace(resource, metadata=metadata), document, value)
 
 
 def _document(kind: str, value: Versioned) -> Document | None:
@@ -106,14 +106,14 @@ def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
     return {"kind": kind, "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec}
 
 
-def shown(resource: Resource) -> Document:
+def to_document(resource: Resource) -> Document:
     """A resource as a document for people and files: what this program knows of it."""
     document = msgspec.to_builtins(resource)
     assert isinstance(document, dict)
     return document
 
 
-def written(resource: Resource, stored: Versioned | None) -> bytes:
+def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
     """What is put in etcd. Raises Malformed when stored rules of allocation cannot be read."""
     if isinstance(resource, IPAMConfiguration):
         rules = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()

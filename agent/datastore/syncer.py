@@ -24,7 +24,7 @@ from agent.datastore.state_cache import (
     ENDPOINTS,
     NODES,
     POOLS,
-    Cluster,
+    StateCache,
     endpoint_prefix,
 )
 from ipam.etcd.store import Changed, Store
@@ -49,7 +49,7 @@ class Syncer:
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
+        cluster: StateCache,
         clock: Clock,
         changed: Callable[[], None],
         *,
@@ -100,7 +100,7 @@ class Syncer:
         """List all endpoints once, to learn in which namespaces this node has some; only those are followed."""
         wait = FIRST_WAIT_SECONDS
         while True:
-            self._cluster.listing_begins(ENDPOINTS)
+            self._cluster.begin_listing(ENDPOINTS)
             try:
                 listing = await self._store.list(ENDPOINTS)
                 break
@@ -135,7 +135,7 @@ class Syncer:
                 wait = await self._pause(prefix, error, wait)
 
     async def _one_round(self, prefix: str) -> None:
-        self._cluster.listing_begins(prefix)
+        self._cluster.begin_listing(prefix)
         listing = await self._store.list(prefix)
         self.revision = listing.revision
         self._cluster.replace(prefix, listing.values)

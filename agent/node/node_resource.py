@@ -23,10 +23,10 @@ from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_
 from agent.dataplane.inputs.facts import bearing
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
-from agent.node.address_candidates import Candidate, Interface
-from agent.node.autodetection import AddressFinder, Found, NoAddress
+from agent.node.address_candidates import AddressCandidate, InterfaceAddress
+from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
@@ -67,13 +67,13 @@ TUNNEL_USES = (
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
 
 
-class NodeRecord:
+class NodeResource:
     """Keeps the record right; level-triggered: one pass compares everything and writes what differs."""
 
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
+        cluster: StateCache,
         allocator: Allocator,
         kernel: Kernel,
         settings: NodeSettings,
@@ -85,26 +85,26 @@ class NodeRecord:
         self._allocator = allocator
         self._kernel = kernel
         self._settings = settings
-        self._finder = AddressFinder(
+        self._finder = Autodetection(
             kernel, settings, endpoints, lambda: [record.pool for record in cluster.pools]
         )
         self._clock = clock
         self._key = resource_key(PLURALS["Node"], cluster.node)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
-        self.found: dict[int, Found] = {}
+        self.detected: dict[int, DetectedAddress] = {}
         """The addresses by version of IP, and how they were found."""
-        self.candidates: dict[int, tuple[Candidate, ...]] = {}
+        self.candidates: dict[int, tuple[AddressCandidate, ...]] = {}
         """All that were judged, by version."""
 
     @property
     def found_by(self) -> str:
         """How the IPv4 address was found, for status."""
-        return self.found[4].how if 4 in self.found else ""
+        return self.detected[4].how if 4 in self.detected else ""
 
-    async def one_pass(self) -> None:
+    async def reconcile(self) -> None:
         """Register or correct the record. Raises IpamError; a fault of settings or host stays in `trouble`."""
-        wanted: dict[int, Interface | None] = {}
+        wanted: dict[int, InterfaceAddress | None] = {}
         try:
             for version in ADDRESS_PATHS:
                 wanted[version] = await self._address(version)
@@ -123,29 +123,29 @@ class NodeRecord:
             await self._settle_tunnel(use)
         self.trouble = None
 
-    async def _address(self, version: int) -> Interface | None:
-        if not self._finder.wants(version):
-            self.found.pop(version, None)
+    async def _address(self, version: int) -> InterfaceAddress | None:
+        if not self._finder.is_wanted(version):
+            self.detected.pop(version, None)
             self.candidates.pop(version, None)
             return None
         try:
-            found = await self._finder.find(version)
+            found = await self._finder.detect(version)
         except NoAddress as error:
-            self.found.pop(version, None)
+            self.detected.pop(version, None)
             self.candidates[version] = error.candidates
             raise
-        self.found[version], self.candidates[version] = found, found.candidates
+        self.detected[version], self.candidates[version] = found, found.candidates
         return found.address
 
-    def listed(self) -> list[dict[str, Any]]:
+    def address_report(self) -> list[dict[str, Any]]:
         """Every address that was judged: taken or not, and why. For people."""
         rows: list[dict[str, Any]] = []
         for version, candidates in sorted(self.candidates.items()):
-            found = self.found.get(version)
+            found = self.detected.get(version)
             for one in candidates:
                 taken = found is not None and found.address.ip == one.address.ip
                 holder = self._holder(one.address)
-                why = f"is used by node {holder}" if holder is not None else one.objection
+                why = f"is used by node {holder}" if holder is not None else one.reject_reason
                 if taken and found is not None and holder is None:
                     why = found.how
                 rows.append(
@@ -158,7 +158,7 @@ class NodeRecord:
                 )
         return rows
 
-    def _holder(self, address: Interface) -> NodeName | None:
+    def _holder(self, address: InterfaceAddress) -> NodeName | None:
         for name, node in self._cluster.nodes.items():
             taken = node.ipv4 if address.version == 4 else node.ipv6
             if name != self._cluster.node and taken is not None and taken.ip == address.ip:
@@ -184,7 +184,7 @@ class NodeRecord:
             await self._patch(strike)
             log.warning("node.address_given_back", versions=lost)
 
-    def _identity(self, addresses: Mapping[int, Interface | None]) -> Callable[[dict[str, Any]], None]:
+    def _identity(self, addresses: Mapping[int, InterfaceAddress | None]) -> Callable[[dict[str, Any]], None]:
         def write(raw: dict[str, Any]) -> None:
             for version, address in addresses.items():
                 if address is not None:
@@ -301,7 +301,7 @@ def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:
         raw[path[-1]] = text
 
 
-def record_inputs(cluster: Cluster, links: Mapping[str, Link]) -> tuple[object, ...]:
+def node_inputs(cluster: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:
     """What a pass depends on; while it stays the same there is no need for another."""
     own = (link for link in links.values() if not link.name.startswith(WORKLOAD_PREFIX))
     addresses = tuple((link.name, link.up, link.addresses) for link in own if link.name not in OUR_TUNNELS)

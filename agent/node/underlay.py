@@ -20,19 +20,19 @@ MOST_NODES_ASKED = 1024
 """More distant nodes than these are asked for by sample; the others are reached with encapsulation alone."""
 
 
-class Underlay:
+class UnderlayRoutes:
     """The present ways, kept up to date by whoever calls `look`."""
 
     def __init__(self, kernel: Kernel, changed: Callable[[], None]) -> None:
         self._kernel = kernel
         self._changed = changed
-        self.ways: frozenset[str] = frozenset()
+        self.links: frozenset[str] = frozenset()
         """Names of interfaces."""
-        self.routers: Mapping[Address, Address] = {}
+        self.gateways: Mapping[Address, Address] = {}
         """Distant node -> the router to it."""
         self._known: dict[Address, PathToHost] = {}
 
-    async def look(self, nodes: Iterable[Address], links: Mapping[str, Link], *, anew: bool = True) -> None:
+    async def update(self, nodes: Iterable[Address], links: Mapping[str, Link], *, anew: bool = True) -> None:
         """Find the ways to these nodes; whoever follows hears of a change. Not `anew`: what is known holds still."""
         ways: set[str] = set()
         distant: list[Address] = []
@@ -57,6 +57,6 @@ class Underlay:
             for node, path in known.items()
             if path.gateway is not None and path.device not in OUR_TUNNELS
         }
-        if (found, routers) != (self.ways, self.routers):
-            self.ways, self.routers = found, routers
+        if (found, routers) != (self.links, self.gateways):
+            self.links, self.gateways = found, routers
             self._changed()

@@ -19,15 +19,15 @@ import structlog
 from agent.clock import Clock
 from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Prefix, RouteKey
 from agent.peering import looking_glass_api
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peering.originations import BorrowedAddresses, announcements, borne, interfaces
-from agent.peering.passwords import Secrets
+from agent.peering.originations import BorrowedAddresses, originations, policy_interfaces, with_local_address
+from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import Peering, PeeringInputs, peering, wanted_secrets
+from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, required_passwords
 from agent.peering.speaker_identity import identity
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import PeerStatus, Speaker
@@ -95,7 +95,7 @@ class BgpController:
     def __init__(
         self,
         settings: BgpSettings,
-        secrets: Secrets,
+        secrets: PasswordFiles,
         drain_file: DrainFile,
         clock: Clock,
         changed: Callable[[], None],
@@ -116,7 +116,7 @@ class BgpController:
         self._task: asyncio.Task[None] | None = None
         self._situation: PeeringInputs | None = None
         self._ground: PolicyInputs | None = None
-        self._peering = Peering({})
+        self._peering = DesiredPeers({})
         self._outsiders = BorrowedAddresses()
         self._troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
@@ -126,7 +126,7 @@ class BgpController:
         self.trouble: str | None = None
         """Why the speaker cannot listen."""
 
-    def follow(self, cluster: Cluster, facts: Facts, installed: Collection[RouteKey]) -> None:
+    def reconcile(self, cluster: StateCache, facts: Facts, installed: Collection[RouteKey]) -> None:
         """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
@@ -142,17 +142,19 @@ class BgpController:
         ground = PolicyInputs(
             pools=facts.pools,
             local_prefixes=self._local_prefixes,
-            cluster=cluster.bgp,
-            node=cluster.own_bgp,
+            cluster=cluster.bgp_configuration,
+            node=cluster.own_bgp_configuration,
             filters=(filters := cluster.bgp_filters),
-            interfaces=interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
+            interfaces=policy_interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
         )
         if situation != self._situation:
-            self._situation, self._peering, self._ground = situation, peering(situation), None
+            self._situation, self._peering, self._ground = situation, desired_peers(situation), None
         if started or ground != self._ground:
             self._ground = ground
             self._configure(self._speaker, ground)
-        told = announcements(facts, installed, borne(self._local_prefixes, facts.links), self._outsiders)
+        told = originations(
+            facts, installed, with_local_address(self._local_prefixes, facts.links), self._outsiders
+        )
         self._speaker.announce(told)
 
     def _configure(self, speaker: Speaker, ground: PolicyInputs) -> None:
@@ -168,7 +170,7 @@ class BgpController:
         named = {one.resource: one.filters for one in peers.values()}
         self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
 
-    def _look(self, cluster: Cluster) -> PeeringInputs:
+    def _look(self, cluster: StateCache) -> PeeringInputs:
         situation = PeeringInputs(
             me=cluster.node,
             nodes=cluster.nodes,
@@ -176,7 +178,7 @@ class BgpController:
             peers=cluster.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
         )
-        wanted = wanted_secrets(situation)
+        wanted = required_passwords(situation)
         if not wanted:
             return situation
         return replace(
@@ -282,7 +284,7 @@ class BgpController:
         """Key -> next hop of each best path, as it is now; of the versions of IP each with its own."""
         return NextHops(self._speaker) if self._speaker is not None else {}
 
-    def take_touched(self) -> dict[RouteKey, Address | None] | None:
+    def take_changed_routes(self) -> dict[RouteKey, Address | None] | None:
         """Where the best path changed since the last call, with its next hop, of whichever version of IP.
 
         None: anywhere, because the speaker is another one.
@@ -337,7 +339,7 @@ class BgpController:
         found = {field.name: getattr(status, field.name) for field in fields(status)}
         if peer is None or self._speaker is None:
             return {**found, "type": ""}
-        return {**found, **looking_glass_api.options(peer, self._speaker.counts(status.address))}
+        return {**found, **looking_glass_api.configured(peer, self._speaker.counts(status.address))}
 
     def routes(self, question: str) -> dict[str, Any]:
         """One page of the looking glass. Raises ValueError."""
@@ -345,9 +347,9 @@ class BgpController:
 
     def teller(self, prefix: Prefix) -> str:
         """Whose path to a prefix is in use."""
-        return looking_glass_api.teller(self._speaker, self._peering.peers, prefix)
+        return looking_glass_api.best_path_peer(self._speaker, self._peering.peers, prefix)
 
     def peer(self, word: str) -> dict[str, Any]:
         """One peer in full, by name or address. Raises ValueError."""
-        address = looking_glass_api.peer_named(self._peering.peers, word)
+        address = looking_glass_api.find_peer(self._peering.peers, word)
         return next((found for found in self.status() if found["address"] == address), {})

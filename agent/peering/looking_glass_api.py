@@ -24,7 +24,7 @@ from ipam.address_text import text_of
 Peers = Mapping[Address, DesiredPeer]
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PathsQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `tortie bgp routes` asks."""
 
     which: str = Which.KNOWN.value
@@ -42,13 +42,13 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
     if speaker is None:
         raise ValueError("this node does not speak BGP now; see: tortie node status")
     try:
-        question = msgspec.json.decode(text or "{}", type=Question)
+        question = msgspec.json.decode(text or "{}", type=PathsQuestion)
     except msgspec.MsgspecError as error:
         raise ValueError(f"the question cannot be read: {error}") from error
     page = speaker.look(
         View(
             Which(question.which),
-            peer_named(peers, question.peer) if question.peer else None,
+            find_peer(peers, question.peer) if question.peer else None,
             ip_network(question.prefix) if question.prefix else None,
             ip_network(question.after) if question.after else None,
             question.most,
@@ -61,7 +61,7 @@ def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
     }
 
 
-def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
+def best_path_peer(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
     """Whose path to exactly this prefix is in use: `name (address)`; empty when nobody's is."""
     if speaker is None:
         return ""
@@ -74,7 +74,7 @@ def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
     return ""
 
 
-def peer_named(peers: Peers, word: str) -> Address:
+def find_peer(peers: Peers, word: str) -> Address:
     """The peer that a person means. Raises ValueError."""
     try:
         address = ip_address(word)
@@ -116,7 +116,7 @@ def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
     }
 
 
-def options(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any]:
+def configured(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any]:
     """What is configured for a peer and what was told each way; a password only as a fact."""
     config = peer.config
     return {

@@ -31,7 +31,7 @@ OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::1"}
 log = structlog.get_logger()
 
 
-class Reachability:
+class NexthopTracking:
     """The next hops that lead nowhere, kept up to date."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Reachability:
         self._since: dict[Address, float] = {}
         """Next hop -> when the kernel was first found to have no way to it."""
 
-    def follow(self, links: Mapping[str, Link]) -> None:
+    def update(self, links: Mapping[str, Link]) -> None:
         """Look again if something changed. Called after every pass."""
         now = (frozenset(self._next_hops()), links)
         if now != self._seen:
@@ -62,31 +62,33 @@ class Reachability:
         while True:
             await self._bell.wait(NOWHERE_SECONDS if self._since else LOOK_SECONDS)
             try:
-                await self.look()
+                await self.check()
             except KernelError as error:
                 log.warning("bgp.next_hops_not_looked_up", why=str(error))
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One look, and tell what it shows. Raises KernelError; then nothing is told."""
         next_hops, links = self._seen
-        missing = await self.missing(next_hops, links)
+        missing = await self.unreachable(next_hops, links)
         now = self._clock.now()
         self._since = {hop: self._since.get(hop, now) for hop in missing}
         nowhere = {hop for hop, since in self._since.items() if now - since >= NOWHERE_SECONDS}
         self._lead_nowhere(nowhere if nowhere < next_hops else set())
 
-    async def missing(self, next_hops: Collection[Address], links: Mapping[str, Link]) -> frozenset[Address]:
+    async def unreachable(
+        self, next_hops: Collection[Address], links: Mapping[str, Link]
+    ) -> frozenset[Address]:
         """The next hops to which the kernel has no way now. Raises KernelError."""
         distant = [hop for hop in next_hops if on_link(links, hop) is None]
         found: list[Address] = []
         for version in {hop.version for hop in distant}:
             some = [hop for hop in distant if hop.version == version]
             outside = type(some[0])(OUTSIDE[version])
-            if not await self._has_way(outside):
-                found += [hop for hop in some[:MOST_LOOKUPS] if not await self._has_way(hop)]
+            if not await self._is_reachable(outside):
+                found += [hop for hop in some[:MOST_LOOKUPS] if not await self._is_reachable(hop)]
         return frozenset(found)
 
-    async def _has_way(self, host: Address) -> bool:
+    async def _is_reachable(self, host: Address) -> bool:
         try:
             await self._kernel.path_to(host)
         except NoWay:

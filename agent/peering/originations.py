@@ -15,14 +15,14 @@ from ipaddress import ip_network
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
 from agent.netlink.objects import Link, RouteKey
-from agent.peering.peer_policies import Interface
+from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN, Origination
 from bgp.wire.families import Prefix
 
 BLOCK = Origination(is_block=True)
 
 
-def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
+def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
     """The local prefixes that an interface bears an address of: packets to the others would find nobody here."""
     addresses = [address for link in links.values() if link.up for address, _ in link.addresses]
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
@@ -51,7 +51,7 @@ def _outside(facts: Facts) -> Iterator[Prefix]:
                 yield ip_network(address)
 
 
-def announcements(
+def originations(
     facts: Facts,
     installed: Collection[RouteKey],
     local_prefixes: Iterable[Prefix] = (),
@@ -66,11 +66,11 @@ def announcements(
     return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
 
 
-def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:
+def policy_interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[PolicyInterface, ...]:
     """The node's interfaces as rules that name one see them."""
     local, parent = tuple(local_prefixes), facts.parent
     return tuple(
-        Interface(
+        PolicyInterface(
             name=link.name,
             subnets=tuple(
                 ip_network(f"{address}/{length}", strict=False)
@@ -85,7 +85,7 @@ def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interfac
                         if endpoint.interface == link.name
                         for address in endpoint.addresses
                     ),
-                    *borne(local, {link.name: link}),
+                    *with_local_address(local, {link.name: link}),
                 }
             ),
             is_parent=parent is not None and link.name == parent.name,

@@ -18,7 +18,7 @@ Seen = tuple[int, int, int]
 """Inode, size and time of change in ns: what tells that a file is another one."""
 
 
-class Secrets:
+class PasswordFiles:
     """The secrets below one directory."""
 
     def __init__(self, directory: Path) -> None:

@@ -17,9 +17,9 @@ from agent.datastore.resources.bgp_types import (
     BGPConfigurationSpec,
     BGPFilterSpec,
     FilterRule,
+    OperationSpec,
     PrefixAdvertisement,
 )
-from agent.datastore.resources.bgp_types import Operation as OperationSpec
 from bgp.policy.policy import (
     Action,
     AddCommunity,
@@ -38,7 +38,7 @@ from ipam.model import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class PolicyInterface:
     """An interface as rules that name one need it."""
 
     name: str
@@ -60,7 +60,7 @@ class PolicyInputs:
     node: BGPConfigurationSpec | None = None
     """The node's own settings."""
     filters: Mapping[str, BGPFilterSpec] = field(default_factory=dict)
-    interfaces: tuple[Interface, ...] = ()
+    interfaces: tuple[PolicyInterface, ...] = ()
     """Only where `names_interfaces`; they change with every pod."""
 
 
@@ -135,7 +135,7 @@ def _community(text: str) -> AddCommunity | None:
 
 
 def filtered(
-    specs: Iterable[tuple[str, BGPFilterSpec]], interfaces: Sequence[Interface], *, outgoing: bool
+    specs: Iterable[tuple[str, BGPFilterSpec]], interfaces: Sequence[PolicyInterface], *, outgoing: bool
 ) -> Iterator[Rule]:
     """The rules of BGPFilters, one filter after the other."""
     for name, spec in specs:
@@ -145,7 +145,7 @@ def filtered(
                 yield _rule(rule, family, interfaces, f"BGPFilter {name}, rule {number}")
 
 
-def _rule(spec: FilterRule, family: Family, interfaces: Sequence[Interface], name: str) -> Rule:
+def _rule(spec: FilterRule, family: Family, interfaces: Sequence[PolicyInterface], name: str) -> Rule:
     return Rule(
         Action(spec.action),
         name,
@@ -161,7 +161,7 @@ def _rule(spec: FilterRule, family: Family, interfaces: Sequence[Interface], nam
     )
 
 
-def _reached(pattern: str, interfaces: Sequence[Interface]) -> Reached:
+def _reached(pattern: str, interfaces: Sequence[PolicyInterface]) -> Reached:
     wanted = re.compile(re.escape(pattern).replace(r"\*", ".*"))
     chosen = [one for one in interfaces if wanted.fullmatch(one.name)]
     others = [one for one in interfaces if one not in chosen]

@@ -71,7 +71,7 @@ class PeeringInputs:
         found = self.nodes[node].ipv4 if version == 4 else self.nodes[node].ipv6
         return found.ip if found is not None else None
 
-    def reflects(self, node: NodeName) -> str | None:
+    def reflector_cluster_id(self, node: NodeName) -> str | None:
         """The cluster id of a node that is a route reflector."""
         bgp = self.nodes[node].spec.bgp
         return bgp.route_reflector_cluster_id if bgp is not None else None
@@ -101,7 +101,7 @@ class DesiredPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class Peering:
+class DesiredPeers:
     """All peers, and what stands in the way of others."""
 
     peers: Mapping[Address, DesiredPeer]
@@ -121,10 +121,10 @@ class _Candidate:
     spec: BGPPeerSpec
 
 
-def peering(situation: PeeringInputs) -> Peering:
+def desired_peers(situation: PeeringInputs) -> DesiredPeers:
     """Everybody this node peers with."""
     if situation.me not in situation.nodes:
-        return Peering({})
+        return DesiredPeers({})
     found: dict[Address, DesiredPeer] = {}
     troubles: list[str] = []
     for candidate in _candidates(situation):
@@ -139,10 +139,10 @@ def peering(situation: PeeringInputs) -> Peering:
             continue
         if peer is not None:
             found[address] = peer
-    return Peering(found, tuple(troubles))
+    return DesiredPeers(found, tuple(troubles))
 
 
-def wanted_secrets(situation: PeeringInputs) -> frozenset[SecretRef]:
+def required_passwords(situation: PeeringInputs) -> frozenset[SecretRef]:
     """The secrets that this node's peers may need; whoever reads them gives them back as `passwords`."""
     passwords = [situation.cluster.node_mesh_password, *(spec.password for spec in situation.peers.values())]
     return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
@@ -234,13 +234,13 @@ def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
 def _mesh(situation: PeeringInputs) -> Iterator[_Candidate]:
     """Every node with every other, reflectors apart: they are peered with by BGPPeers."""
     cluster = situation.cluster
-    if not cluster.node_to_node_mesh_enabled or situation.reflects(situation.me):
+    if not cluster.node_to_node_mesh_enabled or situation.reflector_cluster_id(situation.me):
         return
     spec = BGPPeerSpec(
         password=cluster.node_mesh_password, max_restart_time=cluster.node_mesh_max_restart_time
     )
     for node in sorted(situation.nodes):
-        if not situation.reflects(node):
+        if not situation.reflector_cluster_id(node):
             yield from _node(situation, node, (4, 6), PeerKind.MESH, "", spec)
 
 
@@ -294,8 +294,8 @@ def _peer(situation: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None
 
 def _is_client(situation: PeeringInputs, peer: NodeName | None) -> bool:
     """RFC 4456: everybody of our AS who is not a reflector of our own cluster."""
-    own = situation.reflects(situation.me)
-    return own is not None and (peer is None or situation.reflects(peer) != own)
+    own = situation.reflector_cluster_id(situation.me)
+    return own is not None and (peer is None or situation.reflector_cluster_id(peer) != own)
 
 
 def _next_hop_mode(spec: BGPPeerSpec, *, internal: bool) -> NextHopMode:

@@ -53,6 +53,6 @@ def hashed(name: NodeName) -> IPv4Address:
 def cluster_id(situation: PeeringInputs) -> IPv4Address | None:
     """Of this node as a route reflector; None when it is none, or its id cannot be read."""
     try:
-        return IPv4Address(situation.reflects(situation.me) or "")
+        return IPv4Address(situation.reflector_cluster_id(situation.me) or "")
     except ValueError:
         return None

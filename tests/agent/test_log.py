@@ -20,7 +20,7 @@ from agent import journald
 from agent.configuration.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
-from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, Repeats
+from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, RepeatFilter
 from ipam.etcd.client import EtcdStore
 from ipam.failures import StoreError
 
@@ -96,7 +96,7 @@ def test_a_stream_that_only_inherited_the_variable_is_not_the_journals() -> None
     assert not journald.is_journals(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
 
 
-def kept(repeats: Repeats, **event: object) -> dict[str, object] | None:
+def kept(repeats: RepeatFilter, **event: object) -> dict[str, object] | None:
     try:
         return dict(repeats(None, "", dict(event)))
     except structlog.DropEvent:
@@ -105,7 +105,7 @@ def kept(repeats: Repeats, **event: object) -> dict[str, object] | None:
 
 def test_what_is_said_again_and_again_is_counted_and_said_later() -> None:
     now = [0.0]
-    repeats = Repeats(lambda: now[0])
+    repeats = RepeatFilter(lambda: now[0])
     told = [kept(repeats, event="away", why="x") for _ in range(MOST_ALIKE + 7)]
     assert [one is not None for one in told] == [True] * MOST_ALIKE + [False] * 7
     assert kept(repeats, event="away", why="y") == {"event": "away", "why": "y"}
@@ -115,7 +115,7 @@ def test_what_is_said_again_and_again_is_counted_and_said_later() -> None:
 
 
 def test_a_storm_of_one_event_is_bounded_whatever_its_fields() -> None:
-    repeats = Repeats(lambda: 0.0)
+    repeats = RepeatFilter(lambda: 0.0)
     told = [kept(repeats, event="refused", number=number) for number in range(3 * MOST_OF_EVENT)]
     assert sum(one is not None for one in told) == MOST_OF_EVENT
     assert kept(repeats, event="other") is not None

@@ -16,12 +16,12 @@ from agent.clock import SystemClock
 from agent.configuration.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.resources.resource_types import KINDS
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import RouteKey
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
-from agent.peering.passwords import Secrets
+from agent.peering.passwords import PasswordFiles
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName, Pool
 
@@ -48,12 +48,12 @@ class MeshNode:
         self.address6 = f"fd00::{number}"
         self.block6 = IPv6Network(f"fd01:0:0:{number}::/122")
         self.changed = asyncio.Event()
-        self.cluster = Cluster(self.name)
+        self.cluster = StateCache(self.name)
         state = directory / f"state-{number}"
         state.mkdir(exist_ok=True)
         self.mesh = BgpController(
             BgpSettings(hold_seconds=9, **settings),
-            Secrets(directory),
+            PasswordFiles(directory),
             DrainFile(state),
             SystemClock(),
             self.changed.set,
@@ -63,7 +63,7 @@ class MeshNode:
         """One pass, as after the reconciler's."""
         owners = {self.block: self.name, self.block6: self.name}
         facts = Facts(self.name, pools=(POOL, POOL6), block_owners=owners)
-        self.mesh.follow(self.cluster, facts, set(map(RouteKey, owners)))
+        self.mesh.reconcile(self.cluster, facts, set(map(RouteKey, owners)))
 
     def peer(self, other: MeshNode) -> dict[str, Any]:
         """The status of a peer; empty when it is none."""

@@ -11,7 +11,7 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kind_tables import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Admission, Outcome
+    from agent.datastore.resource_writer import ResourceWriter, WriteResult
     from agent.datastore.resources.schema import Document
 
 PATCH_EXAMPLES = """\
@@ -57,8 +57,8 @@ def run_patch(arguments: argparse.Namespace) -> None:
 
     kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
 
-    async def step(admission: Admission) -> Outcome:
-        return await admission.change(kind, arguments.name, lambda document: merged(document, patch), "-p")
+    async def step(admission: ResourceWriter) -> WriteResult:
+        return await admission.edit(kind, arguments.name, lambda document: merged(document, patch), "-p")
 
     summary = f"Successfully patched 1 '{kind}' resource"
     resource_changes.carry_out(
@@ -69,10 +69,10 @@ def run_patch(arguments: argparse.Namespace) -> None:
 
 
 def _patch(text: str) -> Document:
-    from agent.datastore.resources.yaml_lines import NotReadable, documents
+    from agent.datastore.resources.yaml_lines import NotReadable, parse_documents
 
     try:
-        found = list(documents(text))
+        found = list(parse_documents(text))
     except NotReadable as error:
         raise CommandFailed(f"-p: {error}") from error
     if len(found) != 1 or not isinstance(found[0].value, dict):
@@ -97,8 +97,8 @@ def run_label(arguments: argparse.Namespace) -> None:
             del metadata["labels"]
         return {**document, "metadata": metadata}
 
-    async def step(admission: Admission) -> Outcome:
-        return await admission.change(kind, arguments.name, edit, "label")
+    async def step(admission: ResourceWriter) -> WriteResult:
+        return await admission.edit(kind, arguments.name, edit, "label")
 
     resource_changes.carry_out(
         arguments,

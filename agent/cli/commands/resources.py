@@ -10,8 +10,8 @@ from agent.cli.failure import CommandFailed
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, shown
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Verb
-    from agent.datastore.resources.documents import Found
+    from agent.datastore.resource_writer import WriteMode
+    from agent.datastore.resources.documents import ParsedResource
     from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
 
@@ -103,16 +103,16 @@ def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.cli.connection import with_store
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import Admission, NotFound
+    from agent.datastore.resource_writer import NotFound, ResourceWriter
     from agent.datastore.storage_layout import Damaged
 
     kind = kind_named(arguments.kind)
 
     async def work(store: Store) -> tuple[list[Resource], list[str]]:
-        admission = Admission(store, SystemClock())
+        admission = ResourceWriter(store, SystemClock())
         if arguments.names:
-            return [await admission.named(kind, name) for name in arguments.names], []
-        return await admission.stored(kind)
+            return [await admission.get(kind, name) for name in arguments.names], []
+        return await admission.list_kind(kind)
 
     try:
         resources, damaged = with_store(arguments, work)
@@ -135,29 +135,31 @@ def run_get(arguments: argparse.Namespace) -> None:
 
 def run_create(arguments: argparse.Namespace) -> None:
     """`tortie create`."""
-    from agent.datastore.resource_writer import Exists, Verb
+    from agent.datastore.resource_writer import Exists, WriteMode
 
-    _write(arguments, Verb.CREATE, "created", Exists if arguments.skip_exists else None)
+    _write(arguments, WriteMode.CREATE, "created", Exists if arguments.skip_exists else None)
 
 
 def run_apply(arguments: argparse.Namespace) -> None:
     """`tortie apply`."""
-    from agent.datastore.resource_writer import Verb
+    from agent.datastore.resource_writer import WriteMode
 
-    _write(arguments, Verb.APPLY, "applied")
+    _write(arguments, WriteMode.APPLY, "applied")
 
 
 def run_replace(arguments: argparse.Namespace) -> None:
     """`tortie replace`."""
-    from agent.datastore.resource_writer import Verb
+    from agent.datastore.resource_writer import WriteMode
 
-    _write(arguments, Verb.REPLACE, "replaced")
+    _write(arguments, WriteMode.REPLACE, "replaced")
 
 
-def _write(arguments: argparse.Namespace, verb: Verb, done: str, skip: type[Exception] | None = None) -> None:
+def _write(
+    arguments: argparse.Namespace, verb: WriteMode, done: str, skip: type[Exception] | None = None
+) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
-    def step(found: Found) -> resource_changes.Step:
+    def step(found: ParsedResource) -> resource_changes.Step:
         kind, name = kind_of(found.resource), found.resource.metadata.name
         return resource_changes.Step(kind, name, lambda admission: admission.write(found, verb))
 

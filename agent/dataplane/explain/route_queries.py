@@ -20,7 +20,7 @@ from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.diff import ActualState
 from agent.dataplane.kinds.read_kind import read
 from agent.dataplane.reconciler import Reconciler
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Kind, Prefix, RouteKey
 
@@ -43,7 +43,7 @@ class RouteQueries:
         self,
         reconciler: Reconciler,
         kernel: Kernel,
-        cluster: Cluster,
+        cluster: StateCache,
         facts: Callable[[], Facts],
         told_by: Callable[[Prefix], str],
     ) -> None:

@@ -13,7 +13,7 @@ from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, Protoco
 from agent.dataplane.inputs.mtu import oversized
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.wire.families import Prefix
 from ipam.model import NodeName, Pool
@@ -47,7 +47,7 @@ def addresses_of(node: Node) -> NodeAddresses | None:
 class Gatherer:
     """Gathers again and again; what did not change in the datastore is the same object in the next facts."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: StateCache) -> None:
         self._cluster = cluster
         self._read: tuple[object, object, object] = (None, None, None)
         """What the three below were made of."""
@@ -77,7 +77,7 @@ class Gatherer:
             endpoints=self._endpoints,
             learned=learned,
             gateways=gateways,
-            services=service_networks(cluster.bgp),
+            services=service_networks(cluster.bgp_configuration),
             links=links,
             ways=frozenset(ways),
             routers=routers or {},
@@ -107,7 +107,7 @@ def _pod(endpoint: WorkloadEndpoint) -> Endpoint:
     return Endpoint(endpoint.spec.interface_name, endpoint.addresses)
 
 
-def troubles(cluster: Cluster, facts: Facts) -> tuple[str, ...]:
+def troubles(cluster: StateCache, facts: Facts) -> tuple[str, ...]:
     """What is wrong between the facts, a sentence each."""
     found = []
     me = cluster.nodes.get(cluster.node)

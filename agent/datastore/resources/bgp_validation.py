@@ -16,7 +16,7 @@ from agent.datastore.resources.bgp_types import (
     BGPFilterSpec,
     BGPPeerSpec,
     FilterRule,
-    Operation,
+    OperationSpec,
     Password,
 )
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource
@@ -32,20 +32,20 @@ NODE_PREFIX = "node."
 """A node's own BGPConfiguration is named so."""
 
 
-def bgp_faults(resource: Resource) -> list[str]:
+def validate_bgp(resource: Resource) -> list[str]:
     """Of a resource of any kind; none of those that are not BGP's."""
     match resource:
         case BGPConfiguration():
-            return configuration_faults(resource.metadata.name, resource.spec)
+            return validate_bgp_configuration(resource.metadata.name, resource.spec)
         case BGPPeer():
-            return peer_faults(resource.spec)
+            return validate_bgp_peer(resource.spec)
         case BGPFilter():
-            return filter_faults(resource.spec)
+            return validate_bgp_filter(resource.spec)
         case _:
             return []
 
 
-def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
+def validate_bgp_configuration(name: str, spec: BGPConfigurationSpec) -> list[str]:
     """Of a BGPConfiguration."""
     found = list(_word("spec.bindMode", spec.bind_mode, ("None", "NodeIP")))
     if name != "default" and not name.startswith(NODE_PREFIX):
@@ -87,7 +87,7 @@ def _service_faults(spec: BGPConfigurationSpec) -> Iterator[str]:
             yield from _network(f"spec.{field}[{index}].cidr", one.cidr, None)
 
 
-def peer_faults(spec: BGPPeerSpec) -> list[str]:
+def validate_bgp_peer(spec: BGPPeerSpec) -> list[str]:
     """Of a BGPPeer."""
     found: list[str] = []
     if spec.node is not None and spec.node_selector is not None:
@@ -132,7 +132,7 @@ def _gateway_faults(spec: BGPPeerSpec) -> list[str]:
     return []
 
 
-def filter_faults(spec: BGPFilterSpec) -> list[str]:
+def validate_bgp_filter(spec: BGPFilterSpec) -> list[str]:
     """Of a BGPFilter."""
     found: list[str] = []
     for field, version, rules in (
@@ -182,7 +182,7 @@ def _length_faults(rule: FilterRule, version: int) -> Iterator[str]:
         yield f"prefixLength: min {least} is greater than max {most}, so nothing could match"
 
 
-def _operation_faults(at: str, operation: Operation) -> Iterator[str]:
+def _operation_faults(at: str, operation: OperationSpec) -> Iterator[str]:
     given = (operation.add_community, operation.prepend_as_path, operation.set_priority)
     if sum(one is not None for one in given) != 1:
         yield f"{at}: must hold exactly one of addCommunity, prependASPath, setPriority"

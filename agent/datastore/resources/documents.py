@@ -18,8 +18,8 @@ import msgspec
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, kind_of
 from agent.datastore.resources.schema import nearest, unknown_fields
-from agent.datastore.resources.validation import faults
-from agent.datastore.resources.yaml_lines import Marked, NotReadable, documents
+from agent.datastore.resources.validation import validate
+from agent.datastore.resources.yaml_lines import NotReadable, YamlDocument, parse_documents
 from ipam.model import Pool
 
 MOST_DOCUMENT_BYTES = 8 << 20
@@ -39,40 +39,40 @@ class InvalidDocument(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourcePosition:
     """Where a document stands."""
 
     source: str
     number: str = ""
     """`document 2, item 3, ` where there is more than one."""
-    marked: Marked | None = None
+    document: YamlDocument | None = None
     """None: the document was not read from a text."""
     base: str = ""
     """The path of this document inside what was read."""
 
-    def of(self, field: str) -> str:
+    def locate(self, field: str) -> str:
         """`pool.yaml: document 2, line 7`."""
-        if self.marked is None:
+        if self.document is None:
             return self.source
         path = f"{self.base}.{field}" if self.base and field else self.base or field
-        return f"{self.source}: {self.number}line {self.marked.line(path)}"
+        return f"{self.source}: {self.number}line {self.document.line(path)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ParsedResource:
     """A resource and where it was written."""
 
     resource: Resource
-    place: Place
+    position: SourcePosition
 
-    def fault(self, sentence: str) -> str:
+    def error(self, sentence: str) -> str:
         """A sentence that begins with a field, with its place and its resource before it."""
         field = sentence.partition(": ")[0]
         named = f"{kind_of(self.resource)} {self.resource.metadata.name}"
-        return f"{self.place.of(field)}: {named}: {sentence}"
+        return f"{self.position.locate(field)}: {named}: {sentence}"
 
 
-def read(text: str, source: str, *, may_be_empty: bool = False) -> list[Found]:
+def read(text: str, source: str, *, may_be_empty: bool = False) -> list[ParsedResource]:
     """All resources of a YAML or JSON text; `…List` kinds and `List` are taken apart.
 
     Raises InvalidDocument with every fault found.
@@ -80,17 +80,17 @@ def read(text: str, source: str, *, may_be_empty: bool = False) -> list[Found]:
     if len(text) > MOST_DOCUMENT_BYTES:
         raise InvalidDocument([f"{source}: larger than {MOST_DOCUMENT_BYTES} bytes; split it"])
     try:
-        marked = list(documents(text))
+        marked = list(parse_documents(text))
     except NotReadable as error:
         raise InvalidDocument([f"{source}: {error}"]) from error
     if not marked and not may_be_empty:
         raise InvalidDocument([f"{source}: holds no document"])
-    found: list[Found] = []
+    found: list[ParsedResource] = []
     sentences: list[str] = []
     for number, document in enumerate(marked, 1):
         numbered = f"document {number}, " if len(marked) > 1 else ""
         try:
-            found += _resources(Place(source, numbered, document))
+            found += _resources(SourcePosition(source, numbered, document))
         except InvalidDocument as error:
             sentences += error.sentences
     if sentences:
@@ -98,7 +98,7 @@ def read(text: str, source: str, *, may_be_empty: bool = False) -> list[Found]:
     return found
 
 
-def overlaps(found: Sequence[Found]) -> list[str]:
+def overlaps(found: Sequence[ParsedResource]) -> list[str]:
     """A sentence for each pool that shares addresses with one before it: no datastore would take both."""
     sentences: list[str] = []
     before: list[Pool] = []
@@ -107,21 +107,21 @@ def overlaps(found: Sequence[Found]) -> list[str]:
             pool = ip_pool.pool(item.resource)
             if (other := ip_pool.overlap(pool, before)) is not None:
                 sentences.append(
-                    item.fault(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
+                    item.error(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
                 )
             before.append(pool)
     return sentences
 
 
-def _resources(place: Place) -> list[Found]:
+def _resources(place: SourcePosition) -> list[ParsedResource]:
     """Of one document. Raises InvalidDocument with every fault found."""
-    assert place.marked is not None
-    sentences = [f"{place.of(path)}: {path}: is given twice" for path in place.marked.repeated]
-    found: list[Found] = []
+    assert place.document is not None
+    sentences = [f"{place.locate(path)}: {path}: is given twice" for path in place.document.repeated]
+    found: list[ParsedResource] = []
     try:
         for item, raw in _items(place):
             try:
-                found.append(Found(checked(raw, item), item))
+                found.append(ParsedResource(parse_document(raw, item), item))
             except InvalidDocument as error:
                 sentences += error.sentences
     except InvalidDocument as error:
@@ -131,39 +131,39 @@ def _resources(place: Place) -> list[Found]:
     return found
 
 
-def _items(place: Place) -> Iterator[tuple[Place, object]]:
+def _items(place: SourcePosition) -> Iterator[tuple[SourcePosition, object]]:
     """A document itself, or what its list holds. Raises InvalidDocument."""
-    assert place.marked is not None
-    raw = place.marked.value
+    assert place.document is not None
+    raw = place.document.value
     if not (isinstance(raw, dict) and str(raw.get("kind", "")).endswith("List")):
         yield place, raw
         return
     items = raw.get("items")
     if not isinstance(items, list):
-        raise InvalidDocument([f"{place.of('items')}: items: a {raw['kind']} needs a list of items"])
+        raise InvalidDocument([f"{place.locate('items')}: items: a {raw['kind']} needs a list of items"])
     for index, item in enumerate(items):
         number = f"{place.number}item {index + 1}, " if len(items) > 1 else place.number
-        yield Place(place.source, number, place.marked, f"items[{index}]"), item
+        yield SourcePosition(place.source, number, place.document, f"items[{index}]"), item
 
 
-def checked(raw: object, place: Place) -> Resource:
+def parse_document(raw: object, place: SourcePosition) -> Resource:
     """A document as a resource. Raises InvalidDocument with every fault that can be told at once."""
     if not isinstance(raw, dict):
         sentence = f"expected a resource with kind, metadata and spec, got {type(raw).__name__}"
-        raise InvalidDocument([f"{place.of('')}: {sentence}"])
+        raise InvalidDocument([f"{place.locate('')}: {sentence}"])
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         sentence = (
             f"kind: {kind!r} is not a kind this program knows ({', '.join(KINDS)}){nearest(kind, KINDS)}"
         )
-        raise InvalidDocument([f"{place.of('kind')}: {sentence}"])
+        raise InvalidDocument([f"{place.locate('kind')}: {sentence}"])
     name = raw["metadata"].get("name") if isinstance(raw.get("metadata"), dict) else None
     named = f"{kind} {name}" if isinstance(name, str) else kind
 
     def refused(sentences: list[str]) -> InvalidDocument:
         """Each sentence begins with a field."""
         return InvalidDocument(
-            [f"{place.of(sentence.partition(': ')[0])}: {named}: {sentence}" for sentence in sentences]
+            [f"{place.locate(sentence.partition(': ')[0])}: {named}: {sentence}" for sentence in sentences]
         )
 
     if raw.get("apiVersion", API_VERSION) != API_VERSION:
@@ -175,7 +175,7 @@ def checked(raw: object, place: Place) -> Resource:
         resource = msgspec.convert(raw, KINDS[kind])
     except msgspec.ValidationError as error:
         raise refused([_field_first(str(error))]) from error
-    if sentences := faults(resource):
+    if sentences := validate(resource):
         raise refused(sentences)
     return resource
 

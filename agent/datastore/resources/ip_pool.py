@@ -28,7 +28,7 @@ LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 def pool(resource: IPPool) -> Pool:
     """The pool behind a resource. Raises ValueError with the first fault."""
     spec = resource.spec
-    if found := faults(spec):
+    if found := validate_pool(spec):
         raise ValueError(found[0])
     cidr = ip_network(spec.cidr)
     uses = frozenset(Use(word) for word in spec.allowed_uses) if spec.allowed_uses else None
@@ -47,7 +47,7 @@ def pool(resource: IPPool) -> Pool:
     )
 
 
-def faults(spec: IPPoolSpec) -> list[str]:
+def validate_pool(spec: IPPoolSpec) -> list[str]:
     """Everything wrong with a pool by itself, a sentence each, field first."""
     found: list[str] = []
     for name, word, words in (

@@ -50,7 +50,7 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     deleted: str = "false"
 
 
-def reservation_faults(spec: IPReservationSpec) -> Iterator[str]:
+def validate_reservation(spec: IPReservationSpec) -> Iterator[str]:
     """Of an IPReservation."""
     for index, text in enumerate(spec.reserved_cidrs):
         try:
@@ -59,7 +59,7 @@ def reservation_faults(spec: IPReservationSpec) -> Iterator[str]:
             yield f"spec.reservedCIDRs[{index}]: {error}"
 
 
-def configuration_faults(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
+def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
     """Of an IPAMConfiguration."""
     if name != "default":
         yield f"metadata.name: {name!r} is not default; there is one for the whole cluster"

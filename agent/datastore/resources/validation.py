@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from agent.datastore.resources import ip_pool, ipam_types
 from agent.datastore.resources.bgp_types import LARGEST_AS
-from agent.datastore.resources.bgp_validation import bgp_faults
+from agent.datastore.resources.bgp_validation import validate_bgp
 from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
@@ -25,22 +25,22 @@ NAME = re.compile(r"[!-~]{1,253}")
 """Wider than Calico's rule, because a node's name is what its machine is called."""
 
 
-def faults(resource: Resource) -> list[str]:
+def validate(resource: Resource) -> list[str]:
     """All of them."""
     name = resource.metadata.name
     found = (
         [] if NAME.fullmatch(name) else ["metadata.name: must be 1 to 253 characters, none of them a space"]
     )
-    found += bgp_faults(resource)
+    found += validate_bgp(resource)
     match resource:
         case IPPool():
-            found += ip_pool.faults(resource.spec)
+            found += ip_pool.validate_pool(resource.spec)
         case Node():
             found += _node_faults(resource)
         case IPReservation():
-            found += ipam_types.reservation_faults(resource.spec)
+            found += ipam_types.validate_reservation(resource.spec)
         case IPAMConfiguration():
-            found += ipam_types.configuration_faults(resource.metadata.name, resource.spec)
+            found += ipam_types.validate_ipam_configuration(resource.metadata.name, resource.spec)
             found += [
                 f"metadata.{field}: Calico keeps none for the rules of allocation"
                 for field, value in (

@@ -24,7 +24,7 @@ class NotReadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class YamlDocument:
     """One document."""
 
     value: Any
@@ -40,7 +40,7 @@ class Marked:
         return self.lines[path]
 
 
-def documents(text: str) -> Iterator[Marked]:
+def parse_documents(text: str) -> Iterator[YamlDocument]:
     """All documents that hold anything. Raises NotReadable."""
     if text.lstrip().startswith(("{", "[")):
         # JSON may be indented by tabs, which YAML forbids; inside JSON's texts there are none (RFC 8259 section 7).
@@ -82,9 +82,9 @@ class _Reading:
     lines: dict[str, int] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
 
-    def document(self, root: yaml.Node) -> Marked:
+    def document(self, root: yaml.Node) -> YamlDocument:
         self.lines, self.repeated = {"": _line(root)}, []
-        return Marked(self._value(root, "", 0), self.lines, tuple(self.repeated))
+        return YamlDocument(self._value(root, "", 0), self.lines, tuple(self.repeated))
 
     def _value(self, node: yaml.Node, path: str, level: int) -> Any:
         self.count += 1

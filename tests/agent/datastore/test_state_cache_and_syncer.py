@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agent.clock import SystemClock
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
+from agent.datastore.state_cache import StateCache, endpoint_prefix, own_blocks
 from agent.datastore.syncer import Syncer
 from agent.lab.lifecycle import SEED_POOL
 from ipam.etcd.store import Delete, Put, Versioned
@@ -55,8 +55,8 @@ def endpoint(of: NodeName, name: str) -> tuple[str, bytes]:
 # -- the facts --------------------------------------------------------------------------------------------------------
 
 
-def filled() -> Cluster:
-    cluster = Cluster(ME)
+def filled() -> StateCache:
+    cluster = StateCache(ME)
     cluster.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 7))
     return cluster
 
@@ -81,9 +81,9 @@ def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -
 )
 def test_what_sessions_hang_on_stays_as_it_was_while_it_cannot_be_read(kind: str, spec: object) -> None:
     def seen() -> tuple[object, ...]:
-        return cluster.nodes, cluster.bgp, cluster.bgp_peers, cluster.bgp_filters
+        return cluster.nodes, cluster.bgp_configuration, cluster.bgp_peers, cluster.bgp_filters
 
-    cluster, key = Cluster(ME), resource_key(kind, "default")
+    cluster, key = StateCache(ME), resource_key(kind, "default")
     named = {"nodes": "Node", "bgpconfigurations": "BGPConfiguration", "bgppeers": "BGPPeer"}
     document = {"kind": named.get(kind, "BGPFilter"), "metadata": {"name": "default"}, "spec": spec}
     empty = seen()
@@ -112,9 +112,9 @@ def test_a_property_answers_the_same_object_until_something_of_its_kind_changes(
     key, value = endpoint(ME, "web")
     cluster.apply(key, Versioned(key, value, 4))
     (found,) = cluster.endpoints
-    cluster.forget(found)
+    cluster.remove_endpoint(found)
     assert cluster.endpoints == ()
-    cluster.adopt(found)
+    cluster.add_endpoint(found)
     assert cluster.endpoints == (found,)
 
 
@@ -136,14 +136,14 @@ def test_a_complete_list_removes_what_is_not_in_it_and_nothing_elsewhere() -> No
     ],
 )
 def test_only_a_confirmed_claim_makes_an_owner(value: bytes, owned: bool) -> None:
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     key = affinity_key(ME, BLOCK)
     cluster.apply(key, Versioned(key, value, 1))
     assert own_blocks(cluster.block_owners, ME) == (frozenset({BLOCK}) if owned else frozenset())
 
 
 def test_endpoints_of_other_nodes_are_no_facts_of_this_one() -> None:
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     for of in (ME, OTHER):
         key, value = endpoint(of, "web")
         cluster.apply(key, Versioned(key, value, 1))
@@ -153,13 +153,13 @@ def test_endpoints_of_other_nodes_are_no_facts_of_this_one() -> None:
 def test_an_endpoint_of_a_node_whose_name_begins_alike_is_no_fact_of_this_one() -> None:
     key, value = endpoint(NodeName("node-1-2"), "web")
     assert key.startswith(endpoint_prefix("default", ME))  # so it is heard of
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     cluster.apply(key, Versioned(key, value, 1))
     assert cluster.endpoints == ()
 
 
 def test_a_list_read_before_a_pod_came_or_went_does_not_undo_it() -> None:
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     web, old = endpoint(ME, "web"), endpoint(ME, "old")
     cluster.apply(web[0], Versioned(*web, 1))
     (came,) = cluster.endpoints
@@ -167,48 +167,48 @@ def test_a_list_read_before_a_pod_came_or_went_does_not_undo_it() -> None:
     cluster.apply(old[0], Versioned(*old, 2))
     (went,) = cluster.endpoints
     prefix = endpoint_prefix("default", ME)
-    cluster.listing_begins(prefix)
-    cluster.adopt(came)
-    cluster.forget(went)
+    cluster.begin_listing(prefix)
+    cluster.add_endpoint(came)
+    cluster.remove_endpoint(went)
     cluster.replace(prefix, {old[0]: Versioned(*old, 2)})
     assert cluster.endpoints == (came,)
-    cluster.listing_begins(prefix)  # the next one has the last word again
+    cluster.begin_listing(prefix)  # the next one has the last word again
     cluster.replace(prefix, {})
     assert cluster.endpoints == ()
 
 
 def test_what_was_adopted_is_no_news_when_it_comes_over_the_watch() -> None:
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     key, value = endpoint(ME, "web")
     assert cluster.apply(key, Versioned(key, value, 1))
     (web,) = cluster.endpoints
     assert not cluster.apply(key, Versioned(key, value, 2))  # the same at another revision
     assert cluster.endpoints[0] is web
     assert cluster.apply(key, Versioned(key, value.replace(b"cali1", b"cali2"), 3))
-    cluster.forget(cluster.endpoints[0])
+    cluster.remove_endpoint(cluster.endpoints[0])
     assert not cluster.apply(key, None)
     assert not cluster.apply("/elsewhere", None)
 
 
 def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has_spoken() -> None:
     key, value = endpoint(ME, "web")
-    known = Cluster(ME)
+    known = StateCache(ME)
     known.apply(key, Versioned(key, value, 1))
     (web,) = known.endpoints
     web = replace(web, metadata=replace(web.metadata, resource_version=None))
     news: list[str] = []
 
-    def heard(*values: bytes | None, adopts: bool = False, forgets: bool = False) -> Cluster:
-        cluster = Cluster(ME)
+    def heard(*values: bytes | None, adopts: bool = False, forgets: bool = False) -> StateCache:
+        cluster = StateCache(ME)
         news.clear()
-        with cluster.making(key, lambda: news.append(key)):
+        with cluster.ignore_watch(key, lambda: news.append(key)):
             for number, one in enumerate(values, 1):
                 assert not cluster.apply(key, Versioned(key, one, number) if one is not None else None)
                 assert cluster.endpoints == ()
             if adopts:
-                cluster.adopt(web)
+                cluster.add_endpoint(web)
             if forgets:
-                cluster.forget(web)
+                cluster.remove_endpoint(web)
         return cluster
 
     adopted = heard(value, adopts=True)
@@ -224,7 +224,7 @@ def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has
 
 
 def test_a_value_that_becomes_unreadable_is_news_once() -> None:
-    cluster = Cluster(ME)
+    cluster = StateCache(ME)
     key = resource_key("nodes", "node-2")
     assert cluster.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 1))
     assert cluster.apply(key, Versioned(key, b"{", 2))
@@ -240,7 +240,7 @@ class Followed:
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.cluster = Cluster(ME)
+        self.cluster = StateCache(ME)
         self.changed = asyncio.Event()
         self.syncer = Syncer(self.store, self.cluster, SystemClock(), self.changed.set)
 

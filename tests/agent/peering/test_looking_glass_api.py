@@ -39,7 +39,7 @@ def speaker() -> Speaker:
 
 @pytest.mark.parametrize(("word", "address"), [("192.0.2.9", "192.0.2.9"), ("tor", "192.0.2.9")])
 def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> None:
-    assert looking_glass_api.peer_named(PEERS, word) == ip_address(address)
+    assert looking_glass_api.find_peer(PEERS, word) == ip_address(address)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.objects import Address
-from agent.peering.nexthop_tracking import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
+from agent.peering.nexthop_tracking import MOST_LOOKUPS, NOWHERE_SECONDS, NexthopTracking
 from tests.fakes.kernel import FakeKernel
 
 NEAR, FAR, FARTHER = (ip_address(text) for text in ("172.26.0.9", "10.0.0.9", "10.0.0.10"))
@@ -54,15 +54,15 @@ class World:
         self.kernel, self.clock = Asked(), Moment()
         self.told: list[set[Address]] = []
         self.next_hops = next_hops
-        self.reachability = Reachability(self.kernel, lambda: self.next_hops, self.tell, self.clock)
+        self.reachability = NexthopTracking(self.kernel, lambda: self.next_hops, self.tell, self.clock)
 
     def tell(self, next_hops: Collection[Address]) -> None:
         self.told.append(set(next_hops))
 
     async def look(self, after: float = 0.0) -> set[Address]:
         self.clock.at += after
-        self.reachability.follow(await self.kernel.links())
-        await self.reachability.look()
+        self.reachability.update(await self.kernel.links())
+        await self.reachability.check()
         return self.told[-1]
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import PeeringInputs, peering, wanted_secrets
+from agent.peering.peers import PeeringInputs, desired_peers, required_passwords
 from bgp.peer_config import NextHopMode
 from bgp.wire.families import Family
 from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, node, situation, told, with_tor
@@ -153,13 +153,13 @@ def test_a_session_whose_password_cannot_be_read_is_not_made_and_the_others_are(
         peers={"safe": {**TOR, "password": SECRET}, "open": {**TOR, "peerIP": "10.0.0.253"}},
         unreadable={("bgp", "k"): "/s/bgp/k: No such file or directory"},
     )
-    found = peering(given)
+    found = desired_peers(given)
     assert addresses(found) == ["10.0.0.253"]
     assert found.troubles == ("BGPPeer safe: peer 10.0.0.254: /s/bgp/k: No such file or directory",)
 
 
 def test_a_password_that_the_kernel_cannot_take_is_a_trouble_of_that_peer() -> None:
-    found = peering(
+    found = desired_peers(
         situation(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "x" * 81})
     )
     assert found.peers == {}
@@ -168,5 +168,5 @@ def test_a_password_that_the_kernel_cannot_take_is_a_trouble_of_that_peer() -> N
 
 def test_no_text_of_a_situation_or_a_peer_holds_a_password() -> None:
     given = situation(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "hunter2"})
-    assert wanted_secrets(given) == {("bgp", "k")}
-    assert "hunter2" not in repr(given) + repr(peering(given))
+    assert required_passwords(given) == {("bgp", "k")}
+    assert "hunter2" not in repr(given) + repr(desired_peers(given))

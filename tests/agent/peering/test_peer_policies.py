@@ -10,7 +10,7 @@ import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
-from agent.peering.peer_policies import Interface, PolicyInputs, names_interfaces, policy, troubles
+from agent.peering.peer_policies import PolicyInputs, PolicyInterface, names_interfaces, policy, troubles
 from bgp.policy.origination import OwnBlocks, by_family
 from bgp.policy.policy import Candidate, CompiledPolicy, Verdict
 from bgp.wire import nlri
@@ -125,9 +125,9 @@ def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_
 
 
 INTERFACES = (
-    Interface("cali1", own=frozenset({ip_network("192.168.9.5/32")})),
-    Interface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
-    Interface("eth0", (ip_network("172.26.0.0/24"),), is_parent=True),
+    PolicyInterface("cali1", own=frozenset({ip_network("192.168.9.5/32")})),
+    PolicyInterface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
+    PolicyInterface("eth0", (ip_network("172.26.0.0/24"),), is_parent=True),
 )
 REJECT_ALL = spec(exportV4=[{"action": "Reject"}])
 ACCEPT_BACKBONE = spec(

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import PeeringInputs, PeerKind, peering
+from agent.peering.peers import PeeringInputs, PeerKind, desired_peers
 from tests.scenes.peerings import (
     NO_MESH,
     REFLECTOR,
@@ -133,7 +133,7 @@ WHO: list[tuple[str, PeeringInputs, list[str]]] = [
 
 @pytest.mark.parametrize(("given", "expected"), [case[1:] for case in WHO], ids=[case[0] for case in WHO])
 def test_whom_a_node_peers_with(given: PeeringInputs, expected: list[str]) -> None:
-    found = peering(given)
+    found = desired_peers(given)
     assert addresses(found) == expected
     assert found.troubles == ()
 
@@ -184,7 +184,7 @@ def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> N
             "3-back": {"node": "c", "peerIP": "10.0.0.1", "asNumber": 64512, "keepaliveTime": "3s"},
         },
     )
-    found = peering(given)
+    found = desired_peers(given)
     assert one(found, "10.0.0.2").config.keepalive_seconds == 2
     assert one(found, "10.0.0.3").config.keepalive_seconds == 3
     assert [one(found, address).kind for address in ("10.0.0.2", "10.0.0.3", "fd00::2")] == [
@@ -203,7 +203,7 @@ def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> Non
     nodes = (A, B, C, REFLECTOR, TWIN, OTHER_CLUSTER)
     peers = {**RR, "racks": {"nodeSelector": "has(rack1)", "peerSelector": "has(rack2)"}}
     views = {
-        str(one.ipv4.ip): peering(situation(*nodes, peers=peers, me=one.metadata.name))
+        str(one.ipv4.ip): desired_peers(situation(*nodes, peers=peers, me=one.metadata.name))
         for one in nodes
         if one.ipv4
     }
@@ -218,12 +218,12 @@ def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> Non
 
 
 def test_filters_and_the_gateway_come_with_the_peer() -> None:
-    peer = one(peering(with_tor(filters=["f", "g"], reachableBy="10.0.0.253")))
+    peer = one(desired_peers(with_tor(filters=["f", "g"], reachableBy="10.0.0.253")))
     assert (peer.filters, peer.gateway) == (("f", "g"), ip_address("10.0.0.253"))
 
 
 def test_a_change_of_one_peering_changes_one_peer() -> None:
-    before = peering(situation(A, B, C, peers={"tor": TOR}))
-    after = peering(situation(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
+    before = desired_peers(situation(A, B, C, peers={"tor": TOR}))
+    after = desired_peers(situation(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
     changed = [str(address) for address in after.peers if before.peers[address] != after.peers[address]]
     assert changed == ["10.0.0.254"]

@@ -23,9 +23,9 @@ from agent.datastore.resources.resource_types import (
     encode,
     kind_of,
 )
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Link
-from agent.node.underlay import MOST_NODES_ASKED, Underlay
+from agent.node.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
@@ -70,8 +70,8 @@ def test_a_pod_above_what_the_way_carries_is_told() -> None:
     assert oversized(replace(given, links=links)) == [("cali1", 1500, 1450)]
 
 
-def cluster(*resources: Node | WorkloadEndpoint) -> Cluster:
-    found = Cluster(ME)
+def cluster(*resources: Node | WorkloadEndpoint) -> StateCache:
+    found = StateCache(ME)
     for one in resources:
         plural = {"Node": "nodes", "WorkloadEndpoint": "workloadendpoints"}[kind_of(one)]
         key = resource_key(plural, one.metadata.name, one.metadata.namespace or "default")
@@ -110,13 +110,13 @@ async def test_ways_are_looked_up_of_distant_nodes_only_and_a_change_is_told() -
     kernel.add_link("eth0", "172.26.0.11/20")
     kernel.add_link("eth1", "10.0.0.0/8")
     told: list[frozenset[str]] = []
-    underlay = Underlay(kernel, lambda: told.append(underlay.ways))
+    underlay = UnderlayRoutes(kernel, lambda: told.append(underlay.links))
     links = {"eth0": kernel.link_table["eth0"]}
     near, distant = IPv4Address("172.26.0.12"), IPv4Address("10.9.9.9")
-    await underlay.look([near], links)
-    await underlay.look([near], links)
-    await underlay.look([near, distant], links)
-    await underlay.look([near, distant, IPv4Address("203.0.113.1")], links)
+    await underlay.update([near], links)
+    await underlay.update([near], links)
+    await underlay.update([near, distant], links)
+    await underlay.update([near, distant, IPv4Address("203.0.113.1")], links)
     assert told == [{"eth0"}, {"eth0", "eth1"}]
 
 
@@ -130,10 +130,10 @@ async def test_of_thousands_of_distant_nodes_a_bounded_number_is_asked_for() -> 
 
     kernel = Counting()
     kernel.add_link("eth1", "10.0.0.0/8")
-    underlay = Underlay(kernel, lambda: None)
-    await underlay.look([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
+    underlay = UnderlayRoutes(kernel, lambda: None)
+    await underlay.update([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
     assert len(asked) == MOST_NODES_ASKED
-    assert underlay.ways == {"eth1"}
+    assert underlay.links == {"eth1"}
 
 
 async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_when_anew() -> None:
@@ -147,13 +147,13 @@ async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_wh
             return PathToHost(device, IPv4Address("172.26.0.11"), router)
 
     told: list[object] = []
-    underlay = Underlay(Routed(), lambda: told.append(dict(underlay.routers)))
-    await underlay.look([far, through], {})
-    await underlay.look([far, through], {}, anew=False)
+    underlay = UnderlayRoutes(Routed(), lambda: told.append(dict(underlay.gateways)))
+    await underlay.update([far, through], {})
+    await underlay.update([far, through], {}, anew=False)
     assert (told, asked) == ([{far: router}], [through, far])
-    await underlay.look([far], {})
+    await underlay.update([far], {})
     assert asked.count(far) == 2
-    await underlay.look([], {}, anew=False)
+    await underlay.update([], {}, anew=False)
     assert told == [{far: router}, {}]
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from agent.datastore import storage_layout
-from agent.datastore.resources.documents import Found, InvalidDocument, read
+from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.resource_types import kind_of
 from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
@@ -66,7 +66,7 @@ def odd(value: Any, chance: random.Random) -> Any:
     return [odd(inner, chance) for inner in value] if isinstance(value, list) else value
 
 
-def taken_or_told(text: str) -> tuple[list[Found], list[str]]:
+def taken_or_told(text: str) -> tuple[list[ParsedResource], list[str]]:
     try:
         return read(text, "f"), []
     except InvalidDocument as error:
@@ -85,11 +85,11 @@ def test_an_odd_file_is_told_with_its_line_or_comes_back_as_it_was(seed: int) ->
         assert document is None or all(sentence.startswith("f: line ") for sentence in sentences)
         for item in found:
             taken += 1
-            value = Versioned(key_of(item.resource), storage_layout.written(item.resource, None), 7)
+            value = Versioned(key_of(item.resource), storage_layout.stored_bytes(item.resource, None), 7)
             kept = storage_layout.read(kind_of(item.resource), value)
             assert kept is not None
             assert kept.resource.spec == item.resource.spec
-            (again,) = read(msgspec.yaml.encode(storage_layout.shown(kept.resource)).decode(), "g")
+            (again,) = read(msgspec.yaml.encode(storage_layout.to_document(kept.resource)).decode(), "g")
             assert again.resource == kept.resource
     assert taken > FILES / 8
     assert refused > FILES / 8

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.datastore.resources.documents import InvalidDocument, read
-from agent.datastore.resources.yaml_lines import MOST_LEVELS, MOST_VALUES, NotReadable, documents
+from agent.datastore.resources.yaml_lines import MOST_LEVELS, MOST_VALUES, NotReadable, parse_documents
 
 POOL = """\
 apiVersion: projectcalico.org/v3
@@ -140,11 +140,11 @@ def test_a_wrong_file_is_told_with_document_line_and_field(text: str, sentences:
 def test_aliases_of_aliases_are_bounded() -> None:
     folds = "".join(f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 32)}]\n" for level in range(1, 9))
     with pytest.raises(NotReadable, match=f"more than {MOST_VALUES} values; split it"):
-        list(documents(f"a0: &a0 [x]\n{folds}"))
+        list(parse_documents(f"a0: &a0 [x]\n{folds}"))
 
 
 def test_what_yaml_would_take_for_something_else_stays_text() -> None:
-    (found,) = documents("c: 65000:10\nt: 2026-01-02T03:04:05Z\nd: 2026-01-02\nn: 7\nb: true\n1: x\n")
+    (found,) = parse_documents("c: 65000:10\nt: 2026-01-02T03:04:05Z\nd: 2026-01-02\nn: 7\nb: true\n1: x\n")
     assert found.value == {
         "c": "65000:10",
         "t": "2026-01-02T03:04:05Z",
@@ -156,7 +156,7 @@ def test_what_yaml_would_take_for_something_else_stays_text() -> None:
 
 
 def test_a_merged_mapping_gives_way_to_the_field_beside_it_and_is_no_repetition() -> None:
-    base, other = documents("base: &b {x: 1, y: 2}\nz:\n  x: 5\n  <<: *b\n---\n- a\n")
+    base, other = parse_documents("base: &b {x: 1, y: 2}\nz:\n  x: 5\n  <<: *b\n---\n- a\n")
     assert base.value["z"] == {"x": 5, "y": 2}
     assert (base.repeated, base.line("z.x"), base.line("z.y"), base.line("z.nothing[3].at")) == ((), 3, 1, 2)
     assert other.line("[0]") == 6
@@ -174,6 +174,6 @@ JSON = st.recursive(
 @given(JSON, st.sampled_from([None, 2, "\t"]))
 def test_json_of_any_shape_is_read_as_json(value: object, indent: int | str | None) -> None:
     document = {"value": value}
-    (found,) = documents(json.dumps(document, indent=indent))
+    (found,) = parse_documents(json.dumps(document, indent=indent))
     assert found.value == document
     assert MOST_LEVELS > 12
