@@ -1,7 +1,7 @@
-"""The agent's account of itself: for people, for the service manager and for monitoring, from one place.
+"""The agent's status, from one place: for people, for the service manager and for monitoring.
 
-Promises: asking changes nothing but the reading of the loop's lag, which begins anew. Does not know: who asks, how it
-is sent.
+Promises: asking changes nothing but the reading of the loop's lag, which begins anew. Does not know: who asks, how the
+answer is sent.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import Standing
 from agent.service.settings_reload import Reloading
 from bgp.session.fsm import State
+from bgp.transport.speaker import PeerStatus
 from ipam.etcd.channels import Channels
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """What is asked, and where the answers are."""
+    """Reads all parts; owns nothing."""
 
     state: StateCache
     syncer: Syncer
@@ -40,7 +41,7 @@ class AgentStatus:
     node_resource: NodeResource
     bgp: BgpController
     reconciler: Reconciler
-    reloading: Reloading
+    reload: Reloading
     facts: Callable[[], Facts]
     lag: Callable[[], float]
     started: datetime
@@ -59,17 +60,20 @@ class AgentStatus:
 
     def readiness(self) -> Standing:
         """For the service manager."""
-        peers = self.bgp.status()
+        peers = self._peers()
         return Standing(
             not_ready=self.not_ready(),
             passes=self.reconciler.passes,
             pods=len(self.state.endpoints),
             peers=len(peers),
-            peers_up=sum(peer["state"] is State.ESTABLISHED for peer in peers),
+            peers_up=sum(peer.state is State.ESTABLISHED for peer in peers),
             drained=self.bgp.drained is not None,
             troubles=tuple(text for text in (self.node_resource.trouble, *self.bgp.troubles) if text),
-            reload_refused=self.reloading.refused,
+            reload_refused=self.reload.refused,
         )
+
+    def _peers(self) -> tuple[PeerStatus, ...]:
+        return self.bgp.speaker.status() if self.bgp.speaker is not None else ()
 
     def _troubles(self) -> list[str]:
         own = (self.node_resource.trouble, *self.bgp.troubles, self.not_ready())
@@ -100,7 +104,7 @@ class AgentStatus:
             "troubles": self._troubles(),
             "mtu": pod_mtu(self.facts()),
             "problems": self.state.problems,
-            "peers": self.bgp.status(),
+            "peers": self.bgp.looking_glass.peers(),
             "pods": len(self.state.endpoints),
             "kernel": self.reconciler.report(),
         }
@@ -130,7 +134,7 @@ class AgentStatus:
             pools=self._pools(),
             nodes=len(self.state.nodes),
             troubles=len(self._troubles()),
-            peers=self.bgp.peers(),
+            peers=self._peers(),
             kernel=self.reconciler.report(),
             etcd=EtcdReadings(
                 revision=self.syncer.revision,

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import structlog
 
-from agent.clock import Clock
 from agent.datastore.state_cache import (
     AFFINITIES,
     BGP_FILTERS,
@@ -50,7 +49,6 @@ class Syncer:
         self,
         store: Store,
         cluster: StateCache,
-        clock: Clock,
         changed: Callable[[], None],
         *,
         contents: bool = False,
@@ -58,7 +56,6 @@ class Syncer:
         """With `contents` every block is followed: each pod anywhere changes one."""
         self._store = store
         self._cluster = cluster
-        self._clock = clock
         self._changed = changed
         self._whole = (*WHOLE, BLOCKS) if contents else WHOLE
         self._waiting = {*self._whole, ENDPOINTS}
@@ -67,8 +64,6 @@ class Syncer:
         self._group: asyncio.TaskGroup | None = None
         self.revision = 0
         """The newest one that was heard of since the last list."""
-        self.heard_at: float | None = None
-        """When the datastore last proved to be alive, on the monotonic clock."""
         self.went_back = 0
         """How often a prefix was found older than before: a backup was restored."""
         self.trouble: str | None = None
@@ -141,19 +136,15 @@ class Syncer:
         self._cluster.replace(prefix, listing.values)
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
-            self._heard()
+            self.trouble = None
             self.revision = max(self.revision, event.revision)
             if isinstance(event, Changed) and self._cluster.apply(event.key, event.value):
                 self._changed()
 
     def _listed(self, prefix: str) -> None:
         self._waiting.discard(prefix)
-        self._heard()
-        self._changed()
-
-    def _heard(self) -> None:
-        self.heard_at = self._clock.now()
         self.trouble = None
+        self._changed()
 
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
         """Wait before the next attempt; returns the wait after that."""

@@ -24,7 +24,6 @@ from agent.dataplane.inputs.facts import bearing
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
 from agent.datastore.state_cache import StateCache
-from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Link
 from agent.node.address_candidates import AddressCandidate, InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
@@ -299,10 +298,3 @@ def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:
         raw.pop(path[-1], None)
     else:
         raw[path[-1]] = text
-
-
-def node_inputs(cluster: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:
-    """What a pass depends on; while it stays the same there is no need for another."""
-    own = (link for link in links.values() if not link.name.startswith(WORKLOAD_PREFIX))
-    addresses = tuple((link.name, link.up, link.addresses) for link in own if link.name not in OUR_TUNNELS)
-    return cluster.pools, cluster.nodes.get(NodeName(cluster.node)), addresses

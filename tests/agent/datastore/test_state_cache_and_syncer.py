@@ -10,7 +10,6 @@ from ipaddress import IPv4Network
 import pytest
 from msgspec.structs import replace
 
-from agent.clock import SystemClock
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
 from agent.datastore.state_cache import StateCache, endpoint_prefix, own_blocks
@@ -242,7 +241,7 @@ class Followed:
         self.store = FakeStore()
         self.cluster = StateCache(ME)
         self.changed = asyncio.Event()
-        self.syncer = Syncer(self.store, self.cluster, SystemClock(), self.changed.set)
+        self.syncer = Syncer(self.store, self.cluster, self.changed.set)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):

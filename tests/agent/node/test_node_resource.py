@@ -15,7 +15,8 @@ from agent.datastore.resources.resource_types import encode
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
-from agent.node.node_resource import NodeResource, node_inputs
+from agent.node.node_controller import node_inputs
+from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Put
 from ipam.keys import resource_key

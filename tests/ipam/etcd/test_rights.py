@@ -78,7 +78,7 @@ def config(server: Etcd) -> EtcdConfig:
 
 async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd) -> None:
     store, cluster, bell = EtcdStore(config(server)), StateCache(NODE), asyncio.Event()
-    syncer = Syncer(store, cluster, SystemClock(), bell.set, contents=True)
+    syncer = Syncer(store, cluster, bell.set, contents=True)
     following = asyncio.create_task(syncer.run())
     async with asyncio.timeout(WAIT_SECONDS):
         while not syncer.in_sync:

@@ -11,6 +11,7 @@ import pytest
 from agent.dataplane.inputs.facts import Endpoint
 from agent.dataplane.inputs.gather import FactSettings, Gatherer, service_networks, troubles
 from agent.dataplane.inputs.mtu import oversized, pod_mtu
+from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import (
@@ -25,7 +26,6 @@ from agent.datastore.resources.resource_types import (
 )
 from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Link
-from agent.node.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
