@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from agent.datastore.resources.field_checks import readable
 from ipam.address_text import text_of
 from ipam.allocation.ipam_config import config_fault
 from ipam.model import Affinity, IpamConfig
@@ -53,10 +54,7 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
 def validate_reservation(spec: IPReservationSpec) -> Iterator[str]:
     """Of an IPReservation."""
     for index, text in enumerate(spec.reserved_cidrs):
-        try:
-            ip_network(text)
-        except ValueError as error:
-            yield f"spec.reservedCIDRs[{index}]: {error}"
+        yield from readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
 
 
 def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
