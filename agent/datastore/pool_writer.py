@@ -1,4 +1,4 @@
-"""What a pool must hold against what is stored before it is written, and how it is emptied before it is deleted.
+"""What a pool must not conflict with before it is written, and how it is emptied before it is deleted.
 
 Promises: a pool that overlaps another, or whose fixed fields change, is refused with one sentence, field first.
 Does not know: files, other kinds.
@@ -27,19 +27,19 @@ async def pool_error(
 ) -> str | None:
     """Why the pool may not be written. Raises StoreError."""
     if stored is not None:
-        return _fixed_fault(new, stored)
+        return _fixed_field_error(new, stored)
     pool = ip_pool.pool(new)
     if (other := ip_pool.overlap(pool, _readable(others))) is not None:
         return f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
-    return await _block_fault(store, new)
+    return await _block_error(store, new)
 
 
 def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
-    """A stored pool with faults is used by nobody, and overlaps nothing."""
+    """The valid pools among stored ones: an invalid one is used by nobody, and overlaps nothing."""
     return (ip_pool.pool(other) for other in others if not ip_pool.validate_pool(other.spec))
 
 
-def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
+def _fixed_field_error(new: IPPool, stored: IPPool) -> str | None:
     if ip_pool.validate_pool(stored.spec):
         return None
     before, pool = ip_pool.pool(stored), ip_pool.pool(new)
@@ -52,7 +52,7 @@ def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
     return None
 
 
-async def _block_fault(store: Store, new: IPPool) -> str | None:
+async def _block_error(store: Store, new: IPPool) -> str | None:
     """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
     pool = ip_pool.pool(new)
     listing = await store.list(block_prefix(pool.cidr.version))

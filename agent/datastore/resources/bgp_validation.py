@@ -1,6 +1,6 @@
 """Everything that can be wrong with a BGP resource by itself, a sentence each, field first.
 
-Promises: pure; a resource without faults is one that `agent.peering.peers` and `bgp.policy.policy` can use as a whole.
+Promises: pure; a resource without errors is one that `agent.peering.peers` and `bgp.policy.policy` can use as a whole.
 Does not know: other resources, so neither whether a filter of this name exists nor whether an address is a node's.
 """
 
@@ -30,11 +30,11 @@ LONGEST_KEEPALIVE_SECONDS = 21845
 SECRET_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
 NODE_PREFIX = "node."
-"""A node's own BGPConfiguration is named so."""
+"""The name of a node's own BGPConfiguration begins so."""
 
 
 def validate_bgp(resource: Resource) -> list[str]:
-    """Of a resource of any kind; none of those that are not BGP's."""
+    """What is wrong with a resource of any kind; nothing of those that are not BGP's."""
     match resource:
         case BGPConfiguration():
             return validate_bgp_configuration(resource.metadata.name, resource.spec)
@@ -47,7 +47,7 @@ def validate_bgp(resource: Resource) -> list[str]:
 
 
 def validate_bgp_configuration(name: str, spec: BGPConfigurationSpec) -> list[str]:
-    """Of a BGPConfiguration."""
+    """What is wrong with a BGPConfiguration."""
     found = list(one_of("spec.bindMode", spec.bind_mode, ("None", "NodeIP")))
     if name != "default" and not name.startswith(NODE_PREFIX):
         found.append(
@@ -88,7 +88,7 @@ def _service_errors(spec: BGPConfigurationSpec) -> Iterator[str]:
 
 
 def validate_bgp_peer(spec: BGPPeerSpec) -> list[str]:
-    """Of a BGPPeer."""
+    """What is wrong with a BGPPeer."""
     found: list[str] = []
     if spec.node is not None and spec.node_selector is not None:
         found.append("spec.nodeSelector: excludes node; set one of them, or none for all nodes")
@@ -135,7 +135,7 @@ def _gateway_errors(spec: BGPPeerSpec) -> list[str]:
 
 
 def validate_bgp_filter(spec: BGPFilterSpec) -> list[str]:
-    """Of a BGPFilter."""
+    """What is wrong with a BGPFilter."""
     found: list[str] = []
     for field, version, rules in (
         ("exportV4", 4, spec.export_v4),

@@ -1,7 +1,7 @@
 """Resources about addresses besides pools, and what can be wrong with them: IPReservation, IPAMConfiguration …
 
-Promises: pure; names and defaults are Calico's. A resource without faults is one that allocation can use.
-Does not know: where they are kept: the last two are no resources in etcd,
+Promises: pure; names and defaults are Calico's. A resource without errors is one that allocation can use.
+Does not know: where they are stored: the last two are no resources in etcd,
 `agent.datastore.storage_layout` makes them so.
 """
 
@@ -22,7 +22,7 @@ from ipam.allocation.ipam_config import config_fault
 from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
-"""Kept for Calico; this program runs no virtual machines."""
+"""Preserved for Calico; this program runs no virtual machines."""
 
 
 class IPReservationSpec(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -52,13 +52,13 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def validate_reservation(spec: IPReservationSpec) -> Iterator[str]:
-    """Of an IPReservation."""
+    """What is wrong with an IPReservation."""
     for index, text in enumerate(spec.reserved_cidrs):
         yield from readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
 
 
 def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
-    """Of an IPAMConfiguration."""
+    """What is wrong with an IPAMConfiguration."""
     if name != "default":
         yield f"metadata.name: {name!r} is not default; there is one for the whole cluster"
     if (sentence := config_fault(rules_of(spec, IpamConfig()))) is not None:
@@ -67,7 +67,7 @@ def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Itera
 
 
 def rules_of(spec: IPAMConfigurationSpec, stored: IpamConfig) -> IpamConfig:
-    """The rules as allocation keeps them; what this program does not know stays as stored."""
+    """The rules as allocation has them; what this program does not know stays as stored."""
     other = json.loads(stored.other) if stored.other else {}
     other.pop(PERSISTENCE, None)
     if spec.kube_virt_vm_address_persistence is not UNSET:

@@ -26,7 +26,7 @@ NAME = re.compile(r"[!-~]{1,253}")
 
 
 def validate(resource: Resource) -> list[str]:
-    """All of them."""
+    """Everything wrong with a resource of any kind."""
     name = resource.metadata.name
     found = (
         [] if NAME.fullmatch(name) else ["metadata.name: must be 1 to 253 characters, none of them a space"]

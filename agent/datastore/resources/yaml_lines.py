@@ -1,6 +1,6 @@
 """YAML or JSON text becomes plain values, each with the line it was written in.
 
-Promises: one document after the other; a key that is given twice is told, not silently chosen; time stamps stay text;
+Promises: one document after the other; a key given twice is reported, not silently chosen; time stamps stay text;
 what aliases unfold to is bounded. JSON is read as the part of YAML that it is, so its lines are known too.
 Does not know: what the values mean.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 MOST_VALUES = 1 << 20
-"""In one text: a few aliases of aliases could otherwise fill any memory."""
+"""Values in one text: a few aliases of aliases could otherwise fill any memory."""
 MOST_LEVELS = 100
 
 
@@ -25,16 +25,16 @@ class NotReadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """One document."""
+    """One document with the lines of its fields."""
 
     value: Any
     lines: Mapping[str, int]
-    """Where each field is: `spec.exportV4[0].action` -> its line, counted from 1; the document itself is under ``."""
+    """Path of a field, such as `spec.exportV4[0].action` -> its line, from 1; the document itself is under ``."""
     repeated: tuple[str, ...] = ()
     """Fields that were given twice."""
 
     def line(self, path: str) -> int:
-        """Of a field, or of the nearest one around it: what is missing has no line of its own."""
+        """The line of a field, or of the nearest one around it: a field that is missing has no line of its own."""
         while path not in self.lines:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines[path]
@@ -47,12 +47,12 @@ def parse_documents(text: str) -> Iterator[YamlDocument]:
         text = text.replace("\t", " ")
     _check_levels(text)
     loader = yaml.CSafeLoader(text)
-    reading = _Reading(loader)
+    reader = _Reader(loader)
     try:
         while loader.check_node():
             root = loader.get_node()
             assert root is not None  # as check_node said
-            found = reading.document(root)
+            found = reader.document(root)
             if found.value is not None:
                 yield found
     except yaml.YAMLError as error:
@@ -62,7 +62,7 @@ def parse_documents(text: str) -> Iterator[YamlDocument]:
 
 
 def _check_levels(text: str) -> None:
-    """Before nodes are made of it: libyaml's composer calls itself at each level, and dies of thousands."""
+    """Raise NotReadable before nodes are made: libyaml's composer calls itself at each level, and dies of thousands."""
     level = 0
     try:
         for event in yaml.parse(text, yaml.CSafeLoader):
@@ -74,8 +74,8 @@ def _check_levels(text: str) -> None:
 
 
 @dataclass(slots=True)
-class _Reading:
-    """One text's way from nodes to values."""
+class _Reader:
+    """Turns the nodes of one text into values."""
 
     loader: yaml.CSafeLoader
     count: int = 0
