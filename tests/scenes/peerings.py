@@ -1,4 +1,4 @@
-"""Situations of BGP for tests, from a few words."""
+"""Inputs of peering for tests, from a few words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFLECTOR = node("r", "10.0.0.9", labels="rr", route_reflector_cluster_id="1.0.0
 TWIN = node("t", "10.0.0.8", labels="rr", route_reflector_cluster_id="1.0.0.1")
 
 
-def situation(
+def inputs(
     *nodes: Node,
     me: str = "a",
     peers: dict[str, dict[str, Any]] | None = None,
@@ -59,9 +59,9 @@ def addresses(found: DesiredPeers) -> list[str]:
     return sorted(map(str, found.peers))
 
 
-def told(given: PeeringInputs, address: str = "10.0.0.254") -> Any:
+def peer_config(given: PeeringInputs, address: str = "10.0.0.254") -> Any:
     return one(desired_peers(given), address).config
 
 
 def with_tor(**spec: Any) -> PeeringInputs:
-    return situation(A, B, peers={"tor": {**TOR, **spec}}, configured=NO_MESH)
+    return inputs(A, B, peers={"tor": {**TOR, **spec}}, configured=NO_MESH)

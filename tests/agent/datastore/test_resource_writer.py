@@ -178,18 +178,16 @@ async def test_a_status_in_a_file_is_not_read(writer: ResourceWriter) -> None:
 
 
 async def test_pools_of_one_rehearsal_see_each_other(store: Store) -> None:
-    rehearsal = ResourceWriter(DryRunStore(store), SystemClock())
-    await rehearsal.write(found(POOL), WriteMode.APPLY)
+    dry = ResourceWriter(DryRunStore(store), SystemClock())
+    await dry.write(found(POOL), WriteMode.APPLY)
     document = POOL.document({"cidr": "10.0.4.0/24"})
     document["metadata"]["name"] = "second"
     with pytest.raises(
         InvalidDocument, match=r"f: line 1: IPPool second: spec.cidr: 10.0.4.0/24 overlaps pool"
     ):
-        await rehearsal.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)
-    assert (await rehearsal.delete(found(POOL).resource)).effect is Effect.DELETED
-    assert (
-        await rehearsal.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)
-    ).effect is Effect.CREATED
+        await dry.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)
+    assert (await dry.delete(found(POOL).resource)).effect is Effect.DELETED
+    assert (await dry.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)).effect is Effect.CREATED
     assert (await store.list("/calico/")).values == {}
 
 

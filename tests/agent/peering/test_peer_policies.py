@@ -34,7 +34,7 @@ CONFIGURED = {
 }
 
 
-def ground(**more: Any) -> PolicyInputs:
+def inputs(**more: Any) -> PolicyInputs:
     given: dict[str, Any] = {
         "pools": (
             Pool("open", ip_network("192.168.0.0/16"), 26),
@@ -52,7 +52,7 @@ def spec(**rules: list[dict[str, Any]]) -> BGPFilterSpec:
     return msgspec.convert(rules, BGPFilterSpec)
 
 
-def told(
+def result_of(
     where: PolicyInputs,
     prefix: str,
     *filters: str,
@@ -61,9 +61,9 @@ def told(
     **attributes: Any,
 ) -> Verdict:
     network = ip_network(prefix)
-    judge = CompiledPolicy(policy(where, filters).outgoing, family_of(network), internal=internal)
+    compiled = CompiledPolicy(policy(where, filters).outgoing, family_of(network), internal=internal)
     packed, blocks = nlri.pack(network), OWN_BLOCKS[family_of(network)]
-    return judge(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
+    return compiled(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
 
 
 EXPORTS = [
@@ -94,7 +94,7 @@ EXPORTS = [
     ids=[f"{prefix} {how}".replace("{}", "") for prefix, how, *_ in EXPORTS],
 )
 def test_what_is_told_without_filters(prefix: str, how: dict[str, Any], reason: str, is_told: bool) -> None:
-    found = told(ground(), prefix, **how)
+    found = result_of(inputs(), prefix, **how)
     assert (found.reason, found.attributes is not None) == (reason, is_told)
 
 
@@ -107,19 +107,19 @@ COMMUNITIES = [
 
 @pytest.mark.parametrize(("prefix", "expected"), COMMUNITIES)
 def test_advertised_prefixes_bear_their_communities(prefix: str, expected: list[str]) -> None:
-    where = ground(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
-    found = told(where, prefix).attributes
+    where = inputs(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
+    found = result_of(where, prefix).attributes
     assert found is not None
     assert [shown(one) for one in (*found.communities, *found.large_communities)] == expected
 
 
 def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_names() -> None:
     own = {"prefixAdvertisements": [{"cidr": "192.168.0.0/16", "communities": ["blocks", "65000:5"]}]}
-    where = ground(
+    where = inputs(
         cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec),
         node=msgspec.convert(own, BGPConfigurationSpec),
     )
-    found = told(where, "192.168.1.0/26").attributes
+    found = result_of(where, "192.168.1.0/26").attributes
     assert found is not None
     assert found.communities == (65000 << 16 | 1, 65000 << 16 | 5)
 
@@ -229,7 +229,7 @@ FILTERED = [
 def test_filters_decide_first(
     filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_told: bool
 ) -> None:
-    found = told(ground(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
+    found = result_of(inputs(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
     assert (found.reason, found.attributes is not None) == (reason, is_told)
 
 
@@ -308,15 +308,15 @@ IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
 def test_what_is_believed(
     rule: dict[str, Any], prefix: str, attributes: dict[str, Any], believed: bool
 ) -> None:
-    where = ground(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
+    where = inputs(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
     network = ip_network(prefix)
-    judge = CompiledPolicy(policy(where, ["f"]).incoming, family_of(network), internal=False)
+    compiled = CompiledPolicy(policy(where, ["f"]).incoming, family_of(network), internal=False)
     candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True)
-    assert (judge(candidate).attributes is not None) is believed
+    assert (compiled(candidate).attributes is not None) is believed
 
 
 def test_without_filters_everything_is_believed_at_no_cost() -> None:
-    assert policy(ground(), ()).incoming == ()
+    assert policy(inputs(), ()).incoming == ()
 
 
 def test_operations_are_done_in_their_order() -> None:
@@ -325,15 +325,15 @@ def test_operations_are_done_in_their_order() -> None:
         {"prependASPath": {"prefix": [65000, 65001]}},
         {"setPriority": {"value": 512}},
     ]
-    where = ground(filters={"f": spec(exportV4=[{"action": "Accept", "operations": operations}])})
-    assert told(where, "192.168.1.0/26", "f").attributes == PathAttributes(
+    where = inputs(filters={"f": spec(exportV4=[{"action": "Accept", "operations": operations}])})
+    assert result_of(where, "192.168.1.0/26", "f").attributes == PathAttributes(
         communities=(65000 << 16 | 7,), as_path=((2, (65000, 65001)),), local_pref=0x7FFFFFFF - 512
     )
 
 
 def test_names_that_nobody_gave_a_meaning_are_told() -> None:
     configured = {"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["nobody", "65000:1"]}]}
-    where = ground(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
+    where = inputs(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
     assert list(troubles(where, {"tor": ["f", "g"], "": []})) == [
         "BGPPeer tor: BGPFilter g does not exist; it counts as empty",
         "BGPConfiguration: prefixAdvertisements: no community is named 'nobody'",
