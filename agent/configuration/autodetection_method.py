@@ -14,7 +14,7 @@ WORDS = "route, first-found, can-reach=HOST, interface=REGEX, skip-interface=REG
 
 
 class MethodKind(Enum):
-    """The words before the equals sign."""
+    """The words before the equals sign of a method."""
 
     ROUTE = "route"
     """The source of the kernel's route to the datastore (beside it, when it is here), else of its default route."""
@@ -27,7 +27,7 @@ class MethodKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AutodetectionMethod:
-    """How to choose, and what the choice is measured by."""
+    """The kind of choice, and its hosts, patterns or networks."""
 
     kind: MethodKind
     arguments: tuple[str, ...] = ()

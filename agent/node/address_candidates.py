@@ -1,8 +1,8 @@
-"""Which of this machine's addresses is the node's: Calico's IP_AUTODETECTION_METHOD in words, judged with reasons.
+"""Which of this machine's addresses may be the node's, by Calico's IP_AUTODETECTION_METHOD, with reasons.
 
-Promises: pure; every address of every interface is judged, and what is not taken says why. Between equals the lowest
-interface index goes first, as Calico's first-found.
-Does not know: how links and routes are read, who else has an address.
+Promises: pure; every address of every interface is a candidate, and one that may not be the node's says why.
+Between equals the lowest interface index goes first, as Calico's first-found.
+Does not know: how links and routes are read, which node else has an address.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ InterfaceAddress = IPv4Interface | IPv6Interface
 OTHERS = re.compile(
     r"docker.*|cbr.*|dummy.*|podman.*|virbr.*|lxcbr.*|veth.*|lo|br-.*|flannel.*|kube-ipvs.*|cni.*|nerdctl.*|wireguard.*"
 )
-"""Interfaces that Calico's first-found passes over."""
+"""Names of the interfaces that Calico's first-found passes over."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddressCandidate:
-    """One address, and why it is not the node's; None when it may be."""
+    """One address of this machine, and why it is not the node's; None: it may be."""
 
     interface: str
     address: InterfaceAddress
@@ -35,7 +35,7 @@ class AddressCandidate:
 def evaluate(
     links: Mapping[str, Link], version: int, chosen: AutodetectionMethod, pools: Iterable[Pool] = ()
 ) -> tuple[AddressCandidate, ...]:
-    """Every address of a version of IP, judged by all but routes (`by_route` does that)."""
+    """Every address of a version of IP, by all rules but those of routes (`restrict_to_source`)."""
     known = tuple(pools)
     return tuple(
         AddressCandidate(link.name, address, _unfit(link, address, known) or _unwanted(link, address, chosen))
@@ -48,7 +48,7 @@ def evaluate(
 def restrict_to_source(
     candidates: Iterable[AddressCandidate], source: Address, host: Address
 ) -> tuple[AddressCandidate, ...]:
-    """The same, when only the source of the route to a host will do."""
+    """Candidates of which only the source of the route to a host may be the node's."""
     return tuple(
         one
         if one.address.ip == source or one.reject_reason is not None
@@ -60,7 +60,7 @@ def restrict_to_source(
 def restrict_to_interface(
     candidates: Iterable[AddressCandidate], own: Address
 ) -> tuple[AddressCandidate, ...]:
-    """The same, when only the interface that bears an address of this machine will do; its first address goes first."""
+    """Candidates of which only those on the interface of an address of this machine may be the node's."""
     known = tuple(candidates)
     bearers = {one.interface for one in known if one.address.ip == own}
     return tuple(

@@ -1,7 +1,7 @@
-"""Finds the node's addresses on this machine, by the settings and the kernel's own routes.
+"""Detects the node's addresses on this machine, by the settings and the kernel's own routes.
 
-Promises: what was found says how; what was not found says what was tried and what to do. IPv6 is looked for only when
-a pool of it is there, or when it was given. Does not know: the node's record, other nodes.
+Promises: an address that was detected says how; one that was not says what was tried and what to do.
+IPv6 is looked for only when a pool of it is there, or when it was given. Does not know: the Node resource, other nodes.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class DetectedAddress:
     how: str
     """For people."""
     candidates: tuple[AddressCandidate, ...] = ()
-    """All that were judged, this one among them."""
+    """All addresses of this machine, this one among them."""
 
 
 class Autodetection:
-    """Reads; owns nothing."""
+    """Asks the kernel and the resolver; owns nothing."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Autodetection:
         given = self._settings.address6 if version == 6 else self._settings.address
         chosen = parse_method(self._settings.method6 if version == 6 else self._settings.method)
         if given:
-            return DetectedAddress(ip_interface(given), "given", await self._judged(version, chosen))
+            return DetectedAddress(ip_interface(given), "given", await self._candidates(version, chosen))
         tried: list[str] = []
         candidates: tuple[AddressCandidate, ...] = ()
         for candidates, how in await self._rounds(version, chosen, tried):
@@ -92,14 +92,14 @@ class Autodetection:
         reasons = "; ".join(dict.fromkeys(tried)) or f"no interface has an IPv{version} address"
         raise NoAddress(f"no node address found ({reasons}); give one as {setting}", candidates)
 
-    async def _judged(self, version: int, chosen: AutodetectionMethod) -> tuple[AddressCandidate, ...]:
+    async def _candidates(self, version: int, chosen: AutodetectionMethod) -> tuple[AddressCandidate, ...]:
         return evaluate(await self._kernel.links(), version, chosen, self._pools())
 
     async def _rounds(
         self, version: int, chosen: AutodetectionMethod, tried: list[str]
     ) -> list[tuple[tuple[AddressCandidate, ...], str]]:
-        """The candidates, judged once for each host whose route may decide; reasons for none go to `tried`."""
-        candidates = await self._judged(version, chosen)
+        """The candidates, evaluated once for each host whose route may decide; reasons for none go to `tried`."""
+        candidates = await self._candidates(version, chosen)
         if chosen.kind not in (MethodKind.ROUTE, MethodKind.CAN_REACH):
             return [(candidates, str(chosen))]
         names = chosen.arguments if chosen.kind is MethodKind.CAN_REACH else self._datastore_names()
@@ -122,7 +122,9 @@ class Autodetection:
                 continue
             rounds.append((restrict_to_source(candidates, path.source, host), f"route to {host}"))
         if version == 6 and chosen.kind is MethodKind.ROUTE:  # a network without a way out is usual there
-            rounds.append((await self._judged(6, AutodetectionMethod(MethodKind.FIRST_FOUND)), "first found"))
+            rounds.append(
+                (await self._candidates(6, AutodetectionMethod(MethodKind.FIRST_FOUND)), "first found")
+            )
         return rounds
 
     def _datastore_names(self) -> list[str]:
@@ -133,7 +135,7 @@ class Autodetection:
 
 
 async def resolved(names: Iterable[str], version: int) -> list[Address]:
-    """The addresses of these hosts in a version of IP, one each; a name that cannot be resolved has none."""
+    """The addresses of hosts in a version of IP, one each; a name that cannot be resolved has none."""
     found: list[Address] = []
     for name in names:
         host = literal(name)

@@ -239,9 +239,9 @@ class Followed:
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.cluster = StateCache(ME)
+        self.state = StateCache(ME)
         self.changed = asyncio.Event()
-        self.syncer = Syncer(self.store, self.cluster, self.changed.set)
+        self.syncer = Syncer(self.store, self.state, self.changed.set)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
