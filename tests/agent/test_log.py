@@ -88,12 +88,12 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
 def test_any_event_is_a_datagram_that_can_be_read(event: dict[str, object], message: str) -> None:
     told = fields(journald.datagram(message, 6, event))
     assert told["PRIORITY"] == "6"
-    assert all(len(name) <= journald.LONGEST_NAME and not journald.NAME.search(name) for name in told)
+    assert all(len(name) <= journald.LONGEST_NAME and not journald.NOT_IN_NAME.search(name) for name in told)
 
 
 def test_a_stream_that_only_inherited_the_variable_is_not_the_journals() -> None:
-    assert not journald.is_journals(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
-    assert not journald.is_journals(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
+    assert not journald.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+    assert not journald.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
 
 
 def kept(repeats: RepeatFilter, **event: object) -> dict[str, object] | None:
