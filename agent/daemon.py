@@ -1,7 +1,7 @@
 """The agent: makes every part of one node and joins them; runs until it is told to stop.
 
-Promises: one process, one event loop. Only wiring is here: which class stands behind a Protocol, who calls whom when
-something changed. Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service
+Promises: one process, one event loop. Only wiring is here: which class implements a Protocol, which part is informed of
+which change. Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service
 starts it again); nothing runs on half.
 Does not know: the rules of any part.
 """
@@ -221,7 +221,7 @@ class Agent:
             await self._bgp.close()
             await self._store.close()
 
-    # -- who is informed of what --------------------------------------------------------------------------------------
+    # -- which part is informed of which change --------------------------------------------------------------------------
 
     def _ring(self) -> None:
         self._reconciler.ring()

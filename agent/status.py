@@ -1,6 +1,6 @@
 """The agent's status, from one place: for people, for the service manager and for monitoring.
 
-Promises: asking changes nothing but the reading of the loop's lag, which begins anew. Does not know: who asks, how the
+Promises: asking changes nothing but the reading of the loop's lag, which begins anew. Does not know: how the
 answer is sent.
 """
 

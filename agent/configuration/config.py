@@ -236,8 +236,8 @@ def node_address(text: str, version: int = 4) -> IPv4Interface | IPv6Interface:
         raise ConfigError(
             f"{key}: {text!r} is not an IPv{version} address with a length, such as {example}"
         ) from None
-    nobody = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
-    if "/" not in text or nobody:
+    is_no_host = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
+    if "/" not in text or is_no_host:
         raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")
     return interface
 

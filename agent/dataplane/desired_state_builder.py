@@ -1,9 +1,9 @@
 """Facts to desired state, pass after pass, and how far it may be trusted: ARCHITECTURE's invariant 1 is decided here.
 
 Promises: incomplete facts may add to the kernel and never delete from it. The state is `complete` only once the
-datastore was read as a whole and while an interface bears this node's address, and `bgp_complete` only while BGP has
+datastore was read as a whole and while an interface has this node's address, and `bgp_complete` only while BGP has
 converged; both are read at the moment of the facts, before the routes are computed.
-Does not know: who speaks BGP, who watches the datastore, what is in the kernel.
+Does not know: BGP, how the datastore is watched, what is in the kernel.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class DesiredStateBuilder:
 def is_complete(facts: Facts, *, in_sync: bool) -> bool:
     """Whether an object of ours that does not follow from these facts should not be.
 
-    Without the parent interface no route to another node follows, though nobody wants one gone: the interface is bare
-    for a moment, or the node was given another address that it does not have yet.
+    Without the parent interface no route to another node follows, though all of them are still right: the interface has
+    no address for a moment, or the node was given another address that the interface does not have yet.
     """
     return in_sync and facts.parent is not None

@@ -4,7 +4,7 @@ Promises: `in_sync` is true only after every prefix was listed completely once, 
 (a restored backup) and still to be listed again; a lost watch, a compaction and an etcd that is away change nothing
 until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings, peers and filters, and the
 node's own endpoints; the contents of others' blocks only when asked.
-Does not know: what the values mean, who is triggered by a change.
+Does not know: what the values mean, which part is triggered by a change.
 """
 
 from __future__ import annotations

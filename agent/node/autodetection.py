@@ -29,13 +29,13 @@ from agent.node.address_candidates import (
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}
-"""TEST-NET-2 (RFC 5737), RFC 3849: asking the kernel for the way there sends nothing and finds the default route."""
+"""TEST-NET-2 (RFC 5737), RFC 3849: asking the kernel for a path there sends nothing and finds the default route."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NONE = "none"
 
 
 class NoAddress(Exception):
-    """The node's address cannot be told; the sentence says what to do."""
+    """The node's address cannot be detected; the sentence says what to do."""
 
     def __init__(self, sentence: str, candidates: tuple[AddressCandidate, ...]) -> None:
         super().__init__(sentence)
@@ -121,7 +121,9 @@ class Autodetection:
                 tried.append(f"{host}: is this machine itself")
                 continue
             rounds.append((restrict_to_source(candidates, path.source, host), f"route to {host}"))
-        if version == 6 and chosen.kind is MethodKind.ROUTE:  # a network without a way out is usual there
+        if (
+            version == 6 and chosen.kind is MethodKind.ROUTE
+        ):  # a network without a default route is usual there
             rounds.append(
                 (await self._candidates(6, AutodetectionMethod(MethodKind.FIRST_FOUND)), "first found")
             )

@@ -1,7 +1,7 @@
 """Whether this node is drained: an operator's decision, in a file so that it outlives the agent.
 
-Promises: the file is whole or not there; one that cannot be read counts as a drain without a text, because somebody
-asked for one.
+Promises: the file is whole or not there; one that cannot be read counts as a drain without a text, because one was
+asked for.
 Does not know: BGP, what draining means.
 """
 

@@ -2,7 +2,7 @@
 
 Promises: pure; the same facts give the same peers, so a change of facts changes only the sessions it is about. Peers
 are generated as Calico's confd does: the node-to-node mesh, BGPPeers by node, selector or for all, and their reverse
-sides; a peering somebody wrote goes before its reverse, and both before the mesh. A peering that cannot be made as it
+sides; a peering that is written goes before its reverse, and both before the mesh. A peering that cannot be made as it
 is written (a password that cannot be read) is not made at all, and `troubles` says why.
 Does not know: sessions, where passwords are stored, what is advertised.
 """

@@ -1,7 +1,7 @@
 """Which interfaces lead to the other nodes, and which gateway to those behind one.
 
 Their MTU is the one that counts, not that of an address on the loopback; and a route without encapsulation to a node on
-another subnet goes to the gateway on the way there, as the kernel has it (BIRD's recursive gateway).
+another subnet goes to the gateway of the kernel's route there (BIRD's recursive gateway).
 
 Promises: the kernel is asked only of nodes that are on no link's subnet, and of a bounded number of them; a node that
 cannot be asked for changes nothing of the others. Does not know: what follows from it.

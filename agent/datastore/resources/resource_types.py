@@ -241,7 +241,7 @@ PLURALS: dict[str, str] = {
     "WorkloadEndpoint": "workloadendpoints",
 }
 """Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are
-kept otherwise."""
+stored otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
 
@@ -260,7 +260,7 @@ def kind_of(resource: Resource) -> str:
 
 
 def encode(resource: Resource) -> bytes:
-    """The JSON that is stored: without resourceVersion, which only a read can tell."""
+    """The JSON that is stored: without resourceVersion, which only a read knows."""
     metadata = msgspec.structs.replace(resource.metadata, resource_version=None)
     return msgspec.json.encode(msgspec.structs.replace(resource, metadata=metadata))
 

@@ -68,7 +68,7 @@ def _check_levels(text: str) -> None:
         for event in yaml.parse(text, yaml.CSafeLoader):
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if level > MOST_LEVELS:
-                raise NotReadable(f"{_place(event.start_mark)}: nested in more than {MOST_LEVELS} levels")
+                raise NotReadable(f"{_position(event.start_mark)}: nested in more than {MOST_LEVELS} levels")
     except yaml.YAMLError as error:
         raise NotReadable(_sentence(error)) from error
 
@@ -89,9 +89,9 @@ class _Reader:
     def _value(self, node: yaml.Node, path: str, level: int) -> Any:
         self.count += 1
         if self.count > MOST_VALUES:
-            raise NotReadable(f"{_place(node.start_mark)}: more than {MOST_VALUES} values; split it")
+            raise NotReadable(f"{_position(node.start_mark)}: more than {MOST_VALUES} values; split it")
         if level > MOST_LEVELS:
-            raise NotReadable(f"{_place(node.start_mark)}: holds itself")
+            raise NotReadable(f"{_position(node.start_mark)}: holds itself")
         if isinstance(node, yaml.SequenceNode):
             return [self._item(item, f"{path}[{index}]", level) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -101,7 +101,7 @@ class _Reader:
         try:
             value = self.loader.construct_object(node)
         except ValueError as error:
-            raise NotReadable(f"{_place(node.start_mark)}: not YAML or JSON: {error}") from error
+            raise NotReadable(f"{_position(node.start_mark)}: not YAML or JSON: {error}") from error
         return str(node.value) if isinstance(value, date) else value
 
     def _item(self, item: yaml.Node, path: str, level: int) -> Any:
@@ -114,7 +114,7 @@ class _Reader:
         self.loader.flatten_mapping(node)  # what `<<` brings comes first, so that a field beside it counts
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise NotReadable(f"{_place(key.start_mark)}: a key must be a word")
+                raise NotReadable(f"{_position(key.start_mark)}: a key must be a word")
             at = f"{path}.{key.value}" if path else str(key.value)
             self.lines[at] = _line(key)
             if given.count(key.value) > 1 and at not in self.repeated:
@@ -130,9 +130,9 @@ def _line(node: yaml.Node) -> int:
 def _sentence(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    place = f"{_place(mark)}: " if mark is not None else ""
-    return f"{place}not YAML or JSON: {problem}"
+    position = f"{_position(mark)}: " if mark is not None else ""
+    return f"{position}not YAML or JSON: {problem}"
 
 
-def _place(mark: Any) -> str:
+def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"

@@ -59,7 +59,7 @@ def found(example: Example, spec: dict[str, Any] | None = None) -> ParsedResourc
 
 
 async def shown(writer: ResourceWriter, example: Example) -> str:
-    """As `get -o yaml` tells it."""
+    """As `get -o yaml` prints it."""
     return msgspec.yaml.encode(
         storage_layout.to_document(await writer.get(example.kind, example.name))
     ).decode()
@@ -158,10 +158,10 @@ async def test_fields_of_a_newer_program_survive_every_write(store: Store, write
     await store.commit((), [Put(IPAM_CONFIG, b'{"auto_allocate_blocks":true,"later":[1]}')])
     await writer.write(found(POOL, POOL.other), WriteMode.APPLY)
     await writer.write(found(EXAMPLES[6]), WriteMode.REPLACE)
-    kept, rules = await store.get(key), await store.get(IPAM_CONFIG)
-    assert kept is not None
+    stored, rules = await store.get(key), await store.get(IPAM_CONFIG)
+    assert stored is not None
     assert rules is not None
-    raw = json.loads(kept.value)
+    raw = json.loads(stored.value)
     assert (raw["spec"]["later"], raw["status"], raw["metadata"]["managedFields"]) == (
         {"deep": 1},
         {"conditions": []},

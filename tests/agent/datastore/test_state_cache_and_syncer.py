@@ -235,7 +235,7 @@ def test_a_value_that_becomes_unreadable_is_news_once() -> None:
 
 
 class Followed:
-    """A syncer on a fake store, and a bell."""
+    """A syncer on a fake store, and a trigger."""
 
     def __init__(self) -> None:
         self.store = FakeStore()

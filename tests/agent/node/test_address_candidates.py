@@ -140,9 +140,9 @@ async def test_the_address_is_found_and_how(
 async def test_where_the_datastore_is_this_machine_its_interface_is_the_nodes(
     endpoint: str, address: str, how: str
 ) -> None:
-    """Virtual machines have a way out by eth0 and each other by eth1: the node with etcd took eth0's address.
+    """Virtual machines reach the world by eth0 and each other by eth1: the node with etcd took eth0's address.
 
-    An address that moves between machines (192.0.2.100) is nobody's own."""
+    An address that moves between machines (192.0.2.100) is no machine's own."""
     kernel = FakeKernel()
     kernel.add_link("lo", "127.0.0.1/8")
     kernel.add_link("eth0", "198.51.100.5/24")

@@ -146,7 +146,7 @@ async def test_a_drain_outlives_the_agent_and_ends_with_undrain(tmp_path: Path) 
         assert again.bgp.looking_glass.peers() == []
         two.bgp.undrain()
         two.reconcile()
-        assert not two.bgp.converged  # what is in the kernel waits until the peers have told it again
+        assert not two.bgp.converged  # what is in the kernel waits until the peers have advertised it again
         await world.until(
             lambda: RouteKey(one.block) in two.bgp.learned and RouteKey(two.block) in one.bgp.learned
         )

@@ -110,8 +110,12 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
             ("10.0.2.0/26", "n2", "the only path"),
             ("fd01:0:0:1::/122", None, "the only path"),
         ]
-        (told,) = rows(one, which="received", peer="n2")
-        assert (told["reason"], told["communities"], told["next_hop"]) == ("in use", ["65000:7"], two.address)
+        (received,) = rows(one, which="received", peer="n2")
+        assert (received["reason"], received["communities"], received["next_hop"]) == (
+            "in use",
+            ["65000:7"],
+            two.address,
+        )
         (out,) = rows(one, which="advertised", peer="n2")
         assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 100)
         text = routes_table(rows(one), heads=True).splitlines()

@@ -1,4 +1,4 @@
-"""What a node tells its peers of its own."""
+"""The prefixes that a node originates."""
 
 from __future__ import annotations
 

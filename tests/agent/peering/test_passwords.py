@@ -1,4 +1,4 @@
-"""Passwords of peers: files that only their owner reads, kept through a slip of the hand."""
+"""Passwords of peers: files that only their owner reads, in use through a slip of the hand."""
 
 from __future__ import annotations
 

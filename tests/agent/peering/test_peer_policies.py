@@ -1,4 +1,4 @@
-"""What each peer is told and believed: Calico's filters as tables."""
+"""What is exported to each peer and imported from it: Calico's filters as tables."""
 
 from __future__ import annotations
 

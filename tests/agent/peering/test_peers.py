@@ -36,12 +36,12 @@ WHO: list[tuple[str, PeeringInputs, list[str]]] = [
     ),
     ("without an own address there is no peer", inputs(node("a"), B), []),
     ("an unregistered node has no peer", inputs(B), []),
-    ("the mesh can be turned off", inputs(A, B, C, configured=NO_MESH), []),
+    ("the mesh can be disabled", inputs(A, B, C, configured=NO_MESH), []),
     ("two records of one address are no peers", inputs(A, node("x", "10.0.0.1")), []),
     ("a reflector leaves the mesh", inputs(A, B, REFLECTOR, me="r"), []),
     ("and the mesh leaves the reflector", inputs(A, C, REFLECTOR), ["10.0.0.3"]),
     (
-        "everybody has a global peer",
+        "every node has a global peer",
         inputs(A, B, peers={"tor": TOR}, configured=NO_MESH),
         ["10.0.0.254"],
     ),
@@ -103,7 +103,7 @@ WHO: list[tuple[str, PeeringInputs, list[str]]] = [
         [],
     ),
     (
-        "nobody peers with himself",
+        "no node peers with itself",
         inputs(A, peers={"r": {"peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH),
         [],
     ),

@@ -1,4 +1,4 @@
-"""BGP resources: what is read, what is refused and with which sentence, where it is stored and who hears of it."""
+"""BGP resources: what is read, what is refused with which sentence, where it is stored, which node it changes."""
 
 from __future__ import annotations
 

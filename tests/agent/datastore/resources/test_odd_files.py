@@ -1,4 +1,4 @@
-"""Files with something odd in any place: told with its line, or taken, stored and read back as it was."""
+"""Files with something odd in any place: reported with its line, or taken, stored and read back as it was."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_an_odd_file_is_told_with_its_line_or_comes_back_as_it_was(seed: int) ->
         for item in found:
             taken += 1
             value = Versioned(key_of(item.resource), storage_layout.stored_bytes(item.resource, None), 7)
-            kept = storage_layout.read(kind_of(item.resource), value)
-            assert kept is not None
-            assert kept.resource.spec == item.resource.spec
-            (again,) = read(msgspec.yaml.encode(storage_layout.to_document(kept.resource)).decode(), "g")
-            assert again.resource == kept.resource
+            stored = storage_layout.read(kind_of(item.resource), value)
+            assert stored is not None
+            assert stored.resource.spec == item.resource.spec
+            (again,) = read(msgspec.yaml.encode(storage_layout.to_document(stored.resource)).decode(), "g")
+            assert again.resource == stored.resource
     assert taken > FILES / 8
     assert refused > FILES / 8

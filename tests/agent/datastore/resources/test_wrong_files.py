@@ -1,4 +1,4 @@
-"""A wrong file is told with file, document, line and field: golden sentences of whole files."""
+"""A wrong file is reported with file, document, line and field: golden sentences of whole files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
         ["f: line 5: IPPool p: spec.cidr: 10.0.0.1/16 has host bits set; the network is 10.0.0.0/16"],
     ),
     (
-        "a field that is missing is told at what should hold it",
+        "a field that is missing is reported at what should hold it",
         "kind: IPPool\nmetadata: {name: p}\nspec:\n  natOutgoing: true\n",
         ["f: line 3: IPPool p: spec: object missing required field cidr"],
     ),
@@ -82,7 +82,7 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
-        "a kind that nobody knows",
+        "a kind that is not known",
         "apiVersion: projectcalico.org/v3\nkind: ippool\n",
         [
             "f: line 2: kind: 'ippool' is not a kind this program knows (IPPool, Node, BGPConfiguration, BGPPeer, "
@@ -131,9 +131,9 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
 def test_a_wrong_file_is_told_with_document_line_and_field(text: str, sentences: list[str]) -> None:
     with pytest.raises(InvalidDocument) as caught:
         read(text, "f")
-    told = caught.value.sentences
-    assert len(told) == len(sentences)
-    for sentence, expected in zip(told, sentences, strict=True):
+    found = caught.value.sentences
+    assert len(found) == len(sentences)
+    for sentence, expected in zip(found, sentences, strict=True):
         assert sentence.startswith(expected) if "not YAML" in expected else sentence == expected
 
 
