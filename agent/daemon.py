@@ -221,7 +221,7 @@ class Agent:
             await self._bgp.close()
             await self._store.close()
 
-    # -- which part is informed of which change --------------------------------------------------------------------------
+    # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _ring(self) -> None:
         self._reconciler.ring()
