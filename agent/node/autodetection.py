@@ -53,33 +53,28 @@ class DetectedAddress:
     """All addresses of this machine, this one among them."""
 
 
+@dataclass(frozen=True, slots=True)
 class Autodetection:
     """Asks the kernel and the resolver; owns nothing."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        settings: NodeSettings,
-        endpoints: tuple[str, ...],
-        pools: Callable[[], Iterable[Pool]],
-    ) -> None:
-        self._kernel = kernel
-        self._settings = settings
-        self._endpoints = endpoints
-        self._pools = pools
+    kernel: Kernel
+    settings: NodeSettings
+    endpoints: tuple[str, ...]
+    """etcd's URLs: the source address of the route to one of them is the first choice."""
+    pools: Callable[[], Iterable[Pool]]
 
     def is_wanted(self, version: int) -> bool:
         """Whether the node should have an address of this version."""
         if version == 4:
             return True
-        given = self._settings.address6
-        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self._pools()))
+        given = self.settings.address6
+        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self.pools()))
 
     async def detect(self, version: int) -> DetectedAddress:
         """The node's address with its subnet. Raises NoAddress."""
         setting = "node.address6" if version == 6 else "node.address"
-        given = self._settings.address6 if version == 6 else self._settings.address
-        chosen = parse_method(self._settings.method6 if version == 6 else self._settings.method)
+        given = self.settings.address6 if version == 6 else self.settings.address
+        chosen = parse_method(self.settings.method6 if version == 6 else self.settings.method)
         if given:
             return DetectedAddress(ip_interface(given), "given", await self._candidates(version, chosen))
         tried: list[str] = []
@@ -93,7 +88,7 @@ class Autodetection:
         raise NoAddress(f"no node address found ({reasons}); give one as {setting}", candidates)
 
     async def _candidates(self, version: int, chosen: AutodetectionMethod) -> tuple[AddressCandidate, ...]:
-        return evaluate(await self._kernel.links(), version, chosen, self._pools())
+        return evaluate(await self.kernel.links(), version, chosen, self.pools())
 
     async def _rounds(
         self, version: int, chosen: AutodetectionMethod, tried: list[str]
@@ -113,7 +108,7 @@ class Autodetection:
                 rounds.append((restrict_to_interface(candidates, host), f"beside {host}"))
                 continue
             try:
-                path = await self._kernel.path_to(host)
+                path = await self.kernel.path_to(host)
             except KernelError as error:
                 tried.append(f"{host}: {error}")
                 continue
@@ -132,7 +127,7 @@ class Autodetection:
     def _datastore_names(self) -> list[str]:
         return [
             urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-            for endpoint in self._endpoints
+            for endpoint in self.endpoints
         ]
 
 

@@ -129,7 +129,7 @@ def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
     troubles: list[str] = []
     for candidate in _candidates(inputs):
         address = candidate.at.address
-        if address in found or _is_me(inputs, address):
+        if address in found or address == inputs.address(inputs.me, address.version):
             continue
         try:
             peer = _peer(inputs, candidate)
@@ -146,10 +146,6 @@ def required_passwords(inputs: PeeringInputs) -> frozenset[SecretRef]:
     """The secrets that any peer may need; the caller reads them and gives their texts back as `passwords`."""
     passwords = [inputs.cluster.node_mesh_password, *(spec.password for spec in inputs.peers.values())]
     return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
-
-
-def _is_me(inputs: PeeringInputs, address: Address) -> bool:
-    return inputs.address(inputs.me, address.version) == address
 
 
 def _candidates(inputs: PeeringInputs) -> Iterator[_Candidate]:

@@ -57,6 +57,10 @@ class SourcePosition:
         path = f"{self.base}.{field}" if self.base and field else self.base or field
         return f"{self.source}: {self.number}line {self.document.line(path)}"
 
+    def error(self, named: str, sentence: str) -> str:
+        """A sentence that begins with a field, with its position and the name of its resource before it."""
+        return f"{self.locate(sentence.partition(': ')[0])}: {named}: {sentence}"
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedResource:
@@ -67,9 +71,7 @@ class ParsedResource:
 
     def error(self, sentence: str) -> str:
         """A sentence that begins with a field, with its position and its resource before it."""
-        field = sentence.partition(": ")[0]
-        named = f"{kind_of(self.resource)} {self.resource.metadata.name}"
-        return f"{self.position.locate(field)}: {named}: {sentence}"
+        return self.position.error(f"{kind_of(self.resource)} {self.resource.metadata.name}", sentence)
 
 
 def read(text: str, source: str, *, may_be_empty: bool = False) -> list[ParsedResource]:
@@ -160,23 +162,20 @@ def parse_document(raw: object, position: SourcePosition) -> Resource:
     name = raw["metadata"].get("name") if isinstance(raw.get("metadata"), dict) else None
     named = f"{kind} {name}" if isinstance(name, str) else kind
 
-    def refused(sentences: list[str]) -> InvalidDocument:
-        """Each sentence begins with a field."""
-        return InvalidDocument(
-            [f"{position.locate(sentence.partition(': ')[0])}: {named}: {sentence}" for sentence in sentences]
-        )
+    def invalid(*sentences: str) -> InvalidDocument:
+        return InvalidDocument([position.error(named, sentence) for sentence in sentences])
 
     if raw.get("apiVersion", API_VERSION) != API_VERSION:
-        raise refused([f"apiVersion: expected {API_VERSION}, got {raw['apiVersion']!r}"])
+        raise invalid(f"apiVersion: expected {API_VERSION}, got {raw['apiVersion']!r}")
     raw = {field: value for field, value in raw.items() if field != "status"}  # programs write it, not people
     if sentences := [*unknown_fields(raw, KINDS[kind]), *_label_errors(raw.get("metadata"))]:
-        raise refused(sentences)
+        raise invalid(*sentences)
     try:
         resource = msgspec.convert(raw, KINDS[kind])
     except msgspec.ValidationError as error:
-        raise refused([_field_first(str(error))]) from error
+        raise invalid(_field_first(str(error))) from error
     if sentences := validate(resource):
-        raise refused(sentences)
+        raise invalid(*sentences)
     return resource
 
 
