@@ -6,6 +6,7 @@ Promises: pure; a field that is not given is no error. Does not know: kinds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from ipaddress import ip_address, ip_network
 
 from ipam.model import Address, Prefix
@@ -20,9 +21,10 @@ def readable(field: str, text: str | None, read: Callable[[str], object]) -> Ite
         yield f"{field}: {error}"
 
 
-def one_of(field: str, word: str | None, words: Iterable[str]) -> Iterator[str]:
-    """A word out of a list."""
-    if word is not None and word not in (known := tuple(words)):
+def one_of(field: str, word: str | None, words: Iterable[str | Enum]) -> Iterator[str]:
+    """A word out of a list, or a value of an Enum."""
+    known = [str(one.value) if isinstance(one, Enum) else one for one in words]
+    if word is not None and word not in known:
         yield f"{field}: {word!r} is none of {', '.join(known)}"
 
 

@@ -50,17 +50,15 @@ def pool(resource: IPPool) -> Pool:
 
 def validate_pool(spec: IPPoolSpec) -> list[str]:
     """Everything wrong with a pool by itself, a sentence each, field first."""
-    encapsulations = [member.value for member in EncapsulationMode]
     found = [
-        *one_of("spec.ipipMode", spec.ipip_mode, encapsulations),
-        *one_of("spec.vxlanMode", spec.vxlan_mode, encapsulations),
-        *one_of("spec.assignmentMode", spec.assignment_mode, (member.value for member in AssignmentMode)),
+        *one_of("spec.ipipMode", spec.ipip_mode, EncapsulationMode),
+        *one_of("spec.vxlanMode", spec.vxlan_mode, EncapsulationMode),
+        *one_of("spec.assignmentMode", spec.assignment_mode, AssignmentMode),
     ]
     if spec.ipip_mode != "Never" and spec.vxlan_mode != "Never":
         found.append("spec.ipipMode: exclude each other with vxlanMode; set one of them to Never")
-    uses = [member.value for member in Use]
-    unknown = (use for use in spec.allowed_uses or () if use not in uses)
-    found += one_of("spec.allowedUses", next(unknown, None), uses)
+    unknown = [text for use in spec.allowed_uses or () for text in one_of("spec.allowedUses", use, Use)]
+    found += unknown[:1]
     found += _cidr_errors(spec)
     return [*found, *readable("spec.nodeSelector", spec.node_selector or "all()", parse)]
 
