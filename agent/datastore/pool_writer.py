@@ -14,8 +14,8 @@ import msgspec
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode
 from ipam.allocation.release import release_pool
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import Put, Store, Unchanged
-from ipam.failures import Conflict
 from ipam.keys import block_of_key, block_prefix
 from ipam.model import Pool, PoolRecord
 
@@ -69,21 +69,24 @@ async def drain_pool(store: Store, key: str) -> None:
 
     Addresses still in use stay allocated, in blocks that nobody owns. Raises Conflict, StoreError.
     """
-    for _ in range(MOST_ATTEMPTS):
+
+    async def attempt() -> bool | None:
         current = await store.get(key)
         if current is None:
-            return
+            return True
         try:
             stored = decode(IPPool, current.value, current.revision)
         except msgspec.MsgspecError:
-            return  # nobody allocates from what nobody can read
+            return True  # nobody allocates from what nobody can read
         assert isinstance(stored, IPPool)
         if ip_pool.validate_pool(stored.spec):
-            return
+            return True
         if stored.spec.disabled:
             record = PoolRecord(ip_pool.pool(stored), key, current.revision)
             await release_pool(store, record, asyncio.sleep)
-            return
+            return True
         disabled = msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, disabled=True))
         await store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
-    raise Conflict(f"{key}: somebody else keeps changing it; try again")
+        return None
+
+    await optimistic(attempt, MOST_ATTEMPTS, f"{key}: somebody else keeps changing it; try again")

@@ -28,6 +28,7 @@ from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguratio
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.storage_layout import Damaged, StoredResource, key_by_name, key_of
 from ipam.etcd.dry_run_store import FIRST_REVISION
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned
 from ipam.failures import Conflict
 
@@ -128,25 +129,27 @@ class ResourceWriter:
         return await self._write(kind, key_by_name(kind, name), build, source)
 
     async def _write(self, kind: str, key: str, build: Build, where: str) -> WriteResult:
-        for _ in range(MOST_ATTEMPTS):
-            current = await self._store.get(key)
-            stored = _stored(kind, current)
-            found = build(stored)
-            resource = self._completed(found.resource, stored)
-            changed = tuple(_changes(stored, resource))
-            if stored is not None and not changed:
-                return WriteResult(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
-            if current is not None:
-                _refuse_old(found.resource.metadata.resource_version, current, found.error)
-            await self._check(found, stored)
-            guard = Unchanged(key, current.revision if current is not None else 0)
-            put = Put(key, storage_layout.stored_bytes(resource, current))
-            revision = _written_at(put, await self._store.commit((guard,), (put,)))
-            if revision is not None:
-                effect = Effect.CREATED if current is None else Effect.CONFIGURED
-                resource = _revised(resource, revision)
-                return WriteResult(kind, resource.metadata.name, effect, resource, changed)
-        raise Conflict(f"{where}: somebody else keeps changing {kind} at {key}; try again")
+        overtaken = f"{where}: somebody else keeps changing {kind} at {key}; try again"
+        return await optimistic(lambda: self._attempt(kind, key, build), MOST_ATTEMPTS, overtaken)
+
+    async def _attempt(self, kind: str, key: str, build: Build) -> WriteResult | None:
+        current = await self._store.get(key)
+        stored = _stored(kind, current)
+        found = build(stored)
+        resource = self._completed(found.resource, stored)
+        changed = tuple(_changes(stored, resource))
+        if stored is not None and not changed:
+            return WriteResult(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
+        if current is not None:
+            _refuse_old(found.resource.metadata.resource_version, current, found.error)
+        await self._check(found, stored)
+        guard = Unchanged(key, current.revision if current is not None else 0)
+        put = Put(key, storage_layout.stored_bytes(resource, current))
+        revision = _written_at(put, await self._store.commit((guard,), (put,)))
+        if revision is None:
+            return None
+        effect = Effect.CREATED if current is None else Effect.CONFIGURED
+        return WriteResult(kind, resource.metadata.name, effect, _revised(resource, revision), changed)
 
     async def _check(self, found: ParsedResource, stored: StoredResource | None) -> None:
         """Raises InvalidDocument when what is stored elsewhere does not allow the resource."""
@@ -188,16 +191,24 @@ class ResourceWriter:
             _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
         if kind == "IPPool":
             await drain_pool(self._store, key)
-        for attempt in range(MOST_ATTEMPTS):
+        is_first = True
+
+        async def attempt() -> WriteResult | None:
+            nonlocal is_first
             current = await self._store.get(key)
-            if current is None and attempt > 0:  # by our own write, whose answer was lost, or by another's
-                return WriteResult(kind, name, Effect.DELETED)
-            if current is None:
+            if current is None and is_first:
                 raise NotFound(f"{kind} {name} does not exist")
-            guard = Unchanged(key, current.revision)
-            if isinstance(await self._store.commit((guard,), (Delete(key),)), Committed):
-                return WriteResult(kind, name, Effect.DELETED)
-        raise Conflict(f"{kind} {name}: somebody else keeps changing it; try again")
+            is_first = False
+            # Gone at a later attempt: by our own write, whose answer was lost, or by another's.
+            if current is not None:
+                outcome = await self._store.commit((Unchanged(key, current.revision),), (Delete(key),))
+                if not isinstance(outcome, Committed):
+                    return None
+            return WriteResult(kind, name, Effect.DELETED)
+
+        return await optimistic(
+            attempt, MOST_ATTEMPTS, f"{kind} {name}: somebody else keeps changing it; try again"
+        )
 
     async def list_kind(self, kind: str) -> tuple[list[Resource], list[str]]:
         """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""

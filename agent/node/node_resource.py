@@ -29,8 +29,8 @@ from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
-from ipam.failures import Conflict
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
@@ -262,20 +262,22 @@ class NodeResource:
         )
 
     async def _patch(self, change: Callable[[dict[str, Any]], None]) -> None:
-        for _ in range(MOST_WRITES):
+        async def attempt() -> bool | None:
             current = await self._store.get(self._key)
             raw = json.loads(current.value) if current is not None else self._fresh()
             before = json.dumps(raw, sort_keys=True)
             change(raw)
             if current is not None and before == json.dumps(raw, sort_keys=True):
-                return
+                return True
             guard = Unchanged(self._key, current.revision if current is not None else 0)
-            if isinstance(
-                await self._store.commit((guard,), (Put(self._key, json.dumps(raw).encode()),)), Committed
-            ):
-                log.info("node.registered" if current is None else "node.updated", node=self._state.node)
-                return
-        raise Conflict(f"node {self._state.node}: somebody else keeps writing {self._key}")
+            put = Put(self._key, json.dumps(raw).encode())
+            if not isinstance(await self._store.commit((guard,), (put,)), Committed):
+                return None
+            log.info("node.registered" if current is None else "node.updated", node=self._state.node)
+            return True
+
+        overtaken = f"node {self._state.node}: somebody else keeps writing {self._key}"
+        await optimistic(attempt, MOST_WRITES, overtaken)
 
     def _fresh(self) -> dict[str, Any]:
         stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -177,7 +177,7 @@ async def test_a_status_in_a_file_is_not_read(writer: ResourceWriter) -> None:
     assert (await writer.write(found(POOL), WriteMode.APPLY)).effect is Effect.UNCHANGED
 
 
-async def test_pools_of_one_rehearsal_see_each_other(store: Store) -> None:
+async def test_pools_of_one_dry_run_see_each_other(store: Store) -> None:
     dry = ResourceWriter(DryRunStore(store), SystemClock())
     await dry.write(found(POOL), WriteMode.APPLY)
     document = POOL.document({"cidr": "10.0.4.0/24"})
