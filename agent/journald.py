@@ -1,4 +1,4 @@
-"""journald's native protocol: one datagram of fields per event, without a library.
+"""The native protocol of journald: one datagram of fields per event, without a library.
 
 Promises: pure but for the socket in `JournalLogger`; field names are those that journald accepts; a value of any kind
 and length is sent bounded. Does not know: structlog's set-up.
