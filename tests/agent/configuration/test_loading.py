@@ -72,7 +72,7 @@ def test_a_wrong_setting_is_one_sentence_with_its_key(tmp_path: Path, text: str,
     assert sentence in str(caught.value)
 
 
-def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_tells_its_origin(
+def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_has_its_origin(
     tmp_path: Path,
 ) -> None:
     file, drop_ins = tmp_path / "agent.toml", tmp_path / "conf.d"
@@ -155,7 +155,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         load(tmp_path / "absent.toml", {}, {})
 
 
-def test_a_password_file_open_to_everybody_is_refused(tmp_path: Path) -> None:
+def test_a_password_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("secret\n")
     file.chmod(0o644)

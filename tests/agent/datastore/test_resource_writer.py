@@ -66,7 +66,7 @@ async def shown(writer: ResourceWriter, example: Example) -> str:
 
 
 @KINDS
-async def test_what_get_tells_can_be_applied_and_changes_nothing(
+async def test_what_get_prints_can_be_applied_and_changes_nothing(
     writer: ResourceWriter, example: Example
 ) -> None:
     made = await writer.write(found(example), WriteMode.APPLY)
@@ -82,7 +82,7 @@ async def test_what_get_tells_can_be_applied_and_changes_nothing(
 
 
 @KINDS
-async def test_a_change_is_told_field_by_field_and_keeps_who_made_it_when(
+async def test_a_change_is_reported_field_by_field_and_keeps_uid_and_creation_time(
     writer: ResourceWriter, example: Example
 ) -> None:
     first = await writer.write(found(example), WriteMode.CREATE)
@@ -273,7 +273,7 @@ class AskedTwice(FakeStore):
         return await super().commit(guards, operations)
 
 
-async def test_a_write_that_was_carried_out_unheard_is_no_failure() -> None:
+async def test_a_write_whose_answer_was_lost_is_no_failure() -> None:
     writer = ResourceWriter(AskedTwice(), SystemClock())
     made = await writer.write(found(PEER), WriteMode.CREATE)
     assert made.effect is Effect.CREATED

@@ -60,7 +60,7 @@ def filled() -> StateCache:
     return state
 
 
-def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -> None:
+def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_a_problem() -> None:
     state = filled()
     state.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
     assert state.pools == ()
@@ -189,7 +189,7 @@ def test_what_was_adopted_is_no_news_when_it_comes_over_the_watch() -> None:
     assert not state.apply("/elsewhere", None)
 
 
-def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has_spoken() -> None:
+def test_events_of_an_endpoint_wait_until_the_call_that_makes_it_has_ended() -> None:
     key, value = endpoint(ME, "web")
     known = StateCache(ME)
     known.apply(key, Versioned(key, value, 1))

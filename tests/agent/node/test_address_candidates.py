@@ -151,7 +151,7 @@ async def test_where_the_datastore_is_this_machine_its_interface_is_the_nodes(
     assert (str(found.address), found.how) == (address, how)
 
 
-async def test_a_network_without_a_way_out_still_has_an_ipv6_address(machine: FakeKernel) -> None:
+async def test_a_network_without_a_default_route_still_has_an_ipv6_address(machine: FakeKernel) -> None:
     found = await finder(machine).detect(6)
     assert (found.address, found.how) == (IPv6Interface("fd00::5/64"), "first found by eth0")
 

@@ -1,4 +1,4 @@
-"""Which next hops lead nowhere: what the kernel says, for long enough, and never all of them."""
+"""Which next hops are unreachable: by the kernel, for long enough, and never all of them."""
 
 from __future__ import annotations
 
@@ -48,53 +48,53 @@ class World:
     def lead_nowhere(self, next_hops: Collection[Address]) -> None:
         self.unreachable.append(set(next_hops))
 
-    async def look(self, after: float = 0.0) -> set[Address]:
+    async def check(self, after: float = 0.0) -> set[Address]:
         self.clock.at += after
         self.tracking.update(await self.kernel.links())
         await self.tracking.check()
         return self.unreachable[-1]
 
 
-async def test_a_next_hop_leads_nowhere_once_the_kernel_has_had_no_way_for_a_while() -> None:
+async def test_a_next_hop_is_unreachable_once_the_kernel_has_had_no_route_for_a_while() -> None:
     world = World(NEAR, FAR)
-    assert await world.look() == set()
-    assert await world.look(UNREACHABLE_SECONDS - 1) == set()
-    assert await world.look(1) == {FAR}
+    assert await world.check() == set()
+    assert await world.check(UNREACHABLE_SECONDS - 1) == set()
+    assert await world.check(1) == {FAR}
     world.kernel.reachable.add(FAR)
-    assert await world.look() == set()
+    assert await world.check() == set()
     world.kernel.reachable.clear()
-    assert await world.look() == set()  # the while begins anew
-    assert await world.look(UNREACHABLE_SECONDS) == {FAR}
+    assert await world.check() == set()  # the while begins anew
+    assert await world.check(UNREACHABLE_SECONDS) == {FAR}
 
 
 async def test_what_is_on_a_links_subnet_is_not_asked_for() -> None:
     world = World(NEAR)
-    assert await world.look() == set()
+    assert await world.check() == set()
     assert world.kernel.asked == []
 
 
-async def test_a_default_route_is_a_way_to_everything() -> None:
+async def test_a_default_route_leads_to_every_next_hop() -> None:
     world = World(NEAR, FAR, FARTHER)
     world.kernel.reachable.add(ip_address("198.51.100.1"))
-    assert await world.look(UNREACHABLE_SECONDS) == set()
+    assert await world.check(UNREACHABLE_SECONDS) == set()
     assert world.kernel.asked == [ip_address("198.51.100.1")]
 
 
-async def test_where_nothing_leads_anywhere_nothing_changes() -> None:
+async def test_where_every_next_hop_is_unreachable_nothing_changes() -> None:
     world = World(FAR, FARTHER)
-    await world.look()
-    assert await world.look(UNREACHABLE_SECONDS) == set()
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == set()
     world.kernel.reachable.add(FARTHER)
-    assert await world.look() == {FAR}
+    assert await world.check() == {FAR}
 
 
-async def test_a_look_that_fails_tells_nothing() -> None:
+async def test_a_check_that_fails_changes_nothing() -> None:
     world = World(NEAR, FAR)
-    await world.look()
-    assert await world.look(UNREACHABLE_SECONDS) == {FAR}
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == {FAR}
     world.kernel.is_broken = True
     with pytest.raises(KernelError) as caught:
-        await world.look()
+        await world.check()
     assert not isinstance(caught.value, NoWay)
     assert world.unreachable == [set(), {FAR}]
 
@@ -102,14 +102,14 @@ async def test_a_look_that_fails_tells_nothing() -> None:
 async def test_the_questions_of_one_look_are_bounded_and_the_rest_counts_as_reachable() -> None:
     many = [ip_address((10 << 24) + number) for number in range(MOST_LOOKUPS + 50)]
     world = World(NEAR, *many)
-    await world.look()
-    assert len(await world.look(UNREACHABLE_SECONDS)) == MOST_LOOKUPS
+    await world.check()
+    assert len(await world.check(UNREACHABLE_SECONDS)) == MOST_LOOKUPS
     assert len(world.kernel.asked) == 2 * (MOST_LOOKUPS + 1)
 
 
-async def test_each_family_has_its_own_way_out() -> None:
+async def test_each_family_has_its_own_default_route() -> None:
     six = ip_address("2001:db8:1::9")
     world = World(NEAR, FAR, six)
     world.kernel.reachable.add(ip_address("198.51.100.1"))
-    await world.look()
-    assert await world.look(UNREACHABLE_SECONDS) == {six}
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == {six}

@@ -30,11 +30,11 @@ def facts(**more: object) -> Facts:
     return Facts(node=ME, **given)  # type: ignore[arg-type]
 
 
-def test_own_blocks_and_borrowed_addresses_are_told_and_own_addresses_are_not() -> None:
+def test_own_blocks_and_borrowed_addresses_are_originated_and_own_addresses_are_not() -> None:
     assert originations(facts(), {RouteKey(BLOCK)}) == {BLOCK: OWN, IPv4Network("192.168.9.5/32"): PLAIN}
 
 
-def test_a_block_is_told_only_after_its_blackhole_is_in_the_kernel() -> None:
+def test_a_block_is_exported_only_after_its_blackhole_is_in_the_kernel() -> None:
     assert originations(facts(endpoints=()), ()) == {}
 
 
@@ -43,12 +43,12 @@ def test_a_block_of_one_address_needs_no_blackhole() -> None:
     assert originations(facts(block_owners={single: ME}, endpoints=()), ()) == {single: OWN}
 
 
-def test_local_prefixes_are_told_beside_the_rest() -> None:
+def test_local_prefixes_are_originated_beside_the_rest() -> None:
     docker = IPv4Network("172.17.1.0/24")
     assert originations(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: PLAIN}
 
 
-def test_a_local_prefix_is_told_only_while_an_interface_that_is_up_bears_it() -> None:
+def test_a_local_prefix_is_exported_only_while_an_interface_that_is_up_bears_it() -> None:
     here, gone, six = (ip_network(text) for text in ("172.17.1.0/24", "172.17.2.0/24", "fd17::/64"))
     docker = Link(3, "docker0", "bridge", 1500, True, None, ((IPv4Address("172.17.1.252"), 24),))
     prefixes = (here, gone, six)

@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_said_and_the_last_good_password_stays(
         assert "hunter2" not in repr(secrets.unreadable)
 
 
-def test_what_nobody_wants_any_more_is_forgotten(file: Path) -> None:
+def test_a_password_that_is_not_required_any_more_is_dropped(file: Path) -> None:
     secrets = PasswordFiles(file.parents[1])
     secrets.read([REF])
     secrets.read([])

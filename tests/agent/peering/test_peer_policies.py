@@ -89,13 +89,15 @@ EXPORTS = [
 
 
 @pytest.mark.parametrize(
-    ("prefix", "how", "reason", "is_told"),
+    ("prefix", "how", "reason", "is_exported"),
     EXPORTS,
     ids=[f"{prefix} {how}".replace("{}", "") for prefix, how, *_ in EXPORTS],
 )
-def test_what_is_told_without_filters(prefix: str, how: dict[str, Any], reason: str, is_told: bool) -> None:
+def test_what_is_exported_without_filters(
+    prefix: str, how: dict[str, Any], reason: str, is_exported: bool
+) -> None:
     found = result_of(inputs(), prefix, **how)
-    assert (found.reason, found.attributes is not None) == (reason, is_told)
+    assert (found.reason, found.attributes is not None) == (reason, is_exported)
 
 
 COMMUNITIES = [
@@ -222,15 +224,15 @@ FILTERED = [
 
 
 @pytest.mark.parametrize(
-    ("filters", "prefix", "how", "reason", "is_told"),
+    ("filters", "prefix", "how", "reason", "is_exported"),
     [case[1:] for case in FILTERED],
     ids=[case[0] for case in FILTERED],
 )
 def test_filters_decide_first(
-    filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_told: bool
+    filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_exported: bool
 ) -> None:
     found = result_of(inputs(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
-    assert (found.reason, found.attributes is not None) == (reason, is_told)
+    assert (found.reason, found.attributes is not None) == (reason, is_exported)
 
 
 IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
@@ -331,7 +333,7 @@ def test_operations_are_done_in_their_order() -> None:
     )
 
 
-def test_names_that_nobody_gave_a_meaning_are_told() -> None:
+def test_names_without_a_meaning_are_reported() -> None:
     configured = {"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["nobody", "65000:1"]}]}
     where = inputs(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
     assert list(troubles(where, {"tor": ["f", "g"], "": []})) == [

@@ -162,7 +162,7 @@ def test_a_reflectors_clients_are_all_of_its_as_but_its_own_cluster(address: str
     assert peer_config(given, address).route_reflector_client is is_client
 
 
-def test_a_client_takes_nobody_for_its_client() -> None:
+def test_a_client_takes_no_peer_for_its_client() -> None:
     given = inputs(A, REFLECTOR, peers=RR, configured=NO_MESH)
     assert not peer_config(given, "10.0.0.9").route_reflector_client
 
@@ -193,7 +193,7 @@ def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> N
     ]
 
 
-def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> None:
+def test_both_sides_of_every_pair_agree_whether_they_peer_and_which_one_connects() -> None:
     nodes = (A, B, C, REFLECTOR, TWIN, OTHER_CLUSTER)
     peers = {**RR, "racks": {"nodeSelector": "has(rack1)", "peerSelector": "has(rack2)"}}
     views = {

@@ -66,7 +66,7 @@ def odd(value: Any, chance: random.Random) -> Any:
     return [odd(inner, chance) for inner in value] if isinstance(value, list) else value
 
 
-def taken_or_told(text: str) -> tuple[list[ParsedResource], list[str]]:
+def taken_or_reported(text: str) -> tuple[list[ParsedResource], list[str]]:
     try:
         return read(text, "f"), []
     except InvalidDocument as error:
@@ -74,13 +74,13 @@ def taken_or_told(text: str) -> tuple[list[ParsedResource], list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_odd_file_is_told_with_its_line_or_comes_back_as_it_was(seed: int) -> None:
+def test_an_odd_file_is_reported_with_its_line_or_comes_back_as_it_was(seed: int) -> None:
     chance = random.Random(seed)
     taken = refused = 0
     for _ in range(FILES):
         document = odd(chance.choice(EXAMPLES).document(), chance)
         text = json.dumps(document) if chance.random() < 0.5 else yaml.safe_dump(document)
-        found, sentences = taken_or_told(text)
+        found, sentences = taken_or_reported(text)
         refused += bool(sentences)
         assert document is None or all(sentence.startswith("f: line ") for sentence in sentences)
         for item in found:

@@ -128,7 +128,7 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
 @pytest.mark.parametrize(
     ("text", "sentences"), [case[1:] for case in GOLDEN], ids=[case[0] for case in GOLDEN]
 )
-def test_a_wrong_file_is_told_with_document_line_and_field(text: str, sentences: list[str]) -> None:
+def test_a_wrong_file_is_reported_with_document_line_and_field(text: str, sentences: list[str]) -> None:
     with pytest.raises(InvalidDocument) as caught:
         read(text, "f")
     found = caught.value.sentences
@@ -155,7 +155,7 @@ def test_what_yaml_would_take_for_something_else_stays_text() -> None:
     }
 
 
-def test_a_merged_mapping_gives_way_to_the_field_beside_it_and_is_no_repetition() -> None:
+def test_a_merged_mapping_yields_to_the_field_beside_it_and_is_no_repetition() -> None:
     base, other = parse_documents("base: &b {x: 1, y: 2}\nz:\n  x: 5\n  <<: *b\n---\n- a\n")
     assert base.value["z"] == {"x": 5, "y": 2}
     assert (base.repeated, base.line("z.x"), base.line("z.y"), base.line("z.nothing[3].at")) == ((), 3, 1, 2)
