@@ -54,7 +54,7 @@ class AgentStatus:
             return f"the datastore has not been read yet ({self.syncer.trouble or 'still reading'})"
         if self.syncer.trouble is not None:
             return f"the datastore is away: {self.syncer.trouble}"
-        if self.state.node not in self.state.nodes:
+        if self.state.own_node is None:
             return f"the node is not registered: {self.node_resource.trouble or 'still registering'}"
         return None
 
@@ -85,7 +85,7 @@ class AgentStatus:
 
     def status(self, *, ready: bool) -> dict[str, Any]:
         """For people: `tortie node status`."""
-        me = self.state.nodes.get(self.state.node)
+        me = self.state.own_node
         return {
             "node": self.state.node,
             "address": me.ipv4 if me is not None else None,
@@ -110,13 +110,13 @@ class AgentStatus:
         }
 
     def _pools(self) -> tuple[PoolReadings, ...]:
-        cluster = self.state
-        me = cluster.nodes.get(cluster.node)
+        state = self.state
+        me = state.own_node
         tunnels = (me.ipip_address, me.vxlan_address, me.vxlan6_address) if me is not None else ()
-        own = [address for endpoint in cluster.endpoints for address in endpoint.addresses]
+        own = [address for endpoint in state.endpoints for address in endpoint.addresses]
         own += [address for address in tunnels if address is not None]
-        pools = tuple(record.pool for record in cluster.pools)
-        return self.pools.readings(pools, cluster.block_owners, tuple(own))
+        pools = tuple(record.pool for record in state.pools)
+        return self.pools.readings(pools, state.block_owners, tuple(own))
 
     def readings(self) -> Readings:
         """For monitoring."""

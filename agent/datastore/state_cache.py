@@ -175,6 +175,11 @@ class StateCache:
         return self._view(NODES, lambda nodes: {NodeName(node.metadata.name): node for node in nodes})
 
     @property
+    def own_node(self) -> Node | None:
+        """This node's own resource."""
+        return self.nodes.get(self.node)
+
+    @property
     def endpoints(self) -> tuple[WorkloadEndpoint, ...]:
         """This node's own endpoints; no other node's are remembered."""
         return self._view(ENDPOINTS, tuple)

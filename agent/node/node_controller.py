@@ -100,4 +100,4 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         for link in links.values()
         if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
     )
-    return state.pools, state.nodes.get(state.node), addresses
+    return state.pools, state.own_node, addresses

@@ -166,7 +166,7 @@ class NodeResource:
 
     async def _give_back(self) -> None:
         """Remove addresses that no interface has any more: another node may be waiting for them."""
-        own = self._state.nodes.get(self._state.node)
+        own = self._state.own_node
         if own is None:
             return
         links = await self._kernel.links()
@@ -251,7 +251,7 @@ class NodeResource:
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
         """The node's labels as the datastore has them, for selectors."""
-        node = self._state.nodes.get(self._state.node)
+        node = self._state.own_node
         return tuple(sorted((node.metadata.labels or {}).items())) if node is not None else ()
 
     def _piggybacked(self, current: Versioned, path: tuple[str, ...], text: str | None) -> PiggybackedWrites:
