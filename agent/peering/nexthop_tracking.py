@@ -32,7 +32,7 @@ OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::1"}
 log = structlog.get_logger()
 
 
-class LocRib(Protocol):
+class NexthopUser(Protocol):
     """The speaker, as far as next hops are concerned."""
 
     @property
@@ -48,7 +48,7 @@ class LocRib(Protocol):
 class NexthopTracking:
     """Keeps the speaker informed of its unreachable next hops; a shell."""
 
-    def __init__(self, kernel: Kernel, speaker: Callable[[], LocRib | None], clock: Clock) -> None:
+    def __init__(self, kernel: Kernel, speaker: Callable[[], NexthopUser | None], clock: Clock) -> None:
         self._kernel = kernel
         self._speaker = speaker
         self._clock = clock

@@ -47,7 +47,7 @@ def parse_documents(text: str) -> Iterator[YamlDocument]:
         text = text.replace("\t", " ")
     _check_levels(text)
     loader = yaml.CSafeLoader(text)
-    reader = _Reader(loader)
+    reader = _YamlReader(loader)
     try:
         while loader.check_node():
             root = loader.get_node()
@@ -74,7 +74,7 @@ def _check_levels(text: str) -> None:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _YamlReader:
     """Turns the nodes of one text into values."""
 
     loader: yaml.CSafeLoader
