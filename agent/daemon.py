@@ -46,8 +46,7 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
-from agent.metrics.loop_lag import Lag
-from agent.metrics.monitor import Monitor
+from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.node_controller import NodeController
@@ -57,8 +56,8 @@ from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
 from agent.service.sd_notify import Notifier
-from agent.service.settings_reload import Reloading
-from agent.service.start import checked, only_one, parser
+from agent.service.settings_reload import SettingsReload
+from agent.service.start import agent_parser, checked_settings, take_agent_lock
 from agent.service.supervision import Supervision
 from agent.status import AgentStatus
 from ipam.allocation.allocator import Allocator
@@ -102,7 +101,7 @@ class Agent:
         self, config: Config, read: Callable[[], Config], begin_again: Callable[[], None] = lambda: None
     ) -> None:
         self._config = config
-        self.reload = Reloading(config, read, begin_again)
+        self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
         self._state = StateCache(NodeName(config.node_name))
@@ -144,7 +143,7 @@ class Agent:
         self._node = NodeController(
             self._node_resource, underlay, self._state, lambda: self._syncer.in_sync, self._clock
         )
-        lag = Lag(self._clock)
+        lag = LoopLag(self._clock)
         self._status = self._make_status(lag)
         self._exposition = Exposition(self._status.readings)
         self._monitor = Monitor(
@@ -163,7 +162,7 @@ class Agent:
             self._clock,
         )
 
-    def _make_status(self, lag: Lag) -> AgentStatus:
+    def _make_status(self, lag: LoopLag) -> AgentStatus:
         return AgentStatus(
             self._state,
             self._syncer,
@@ -315,19 +314,19 @@ def spare_the_collector() -> None:
 def main() -> None:
     """`tortie-agent`."""
     faulthandler.enable()  # the watchdog's SIGABRT says in the journal where the loop hung
-    arguments = parser().parse_args()
+    arguments = agent_parser().parse_args()
     try:
-        config = checked(arguments)
+        config = checked_settings(arguments)
         if os.geteuid() != 0:
             raise ConfigError("tortie-agent programs the kernel: run it as root")
         for directory in (config.paths.run, config.paths.state):
             Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = only_one(Path(config.paths.run))
+        lock = take_agent_lock(Path(config.paths.run))
     except (ConfigError, OSError) as error:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
     logging.configure(config.log.level, config.log.format, SystemClock().now)
-    again = asyncio.run(_until_signalled(config, lambda: checked(arguments)))
+    again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments)))
     os.close(lock)
     if again:
         # The same process, so systemd's main PID and watchdog stay; every descriptor of this life closes (PEP 446).

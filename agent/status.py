@@ -23,10 +23,10 @@ from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
-from agent.service.readiness import Standing
-from agent.service.settings_reload import Reloading
+from agent.service.readiness import Readiness
+from agent.service.settings_reload import SettingsReload
+from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
-from bgp.transport.speaker import PeerStatus
 from ipam.etcd.channels import Channels
 
 
@@ -41,7 +41,7 @@ class AgentStatus:
     node_resource: NodeResource
     bgp: BgpController
     reconciler: Reconciler
-    reload: Reloading
+    reload: SettingsReload
     facts: Callable[[], Facts]
     lag: Callable[[], float]
     started: datetime
@@ -58,10 +58,10 @@ class AgentStatus:
             return f"the node is not registered: {self.node_resource.trouble or 'still registering'}"
         return None
 
-    def readiness(self) -> Standing:
+    def readiness(self) -> Readiness:
         """For the service manager."""
         peers = self._peers()
-        return Standing(
+        return Readiness(
             not_ready=self.not_ready(),
             passes=self.reconciler.passes,
             pods=len(self.state.endpoints),

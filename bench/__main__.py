@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.cli.commands.lab import Progress
+from agent.cli.commands.lab import ProgressLine
 from agent.tables import ruled
 from bench.feeds import FEEDS, small
 from bench.figures import HEADINGS, Measure, against_baseline, as_json, markdown, rows
@@ -124,7 +124,7 @@ def main() -> None:
         chosen.rounds = SHORT_ROUNDS
     machine, began = describe(), time.monotonic()
     measures: list[Measure] = []
-    progress = Progress()
+    progress = ProgressLine()
     for name in chosen.only:
         measures += MEASURES[name][1](chosen, progress)
     progress.done()

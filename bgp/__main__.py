@@ -36,27 +36,27 @@ class SystemClock:
 
 
 class Events:
-    """Prints them; also the speaker's log."""
+    """Prints events; also the speaker's log."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
 
-    def tell(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """One line. The standard output must be read: the speaker waits for it."""
         if self._form is Form.JSON:
             line = json.dumps({"event": event, **fields}, default=str)
         else:
-            said = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
-            line = f"{event:<10} {said}"
+            shown = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+            line = f"{event:<10} {shown}"
         print(line, flush=True)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something changed."""
-        self.tell(event.removeprefix("bgp."), **fields)
+        self.emit(event.removeprefix("bgp."), **fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Something was tolerated or is tried again."""
-        self.tell(event.removeprefix("bgp."), **fields)
+        self.emit(event.removeprefix("bgp."), **fields)
 
 
 class Standalone:
@@ -70,38 +70,38 @@ class Standalone:
         self._was_converged = False
         self._ending = asyncio.Event()
 
-    def _wish(self) -> None:
+    def _apply_settings(self) -> None:
         self._speaker.configure(self._settings.peers)
         self._speaker.announce(self._settings.originations)
 
     def _changed(self) -> None:
         for prefix in sorted(
-            (unpack(one, family) for family, some in self._speaker.take_touched().items() for one in some),
+            (unpack(one, family) for family, some in self._speaker.take_changed().items() for one in some),
             key=lambda one: (number_of(one.network_address), one.prefixlen),
         ):
             route = self._speaker.learned.get(prefix)
             if route is None:
-                self._events.tell("gone", prefix=prefix)
+                self._events.emit("gone", prefix=prefix)
             else:
-                self._events.tell(
+                self._events.emit(
                     "path", prefix=prefix, next_hop=route.next_hop, peer=route.peer, stale=route.stale
                 )
         if self._speaker.converged and not self._was_converged:
             self._was_converged = True
-            self._events.tell("converged", prefixes=len(self._speaker.learned))
+            self._events.emit("converged", prefixes=len(self._speaker.learned))
 
     def _reload(self) -> None:
         try:
             wanted = settings_of(self._path.read_text())
         except (OSError, BadSettings) as error:
-            self._events.tell("refused", why=str(error))
+            self._events.emit("refused", why=str(error))
             return
         if wanted.speaker != self._settings.speaker:
-            self._events.tell("refused", why="as, router_id, listen and the like need a new start")
+            self._events.emit("refused", why="as, router_id, listen and the like need a new start")
             return
         self._settings = wanted
-        self._wish()
-        self._events.tell("reloaded", peers=len(wanted.peers), prefixes=len(wanted.originations))
+        self._apply_settings()
+        self._events.emit("reloaded", peers=len(wanted.peers), prefixes=len(wanted.originations))
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises ListenFailed."""
@@ -109,7 +109,7 @@ class Standalone:
         loop.add_signal_handler(signal.SIGTERM, self._ending.set)
         loop.add_signal_handler(signal.SIGINT, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self._wish()
+        self._apply_settings()
         running = loop.create_task(self._speaker.run())
         listening, ending = (
             loop.create_task(self._speaker.listening.wait()),
@@ -118,15 +118,15 @@ class Standalone:
         await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             own = self._settings.speaker
-            self._events.tell("listening", addresses=[str(one) for one in own.addresses], port=own.port)
+            self._events.emit("listening", addresses=[str(one) for one in own.addresses], port=own.port)
         await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
         if not running.done() and self._settings.leaving is Leaving.DRAIN:
-            self._speaker.drain(self._settings.text)
+            self._speaker.shutdown(self._settings.text)
         for task in (running, listening, ending):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await running  # raises ListenFailed
-        self._events.tell("stopped", how=self._settings.leaving.value)
+        self._events.emit("stopped", how=self._settings.leaving.value)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a neighbour's core asks for: values, carried out by the router and its shell. Knows nothing else."""
+"""What a peer's core asks for: values, carried out by the instance or passed on to the shell. Knows nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bgp.wire.families import Family
 from bgp.wire.nlri import Nlri
 
 Connection = int
-"""Names a TCP connection between the shell and this core."""
+"""The name of a TCP connection between the shell and the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Bytes to write."""
+    """Write these octets."""
 
     connection: Connection
     data: bytes
@@ -32,19 +32,19 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close after what was sent."""
+    """Close a connection, behind what was sent."""
 
     connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The Adj-RIB-Out begins: everything is to be told."""
+    """A session is up and its Adj-RIB-Out empty: everything is to be advertised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The neighbour gives these prefixes this path."""
+    """The Loc-RIB gets this path to these prefixes."""
 
     prefixes: Collection[Nlri]
     path: Path
@@ -52,8 +52,8 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """The neighbour has no path to these any more."""
+class Withdrawn:
+    """The Loc-RIB loses the peer's path (with this path identifier) to these prefixes."""
 
     prefixes: Collection[Nlri]
     family: Family
@@ -61,25 +61,35 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
-    """These became stale, or are no longer."""
+class StaleChanged:
+    """Paths of these prefixes became stale, or fresh again."""
 
     prefixes: Collection[Nlri]
     family: Family
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerated:
-    """The neighbour made mistakes that cost it routes or attributes, not the session (RFC 7606)."""
+class UpdateFaults:
+    """The peer made mistakes that cost it routes or attributes, not the session (RFC 7606)."""
 
     faults: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeAgain:
-    """Other rules hold for what the neighbour told of a family."""
+class ReapplyImportPolicy:
+    """The import policy of a family changed: what the peer announced is to be decided on again."""
 
     family: Family
 
 
-Output = Dial | Send | Close | Established | Learned | Forgotten | Marked | JudgeAgain | Tolerated
+Output = (
+    Dial
+    | Send
+    | Close
+    | Established
+    | Learned
+    | Withdrawn
+    | StaleChanged
+    | ReapplyImportPolicy
+    | UpdateFaults
+)

@@ -1,13 +1,13 @@
-"""The whole speaker without I/O: all neighbours, a Loc-RIB per family, one deadline.
+"""One BGP instance without I/O: all peers, a Loc-RIB per family, one deadline.
 
-Promises: pure; inputs come with the time, outputs are values. Changes are collected and told in one go by `flush`, so
-a burst of UPDATEs costs one round over the neighbours. What we originate is told at once, never deferred.
+Promises: pure; inputs come with the time, outputs are values. Changes are collected and advertised in one go by
+`flush`, so a burst of UPDATEs costs one round over the peers. What we originate is advertised at once, never deferred.
 Does not know: sockets, tasks, clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import TypeVar
 
 from bgp.events import (
@@ -15,256 +15,252 @@ from bgp.events import (
     Connection,
     Dial,
     Established,
-    Forgotten,
-    JudgeAgain,
     Learned,
-    Marked,
     Output,
+    ReapplyImportPolicy,
     Send,
-    Tolerated,
+    StaleChanged,
+    UpdateFaults,
+    Withdrawn,
 )
-from bgp.export_targets import listener_of, not_internal, tell
+from bgp.path import Path
 from bgp.peer import Peer
-from bgp.peer_config import PeerConfig, SpeakerConfig, same_peer, same_session, tells_otherwise
-from bgp.peer_index import PeerIndex
-from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changes
+from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
+from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
+from bgp.rib.graceful_restart import RestartDeferral
 from bgp.rib.loc_rib import LocRib
-from bgp.rib_walks import SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
+from bgp.rib_walks import SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
 
-Wire = Dial | Send | Close | Tolerated
-"""What is left for the shell."""
+ShellAction = Dial | Send | Close | UpdateFaults
+"""What is left for the shell to do, or to log."""
 Changed = dict[Family, dict[Nlri, None]]
-"""Prefixes in the order in which they changed."""
+"""Prefixes by family, in the order in which they changed."""
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
 
 class Instance:
-    """One speaker's core. The shell calls `flush` after each batch of inputs and carries out what it answers."""
+    """The core of one speaker. The shell calls `flush` after each batch of inputs and carries out what it answers."""
 
     def __init__(self, config: SpeakerConfig, random: Callable[[], float], now: float) -> None:
         self.config = config
         self.peers: dict[Address, Peer] = {}
         self.ribs = {family: LocRib() for family in Family}
-        self.converged = False
-        """Whether what is not learned may be taken as not existing."""
+        self.blocks = {family: OwnBlocks({}) for family in Family}
+        """The blocks among what we originate."""
+        self.deferral = RestartDeferral(config.deferral_seconds, is_restart=config.restarting, now=now)
         self._random = random
-        self._began = now
-        self._configured = False
-        self._lowered = self._reflects = False
+        self._graceful_shutdown = self._reflects = False
         self._originated: dict[Family, dict[Nlri, Origination]] | None = None
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
         self._dirty: Changed = {family: {} for family in Family}
-        self._marked: Changed = {family: {} for family in Family}
-        self._wire: list[tuple[Address, Wire]] = []
-        self._chores = RibWalks()
-        self._roster = PeerIndex()
-        self.blocks = {family: OwnBlocks({}) for family in Family}
+        """Prefixes whose best path changed and is still to be advertised."""
+        self._stale_changed: Changed = {family: {} for family in Family}
+        """Prefixes of which a path became stale or fresh: nothing to advertise, but `flush` reports them."""
+        self._actions: list[tuple[Address, ShellAction]] = []
+        self._walks = RibWalks()
+        self._index = PeerIndex()
 
-    # -- wishes -------------------------------------------------------------------------------------------------------
+    # -- configuration ------------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig], now: float) -> None:
-        """These are the neighbours, and no others. A session ends only where what it was made for changed."""
-        wishes: dict[Address, PeerConfig] = dict(peers.items())
-        self._reflects = any(one.route_reflector_client for one in wishes.values())
-        if not self._configured:
-            self._configured, self._began = True, now
+        """Have these peers, and no others. A session ends only where what it was negotiated for changed."""
+        desired: dict[Address, PeerConfig] = dict(peers.items())
+        self._reflects = any(one.route_reflector_client for one in desired.values())
+        self.deferral.configured(now)
         for address, peer in list(self.peers.items()):
-            wanted = wishes.get(address)
-            if wanted == peer.config:
+            before, after = peer.config, desired.get(address)
+            if after == before:
                 continue
-            if wanted is not None and same_session(peer.config, wanted):
-                before = peer.config
-                self._adopt(peer, peer.reconfigure(wanted, now))
-                if tells_otherwise(before, wanted):
-                    self._tell_all(peer)
-            elif wanted is not None and same_peer(peer.config, wanted):
-                self._adopt(peer, peer.renew(wanted, now))
+            if after is not None and same_session(before, after):
+                self._apply(peer, peer.reconfigure(after, now))
+                if changes_export(before, after):
+                    self._advertise_all(peer)
+            elif after is not None and same_peer(before, after):
+                self._apply(peer, peer.restart_session(after, now))
             else:
                 del self.peers[address]
-                self._adopt(peer, peer.deconfigure())
-        for address, config in wishes.items():
+                self._apply(peer, peer.deconfigure())
+        for address, config in desired.items():
             if address not in self.peers:
                 peer = self.peers[address] = self._new_peer(config, now)
-                self._touch(peer)
+                self._reindex(peer)
 
     def _new_peer(self, config: PeerConfig, now: float) -> Peer:
         def new_connection() -> Connection:
-            return self._name(config.address)
+            return self._name_connection(config.address)
 
-        peer = Peer(config, self.config, new_connection, self._random, now)
-        peer.restarting = self.config.restarting and not self.converged
-        return peer
+        return Peer(config, self.config, self.deferral, new_connection, self._random, now)
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
-        """This is what we originate, and nothing else. Before the first call no neighbour gets an End-of-RIB."""
+        """Originate these prefixes, and no others. Before the first call no peer gets an End-of-RIB."""
         first, before = self._originated is None, self._originated or {family: {} for family in Family}
-        wanted = by_family(prefixes)
+        desired = by_family(prefixes)
         for family in Family:
-            self._originate(family, before[family], wanted[family])
-        self._originated = wanted
+            self._originate(family, before[family], desired[family])
+        self._originated = desired
         if first:
             for peer in self.peers.values():
-                for out in peer.outs.values():
-                    out.finish()
-                self._touch(peer)
+                for out in peer.adj_ribs_out.values():
+                    out.end_of_rib()
+                self._reindex(peer)
 
     def _originate(
-        self, family: Family, before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
+        self, family: Family, before: Mapping[Nlri, Origination], desired: Mapping[Nlri, Origination]
     ) -> None:
         rib, dirty = self.ribs[family], self._dirty[family]
-        dirty |= dict.fromkeys(rib.drop(before.keys() - wanted.keys(), OURSELVES.key))
-        for origination, some in changes(before, wanted).items():
+        dirty |= dict.fromkeys(rib.drop(before.keys() - desired.keys(), OURSELVES.key))
+        for origination, some in changed_originations(before, desired).items():
             dirty |= dict.fromkeys(rib.put(some, origination.path()))
-        blocks, self.blocks[family] = self.blocks[family], OwnBlocks(wanted)
+        blocks, self.blocks[family] = self.blocks[family], OwnBlocks(desired)
         if blocks != self.blocks[family]:
-            self._chores.add(self._surrounding(family, blocks))
+            self._walks.add(self._walk_blocks(family, blocks))
 
-    # -- what happens on the wire -------------------------------------------------------------------------------------
+    def graceful_shutdown(self, *, wanted: bool = True) -> None:
+        """Advertise what has us as next hop as the last resort, or (not `wanted`) as usual again (RFC 8326)."""
+        self._graceful_shutdown = wanted
+        for peer in self.peers.values():
+            self._advertise_all(peer)
+
+    def shutdown(self, text: str) -> None:
+        """Leave all peers for good; their operators read the text (RFC 9003)."""
+        peers, self.peers = self.peers, {}
+        for peer in peers.values():
+            self._apply(peer, peer.deconfigure(Cease.ADMINISTRATIVE_SHUTDOWN, text))
+
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
+        """Declare these next hops, and no others, unreachable: their paths are not eligible (RFC 4271 9.1.2.1)."""
+        unreachable = frozenset(next_hops)
+        for family, rib in self.ribs.items():
+            changed = unreachable ^ rib.unreachable
+            rib.unreachable = unreachable
+            if changed & rib.next_hops:
+                self._walks.add(self._walk_nexthops(family, changed))
+
+    @property
+    def next_hops(self) -> frozenset[Address]:
+        """The next hops of all paths: those whose reachability somebody should track."""
+        return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
+
+    # -- TCP and time -------------------------------------------------------------------------------------------------
 
     def accept(self, remote: Address) -> Connection | None:
-        """A name for a connection that a neighbour opened; None: it is nobody's."""
-        return self._name(remote) if remote in self.peers else None
+        """A name for a connection that a peer opened; None: `remote` is no peer."""
+        return self._name_connection(remote) if remote in self.peers else None
 
     def connected(self, connection: Connection, local: Address, now: float, *, outgoing: bool) -> None:
-        """TCP is up."""
+        """TCP is up; `local` is the address of our end."""
         if (peer := self._peer(connection)) is not None:
-            self._adopt(peer, peer.connected(connection, local, now, outgoing=outgoing))
+            self._apply(peer, peer.connected(connection, local, now, outgoing=outgoing))
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> None:
-        """A call did not succeed."""
+        """TCP did not come up."""
         if (peer := self._peer(connection)) is not None:
-            self._adopt(peer, peer.dial_failed(connection, why, now))
+            self._apply(peer, peer.dial_failed(connection, why, now))
             self._connections.pop(connection, None)
 
     def received(self, connection: Connection, data: bytes, now: float) -> None:
-        """Bytes arrived."""
+        """Octets arrived."""
         if (peer := self._peer(connection)) is not None:
-            self._adopt(peer, peer.received(connection, data, now))
+            self._apply(peer, peer.received(connection, data, now))
 
     def disconnected(self, connection: Connection, why: str, now: float) -> None:
         """TCP ended underneath."""
         if (peer := self._peer(connection)) is not None:
-            self._adopt(peer, peer.disconnected(connection, why, now))
+            self._apply(peer, peer.disconnected(connection, why, now))
             self._connections.pop(connection, None)
 
-    def heard(self, connection: Connection, now: float) -> None:
-        """Bytes wait to be read: the neighbour is not silent."""
+    def extend_hold(self, connection: Connection, now: float) -> None:
+        """Octets of a peer wait to be read, so its hold timer starts anew."""
         if (peer := self._peer(connection)) is not None:
-            peer.heard(connection, now)
-            self._touch(peer)
+            peer.extend_hold(connection, now)
+            self._reindex(peer)
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
-        """The other end takes no more bytes, or takes them again."""
+        """The other end takes no more octets (`is_full`), or takes them again."""
         peer = self._peer(connection)
         if peer is not None and peer.session is not None and peer.connection == connection:
             peer.session.blocked(now, is_full=is_full)
-            self._touch(peer)
-
-    def refresh(self, address: Address) -> None:
-        """Have a neighbour tell everything again."""
-        if (peer := self.peers.get(address)) is not None:
-            self._adopt(peer, peer.ask_again())
-
-    @property
-    def next_hops(self) -> frozenset[Address]:
-        """The next hops of everything learned: those that somebody should look up."""
-        return frozenset(hop for rib in self.ribs.values() for hop in rib.next_hops)
-
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
-        """No way leads to these next hops, and to all others: paths over these are not eligible (RFC 4271 9.1.2.1)."""
-        wanted = frozenset(next_hops)
-        for family, rib in self.ribs.items():
-            changed = wanted ^ rib.unreachable
-            rib.unreachable = wanted
-            if changed & rib.next_hops:
-                self._chores.add(self._choosing(family, changed))
-
-    def lower(self, *, wanted: bool = True) -> None:
-        """Ask all neighbours to take other ways (RFC 8326): what has us as next hop is told as the last resort.
-
-        Not `wanted`: no longer.
-        """
-        self._lowered = wanted
-        for peer in self.peers.values():
-            self._tell_all(peer)
-
-    def drain(self, text: str) -> None:
-        """Leave all neighbours for good, so that they forget us at once; `text` is shown to their operators."""
-        peers, self.peers = self.peers, {}
-        for peer in peers.values():
-            self._adopt(peer, peer.deconfigure(Cease.ADMINISTRATIVE_SHUTDOWN, text))
+            self._reindex(peer)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        for address in self._roster.due(now):
+        for address in self._index.due(now):
             peer = self.peers[address]
-            self._adopt(peer, peer.handle_timer(now))
-
-    # -- what comes out -----------------------------------------------------------------------------------------------
+            self._apply(peer, peer.handle_timer(now))
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` and `flush` are due."""
-        deadline = self._roster.deadline
-        if self.converged or not self._configured:
-            return deadline
-        return min(self._settled_at(), deadline if deadline is not None else float("inf"))
+        times = self._index.deadline, self.deferral.deadline(self._waits())
+        return min((at for at in times if at is not None), default=None)
 
-    def flush(self, now: float) -> tuple[list[tuple[Address, Wire]], Changed]:
+    # -- what comes out -----------------------------------------------------------------------------------------------
+
+    def flush(self, now: float) -> tuple[list[tuple[Address, ShellAction]], Changed]:
         """What the shell must do, in order, and the prefixes whose best path (or its staleness) changed.
 
-        Of a great change it is a part; the rest comes with the next calls, as long as the router is busy.
+        Of a great change it is a part; the rest comes with the next calls, as long as `is_busy`.
         """
-        most = room_for(len(self.peers))
-        self._chores.run(most)
+        most = slice_size(len(self.peers))
+        self._walks.run(most)
         changed: Changed = {}
         for family in Family:
-            dirty = taken(self._dirty[family], most)
+            dirty = take_first(self._dirty[family], most)
             if dirty:
                 self._export(family, dirty.keys())
-            dirty |= taken(self._marked[family], most)
+            dirty |= take_first(self._stale_changed[family], most)
             if dirty:
                 changed[family] = dirty
-        if not self.converged and self._configured and now >= self._settled_at() and not self.is_busy:
-            self.converged = True
+        if not self.converged and not self.is_busy and self.deferral.end_if_due(self._waits(), now):
             for peer in self.peers.values():
-                peer.restarted()
-                self._touch(peer)
-        wire, self._wire = self._wire, []
-        for _, one in wire:
+                self._reindex(peer)  # its End-of-RIB is no longer withheld
+        actions, self._actions = self._actions, []
+        for _, one in actions:
             if isinstance(one, Close):
                 self._connections.pop(one.connection, None)
-        return wire, changed
+        return actions, changed
+
+    @property
+    def converged(self) -> bool:
+        """Whether what is not learned may be taken as not existing."""
+        return self.deferral.is_over
 
     @property
     def is_busy(self) -> bool:
         """Whether `flush` has more to do."""
-        return bool(self._chores) or any(self._dirty.values()) or any(self._marked.values())
+        return bool(self._walks) or any(self._dirty.values()) or any(self._stale_changed.values())
 
     def next_update(self, connection: Connection) -> bytes:
         """The next UPDATE for a connection that can take one; empty: there is none."""
         peer = self._peer(connection)
         return peer.next_update() if peer is not None and peer.connection == connection else b""
 
-    def waiting(self) -> list[Connection]:
+    def writable(self) -> list[Connection]:
         """The connections that `next_update` has something for."""
-        peers = [peer for address in self._roster.talkers if (peer := self.peers[address]).is_waiting]
-        self._roster.talkers = {peer.config.address for peer in peers}
+        peers = [peer for address in self._index.waiting if (peer := self.peers[address]).is_waiting]
+        self._index.waiting = {peer.config.address for peer in peers}
         return [peer.connection for peer in peers if peer.connection is not None]
 
-    def take_noted(self) -> set[Address]:
-        """The neighbours to which something happened since the last call."""
-        return self._roster.take_noted()
+    def take_changed_peers(self) -> set[Address]:
+        """The peers to which something happened since the last call."""
+        changed, self._index.changed = self._index.changed, set()
+        return changed
+
+    def is_stale(self, family: Family, prefix: Nlri, path: Path) -> bool:
+        """Whether a path of `prefix` is retained through its peer's restart."""
+        peer = self.peers.get(path.source.address)
+        rib = peer.adj_ribs_in.get(family) if peer is not None else None
+        return rib is not None and rib.is_stale(prefix, path.source.path_id)
 
     # -- within -------------------------------------------------------------------------------------------------------
 
-    def _name(self, remote: Address) -> Connection:
+    def _name_connection(self, remote: Address) -> Connection:
         self._last_connection += 1
         self._connections[self._last_connection] = remote
         return self._last_connection
@@ -273,70 +269,68 @@ class Instance:
         address = self._connections.get(connection)
         return self.peers.get(address) if address is not None else None
 
-    def _settled_at(self) -> float:
-        """When the start is over: all neighbours have told all, or had time to. A dead one holds up nobody."""
-        latest = max((peer.settled_at for peer in self.peers.values()), default=self._began)
-        return min(latest, self._began + self.config.deferral_seconds)
+    def _waits(self) -> Iterator[float]:
+        return (peer.deferred_until for peer in self.peers.values())
 
-    def _adopt(self, peer: Peer, outputs: list[Output]) -> None:
+    def _apply(self, peer: Peer, outputs: list[Output]) -> None:
+        """Carry out what a peer's core asks for, or pass it on to the shell."""
         key = number_of(peer.config.address)
         for output in outputs:
             match output:
                 case Learned(prefixes, path, family):
                     self._dirty[family] |= dict.fromkeys(self.ribs[family].put(prefixes, path))
-                case Forgotten(prefixes, family, path_id):
+                case Withdrawn(prefixes, family, path_id):
                     if len(prefixes) > SLICE_PREFIXES:
-                        self._chores.add(self._forgetting(peer.config.address, output))
+                        self._walks.add(self._walk_withdrawn(peer.config.address, output))
                     else:
                         self._dirty[family] |= dict.fromkeys(self.ribs[family].drop(prefixes, key, path_id))
-                case JudgeAgain(family):
-                    self._chores.add(self._judging(peer, family))
-                case Marked(prefixes, family):
-                    self._marked[family] |= dict.fromkeys(prefixes)
+                case ReapplyImportPolicy(family):
+                    self._walks.add(self._walk_import(peer, family))
+                case StaleChanged(prefixes, family):
+                    self._stale_changed[family] |= dict.fromkeys(prefixes)
                 case Established():
-                    self._begin(peer)
+                    self._advertise_all(peer)
+                    if self._originated is not None:
+                        for out in peer.adj_ribs_out.values():
+                            out.end_of_rib()
                 case _:
-                    self._wire.append((peer.config.address, output))
-        self._touch(peer)
+                    self._actions.append((peer.config.address, output))
+        self._reindex(peer)
 
-    def _touch(self, peer: Peer) -> None:
-        """Something may have changed about a neighbour."""
+    def _reindex(self, peer: Peer) -> None:
+        """Something may have changed about a peer."""
         address = peer.config.address
         if self.peers.get(address) is peer:
-            self._roster.note(address, peer.next_deadline, is_waiting=peer.is_waiting)
+            self._index.update(address, peer.next_deadline, is_waiting=peer.is_waiting)
         elif address not in self.peers:
-            self._roster.forget(address)
+            self._index.remove(address)
 
-    def _begin(self, peer: Peer) -> None:
-        """Tell a neighbour that came up everything, then End-of-RIB."""
-        self._tell_all(peer)
-        if self._originated is not None:
-            for out in peer.outs.values():
-                out.finish()
+    # -- walks over many prefixes -------------------------------------------------------------------------------------
 
-    def _tell_all(self, peer: Peer) -> None:
-        for family, out in peer.outs.items():
-            out.filling += 1
-            self._chores.add(self._telling(peer, family, out))
+    # A walk yields after each slice, and other inputs come between two slices: it looks at the tables as they are when
+    # the slice comes, and stops where the session or the peer that it was begun for is gone.
 
-    # -- over many prefixes -------------------------------------------------------------------------------------------
+    def _advertise_all(self, peer: Peer) -> None:
+        for family, out in peer.adj_ribs_out.items():
+            out.pending_walks += 1
+            self._walks.add(self._walk_advertise(peer, family, out))
 
-    def _telling(self, peer: Peer, family: Family, out: AdjRibOut) -> Chore:
-        """Everything to one neighbour, our own first; End-of-RIB waits for it."""
+    def _walk_advertise(self, peer: Peer, family: Family, out: AdjRibOut) -> RibWalk:
+        """Advertise the whole Loc-RIB to one peer, our own prefixes first; End-of-RIB waits for it."""
         own = self._originated[family] if self._originated is not None else {}
         rib = self.ribs[family]
-        others = rib.outer | set(out) if peer.hearing.internal and not self._reflects else rib.prefixes
+        others = rib.ebgp_prefixes | set(out) if peer.is_internal and not self._reflects else rib.prefixes
         many = [*own, *(prefix for prefix in others if prefix not in own)]
         for some in slices(many):
-            if peer.outs.get(family) is not out:
+            if peer.adj_ribs_out.get(family) is not out:
                 return
-            self._tell(family, [peer], some)
+            self._advertise(family, peer, some)
             yield len(some)
-        out.filling -= 1
-        self._touch(peer)
+        out.pending_walks -= 1
+        self._reindex(peer)
 
-    def _surrounding(self, family: Family, before: OwnBlocks) -> Chore:
-        """Our blocks changed, and with them what of others lies inside of one."""
+    def _walk_blocks(self, family: Family, before: OwnBlocks) -> RibWalk:
+        """Advertise anew what lies otherwise to our own blocks than before."""
         rib, now = self.ribs[family], self.blocks[family]
         for some in slices(list(rib.prefixes)):
             self._dirty[family] |= {
@@ -344,56 +338,94 @@ class Instance:
             }
             yield len(some)
 
-    def _forgetting(self, address: Address, gone: Forgotten) -> Chore:
-        """A neighbour's paths go from the Loc-RIB, but for those that it has told again meanwhile."""
+    def _walk_withdrawn(self, address: Address, gone: Withdrawn) -> RibWalk:
+        """Remove a peer's paths from the Loc-RIB, but for those that it has announced again meanwhile."""
         rib, key = self.ribs[gone.family], number_of(address)
         for some in slices(gone.prefixes):
             peer = self.peers.get(address)
-            intake = peer.intakes.get(gone.family) if peer is not None else None
-            if intake is not None:
-                some = [one for one in some if not intake.is_believed(one, gone.path_id)]
+            rib_in = peer.adj_ribs_in.get(gone.family) if peer is not None else None
+            if rib_in is not None:
+                some = [one for one in some if not rib_in.is_accepted(one, gone.path_id)]
             self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
             yield len(some)
 
-    def _judging(self, peer: Peer, family: Family) -> Chore:
-        """What a neighbour told is judged by the rules of now."""
-        intake = peer.intakes.get(family)
-        for some in slices(list(intake.told.prefixes) if intake is not None else ()):
-            if self.peers.get(peer.config.address) is not peer or peer.intakes.get(family) is not intake:
+    def _walk_import(self, peer: Peer, family: Family) -> RibWalk:
+        """Apply the present import policy to all that a peer announced."""
+        rib_in = peer.adj_ribs_in.get(family)
+        for some in slices(list(rib_in.pre_policy) if rib_in is not None else ()):
+            if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not rib_in:
                 return
-            self._adopt(peer, peer.hearing.judge_some(family, some))
+            if rib_in is not None:
+                self._apply(peer, rib_in.reapply_policy(some))
             yield len(some)
 
-    def _choosing(self, family: Family, next_hops: Collection[Address]) -> Chore:
-        """What has a path over one of these next hops is decided anew."""
+    def _walk_nexthops(self, family: Family, next_hops: Collection[Address]) -> RibWalk:
+        """Decide anew on every prefix that has a path over one of these next hops."""
         rib = self.ribs[family]
         for some in slices(list(rib.prefixes)):
-            over = (one for one in some if rib.goes_over(one, next_hops))
-            self._dirty[family] |= dict.fromkeys(rib.choose_again(over))
+            over = (one for one in some if rib.uses_nexthop(one, next_hops))
+            self._dirty[family] |= dict.fromkeys(rib.reselect(over))
             yield len(some)
 
-    # -- what each neighbour is told ----------------------------------------------------------------------------------
+    # -- what each peer is advertised ---------------------------------------------------------------------------------
 
     def _export(self, family: Family, dirty: Set[Nlri]) -> None:
-        told = [(peer, peer.session) for peer in self.peers.values() if family in peer.outs]
-        internal = [peer for peer, session in told if session is not None and session.internal]
-        external = [peer for peer, session in told if session is not None and not session.internal]
-        if external:
-            self._tell(family, external, dirty)
-        if internal:
-            # In a mesh nearly all is learned from inside and goes to nobody: only what was told can need a word.
-            own = self._originated[family] if self._originated is not None else {}
-            candidates = dirty if self._reflects else not_internal(dirty, self.ribs[family], own.keys())
-            for peer in internal:
-                self._tell(family, [peer], candidates | peer.outs[family].known(dirty))
+        own = self._originated[family] if self._originated is not None else {}
+        of_internal: Set[Nlri] | None = None
+        for peer in self.peers.values():
+            out = peer.adj_ribs_out.get(family)
+            if out is None:
+                continue
+            if not peer.is_internal:
+                self._advertise(family, peer, dirty)
+                continue
+            # In a mesh nearly all is learned from iBGP and goes to nobody: only what does not, and what the peer has.
+            if of_internal is None:
+                of_internal = dirty if self._reflects else self.ribs[family].not_from_ibgp(dirty, own.keys())
+            self._advertise(family, peer, of_internal | out.known(dirty))
 
-    def _tell(self, family: Family, peers: list[Peer], prefixes: Iterable[Nlri]) -> None:
-        for peer in peers:
-            if (to := self.listener(peer, family)) is not None:
-                tell(peer, to, family, self.ribs[family], self.blocks[family], prefixes)
-                if peer.is_waiting:
-                    self._roster.talkers.add(peer.config.address)
+    def _advertise(self, family: Family, peer: Peer, prefixes: Iterable[Nlri]) -> None:
+        if (to := self.export_target(peer, family)) is not None:
+            peer.advertise(to, family, self.ribs[family], self.blocks[family], prefixes)
+            if peer.is_waiting:
+                self._index.waiting.add(peer.config.address)
 
-    def listener(self, peer: Peer, family: Family) -> ExportTarget | None:
-        """A peer as one that can be told; None while it has no session."""
-        return listener_of(self.config, peer, family, lowered=self._lowered)
+    def export_target(self, peer: Peer, family: Family) -> ExportTarget | None:
+        """A peer as the export rules see it; None while it has no session."""
+        return peer.export_target(family, graceful_shutdown=self._graceful_shutdown)
+
+
+class PeerIndex:
+    """Which peers need a look, so that an input costs no more with many peers than one pass over plain numbers."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[Address, float] = {}
+        self.changed: set[Address] = set()
+        """Peers to which something happened; the reader takes them away."""
+        self.waiting: set[Address] = set()
+        """Peers for which an UPDATE may wait to be written; the reader drops those for which none does."""
+
+    def update(self, address: Address, deadline: float | None, *, is_waiting: bool) -> None:
+        """Something happened to a peer."""
+        self.changed.add(address)
+        if deadline is None:
+            self._deadlines.pop(address, None)
+        else:
+            self._deadlines[address] = deadline
+        if is_waiting:
+            self.waiting.add(address)
+
+    def remove(self, address: Address) -> None:
+        """A peer is no longer configured."""
+        self.changed.add(address)
+        self._deadlines.pop(address, None)
+        self.waiting.discard(address)
+
+    @property
+    def deadline(self) -> float | None:
+        """The earliest deadline of all peers."""
+        return min(self._deadlines.values(), default=None)
+
+    def due(self, now: float) -> list[Address]:
+        """Peers whose deadline has passed."""
+        return [address for address, at in self._deadlines.items() if at <= now]

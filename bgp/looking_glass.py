@@ -1,13 +1,13 @@
-"""The looking glass: what is known, what a neighbour told and was told, page by page, each path with its reason.
+"""The looking glass: Loc-RIB, Adj-RIB-In and Adj-RIB-Out of an instance, page by page, each path with its reason.
 
-Promises: values only, made from the router as it is now; a page is bounded, and the next one begins behind its last
+Promises: values only, made from the instance as it is now; a page is bounded, and the next one begins behind its last
 prefix whatever changed meanwhile. Does not know: time, sockets, how anything is shown.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_network
@@ -15,36 +15,39 @@ from ipaddress import ip_network
 from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
-from bgp.peer_status import is_stale
 from bgp.policy.policy import Candidate
 from bgp.rib.decision import is_eligible, why_best, why_not
-from bgp.rib.export import outgoing, why_not_told
+from bgp.rib.export import export_attributes, why_not_exported
 from bgp.wire import nlri
+from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, Prefix, family_of
 from bgp.wire.nlri import LONGEST, Nlri, prefix_of
 
 MOST_PREFIXES = 2000
-"""Of one page: one turn of the event loop."""
+"""The most prefixes of one page: it is made in one go."""
 
-Place = tuple[Family, bytes, int]
-"""Where a prefix stands in the order: family, address, length."""
+Position = tuple[Family, bytes, int]
+"""Where a prefix is in the order of pages: family, address, length."""
 
 
-class Which(Enum):
-    """What is looked at."""
+class RibView(Enum):
+    """Which table is looked at."""
 
     KNOWN = "known"
+    """The Loc-RIB."""
     RECEIVED = "received"
+    """A peer's Adj-RIB-In, before policy."""
     ADVERTISED = "advertised"
+    """A peer's Adj-RIB-Out, and why what is not in it is not."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A question."""
+class Query:
+    """A question to the looking glass."""
 
-    which: Which = Which.KNOWN
+    view: RibView = RibView.KNOWN
     peer: Address | None = None
-    """Whose, for RECEIVED and ADVERTISED."""
+    """The peer whose table it is, for RECEIVED and ADVERTISED."""
     prefix: Prefix | None = None
     """Only this one; with the length of a host also the longest known prefix that holds it."""
     after: Prefix | None = None
@@ -53,190 +56,142 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One path."""
+class PathView:
+    """One path of one prefix, as it is shown."""
 
     prefix: Prefix
     path: Path
     best: bool
-    """In use; of what is advertised: told."""
+    """Whether it is in use; of ADVERTISED: whether it is advertised."""
     stale: bool
     reason: str
-    """Why it is the best, why it is not used, or why it is not told."""
+    """Why it is the best, why it is not used, or why it is not advertised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the answer."""
+    """One page of the answer."""
 
-    paths: tuple[Seen, ...]
+    paths: tuple[PathView, ...]
     last: Prefix | None
-    """The next page begins behind it; None: this is the end."""
+    """The prefix behind which the next page begins; None: this is the last page."""
 
 
-def look(router: Instance, view: View) -> Page:
-    """One page. Raises ValueError for a peer that there is not."""
-    peer = _peer(router, view)
-    tell = _TELLERS[view.which]
-    if view.prefix is not None:
-        found = _longest(router, peer, view)
-        chosen = [] if found is None else [found]
-        more = False
+def query(instance: Instance, question: Query) -> Page:
+    """One page of an answer. Raises ValueError for an address that is no peer."""
+    peer = None
+    if question.view is not RibView.KNOWN:
+        peer = instance.peers.get(question.peer) if question.peer is not None else None
+        if peer is None:
+            raise ValueError(f"{question.peer} is not a peer")
+    more = False
+    if question.prefix is not None:
+        chosen = _longest(instance, peer, question.view, question.prefix)
     else:
-        most = max(1, min(view.most, MOST_PREFIXES))
-        chosen = heapq.nsmallest(most + 1, _behind(_prefixes(router, peer, view.which), view.after))
-        more = len(chosen) > most
-        chosen = chosen[:most]
-    prefixes = [_prefix(place) for place in chosen]
-    paths = tuple(seen for prefix in prefixes for seen in tell(router, peer, prefix))
-    return Page(paths, prefixes[-1] if more else None)
-
-
-def _peer(router: Instance, view: View) -> Peer | None:
-    if view.which is Which.KNOWN:
-        return None
-    if view.peer is None or view.peer not in router.peers:
-        raise ValueError(f"{view.peer} is not a peer")
-    return router.peers[view.peer]
+        most = max(1, min(question.most, MOST_PREFIXES))
+        chosen = heapq.nsmallest(most + 1, _behind(_positions(instance, peer, question.view), question.after))
+        more, chosen = len(chosen) > most, chosen[:most]
+    prefixes = [ip_network((network, length)) for _, network, length in chosen]
+    paths = (one for prefix in prefixes for one in _paths(instance, peer, question.view, prefix))
+    return Page(tuple(paths), prefixes[-1] if more else None)
 
 
 # -- which prefixes ---------------------------------------------------------------------------------------------------
 
 
-def _place(family: Family, packed: Nlri) -> Place:
+def _position(family: Family, packed: Nlri) -> Position:
     return family, packed[1:].ljust(LONGEST[family] // 8, b"\0"), packed[0]
 
 
-def _prefix(place: Place) -> Prefix:
-    _, address, length = place
-    return ip_network((address, length))
+def _positions(instance: Instance, peer: Peer | None, view: RibView) -> Iterator[Position]:
+    return (
+        _position(family, packed) for family in Family for packed in _of_family(instance, peer, view, family)
+    )
 
 
-def _prefixes(router: Instance, peer: Peer | None, which: Which) -> Iterator[Place]:
-    for family in Family:
-        for packed in _of_family(router, peer, which, family):
-            yield _place(family, packed)
-
-
-def _of_family(router: Instance, peer: Peer | None, which: Which, family: Family) -> Iterable[Nlri]:
+def _of_family(instance: Instance, peer: Peer | None, view: RibView, family: Family) -> Iterable[Nlri]:
     if peer is None:
-        return router.ribs[family].prefixes
-    if which is Which.RECEIVED:
-        return set(map(prefix_of, peer.intakes[family].told.prefixes)) if family in peer.intakes else ()
-    return peer.outs.get(family, ())
+        return instance.ribs[family].prefixes
+    if view is RibView.RECEIVED:
+        return set(map(prefix_of, peer.adj_ribs_in[family].pre_policy)) if family in peer.adj_ribs_in else ()
+    return peer.adj_ribs_out.get(family, ())
 
 
-def _behind(places: Iterator[Place], after: Prefix | None) -> Iterator[Place]:
+def _behind(positions: Iterator[Position], after: Prefix | None) -> Iterator[Position]:
     if after is None:
-        return places
-    border = _place(family_of(after), nlri.pack(after))
-    return (place for place in places if place > border)
+        return positions
+    border = _position(family_of(after), nlri.pack(after))
+    return (position for position in positions if position > border)
 
 
-def _longest(router: Instance, peer: Peer | None, view: View) -> Place | None:
+def _longest(instance: Instance, peer: Peer | None, view: RibView, prefix: Prefix) -> list[Position]:
     """The prefix asked for; for an address the longest one that holds it."""
-    prefix = view.prefix
-    assert prefix is not None
-    family = family_of(prefix)
-    known = _of_family(router, peer, view.which, family)
-    known = known if isinstance(known, set) else set(known)
-    is_host = prefix.prefixlen == prefix.max_prefixlen
-    for length in range(prefix.prefixlen, -1 if is_host else prefix.prefixlen - 1, -1):
-        packed = nlri.pack(prefix.supernet(new_prefix=length))
-        if packed in known:
-            return _place(family, packed)
-    # What a peer is not told has a reason, too.
-    is_known = router.ribs[family].best(nlri.pack(prefix)) is not None
-    return _place(family, nlri.pack(prefix)) if view.which is Which.ADVERTISED and is_known else None
+    family, packed = family_of(prefix), nlri.pack(prefix)
+    known = set(_of_family(instance, peer, view, family))
+    shortest = 0 if prefix.prefixlen == prefix.max_prefixlen else prefix.prefixlen
+    for length in range(prefix.prefixlen, shortest - 1, -1):
+        holder = nlri.truncated(packed, length)
+        if holder in known:
+            return [_position(family, holder)]
+    # What a peer is not advertised has a reason, too.
+    is_known = instance.ribs[family].best(packed) is not None
+    return [_position(family, packed)] if view is RibView.ADVERTISED and is_known else []
 
 
 # -- what there is to say of each -------------------------------------------------------------------------------------
 
 
-def _known(router: Instance, _: Peer | None, prefix: Prefix) -> Iterator[Seen]:
+def _paths(instance: Instance, peer: Peer | None, view: RibView, prefix: Prefix) -> Iterator[PathView]:
+    if peer is None:
+        return _known(instance, prefix)
+    return (
+        _received(instance, peer, prefix) if view is RibView.RECEIVED else _advertised(instance, peer, prefix)
+    )
+
+
+def _known(instance: Instance, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    candidates, nowhere = router.ribs[family].candidates(packed), router.ribs[family].unreachable
-    decided = why_best([path for path in candidates if is_eligible(path, nowhere)])
+    candidates, unreachable = instance.ribs[family].candidates(packed), instance.ribs[family].unreachable
+    decided = why_best([path for path in candidates if is_eligible(path, unreachable)])
     won = f"the others have: {decided}" if decided else "the only path"
     for path in candidates:
-        lost = why_not(path, candidates, nowhere)
-        yield Seen(prefix, path, not lost, is_stale(router, family, packed, path), lost or won)
+        lost = why_not(path, candidates, unreachable)
+        yield PathView(prefix, path, not lost, instance.is_stale(family, packed, path), lost or won)
 
 
-def _received(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
-    assert peer is not None
+def _received(instance: Instance, peer: Peer, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    intake, rib = peer.intakes[family], router.ribs[family]
+    rib_in, rib = peer.adj_ribs_in[family], instance.ribs[family]
     candidates = rib.candidates(packed)
-    for key in intake.keys_of(packed):
-        told = intake.told.get(key)
-        if told is None:
+    for key in rib_in.keys_of(packed):
+        path = rib_in.pre_policy.get(key)
+        if path is None:
             continue
-        refused, stale = intake.refused.get(key), is_stale(router, family, packed, told)
-        if refused is not None:
-            yield Seen(prefix, told, False, stale, f"refused: {refused}")
+        rejected, stale = rib_in.rejected.get(key), instance.is_stale(family, packed, path)
+        if rejected is not None:
+            yield PathView(prefix, path, False, stale, f"refused: {rejected}")
             continue
-        used = next((path for path in candidates if path.source == told.source), told)
+        used = next((one for one in candidates if one.source == path.source), path)
         lost = why_not(used, candidates, rib.unreachable)
-        yield Seen(prefix, used, not lost, stale, lost or "in use")
+        yield PathView(prefix, used, not lost, stale, lost or "in use")
 
 
-def _advertised(router: Instance, peer: Peer | None, prefix: Prefix) -> Iterator[Seen]:
-    assert peer is not None
+def _advertised(instance: Instance, peer: Peer, prefix: Prefix) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
-    best, to, out = router.ribs[family].best(packed), router.listener(peer, family), peer.outs.get(family)
+    best, to = instance.ribs[family].best(packed), instance.export_target(peer, family)
     if best is None:
         return
-    if to is None or out is None:
-        yield Seen(prefix, best, False, False, "there is no session of this family")
+    if to is None or family not in peer.adj_ribs_out:
+        yield PathView(prefix, best, False, False, "there is no session of this family")
         return
-    judged, reason = _judged(router, peer, family, packed, best)
-    told = outgoing(judged, to) if judged is not None else None
-    if told is None:
-        yield Seen(prefix, best, False, False, reason if judged is None else why_not_told(best, to))
+    attributes: PathAttributes | None = best.attributes
+    rule = ""
+    if (policy := peer.export_policy.get(family)) is not None:
+        learned, relation = not best.source.is_own, instance.blocks[family].relation(packed)
+        result = policy(Candidate(packed, best.attributes, learned, relation))
+        attributes, rule = result.attributes, result.reason
+    exported = export_attributes(replace(best, attributes=attributes), to) if attributes is not None else None
+    if exported is None:
+        yield PathView(prefix, best, False, False, rule if attributes is None else why_not_exported(best, to))
     else:
-        yield Seen(prefix, replace(best, attributes=told), True, False, reason or "told")
-
-
-def _judged(
-    router: Instance, peer: Peer, family: Family, packed: Nlri, best: Path
-) -> tuple[Path | None, str]:
-    judge = peer.tells.get(family)
-    if judge is None:
-        return best, ""
-    learned, relation = not best.source.is_own, router.blocks[family].relation(packed)
-    verdict = judge(Candidate(packed, best.attributes, learned, relation))
-    changed = None if verdict.attributes is None else replace(best, attributes=verdict.attributes)
-    return changed, verdict.reason
-
-
-_TELLERS: dict[Which, Callable[[Instance, Peer | None, Prefix], Iterator[Seen]]] = {
-    Which.KNOWN: _known,
-    Which.RECEIVED: _received,
-    Which.ADVERTISED: _advertised,
-}
-
-# -- one neighbour in full --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Of one family."""
-
-    received: int
-    refused: int
-    stale: int
-    advertised: int
-
-
-def counts(peer: Peer) -> dict[str, Counts]:
-    """What was told each way, by the family's name."""
-    return {
-        family.name: Counts(
-            received=len(intake.told),
-            refused=len(intake.refused),
-            stale=len(intake.stale),
-            advertised=len(peer.outs[family]) if family in peer.outs else 0,
-        )
-        for family, intake in peer.intakes.items()
-    }
+        yield PathView(prefix, replace(best, attributes=exported), True, False, rule or "advertised")

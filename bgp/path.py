@@ -14,7 +14,7 @@ from bgp.wire.families import Address
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whom a path came from."""
+    """Where a path came from: a peer, as it was in the session that announced it, or ourselves."""
 
     key: int
     """Names the source: the peer's address as a number; 0 is ourselves."""
@@ -24,7 +24,7 @@ class Source:
     client: bool = False
     """Whether it is a client of ours (RFC 4456)."""
     path_id: int | None = None
-    """Which of several paths of that peer (RFC 7911); None: it tells one."""
+    """Which of several paths of that peer (RFC 7911); None: the peer announces one."""
 
     @property
     def is_own(self) -> bool:

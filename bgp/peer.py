@@ -1,78 +1,82 @@
-"""One neighbour: its connections (at most one each way and an established one), when to call it, and its restart.
+"""One BGP peer: its connections (at most one each way and an established one), ConnectRetry, and its Adj-RIBs.
 
-Promises: pure; inputs come with the time, outputs are values. Graceful restart belongs to the neighbour, not to a
-connection. A connection that comes in beside an established session means that the neighbour has restarted.
-Does not know: sockets, other neighbours, which path is best.
+Promises: pure; inputs come with the time, outputs are values. Adj-RIB-In belongs to the peer, so graceful restart keeps
+it between sessions; Adj-RIB-Out belongs to the session. A connection that comes in beside an established session means
+that the peer has restarted.
+Does not know: sockets, other peers, which path is best.
 RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from bgp.events import Close, Connection, Dial, Established, Output, Send
-from bgp.peer_config import PeerConfig, SpeakerConfig, believes_otherwise
-from bgp.policy.policy import CompiledPolicy, judges
-from bgp.rib.adj_rib_in import Intake
+from bgp.events import Close, Connection, Dial, Established, Output, ReapplyImportPolicy, Send
+from bgp.path import Source
+from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
+from bgp.policy.origination import OwnBlocks
+from bgp.policy.policy import CompiledPolicy, compiled
+from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.adj_rib_out import AdjRibOut
-from bgp.rib.adj_ribs_in import AdjRibsIn
+from bgp.rib.export import ExportTarget, exporter, own_next_hop
+from bgp.rib.graceful_restart import RestartDeferral, wait_until
+from bgp.rib.loc_rib import LocRib
 from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
-from bgp.session.open_parameters import our_side
+from bgp.session.open_parameters import local_parameters
 from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.wire.capabilities import GracefulRestart
-from bgp.wire.families import UNICAST, Address, Family
+from bgp.wire.families import UNICAST, Address, Family, number_of
 from bgp.wire.iana import Cease, Error
-from bgp.wire.messages import Notification, RouteRefresh, Subtype, Update
+from bgp.wire.messages import Notification, Subtype
+from bgp.wire.nlri import Nlri
+from bgp.wire.update import Update
 
-TOO_MANY_SECONDS = 300.0
-"""How long a neighbour that told too many prefixes is left alone."""
-COMING_UP_SECONDS = 15.0
-"""How long a neighbour may take to come up before it counts as away."""
-TELLING_SECONDS = 5.0
-"""How long a neighbour without graceful restart, which may send no End-of-RIB, may take to tell its paths."""
+MAXIMUM_PREFIXES_HOLD_DOWN_SECONDS = 300.0
+"""How long a peer that announced more than its maximum of prefixes is left alone (RFC 4486)."""
 
 
 class Peer:
-    """The neighbour's state machine."""
+    """One peer of this speaker, configured or about to be removed."""
 
     def __init__(
         self,
         config: PeerConfig,
-        speaker: SpeakerConfig,
+        us: SpeakerConfig,
+        deferral: RestartDeferral,
         new_connection: Callable[[], Connection],
         random: Callable[[], float],
         now: float,
     ) -> None:
         self.config = config
-        self._speaker = speaker
-        self._held: list[AdjRibOut] = []
-        """Whose End-of-RIB waits until our restart is over."""
-        self.restarting = speaker.restarting
-        """Whether our own restart is still under way (R bit); the router clears it."""
+        self._us = us
+        self._deferral = deferral
         self.last_error = ""
+        """Why the last connection ended; empty while a session is established."""
         self.last_down: Down | None = None
-        """The last end of a session that had a NOTIFICATION."""
+        """The last end of a connection that had a NOTIFICATION."""
         self.sessions = 0
-        """How often one was established."""
-        self.hearing = AdjRibsIn(config, speaker)
-        self.tells = self._tells()
-        """What decides of each family whether the neighbour is told a path; None: it is told all."""
-        self.outs: dict[Family, AdjRibOut] = {}
-        """Of the families agreed, while established."""
+        """How many sessions have been established since this process began."""
+        self.adj_ribs_in = {family: AdjRibIn(family, config, us) for family in sorted(config.families)}
+        self.adj_ribs_out: dict[Family, AdjRibOut] = {}
+        """Adj-RIB-Out of each family negotiated, while a session is established."""
+        self.export_policy = self._compile_export_policy()
+        """Export rules by family; None: everything is advertised."""
         self._new_connection = new_connection
         self._random = random
-        self._began = now
+        self._configured_at = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
         self._beside_established: set[Connection] = set()
         """Connections that came in while another was established."""
         self._collision = Collision()
-        self._calling = ConnectRetry(random, now, passive=config.passive)
+        self._connect_retry = ConnectRetry(random, now, passive=config.passive)
         self._established: Connection | None = None
+        self._source: Source | None = None
+        """What the paths of the established session come from."""
         self._up_at = now
         self._was_up = False
 
@@ -80,17 +84,17 @@ class Peer:
 
     @property
     def state(self) -> State:
-        """The furthest of its connections."""
+        """The furthest state of its connections."""
         states = {session.state for session in self._sessions.values()}
         for state in (State.ESTABLISHED, State.OPEN_CONFIRM, State.OPEN_SENT):
             if state in states:
                 return state
-        return State.CONNECT if self._calling.under_way else State.ACTIVE
+        return State.CONNECT if self._connect_retry.is_dialing else State.ACTIVE
 
     @property
-    def intakes(self) -> dict[Family, Intake]:
-        """What it told of each family."""
-        return self.hearing.intakes
+    def is_internal(self) -> bool:
+        """Whether the peer is of our AS (iBGP)."""
+        return self.config.is_internal(self._us)
 
     @property
     def session(self) -> Session | None:
@@ -99,50 +103,50 @@ class Peer:
 
     @property
     def connection(self) -> Connection | None:
-        """The established session's connection."""
+        """The connection of the established session."""
         return self._established
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is to be told something."""
-        return any(out.is_waiting for out in self.outs.values())
+        """Whether `next_update` has something to send."""
+        return any(out.is_waiting for out in self.adj_ribs_out.values())
 
     @property
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
-        times += [*self.hearing.deadlines, self._calling.deadline, self._collision.deadline]
+        times += [rib.deadline for rib in self.adj_ribs_in.values()]
+        times += [self._connect_retry.deadline, self._collision.deadline]
         return min((at for at in times if at is not None), default=None)
 
     @property
-    def settled_at(self) -> float:
-        """When to stop waiting for what this neighbour will tell after our start; -inf: it has told all."""
-        if self.session is None:
-            heard_all = all(intake.heard_all for intake in self.intakes.values())
-            return float("-inf") if heard_all else self._began + COMING_UP_SECONDS
-        if all(self.intakes[family].heard_all for family in self.outs):
-            return float("-inf")
-        restart = self._restart_of(self.session)
-        # Who restarts as well may be waiting for us, so he is not waited for without end (RFC 4724 section 4.1).
-        waits = restart is not None and not restart.restarting
-        return float("inf") if waits else self._up_at + TELLING_SECONDS
+    def deferred_until(self) -> float:
+        """Until when our restart deferral waits for this peer."""
+        session = self.session
+        families = self.adj_ribs_in if session is None else self.adj_ribs_out
+        return wait_until(
+            eor_received=all(self.adj_ribs_in[family].eor_received for family in families),
+            configured_at=self._configured_at,
+            up_at=self._up_at if session is not None else None,
+            restart=self._restart_of(session) if session is not None else None,
+        )
 
-    # -- inputs -------------------------------------------------------------------------------------------------------
+    # -- TCP and time -------------------------------------------------------------------------------------------------
 
     def connected(
         self, connection: Connection, local: Address, now: float, *, outgoing: bool
     ) -> list[Output]:
         """TCP is up; `local` is the address of our end."""
         if outgoing:
-            if not self._calling.ended(connection):
+            if not self._connect_retry.ended(connection):
                 return [Close(connection)]  # given up meanwhile
             self._outgoing.add(connection)
-        if self._calling.is_barred(now):
+        if self._connect_retry.is_held_down(now):
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
-            # Nobody calls twice who still has the first connection.
+            # A peer that still has its first connection opens no second one.
             if same_way and known != self._established:
                 outputs += self._drop(
                     known, self._sessions[known].lost("replaced by a newer connection"), now
@@ -150,35 +154,30 @@ class Peer:
         is_fresh = self._established in self._outgoing and now - self._up_at < PATIENCE_SECONDS
         if self._established is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
-        self._calling.rest()
-        side = our_side(self._speaker, self.config, local, restarting=self.restarting, was_up=self._was_up)
-        self._sessions[connection] = Session(side, self.config.asn, self._random, now)
+        self._connect_retry.stop()
+        ours = local_parameters(
+            self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
+        )
+        self._sessions[connection] = Session(ours, self.config.asn, self._random, now)
         return outputs + self._flush(connection)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> list[Output]:
-        """The call did not succeed."""
-        if self._calling.ended(connection):
+        """TCP did not come up."""
+        if self._connect_retry.ended(connection):
             self.last_error = why
             if not self._sessions:
-                self._calling.again(now)
+                self._connect_retry.schedule(now)
         return []
 
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
-        """Bytes arrived."""
+        """Octets arrived."""
         session = self._sessions.get(connection)
-        if session is None:
-            return []
-        events = session.receive_data(data, now)
-        # What the session itself has to say goes out before what an event makes others send.
-        outputs = self._flush(connection)
-        for event in events:
-            outputs += self._event(connection, event, now)
-        return outputs
+        return self._events(connection, session.receive_data(data, now), now) if session is not None else []
 
-    def heard(self, connection: Connection, now: float) -> None:
-        """Bytes of the neighbour wait to be read."""
+    def extend_hold(self, connection: Connection, now: float) -> None:
+        """Octets of the peer wait to be read, so its hold timer starts anew."""
         if (session := self._sessions.get(connection)) is not None:
-            session.heard(now)
+            session.extend_hold(now)
 
     def disconnected(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP ended underneath."""
@@ -189,51 +188,83 @@ class Peer:
         """Do what is due."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            events = session.handle_timer(now)
-            outputs += self._flush(connection)
-            for event in events:
-                outputs += self._event(connection, event, now)
+            outputs += self._events(connection, session.handle_timer(now), now)
         if self._collision.is_due(now):
             outputs += self._decide_collision(now)
-        if (late := self._calling.unanswered(now)) is not None:
+        if (late := self._connect_retry.timed_out(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
-        if (call := self._calling.begin(now, self._new_connection)) is not None:
-            outputs.append(Dial(call, self.config))
-        return outputs + self.hearing.expire(now)
+        if (dialed := self._connect_retry.dial_due(now, self._new_connection)) is not None:
+            outputs.append(Dial(dialed, self.config))
+        for rib in self.adj_ribs_in.values():
+            outputs += rib.expire(now)
+        return outputs
+
+    # -- what is advertised -------------------------------------------------------------------------------------------
+
+    def export_target(self, family: Family, *, graceful_shutdown: bool) -> ExportTarget | None:
+        """The peer as the export rules see it; None while it has no session."""
+        session, config, us = self.session, self.config, self._us
+        if session is None:
+            return None
+        own = (config.local_address, session.local.address, *us.addresses)
+        return ExportTarget(
+            number_of(config.address),
+            session.internal,
+            session.local.asn,
+            own_next_hop(own, family),
+            config.next_hop_mode,
+            config.route_reflector_client,
+            us.cluster_id or us.router_id,
+            config.link_local_address if family is Family.IPV6 else None,
+            graceful_shutdown,
+        )
+
+    def advertise(
+        self, to: ExportTarget, family: Family, rib: LocRib, blocks: OwnBlocks, prefixes: Iterable[Nlri]
+    ) -> None:
+        """Put what now holds of these prefixes into the Adj-RIB-Out, which sends only what is new to the peer."""
+        out, export = self.adj_ribs_out[family], exporter(to, self.export_policy[family], blocks)
+        for prefix in prefixes:
+            best = rib.best(prefix)
+            attributes = export(prefix, best) if best is not None else None
+            if attributes is not None or prefix in out:
+                out.set(prefix, attributes)
 
     def next_update(self) -> bytes:
-        """The next UPDATE for the established session; empty when there is nothing to tell."""
+        """The next message for the established session; empty when there is nothing to advertise."""
         session = self.session
         if session is None:
             return b""
-        for out in self.outs.values():
+        for out in self.adj_ribs_out.values():
             message = out.next_message(session.context, session.largest_message)
             if message is not None:
                 session.send(message)
                 return session.data_to_send()
         return b""
 
+    # -- configuration ------------------------------------------------------------------------------------------------
+
     def reconfigure(self, config: PeerConfig, now: float) -> list[Output]:
         """Go on under a configuration that the present session can live with."""
         before, self.config = self.config, config
-        self._calling.passive = config.passive
+        self._connect_retry.passive = config.passive
         if config.passive:
-            self._calling.rest()
+            self._connect_retry.stop()
         elif not self._sessions:
-            self._calling.again(now)
+            self._connect_retry.schedule(now)
         for session in self._sessions.values():
-            session.adjust(config.keepalive_seconds)
-        self.tells = self._tells()
-        return self.hearing.adopt(config) if believes_otherwise(before, config) else []
+            session.set_keepalive(config.keepalive_seconds)
+        self.export_policy = self._compile_export_policy()
+        return self._change_import(config) if changes_import(before, config) else []
 
-    def renew(self, config: PeerConfig, now: float) -> list[Output]:
+    def restart_session(self, config: PeerConfig, now: float) -> list[Output]:
         """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
 
-        RFC 8538 lets a Cease do that; without it only a connection that breaks without a word does (RFC 4724).
+        RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
         """
         outputs: list[Output] = []
-        self._calling.passive = config.passive
+        self._connect_retry.passive = config.passive
         for connection, session in list(self._sessions.items()):
             why = "the configuration changed"
             quiet = self._restart_of(session) is not None and not session.is_soft
@@ -241,42 +272,53 @@ class Peer:
             down = session.lost(why) if quiet else session.close(cease, why)
             outputs += self._drop(connection, down, now)
         self.config = config
-        outputs += self._calling.give_up()
-        self._calling.again(now)
-        self.tells = self._tells()
-        return outputs + self.hearing.adopt(config)
-
-    def ask_again(self) -> list[Output]:
-        """Have the neighbour tell everything again (RFC 2918); judge anew what it told, where it cannot."""
-        session, connection = self.session, self._established
-        if session is None or connection is None or session.peer is None:
-            return []
-        if not session.peer.offer.route_refresh:
-            return self.hearing.judge_again()
-        for family in self.outs:
-            session.send(RouteRefresh(family, UNICAST))
-        return self._flush(connection)
-
-    def _tells(self) -> dict[Family, CompiledPolicy | None]:
-        return judges(self.config.policy.outgoing, self.config.families, internal=self.hearing.internal)
+        outputs += self._connect_retry.cancel()
+        self._connect_retry.schedule(now)
+        self.export_policy = self._compile_export_policy()
+        return outputs + self._change_import(config)
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
-        """The neighbour is no longer wanted: say so (with a text, RFC 9003), and forget all it said."""
+        """Leave the peer for good, with a text for its operators (RFC 9003), and withdraw all that it announced."""
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
-            session.leave(subcode, "no longer configured", shutdown_data(text))
+            session.cease(subcode, "no longer configured", shutdown_data(text))
             outputs += [*self._flush(connection), Close(connection)]
-        outputs += self._calling.give_up()
+        outputs += self._connect_retry.cancel()
         self._sessions.clear()
-        self._established, self.outs = None, {}
-        return outputs + self.hearing.forget()
+        self._established, self.adj_ribs_out = None, {}
+        for rib in self.adj_ribs_in.values():
+            outputs += rib.clear()
+        return outputs
 
-    # -- rules --------------------------------------------------------------------------------------------------------
+    def _change_import(self, config: PeerConfig) -> list[Output]:
+        """Decide anew on all that the peer announced; it need not announce anything again."""
+        outputs: list[Output] = []
+        for family in self.adj_ribs_in.keys() - config.families:
+            outputs += self.adj_ribs_in.pop(family).clear()
+        for family in sorted(config.families):
+            if (rib := self.adj_ribs_in.get(family)) is not None:
+                rib.configure(config)
+            else:
+                self.adj_ribs_in[family] = AdjRibIn(family, config, self._us)
+        return outputs + [ReapplyImportPolicy(family) for family in self.adj_ribs_in]
+
+    def _compile_export_policy(self) -> dict[Family, CompiledPolicy | None]:
+        rules = self.config.policy.export_rules
+        return {family: compiled(rules, family, internal=self.is_internal) for family in self.config.families}
+
+    # -- what sessions report -----------------------------------------------------------------------------------------
 
     def _flush(self, connection: Connection) -> list[Output]:
         session = self._sessions.get(connection)
         data = session.data_to_send() if session is not None else b""
         return [Send(connection, data)] if data else []
+
+    def _events(self, connection: Connection, events: list[Event], now: float) -> list[Output]:
+        # What the session itself sends goes out before what an event makes others send.
+        outputs = self._flush(connection)
+        for event in events:
+            outputs += self._event(connection, event, now)
+        return outputs
 
     def _event(self, connection: Connection, event: Event, now: float) -> list[Output]:
         match event:
@@ -285,14 +327,14 @@ class Peer:
             case Up():
                 return self._up(connection, now)
             case Received(update):
-                return self._learn(connection, update, now)
+                return self._receive(connection, update, now)
             case Refresh(family, kind):
                 return self._refresh(connection, family, kind, now)
             case Down():
                 return self._drop(connection, event, now)
 
     def _opened(self, connection: Connection, now: float) -> list[Output]:
-        """Beside an established session a newcomer means a restarted neighbour (RFC 4724 section 5), or is refused."""
+        """Beside an established session a newcomer means a restarted peer (RFC 4724 section 5), or is refused."""
         known = self._established
         if connection in self._beside_established and known is not None:
             if self._restart_of(self._sessions[known]) is None:
@@ -304,15 +346,16 @@ class Peer:
 
     def _decide_collision(self, now: float) -> list[Output]:
         self._collision.end()
-        lost = losers(self._sessions, self._outgoing, int(self._speaker.router_id))
+        lost = losers(self._sessions, self._outgoing, int(self._us.router_id))
         return [output for connection in lost for output in self._lose(connection, now)]
 
     def _lose(self, loser: Connection, now: float) -> list[Output]:
-        said = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
-        down = self._sessions[loser].close(said, "another connection to this neighbour stays")
+        cease = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
+        down = self._sessions[loser].close(cease, "another connection to this neighbour stays")
         return self._drop(loser, down, now)
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:
+        """The peer's graceful restart capability, where it covers a family of this session."""
         restart = session.peer.offer.graceful_restart if session.peer is not None else None
         if restart is None or not restart.restart_seconds:
             return None
@@ -320,67 +363,64 @@ class Peer:
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
         outputs = self._decide_collision(now) if self._established is not None else []
-        if connection not in self._sessions:
+        session = self._sessions.get(connection)
+        if session is None or session.peer is None:
             return outputs  # it lost a collision, now or a moment ago
-        outputs += self._calling.give_up()
+        outputs += self._connect_retry.cancel()
         self.sessions += 1
         self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
-        session = self._sessions[connection]
-        self.outs = {family: AdjRibOut(family) for family in sorted(session.context.families)}
-        self._held = list(self.outs.values()) if self._waits_for_others() else []
-        for out in self._held:
-            out.filling += 1
-        outputs += self.hearing.returned(session, self._restart_of(session), now)
+        config = self.config
+        self._source = Source(
+            number_of(config.address),
+            config.address,
+            session.peer.router_id,
+            session.internal,
+            config.route_reflector_client,
+        )
+        passes_on = not session.internal or self._us.cluster_id or config.route_reflector_client
+        deferral = self._deferral if passes_on else None
+        self.adj_ribs_out = {
+            family: AdjRibOut(family, deferral) for family in sorted(session.context.families)
+        }
+        restart = self._restart_of(session)
+        preserved = restart.forwarding_preserved & session.context.families if restart else frozenset()
+        for family, rib in self.adj_ribs_in.items():
+            outputs += rib.session_established(
+                session.local.address, now, forwarding_preserved=family in preserved
+            )
         return [*outputs, Established()]
 
-    def _waits_for_others(self) -> bool:
-        """RFC 4724 section 4.1: after a restart, End-of-RIB to whom we pass on what others tell waits for these."""
-        passes_on = (
-            not self.hearing.internal or self._speaker.cluster_id or self.config.route_reflector_client
-        )
-        return self.restarting and bool(passes_on)
-
-    def restarted(self) -> None:
-        """Our own restart is over: all others have told all, or had time to."""
-        for out in self._held:
-            out.filling -= 1
-        self._held, self.restarting = [], False
-
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
-        """RFC 2918, RFC 7313 section 4."""
-        session, intake = self._sessions.get(connection), self.intakes[family]
+        """ROUTE-REFRESH: the peer's request, or its BoRR and EoRR (RFC 2918, RFC 7313 section 4)."""
+        session, rib = self._sessions.get(connection), self.adj_ribs_in[family]
         if session is None or connection != self._established:
             return []
         match kind:
             case Subtype.REQUEST:
-                self.outs[family].repeat(marked=session.marks_refreshes)
+                self.adj_ribs_out[family].readvertise(marked=session.enhanced_refresh)
             case Subtype.BEGIN:
-                if intake.has_ended or self._restart_of(session) is None:
-                    intake.repeats(now)
+                if rib.eor_in_session or self._restart_of(session) is None:
+                    rib.begin_refresh(now)
             case Subtype.END:
-                return intake.repeated()
+                return rib.end_refresh()
         return []
 
-    def _learn(self, connection: Connection, update: Update, now: float) -> list[Output]:
+    def _receive(self, connection: Connection, update: Update, now: float) -> list[Output]:
         session = self._sessions.get(connection)
-        if session is None or session.peer is None:
+        if session is None or self._source is None:
             return []
-        outputs = self.hearing.learn(session, session.peer, update)
-        return outputs + self._limit(connection, session, self.intakes[update.family], now)
-
-    def _limit(self, connection: Connection, session: Session, intake: Intake, now: float) -> list[Output]:
-        """RFC 4486: a neighbour that tells too much is left for a while, not only for a moment."""
+        rib = self.adj_ribs_in[update.family]
+        outputs = rib.receive(update, self._source)
         most = self.config.maximum_prefixes
-        if not most or len(intake.told) <= most:
-            return []
-        data = struct.pack("!HBI", intake.family, UNICAST, most)
-        down = session.leave(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
-        outputs = self._drop(connection, down, now)
-        self._calling.bar(now + TOO_MANY_SECONDS)
+        if most and len(rib.pre_policy) > most:
+            data = struct.pack("!HBI", update.family, UNICAST, most)
+            down = session.cease(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
+            outputs += self._drop(connection, down, now)
+            self._connect_retry.hold_down(now + MAXIMUM_PREFIXES_HOLD_DOWN_SECONDS)
         return outputs
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
-        """A session is over: its routes go, or stay as stale ones."""
+        """A connection is over: if it was the session, its paths are withdrawn or stay as stale ones."""
         outputs = [*self._flush(connection), Close(connection)]
         session = self._sessions.pop(connection, None)
         if session is None:
@@ -388,13 +428,20 @@ class Peer:
         self._outgoing.discard(connection)
         self._beside_established.discard(connection)
         if connection == self._established:
-            self._established, self.outs = None, {}
+            self._established, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
-            outputs += self.hearing.lost(session, restart, now)
-            self._calling.forgive(now - self._up_at)
+            retained = restart.families & session.context.families if restart else frozenset()
+            for family, rib in self.adj_ribs_in.items():
+                if restart is not None and family in retained:
+                    outputs += rib.session_lost(restart.restart_seconds, now)
+                else:
+                    outputs += rib.clear()
+            self._connect_retry.reset_backoff(now - self._up_at)
         self.last_error = down.why
-        if words := [said for said in (down.sent, down.received) if said is not None]:
+        if notifications := [one for one in (down.sent, down.received) if one is not None]:
             self.last_down = down
         if not self._sessions:
-            self._calling.again(now, after_error=any(said.code != Error.CEASE for said in words))
+            self._connect_retry.schedule(
+                now, after_error=any(one.code != Error.CEASE for one in notifications)
+            )
         return outputs

@@ -1,4 +1,4 @@
-"""Who we are and whom we peer with, checked when made. Knows no files and no datastore."""
+"""The configuration of the speaker and of each peer, checked when made. Knows no files and no datastore."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_AS = 0xFFFFFFFF
 SHORTEST_HOLD_SECONDS = 3
 """RFC 4271 section 4.2: zero, or at least three."""
 LONGEST_PASSWORD = 80
-"""Linux, TCP_MD5SIG_MAXKEYLEN."""
+"""Octets of a TCP MD5 key (Linux, TCP_MD5SIG_MAXKEYLEN)."""
 EVERYTHING = Policy()
 MOST_HOPS = 254
 MOST_LOCAL_AS = 255
@@ -23,7 +23,7 @@ LONGEST_RESTART_SECONDS = 4095
 
 
 class NextHopMode(Enum):
-    """Which next hop a peer is told for what others taught us; what we originate always has our own."""
+    """The next hop that a learned path is advertised with; what we originate always has our own."""
 
     AUTO = "Auto"
     """Ours to another AS, unchanged within ours (RFC 4271 section 5.1.3)."""
@@ -53,21 +53,21 @@ def _check_restart(seconds: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """One neighbour of the speaker."""
+    """One peer of the speaker."""
 
     address: Address
     asn: int
     port: int = PORT
     passive: bool = False
-    """Wait to be called instead of calling."""
+    """Wait for the peer to connect instead of connecting."""
     hold_seconds: int = 90
     keepalive_seconds: float = 0
     """Between our keepalives; 0, or more than a third of the hold time: that third."""
     local_address: Address | None = None
-    """Source of our connections, and next hop of what we tell; None: what the kernel takes."""
+    """Source of our connections, and next hop of what we advertise; None: what the kernel takes."""
     description: str = ""
     route_reflector_client: bool = False
-    """We pass on to it, and from it, what iBGP peers told us (RFC 4456)."""
+    """We reflect to it, and from it, what iBGP peers announce (RFC 4456)."""
     maximum_prefixes: int = 0
     """More than this of a family and the session ends; 0: no limit."""
     password: str = field(default="", repr=False)
@@ -77,16 +77,20 @@ class PeerConfig:
     local_as: int | None = None
     """Our AS number towards this peer, in place of the speaker's; it also decides whether the peer is internal."""
     allowed_local_as: int = 0
-    """How often our own AS may stand in the AS_PATH of what the peer tells."""
+    """How often our own AS may be in the AS_PATH of what the peer announces."""
     next_hop_mode: NextHopMode = NextHopMode.AUTO
     restart_seconds: int | None = None
     """How long this peer keeps our paths while we are away; None: as the speaker says."""
     families: frozenset[Family] = frozenset({Family.IPV4})
     """What is exchanged with it, whatever the family of its address (RFC 4760)."""
     link_local_address: IPv6Address | None = None
-    """Ours on the link that we share with it, told beside an IPv6 next hop (RFC 2545); None: no such link."""
+    """Ours on the link that we share with it, advertised beside an IPv6 next hop (RFC 2545); None: no such link."""
     policy: Policy = EVERYTHING
-    """What is believed of what it tells, and what it is told; without rules all of both (RFC 8212 would have none)."""
+    """Import and export policy; without rules everything is accepted and advertised (RFC 8212 would have nothing)."""
+
+    def is_internal(self, us: SpeakerConfig) -> bool:
+        """Whether the peer is of our AS as it sees us (iBGP)."""
+        return self.asn == (self.local_as or us.asn)
 
     def __post_init__(self) -> None:
         _check_as(self.asn)
@@ -109,42 +113,41 @@ class PeerConfig:
 
 
 def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
-    """Whether it is still the same neighbour to whom we are the same, so that paths may outlive a new session."""
+    """Whether both are one peer to which we are one speaker, so that paths may outlive the session."""
     return (one.address, one.asn, one.local_as) == (other.address, other.asn, other.local_as)
 
 
+_CHANGEABLE = (
+    *("description", "passive", "port", "maximum_prefixes", "next_hop_mode"),
+    *("policy", "allowed_local_as", "keepalive_seconds"),
+)
+"""What may change under a session: it counts only for people, or from now on."""
+
+
 def same_session(one: PeerConfig, other: PeerConfig) -> bool:
-    """Whether a session made for one may stay for the other: what differs counts only for people or from now on."""
-    adjusted = replace(
-        one,
-        description=other.description,
-        passive=other.passive,
-        port=other.port,
-        maximum_prefixes=other.maximum_prefixes,
-        next_hop_mode=other.next_hop_mode,
-        policy=other.policy,
-        allowed_local_as=other.allowed_local_as,
-        keepalive_seconds=other.keepalive_seconds,
-    )
-    return adjusted == other
+    """Whether a session negotiated under one may go on under the other."""
+    return replace(one, **{name: getattr(other, name) for name in _CHANGEABLE}) == other
 
 
-def believes_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
-    """Whether what of a peer's words is believed depends on what differs."""
-    return (before.policy.incoming, before.allowed_local_as) != (
-        after.policy.incoming,
+def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether the difference matters to which of the peer's paths are accepted."""
+    return (before.policy.import_rules, before.allowed_local_as) != (
+        after.policy.import_rules,
         after.allowed_local_as,
     )
 
 
-def tells_otherwise(before: PeerConfig, after: PeerConfig) -> bool:
-    """Whether what a peer is told depends on what differs."""
-    return before.next_hop_mode is not after.next_hop_mode or before.policy.outgoing != after.policy.outgoing
+def changes_export(before: PeerConfig, after: PeerConfig) -> bool:
+    """Whether the difference matters to what the peer is advertised."""
+    return (
+        before.next_hop_mode is not after.next_hop_mode
+        or before.policy.export_rules != after.policy.export_rules
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SpeakerConfig:
-    """The speaker itself."""
+    """The configuration of the speaker itself."""
 
     asn: int
     router_id: IPv4Address
@@ -157,13 +160,13 @@ class SpeakerConfig:
     deferral_seconds: float = 60.0
     """How long after the start `converged` may wait for peers."""
     cluster_id: IPv4Address | None = None
-    """Of our cluster as route reflector; the router id when not given (RFC 4456 section 7)."""
+    """CLUSTER_ID of our cluster as route reflector; None: the router id (RFC 4456 section 7)."""
     second_address: Address | None = None
     """Listened on as well; that of the other family on a node that has both."""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Our own: listened on, told as next hops where a session's own address is of the other family."""
+        """Our own: listened on, and advertised as next hops where a session's own address is of the other family."""
         return (
             (self.listen_address,)
             if self.second_address is None

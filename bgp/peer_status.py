@@ -1,58 +1,41 @@
-"""What a speaker shows of itself: learned routes, neighbours, and every path with why it is or is not used.
+"""What a speaker shows of a peer: its session, what was negotiated, its counts, and the last NOTIFICATION.
 
-Promises: values only, made from the router as it is now. Does not know: time, sockets.
+Promises: values only, made from the peer as it is now. Does not know: time, sockets, how anything is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-from bgp.instance import Instance
-from bgp.path import Path
 from bgp.peer import Peer
-from bgp.rib.decision import why_not
 from bgp.session.fsm import State
-from bgp.session.notification_text import where_defined, why_of
+from bgp.session.notification_text import describe_notification, where_defined
 from bgp.session.session import Down, Session
-from bgp.wire import nlri
 from bgp.wire.capabilities import Capabilities
-from bgp.wire.families import Address, Family, Prefix, family_of
-from bgp.wire.nlri import Nlri
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedRoute:
-    """What is said of a best path that neighbours taught; prefixes may share it."""
-
-    next_hop: Address
-    peer: Address
-    stale: bool
-    """Kept through the peer's restart."""
-    link_local: IPv6Address | None = None
-    """The next hop on the peer's link, when it was told beside a global one."""
+from bgp.wire.families import Address
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatus:
-    """A NOTIFICATION that ended a session."""
+    """A NOTIFICATION that ended a connection."""
 
     sent: bool
-    """By us; else by the neighbour."""
+    """Sent by us; else by the peer."""
     code: int
     subcode: int
     name: str
-    """With the neighbour's words, where it had some (RFC 9003)."""
+    """With the text of its sender, where there is one (RFC 9003)."""
     defined_in: str
     data: str
-    """In hex."""
+    """The NOTIFICATION's data in hex."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """A neighbour, for people."""
+    """A peer as it is shown to people."""
 
     address: Address
     asn: int
@@ -64,14 +47,14 @@ class PeerStatus:
     announced: int
     last_error: str
     restarting: bool
-    """Its paths are kept although its session is gone or new."""
+    """Some of its paths are stale: its session is gone or new."""
     hold_seconds: int = 0
     """As negotiated; 0 while there is no session, or without a hold timer."""
     router_id: IPv4Address | None = None
     offered: Capabilities | None = None
     """What we can do, as said in our OPEN."""
     received_offer: Capabilities | None = None
-    """What the neighbour can do, as said in its OPEN."""
+    """What the peer can do, as said in its OPEN."""
     agreed: tuple[str, ...] = ()
     """What both can do, in words."""
     last_notification: ErrorStatus | None = None
@@ -79,40 +62,28 @@ class PeerStatus:
     sessions: int = 0
     """How often one was established."""
     messages_sent: tuple[tuple[str, int], ...] = ()
-    """By kind, in this session."""
+    """Messages by kind, in this session."""
     messages_received: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PathStatus:
-    """One path to a prefix, for people."""
-
-    prefix: Prefix
-    peer: Address | None
-    """None: our own."""
-    path: Path
-    stale: bool
-    rejected: str
-    """The rule by which it lost; empty for the best one."""
-
-
 def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
-    """A neighbour as it is; its state and since when come from the shell."""
+    """The status of a peer; its state, and since when, come from the shell."""
     session = peer.session
+    theirs = session.peer if session is not None else None
     return PeerStatus(
         address=peer.config.address,
         asn=peer.config.asn,
         description=peer.config.description,
         state=state,
         since=since,
-        received=sum(len(intake.told) for intake in peer.intakes.values()),
-        announced=sum(map(len, peer.outs.values())),
+        received=sum(len(rib.pre_policy) for rib in peer.adj_ribs_in.values()),
+        announced=sum(map(len, peer.adj_ribs_out.values())),
         last_error=peer.last_error,
-        restarting=peer.hearing.has_stale,
+        restarting=any(rib.has_stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
-        router_id=session.peer.router_id if session is not None and session.peer is not None else None,
+        router_id=theirs.router_id if theirs is not None else None,
         offered=session.local.offer if session is not None else None,
-        received_offer=session.peer.offer if session is not None and session.peer is not None else None,
+        received_offer=theirs.offer if theirs is not None else None,
         agreed=agreed(session) if session is not None else (),
         last_notification=_error(peer.last_down) if peer.last_down is not None else None,
         sessions=peer.sessions,
@@ -130,7 +101,7 @@ def _error(down: Down) -> ErrorStatus | None:
     if said is None:
         return None
     data = said.data.hex()
-    name, defined_in = why_of(said), where_defined(said)
+    name, defined_in = describe_notification(said), where_defined(said)
     return ErrorStatus(down.sent is not None, said.code, said.subcode, name, defined_in, data)
 
 
@@ -144,7 +115,7 @@ def agreed(session: Session) -> tuple[str, ...]:
     for text, holds in (
         ("four-octet AS numbers (RFC 6793)", context.four_octet_as),
         ("route refresh (RFC 2918)", ours.route_refresh and theirs.route_refresh),
-        ("marked route refresh (RFC 7313)", session.marks_refreshes),
+        ("marked route refresh (RFC 7313)", session.enhanced_refresh),
         ("extended messages (RFC 8654)", ours.extended_message and theirs.extended_message),
         ("graceful restart (RFC 4724)", restarts),
         ("graceful restart after a NOTIFICATION (RFC 8538)", session.is_soft),
@@ -155,83 +126,24 @@ def agreed(session: Session) -> tuple[str, ...]:
     return tuple(found)
 
 
-class Learned(Mapping[Prefix, LearnedRoute]):
-    """The best path to every prefix that neighbours told, as it is when asked: a view of the RIBs, which are large."""
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many paths of one family went each way."""
 
-    def __init__(self, router: Instance) -> None:
-        self._router = router
-
-    def __getitem__(self, prefix: Prefix) -> LearnedRoute:
-        family, packed = family_of(prefix), nlri.pack(prefix)
-        best = self._router.ribs[family].best(packed)
-        if best is None or best.source.is_own or best.attributes.next_hop is None:
-            raise KeyError(prefix)
-        attributes, source = best.attributes, best.source.address
-        stale = is_stale(self._router, family, packed, best)
-        return LearnedRoute(best.attributes.next_hop, source, stale, attributes.link_local)
-
-    def __iter__(self) -> Iterator[Prefix]:
-        for family, rib in self._router.ribs.items():
-            for packed in list(rib.prefixes):
-                if rib.next_hop(packed) is not None:
-                    yield nlri.unpack(packed, family)
-
-    def __len__(self) -> int:
-        ribs = self._router.ribs.values()
-        return sum(1 for rib in ribs for packed in rib.prefixes if rib.next_hop(packed) is not None)
-
-    def __bool__(self) -> bool:
-        return next(iter(self), None) is not None
+    received: int
+    refused: int
+    stale: int
+    advertised: int
 
 
-def received(router: Instance, address: Address) -> tuple[Prefix, ...]:
-    """The prefixes that a neighbour told us, by family."""
-    peer = router.peers.get(address)
-    return (
-        ()
-        if peer is None
-        else _by_family(
-            {one.family: set(map(nlri.prefix_of, one.told.prefixes)) for one in peer.intakes.values()}
+def counts(peer: Peer) -> dict[str, Counts]:
+    """How many paths a peer announced and was advertised, by the family's name."""
+    return {
+        family.name: Counts(
+            received=len(rib.pre_policy),
+            refused=len(rib.rejected),
+            stale=len(rib.stale),
+            advertised=len(peer.adj_ribs_out[family]) if family in peer.adj_ribs_out else 0,
         )
-    )
-
-
-def advertised(router: Instance, address: Address) -> tuple[Prefix, ...]:
-    """The prefixes that a neighbour has from us, or will have, by family."""
-    peer = router.peers.get(address)
-    return _by_family(peer.outs) if peer is not None else ()
-
-
-def _by_family(packed: Mapping[Family, Iterable[Nlri]]) -> tuple[Prefix, ...]:
-    return tuple(
-        prefix
-        for family in sorted(packed)
-        for prefix in sorted((nlri.unpack(one, family) for one in packed[family]), key=_order)
-    )
-
-
-def _order(prefix: Prefix) -> tuple[int, int]:
-    return int(prefix.network_address), prefix.prefixlen
-
-
-def is_stale(router: Instance, family: Family, packed: Nlri, path: Path) -> bool:
-    """Whether a path is kept through its neighbour's restart."""
-    peer = router.peers.get(path.source.address)
-    intake = peer.intakes.get(family) if peer is not None else None
-    return intake is not None and intake.is_stale(packed, path.source.path_id)
-
-
-def paths(router: Instance, prefix: Prefix) -> tuple[PathStatus, ...]:
-    """All paths to a prefix, the best one first."""
-    packed, family = nlri.pack(prefix), family_of(prefix)
-    candidates = router.ribs[family].candidates(packed)
-    found = []
-    for path in candidates:
-        stale = is_stale(router, family, packed, path)
-        address = None if path.source.is_own else path.source.address
-        found.append(
-            PathStatus(
-                prefix, address, path, stale, why_not(path, candidates, router.ribs[family].unreachable)
-            )
-        )
-    return tuple(found)
+        for family, rib in peer.adj_ribs_in.items()
+    }

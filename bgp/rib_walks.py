@@ -1,8 +1,8 @@
-"""Work over many prefixes, cut into slices: nothing keeps the next keepalive waiting for a whole table.
+"""Walks over a whole table, cut into slices: no keepalive waits for a million prefixes.
 
-Promises: pure; each turn does about as much as it is given room for, and every chore gets its turn.
-A chore looks at how things are when its slice comes, never at how they were when it was begun, so that what happens
-between two slices is not undone. Does not know: what the work is.
+Promises: pure; each run does about as much as it is given room for, and the walks rotate.
+A walk looks at how things are when its slice comes, never at how they were when it was begun, so that what happens
+between two slices is not undone. Does not know: what the walks do.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from itertools import islice
 from typing import TypeVar
 
 SLICE_PREFIXES = 8192
-"""Of one turn: some ten milliseconds."""
+"""Prefixes of one step: some ten milliseconds."""
 LEAST_PREFIXES = 256
 FEW_PEERS = 16
-"""With more of them a slice is smaller, as each prefix may concern them all."""
+"""With more peers a slice is smaller, as each prefix may concern them all."""
 
-Chore = Iterator[int]
-"""Each step answers how many prefixes it was."""
+RibWalk = Iterator[int]
+"""Yields after each slice how many prefixes that was."""
 _One = TypeVar("_One")
 
 
 class RibWalks:
-    """Those under way."""
+    """The walks under way."""
 
     def __init__(self) -> None:
-        self._queue: deque[Chore] = deque()
+        self._queue: deque[RibWalk] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def add(self, chore: Chore) -> None:
-        """Do this as well; its first step comes in a later `run`."""
-        self._queue.append(chore)
+    def add(self, walk: RibWalk) -> None:
+        """Begin a walk; its first slice comes in a later `run`."""
+        self._queue.append(walk)
 
     def run(self, room: int) -> None:
-        """Step by step, one chore after the other, until the room is used."""
+        """Slice by slice, one walk after the other, until `room` prefixes are done."""
         while self._queue and room > 0:
-            chore = self._queue.popleft()
-            done = next(chore, None)
+            walk = self._queue.popleft()
+            done = next(walk, None)
             if done is not None:
                 room -= max(1, done)
-                self._queue.append(chore)
+                self._queue.append(walk)
 
 
-def room_for(peers: int) -> int:
-    """How many prefixes a turn may handle."""
+def slice_size(peers: int) -> int:
+    """How many prefixes one step may handle."""
     return max(LEAST_PREFIXES, SLICE_PREFIXES * FEW_PEERS // max(FEW_PEERS, peers))
 
 
 def slices(many: Iterable[_One], most: int = LEAST_PREFIXES) -> Iterator[list[_One]]:
-    """All of them, some at a time."""
+    """All of `many`, at most `most` at a time."""
     source = iter(many)
     while some := list(islice(source, most)):
         yield some
 
 
-def taken(pending: dict[_One, None], most: int) -> dict[_One, None]:
-    """The first of a set that keeps its order, which loses them."""
+def take_first(pending: dict[_One, None], most: int) -> dict[_One, None]:
+    """Remove the first `most` of a set that keeps its order, and answer them."""
     if len(pending) <= most:
         some = pending.copy()
         pending.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -37,18 +37,18 @@ class Leaving(Enum):
     """What SIGTERM does."""
 
     DRAIN = "drain"
-    """Neighbours forget us at once."""
+    """Peers remove our paths at once."""
     SILENCE = "silence"
-    """Neighbours keep our paths for the restart time (RFC 4724)."""
+    """Peers keep our paths for the restart time (RFC 4724)."""
 
 
 class BadSettings(ValueError):
-    """What is wrong, and where in the file."""
+    """A mistake in the settings: what is wrong, and where in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole file."""
+    """The settings of a whole file."""
 
     speaker: SpeakerConfig
     peers: Mapping[Address, PeerConfig]
@@ -56,7 +56,7 @@ class Settings:
     form: Form = Form.JSON
     leaving: Leaving = Leaving.DRAIN
     text: str = ""
-    """What neighbours' operators read after a drain (RFC 9003)."""
+    """What the peers' operators read after a drain (RFC 9003)."""
 
 
 def _a(kind: type, what: str) -> Read:
@@ -152,16 +152,14 @@ def _fields(table: Mapping[str, Any], known: Mapping[str, tuple[str, Read]], whe
     return found
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: list[str], where: str) -> None:
+def _check_keys(table: Any, known: Collection[str], where: str) -> None:
+    """Raises BadSettings for what is no table, or has a key that is not known."""
+    if not isinstance(table, dict):
+        raise BadSettings(f"{where}must be a table")
     for key in sorted(table.keys() - set(known)):
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
         raise BadSettings(f"{where}{key}: there is no such key; {hint}")
-
-
-def _check_table(table: Any, where: str) -> None:
-    if not isinstance(table, dict):
-        raise BadSettings(f"{where}must be a table")
 
 
 def _made(make: Callable[..., _Made], fields: dict[str, Any], needed: Mapping[str, str], where: str) -> _Made:
@@ -180,8 +178,7 @@ def _peers(tables: Any, own: SpeakerConfig) -> dict[Address, PeerConfig]:
     found: dict[Address, PeerConfig] = {}
     for number, table in enumerate(tables, 1):
         where = f"peer {number}: "
-        _check_table(table, where)
-        _refuse_unknown(table, list(PEER_KEYS), where)
+        _check_keys(table, PEER_KEYS, where)
         fields = _fields(table, PEER_KEYS, where)
         for local in own.addresses:
             if "address" in fields and local.version == fields["address"].version and int(local):
@@ -201,8 +198,7 @@ def _originations(whole: Mapping[str, Any]) -> dict[Prefix, Origination]:
         raise BadSettings("originate: must be a list of tables")
     for number, table in enumerate([plain, *tables]):
         where = f"originate {number}: " if number else "announce: "
-        _check_table(table, where)
-        _refuse_unknown(table, list(ORIGINATE_KEYS), where)
+        _check_keys(table, ORIGINATE_KEYS, where)
         try:
             attributes = Origination.with_communities(
                 map(_text, _list(table.get("communities", []))), table.get("local_pref")
@@ -217,12 +213,12 @@ def _originations(whole: Mapping[str, Any]) -> dict[Prefix, Origination]:
 
 
 def settings_of(text: str) -> Settings:
-    """What a file says. Raises BadSettings."""
+    """The settings that a TOML text gives. Raises BadSettings."""
     try:
         whole = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"not TOML: {error}") from error
-    _refuse_unknown(whole, [*SPEAKER_KEYS, *OUTPUT_KEYS, "announce", "originate", "peer"], "")
+    _check_keys(whole, [*SPEAKER_KEYS, *OUTPUT_KEYS, "announce", "originate", "peer"], "")
     needed = {"as": "asn", "router_id": "router_id", "listen": "listen_address"}
     speaker = _made(SpeakerConfig, _fields(whole, SPEAKER_KEYS, ""), needed, "")
     return Settings(

@@ -22,7 +22,7 @@ POLL_SECONDS = 1.0
 
 
 class Unmet(Exception):
-    """One sentence: what was wished, where, what came."""
+    """One sentence: what was expected, where, what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Machines:
             return False
         return True
 
-    def forget(self, name: str) -> None:
+    def drop_connection(self, name: str) -> None:
         """Give up the connection to a machine, such as one that restarts."""
         words = ["ssh", "-F", str(self.settings), "-O", "exit", name]
         subprocess.run(words, capture_output=True, check=False, timeout=CONNECT_SECONDS)
@@ -106,7 +106,7 @@ def machines(names: list[str]) -> Iterator[Machines]:
             yield made
         finally:
             for machine in names:
-                made.forget(machine)
+                made.drop_connection(machine)
 
 
 def wait_until(what: str, true: Callable[[], bool], seconds: float) -> None:

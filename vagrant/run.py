@@ -48,7 +48,7 @@ def up() -> str:
 
 
 def timed(name: str, run: Callable[[], str]) -> Step:
-    """Run a step; what came of it is told at once, too."""
+    """Run a step; what came of it is printed at once, too."""
     print(f"{name} …", file=sys.stderr, flush=True)
     began = time.monotonic()
     try:
@@ -86,10 +86,10 @@ def smoke(first: str) -> Report:
     return Report(place(), tuple(done))
 
 
-def played(scene: Scene, wished: list[tuple[str, StepFunction]]) -> Iterator[Step]:
+def played(scene: Scene, chosen: list[tuple[str, StepFunction]]) -> Iterator[Step]:
     """The steps in order, up to the first that fails."""
     scene.find_pods()
-    for name, step in wished:
+    for name, step in chosen:
         done = timed(name, partial(step, scene))
         yield done
         if done.failed:

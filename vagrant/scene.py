@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TypeVar
 
-from agent.lab.lab_plan import Mode, plan, with_mode
+from agent.lab.lab_plan import TOPOLOGY, Mode, plan, with_mode
 from agent.lab.lifecycle import SEED_POOL
-from agent.lab.topology import TOPOLOGY
 from vagrant.answers import NotAnAnswer, Pings, Route, device, devices, own_blocks, pings, routes
 from vagrant.machines import Machines, Unmet, wait_until
 
@@ -95,7 +94,7 @@ class Scene:
         script = f"tortie apply -f - <<'END'\n{json.dumps(document)}\nEND"
         wait_until("resources applied", lambda: bool(self.machines.run("node1", script)), APPLY_SECONDS)
 
-    def switch(self, to: Encapsulation) -> None:
+    def change_encapsulation(self, to: Encapsulation) -> None:
         """Change the pool's mode."""
         (pool,) = json.loads(SEED_POOL.read_text())["items"]
         pool["metadata"] = {
@@ -168,7 +167,7 @@ class Scene:
             yield watch
         except BaseException:
             for node in first:
-                with suppress(Unmet):  # the first trouble is the one to tell
+                with suppress(Unmet):  # the first trouble is the one to report
                     self.machines.run(node, "pod watched")
             raise
         for node in first:

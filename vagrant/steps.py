@@ -11,15 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.lab.lab_plan import Mode, gateway
-from agent.lab.topology import TOPOLOGY
+from agent.lab.lab_plan import TOPOLOGY, Mode, gateway
 from vagrant.answers import FIRST_HOPS, established, own_blocks
 from vagrant.machines import Unmet, wait_until
 from vagrant.scene import LAB, NODES, ROUTER, SETTLE_SECONDS, Encapsulation, Scene
 
 IPIP, VXLAN, NONE = (Encapsulation(mode) for mode in (Mode.IPIP, Mode.VXLAN, Mode.NONE))
 CROSS_IPIP, CROSS_VXLAN = (Encapsulation(Mode.CROSS_SUBNET, vxlan=vxlan) for vxlan in (False, True))
-SWITCHES = (VXLAN, CROSS_VXLAN, CROSS_IPIP, NONE)
+ENCAPSULATION_CHANGES = (VXLAN, CROSS_VXLAN, CROSS_IPIP, NONE)
 PODS_PER_NODE = 2
 BOOT_SECONDS = 600.0
 INSTALL_SECONDS = 900.0
@@ -50,7 +49,7 @@ def _resource(kind: str, name: str, spec: dict[str, object]) -> dict[str, object
 def peering(scene: Scene) -> str:
     """Nodes in a mesh, and the router of each rack as a peer of its nodes.
 
-    Nodes tell the router their own blocks alone: it would take some from a node that sends them back to it.
+    Nodes advertise to the router their own blocks alone: it would take some from a node that sends them back to it.
     """
     rule = {"source": "RemotePeers", "action": "Reject"}
     scene.apply(_resource("BGPFilter", "own-blocks", {"exportV4": [rule]}))
@@ -69,15 +68,15 @@ def peering(scene: Scene) -> str:
             SETTLE_SECONDS,
         )
     said = established(scene.machines.run(ROUTER, "vtysh -c 'show bgp summary json'"))
-    wished = {str(node.interface.ip) for node in LAB.nodes}
-    if said != wished:
-        raise Unmet(f"FRR is in session with {sorted(said)}, not with {sorted(wished)}")
+    expected = {str(node.interface.ip) for node in LAB.nodes}
+    if said != expected:
+        raise Unmet(f"FRR is in session with {sorted(said)}, not with {sorted(expected)}")
     return f"{len(NODES)} nodes, each in session with the {len(NODES) - 1} others and with FRR"
 
 
 def attaching(scene: Scene) -> str:
     """Pods by the installed plugin, with IPIP."""
-    scene.switch(IPIP)
+    scene.change_encapsulation(IPIP)
     for number in range(PODS_PER_NODE * len(NODES)):
         scene.add_pod(f"p{number + 1}", list(NODES)[number % len(NODES)])
     scene.wait_routed(IPIP)
@@ -92,11 +91,11 @@ def _pinged(scene: Scene) -> str:
     return f"{len(scene.pods)} pods, {len(seen)} pings between them, 0 lost"
 
 
-def switching(to: Encapsulation, scene: Scene) -> str:
+def change_live(to: Encapsulation, scene: Scene) -> str:
     """The pool's mode changed under ping."""
     with scene.watch() as watch:
         began = time.monotonic()
-        scene.switch(to)
+        scene.change_encapsulation(to)
         scene.wait_routed(to)
         took = time.monotonic() - began
         time.sleep(QUIET_SECONDS)
@@ -152,11 +151,11 @@ def rebooting(scene: Scene) -> str:
         began = time.monotonic()
         scene.machines.run(REBOOTED, "(sleep 1; systemctl reboot) >/dev/null 2>&1 </dev/null &")
         time.sleep(QUIET_SECONDS)
-        scene.machines.forget(REBOOTED)
+        scene.machines.drop_connection(REBOOTED)
 
         def back() -> bool:
             if not scene.machines.answers(REBOOTED):
-                scene.machines.forget(REBOOTED)
+                scene.machines.drop_connection(REBOOTED)
                 return False
             return booted(scene, REBOOTED) != before and sessions(scene, REBOOTED) == len(NODES)
 
@@ -214,7 +213,7 @@ def draining(scene: Scene) -> str:
     with scene.watch(others) as watch:
         began = time.monotonic()
         scene.machines.run(DRAINED, "tortie drain --text 'smoke test'")
-        wait_until("the others to forget the drained node's blocks", gone, SETTLE_SECONDS)
+        wait_until("the others to lose the drained node's blocks", gone, SETTLE_SECONDS)
         left = time.monotonic() - began
         scene.machines.run(DRAINED, "tortie undrain")
         scene.wait_routed(IPIP)
@@ -247,9 +246,9 @@ def steps(package: Path) -> list[tuple[str, StepFunction]]:
         ("BGP: mesh, and FRR as the racks' router", peering),
         ("pods, with IPIP", attaching),
         ("FRR learns the blocks", top_of_rack),
-        *((f"live to {to.name}", partial(switching, to)) for to in SWITCHES),
+        *((f"live to {to.name}", partial(change_live, to)) for to in ENCAPSULATION_CHANGES),
         (f"networkd of {RESTARTED} restarts", network_restarting),
-        ("live to IPIP", partial(switching, IPIP)),
+        ("live to IPIP", partial(change_live, IPIP)),
         ("etcd stops for a while", without_etcd),
         (f"reboot of {REBOOTED}", rebooting),
         (f"upgrade of {UPGRADED}", partial(upgrading, package)),

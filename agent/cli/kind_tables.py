@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.tables import columns, data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.resource_types import Resource
@@ -44,7 +45,7 @@ def kind_named(word: str) -> str:
     raise CommandFailed(f"kind {word!r} is not known; known are {NAMES}")
 
 
-def shown(
+def resources_text(
     kind: str, resources: list[Resource], output: str, *, single: bool, namespaces: bool = False
 ) -> str:
     """Resources of one kind as text in the form asked for; `namespaces`: tables say where pods are."""
@@ -52,7 +53,6 @@ def shown(
         return document(kind, resources, output, single=single)
     if output == "name":
         return "\n".join(name_of(kind, resource.metadata.name) for resource in resources)
-    from agent.tables import columns
 
     heads, row = (WIDE if output == "wide" else TABLE)[kind]
     rows = [row(resource) for resource in resources]
@@ -70,7 +70,6 @@ def document(kind: str, resources: list[Resource], output: str, *, single: bool)
     import msgspec
 
     from agent.datastore.resources.resource_types import API_VERSION
-    from agent.tables import data
 
     items = [msgspec.to_builtins(resource) for resource in resources]
     whole = {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}
@@ -92,7 +91,7 @@ def _low(value: bool) -> str:
 
 
 def _joined(texts: list[str]) -> str:
-    """As calicoctl's joinAndTruncate."""
+    """Texts in one cell of at most LONGEST_CELL characters, as calicoctl's joinAndTruncate does it."""
     text = ",".join(texts)
     return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
 
@@ -195,4 +194,4 @@ WIDE: dict[str, Table] = {
         lambda r: (*TABLE["IPAMConfiguration"][1](r), r.spec.max_blocks_per_host),
     ),
 }
-"""The same for `-o wide`."""
+"""Kind -> heads and cells of `get -o wide`."""

@@ -1,4 +1,4 @@
-"""`tortie`: parses the command line, runs one command, turns every expected fault into one sentence and exit code 1.
+"""`tortie`: parses the command line, runs one command, makes one sentence of every expected fault and exit code 1.
 
 Promises: a command's modules are imported only when it runs, so `--help` is quick. Exit codes are those of EPILOG.
 Does not know: what commands do.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
 
 COMMANDS = (
     "agent.cli.commands.resources",
@@ -43,7 +43,7 @@ exit codes:
   1    refused or failed, with a sentence on standard error; `ipam check` also when it found something
   2    the command line itself is wrong
   130  interrupted
-`lab exec` ends as the command that it runs. Colour and progress are for terminals; NO_COLOR turns both off.
+`lab exec` ends as the command that it runs. Colour and progress are for terminals; NO_COLOR disables both.
 """
 
 
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os._exit(0)  # the reader (head, less) has gone; a traceback would tell it nothing
+        os._exit(0)  # the reader (head, less) has gone; a traceback would reach nobody
 
 
 if __name__ == "__main__":

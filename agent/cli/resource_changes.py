@@ -1,7 +1,7 @@
-"""Carries out what a command asks of resources: everything is rehearsed, then written, then told.
+"""Carries out what a command asks of resources: a dry run of everything, then the writes, then the report.
 
-Promises: nothing is written when any of the steps would be refused. If a write fails all the same, because somebody
-else or the datastore came between, the person hears what was written before it. A dry run stops after the rehearsal.
+Promises: nothing is written when any of the changes would be refused. If a write fails all the same, because somebody
+else or the datastore came between, the error says what was written before it. With --dry-run the writes are left out.
 Does not know: which command asks.
 """
 
@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.cli.connection import with_store
 from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
 
 
-def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTEN_FORMS) -> None:
+def add_change_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTEN_FORMS) -> None:
     """`--dry-run` and `-o`."""
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
     parser.add_argument(
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTE
     )
 
 
-class Step(NamedTuple):
+class Change(NamedTuple):
     """What is asked of one resource; no dataclass, because importing those would slow every `--help`."""
 
     kind: str
@@ -41,53 +42,47 @@ class Step(NamedTuple):
     do: Callable[[ResourceWriter], Awaitable[WriteResult]]
 
 
-class Words(NamedTuple):
+class Wording(NamedTuple):
     """How a command speaks of itself."""
 
     done: str
     """`applied`"""
-    summary: Callable[[Sequence[WriteResult]], str]
     skip: type[Exception] | None = None
     """A reason to go on with the next resource; it counts as done, as in calicoctl."""
+    summary: Callable[[], str] | None = None
+    """The last line, if it is not calicoctl's count of resources."""
 
 
-def counted(done: str) -> Callable[[Sequence[WriteResult]], str]:
-    """calicoctl's last line: `Successfully applied 2 'IPPool' resource(s)`."""
-
-    return lambda outcomes: counted_kinds(done, [outcome.kind for outcome in outcomes])
-
-
-def counted_kinds(done: str, kinds: Sequence[str]) -> str:
-    """The same, of kinds."""
+def counted(done: str, kinds: Sequence[str]) -> str:
+    """calicoctl's last line about resources of these kinds: `Successfully applied 2 'IPPool' resource(s)`."""
     if not kinds:
         return "No resources specified"
     kind = f" '{kinds[0]}'" if len(set(kinds)) == 1 else ""
     return f"Successfully {done} {len(kinds)}{kind} resource(s)"
 
 
-def carry_out(arguments: argparse.Namespace, steps: Sequence[Step], words: Words) -> None:
-    """Do all steps, or none. Raises CommandFailed."""
-    from agent.cli.connection import with_store
+def carry_out(arguments: argparse.Namespace, changes: Sequence[Change], wording: Wording) -> None:
+    """Do all changes, or none. Raises CommandFailed."""
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import ResourceWriter
     from ipam.etcd.dry_run_store import DryRunStore
 
     async def work(store: Store) -> None:
-        outcomes = await _rehearsed(ResourceWriter(DryRunStore(store), SystemClock()), steps, words)
+        outcomes = await _dry_run(ResourceWriter(DryRunStore(store), SystemClock()), changes, wording)
         if not arguments.dry_run:
-            outcomes = await _done(ResourceWriter(store, SystemClock()), steps, words)
-        _tell(arguments, outcomes, words)
+            outcomes = await _done(ResourceWriter(store, SystemClock()), changes, wording)
+        _report(arguments, outcomes, wording)
 
     with_store(arguments, work)
 
 
-async def _rehearsed(admission: ResourceWriter, steps: Sequence[Step], words: Words) -> list[WriteResult]:
-    """What would come of it. Raises CommandFailed with every reason against it, StoreError."""
+async def _dry_run(writer: ResourceWriter, changes: Sequence[Change], wording: Wording) -> list[WriteResult]:
+    """What a dry run of all changes says. Raises CommandFailed with every reason against them, StoreError."""
     outcomes: list[WriteResult] = []
     faults: list[str] = []
-    for step in steps:
+    for change in changes:
         try:
-            outcomes.append(await _one(admission, step, words))
+            outcomes.append(await _one(writer, change, wording))
         except CommandFailed as error:
             faults.append(str(error))
     if faults:
@@ -95,38 +90,40 @@ async def _rehearsed(admission: ResourceWriter, steps: Sequence[Step], words: Wo
     return outcomes
 
 
-async def _done(admission: ResourceWriter, steps: Sequence[Step], words: Words) -> list[WriteResult]:
-    """What came of it. Raises CommandFailed that says how far it went."""
+async def _done(writer: ResourceWriter, changes: Sequence[Change], wording: Wording) -> list[WriteResult]:
+    """The outcomes of all changes, written one after the other. Raises CommandFailed that says how far it went."""
     from ipam.failures import StoreError
 
     outcomes: list[WriteResult] = []
-    for number, step in enumerate(steps):
+    for number, change in enumerate(changes):
         try:
-            outcomes.append(await _one(admission, step, words))
+            outcomes.append(await _one(writer, change, wording))
         except (CommandFailed, StoreError) as error:
-            sentence = f"Partial success: {words.done} the first {number} out of {len(steps)} resources:\n"
+            sentence = (
+                f"Partial success: {wording.done} the first {number} out of {len(changes)} resources:\n"
+            )
             raise CommandFailed(f"{sentence if number else ''}Hit error: {error}") from error
     return outcomes
 
 
-async def _one(admission: ResourceWriter, step: Step, words: Words) -> WriteResult:
-    """One step. Raises CommandFailed, StoreError."""
+async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> WriteResult:
+    """The outcome of one change. Raises CommandFailed, StoreError."""
     from agent.datastore.resource_writer import Effect, Exists, NotFound, WriteResult
     from agent.datastore.resources.documents import InvalidDocument
     from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
 
     try:
-        return await step.do(admission)
+        return await change.do(writer)
     except StoreError:
         raise
     except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
-        if words.skip is not None and isinstance(error, words.skip):
-            return WriteResult(step.kind, step.name, Effect.SKIPPED)
+        if wording.skip is not None and isinstance(error, wording.skip):
+            return WriteResult(change.kind, change.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error
 
 
-def _tell(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], words: Words) -> None:
+def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], wording: Wording) -> None:
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return
@@ -140,4 +137,9 @@ def _tell(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], words:
         )
         for sentence in outcome.changed if arguments.dry_run and outcome.effect.value == "configured" else ():
             print(f"  {sentence}")
-    print("dry run: nothing was written" if arguments.dry_run else words.summary(outcomes))
+    if arguments.dry_run:
+        print("dry run: nothing was written")
+    elif wording.summary is not None:
+        print(wording.summary())
+    else:
+        print(counted(wording.done, [outcome.kind for outcome in outcomes]))

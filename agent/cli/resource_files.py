@@ -1,6 +1,6 @@
 """What `-f` names becomes resources: files, standard input, whole directories.
 
-Promises: every fault of every file is told at once, and before anything is done with the first resource.
+Promises: every fault of every file is reported at once, and before anything is done with the first resource.
 Does not know: the datastore.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.documents import ParsedResource
@@ -21,7 +21,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 STANDARD_INPUT = "standard input"
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """`-f` and `-R`."""
     parser.add_argument(
         "-f",

@@ -27,7 +27,7 @@ def _become(start: Start) -> None:
     log = os.open(start.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     for descriptor, stream in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, stream)
-    enter(start.namespace)  # what goes wrong from here on stands in the log
+    enter(start.namespace)  # what goes wrong from here on is in the log
     os.environ.update(start.environment)
     sys.argv = [daemon.__file__]
     sys.orig_argv = [sys.executable, "-m", MODULE]
@@ -35,7 +35,7 @@ def _become(start: Start) -> None:
 
 
 def main() -> None:
-    """Fork an agent for each start that stands in standard input."""
+    """Fork an agent for each start in standard input."""
     for start in [Start(**each) for each in json.load(sys.stdin)]:
         if os.fork() == 0:
             _become(start)

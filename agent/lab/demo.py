@@ -1,4 +1,4 @@
-"""The main job as a story: three nodes, eight pods, pings, and the pool switched live.
+"""A lab that shows the main job: three nodes, eight pods, pings, and the pool's mode changed live.
 
 Promises: prints what really happened; a lost ping ends it with an error; a lab that is up is let alone, whatever its
 name. Does not know: how a lab works.
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from agent.lab import lab_processes, lifecycle, show
 from agent.lab.fabric import has_ipip
 from agent.lab.lab_plan import ROOT, LabError, Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import add, pods
-from agent.lab.route_tables import table, tables
+from agent.lab.pods import add_pod, pods
 
 NODES = 3
 PODS = 8
@@ -40,7 +40,7 @@ def free_name(chosen: str | None) -> Iterator[str]:
     for name in names:
         lock = os.open(ROOT / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if _claimed(lock) and not lifecycle.exists(name):
+            if _claimed(lock) and not lifecycle.lab_exists(name):
                 yield name
                 return
         finally:
@@ -59,8 +59,10 @@ def _claimed(lock: int) -> bool:
     return True
 
 
-def tell(name: str, say: Say, progress: lifecycle.Progress, clear: Callable[[], None], *, keep: bool) -> None:
-    """Run it. Raises LabError when anything is lost or does not come."""
+def play(
+    name: str, say: Say, progress: lifecycle.ReportProgress, clear: Callable[[], None], *, keep: bool
+) -> None:
+    """Run the demo in a lab of this name. Raises LabError when anything is lost or does not come."""
     lifecycle.require_root()
     mode = Mode.IPIP if has_ipip() else Mode.VXLAN
     if mode is Mode.IPIP:
@@ -77,13 +79,13 @@ def tell(name: str, say: Say, progress: lifecycle.Progress, clear: Callable[[], 
         say(f"\nA lab of {NODES} nodes came up in {time.monotonic() - started:.1f} s.\n")
         for number in range(PODS):
             progress(f"adding pod {number + 1} of {PODS}")
-            add(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
+            add_pod(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
         clear()
         _show(lab, say)
-        say("\nNow the pool is switched to no encapsulation, live.")
-        lab = lifecycle.switch(lab, Mode.NONE)
+        say("\nNow the pool is changed to no encapsulation, live.")
+        lab = lifecycle.change_mode(lab, Mode.NONE)
         lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
-        say(tables(lab.plan))
+        say(_routes(lab))
         _ping(lab, say)
     finally:
         clear()
@@ -100,8 +102,12 @@ def _show(lab: Lab, say: Say) -> None:
     say("")
     lab_processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
     say(show.sessions({node.name: lab_processes.agent_status(node) for node in lab.plan.nodes}))
-    say(tables(lab.plan))
+    say(_routes(lab))
     _ping(lab, say)
+
+
+def _routes(lab: Lab) -> str:
+    return show.route_tables({node.name: ip_route(node) for node in lab.plan.nodes})
 
 
 def _ping(lab: Lab, say: Say) -> None:
@@ -113,9 +119,10 @@ def _ping(lab: Lab, say: Say) -> None:
 
 
 def _remote(lab: Lab) -> list[list[str]]:
-    """Of each node the routes to other nodes' blocks."""
+    """Each node's routes to other nodes' blocks, as lines of `ip route`."""
     return [
-        [line for line in table(node) if " via " in line and "default" not in line] for node in lab.plan.nodes
+        [line for line in ip_route(node) if " via " in line and "default" not in line]
+        for node in lab.plan.nodes
     ]
 
 

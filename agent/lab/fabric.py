@@ -1,4 +1,4 @@
-"""Makes and removes network namespaces, bridges and cables; one of the doors to pyroute2.
+"""Makes and removes network namespaces, bridges and cables; one of the adapters of pyroute2.
 
 Promises: touches only namespaces whose name it is given; the caller's own is never changed, and loading ipip leaves no
 tunl0 in it. Making what exists is an error, removing what is gone is not.
@@ -20,11 +20,11 @@ from pyroute2 import IPRoute, NetlinkError, netns
 
 from agent.lab import kernel_defaults
 
-Interface = IPv4Interface | IPv6Interface
+InterfaceAddress = IPv4Interface | IPv6Interface
 IFA_F_NODAD = 0x02
 NAMESPACES = Path("/run/netns")
 FALLBACK_TUNNELS = Path("/proc/sys/net/core/fb_tunnels_only_for_init_net")
-"""net.core.fb_tunnels_only_for_init_net: 2 keeps a module from making its fallback device anywhere."""
+"""net.core.fb_tunnels_only_for_init_net: with 2 a module makes its fallback device in no namespace."""
 
 NUD_PERMANENT = 0x80
 
@@ -32,7 +32,7 @@ NUD_PERMANENT = 0x80
 def make_namespace(name: str) -> None:
     """A new, empty network namespace with lo up, its sysctls as on a machine that has just booted."""
     netns.create(name)
-    kernel_defaults.set_back(NAMESPACES / name)
+    kernel_defaults.reset_sysctls(NAMESPACES / name)
     with IPRoute(netns=name) as there:
         there.link("set", index=1, state="up")
 
@@ -50,7 +50,7 @@ def remove_namespace(name: str) -> None:
         (NAMESPACES / name).unlink()
 
 
-def processes(name: str) -> list[int]:
+def processes_in(name: str) -> list[int]:
     """The processes that live in a namespace."""
     with suppress(OSError):
         inode = os.stat(NAMESPACES / name).st_ino
@@ -71,12 +71,12 @@ def _inode(pid: int) -> int | None:
 
 def end_processes(name: str) -> None:
     """Kill whatever lives in a namespace that this program made."""
-    for pid in processes(name):
+    for pid in processes_in(name):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def bridge(namespace: str, name: str, addresses: Iterable[Interface]) -> None:
+def bridge(namespace: str, name: str, addresses: Iterable[InterfaceAddress]) -> None:
     """A bridge that is up and bears the segment's gateway addresses."""
     with IPRoute(netns=namespace) as there:
         there.link("add", ifname=name, kind="bridge")
@@ -85,7 +85,7 @@ def bridge(namespace: str, name: str, addresses: Iterable[Interface]) -> None:
         there.link("set", index=index, state="up")
 
 
-def _address(there: IPRoute, index: int, addresses: Iterable[Interface]) -> None:
+def _address(there: IPRoute, index: int, addresses: Iterable[InterfaceAddress]) -> None:
     for one in addresses:
         # Nobody else can have it: IPv6 need not look for a duplicate for a second.
         more = {"flags": IFA_F_NODAD} if one.version == 6 else {}
@@ -97,7 +97,7 @@ def cable(
     bridge_name: str,
     port: str,
     node: str,
-    addresses: Iterable[Interface],
+    addresses: Iterable[InterfaceAddress],
     gateways: Iterable[str],
 ) -> None:
     """eth0 of a node, plugged into a bridge of the fabric, with addresses and default routes."""
@@ -114,11 +114,11 @@ def cable(
             there.route("add", dst="default", gateway=gateway, oif=index, family=family)
 
 
-def acquaint(nodes: Mapping[str, IPv4Address]) -> None:
-    """Tell nodes of one segment (namespace -> address) each other's MAC for good.
+def add_permanent_neighbours(nodes: Mapping[str, IPv4Address]) -> None:
+    """Give nodes of one segment (namespace -> address) permanent neighbour entries for each other.
 
-    The kernel's bound on neighbours it found by itself (gc_thresh3, 1,024) holds for all namespaces together, so 32
-    nodes that all speak to each other reach it; what it was told does not count.
+    The kernel's bound on neighbour entries that it made by itself (gc_thresh3, 1,024) holds for all namespaces
+    together, so 32 nodes that all speak to each other reach it; permanent entries do not count.
     """
     macs, indexes = {}, {}
     for namespace in nodes:
@@ -142,7 +142,7 @@ def has_ipip() -> bool:
     """Whether this kernel can make IPIP tunnels, found by trying in a namespace of its own.
 
     The kernel loads the module when asked for the first device. The module would then put a tunl0 into every namespace,
-    the machine's own included: the fallback switch is turned off for that moment and put back.
+    the machine's own included: that sysctl is set to 2 for that moment and set back.
     """
     loaded = Path("/sys/module/ipip").exists()
     before = None

@@ -107,15 +107,6 @@ class Pinger:
         count.ttl = packet[8]
         count.seconds = time.monotonic() - struct.unpack_from("!d", packet, length + HEADER.size)[0]
 
-    @property
-    def outstanding(self) -> int:
-        """Requests without an answer so far."""
-        return len(self._pair_of)
-
-    def forget_outstanding(self) -> None:
-        """What has not been answered is lost."""
-        self._pair_of.clear()
-
 
 def pinger(namespaces: Mapping[str, Path], addresses: Mapping[str, IPv4Address]) -> Pinger:
     """Sockets in every namespace. The caller closes them with `close`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.netlink.namespaces import entered
 
-PLACE = Path("/proc/sys/net")
+PROC_SYS_NET = Path("/proc/sys/net")
 PARTS = ("all", "default", "lo")
 IPV4 = {
     "accept_redirects": 1,
@@ -44,15 +44,15 @@ IPV6 = {
 """net/ipv6/addrconf.c; these decide how a node is reached."""
 
 
-def set_back(namespace: Path) -> None:
+def reset_sysctls(namespace: Path) -> None:
     """In a namespace that nobody uses yet, before its interfaces come: they copy conf.default."""
     with entered(namespace):
         for part in PARTS:
-            for path in (PLACE / "ipv4/conf" / part).iterdir():
+            for path in (PROC_SYS_NET / "ipv4/conf" / part).iterdir():
                 wanted = IPV4_MORE[part].get(path.name, IPV4.get(path.name, 0))
                 if path.read_text().strip() != str(wanted):
                     _write(path, wanted)
-            folder = PLACE / "ipv6/conf" / part
+            folder = PROC_SYS_NET / "ipv6/conf" / part
             for name, wanted in IPV6.items():
                 if (folder / name).exists() and not (part == "lo" and name in ("accept_dad", "use_tempaddr")):
                     _write(folder / name, wanted)

@@ -1,7 +1,7 @@
 """What a lab consists of: names, addresses, files. The same plan always gives the same lab.
 
-Promises: pure; every name starts with the lab's own prefix, so several labs stand side by side and a killed one can be
-found and removed by name alone.
+Promises: pure; topology.json, a file of this package, is read and checked once, when this is imported. Every name
+starts with the lab's own prefix, so several labs stand side by side and a killed one can be found and removed by name.
 Does not know: how a namespace is made or a process started.
 """
 
@@ -10,20 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from agent.lab.topology import SEGMENTS, SEGMENTS6, TOPOLOGY
+import msgspec
 
 ROOT = Path("/run/tortie-lab")
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 MOST_NODES = 200
-SUBNETS = SEGMENTS
-"""The fabric's two segments; the second is used by crosssubnet labs only."""
-SUBNETS6 = SEGMENTS6
-"""The same segments in IPv6."""
 POOL6: dict[str, Any] = {
     "kind": "IPPool",
     "apiVersion": "projectcalico.org/v3",
@@ -32,6 +28,34 @@ POOL6: dict[str, Any] = {
 }
 """What `--dual-stack` adds."""
 NETWORK = "k8s-pod-network"
+
+
+class UnderlaySegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One layer 2 network of the underlay."""
+
+    ipv4: str
+    ipv6: str
+
+
+class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The form of topology.json, by which virtual machines (`vagrant/`) are made as well.
+
+    An address of a segment is its first one plus an offset.
+    """
+
+    segments: list[UnderlaySegment]
+    first_node_offset: int
+    router_offset: int
+    etcd_port: int
+    virtual_machines: int
+    router_as: int
+
+
+TOPOLOGY = msgspec.json.decode((Path(__file__).parent / "topology.json").read_bytes(), type=Topology)
+SUBNETS = tuple(IPv4Network(segment.ipv4) for segment in TOPOLOGY.segments)
+"""The IPv4 networks of the fabric's two segments; the second segment is used by crosssubnet labs only."""
+SUBNETS6 = tuple(IPv6Network(segment.ipv6) for segment in TOPOLOGY.segments)
+"""The IPv6 networks of the fabric's two segments."""
 
 
 class Mode(Enum):
@@ -59,7 +83,7 @@ class LabNode:
 
     @property
     def interface6(self) -> IPv6Interface:
-        """Its IPv6 address: the same host number."""
+        """The node's IPv6 address, with the host number of its IPv4 address."""
         offset = int(self.interface.ip) - int(SUBNETS[self.segment].network_address)
         subnet = SUBNETS6[self.segment]
         return IPv6Interface((int(subnet.network_address) + offset, subnet.prefixlen))
@@ -132,7 +156,7 @@ def gateway(segment: IPv4Network) -> IPv4Address:
 
 
 def gateway6(segment: int) -> IPv6Address:
-    """The same in IPv6."""
+    """The fabric's own IPv6 address on the segment of this number."""
     return SUBNETS6[segment].network_address + TOPOLOGY.router_offset
 
 

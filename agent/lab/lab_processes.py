@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import control
-from agent.lab.fabric import NAMESPACES, processes
-from agent.lab.lab_plan import SUBNETS, LabError, LabNode, LabPlan, etcd_endpoint, gateway
-from agent.lab.topology import TOPOLOGY
+from agent.lab.fabric import NAMESPACES, processes_in
+from agent.lab.lab_plan import SUBNETS, TOPOLOGY, LabError, LabNode, LabPlan, etcd_endpoint, gateway
 from agent.netlink.namespaces import entered
 
 POLL_SECONDS = 0.05
@@ -35,11 +34,19 @@ MORE_SECONDS_EACH = 4.0
 END_SECONDS = 10.0
 ANSWER_SECONDS = 2.0
 MOST_HEALTH_BYTES = 4096
+CALL_SECONDS = 30.0
 
 
 def inside(namespace: str, command: list[str]) -> list[str]:
     """The command, run in a network namespace."""
     return ["nsenter", f"--net={NAMESPACES / namespace}", "--", *command]
+
+
+def ip_route(node: LabNode) -> list[str]:
+    """The lines of `ip route`, run on a node."""
+    command = inside(node.namespace, ["ip", "route"])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=True)
+    return [line.strip() for line in done.stdout.splitlines()]
 
 
 def wait_for(
@@ -73,24 +80,17 @@ def start_etcd(plan: LabPlan) -> None:
     data = plan.directory / "etcd"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     url, peer = etcd_endpoint(), "http://127.0.0.1:2380"
-    command = [
-        "etcd",
-        "--name",
-        "lab",
-        "--data-dir",
-        str(data),
-        "--listen-client-urls",
-        f"{url},http://127.0.0.1:2379",
-    ]
-    command += [
-        "--advertise-client-urls",
-        url,
-        "--listen-peer-urls",
-        peer,
-        "--initial-advertise-peer-urls",
-        peer,
-    ]
-    command += ["--initial-cluster", f"lab={peer}", "--logger", "zap"]
+    flags = {
+        "name": "lab",
+        "data-dir": data,
+        "listen-client-urls": f"{url},http://127.0.0.1:2379",
+        "advertise-client-urls": url,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"lab={peer}",
+        "logger": "zap",
+    }
+    command = ["etcd", *(f"--{name}={value}" for name, value in flags.items())]
     _start(plan.fabric, command, plan.directory / "etcd.log", {})
     wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(plan.directory / "etcd.log"))
 
@@ -198,7 +198,7 @@ def stop_agent(node: LabNode, number: signal.Signals) -> None:
 
 def stop_etcd(plan: LabPlan) -> None:
     """End the datastore and wait until it is gone."""
-    for pid in processes(plan.fabric):
+    for pid in processes_in(plan.fabric):
         with suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
                 _end(pid, signal.SIGTERM, plan.fabric)
@@ -207,7 +207,7 @@ def stop_etcd(plan: LabPlan) -> None:
 def _end(pid: int, number: signal.Signals, namespace: str) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-    wait_for(f"the end of process {pid}", lambda: pid not in processes(namespace), END_SECONDS)
+    wait_for(f"the end of process {pid}", lambda: pid not in processes_in(namespace), END_SECONDS)
 
 
 def _tail(log: Path, lines: int = 5) -> str:

@@ -35,19 +35,19 @@ from agent.lab.lab_plan import (
     plan,
     with_mode,
 )
-from agent.lab.pods import Pod, pods
+from agent.lab.pods import Pod, pod_named, pods
 from agent.netlink.namespaces import entered
 
 SEED_POOL = Path(__file__).parent / "pool.json"
 """The pool of the article this project started from: 192.168.0.0/16, IPIP always, /26 blocks."""
 REPLY_SECONDS = 1.0
-APPLY_SECONDS = 60.0
+TORTIE_SECONDS = 60.0
 MANY_NODES = 24
-"""From so many on the kernel cannot keep all their neighbours in mind by itself."""
+"""From so many on the kernel cannot hold all their neighbour entries by itself (gc_thresh3)."""
 ROUND_SECONDS = 0.2
 """Between two rounds of pings, as `ping -i 0.2`."""
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def up(
     name: str,
     nodes: int,
     mode: Mode,
-    progress: Progress,
+    progress: ReportProgress,
     pool_file: Path | None = None,
     *,
     dual_stack: bool = False,
@@ -89,7 +89,7 @@ def up(
             lab.plan, lambda count: progress(f"{count} of {nodes} agents in session with all others")
         )
     except BaseException:
-        keep_logs(lab.plan)
+        copy_logs(lab.plan)
         down(name)
         raise
     return lab
@@ -112,15 +112,13 @@ def pool_document(pool_file: Path | None, mode: Mode) -> dict[str, Any]:
         raise LabError(f"{path}: {error}") from error
     except InvalidDocument as error:
         raise LabError(str(error)) from error
-    ipip = fabric.has_ipip() if mode in (Mode.IPIP, Mode.CROSS_SUBNET) else False
-    if mode is Mode.IPIP and not ipip:
-        raise LabError(
-            "--mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none"
-        )
+    if mode is Mode.IPIP:
+        _require_ipip()
+    ipip = mode is Mode.IPIP or (mode is Mode.CROSS_SUBNET and fabric.has_ipip())
     return with_mode(document, mode, ipip=ipip)
 
 
-def _build(made: LabPlan, progress: Progress) -> None:
+def _build(made: LabPlan, progress: ReportProgress) -> None:
     progress("making the fabric")
     fabric.make_namespace(made.fabric)
     for number, segment in enumerate(made.segments):
@@ -135,14 +133,14 @@ def _build(made: LabPlan, progress: Progress) -> None:
     for node in made.nodes:
         progress(f"making {node.name}")
         fabric.make_namespace(node.namespace)
-        ways_out = str(gateway(made.segments[node.segment])), str(gateway6(node.segment))
+        gateways = str(gateway(made.segments[node.segment])), str(gateway6(node.segment))
         addresses = node.interface, node.interface6
         bridge = f"br{node.segment}"
-        fabric.cable(made.fabric, bridge, node.name, node.namespace, addresses, ways_out)
+        fabric.cable(made.fabric, bridge, node.name, node.namespace, addresses, gateways)
     if len(made.nodes) >= MANY_NODES:
-        progress("telling the nodes each other's addresses")
+        progress("giving the nodes each other's addresses")
         for number in range(len(made.segments)):
-            fabric.acquaint(
+            fabric.add_permanent_neighbours(
                 {node.namespace: node.interface.ip for node in made.nodes if node.segment == number}
             )
 
@@ -155,7 +153,7 @@ def down(name: str) -> int:
     for namespace in found:
         fabric.end_processes(namespace)
     lab_processes.wait_for(
-        "the end of the lab", lambda: not any(map(fabric.processes, found)), lab_processes.END_SECONDS
+        "the end of the lab", lambda: not any(map(fabric.processes_in, found)), lab_processes.END_SECONDS
     )
     for namespace in found:
         fabric.remove_namespace(namespace)
@@ -163,16 +161,16 @@ def down(name: str) -> int:
     return len(found)
 
 
-def keep_logs(made: LabPlan) -> None:
+def copy_logs(made: LabPlan) -> None:
     """Copy the logs of a lab that failed to come up to where its removal does not reach."""
-    kept = ROOT / f"{made.name}-failed"
-    shutil.rmtree(kept, ignore_errors=True)
+    copies = ROOT / f"{made.name}-failed"
+    shutil.rmtree(copies, ignore_errors=True)
     for log in made.directory.glob("**/*.log"):
-        kept.mkdir(parents=True, exist_ok=True)
-        shutil.copy(log, kept / f"{log.parent.name}-{log.name}")
+        copies.mkdir(parents=True, exist_ok=True)
+        shutil.copy(log, copies / f"{log.parent.name}-{log.name}")
 
 
-def exists(name: str) -> bool:
+def lab_exists(name: str) -> bool:
     """Whether a lab of this name is up, or was not removed. Raises LabError for a wrong name."""
     return (plan(name, 1, Mode.NONE).directory / "lab.json").exists()
 
@@ -191,15 +189,15 @@ def find(name: str) -> Lab:
     return Lab(plan(name, min(int(record["nodes"]), MOST_NODES), mode, dual_stack=dual_stack), mode)
 
 
-def apply(made: LabPlan, document: dict[str, Any]) -> str:
-    """Write resources into the lab's datastore with the project's own command line; what it said. Raises LabError."""
+def _tortie(made: LabPlan, words: list[str], document: Any = None) -> str:
+    """What `tortie` prints in the lab's fabric, with `document` as its input, in JSON. Raises LabError."""
     done = subprocess.run(
-        lab_processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", "apply", "-f", "-"]),
+        lab_processes.inside(made.fabric, [sys.executable, "-m", "agent.cli.main", *words]),
         input=json.dumps(document),
         capture_output=True,
         text=True,
         env={**os.environ, "TORTIE_ETCD_ENDPOINTS": etcd_endpoint()},
-        timeout=APPLY_SECONDS,
+        timeout=TORTIE_SECONDS,
         check=False,
     )
     if done.returncode != 0:
@@ -207,33 +205,31 @@ def apply(made: LabPlan, document: dict[str, Any]) -> str:
     return done.stdout
 
 
-def switch(lab: Lab, mode: Mode) -> Lab:
+def apply(made: LabPlan, document: dict[str, Any]) -> str:
+    """Write resources into the lab's datastore with `tortie apply`; what that printed. Raises LabError."""
+    return _tortie(made, ["apply", "-f", "-"], document)
+
+
+def change_mode(lab: Lab, mode: Mode) -> Lab:
     """Change the mode of every pool of a running lab, as one does with `tortie apply`. Raises LabError."""
-    node = lab.plan.nodes[0]
-    done = subprocess.run(
-        lab_processes.inside(
-            lab.plan.fabric, [sys.executable, "-m", "agent.cli.main", "get", "ippools", "-o", "json"]
-        ),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **node.environment},
-        timeout=APPLY_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise LabError(done.stderr.strip())
-    if mode is Mode.IPIP and not fabric.has_ipip():
+    pools = json.loads(_tortie(lab.plan, ["get", "ippools", "-o", "json"]))
+    if mode is Mode.IPIP:
+        _require_ipip()
+    apply(lab.plan, with_mode(pools, mode, ipip=mode is Mode.IPIP))
+    return Lab(lab.plan, mode)
+
+
+def _require_ipip() -> None:
+    if not fabric.has_ipip():
         raise LabError(
             "mode ipip: this kernel has no ipip (a link of that kind is refused); use vxlan or none"
         )
-    apply(lab.plan, with_mode(json.loads(done.stdout), mode, ipip=mode is Mode.IPIP))
-    return Lab(lab.plan, mode)
 
 
 def ping(
     lab: Lab, names: Iterable[str] = (), rounds: int = 1, until: Callable[[], bool] = lambda: False
 ) -> icmp.Pinger:
-    """Every pod pings every other, `rounds` times or until told to stop; the counts per pair."""
+    """Every pod pings every other, `rounds` times or until `until` says so; the counts per pair."""
     chosen = _pods(lab, names)
     spaces = {pod.name: fabric.NAMESPACES / lab.plan.pod_namespace(pod.name) for pod in chosen}
     addresses: dict[str, IPv4Address] = {pod.name: pod.ip for pod in chosen}
@@ -256,11 +252,7 @@ def ping(
 
 
 def _pods(lab: Lab, names: Iterable[str]) -> list[Pod]:
-    known = {pod.name: pod for pod in pods(lab.plan)}
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise LabError(f"lab {lab.plan.name} has no pod {missing[0]!r}; it has {', '.join(known) or 'none'}")
-    chosen = [known[name] for name in names] or list(known.values())
+    chosen = [pod_named(lab.plan, name) for name in names] or pods(lab.plan)
     if len(chosen) < 2:
         raise LabError("a ping needs two pods; add some with: tortie lab pod add a b")
     return chosen

@@ -1,7 +1,7 @@
 """Pods of a lab: a network namespace each, attached and detached by real CNI invocations.
 
 Promises: the plugin is run as a container runtime runs it (environment, JSON on standard input, JSON on standard
-output); a pod has its file before the plugin is called, so nothing is forgotten.
+output); a pod has its file before the plugin is called, so the pod of a lab that was killed is found and removed.
 Does not know: what the plugin does.
 """
 
@@ -28,7 +28,7 @@ CNI_VERSION = "1.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod as the lab remembers it; `address` is empty until the plugin has answered."""
+    """A pod as its file has it; `address` is empty until the plugin has answered."""
 
     name: str
     node: str
@@ -60,7 +60,15 @@ def pods(plan: LabPlan) -> list[Pod]:
     return sorted(found, key=lambda pod: pod.name)
 
 
-def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
+def pod_named(plan: LabPlan, name: str) -> Pod:
+    """The pod of this name. Raises LabError."""
+    known = {pod.name: pod for pod in pods(plan)}
+    if name not in known:
+        raise LabError(f"lab {plan.name} has no pod {name!r}; it has {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def add_pod(plan: LabPlan, name: str, node: LabNode) -> Pod:
     """A new pod on a node. Raises LabError with the plugin's own words; then nothing is left of it."""
     if not POD_NAME.fullmatch(name):
         raise LabError(f"pod {name!r}: up to forty lower-case letters, digits and dashes, not at the ends")
@@ -70,27 +78,27 @@ def add(plan: LabPlan, name: str, node: LabNode) -> Pod:
     write_json(_file(plan, name), asdict(pod))
     make_namespace(plan.pod_namespace(name))
     try:
-        result = json.loads(call(plan, pod, "ADD"))
+        result = json.loads(call_plugin(plan, pod, "ADD"))
         addresses = {
             one.version: str(one.ip) for one in (ip_interface(row["address"]) for row in result["ips"])
         }
         pod = Pod(name, node.name, pod.container_id, addresses[4], addresses.get(6, ""))
     except BaseException:
         with suppress(LabError):
-            remove(plan, pod)
+            remove_pod(plan, pod)
         raise
     write_json(_file(plan, name), asdict(pod))
     return pod
 
 
-def remove(plan: LabPlan, pod: Pod) -> None:
+def remove_pod(plan: LabPlan, pod: Pod) -> None:
     """Detach and remove a pod. Raises LabError when the plugin fails; the pod then stays, to be tried again."""
-    call(plan, pod, "DEL")
+    call_plugin(plan, pod, "DEL")
     remove_namespace(plan.pod_namespace(pod.name))
     _file(plan, pod.name).unlink(missing_ok=True)
 
 
-def call(plan: LabPlan, pod: Pod, verb: str) -> str:
+def call_plugin(plan: LabPlan, pod: Pod, verb: str) -> str:
     """Run the plugin on the pod's node as a runtime does; its standard output. Raises LabError."""
     node = plan.node(pod.node)
     namespace = plan.pod_namespace(pod.name)

@@ -1,6 +1,6 @@
 """A lab for people: its topology drawn, sessions, routes, the ping matrix.
 
-Promises: pure text from what is handed in, plain enough for any terminal. Does not know: where facts come from.
+Promises: pure; the text is plain enough for any terminal. Does not know: where facts come from.
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ def sessions(status_by_node: Mapping[str, Mapping[str, Any] | None]) -> str:
         learned = sum(peer["received"] for peer in status["peers"])
         rows.append((name, status["address"] or "-", ", ".join(up) or "-", learned, troubles))
     return ruled(("NODE", "ADDRESS", "ESTABLISHED WITH", "LEARNED", "TROUBLE"), rows)
+
+
+def route_tables(lines_by_node: Mapping[str, Sequence[str]]) -> str:
+    """The nodes' routes as `ip route` printed them, one node under the other."""
+    parts = []
+    for name, lines in lines_by_node.items():
+        parts += ["", f"{name}# ip route", *lines]
+    return "\n".join(parts)
 
 
 def matrix(counts: Mapping[Pair, PingCount], pods: Sequence[Pod]) -> str:

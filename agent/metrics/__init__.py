@@ -1,1 +1,1 @@
-"""What the agent tells of itself to monitoring: series in Prometheus' text form, and whether it lives and is ready."""
+"""What the agent exposes to monitoring: series in Prometheus' text form, and whether it lives and is ready."""

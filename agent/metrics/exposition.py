@@ -1,4 +1,4 @@
-"""The one door to prometheus_client: readings as text, and the histograms that are counted where things happen.
+"""The adapter of prometheus_client: readings as text, and the histograms that are counted where things happen.
 
 Promises: nothing global: every instance has a registry of its own. Does not know: HTTP, where readings come from.
 """
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from agent.metrics.series import CNI_SECONDS, Readings, Series, Sort, series
+from agent.metrics.series import CNI_SECONDS, MetricType, Readings, Series, series
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Seconds: a warm ADD is some 10 ms, a runtime gives up after tens of seconds."""
@@ -19,7 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Source:
-    """What prometheus_client calls a collector."""
+    """A collector, as prometheus_client calls what it asks for metrics at each scrape."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         self._read = read
@@ -31,7 +31,7 @@ class _Source:
 
 def _family(one: Series) -> Metric:
     definition = one.definition
-    kind = CounterMetricFamily if definition.sort is Sort.COUNTER else GaugeMetricFamily
+    kind = CounterMetricFamily if definition.type is MetricType.COUNTER else GaugeMetricFamily
     family = kind(definition.name, definition.meaning, labels=definition.labels)
     for labels, value in one.samples.items():
         family.add_metric(labels, value)
@@ -39,7 +39,7 @@ def _family(one: Series) -> Metric:
 
 
 class Exposition:
-    """All series of one agent."""
+    """All series of one agent, in a registry of their own."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)

@@ -1,6 +1,6 @@
-"""Monitoring's shell: the pages, and what has to run for them.
+"""Monitoring's shell: its HTTP pages, and the measurement of the event loop's lag.
 
-Promises: a socket that cannot be opened is said in the log and costs the agent nothing. Does not know: what is told.
+Promises: a socket that cannot be opened is said in the log and costs the agent nothing. Does not know: any series.
 """
 
 from __future__ import annotations
@@ -11,11 +11,34 @@ from pathlib import Path
 
 import structlog
 
+from agent.clock import Clock
 from agent.metrics import web
 from agent.metrics.exposition import CONTENT_TYPE, Exposition
-from agent.metrics.loop_lag import Lag
 
 log = structlog.get_logger()
+
+LAG_PAUSE_SECONDS = 0.25
+"""Between two measurements of the loop's lag."""
+
+
+class LoopLag:
+    """How late the event loop wakes its sleepers: what is late for this is late for a keepalive too."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._longest = 0.0
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            due = self._clock.now() + LAG_PAUSE_SECONDS
+            await asyncio.sleep(LAG_PAUSE_SECONDS)
+            self._longest = max(self._longest, self._clock.now() - due)
+
+    def take(self) -> float:
+        """The longest delay in seconds since the last call."""
+        longest, self._longest = self._longest, 0.0
+        return longest
 
 
 class Monitor:
@@ -26,7 +49,7 @@ class Monitor:
         path: Path,
         listen: str,
         exposition: Exposition,
-        lag: Lag,
+        lag: LoopLag,
         not_ready: Callable[[], str | None],
         ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -55,13 +78,13 @@ class Monitor:
         except OSError as error:
             log.warning("metrics.not_served", where=where, why=str(error))
 
-    def _metrics(self) -> web.Page:
-        return web.Page(self._exposition.text(), CONTENT_TYPE)
+    def _metrics(self) -> web.Response:
+        return web.Response(self._exposition.text(), CONTENT_TYPE)
 
-    def _live(self) -> web.Page:
+    def _live(self) -> web.Response:
         # Whoever reads this answer has had it from the loop: that is all there is to say.
         return web.verdict(well=True, reasons=())
 
-    def _ready(self) -> web.Page:
+    def _ready(self) -> web.Response:
         why = self._not_ready()
         return web.verdict(well=why is None, reasons=() if why is None else (why,))

@@ -1,7 +1,7 @@
 """How full each pool is, as far as one node knows it without asking: pools, claims, its own pods and tunnels.
 
-Promises: pure but for what it remembers: as long as the facts are the same nothing is counted again, so a scrape costs
-nothing. Does not know: the contents of other nodes' blocks; each node tells its own addresses, and their sum is the
+Promises: pure but for its cache: as long as the facts are the same nothing is counted again, so a scrape costs
+nothing. Does not know: the contents of other nodes' blocks; each node exposes its own addresses, and their sum is the
 cluster's.
 """
 
@@ -19,7 +19,7 @@ _Network = tuple[int, bytes, bytes, str]
 
 @dataclass(frozen=True, slots=True)
 class PoolReadings:
-    """One pool."""
+    """How full one pool is, as far as this node knows."""
 
     name: str
     size: int
@@ -39,7 +39,7 @@ class PoolReadings:
 
 
 class PoolGauges:
-    """Counts when something changed."""
+    """The readings of all pools, counted again when something changed."""
 
     def __init__(self, node: NodeName) -> None:
         self._node = node

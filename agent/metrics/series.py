@@ -1,6 +1,6 @@
 """The agent's series: their names, what they mean, and how they follow from what the agent knows of itself.
 
-Promises: pure; every name stands once in CATALOGUE with its meaning, and nothing else is ever told. Units are base
+Promises: pure; every name stands once in CATALOGUE with its meaning, and nothing else is ever exposed. Units are base
 units, counters end in `_total` (the conventions of Prometheus).
 Does not know: the text form, HTTP.
 """
@@ -21,8 +21,8 @@ from ipam.address_text import text_of
 _Labels = tuple[str, ...]
 
 
-class Sort(Enum):
-    """What may be done with a series."""
+class MetricType(Enum):
+    """What Prometheus calls a metric's type."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -31,10 +31,10 @@ class Sort(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One name."""
+    """One series name: its type, its meaning, the names of its labels."""
 
     name: str
-    sort: Sort
+    type: MetricType
     meaning: str
     labels: tuple[str, ...] = ()
 
@@ -49,14 +49,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class EtcdReadings:
-    """How the connection to the datastore stands."""
+    """The state of the connection to the datastore, and counts of what happened to it."""
 
     revision: int
     certificates: Mapping[str, datetime]
     """TLS file -> until when it is valid."""
     rotations: int
+    """How often changed TLS files were loaded."""
     watch_restarts: int
+    """How often a watch was established again."""
     went_back: int
+    """How often its revision was lower than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Readings:
     in_sync: bool
     """The datastore was read as a whole."""
     datastore_up: bool
-    """Its watches stand."""
+    """Its watches are established."""
     converged: bool
     drained: bool
     pods: int
@@ -89,7 +92,7 @@ _GAUGES = {
     "start_time_seconds": ("When the agent started, Unix time.", ()),
     "ready": ("Whether a pod can be served: the kernel was adopted and the datastore read.", ()),
     "in_sync": ("Whether the datastore was read as a whole at least once.", ()),
-    "datastore_up": ("Whether the watches of the datastore stand.", ()),
+    "datastore_up": ("Whether the watches of the datastore are established.", ()),
     "drained": ("Whether this node has left its BGP peers on purpose.", ()),
     "troubles": ("Sentences that `tortie node status` shows as troubles.", ()),
     "pods": ("Pod interfaces of this node.", ()),
@@ -101,23 +104,23 @@ _GAUGES = {
     "ipam_pool_blocks": ("Blocks that the pool can be cut into.", ("pool",)),
     "ipam_pool_size": ("Addresses of the pool.", ("pool",)),
     "event_loop_lag_seconds": ("The longest delay of the event loop since the last scrape.", ()),
-    "bgp_converged": ("Whether all peers have told everything, or had time to.", ()),
+    "bgp_converged": ("Whether all peers have advertised everything (End-of-RIB), or had time to.", ()),
     "bgp_peer_up": ("Whether the session is established.", ("peer",)),
     "bgp_peer_state": ("1 for the state that the session is in (RFC 4271 section 8.2.2).", ("peer", "state")),
     "bgp_peer_state_since_seconds": ("When that state was entered, Unix time.", ("peer",)),
-    "bgp_peer_prefixes_received": ("Prefixes that the peer announces.", ("peer",)),
-    "bgp_peer_prefixes_announced": ("Prefixes that the peer was told.", ("peer",)),
-    "bgp_peer_restarting": ("Whether paths are kept although the session is gone or new (RFC 4724).", ("peer",)),
+    "bgp_peer_prefixes_received": ("Prefixes that the peer advertises.", ("peer",)),
+    "bgp_peer_prefixes_announced": ("Prefixes that are advertised to the peer.", ("peer",)),
+    "bgp_peer_restarting": ("Whether its stale paths are retained while it restarts (RFC 4724).", ("peer",)),
     "etcd_certificate_expiry_time_seconds": ("Until when a TLS file's certificate is valid, Unix time.", ("file",)),
-    "etcd_revision": ("The newest revision of the datastore that was heard of.", ()),
+    "etcd_revision": ("The newest revision of the datastore that was seen.", ()),
     "kernel_objects": ("Objects of ours in the kernel.", ("kind",)),
     "kernel_pass_duration_seconds": ("How long the last pass over the kernel took.", ()),
     "kernel_last_pass_time_seconds": ("When the last pass over the kernel ended, Unix time.", ()),
-    "kernel_refused": ("Wished objects that the kernel refuses at present.", ()),
+    "kernel_refused": ("Desired objects that the kernel refuses at present.", ()),
     "kernel_conflicts": ("Destinations where somebody else's route stands in our place.", ()),
-    "kernel_waiting": ("Wished routes whose device is missing or down.", ()),
+    "kernel_waiting": ("Desired routes whose device is missing or down.", ()),
     "kernel_removals_held": ("Kinds of objects of which a mass removal is held back.", ()),
-    "kernel_features_missing": ("Features that are wished and that this kernel cannot do.", ()),
+    "kernel_features_missing": ("Features that are set and that this kernel cannot do.", ()),
 }  # fmt: skip
 _COUNTERS = {
     "bgp_peer_sessions_total": ("Sessions established with the peer.", ("peer",)),
@@ -133,14 +136,14 @@ _COUNTERS = {
 }  # fmt: skip
 CNI_SECONDS = Definition(
     "tortie_cni_request_duration_seconds",
-    Sort.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "How long the agent took to answer the CNI plugin; code 0 is success.",
     ("verb", "code"),
 )
 CATALOGUE: Mapping[str, Definition] = {
     **{
-        f"tortie_{name}": Definition(f"tortie_{name}", sort, meaning, labels)
-        for sort, table in ((Sort.GAUGE, _GAUGES), (Sort.COUNTER, _COUNTERS))
+        f"tortie_{name}": Definition(f"tortie_{name}", kind, meaning, labels)
+        for kind, table in ((MetricType.GAUGE, _GAUGES), (MetricType.COUNTER, _COUNTERS))
         for name, (meaning, labels) in table.items()
     },
     CNI_SECONDS.name: CNI_SECONDS,

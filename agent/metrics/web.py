@@ -22,20 +22,20 @@ SOCKET_UMASK = 0o117
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """One answer."""
+class Response:
+    """What a page answers with."""
 
     body: bytes
     content_type: str = "application/json"
     ok: bool = True
 
 
-def verdict(*, well: bool, reasons: tuple[str, ...]) -> Page:
+def verdict(*, well: bool, reasons: tuple[str, ...]) -> Response:
     """/livez or /readyz: 200 or 503, and why."""
-    return Page(json.dumps({"ok": well, "reasons": list(reasons)}).encode() + b"\n", ok=well)
+    return Response(json.dumps({"ok": well, "reasons": list(reasons)}).encode() + b"\n", ok=well)
 
 
-Pages = Mapping[str, Callable[[], Page]]
+Pages = Mapping[str, Callable[[], Response]]
 
 
 async def on_socket(path: Path, pages: Pages, ready: Callable[[], None] = lambda: None) -> None:
@@ -73,18 +73,18 @@ def _answering(pages: Pages) -> Callable[[asyncio.StreamReader, asyncio.StreamWr
 def _response(line: str, pages: Pages) -> bytes:
     words = line.split()
     if len(words) < 2 or words[0] not in ("GET", "HEAD"):
-        return _framed("405 Method Not Allowed", Page(b"only GET is answered\n", "text/plain"), body=True)
+        return _framed("405 Method Not Allowed", Response(b"only GET is answered\n", "text/plain"), body=True)
     found = pages.get(words[1].partition("?")[0])
     if found is None:
         known = f"known pages are {', '.join(pages)}\n".encode()
-        return _framed("404 Not Found", Page(known, "text/plain"), body=True)
+        return _framed("404 Not Found", Response(known, "text/plain"), body=True)
     page = found()
     return _framed("200 OK" if page.ok else "503 Service Unavailable", page, body=words[0] == "GET")
 
 
-def _framed(status: str, page: Page, *, body: bool) -> bytes:
+def _framed(status: str, response: Response, *, body: bool) -> bytes:
     head = (
-        f"HTTP/1.0 {status}\r\nContent-Type: {page.content_type}\r\n"
-        f"Content-Length: {len(page.body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.0 {status}\r\nContent-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + (page.body if body else b"")
+    return head.encode() + (response.body if body else b"")

@@ -187,7 +187,7 @@ class BgpController:
         self.drained = drained
         log.info("bgp.draining", text=drained.text)
         if self.speaker is not None and self._leaving is None:
-            self.speaker.lower()
+            self.speaker.graceful_shutdown()
             self._leaving = asyncio.create_task(self._leave(self.speaker))
         self._changed()
 
@@ -201,7 +201,7 @@ class BgpController:
             self._leaving.cancel()
             self._leaving = None
         if self.speaker is not None:
-            self.speaker.lower(wanted=False)
+            self.speaker.graceful_shutdown(wanted=False)
         log.info("bgp.undrained")
         self._changed()
 
@@ -215,7 +215,7 @@ class BgpController:
         await asyncio.sleep(DRAIN_SECONDS)
         text = self.drained.text if self.drained is not None else ""
         speaker.announce(frozenset())
-        speaker.drain(text)
+        speaker.shutdown(text)
         task, self._task, self._leaving = self._task, None, None
         self.speaker = self._identity = None
         self.restarting = True  # what was learned stays in the kernel, and is checked again after `undrain`

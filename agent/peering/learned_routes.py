@@ -33,13 +33,14 @@ class LearnedRoutes(Mapping[RouteKey, Address]):
 
     def _next_hop(self, key: RouteKey) -> Address | None:
         version, packed, _, _ = key
-        next_hop = self._speaker.next_hop(FAMILIES[version], packed)
+        next_hop = self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
         return next_hop if next_hop is not None and next_hop.version == version else None
 
     def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
         """All of them; a change during the iteration may be seen or not."""
         for version, family in FAMILIES.items():
-            for packed, hop in self._speaker.next_hops_of(family, list(self._speaker.packed(family))):
+            rib = self._speaker.instance.ribs[family]
+            for packed, hop in rib.next_hops_of(list(rib.prefixes)):
                 if hop is not None and hop.version == version:
                     yield RouteKey.of_packed(version, packed), hop
 
@@ -65,9 +66,9 @@ class _Pairs(ItemsView[RouteKey, Address]):
 
 def take_changed_routes(speaker: Speaker) -> dict[RouteKey, Address | None]:
     """Where the best path changed since the last call, with its next hop of now; None: there is no path."""
-    touched = speaker.take_touched()
+    touched = speaker.take_changed()
     of, found = RouteKey.of_packed, dict[RouteKey, Address | None]()
     for version, family in FAMILIES.items():
-        some = speaker.next_hops_of(family, touched.get(family, ()))
+        some = speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
         found |= {of(version, packed): hop for packed, hop in some}
     return found

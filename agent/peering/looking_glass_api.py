@@ -6,7 +6,7 @@ Does not know: sockets, how an answer is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from agent.peering.peers import DesiredPeer
-from bgp.looking_glass import MOST_PREFIXES, Counts, Seen, View, Which
+from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_config import PeerConfig
-from bgp.transport.speaker import PeerStatus, Speaker
-from bgp.wire.communities import shown
+from bgp.peer_status import Counts, PeerStatus, counts
+from bgp.transport.speaker import Speaker
+from bgp.wire.communities import format_community
 from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
 from ipam.address_text import text_of
@@ -26,7 +27,7 @@ from ipam.address_text import text_of
 class PathsQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `tortie bgp routes` asks."""
 
-    which: str = Which.KNOWN.value
+    which: str = RibView.KNOWN.value
     peer: str = ""
     """By address or name."""
     prefix: str = ""
@@ -53,7 +54,9 @@ class LookingGlass:
     def _described(self, speaker: Speaker, status: PeerStatus) -> dict[str, Any]:
         found = {field.name: getattr(status, field.name) for field in fields(status)}
         peer = self.desired.get(status.address)
-        return found | ({"type": ""} if peer is None else configured(peer, speaker.counts(status.address)))
+        return found | (
+            {"type": ""} if peer is None else configured(peer, counts(speaker.instance.peers[status.address]))
+        )
 
     def peer(self, word: str) -> dict[str, Any]:
         """One peer in full, by name or address; empty while the speaker does not have it. Raises ValueError."""
@@ -68,14 +71,15 @@ class LookingGlass:
             question = msgspec.json.decode(text or "{}", type=PathsQuestion)
         except msgspec.MsgspecError as error:
             raise ValueError(f"the question cannot be read: {error}") from error
-        page = self.speaker.look(
-            View(
-                Which(question.which),
+        page = query(
+            self.speaker.instance,
+            Query(
+                RibView(question.which),
                 find_peer(self.desired, question.peer) if question.peer else None,
                 ip_network(question.prefix) if question.prefix else None,
                 ip_network(question.after) if question.after else None,
                 question.most,
-            )
+            ),
         )
         names = {address: peer.config.description for address, peer in self.desired.items()}
         return {
@@ -83,9 +87,12 @@ class LookingGlass:
             "last": text_of(page.last) if page.last is not None else "",
         }
 
+    def _paths(self, prefix: Prefix) -> Sequence[PathView]:
+        return query(self.speaker.instance, Query(prefix=prefix)).paths if self.speaker is not None else ()
+
     def best_path_peer(self, prefix: Prefix) -> str:
         """The peer whose path to exactly this prefix is in use: `name (address)`; empty when there is none."""
-        for seen in self.speaker.look(View(prefix=prefix)).paths if self.speaker is not None else ():
+        for seen in self._paths(prefix):
             if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
                 address = seen.path.source.address
                 peer = self.desired.get(address) if address is not None else None
@@ -115,7 +122,7 @@ def find_peer(peers: Mapping[Address, DesiredPeer], word: str) -> Address:
     return address
 
 
-def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
+def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
     path, attributes = seen.path, seen.path.attributes
     own = path.source.is_own
     return {
@@ -130,13 +137,16 @@ def _row(seen: Seen, names: Mapping[Address, str]) -> dict[str, Any]:
         "as_path": [number for _, numbers in attributes.as_path for number in numbers],
         "local_pref": attributes.local_pref,
         "med": attributes.med,
-        "communities": [*map(shown, attributes.communities), *map(shown, attributes.large_communities)],
+        "communities": [
+            *map(format_community, attributes.communities),
+            *map(format_community, attributes.large_communities),
+        ],
         "originator_id": str(attributes.originator_id) if attributes.originator_id is not None else None,
         "cluster_list": [str(one) for one in attributes.cluster_list],
     }
 
 
-def configured(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any]:
+def configured(peer: DesiredPeer, counters: Mapping[str, Counts]) -> dict[str, Any]:
     """What is configured for a peer, with the counters of its routes; of a password only that there is one."""
     config = peer.config
     return {
@@ -144,7 +154,7 @@ def configured(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any
         "resource": peer.resource,
         "filters": list(peer.filters),
         "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
-        "counts": counts,
+        "counts": counters,
         "port": config.port,
         "options": list(_options(config)),
     }

@@ -32,15 +32,24 @@ OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::1"}
 log = structlog.get_logger()
 
 
-class NexthopUser(Protocol):
-    """The speaker, as far as next hops are concerned."""
+class Nexthops(Protocol):
+    """The tables of the speaker, as far as next hops are concerned."""
 
     @property
     def next_hops(self) -> Collection[Address]:
         """The next hops of all learned paths."""
         ...
 
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+
+class NexthopUser(Protocol):
+    """The speaker, as far as next hops are concerned."""
+
+    @property
+    def instance(self) -> Nexthops:
+        """The speaker's tables."""
+        ...
+
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """Use no path by these next hops, and every path by others."""
         ...
 
@@ -60,7 +69,7 @@ class NexthopTracking:
     def update(self, links: Mapping[str, Link]) -> None:
         """Check again if a next hop or a link changed. Called after every pass."""
         speaker = self._speaker()
-        now = (frozenset(speaker.next_hops if speaker is not None else ()), links)
+        now = (frozenset(speaker.instance.next_hops if speaker is not None else ()), links)
         if now != self._seen:
             self._seen = now
             self._trigger.ring()
@@ -82,7 +91,7 @@ class NexthopTracking:
         self._since = {hop: self._since.get(hop, now) for hop in missing}
         lost = {hop for hop, since in self._since.items() if now - since >= UNREACHABLE_SECONDS}
         if (speaker := self._speaker()) is not None:
-            speaker.lead_nowhere(lost if lost < next_hops else set())
+            speaker.set_unreachable_nexthops(lost if lost < next_hops else set())
 
     async def _unreachable(
         self, next_hops: Collection[Address], links: Mapping[str, Link]

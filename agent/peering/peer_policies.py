@@ -23,13 +23,13 @@ from agent.datastore.resources.bgp_types import (
 from bgp.policy.policy import (
     Action,
     AddCommunity,
+    InterfaceMatch,
     Operation,
     Operator,
     Own,
     Policy,
     PrefixMatch,
     PrependAs,
-    Reached,
     Rule,
     SetPriority,
 )
@@ -78,8 +78,8 @@ def policy(inputs: PolicyInputs, filters: Sequence[str]) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, inputs.filters[name]) for name in filters if name in inputs.filters]
     return Policy(
-        incoming=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
-        outgoing=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
+        import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
+        export_rules=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
     )
 
 
@@ -152,7 +152,7 @@ def _rule(spec: FilterRule, family: Family, interfaces: Sequence[PolicyInterface
         family=family,
         prefix=_prefix(spec),
         learned=spec.source is not None,
-        reached=_reached(spec.interface, interfaces) if spec.interface is not None else None,
+        interfaces=_interface_match(spec.interface, interfaces) if spec.interface is not None else None,
         internal=None if spec.peer_type is None else spec.peer_type == "iBGP",
         community=community(spec.communities.values[0]) if spec.communities is not None else None,
         as_path_begins=tuple(spec.as_path_prefix or ()),
@@ -161,11 +161,11 @@ def _rule(spec: FilterRule, family: Family, interfaces: Sequence[PolicyInterface
     )
 
 
-def _reached(pattern: str, interfaces: Sequence[PolicyInterface]) -> Reached:
+def _interface_match(pattern: str, interfaces: Sequence[PolicyInterface]) -> InterfaceMatch:
     wanted = re.compile(re.escape(pattern).replace(r"\*", ".*"))
     chosen = [one for one in interfaces if wanted.fullmatch(one.name)]
     others = [one for one in interfaces if one not in chosen]
-    return Reached(
+    return InterfaceMatch(
         subnets=tuple(subnet for one in chosen for subnet in one.subnets),
         elsewhere=tuple(subnet for one in others for subnet in one.subnets)
         if any(one.is_parent for one in chosen)

@@ -7,16 +7,16 @@ Does not know: how facts are read, who prints.
 from __future__ import annotations
 
 from agent.preflight.host_checks import host_findings
-from agent.preflight.host_facts import Finding, HostFacts, Severity
+from agent.preflight.host_facts import HostFacts, HostFinding, Severity
 from agent.preflight.network_checks import network_findings
 
 
-def findings(facts: HostFacts) -> tuple[Finding, ...]:
+def findings(facts: HostFacts) -> tuple[HostFinding, ...]:
     """Everything that is not as it should be."""
     found = [*network_findings(facts), *host_findings(facts)]
     if facts.pools_unknown is not None:
         found.append(
-            Finding(
+            HostFinding(
                 Severity.WARNING,
                 "the datastore does not answer, so ranges and encapsulations were not checked",
                 facts.pools_unknown,
@@ -24,5 +24,7 @@ def findings(facts: HostFacts) -> tuple[Finding, ...]:
             )
         )
     for what, why in facts.unread.items():
-        found.append(Finding(Severity.NOTE, f"{what} could not be read", why, "sudo tortie node checksystem"))
+        found.append(
+            HostFinding(Severity.NOTE, f"{what} could not be read", why, "sudo tortie node checksystem")
+        )
     return tuple(sorted(found, key=lambda one: one.severity))

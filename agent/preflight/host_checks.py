@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Placed, Severity
+from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, HostFinding, ModuleState, Severity
 from ipam.model import EncapsulationMode
 
 CONFLIST = "10-tortie.conflist"
@@ -17,7 +17,7 @@ BIRDS = ("bird", "bird6")
 NEXTHOPS_SINCE = (5, 3)
 """The first kernel with nexthop objects."""
 MOST_SKEW_SECONDS = 2.0
-"""etcd's own answer tells whole seconds only."""
+"""etcd's answer is dated in whole seconds."""
 FULL = 0.8
 """The share of a table from which on it counts as nearly full."""
 FEWEST_CONNECTIONS, FEWEST_INSTANCES, FEWEST_WATCHES = 32768, 128, 8192
@@ -26,7 +26,7 @@ UNIT_OPEN_FILES = 65536
 """LimitNOFILE of our unit."""
 
 
-def host_findings(facts: HostFacts) -> Iterator[Finding]:
+def host_findings(facts: HostFacts) -> Iterator[HostFinding]:
     """All of the machine."""
     yield from _network_programs(facts)
     yield from _other_agents(facts)
@@ -37,7 +37,7 @@ def host_findings(facts: HostFacts) -> Iterator[Finding]:
     yield from _limits(facts)
 
 
-def _network_programs(facts: HostFacts) -> Iterator[Finding]:
+def _network_programs(facts: HostFacts) -> Iterator[HostFinding]:
     reload = {
         "NetworkManager": ("nmcli general reload conf", facts.network_manager),
         "systemd-networkd": ("networkctl reload && systemctl restart systemd-networkd", facts.networkd),
@@ -46,14 +46,14 @@ def _network_programs(facts: HostFacts) -> Iterator[Finding]:
         missing = [placed for placed in files if not placed.present]
         running = facts.running(name)
         if running and missing:
-            yield Finding(
+            yield HostFinding(
                 Severity.ERROR,
                 f"{name} would manage the agent's interfaces or routes",
                 f"{running[0]} runs, and there is no {' nor '.join(placed.path for placed in missing)}",
                 " && ".join((*map(_written, missing), command)),
             )
     for process in facts.running("firewalld"):
-        yield Finding(
+        yield HostFinding(
             Severity.WARNING,
             "firewalld decides what reaches this node: BGP and tunnels must be let in",
             f"{process} runs",
@@ -62,7 +62,7 @@ def _network_programs(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _written(placed: Placed) -> str:
+def _written(placed: ExclusionFile) -> str:
     """The command that writes a file."""
     lines = [
         line for line in placed.content.splitlines() if line.strip() and not line.lstrip().startswith("#")
@@ -71,11 +71,11 @@ def _written(placed: Placed) -> str:
     return f"mkdir -p {directory} && printf '%s\\n' {' '.join(map(shlex.quote, lines))} >{placed.path}"
 
 
-def _other_agents(facts: HostFacts) -> Iterator[Finding]:
+def _other_agents(facts: HostFacts) -> Iterator[HostFinding]:
     for process in facts.running(*CALICO, *BIRDS):
         stops = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
         calico = process.name in CALICO
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR if calico else Severity.WARNING,
             "Calico programs the same routes"
             if calico
@@ -85,12 +85,12 @@ def _other_agents(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _conflists(facts: HostFacts) -> Iterator[Finding]:
+def _conflists(facts: HostFacts) -> Iterator[HostFinding]:
     """Runtimes take the first file by name."""
     if CONFLIST not in facts.conflists:
-        yield Finding(
+        yield HostFinding(
             Severity.NOTE,
-            "no container runtime is told of the plugin",
+            "no container runtime knows the plugin",
             f"there is no /etc/cni/net.d/{CONFLIST}",
             "tortie cni install",
         )
@@ -98,7 +98,7 @@ def _conflists(facts: HostFacts) -> Iterator[Finding]:
     for name in sorted(facts.conflists):
         if name >= CONFLIST:
             return
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR,
             "container runtimes use another CNI network",
             f"/etc/cni/net.d/{name} comes before {CONFLIST}",
@@ -106,7 +106,7 @@ def _conflists(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _modules(facts: HostFacts) -> Iterator[Finding]:
+def _modules(facts: HostFacts) -> Iterator[HostFinding]:
     needed: dict[str, list[str]] = {"ipip": [], "vxlan": []} if facts.pools else {}
     for pool in facts.pools:
         if pool.ipip is not EncapsulationMode.NEVER:
@@ -119,18 +119,18 @@ def _modules(facts: HostFacts) -> Iterator[Finding]:
             continue
         purpose = f"pool{'s' if len(users) > 1 else ''} {', '.join(users)}" if users else PURPOSES[name]
         if state is ModuleState.LOADABLE:
-            yield Finding(
+            yield HostFinding(
                 Severity.WARNING, f"{name} is not loaded", f"it is needed for {purpose}", f"modprobe {name}"
             )
         else:
-            yield Finding(
+            yield HostFinding(
                 Severity.ERROR if users or name in ALWAYS else Severity.WARNING,
                 f"this kernel has no {name}",
                 f"it is needed for {purpose}, and is neither loaded, built in nor in /lib/modules",
                 "apt install linux-image-amd64 && reboot",
             )
     if facts.wants_nexthops and facts.kernel is not None and facts.kernel < NEXTHOPS_SINCE:
-        yield Finding(
+        yield HostFinding(
             Severity.NOTE,
             "this kernel has no nexthop objects: routes are written without",
             f"kernel.nexthop_objects is set, the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
@@ -149,16 +149,16 @@ PURPOSES = {
 ALWAYS = frozenset({"veth"})
 
 
-def _clock(facts: HostFacts) -> Iterator[Finding]:
+def _clock(facts: HostFacts) -> Iterator[HostFinding]:
     if facts.synchronised is False:
-        yield Finding(
+        yield HostFinding(
             Severity.WARNING,
             "the clock is not synchronised: certificates, stamps and cooldowns depend on it",
             "the kernel says STA_UNSYNC (adjtimex)",
             "timedatectl set-ntp true",
         )
     if facts.skew_seconds is not None and abs(facts.skew_seconds) > MOST_SKEW_SECONDS:
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR,
             "the clock differs from etcd's",
             f"this machine is {abs(facts.skew_seconds):.0f} s {'ahead' if facts.skew_seconds > 0 else 'behind'}",
@@ -166,14 +166,14 @@ def _clock(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _connections(facts: HostFacts) -> Iterator[Finding]:
-    most = facts.switch("net/netfilter/nf_conntrack_max")
+def _connections(facts: HostFacts) -> Iterator[HostFinding]:
+    most = facts.sysctl_number("net/netfilter/nf_conntrack_max")
     if not most:
         return
-    count = facts.switch("net/netfilter/nf_conntrack_count") or 0
+    count = facts.sysctl_number("net/netfilter/nf_conntrack_count") or 0
     full = count > FULL * most
     if full or most < FEWEST_CONNECTIONS:
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR if full else Severity.WARNING,
             "the table of tracked connections is nearly full: new ones are dropped"
             if full
@@ -183,23 +183,23 @@ def _connections(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _limits(facts: HostFacts) -> Iterator[Finding]:
+def _limits(facts: HostFacts) -> Iterator[HostFinding]:
     for name, fewest in (
         ("fs/inotify/max_user_instances", FEWEST_INSTANCES),
         ("fs/inotify/max_user_watches", FEWEST_WATCHES),
         ("fs/nr_open", UNIT_OPEN_FILES),
     ):
-        value = facts.switch(name)
+        value = facts.sysctl_number(name)
         if value is not None and value < fewest:
             dotted = name.replace("/", ".")
-            yield Finding(
+            yield HostFinding(
                 Severity.WARNING,
                 f"{dotted} is low: programs fail with 'too many open files'",
                 f"{dotted} = {value}, at least {fewest} is needed",
                 f"sysctl -w {dotted}={fewest}",
             )
     if facts.agent_runs and facts.agent_open_files is not None and facts.agent_open_files < FEWEST_OPEN_FILES:
-        yield Finding(
+        yield HostFinding(
             Severity.WARNING,
             "the agent may open few files",
             f"its limit is {facts.agent_open_files}, at least {FEWEST_OPEN_FILES} is needed",

@@ -1,4 +1,4 @@
-"""What preflight looks at, as one frozen value; and what it says, as another.
+"""What preflight looks at, HostFacts, and what it says, HostFinding: frozen values.
 
 Promises: pure; what could not be read is None or absent, and is never taken for good or bad. Does not know: how a fact
 was read, what follows from it.
@@ -26,7 +26,7 @@ class Severity(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HostFinding:
     """One thing that is not as it should be."""
 
     severity: Severity
@@ -37,7 +37,7 @@ class Finding:
 
 
 class ModuleState(Enum):
-    """How a part of the kernel stands."""
+    """Whether a part of the kernel is there."""
 
     PRESENT = "present"
     """Loaded or built in."""
@@ -59,7 +59,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListeningSocket:
     """A TCP socket that listens."""
 
     address: str
@@ -68,7 +68,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class ExclusionFile:
     """A file by which another program leaves our interfaces alone."""
 
     path: str
@@ -78,7 +78,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Underlay:
+class UnderlayLink:
     """The network between nodes: what carries the pods' packets."""
 
     device: str
@@ -95,18 +95,18 @@ class HostFacts:
     forward: tuple[ForwardChain, ...] = ()
     legacy_forward_drops: bool = False
     """The FORWARD chain of iptables-legacy, which nftables does not show."""
-    underlay: Underlay | None = None
-    switches: Mapping[str, str] = field(default_factory=dict)
+    underlay: UnderlayLink | None = None
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     """Path below /proc/sys -> value."""
     modules: Mapping[str, ModuleState] = field(default_factory=dict)
     kernel: tuple[int, int] | None = None
     """Version of the running kernel."""
     processes: tuple[Process, ...] = ()
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[ListeningSocket, ...] = ()
     conflists: tuple[str, ...] = ()
     """File names in /etc/cni/net.d that runtimes read."""
-    networkd: tuple[Placed, ...] = ()
-    network_manager: tuple[Placed, ...] = ()
+    networkd: tuple[ExclusionFile, ...] = ()
+    network_manager: tuple[ExclusionFile, ...] = ()
     synchronised: bool | None = None
     """Whether the kernel takes its clock for synchronised (adjtimex(2))."""
     skew_seconds: float | None = None
@@ -129,9 +129,9 @@ class HostFacts:
         """The processes of these names."""
         return tuple(process for process in self.processes if process.name in names)
 
-    def switch(self, name: str) -> int | None:
-        """A switch that holds one number."""
-        text = self.switches.get(name, "")
+    def sysctl_number(self, name: str) -> int | None:
+        """The value of a sysctl that holds one number; None when it could not be read."""
+        text = self.sysctls.get(name, "")
         return int(text) if text.lstrip("-").isdigit() else None
 
     @property

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -24,17 +24,17 @@ from agent.clock import SystemClock
 from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import ForwardChain, Link, Route
 from agent.preflight.host_checks import PURPOSES
-from agent.preflight.host_facts import AGENT, HostFacts, ModuleState, Placed, Underlay
+from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, ModuleState, UnderlayLink
 from agent.preflight.network_checks import BGP_PORT
-from agent.preflight.proc_scan import listeners, open_files, processes
+from agent.preflight.proc_scan import file_text, open_files, scan_listeners, scan_processes
+from agent.service.host_snapshot import matching_sysctls
 from agent.service.install import unit_file
 
 ASK_SECONDS = 2.0
 OUTSIDE = IPv4Address("198.51.100.1")
 """TEST-NET-2 (RFC 5737): asking the kernel for the way there sends nothing and finds the default route."""
-SWITCHES = (
+SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/*/rp_filter",
@@ -52,7 +52,7 @@ SYMBOLS = {
     "nft_chain_nat": "nft_nat_do_chain",
     "veth": "veth_setup",
 }
-"""A function of each part, by which a kernel that has it built in and no /lib/modules is told."""
+"""A function of each part, by which a kernel that has it built in and no /lib/modules is recognised."""
 CONFLIST_ENDS = (".conf", ".conflist", ".json")
 NETWORKD = ("network/10-tortie.network", "networkd.conf.d/tortie.conf")
 NETWORK_MANAGER = "NetworkManager/tortie.conf"
@@ -60,34 +60,21 @@ STA_UNSYNC = 0x0040
 """linux/timex.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    """What the kernel itself answers."""
-
-    links: Mapping[str, Link]
-    routes: tuple[Route, ...]
-    forward: tuple[ForwardChain, ...]
-    underlay: Underlay | None
-
-
-async def read(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
-    """Everything but what the datastore tells: its pools and its clock."""
+async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFacts:
+    """Everything but what only the datastore knows: the pools, and its clock."""
     proc = root / "proc"
     marks, unread = config.routes, dict[str, str]()
-    seen = await _kernel(kernel, unread)
-    running = processes(proc)
+    facts = await _kernel_facts(kernel, unread)
+    running = scan_processes(proc)
     agent = next((process.pid for process in running if process.name == AGENT), None)
-    return HostFacts(
-        links=seen.links,
-        routes=seen.routes,
-        forward=seen.forward,
-        underlay=seen.underlay,
+    return replace(
+        facts,
         legacy_forward_drops=legacy_forward_drops(proc),
-        switches=switches(proc / "sys"),
+        sysctls=matching_sysctls(proc / "sys", SYSCTLS),
         modules=modules(root),
-        kernel=release(proc),
+        kernel=kernel_release(proc),
         processes=running,
-        listeners=listeners(proc, (BGP_PORT,), running),
+        listeners=scan_listeners(proc, (BGP_PORT,), running),
         conflists=conflists(root / "etc/cni/net.d"),
         networkd=tuple(_placed(root, "etc/systemd", source, "systemd") for source in NETWORKD),
         network_manager=(_placed(root, "etc", NETWORK_MANAGER, ""),),
@@ -100,40 +87,26 @@ async def read(kernel: Kernel, config: Config, root: Path = Path("/")) -> HostFa
     )
 
 
-async def _kernel(kernel: Kernel, unread: dict[str, str]) -> _Kernel:
-    links: Mapping[str, Link] = {}
-    routes: tuple[Route, ...] = ()
-    forward: tuple[ForwardChain, ...] = ()
-    underlay = None
+async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
+    """What the kernel itself answers; what it does not goes into `unread`."""
+    facts = HostFacts()
     try:
-        links = await kernel.links()
-        routes = tuple((await kernel.routes()).values())
-        forward = tuple((await kernel.forward_chains()).values())
+        facts = replace(facts, links=await kernel.links())
+        facts = replace(facts, routes=tuple((await kernel.routes()).values()))
+        facts = replace(facts, forward=tuple((await kernel.forward_chains()).values()))
     except KernelError as error:
         unread["the kernel's network"] = str(error)
     try:
-        way = links.get((await kernel.path_to(OUTSIDE)).device)
-        underlay = Underlay(way.name, way.mtu) if way is not None else None
+        link = facts.links.get((await kernel.path_to(OUTSIDE)).device)
     except KernelError as error:
         unread["the way to other nodes"] = str(error)
-    return _Kernel(links, routes, forward, underlay)
-
-
-def switches(sys: Path) -> dict[str, str]:
-    """Path below /proc/sys -> value."""
-    found = {}
-    for pattern in SWITCHES:
-        for path in sys.glob(pattern):
-            try:
-                found[str(path.relative_to(sys))] = path.read_text().strip()
-            except OSError:
-                continue
-    return found
+        return facts
+    return replace(facts, underlay=UnderlayLink(link.name, link.mtu)) if link is not None else facts
 
 
 def legacy_forward_drops(proc: Path) -> bool:
     """Whether iptables-legacy, where its table is in use, drops forwarded packets."""
-    if "filter" not in _lines(proc / "thread-self/net/ip_tables_names"):
+    if "filter" not in file_text(proc / "thread-self/net/ip_tables_names").splitlines():
         return False
     program = shutil.which("iptables-legacy")
     if program is None:
@@ -146,18 +119,20 @@ def legacy_forward_drops(proc: Path) -> bool:
     return done.stdout.startswith("-P FORWARD DROP") and "cali" not in done.stdout
 
 
-def release(proc: Path) -> tuple[int, int] | None:
+def kernel_release(proc: Path) -> tuple[int, int] | None:
     """The kernel's version."""
-    found = re.match(r"(\d+)\.(\d+)", "".join(_lines(proc / "sys/kernel/osrelease")[:1]))
+    found = re.match(r"(\d+)\.(\d+)", "".join(file_text(proc / "sys/kernel/osrelease").splitlines()[:1]))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def modules(root: Path) -> dict[str, ModuleState]:
-    """How each part of the kernel that we use stands."""
-    folder = root / "lib/modules" / "".join(_lines(root / "proc/sys/kernel/osrelease")[:1])
-    loaded = {line.split()[0] for line in _lines(root / "proc/modules") if line}
-    built_in = _module_names(_lines(folder / "modules.builtin"))
-    loadable = _module_names(line.partition(":")[0] for line in _lines(folder / "modules.dep"))
+    """Whether each part of the kernel that we use is there."""
+    folder = root / "lib/modules" / "".join(file_text(root / "proc/sys/kernel/osrelease").splitlines()[:1])
+    loaded = {line.split()[0] for line in file_text(root / "proc/modules").splitlines() if line}
+    built_in = _module_names(file_text(folder / "modules.builtin").splitlines())
+    loadable = _module_names(
+        line.partition(":")[0] for line in file_text(folder / "modules.dep").splitlines()
+    )
     found = {}
     for name in PURPOSES:
         there = name in loaded or name in built_in or (root / "sys/module" / name).is_dir()
@@ -191,13 +166,6 @@ def _with_symbols(table: Path, wanted: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
 def conflists(directory: Path) -> tuple[str, ...]:
     """The file names that runtimes read."""
     try:
@@ -206,14 +174,14 @@ def conflists(directory: Path) -> tuple[str, ...]:
         return ()
 
 
-def _placed(root: Path, base: str, source: str, package: str) -> Placed:
-    """A file of systemd/, and whether it stands: where we place it, or where the Debian package does."""
+def _placed(root: Path, base: str, source: str, package: str) -> ExclusionFile:
+    """A file of systemd/, and whether it is there: where we place it, or where the Debian package does."""
     folder, _, name = source.rpartition("/")
     folder = folder if package else f"{folder}/conf.d"
     others = ("usr/lib", "lib") if not package else (f"usr/lib/{package}", f"lib/{package}")
     places = [Path(base) / folder / name, *(Path(other) / folder / name for other in others)]
     present = any((root / place).is_file() for place in places)
-    return Placed(f"/{places[0]}", unit_file(source).decode(), present)
+    return ExclusionFile(f"/{places[0]}", unit_file(source).decode(), present)
 
 
 class _Timex(ctypes.Structure):
@@ -239,11 +207,11 @@ def synchronised() -> bool | None:
 
 
 def with_skew(facts: HostFacts, endpoints: Sequence[str], tls: SSLContext | None) -> HostFacts:
-    """The facts with how far this clock is ahead of that of the first member that tells its time."""
+    """The facts with how far this clock is ahead of that of the first member that answers with its time."""
     for endpoint in endpoints:
-        told = _date(endpoint, tls)
-        if told is not None:
-            before, after = told
+        dates = _date(endpoint, tls)
+        if dates is not None:
+            before, after = dates
             return replace(facts, skew_seconds=(after - before).total_seconds())
     return facts
 
@@ -262,8 +230,8 @@ def _date(endpoint: str, tls: SSLContext | None) -> tuple[datetime, datetime] | 
         stamp = connection.getresponse().headers.get("Date")
         if stamp is None:
             return None
-        told = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
-        return told, SystemClock().wall()
+        etcd_time = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
+        return etcd_time, SystemClock().wall()
     except (OSError, HTTPException, ValueError):
         return None
     finally:

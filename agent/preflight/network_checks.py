@@ -20,7 +20,7 @@ from agent.netlink.objects import (
     Route,
     RouteType,
 )
-from agent.preflight.host_facts import AGENT, Finding, HostFacts, Severity
+from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, Severity
 from ipam.model import EncapsulationMode, Pool
 
 BGP_PORT = 179
@@ -39,10 +39,10 @@ BRIDGES = {
 }
 """Beginning of a name -> whose it is."""
 REMAINS = ("cni", "flannel", "cilium", "weave")
-"""Of these, interfaces of a network that is to be replaced by ours: they go, rather than our pool."""
+"""Beginnings of the names of interfaces that another CNI network left: these are to go, rather than our pool."""
 
 
-def network_findings(facts: HostFacts) -> Iterator[Finding]:
+def network_findings(facts: HostFacts) -> Iterator[HostFinding]:
     """All of the network."""
     yield from _overlaps(facts)
     yield from _forward(facts)
@@ -61,23 +61,23 @@ def _whose(device: str) -> str:
     return f"{device} ({owner})" if owner else device
 
 
-def _overlaps(facts: HostFacts) -> Iterator[Finding]:
+def _overlaps(facts: HostFacts) -> Iterator[HostFinding]:
     for pool in facts.pools:
-        told: set[Prefix] = set()
+        reported: set[Prefix] = set()
         for link in facts.links.values():
             if _foreign(link.name) and link.kind != "loopback" and link.name != "lo":
-                yield from _overlapping_addresses(pool, link, told)
+                yield from _overlapping_addresses(pool, link, reported)
         for route in facts.routes:
-            yield from _overlapping_route(pool, route, facts.owned, told)
+            yield from _overlapping_route(pool, route, facts.owned, reported)
 
 
-def _overlapping_addresses(pool: Pool, link: Link, told: set[Prefix]) -> Iterator[Finding]:
+def _overlapping_addresses(pool: Pool, link: Link, reported: set[Prefix]) -> Iterator[HostFinding]:
     for address, length in link.addresses:
         network = ip_interface(f"{address}/{length}").network
         if address.version != pool.cidr.version or not network.overlaps(pool.cidr):
             continue
-        told.add(network)
-        yield Finding(
+        reported.add(network)
+        yield HostFinding(
             Severity.ERROR,
             f"pool {pool.name} overlaps this machine's own network",
             f"{_whose(link.name)} has {address}/{length}, the pool is {pool.cidr}",
@@ -88,10 +88,10 @@ def _overlapping_addresses(pool: Pool, link: Link, told: set[Prefix]) -> Iterato
 
 
 def _overlapping_route(
-    pool: Pool, route: Route, owned: frozenset[int], told: set[Prefix]
-) -> Iterator[Finding]:
+    pool: Pool, route: Route, owned: frozenset[int], reported: set[Prefix]
+) -> Iterator[HostFinding]:
     network = route.key.destination
-    if network.version != pool.cidr.version or not network.prefixlen or network in told:
+    if network.version != pool.cidr.version or not network.prefixlen or network in reported:
         return
     if not network.overlaps(pool.cidr) or route.type not in (RouteType.UNICAST, RouteType.BLACKHOLE):
         return
@@ -100,7 +100,7 @@ def _overlapping_route(
         return
     inside = network.prefixlen >= pool.cidr.prefixlen
     protocol = PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
-    yield Finding(
+    yield HostFinding(
         Severity.ERROR if inside else Severity.WARNING,
         f"pool {pool.name} overlaps a route of somebody else",
         f"{route} (protocol {protocol}) {'lies in' if inside else 'covers'} {pool.cidr}"
@@ -109,12 +109,12 @@ def _overlapping_route(
     )
 
 
-def _forward(facts: HostFacts) -> Iterator[Finding]:
+def _forward(facts: HostFacts) -> Iterator[HostFinding]:
     for chain in facts.forward:
         if chain.drops and not chain.opened:
             yield _dropping(facts, chain)
     if facts.legacy_forward_drops:
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR,
             "forwarded packets are dropped by iptables-legacy, which the agent does not open",
             f"iptables-legacy -S FORWARD begins with -P FORWARD DROP{_by_docker(facts)}",
@@ -122,18 +122,18 @@ def _forward(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _dropping(facts: HostFacts, chain: ForwardChain) -> Finding:
+def _dropping(facts: HostFacts, chain: ForwardChain) -> HostFinding:
     where = f"{chain.family} {chain.table} {chain.name}"
     evidence = f"nftables chain {where} drops what no rule of it accepts{_by_docker(facts)}"
     mark = ' comment "tortie"' if facts.opens_forward else ""  # by it the agent knows its own rules
     rules = "; ".join(f'insert rule {where} {way} "cali*" accept{mark}' for way in ("iifname", "oifname"))
     if not facts.opens_forward:
         what = "forwarded packets are dropped, and kernel.open_forward is off: rules of your own must let pods through"
-        return Finding(Severity.WARNING, what, evidence, f"nft '{rules}'")
+        return HostFinding(Severity.WARNING, what, evidence, f"nft '{rules}'")
     if not facts.agent_runs:
         what = "forwarded packets are dropped, until the agent starts and lets those of pods through"
-        return Finding(Severity.NOTE, what, evidence, f"systemctl start {AGENT}")
-    return Finding(Severity.ERROR, "forwarded packets are dropped", evidence, f"nft '{rules}'")
+        return HostFinding(Severity.NOTE, what, evidence, f"systemctl start {AGENT}")
+    return HostFinding(Severity.ERROR, "forwarded packets are dropped", evidence, f"nft '{rules}'")
 
 
 def _by_docker(facts: HostFacts) -> str:
@@ -141,30 +141,30 @@ def _by_docker(facts: HostFacts) -> str:
     return f"; {docker[0]} sets it so" if docker else ""
 
 
-def _forwarding(facts: HostFacts) -> Iterator[Finding]:
+def _forwarding(facts: HostFacts) -> Iterator[HostFinding]:
     wanted = {"net/ipv4/ip_forward": not facts.pools or any(pool.cidr.version == 4 for pool in facts.pools)}
     wanted["net/ipv6/conf/all/forwarding"] = any(pool.cidr.version == 6 for pool in facts.pools)
     for name, matters in wanted.items():
-        if matters and facts.switch(name) == 0:
+        if matters and facts.sysctl_number(name) == 0:
             dotted = name.replace("/", ".")
-            yield Finding(
+            yield HostFinding(
                 Severity.ERROR if facts.agent_runs else Severity.WARNING,
                 "this machine does not forward packets"
-                + ("" if facts.agent_runs else " (the agent switches it on when it starts)"),
+                + ("" if facts.agent_runs else " (the agent turns it on when it starts)"),
                 f"{dotted} = 0",
                 f"sysctl -w {dotted}=1",
             )
 
 
-def _reverse_path(facts: HostFacts) -> Iterator[Finding]:
+def _reverse_path(facts: HostFacts) -> Iterator[HostFinding]:
     """Strict filtering on a tunnel drops what a host, rather than a pod, sends through it: its way back is another."""
-    overall = facts.switch("net/ipv4/conf/all/rp_filter") or 0
+    overall = facts.sysctl_number("net/ipv4/conf/all/rp_filter") or 0
     tunnels = [name for name in sorted(OUR_TUNNELS) if name in facts.links]
     for name in tunnels or ["default"]:
-        own = facts.switch(f"net/ipv4/conf/{name}/rp_filter")
+        own = facts.sysctl_number(f"net/ipv4/conf/{name}/rp_filter")
         if own is not None and max(own, overall) == STRICT:
             to_come = "" if tunnels else " on interfaces to come, so on the tunnels"
-            yield Finding(
+            yield HostFinding(
                 Severity.WARNING,
                 f"reverse path filtering is strict{to_come or f' on {name}'}",
                 f"net.ipv4.conf.{name}.rp_filter = {own}, net.ipv4.conf.all.rp_filter = {overall}; the larger counts",
@@ -179,14 +179,14 @@ def overhead(pool: Pool) -> int:
     return IPIP_OVERHEAD if pool.ipip is not EncapsulationMode.NEVER else 0
 
 
-def _mtu(facts: HostFacts) -> Iterator[Finding]:
+def _mtu(facts: HostFacts) -> Iterator[HostFinding]:
     if facts.underlay is None:
         return
     more = max((overhead(pool) for pool in facts.pools), default=0)
     carried = facts.underlay.mtu - more
     for link in sorted(facts.links.values(), key=lambda one: one.name):
         if link.name.startswith(WORKLOAD_PREFIX) and link.mtu > carried:
-            yield Finding(
+            yield HostFinding(
                 Severity.ERROR,
                 f"packets of the pod behind {link.name} can be too large",
                 f"it has MTU {link.mtu}; {facts.underlay.device} has {facts.underlay.mtu},"
@@ -195,7 +195,7 @@ def _mtu(facts: HostFacts) -> Iterator[Finding]:
             )
 
 
-def _bgp_port(facts: HostFacts) -> Iterator[Finding]:
+def _bgp_port(facts: HostFacts) -> Iterator[HostFinding]:
     for listener in facts.listeners:
         process = listener.process
         if listener.port != BGP_PORT or (process is not None and process.name == AGENT):
@@ -204,9 +204,9 @@ def _bgp_port(facts: HostFacts) -> Iterator[Finding]:
             fix = "ss -ltnp 'sport = :179'"
         else:
             fix = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
-        yield Finding(
+        yield HostFinding(
             Severity.ERROR,
             "BGP's port is taken",
-            f"{listener.address} port {BGP_PORT}: {process or 'a process that cannot be told'} listens",
+            f"{listener.address} port {BGP_PORT}: {process or 'a process that cannot be identified'} listens",
             fix,
         )

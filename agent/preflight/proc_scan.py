@@ -1,6 +1,6 @@
 """Reads who runs in this network namespace, and who listens, from /proc.
 
-Promises: reads only; a process that ends meanwhile, or may not be looked at, is passed over. Does not know: what a
+Promises: reads only; a process that ends meanwhile, or may not be looked at, is left out. Does not know: what a
 program's name means.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
-from agent.preflight.host_facts import Listener, Process
+from agent.preflight.host_facts import ListeningSocket, Process
 
 MOST_PROCESSES = 100_000
 LISTENING = "0A"
@@ -26,8 +26,8 @@ MODULES = {"agent.daemon": "tortie-agent", "agent.lab.agents": "tortie-agent"}
 """A program started by its module's name -> its own name."""
 
 
-def processes(proc: Path) -> tuple[Process, ...]:
-    """Those of the caller's network namespace; kernel threads are none."""
+def scan_processes(proc: Path) -> tuple[Process, ...]:
+    """The programs of the caller's network namespace, by pid; kernel threads are left out."""
     home = _link(proc / "thread-self/ns/net")
     found = []
     for number, directory in enumerate(proc.glob("[0-9]*")):
@@ -49,7 +49,8 @@ def _link(path: Path) -> str | None:
         return None
 
 
-def _text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """What a file holds; empty when it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -58,8 +59,8 @@ def _text(path: Path) -> str:
 
 def _name(directory: Path) -> str:
     """The program's name: a script's own, not its interpreter's; in full where the kernel has cut it."""
-    words = _text(directory / "cmdline").split("\0")
-    comm = _text(directory / "comm").strip()
+    words = file_text(directory / "cmdline").split("\0")
+    comm = file_text(directory / "comm").strip()
     if not words[0]:
         return "" if not comm or _link(directory / "exe") is None else comm
     if INTERPRETER.fullmatch(Path(words[0]).name) and len(words) > 1:
@@ -74,21 +75,21 @@ def _name(directory: Path) -> str:
 
 
 def _unit(directory: Path) -> str | None:
-    found = UNIT.search(_text(directory / "cgroup"))
+    found = UNIT.search(file_text(directory / "cgroup"))
     return found[1] if found else None
 
 
-def listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tuple[Listener, ...]:
+def scan_listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tuple[ListeningSocket, ...]:
     """The TCP sockets that listen on these ports, with their processes."""
     wanted = frozenset(ports)
     found = [
         row
         for name in ("tcp", "tcp6")
-        for row in _sockets(_text(proc / "thread-self/net" / name))
+        for row in _sockets(file_text(proc / "thread-self/net" / name))
         if row[1] in wanted
     ]
     owners = _owners(proc, {inode for _, _, inode in found}, known) if found else {}
-    return tuple(Listener(address, port, owners.get(inode)) for address, port, inode in found)
+    return tuple(ListeningSocket(address, port, owners.get(inode)) for address, port, inode in found)
 
 
 def _sockets(table: str) -> Iterator[tuple[str, int, str]]:
@@ -121,5 +122,5 @@ def _owners(proc: Path, inodes: set[str], known: Iterable[Process]) -> Mapping[s
 
 def open_files(proc: Path, pid: int) -> int | None:
     """A process's soft limit of open files."""
-    found = re.search(r"^Max open files\s+(\d+)", _text(proc / str(pid) / "limits"), re.MULTILINE)
+    found = re.search(r"^Max open files\s+(\d+)", file_text(proc / str(pid) / "limits"), re.MULTILINE)
     return int(found[1]) if found else None

@@ -1,1 +1,1 @@
-"""The agent as a service of a node: what it tells systemd, how it is installed and removed."""
+"""The agent as a service of a node: what systemd learns of it, how it is installed and removed."""

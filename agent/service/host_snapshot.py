@@ -1,4 +1,4 @@
-"""What a machine's network and our places on its disk look like, in lines that can be compared.
+"""What a machine's network and the files that we place look like, in lines that can be compared.
 
 Promises: reads only; counters and remaining lifetimes are left out, for they change by themselves.
 Does not know: whose an object is, what to do about a difference.
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agent.service import layout
@@ -22,25 +23,30 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "nft": (("nft", "list", "ruleset"),),
 }
 PASSING = re.compile(r"\s*(?:valid_lft \S+|preferred_lft \S+|expires \d+sec|tentative\b)")
-SWITCHES = ("net/ipv4/ip_forward", "net/ipv4/conf/*/*", "net/ipv6/conf/*/*", "net/ipv4/neigh/*/proxy_delay")
+COMPARED_SYSCTLS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/*/*",
+    "net/ipv6/conf/*/*",
+    "net/ipv4/neigh/*/proxy_delay",
+)
 UNSTABLE = ("stable_secret", "/flush")
-"""Written, not read."""
-RESTORED = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
-"""The switches that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
+"""Sysctls that are written, not read."""
+RESTORED_SYSCTLS = re.compile(r"net/ipv4/ip_forward|net/ipv[46]/conf/[^/]+/(?:forwarding|accept_redirects)")
+"""The sysctls that the agent, or the kernel because of one of them, changes on interfaces that are not ours."""
 
-Evidence = Mapping[str, Sequence[str]]
-"""What -> its lines."""
+Snapshot = Mapping[str, Sequence[str]]
+"""Kind of thing (links, routes, rules, nft, sysctls, files) -> its lines."""
 
 
-class NoEvidence(Exception):
+class SnapshotFailed(Exception):
     """One sentence: what cannot be read."""
 
 
-def read(root: Path = Path("/")) -> dict[str, list[str]]:
-    """Links, routes, rules, nft, sysctls and our files. Raises NoEvidence."""
+def take_snapshot(root: Path = Path("/")) -> dict[str, list[str]]:
+    """Links, routes, rules, nft, sysctls and our files. Raises SnapshotFailed."""
     found = {what: [line for words in each for line in _said(words)] for what, each in COMMANDS.items()}
-    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(sysctls().items())]
-    found["files"] = files(root)
+    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(compared_sysctls().items())]
+    found["files"] = placed_files(root)
     return found
 
 
@@ -48,32 +54,34 @@ def _said(words: Sequence[str]) -> list[str]:
     if shutil.which(words[0]) is None:
         if words[0] == "nft":
             return []  # without its program nobody else looks at it either; the agent needs none
-        raise NoEvidence(f"{words[0]} is not installed: apt install iproute2")
+        raise SnapshotFailed(f"{words[0]} is not installed: apt install iproute2")
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=READ_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoEvidence(f"{' '.join(words)}: {error}") from error
+        raise SnapshotFailed(f"{' '.join(words)}: {error}") from error
     if done.returncode != 0 and "dump terminated" not in done.stderr.lower():
-        raise NoEvidence(f"{' '.join(words)}: {done.stderr.strip()}")
+        raise SnapshotFailed(f"{' '.join(words)}: {done.stderr.strip()}")
     return [PASSING.sub("", line).rstrip() for line in done.stdout.splitlines()]
 
 
-def sysctls(root: Path = Path("/proc/sys")) -> dict[str, str]:
-    """Name -> value of the switches worth comparing."""
+def compared_sysctls() -> dict[str, str]:
+    """Name -> value of the sysctls worth comparing."""
+    found = matching_sysctls(Path("/proc/sys"), COMPARED_SYSCTLS)
+    return {name: value for name, value in found.items() if not any(part in name for part in UNSTABLE)}
+
+
+def matching_sysctls(root: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """Path below `root` -> value of the sysctls of these patterns; those that cannot be read are left out."""
     found = {}
-    for pattern in SWITCHES:
+    for pattern in patterns:
         for path in root.glob(pattern):
-            name = str(path.relative_to(root))
-            if not any(part in name for part in UNSTABLE):
-                try:
-                    found[name] = path.read_text().strip()
-                except OSError:
-                    continue  # its interface has gone meanwhile
+            with suppress(OSError):  # its interface has gone meanwhile, or it is written only
+                found[str(path.relative_to(root))] = path.read_text().strip()
     return found
 
 
-def files(root: Path) -> list[str]:
-    """Every file, link and directory in a place of ours, as `find` prints them."""
+def placed_files(root: Path) -> list[str]:
+    """Every file, link and directory where we place some, as `find` prints them."""
     found = {str(one) for one in layout.directories() if (root / one).is_dir()}
     single = [placed.target for placed in layout.FILES] + list(layout.COMMANDS)
     single += [layout.WANTS / unit for unit in (layout.AGENT_UNIT, layout.DRAIN_UNIT)]
@@ -84,7 +92,7 @@ def files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def differences(before: Evidence, now: Evidence) -> dict[str, list[str]]:
+def snapshot_differences(before: Snapshot, now: Snapshot) -> dict[str, list[str]]:
     """What -> the lines that went (-) and came (+); nothing for what is as it was."""
     found = {}
     for what, lines in before.items():
@@ -96,10 +104,10 @@ def differences(before: Evidence, now: Evidence) -> dict[str, list[str]]:
     return found
 
 
-def to_restore(before: Evidence) -> dict[str, str]:
-    """Switch -> its value before, those first that change others when they are set."""
+def sysctls_to_restore(before: Snapshot) -> dict[str, str]:
+    """Sysctl -> its value before, those first that change others when they are set."""
     values = dict(line.split(" = ", 1) for line in before.get("sysctls", ()) if " = " in line)
-    names = [name for name in values if RESTORED.fullmatch(name)]
+    names = [name for name in values if RESTORED_SYSCTLS.fullmatch(name)]
     order = sorted(
         names, key=lambda name: (name.count("/"), "/all/" not in name, "/default/" not in name, name)
     )

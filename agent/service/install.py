@@ -26,18 +26,18 @@ from agent.service import host_snapshot, install_flags, layout
 
 WHEEL = re.compile(r"tortie-([^-]+)-py3-none-any\.whl")
 STEP_SECONDS = 600.0
-KEPT_VERSIONS = 2
+INSTALLED_VERSIONS = 2
 """The one in use and the one before it, whose process may still run."""
 COMPLETE = ".complete"
-"""In an environment that was made to its end."""
+"""The name of an empty file in an environment that was made to its end."""
 
 
-class InstallFailed(Exception):
+class ServiceInstallFailed(Exception):
     """One sentence: what stands in the way, what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class InstallOptions:
     """How to install."""
 
     wheels: Path
@@ -49,45 +49,45 @@ class Options:
     """Enable the service, and start it now."""
 
 
-def options(arguments: argparse.Namespace) -> Options:
+def install_options(arguments: argparse.Namespace) -> InstallOptions:
     """The flags' values."""
-    return Options(arguments.wheels, arguments.online, arguments.packaged, arguments.start)
+    return InstallOptions(arguments.wheels, arguments.online, arguments.packaged, arguments.start)
 
 
-def install(wished: Options) -> Iterator[str]:
-    """Install or upgrade; yields what was done, a phrase each. Raises InstallFailed."""
+def install_service(options: InstallOptions) -> Iterator[str]:
+    """Install or upgrade; yields what was done, a phrase each. Raises ServiceInstallFailed."""
     if os.geteuid() != 0:
-        raise InstallFailed("installing needs root")
+        raise ServiceInstallFailed("installing needs root")
     root = Path("/")
-    wheel = newest(wished.wheels)
+    wheel = find_wheel(options.wheels)
     try:
         yield _record(root)
-        environment = root / layout.HOME / identity(wheel)
-        yield _environment(environment, wheel, wished)
-        if not wished.packaged:
+        environment = root / layout.HOME / environment_name(wheel)
+        yield _environment(environment, wheel, options)
+        if not options.packaged:
             yield from _place(root)
         yield _settings(root)
-        yield _switch(root, environment)
+        yield _use(root, environment)
         yield from _prune(root)
-        yield from _tell(wished)
+        yield from _reload_programs(options)
     except OSError as error:
-        raise InstallFailed(f"{error.filename or root}: {error.strerror}") from error
-    except host_snapshot.NoEvidence as error:
-        raise InstallFailed(str(error)) from error
+        raise ServiceInstallFailed(f"{error.filename or root}: {error.strerror}") from error
+    except host_snapshot.SnapshotFailed as error:
+        raise ServiceInstallFailed(str(error)) from error
 
 
-def newest(directory: Path) -> Path:
-    """The one wheel of ours in a directory. Raises InstallFailed."""
+def find_wheel(directory: Path) -> Path:
+    """The one wheel of ours in a directory. Raises ServiceInstallFailed."""
     found = sorted(path for path in directory.glob("tortie-*.whl") if WHEEL.fullmatch(path.name))
     if len(found) != 1:
         what = "no wheel of tortie" if not found else f"{len(found)} wheels of tortie"
-        raise InstallFailed(
+        raise ServiceInstallFailed(
             f"{directory}: {what}; name a directory with one by --wheels (make wheel makes it)"
         )
     return found[0].resolve()
 
 
-def identity(wheel: Path) -> str:
+def environment_name(wheel: Path) -> str:
     """A name for an environment made of this wheel with this Python."""
     version = WHEEL.fullmatch(wheel.name)
     assert version is not None
@@ -99,20 +99,20 @@ def _record(root: Path) -> str:
     path = root / layout.RECORD
     if path.exists():
         return f"{path}: stands already"
-    found = json.dumps(host_snapshot.read(root), indent=1).encode()
+    found = json.dumps(host_snapshot.take_snapshot(root), indent=1).encode()
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     put_file(path, found, 0o600)
     return f"{path}: written, what the machine is like without us"
 
 
-def _environment(environment: Path, wheel: Path, wished: Options) -> str:
+def _environment(environment: Path, wheel: Path, options: InstallOptions) -> str:
     if (environment / COMPLETE).exists():
         return f"{environment}: stands already"
     shutil.rmtree(environment, ignore_errors=True)
     environment.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     _run([sys.executable, "-m", "venv", str(environment)], "apt install python3-venv")
     pip = [str(environment / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    source = ["--find-links", str(wished.wheels)] + ([] if wished.online else ["--no-index"])
+    source = ["--find-links", str(options.wheels)] + ([] if options.online else ["--no-index"])
     _run(
         [*pip, "--no-cache-dir", *source, str(wheel)],
         "put the dependencies' wheels beside it, or use --online",
@@ -122,14 +122,14 @@ def _environment(environment: Path, wheel: Path, wished: Options) -> str:
 
 
 def _run(words: Sequence[str], remedy: str) -> None:
-    """Raises InstallFailed with the program's last line."""
+    """Raises ServiceInstallFailed with the program's last line."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
     except subprocess.TimeoutExpired:
-        raise InstallFailed(f"{words[0]}: no end after {STEP_SECONDS:g} s") from None
+        raise ServiceInstallFailed(f"{words[0]}: no end after {STEP_SECONDS:g} s") from None
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "failed").splitlines()[-1]
-        raise InstallFailed(f"{' '.join(words[:4])}: {said} ({remedy})")
+        raise ServiceInstallFailed(f"{' '.join(words[:4])}: {said} ({remedy})")
 
 
 def unit_file(source: str) -> bytes:
@@ -149,7 +149,7 @@ def _place(root: Path) -> Iterator[str]:
     for link, target in layout.COMMANDS.items():
         path = root / link
         if path.exists() and not path.is_symlink():
-            raise InstallFailed(f"{path} is somebody else's program; move it")
+            raise ServiceInstallFailed(f"{path} is somebody else's program; move it")
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _link(path, str(target))
         yield f"{path}: to {target}"
@@ -164,7 +164,7 @@ def _settings(root: Path) -> str:
     return f"{path}: written, to be filled in"
 
 
-def _switch(root: Path, environment: Path) -> str:
+def _use(root: Path, environment: Path) -> str:
     _link(root / layout.CURRENT, environment.name)
     return f"{root / layout.CURRENT}: to {environment.name}"
 
@@ -180,28 +180,28 @@ def _prune(root: Path) -> Iterator[str]:
     current = (root / layout.CURRENT).resolve()
     versions = [path for path in (root / layout.HOME).iterdir() if path.is_dir() and not path.is_symlink()]
     others = sorted((path for path in versions if path != current), key=lambda path: path.stat().st_mtime)
-    for path in others[: -(KEPT_VERSIONS - 1)]:
+    for path in others[: -(INSTALLED_VERSIONS - 1)]:
         shutil.rmtree(path)
         yield f"{path}: removed"
 
 
-def _tell(wished: Options) -> Iterator[str]:
+def _reload_programs(options: InstallOptions) -> Iterator[str]:
     """Let the running programs see the new files."""
     if not Path("/run/systemd/system").is_dir():
         yield "systemd does not run here: nothing is started"
         return
-    for words in reloads():
+    for words in reload_commands():
         said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STEP_SECONDS)
         if said.returncode != 0:
             yield f"{' '.join(words)}: {said.stderr.strip()}"
-    if active("systemd-networkd.service"):
+    if is_active("systemd-networkd.service"):
         yield "systemd-networkd reads networkd.conf.d when it starts: systemctl restart systemd-networkd, once"
-    if wished.packaged and active(layout.AGENT_UNIT):
+    if options.packaged and is_active(layout.AGENT_UNIT):
         return  # the package manager restarts it, by its own rules
-    running = active(layout.AGENT_UNIT)
-    if wished.start:
+    running = is_active(layout.AGENT_UNIT)
+    if options.start:
         _run(["systemctl", "enable", layout.AGENT_UNIT, layout.DRAIN_UNIT], "see: systemctl status")
-    if running or wished.start:
+    if running or options.start:
         verb = "restart" if running else "start"
         _run(["systemctl", verb, layout.AGENT_UNIT], f"see: journalctl -u {layout.AGENT_UNIT}")
         yield f"{layout.AGENT_UNIT}: {verb}ed"
@@ -210,21 +210,21 @@ def _tell(wished: Options) -> Iterator[str]:
         yield "and for a container runtime: tortie cni install"
 
 
-def active(unit: str) -> bool:
+def is_active(unit: str) -> bool:
     """Whether a unit is up, or about to be."""
     words = ["systemctl", "is-active", "--quiet", unit]
     return subprocess.run(words, capture_output=True, check=False, timeout=STEP_SECONDS).returncode == 0
 
 
-def reloads() -> Iterator[list[str]]:
-    """What must be said so that the files take effect, to those that run."""
+def reload_commands() -> Iterator[list[str]]:
+    """The commands by which the programs that run here take the files into account."""
     yield ["systemctl", "daemon-reload"]
     yield ["systemd-tmpfiles", "--create", "tortie.conf"]
-    if active("systemd-udevd.service"):
+    if is_active("systemd-udevd.service"):
         yield ["udevadm", "control", "--reload"]
-    if active("systemd-networkd.service"):
+    if is_active("systemd-networkd.service"):
         yield ["networkctl", "reload"]
-    if active("NetworkManager.service"):
+    if is_active("NetworkManager.service"):
         yield ["nmcli", "general", "reload", "conf"]
 
 
@@ -235,11 +235,11 @@ def main() -> None:
         epilog=install_flags.INSTALL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    install_flags.install(found)
+    install_flags.add_install_flags(found)
     try:
-        for done in install(options(found.parse_args())):
+        for done in install_service(install_options(found.parse_args())):
             sys.stdout.write(f"{done}\n")
-    except InstallFailed as error:
+    except ServiceInstallFailed as error:
         sys.exit(f"tortie install: {error}")
 
 

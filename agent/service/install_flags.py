@@ -15,7 +15,7 @@ examples:
 """
 
 
-def install(found: argparse.ArgumentParser) -> None:
+def add_install_flags(found: argparse.ArgumentParser) -> None:
     """The flags of `tortie install`."""
     found.add_argument(
         "--wheels", type=Path, default=Path("dist"), metavar="DIR", help="with tortie's wheel (default: dist)"

@@ -12,14 +12,14 @@ import subprocess
 from collections.abc import Mapping
 
 from agent.netlink.objects import TUNL0, Link, TunnelKind
-from agent.service.host_snapshot import Evidence
+from agent.service.host_snapshot import Snapshot
 
 MODULE = "ipip"
 UNLOAD_SECONDS = 30.0
 _OLD_TUNL0 = re.compile(rf"\d+: {TUNL0}[@:]")
 
 
-def superfluous(before: Evidence, links: Mapping[str, Link]) -> bool:
+def superfluous(before: Snapshot, links: Mapping[str, Link]) -> bool:
     """Whether the module came after the first installation and serves nobody else in this namespace."""
     if "links" not in before or any(_OLD_TUNL0.match(line) for line in before["links"]):
         return False

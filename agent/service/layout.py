@@ -23,7 +23,7 @@ WANTS = Path("etc/systemd/system/multi-user.target.wants")
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedFile:
     """A file of systemd/ and where it goes, from the root on."""
 
     source: str
@@ -31,15 +31,15 @@ class Placed:
 
 
 FILES = (
-    Placed(AGENT_UNIT, Path("etc/systemd/system") / AGENT_UNIT),
-    Placed(DRAIN_UNIT, Path("etc/systemd/system") / DRAIN_UNIT),
-    Placed("modules-load.d/tortie.conf", Path("etc/modules-load.d/tortie.conf")),
-    Placed("sysctl.d/60-tortie.conf", Path("etc/sysctl.d/60-tortie.conf")),
-    Placed("tmpfiles.d/tortie.conf", Path("etc/tmpfiles.d/tortie.conf")),
-    Placed("network/10-tortie.link", Path("etc/systemd/network/10-tortie.link")),
-    Placed("network/10-tortie.network", Path("etc/systemd/network/10-tortie.network")),
-    Placed("networkd.conf.d/tortie.conf", Path("etc/systemd/networkd.conf.d/tortie.conf")),
-    Placed("NetworkManager/tortie.conf", Path("etc/NetworkManager/conf.d/tortie.conf")),
+    PlacedFile(AGENT_UNIT, Path("etc/systemd/system") / AGENT_UNIT),
+    PlacedFile(DRAIN_UNIT, Path("etc/systemd/system") / DRAIN_UNIT),
+    PlacedFile("modules-load.d/tortie.conf", Path("etc/modules-load.d/tortie.conf")),
+    PlacedFile("sysctl.d/60-tortie.conf", Path("etc/sysctl.d/60-tortie.conf")),
+    PlacedFile("tmpfiles.d/tortie.conf", Path("etc/tmpfiles.d/tortie.conf")),
+    PlacedFile("network/10-tortie.link", Path("etc/systemd/network/10-tortie.link")),
+    PlacedFile("network/10-tortie.network", Path("etc/systemd/network/10-tortie.network")),
+    PlacedFile("networkd.conf.d/tortie.conf", Path("etc/systemd/networkd.conf.d/tortie.conf")),
+    PlacedFile("NetworkManager/tortie.conf", Path("etc/NetworkManager/conf.d/tortie.conf")),
 )
 
 COMMANDS = {

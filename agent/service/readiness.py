@@ -1,9 +1,9 @@
-"""How the agent stands, in the few words a service manager shows, and whether that is ready; a core.
+"""Whether the agent is ready, and its state in the few words that a service manager shows; a core.
 
 Promises: ready means that the kernel was adopted and the datastore read, so the first pod finds us; after
 PATIENCE_SECONDS without that it is ready all the same and says why: what starts after us on this node (a runtime, an
 etcd in a container) must not wait for a datastore that may need it.
-Does not know: how it is told.
+Does not know: how the service manager learns it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What counts."""
+class Readiness:
+    """What decides whether the agent is ready, and what its status line says."""
 
     not_ready: str | None
     """Why no pod can be served yet."""
@@ -27,28 +27,28 @@ class Standing:
     drained: bool = False
     troubles: tuple[str, ...] = ()
     reload_refused: str | None = None
-    """Why the last reload kept the old settings."""
+    """Why the last reload was refused."""
 
 
-def is_ready(standing: Standing, passes_when_in_sync: int | None, age_seconds: float) -> bool:
+def is_ready(readiness: Readiness, passes_when_in_sync: int | None, age_seconds: float) -> bool:
     """Whether a pass over the kernel has ended since the datastore was read."""
     if age_seconds >= PATIENCE_SECONDS:
         return True
-    return passes_when_in_sync is not None and standing.passes > passes_when_in_sync
+    return passes_when_in_sync is not None and readiness.passes > passes_when_in_sync
 
 
-def status_text(standing: Standing) -> str:
+def status_text(readiness: Readiness) -> str:
     """One line, the most urgent first."""
     words = []
-    if standing.reload_refused is not None:
-        words.append(f"reload refused: {standing.reload_refused}")
-    if standing.not_ready is not None:
-        words.append(f"routes stay as they were: {standing.not_ready}")
-    if standing.drained:
+    if readiness.reload_refused is not None:
+        words.append(f"reload refused: {readiness.reload_refused}")
+    if readiness.not_ready is not None:
+        words.append(f"routes stay as they were: {readiness.not_ready}")
+    if readiness.drained:
         words.append("drained")
-    words.append(_count(standing.pods, "pod"))
-    words.append(f"{standing.peers_up} of {_count(standing.peers, 'peer')} up")
-    words += [text for text in standing.troubles if text != standing.not_ready]
+    words.append(_count(readiness.pods, "pod"))
+    words.append(f"{readiness.peers_up} of {_count(readiness.peers, 'peer')} up")
+    words += [text for text in readiness.troubles if text != readiness.not_ready]
     return "; ".join(words)
 
 

@@ -1,7 +1,7 @@
-"""Tells the service manager how the process is: sd_notify(3), a datagram of `NAME=value` lines; the adapter.
+"""Notifies the service manager: sd_notify(3), a datagram of `NAME=value` lines; the adapter.
 
 Promises: nothing here waits or fails: without a service manager, or with one that takes no datagram now, nothing is
-said. Does not know: what is said when.
+sent. Does not know: what is sent when.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST_STATUS = 200
 
 
 class Notifier:
-    """One service manager, or none."""
+    """The socket of the service manager that started this process, if one did."""
 
     def __init__(self, environment: Mapping[str, str], pid: int) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
@@ -24,7 +24,7 @@ class Notifier:
         self.watchdog_seconds = int(text) / 1e6 if text.isdigit() and int(text) > 0 else None
         """How long the manager waits for a sign of life before it kills; None when it does not watch."""
 
-    def tell(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         """Send these lines as one message."""
         if not self._address:
             return
@@ -40,4 +40,4 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        self.tell(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")
+        self.notify(f"STATUS={' '.join(text.split())[:MOST_STATUS]}")

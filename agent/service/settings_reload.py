@@ -1,8 +1,8 @@
 """Settings read again while the agent runs: checked first, and only good ones take effect.
 
-Promises: bad settings change nothing and are told in one sentence; good ones that differ end this life of the process
-without a word to anybody, and the same process begins its next one with them (the same path as a restart: routes and
-pods stay, peers keep our paths). Does not know: what a setting means.
+Promises: bad settings change nothing and are refused with one sentence; good ones that differ have the process execute
+itself anew with them, and nobody is notified (as at a restart: routes and pods stay, peers keep our paths).
+Does not know: what a setting means.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from agent.configuration.config import Config, ConfigError
 log = structlog.get_logger()
 
 
-class Reloading:
-    """The settings in force, and the way to others."""
+class SettingsReload:
+    """The settings in force, and the change to others."""
 
     def __init__(self, current: Config, read: Callable[[], Config], begin_again: Callable[[], None]) -> None:
         self._current = current
@@ -39,7 +39,7 @@ class Reloading:
             log.error("reload.refused", why=str(error), settings="the old ones stay in force")
             raise ValueError(f"{error} (the settings in force stay)") from None
         self.refused = None
-        changed = differences(self._current, new)
+        changed = changed_settings(self._current, new)
         log.info("reload.accepted", changed=", ".join(changed) or "nothing")
         if changed:
             self.wanted = True
@@ -47,7 +47,7 @@ class Reloading:
         return {"changed": list(changed)}
 
 
-def differences(before: Config, after: Config) -> tuple[str, ...]:
+def changed_settings(before: Config, after: Config) -> tuple[str, ...]:
     """`section.key` of each setting that is not the same."""
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     return tuple(

@@ -16,7 +16,7 @@ from agent.configuration.loading import load
 from agent.datastore.etcd_settings import check_files
 
 
-def only_one(run: Path) -> int:
+def take_agent_lock(run: Path) -> int:
     """Hold this node's lock while the process lives. Raises ConfigError when another agent has it."""
     descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -31,7 +31,7 @@ def only_one(run: Path) -> int:
     return descriptor
 
 
-def parser() -> argparse.ArgumentParser:
+def agent_parser() -> argparse.ArgumentParser:
     """The daemon's flags."""
     found = argparse.ArgumentParser(
         prog="tortie-agent",
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def settings(arguments: argparse.Namespace) -> Config:
+def agent_settings(arguments: argparse.Namespace) -> Config:
     """File, environment and flags as one. Raises ConfigError."""
     flags = {
         "node.name": arguments.node_name,
@@ -59,8 +59,8 @@ def settings(arguments: argparse.Namespace) -> Config:
     return load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
 
 
-def checked(arguments: argparse.Namespace) -> Config:
+def checked_settings(arguments: argparse.Namespace) -> Config:
     """Everything that can be known to be wrong before the first thing is done. Raises ConfigError."""
-    config = settings(arguments)
+    config = agent_settings(arguments)
     check_files(config.etcd)
     return config

@@ -1,7 +1,7 @@
 """Keeps the service manager informed: ready, status, and the sign of life without which it kills us.
 
 Promises: the sign of life comes from the event loop itself, so a loop that hangs is killed and started again; the
-status is sent when it changed. Does not know: how the agent stands.
+status is sent when it changed. Does not know: what makes the agent ready.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 import structlog
 
 from agent.clock import Clock
-from agent.service.readiness import Standing, is_ready, status_text
+from agent.service.readiness import Readiness, is_ready, status_text
 from agent.service.sd_notify import Notifier
 
 STARTING_SECONDS = 0.1
-"""Between two looks until ready."""
+"""Between two notifications until ready."""
 LOOK_SECONDS = 2.0
 SIGNS_PER_WATCHDOG = 4
 """A loop that is late by half the watchdog's time is still alive."""
@@ -25,28 +25,28 @@ log = structlog.get_logger()
 
 
 class Supervision:
-    """One agent's conversation with its manager; a shell."""
+    """What one agent has sent to its service manager; a shell."""
 
     def __init__(
         self,
         notifier: Notifier,
-        standing: Callable[[], Standing],
-        look_again: Callable[[], None],
+        readiness: Callable[[], Readiness],
+        request_pass: Callable[[], None],
         begins_again: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """`look_again` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
+        """`request_pass` asks for one more pass over the kernel; `begins_again` says whether the process stays."""
         self._begins_again = begins_again
         self._notifier = notifier
-        self._standing = standing
-        self._look_again = look_again
+        self._readiness = readiness
+        self._request_pass = request_pass
         self._clock = clock
         self._said = ""
         self.ready = False
         self._passes_when_in_sync: int | None = None
 
     async def run(self) -> None:
-        """Tell until cancelled."""
+        """Notify the service manager until cancelled."""
         started = self._clock.now()
         watchdog = self._notifier.watchdog_seconds
         pause = min(LOOK_SECONDS, watchdog / SIGNS_PER_WATCHDOG) if watchdog else LOOK_SECONDS
@@ -56,19 +56,19 @@ class Supervision:
                 await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
         finally:
             if not self._begins_again():  # else systemd would wait for the process to end, and kill it
-                self._notifier.tell("STOPPING=1", "STATUS=stopping; routes stay as they are")
+                self._notifier.notify("STOPPING=1", "STATUS=stopping; routes stay as they are")
 
     def _look(self, age_seconds: float) -> None:
-        standing = self._standing()
-        if self._passes_when_in_sync is None and standing.not_ready is None:
-            self._passes_when_in_sync = standing.passes
-            self._look_again()
+        readiness = self._readiness()
+        if self._passes_when_in_sync is None and readiness.not_ready is None:
+            self._passes_when_in_sync = readiness.passes
+            self._request_pass()
         lines = ["WATCHDOG=1"]
-        if not self.ready and is_ready(standing, self._passes_when_in_sync, age_seconds):
+        if not self.ready and is_ready(readiness, self._passes_when_in_sync, age_seconds):
             self.ready = True
             lines.append("READY=1")
-            log.info("agent.ready", after_seconds=round(age_seconds, 3), why_not=standing.not_ready)
-        self._notifier.tell(*lines)
-        if (text := status_text(standing)) != self._said:
+            log.info("agent.ready", after_seconds=round(age_seconds, 3), why_not=readiness.not_ready)
+        self._notifier.notify(*lines)
+        if (text := status_text(readiness)) != self._said:
             self._said = text
             self._notifier.status(text)

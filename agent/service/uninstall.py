@@ -1,7 +1,7 @@
 """Takes the agent off a machine, and proves that nothing of it is left.
 
 Promises: pods that are still attached stop it, unless they are to lose their network; routes, tunnels and tables go
-only when they are ours by the agent's own rules; switches get the values they had before the first installation;
+only when they are ours by the agent's own rules; sysctls get the values they had before the first installation;
 settings that somebody filled in stay unless purged; the proof compares everything with the record of that time.
 Does not know: what the datastore keeps of this node.
 """
@@ -27,8 +27,8 @@ from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import OUR_TUNNELS, WORKLOAD_PREFIX, Masquerade, Sysctl
 from agent.service import host_snapshot, kernel_modules, layout
-from agent.service.install import active
-from agent.service.start import only_one
+from agent.service.install import is_active
+from agent.service.start import take_agent_lock
 
 STOP_SECONDS = 60.0
 MOST_COLLECTIONS, ROUTES_PER_COLLECTION = 50, 100
@@ -41,7 +41,7 @@ class UninstallFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class UninstallOptions:
     """How much goes."""
 
     pods_too: bool = False
@@ -60,7 +60,7 @@ def stop(root: Path) -> Iterator[str]:
         layout.DRAIN_UNIT,
         layout.AGENT_UNIT,
     ):  # the first one's stop says farewell through the second
-        if active(unit):
+        if is_active(unit):
             _systemctl("stop", unit)
             yield f"{unit}: stopped"
     enabled = [
@@ -79,14 +79,14 @@ def _systemctl(*words: str) -> None:
         raise UninstallFailed(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
 
 
-async def uninstall(
-    kernel: Kernel, config: Config, wished: Options, root: Path = Path("/")
+async def uninstall_service(
+    kernel: Kernel, config: Config, options: UninstallOptions, root: Path = Path("/")
 ) -> AsyncIterator[str]:
     """Everything, in order; yields what was done. Raises UninstallFailed."""
     record = read_record(root)
     try:
         pods = await attached(kernel)
-        if pods and not wished.pods_too:
+        if pods and not options.pods_too:
             raise UninstallFailed(
                 f"pods are attached ({', '.join(pods[:3])}{', ...' if len(pods) > 3 else ''}, {len(pods)} in all); "
                 "remove them first, or take their network away with --pods-too"
@@ -98,24 +98,24 @@ async def uninstall(
             yield done
         if kernel_modules.superfluous(record, await kernel.links()):
             yield kernel_modules.unload()
-        for done in (*restore_switches(record), *remove_files(root, record, wished)):
+        for done in (*restore_sysctls(record), *remove_files(root, record, options)):
             yield done
         if lock is not None:
             os.close(lock)
-        if not wished.packaged and Path("/run/systemd/system").is_dir():
+        if not options.packaged and Path("/run/systemd/system").is_dir():
             _systemctl("daemon-reload")
         name = config.node_name
         yield f"the datastore keeps node {name} and its addresses; elsewhere: tortie ipam release --node {name}"
-        for done in proof(record, root):
+        for done in compare_with_record(record, root):
             yield done
-    except (KernelError, host_snapshot.NoEvidence, OSError) as error:
+    except (KernelError, host_snapshot.SnapshotFailed, OSError) as error:
         raise UninstallFailed(str(error)) from error
 
 
 def _alone(run: Path) -> int | None:
     """The lock of the agent that must not run now. Raises UninstallFailed."""
     try:
-        return only_one(run) if run.is_dir() else None
+        return take_agent_lock(run) if run.is_dir() else None
     except ConfigError as error:
         raise UninstallFailed(str(error)) from error
 
@@ -160,21 +160,21 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
     return done
 
 
-def restore_switches(record: host_snapshot.Evidence) -> Iterator[str]:
+def restore_sysctls(record: host_snapshot.Snapshot) -> Iterator[str]:
     """Set what the agent, or the kernel on its behalf, has changed on the machine's own interfaces."""
-    for name, value in host_snapshot.to_restore(record).items():
+    for name, value in host_snapshot.sysctls_to_restore(record).items():
         if sysctl.read(name) not in (value, None):
             why = sysctl.write(Sysctl(name, value))
             yield why or f"{name}: {value} again"
 
 
-def remove_files(root: Path, record: host_snapshot.Evidence, wished: Options) -> Iterator[str]:
+def remove_files(root: Path, record: host_snapshot.Snapshot, options: UninstallOptions) -> Iterator[str]:
     """Remove what was placed, then the directories that were not there before. Raises UninstallFailed."""
     try:
         yield from remove_plugins(PluginPaths())
     except CniFailed as error:
         raise UninstallFailed(str(error)) from error
-    if not wished.packaged:
+    if not options.packaged:
         for path in [root / placed.target for placed in layout.FILES] + [
             root / link for link in layout.COMMANDS
         ]:
@@ -185,7 +185,7 @@ def remove_files(root: Path, record: host_snapshot.Evidence, wished: Options) ->
         if path.exists():
             shutil.rmtree(path)
             yield f"{path}: removed"
-    yield from _remove_settings(root, wished)
+    yield from _remove_settings(root, options)
     were = set(record.get("files", ()))
     for directory in layout.directories():
         if (
@@ -198,13 +198,13 @@ def remove_files(root: Path, record: host_snapshot.Evidence, wished: Options) ->
             yield f"{root / directory}: removed"
 
 
-def _remove_settings(root: Path, wished: Options) -> Iterator[str]:
+def _remove_settings(root: Path, options: UninstallOptions) -> Iterator[str]:
     configuration, settings = root / layout.CONFIGURATION, root / layout.SETTINGS
-    if wished.purge and configuration.exists():
+    if options.purge and configuration.exists():
         shutil.rmtree(configuration)
         yield f"{configuration}: removed"
         return
-    if settings.exists() and settings.read_text() == layout.SKELETON and not wished.packaged:
+    if settings.exists() and settings.read_text() == layout.SKELETON and not options.packaged:
         settings.unlink()
         yield f"{settings}: removed, nobody had filled it in"
     with suppress(OSError):
@@ -214,7 +214,7 @@ def _remove_settings(root: Path, wished: Options) -> Iterator[str]:
         yield f"{configuration}: stays; --purge removes it"
 
 
-def read_record(root: Path) -> host_snapshot.Evidence:
+def read_record(root: Path) -> host_snapshot.Snapshot:
     """What the machine was like; empty when nobody wrote it down."""
     try:
         found = json.loads((root / layout.RECORD).read_text())
@@ -223,17 +223,17 @@ def read_record(root: Path) -> host_snapshot.Evidence:
     return {str(what): [str(line) for line in lines] for what, lines in found.items()}
 
 
-def proof(record: host_snapshot.Evidence, root: Path) -> Iterator[str]:
+def compare_with_record(record: host_snapshot.Snapshot, root: Path) -> Iterator[str]:
     """One line for each kind of thing that is as before, and the differences of the others."""
     if not record:
         yield "there is no record of what the machine was like before: nothing to compare with"
         return
-    found = host_snapshot.differences(record, host_snapshot.read(root))
+    found = host_snapshot.snapshot_differences(record, host_snapshot.take_snapshot(root))
     for what, lines in record.items():
         if what not in found:
             yield f"{what}: as before ({len(lines)} lines compared)"
             continue
-        yield f"{what}: not as before; since then, by others or kept on purpose:"
+        yield f"{what}: not as before; since then, by others or left on purpose:"
         yield from (f"  {line}" for line in found[what][:MOST_DIFFERENCES])
         if len(found[what]) > MOST_DIFFERENCES:
             yield f"  and {len(found[what]) - MOST_DIFFERENCES} more"

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from agent.lab import fabric, lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import Pod, call
-from agent.lab.route_tables import table
+from agent.lab.lab_processes import ip_route
+from agent.lab.pods import Pod, call_plugin
 from bench.events import Events
 from bench.figures import OURS, Measure, Series
 
@@ -45,12 +45,12 @@ def times(count: int, mode: Mode, progress: Callable[[str], None]) -> list[float
             here, *others = lab.plan.nodes
             listeners = [Events(partial(lab_processes.inside, node.namespace)) for node in others]
             # A tunnel's own address has claimed a block already.
-            seen = {IPv4Network(line.split()[1]) for line in table(here) if line.startswith("blackhole")}
+            seen = {IPv4Network(line.split()[1]) for line in ip_route(here) if line.startswith("blackhole")}
             while len(found) < count:
                 pod = Pod(f"f{len(seen)}-{uuid4().hex[:8]}", here.name, uuid4().hex)
                 fabric.make_namespace(lab.plan.pod_namespace(pod.name))
                 began = time.monotonic()
-                result = json.loads(call(lab.plan, pod, "ADD"))
+                result = json.loads(call_plugin(lab.plan, pod, "ADD"))
                 address = IPv4Interface(result["ips"][0]["address"]).ip
                 block = IPv4Network((address, BLOCK_LENGTH), strict=False)
                 if block not in seen:

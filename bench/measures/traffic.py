@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import add
+from agent.lab.pods import add_pod
 from bench.figures import OURS, Measure, Series
 from bench.testbed import BenchError, Space, spaces
 
@@ -145,7 +145,9 @@ def measure(rounds: int, length: tuple[str, str], progress: Callable[[str], None
         progress(f"(g) traffic, {mode.value}")
         lab = lifecycle.up(LAB, 2, mode, progress)
         try:
-            one, two = (add(lab.plan, f"pod{number}", node) for number, node in enumerate(lab.plan.nodes, 1))
+            one, two = (
+                add_pod(lab.plan, f"pod{number}", node) for number, node in enumerate(lab.plan.nodes, 1)
+            )
 
             def inside(pod: str) -> Inside:
                 return lambda command: lab_processes.inside(lab.plan.pod_namespace(pod), command)  # noqa: B023

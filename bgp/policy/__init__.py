@@ -1,1 +1,1 @@
-"""What is configured of a neighbour: whom we peer with, what is accepted, what is announced and how."""
+"""Policy: which paths are accepted and advertised, with which changes, and what we originate."""

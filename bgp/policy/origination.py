@@ -1,4 +1,4 @@
-"""What a prefix of our own says of itself when it is told, and what is our own. Pure; knows no RIB and no session."""
+"""Prefixes that we originate: their attributes, and which of them are blocks. Pure; knows no RIB and no session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from bgp.path import Path, Source
 from bgp.policy.policy import Own
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import sorted_out
+from bgp.wire.communities import parse_all
 from bgp.wire.families import Family, Prefix, family_of
 from bgp.wire.nlri import Nlri, pack, truncated
 
@@ -27,16 +27,16 @@ class Origination:
     local_pref: int | None = None
     """To internal peers; None: the default."""
     is_block: bool = False
-    """We are responsible for all of it: rules can tell it, and what others tell inside of it."""
+    """We are responsible for all of it: rules can match it, and what others announce inside of it."""
 
     @classmethod
     def with_communities(cls, texts: Iterable[str], local_pref: int | None = None) -> Origination:
         """With communities as people write them. Raises ValueError."""
-        small, large = sorted_out(texts)
+        small, large = parse_all(texts)
         return cls(small, large, local_pref)
 
     def path(self) -> Path:
-        """As a candidate of the decision."""
+        """The path that is a candidate of the decision process."""
         return Path(
             PathAttributes(
                 communities=self.communities,
@@ -53,18 +53,18 @@ PLAIN = Origination()
 def by_family(
     prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination],
 ) -> dict[Family, dict[Nlri, Origination]]:
-    """What is originated, packed."""
-    told = prefixes if isinstance(prefixes, Mapping) else dict.fromkeys(prefixes, PLAIN)
+    """What is originated, by family and NLRI."""
+    given = prefixes if isinstance(prefixes, Mapping) else dict.fromkeys(prefixes, PLAIN)
     found: dict[Family, dict[Nlri, Origination]] = {family: {} for family in Family}
-    for prefix, origination in told.items():
+    for prefix, origination in given.items():
         found[family_of(prefix)][pack(prefix)] = origination
     return found
 
 
-def changes(
+def changed_originations(
     before: Mapping[Nlri, Origination], wanted: Mapping[Nlri, Origination]
 ) -> dict[Origination, list[Nlri]]:
-    """What is new or said otherwise."""
+    """The prefixes that are new or have other attributes than before, by these."""
     found: dict[Origination, list[Nlri]] = {}
     for prefix, origination in wanted.items():
         if before.get(prefix) != origination:

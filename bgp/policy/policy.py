@@ -1,13 +1,13 @@
-"""Rules that accept, refuse and change paths: what a peer may tell us and what it is told.
+"""Policy: rules that accept, reject and change paths, on import and on export.
 
 Promises: pure; the first rule that matches and is not `NEXT` decides, and its name is the reason that people are shown.
-Rules are values, so two policies can be compared; `Judge` makes them ready for one peer and one family.
-Does not know: who wrote the rules, sessions, RIBs.
+Rules are values, so two policies can be compared; `CompiledPolicy` makes them ready for one peer and one family.
+Does not know: where the rules come from, sessions, RIBs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -17,7 +17,7 @@ from bgp.wire.iana import SegmentType
 from bgp.wire.nlri import LONGEST, Nlri, pack
 
 NORMAL_PRIORITY = 1024
-"""Of a path whose LOCAL_PREF says nothing of a priority."""
+"""The priority of a path whose LOCAL_PREF carries none."""
 LARGEST_LOCAL_PREF = 0x7FFFFFFF
 """LOCAL_PREF of priority 0: Calico carries a priority P between nodes as this number less P."""
 LEAST_LOCAL_PREF_WITH_PRIORITY = 0x40000000
@@ -56,40 +56,40 @@ class PrefixMatch:
     prefix: Prefix
     operator: Operator = Operator.IN
     least_length: int | None = None
-    """None: the prefix's own."""
+    """Shortest prefix that matches; None: the prefix's own length."""
     most_length: int | None = None
-    """None: the family's longest."""
+    """Longest prefix that matches; None: the family's longest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """What is reached by some interfaces: learned paths by their next hop, our own by name."""
+class InterfaceMatch:
+    """Paths by the interfaces that lead there: learned ones by their next hop, our own by prefix."""
 
     subnets: tuple[Prefix, ...] = ()
-    """A next hop in one of these is; no other, unless `elsewhere` is given."""
+    """A next hop in one of these matches; no other, unless `elsewhere` is given."""
     elsewhere: tuple[Prefix, ...] | None = None
-    """Given: a next hop outside of all these is reached by them as well, beyond a router."""
+    """Given: a next hop outside of all these matches as well, for it is beyond a router."""
     own: frozenset[Prefix] = frozenset()
     """The prefixes of our own that are behind them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddCommunity:
-    """RFC 1997 as a number, RFC 8092 as twelve octets."""
+    """Add a community: a number (RFC 1997), or twelve octets (RFC 8092)."""
 
     community: int | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PrependAs:
-    """These numbers, in this order, in front of AS_PATH."""
+    """Put these AS numbers, in this order, in front of AS_PATH."""
 
     numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SetPriority:
-    """A kernel metric, the lower the better; it travels as LOCAL_PREF."""
+    """Set the kernel metric, the lower the better, which LOCAL_PREF carries."""
 
     priority: int
 
@@ -106,13 +106,13 @@ class Rule:
     family: Family | None = None
     prefix: PrefixMatch | None = None
     learned: bool = False
-    """Only what peers taught us."""
+    """Only paths that were learned."""
     own: Own | None = None
     """To our own blocks as they are now: rules need not change when these do."""
-    reached: Reached | None = None
-    """By some interfaces."""
+    interfaces: InterfaceMatch | None = None
+    """The interfaces that lead there."""
     internal: bool | None = None
-    """Whether the peer, as listener or as teacher, is of our AS."""
+    """Whether the peer that announces it (import) or gets it (export) is of our AS."""
     community: int | bytes | None = None
     as_path_begins: tuple[int, ...] = ()
     priority: int | None = None
@@ -121,25 +121,25 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of one peer. What no rule decides is accepted."""
+    """The import and export rules of one peer. What no rule decides is accepted."""
 
-    incoming: tuple[Rule, ...] = ()
-    outgoing: tuple[Rule, ...] = ()
+    import_rules: tuple[Rule, ...] = ()
+    export_rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was decided."""
+class PolicyResult:
+    """What a policy decided on one path."""
 
     attributes: PathAttributes | None
-    """As changed on the way; None: refused."""
+    """As changed by operations; None: rejected."""
     reason: str = ""
     """The name of the rule that decided; empty: none did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path to be judged."""
+    """A path that a policy decides on."""
 
     prefix: Nlri
     attributes: PathAttributes
@@ -164,8 +164,8 @@ class CompiledPolicy:
         ]
         self._rules = [(rule, _tests(rule, family)) for rule in fitting]
 
-    def __call__(self, candidate: Candidate) -> Verdict:
-        """Decide."""
+    def __call__(self, candidate: Candidate) -> PolicyResult:
+        """Decide on one path."""
         attributes = candidate.attributes
         for rule, tests in self._rules:
             for test in tests:
@@ -173,25 +173,20 @@ class CompiledPolicy:
                     break
             else:
                 if rule.action is Action.REJECT:
-                    return Verdict(None, rule.name)
+                    return PolicyResult(None, rule.name)
                 for operation in rule.operations:
-                    attributes = changed(attributes, operation)
+                    attributes = apply_operation(attributes, operation)
                 if rule.action is Action.ACCEPT:
-                    return Verdict(attributes, rule.name)
-        return Verdict(attributes)
+                    return PolicyResult(attributes, rule.name)
+        return PolicyResult(attributes)
 
 
-def judges(
-    rules: Sequence[Rule], families: Iterable[Family], *, internal: bool
-) -> dict[Family, CompiledPolicy | None]:
-    """The judge of each family; None where there are no rules, so that having none costs nothing."""
-    return {
-        family: CompiledPolicy(rules, family, internal=internal) if rules else None
-        for family in sorted(families)
-    }
+def compiled(rules: Sequence[Rule], family: Family, *, internal: bool) -> CompiledPolicy | None:
+    """The rules made ready for one peer and one family; None where there are no rules, so that these cost nothing."""
+    return CompiledPolicy(rules, family, internal=internal) if rules else None
 
 
-def changed(attributes: PathAttributes, operation: Operation) -> PathAttributes:
+def apply_operation(attributes: PathAttributes, operation: Operation) -> PathAttributes:
     """The attributes after one operation."""
     match operation:
         case AddCommunity(community):
@@ -232,8 +227,8 @@ def _tests(rule: Rule, family: Family) -> list[Test]:
         tests.append(lambda candidate, _: candidate.own is own)
     if rule.prefix is not None:
         tests.append(_prefix_test(rule.prefix, family))
-    if rule.reached is not None:
-        tests.append(_reached_test(rule.reached, family))
+    if rule.interfaces is not None:
+        tests.append(_interface_test(rule.interfaces, family))
     if rule.community is not None:
         tests.append(_community_test(rule.community))
     if begins := rule.as_path_begins:
@@ -270,15 +265,15 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
             return lambda candidate, attributes: not equal(candidate, attributes)
 
 
-def _reached_test(reached: Reached, family: Family) -> Test:
-    own = frozenset(pack(prefix) for prefix in reached.own if family_of(prefix) is family)
+def _interface_test(match: InterfaceMatch, family: Family) -> Test:
+    own = frozenset(pack(prefix) for prefix in match.own if family_of(prefix) is family)
 
     def is_reached(next_hop: Address | None) -> bool:
         if next_hop is None:
             return False
-        if any(next_hop in subnet for subnet in reached.subnets):
+        if any(next_hop in subnet for subnet in match.subnets):
             return True
-        others = reached.elsewhere
+        others = match.elsewhere
         return others is not None and not any(next_hop in subnet for subnet in others)
 
     return lambda candidate, attributes: (

@@ -1,101 +1,135 @@
-"""What one neighbour told of one family: its Adj-RIB-In, what of it is refused, and what is stale.
+"""Adj-RIB-In: what one peer announced of one family, what of it is rejected, and what is stale.
 
-Promises: pure; everything that was told and not withdrawn is kept, the refused too, so that it can be shown and judged
-again. Answers say what the Loc-RIB must take or lose.
-Does not know: sessions, other neighbours, which path is best.
-RFC 4271 section 3.2, RFC 4724 section 4.2.
+Promises: pure; every path that was announced and not withdrawn is stored as it was before policy, rejected ones too, so
+that it can be shown and policy can be applied again without a ROUTE-REFRESH. Answers say what the Loc-RIB takes or
+loses. The table belongs to the peer, not to a session: it outlives sessions where graceful restart allows it.
+Does not know: connections, other peers, which path is best.
+RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 7911 section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from bgp.events import Forgotten, Learned, Marked, Output
-from bgp.path import Path
-from bgp.policy.policy import Candidate, CompiledPolicy
+from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
+from bgp.path import Path, Source
+from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.policy.policy import Candidate, CompiledPolicy, compiled
 from bgp.rib.graceful_restart import Staleness
-from bgp.rib.loc_rib import AdjRibIn
+from bgp.rib.ingress_checks import apply_graceful_shutdown, reject_reason
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.families import Family
+from bgp.wire.families import Address, Family
 from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of
+from bgp.wire.update import Update
 
-LONGEST_REPEATING_SECONDS = 360.0
-"""How long a neighbour may take to tell everything again before what it did not tell goes (RFC 7313 section 4.2)."""
+LONGEST_REFRESH_SECONDS = 360.0
+"""How long a peer may take to advertise everything again before what is missing goes (RFC 7313 section 4.2)."""
 
 
-class Intake:
-    """One family's."""
+class AdjRibIn:
+    """The Adj-RIB-In of one peer and one family."""
 
-    def __init__(self, family: Family, judge: CompiledPolicy | None = None) -> None:
+    def __init__(self, family: Family, config: PeerConfig, us: SpeakerConfig) -> None:
         self.family = family
-        self.judge = judge
-        """Of what the neighbour tells from now on."""
-        self.told = AdjRibIn()
-        """Everything that the neighbour announced and did not withdraw."""
-        self.refused: dict[Nlri, str] = {}
-        """What of it is not believed, and why."""
-        self.heard_all = False
-        """Whether the neighbour has sent End-of-RIB in our present life."""
-        self.has_ended = False
-        """Whether it has in its present session."""
+        self.pre_policy: dict[Nlri, Path] = {}
+        """Every path that the peer announced and did not withdraw, by NLRI (with its path identifier, RFC 7911)."""
+        self.rejected: dict[Nlri, str] = {}
+        """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
+        self.eor_received = False
+        """Whether the peer has sent End-of-RIB since this process began."""
+        self.eor_in_session = False
+        """Whether the peer has sent End-of-RIB in its present session."""
+        self._us = us
+        self._local: Address | None = None
         self._identified: dict[Nlri, dict[Nlri, None]] = {}
         """Prefix -> its keys, where they have path identifiers."""
         self._stale = Staleness()
-        self._unrepeated: set[Nlri] | None = None
-        """While the neighbour repeats everything (RFC 7313): what it has not told again yet."""
-        self._repeating_until = 0.0
+        self._unrefreshed: set[Nlri] | None = None
+        """Between BoRR and EoRR (RFC 7313): what the peer has not advertised again yet; None: there is no refresh."""
+        self._refresh_until = 0.0
+        self.configure(config)
+
+    def configure(self, config: PeerConfig) -> None:
+        """Take on a configuration; what is stored keeps its old verdict until `reapply_policy`."""
+        self._config = config
+        self._internal = config.is_internal(self._us)
+        self._policy: CompiledPolicy | None = compiled(
+            config.policy.import_rules, self.family, internal=self._internal
+        )
 
     @property
     def stale(self) -> set[Nlri]:
-        """The prefixes whose paths are kept through the neighbour's restart."""
+        """NLRI whose paths are retained through the peer's restart."""
         return self._stale.prefixes
 
     @property
     def has_stale(self) -> bool:
-        """Whether any is stale."""
+        """Whether any path is stale."""
         return bool(self._stale)
 
     def is_stale(self, prefix: Nlri, path_id: int | None) -> bool:
-        """Whether this one's is."""
+        """Whether the path to `prefix` with this path identifier is stale."""
         return identified(path_id, prefix) in self._stale
+
+    def is_accepted(self, prefix: Nlri, path_id: int | None) -> bool:
+        """Whether the Loc-RIB should have the path to `prefix` with this path identifier."""
+        key = identified(path_id, prefix)
+        return key not in self.rejected and key in self.pre_policy
+
+    def keys_of(self, prefix: Nlri) -> Iterable[Nlri]:
+        """The keys that `prefix` can have in `pre_policy` and `rejected`: alone, and with each path identifier."""
+        return (prefix, *self._identified.get(prefix, ()))
 
     @property
     def deadline(self) -> float | None:
         """When `expire` is due."""
-        if self._unrepeated is None:
+        if self._unrefreshed is None:
             return self._stale.deadline
-        return min(self._repeating_until, self._stale.deadline or self._repeating_until)
+        return min(self._refresh_until, self._stale.deadline or self._refresh_until)
 
-    # -- what the neighbour says --------------------------------------------------------------------------------------
+    # -- UPDATEs ------------------------------------------------------------------------------------------------------
 
-    def withdraw(self, prefixes: Iterable[Nlri]) -> list[Output]:
-        """The neighbour has no path to these any more."""
-        known = self.told.drop(prefixes)
-        if self._identified:
-            self._unindex(known)
-        self._hear(known)
-        return self._without(known)
-
-    def announce(self, prefixes: Sequence[Nlri], path: Path, refusal: str) -> list[Output]:
-        """The neighbour gives a path; `refusal` says why it is not believed, empty: it is."""
-        fresh = self._hear(prefixes)
-        self.told.put(prefixes, path)
-        if path.source.path_id is not None:
-            for key in prefixes:
-                self._identified.setdefault(prefix_of(key), {})[key] = None
-        outputs = self._settle(prefixes, path, refusal)
-        if fresh and not refusal:
-            outputs.append(Marked(set(map(prefix_of, fresh)), self.family))
+    def receive(self, update: Update, source: Source) -> list[Output]:
+        """Take in an UPDATE of this family; `source` names the peer as it is in this session."""
+        if update.is_end_of_rib and not update.faults:
+            return self._end_of_rib()
+        outputs: list[Output] = [UpdateFaults(update.faults)] if update.faults else []
+        outputs += self._withdraw(update.withdrawn)
+        if not update.announced or update.attributes is None:
+            return outputs
+        attributes = apply_graceful_shutdown(update.attributes)
+        reason = self._reject_reason(attributes)
+        for path_id, keys in by_path_id(update.announced):
+            path = Path(attributes, source if path_id is None else replace(source, path_id=path_id))
+            outputs += self._announce(keys, path, reason)
+        if reason:
+            outputs.append(UpdateFaults((reason,)))
         return outputs
 
-    def is_believed(self, prefix: Nlri, path_id: int | None) -> bool:
-        """Whether the Loc-RIB should have this path of it."""
-        key = identified(path_id, prefix)
-        return key not in self.refused and self.told.get(key) is not None
+    def _withdraw(self, keys: Iterable[Nlri]) -> list[Output]:
+        paths = self.pre_policy
+        known = [key for key in keys if paths.pop(key, None) is not None]
+        if self._identified:
+            self._unindex(known)
+        self._refreshed(known)
+        return self._without(known)
 
-    def keys_of(self, prefix: Nlri) -> Iterable[Nlri]:
-        """What it may be known by in `told` and `refused`: itself, and with each of its path identifiers."""
-        return (prefix, *self._identified.get(prefix, ()))
+    def _announce(self, keys: Sequence[Nlri], path: Path, reason: str) -> list[Output]:
+        fresh = self._refreshed(keys)
+        self.pre_policy.update(dict.fromkeys(keys, path))
+        if path.source.path_id is not None:
+            for key in keys:
+                self._identified.setdefault(prefix_of(key), {})[key] = None
+        outputs = self._apply_policy(keys, path, reason)
+        if fresh and not reason:
+            outputs.append(StaleChanged(set(map(prefix_of, fresh)), self.family))
+        return outputs
+
+    def _end_of_rib(self) -> list[Output]:
+        """RFC 4724 section 4.2: what is still stale was not advertised again, so it goes."""
+        self.eor_received = self.eor_in_session = True
+        return self._withdraw(self._stale.clear())
 
     def _unindex(self, keys: Iterable[Nlri]) -> None:
         for key in keys:
@@ -104,113 +138,111 @@ class Intake:
                 if not known:
                     del self._identified[prefix_of(key)]
 
-    def _hear(self, prefixes: Sequence[Nlri]) -> set[Nlri]:
-        """The neighbour spoke of these; answers those that were stale until now."""
-        if self._unrepeated:
-            self._unrepeated.difference_update(prefixes)
-        return self._stale.told(prefixes)
+    def _refreshed(self, keys: Sequence[Nlri]) -> set[Nlri]:
+        """The peer announced or withdrew these; answers those that were stale until now."""
+        if self._unrefreshed:
+            self._unrefreshed.difference_update(keys)
+        return self._stale.refreshed(keys)
 
-    def end(self) -> list[Output]:
-        """End-of-RIB: what is still stale was not told again."""
-        self.heard_all = self.has_ended = True
-        return self._drop(self._stale.clear())
+    # -- enhanced route refresh (RFC 7313) ----------------------------------------------------------------------------
 
-    def repeats(self, now: float) -> None:
-        """It begins to tell everything again; a second beginning counts anew (RFC 7313 section 4.2)."""
-        self._unrepeated, self._repeating_until = set(self.told.prefixes), now + LONGEST_REPEATING_SECONDS
+    # BoRR takes a snapshot of all NLRI, and each UPDATE crosses out what it names. EoRR, or LONGEST_REFRESH_SECONDS,
+    # withdraws what is left: the peer no longer has it, and said so only by its absence. A second BoRR takes a new
+    # snapshot (section 4.2), since the peer begins again from its first prefix.
 
-    def repeated(self) -> list[Output]:
-        """It has told everything again: what was not among it is gone."""
-        gone, self._unrepeated = self._unrepeated, None
-        return self._drop(gone) if gone else []
+    def begin_refresh(self, now: float) -> None:
+        """BoRR: the peer begins to advertise everything again."""
+        self._unrefreshed, self._refresh_until = set(self.pre_policy), now + LONGEST_REFRESH_SECONDS
 
-    # -- what becomes of it when the session ends ---------------------------------------------------------------------
+    def end_refresh(self) -> list[Output]:
+        """EoRR: what the peer did not advertise since BoRR is gone."""
+        gone, self._unrefreshed = self._unrefreshed, None
+        return self._withdraw(gone) if gone else []
 
-    def lost(self, restart_seconds: int, now: float) -> list[Output]:
-        """The session broke, and the paths may stay for a while."""
-        self._unrepeated = None
-        outputs = self._drop(self._stale.lost(self.told.prefixes, restart_seconds, now))
-        keys = self.told.prefixes
-        return [*outputs, Marked(list(map(prefix_of, keys)) if self._identified else list(keys), self.family)]
+    # -- the life of sessions -----------------------------------------------------------------------------------------
 
-    def returned(self, now: float, *, kept: bool) -> list[Output]:
-        """The neighbour is back; `kept`: it says that it kept forwarding (F bit)."""
-        self.has_ended = False
-        return self._drop(self._stale.returned(now, kept=kept))
+    def session_established(self, local: Address, now: float, *, forwarding_preserved: bool) -> list[Output]:
+        """A session is up; `local` is our address on it, `forwarding_preserved` the F bit (RFC 4724 section 3)."""
+        self._local = local
+        self.eor_in_session = False
+        return self._withdraw(self._stale.session_established(now, forwarding_preserved=forwarding_preserved))
+
+    def session_lost(self, restart_seconds: int, now: float) -> list[Output]:
+        """The session ended in a way that lets its paths stay as stale ones for `restart_seconds`."""
+        self._unrefreshed = None
+        outputs = self._withdraw(self._stale.session_lost(self.pre_policy, restart_seconds, now))
+        prefixes = map(prefix_of, self.pre_policy) if self._identified else self.pre_policy
+        return [*outputs, StaleChanged(list(prefixes), self.family)]
 
     def expire(self, now: float) -> list[Output]:
-        """Let go what the neighbour took too long with."""
-        outputs = self._drop(self._stale.expired(now))
-        if self._unrepeated is not None and now >= self._repeating_until:
-            outputs += self.repeated()
+        """Withdraw what the peer took too long to advertise again."""
+        outputs = self._withdraw(self._stale.expired(now))
+        if self._unrefreshed is not None and now >= self._refresh_until:
+            outputs += self.end_refresh()
         return outputs
 
-    def forget(self) -> list[Output]:
-        """Let go everything."""
-        self._unrepeated = None
+    def clear(self) -> list[Output]:
+        """Withdraw everything."""
+        self._unrefreshed = None
         self._identified.clear()
         self._stale.clear()
-        return self._without(self.told.drop_all())
+        gone, self.pre_policy = list(self.pre_policy), {}
+        return self._without(gone)
 
-    # -- what we want of it -------------------------------------------------------------------------------------------
+    # -- import policy ------------------------------------------------------------------------------------------------
 
-    def rejudge(self, keys: Iterable[Nlri], refusal: Callable[[PathAttributes], str]) -> list[Output]:
-        """Other rules hold; the neighbour need not repeat anything."""
+    def reapply_policy(self, keys: Iterable[Nlri]) -> list[Output]:
+        """Decide on these NLRI by the present configuration."""
         by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
         for key in keys:
-            if (path := self.told.get(key)) is not None:
+            if (path := self.pre_policy.get(key)) is not None:
                 by_path.setdefault(id(path), (path, []))[1].append(key)
         outputs: list[Output] = []
-        for path, prefixes in by_path.values():
-            outputs += self._settle(prefixes, path, refusal(path.attributes))
+        for path, some in by_path.values():
+            outputs += self._apply_policy(some, path, self._reject_reason(path.attributes))
         return outputs
 
-    # -- within -------------------------------------------------------------------------------------------------------
+    def _reject_reason(self, attributes: PathAttributes) -> str:
+        return reject_reason(attributes, self._internal, self._config, self._us, self._local)
 
-    def _drop(self, prefixes: Iterable[Nlri]) -> list[Output]:
-        return self.withdraw(prefixes)
-
-    def _settle(self, prefixes: Sequence[Nlri], path: Path, refusal: str) -> list[Output]:
-        if not refusal:
-            return self._decide(prefixes, path)
-        outputs = self._without(prefixes)
-        self.refused.update(dict.fromkeys(prefixes, refusal))
-        return outputs
-
-    def _decide(self, prefixes: Sequence[Nlri], path: Path) -> list[Output]:
-        if self.judge is None:
-            self._unrefuse(prefixes)
-            return [self._learned(prefixes, path)]
+    def _apply_policy(self, keys: Sequence[Nlri], path: Path, reason: str) -> list[Output]:
+        if reason:
+            outputs = self._without(keys)
+            self.rejected.update(dict.fromkeys(keys, reason))
+            return outputs
+        if self._policy is None:
+            self._unreject(keys)
+            return [self._learned(keys, path)]
         accepted: dict[PathAttributes, list[Nlri]] = {}
-        refused: dict[Nlri, str] = {}
-        for prefix in prefixes:
-            verdict = self.judge(Candidate(prefix_of(prefix), path.attributes, learned=True))
-            if verdict.attributes is None:
-                refused[prefix] = verdict.reason
+        rejected: dict[Nlri, str] = {}
+        for key in keys:
+            result = self._policy(Candidate(prefix_of(key), path.attributes, learned=True))
+            if result.attributes is None:
+                rejected[key] = result.reason
             else:
-                accepted.setdefault(verdict.attributes, []).append(prefix)
-        outputs = self._without(refused) if refused else []
-        self.refused.update(refused)
+                accepted.setdefault(result.attributes, []).append(key)
+        outputs = self._without(rejected) if rejected else []
+        self.rejected.update(rejected)
         for attributes, some in accepted.items():
-            self._unrefuse(some)
+            self._unreject(some)
             outputs.append(self._learned(some, Path(attributes, path.source)))
         return outputs
 
-    def _unrefuse(self, prefixes: Iterable[Nlri]) -> None:
-        if self.refused:
-            for prefix in prefixes:
-                self.refused.pop(prefix, None)
+    def _unreject(self, keys: Iterable[Nlri]) -> None:
+        if self.rejected:
+            for key in keys:
+                self.rejected.pop(key, None)
 
-    def _without(self, prefixes: Iterable[Nlri]) -> list[Output]:
+    def _without(self, keys: Iterable[Nlri]) -> list[Output]:
         """The Loc-RIB loses these, as far as it had them."""
-        gone = list(prefixes)
-        if self.refused:
-            had = [prefix for prefix in gone if prefix not in self.refused]
-            self._unrefuse(gone)
+        gone = list(keys)
+        if self.rejected:
+            had = [key for key in gone if key not in self.rejected]
+            self._unreject(gone)
             gone = had
         return [
-            Forgotten(keys if path_id is None else [prefix_of(key) for key in keys], self.family, path_id)
-            for path_id, keys in by_path_id(gone)
+            Withdrawn(some if path_id is None else [prefix_of(key) for key in some], self.family, path_id)
+            for path_id, some in by_path_id(gone)
         ]
 
     def _learned(self, keys: Sequence[Nlri], path: Path) -> Learned:

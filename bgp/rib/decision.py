@@ -11,18 +11,18 @@ from bgp.path import Path, local_pref
 from bgp.wire.families import Address
 
 UNREACHABLE = "next hop not reachable"
-"""RFC 4271 section 9.1.2.1."""
+"""Why a path is not eligible (RFC 4271 section 9.1.2.1)."""
 
 
 def is_eligible(path: Path, unreachable: Collection[Address]) -> bool:
-    """Whether a path may be used at all."""
+    """Whether a path may be used at all: its next hop can be reached."""
     return path.attributes.next_hop not in unreachable
 
 
 def best_path(candidates: Iterable[Path], unreachable: Collection[Address] = ()) -> Path:
     """The best of at least one path; one that is not eligible only where no other is.
 
-    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbour AS
+    1. our own   2. highest LOCAL_PREF   3. shortest AS_PATH   4. lowest ORIGIN   5. lowest MED per neighbouring AS
     6. external over internal   7. lowest ORIGINATOR_ID or BGP identifier   8. shortest CLUSTER_LIST (RFC 4456)
     9. lowest peer address   10. lowest path identifier (RFC 7911)
 
@@ -54,18 +54,24 @@ def why_best(candidates: Iterable[Path]) -> str:
     """The rule by which the last competitor of the best path lost; empty for the only path."""
     paths, decided = list(candidates), ""
     for name, rule in _RULES:
+        if len(paths) < 2:
+            break
         left = rule(paths)
         if len(left) < len(paths):
             decided, paths = name, left
     return decided
 
 
-def _least_med_of_each_neighbour(paths: list[Path]) -> list[Path]:
-    """MED compares only paths of one neighbour AS, so it is no order over all of them; a missing one is 0."""
+def _least_med_of_each_as(paths: list[Path]) -> list[Path]:
+    """RFC 4271 section 9.1.2.2 c: MED compares only paths of one neighbouring AS; a missing MED is 0.
+
+    So MED is no order over all paths: compared two at a time, the outcome would depend on the order of arrival.
+    Instead all paths are grouped by neighbouring AS, and each group keeps those with its least MED, at once.
+    """
     least: dict[int, int] = {}
     for path in paths:
-        neighbour, med = path.attributes.neighbour_as, path.attributes.med or 0
-        least[neighbour] = min(med, least.get(neighbour, med))
+        group, med = path.attributes.neighbour_as, path.attributes.med or 0
+        least[group] = min(med, least.get(group, med))
     return [path for path in paths if (path.attributes.med or 0) == least[path.attributes.neighbour_as]]
 
 
@@ -82,11 +88,11 @@ _RULES: tuple[tuple[str, Callable[[list[Path]], list[Path]]], ...] = (
     ("lower LOCAL_PREF", _least(lambda path: -local_pref(path))),
     ("longer AS_PATH", _least(lambda path: path.attributes.as_path_length)),
     ("higher ORIGIN", _least(lambda path: path.attributes.origin)),
-    ("higher MED", _least_med_of_each_neighbour),
+    ("higher MED", _least_med_of_each_as),
     ("internal", _least(lambda path: path.source.internal)),
     ("higher identifier", _least(lambda path: int(path.attributes.originator_id or path.source.router_id))),
     ("longer CLUSTER_LIST", _least(lambda path: len(path.attributes.cluster_list))),
     ("higher peer address", _least(lambda path: path.source.key)),
     ("higher path identifier", _least(lambda path: path.source.path_id or 0)),
 )
-"""What a path that a rule removes has, and the rule."""
+"""The decision's rules in order: what a path has that the rule removes, and which paths the rule leaves."""

@@ -1,7 +1,7 @@
-"""What is told to whom, and with which attributes (RFC 4271 section 5.1 and 9.2, RFC 1997).
+"""Export: which path goes to which peer, and with which attributes (RFC 4271 sections 5.1 and 9.2, RFC 1997).
 
-Promises: pure; one function from a path and a listener to attributes or nothing. What an iBGP peer taught is told to
-another one only where one of them is our client, so in a mesh a node tells only what it originates.
+Promises: pure; one function from a path and a peer to attributes or nothing. What an iBGP peer announced goes to
+another one only where one of them is our client, so in a mesh a node advertises only what it originates.
 Does not know: sessions, RIBs.
 """
 
@@ -22,83 +22,89 @@ from bgp.wire.iana import WellKnown
 from bgp.wire.nlri import Nlri
 
 NON_TRANSITIVE = 0x40
-"""RFC 4360 section 2: such an extended community stays inside the AS."""
+"""Bit of an extended community that stays inside the AS (RFC 4360 section 2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportTarget:
-    """The peer that would be told."""
+    """A peer, as far as it matters to what it is advertised in one family."""
 
     key: int
-    """As in `Source.key`."""
+    """The peer's address as a number, as in `Source.key`."""
     internal: bool
     local_as: int
     next_hop: Address | None
-    """Our address; None: we have none of this family, so it cannot be told what has none of its own."""
+    """Our address; None: we have none of this family, so what has no next hop of its own cannot be advertised."""
     next_hop_mode: NextHopMode
     client: bool
     """Whether it is a client of ours (RFC 4456)."""
     cluster_id: IPv4Address
     link_local: IPv6Address | None = None
-    """Our address on the link that we share with it (RFC 2545 section 3)."""
-    lowered: bool = False
-    """We are about to leave (RFC 8326)."""
+    """Our address on the link that we share with the peer (RFC 2545 section 3)."""
+    graceful_shutdown: bool = False
+    """Whether we are about to leave (RFC 8326)."""
 
 
-def outgoing(path: Path, to: ExportTarget) -> PathAttributes | None:
-    """The attributes as told, or None when this listener is not told of the path."""
+def export_attributes(path: Path, to: ExportTarget) -> PathAttributes | None:
+    """The attributes as advertised, or None when the path does not go to this peer."""
     source = path.source
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
         return None
-    told = _internal(path, to) if to.internal else _external(path, to)
-    if told is None or told.next_hop is None:
+    exported = _internal(path, to) if to.internal else _external(path, to)
+    if exported is None or exported.next_hop is None:
         return None
-    return _last_resort(told, to) if to.lowered and told.next_hop == to.next_hop else told
+    return (
+        _last_resort(exported, to) if to.graceful_shutdown and exported.next_hop == to.next_hop else exported
+    )
 
 
-def _last_resort(told: PathAttributes, to: ExportTarget) -> PathAttributes:
-    """RFC 8326 section 4: any other way is better than through us."""
-    tagged = dict.fromkeys((*told.communities, int(WellKnown.GRACEFUL_SHUTDOWN)))
-    return replace(told, communities=tuple(tagged), local_pref=0 if to.internal else told.local_pref)
+def _last_resort(exported: PathAttributes, to: ExportTarget) -> PathAttributes:
+    """RFC 8326 section 4: any other path is better than one through us."""
+    tagged = dict.fromkeys((*exported.communities, int(WellKnown.GRACEFUL_SHUTDOWN)))
+    return replace(exported, communities=tuple(tagged), local_pref=0 if to.internal else exported.local_pref)
 
 
-def why_not_told(path: Path, to: ExportTarget) -> str:
-    """Why `outgoing` says nothing, in words."""
+def why_not_exported(path: Path, to: ExportTarget) -> str:
+    """Why `export_attributes` answers None, in words for the operator."""
     if path.source.key == to.key:
-        return "the peer itself told it"
+        return "the peer itself announced it"
     if not _may_leave(path.attributes.communities, to):
         return "its communities confine it"
     if to.internal and path.source.internal and not path.source.is_own:
-        return "an internal peer told it, and neither of the two is our client"
+        return "an internal peer announced it, and neither of the two is our client"
     return "we have no next hop for it"
 
 
-def telling(
-    to: ExportTarget, judge: CompiledPolicy | None, blocks: OwnBlocks
+def exporter(
+    to: ExportTarget, policy: CompiledPolicy | None, blocks: OwnBlocks
 ) -> Callable[[Nlri, Path], PathAttributes | None]:
-    """The same for one round over many prefixes, with the listener's rules before it (they see what others told)."""
-    told_as: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+    """`export_attributes` behind the peer's export policy, for one round over many prefixes.
+
+    Most prefixes of a round share their paths, so each path, and each result of the policy, is exported once. Policy
+    comes before export: its rules see the attributes as they were learned.
+    """
+    exported: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
     changed: dict[tuple[PathAttributes, Source], PathAttributes | None] = {}
 
-    def plainly(path: Path) -> PathAttributes | None:
+    def without_policy(path: Path) -> PathAttributes | None:
         key = id(path)
-        if key not in told_as:
-            told_as[key] = outgoing(path, to)
-        return told_as[key]
+        if key not in exported:
+            exported[key] = export_attributes(path, to)
+        return exported[key]
 
-    def judged(prefix: Nlri, path: Path) -> PathAttributes | None:
-        if plainly(path) is None or judge is None:
-            return plainly(path)
+    def with_policy(prefix: Nlri, path: Path) -> PathAttributes | None:
+        if without_policy(path) is None or policy is None:
+            return without_policy(path)
         learned = not path.source.is_own
-        verdict = judge(Candidate(prefix, path.attributes, learned, blocks.relation(prefix)))
-        if verdict.attributes is None or verdict.attributes is path.attributes:
-            return plainly(path) if verdict.attributes is not None else None
-        key = verdict.attributes, path.source
+        result = policy(Candidate(prefix, path.attributes, learned, blocks.relation(prefix)))
+        if result.attributes is None or result.attributes is path.attributes:
+            return without_policy(path) if result.attributes is not None else None
+        key = result.attributes, path.source
         if key not in changed:
-            changed[key] = outgoing(Path(*key), to)
+            changed[key] = export_attributes(Path(*key), to)
         return changed[key]
 
-    return judged if judge is not None else lambda _, path: plainly(path)
+    return with_policy if policy is not None else lambda _, path: without_policy(path)
 
 
 def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Address | None:
@@ -107,11 +113,6 @@ def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Addres
         if one is not None and family_of(one) is family and not one.is_unspecified and not one.is_link_local:
             return one
     return None
-
-
-def concerns_internal(best: Path | None) -> bool:
-    """Whether an internal peer that is no client could be told of this."""
-    return best is not None and (best.source.is_own or not best.source.internal)
 
 
 def _may_leave(communities: tuple[int, ...], to: ExportTarget) -> bool:
@@ -138,7 +139,7 @@ def _internal(path: Path, to: ExportTarget) -> PathAttributes | None:
 def _next_hops(path: Path, to: ExportTarget) -> dict[str, Any]:
     """RFC 4271 section 5.1.3, unless the peer's configuration says otherwise.
 
-    The address on another's link goes no further: nobody says that this listener is on that link (RFC 2545 section 3).
+    A link-local next hop goes no further: nobody says that this peer is on that link (RFC 2545 section 3).
     """
     mode = to.next_hop_mode
     if mode is NextHopMode.AUTO:

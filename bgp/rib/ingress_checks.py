@@ -1,6 +1,6 @@
-"""What is not believed although it is well-formed (RFC 4271 section 9.1.2, RFC 4456 section 8).
+"""Ingress checks: well-formed paths that are rejected before any policy (RFC 4271 section 9.1.2, RFC 4456 section 8).
 
-Promises: pure; the answer is a sentence. A refused path is as good as withdrawn.
+Promises: pure; the answer is a sentence. A rejected path is as good as withdrawn.
 Does not know: what is malformed (attributes decide that), RIBs.
 """
 
@@ -14,17 +14,17 @@ from bgp.wire.families import Address, plain
 from bgp.wire.iana import WellKnown
 
 
-def believed(attributes: PathAttributes) -> PathAttributes:
-    """A path whose teacher is about to leave becomes the last resort (RFC 8326 section 4.1)."""
+def apply_graceful_shutdown(attributes: PathAttributes) -> PathAttributes:
+    """The attributes of a path whose peer is about to leave: it becomes the last resort (RFC 8326 section 4.1)."""
     if WellKnown.GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
         return replace(attributes, local_pref=0)
     return attributes
 
 
-def refusal(
+def reject_reason(
     attributes: PathAttributes, internal: bool, peer: PeerConfig, us: SpeakerConfig, local: Address | None
 ) -> str:
-    """Why a path is refused; empty: it is not. `local` is our address on the (last) session."""
+    """Why a path is rejected; empty: it is not. `local` is our address on the (last) session."""
     for own in {us.asn, peer.local_as or us.asn}:
         if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
             return f"our own AS {own} is in AS_PATH"

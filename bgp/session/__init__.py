@@ -1,1 +1,1 @@
-"""One session with one neighbour: its state machine, timers, connections and when to call again."""
+"""One session with one peer: its state machine and timers, ConnectRetry, and collisions of two connections."""

@@ -1,12 +1,12 @@
-"""Two connections to one neighbour, one called by each side: which one stays (RFC 4271 section 6.8, RFC 6286).
+"""Collision detection: of two connections to one peer, one opened by each side, one stays (RFC 4271 6.8, RFC 6286).
 
-Promises: pure. The connection that the greater BGP identifier opened stays, unless the neighbour closes it first.
+Promises: pure. The connection that the greater BGP identifier opened stays, unless the peer closes it first.
 Does not know: what is sent, whose paths go.
 
 Where it differs from the RFC, on purpose: it has each side decide when the second OPEN arrives, but the two see the
 first connection in different states at that moment. BIRD, which has just established it, closes the second; we, who
 still wait for its KEEPALIVE, close the first by the identifiers: both are gone, and a BIRD that restarts gives its
-graceful restart up (seen in 3 of 1,497 restarts). So the neighbour's decision is waited for, and then ours is made of
+graceful restart up (seen in 3 of 1,497 restarts). So the peer's decision is waited for, and then ours is made of
 what is left: both sides know both connections by then, so they choose alike.
 """
 
@@ -19,12 +19,12 @@ from bgp.session.fsm import State
 from bgp.session.session import Session
 
 PATIENCE_SECONDS = 0.5
-"""How long the neighbour's decision is waited for; and a session younger than this is not one that a neighbour has
-restarted from, so a call of its that comes in is one that was under way."""
+"""How long the peer's decision is waited for; and a session younger than this is not one that a peer has restarted
+from, so a connection that it opens was under way already."""
 
 
 class Collision:
-    """Whether one is under way, and when it is decided here."""
+    """The collision of one peer's connections: whether there is one, and when it is decided here."""
 
     def __init__(self) -> None:
         self.deadline: float | None = None
@@ -36,11 +36,11 @@ class Collision:
             self.deadline = now + PATIENCE_SECONDS
 
     def end(self) -> None:
-        """It is decided."""
+        """The collision is decided."""
         self.deadline = None
 
     def is_due(self, now: float) -> bool:
-        """Whether the neighbour has had its time."""
+        """Whether the peer has had its time to decide."""
         return self.deadline is not None and now >= self.deadline
 
 
@@ -53,7 +53,7 @@ def confirmed(sessions: Mapping[Connection, Session], without: Connection | None
 def losers(
     sessions: Mapping[Connection, Session], outgoing: Set[Connection], router_id: int
 ) -> list[Connection]:
-    """Which connections close; `router_id` is ours. None where fewer than two take part.
+    """The connections to close; `router_id` is ours. Empty where fewer than two take part.
 
     Equal identifiers are those of two autonomous systems, and the greater number of these decides (RFC 6286).
     """

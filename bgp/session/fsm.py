@@ -2,7 +2,7 @@
 
 Promises: every pair of state and event has an answer; what the table does not hold is an FSM error (section 6.6, with
 the subcodes of RFC 6608). Everything that moves a connection from state to state is here.
-Does not know: two connections to one peer, when to dial: the peer decides that.
+Does not know: two connections to one peer, when to connect: the peer decides that.
 
 Where it differs from the RFC, on purpose: a connection that fails goes to Idle and is gone, and the peer makes a new
 one. An UPDATE in OpenConfirm counts as the KEEPALIVE that some speakers do not send first.
@@ -25,7 +25,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to a connection. One exists only while TCP is up: calling and waiting are the peer's."""
+    """What can happen to a connection. One exists only while TCP is up: connecting and listening are the peer's."""
 
     TCP_UP = auto()
     TCP_DOWN = auto()
@@ -43,13 +43,13 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What the session does, in the order of the table."""
+    """What a session does after a transition."""
 
     SEND_OPEN = auto()
     ADOPT_OPEN = auto()
     SEND_KEEPALIVE = auto()
     RESTART_HOLD = auto()
-    SAY_UP = auto()
+    REPORT_UP = auto()
     DELIVER = auto()
     SEND_NOTIFICATION = auto()
     """The one that the event brought."""
@@ -70,8 +70,8 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.OPEN_SENT, E.FAULT): NOTIFY,
     (S.OPEN_SENT, E.HOLD_EXPIRED): NOTIFY,
     (S.OPEN_SENT, E.STOP): NOTIFY,
-    (S.OPEN_CONFIRM, E.KEEPALIVE): (S.ESTABLISHED, (A.RESTART_HOLD, A.SAY_UP)),
-    (S.OPEN_CONFIRM, E.UPDATE): (S.ESTABLISHED, (A.RESTART_HOLD, A.SAY_UP, A.DELIVER)),
+    (S.OPEN_CONFIRM, E.KEEPALIVE): (S.ESTABLISHED, (A.RESTART_HOLD, A.REPORT_UP)),
+    (S.OPEN_CONFIRM, E.UPDATE): (S.ESTABLISHED, (A.RESTART_HOLD, A.REPORT_UP, A.DELIVER)),
     (S.OPEN_CONFIRM, E.KEEPALIVE_DUE): (S.OPEN_CONFIRM, (A.SEND_KEEPALIVE,)),
     (S.OPEN_CONFIRM, E.NOTIFICATION): END,
     (S.OPEN_CONFIRM, E.TCP_DOWN): END,

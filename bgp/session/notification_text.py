@@ -1,19 +1,10 @@
-"""What codes mean, in words for the operator (RFC 4271 section 4.5, 4486, 9003). Knows nothing else."""
+"""NOTIFICATION codes in words for the operator (RFC 4271 section 4.5, RFC 4486, RFC 9003). Knows nothing else."""
 
 from __future__ import annotations
 
 from bgp.session.fsm import Event
-from bgp.wire.iana import Cease, Error, FsmError, HeaderError, OpenError, RefreshError, UpdateError
+from bgp.wire.iana import SUBCODES, Cease, Error, OpenError
 from bgp.wire.messages import Notification
-
-_SUBCODES = {
-    Error.MESSAGE_HEADER: HeaderError,
-    Error.OPEN_MESSAGE: OpenError,
-    Error.UPDATE_MESSAGE: UpdateError,
-    Error.FINITE_STATE_MACHINE: FsmError,
-    Error.CEASE: Cease,
-    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
-}
 
 
 def _words(name: str) -> str:
@@ -25,18 +16,22 @@ def describe(event: Event) -> str:
     return _words(event.name)
 
 
-def why_of(notification: Notification) -> str:
+def describe_notification(notification: Notification) -> str:
     """A NOTIFICATION as one line, with the shutdown communication of RFC 9003 where there is one."""
     code, subcode = notification.code, notification.subcode
     if (code, subcode) == (Error.CEASE, Cease.HARD_RESET) and len(notification.data) >= 2:
         # RFC 8538 section 3: the reason is inside.
         inner = Notification(notification.data[0], notification.data[1], notification.data[2:])
-        return f"hard reset: {why_of(inner)}" if inner.subcode != Cease.HARD_RESET else "hard reset (6/9)"
+        return (
+            f"hard reset: {describe_notification(inner)}"
+            if inner.subcode != Cease.HARD_RESET
+            else "hard reset (6/9)"
+        )
     try:
         kind = Error(code)
     except ValueError:
         return f"error {code}/{subcode}"
-    names = _SUBCODES.get(kind)
+    names = SUBCODES.get(kind)
     detail = ""
     if names is not None and subcode in names.__members__.values():
         detail = f", {_words(names(subcode).name)}"

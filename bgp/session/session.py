@@ -1,7 +1,8 @@
-"""One BGP conversation over one TCP connection, without the TCP: bytes and time in; bytes, events and a deadline out.
+"""One BGP session over one TCP connection, without the TCP: octets and time in; octets, events and a deadline out.
 
 Promises: never waits, opens or sleeps. The peer's mistakes become a NOTIFICATION and a `Down`; any exception is a bug.
-After `Down` nothing more comes out.
+After `Down` nothing more comes out. Which action follows which event in which state is the table's (`fsm`); an action
+gets the message, the end or the time that it needs as its argument.
 Does not know: RIBs, other connections to the same peer, when to dial.
 RFC 4271 sections 6 and 8, 4486, 6286, 6608, 6793, 8538, 8654.
 """
@@ -14,17 +15,16 @@ from ipaddress import IPv4Address
 
 from bgp.session import fsm
 from bgp.session.fsm import Action, State, advance
-from bgp.session.notification_text import describe, why_of
+from bgp.session.notification_text import describe, describe_notification
 from bgp.session.timers import Timer, Timers, jittered
 from bgp.wire import messages
-from bgp.wire.attribute_codec import Decoded
 from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities, family_at, multiprotocol
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
-from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT, Framing
+from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT
 from bgp.wire.iana import Cease, Error, FsmError, MessageType, OpenError
-from bgp.wire.messages import Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
+from bgp.wire.messages import Decoder, Keepalive, Message, Notification, Open, RouteRefresh, Subtype, Update
 
 OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""
@@ -32,28 +32,26 @@ SEND_HOLDS = 2
 """Hold times that a peer may refuse to take bytes."""
 KEEPALIVES_PER_HOLD = 3
 SHORTEST_KEEPALIVE_SECONDS = 1.0
-"""RFC 4271 section 4.4."""
-MOST_INTERNED = 8_192
-"""Attribute blocks remembered per session; with more the memory starts anew."""
+"""No two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
-    """Our side of the conversation."""
+class LocalParameters:
+    """What we bring into a session: what our OPEN says, our address, and our keepalive time."""
 
     asn: int
     router_id: IPv4Address
     hold_seconds: int
     offer: Capabilities
     address: Address
-    """Of our end of the connection."""
+    """The address of our end of the connection."""
     keepalive_seconds: float = 0
     """The most between our keepalives; 0: a third of the hold time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The peer's OPEN was accepted: now it is known who it is, and a collision can be settled."""
+    """The peer's OPEN was accepted: its BGP identifier is known, and a collision can be decided."""
 
     message: Open
 
@@ -65,14 +63,14 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An UPDATE."""
+    """An UPDATE arrived, or the part of one that is about one family."""
 
     update: Update
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """The peer wants everything of a family again (RFC 2918), or marks where it repeats all of it (RFC 7313)."""
+    """A ROUTE-REFRESH arrived: a request (RFC 2918), or the begin or end of the peer's own refresh (RFC 7313)."""
 
     family: Family
     kind: Subtype
@@ -99,89 +97,70 @@ def is_hard(down: Down) -> bool:
     them in any case: nobody left, another connection between the same two stays. An established session can lose one,
     since each side comes to Established at a moment of its own (RFC 4271 section 6.8; BIRD's router that restarts).
     """
-    said = down.sent or down.received
-    if said is None or (said.code, said.subcode) == (Error.CEASE, Cease.COLLISION_RESOLUTION):
+    notification = down.sent or down.received
+    if notification is None:
         return False
-    return not down.soft or (said.code, said.subcode) == (Error.CEASE, Cease.HARD_RESET)
+    code = notification.code, notification.subcode
+    if code == (Error.CEASE, Cease.COLLISION_RESOLUTION):
+        return False
+    return not down.soft or code == (Error.CEASE, Cease.HARD_RESET)
 
 
 class Session:
     """One connection's life from TCP up to close; it is not used again."""
 
-    def __init__(self, local: Local, remote_as: int, random: Callable[[], float], now: float) -> None:
+    def __init__(
+        self, local: LocalParameters, remote_as: int, random: Callable[[], float], now: float
+    ) -> None:
         self.peer: Open | None = None
         """The peer's OPEN once it was accepted."""
         self.state = State.ACTIVE
         self.internal = local.asn == remote_as
-        self.context = Context(four_octet_as=False, internal=self.internal)
         self.hold_seconds = 0
         """As negotiated; 0: no keepalives."""
         self.local = local
         self.sent: dict[str, int] = {}
-        self.received: dict[str, int] = {}
-        """Messages by kind."""
+        """Messages sent, by kind; `received` counts the others."""
         self._remote_as = remote_as
         self._random = random
         self._timers = Timers()
-        self._framing = Framing()
-        self._interned: dict[bytes, Decoded] = {}
+        self._decoder = Decoder(Context(four_octet_as=False, internal=self.internal))
         self._out = bytearray()
         self._events: list[Event] = []
-        self._notification: Notification | None = None
-        self._message: Message | None = None
-        self._why = ""
-        self._actions: dict[Action, Callable[[float], None]] = {
-            Action.SEND_OPEN: self._send_open,
-            Action.ADOPT_OPEN: self._adopt_open,
-            Action.SEND_KEEPALIVE: self._send_keepalive,
-            Action.RESTART_HOLD: self._restart_hold,
-            Action.SAY_UP: self._say_up,
-            Action.DELIVER: self._deliver,
-            Action.SEND_NOTIFICATION: self._send_notification,
-        }
         self._step(fsm.Event.TCP_UP, now)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> list[Event]:
-        """Bytes of the peer, cut anywhere."""
+        """Take in octets of the peer, cut anywhere."""
         if not self.is_over():
             try:
-                for kind, body in self._framing.receive(data):
-                    self.received[kind.name] = self.received.get(kind.name, 0) + 1
-                    self._take(messages.decode(kind, body, self.context, self._interned), now)
+                for message in self._decoder.receive(data):
+                    self._receive(message, now)
                     if self.is_over():
                         break
             except NotificationError as error:
-                self._notification = Notification(error.code, error.subcode, error.data)
-                self._why = str(error)
-                self._step(fsm.Event.FAULT, now)
-            if len(self._interned) > MOST_INTERNED:
-                self._interned.clear()
-        return self._taken()
+                fault = Notification(error.code, error.subcode, error.data)
+                self._events.append(self._end(fsm.Event.FAULT, Down(str(error), sent=fault)))
+        return self._take_events()
 
     def handle_timer(self, now: float) -> list[Event]:
-        """Run what is due."""
+        """Do what is due."""
         for timer in self._timers.expired(now):
-            if timer is Timer.HOLD:
-                self._notification = Notification(Error.HOLD_TIMER_EXPIRED, 0)
-                self._why = "hold timer expired: nothing was heard"
-                self._step(fsm.Event.HOLD_EXPIRED, now)
-            elif timer is Timer.SEND_HOLD:
-                self._notification = Notification(Error.SEND_HOLD_TIMER_EXPIRED, 0)
-                self._why = "send hold timer expired: the peer takes no bytes"
-                self._step(fsm.Event.SEND_HOLD_EXPIRED, now)
-            elif timer is Timer.KEEPALIVE:
+            if timer is Timer.KEEPALIVE:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
-        return self._taken()
+            else:
+                event, code, why = _EXPIRED[timer]
+                self._events.append(self._end(event, Down(why, sent=Notification(code, 0))))
+        return self._take_events()
 
-    def heard(self, now: float) -> None:
-        """Bytes of the peer wait to be read, so it is not silent."""
+    def extend_hold(self, now: float) -> None:
+        """Octets of the peer wait to be read, so it is not silent: the hold timer starts anew."""
         if self._timers.running(Timer.HOLD) and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
             self._restart_hold(now)
 
     def blocked(self, now: float, *, is_full: bool) -> None:
-        """The other end takes no more bytes, or takes them again (RFC 9687)."""
+        """The other end takes no more octets (`is_full`), or takes them again (RFC 9687)."""
         if is_full and self.hold_seconds:
             self._timers.start(Timer.SEND_HOLD, SEND_HOLDS * self.hold_seconds, now)
         else:
@@ -192,101 +171,144 @@ class Session:
         if self.state is State.ESTABLISHED:
             self._send(message)
 
-    def adjust(self, keepalive_seconds: float) -> None:
-        """From the next keepalive on they come so often."""
+    def set_keepalive(self, keepalive_seconds: float) -> None:
+        """Change the time between our keepalives, from the next one on."""
         self.local = replace(self.local, keepalive_seconds=keepalive_seconds)
 
     def close(self, notification: Notification, why: str) -> Down:
-        """End it from our side with a word."""
-        self._notification, self._why = notification, why
-        return self._end(fsm.Event.STOP)
+        """End the session from our side with a NOTIFICATION."""
+        return self._end(fsm.Event.STOP, Down(why, sent=notification))
 
-    def leave(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
-        """End it so that the peer forgets our paths: with RFC 8538 that takes a Hard Reset around the Cease."""
+    def cease(self, subcode: Cease, why: str, data: bytes = b"") -> Down:
+        """End the session so that the peer removes our paths: RFC 8538 asks for a Hard Reset around the Cease then."""
         if self.is_soft:
-            return self.close(
-                Notification(Error.CEASE, Cease.HARD_RESET, bytes([Error.CEASE, subcode]) + data), why
-            )
+            inside = bytes([Error.CEASE, subcode]) + data
+            return self.close(Notification(Error.CEASE, Cease.HARD_RESET, inside), why)
         return self.close(Notification(Error.CEASE, subcode, data), why)
 
     def lost(self, why: str) -> Down:
-        """TCP broke, or is to be dropped without a word."""
-        self._why = why
-        return self._end(fsm.Event.TCP_DOWN)
+        """TCP broke, or is to be dropped without a NOTIFICATION."""
+        return self._end(fsm.Event.TCP_DOWN, Down(why))
 
     def is_over(self) -> bool:
-        """Whether `Down` was said."""
+        """Whether the session has ended."""
         return self.state is State.IDLE
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
     @property
+    def context(self) -> Context:
+        """What was negotiated, as far as the meaning of messages depends on it."""
+        return self._decoder.context
+
+    @property
+    def received(self) -> dict[str, int]:
+        """Messages received, by kind."""
+        return self._decoder.received
+
+    @property
     def next_deadline(self) -> float | None:
-        """When `handle_timer` must be called."""
+        """When `handle_timer` is due."""
         return self._timers.next_deadline
 
     @property
     def largest_message(self) -> int:
-        """How long an UPDATE may be (RFC 8654)."""
-        return self._framing.largest
+        """How many octets an UPDATE may have (RFC 8654)."""
+        return self._decoder.largest_message
 
     @property
-    def marks_refreshes(self) -> bool:
-        """Whether both sides mark the beginning and the end of what they repeat (RFC 7313)."""
+    def enhanced_refresh(self) -> bool:
+        """Whether both sides mark the beginning and the end of a refresh (RFC 7313)."""
         return (
             self.peer is not None and self.peer.offer.enhanced_refresh and self.local.offer.enhanced_refresh
         )
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether a NOTIFICATION, too, starts a graceful restart (RFC 8538)."""
+        ours = self.local.offer.graceful_restart
+        theirs = self.peer.offer.graceful_restart if self.peer is not None else None
+        return bool(ours and theirs and ours.notification and theirs.notification)
+
     def data_to_send(self) -> bytes:
-        """Bytes to write; they are handed out once."""
+        """Octets to write; each is answered once."""
         out = bytes(self._out)
         self._out.clear()
         return out
 
-    def _taken(self) -> list[Event]:
+    def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
-    # -- the table's actions ------------------------------------------------------------------------------------------
+    # -- events of the table ------------------------------------------------------------------------------------------
 
-    def _take(self, message: Message, now: float) -> None:
-        self._message = message
+    def _receive(self, message: Message, now: float) -> None:
         match message:
+            case Update():
+                self._step(fsm.Event.UPDATE, now, message)
+            case Keepalive():
+                self._step(fsm.Event.KEEPALIVE, now)
             case Open():
                 if self.state is State.OPEN_SENT:
                     self._check(message)
-                self._step(fsm.Event.OPEN, now)
-            case Keepalive():
-                self._step(fsm.Event.KEEPALIVE, now)
-            case Update():
-                self._step(fsm.Event.UPDATE, now)
+                self._step(fsm.Event.OPEN, now, message)
             case RouteRefresh():
-                self._step(fsm.Event.ROUTE_REFRESH, now)
+                self._step(fsm.Event.ROUTE_REFRESH, now, message)
             case Notification():
-                self._why = f"peer said: {why_of(message)}"
-                self._step(fsm.Event.NOTIFICATION, now)
+                down = Down(f"peer said: {describe_notification(message)}", received=message)
+                self._events.append(self._end(fsm.Event.NOTIFICATION, down))
 
-    def _end(self, event: fsm.Event) -> Down:
-        self._step(event, 0.0)  # no action that ends a session looks at the time
-        ended = [one for one in self._taken() if isinstance(one, Down)]
-        return ended[0] if ended else Down(self._why)
-
-    def _step(self, event: fsm.Event, now: float) -> None:
+    def _step(self, event: fsm.Event, now: float, message: Message | None = None) -> None:
+        """An event that the session lives on with, unless the table says that it must not come in this state."""
         before = self.state
         self.state, actions = advance(before, event)
         for action in actions:
-            if action is Action.CLOSE:
-                self._close(event)
-            elif action is Action.SEND_FSM_ERROR:
-                self._notification = Notification(Error.FINITE_STATE_MACHINE, _FSM_SUBCODES[before])
-                self._why = f"{describe(event)} in state {before.value}"
-                self._send(self._notification)
-            else:
-                self._actions[action](now)
+            match action:
+                case Action.RESTART_HOLD:
+                    self._restart_hold(now)
+                case Action.DELIVER:
+                    self._deliver(message)
+                case Action.SEND_KEEPALIVE:
+                    self._send_keepalive(now)
+                case Action.SEND_OPEN:
+                    self._send_open(now)
+                case Action.ADOPT_OPEN if isinstance(message, Open):
+                    self._adopt_open(message)
+                case Action.REPORT_UP:
+                    self._events.append(Up())
+                case Action.SEND_FSM_ERROR:
+                    error = Notification(Error.FINITE_STATE_MACHINE, _FSM_SUBCODES[before])
+                    self._send(error)
+                    self._events.append(
+                        self._closed(Down(f"{describe(event)} in state {before.value}", error))
+                    )
+                case _:
+                    pass  # what ends a session is `_end`'s
+
+    def _end(self, event: fsm.Event, down: Down) -> Down:
+        """An event that ends the session in any state; answers how it ended."""
+        self.state, actions = advance(self.state, event)
+        if not actions:
+            return Down(down.why)  # it was over before
+        if Action.SEND_NOTIFICATION in actions and down.sent is not None:
+            self._send(down.sent)
+        return self._closed(down)
+
+    def _closed(self, down: Down) -> Down:
+        self._timers.stop_all()
+        return replace(down, soft=self.is_soft)
+
+    # -- actions of the table -----------------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        data = messages.encode(message, self.context)
+        kind = MessageType(data[TYPE_AT]).name
+        self.sent[kind] = self.sent.get(kind, 0) + 1
+        self._out += data
 
     def _send_open(self, now: float) -> None:
-        mine = self.local
-        self._send(Open(mine.asn, mine.hold_seconds, mine.router_id, mine.offer))
+        ours = self.local
+        self._send(Open(ours.asn, ours.hold_seconds, ours.router_id, ours.offer))
         self._timers.start(Timer.HOLD, OPEN_SENT_HOLD_SECONDS, now)
 
     def _send_keepalive(self, now: float) -> None:
@@ -297,15 +319,14 @@ class Session:
                 every = min(every, max(SHORTEST_KEEPALIVE_SECONDS, self.local.keepalive_seconds))
             self._timers.start(Timer.KEEPALIVE, jittered(every, self._random), now)
 
-    def _send_notification(self, _: float) -> None:
-        assert self._notification is not None
-        self._send(self._notification)
+    def _restart_hold(self, now: float) -> None:
+        # RFC 4271 section 4.2: zero on either side means no keepalives and no hold timer.
+        if self.hold_seconds:
+            self._timers.start(Timer.HOLD, self.hold_seconds, now)
+        else:
+            self._timers.stop(Timer.HOLD)
 
-    def _say_up(self, _: float) -> None:
-        self._events.append(Up())
-
-    def _deliver(self, _: float) -> None:
-        message = self._message
+    def _deliver(self, message: Message | None) -> None:
         if isinstance(message, Update):
             self._events.append(Received(message))
             if message.beside is not None:
@@ -314,69 +335,39 @@ class Session:
             self._deliver_refresh(message)
 
     def _deliver_refresh(self, message: RouteRefresh) -> None:
-        """What was not agreed is ignored, and so is a subtype that is not known (RFC 2918 section 4, RFC 7313)."""
+        """What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313)."""
         family = family_at(message.afi, message.safi)
-        kind = message.subtype if self.marks_refreshes else Subtype.REQUEST
+        kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
         if family is not None and family in self.context.families and kind in Subtype.__members__.values():
             self._events.append(Refresh(family, Subtype(kind)))
 
-    def _send(self, message: Message) -> None:
-        data = messages.encode(message, self.context)
-        kind = MessageType(data[TYPE_AT]).name
-        self.sent[kind] = self.sent.get(kind, 0) + 1
-        self._out += data
-
-    def _close(self, event: fsm.Event) -> None:
-        self._timers.stop_all()
-        received = (
-            self._message
-            if event is fsm.Event.NOTIFICATION and isinstance(self._message, Notification)
-            else None
-        )
-        sent = None if received is not None or event is fsm.Event.TCP_DOWN else self._notification
-        self._events.append(Down(self._why, sent, received, self.is_soft))
-
-    @property
-    def is_soft(self) -> bool:
-        """Whether a NOTIFICATION, too, starts a graceful restart (RFC 8538)."""
-        ours = self.local.offer.graceful_restart
-        theirs = self.peer.offer.graceful_restart if self.peer is not None else None
-        return bool(ours and theirs and ours.notification and theirs.notification)
-
     def _check(self, theirs: Open) -> None:
+        """RFC 4271 section 6.2. Raises NotificationError."""
         if theirs.asn != self._remote_as:
             why = f"peer is AS {theirs.asn}, configured is AS {self._remote_as}"
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_PEER_AS, why)
+            raise NotificationError(OpenError.BAD_PEER_AS, why)
         if theirs.router_id == self.local.router_id and self.internal:
             # RFC 6286 section 2.3: the identifier is unique within an AS.
             why = f"peer has our own BGP identifier {theirs.router_id}"
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, why)
+            raise NotificationError(OpenError.BAD_BGP_IDENTIFIER, why)
         ours = self.local.offer.families
         if not theirs.offer.families & ours:
             names = " or ".join(f"{'IPv4' if one is Family.IPV4 else 'IPv6'} unicast" for one in sorted(ours))
             why = f"peer does not do {names}"
             wanted = b"".join(map(multiprotocol, sorted(ours)))
-            raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY, why, wanted)
+            raise NotificationError(OpenError.UNSUPPORTED_CAPABILITY, why, wanted)
 
-    def _adopt_open(self, _: float) -> None:
-        theirs, ours = self._message, self.local.offer
-        assert isinstance(theirs, Open)
+    def _adopt_open(self, theirs: Open) -> None:
+        ours = self.local.offer
         self.peer = theirs
         four = theirs.offer.four_octet_as is not None and ours.four_octet_as is not None
         families = theirs.offer.families & ours.families
-        path_ids = families & theirs.offer.paths_given & ours.paths_taken
-        self.context = Context(four, self.internal, families, path_ids)
+        path_ids = families & theirs.offer.add_path_send & ours.add_path_receive
+        self._decoder.context = Context(four, self.internal, families, path_ids)
         if theirs.offer.extended_message and ours.extended_message:
-            self._framing.largest = LARGEST_EXTENDED
+            self._decoder.largest_message = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)
         self._events.append(Opened(theirs))
-
-    def _restart_hold(self, now: float) -> None:
-        # RFC 4271 section 4.2: zero on either side means no keepalives and no hold timer.
-        if self.hold_seconds:
-            self._timers.start(Timer.HOLD, self.hold_seconds, now)
-        else:
-            self._timers.stop(Timer.HOLD)
 
 
 _FSM_SUBCODES = {
@@ -384,3 +375,12 @@ _FSM_SUBCODES = {
     State.OPEN_CONFIRM: FsmError.UNEXPECTED_IN_OPEN_CONFIRM,
     State.ESTABLISHED: FsmError.UNEXPECTED_IN_ESTABLISHED,
 }
+"""The subcode of a message that must not come in a state (RFC 6608)."""
+_EXPIRED = {
+    Timer.HOLD: (fsm.Event.HOLD_EXPIRED, Error.HOLD_TIMER_EXPIRED, "hold timer expired: nothing was heard"),
+    Timer.SEND_HOLD: (
+        *(fsm.Event.SEND_HOLD_EXPIRED, Error.SEND_HOLD_TIMER_EXPIRED),
+        "send hold timer expired: the peer takes no bytes",
+    ),
+}
+"""What the end of a timer is to the state machine, and to the peer."""

@@ -19,22 +19,22 @@ class Timer(Enum):
 
 
 class Timers:
-    """At most one deadline per timer."""
+    """The timers of one session: at most one deadline each."""
 
     def __init__(self) -> None:
         self._deadlines: dict[Timer, float] = {}
 
     def start(self, timer: Timer, seconds: float, now: float) -> None:
-        """Set or move a deadline."""
+        """Start a timer, or start it anew."""
         self._deadlines[timer] = now + seconds
 
     def stop(self, *timers: Timer) -> None:
-        """Forget deadlines."""
+        """Stop timers, running or not."""
         for timer in timers:
             self._deadlines.pop(timer, None)
 
     def stop_all(self) -> None:
-        """Forget them all."""
+        """Stop all timers."""
         self._deadlines.clear()
 
     def running(self, timer: Timer) -> bool:
@@ -47,7 +47,7 @@ class Timers:
         return min(self._deadlines.values(), default=None)
 
     def expired(self, now: float) -> list[Timer]:
-        """The timers that are due, earliest first; they are forgotten."""
+        """Stop the timers that are due, and answer them, earliest first."""
         due = sorted((at, timer.value, timer) for timer, at in self._deadlines.items() if at <= now)
         for *_, timer in due:
             del self._deadlines[timer]

@@ -1,7 +1,7 @@
-"""The speaker: moves bytes and deadlines between TCP and the router, and keeps what was learned ready to be read.
+"""The speaker: moves octets and deadlines between TCP and the instance, and logs what happens to peers.
 
-Promises: `configure` and `announce` take the whole wish and are idempotent. Cancelling `run` closes every connection
-without a NOTIFICATION, so the neighbours keep our paths (RFC 4724). There is no await between two steps of one input.
+Promises: `configure` and `announce` take the whole desired state and are idempotent. Cancelling `run` closes every
+connection without a NOTIFICATION, so the peers keep our paths (RFC 4724). There is no await inside of one step.
 Does not know: where peers and prefixes come from, what becomes of a learned route.
 """
 
@@ -9,251 +9,199 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp.events import Close, Connection, Dial, Send, Tolerated
-from bgp.instance import Changed, Instance, Wire
-from bgp.looking_glass import Counts, Page, View, counts, look
+from bgp.events import Close, Connection, Dial, Send, UpdateFaults
+from bgp.instance import Changed, Instance, ShellAction
+from bgp.learned_routes import Learned, LearnedRoute
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import (
-    Learned,
-    LearnedRoute,
-    PathStatus,
-    PeerStatus,
-    advertised,
-    paths,
-    peer_status,
-    received,
-)
+from bgp.peer_status import PeerStatus, peer_status
 from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
-from bgp.transport.tcp import Tcp, calling
+from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Address, Family, Prefix, number_of
-from bgp.wire.nlri import Nlri
+from bgp.wire.families import Address, Prefix, number_of
 
-__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PathStatus", "PeerStatus", "Speaker", "State"]
+__all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
 MOST_FAULTS_LOGGED = 20
-"""Tolerated mistakes logged per neighbour and state change; a bad peer must not fill the disk."""
-
+"""Tolerated mistakes logged per peer and state change; a bad peer must not fill the disk."""
 
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
 
 
 class Clock(Protocol):
-    """What the speaker needs of time."""
+    """The clocks that the speaker reads."""
 
     def now(self) -> float:
         """Monotonic seconds."""
-        ...
 
     def wall(self) -> datetime:
         """The present moment in UTC."""
-        ...
 
 
 class Log(Protocol):
-    """What the speaker needs of a structured log."""
+    """The structured log that the speaker writes."""
 
     def info(self, event: str, **fields: Any) -> Any:
         """Something changed."""
-        ...
 
     def warning(self, event: str, **fields: Any) -> Any:
         """Something was tolerated or is tried again."""
-        ...
 
 
 class Speaker:
-    """One BGP speaker; a shell."""
+    """One BGP speaker: an instance with sockets and a clock. What is only read is asked of `instance`."""
 
     def __init__(self, config: SpeakerConfig, clock: Clock, on_change: Callable[[], None], log: Log) -> None:
         self._config = config
         self._clock = clock
         self._on_change = on_change
         self._log = log
-        self._router = Instance(config, random.random, clock.now())
-        self._turns = Scheduler(self._router)
-        self._learned = Learned(self._router)
-        self._touched: Changed = {}
-        """Where `learned` changed since somebody asked; no more than there ever were prefixes."""
+        self.instance = Instance(config, random.random, clock.now())
+        """For readers; changes go through the speaker, which then carries out what follows."""
+        self._scheduler = Scheduler(self.instance)
+        self._learned = Learned(self.instance)
+        self._changed: Changed = {}
+        """What `take_changed` will answer; no more than there ever were prefixes."""
         self._connections: dict[Connection, Tcp] = {}
-        self._doors = Listeners(lambda: Tcp(self, None))
+        self._listeners = Listeners(lambda: Tcp(self, None))
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[Address, tuple[State, datetime]] = {}
         self._faults: dict[Address, int] = {}
         self.listening = asyncio.Event()
-        """Set while neighbours can connect."""
+        """Set while peers can connect."""
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._next_turn: asyncio.Handle | None = None
+        self._next_step: asyncio.Handle | None = None
 
-    # -- wishes and facts -------------------------------------------------------------------------------------------
+    # -- configuration and what was learned -------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig]) -> None:
-        """These are the neighbours, and no others."""
-        self._router.configure(peers, self._clock.now())
-        self._guard()
-        self._soon()
+        """Have these peers, and no others."""
+        self.instance.configure(peers, self._clock.now())
+        self._apply_security()
+        self._schedule()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
-        """This is what we originate, and nothing else; a mapping says with which attributes."""
-        self._router.announce(prefixes)
-        self._soon()
+        """Originate these prefixes, and no others; a mapping says with which attributes."""
+        self.instance.announce(prefixes)
+        self._schedule()
 
-    def refresh(self, peer: Address) -> None:
-        """Have a neighbour tell everything again (RFC 2918), or judge anew what it told, where it cannot."""
-        self._router.refresh(peer)
-        self._soon()
+    def graceful_shutdown(self, *, wanted: bool = True) -> None:
+        """Become the last resort of all peers (RFC 8326), or (not `wanted`) no longer; it takes them a moment."""
+        self.instance.graceful_shutdown(wanted=wanted)
+        self._schedule()
 
-    def lower(self, *, wanted: bool = True) -> None:
-        """Ask the neighbours to take other ways (RFC 8326), or not any more; give them time for it before `drain`."""
-        self._router.lower(wanted=wanted)
-        self._soon()
-
-    def drain(self, text: str = "") -> None:
-        """Leave all neighbours for good: they forget us at once, and their operators read the text (RFC 9003)."""
-        self._router.drain(text)
-        self._work()
+    def shutdown(self, text: str = "") -> None:
+        """Leave all peers for good: they remove our paths at once, and their operators read the text (RFC 9003)."""
+        self.instance.shutdown(text)
+        self._step()
 
     @property
     def learned(self) -> Mapping[Prefix, LearnedRoute]:
-        """The best path to every prefix that neighbours told us."""
+        """The best path to every prefix that peers announced."""
         return self._learned
 
-    def take_touched(self) -> Changed:
-        """Where the learned path changed since the last call, by family and as BGP packs it: for one reader."""
-        touched, self._touched = self._touched, {}
-        return touched
+    def take_changed(self) -> Changed:
+        """The prefixes, by family, whose best path or its staleness changed since the last call: for one reader."""
+        changed, self._changed = self._changed, {}
+        return changed
 
-    def next_hops_of(self, family: Family, packed: Iterable[Nlri]) -> Iterator[tuple[Nlri, Address | None]]:
-        """Those of the learned paths to packed prefixes; None: there is no such path."""
-        return self._router.ribs[family].next_hops_of(packed)
-
-    def next_hop(self, family: Family, packed: Nlri) -> Address | None:
-        """That of the learned path to a packed prefix."""
-        return self._router.ribs[family].next_hop(packed)
-
-    def packed(self, family: Family) -> Collection[Nlri]:
-        """All prefixes of a family that have a path, learned or our own; a view."""
-        return self._router.ribs[family].prefixes
-
-    @property
-    def next_hops(self) -> frozenset[Address]:
-        """The next hops of everything learned, whether used or not: look these up, and say with `lead_nowhere`."""
-        return self._router.next_hops
-
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
-        """These next hops, and no others, have no way there, so what has them is not used; at first there are none."""
-        self._router.lead_nowhere(next_hops)
-        self._soon()
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
+        """Declare these next hops, and no others, unreachable: paths over them are not used. Initially: none."""
+        self.instance.set_unreachable_nexthops(next_hops)
+        self._schedule()
 
     @property
     def converged(self) -> bool:
-        """Whether what is not learned may be taken as not existing: every neighbour has told all, or had time to."""
-        return self._router.converged
+        """Whether what is not learned may be taken as not existing: every peer has announced all, or had time to."""
+        return self.instance.converged
 
     def status(self) -> tuple[PeerStatus, ...]:
-        """All neighbours by address."""
-        return tuple(self._status(address) for address in sorted(self._router.peers, key=number_of))
+        """All peers, in the order of their addresses."""
+        return tuple(self._status(address) for address in sorted(self.instance.peers, key=number_of))
 
     def _status(self, address: Address) -> PeerStatus:
-        peer, seen = self._router.peers[address], self._states.get(address)
+        peer, seen = self.instance.peers[address], self._states.get(address)
         return peer_status(
             peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
         )
-
-    def paths(self, prefix: Prefix) -> tuple[PathStatus, ...]:
-        """All paths to a prefix, the best one first, each with why it is not used."""
-        return paths(self._router, prefix)
-
-    def received(self, peer: Address) -> tuple[Prefix, ...]:
-        """The prefixes that a neighbour told us; none when it is not one."""
-        return received(self._router, peer)
-
-    def advertised(self, peer: Address) -> tuple[Prefix, ...]:
-        """The prefixes that a neighbour has from us, or will have once it takes more bytes."""
-        return advertised(self._router, peer)
-
-    def look(self, view: View) -> Page:
-        """One page of the looking glass. Raises ValueError for a peer that there is not."""
-        return look(self._router, view)
-
-    def counts(self, peer: Address) -> dict[str, Counts]:
-        """What was told each way, by family. Raises KeyError."""
-        return counts(self._router.peers[peer])
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Listen and serve until cancelled. Raises ListenFailed."""
         try:
-            await self._doors.open(self._config.addresses, self._config.port)
-            self._guard()
+            await self._listeners.open(self._config.addresses, self._config.port)
+            self._apply_security()
             self._running = True
             self.listening.set()
-            self._work()
+            self._step()
             await asyncio.get_running_loop().create_future()
         finally:
             self._running = False
             self.listening.clear()
-            self._doors.close()
+            self._listeners.close()
             self._abandon()
 
     def _abandon(self) -> None:
-        """Leave every connection without a word."""
-        for handle in (self._timer, self._next_turn):
+        """Drop every connection without a NOTIFICATION."""
+        for handle in (self._timer, self._next_step):
             if handle is not None:
                 handle.cancel()
-        self._timer = self._next_turn = None
+        self._timer = self._next_step = None
         for task in self._dialing.values():
             task.cancel()
         for tcp in list(self._connections.values()):
             tcp.abort()
 
-    def _soon(self) -> None:
-        """Have a turn in this round of the loop, one for all that happens in it."""
-        if self._running and self._next_turn is None:
-            self._next_turn = asyncio.get_running_loop().call_soon(self._work)
+    def _schedule(self) -> None:
+        """Take a step in this round of the loop, one for all that happens in it."""
+        if self._running and self._next_step is None:
+            self._next_step = asyncio.get_running_loop().call_soon(self._step)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._work()
+        self._step()
 
-    def _work(self) -> None:
-        """One turn: carry out what the core wants, tell what changed, and set the one timer."""
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
+    def _step(self) -> None:
+        """Take one step: carry out what the core asks for, report what changed, and set the one timer."""
+        if self._next_step is not None:
+            self._next_step.cancel()
+            self._next_step = None
         now = self._clock.now()
-        was_converged = self._router.converged
-        turn = self._turns.take(now)
-        for address, one in turn.wire:
-            self._perform(address, one)
-        for connection, data in turn.updates:
+        was_converged = self.instance.converged
+        step = self._scheduler.step(now)
+        for address, one in step.actions:
+            self._act(address, one)
+        for connection, data in step.updates:
             if (tcp := self._connections.get(connection)) is not None:
                 tcp.write(data)
-        self._read_on(turn.reading)
-        self._note_states(turn.noted)
-        self._publish(turn.changed)
-        self._rearm(now)
-        if self._turns.is_busy:
-            self._soon()
-        if turn.changed or self._router.converged != was_converged:
+        self._resume_reading(step.reading)
+        self._log_states(step.changed_peers)
+        self._add_changed(step.changed)
+        self._set_timer(now)
+        if self._scheduler.is_busy:
+            self._schedule()
+        if step.changed or self.instance.converged != was_converged:
             self._on_change()
 
-    def _read_on(self, connection: Connection | None) -> None:
+    def _resume_reading(self, connection: Connection | None) -> None:
         tcp = self._connections.get(connection) if connection is not None else None
-        if tcp is not None and connection is not None and not self._turns.inbox.is_full(connection):
-            tcp.read_on()
+        if (
+            tcp is not None
+            and connection is not None
+            and not self._scheduler.receive_queue.is_full(connection)
+        ):
+            tcp.resume_reading()
 
-    def _perform(self, address: Address, one: Wire) -> None:
+    def _act(self, address: Address, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 task = asyncio.get_running_loop().create_task(self._dial(connection, config))
@@ -263,27 +211,27 @@ class Speaker:
                 if (tcp := self._connections.get(connection)) is not None:
                     tcp.write(data)
             case Close(connection):
-                self._turns.forget(connection)
+                self._scheduler.closed(connection)
                 if (tcp := self._connections.pop(connection, None)) is not None:
                     tcp.close()
                 elif (task_ := self._dialing.get(connection)) is not None:
                     task_.cancel()
-            case Tolerated(faults):
+            case UpdateFaults(faults):
                 count = self._faults[address] = self._faults.get(address, 0) + 1
                 if count <= MOST_FAULTS_LOGGED:
                     self._log.warning("bgp.tolerated", peer=str(address), why="; ".join(faults))
 
-    def _rearm(self, now: float) -> None:
+    def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._router.next_deadline()
+        due = self.instance.next_deadline()
         if due is not None and self._running:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._on_timer)
 
-    def _note_states(self, noted: set[Address]) -> None:
-        for address in noted:
-            peer = self._router.peers.get(address)
+    def _log_states(self, changed: set[Address]) -> None:
+        for address in changed:
+            peer = self.instance.peers.get(address)
             if peer is None:
                 self._states.pop(address, None)
                 continue
@@ -297,9 +245,9 @@ class Speaker:
                 name, why = peer.config.description, peer.last_error
                 self._log.info("bgp.session", peer=str(address), name=name, state=state.value, why=why)
 
-    def _publish(self, changed: Changed) -> None:
+    def _add_changed(self, changed: Changed) -> None:
         for family, some in changed.items():
-            before = self._touched.setdefault(family, some)
+            before = self._changed.setdefault(family, some)
             if before is not some:
                 before.update(some)
 
@@ -308,7 +256,7 @@ class Speaker:
     async def _dial(self, connection: Connection, config: PeerConfig) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sock = calling(config, config.local_address)
+            sock = outgoing_socket(config, config.local_address)
             try:
                 await loop.sock_connect(sock, (str(config.address), config.port))
                 await loop.create_connection(lambda: Tcp(self, connection), sock=sock)
@@ -316,37 +264,39 @@ class Speaker:
                 sock.close()
                 raise
         except OSError as error:
-            self._router.dial_failed(connection, error.strerror or str(error), self._clock.now())
-            self._soon()
+            self.instance.dial_failed(connection, error.strerror or str(error), self._clock.now())
+            self._schedule()
 
-    def _guard(self) -> None:
-        for address, why in self._doors.guard(peer.config for peer in self._router.peers.values()):
+    def _apply_security(self) -> None:
+        for address, why in self._listeners.apply_security(
+            peer.config for peer in self.instance.peers.values()
+        ):
             self._log.warning("bgp.no_md5", peer=str(address), why=why)  # `opened` turns it away
 
     def opened(self, tcp: Tcp) -> None:
         """TCP is up."""
         if tcp.connection is None and self._running:
-            tcp.connection = self._router.accept(tcp.remote)
-        peer = self._router.peers.get(tcp.remote)
+            tcp.connection = self.instance.accept(tcp.remote)
+        peer = self.instance.peers.get(tcp.remote)
         if tcp.connection is None or peer is None or not self._running:
             tcp.abort()
             return
         if not tcp.outgoing:
-            if not self._doors.knows(peer.config):
+            if not self._listeners.requires_md5(peer.config):
                 tcp.abort()
                 return
-            tcp.limit_hops(peer.config.ttl_security_hops)
+            tcp.set_gtsm(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
-        self._router.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
-        self._soon()
+        self.instance.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
+        self._schedule()
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:
-        """Bytes from a neighbour."""
+        """Octets of a peer arrived."""
         if tcp.connection is not None and self._running:
-            self._turns.inbox.put(tcp.connection, data)
-            if self._turns.inbox.is_full(tcp.connection):
-                tcp.rest()
-            self._soon()
+            self._scheduler.receive_queue.put(tcp.connection, data)
+            if self._scheduler.receive_queue.is_full(tcp.connection):
+                tcp.pause_reading()
+            self._schedule()
 
     def ended(self, tcp: Tcp, why: str) -> None:
         """TCP is down."""
@@ -354,12 +304,12 @@ class Speaker:
             return
         self._connections.pop(tcp.connection, None)
         if self._running:
-            self._turns.forget(tcp.connection)
-            self._turns.inbox.end(tcp.connection, why)
-            self._soon()
+            self._scheduler.closed(tcp.connection)
+            self._scheduler.receive_queue.end(tcp.connection, why)
+            self._schedule()
 
     def flow_changed(self, tcp: Tcp) -> None:
-        """A neighbour takes no more bytes, or takes them again."""
+        """A peer takes no more octets, or takes them again."""
         if tcp.connection is not None and self._running:
-            self._turns.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
-            self._soon()
+            self._scheduler.blocked(tcp.connection, self._clock.now(), is_full=tcp.is_full)
+            self._schedule()

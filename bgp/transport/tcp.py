@@ -1,4 +1,4 @@
-"""One TCP connection under asyncio: bytes both ways, and a limit on what waits to be written.
+"""One TCP connection under asyncio: octets both ways, and a limit on what waits to be written.
 
 Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
 table; a connection that is closed but takes no more bytes is cut after a while. TCP MD5 (RFC 2385) and TTL security
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from asyncio.trsock import TransportSocket
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import Protocol
@@ -22,38 +23,34 @@ HIGH_WATER_BYTES = 64 << 10
 CLOSING_SECONDS = 5.0
 """How long a last NOTIFICATION may take to leave."""
 TCP_MD5SIG = 14
-"""linux/tcp.h."""
+"""Socket option of linux/tcp.h; the socket module does not name it."""
 IP_MINTTL = 21
-"""linux/in.h; the socket module does not name it."""
+"""Socket option of linux/in.h; the socket module does not name it."""
 IPV6_MINHOPCOUNT = 73
-"""linux/in6.h."""
+"""Socket option of linux/in6.h; the socket module does not name it."""
 LARGEST_TTL = 255
 
 
-class Owner(Protocol):
-    """Who is told what happens on a connection."""
+class ConnectionOwner(Protocol):
+    """The owner of a connection, to which it reports what happens."""
 
     def opened(self, tcp: Tcp) -> None:
-        """It is up."""
-        ...
+        """The connection is up."""
 
     def arrived(self, tcp: Tcp, data: bytes) -> None:
-        """Bytes came."""
-        ...
+        """Octets arrived."""
 
     def ended(self, tcp: Tcp, why: str) -> None:
-        """It is down."""
-        ...
+        """The connection is down."""
 
     def flow_changed(self, tcp: Tcp) -> None:
-        """`is_full` is another."""
-        ...
+        """`is_full` of the connection has changed."""
 
 
 class Tcp(asyncio.Protocol):
-    """One connection; its owner names it."""
+    """One TCP connection; its owner names it."""
 
-    def __init__(self, owner: Owner, connection: int | None) -> None:
+    def __init__(self, owner: ConnectionOwner, connection: int | None) -> None:
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self.connection = connection
@@ -81,25 +78,25 @@ class Tcp(asyncio.Protocol):
         return address
 
     def write(self, data: bytes) -> None:
-        """Send behind what waits."""
+        """Queue octets behind what waits."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def rest(self) -> None:
-        """Read no more for now."""
+    def pause_reading(self) -> None:
+        """Stop reading the socket."""
         if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
-    def read_on(self) -> None:
-        """Read again."""
+    def resume_reading(self) -> None:
+        """Read the socket again."""
         transport = self._transport
         if transport is not None and not transport.is_closing() and not transport.is_reading():
             transport.resume_reading()
 
-    def limit_hops(self, hops: int) -> None:
-        """TTL security on a connection that the other side opened."""
+    def set_gtsm(self, hops: int) -> None:
+        """Apply TTL security (GTSM, RFC 5082) to a connection that the other side opened."""
         if self._transport is not None:
-            limit_hops(self._transport.get_extra_info("socket"), hops)
+            set_gtsm(self._transport.get_extra_info("socket"), hops)
 
     def close(self) -> None:
         """Close once what was written has left, or after a while."""
@@ -109,14 +106,14 @@ class Tcp(asyncio.Protocol):
             asyncio.get_running_loop().call_later(CLOSING_SECONDS, transport.abort)
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, whatever still waits to be written."""
         if self._transport is not None:
             self._transport.abort()
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
+        """asyncio: the connection is up."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
@@ -125,41 +122,32 @@ class Tcp(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
+        """asyncio: octets arrived."""
         self._owner.arrived(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """asyncio: the connection is down."""
         self._owner.ended(
             self, (getattr(exc, "strerror", None) or str(exc)) if exc else "the peer closed TCP"
         )
 
     def pause_writing(self) -> None:
-        """Called by the loop."""
+        """asyncio: HIGH_WATER_BYTES wait to be written."""
         self.is_full = True
         self._owner.flow_changed(self)
 
     def resume_writing(self) -> None:
-        """Called by the loop."""
+        """asyncio: little waits to be written."""
         self.is_full = False
         self._owner.flow_changed(self)
 
 
-class Socket(Protocol):
-    """A socket, or what asyncio shows of one."""
-
-    @property
-    def family(self) -> int:
-        """As socket.socket."""
-        ...
-
-    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
-        """As socket.socket."""
-        ...
+Socket = socket.socket | TransportSocket
+"""A socket, or what asyncio shows of one."""
 
 
-def sign(sock: Socket, peer: Address, password: str) -> None:
-    """Have segments from and to a peer signed; an empty password ends that. For a listening socket as well."""
+def set_md5_key(sock: Socket, peer: Address, password: str) -> None:
+    """Set the TCP MD5 key for a peer (RFC 2385), also on a listening socket; an empty password removes it."""
     key = password.encode()
     if peer.version == 4:
         address = struct.pack("=HH4s120x", socket.AF_INET, 0, peer.packed)
@@ -168,7 +156,7 @@ def sign(sock: Socket, peer: Address, password: str) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key))
 
 
-def be_near(sock: Socket) -> None:
+def set_max_ttl(sock: Socket) -> None:
     """Send with the largest TTL."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, LARGEST_TTL)
@@ -176,10 +164,10 @@ def be_near(sock: Socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
 
 
-def limit_hops(sock: Socket, hops: int) -> None:
-    """Send with the largest TTL, and take only what comes from at most so many hops away; 0: from anywhere."""
+def set_gtsm(sock: Socket, hops: int) -> None:
+    """GTSM (RFC 5082): send with the largest TTL, and accept only from at most `hops` away; 0: from anywhere."""
     if hops:
-        be_near(sock)
+        set_max_ttl(sock)
     nearest = LARGEST_TTL + 1 - hops if hops else 0
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, nearest)
@@ -192,14 +180,14 @@ def socket_family(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def calling(config: PeerConfig, source: Address | None) -> socket.socket:
-    """A socket to call a peer with. Raises OSError."""
+def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket:
+    """A socket to connect to a peer with, bound to `source` and secured as configured. Raises OSError."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     sock = socket.socket(socket_family(config.address), kind)
     try:
         if config.password:
-            sign(sock, config.address, config.password)
-        limit_hops(sock, config.ttl_security_hops)
+            set_md5_key(sock, config.address, config.password)
+        set_gtsm(sock, config.ttl_security_hops)
         if source is not None:
             sock.bind((str(source), 0))
     except BaseException:

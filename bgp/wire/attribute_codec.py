@@ -1,4 +1,4 @@
-"""The attribute block of an UPDATE: bytes to attributes and back (RFC 4271 section 4.3, RFC 7606 sections 3 and 4).
+"""The attribute block of an UPDATE: octets to attributes and back (RFC 4271 4.3, RFC 6793, RFC 7606 sections 3, 4).
 
 Promises: a malformed attribute becomes a Treatment, the strongest wins and the rest is still read, so that a later
 MP_UNREACH_NLRI is found. Only a second multiprotocol attribute is a NotificationError.
@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from bgp.wire.as4 import merged, needs_as4
 from bgp.wire.attributes import (
     SPECS,
     TRANSITIVE,
     Context,
     PathAttributes,
+    Segment,
     pack_aggregator,
     pack_as_path,
     read_aggregator,
@@ -26,14 +26,14 @@ from bgp.wire.attributes import (
     withdraw,
 )
 from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
-from bgp.wire.iana import AS_TRANS, Attribute, Error, Flag, UpdateError
+from bgp.wire.iana import AS_TRANS, Attribute, Flag, SegmentType, UpdateError
 
 _DEFAULTS = PathAttributes()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An attribute block, read: what it says and what was wrong with it."""
+    """An attribute block, decoded: what it says and what was wrong with it."""
 
     attributes: PathAttributes
     treatment: Treatment | None
@@ -96,7 +96,7 @@ class _Block:
         aggregator, real = self.values.get("aggregator"), new.get(Attribute.AS4_AGGREGATOR)
         is_old = real is not None and aggregator is not None and aggregator[0] != AS_TRANS
         if "as_path" in self.values:
-            self.values["as_path"] = merged(self.values["as_path"], new.get(Attribute.AS4_PATH), is_old)
+            self.values["as_path"] = _merged(self.values["as_path"], new.get(Attribute.AS4_PATH), is_old)
         if real is not None and aggregator is not None and not is_old:
             self.values["aggregator"] = real
 
@@ -122,7 +122,7 @@ def decode(block: bytes, context: Context) -> Decoded:
         if code in found.present:
             if code in (Attribute.MP_REACH_NLRI, Attribute.MP_UNREACH_NLRI):
                 why = f"attribute {code} stands twice"
-                raise NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
+                raise NotificationError(UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
             continue  # RFC 7606 section 3 g: all but the first are dropped
         found.present.add(code)
         try:
@@ -169,21 +169,65 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
             continue
         mandatory = code in (Attribute.ORIGIN, Attribute.AS_PATH)
         if mandatory or value != getattr(_DEFAULTS, spec.field):
-            parts.append((code, framed(spec.flags, code, spec.encode(value, context))))
-    parts += [(code, framed(flags, code, value)) for flags, code, value in attributes.unknown]
+            parts.append((code, pack_attribute(spec.flags, code, spec.encode(value, context))))
+    parts += [(code, pack_attribute(flags, code, value)) for flags, code, value in attributes.unknown]
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
-        if needs_as4(attributes.as_path):
+        if any(number > 0xFFFF for _, numbers in attributes.as_path for number in numbers):
             packed = pack_as_path(attributes.as_path, wide)
-            parts.append((Attribute.AS4_PATH, framed(TRANSITIVE, Attribute.AS4_PATH, packed)))
+            parts.append((Attribute.AS4_PATH, pack_attribute(TRANSITIVE, Attribute.AS4_PATH, packed)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
             packed = pack_aggregator(attributes.aggregator, wide)
-            parts.append((Attribute.AS4_AGGREGATOR, framed(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed)))
+            parts.append(
+                (Attribute.AS4_AGGREGATOR, pack_attribute(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed))
+            )
     return b"".join(packed for _, packed in sorted(parts, key=lambda part: part[0]))
 
 
-def framed(flags: int, code: int, value: bytes) -> bytes:
-    """One attribute as sent."""
+def pack_attribute(flags: int, code: int, value: bytes) -> bytes:
+    """The octets of one attribute, header included."""
     if len(value) > 0xFF:
         return struct.pack("!BBH", flags | Flag.EXTENDED_LENGTH, code, len(value)) + value
     return struct.pack("!BBB", flags, code, len(value)) + value
+
+
+# -- AS numbers of four octets through a speaker that knows two (RFC 6793 section 4.2.3) -------------------------------
+
+
+def _count(path: tuple[Segment, ...]) -> int:
+    """How many AS numbers the decision process counts in a path."""
+    return sum(len(numbers) if kind == SegmentType.AS_SEQUENCE else 1 for kind, numbers in path)
+
+
+def _merged(
+    old: tuple[Segment, ...], new: tuple[Segment, ...] | None, aggregator_is_old: bool
+) -> tuple[Segment, ...]:
+    """The real AS_PATH: the head of AS_PATH, which old speakers prepended to, and AS4_PATH.
+
+    `aggregator_is_old`: AGGREGATOR names an AS other than AS_TRANS although AS4_AGGREGATOR is there, so an old speaker
+    aggregated on the way and both AS4 attributes describe an earlier route.
+    """
+    if new is None or aggregator_is_old:
+        return old
+    surplus = _count(old) - _count(new)
+    if surplus < 0:
+        return old
+    head: list[Segment] = []
+    for kind, numbers in old:
+        if surplus <= 0:
+            break
+        taken = numbers[:surplus] if kind == SegmentType.AS_SEQUENCE else numbers
+        head.append((kind, taken))
+        surplus -= len(taken) if kind == SegmentType.AS_SEQUENCE else 1
+    return _concatenated(tuple(head), new)
+
+
+def _concatenated(head: tuple[Segment, ...], tail: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    if (
+        head
+        and tail
+        and head[-1][0] == tail[0][0] == SegmentType.AS_SEQUENCE
+        and len(head[-1][1] + tail[0][1]) <= 255
+    ):
+        return (*head[:-1], (SegmentType.AS_SEQUENCE, head[-1][1] + tail[0][1]), *tail[1:])
+    return (*head, *tail)

@@ -19,23 +19,23 @@ from bgp.wire.families import Address, Family
 from bgp.wire.iana import AS_TRANS, Attribute, Flag, Origin, SegmentType
 
 NEXT_HOPS_SHARED = 8192
-"""As many nodes as a large cluster has."""
+"""Next hops that are one object each: as many as a large cluster has nodes."""
 DEFAULT_LOCAL_PREF = 100
 MOST_SEGMENT_AS = 255
 
 Segment = tuple[int, tuple[int, ...]]
-"""(SegmentType, AS numbers)."""
+"""A segment of AS_PATH: (SegmentType, AS numbers)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathAttributes:
-    """Everything a path says of itself; hashable, so equal ones can be shared."""
+    """The path attributes of a route (RFC 4271 section 5); hashable, so equal ones can be shared."""
 
     origin: int = Origin.IGP
     as_path: tuple[Segment, ...] = ()
     next_hop: Address | None = None
     link_local: IPv6Address | None = None
-    """The next hop's address on the link, where it was told beside a global one (RFC 2545 section 3)."""
+    """The next hop's link-local address, where it came beside a global one (RFC 2545 section 3)."""
     med: int | None = None
     local_pref: int | None = None
     atomic_aggregate: bool = False
@@ -64,15 +64,15 @@ class PathAttributes:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the meaning of attributes depends on."""
+    """What was negotiated, as far as the meaning of messages depends on it."""
 
     four_octet_as: bool
     internal: bool
     """Whether the session is iBGP."""
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """What was agreed; the rest is skipped."""
+    """Families negotiated; attributes of others are discarded."""
     path_ids: frozenset[Family] = frozenset()
-    """In which the peer puts an identifier before each prefix (RFC 7911)."""
+    """Families in which the peer puts an identifier before each prefix (RFC 7911)."""
 
 
 def withdraw(why: str) -> MalformedAttribute:
@@ -117,31 +117,31 @@ def read_as_path(value: bytes, context: Context) -> tuple[Segment, ...]:
 
 @lru_cache(maxsize=NEXT_HOPS_SHARED)
 def _host(value: bytes) -> IPv4Address:
-    """One object for a next hop that many attribute blocks have: later they are told apart without comparing."""
+    """One object for a next hop that many attribute blocks have: later they are compared by identity first."""
     address = IPv4Address(value)
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         raise withdraw(f"NEXT_HOP {address} cannot be a host's address")
     return address
 
 
-def _next_hop(value: bytes, _: Context) -> IPv4Address:
+def _four(value: bytes, code: Attribute) -> bytes:
     if len(value) != 4:
-        raise withdraw("NEXT_HOP is not four octets")
-    return _host(value)
+        raise withdraw(f"{code.name} is not four octets")
+    return value
+
+
+def _next_hop(value: bytes, _: Context) -> IPv4Address:
+    return _host(_four(value, Attribute.NEXT_HOP))
 
 
 def _med(value: bytes, _: Context) -> int:
-    if len(value) != 4:
-        raise withdraw("MULTI_EXIT_DISC is not four octets")
-    return int.from_bytes(value, "big")
+    return int.from_bytes(_four(value, Attribute.MULTI_EXIT_DISC), "big")
 
 
 def _local_pref(value: bytes, context: Context) -> int:
     if not context.internal:
-        raise discard("")  # common, and nothing to tell
-    if len(value) != 4:
-        raise withdraw("LOCAL_PREF is not four octets")
-    return int.from_bytes(value, "big")
+        raise discard("")  # common, and nothing to log
+    return int.from_bytes(_four(value, Attribute.LOCAL_PREF), "big")
 
 
 def _atomic_aggregate(value: bytes, _: Context) -> bool:
@@ -177,9 +177,7 @@ def _communities(value: bytes, context: Context) -> tuple[int, ...]:
 def _originator_id(value: bytes, context: Context) -> IPv4Address:
     if not context.internal:
         raise discard("")
-    if len(value) != 4:
-        raise withdraw("ORIGINATOR_ID is not four octets")
-    return IPv4Address(value)
+    return IPv4Address(_four(value, Attribute.ORIGINATOR_ID))
 
 
 def _cluster_list(value: bytes, context: Context) -> tuple[IPv4Address, ...]:
@@ -204,7 +202,7 @@ TRANSITIVE = Flag.OPTIONAL | Flag.TRANSITIVE
 
 
 def pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
-    """AS_PATH as sent; a two-octet peer sees AS_TRANS."""
+    """The value of AS_PATH; in two octets a larger AS number reads AS_TRANS (RFC 6793)."""
     out = b""
     for kind, numbers in path:
         wide = context.four_octet_as
@@ -221,12 +219,17 @@ def _address(value: IPv4Address, _: Context) -> bytes:
     return value.packed
 
 
-def _joined(values: tuple[bytes, ...], _: Context) -> bytes:
-    return b"".join(values)
+def _pack_communities(values: tuple[int, ...], _: Context) -> bytes:
+    return b"".join(value.to_bytes(4, "big") for value in values)
+
+
+def _octets_spec(code: Attribute, field: str, width: int) -> Spec:
+    """An attribute that is a list of values of `width` octets each, which are not looked into."""
+    return Spec(code, TRANSITIVE, field, _list_of(width, code.name), lambda values, _: b"".join(values))
 
 
 def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
-    """AGGREGATOR as sent."""
+    """The value of AGGREGATOR, and of AS4_AGGREGATOR with four octets."""
     number, address = value
     if context.four_octet_as:
         return number.to_bytes(4, "big") + address.packed
@@ -247,29 +250,11 @@ SPECS: dict[int, Spec] = {
         Spec(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _local_pref, _u32),
         Spec(Attribute.ATOMIC_AGGREGATE, WELL_KNOWN, "atomic_aggregate", _atomic_aggregate, lambda *_: b""),
         Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", read_aggregator, pack_aggregator),
-        Spec(
-            Attribute.COMMUNITIES,
-            TRANSITIVE,
-            "communities",
-            _communities,
-            lambda values, _: b"".join(value.to_bytes(4, "big") for value in values),
-        ),
+        Spec(Attribute.COMMUNITIES, TRANSITIVE, "communities", _communities, _pack_communities),
         Spec(Attribute.ORIGINATOR_ID, Flag.OPTIONAL, "originator_id", _originator_id, _address),
         Spec(Attribute.CLUSTER_LIST, Flag.OPTIONAL, "cluster_list", _cluster_list, _addresses),
-        Spec(
-            Attribute.EXTENDED_COMMUNITIES,
-            TRANSITIVE,
-            "extended_communities",
-            _list_of(8, "EXTENDED_COMMUNITIES"),
-            _joined,
-        ),
-        Spec(
-            Attribute.LARGE_COMMUNITY,
-            TRANSITIVE,
-            "large_communities",
-            _list_of(12, "LARGE_COMMUNITY"),
-            _joined,
-        ),
+        _octets_spec(Attribute.EXTENDED_COMMUNITIES, "extended_communities", 8),
+        _octets_spec(Attribute.LARGE_COMMUNITY, "large_communities", 12),
     )
 }
 """Every attribute that is understood, by code."""

@@ -1,4 +1,4 @@
-"""What a speaker can do: capabilities in OPEN (RFC 5492), and what two speakers have in common.
+"""Capabilities in OPEN (RFC 5492): what a speaker can do.
 
 Promises: an unknown capability is ignored; a malformed one is a NotificationError. Does not know: sessions.
 """
@@ -6,13 +6,13 @@ Promises: an unknown capability is ignored; a malformed one is a NotificationErr
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import UNICAST, Family
-from bgp.wire.iana import CapabilityCode, Error, OpenError
+from bgp.wire.iana import CapabilityCode, OpenError
 
 RESTART_STATE, NOTIFICATION_BIT = 0x8, 0x4
 """The R bit (RFC 4724) and the N bit (RFC 8538) of the four flag bits."""
@@ -21,58 +21,54 @@ FORWARDING_STATE = 0x80
 
 @dataclass(frozen=True, slots=True)
 class GracefulRestart:
-    """RFC 4724 section 3."""
+    """The graceful restart capability (RFC 4724 section 3)."""
 
     restart_seconds: int
     restarting: bool = False
     notification: bool = False
     """RFC 8538: a NOTIFICATION, too, starts a graceful restart."""
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """Of whose paths it will tell the end, and which may be kept meanwhile."""
-    kept: frozenset[Family] = frozenset()
-    """The families whose forwarding state survived."""
+    """Families whose paths may be retained, and of which End-of-RIB will be sent."""
+    forwarding_preserved: frozenset[Family] = frozenset()
+    """Families whose F bit is set: their forwarding state survived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """One side's offer."""
+    """The capabilities that one side offers."""
 
     families: frozenset[Family] = frozenset({Family.IPV4})
-    """What it exchanges (RFC 4760); other families than ours are left out."""
+    """Families that it exchanges (RFC 4760); those that we do not know are left out."""
     four_octet_as: int | None = None
     route_refresh: bool = False
     graceful_restart: GracefulRestart | None = None
     extended_message: bool = False
     enhanced_refresh: bool = False
-    paths_taken: frozenset[Family] = frozenset()
-    """Of which it takes several paths to a prefix, told apart by identifiers (RFC 7911)."""
-    paths_given: frozenset[Family] = frozenset()
-    """Of which it tells several."""
+    add_path_receive: frozenset[Family] = frozenset()
+    """Families of which it receives several paths to a prefix, told apart by identifiers (RFC 7911)."""
+    add_path_send: frozenset[Family] = frozenset()
+    """Families of which it sends several paths to a prefix (RFC 7911)."""
     host_name: str = ""
     """What the peer calls itself, for people; read, never sent."""
 
 
 def encode(offer: Capabilities) -> bytes:
     """All capabilities as one optional parameter, in the order of their codes."""
+    asn, restart = offer.four_octet_as, offer.graceful_restart
+    paths = {
+        family: RECEIVES * (family in offer.add_path_receive) + SENDS * (family in offer.add_path_send)
+        for family in offer.add_path_receive | offer.add_path_send
+    }
+    values: tuple[tuple[int, bytes | None], ...] = (
+        (CapabilityCode.ROUTE_REFRESH, b"" if offer.route_refresh else None),
+        (CapabilityCode.EXTENDED_MESSAGE, b"" if offer.extended_message else None),
+        (CapabilityCode.GRACEFUL_RESTART, _pack_restart(restart) if restart is not None else None),
+        (CapabilityCode.FOUR_OCTET_AS, asn.to_bytes(4, "big") if asn is not None else None),
+        (CapabilityCode.ADD_PATH, _pack_families(paths) if paths else None),
+        (CapabilityCode.ENHANCED_REFRESH, b"" if offer.enhanced_refresh else None),
+    )
     parts = [multiprotocol(family) for family in sorted(offer.families)]
-    if offer.route_refresh:
-        parts.append(_packed(CapabilityCode.ROUTE_REFRESH, b""))
-    if offer.extended_message:
-        parts.append(_packed(CapabilityCode.EXTENDED_MESSAGE, b""))
-    if (restart := offer.graceful_restart) is not None:
-        flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
-        families = [
-            struct.pack("!HBB", family, UNICAST, FORWARDING_STATE * (family in restart.kept))
-            for family in sorted(restart.families)
-        ]
-        value = struct.pack("!H", flags << 12 | restart.restart_seconds) + b"".join(families)
-        parts.append(_packed(CapabilityCode.GRACEFUL_RESTART, value))
-    if offer.four_octet_as is not None:
-        parts.append(_packed(CapabilityCode.FOUR_OCTET_AS, offer.four_octet_as.to_bytes(4, "big")))
-    if offer.paths_taken or offer.paths_given:
-        parts.append(_packed(CapabilityCode.ADD_PATH, _packed_paths(offer)))
-    if offer.enhanced_refresh:
-        parts.append(_packed(CapabilityCode.ENHANCED_REFRESH, b""))
+    parts += [_packed(code, value) for code, value in values if value is not None]
     joined = b"".join(parts)
     return bytes([2, len(joined)]) + joined if joined else b""
 
@@ -99,7 +95,7 @@ def decode(parameters: bytes) -> Capabilities:
         if code == CapabilityCode.MULTIPROTOCOL:
             families.append(family_at(int.from_bytes(_exactly(value, 4)[:2], "big"), value[3]))
         elif code == CapabilityCode.ADD_PATH:
-            found["paths_taken"], found["paths_given"] = _paths(value)
+            found["add_path_receive"], found["add_path_send"] = _paths(value)
         elif code in _READERS:
             field, read = _READERS[code]
             found[field] = read(value)
@@ -109,7 +105,7 @@ def decode(parameters: bytes) -> Capabilities:
 
 
 def _malformed(why: str) -> NotificationError:
-    return NotificationError(Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, why)
+    return NotificationError(OpenError.UNSPECIFIC, why)
 
 
 def _exactly(value: bytes, length: int) -> bytes:
@@ -118,52 +114,46 @@ def _exactly(value: bytes, length: int) -> bytes:
     return value
 
 
-def _graceful_restart(value: bytes) -> GracefulRestart:
+def _families(value: bytes) -> Iterator[tuple[Family, int]]:
+    """The list of AFI, SAFI and one octet that graceful restart and ADD-PATH share; families not ours are left out."""
+    for afi, safi, octet in struct.iter_unpack("!HBB", value):
+        if (family := family_at(afi, safi)) is not None:
+            yield family, octet
+
+
+def _pack_families(octets: dict[Family, int]) -> bytes:
+    return b"".join(struct.pack("!HBB", family, UNICAST, octets[family]) for family in sorted(octets))
+
+
+def _restart(value: bytes) -> GracefulRestart:
     if len(value) < 2 or (len(value) - 2) % 4:
         raise _malformed(f"a graceful restart capability of {len(value)} octets")
-    head = int.from_bytes(value[:2], "big")
-    flags, seconds = head >> 12, head & 0xFFF
-    found = {
-        family: bool(value[offset + 3] & FORWARDING_STATE)
-        for offset in range(2, len(value), 4)
-        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
-    }
+    head, found = int.from_bytes(value[:2], "big"), dict(_families(value[2:]))
     return GracefulRestart(
-        seconds,
-        restarting=bool(flags & RESTART_STATE),
-        notification=bool(flags & NOTIFICATION_BIT),
+        head & 0xFFF,
+        restarting=bool(head >> 12 & RESTART_STATE),
+        notification=bool(head >> 12 & NOTIFICATION_BIT),
         families=frozenset(found),
-        kept=frozenset(family for family, kept in found.items() if kept),
+        forwarding_preserved=frozenset(one for one, octet in found.items() if octet & FORWARDING_STATE),
     )
 
 
-TAKES, GIVES = 1, 2
+def _pack_restart(restart: GracefulRestart) -> bytes:
+    flags = RESTART_STATE * restart.restarting | NOTIFICATION_BIT * restart.notification
+    octets = {one: FORWARDING_STATE * (one in restart.forwarding_preserved) for one in restart.families}
+    return struct.pack("!H", flags << 12 | restart.restart_seconds) + _pack_families(octets)
+
+
+RECEIVES, SENDS = 1, 2
 """RFC 7911 section 4; both bits are 3, and any other value counts as nothing."""
-
-
-def _packed_paths(offer: Capabilities) -> bytes:
-    return b"".join(
-        struct.pack(
-            "!HBB",
-            family,
-            UNICAST,
-            TAKES * (family in offer.paths_taken) + GIVES * (family in offer.paths_given),
-        )
-        for family in sorted(offer.paths_taken | offer.paths_given)
-    )
 
 
 def _paths(value: bytes) -> tuple[frozenset[Family], frozenset[Family]]:
     if len(value) % 4:
         raise _malformed(f"an ADD-PATH capability of {len(value)} octets")
-    found = {
-        family: value[offset + 3]
-        for offset in range(0, len(value), 4)
-        if (family := family_at(int.from_bytes(value[offset : offset + 2], "big"), value[offset + 2]))
-        and 1 <= value[offset + 3] <= TAKES | GIVES
-    }
-    taken = frozenset(family for family, bits in found.items() if bits & TAKES)
-    return taken, frozenset(family for family, bits in found.items() if bits & GIVES)
+    found = {family: bits for family, bits in _families(value) if 1 <= bits <= RECEIVES | SENDS}
+    receives = frozenset(family for family, bits in found.items() if bits & RECEIVES)
+    return receives, frozenset(family for family, bits in found.items() if bits & SENDS)
 
 
 def _host_name(value: bytes) -> str:
@@ -180,7 +170,7 @@ def _present(_: bytes) -> bool:
 _READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
     CapabilityCode.ROUTE_REFRESH: ("route_refresh", _present),
     CapabilityCode.EXTENDED_MESSAGE: ("extended_message", _present),
-    CapabilityCode.GRACEFUL_RESTART: ("graceful_restart", _graceful_restart),
+    CapabilityCode.GRACEFUL_RESTART: ("graceful_restart", _restart),
     CapabilityCode.FOUR_OCTET_AS: ("four_octet_as", lambda value: int.from_bytes(_exactly(value, 4), "big")),
     CapabilityCode.ENHANCED_REFRESH: ("enhanced_refresh", _present),
     CapabilityCode.FQDN: ("host_name", _host_name),
@@ -200,7 +190,7 @@ def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
     for kind, value in _triples(parameters, 2 if extended else 1):
         if kind != 2:
             raise NotificationError(
-                Error.OPEN_MESSAGE, OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
+                OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
             )
         found += _triples(value, 1)
     return found

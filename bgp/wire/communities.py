@@ -1,6 +1,6 @@
 """Communities as people write them: `65000:100`, `65000:1:2`, `no-export` (RFC 1997, RFC 8092).
 
-Promises: pure; a wrong text is a ValueError that says what is right. Does not know: which path bears them.
+Promises: pure; a wrong text is a ValueError that says what is right. Does not know: which path has them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from bgp.wire.iana import WellKnown
 NAMES = {one.name.lower().replace("_", "-"): int(one) for one in WellKnown}
 
 
-def read(text: str) -> int | bytes:
-    """A community (a number) or a large community (its twelve octets)."""
+def parse(text: str) -> int | bytes:
+    """A community (a number) or a large community (its twelve octets). Raises ValueError."""
     if text.lower() in NAMES:
         return NAMES[text.lower()]
     parts = text.split(":")
@@ -30,7 +30,7 @@ def read(text: str) -> int | bytes:
     return struct.pack("!III", *numbers)
 
 
-def shown(community: int | bytes) -> str:
+def format_community(community: int | bytes) -> str:
     """A community as text."""
     if isinstance(community, bytes):
         return ":".join(map(str, struct.unpack("!III", community)))
@@ -40,8 +40,8 @@ def shown(community: int | bytes) -> str:
     return f"{community >> 16}:{community & 0xFFFF}"
 
 
-def sorted_out(texts: Iterable[str]) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
-    """The communities and the large communities of a list, each once."""
-    found = list(dict.fromkeys(map(read, texts)))
+def parse_all(texts: Iterable[str]) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """The communities and the large communities of a list, each once. Raises ValueError."""
+    found = list(dict.fromkeys(map(parse, texts)))
     small = tuple(one for one in found if isinstance(one, int))
     return small, tuple(one for one in found if isinstance(one, bytes))

@@ -1,8 +1,10 @@
-"""Whose fault it is, and the answer: a remote fault already carries its NOTIFICATION, or says what is lost with it."""
+"""Errors of the BGP package: the peer's carry the NOTIFICATION that answers them, or say what they cost (RFC 7606)."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+
+from bgp.wire.iana import CODES, Subcode
 
 
 class BgpError(Exception):
@@ -12,9 +14,9 @@ class BgpError(Exception):
 class NotificationError(BgpError):
     """The peer broke the protocol: send this NOTIFICATION and close."""
 
-    def __init__(self, code: int, subcode: int, why: str, data: bytes = b"") -> None:
-        super().__init__(f"{why} ({code}/{subcode})")
-        self.code, self.subcode, self.data = code, subcode, data
+    def __init__(self, subcode: Subcode, why: str, data: bytes = b"") -> None:
+        self.code, self.subcode, self.data = CODES[type(subcode)], subcode, data
+        super().__init__(f"{why} ({self.code}/{subcode})")
 
 
 class Treatment(IntEnum):
@@ -25,7 +27,7 @@ class Treatment(IntEnum):
 
 
 class MalformedAttribute(BgpError):
-    """The session survives; the attribute or the routes do not."""
+    """An attribute is malformed: the session survives; the attribute or the UPDATE's routes do not (RFC 7606)."""
 
     def __init__(self, treatment: Treatment, why: str) -> None:
         super().__init__(why)
@@ -33,4 +35,4 @@ class MalformedAttribute(BgpError):
 
 
 class ListenFailed(BgpError):
-    """The port cannot be had; the sentence names address and port."""
+    """The listening port cannot be opened; the sentence names address and port."""

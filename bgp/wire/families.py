@@ -24,7 +24,7 @@ def family_of(one: Address | Prefix) -> Family:
 
 
 def plain(address: Address) -> Address:
-    """An IPv4-mapped address as the one inside it: whether it is a host's is asked of that, as Python 3.11 does not."""
+    """The IPv4 address inside of an IPv4-mapped one, else the address: Python 3.11 does not look inside by itself."""
     inside = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if inside is None else inside
 

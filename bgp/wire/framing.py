@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from bgp.wire.errors import NotificationError
-from bgp.wire.iana import Error, HeaderError, MessageType
+from bgp.wire.iana import HeaderError, MessageType
 
 MARKER = b"\xff" * 16
 HEADER_BYTES = 19
@@ -18,9 +18,9 @@ TYPE_AT = 18
 """Where in a message its type stands."""
 LARGEST_MESSAGE = 4096
 LARGEST_EXTENDED = 65535
-"""RFC 8654."""
+"""Octets of an extended message (RFC 8654)."""
 NEVER_EXTENDED = (MessageType.OPEN, MessageType.KEEPALIVE)
-"""RFC 8654 section 3."""
+"""Messages that are never extended (RFC 8654 section 3)."""
 SHORTEST = {
     MessageType.OPEN: 29,
     MessageType.UPDATE: 23,
@@ -56,27 +56,20 @@ class Framing:
 
 def _header(header: bytes, largest: int) -> tuple[MessageType, int]:
     if header[:16] != MARKER:
-        raise NotificationError(
-            Error.MESSAGE_HEADER, HeaderError.NOT_SYNCHRONIZED, "the marker is not all ones"
-        )
+        raise NotificationError(HeaderError.NOT_SYNCHRONIZED, "the marker is not all ones")
     length, kind = int.from_bytes(header[16:18], "big"), header[18]
     bad_length = NotificationError(
-        Error.MESSAGE_HEADER,
-        HeaderError.BAD_LENGTH,
-        f"a message of type {kind} has length {length}",
-        header[16:18],
+        HeaderError.BAD_LENGTH, f"a message of type {kind} has length {length}", header[16:18]
     )
     if not HEADER_BYTES <= length <= (largest if kind not in NEVER_EXTENDED else LARGEST_MESSAGE):
         raise bad_length
     if kind not in SHORTEST:
-        raise NotificationError(
-            Error.MESSAGE_HEADER, HeaderError.BAD_TYPE, f"message type {kind} is not known", header[18:]
-        )
+        raise NotificationError(HeaderError.BAD_TYPE, f"message type {kind} is not known", header[18:])
     if length < SHORTEST[MessageType(kind)] or (kind == MessageType.KEEPALIVE and length != HEADER_BYTES):
         raise bad_length
     return MessageType(kind), length
 
 
 def frame(kind: MessageType, body: bytes) -> bytes:
-    """A whole message."""
+    """A whole message: the header in front of a body."""
     return MARKER + struct.pack("!HB", HEADER_BYTES + len(body), kind) + body

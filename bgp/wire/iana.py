@@ -21,7 +21,7 @@ class MessageType(IntEnum):
 
 
 class Attribute(IntEnum):
-    """Path attribute type codes."""
+    """Path attribute type codes (RFC 4271 section 5 and others)."""
 
     ORIGIN = 1
     AS_PATH = 2
@@ -70,7 +70,7 @@ class CapabilityCode(IntEnum):
 
 
 class Origin(IntEnum):
-    """RFC 4271 section 5.1.1."""
+    """Values of ORIGIN (RFC 4271 section 5.1.1)."""
 
     IGP = 0
     EGP = 1
@@ -157,3 +157,17 @@ class WellKnown(IntEnum):
     NO_EXPORT = 0xFFFFFF01
     NO_ADVERTISE = 0xFFFFFF02
     NO_EXPORT_SUBCONFED = 0xFFFFFF03
+
+
+Subcode = HeaderError | OpenError | UpdateError | FsmError | Cease | RefreshError
+SUBCODES: dict[Error, type[Subcode]] = {
+    Error.MESSAGE_HEADER: HeaderError,
+    Error.OPEN_MESSAGE: OpenError,
+    Error.UPDATE_MESSAGE: UpdateError,
+    Error.FINITE_STATE_MACHINE: FsmError,
+    Error.CEASE: Cease,
+    Error.ROUTE_REFRESH_MESSAGE: RefreshError,
+}
+"""The subcodes of each error code that has some."""
+CODES = {subcodes: code for code, subcodes in SUBCODES.items()}
+"""The error code that a subcode belongs to."""

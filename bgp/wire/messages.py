@@ -1,12 +1,13 @@
 """BGP messages: bytes to values and back (RFC 4271 section 4).
 
 Promises: decoding raises only NotificationError; what an UPDATE's faults cost is already decided (RFC 7606).
-Does not know: byte streams, sessions, timers.
+Does not know: sessions, timers.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
@@ -16,26 +17,14 @@ from bgp.wire.attribute_codec import Decoded
 from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
-from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, frame
-from bgp.wire.iana import AS_TRANS, VERSION, Error, MessageType, OpenError, RefreshError
-from bgp.wire.update import Update
-
-__all__ = [
-    "Keepalive",
-    "Message",
-    "Notification",
-    "Open",
-    "RouteRefresh",
-    "Subtype",
-    "Update",
-    "decode",
-    "encode",
-]
+from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, Framing, frame
+from bgp.wire.iana import AS_TRANS, VERSION, MessageType, OpenError, RefreshError
+from bgp.wire.update import Update as Update
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """RFC 4271 section 4.2; `asn` is the real one, whatever fits into two octets."""
+    """OPEN (RFC 4271 section 4.2); `asn` is the real one, whatever fits into two octets."""
 
     asn: int
     hold_seconds: int
@@ -45,7 +34,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """RFC 4271 section 4.5."""
+    """NOTIFICATION (RFC 4271 section 4.5)."""
 
     code: int
     subcode: int
@@ -54,7 +43,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """RFC 4271 section 4.4."""
+    """KEEPALIVE (RFC 4271 section 4.4)."""
 
 
 class Subtype(IntEnum):
@@ -67,7 +56,7 @@ class Subtype(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RouteRefresh:
-    """RFC 2918, RFC 7313."""
+    """ROUTE-REFRESH (RFC 2918, RFC 7313)."""
 
     afi: int = 1
     safi: int = 1
@@ -77,8 +66,45 @@ class RouteRefresh:
 Message = Open | Update | Notification | Keepalive | RouteRefresh
 
 
+MOST_INTERNED = 8_192
+"""Attribute blocks remembered per connection; with more the memory starts anew."""
+
+
+class Decoder:
+    """The octets of one connection, as messages: the one way in for what a peer sends.
+
+    The octets pass framing, then the codec of their message, each once. Attribute blocks are remembered by their
+    octets, so that equal blocks become one value, which all their prefixes share.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        """What the next message is read by; the session replaces it once both OPENs are known."""
+        self.received: dict[str, int] = {}
+        """Messages received, by kind."""
+        self._framing = Framing()
+        self._interned: dict[bytes, Decoded] = {}
+
+    @property
+    def largest_message(self) -> int:
+        """The most octets that a message may have (RFC 8654)."""
+        return self._framing.largest
+
+    @largest_message.setter
+    def largest_message(self, octets: int) -> None:
+        self._framing.largest = octets
+
+    def receive(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes, one by one. Raises NotificationError at the first wrong one."""
+        if len(self._interned) > MOST_INTERNED:
+            self._interned.clear()
+        for kind, body in self._framing.receive(data):
+            self.received[kind.name] = self.received.get(kind.name, 0) + 1
+            yield decode(kind, body, self.context, self._interned)
+
+
 def encode(message: Message, context: Context) -> bytes:
-    """The message as sent."""
+    """The octets of a message, header included."""
     match message:
         case Open(asn, hold, router_id, offer):
             parameters = capabilities.encode(offer)
@@ -120,7 +146,7 @@ def _route_refresh(body: bytes) -> RouteRefresh:
     if body[2] in (Subtype.BEGIN, Subtype.END) and len(body) != 4:  # RFC 7313 section 5
         why = f"a ROUTE-REFRESH of subtype {body[2]} with {len(body)} octets"
         whole = frame(MessageType.ROUTE_REFRESH, body)
-        raise NotificationError(Error.ROUTE_REFRESH_MESSAGE, RefreshError.INVALID_LENGTH, why, whole)
+        raise NotificationError(RefreshError.INVALID_LENGTH, why, whole)
     return RouteRefresh(int.from_bytes(body[:2], "big"), body[3], body[2])
 
 
@@ -128,23 +154,18 @@ def _open(body: bytes) -> Open:
     version, asn, hold, router_id, length = struct.unpack_from("!BHH4sB", body)
     if version != VERSION:
         raise NotificationError(
-            Error.OPEN_MESSAGE,
-            OpenError.UNSUPPORTED_VERSION,
-            f"BGP version {version}",
-            struct.pack("!H", VERSION),
+            OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", struct.pack("!H", VERSION)
         )
     parameters = body[10:]
     extended = length != 0 and parameters[:1] == b"\xff"  # RFC 9072 section 2: whatever the length says
     if not extended and length != len(parameters):
-        raise NotificationError(
-            Error.OPEN_MESSAGE, OpenError.UNSPECIFIC, "the optional parameters have another length"
-        )
+        raise NotificationError(OpenError.UNSPECIFIC, "the optional parameters have another length")
     if hold in (1, 2):
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.UNACCEPTABLE_HOLD_TIME, f"hold time {hold}")
+        raise NotificationError(OpenError.UNACCEPTABLE_HOLD_TIME, f"hold time {hold}")
     if not any(router_id):
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, "BGP identifier 0.0.0.0")
+        raise NotificationError(OpenError.BAD_BGP_IDENTIFIER, "BGP identifier 0.0.0.0")
     offer = capabilities.decode(parameters)
     real = offer.four_octet_as if offer.four_octet_as is not None else asn
     if real == 0 or asn == 0:
-        raise NotificationError(Error.OPEN_MESSAGE, OpenError.BAD_PEER_AS, "AS 0 (RFC 7607)")
+        raise NotificationError(OpenError.BAD_PEER_AS, "AS 0 (RFC 7607)")
     return Open(real, hold, IPv4Address(router_id), offer)

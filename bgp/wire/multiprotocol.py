@@ -1,7 +1,7 @@
 """MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760), with the IPv6 next hops of RFC 2545, both ways.
 
 Promises: what is malformed is a NotificationError 3/9 (RFC 7606 section 5.3: its prefixes cannot be found, so nothing
-less helps); a family that was not agreed is said, and skipped. Does not know: the rest of an UPDATE.
+less helps); one of a family that was not negotiated is to be discarded. Does not know: the rest of an UPDATE.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bgp.wire import nlri
-from bgp.wire.attribute_codec import framed
-from bgp.wire.attributes import Context, PathAttributes
+from bgp.wire.attribute_codec import pack_attribute
+from bgp.wire.attributes import Context, PathAttributes, discard
 from bgp.wire.capabilities import family_at
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import UNICAST, Address, Family
-from bgp.wire.iana import Attribute, Error, Flag, UpdateError
+from bgp.wire.iana import Attribute, Flag, UpdateError
 from bgp.wire.nlri import Nlri
 
 SHORTEST_REACH, SHORTEST_UNREACH = 5, 3
 NEXT_HOP_BYTES = {Family.IPV4: (4,), Family.IPV6: (16, 32)}
 REACH_BYTES, UNREACH_BYTES = 4 + 4 + 32 + 1, 4 + 3
-"""The most that both need beside their prefixes."""
+"""The most octets that both need beside their prefixes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,8 @@ class Reach:
     prefixes: list[Nlri]
 
 
-@dataclass(frozen=True, slots=True)
-class Unreach:
-    """What MP_UNREACH_NLRI withdraws."""
-
-    family: Family
-    prefixes: list[Nlri]
-
-
 def _wrong(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.OPTIONAL_ATTRIBUTE, why)
+    return NotificationError(UpdateError.OPTIONAL_ATTRIBUTE, why)
 
 
 def _prefixes(field: bytes, family: Family, context: Context, name: str) -> list[Nlri]:
@@ -56,24 +48,22 @@ def _prefixes(field: bytes, family: Family, context: Context, name: str) -> list
         raise _wrong(f"{name}: {error}") from error
 
 
-def _agreed(value: bytes, families: frozenset[Family], name: str) -> Family | str:
+def _negotiated(value: bytes, families: frozenset[Family], name: str) -> Family:
     afi, safi = int.from_bytes(value[:2], "big"), value[2]
     family = family_at(afi, safi)
     if family is None or family not in families:
-        return f"{name} of family ({afi}, {safi}), which was not agreed"
+        raise discard(f"{name} of family ({afi}, {safi}), which was not agreed")
     return family
 
 
-def reach(value: bytes, context: Context) -> Reach | str:
-    """Read MP_REACH_NLRI; a sentence when its family was not agreed. Raises NotificationError."""
+def reach(value: bytes, context: Context) -> Reach:
+    """Read MP_REACH_NLRI. Raises NotificationError, and MalformedAttribute for a family that was not negotiated."""
     if len(value) < SHORTEST_REACH:
         raise _wrong(f"MP_REACH_NLRI has {len(value)} octets")
     end = 4 + value[3]
     if end >= len(value):
         raise _wrong("the next hop in MP_REACH_NLRI runs past it")
-    family = _agreed(value, context.families, "MP_REACH_NLRI")
-    if isinstance(family, str):
-        return family
+    family = _negotiated(value, context.families, "MP_REACH_NLRI")
     if value[3] not in NEXT_HOP_BYTES[family]:
         raise _wrong(f"the next hop in MP_REACH_NLRI has {value[3]} octets")
     next_hop, link_local = _next_hops(value[4:end])
@@ -81,7 +71,7 @@ def reach(value: bytes, context: Context) -> Reach | str:
 
 
 def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
-    """The next hop, and its address on the link where both were told.
+    """The next hop, and its link-local address where both are there.
 
     Where there is no global address, speakers put the other in its place, alone, twice, or behind zeros: it is then
     the next hop.
@@ -94,27 +84,25 @@ def _next_hops(field: bytes) -> tuple[Address, IPv6Address | None]:
     return (second, None) if not int(first) else (first, second)
 
 
-def unreach(value: bytes, context: Context) -> Unreach | str:
-    """Read MP_UNREACH_NLRI; a sentence when its family was not agreed. Raises NotificationError."""
+def unreach(value: bytes, context: Context) -> tuple[Family, list[Nlri]]:
+    """Read MP_UNREACH_NLRI: what it withdraws. Raises as `reach`."""
     if len(value) < SHORTEST_UNREACH:
         raise _wrong(f"MP_UNREACH_NLRI has {len(value)} octets")
-    family = _agreed(value, context.families, "MP_UNREACH_NLRI")
-    if isinstance(family, str):
-        return family
-    return Unreach(family, _prefixes(value[3:], family, context, "MP_UNREACH_NLRI"))
+    family = _negotiated(value, context.families, "MP_UNREACH_NLRI")
+    return family, _prefixes(value[3:], family, context, "MP_UNREACH_NLRI")
 
 
 def pack_reach(family: Family, attributes: PathAttributes, prefixes: Iterable[Nlri]) -> bytes:
-    """MP_REACH_NLRI as sent."""
+    """MP_REACH_NLRI as an attribute, header included."""
     assert attributes.next_hop is not None
     next_hop = attributes.next_hop.packed
     if attributes.link_local is not None:
         next_hop += attributes.link_local.packed
     head = struct.pack("!HBB", family, UNICAST, len(next_hop)) + next_hop + b"\0"
-    return framed(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_REACH_NLRI, head + b"".join(prefixes))
 
 
 def pack_unreach(family: Family, prefixes: Iterable[Nlri]) -> bytes:
-    """MP_UNREACH_NLRI as sent."""
+    """MP_UNREACH_NLRI as an attribute, header included."""
     head = struct.pack("!HB", family, UNICAST)
-    return framed(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))
+    return pack_attribute(Flag.OPTIONAL, Attribute.MP_UNREACH_NLRI, head + b"".join(prefixes))

@@ -1,4 +1,4 @@
-"""Prefixes as BGP carries them: a length octet and as many octets as it needs (RFC 4271 section 4.3).
+"""NLRI: prefixes as BGP carries them, a length octet and as many octets as it needs (RFC 4271 section 4.3).
 
 Promises: inside the package an NLRI stays these bytes, a dictionary key that costs nothing to make; bits behind the
 length are cleared, so equal prefixes of a family are equal bytes. Prefixes of two families may be equal bytes too.
@@ -12,18 +12,18 @@ from ipaddress import IPv4Network, IPv6Network
 
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Family, Prefix
-from bgp.wire.iana import Error, UpdateError
+from bgp.wire.iana import UpdateError
 
 Nlri = bytes
 """A length octet and the prefix; with a path identifier it is what `identified` makes."""
 ID_MARK = b"\xff"
 ID_BYTES = 5
 LONGEST = {Family.IPV4: 32, Family.IPV6: 128}
-"""Bits of a prefix."""
+"""The longest prefix of each family, in bits."""
 
 
 def _does_not_fit(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.INVALID_NETWORK_FIELD, why)
+    return NotificationError(UpdateError.INVALID_NETWORK_FIELD, why)
 
 
 def split(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[Nlri]:
@@ -46,7 +46,7 @@ def split(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[Nlri]:
 
 
 def split_identified(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[Nlri]:
-    """The same where a path identifier stands before each prefix (RFC 7911 section 3)."""
+    """`split` of a field in which a path identifier stands before each prefix (RFC 7911 section 3)."""
     found: list[Nlri] = []
     offset, end = 0, len(field)
     while offset < end:
@@ -61,22 +61,22 @@ def split_identified(field: bytes, longest: int = LONGEST[Family.IPV4]) -> list[
 
 
 def identified(path_id: int | None, prefix: Nlri) -> Nlri:
-    """A prefix with the identifier of one of its paths: no prefix begins with this octet."""
+    """A prefix with the identifier of one of its paths, told apart by ID_MARK, with which no prefix begins."""
     return prefix if path_id is None else ID_MARK + path_id.to_bytes(4, "big") + prefix
 
 
 def prefix_of(key: Nlri) -> Nlri:
-    """The prefix, without an identifier."""
+    """The prefix of an NLRI, without a path identifier."""
     return key[ID_BYTES:] if key[:1] == ID_MARK else key
 
 
 def path_id_of(key: Nlri) -> int | None:
-    """The identifier, when there is one."""
+    """The path identifier of an NLRI; None: it has none."""
     return int.from_bytes(key[1:ID_BYTES], "big") if key[:1] == ID_MARK else None
 
 
 def by_path_id(keys: Sequence[Nlri]) -> list[tuple[int | None, Sequence[Nlri]]]:
-    """The keys of each identifier."""
+    """NLRI grouped by path identifier; those of one message either all have one or none has."""
     if not keys or keys[0][:1] != ID_MARK:
         return [(None, keys)] if keys else []
     found: dict[int | None, list[Nlri]] = {}
@@ -88,14 +88,14 @@ def by_path_id(keys: Sequence[Nlri]) -> list[tuple[int | None, Sequence[Nlri]]]:
 def truncated(prefix: Nlri, length: int) -> Nlri:
     """The shorter prefix that holds this one."""
     octets = (length + 7) // 8
-    kept = bytes([length]) + prefix[1 : 1 + octets]
+    shorter = bytes([length]) + prefix[1 : 1 + octets]
     if spare := -length % 8:
-        return kept[:-1] + bytes([kept[-1] & 0xFF << spare & 0xFF])
-    return kept
+        return shorter[:-1] + bytes([shorter[-1] & 0xFF << spare & 0xFF])
+    return shorter
 
 
 def pack(prefix: Prefix) -> Nlri:
-    """A prefix as NLRI."""
+    """The NLRI of a prefix."""
     return bytes([prefix.prefixlen]) + prefix.network_address.packed[: (prefix.prefixlen + 7) // 8]
 
 

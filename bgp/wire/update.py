@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from bgp.wire import attribute_codec, multiprotocol, nlri
 from bgp.wire.attribute_codec import Decoded
 from bgp.wire.attributes import Context, PathAttributes
-from bgp.wire.errors import NotificationError, Treatment
+from bgp.wire.errors import MalformedAttribute, NotificationError, Treatment
 from bgp.wire.families import Address, Family, plain
-from bgp.wire.iana import Attribute, Error, UpdateError
-from bgp.wire.multiprotocol import Reach, Unreach
+from bgp.wire.iana import Attribute, UpdateError
+from bgp.wire.multiprotocol import Reach
 from bgp.wire.nlri import Nlri
 
 LONGEST_INTERNED = 1024
@@ -33,7 +33,7 @@ class Update:
     """What was wrong and tolerated (RFC 7606), for the log."""
     family: Family = Family.IPV4
     beside: Update | None = None
-    """What the same message says of the other family; never sent."""
+    """What the same message says of the other family; never sent so."""
 
     @property
     def is_end_of_rib(self) -> bool:
@@ -42,22 +42,23 @@ class Update:
 
 
 def encode(update: Update, context: Context) -> bytes:
-    """The body as sent."""
+    """The octets of an UPDATE's body."""
     attributes = update.attributes
     block = attribute_codec.encode(attributes, context) if attributes is not None else b""
-    gone, told = b"", b""
+    withdrawn, announced = b"", b""
     if update.family is Family.IPV4:
-        gone, told = b"".join(update.withdrawn), b"".join(update.announced)
+        withdrawn, announced = b"".join(update.withdrawn), b"".join(update.announced)
     else:  # RFC 7606 section 5.1: first in the block
         if attributes is not None and update.announced:
             block = multiprotocol.pack_reach(update.family, attributes, update.announced) + block
         if update.withdrawn or not update.announced:
             block = multiprotocol.pack_unreach(update.family, update.withdrawn) + block
-    return struct.pack("!H", len(gone)) + gone + struct.pack("!H", len(block)) + block + told
+    fields = struct.pack("!H", len(withdrawn)) + withdrawn + struct.pack("!H", len(block)) + block
+    return fields + announced
 
 
 def _malformed(why: str) -> NotificationError:
-    return NotificationError(Error.UPDATE_MESSAGE, UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
+    return NotificationError(UpdateError.MALFORMED_ATTRIBUTE_LIST, why)
 
 
 def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Update:
@@ -79,113 +80,114 @@ def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Upd
         decoded = attribute_codec.decode(block, context)
         if len(block) <= LONGEST_INTERNED and decoded.reach is None and decoded.unreach is None:
             interned[block] = decoded
-    found = _Treated(decoded, context)
-    found.take_fields(withdrawn, announced)
-    return found.result()
+    decoding = _Decoding(decoded, context)
+    decoding.take_fields(withdrawn, announced)
+    decoding.take_multiprotocol()
+    return decoding.result()
 
 
 @dataclass(slots=True)
-class _Told:
-    """What is said of one family."""
+class _Routes:
+    """What an UPDATE says of one family, while it is decoded."""
 
     withdrawn: list[Nlri] = field(default_factory=list)
     announced: list[Nlri] = field(default_factory=list)
     reach: Reach | None = None
-    """Where the next hop stands in MP_REACH_NLRI."""
+    """Where the next hop is in MP_REACH_NLRI."""
 
-    def judged(self, family: Family, attributes: PathAttributes, only_withdraws: bool) -> Update:
+    def update(self, family: Family, attributes: PathAttributes | None) -> Update:
         """A prefix in both fields is announced (RFC 4271 section 4.3)."""
         gone = tuple(self.withdrawn)
         if gone and self.announced:
-            kept = set(self.announced)
-            gone = tuple(prefix for prefix in gone if prefix not in kept)
-        if self.reach is not None:
+            announced = set(self.announced)
+            gone = tuple(prefix for prefix in gone if prefix not in announced)
+        if self.reach is not None and attributes is not None:
             attributes = replace(attributes, next_hop=self.reach.next_hop, link_local=self.reach.link_local)
-        return Update(gone, None if only_withdraws else attributes, tuple(self.announced), (), family)
+        return Update(gone, attributes, tuple(self.announced), (), family)
 
 
-class _Treated:
+class _Decoding:
     """An UPDATE while RFC 7606 is applied to it: what is malformed but can be withdrawn is withdrawn."""
 
     def __init__(self, decoded: Decoded, context: Context) -> None:
         self._decoded = decoded
         self._context = context
-        self._told: dict[Family, _Told] = {}
+        self._routes: dict[Family, _Routes] = {}
         self._faults = list(decoded.faults)
-        self._missing: list[Attribute] = []
+        self._needed: tuple[Attribute, ...] = ()
+        """Attributes without which what is announced is withdrawn."""
         self._treatment = decoded.treatment
 
-    def _of(self, family: Family) -> _Told:
-        return self._told.setdefault(family, _Told())
+    def _of(self, family: Family) -> _Routes:
+        return self._routes.setdefault(family, _Routes())
 
     def take_fields(self, withdrawn: list[Nlri], announced: list[Nlri]) -> None:
-        """The two fields of RFC 4271, and what the multiprotocol attributes say beside them."""
+        """Take the two fields that are no attributes, always of IPv4 (RFC 4271 section 4.3)."""
         if Family.IPV4 in self._context.families:
-            self._told[Family.IPV4] = _Told(withdrawn, announced)
-            if announced:
-                self._missing = [Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP]
-                self._judge_next_hop()
+            self._routes[Family.IPV4] = _Routes(withdrawn, announced)
         elif withdrawn or announced:
             self._faults.append("IPv4 prefixes, although the family was not agreed")
-        if self._decoded.unreach is not None:
-            gone = multiprotocol.unreach(self._decoded.unreach, self._context)
-            self._faults.append(gone) if isinstance(gone, str) else self._take_unreach(gone)
-        if self._decoded.reach is not None:
-            found = multiprotocol.reach(self._decoded.reach, self._context)
-            self._faults.append(found) if isinstance(found, str) else self._take_reach(found)
+            return
+        if announced:
+            self._needed = (Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP)
+            if self._decoded.next_hop_fault:
+                self._faults.append(self._decoded.next_hop_fault)
+                self._treatment = Treatment.TREAT_AS_WITHDRAW
 
-    def _judge_next_hop(self) -> None:
-        if self._decoded.next_hop_fault:
-            self._faults.append(self._decoded.next_hop_fault)
-            self._treatment = Treatment.TREAT_AS_WITHDRAW
+    def take_multiprotocol(self) -> None:
+        """Take MP_UNREACH_NLRI and MP_REACH_NLRI; one of a family that was not negotiated is discarded."""
+        decoded = self._decoded
+        for take, value in ((self._take_unreach, decoded.unreach), (self._take_reach, decoded.reach)):
+            if value is not None:
+                try:
+                    take(value)
+                except MalformedAttribute as error:
+                    self._faults.append(str(error))
 
-    def _take_unreach(self, gone: Unreach) -> None:
-        told = self._of(gone.family)
-        told.withdrawn = told.withdrawn + gone.prefixes
+    def _take_unreach(self, value: bytes) -> None:
+        family, prefixes = multiprotocol.unreach(value, self._context)
+        self._of(family).withdrawn += prefixes
 
-    def _take_reach(self, found: Reach) -> None:
-        told = self._of(found.family)
-        if told.announced and found.next_hop != self._decoded.attributes.next_hop:
+    def _take_reach(self, value: bytes) -> None:
+        found = multiprotocol.reach(value, self._context)
+        routes = self._of(found.family)
+        if routes.announced and found.next_hop != self._decoded.attributes.next_hop:
             self._faults.append(
                 "NEXT_HOP and MP_REACH_NLRI give different next hops; those of the latter are refused"
             )
-            told.withdrawn = told.withdrawn + found.prefixes
+            routes.withdrawn += found.prefixes
         elif _no_host(found.next_hop):
             self._faults.append(f"the next hop {found.next_hop} in MP_REACH_NLRI cannot be a host's address")
-            told.withdrawn = told.withdrawn + found.prefixes
+            routes.withdrawn += found.prefixes
         else:
-            self._missing = self._missing or ([Attribute.ORIGIN, Attribute.AS_PATH] if found.prefixes else [])
-            told.announced = told.announced + found.prefixes
-            told.reach = found
+            if found.prefixes and not self._needed:
+                self._needed = (Attribute.ORIGIN, Attribute.AS_PATH)
+            routes.announced += found.prefixes
+            routes.reach = found
 
     def result(self) -> Update:
         """What the message comes to. Raises NotificationError where nothing less helps."""
-        decoded, told = self._decoded, self._told
-        missing = [code for code in self._missing if code not in decoded.present]
+        decoded = self._decoded
+        missing = [code for code in self._needed if code not in decoded.present]
         faults = (*self._faults, *(f"{code.name} is missing" for code in missing))
-        said = {family: one for family, one in told.items() if one.announced or one.withdrawn}
+        said = {family: one for family, one in self._routes.items() if one.announced or one.withdrawn}
+        # An UPDATE that announces nothing and has no attribute but MP_UNREACH_NLRI only withdraws.
+        attributes = None if decoded.present <= {Attribute.MP_UNREACH_NLRI} else decoded.attributes
         if missing or self._treatment is Treatment.TREAT_AS_WITHDRAW:
             if not said:
                 raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
-            return _joined(
-                [
-                    Update(tuple(dict.fromkeys((*one.withdrawn, *one.announced))), family=family)
-                    for family, one in said.items()
-                ],
-                faults,
-            )
-        # An UPDATE that announces nothing and has no attribute but MP_UNREACH_NLRI only withdraws.
-        only_withdraws = decoded.present <= {Attribute.MP_UNREACH_NLRI}
-        if not said:
-            empty = max(told, default=Family.IPV4)
-            return Update((), None if only_withdraws else decoded.attributes, (), faults, empty)
-        return _joined(
-            [
-                one.judged(family, decoded.attributes, only_withdraws and not one.announced)
+            parts = [
+                Update(tuple(dict.fromkeys((*one.withdrawn, *one.announced))), family=family)
                 for family, one in said.items()
-            ],
-            faults,
-        )
+            ]
+        elif said:
+            parts = [
+                one.update(family, decoded.attributes if one.announced else attributes)
+                for family, one in said.items()
+            ]
+        else:
+            parts = [Update((), attributes, family=max(self._routes, default=Family.IPV4))]
+        return _joined(parts, faults)
 
 
 def _no_host(address: Address) -> bool:

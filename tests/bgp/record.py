@@ -24,7 +24,8 @@ from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.transport.tcp import Tcp
-from bgp.wire.families import Address, Family
+from bgp.wire.families import UNICAST, Address, Family
+from bgp.wire.messages import RouteRefresh
 from tests.interop.world import OURS, THEIRS, Far, Output, start, two_namespaces
 
 FOLDER = Path(__file__).parent / "recordings"
@@ -45,6 +46,14 @@ class Recorder(Speaker):
         self.heard += 1
         self.lines += [f"< {data[at : at + LINE_OCTETS].hex()}" for at in range(0, len(data), LINE_OCTETS)]
         super().arrived(tcp, data)
+
+    def ask_for_refresh(self, peer: Address) -> None:
+        """Have the daemon advertise everything again (RFC 2918), which our speaker itself never needs."""
+        session, (tcp,) = self.instance.peers[peer].session, self._connections.values()
+        assert session is not None
+        for family in sorted(session.context.families):
+            session.send(RouteRefresh(family, UNICAST))
+        tcp.write(session.data_to_send())
 
 
 @dataclass(slots=True)
@@ -109,7 +118,7 @@ async def played(scene: Scene, far: Far, folder: str) -> list[str]:
         mark(speaker, "told")
         for name, command in scene.steps:
             if name == "refreshed":
-                speaker.refresh(theirs)
+                speaker.ask_for_refresh(theirs)
             else:
                 far.run(*command(folder))
             await quiet(speaker, scene.quiet_seconds)

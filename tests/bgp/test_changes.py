@@ -42,7 +42,7 @@ IN_SESSION: list[dict[str, Any]] = [
     {"next_hop_mode": NextHopMode.SELF},
     {"allowed_local_as": 2},
     {"keepalive_seconds": 3},
-    {"policy": Policy(incoming=(Rule(Action.REJECT, "nothing"),))},
+    {"policy": Policy(import_rules=(Rule(Action.REJECT, "nothing"),))},
 ]
 ANEW: list[dict[str, Any]] = [
     {"hold_seconds": 9},
@@ -92,7 +92,7 @@ def test_without_rfc_8538_the_old_session_ends_without_a_word_and_no_path_is_los
     assert None not in {hop for _, hop in two.changes}
 
 
-def test_another_as_is_another_neighbour_and_is_forgotten() -> None:
+def test_another_as_is_another_peer_and_the_old_one_goes() -> None:
     wire = Wire()
     one, _, _ = trio(wire)
     change(wire, one, 2, asn=65002)
@@ -110,7 +110,7 @@ def test_a_family_that_is_no_longer_wanted_goes_and_one_that_is_wanted_now_comes
     assert one.learned() == {"fd10:2::/64": "fd00::2", SECOND: "10.0.0.3"}
 
 
-def test_more_of_our_own_as_is_believed_at_once_without_a_word_to_the_peer() -> None:
+def test_more_of_our_own_as_is_accepted_at_once_without_a_word_to_the_peer() -> None:
     wire = Wire()
     rack, fabric, node = wire.node(1), wire.node(2, 65001), wire.node(3)
     wire.peer(rack, (2, 65001))
@@ -127,14 +127,3 @@ def test_more_of_our_own_as_is_believed_at_once_without_a_word_to_the_peer() -> 
     change(wire, node, 2, allowed_local_as=0)
     assert node.learned() == {}
     assert list(node.ends) == before
-
-
-def test_to_ask_a_stranger_or_one_that_is_away_does_nothing() -> None:
-    wire = Wire()
-    one, two, _ = trio(wire)
-    wire.kill(two)
-    wire.run(1)
-    one.router.refresh(two.own)
-    one.router.refresh(address(99))
-    wire.settle(one)
-    assert one.stale() == {FIRST}

@@ -176,8 +176,8 @@ def test_ten_thousand_prefixes_fit_their_messages(linked: bool) -> None:
     told = replace(PATH, link_local=LOCAL) if linked else PATH
     packed = [nlri.pack(IPv6Network((0xFD10 << 112 | number, 128))) for number in range(10_000)]
     for prefix in packed:
-        out.wish(prefix, told)
-    out.finish()
+        out.set(prefix, told)
+    out.end_of_rib()
     found, count = set(), 0
     while (one := out.next_message(DUAL, LARGEST_MESSAGE)) is not None:
         wire = messages.encode(one, DUAL)
@@ -225,7 +225,7 @@ def test_equal_bytes_of_two_families_are_two_prefixes() -> None:
     assert two.learned() == {"2001::/16": "fd00::1"}
 
 
-def test_a_family_that_only_one_side_has_is_not_told() -> None:
+def test_a_family_that_only_one_side_has_is_not_advertised() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     wire.peer(one, 2, families=BOTH)
@@ -234,7 +234,7 @@ def test_a_family_that_only_one_side_has_is_not_told() -> None:
     wire.announce(two)
     wire.until(lambda: one.router.converged and two.router.converged)
     assert two.learned() == {BLOCK6: "fd00::1"}
-    assert list(one.router.peers[two.own].outs) == [V6]
+    assert list(one.router.peers[two.own].adj_ribs_out) == [V6]
 
 
 def test_no_family_in_common_is_answered_with_what_is_wanted() -> None:
@@ -250,7 +250,7 @@ def test_no_family_in_common_is_answered_with_what_is_wanted() -> None:
     assert one.state(two) is not State.ESTABLISHED
 
 
-def test_without_an_address_of_a_family_what_is_ours_is_not_told_in_it() -> None:
+def test_without_an_address_of_a_family_what_is_ours_is_not_advertised_in_it() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     one.router.config = replace(one.router.config, second_address=None)
@@ -345,9 +345,9 @@ def test_a_start_waits_for_the_end_of_rib_of_every_family() -> None:
     wire = Wire()
     _, two = pair(wire, by_ipv6=False)
     peer = next(iter(two.router.peers.values()))
-    assert peer.settled_at == float("-inf")
-    peer.intakes[V6].heard_all = False
-    assert peer.settled_at == float("inf")
+    assert peer.deferred_until == float("-inf")
+    peer.adj_ribs_in[V6].eor_received = False
+    assert peer.deferred_until == float("inf")
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -47,11 +47,11 @@ def test_who_is_about_to_leave_is_the_last_resort_and_is_left_before_it_goes(
     one, _, three = star(wire, *asns)
     assert three.learned() == {BLOCK: "10.0.0.1"}
     three.changes.clear()
-    one.router.lower()
+    one.router.graceful_shutdown()
     wire.settle(one)
     wire.run(0.1)
     assert three.learned() == {BLOCK: "10.0.0.2"}
-    wire.drain(one, "maintenance")
+    wire.shutdown(one, "maintenance")
     wire.run(0.1)
     assert three.changes == [(BLOCK, "10.0.0.2")], "no moment without a route"
 
@@ -64,7 +64,7 @@ def test_who_has_no_other_way_keeps_the_one_through_him_that_leaves() -> None:
     wire.announce(one, BLOCK)
     wire.announce(two)
     wire.until(lambda: bool(two.learned()))
-    one.router.lower()
+    one.router.graceful_shutdown()
     wire.settle(one)
     wire.run(0.1)
     assert two.learned() == {BLOCK: "10.0.0.1"}
@@ -76,7 +76,7 @@ def test_who_has_no_other_way_keeps_the_one_through_him_that_leaves() -> None:
     assert attributes_at(two).local_pref == 0, "a new session, too, hears that we leave"
 
 
-def test_what_only_passes_through_a_reflector_that_leaves_is_told_as_before() -> None:
+def test_what_only_passes_through_a_reflector_that_leaves_is_advertised_as_before() -> None:
     wire = Wire()
     one, two, three = wire.node(1), wire.node(2), wire.node(3)
     wire.peer(one, 2)
@@ -86,7 +86,7 @@ def test_what_only_passes_through_a_reflector_that_leaves_is_told_as_before() ->
         wire.announce(node)
     wire.announce(one, BLOCK)
     wire.until(lambda: bool(three.learned()))
-    two.router.lower()
+    two.router.graceful_shutdown()
     wire.settle(two)
     wire.run(0.1)
     assert (attributes_at(three).local_pref, attributes_at(three).communities) == (100, ())
@@ -130,7 +130,7 @@ def test_a_well_known_community_goes_as_far_as_it_says_and_is_kept(
             assert three.learned() == {BLOCK: "10.0.0.2" if external else "10.0.0.1"}
 
 
-def test_no_advertise_is_told_to_nobody_at_all() -> None:
+def test_no_advertise_is_advertised_to_nobody_at_all() -> None:
     two, three = told_with(WellKnown.NO_ADVERTISE, external=False)
     assert two.learned() == three.learned() == {}
 
@@ -155,5 +155,5 @@ def test_who_was_left_with_a_word_calls_again_every_few_seconds_however_often_it
     for _ in range(6):
         wire.peer(one, 2, passive=True)
         wire.until(lambda: two.state(one) is State.ESTABLISHED, 5.5)
-        wire.drain(one, "maintenance")
+        wire.shutdown(one, "maintenance")
         wire.run(1.0)

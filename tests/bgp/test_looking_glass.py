@@ -6,8 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from bgp.looking_glass import MOST_PREFIXES, Page, View, Which, counts, look
+from bgp.looking_glass import MOST_PREFIXES, Page, Query, RibView, query
 from bgp.peer_config import PeerConfig
+from bgp.peer_status import counts
 from bgp.policy.policy import Action, Policy, PrefixMatch, PrependAs, Rule
 from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address
@@ -41,8 +42,8 @@ def told(page: Page) -> dict[str, tuple[bool, str]]:
     return {str(seen.prefix): (seen.best, seen.reason) for seen in page.paths}
 
 
-def view(which: Which = Which.KNOWN, last: int | None = None, prefix: str | None = None) -> View:
-    return View(
+def view(which: RibView = RibView.KNOWN, last: int | None = None, prefix: str | None = None) -> Query:
+    return Query(
         which,
         address(last) if last is not None else None,
         ip_network(prefix) if prefix is not None else None,
@@ -55,7 +56,7 @@ def test_all_paths_are_shown_with_the_reason_of_the_best_and_of_the_others() -> 
     wire.announce(two, TWO, THREE)
     wire.announce(three, THREE)
     wire.run(1)
-    found = look(one.router, view())
+    found = query(one.router, view())
     assert [(str(seen.prefix), str(seen.path.source.address), seen.reason) for seen in found.paths] == [
         (ONE, "0.0.0.0", "the only path"),
         (TWO, "10.0.0.2", "the only path"),
@@ -65,47 +66,49 @@ def test_all_paths_are_shown_with_the_reason_of_the_best_and_of_the_others() -> 
     assert [seen.best for seen in found.paths] == [True, True, True, False]
 
 
-def test_what_a_peer_told_is_shown_with_what_became_of_it() -> None:
-    wire, one, two, three = star(Policy(incoming=(Rule(Action.REJECT, "rule 7", prefix=TWO_ONLY),)))
+def test_what_a_peer_announced_is_shown_with_what_became_of_it() -> None:
+    wire, one, two, three = star(Policy(import_rules=(Rule(Action.REJECT, "rule 7", prefix=TWO_ONLY),)))
     wire.announce(one, ONE)
     wire.announce(two, ONE, TWO, THREE)
     wire.announce(three, ONE)
     wire.run(1)
-    assert told(look(one.router, view(Which.RECEIVED, 2))) == {
+    assert told(query(one.router, view(RibView.RECEIVED, 2))) == {
         ONE: (False, "not our own"),
         TWO: (False, "refused: rule 7"),
         THREE: (True, "in use"),
     }
 
 
-def test_what_a_peer_is_told_is_shown_as_it_is_told() -> None:
-    policy = Policy(outgoing=(Rule(Action.ACCEPT, "rule 1", prefix=TWO_ONLY, operations=(PrependAs((7,)),)),))
+def test_what_a_peer_is_advertised_is_shown_as_it_is_advertised() -> None:
+    policy = Policy(
+        export_rules=(Rule(Action.ACCEPT, "rule 1", prefix=TWO_ONLY, operations=(PrependAs((7,)),)),)
+    )
     wire, one, *_ = star(policy)
     wire.announce(one, ONE, TWO)
     wire.run(1)
-    page = look(one.router, view(Which.ADVERTISED, 2))
-    assert told(page) == {ONE: (True, "told"), TWO: (True, "rule 1")}
+    page = query(one.router, view(RibView.ADVERTISED, 2))
+    assert told(page) == {ONE: (True, "advertised"), TWO: (True, "rule 1")}
     assert [seen.path.attributes.as_path for seen in page.paths] == [(), ((2, (7,)),)]
     assert [str(seen.path.attributes.next_hop) for seen in page.paths] == ["10.0.0.1", "10.0.0.1"]
 
 
-def test_why_a_peer_is_not_told_is_said_for_the_prefix_that_is_asked_for() -> None:
-    wire, one, two, three = star(Policy(outgoing=(Rule(Action.REJECT, "rule 9", prefix=TWO_ONLY),)))
+def test_why_a_peer_is_not_advertised_a_prefix_is_said_for_the_prefix_that_is_asked_for() -> None:
+    wire, one, two, three = star(Policy(export_rules=(Rule(Action.REJECT, "rule 9", prefix=TWO_ONLY),)))
     wire.announce(one, TWO)
     wire.announce(two, THREE)
     wire.announce(three, ONE)
     wire.run(1)
-    assert told(look(one.router, view(Which.ADVERTISED, 2))) == {ONE: (True, "told")}
+    assert told(query(one.router, view(RibView.ADVERTISED, 2))) == {ONE: (True, "advertised")}
     for last, prefix, reason in (
         (2, TWO, "rule 9"),
-        (2, THREE, "the peer itself told it"),
-        (3, ONE, "the peer itself told it"),
+        (2, THREE, "the peer itself announced it"),
+        (3, ONE, "the peer itself announced it"),
     ):
-        assert told(look(one.router, view(Which.ADVERTISED, last, prefix))) == {prefix: (False, reason)}
-    assert look(one.router, view(Which.ADVERTISED, 2, "10.9.0.0/24")).paths == ()
+        assert told(query(one.router, view(RibView.ADVERTISED, last, prefix))) == {prefix: (False, reason)}
+    assert query(one.router, view(RibView.ADVERTISED, 2, "10.9.0.0/24")).paths == ()
 
 
-def test_what_an_internal_peer_told_another_internal_one_is_not_told() -> None:
+def test_what_an_internal_peer_announced_is_not_advertised_to_another() -> None:
     wire = Wire()
     one, two, three = (wire.node(number, MESH) for number in (1, 2, 3))
     wire.configure(one, {address(last): PeerConfig(address(last), MESH) for last in (2, 3)})
@@ -116,8 +119,8 @@ def test_what_an_internal_peer_told_another_internal_one_is_not_told() -> None:
     wire.until(lambda: one.state(two) is one.state(three) is State.ESTABLISHED)
     wire.announce(two, TWO)
     wire.run(1)
-    assert told(look(one.router, view(Which.ADVERTISED, 3, TWO))) == {
-        TWO: (False, "an internal peer told it, and neither of the two is our client")
+    assert told(query(one.router, view(RibView.ADVERTISED, 3, TWO))) == {
+        TWO: (False, "an internal peer announced it, and neither of the two is our client")
     }
 
 
@@ -136,7 +139,7 @@ def test_a_prefix_is_found_exactly_and_an_address_by_the_longest_prefix(asked: s
     wire, one, two, _ = star()
     wire.announce(two, "10.0.0.0/16", TWO)
     wire.run(1)
-    assert list(told(look(one.router, view(prefix=asked)))) == found
+    assert list(told(query(one.router, view(prefix=asked)))) == found
 
 
 def test_pages_are_bounded_and_miss_nothing_though_the_table_changes() -> None:
@@ -146,7 +149,7 @@ def test_pages_are_bounded_and_miss_nothing_though_the_table_changes() -> None:
     seen: list[str] = []
     after = None
     while True:
-        page = look(one.router, View(after=after, most=70))
+        page = query(one.router, Query(after=after, most=70))
         assert len(page.paths) <= 70
         seen += [str(one.prefix) for one in page.paths]
         if page.last is None:
@@ -155,17 +158,17 @@ def test_pages_are_bounded_and_miss_nothing_though_the_table_changes() -> None:
         wire.announce(one, *prefixes[5:])  # what goes before the border does not matter
     assert seen == prefixes
     wire.announce(one, *(f"10.{number >> 8}.{number & 255}.0/24" for number in range(MOST_PREFIXES + 1)))
-    assert len(look(one.router, View(most=10**9)).paths) == MOST_PREFIXES
+    assert len(query(one.router, Query(most=10**9)).paths) == MOST_PREFIXES
 
 
 def test_a_stranger_is_named() -> None:
     _, one, *_ = star()
     with pytest.raises(ValueError, match=r"10\.0\.0\.9 is not a peer"):
-        look(one.router, view(Which.RECEIVED, 9))
+        query(one.router, view(RibView.RECEIVED, 9))
 
 
 def test_the_counts_of_a_peer() -> None:
-    wire, one, two, _ = star(Policy(incoming=(Rule(Action.REJECT, "rule 7", prefix=TWO_ONLY),)))
+    wire, one, two, _ = star(Policy(import_rules=(Rule(Action.REJECT, "rule 7", prefix=TWO_ONLY),)))
     wire.announce(one, ONE)
     wire.announce(two, TWO, THREE)
     wire.run(1)
@@ -178,12 +181,12 @@ def test_a_path_whose_next_hop_leads_nowhere_is_shown_with_that_reason() -> None
     wire.announce(two, TWO)
     wire.announce(three, TWO)
     wire.run(1)
-    one.router.lead_nowhere({address(2)})
+    one.router.set_unreachable_nexthops({address(2)})
     wire.settle(one)
     assert [
-        (str(seen.path.source.address), seen.best, seen.reason) for seen in look(one.router, view()).paths
+        (str(seen.path.source.address), seen.best, seen.reason) for seen in query(one.router, view()).paths
     ] == [
         ("10.0.0.3", True, "the only path"),
         ("10.0.0.2", False, "next hop not reachable"),
     ]
-    assert told(look(one.router, view(Which.RECEIVED, 2))) == {TWO: (False, "next hop not reachable")}
+    assert told(query(one.router, view(RibView.RECEIVED, 2))) == {TWO: (False, "next hop not reachable")}

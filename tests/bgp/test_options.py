@@ -12,7 +12,7 @@ from bgp.policy.origination import Origination
 from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import read, shown
+from bgp.wire.communities import format_community, parse
 from bgp.wire.families import Family
 from tests.fakes.wire import Node, Wire, address
 
@@ -109,7 +109,9 @@ NEXT_HOPS = [
 
 
 @pytest.mark.parametrize(("mode", "external", "taught", "own"), NEXT_HOPS)
-def test_the_next_hop_that_a_peer_is_told(mode: NextHopMode, external: bool, taught: str, own: str) -> None:
+def test_the_next_hop_that_a_peer_is_advertised(
+    mode: NextHopMode, external: bool, taught: str, own: str
+) -> None:
     wire = Wire()
     first, node = wire.node(1, FABRIC), wire.node(2, MESH)
     last_as = OTHER_FABRIC if external else MESH
@@ -122,7 +124,7 @@ def test_the_next_hop_that_a_peer_is_told(mode: NextHopMode, external: bool, tau
     assert last.learned() == {BLOCK: taught, "192.168.2.0/26": own}
 
 
-def test_a_reflector_told_to_set_its_own_next_hop_does() -> None:
+def test_a_reflector_that_is_to_set_its_own_next_hop_does() -> None:
     wire = Wire()
     one, reflector, three = wire.node(1), wire.node(2), wire.node(3)
     to_three = config(3, MESH, next_hop_mode=NextHopMode.SELF)
@@ -133,7 +135,7 @@ def test_a_reflector_told_to_set_its_own_next_hop_does() -> None:
     assert three.learned() == {BLOCK: "10.0.0.2"}
 
 
-def test_another_next_hop_mode_is_told_anew_in_the_same_session() -> None:
+def test_another_next_hop_mode_is_advertised_anew_in_the_same_session() -> None:
     wire = Wire()
     first, node, last = wire.node(1, FABRIC), wire.node(2, MESH), wire.node(3, MESH)
     join(wire, first, node, config(2, MESH), config(1, FABRIC))
@@ -193,7 +195,7 @@ def test_the_time_between_keepalives_is_the_configured_one_or_a_third_of_the_hol
     assert max(gaps) > most * 0.75 - 0.01
 
 
-def test_our_own_prefixes_say_their_communities_and_a_change_is_told_anew() -> None:
+def test_our_own_prefixes_say_their_communities_and_a_change_is_advertised_anew() -> None:
     wire = Wire()
     one, two, three = wire.node(1, MESH), wire.node(2, MESH), wire.node(3, FABRIC)
     join(wire, one, two, config(2, MESH), config(1, MESH))
@@ -227,7 +229,7 @@ COMMUNITIES = ["0:0", "64512:65535", "0:0:0", "4294967295:4294967295:4294967295"
 
 @pytest.mark.parametrize("text", COMMUNITIES)
 def test_a_community_is_shown_as_it_was_written(text: str) -> None:
-    assert shown(read(text)) == text
+    assert format_community(parse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_a_community_is_shown_as_it_was_written(text: str) -> None:
 )
 def test_a_wrong_community_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="must be AS:VALUE of 16 bits each"):
-        read(text)
+        parse(text)
 
 
 def test_wrong_options_are_refused_with_a_sentence() -> None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, ip_network
 
 import pytest
 
-from bgp.looking_glass import View, Which, look
+from bgp.looking_glass import Query, RibView, query
 from bgp.peer_config import PeerConfig
 from bgp.peer_status import ErrorStatus, PeerStatus, peer_status
 from bgp.policy.policy import Action, Policy, Rule
@@ -15,7 +15,7 @@ from bgp.session.notification_text import where_defined
 from bgp.wire.families import Family
 from bgp.wire.iana import Cease, Error, OpenError
 from bgp.wire.messages import Notification
-from tests.bgp.rib.test_add_path import PREFIX, Neighbour, attributes, identified
+from tests.fakes.add_path_peer import PREFIX, AddPathPeer, attributes, identified
 from tests.fakes.wire import Node, Wire, address
 
 MINE, THEIRS = "192.168.1.0/26", "192.168.2.0/26"
@@ -101,14 +101,14 @@ def test_every_code_that_we_name_is_defined_somewhere(code: Error) -> None:
 
 
 def reasons(node: Node, last: int) -> dict[str, tuple[bool, str]]:
-    page = look(node.router, View(Which.RECEIVED, address(last)))
+    page = query(node.router, Query(RibView.RECEIVED, address(last)))
     return {str(seen.prefix): (seen.best, seen.reason) for seen in page.paths}
 
 
-def test_every_path_that_a_neighbour_told_is_shown_with_what_became_of_it() -> None:
+def test_every_path_that_a_peer_announced_is_shown_with_what_became_of_it() -> None:
     wire = Wire()
     one, two, three, far = wire.node(1), wire.node(2), wire.node(3), wire.node(4, 65004)
-    closed = Policy(incoming=(Rule(Action.REJECT, "filter closed"),))
+    closed = Policy(import_rules=(Rule(Action.REJECT, "filter closed"),))
     wire.peer(one, 2, 3)
     wire.peer(two, 1)
     wire.peer(three, 1)
@@ -119,7 +119,7 @@ def test_every_path_that_a_neighbour_told_is_shown_with_what_became_of_it() -> N
     wire.until(lambda: len(one.router.next_hops) == 2 and one.router.converged)
     assert reasons(one, 2) == {MINE: (True, "in use"), THEIRS: (True, "in use")}
     assert reasons(one, 3) == {MINE: (False, "higher identifier")}
-    one.router.lead_nowhere({IPv4Address("10.0.0.2")})
+    one.router.set_unreachable_nexthops({IPv4Address("10.0.0.2")})
     assert reasons(one, 2)[THEIRS] == (False, "next hop not reachable")
     assert reasons(one, 3) == {MINE: (True, "in use")}
     known = {where: peer.config for where, peer in one.router.peers.items()}
@@ -130,18 +130,18 @@ def test_every_path_that_a_neighbour_told_is_shown_with_what_became_of_it() -> N
 
 
 def test_each_of_several_paths_is_shown_by_itself() -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     for number, hop in ((1, 5), (2, 6), (3, 1)):
-        one.say(identified(number, PREFIX), told=attributes(hop, 100 * number))
-    page = look(one.router, View(Which.RECEIVED, IPv4Address("10.0.0.2")))
+        one.say(identified(number, PREFIX), attributes=attributes(hop, 100 * number))
+    page = query(one.router, Query(RibView.RECEIVED, IPv4Address("10.0.0.2")))
     assert {(seen.path.source.path_id, seen.best, seen.reason) for seen in page.paths} == {
         (1, False, "lower LOCAL_PREF"),
         (2, True, "in use"),
         (3, False, "refused: NEXT_HOP 10.0.0.1 is ourselves"),
     }
     one.say(gone=identified(3, PREFIX))
-    page = look(one.router, View(Which.RECEIVED, IPv4Address("10.0.0.2"), ip_network(PREFIX)))
+    page = query(one.router, Query(RibView.RECEIVED, IPv4Address("10.0.0.2"), ip_network(PREFIX)))
     assert [seen.path.source.path_id for seen in page.paths] == [1, 2]
     one.say(gone=identified(1, PREFIX))
     one.say(gone=identified(2, PREFIX))
-    assert look(one.router, View(Which.RECEIVED, IPv4Address("10.0.0.2"))).paths == ()
+    assert query(one.router, Query(RibView.RECEIVED, IPv4Address("10.0.0.2"))).paths == ()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bgp.events import Tolerated
+from bgp.events import UpdateFaults
 from bgp.instance import Instance
+from bgp.learned_routes import Learned
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import Learned
 from bgp.wire.families import Address, Family, Prefix
 
 FOLDER = Path(__file__).parent / "recordings"
@@ -93,7 +93,7 @@ class Replay:
 
     def flush(self) -> None:
         wire, _ = self.router.flush(NOW)
-        self.faults += [fault for _, one in wire if isinstance(one, Tolerated) for fault in one.faults]
+        self.faults += [fault for _, one in wire if isinstance(one, UpdateFaults) for fault in one.faults]
         while self.router.next_update(self.connection):
             pass
 
@@ -125,14 +125,14 @@ def test_a_recorded_session_is_understood_as_it_was(path: Path, seed: int | None
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_a_recorded_session_ends_its_first_telling_in_every_family(path: Path) -> None:
+def test_a_recorded_session_ends_its_first_table_in_every_family(path: Path) -> None:
     recording = read(path)
     replay = Replay(recording)
     for step in recording.steps:
         if isinstance(step, bytes):
             replay.hear(step)
-    intakes = replay.router.peers[replay.peer].intakes
-    assert {family for family, intake in intakes.items() if intake.heard_all} == replay.families
+    intakes = replay.router.peers[replay.peer].adj_ribs_in
+    assert {family for family, intake in intakes.items() if intake.eor_received} == replay.families
 
 
 def test_there_are_recordings_of_each_daemon_in_each_way_of_peering() -> None:

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.policy.policy import Action, Policy, Rule
-from bgp.receive_queue import SLICE_BYTES, ReceiveQueue
-from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, Chore, RibWalks, room_for, slices, taken
-from bgp.scheduler import CONNECTION_BYTES
+from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
+from bgp.scheduler import CONNECTION_BYTES, READ_BYTES, ReceiveQueue
 from bgp.session.fsm import State
 from bgp.wire.families import Family
 from bgp.wire.framing import LARGEST_EXTENDED
@@ -44,35 +43,35 @@ def all_up(middle: Machine, *others: Machine) -> bool:
     return all(middle.state(one) is one.state(middle) is State.ESTABLISHED for one in others)
 
 
-def test_a_table_told_passed_on_refused_and_taken_back_costs_no_session() -> None:
+def test_a_table_announced_passed_on_rejected_and_withdrawn_costs_no_session() -> None:
     room, middle, teller, listener, quiet = world()
     room.until(lambda: middle.router.converged and listener.known() == TABLE, 600)
     assert room.now > 3 * HOLD_SECONDS, "else the table was no burden"
     known = {where: peer.config for where, peer in middle.router.peers.items()}
-    closed = Policy(incoming=(Rule(Action.REJECT, "nothing"),))
+    closed = Policy(import_rules=(Rule(Action.REJECT, "nothing"),))
     middle.router.configure(known | {teller.own: replace(known[teller.own], policy=closed)}, room.now)
     room.until(lambda: listener.known() == 0, 600)
     middle.router.configure(known, room.now)
     room.until(lambda: listener.known() == TABLE, 600)
-    middle.router.lead_nowhere({teller.own})
+    middle.router.set_unreachable_nexthops({teller.own})
     room.until(lambda: listener.known() == 0, 600)
-    middle.router.lead_nowhere(set())
+    middle.router.set_unreachable_nexthops(set())
     room.until(lambda: listener.known() == TABLE, 600)
     assert all_up(middle, teller, listener, quiet)
     assert [middle.sessions(one) for one in (teller, listener, quiet)] == [1, 1, 1]
-    teller.router.drain("gone for good")
+    teller.router.shutdown("gone for good")
     room.until(lambda: listener.known() == middle.known() == 0, 600)
     room.run(3 * HOLD_SECONDS)
     assert [middle.sessions(one) for one in (listener, quiet)] == [1, 1]
     assert all_up(middle, listener, quiet)
-    assert middle.longest_turn_seconds < HOLD_SECONDS / 2
+    assert middle.longest_step_seconds < HOLD_SECONDS / 2
 
 
-def test_the_same_without_turns_loses_its_sessions() -> None:
+def test_a_machine_that_does_all_steps_at_once_loses_its_sessions() -> None:
     """What the test above is worth."""
     room, middle, teller, listener, quiet = world(whole=True)
     room.until(lambda: max(middle.sessions(one) for one in (teller, listener, quiet)) > 1, 600)
-    assert middle.longest_turn_seconds > HOLD_SECONDS
+    assert middle.longest_step_seconds > HOLD_SECONDS
 
 
 def test_who_comes_late_gets_the_whole_table_and_its_end_after_it() -> None:
@@ -86,7 +85,7 @@ def test_who_comes_late_gets_the_whole_table_and_its_end_after_it() -> None:
     assert [middle.sessions(one) for one in (listener, quiet, late)] == [1, 1, 1]
 
 
-def test_a_listener_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it() -> None:
+def test_a_peer_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it() -> None:
     room, middle, teller, listener, quiet = world(pipe_bytes=SHORT_PIPE_BYTES)
     room.until(lambda: all_up(middle, teller, listener, quiet), 60)
     listener.free_at = float("inf")
@@ -100,21 +99,19 @@ def test_a_listener_that_takes_nothing_is_given_up_and_bounds_what_waits_for_it(
 # -- the parts --------------------------------------------------------------------------------------------------------
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 4), st.binary(max_size=SLICE_BYTES * 2 + 5)), max_size=12), st.data()
-)
-def test_an_inbox_keeps_the_bytes_of_each_connection_in_order_and_its_end_behind_them(
+@given(st.lists(st.tuples(st.integers(1, 4), st.binary(max_size=READ_BYTES * 2 + 5)), max_size=12), st.data())
+def test_a_receive_queue_keeps_the_octets_of_each_connection_in_order_and_its_end_behind_them(
     arrivals: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
-    inbox, read, ended = ReceiveQueue(), dict.fromkeys(range(1, 5), b""), {}
+    queue, read, ended = ReceiveQueue(), dict.fromkeys(range(1, 5), b""), {}
     sent = dict.fromkeys(range(1, 5), b"")
 
     def take() -> bool:
-        found = inbox.next()
+        found = queue.next()
         if found is None:
             return False
         connection, some, why = found
-        assert len(some) <= SLICE_BYTES
+        assert len(some) <= READ_BYTES
         assert connection not in ended
         read[connection] += some
         if why is not None:
@@ -122,32 +119,32 @@ def test_an_inbox_keeps_the_bytes_of_each_connection_in_order_and_its_end_behind
         return True
 
     for connection, some in arrivals:
-        inbox.put(connection, some)
+        queue.put(connection, some)
         sent[connection] += some
         if data.draw(st.booleans()):
             take()
     for connection in sent:
-        inbox.end(connection, f"end of {connection}")
+        queue.end(connection, f"end of {connection}")
     while take():
         pass
     assert read == sent
     assert ended == {connection: f"end of {connection}" for connection in sent}
-    assert not inbox
+    assert not queue
 
 
 def test_a_connection_that_sends_much_waits_for_the_others() -> None:
-    inbox = ReceiveQueue()
-    inbox.put(1, bytes(10 * SLICE_BYTES))
-    inbox.put(2, b"hello")
-    assert inbox.is_full(1)
-    assert not inbox.is_full(2)
-    assert [found[0] for _ in range(4) if (found := inbox.next()) is not None] == [1, 2, 1, 1]
+    queue = ReceiveQueue()
+    queue.put(1, bytes(10 * READ_BYTES))
+    queue.put(2, b"hello")
+    assert queue.is_full(1)
+    assert not queue.is_full(2)
+    assert [found[0] for _ in range(4) if (found := queue.next()) is not None] == [1, 2, 1, 1]
 
 
-def test_chores_share_the_room_and_each_ends() -> None:
+def test_rib_walks_share_the_room_and_each_ends() -> None:
     done: list[str] = []
 
-    def chore(name: str, steps: int) -> Chore:
+    def chore(name: str, steps: int) -> RibWalk:
         for _ in range(steps):
             done.append(name)
             yield 10
@@ -162,17 +159,17 @@ def test_chores_share_the_room_and_each_ends() -> None:
     assert done == ["a", "b", "a", "a"]
 
 
-def test_a_turn_has_less_room_the_more_neighbours_there_are_and_never_none() -> None:
-    assert room_for(0) == room_for(16) == SLICE_PREFIXES
-    assert room_for(100_000) == LEAST_PREFIXES
-    assert SLICE_PREFIXES > room_for(50) > room_for(500) >= LEAST_PREFIXES
+def test_a_step_has_less_room_the_more_peers_there_are_and_never_none() -> None:
+    assert slice_size(0) == slice_size(16) == SLICE_PREFIXES
+    assert slice_size(100_000) == LEAST_PREFIXES
+    assert SLICE_PREFIXES > slice_size(50) > slice_size(500) >= LEAST_PREFIXES
 
 
 @given(st.sets(st.integers(0, 100)), st.integers(1, 50))
 def test_what_is_taken_from_a_set_is_in_it_no_more_and_in_its_order(numbers: set[int], most: int) -> None:
     pending, found = dict.fromkeys(numbers), list[int]()
     while pending:
-        some = taken(pending, most)
+        some = take_first(pending, most)
         assert 0 < len(some) <= most
         assert not some.keys() & pending.keys()
         found += some
@@ -180,7 +177,7 @@ def test_what_is_taken_from_a_set_is_in_it_no_more_and_in_its_order(numbers: set
     assert [one for some in slices(sorted(numbers), most) for one in some] == sorted(numbers)
 
 
-def test_a_forgotten_neighbour_that_tells_again_before_it_is_forgotten_keeps_what_it_told() -> None:
+def test_a_withdrawal_under_way_leaves_what_the_peer_announces_again_meanwhile() -> None:
     """Between two slices of forgetting a whole table some of it is told anew."""
     room, middle, teller, listener, _ = world()
     room.until(lambda: listener.known() == TABLE, 600)

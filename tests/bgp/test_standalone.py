@@ -127,7 +127,9 @@ ONE_BLOCK, TWO_BLOCK = (
 )
 
 
-async def test_two_programs_tell_each_other_and_a_terminated_one_is_forgotten(tmp_path: Path) -> None:
+async def test_two_programs_advertise_to_each_other_and_the_paths_of_a_terminated_one_go(
+    tmp_path: Path,
+) -> None:
     async with speaking(tmp_path, 1, ONE_BLOCK) as one, speaking(tmp_path, 2, TWO_BLOCK) as two:
         # Fresh, in the end: while two connections of a collision become one, a path may be seen stale for a moment.
         learned = await one.until("path", prefix="192.168.2.0/26", stale=False)
@@ -164,7 +166,7 @@ async def test_sighup_reads_the_file_again_and_a_mistake_changes_nothing(tmp_pat
         await one.until("gone", prefix="192.168.2.0/26")
 
 
-async def test_a_file_or_an_address_that_is_wrong_is_told_and_ends_it(tmp_path: Path) -> None:
+async def test_a_file_or_an_address_that_is_wrong_is_reported_and_ends_it(tmp_path: Path) -> None:
     async def said_of(text: str) -> str:
         (tmp_path / "wrong.toml").write_text(text)
         process = await asyncio.create_subprocess_exec(

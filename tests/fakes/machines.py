@@ -1,8 +1,8 @@
-"""Speakers on slow machines in virtual time: every turn costs time, and nothing else happens there meanwhile.
+"""Speakers on slow machines in virtual time: every step costs time, and nothing else happens there meanwhile.
 
-A turn costs `seconds_per_prefix` for each prefix that it reads, decides or tells. Between machines there are pipes that
+A step costs `seconds_per_prefix` for each prefix that it reads, decides or tells. Between machines there are pipes that
 hold `pipe_bytes`: a reader that does not read blocks its writer.
-`whole` is the fault to compare with: a machine that does all its turns at once, without a look at clock or pipes.
+`whole` is the fault to compare with: a machine that does all its steps at once, without a look at clock or pipes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from bgp.events import Close, Connection, Dial, Send
-from bgp.instance import Instance
-from bgp.instance import Wire as Output
+from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Scheduler, Step
 from bgp.session.fsm import State
@@ -47,16 +46,16 @@ class Machine:
     """One of them."""
 
     own: IPv4Address
-    turns: Scheduler
+    scheduler: Scheduler
     seconds_per_prefix: float = 0.0
     whole: bool = False
     free_at: float = 0.0
-    longest_turn_seconds: float = 0.0
+    longest_step_seconds: float = 0.0
     out: dict[Connection, Pipe] = field(default_factory=dict)
 
     @property
     def router(self) -> Instance:
-        return self.turns.router
+        return self.scheduler.instance
 
     def known(self) -> int:
         """How many prefixes have a path."""
@@ -128,7 +127,7 @@ class Room:
         self.now = end
 
     def _ready(self, machine: Machine) -> float:
-        if machine.turns.is_busy or any(self._readable(machine)):
+        if machine.scheduler.is_busy or any(self._readable(machine)):
             return machine.free_at
         due = machine.router.next_deadline()
         return max(machine.free_at, due if due is not None else float("inf"))
@@ -138,21 +137,23 @@ class Room:
             pipe
             for other in self.machines.values()
             for pipe in other.out.values()
-            if pipe.to is machine and (pipe.data or pipe.ended) and not machine.turns.inbox.is_full(pipe.name)
+            if pipe.to is machine
+            and (pipe.data or pipe.ended)
+            and not machine.scheduler.receive_queue.is_full(pipe.name)
         ]
 
     def _step(self, machine: Machine) -> None:
         cost = 0.0
         while True:
             self._read(machine)
-            turn = machine.turns.take(self.now)
-            self._carry_out(machine, turn)
-            prefixes = sum(map(len, turn.changed.values()))
-            prefixes += sum(len(data) for _, data in turn.updates) // BYTES_PER_PREFIX
+            step = machine.scheduler.step(self.now)
+            self._carry_out(machine, step)
+            prefixes = sum(map(len, step.changed.values()))
+            prefixes += sum(len(data) for _, data in step.updates) // BYTES_PER_PREFIX
             cost += IDLE_COST_SECONDS + machine.seconds_per_prefix * prefixes
-            if not machine.whole or not (machine.turns.is_busy or self._readable(machine)):
+            if not machine.whole or not (machine.scheduler.is_busy or self._readable(machine)):
                 break
-        machine.longest_turn_seconds = max(machine.longest_turn_seconds, cost)
+        machine.longest_step_seconds = max(machine.longest_step_seconds, cost)
         machine.free_at = self.now + cost
 
     def _read(self, machine: Machine) -> None:
@@ -160,24 +161,24 @@ class Room:
             data = bytes(pipe.data[:READ_BYTES])
             del pipe.data[:READ_BYTES]
             if data:
-                machine.turns.inbox.put(pipe.name, data)
+                machine.scheduler.receive_queue.put(pipe.name, data)
             elif pipe.ended:
-                machine.turns.inbox.end(pipe.name, "the peer closed TCP")
+                machine.scheduler.receive_queue.end(pipe.name, "the peer closed TCP")
                 pipe.ended = False
             writer = next(one for one in self.machines.values() if one.out.get(pipe.back) is pipe)
             if pipe.was_full and len(pipe.data) < self.pipe_bytes:
                 pipe.was_full = False
-                writer.turns.blocked(pipe.back, self.now, is_full=False)
+                writer.scheduler.blocked(pipe.back, self.now, is_full=False)
 
     # -- what a shell does --------------------------------------------------------------------------------------------
 
-    def _carry_out(self, machine: Machine, turn: Step) -> None:
-        for _, one in turn.wire:
+    def _carry_out(self, machine: Machine, step: Step) -> None:
+        for _, one in step.actions:
             self._perform(machine, one)
-        for connection, data in turn.updates:
+        for connection, data in step.updates:
             self._write(machine, connection, data)
 
-    def _perform(self, machine: Machine, one: Output) -> None:
+    def _perform(self, machine: Machine, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 other = self.machines[config.address]
@@ -201,4 +202,4 @@ class Room:
         pipe.most_bytes = max(pipe.most_bytes, len(pipe.data))
         if len(pipe.data) >= self.pipe_bytes and not pipe.was_full:
             pipe.was_full = True
-            machine.turns.blocked(connection, self.now, is_full=True)
+            machine.scheduler.blocked(connection, self.now, is_full=True)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from bgp.events import Close, Connection, Dial, Send, Tolerated
-from bgp.instance import Instance
-from bgp.instance import Wire as Output
+from bgp.events import Close, Connection, Dial, Send, UpdateFaults
+from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.wire import nlri
@@ -71,7 +70,7 @@ class Node:
         return {
             str(nlri.unpack(prefix, family))
             for peer in self.router.peers.values()
-            for family, intake in peer.intakes.items()
+            for family, intake in peer.adj_ribs_in.items()
             for prefix in intake.stale
         }
 
@@ -146,8 +145,8 @@ class Wire:
         node.router.configure(peers, self.now)
         self.settle(node)
 
-    def drain(self, node: Node, text: str) -> None:
-        node.router.drain(text)
+    def shutdown(self, node: Node, text: str) -> None:
+        node.router.shutdown(text)
         self.settle(node)
 
     def announce(self, node: Node, *prefixes: str) -> None:
@@ -223,7 +222,7 @@ class Wire:
             wire, changed = node.router.flush(self.now)
             for _, one in wire:
                 self._perform(node, one)
-            for connection in node.router.waiting():
+            for connection in node.router.writable():
                 while data := node.router.next_update(connection):
                     self._send(node, connection, data)
             for family, prefix in ((family, one) for family, some in changed.items() for one in some):
@@ -245,20 +244,20 @@ class Wire:
             assert due is None or due <= min(times, default=due)
         assert not any(peer.is_waiting for peer in peers)
 
-    def _perform(self, node: Node, one: Output) -> None:
+    def _perform(self, node: Node, one: ShellAction) -> None:
         match one:
             case Dial(connection, config):
                 self.calls.append((self.now, node.own, config.address))
-                self._later(HOP_SECONDS, lambda c=connection, p=config: self._ring(node, c, p.address))  # type: ignore[misc]
+                self._later(HOP_SECONDS, lambda c=connection, p=config: self._dial(node, c, p.address))  # type: ignore[misc]
             case Send(connection, data):
                 self._send(node, connection, data)
             case Close(connection):
                 if (end := node.ends.get(connection)) is not None:
                     self._hang_up(end)
-            case Tolerated(faults):
+            case UpdateFaults(faults):
                 node.log += faults
 
-    def _ring(self, caller: Node, connection: Connection, to: Address) -> None:
+    def _dial(self, caller: Node, connection: Connection, to: Address) -> None:
         callee = self.nodes.get(to)
         if caller.down or to in self.unplugged:
             return  # no answer: the caller's own timer ends it

@@ -72,7 +72,7 @@ async def test_kill_9_and_a_start_move_no_route_of_any_neighbour_and_a_drain_tak
         async with running(tmp_path / "first.toml", restarting=False):
             await daemon.watch.until(known=(BLOCK,))
             await third.until(lambda speaker: block in speaker.learned)
-            third.speaker.take_touched()
+            third.speaker.take_changed()
             seen = len(daemon.watch.events)
         await third.until(lambda speaker: speaker.learned[block].stale)
         async with running(tmp_path / "second.toml", restarting=True) as process:

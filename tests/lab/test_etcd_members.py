@@ -20,7 +20,7 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.icmp import Pinger
 from agent.lab.lab_plan import LabError, Mode
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import add, remove
+from agent.lab.pods import add_pod, remove_pod
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster
 from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
@@ -50,7 +50,7 @@ class Secured:
 
     def a_pod_comes_and_goes(self) -> None:
         for node in self.lab.plan.nodes:
-            remove(self.lab.plan, add(self.lab.plan, "brief", node))
+            remove_pod(self.lab.plan, add_pod(self.lab.plan, "brief", node))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def secured(make_lab: MakeLab) -> Iterator[Secured]:
             lab_processes.start_agent(node, environment)
         lab_processes.wait_for_agents(lab.plan)
         for number, node in enumerate(lab.plan.nodes):
-            add(lab.plan, f"p{number}", node)
+            add_pod(lab.plan, f"p{number}", node)
         wait_until_routed(lab)
         wait_until_quiet(lab)
         yield Secured(lab, authority, members)
@@ -149,7 +149,7 @@ def test_a_certificate_that_expired_is_said_and_its_successor_is_taken_while_the
             secured.lab.plan.nodes
         ):  # the next call takes the new files, and closes what the former ones opened
             with pytest.raises(LabError, match="the datastore is away"):
-                add(secured.lab.plan, "early", node)
+                add_pod(secured.lab.plan, "early", node)
         secured.wait_for_trouble()
         assert all("has expired at" in " ".join(status["troubles"]) for status in secured.status())
         secured.authority.issue("agents", days=30)

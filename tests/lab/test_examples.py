@@ -17,7 +17,7 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import add
+from agent.lab.pods import add_pod
 from tests.scenes.cli_examples import Place, at
 from tests.scenes.labs import named, wait_until_routed
 
@@ -102,5 +102,5 @@ def test_the_examples_of_a_lab_do_what_they_show(folder: Path) -> None:
             lab = lifecycle.find(LAB)
             assert lab.mode is Mode.VXLAN
             for number in (1, 2, 3):
-                add(lab.plan, f"p{number}", lab.plan.nodes[number - 1])
+                add_pod(lab.plan, f"p{number}", lab.plan.nodes[number - 1])
             wait_until_routed(lab)

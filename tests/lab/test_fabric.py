@@ -34,7 +34,7 @@ def nodes() -> Iterator[None]:
 @pytest.mark.lab
 @pytest.mark.usefixtures("nodes")
 def test_acquainted_nodes_have_each_other_as_permanent_neighbours_and_reach_each_other() -> None:
-    fabric.acquaint({name: address.ip for name, address in NODES.items()})
+    fabric.add_permanent_neighbours({name: address.ip for name, address in NODES.items()})
     for name, own in NODES.items():
         inside = ["ip", "netns", "exec", name]
         said = subprocess.run(
@@ -49,7 +49,7 @@ def test_acquainted_nodes_have_each_other_as_permanent_neighbours_and_reach_each
 @pytest.mark.ipip  # in the guest kernel, whose own sysctls nobody else needs
 def test_a_node_begins_with_the_kernels_own_sysctls_whatever_the_machines_are() -> None:
     machines = {"all/forwarding": "1", "default/rp_filter": "2", "default/arp_ignore": "2"}
-    conf = kernel_defaults.PLACE / "ipv4/conf"
+    conf = kernel_defaults.PROC_SYS_NET / "ipv4/conf"
     before = {name: (conf / name).read_text() for name in machines}
     for name, value in machines.items():
         (conf / name).write_text(value)

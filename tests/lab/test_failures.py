@@ -12,7 +12,7 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import add, pods, remove
+from agent.lab.pods import add_pod, pods, remove_pod
 from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors
 
@@ -92,9 +92,9 @@ def test_thirty_seconds_without_etcd_lose_no_ping_and_a_pod_can_be_added_afterwa
         lab_processes.wait_for_agents(lab.plan)
     finally:
         monitors.close()
-    pod = add(lab.plan, "after", lab.plan.nodes[2])
+    pod = add_pod(lab.plan, "after", lab.plan.nodes[2])
     assert lost_pings(lab, rounds=2) == 0
-    remove(lab.plan, pod)
+    remove_pod(lab.plan, pod)
     assert "after" not in {known.name for known in pods(lab.plan)}
 
 
@@ -107,7 +107,7 @@ def test_a_restored_backup_of_etcd_changes_no_route_and_loses_no_ping(
     shutil.copytree(data, tmp_path / "backup")
     lab_processes.start_etcd(lab.plan)
     lab_processes.wait_for_agents(lab.plan)
-    remove(lab.plan, add(lab.plan, "brief", node))  # revisions go on, so that the backup is older
+    remove_pod(lab.plan, add_pod(lab.plan, "brief", node))  # revisions go on, so that the backup is older
     lab_processes.wait_for("convergence", lambda: converged(lab), 60)
     monitors = RouteMonitors(lab, tmp_path)
     try:
@@ -124,5 +124,5 @@ def test_a_restored_backup_of_etcd_changes_no_route_and_loses_no_ping(
         assert monitors.events() == {one.name: [] for one in lab.plan.nodes}
     finally:
         monitors.close()
-    add(lab.plan, "after", node)
+    add_pod(lab.plan, "after", node)
     assert lost_pings(lab, rounds=2) == 0

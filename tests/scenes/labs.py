@@ -13,9 +13,9 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import add
-from agent.lab.route_tables import table
+from agent.lab.pods import add_pod
 
 SETTLE_SECONDS = 30.0
 PROOF = "203.0.113.0/24"
@@ -48,7 +48,7 @@ def make_lab() -> Iterator[MakeLab]:
             stack.callback(lifecycle.down, named(name))
             lab = lifecycle.up(named(name), nodes, mode, lambda _: None, pool, dual_stack=dual_stack)
             for number in range(pods):
-                add(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
+                add_pod(lab.plan, f"p{number + 1}", lab.plan.nodes[number % nodes])
             if pods:
                 wait_until_routed(lab)
                 wait_until_quiet(lab)
@@ -60,7 +60,7 @@ def make_lab() -> Iterator[MakeLab]:
 def remote_routes(lab: Lab) -> dict[str, list[str]]:
     """Node -> its routes to other nodes' blocks."""
     return {
-        node.name: [line for line in table(node) if " via 1" in line and "default" not in line]
+        node.name: [line for line in ip_route(node) if " via 1" in line and "default" not in line]
         for node in lab.plan.nodes
     }
 

@@ -34,12 +34,9 @@ def main() -> None:
     while not select.select([sys.stdin], [], [], 0)[0]:
         pinger.send_round(pairs)
         due += ROUND_SECONDS
-        while (left := due - time.monotonic()) > 0:
-            # With nothing outstanding receive() returns at once: then only the input is waited for.
-            pinger.receive(due)
-            if not pinger.outstanding:
-                select.select([sys.stdin], [], [], left)
-                break
+        pinger.receive(due)
+        if (left := due - time.monotonic()) > 0:  # every request is answered: only the input is waited for
+            select.select([sys.stdin], [], [], left)
         say(pinger)
     pinger.receive(time.monotonic() + 1)
     say(pinger)

@@ -78,7 +78,7 @@ class Node:
         self._leader = 0
         self._process: subprocess.Popen[bytes] | None = None
         ip(f"netns add {self.name}")
-        kernel_defaults.set_back(Path("/run/netns") / self.name)
+        kernel_defaults.reset_sysctls(Path("/run/netns") / self.name)
         ip(f"-n {self.name} link set lo up")
         ip(f"-n {fabric} link add p{number} type veth peer name eth0 netns {self.name}")
         ip(f"-n {fabric} link set p{number} master br0 up")

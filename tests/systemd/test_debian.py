@@ -131,11 +131,11 @@ def test_switches_that_a_namespace_took_over_are_set_back() -> None:
         " ipv4.conf.default.accept_source_route=0 ipv6.conf.default.disable_ipv6=1 ipv6.conf.all.forwarding=1"
     )
     with fresh_namespace():
-        kernel_defaults.set_back(Path("/proc/thread-self/ns/net"))
+        kernel_defaults.reset_sysctls(Path("/proc/thread-self/ns/net"))
         fresh = shown_sysctls()
         subprocess.run(["sysctl", "-q", "-w", *(f"net.{switch}" for switch in odd.split())], check=True)
         assert len(fresh ^ shown_sysctls()) >= 2 * len(odd.split())
-        kernel_defaults.set_back(Path("/proc/thread-self/ns/net"))
+        kernel_defaults.reset_sysctls(Path("/proc/thread-self/ns/net"))
         assert fresh ^ shown_sysctls() == set()
 
 

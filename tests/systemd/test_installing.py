@@ -9,8 +9,8 @@ import pytest
 from agent.configuration.loading import load
 from agent.netlink.objects import Link
 from agent.service import host_snapshot, kernel_modules, layout
-from agent.service.install import InstallFailed, identity, newest, unit_file
-from agent.service.uninstall import MOST_DIFFERENCES, proof, read_record
+from agent.service.install import ServiceInstallFailed, environment_name, find_wheel, unit_file
+from agent.service.uninstall import MOST_DIFFERENCES, compare_with_record, read_record
 from tests import ROOT
 
 
@@ -53,9 +53,9 @@ def test_directories_come_before_those_above_them() -> None:
     ],
 )
 def test_a_comparison_names_what_went_and_what_came(
-    before: host_snapshot.Evidence, now: host_snapshot.Evidence, found: dict[str, list[str]]
+    before: host_snapshot.Snapshot, now: host_snapshot.Snapshot, found: dict[str, list[str]]
 ) -> None:
-    assert host_snapshot.differences(before, now) == found
+    assert host_snapshot.snapshot_differences(before, now) == found
 
 
 def test_switches_that_change_others_are_set_back_first() -> None:
@@ -68,7 +68,7 @@ def test_switches_that_change_others_are_set_back_first() -> None:
             "net/ipv6/conf/all/forwarding = 0",
         ]
     }
-    assert list(host_snapshot.to_restore(record).items()) == [
+    assert list(host_snapshot.sysctls_to_restore(record).items()) == [
         ("net/ipv4/ip_forward", "0"),
         ("net/ipv4/conf/all/accept_redirects", "0"),
         ("net/ipv6/conf/all/forwarding", "0"),
@@ -78,18 +78,18 @@ def test_switches_that_change_others_are_set_back_first() -> None:
 
 def test_without_a_record_nothing_is_set_back_and_the_proof_says_that_there_is_none(tmp_path: Path) -> None:
     record = read_record(tmp_path)
-    assert host_snapshot.to_restore(record) == {}
-    assert list(proof(record, tmp_path)) == [
+    assert host_snapshot.sysctls_to_restore(record) == {}
+    assert list(compare_with_record(record, tmp_path)) == [
         "there is no record of what the machine was like before: nothing to compare with"
     ]
 
 
 def test_the_proof_shows_what_is_left_but_not_without_end(tmp_path: Path) -> None:
-    now = host_snapshot.read(tmp_path)
+    now = host_snapshot.take_snapshot(tmp_path)
     record = {**now, "rules": [*now["rules"], *(f"rule {number}" for number in range(MOST_DIFFERENCES + 5))]}
-    said = list(proof(record, tmp_path))
+    said = list(compare_with_record(record, tmp_path))
     assert f"routes: as before ({len(now['routes'])} lines compared)" in said
-    assert "rules: not as before; since then, by others or kept on purpose:" in said
+    assert "rules: not as before; since then, by others or left on purpose:" in said
     assert "  and 5 more" in said
 
 
@@ -112,21 +112,21 @@ BEFORE = ["1: lo: <LOOPBACK>", "2: eth0: <BROADCAST>"]
     ],
 )
 def test_the_module_of_tunl0_goes_when_it_came_with_the_agent_and_serves_nobody_else(
-    before: host_snapshot.Evidence, links: list[Link], goes: bool
+    before: host_snapshot.Snapshot, links: list[Link], goes: bool
 ) -> None:
     assert kernel_modules.superfluous(before, {link.name: link for link in links}) is goes
 
 
 def test_a_wheel_is_found_and_named_by_what_is_in_it(tmp_path: Path) -> None:
-    with pytest.raises(InstallFailed, match="no wheel of tortie; name a directory"):
-        newest(tmp_path)
+    with pytest.raises(ServiceInstallFailed, match="no wheel of tortie; name a directory"):
+        find_wheel(tmp_path)
     wheel = tmp_path / "tortie-1.2-py3-none-any.whl"
     wheel.write_bytes(b"one")
     (tmp_path / "other-1.0-py3-none-any.whl").touch()
-    first = identity(newest(tmp_path))
+    first = environment_name(find_wheel(tmp_path))
     wheel.write_bytes(b"two")
     assert first.startswith("1.2-")
-    assert identity(newest(tmp_path)) != first
+    assert environment_name(find_wheel(tmp_path)) != first
     (tmp_path / "tortie-1.3-py3-none-any.whl").touch()
-    with pytest.raises(InstallFailed, match="2 wheels of tortie"):
-        newest(tmp_path)
+    with pytest.raises(ServiceInstallFailed, match="2 wheels of tortie"):
+        find_wheel(tmp_path)

@@ -7,8 +7,7 @@ import subprocess
 
 import pytest
 
-from agent.lab.lab_plan import Mode, gateway, plan
-from agent.lab.topology import TOPOLOGY
+from agent.lab.lab_plan import TOPOLOGY, Mode, gateway, plan
 from tests import ROOT
 
 ROOM = ROOT / "vagrant"

@@ -1,4 +1,8 @@
-"""`tortie bgp`: the looking glass; `tortie drain` and `tortie undrain`: leave the BGP peers, and be one again."""
+"""`tortie bgp`: this node's peers and paths; `tortie drain`, `tortie undrain`: end all sessions, start them again.
+
+Promises: answers come page by page, so that a table of any size costs little here and in the agent.
+Does not know: how a path is chosen.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,24 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from agent.cli.command import (
+    CommandFailed,
+    add_command,
+    add_group,
+    add_output,
+    moment,
+    network_named,
+    print_answer,
+)
+from agent.cli.connection import ask_agent, ask_pages
+from agent.tables import columns, data
+
 DRAIN_EXAMPLES = """\
 examples:
   tortie drain --text "new kernel, back at 14:00"
   tortie undrain
 
-A drained node withdraws all it announced and ends its sessions with the text (RFC 9003). It stays drained when the
+A drained node withdraws all it advertised and ends its sessions with the text (RFC 9003). It stays drained when the
 agent or the machine restarts. Its own routes to other nodes stay.
 """
 PEERS_EXAMPLES = """\
@@ -37,47 +53,31 @@ POLL_SECONDS = 0.05
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    bgp = subparsers.add_parser("bgp", help="peers and routes of this node's BGP speaker")
-    verbs = bgp.add_subparsers(dest="verb", metavar="VERB", required=True)
-    peers = verbs.add_parser(
-        "peers", help="all peers, or one in full", epilog=PEERS_EXAMPLES, formatter_class=raw
-    )
+    verbs = add_group(subparsers, "bgp", "peers and routes of this node's BGP speaker")
+    peers = add_command(verbs, "peers", "all peers, or one in full", run_bgp_peers, PEERS_EXAMPLES)
     peers.add_argument("name", nargs="?", metavar="NAME", help="a node, a BGPPeer or an address")
-    routes = verbs.add_parser(
-        "routes", help="paths and their reasons", epilog=ROUTES_EXAMPLES, formatter_class=raw
-    )
+    add_output(peers)
+    routes = add_command(verbs, "routes", "paths and their reasons", run_bgp_routes, ROUTES_EXAMPLES)
     routes.add_argument("prefix", nargs="?", metavar="PREFIX", help="a network, or an address inside it")
     side = routes.add_mutually_exclusive_group()
-    side.add_argument("--received", metavar="PEER", help="what it told, and what became of it")
-    side.add_argument("--advertised", metavar="PEER", help="what it is told, or why not")
-    for verb, run in ((peers, run_peers), (routes, run_routes)):
-        verb.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
-        verb.set_defaults(run=run)
-    drain = subparsers.add_parser(
-        "drain", help="leave all BGP peers until undrain", epilog=DRAIN_EXAMPLES, formatter_class=raw
-    )
+    side.add_argument("--received", metavar="PEER", help="the paths it advertised, and what became of each")
+    side.add_argument("--advertised", metavar="PEER", help="the paths it is sent, or why not")
+    add_output(routes)
+    drain = add_command(subparsers, "drain", "leave all BGP peers until undrain", run_drain, DRAIN_EXAMPLES)
     drain.add_argument("--once", action="store_true", help="until the agent starts again, as at a shutdown")
     drain.add_argument("--text", default="", help="what the peers' operators read, up to 255 bytes")
-    drain.set_defaults(run=run_drain)
-    undrain = subparsers.add_parser(
-        "undrain", help="peer with everybody again", epilog=DRAIN_EXAMPLES, formatter_class=raw
-    )
-    undrain.set_defaults(run=run_undrain)
+    add_command(subparsers, "undrain", "peer with everybody again", run_undrain, DRAIN_EXAMPLES)
 
 
 def run_drain(arguments: argparse.Namespace) -> None:
     """`tortie drain`."""
     import time
 
-    from agent.cli.connection import asked
-    from agent.cli.failure import CommandFailed
-
     word = "leave" if arguments.once else "drain"
-    asked(arguments, f"{word} {' '.join(arguments.text.split())}")
+    ask_agent(arguments, f"{word} {' '.join(arguments.text.split())}")
     ends = "the next start of the agent" if arguments.once else "tortie undrain"
     deadline = time.monotonic() + LEFT_SECONDS
-    while not (status := asked(arguments, "status"))["has_left"]:
+    while not (status := ask_agent(arguments, "status"))["has_left"]:
         if time.monotonic() > deadline:
             raise CommandFailed(f"{status['node']} is still leaving its peers; see: tortie node status")
         time.sleep(POLL_SECONDS)
@@ -86,32 +86,21 @@ def run_drain(arguments: argparse.Namespace) -> None:
 
 def run_undrain(arguments: argparse.Namespace) -> None:
     """`tortie undrain`."""
-    from agent.cli.connection import asked
-
-    asked(arguments, "undrain")
-    print(f"{asked(arguments, 'status')['node']} peers again")
+    ask_agent(arguments, "undrain")
+    print(f"{ask_agent(arguments, 'status')['node']} peers again")
 
 
-# -- the looking glass ------------------------------------------------------------------------------------------------
+# -- peers and paths    ------------------------------------------------------------------------------------------------
 
 
-def run_peers(arguments: argparse.Namespace) -> None:
+def run_bgp_peers(arguments: argparse.Namespace) -> None:
     """`tortie bgp peers`."""
-    from agent.cli.connection import asked
-    from agent.tables import data
-
-    answer = asked(arguments, f"peer {arguments.name}" if arguments.name else "peers")
-    if arguments.output != "table":
-        print(data(answer, arguments.output))
-    elif arguments.name:
-        print(in_full(answer))
-    else:
-        print(peers_table(answer))
+    answer = ask_agent(arguments, f"peer {arguments.name}" if arguments.name else "peers")
+    print_answer(answer, arguments.output, in_full if arguments.name else peers_table)
 
 
 def peers_table(peers: list[dict[str, Any]]) -> str:
-    """All peers."""
-    from agent.tables import columns
+    """The table of all peers."""
 
     heads = ("PEER", "NAME", "AS", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "LAST ERROR")
     rows = [
@@ -131,13 +120,8 @@ def peers_table(peers: list[dict[str, Any]]) -> str:
     return columns(heads, rows)
 
 
-def moment(stamp: str | None) -> str:
-    """A stamp without its fraction."""
-    return (stamp or "")[:19].replace("T", " ")
-
-
 def in_full(peer: dict[str, Any]) -> str:
-    """One peer."""
+    """Everything about one peer, in lines."""
     hold = peer["hold_seconds"]
     resource = f", BGPPeer {peer['resource']}" if peer["resource"] else ""
     since = f" since {moment(peer['since'])}" if peer["since"] else ""
@@ -152,7 +136,7 @@ def in_full(peer: dict[str, Any]) -> str:
         f"last error    {peer['last_error'] or '-'}",
     ]
     if peer["restarting"]:
-        lines.append("restart       its paths are kept until it has told them again")
+        lines.append("restart       its paths stay until it has advertised them again")
     for family, count in peer["counts"].items():
         lines.append(
             f"{family.lower():<13} received {count['received']} (refused {count['refused']}, "
@@ -162,8 +146,7 @@ def in_full(peer: dict[str, Any]) -> str:
 
 
 def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> str:
-    """What both sides said they can do."""
-    from agent.tables import columns
+    """The capabilities of both OPENs, side by side."""
 
     if ours is None or theirs is None:
         return "no session, so nothing is agreed"
@@ -172,7 +155,7 @@ def capabilities(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> 
 
 
 FAMILIES = {1: "IPv4", 2: "IPv6"}
-"""By AFI (RFC 4760)."""
+"""AFI (RFC 4760) -> the address family's name."""
 
 
 def ability(value: Any) -> str:
@@ -186,7 +169,7 @@ def ability(value: Any) -> str:
     return "-" if value in (None, "") else str(value)
 
 
-def run_routes(arguments: argparse.Namespace) -> None:
+def run_bgp_routes(arguments: argparse.Namespace) -> None:
     """`tortie bgp routes`: page after page, so that a table of any size costs little here and there."""
     found = 0
     for page in pages(arguments):
@@ -202,52 +185,33 @@ def page_text(page: list[dict[str, Any]], output: str, *, first: bool) -> str:
     """One page; pages behind each other are one table or one list, which JSON wants closed."""
     import json
 
-    from agent.tables import data
-
     if output == "json":
         texts = [json.dumps(row) for row in page]
         return ("[\n " if first else ",\n ") + ",\n ".join(texts) if texts else ""
     if output == "yaml":
         return data(page, "yaml") + "\n" if page else ""
-    return routes_table(page, heads=first) + "\n"
+    return paths_table(page, heads=first) + "\n"
 
 
 def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The agent's answers, one page at a time; at least one, which may be empty."""
-    import json
-    from ipaddress import ip_network
-
-    from agent.cli.connection import asked
-    from agent.cli.failure import CommandFailed
-
-    if arguments.prefix:
-        try:
-            ip_network(arguments.prefix)
-        except ValueError as error:
-            raise CommandFailed(f"PREFIX: {error}") from error
-    which = "received" if arguments.received else "advertised" if arguments.advertised else "known"
+    """The paths that are asked for, page by page; at least one page, which may be empty. Raises CommandFailed."""
     question = {
-        "which": which,
+        "which": "received" if arguments.received else "advertised" if arguments.advertised else "known",
         "peer": arguments.received or arguments.advertised or "",
-        "prefix": arguments.prefix or "",
+        "prefix": network_named(arguments.prefix) if arguments.prefix else "",
     }
-    while True:
-        answer = asked(arguments, f"paths {json.dumps(question)}")
-        yield answer["paths"]
-        if not answer["last"]:
-            return
-        question["after"] = answer["last"]
+    return ask_pages(arguments, "paths", question, "paths")
 
 
 WIDTHS = (2, 20, 16, 18, 10, 24)
-"""Of all columns but the last: fixed, because a page does not know the next one."""
+"""Characters of each column but the last: fixed, because a page does not know the next one."""
 
 
-def routes_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
+def paths_table(rows: list[dict[str, Any]], *, heads: bool) -> str:
     """One page of paths."""
     lines = [line("", "PREFIX", "NEXT HOP", "PEER", "LOCALPREF", "AS PATH", "REASON")] if heads else []
     for row in rows:
-        stale = "; kept through its restart" if row["stale"] else ""
+        stale = "; stale while its peer restarts" if row["stale"] else ""
         tags = f"; {' '.join(row['communities'])}" if row["communities"] else ""
         lines.append(
             line(

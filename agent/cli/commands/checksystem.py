@@ -1,4 +1,8 @@
-"""`tortie node checksystem`: preflight on this machine, as a table of findings or as JSON."""
+"""`tortie node checksystem`: preflight on this machine, as a table of findings or as JSON.
+
+Promises: changes nothing; exit code 1 with an error among the findings.
+Does not know: what is good or bad (preflight does).
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,28 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from agent.cli.command import CommandFailed
 from agent.cli.connection import config, with_store
-from agent.cli.failure import CommandFailed
 from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.datastore.inventory import inventory
 from agent.preflight.findings import findings
-from agent.preflight.host_facts import Finding, HostFacts, Severity
-from agent.preflight.host_reader import read, with_skew
+from agent.preflight.host_facts import HostFacts, HostFinding, Severity
+from agent.preflight.host_reader import read_host, with_skew
 from ipam.etcd.store import Store
 from ipam.model import Pool
 
 POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Read, judge, print; exit code 1 with an error among the findings."""
+def check_system(arguments: argparse.Namespace) -> None:
+    """Read the host's facts, print the findings; exit code 1 with an error among the findings."""
     settings = config(arguments)
     facts = with_skew(
         with_pools(asyncio.run(_read(settings)), arguments), settings.etcd.endpoints, tls(settings.etcd)
     )
     found = findings(facts)
-    print(as_json(found) if arguments.output == "json" else shown(found))
+    print(as_json(found) if arguments.output == "json" else findings_text(found))
     if any(one.severity is Severity.ERROR for one in found):
         sys.exit(1)
 
@@ -39,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 async def _read(settings: Config) -> HostFacts:
     kernel = NetlinkKernel()
     try:
-        return await read(kernel, settings)
+        return await read_host(kernel, settings)
     finally:
         kernel.close()
 
@@ -57,7 +61,7 @@ def with_pools(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
 
 
 def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:
-    """How a member is asked for its time; None where no certificate is needed or one cannot be read."""
+    """For asking a member of etcd for its time; None where no certificate is needed or one cannot be read."""
     if not etcd.ca_file:
         return None
     try:
@@ -70,12 +74,12 @@ def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:
     return context
 
 
-def as_json(found: Sequence[Finding]) -> str:
+def as_json(found: Sequence[HostFinding]) -> str:
     """For programs."""
     return json.dumps([{**asdict(one), "severity": one.severity.name.lower()} for one in found], indent=2)
 
 
-def shown(found: Sequence[Finding]) -> str:
+def findings_text(found: Sequence[HostFinding]) -> str:
     """For people: the finding, then what shows it and what ends it, for a command line must stay whole to be copied."""
     if not found:
         return "nothing is in the way"

@@ -1,10 +1,16 @@
-"""`tortie cni install|uninstall`: the plugins and the network's configuration, where container runtimes look."""
+"""`tortie cni install|uninstall`: the plugins and the network's configuration, where container runtimes look.
+
+Promises: a fault is one sentence, and what was done until then is printed. Does not know: how files are put in place.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from agent.cli.command import CommandFailed, add_command, add_group, reported
+from agent.cli.connection import config
 
 EXAMPLES = """\
 examples:
@@ -19,17 +25,10 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    cni = subparsers.add_parser("cni", help="the plugin that container runtimes call")
-    verbs = cni.add_subparsers(dest="verb", metavar="VERB", required=True)
-    raw = argparse.RawDescriptionHelpFormatter
-    install = verbs.add_parser(
-        "install", help="put plugins and conflist in place", epilog=EXAMPLES, formatter_class=raw
-    )
-    remove = verbs.add_parser(
-        "uninstall",
-        help="remove them; pods keep their network",
-        epilog=UNINSTALL_EXAMPLES,
-        formatter_class=raw,
+    verbs = add_group(subparsers, "cni", "the plugin that container runtimes call")
+    install = add_command(verbs, "install", "put plugins and conflist in place", run_cni_install, EXAMPLES)
+    remove = add_command(
+        verbs, "uninstall", "remove them; pods keep their network", run_cni_uninstall, UNINSTALL_EXAMPLES
     )
     for verb in (install, remove):
         verb.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR")
@@ -41,14 +40,10 @@ def add_parsers(subparsers: Any) -> None:
     install.add_argument(
         "--replace-conflist", action="store_true", help="also when somebody changed it since"
     )
-    install.set_defaults(run=run_install)
-    remove.set_defaults(run=run_uninstall)
 
 
-def run_install(arguments: argparse.Namespace) -> None:
+def run_cni_install(arguments: argparse.Namespace) -> None:
     """`tortie cni install`."""
-    from agent.cli.connection import config
-    from agent.cli.failure import CommandFailed
     from agent.cni.plugin.options import CONTAINER_ID
     from agent.cni.plugin.plugin_install import InstallFailed, PluginPaths, install
 
@@ -58,20 +53,15 @@ def run_install(arguments: argparse.Namespace) -> None:
     paths = PluginPaths(
         arguments.bin_dir, arguments.conf_dir, settings.cni_socket, Path(settings.paths.state)
     )
-    try:
+    with reported(InstallFailed):
         for done in install(paths, arguments.shim, arguments.network, replace=arguments.replace_conflist):
             print(done)
-    except InstallFailed as error:
-        raise CommandFailed(str(error)) from error
 
 
-def run_uninstall(arguments: argparse.Namespace) -> None:
+def run_cni_uninstall(arguments: argparse.Namespace) -> None:
     """`tortie cni uninstall`."""
-    from agent.cli.failure import CommandFailed
     from agent.cni.plugin.plugin_install import InstallFailed, PluginPaths, uninstall
 
-    try:
+    with reported(InstallFailed):
         for done in uninstall(PluginPaths(arguments.bin_dir, arguments.conf_dir)):
             print(done)
-    except InstallFailed as error:
-        raise CommandFailed(str(error)) from error

@@ -18,15 +18,15 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import control
+from agent.cli.command import CommandFailed
 from agent.cli.connection import config
-from agent.cli.failure import CommandFailed
 from agent.cli.redaction import redacted
 from agent.clock import SystemClock
 from agent.configuration.config import Config
 
 SOURCE_SECONDS = 15.0
 MOST_SOURCE_BYTES = 8 << 20
-"""Of each source the end is kept: what happened last is there."""
+"""The bound on each source; of a longer one the end is taken, which says what happened last."""
 JOURNAL_LINES = 20_000
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "kernel/links": ("ip", "-d", "-s", "link"),
@@ -56,11 +56,11 @@ FILES = ("/etc/tortie", "/etc/cni/net.d")
 Source = Callable[[], str]
 
 
-def run(arguments: argparse.Namespace) -> None:
+def collect_diags(arguments: argparse.Namespace) -> None:
     """Collect, write, say where. Raises CommandFailed."""
     now = SystemClock().wall()
     output = Path(arguments.output or now.strftime("tortie-diags-%Y%m%d-%H%M%S.tar.gz"))
-    count, failed = written(output, sources(config(arguments)), now)
+    count, failed = write_archive(output, sources(config(arguments)), now)
     print(f"{output}: {count} sources, secrets removed; {failed} gave no answer, and MANIFEST.txt says why")
 
 
@@ -76,7 +76,7 @@ def sources(settings: Config) -> Iterator[tuple[str, Source]]:
                 yield f"files{path}", path.read_text
 
 
-def written(output: Path, found: Iterator[tuple[str, Source]], now: datetime) -> tuple[int, int]:
+def write_archive(output: Path, found: Iterator[tuple[str, Source]], now: datetime) -> tuple[int, int]:
     """Write the archive; how many sources there were and how many failed. Raises CommandFailed."""
     manifest, failed, count = [], 0, 0
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")

@@ -1,4 +1,8 @@
-"""`tortie ipam`: show, check, release, configure, in calicoctl's words and tables."""
+"""`tortie ipam`: show, check, release, configure, in calicoctl's words and tables.
+
+Promises: a repair or a release is one guarded transaction each, and what a repair replaced is in a file before it.
+Does not know: the rules of allocation.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from agent.cli.command import CommandFailed, add_command, add_group, add_output, reported
+from agent.cli.connection import with_store
+from agent.tables import data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from ipam.check.audit import AuditFinding, IpamSnapshot
@@ -47,26 +55,17 @@ ROOT = "/calico/"
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    ipam = subparsers.add_parser("ipam", help="addresses: show, check, release")
-    commands = ipam.add_subparsers(dest="ipam_command", metavar="COMMAND", required=True)
-    show = commands.add_parser(
-        "show", help="how full pools and blocks are", epilog=SHOW_EXAMPLES, formatter_class=raw
-    )
+    commands = add_group(subparsers, "ipam", "addresses: show, check, release", metavar="COMMAND")
+    show = add_command(commands, "show", "how full pools and blocks are", run_ipam_show, SHOW_EXAMPLES)
     show.add_argument("--show-blocks", action="store_true", help="blocks too")
     show.add_argument(
         "--show-borrowed", action="store_true", help="addresses used outside their block's node"
     )
     show.add_argument("--show-configuration", action="store_true", help="the rules of allocation")
     show.add_argument("--ip", metavar="ADDRESS", help="who has this address")
-    show.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
-    show.set_defaults(run=run_show)
-    check = commands.add_parser(
-        "check",
-        help="find what is inconsistent; exit code 1 if anything is",
-        epilog=CHECK_EXAMPLES,
-        formatter_class=raw,
-    )
+    add_output(show)
+    text = "find what is inconsistent; exit code 1 if anything is"
+    check = add_command(commands, "check", text, run_ipam_check, CHECK_EXAMPLES)
     check.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the findings as JSON")
     check.add_argument("--fix", action="store_true", help="repair what the datastore itself proves")
     check.add_argument(
@@ -76,43 +75,32 @@ def add_parsers(subparsers: Any) -> None:
         metavar="FILE",
         help="what --fix replaced",
     )
-    check.set_defaults(run=run_check)
-    release = commands.add_parser(
-        "release",
-        help="give back an address, or all that a node that is gone held",
-        epilog=RELEASE_EXAMPLES,
-        formatter_class=raw,
-    )
+    text = "give back an address, or all that a node that is gone held"
+    release = add_command(commands, "release", text, run_ipam_release, RELEASE_EXAMPLES)
     release.add_argument("--ip", metavar="ADDRESS", action="append", default=[])
     release.add_argument("--handle", metavar="HANDLE", help="only if this handle holds it")
     release.add_argument("--node", metavar="NODE", help="everything of this node")
-    release.set_defaults(run=run_release)
-    configure = commands.add_parser(
-        "configure", help="change the rules of allocation", epilog=CONFIGURE_EXAMPLES, formatter_class=raw
-    )
+    text = "change the rules of allocation"
+    configure = add_command(commands, "configure", text, run_ipam_configure, CONFIGURE_EXAMPLES)
     configure.add_argument("--strictaffinity", choices=("true", "false"), help="never borrow addresses")
     configure.add_argument(
         "--auto-allocate-blocks", choices=("true", "false"), help="nodes claim blocks themselves"
     )
     configure.add_argument("--max-blocks-per-host", type=int, metavar="N", help="0: the default of 20")
     configure.add_argument("--ip-cooldown-seconds", type=int, metavar="N", help="rest of a released address")
-    configure.set_defaults(run=run_configure)
 
 
 def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
-    from agent.cli.connection import with_store
-
     async def work(store: Store) -> Mapping[str, Versioned]:
         return (await store.list(ROOT)).values
 
     return with_store(arguments, work)
 
 
-def run_show(arguments: argparse.Namespace) -> None:
+def run_ipam_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
     from agent.cli.commands import ipam_tables as views
     from agent.datastore.inventory import inventory
-    from agent.tables import data
     from ipam.check.audit import decode_snapshot
 
     wanted = _address(arguments.ip) if arguments.ip else None
@@ -120,39 +108,31 @@ def run_show(arguments: argparse.Namespace) -> None:
     seen, facts = decode_snapshot(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
-    view: views.View
     if wanted is not None:
-        view = views.Address(seen, facts, wanted)
+        view = views.address_view(seen, facts, wanted)
     elif arguments.show_configuration:
-        view = views.Rules(_rules(stored))
+        view = views.configuration_view(_rules(stored))
     elif arguments.show_borrowed:
-        view = views.Borrowed(seen)
+        view = views.borrowed_view(seen)
     else:
-        view = views.Pools(seen, facts, blocks=arguments.show_blocks)
-    print(view.text() if arguments.output == "table" else data(view.rows(), arguments.output))
+        view = views.pools_view(seen, facts, blocks=arguments.show_blocks)
+    print(view.text if arguments.output == "table" else data(view.rows, arguments.output))
 
 
 def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
-    from agent.cli.failure import CommandFailed
     from ipam.allocation.ipam_config import read_config
     from ipam.failures import Malformed
     from ipam.keys import IPAM_CONFIG
 
-    try:
+    with reported(Malformed):
         return read_config(stored.get(IPAM_CONFIG))
-    except Malformed as error:
-        raise CommandFailed(str(error)) from error
 
 
 def _address(text: str) -> Address:
     from ipaddress import ip_address
 
-    from agent.cli.failure import CommandFailed
-
-    try:
+    with reported(ValueError, prefix="--ip: "):
         return ip_address(text)
-    except ValueError as error:
-        raise CommandFailed(f"--ip: {error}") from error
 
 
 def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
@@ -167,11 +147,8 @@ def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[Audit
     return seen, (*damaged, *audit(seen, pools, used))
 
 
-def run_check(arguments: argparse.Namespace) -> None:
+def run_ipam_check(arguments: argparse.Namespace) -> None:
     """`tortie ipam check`."""
-    from agent.cli.connection import with_store
-    from agent.cli.failure import CommandFailed
-
     stored = _snapshot(arguments)
     seen, findings = found_in(stored)
     for finding in findings:
@@ -205,8 +182,6 @@ async def mended(store: Store, seen: IpamSnapshot, findings: Sequence[AuditFindi
 
 
 def _write(path: Path, raw: object, *, fresh: bool = False) -> None:
-    from agent.cli.failure import CommandFailed
-
     try:
         with path.open("x" if fresh else "w") as file:
             file.write(json.dumps(raw, indent=2) + "\n")
@@ -214,10 +189,8 @@ def _write(path: Path, raw: object, *, fresh: bool = False) -> None:
         raise CommandFailed(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def run_release(arguments: argparse.Namespace) -> None:
+def run_ipam_release(arguments: argparse.Namespace) -> None:
     """`tortie ipam release`."""
-    from agent.cli.connection import with_store
-    from agent.cli.failure import CommandFailed
     from agent.clock import SystemClock
     from ipam.allocation.allocator import Allocator
     from ipam.allocation.release import GuardedAddress, ReleaseResult
@@ -244,13 +217,11 @@ def run_release(arguments: argparse.Namespace) -> None:
     with_store(arguments, work)
 
 
-def run_configure(arguments: argparse.Namespace) -> None:
+def run_ipam_configure(arguments: argparse.Namespace) -> None:
     """`tortie ipam configure`."""
     from dataclasses import replace
 
-    from agent.cli.commands.ipam_tables import Rules
-    from agent.cli.connection import with_store
-    from agent.cli.failure import CommandFailed
+    from agent.cli.commands.ipam_tables import configuration_view
     from ipam.allocation.ipam_config import configure
 
     changes = {
@@ -263,7 +234,7 @@ def run_configure(arguments: argparse.Namespace) -> None:
     if not given:
         raise CommandFailed("name what to change, such as --strictaffinity true")
     rules = with_store(arguments, lambda store: configure(store, lambda now: replace(now, **given)))
-    print(Rules(rules).text())
+    print(configuration_view(rules).text)
 
 
 def _truth(word: str | None) -> bool | None:

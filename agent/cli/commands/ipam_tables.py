@@ -5,73 +5,49 @@ Promises: pure; both forms of a view say the same. Does not know: the store, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from agent.datastore.inventory import Inventory
 from agent.tables import ruled
 from ipam import block as arithmetic
 from ipam.check.audit import IpamSnapshot
 from ipam.check.utilization import Utilization, block_utilization, borrowed_addresses, pool_utilization
-from ipam.model import Address as IPAddress
-from ipam.model import IpamConfig
+from ipam.model import Address, IpamConfig
 
 
-class View(Protocol):
-    """One of them."""
+class IpamView(NamedTuple):
+    """One answer of `tortie ipam show`."""
 
-    def rows(self) -> Any:
-        """Values that JSON knows."""
-        ...
-
-    def text(self) -> str:
-        """A table, or sentences."""
-        ...
+    rows: Any
+    """Values that JSON knows."""
+    text: str
+    """A table, or sentences."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """How full pools are, and if wanted their blocks."""
-
-    seen: IpamSnapshot
-    facts: Inventory
-    blocks: bool
-
-    def _found(self) -> list[tuple[str, Utilization]]:
-        found = []
-        for record in sorted(
-            self.facts.pools, key=lambda record: (record.pool.cidr.version, record.pool.cidr)
-        ):
-            found.append(
-                ("IP Pool", pool_utilization(record.pool, self.seen.blocks.values(), self.facts.reserved))
-            )
-            if self.blocks:
-                inside = [
-                    block for cidr, block in self.seen.blocks.items() if cidr.network_address in record.pool
-                ]
-                for block in sorted(inside, key=lambda block: int(block.cidr.network_address)):
-                    found.append(("Block", block_utilization(block, self.facts.reserved)))
-        return found
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Counts of addresses."""
-        return [
-            {
-                "grouping": name,
-                "cidr": str(one.cidr),
-                "total": one.capacity,
-                "inUse": one.used,
-                "cooling": one.cooling,
-                "reserved": one.reserved,
-                "free": one.free,
-            }
-            for name, one in self._found()
-        ]
-
-    def text(self) -> str:
-        """As calicoctl counts: what cools is in use."""
-        heads = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
-        return ruled(heads, [_cells(name, one) for name, one in self._found()])
+def pools_view(seen: IpamSnapshot, facts: Inventory, *, blocks: bool) -> IpamView:
+    """How full the pools are, and with `blocks` the blocks of each; as calicoctl counts, what cools down is in use."""
+    found = []
+    for pool in sorted(
+        (record.pool for record in facts.pools), key=lambda pool: (pool.cidr.version, pool.cidr)
+    ):
+        found.append(("IP Pool", pool_utilization(pool, seen.blocks.values(), facts.reserved)))
+        inside = [block for cidr, block in seen.blocks.items() if blocks and cidr.network_address in pool]
+        for block in sorted(inside, key=lambda block: int(block.cidr.network_address)):
+            found.append(("Block", block_utilization(block, facts.reserved)))
+    rows = [
+        {
+            "grouping": name,
+            "cidr": str(one.cidr),
+            "total": one.capacity,
+            "inUse": one.used,
+            "cooling": one.cooling,
+            "reserved": one.reserved,
+            "free": one.free,
+        }
+        for name, one in found
+    ]
+    heads = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
+    return IpamView(rows, ruled(heads, [_cells(name, one) for name, one in found]))
 
 
 def _cells(name: str, one: Utilization) -> tuple[object, ...]:
@@ -80,98 +56,64 @@ def _cells(name: str, one: Utilization) -> tuple[object, ...]:
     return (name, one.cidr, f"{one.capacity:.5g}", *shares)
 
 
-@dataclass(frozen=True, slots=True)
-class Borrowed:
-    """Addresses that are used outside their block's node."""
-
-    seen: IpamSnapshot
-
-    def rows(self) -> list[dict[str, Any]]:
-        """By address."""
-        found = []
-        for loan in sorted(
-            borrowed_addresses(self.seen.blocks.values()),
-            key=lambda loan: (loan.address.version, int(loan.address)),
-        ):
-            words = dict(loan.attributes.secondary)
-            pod = "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
-            found.append(
-                {
-                    "ip": str(loan.address),
-                    "borrowingNode": loan.borrower,
-                    "block": str(loan.block),
-                    "blockOwner": loan.owner or "",
-                    "type": "tunnel" if "type" in words else "pod",
-                    "allocatedTo": pod or words.get("type", ""),
-                }
-            )
-        return found
-
-    def text(self) -> str:
-        """As a table."""
-        heads = ("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
-        return ruled(heads, [tuple(row.values()) for row in self.rows()])
+def borrowed_view(seen: IpamSnapshot) -> IpamView:
+    """Addresses that are used outside their block's node, in their own order."""
+    rows = []
+    for loan in sorted(
+        borrowed_addresses(seen.blocks.values()), key=lambda loan: (loan.address.version, int(loan.address))
+    ):
+        words = dict(loan.attributes.secondary)
+        pod = "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
+        rows.append(
+            {
+                "ip": str(loan.address),
+                "borrowingNode": loan.borrower,
+                "block": str(loan.block),
+                "blockOwner": loan.owner or "",
+                "type": "tunnel" if "type" in words else "pod",
+                "allocatedTo": pod or words.get("type", ""),
+            }
+        )
+    heads = ("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
+    return IpamView(rows, ruled(heads, [tuple(row.values()) for row in rows]))
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Who has one address."""
-
-    seen: IpamSnapshot
-    facts: Inventory
-    address: IPAddress
-
-    def rows(self) -> dict[str, Any]:
-        """`handle` is missing when nobody has it."""
-        for cidr, block in self.seen.blocks.items():
-            if self.address not in cidr:
-                continue
-            holder = arithmetic.holder(block, arithmetic.ordinal_of(block, self.address))
-            if holder is not None:
-                return {
-                    "ip": str(self.address),
-                    "handle": holder.handle,
-                    "usedBy": self.facts.in_use.get(self.address),
-                    "block": str(cidr),
-                    "blockOwner": block.owner,
-                    "attributes": dict(holder.secondary),
-                }
-        return {"ip": str(self.address)}
-
-    def text(self) -> str:
-        """As calicoctl says it."""
-        row = self.rows()
-        if "handle" not in row:
-            return f"{self.address} is not assigned"
-        lines = [
-            f"IP {self.address} is in use",
-            f"Handle: {row['handle'] or 'none'}",
-            f"Used by: {row['usedBy'] or 'nobody known'}",
-            f"Block: {row['block']} of {row['blockOwner'] or 'nobody'}",
-            "Attributes:",
-        ]
-        return "\n".join([*lines, *(f"  {name}: {value}" for name, value in row["attributes"].items())])
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The rules of allocation."""
-
-    config: IpamConfig
-
-    def rows(self) -> dict[str, Any]:
-        """Under calicoctl's names."""
-        return {
-            "StrictAffinity": self.config.strict_affinity,
-            "AutoAllocateBlocks": self.config.auto_allocate_blocks,
-            "MaxBlocksPerHost": self.config.blocks_per_node,
-            "IPCooldownSeconds": self.config.cooldown_seconds,
+def address_view(seen: IpamSnapshot, facts: Inventory, address: Address) -> IpamView:
+    """What one address is allocated to; without `handle` where it is not."""
+    for cidr, block in seen.blocks.items():
+        if address not in cidr:
+            continue
+        holder = arithmetic.holder(block, arithmetic.ordinal_of(block, address))
+        if holder is None:
+            continue
+        attributes, user = dict(holder.secondary), facts.in_use.get(address)
+        row = {
+            "ip": str(address),
+            "handle": holder.handle,
+            "usedBy": user,
+            "block": str(cidr),
+            "blockOwner": block.owner,
+            "attributes": attributes,
         }
-
-    def text(self) -> str:
-        """As a table."""
-        cells = [
-            (name, str(value).lower() if isinstance(value, bool) else value)
-            for name, value in self.rows().items()
+        lines = [
+            f"IP {address} is in use",
+            f"Handle: {holder.handle or 'none'}",
+            f"Used by: {user or 'nobody known'}",
+            f"Block: {cidr} of {block.owner or 'nobody'}",
+            "Attributes:",
+            *(f"  {name}: {value}" for name, value in attributes.items()),
         ]
-        return ruled(("PROPERTY", "VALUE"), cells)
+        return IpamView(row, "\n".join(lines))
+    return IpamView({"ip": str(address)}, f"{address} is not assigned")
+
+
+def configuration_view(config: IpamConfig) -> IpamView:
+    """The rules of allocation under calicoctl's names."""
+    rows = {
+        "StrictAffinity": config.strict_affinity,
+        "AutoAllocateBlocks": config.auto_allocate_blocks,
+        "MaxBlocksPerHost": config.blocks_per_node,
+        "IPCooldownSeconds": config.cooldown_seconds,
+    }
+    cells = [(name, str(value).lower() if isinstance(value, bool) else value) for name, value in rows.items()]
+    return IpamView(rows, ruled(("PROPERTY", "VALUE"), cells))

@@ -1,13 +1,18 @@
-"""`tortie lab …`: a cluster on this machine."""
+"""`tortie lab …`: a cluster on this machine.
+
+Promises: every LabError is a sentence and exit code 1; modules of the lab are imported when a command runs.
+Does not know: how a lab works.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from agent.cli.command import CommandFailed, Run, add_command, add_group, reported
 
 MODES = ("none", "vxlan", "ipip", "crosssubnet")
 UP_EXAMPLES = """\
@@ -38,25 +43,22 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    lab = subparsers.add_parser("lab", help="a cluster on this machine, in network namespaces")
-    verbs = lab.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = add_group(subparsers, "lab", "a cluster on this machine, in network namespaces")
 
     def verb(
         name: str,
         words: str,
-        run: Callable[[argparse.Namespace], None],
+        run: Run,
         examples: str = "",
         which: str | None = "lab",
     ) -> Any:
-        raw = argparse.RawDescriptionHelpFormatter
         epilog = examples or f"examples:\n  tortie lab {name}\n  tortie lab {name} --name other"
-        made = verbs.add_parser(name, help=words, description=words, epilog=epilog, formatter_class=raw)
+        made = add_command(verbs, name, words, _guarded(run), epilog, description=words)
         default = f"which lab (default: {which})" if which else "the lab's name (default: one that is free)"
         made.add_argument("--name", default=which, help=default)
-        made.set_defaults(run=_guarded(run))
         return made
 
-    up = verb("up", "start a lab; a left-over of the same name is removed first", run_up, UP_EXAMPLES)
+    up = verb("up", "start a lab; a left-over of the same name is removed first", run_lab_up, UP_EXAMPLES)
     up.add_argument("--nodes", type=int, default=3, metavar="N")
     up.add_argument("--mode", choices=MODES, default="vxlan")
     up.add_argument(
@@ -66,59 +68,63 @@ def add_parsers(subparsers: Any) -> None:
         help="pools to apply, changed to the mode (default: 192.168.0.0/16)",
     )
     up.add_argument("--dual-stack", action="store_true", help="pods have an IPv6 address, too")
-    verb("down", "end a lab and remove every trace of it", run_down)
-    verb("status", "topology, sessions, routes", run_status)
-    mode = verb("mode", "switch the pools of a running lab", run_mode, "examples:\n  tortie lab mode none")
+    verb("down", "end a lab and remove every trace of it", run_lab_down)
+    verb("status", "topology, sessions, routes", run_lab_status)
+    mode = verb(
+        "mode",
+        "change the mode of the pools of a running lab",
+        run_lab_mode,
+        "examples:\n  tortie lab mode none",
+    )
     mode.add_argument("mode", choices=MODES)
-    pod = verb("pod", "add or remove pods", run_pod, POD_EXAMPLES)
+    pod = verb("pod", "add or remove pods", run_lab_pod, POD_EXAMPLES)
     pod.add_argument("what", choices=("add", "rm"))
     pod.add_argument("pods", nargs="+", metavar="POD")
     pod.add_argument("--node", metavar="NODE", help="default: spread over the nodes")
     ping = verb(
         "ping",
         "pods ping each other",
-        run_ping,
+        run_lab_ping,
         "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10",
     )
     ping.add_argument("pods", nargs="*", metavar="POD")
     ping.add_argument("--count", type=int, default=1, metavar="N")
-    execute = verb("exec", "run a command on a node or, as pod/NAME, in a pod", run_exec, EXEC_EXAMPLES)
+    execute = verb("exec", "run a command on a node or, as pod/NAME, in a pod", run_lab_exec, EXEC_EXAMPLES)
     execute.add_argument("where", metavar="NODE")
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD")
-    agent = verb("agent", "start, stop or kill -9 a node's agent", run_agent, AGENT_EXAMPLES)
+    agent = verb("agent", "start, stop or kill -9 a node's agent", run_lab_agent, AGENT_EXAMPLES)
     agent.add_argument("what", choices=("start", "stop", "kill"))
     agent.add_argument("node", metavar="NODE")
     etcd = verb(
         "etcd",
         "start or stop the lab's datastore",
-        run_etcd,
+        run_lab_etcd,
         "examples:\n  tortie lab etcd stop\n  tortie lab etcd start",
     )
     etcd.add_argument("what", choices=("start", "stop"))
     demo = verb(
         "demo",
-        "the whole story: up, eight pods, pings, a live switch, down",
-        run_demo,
+        "the whole story: up, eight pods, pings, a live change of mode, down",
+        run_lab_demo,
         "examples:\n  tortie lab demo",
         which=None,
     )
     demo.add_argument("--keep", action="store_true", help="leave the lab up at the end")
 
 
-def _guarded(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+def _guarded(run: Run) -> Run:
+    """The command `run`, with a LabError become CommandFailed."""
+
     def guarded(arguments: argparse.Namespace) -> None:
-        from agent.cli.failure import CommandFailed
         from agent.lab.lab_plan import LabError
 
-        try:
+        with reported(LabError):
             run(arguments)
-        except LabError as error:
-            raise CommandFailed(str(error)) from error
 
     return guarded
 
 
-class Progress:
+class ProgressLine:
     """One line that changes on a terminal; plain lines elsewhere, and where NO_COLOR asks for no sequences."""
 
     def __init__(self) -> None:
@@ -142,14 +148,14 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def run_up(arguments: argparse.Namespace) -> None:
+def run_lab_up(arguments: argparse.Namespace) -> None:
     """`tortie lab up`."""
     import time
 
     from agent.lab import lifecycle
     from agent.lab.lab_plan import Mode
 
-    progress, started = Progress(), time.monotonic()
+    progress, started = ProgressLine(), time.monotonic()
     try:
         lab = lifecycle.up(
             arguments.name,
@@ -167,7 +173,7 @@ def run_up(arguments: argparse.Namespace) -> None:
     )
 
 
-def run_down(arguments: argparse.Namespace) -> None:
+def run_lab_down(arguments: argparse.Namespace) -> None:
     """`tortie lab down`."""
     from agent.lab import lifecycle
 
@@ -179,54 +185,47 @@ def run_down(arguments: argparse.Namespace) -> None:
     )
 
 
-def run_status(arguments: argparse.Namespace) -> None:
+def run_lab_status(arguments: argparse.Namespace) -> None:
     """`tortie lab status`."""
     from agent.lab import lifecycle, show
-    from agent.lab.lab_processes import agent_status
+    from agent.lab.lab_processes import agent_status, ip_route
     from agent.lab.pods import pods
-    from agent.lab.route_tables import tables
 
     lab = lifecycle.find(arguments.name)
     print(show.topology(lab.plan, lab.mode, pods(lab.plan)))
     print()
     print(show.sessions({node.name: agent_status(node) for node in lab.plan.nodes}))
-    print(tables(lab.plan))
+    print(show.route_tables({node.name: ip_route(node) for node in lab.plan.nodes}))
 
 
-def run_mode(arguments: argparse.Namespace) -> None:
+def run_lab_mode(arguments: argparse.Namespace) -> None:
     """`tortie lab mode`."""
     from agent.lab import lifecycle
     from agent.lab.lab_plan import Mode
 
-    lab = lifecycle.switch(lifecycle.find(arguments.name), Mode(arguments.mode))
+    lab = lifecycle.change_mode(lifecycle.find(arguments.name), Mode(arguments.mode))
     print(f"the pools of lab {lab.plan.name} are now in mode {lab.mode.value}; the agents move their routes")
 
 
-def run_pod(arguments: argparse.Namespace) -> None:
+def run_lab_pod(arguments: argparse.Namespace) -> None:
     """`tortie lab pod add|rm`."""
     from agent.lab import lifecycle
-    from agent.lab.lab_plan import LabError
-    from agent.lab.pods import add, pods, remove
+    from agent.lab.pods import add_pod, pod_named, pods, remove_pod
 
     lab = lifecycle.find(arguments.name)
-    present = {pod.name: pod for pod in pods(lab.plan)}
+    present = len(pods(lab.plan))
     for number, name in enumerate(arguments.pods):
         if arguments.what == "rm":
-            if name not in present:
-                raise LabError(
-                    f"lab {lab.plan.name} has no pod {name!r}; it has {', '.join(present) or 'none'}"
-                )
-            remove(lab.plan, present[name])
+            remove_pod(lab.plan, pod_named(lab.plan, name))
             print(f"pod {name} removed")
             continue
-        spread = lab.plan.nodes[(len(present) + number) % len(lab.plan.nodes)]
-        pod = add(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
+        spread = lab.plan.nodes[(present + number) % len(lab.plan.nodes)]
+        pod = add_pod(lab.plan, name, lab.plan.node(arguments.node) if arguments.node else spread)
         print(f"pod {pod.name} on {pod.node}: {pod.address}")
 
 
-def run_ping(arguments: argparse.Namespace) -> None:
+def run_lab_ping(arguments: argparse.Namespace) -> None:
     """`tortie lab ping`."""
-    from agent.cli.failure import CommandFailed
     from agent.lab import lifecycle, show
     from agent.lab.pods import pods
 
@@ -238,22 +237,20 @@ def run_ping(arguments: argparse.Namespace) -> None:
         raise CommandFailed("some pings were lost")
 
 
-def run_exec(arguments: argparse.Namespace) -> None:
+def run_lab_exec(arguments: argparse.Namespace) -> None:
     """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
     from agent.lab import lifecycle
     from agent.lab.lab_plan import LabError
     from agent.lab.lab_processes import inside
-    from agent.lab.pods import pods
+    from agent.lab.pods import pod_named
 
     lab = lifecycle.find(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise LabError("exec needs a command, such as: tortie lab exec node1 -- ip route")
     if arguments.where.startswith("pod/"):
-        pod = arguments.where.removeprefix("pod/")
-        if pod not in {known.name for known in pods(lab.plan)}:
-            raise LabError(f"lab {lab.plan.name} has no pod {pod!r}")
-        namespace, environment = lab.plan.pod_namespace(pod), {}
+        pod = pod_named(lab.plan, arguments.where.removeprefix("pod/"))
+        namespace, environment = lab.plan.pod_namespace(pod.name), {}
     else:
         node = lab.plan.node(arguments.where)
         namespace, environment = node.namespace, node.environment
@@ -263,7 +260,7 @@ def run_exec(arguments: argparse.Namespace) -> None:
     os.execvpe(command[0], command, {**os.environ, "PATH": path, **environment})
 
 
-def run_agent(arguments: argparse.Namespace) -> None:
+def run_lab_agent(arguments: argparse.Namespace) -> None:
     """`tortie lab agent start|stop|kill NODE`."""
     import signal
 
@@ -283,7 +280,7 @@ def run_agent(arguments: argparse.Namespace) -> None:
     print(f"agent of {node.name} {done}")
 
 
-def run_etcd(arguments: argparse.Namespace) -> None:
+def run_lab_etcd(arguments: argparse.Namespace) -> None:
     """`tortie lab etcd start|stop`."""
     from agent.lab import lab_processes, lifecycle
 
@@ -295,10 +292,10 @@ def run_etcd(arguments: argparse.Namespace) -> None:
     print(f"etcd of lab {plan.name} {'started' if arguments.what == 'start' else 'stopped'}")
 
 
-def run_demo(arguments: argparse.Namespace) -> None:
+def run_lab_demo(arguments: argparse.Namespace) -> None:
     """`tortie lab demo`."""
     from agent.lab import demo
 
-    progress = Progress()
+    progress = ProgressLine()
     with demo.free_name(arguments.name) as name:
-        demo.tell(name, print, progress, progress.done, keep=arguments.keep)
+        demo.play(name, print, progress, progress.done, keep=arguments.keep)

@@ -1,9 +1,17 @@
-"""`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form."""
+"""`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
+
+Promises: changes nothing; asks the running agent, but for `checksystem` and `diags`.
+Does not know: how the agent came to what it says.
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
+
+from agent.cli.command import add_command, add_group, moment
+from agent.cli.connection import ask_agent
+from agent.tables import ruled
 
 EXAMPLES = """\
 examples:
@@ -31,78 +39,52 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    node = subparsers.add_parser("node", help="this node's agent")
-    verbs = node.add_subparsers(dest="verb", metavar="VERB", required=True)
-    status = verbs.add_parser(
-        "status",
-        help="peers, datastore, kernel",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    verbs = add_group(subparsers, "node", "this node's agent")
+    status = add_command(verbs, "status", "peers, datastore, kernel", run_node_status, EXAMPLES)
     status.add_argument("--json", action="store_true", help="everything the agent says")
-    status.set_defaults(run=run_status)
-    addresses = verbs.add_parser(
-        "addresses",
-        help="the addresses that could be the node's, which is, and why not the others",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    addresses.set_defaults(run=run_addresses)
-    check = verbs.add_parser(
-        "checksystem",
-        help="what on this machine is in the way, with the fix",
-        epilog=CHECK_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "the addresses that could be the node's, which is, and why not the others"
+    add_command(verbs, "addresses", text, run_addresses, EXAMPLES)
+    text = "what on this machine is in the way, with the fix"
+    check = add_command(verbs, "checksystem", text, run_checksystem, CHECK_EXAMPLES)
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    check.set_defaults(run=run_checksystem)
-    diags = verbs.add_parser(
-        "diags",
-        help="one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed",
-        epilog=DIAGS_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed"
+    diags = add_command(verbs, "diags", text, run_diags, DIAGS_EXAMPLES)
     diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
-    diags.set_defaults(run=run_diags)
 
 
 def run_diags(arguments: argparse.Namespace) -> None:
     """`tortie node diags`."""
-    from agent.cli.commands.diags import run
+    from agent.cli.commands.diags import collect_diags
 
-    run(arguments)
+    collect_diags(arguments)
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:
     """`tortie node checksystem`."""
-    from agent.cli.commands.checksystem import run
+    from agent.cli.commands.checksystem import check_system
 
-    run(arguments)
+    check_system(arguments)
 
 
 def run_addresses(arguments: argparse.Namespace) -> None:
     """`tortie node addresses`."""
-    from agent.cli.connection import asked
-    from agent.tables import ruled
 
     rows = [
         ("*" if row["taken"] else "", row["interface"], row["address"], row["why"])
-        for row in asked(arguments, "addresses")
+        for row in ask_agent(arguments, "addresses")
     ]
     print(ruled(("", "INTERFACE", "ADDRESS", "WHY"), rows))
 
 
-def run_status(arguments: argparse.Namespace) -> None:
+def run_node_status(arguments: argparse.Namespace) -> None:
     """`tortie node status`."""
     import json
 
-    from agent.cli.connection import asked
-
-    status = asked(arguments, "status")
-    print(json.dumps(status, indent=2) if arguments.json else shown(status))
+    status = ask_agent(arguments, "status")
+    print(json.dumps(status, indent=2) if arguments.json else node_status_text(status))
 
 
-def shown(status: dict[str, Any]) -> str:
+def node_status_text(status: dict[str, Any]) -> str:
     """The agent's answer for people."""
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",
@@ -128,15 +110,14 @@ def certificate_notes(status: dict[str, Any]) -> list[str]:
 
 
 def peers_of(status: dict[str, Any], version: str, sign: str) -> list[str]:
-    """The peers of one version of IP, told by the `sign` in their addresses, as calicoctl shows them."""
-    from agent.tables import ruled
+    """The peers of one version of IP, recognised by the `sign` in their addresses, as calicoctl shows them."""
 
     rows = [
         (
             peer["address"],
             peer["type"],
             "up" if peer["state"] == "Established" else "start",
-            (peer["since"] or "")[:19].replace("T", " "),
+            moment(peer["since"]),
             peer["state"] if not peer["last_error"] else f"{peer['state']}: {peer['last_error']}",
         )
         for peer in status["peers"]
@@ -154,9 +135,7 @@ def drain_notes(status: dict[str, Any]) -> list[str]:
         return []
     how = "has left its peers" if status["has_left"] else "is leaving its peers"
     text = f": {drained['text']}" if drained["text"] else ""
-    return [
-        f"drained    {how}, since {drained['since'][:19].replace('T', ' ')}{text}; tortie undrain ends it"
-    ]
+    return [f"drained    {how}, since {moment(drained['since'])}{text}; tortie undrain ends it"]
 
 
 def kernel_notes(report: dict[str, Any]) -> list[str]:

@@ -1,18 +1,23 @@
-"""`tortie patch` and `tortie label`: changes of a stored resource, without a file."""
+"""`tortie patch` and `tortie label`: changes of a stored resource, without a file.
+
+Promises: all is refused, or all is written, with the rules of `tortie replace`.
+Does not know: the kinds and their fields.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.kind_tables import NAMES, kind_named
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import ResourceWriter, WriteResult
     from agent.datastore.resources.schema import Document
+
+    Edit = Callable[[Document], Document]
 
 PATCH_EXAMPLES = """\
 examples:
@@ -32,23 +37,18 @@ examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    patch = subparsers.add_parser(
-        "patch", help="change fields of a resource", epilog=PATCH_EXAMPLES, formatter_class=raw
-    )
-    label = subparsers.add_parser(
-        "label", help="set and remove labels of a resource", epilog=LABEL_EXAMPLES, formatter_class=raw
-    )
-    for parser, run in ((patch, run_patch), (label, run_label)):
+    patch = add_command(subparsers, "patch", "change fields of a resource", run_patch, PATCH_EXAMPLES)
+    text = "set and remove labels of a resource"
+    label = add_command(subparsers, "label", text, run_label, LABEL_EXAMPLES)
+    for parser in (patch, label):
         parser.add_argument("kind", metavar="KIND", help=NAMES)
         parser.add_argument("name", metavar="NAME")
-        parser.set_defaults(run=run)
     patch.add_argument("-p", "--patch", required=True, metavar="PATCH", help="JSON or YAML")
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE|KEY-")
     label.add_argument("--overwrite", action="store_true", help="give labels that are there another value")
     label.add_argument("--remove", action="store_true", help="remove each KEY, as KEY- does")
     for parser in (patch, label):
-        resource_changes.add_arguments(parser)
+        resource_changes.add_change_arguments(parser)
 
 
 def run_patch(arguments: argparse.Namespace) -> None:
@@ -56,25 +56,24 @@ def run_patch(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.schema import merged
 
     kind, patch = kind_named(arguments.kind), _patch(arguments.patch)
+    wording = resource_changes.Wording("patched", summary=lambda: f"Successfully patched 1 '{kind}' resource")
+    _edit_stored(arguments, kind, lambda document: merged(document, patch), "-p", wording)
 
-    async def step(admission: ResourceWriter) -> WriteResult:
-        return await admission.edit(kind, arguments.name, lambda document: merged(document, patch), "-p")
 
-    summary = f"Successfully patched 1 '{kind}' resource"
-    resource_changes.carry_out(
-        arguments,
-        [resource_changes.Step(kind, arguments.name, step)],
-        resource_changes.Words("patched", lambda _: summary),
-    )
+def _edit_stored(
+    arguments: argparse.Namespace, kind: str, edit: Edit, source: str, wording: resource_changes.Wording
+) -> None:
+    """Write what `edit` makes of the stored document; `source` is what errors name. Raises CommandFailed."""
+    name = arguments.name
+    change = resource_changes.Change(kind, name, lambda writer: writer.edit(kind, name, edit, source))
+    resource_changes.carry_out(arguments, [change], wording)
 
 
 def _patch(text: str) -> Document:
     from agent.datastore.resources.yaml_lines import NotReadable, parse_documents
 
-    try:
+    with reported(NotReadable, prefix="-p: "):
         found = list(parse_documents(text))
-    except NotReadable as error:
-        raise CommandFailed(f"-p: {error}") from error
     if len(found) != 1 or not isinstance(found[0].value, dict):
         raise CommandFailed('-p: expected one object, such as \'{"spec": {"natOutgoing": true}}\'')
     patch: Document = found[0].value
@@ -85,26 +84,20 @@ def run_label(arguments: argparse.Namespace) -> None:
     """`tortie label`."""
     kind = kind_named(arguments.kind)
     wanted = _wanted(arguments.labels, remove=arguments.remove)
-    told: list[str] = []
+    sentences: list[str] = []
 
     def edit(document: Document) -> Document:
-        told.clear()
+        sentences.clear()
         labels = dict(document["metadata"].get("labels") or {})
         for key, value in wanted.items():
-            told.append(_edit(labels, key, value, arguments))
+            sentences.append(_edit(labels, key, value, arguments))
         metadata = {**document["metadata"], "labels": labels}
         if not labels:
             del metadata["labels"]
         return {**document, "metadata": metadata}
 
-    async def step(admission: ResourceWriter) -> WriteResult:
-        return await admission.edit(kind, arguments.name, edit, "label")
-
-    resource_changes.carry_out(
-        arguments,
-        [resource_changes.Step(kind, arguments.name, step)],
-        resource_changes.Words("labelled", lambda _: "\n".join(told)),
-    )
+    wording = resource_changes.Wording("labelled", summary=lambda: "\n".join(sentences))
+    _edit_stored(arguments, kind, edit, "label", wording)
 
 
 def _wanted(words: Sequence[str], *, remove: bool) -> dict[str, str | None]:

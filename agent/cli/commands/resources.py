@@ -1,4 +1,8 @@
-"""`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl."""
+"""`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl.
+
+Promises: a dry run comes first, so either all is written or nothing.
+Does not know: the kinds and their fields, and where they are stored.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import resource_changes, resource_files
-from agent.cli.failure import CommandFailed
-from agent.cli.kind_tables import FORMS, NAMES, kind_named, shown
+from agent.cli.command import CommandFailed, add_command, reported
+from agent.cli.connection import with_store
+from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import WriteMode
     from agent.datastore.resources.documents import ParsedResource
     from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
@@ -56,52 +60,45 @@ examples:
   tortie validate -f pool.yaml
   tortie validate -f pools/ -R
 
-Looks at the files alone. What the datastore says to them tells: tortie apply --dry-run
+Looks at the files alone. To ask the datastore as well: tortie apply --dry-run
 """
+
+WRITTEN = {"create": "created", "apply": "applied", "replace": "replaced"}
+"""Command -> what its report says of a resource."""
 
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-
-    def add(name: str, sentence: str, examples: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = subparsers.add_parser(
-            name, help=sentence, epilog=examples, formatter_class=raw
-        )
-        return added
-
-    get = add("get", "show resources", GET_EXAMPLES)
+    get = add_command(subparsers, "get", "show resources", run_get, GET_EXAMPLES)
     get.add_argument("kind", metavar="KIND", help=NAMES)
     get.add_argument("names", nargs="*", metavar="NAME")
     get.add_argument("-o", "--output", choices=FORMS, default="table")
     get.add_argument("-n", "--namespace", metavar="NS", help="pods of this namespace alone")
     get.add_argument("-a", "--all-namespaces", action="store_true", help="pods with their namespaces")
-    get.set_defaults(run=run_get)
-    create = add("create", "make resources that are not there yet", CREATE_EXAMPLES)
+    text = "make resources that are not there yet"
+    create = add_command(subparsers, "create", text, run_write, CREATE_EXAMPLES)
     create.add_argument("--skip-exists", action="store_true", help="leave what is there already as it is")
-    apply = add("apply", "create or update resources", APPLY_EXAMPLES)
-    replace = add("replace", "replace resources that are there", REPLACE_EXAMPLES)
-    for parser, run in ((create, run_create), (apply, run_apply), (replace, run_replace)):
-        resource_files.add_arguments(parser, required=True)
-        resource_changes.add_arguments(parser)
-        parser.set_defaults(run=run)
-    delete = add("delete", "remove resources", DELETE_EXAMPLES)
+    apply = add_command(subparsers, "apply", "create or update resources", run_write, APPLY_EXAMPLES)
+    text = "replace resources that are there"
+    replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
+    for parser in (create, apply, replace):
+        resource_files.add_file_arguments(parser, required=True)
+        resource_changes.add_change_arguments(parser)
+    delete = add_command(subparsers, "delete", "remove resources", run_delete, DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
     delete.add_argument("names", nargs="*", metavar="NAME")
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
-    resource_files.add_arguments(delete, required=False)
-    resource_changes.add_arguments(delete, forms=("table", "name"))
-    delete.set_defaults(run=run_delete)
-    validate = add("validate", "check files without a datastore", VALIDATE_EXAMPLES)
-    resource_files.add_arguments(validate, required=True)
-    validate.set_defaults(run=run_validate)
+    resource_files.add_file_arguments(delete, required=False)
+    resource_changes.add_change_arguments(delete, forms=("table", "name"))
+    text = "check files without a datastore"
+    validate = add_command(subparsers, "validate", text, run_validate, VALIDATE_EXAMPLES)
+    resource_files.add_file_arguments(validate, required=True)
 
 
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
-    from agent.cli.connection import with_store
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import NotFound, ResourceWriter
     from agent.datastore.storage_layout import Damaged
@@ -109,19 +106,17 @@ def run_get(arguments: argparse.Namespace) -> None:
     kind = kind_named(arguments.kind)
 
     async def work(store: Store) -> tuple[list[Resource], list[str]]:
-        admission = ResourceWriter(store, SystemClock())
+        writer = ResourceWriter(store, SystemClock())
         if arguments.names:
-            return [await admission.get(kind, name) for name in arguments.names], []
-        return await admission.list_kind(kind)
+            return [await writer.get(kind, name) for name in arguments.names], []
+        return await writer.list_kind(kind)
 
-    try:
+    with reported(NotFound, Damaged):
         resources, damaged = with_store(arguments, work)
-    except (NotFound, Damaged) as error:
-        raise CommandFailed(str(error)) from error
     if arguments.namespace is not None:
         resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
     print(
-        shown(
+        resources_text(
             kind,
             resources,
             arguments.output,
@@ -133,40 +128,21 @@ def run_get(arguments: argparse.Namespace) -> None:
         raise CommandFailed("\n".join(damaged))
 
 
-def run_create(arguments: argparse.Namespace) -> None:
-    """`tortie create`."""
+def run_write(arguments: argparse.Namespace) -> None:
+    """`tortie create`, `tortie apply` and `tortie replace`."""
     from agent.datastore.resource_writer import Exists, WriteMode
-
-    _write(arguments, WriteMode.CREATE, "created", Exists if arguments.skip_exists else None)
-
-
-def run_apply(arguments: argparse.Namespace) -> None:
-    """`tortie apply`."""
-    from agent.datastore.resource_writer import WriteMode
-
-    _write(arguments, WriteMode.APPLY, "applied")
-
-
-def run_replace(arguments: argparse.Namespace) -> None:
-    """`tortie replace`."""
-    from agent.datastore.resource_writer import WriteMode
-
-    _write(arguments, WriteMode.REPLACE, "replaced")
-
-
-def _write(
-    arguments: argparse.Namespace, verb: WriteMode, done: str, skip: type[Exception] | None = None
-) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
-    def step(found: ParsedResource) -> resource_changes.Step:
-        kind, name = kind_of(found.resource), found.resource.metadata.name
-        return resource_changes.Step(kind, name, lambda admission: admission.write(found, verb))
+    verb = WriteMode[arguments.command.upper()]
+    skip = Exists if arguments.command == "create" and arguments.skip_exists else None
 
-    steps = [step(found) for found in resource_files.read_files(arguments)]
-    resource_changes.carry_out(
-        arguments, steps, resource_changes.Words(done, resource_changes.counted(done), skip)
-    )
+    def change(found: ParsedResource) -> resource_changes.Change:
+        kind, name = kind_of(found.resource), found.resource.metadata.name
+        return resource_changes.Change(kind, name, lambda writer: writer.write(found, verb))
+
+    changes = [change(found) for found in resource_files.read_files(arguments)]
+    wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
+    resource_changes.carry_out(arguments, changes, wording)
 
 
 def run_delete(arguments: argparse.Namespace) -> None:
@@ -177,25 +153,23 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        steps = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
+        changes = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
     else:
-        steps = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
+        changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
-    resource_changes.carry_out(
-        arguments, steps, resource_changes.Words("deleted", resource_changes.counted("deleted"), skip)
-    )
+    resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 
 
-def _deleting(resource: Resource) -> resource_changes.Step:
+def _deleting(resource: Resource) -> resource_changes.Change:
     from agent.datastore.resources.resource_types import kind_of
 
-    return resource_changes.Step(
-        kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
+    return resource_changes.Change(
+        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource)
     )
 
 
-def _deleting_named(kind: str, name: str) -> resource_changes.Step:
-    return resource_changes.Step(kind, name, lambda admission: admission.delete_named(kind, name))
+def _deleting_named(kind: str, name: str) -> resource_changes.Change:
+    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:
@@ -206,4 +180,4 @@ def run_validate(arguments: argparse.Namespace) -> None:
     found = resource_files.read_files(arguments)
     if sentences := overlaps(found):
         raise CommandFailed("\n".join(sentences))
-    print(resource_changes.counted_kinds("validated", [kind_of(item.resource) for item in found]))
+    print(resource_changes.counted("validated", [kind_of(item.resource) for item in found]))

@@ -1,10 +1,17 @@
-"""`tortie routes`: the node's routes with their reasons; `tortie plan`: what the next pass would change."""
+"""`tortie routes`: the node's routes with their reasons; `tortie plan`: what the next pass would change.
+
+Promises: changes nothing; what does not agree with the desired state comes first.
+Does not know: how the agent came to what it says.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
+
+from agent.cli.command import add_command, add_output, network_named, print_answer
+from agent.cli.connection import ask_agent, ask_pages
+from agent.tables import columns
 
 ROUTES_EXAMPLES = """\
 examples:
@@ -15,78 +22,43 @@ examples:
   tortie routes -o json
 
 All routes of the main tables, as the kernel holds them; with PREFIX those inside it and around it. The last column
-says where wish and kernel do not agree. --foreign shows others' routes, those in our place first.
+says where desired state and kernel do not agree. --foreign shows others' routes, those in our place first.
 """
 PLAN_EXAMPLES = """\
 examples:
   tortie plan
   tortie plan -o json
 
-The kernel is read anew and compared with what the agent wishes; nothing is written. A running agent repairs within
+The kernel is read anew and compared with the desired state; nothing is written. A running agent repairs within
 milliseconds, so what stays listed is what it cannot or may not do.
 """
-MOST_PAGES = 1000
 
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    routes = subparsers.add_parser(
-        "routes",
-        help="this node's routes, and why each is there",
-        epilog=ROUTES_EXAMPLES,
-        formatter_class=raw,
+    routes = add_command(
+        subparsers, "routes", "this node's routes, and why each is there", run_routes, ROUTES_EXAMPLES
     )
     routes.add_argument("prefix", nargs="?", metavar="PREFIX", help="a network, or an address")
     routes.add_argument("--foreign", action="store_true", help="others' routes, conflicts first")
-    routes.set_defaults(run=run_routes)
-    plan = subparsers.add_parser(
-        "plan",
-        help="what the next pass would change in the kernel, and why",
-        epilog=PLAN_EXAMPLES,
-        formatter_class=raw,
+    add_output(routes)
+    plan = add_command(
+        subparsers, "plan", "what the next pass would change in the kernel, and why", run_plan, PLAN_EXAMPLES
     )
-    plan.set_defaults(run=run_plan)
-    for verb in (routes, plan):
-        verb.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
+    add_output(plan)
 
 
 def run_routes(arguments: argparse.Namespace) -> None:
     """`tortie routes`."""
-    from agent.tables import data
 
-    found = sorted(_pages(arguments), key=_place)
-    if arguments.output != "table":
-        print(data(found, arguments.output))
-    elif found:
-        print(routes_table(found))
-    else:
-        print("no routes")
+    near = network_named(arguments.prefix) if arguments.prefix else ""
+    question = {"near": near, "foreign": arguments.foreign}
+    rows = [row for page in ask_pages(arguments, "table", question, "routes") for row in page]
+    print_answer(sorted(rows, key=_order), arguments.output, routes_table)
 
 
-def _pages(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    import json
-    from ipaddress import ip_network
-
-    from agent.cli.connection import asked
-    from agent.cli.failure import CommandFailed
-
-    if arguments.prefix:
-        try:
-            ip_network(arguments.prefix)
-        except ValueError as error:
-            raise CommandFailed(f"PREFIX: {error}") from error
-    question = {"near": arguments.prefix or "", "foreign": arguments.foreign}
-    for _ in range(MOST_PAGES):
-        answer = asked(arguments, f"table {json.dumps(question)}")
-        yield from answer["routes"]
-        if not answer["last"]:
-            return
-        question["after"] = answer["last"]
-
-
-def _place(row: dict[str, Any]) -> tuple[bool, int, int, int]:
-    """What needs a look first, then by address."""
+def _order(row: dict[str, Any]) -> tuple[bool, int, int, int]:
+    """Sort key of a row: what does not agree with the desired state first, then by address."""
     from ipaddress import ip_network
 
     network = ip_network(row["destination"])
@@ -94,9 +66,9 @@ def _place(row: dict[str, Any]) -> tuple[bool, int, int, int]:
 
 
 def routes_table(rows: list[dict[str, Any]]) -> str:
-    """For people."""
-    from agent.tables import columns
-
+    """The routes for people, and how many of them are not as desired."""
+    if not rows:
+        return "no routes"
     heads = ("DESTINATION", "VIA", "DEVICE", "PROTOCOL", "KIND", "WHY", "STATE")
     cells = [
         (
@@ -111,17 +83,14 @@ def routes_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     wrong = sum(not row["agrees"] for row in rows)
-    close = f"{len(rows)} routes" + (f", {wrong} not as wished" if wrong else ", all as wished")
+    close = f"{len(rows)} routes" + (f", {wrong} not as desired" if wrong else ", all as desired")
     return f"{columns(heads, cells)}\n\n{close}"
 
 
 def run_plan(arguments: argparse.Namespace) -> None:
     """`tortie plan`."""
-    from agent.cli.connection import asked
-    from agent.tables import data
 
-    answer = asked(arguments, "plan")
-    print(plan_text(answer) if arguments.output == "table" else data(answer, arguments.output))
+    print_answer(ask_agent(arguments, "plan"), arguments.output, plan_text)
 
 
 SIGNS = {"create": "+", "replace": "~", "delete": "-", "wait": "?", "conflict": "!"}
@@ -144,4 +113,4 @@ def plan_text(answer: dict[str, Any]) -> str:
     ]
     conflicts = sum(step["verb"] == "conflict" for step in answer["steps"])
     counts += [f"{conflicts} in conflict with others' routes"] if conflicts else []
-    return "\n".join([*lines, ", ".join(counts) or "nothing to change: the kernel is as wished"])
+    return "\n".join([*lines, ", ".join(counts) or "nothing to change: the kernel is as desired"])

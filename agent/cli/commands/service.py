@@ -1,9 +1,17 @@
-"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine."""
+"""`tortie install`, `uninstall`, `reload`: the agent as a service of this machine.
+
+Promises: a fault is one sentence, and what was done until then is printed.
+Does not know: how the agent is installed and removed.
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
+
+from agent.cli.command import CommandFailed, add_command, reported
+from agent.cli.connection import ask_agent, config
+from agent.service import install_flags
 
 RELOAD_EXAMPLES = """\
 examples:
@@ -19,8 +27,8 @@ examples:
   tortie uninstall
   tortie uninstall --pods-too --purge
 
-Leaves the peers, stops the service, removes routes, tunnels, tables, files and the plugin, sets the switches as they
-were, and prints the proof. The datastore keeps the node's record.
+Leaves the peers, stops the service, removes routes, tunnels, tables, files and the plugin, sets the sysctls as they
+were, and prints the proof. The datastore keeps the Node.
 """
 BACK_SECONDS = 20.0
 POLL_SECONDS = 0.1
@@ -28,43 +36,25 @@ POLL_SECONDS = 0.1
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
-    from agent.service import install_flags
-
-    raw = argparse.RawDescriptionHelpFormatter
-    new = subparsers.add_parser(
-        "install",
-        help="the service, on this machine",
-        epilog=install_flags.INSTALL_EXAMPLES,
-        formatter_class=raw,
-    )
-    install_flags.install(new)
-    new.set_defaults(run=run_install)
-    gone = subparsers.add_parser(
-        "uninstall", help="everything of it off again", epilog=UNINSTALL_EXAMPLES, formatter_class=raw
+    text = "the service, on this machine"
+    new = add_command(subparsers, "install", text, run_install, install_flags.INSTALL_EXAMPLES)
+    install_flags.add_install_flags(new)
+    gone = add_command(
+        subparsers, "uninstall", "everything of it off again", run_uninstall, UNINSTALL_EXAMPLES
     )
     gone.add_argument("--pods-too", action="store_true", help="attached pods lose their network")
     gone.add_argument("--purge", action="store_true", help="settings and secrets as well")
     gone.add_argument("--packaged", action="store_true", help="a package removes the files it placed")
-    gone.set_defaults(run=run_uninstall)
-    reload = subparsers.add_parser(
-        "reload",
-        help="check the settings anew, and use them",
-        epilog=RELOAD_EXAMPLES,
-        formatter_class=raw,
-    )
-    reload.set_defaults(run=run_reload)
+    add_command(subparsers, "reload", "check the settings anew, and use them", run_reload, RELOAD_EXAMPLES)
 
 
 def run_install(arguments: argparse.Namespace) -> None:
     """`tortie install`."""
-    from agent.cli.failure import CommandFailed
-    from agent.service.install import InstallFailed, install, options
+    from agent.service.install import ServiceInstallFailed, install_options, install_service
 
-    try:
-        for done in install(options(arguments)):
+    with reported(ServiceInstallFailed):
+        for done in install_service(install_options(arguments)):
             print(done, flush=True)
-    except InstallFailed as error:
-        raise CommandFailed(str(error)) from error
 
 
 def run_uninstall(arguments: argparse.Namespace) -> None:
@@ -73,11 +63,9 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     import os
 
     # Everything is imported before the environment it comes from is removed.
-    from agent.cli.connection import config
-    from agent.cli.failure import CommandFailed
     from agent.configuration.config import Config
     from agent.dataplane.kernel.linux import NetlinkKernel
-    from agent.service.uninstall import Options, UninstallFailed, uninstall
+    from agent.service.uninstall import UninstallFailed, UninstallOptions, uninstall_service
 
     if os.geteuid() != 0:
         raise CommandFailed("uninstalling needs root")
@@ -86,28 +74,24 @@ def run_uninstall(arguments: argparse.Namespace) -> None:
     except CommandFailed as failure:
         print(f"the settings are wrong ({failure}): taking the default ones")
         settings = Config()
-    wished = Options(arguments.pods_too, arguments.purge, arguments.packaged)
+    options = UninstallOptions(arguments.pods_too, arguments.purge, arguments.packaged)
 
     async def run() -> None:
         kernel = NetlinkKernel(nexthop_objects=True)  # also those of an earlier setting
         try:
-            async for done in uninstall(kernel, settings, wished):
+            async for done in uninstall_service(kernel, settings, options):
                 print(done, flush=True)
         finally:
             kernel.close()
 
-    try:
+    with reported(UninstallFailed):
         asyncio.run(run())
-    except UninstallFailed as error:
-        raise CommandFailed(str(error)) from error
 
 
 def run_reload(arguments: argparse.Namespace) -> None:
     """`tortie reload`."""
-    from agent.cli.connection import asked
-
-    started = asked(arguments, "status")["started"]
-    changed = asked(arguments, "reload")["changed"]
+    started = ask_agent(arguments, "status")["started"]
+    changed = ask_agent(arguments, "reload")["changed"]
     if not changed:
         print("nothing differs from the settings in force")
         return
@@ -119,13 +103,10 @@ def _wait_for_another_life(arguments: argparse.Namespace, started: str) -> None:
     """Until the agent serves with its new settings. Raises CommandFailed."""
     import time
 
-    from agent.cli.connection import asked
-    from agent.cli.failure import CommandFailed
-
     deadline = time.monotonic() + BACK_SECONDS
     while True:
         try:
-            if asked(arguments, "status")["started"] != started:
+            if ask_agent(arguments, "status")["started"] != started:
                 return
             why = "it still runs with the old settings"
         except CommandFailed as failure:

@@ -137,8 +137,8 @@ complete -c tortie -n '_shtab_tortie_using bgp peers' -s h -l help -d 'show this
 complete -c tortie -n '_shtab_tortie_using bgp peers' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using bgp; and test $_shtab_tortie_npos -eq 0' -a routes -d 'paths and their reasons'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'what it told, and what became of it'
-complete -c tortie -n '_shtab_tortie_using bgp routes' -l advertised -x -d 'what it is told, or why not'
+complete -c tortie -n '_shtab_tortie_using bgp routes' -l received -x -d 'the paths it advertised, and what became of each'
+complete -c tortie -n '_shtab_tortie_using bgp routes' -l advertised -x -d 'the paths it is sent, or why not'
 complete -c tortie -n '_shtab_tortie_using bgp routes' -s o -l output -xka "table json yaml" -d output
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a drain -d 'leave all BGP peers until undrain'
 complete -c tortie -n '_shtab_tortie_using drain' -s h -l help -d 'show this help message and exit'
@@ -199,7 +199,7 @@ complete -c tortie -n '_shtab_tortie_using lab down' -l name -x -d 'which lab (d
 complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a status -d 'topology, sessions, routes'
 complete -c tortie -n '_shtab_tortie_using lab status' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab status' -l name -x -d 'which lab (default: lab)'
-complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a mode -d 'switch the pools of a running lab'
+complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a mode -d 'change the mode of the pools of a running lab'
 complete -c tortie -n '_shtab_tortie_using lab mode' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab mode' -l name -x -d 'which lab (default: lab)'
 complete -c tortie -n '_shtab_tortie_using lab mode; and test $_shtab_tortie_npos -eq 0' -ka "none vxlan ipip crosssubnet" -d mode
@@ -223,7 +223,7 @@ complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq
 complete -c tortie -n '_shtab_tortie_using lab etcd' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab etcd' -l name -x -d 'which lab (default: lab)'
 complete -c tortie -n '_shtab_tortie_using lab etcd; and test $_shtab_tortie_npos -eq 0' -ka "start stop" -d what
-complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a demo -d 'the whole story: up, eight pods, pings, a live switch, down'
+complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a demo -d 'the whole story: up, eight pods, pings, a live change of mode, down'
 complete -c tortie -n '_shtab_tortie_using lab demo' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab demo' -l name -x -d 'the lab'"'"'s name (default: one that is free)'
 complete -c tortie -n '_shtab_tortie_using lab demo' -l keep -d 'leave the lab up at the end'

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.commands.lab import Progress
+from agent.cli.commands.lab import ProgressLine
 from agent.cli.main import main
 from tests import ROOT
 from tests.scenes.cli_examples import ELSEWHERE, Place, commands, examples, invocations, lines, refused
@@ -126,7 +126,7 @@ def test_a_line_changes_in_place_on_a_terminal_that_does_not_refuse_it(
     monkeypatch.setenv("NO_COLOR", no_color)
     ours, theirs = os.openpty() if terminal else os.pipe()
     with open(theirs, "w") as screen, open(ours, "rb") as reader, redirect_stderr(screen):
-        progress = Progress()
+        progress = ProgressLine()
         progress("making the fabric")
         progress.done()
         written = os.read(reader.fileno(), 1000)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.commands.configuration import run_check, run_show
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.cli.commands.configuration import run_config_check, run_config_show
 from agent.configuration.config import ConfigError, password
 from agent.configuration.loading import load, loaded
 from agent.configuration.reference import reference
-from agent.service.start import checked, parser
+from agent.service.start import agent_parser, checked_settings
 from tests import ROOT
 
 
@@ -129,25 +129,25 @@ def test_check_and_show_say_what_an_agent_would_run_with(
     file = tmp_path / "agent.toml"
     file.write_text("[node]\nname = 'n'\n[bgp]\nhold_seconds = 30\n")
     plain = {"config": None, "etcd_endpoints": None}
-    run_check(argparse.Namespace(**plain, file=file))
+    run_config_check(argparse.Namespace(**plain, file=file))
     assert "good; " in capsys.readouterr().out
-    run_show(argparse.Namespace(**{**plain, "config": file}, output="json"))
+    run_config_show(argparse.Namespace(**{**plain, "config": file}, output="json"))
     shown = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert shown["bgp.hold_seconds"] == {"key": "bgp.hold_seconds", "value": 30, "origin": str(file)}
-    run_show(argparse.Namespace(**{**plain, "config": file}, output="table"))
+    run_config_show(argparse.Namespace(**{**plain, "config": file}, output="table"))
     assert re.search(rf"bgp.hold_seconds +30 +{file}", capsys.readouterr().out)
     key = tmp_path / "key"
     key.write_text("x")
     key.chmod(0o644)
     file.write_text(f"[node]\nname = 'n'\n[etcd]\ncert_file = '{key}'\nkey_file = '{key}'\n")
     with pytest.raises(CommandFailed, match=r"etcd\.key_file: .* has mode 0644: too open for a secret"):
-        run_check(argparse.Namespace(**plain, file=file))
+        run_config_check(argparse.Namespace(**plain, file=file))
     key.chmod(0o600)
     file.write_text(
         f"[node]\nname = 'n'\n[etcd]\nendpoints = ['https://a']\ncert_file = '{key}'\nkey_file = '{key}'\n"
     )
     with pytest.raises(CommandFailed, match="not a certificate and its own key"):
-        run_check(argparse.Namespace(**plain, file=file))
+        run_config_check(argparse.Namespace(**plain, file=file))
 
 
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
@@ -178,4 +178,4 @@ def test_a_daemon_refuses_tls_files_that_cannot_be_used_before_it_does_anything(
         f"key_file = '{tmp_path}/key'\n"
     )
     with pytest.raises(ConfigError, match=r"cert and .*key: not a certificate and its own key"):
-        checked(parser().parse_args(["--config", str(file)]))
+        checked_settings(agent_parser().parse_args(["--config", str(file)]))

@@ -21,10 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.clock import SystemClock
 from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
-from agent.metrics.loop_lag import Lag
-from agent.metrics.monitor import Monitor
+from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolReadings
-from agent.metrics.series import CATALOGUE, EtcdReadings, Readings, Sort, series
+from agent.metrics.series import CATALOGUE, EtcdReadings, MetricType, Readings, series
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from tests import ROOT
@@ -92,7 +91,9 @@ def told(exposition: Exposition) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 def test_every_name_in_the_catalogue_is_told_and_no_other() -> None:
     made = [one.definition.name for one in series(READINGS)]
-    assert sorted(made) == sorted(name for name, one in CATALOGUE.items() if one.sort is not Sort.HISTOGRAM)
+    assert sorted(made) == sorted(
+        name for name, one in CATALOGUE.items() if one.type is not MetricType.HISTOGRAM
+    )
 
 
 def test_prometheus_reads_what_the_agent_knows() -> None:
@@ -134,7 +135,7 @@ def test_the_documentation_lists_exactly_what_there_is() -> None:
         if line.startswith("| tortie_")
     ]
     assert rows == [
-        [one.name, one.sort.value, ", ".join(one.labels), one.meaning]
+        [one.name, one.type.value, ", ".join(one.labels), one.meaning]
         for one in sorted(CATALOGUE.values(), key=lambda one: one.name)
     ]
 
@@ -159,7 +160,7 @@ def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
 async def serving(
     path: Path, not_ready: Callable[[], str | None] = lambda: None, listen: str = ""
 ) -> AsyncIterator[None]:
-    lag = Lag(SystemClock())
+    lag = LoopLag(SystemClock())
     ready = asyncio.Event()
     monitor = Monitor(path, listen, Exposition(lambda: READINGS), lag, not_ready, ready.set)
     task = asyncio.create_task(monitor.run())
@@ -203,7 +204,7 @@ async def test_a_socket_that_cannot_be_opened_costs_the_agent_nothing(tmp_path: 
         tmp_path / "nowhere" / "metrics.sock",
         "",
         Exposition(lambda: READINGS),
-        Lag(SystemClock()),
+        LoopLag(SystemClock()),
         lambda: None,
     )
     with pytest.raises(TimeoutError):

@@ -9,6 +9,7 @@ import pytest
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
 from agent.peering.drain import Drained, DrainFile
+from bgp.looking_glass import Query, query
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
 from tests.scenes.bgp_controllers import BgpNode, BgpNodes, bgp_nodes, document
@@ -109,7 +110,7 @@ async def test_a_filter_takes_effect_within_the_session(tmp_path: Path) -> None:
 def best_attributes(node: BgpNode, other: BgpNode) -> PathAttributes | None:
     speaker = node.bgp.speaker
     assert speaker is not None
-    found = speaker.paths(other.block)
+    found = query(speaker.instance, Query(prefix=other.block)).paths
     return found[0].path.attributes if found else None
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from agent.cli.commands.bgp import in_full, page_text, peers_table, routes_table
+from agent.cli.commands.bgp import in_full, page_text, paths_table, peers_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
@@ -55,7 +55,7 @@ def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> 
             "8.8.8.8 is not a peer; peers are 192.0.2.2, fd00::2, 192.0.2.9",
         ),
         ('{"wich": "received"}', "the question cannot be read: Object contains unknown field `wich`"),
-        ('{"which": "all"}', "'all' is not a valid Which"),
+        ('{"which": "all"}', "'all' is not a valid RibView"),
         ('{"prefix": "10.0.0.1/8"}', "10.0.0.1/8 has host bits set"),
     ],
 )
@@ -118,7 +118,7 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
         )
         (out,) = rows(one, which="advertised", peer="n2")
         assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 100)
-        text = routes_table(rows(one), heads=True).splitlines()
+        text = paths_table(rows(one), heads=True).splitlines()
         assert text[0].split() == ["PREFIX", "NEXT", "HOP", "PEER", "LOCALPREF", "AS", "PATH", "REASON"]
         assert text[2].split() == [
             *("*", "10.0.2.0/26", two.address, "n2", "100", "-"),

@@ -45,7 +45,11 @@ class World:
         self.next_hops = next_hops
         self.tracking = NexthopTracking(self.kernel, lambda: self, self.clock)
 
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
+    @property
+    def instance(self) -> World:
+        return self
+
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         self.unreachable.append(set(next_hops))
 
     async def check(self, after: float = 0.0) -> set[Address]:

@@ -12,10 +12,10 @@ from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterS
 from agent.peering.originations import BLOCK
 from agent.peering.peer_policies import PolicyInputs, PolicyInterface, names_interfaces, policy, troubles
 from bgp.policy.origination import OwnBlocks, by_family
-from bgp.policy.policy import Candidate, CompiledPolicy, Verdict
+from bgp.policy.policy import Candidate, CompiledPolicy, PolicyResult
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import shown
+from bgp.wire.communities import format_community
 from bgp.wire.families import family_of
 from ipam.model import Pool
 
@@ -59,9 +59,9 @@ def result_of(
     internal: bool = True,
     learned: bool = False,
     **attributes: Any,
-) -> Verdict:
+) -> PolicyResult:
     network = ip_network(prefix)
-    compiled = CompiledPolicy(policy(where, filters).outgoing, family_of(network), internal=internal)
+    compiled = CompiledPolicy(policy(where, filters).export_rules, family_of(network), internal=internal)
     packed, blocks = nlri.pack(network), OWN_BLOCKS[family_of(network)]
     return compiled(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
 
@@ -112,7 +112,7 @@ def test_advertised_prefixes_bear_their_communities(prefix: str, expected: list[
     where = inputs(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
     found = result_of(where, prefix).attributes
     assert found is not None
-    assert [shown(one) for one in (*found.communities, *found.large_communities)] == expected
+    assert [format_community(one) for one in (*found.communities, *found.large_communities)] == expected
 
 
 def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_names() -> None:
@@ -312,13 +312,13 @@ def test_what_is_believed(
 ) -> None:
     where = inputs(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
     network = ip_network(prefix)
-    compiled = CompiledPolicy(policy(where, ["f"]).incoming, family_of(network), internal=False)
+    compiled = CompiledPolicy(policy(where, ["f"]).import_rules, family_of(network), internal=False)
     candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True)
     assert (compiled(candidate).attributes is not None) is believed
 
 
 def test_without_filters_everything_is_believed_at_no_cost() -> None:
-    assert policy(inputs(), ()).incoming == ()
+    assert policy(inputs(), ()).import_rules == ()
 
 
 def test_operations_are_done_in_their_order() -> None:

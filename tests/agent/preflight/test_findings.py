@@ -13,13 +13,13 @@ from agent.netlink.objects import ForwardChain, Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
     AGENT,
+    ExclusionFile,
     HostFacts,
-    Listener,
+    ListeningSocket,
     ModuleState,
-    Placed,
     Process,
     Severity,
-    Underlay,
+    UnderlayLink,
 )
 from ipam.model import EncapsulationMode, Pool
 
@@ -41,14 +41,14 @@ def route(prefix: str, device: str = "eth0", protocol: int = 4) -> tuple[Route, 
     return (Route(RouteKey(ip_network(prefix)), device=device, protocol=protocol),)
 
 
-def listens(name: str, unit: str | None = None) -> tuple[Listener, ...]:
-    return (Listener("0.0.0.0", 179, Process(9, name, unit)),)
+def listens(name: str, unit: str | None = None) -> tuple[ListeningSocket, ...]:
+    return (ListeningSocket("0.0.0.0", 179, Process(9, name, unit)),)
 
 
 DROPS = ForwardChain("ip", "filter", "FORWARD", drops=True)
 OPENED = replace(DROPS, opened=True)
 NETWORKD = Process(3, "systemd-networkd", "systemd-networkd.service")
-FILE = Placed("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
+FILE = ExclusionFile("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
 STRICT = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/vxlan.calico/rp_filter": "1"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
@@ -124,46 +124,46 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "iptables-legacy -I FORWARD -i cali+ -j ACCEPT",
     ),
     "no forwarding": (
-        {"switches": {"net/ipv4/ip_forward": "0"}, "processes": RUNNING},
-        {"switches": {"net/ipv4/ip_forward": "1"}, "processes": RUNNING},
+        {"sysctls": {"net/ipv4/ip_forward": "0"}, "processes": RUNNING},
+        {"sysctls": {"net/ipv4/ip_forward": "1"}, "processes": RUNNING},
         Severity.ERROR,
         "net.ipv4.ip_forward = 0",
         "sysctl -w net.ipv4.ip_forward=1",
     ),
     "no forwarding before the agent": (
-        {"switches": {"net/ipv4/ip_forward": "0"}},
-        {"switches": {"net/ipv4/ip_forward": "0"}, "pools": (SIX,)},
+        {"sysctls": {"net/ipv4/ip_forward": "0"}},
+        {"sysctls": {"net/ipv4/ip_forward": "0"}, "pools": (SIX,)},
         Severity.WARNING,
         "net.ipv4.ip_forward = 0",
         "sysctl -w net.ipv4.ip_forward=1",
     ),
     "no forwarding of IPv6": (
-        {"switches": {"net/ipv6/conf/all/forwarding": "0"}, "pools": (SIX,)},
-        {"switches": {"net/ipv6/conf/all/forwarding": "0"}, "pools": (POOL,)},
+        {"sysctls": {"net/ipv6/conf/all/forwarding": "0"}, "pools": (SIX,)},
+        {"sysctls": {"net/ipv6/conf/all/forwarding": "0"}, "pools": (POOL,)},
         Severity.WARNING,
         "net.ipv6.conf.all.forwarding = 0",
         "sysctl -w net.ipv6.conf.all.forwarding=1",
     ),
     "strict rp_filter on a tunnel": (
-        {"links": link("vxlan.calico"), "switches": STRICT},
+        {"links": link("vxlan.calico"), "sysctls": STRICT},
         {
             "links": link("vxlan.calico"),
-            "switches": {**STRICT, "net/ipv4/conf/all/rp_filter": "2"},
+            "sysctls": {**STRICT, "net/ipv4/conf/all/rp_filter": "2"},
         },
         Severity.WARNING,
         "net.ipv4.conf.vxlan.calico.rp_filter = 1, net.ipv4.conf.all.rp_filter = 0",
         "sysctl -w net.ipv4.conf.vxlan.calico.rp_filter=2",
     ),
     "strict rp_filter for tunnels to come": (
-        {"switches": {"net/ipv4/conf/all/rp_filter": "1", "net/ipv4/conf/default/rp_filter": "0"}},
-        {"switches": {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "2"}},
+        {"sysctls": {"net/ipv4/conf/all/rp_filter": "1", "net/ipv4/conf/default/rp_filter": "0"}},
+        {"sysctls": {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "2"}},
         Severity.WARNING,
         "net.ipv4.conf.all.rp_filter = 1",
         "sysctl -w net.ipv4.conf.default.rp_filter=2",
     ),
     "a pod's MTU above the way's": (
-        {"pools": (VXLAN,), "underlay": Underlay("eth0", 1500), "links": link("cali1", mtu=1500)},
-        {"pools": (VXLAN,), "underlay": Underlay("eth0", 1500), "links": link("cali1", mtu=1450)},
+        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1500)},
+        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1450)},
         Severity.ERROR,
         "it has MTU 1500; eth0 has 1500, of which encapsulation takes 50",
         "ip link set dev cali1 mtu 1450",
@@ -177,7 +177,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
     ),
     "BGP's port is taken by no service": (
         {"listeners": listens("gobgpd")},
-        {"listeners": (Listener("0.0.0.0", 1790, Process(9, "gobgpd")),)},
+        {"listeners": (ListeningSocket("0.0.0.0", 1790, Process(9, "gobgpd")),)},
         Severity.ERROR,
         "gobgpd (pid 9) listens",
         "kill 9",
@@ -275,29 +275,29 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "timedatectl set-ntp true",
     ),
     "connections nearly full": (
-        {"switches": {"net/netfilter/nf_conntrack_max": "50000", "net/netfilter/nf_conntrack_count": "45000"}},
-        {"switches": {"net/netfilter/nf_conntrack_max": "50000", "net/netfilter/nf_conntrack_count": "1000"}},
+        {"sysctls": {"net/netfilter/nf_conntrack_max": "50000", "net/netfilter/nf_conntrack_count": "45000"}},
+        {"sysctls": {"net/netfilter/nf_conntrack_max": "50000", "net/netfilter/nf_conntrack_count": "1000"}},
         Severity.ERROR,
         "45000 of 50000",
         "sysctl -w net.netfilter.nf_conntrack_max=100000",
     ),
     "few connections": (
-        {"switches": {"net/netfilter/nf_conntrack_max": "8192"}},
-        {"switches": {}},
+        {"sysctls": {"net/netfilter/nf_conntrack_max": "8192"}},
+        {"sysctls": {}},
         Severity.WARNING,
         "0 of 8192",
         "sysctl -w net.netfilter.nf_conntrack_max=65536",
     ),
     "few inotify instances": (
-        {"switches": {"fs/inotify/max_user_instances": "16"}},
-        {"switches": {"fs/inotify/max_user_instances": "128"}},
+        {"sysctls": {"fs/inotify/max_user_instances": "16"}},
+        {"sysctls": {"fs/inotify/max_user_instances": "128"}},
         Severity.WARNING,
         "fs.inotify.max_user_instances = 16",
         "sysctl -w fs.inotify.max_user_instances=128",
     ),
     "few inotify watches": (
-        {"switches": {"fs/inotify/max_user_watches": "100"}},
-        {"switches": {"fs/inotify/max_user_watches": "8192"}},
+        {"sysctls": {"fs/inotify/max_user_watches": "100"}},
+        {"sysctls": {"fs/inotify/max_user_watches": "8192"}},
         Severity.WARNING,
         "fs.inotify.max_user_watches = 100",
         "sysctl -w fs.inotify.max_user_watches=8192",

@@ -20,7 +20,7 @@ from agent.configuration.config import Config, EtcdSettings
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.preflight import host_reader
 from agent.preflight.findings import findings
-from agent.preflight.host_facts import AGENT, Finding, HostFacts, ModuleState, Process
+from agent.preflight.host_facts import AGENT, HostFacts, HostFinding, ModuleState, Process
 from ipam.model import EncapsulationMode, Pool
 from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
 from tests.fixtures.etcd import start_etcd
@@ -57,7 +57,7 @@ def namespace() -> Iterator[None]:
 async def facts(root: Path = Path("/")) -> HostFacts:
     kernel = NetlinkKernel()
     try:
-        return replace(await host_reader.read(kernel, Config(), root), pools=(POOL,))
+        return replace(await host_reader.read_host(kernel, Config(), root), pools=(POOL,))
     finally:
         kernel.close()
 
@@ -67,7 +67,7 @@ async def with_agent() -> HostFacts:
     return replace(found, processes=(*found.processes, Process(1, AGENT)))
 
 
-def about(found: tuple[Finding, ...], words: str) -> list[Finding]:
+def about(found: tuple[HostFinding, ...], words: str) -> list[HostFinding]:
     return [one for one in found if words in f"{one.what} {one.evidence}"]
 
 
@@ -158,7 +158,7 @@ def test_parts_are_found_in_the_lists_of_a_kernel(tmp_path: Path) -> None:
         "nft_chain_nat": ModuleState.MISSING,
         "veth": ModuleState.PRESENT,
     }
-    assert host_reader.release(tmp_path / "proc") == (6, 1)
+    assert host_reader.kernel_release(tmp_path / "proc") == (6, 1)
 
 
 def process(root: Path, pid: int, comm: str, *words: str, unit: str = "x.service") -> None:

@@ -13,14 +13,14 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.configuration.config import Config, ConfigError, LogSettings
-from agent.service.readiness import PATIENCE_SECONDS, Standing, is_ready, status_text
+from agent.service.readiness import PATIENCE_SECONDS, Readiness, is_ready, status_text
 from agent.service.sd_notify import MOST_STATUS, Notifier
-from agent.service.settings_reload import Reloading, differences
+from agent.service.settings_reload import SettingsReload, changed_settings
 from agent.service.supervision import Supervision
 
-SERVING = Standing(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)
+SERVING = Readiness(not_ready=None, passes=1, pods=2, peers=3, peers_up=3)
 MORE_THAN_FITS = 10_000
-AWAY = Standing(not_ready="the datastore is away: refused", passes=1)
+AWAY = Readiness(not_ready="the datastore is away: refused", passes=1)
 
 
 class Systemd:
@@ -79,11 +79,11 @@ def test_the_watchdogs_time_is_the_one_meant_for_this_process(
 
 def test_nobody_who_listens_is_no_fault_and_who_comes_later_hears_what_is_said_then(tmp_path: Path) -> None:
     told = notifier(tmp_path)
-    told.tell("READY=1")
+    told.notify("READY=1")
     assert list(tmp_path.iterdir()) == []
     later = Systemd(str(tmp_path / "notify"))
-    told.tell("WATCHDOG=1")
-    Notifier({}, pid=7).tell("STOPPING=1")  # of a process that nobody manages
+    told.notify("WATCHDOG=1")
+    Notifier({}, pid=7).notify("STOPPING=1")  # of a process that nobody manages
     assert later.heard() == ["WATCHDOG=1"]
     later.socket.close()
 
@@ -94,18 +94,18 @@ def test_a_listener_that_takes_no_more_is_not_waited_for_and_is_told_again_once_
 ) -> None:
     told = notifier(tmp_path)
     for number in range(MORE_THAN_FITS):
-        told.tell(f"STATUS={number}")
+        told.notify(f"STATUS={number}")
     heard = systemd.heard()
     assert 0 < len(heard) < MORE_THAN_FITS
     assert heard == [f"STATUS={number}" for number in range(len(heard))]
-    told.tell("READY=1")
+    told.notify("READY=1")
     assert systemd.heard() == ["READY=1"]
 
 
 def test_a_socket_of_the_abstract_namespace_is_reached(tmp_path: Path) -> None:
     name = f"tortie-{tmp_path}"
     other = Systemd("\0" + name)
-    Notifier({"NOTIFY_SOCKET": f"@{name}"}, pid=7).tell("READY=1", "WATCHDOG=1")
+    Notifier({"NOTIFY_SOCKET": f"@{name}"}, pid=7).notify("READY=1", "WATCHDOG=1")
     assert other.heard() == ["READY=1", "WATCHDOG=1"]
     other.socket.close()
 
@@ -118,7 +118,7 @@ def test_a_status_is_one_short_line(tmp_path: Path, systemd: Systemd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "passes_when_in_sync", "age", "ready"),
+    ("readiness", "passes_when_in_sync", "age", "ready"),
     [
         (AWAY, None, 0.0, False),
         (SERVING, 1, 0.0, False),
@@ -127,13 +127,13 @@ def test_a_status_is_one_short_line(tmp_path: Path, systemd: Systemd) -> None:
     ],
 )
 def test_ready_is_a_pass_after_the_datastore_was_read_or_the_end_of_patience(
-    standing: Standing, passes_when_in_sync: int | None, age: float, ready: bool
+    readiness: Readiness, passes_when_in_sync: int | None, age: float, ready: bool
 ) -> None:
-    assert is_ready(standing, passes_when_in_sync, age) is ready
+    assert is_ready(readiness, passes_when_in_sync, age) is ready
 
 
 @pytest.mark.parametrize(
-    ("standing", "text"),
+    ("readiness", "text"),
     [
         (SERVING, "2 pods; 3 of 3 peers up"),
         (
@@ -147,8 +147,8 @@ def test_ready_is_a_pass_after_the_datastore_was_read_or_the_end_of_patience(
         ),
     ],
 )
-def test_the_status_says_the_most_urgent_first(standing: Standing, text: str) -> None:
-    assert status_text(standing) == text
+def test_the_status_says_the_most_urgent_first(readiness: Readiness, text: str) -> None:
+    assert status_text(readiness) == text
 
 
 async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
@@ -197,7 +197,7 @@ def test_bad_settings_change_nothing_and_say_why() -> None:
     def bad() -> Config:
         raise ConfigError("agent.toml: bgp.hold: unknown key")
 
-    reloading = Reloading(Config(), bad, lambda: begun.append(1))
+    reloading = SettingsReload(Config(), bad, lambda: begun.append(1))
     with pytest.raises(ValueError, match=r"bgp.hold: unknown key \(the settings in force stay\)"):
         reloading.reload()
     assert (begun, reloading.wanted) == ([], False)
@@ -206,7 +206,7 @@ def test_bad_settings_change_nothing_and_say_why() -> None:
 
 def test_the_same_settings_are_no_reason_to_begin_again_and_end_the_complaint() -> None:
     begun: list[int] = []
-    reloading = Reloading(Config(), Config, lambda: begun.append(1))
+    reloading = SettingsReload(Config(), Config, lambda: begun.append(1))
     reloading.refused = "earlier"
     assert reloading.reload() == {"changed": []}
     assert (begun, reloading.wanted, reloading.refused) == ([], False, None)
@@ -215,7 +215,7 @@ def test_the_same_settings_are_no_reason_to_begin_again_and_end_the_complaint() 
 def test_other_settings_begin_again_and_are_named() -> None:
     begun: list[int] = []
     other = Config(log=LogSettings(level="debug"))
-    reloading = Reloading(Config(), lambda: other, lambda: begun.append(1))
+    reloading = SettingsReload(Config(), lambda: other, lambda: begun.append(1))
     assert reloading.reload() == {"changed": ["log.level"]}
     assert (begun, reloading.wanted) == ([1], True)
-    assert differences(other, Config(log=LogSettings(format="json"))) == ("log.level", "log.format")
+    assert changed_settings(other, Config(log=LogSettings(format="json"))) == ("log.level", "log.format")

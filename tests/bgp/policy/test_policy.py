@@ -14,25 +14,25 @@ from bgp.policy.policy import (
     AddCommunity,
     Candidate,
     CompiledPolicy,
+    InterfaceMatch,
     Operation,
     Operator,
     Policy,
+    PolicyResult,
     PrefixMatch,
     PrependAs,
-    Reached,
     Rule,
     SetPriority,
-    Verdict,
     priority_of,
 )
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import read
+from bgp.wire.communities import parse
 from bgp.wire.families import Family, family_of
 from bgp.wire.iana import SegmentType
 
 PLAIN = PathAttributes()
-SMALL, LARGE = read("65000:100"), read("65000:1:2")
+SMALL, LARGE = parse("65000:100"), parse("65000:1:2")
 TAGGED = PathAttributes(communities=(int(SMALL),), large_communities=(bytes(LARGE),))  # type: ignore[arg-type]
 LAN = (ip_network("172.26.0.0/24"), ip_network("fd26::/64"))
 OWN = frozenset({ip_network("10.1.2.0/24"), ip_network("fd00::/64")})
@@ -119,37 +119,47 @@ CONDITIONS = [
     ("own", Rule(Action.REJECT, learned=True), candidate(), False),
     (
         "next hop on a subnet",
-        Rule(Action.REJECT, reached=Reached(LAN)),
+        Rule(Action.REJECT, interfaces=InterfaceMatch(LAN)),
         candidate(attributes=NEAR, learned=True),
         True,
     ),
     (
         "next hop elsewhere",
-        Rule(Action.REJECT, reached=Reached(LAN)),
+        Rule(Action.REJECT, interfaces=InterfaceMatch(LAN)),
         candidate(attributes=BEYOND, learned=True),
         False,
     ),
     (
         "next hop beyond a router",
-        Rule(Action.REJECT, reached=Reached(elsewhere=LAN)),
+        Rule(Action.REJECT, interfaces=InterfaceMatch(elsewhere=LAN)),
         candidate(attributes=BEYOND, learned=True),
         True,
     ),
     (
         "next hop on another's subnet",
-        Rule(Action.REJECT, reached=Reached(elsewhere=LAN)),
+        Rule(Action.REJECT, interfaces=InterfaceMatch(elsewhere=LAN)),
         candidate(attributes=NEAR, learned=True),
         False,
     ),
-    ("own, behind it", Rule(Action.REJECT, reached=Reached(own=OWN)), candidate(), True),
-    ("own, not behind it", Rule(Action.REJECT, reached=Reached(own=OWN)), candidate("10.1.3.0/24"), False),
+    ("own, behind it", Rule(Action.REJECT, interfaces=InterfaceMatch(own=OWN)), candidate(), True),
+    (
+        "own, not behind it",
+        Rule(Action.REJECT, interfaces=InterfaceMatch(own=OWN)),
+        candidate("10.1.3.0/24"),
+        False,
+    ),
     (
         "own, whatever its next hop",
-        Rule(Action.REJECT, reached=Reached(LAN)),
+        Rule(Action.REJECT, interfaces=InterfaceMatch(LAN)),
         candidate(attributes=NEAR),
         False,
     ),
-    ("no next hop", Rule(Action.REJECT, reached=Reached(elsewhere=())), candidate(learned=True), False),
+    (
+        "no next hop",
+        Rule(Action.REJECT, interfaces=InterfaceMatch(elsewhere=())),
+        candidate(learned=True),
+        False,
+    ),
     ("community", Rule(Action.REJECT, community=SMALL), candidate(attributes=TAGGED), True),
     ("no community", Rule(Action.REJECT, community=SMALL), candidate(), False),
     ("large community", Rule(Action.REJECT, community=LARGE), candidate(attributes=TAGGED), True),
@@ -222,7 +232,7 @@ def test_an_operation_changes_what_it_names(
     operation: Operation, before: PathAttributes, after: PathAttributes
 ) -> None:
     judge = CompiledPolicy([Rule(Action.ACCEPT, "it", operations=(operation,))], Family.IPV4, internal=True)
-    assert judge(candidate(attributes=before)) == Verdict(after, "it")
+    assert judge(candidate(attributes=before)) == PolicyResult(after, "it")
 
 
 @given(st.integers(1, 0x3FFFFFFF))
@@ -243,11 +253,13 @@ def test_the_first_rule_that_decides_names_the_reason() -> None:
         Rule(Action.REJECT, "rest"),
     ]
     judge = CompiledPolicy(rules, Family.IPV4, internal=True)
-    assert judge(candidate()) == Verdict(TAGGED, "tagged")
-    assert judge(candidate("10.9.0.0/24")) == Verdict(None, "elsewhere")
+    assert judge(candidate()) == PolicyResult(TAGGED, "tagged")
+    assert judge(candidate("10.9.0.0/24")) == PolicyResult(None, "elsewhere")
 
 
 def test_what_no_rule_decides_is_accepted_as_it_was_changed() -> None:
     judge = CompiledPolicy([Rule(Action.NEXT, operations=(AddCommunity(SMALL),))], Family.IPV4, internal=True)
-    assert judge(candidate()) == Verdict(PathAttributes(communities=(65000 << 16 | 100,)))
-    assert CompiledPolicy(Policy().incoming, Family.IPV4, internal=True)(candidate()) == Verdict(PLAIN)
+    assert judge(candidate()) == PolicyResult(PathAttributes(communities=(65000 << 16 | 100,)))
+    assert CompiledPolicy(Policy().import_rules, Family.IPV4, internal=True)(candidate()) == PolicyResult(
+        PLAIN
+    )

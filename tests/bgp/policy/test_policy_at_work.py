@@ -48,29 +48,29 @@ def sessions(node: Node) -> list[object]:
     return [peer.connection for peer in node.router.peers.values()]
 
 
-def test_only_what_the_policy_lets_through_is_told() -> None:
-    policy = Policy(outgoing=(Rule(Action.ACCEPT, prefix=POOL), Rule(Action.REJECT)))
+def test_only_what_the_policy_lets_through_is_advertised() -> None:
+    policy = Policy(export_rules=(Rule(Action.ACCEPT, prefix=POOL), Rule(Action.REJECT)))
     wire, one, two = pair(policy)
     wire.announce(one, ONE, THREE)
     wire.run(1)
     assert list(two.learned()) == [ONE]
 
 
-def test_only_what_the_policy_lets_through_is_believed_and_the_rest_is_kept_with_its_reason() -> None:
-    policy = Policy(incoming=(Rule(Action.REJECT, "not from there", prefix=POOL),))
+def test_only_what_the_policy_lets_through_is_accepted_and_the_rest_is_stored_with_its_reason() -> None:
+    policy = Policy(import_rules=(Rule(Action.REJECT, "not from there", prefix=POOL),))
     wire, one, two = pair(policy)
     wire.announce(two, ONE, THREE)
     wire.run(1)
     assert list(one.learned()) == [THREE]
-    (intake,) = one.router.peers[address(2)].intakes.values()
-    assert intake.refused == {nlri.pack(ip_network(ONE)): "not from there"}
-    assert len(intake.told) == 2
+    (intake,) = one.router.peers[address(2)].adj_ribs_in.values()
+    assert intake.rejected == {nlri.pack(ip_network(ONE)): "not from there"}
+    assert len(intake.pre_policy) == 2
 
 
 def test_one_update_may_fall_apart_into_paths_with_different_attributes() -> None:
     tag = Rule(Action.NEXT, prefix=PrefixMatch(ip_network(ONE)), operations=(AddCommunity(TAG),))
     prefer = Rule(Action.ACCEPT, prefix=PrefixMatch(ip_network(TWO)), operations=(SetPriority(512),))
-    wire, one, two = pair(Policy(incoming=(tag, prefer)))
+    wire, one, two = pair(Policy(import_rules=(tag, prefer)))
     wire.announce(two, ONE, TWO, THREE)
     wire.run(1)
     assert attributes_at(one, ONE).communities == (TAG,)
@@ -79,22 +79,22 @@ def test_one_update_may_fall_apart_into_paths_with_different_attributes() -> Non
 
 
 def test_what_a_rule_puts_in_front_of_the_path_stands_behind_our_own_as() -> None:
-    policy = Policy(outgoing=(Rule(Action.ACCEPT, operations=(PrependAs((65009, 65008)),)),))
+    policy = Policy(export_rules=(Rule(Action.ACCEPT, operations=(PrependAs((65009, 65008)),)),))
     wire, one, two = pair(policy, FABRIC)
     wire.announce(one, ONE)
     wire.run(1)
     assert attributes_at(two, ONE).as_path == ((2, (MESH, 65009, 65008)),)
 
 
-def test_a_change_of_the_outgoing_policy_is_told_within_the_same_session() -> None:
-    closed = Policy(outgoing=(Rule(Action.REJECT),))
+def test_a_change_of_the_outgoing_policy_is_advertised_within_the_same_session() -> None:
+    closed = Policy(export_rules=(Rule(Action.REJECT),))
     wire, one, two = pair(closed)
     wire.announce(one, ONE, THREE)
     wire.run(1)
     before = sessions(one)
     steps = (
         (Policy(), [THREE, ONE]),
-        (Policy(outgoing=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
+        (Policy(export_rules=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
         (closed, []),
     )
     for policy, expected in steps:
@@ -105,15 +105,15 @@ def test_a_change_of_the_outgoing_policy_is_told_within_the_same_session() -> No
 
 
 def test_a_change_of_the_incoming_policy_needs_no_word_from_the_peer() -> None:
-    closed = Policy(incoming=(Rule(Action.REJECT, "closed"),))
+    closed = Policy(import_rules=(Rule(Action.REJECT, "closed"),))
     wire, one, two = pair(closed)
     wire.announce(two, ONE, THREE)
     wire.run(1)
     before = sessions(one)
-    tagged = Policy(incoming=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
+    tagged = Policy(import_rules=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
     for policy, expected in (
         (Policy(), [THREE, ONE]),
-        (Policy(incoming=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
+        (Policy(import_rules=(Rule(Action.REJECT, prefix=POOL),)), [THREE]),
         (tagged, [THREE, ONE]),
         (closed, []),
         (tagged, [THREE, ONE]),
@@ -127,46 +127,46 @@ def test_a_change_of_the_incoming_policy_needs_no_word_from_the_peer() -> None:
 def test_what_is_wrong_in_itself_stays_refused_under_any_policy() -> None:
     wire = Wire()
     one, two = wire.node(1, MESH), wire.node(2, FABRIC)
-    loop = Policy(outgoing=(Rule(Action.ACCEPT, operations=(PrependAs((MESH,)),)),))
+    loop = Policy(export_rules=(Rule(Action.ACCEPT, operations=(PrependAs((MESH,)),)),))
     wire.configure(one, {address(2): PeerConfig(address(2), FABRIC)})
     wire.configure(two, {address(1): PeerConfig(address(1), MESH, policy=loop)})
     wire.announce(one)
     wire.announce(two, ONE)
     wire.until(lambda: one.state(two) is State.ESTABLISHED)
     wire.run(1)
-    other = Policy(incoming=(Rule(Action.ACCEPT),))
+    other = Policy(import_rules=(Rule(Action.ACCEPT),))
     wire.configure(one, {address(2): PeerConfig(address(2), FABRIC, policy=other)})
     assert one.learned() == {}
-    (intake,) = one.router.peers[address(2)].intakes.values()
-    assert intake.refused == {nlri.pack(ip_network(ONE)): f"our own AS {MESH} is in AS_PATH"}
+    (intake,) = one.router.peers[address(2)].adj_ribs_in.values()
+    assert intake.rejected == {nlri.pack(ip_network(ONE)): f"our own AS {MESH} is in AS_PATH"}
 
 
 def test_a_withdrawn_path_that_was_refused_leaves_nothing() -> None:
-    wire, one, two = pair(Policy(incoming=(Rule(Action.REJECT, "closed"),)))
+    wire, one, two = pair(Policy(import_rules=(Rule(Action.REJECT, "closed"),)))
     wire.announce(two, ONE)
     wire.run(1)
     wire.announce(two)
     wire.run(1)
-    (intake,) = one.router.peers[address(2)].intakes.values()
-    assert (len(intake.told), intake.refused) == (0, {})
+    (intake,) = one.router.peers[address(2)].adj_ribs_in.values()
+    assert (len(intake.pre_policy), intake.rejected) == (0, {})
 
 
-def test_a_path_refused_in_an_update_takes_the_place_of_the_one_believed_before() -> None:
-    refuse_tagged = Policy(incoming=(Rule(Action.REJECT, "tagged", community=TAG),))
+def test_a_path_rejected_in_an_update_takes_the_place_of_the_one_accepted_before() -> None:
+    refuse_tagged = Policy(import_rules=(Rule(Action.REJECT, "tagged", community=TAG),))
     wire, one, two = pair(refuse_tagged)
     wire.announce(two, ONE)
     wire.run(1)
     assert list(one.learned()) == [ONE]
-    tag = Policy(outgoing=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
+    tag = Policy(export_rules=(Rule(Action.ACCEPT, operations=(AddCommunity(TAG),)),))
     wire.configure(two, {address(1): PeerConfig(address(1), MESH, policy=tag)})
     wire.run(1)
     assert one.learned() == {}
 
 
-def test_what_others_tell_inside_our_own_block_is_not_passed_on_while_it_is_ours() -> None:
+def test_what_others_announce_inside_our_own_block_is_not_passed_on_while_it_is_ours() -> None:
     """A borrowed address goes to the rack by the one that has it, not by the owner of the block."""
     calico = Policy(
-        outgoing=(
+        export_rules=(
             Rule(Action.ACCEPT, "own block", own=Own.IS),
             Rule(Action.REJECT, "inside", own=Own.INSIDE),
             Rule(Action.ACCEPT, "pool", prefix=POOL),

@@ -2,98 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.instance import Instance
-from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
-from bgp.peer_status import received
-from bgp.wire import capabilities, messages, nlri
-from bgp.wire.attributes import Context, PathAttributes
-from bgp.wire.capabilities import Capabilities, GracefulRestart
+from bgp.wire import capabilities, nlri
 from bgp.wire.errors import NotificationError
-from bgp.wire.families import Address, Family
+from bgp.wire.families import Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
-from bgp.wire.messages import Keepalive, Open
-
-OWN, PEER = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
-BOTH = frozenset(Family)
-WIDE = Context(four_octet_as=True, internal=True, families=BOTH)
-PREFIX, PREFIX6 = "10.1.0.0/16", "fd10:1::/64"
-
-
-def attributes(hop: int, local_pref: int = 100, family: Family = Family.IPV4) -> PathAttributes:
-    own: Address = IPv4Address(f"10.0.0.{hop}") if family is Family.IPV4 else IPv6Address(f"fd00::{hop}")
-    return PathAttributes(next_hop=own, local_pref=local_pref)
-
-
-def identified(path_id: int, prefix: str) -> bytes:
-    return path_id.to_bytes(4, "big") + nlri.pack(ip_network(prefix))
-
-
-class Neighbour:
-    """A router of ours and a peer that puts an identifier before each prefix."""
-
-    def __init__(self, **config: object) -> None:
-        self.router = Instance(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
-        peer = replace(PeerConfig(PEER, 64512, passive=True, families=BOTH), **config)  # type: ignore[arg-type]
-        self.router.configure({PEER: peer}, 0.0)
-        self.router.announce([])
-        self.connect()
-
-    def connect(self, *, ids: bool = True) -> None:
-        connection = self.router.accept(PEER)
-        assert connection is not None
-        self.connection = connection
-        self.router.connected(connection, OWN, 0.0, outgoing=False)
-        offer = Capabilities(
-            families=BOTH,
-            four_octet_as=64512,
-            graceful_restart=GracefulRestart(120, families=BOTH, kept=BOTH),
-            paths_given=BOTH if ids else frozenset(),
-        )
-        for message in (Open(64512, 90, PEER, offer), Keepalive()):
-            self.router.received(connection, messages.encode(message, WIDE), 0.0)
-        self.router.flush(0.0)
-
-    def say(self, *announced: bytes, told: PathAttributes | None = None, gone: bytes = b"") -> None:
-        """An UPDATE; the fields are put together from raw octets, as no encoder of ours makes identifiers."""
-        family = Family.IPV6 if told is not None and isinstance(told.next_hop, IPv6Address) else Family.IPV4
-        update = messages.Update((gone,) if gone else (), told, announced, family=family)
-        self.router.received(self.connection, messages.encode(update, WIDE), 0.0)
-        self.router.flush(0.0)
-
-    def end(self, family: Family = Family.IPV4) -> None:
-        self.router.received(self.connection, messages.encode(messages.Update(family=family), WIDE), 0.0)
-        self.router.flush(0.0)
-
-    def hops(self, prefix: str = PREFIX) -> list[str]:
-        """The next hop of each path, the best one first."""
-        network = ip_network(prefix)
-        rib = self.router.ribs[Family.IPV4 if network.version == 4 else Family.IPV6]
-        return [str(path.attributes.next_hop) for path in rib.candidates(nlri.pack(network))]
+from tests.fakes.add_path_peer import (
+    BOTH,
+    PEER,
+    PREFIX,
+    PREFIX6,
+    AddPathPeer,
+    attributes,
+    identified,
+)
+from tests.fakes.paths import lost_by, paths_of, prefixes_from
 
 
 def test_we_offer_to_take_several_paths_and_never_to_send_them() -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     session = one.router.peers[PEER].session
     assert session is not None
-    assert (session.local.offer.paths_taken, session.local.offer.paths_given) == (BOTH, frozenset())
+    assert (session.local.offer.add_path_receive, session.local.offer.add_path_send) == (BOTH, frozenset())
     assert session.context.path_ids == BOTH
 
 
 def test_each_identifier_is_a_path_of_its_own() -> None:
-    one = Neighbour()
-    one.say(identified(1, PREFIX), told=attributes(5))
-    one.say(identified(2, PREFIX), told=attributes(6, local_pref=200))
+    one = AddPathPeer()
+    one.say(identified(1, PREFIX), attributes=attributes(5))
+    one.say(identified(2, PREFIX), attributes=attributes(6, local_pref=200))
     assert one.hops() == ["10.0.0.6", "10.0.0.5"]
-    one.say(identified(1, PREFIX), told=attributes(7, local_pref=300))
+    one.say(identified(1, PREFIX), attributes=attributes(7, local_pref=300))
     assert one.hops() == ["10.0.0.7", "10.0.0.6"]
     one.say(gone=identified(1, PREFIX))
     assert one.hops() == ["10.0.0.6"]
@@ -104,63 +49,63 @@ def test_each_identifier_is_a_path_of_its_own() -> None:
 
 
 def test_one_message_may_hold_many_identifiers() -> None:
-    one = Neighbour()
-    one.say(*[identified(number, PREFIX) for number in (3, 1, 2)], told=attributes(5))
+    one = AddPathPeer()
+    one.say(*[identified(number, PREFIX) for number in (3, 1, 2)], attributes=attributes(5))
     assert one.hops() == ["10.0.0.5"] * 3
     (shown, *_) = paths_of(one.router, ip_network(PREFIX))
     assert shown.path.source.path_id == 1
-    assert received(one.router, PEER) == (ip_network(PREFIX),)
+    assert prefixes_from(one.router, PEER) == (ip_network(PREFIX),)
 
 
 def test_ipv6_has_identifiers_too() -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     for number in (1, 2):
-        one.say(identified(number, PREFIX6), told=attributes(4 + number, 100 * number, Family.IPV6))
+        one.say(identified(number, PREFIX6), attributes=attributes(4 + number, 100 * number, Family.IPV6))
     assert one.hops(PREFIX6) == ["fd00::6", "fd00::5"]
 
 
 def test_paths_that_are_equal_but_for_their_identifier_have_an_order() -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     for number in (7, 3):
-        one.say(identified(number, PREFIX), told=attributes(number))
+        one.say(identified(number, PREFIX), attributes=attributes(number))
     shown = paths_of(one.router, ip_network(PREFIX))
-    assert [(path.path.source.path_id, path.rejected) for path in shown] == [
+    assert [(path.path.source.path_id, lost_by(path)) for path in shown] == [
         (3, ""),
         (7, "higher path identifier"),
     ]
 
 
 def test_the_limit_counts_paths_so_a_peer_cannot_grow_behind_one_prefix() -> None:
-    one = Neighbour(maximum_prefixes=3)
+    one = AddPathPeer(maximum_prefixes=3)
     for number in range(3):
-        one.say(identified(number, PREFIX), told=attributes(5))
+        one.say(identified(number, PREFIX), attributes=attributes(5))
     assert len(one.hops()) == 3
-    one.say(identified(3, PREFIX), told=attributes(5))
+    one.say(identified(3, PREFIX), attributes=attributes(5))
     assert one.hops() == []
     assert one.router.peers[PEER].last_error == "more than 3 prefixes"
 
 
-def test_a_restart_keeps_every_path_and_sweeps_those_that_are_not_told_again() -> None:
-    one = Neighbour()
+def test_a_restart_keeps_every_path_and_sweeps_those_that_are_not_advertised_again() -> None:
+    one = AddPathPeer()
     for number in (1, 2):
-        one.say(identified(number, PREFIX), told=attributes(number + 4))
+        one.say(identified(number, PREFIX), attributes=attributes(number + 4))
     one.end()
     one.router.disconnected(one.connection, "cut", 0.0)
     assert [path.stale for path in paths_of(one.router, ip_network(PREFIX))] == [True, True]
     one.connect()
-    one.say(identified(2, PREFIX), told=attributes(6))
+    one.say(identified(2, PREFIX), attributes=attributes(6))
     assert [path.stale for path in paths_of(one.router, ip_network(PREFIX))] == [True, False]
     one.end()
     assert one.hops() == ["10.0.0.6"]
 
 
 def test_a_peer_that_comes_back_without_identifiers_replaces_its_paths() -> None:
-    one = Neighbour()
-    one.say(identified(1, PREFIX), told=attributes(5))
+    one = AddPathPeer()
+    one.say(identified(1, PREFIX), attributes=attributes(5))
     one.end()
     one.router.disconnected(one.connection, "cut", 0.0)
     one.connect(ids=False)
-    one.say(nlri.pack(ip_network(PREFIX)), told=attributes(5))
+    one.say(nlri.pack(ip_network(PREFIX)), attributes=attributes(5))
     one.end()
     assert one.hops() == ["10.0.0.5"]
 
@@ -177,7 +122,7 @@ WRONG = [
 @pytest.mark.parametrize("field", [pytest.param(wire, id=name) for name, wire in WRONG])
 @pytest.mark.parametrize("withdrawn", [True, False])
 def test_what_does_not_fit_ends_the_session(field: str, withdrawn: bool) -> None:
-    one = Neighbour()
+    one = AddPathPeer()
     raw = bytes.fromhex(field)
     block = bytes.fromhex("40010100" + "400200" + "4003040a000005" + "40050400000064")
     body = len(raw).to_bytes(2, "big") + raw + b"\0\0"
@@ -192,7 +137,7 @@ def test_a_capability_with_another_value_counts_as_not_offered() -> None:
     found = capabilities.decode(
         bytes.fromhex("0214" + "010400010001" + "450c" + "00010104" + "00020100" + "00010203")
     )
-    assert (found.paths_taken, found.paths_given) == (frozenset(), frozenset())
+    assert (found.add_path_receive, found.add_path_send) == (frozenset(), frozenset())
 
 
 networks = st.builds(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bgp.instance import Instance
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
 from bgp.policy.origination import PLAIN
 from bgp.rib.decision import best_path, why_not
 from bgp.rib.loc_rib import LocRib
@@ -23,6 +22,7 @@ from bgp.wire.capabilities import Capabilities
 from bgp.wire.families import Family
 from bgp.wire.framing import Framing
 from bgp.wire.messages import Keepalive, Open, Update
+from tests.fakes.paths import lost_by, paths_of
 from tests.fakes.wire import Node, Wire
 
 BLOCK, OTHER = "192.168.1.0/26", "192.168.2.0/26"
@@ -74,7 +74,7 @@ def test_the_rules_of_the_decision_in_their_order(better: Path, worse: Path) -> 
     assert why_not(worse, [worse, better]) != ""
 
 
-def test_med_is_compared_only_within_one_neighbour_as() -> None:
+def test_med_is_compared_only_within_one_neighbouring_as() -> None:
     cheap = path(9, as_path=sequence(7), med=1)
     dear = path(1, as_path=sequence(7), med=9)
     foreign = path(5, as_path=sequence(8), med=100)
@@ -120,12 +120,12 @@ def test_every_path_is_shown_with_the_rule_by_which_it_lost() -> None:
         wire.announce(node, *prefixes)
     wire.run(5)
     shown = paths_of(one.router, IPv4Network(BLOCK))
-    assert [(str(path.peer), path.stale, path.rejected) for path in shown] == [
+    assert [(str(path.path.source.address), path.stale, lost_by(path)) for path in shown] == [
         ("10.0.0.2", False, ""),
         ("10.0.0.3", False, "higher identifier"),
     ]
     wire.announce(one, BLOCK)
-    assert [path.rejected for path in paths_of(one.router, IPv4Network(BLOCK))] == [
+    assert [lost_by(path) for path in paths_of(one.router, IPv4Network(BLOCK))] == [
         "",
         "not our own",
         "not our own",
@@ -149,20 +149,20 @@ def line(wire: Wire, *asns: int, **more: object) -> list[Node]:
     return nodes
 
 
-def test_what_an_ibgp_peer_told_goes_to_no_other_ibgp_peer() -> None:
+def test_what_an_ibgp_peer_announced_goes_to_no_other_ibgp_peer() -> None:
     _, two, three = line(Wire(), 64512, 64512, 64512)
     assert two.learned() == {BLOCK: "10.0.0.1"}
     assert three.learned() == {}
 
 
-def test_another_as_is_told_with_ours_in_front_and_our_next_hop() -> None:
+def test_what_goes_to_another_as_has_ours_in_front_and_our_next_hop() -> None:
     _, _, three = line(Wire(), 64512, 64512, 65001)
     assert three.learned() == {BLOCK: "10.0.0.2"}
     assert attributes_of(three, BLOCK).as_path == sequence(64512)
     assert attributes_of(three, BLOCK).local_pref is None
 
 
-def test_what_another_as_told_goes_inside_with_a_local_pref() -> None:
+def test_what_another_as_announced_goes_inside_with_a_local_pref() -> None:
     _, _, three = line(Wire(), 65001, 64512, 64512)
     assert three.learned() == {BLOCK: "10.0.0.1"}
     assert attributes_of(three, BLOCK).as_path == sequence(65001)
@@ -192,7 +192,7 @@ def test_a_reflector_passes_on_with_originator_and_cluster_and_nothing_else_chan
     assert (found.local_pref, found.as_path) == (100, ())
 
 
-def test_two_reflectors_of_one_cluster_do_not_believe_each_other() -> None:
+def test_two_reflectors_of_one_cluster_do_not_accept_each_other() -> None:
     wire = Wire()
     cluster = IPv4Address("10.255.0.1")
     one, two, three = wire.node(1), wire.node(2, cluster_id=cluster), wire.node(3, cluster_id=cluster)
@@ -210,7 +210,7 @@ def test_two_reflectors_of_one_cluster_do_not_believe_each_other() -> None:
 # -- limits and leaving -----------------------------------------------------------------------------------------------
 
 
-def test_a_neighbour_that_tells_too_much_is_left_alone_for_minutes() -> None:
+def test_a_peer_that_announces_too_much_is_left_alone_for_minutes() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     wire.peer(one, 2)
@@ -231,10 +231,10 @@ def test_a_neighbour_that_tells_too_much_is_left_alone_for_minutes() -> None:
     wire.until(lambda: two.learned() == {BLOCK: "10.0.0.1"}, seconds=60)
 
 
-def test_a_drained_node_is_forgotten_at_once_and_its_text_is_shown() -> None:
+def test_the_paths_of_a_drained_node_go_at_once_and_its_text_is_shown() -> None:
     wire = Wire()
     one, two, _ = line(wire, 64512, 64512, 65001)
-    wire.drain(one, "replaced ⚙")
+    wire.shutdown(one, "replaced ⚙")
     wire.run(0.1)
     assert two.learned() == {}
     why = "peer said: hard reset: cease, administrative shutdown (6/2): replaced ⚙"
@@ -317,7 +317,7 @@ def old_speaker(asn: int = 4200000001) -> tuple[Instance, int]:
     return router, connection
 
 
-def test_an_old_speaker_is_told_as_trans_and_the_real_path_beside_it() -> None:
+def test_an_old_speaker_gets_as_trans_and_the_real_path_beside_it() -> None:
     router, connection = old_speaker()
     ((kind, body),) = Framing().receive(router.next_update(connection))
     assert bytes.fromhex("400204" + "02015ba0") in body

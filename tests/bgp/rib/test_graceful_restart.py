@@ -45,7 +45,7 @@ def test_a_killed_speaker_costs_its_peer_no_route_and_its_return_changes_none() 
     assert two.learned() == {BLOCK: "10.0.0.1", OTHER: "10.0.0.1"}
 
 
-def test_what_a_speaker_does_not_tell_again_goes_at_its_end_of_rib() -> None:
+def test_what_a_speaker_does_not_announce_again_goes_at_its_end_of_rib() -> None:
     wire = Wire()
     one, two = pair(wire)
     wire.kill(one)
@@ -55,7 +55,7 @@ def test_what_a_speaker_does_not_tell_again_goes_at_its_end_of_rib() -> None:
     assert (OTHER, None) not in two.changes
 
 
-def test_a_speaker_that_stays_away_is_forgotten_after_its_restart_time_and_not_before() -> None:
+def test_a_speaker_that_stays_away_is_removed_after_its_restart_time_and_not_before() -> None:
     wire = Wire()
     one, two = pair(wire)
     wire.kill(one)
@@ -66,7 +66,7 @@ def test_a_speaker_that_stays_away_is_forgotten_after_its_restart_time_and_not_b
     assert not two.stale()
 
 
-def test_a_speaker_that_lost_its_forwarding_state_is_forgotten_when_it_comes_back() -> None:
+def test_a_speaker_that_lost_its_forwarding_state_is_removed_when_it_comes_back() -> None:
     wire = Wire()
     one, two = pair(wire)
     wire.kill(one)
@@ -101,7 +101,7 @@ def test_a_second_death_loses_no_path_and_grants_no_second_restart_time() -> Non
     wire.until(lambda: two.learned() == {}, 65)
 
 
-def test_a_speaker_that_tells_nothing_after_its_return_loses_its_paths_in_the_end() -> None:
+def test_a_speaker_that_announces_nothing_after_its_return_loses_its_paths_in_the_end() -> None:
     wire = Wire()
     one, two = pair(wire)
     wire.kill(one)
@@ -138,7 +138,7 @@ def test_an_expired_hold_timer_keeps_the_paths_between_speakers_of_rfc_8538() ->
     assert two.learned() == {}
 
 
-def test_a_removed_peer_is_forgotten_on_both_sides_at_once() -> None:
+def test_a_peer_that_is_deconfigured_goes_on_both_sides_at_once() -> None:
     wire = Wire()
     one, two = pair(wire)
     wire.configure(one, {})
@@ -173,7 +173,7 @@ def test_the_whole_wait_after_a_start_is_bounded() -> None:
     assert one.router.converged
 
 
-def test_without_neighbours_a_start_is_over_at_once_but_not_before_they_are_known() -> None:
+def test_without_peers_a_start_is_over_at_once_but_not_before_they_are_known() -> None:
     wire = Wire()
     one = wire.node(1)
     wire.run(100)
@@ -182,7 +182,7 @@ def test_without_neighbours_a_start_is_over_at_once_but_not_before_they_are_know
     assert one.router.converged
 
 
-def test_a_neighbour_that_came_up_early_gets_its_end_of_rib_with_the_first_announcement() -> None:
+def test_a_peer_that_came_up_early_gets_its_end_of_rib_with_the_first_announcement() -> None:
     wire = Wire()
     one, two = wire.node(1), wire.node(2)
     wire.peer(one, 2)

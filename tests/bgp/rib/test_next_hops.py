@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.peer_status import paths as paths_of
 from bgp.rib.decision import best_path, why_not
-from bgp.rib.ingress_checks import refusal
+from bgp.rib.ingress_checks import reject_reason
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
+from tests.fakes.paths import lost_by, paths_of
 from tests.fakes.wire import Node, Wire, address, address6
 
 BLOCK, BLOCK6 = "192.168.1.0/26", "fd10:1::/64"
@@ -38,7 +38,7 @@ def star(wire: Wire) -> tuple[Node, Node, Node]:
 
 
 def cannot_reach(wire: Wire, node: Node, *hops: Address) -> None:
-    node.router.lead_nowhere(frozenset(hops))
+    node.router.set_unreachable_nexthops(frozenset(hops))
     wire.settle(node)
     wire.run(1)
 
@@ -50,7 +50,7 @@ def test_a_path_whose_next_hop_leads_nowhere_gives_way_and_comes_back() -> None:
     cannot_reach(wire, three, address(1))
     assert three.learned() == {BLOCK: "10.0.0.2", BLOCK6: "fd00::1"}
     shown = paths_of(three.router, ip_network(BLOCK))
-    assert [(str(path.peer), path.rejected) for path in shown] == [
+    assert [(str(path.path.source.address), lost_by(path)) for path in shown] == [
         ("10.0.0.2", ""),
         ("10.0.0.1", "next hop not reachable"),
     ]
@@ -58,12 +58,12 @@ def test_a_path_whose_next_hop_leads_nowhere_gives_way_and_comes_back() -> None:
     assert three.learned() == {BLOCK: "10.0.0.1", BLOCK6: "fd00::1"}
 
 
-def test_where_nothing_leads_anywhere_there_is_no_route_and_nobody_is_told_one() -> None:
+def test_where_nothing_leads_anywhere_there_is_no_route_and_no_peer_gets_one() -> None:
     wire = Wire()
     _, three, four = star(wire)
     cannot_reach(wire, three, address(1), address(2), address6(1), address6(2))
     assert three.learned() == four.learned() == {}
-    reasons = [path.rejected for path in paths_of(three.router, ip_network(BLOCK6))]
+    reasons = [lost_by(path) for path in paths_of(three.router, ip_network(BLOCK6))]
     assert reasons == ["next hop not reachable"] * 2
     cannot_reach(wire, three, address(1), address(2))
     assert four.learned() == {BLOCK6: "fd00::3"}
@@ -98,7 +98,7 @@ def test_our_own_prefixes_need_no_next_hop() -> None:
     wire = Wire()
     one, _, _ = star(wire)
     cannot_reach(wire, one, address(1), address6(1), address(3))
-    assert [path.rejected for path in paths_of(one.router, ip_network(BLOCK))] == [""]
+    assert [lost_by(path) for path in paths_of(one.router, ip_network(BLOCK))] == [""]
 
 
 HOPS = [IPv4Address(f"10.0.0.{last}") for last in range(1, 5)]
@@ -113,7 +113,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
+def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_given(
     steps: list[tuple[str, int, int, int]],
 ) -> None:
     rib, told = LocRib(), {}
@@ -123,11 +123,11 @@ def test_a_rib_always_holds_what_the_decision_says_of_what_it_was_told(
             gone = frozenset(one for bit, one in enumerate(HOPS) if number >> bit & 1)
             changed = gone ^ rib.unreachable
             rib.unreachable = gone
-            for one in [one for one in rib.prefixes if rib.goes_over(one, changed)]:
+            for one in [one for one in rib.prefixes if rib.uses_nexthop(one, changed)]:
                 # Before it is chosen again it leads somewhere, if anything does, although perhaps by a worse way.
                 before = rib.best(one)
                 assert before is None or before.attributes.next_hop not in gone
-                rib.choose_again([one])
+                rib.reselect([one])
         elif kind == "put":
             source = Source(number, IPv4Address(number), IPv4Address(number), internal=True)
             path = told[number, prefix] = Path(PathAttributes(next_hop=HOPS[hop]), source)
@@ -160,5 +160,5 @@ def test_a_loopback_address_however_it_is_written_is_no_next_hop_but_from_a_peer
 ) -> None:
     attributes = PathAttributes(next_hop=ip_address(hop))
     us = SpeakerConfig(64512, IPv4Address("10.0.0.9"), ip_address("10.0.0.9"))
-    said = refusal(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
+    said = reject_reason(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
     assert said.partition(" is ")[2] == why.partition("is ")[2]

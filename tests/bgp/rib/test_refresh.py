@@ -6,10 +6,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from bgp.events import Send
 from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.rib.adj_rib_in import LONGEST_REPEATING_SECONDS
+from bgp.rib.adj_rib_in import LONGEST_REFRESH_SECONDS
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.wire import messages, nlri
 from bgp.wire.attributes import Context, PathAttributes
@@ -28,7 +27,7 @@ TOLD = PathAttributes(next_hop=PEER, local_pref=100)
 class Neighbour:
     """A router of ours and a peer that is nothing but the messages it is made to say."""
 
-    def __init__(self, *, enhanced: bool = True, restarts: bool = False, refreshes: bool = True) -> None:
+    def __init__(self, *, enhanced: bool = True, restarts: bool = False) -> None:
         self.router = Instance(SpeakerConfig(64512, OWN, OWN), lambda: 0.5, 0.0)
         self.router.configure({PEER: PeerConfig(PEER, 64512, passive=True)}, 0.0)
         self.router.announce([IPv4Network("10.9.0.0/16")])
@@ -38,7 +37,7 @@ class Neighbour:
         self.router.connected(connection, OWN, 0.0, outgoing=False)
         offer = Capabilities(
             four_octet_as=64512,
-            route_refresh=refreshes,
+            route_refresh=True,
             enhanced_refresh=enhanced,
             graceful_restart=GracefulRestart(120) if restarts else None,
         )
@@ -61,27 +60,11 @@ class Neighbour:
         return {one for one in rib.prefixes if (best := rib.best(one)) is not None and not best.source.is_own}
 
 
-def sent(one: Neighbour) -> list[Message]:
-    """What the router wants to be sent at once."""
-    wire, _ = one.router.flush(0.0)
-    stream = b"".join(output.data for _, output in wire if isinstance(output, Send))
-    return [messages.decode(kind, body, WIDE) for kind, body in Framing().receive(stream)]
-
-
-@pytest.mark.parametrize("refreshes", [True, False])
-def test_a_neighbour_that_can_is_asked_to_tell_everything_again(refreshes: bool) -> None:
-    one = Neighbour(refreshes=refreshes)
-    one.say(told(A), Update())
-    one.router.refresh(PEER)
-    assert sent(one) == ([RouteRefresh()] if refreshes else [])
-    assert one.known() == {A}
-
-
 def told(*prefixes: bytes) -> Update:
     return Update((), TOLD, prefixes)
 
 
-def test_what_is_not_told_between_the_marks_goes_and_nothing_before() -> None:
+def test_what_is_not_advertised_between_the_marks_goes_and_nothing_before() -> None:
     one = Neighbour()
     one.say(told(A, B, C), Update())
     one.say(BEGIN, told(B))
@@ -116,7 +99,7 @@ def test_an_end_that_never_comes_is_not_waited_for_for_ever() -> None:
     one = Neighbour()
     one.say(told(A, B), Update())
     one.say(BEGIN, told(A))
-    for now in range(10, int(LONGEST_REPEATING_SECONDS) + 1, 10):
+    for now in range(10, int(LONGEST_REFRESH_SECONDS) + 1, 10):
         one.say(Keepalive(), now=now - 1)
         assert one.known() == ({A, B})
         one.router.handle_timer(now)
@@ -189,34 +172,34 @@ def drain(out: AdjRibOut) -> list[object]:
     return found
 
 
-def test_the_first_telling_ends_before_a_marked_one_begins() -> None:
+def test_the_first_table_ends_before_a_marked_one_begins() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.repeat(marked=True)
+    out.set(A, TOLD)
+    out.readvertise(marked=True)
     assert out.is_waiting
-    out.finish()
+    out.end_of_rib()
     assert drain(out) == [(A,), "end", BEGIN, (A,), END]
 
 
 def test_what_changes_while_it_is_repeated_stands_between_the_marks_once() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.wish(B, TOLD)
-    out.finish()
+    out.set(A, TOLD)
+    out.set(B, TOLD)
+    out.end_of_rib()
     drain(out)
-    out.repeat(marked=True)
+    out.readvertise(marked=True)
     assert out.next_message(WIDE, LARGEST_MESSAGE) == BEGIN
     other = PathAttributes(next_hop=OWN, local_pref=7)
-    out.wish(B, other)
-    out.wish(C, other)
+    out.set(B, other)
+    out.set(C, other)
     assert drain(out) == [(B, C), (A,), END]
 
 
 def test_asking_twice_at_once_is_answered_once() -> None:
     out = AdjRibOut()
-    out.wish(A, TOLD)
-    out.finish()
+    out.set(A, TOLD)
+    out.end_of_rib()
     drain(out)
-    out.repeat(marked=True)
-    out.repeat(marked=True)
+    out.readvertise(marked=True)
+    out.readvertise(marked=True)
     assert drain(out) == [BEGIN, (A,), END]

@@ -56,7 +56,7 @@ def test_the_connection_of_the_greater_identifier_survives() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_mesh_of_five_comes_up_whole_and_tells_only_what_each_originates(seed: int) -> None:
+def test_a_mesh_of_five_comes_up_whole_and_advertises_only_what_each_originates(seed: int) -> None:
     wire = Wire(seed)
     lasts = range(1, 6)
     nodes = [wire.node(last) for last in lasts]
@@ -65,10 +65,15 @@ def test_a_mesh_of_five_comes_up_whole_and_tells_only_what_each_originates(seed:
         wire.announce(node, f"192.168.{last}.0/26")
     wire.until(lambda: all(len(node.learned()) == 4 and node.router.converged for node in nodes))
     for node in nodes:
-        assert [len(peer.intakes[Family.IPV4].told) for peer in node.router.peers.values()] == [1, 1, 1, 1]
+        assert [len(peer.adj_ribs_in[Family.IPV4].pre_policy) for peer in node.router.peers.values()] == [
+            1,
+            1,
+            1,
+            1,
+        ]
 
 
-def test_a_neighbour_that_is_away_is_called_again_within_seconds_of_its_return() -> None:
+def test_a_peer_that_is_away_is_tried_again_within_seconds_of_its_return() -> None:
     wire = Wire()
     one = wire.node(1)
     wire.peer(one, 2)

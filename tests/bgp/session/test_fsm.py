@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from bgp.session.fsm import TRANSITIONS, Action, Event, State, advance
-from bgp.session.session import Down, Local, Received, Refresh, Session, Up
+from bgp.session.session import Down, LocalParameters, Received, Refresh, Session, Up
 from bgp.wire import messages
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities
@@ -35,7 +35,7 @@ def test_every_pair_has_an_answer_and_no_surprise_leaves_a_session_standing(
 
 
 def in_state(state: State) -> Session:
-    local = Local(
+    local = LocalParameters(
         64512, IPv4Address("10.0.0.1"), 90, Capabilities(four_octet_as=64512), IPv4Address("10.0.0.1")
     )
     session = Session(local, 64512, lambda: 0.0, NOW)
@@ -67,7 +67,7 @@ SAYS = {
 @pytest.mark.parametrize(
     "message", [OPEN, Keepalive(), Update(), RouteRefresh()], ids=lambda one: type(one).__name__
 )
-def test_a_message_out_of_turn_is_answered_with_its_own_subcode(state: State, message: Message) -> None:
+def test_a_message_out_of_place_is_answered_with_its_own_subcode(state: State, message: Message) -> None:
     session = in_state(state)
     events = feed(session, message)
     expected = SAYS.get((state, message))

@@ -8,9 +8,10 @@ from itertools import count
 
 import pytest
 
-from bgp.events import Close, Dial, Forgotten, Learned, Output, Send
+from bgp.events import Close, Dial, Learned, Output, Send, Withdrawn
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.graceful_restart import RestartDeferral
 from bgp.session.collision import PATIENCE_SECONDS
 from bgp.session.fsm import State
 from bgp.wire import messages
@@ -33,13 +34,15 @@ class Neighbour:
     """A neighbour played by hand, 10.0.0.2, and our side of it, 10.0.0.1 or 10.0.0.3."""
 
     def __init__(self, ours: int = 1, *, restarts: bool = True) -> None:
-        restart = GracefulRestart(120, restarting=True, families=FAMILIES, kept=FAMILIES)
+        restart = GracefulRestart(120, restarting=True, families=FAMILIES, forwarding_preserved=FAMILIES)
         offer = Capabilities(four_octet_as=ASN, graceful_restart=restart if restarts else None)
         self._open = Open(ASN, 90, address(2), offer)
         self.now = 0.0
         self.outputs: list[Output] = []
         speaker, numbers = SpeakerConfig(ASN, address(ours), address(ours)), count(1)
-        self.peer = Peer(PeerConfig(address(2), ASN), speaker, lambda: next(numbers), lambda: 0.5, 0.0)
+        deferral = RestartDeferral(speaker.deferral_seconds, is_restart=False, now=0.0)
+        config = PeerConfig(address(2), ASN)
+        self.peer = Peer(config, speaker, deferral, lambda: next(numbers), lambda: 0.5, 0.0)
         self.out = self._call()
         """The connection that we opened."""
         self._take(self.peer.connected(self.out, address(ours), self.now, outgoing=True))
@@ -93,7 +96,7 @@ def both_open(neighbour: Neighbour) -> None:
 
 @pytest.mark.parametrize("ours", [1, 3], ids=["its identifier is greater", "ours is greater"])
 @pytest.mark.parametrize("stays", ["out", "in"])
-def test_the_neighbours_decision_is_ours_whatever_the_identifiers_say(ours: int, stays: str) -> None:
+def test_the_peers_decision_is_ours_whatever_the_identifiers_say(ours: int, stays: str) -> None:
     neighbour = Neighbour(ours)
     both_open(neighbour)
     winner, loser = (neighbour.out, IN) if stays == "out" else (IN, neighbour.out)
@@ -116,7 +119,7 @@ def test_an_open_that_was_under_way_when_we_came_up_ends_nothing() -> None:
     assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
 
 
-def test_a_call_that_was_under_way_when_we_came_up_is_no_restart_of_the_neighbour() -> None:
+def test_a_call_that_was_under_way_when_we_came_up_is_no_restart_of_the_peer() -> None:
     neighbour = Neighbour()
     neighbour.opens(neighbour.out)
     neighbour.confirms(neighbour.out)
@@ -149,7 +152,7 @@ def test_a_call_beside_an_older_session_is_a_restart_or_refused(restarts: bool) 
     ],
     ids=["nothing", "ours is up", "its is up"],
 )
-def test_a_neighbour_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_moment(
+def test_a_peer_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_moment(
     ours: int, meanwhile: Callable[[Neighbour], None]
 ) -> None:
     neighbour = Neighbour(ours)
@@ -180,5 +183,5 @@ def test_when_both_are_up_it_is_decided_at_once_and_no_path_goes(ours: int, firs
     assert neighbour.closed == {loser}
     assert neighbour.peer.connection == winner
     assert neighbour.peer.state is State.ESTABLISHED
-    assert not any(isinstance(one, Forgotten) and one.prefixes for one in neighbour.outputs)
-    assert len(neighbour.peer.intakes[Family.IPV4].told) == 1
+    assert not any(isinstance(one, Withdrawn) and one.prefixes for one in neighbour.outputs)
+    assert len(neighbour.peer.adj_ribs_in[Family.IPV4].pre_policy) == 1

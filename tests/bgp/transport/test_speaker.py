@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
+from bgp.looking_glass import Query, RibView, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
@@ -66,7 +67,7 @@ def next_hops(speaker: Speaker) -> dict[str, str]:
     return {str(prefix): str(route.next_hop) for prefix, route in speaker.learned.items()}
 
 
-async def test_two_speakers_tell_each_other_what_they_originate_and_withdraw() -> None:
+async def test_two_speakers_advertise_to_each_other_what_they_originate_and_withdraw() -> None:
     one, two = Node(ONE, TWO), Node(TWO, ONE)
     one.speaker.announce(frozenset({BLOCK}))
     async with running(one), running(two):
@@ -82,11 +83,13 @@ async def test_two_speakers_tell_each_other_what_they_originate_and_withdraw() -
         assert (shown.state, shown.hold_seconds, shown.router_id) == (State.ESTABLISHED, 90, TWO)
         assert shown.received_offer is not None
         assert shown.received_offer.graceful_restart is not None
-        assert one.speaker.received(TWO) == two.speaker.advertised(ONE) == (OTHER,)
-        assert one.speaker.paths(OTHER)[0].peer == TWO
+        received = query(one.speaker.instance, Query(RibView.RECEIVED, TWO)).paths
+        advertised = query(two.speaker.instance, Query(RibView.ADVERTISED, ONE)).paths
+        assert [path.prefix for path in received] == [path.prefix for path in advertised] == [OTHER]
+        assert query(one.speaker.instance, Query(prefix=OTHER)).paths[0].path.source.address == TWO
 
 
-async def test_a_speaker_that_dies_and_returns_changes_no_next_hop_at_its_neighbour() -> None:
+async def test_a_speaker_that_dies_and_returns_changes_no_next_hop_at_its_peer() -> None:
     one, two = Node(ONE, TWO), Node(TWO, ONE)
     one.speaker.announce(frozenset({BLOCK, OTHER}))
     seen: list[dict[str, str]] = []
@@ -103,7 +106,7 @@ async def test_a_speaker_that_dies_and_returns_changes_no_next_hop_at_its_neighb
             assert next_hops(two.speaker) == {str(BLOCK): str(ONE)}
 
 
-async def test_a_neighbour_that_is_no_longer_configured_is_forgotten_at_once_on_both_sides() -> None:
+async def test_a_peer_that_is_no_longer_configured_is_removed_at_once_on_both_sides() -> None:
     one, two = Node(ONE, TWO), Node(TWO, ONE)
     one.speaker.announce(frozenset({BLOCK}))
     async with running(one), running(two):
@@ -120,12 +123,12 @@ async def test_a_port_in_use_is_said_with_address_and_port() -> None:
         await second.speaker.run()
 
 
-async def test_a_drained_speaker_is_forgotten_at_once() -> None:
+async def test_the_paths_of_a_drained_speaker_go_at_once() -> None:
     one, two = Node(ONE, TWO), Node(TWO, ONE)
     one.speaker.announce(frozenset({BLOCK}))
     async with running(one), running(two):
         await two.until(lambda speaker: bool(speaker.learned))
-        one.speaker.drain("gone for good")
+        one.speaker.shutdown("gone for good")
         await two.until(lambda speaker: not speaker.learned)
         assert two.speaker.status()[0].last_error.endswith("gone for good")
 

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
+from bgp.looking_glass import Query, RibView, query
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.families import Address, Family, number_of
@@ -73,15 +74,17 @@ OWN = frozenset({ip_network("192.168.1.0/26"), ip_network("fd10:1::/122")})
 
 @pytest.mark.parametrize("more", PROTECTIONS, ids=["plain", "signed", "near"])
 @pytest.mark.parametrize("over", [6, 4])
-async def test_two_speakers_tell_each_other_both_families(over: int, more: dict[str, Any]) -> None:
+async def test_two_speakers_advertise_to_each_other_both_families(over: int, more: dict[str, Any]) -> None:
     addresses: tuple[Address, Address] = (ONE, TWO) if over == 6 else (FOURS[ONE], FOURS[TWO])
     async with running(*addresses, **more) as one, running(*addresses[::-1], **more) as two:
         one[0].announce(OWN)
         await until(two, lambda speaker: len(speaker.learned) == 2)
         found = {str(prefix): str(route.next_hop) for prefix, route in two[0].learned.items()}
         assert found == {"192.168.1.0/26": "10.9.1.1", "fd10:1::/122": "fd00::1"}
-        assert [str(prefix) for prefix in two[0].received(addresses[0])] == ["192.168.1.0/26", "fd10:1::/122"]
-        assert one[0].advertised(addresses[1]) == two[0].received(addresses[0])
+        received = query(two[0].instance, Query(RibView.RECEIVED, addresses[0])).paths
+        advertised = query(one[0].instance, Query(RibView.ADVERTISED, addresses[1])).paths
+        assert [str(path.prefix) for path in received] == ["192.168.1.0/26", "fd10:1::/122"]
+        assert [path.prefix for path in advertised] == [path.prefix for path in received]
 
 
 def calls(config: Callable[[socket.socket], None]) -> socket.socket:

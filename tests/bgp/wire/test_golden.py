@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from bgp.session.notification_text import why_of
+from bgp.session.notification_text import describe_notification
 from bgp.wire import attribute_codec, capabilities, messages
 from bgp.wire.attributes import Context, PathAttributes
 from bgp.wire.capabilities import Capabilities, GracefulRestart
@@ -124,7 +124,11 @@ def test_every_attribute_of_the_registry_has_a_pair() -> None:
 
 
 RESTART = GracefulRestart(
-    120, restarting=True, notification=True, families=frozenset(Family), kept=frozenset({Family.IPV6})
+    120,
+    restarting=True,
+    notification=True,
+    families=frozenset(Family),
+    forwarding_preserved=frozenset({Family.IPV6}),
 )
 NONE = Capabilities(families=frozenset())
 CAPABILITIES: list[tuple[CapabilityCode, Capabilities, str]] = [
@@ -137,10 +141,14 @@ CAPABILITIES: list[tuple[CapabilityCode, Capabilities, str]] = [
         "010400010001" + "400a" + "c078" + "00010100" + "00020180",
     ),
     (C.FOUR_OCTET_AS, Capabilities(four_octet_as=4200000001), "010400010001" + "4104fa56ea01"),
-    (C.ADD_PATH, Capabilities(paths_taken=frozenset({Family.IPV4})), "010400010001" + "4504" + "00010101"),
     (
         C.ADD_PATH,
-        Capabilities(paths_taken=frozenset({Family.IPV4}), paths_given=frozenset(Family)),
+        Capabilities(add_path_receive=frozenset({Family.IPV4})),
+        "010400010001" + "4504" + "00010101",
+    ),
+    (
+        C.ADD_PATH,
+        Capabilities(add_path_receive=frozenset({Family.IPV4}), add_path_send=frozenset(Family)),
         "010400010001" + "4508" + "00010103" + "00020102",
     ),
     (C.ENHANCED_REFRESH, Capabilities(enhanced_refresh=True), "010400010001" + "4600"),
@@ -191,4 +199,4 @@ def test_every_notification_and_its_bytes_are_the_same_both_ways_and_it_has_word
         ((kind, body),) = Framing().receive(bytes.fromhex(wire))
         assert messages.decode(kind, body, WIDE) == notification
         names = [one.name.replace("_", " ").lower() for one in (code, subcode) if isinstance(one, IntEnum)]
-        assert why_of(notification) == f"{', '.join(names)} ({code}/{int(subcode)})"
+        assert describe_notification(notification) == f"{', '.join(names)} ({code}/{int(subcode)})"

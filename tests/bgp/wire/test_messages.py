@@ -66,7 +66,7 @@ GOLDEN: list[tuple[str, Message, str]] = [
                 route_refresh=True,
                 extended_message=True,
                 graceful_restart=GracefulRestart(
-                    120, restarting=True, notification=True, kept=frozenset({Family.IPV4})
+                    120, restarting=True, notification=True, forwarding_preserved=frozenset({Family.IPV4})
                 ),
             ),
         ),
@@ -297,13 +297,13 @@ def of(last: int) -> PathAttributes:
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3), st.booleans()), max_size=80))
-def test_a_peer_ends_with_what_was_wished_whatever_came_in_between(
+def test_a_peer_ends_with_what_was_desired_whatever_came_in_between(
     wishes: list[tuple[int, int, bool]],
 ) -> None:
     out, peer, wanted = AdjRibOut(), {}, {}
     for number, last, send in wishes:
         prefix = nlri.pack(IPv4Network((10 << 24 | number << 8, 24)))
-        out.wish(prefix, of(last) if last else None)
+        out.set(prefix, of(last) if last else None)
         wanted[prefix] = of(last) if last else None
         for update in drain(out) if send else ():
             for gone in update.withdrawn:
@@ -323,18 +323,18 @@ def test_a_peer_ends_with_what_was_wished_whatever_came_in_between(
 def test_ten_thousand_prefixes_of_one_kind_fill_their_messages() -> None:
     out = AdjRibOut()
     for number in range(10_000):
-        out.wish(nlri.pack(IPv4Network((10 << 24 | number << 6, 26))), of(1))
-    out.finish()
+        out.set(nlri.pack(IPv4Network((10 << 24 | number << 6, 26))), of(1))
+    out.end_of_rib()
     updates = drain(out)
     assert len(updates) == 10_000 * 5 // (4096 - 23 - 24) + 2
     assert updates[-1].is_end_of_rib
-    out.repeat()
+    out.readvertise()
     assert sum(len(update.announced) for update in drain(out)) == 10_000
 
 
-def test_attributes_too_long_for_a_message_withdraw_what_was_told_before() -> None:
+def test_attributes_too_long_for_a_message_withdraw_what_was_advertised_before() -> None:
     out = AdjRibOut()
-    out.wish(BLOCK, of(1))
+    out.set(BLOCK, of(1))
     drain(out)
-    out.wish(BLOCK, PathAttributes(next_hop=IPv4Address("10.0.0.1"), communities=tuple(range(1, 1020))))
+    out.set(BLOCK, PathAttributes(next_hop=IPv4Address("10.0.0.1"), communities=tuple(range(1, 1020))))
     assert drain(out) == [Update((BLOCK,))]

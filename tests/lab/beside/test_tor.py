@@ -12,8 +12,8 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.route_tables import table
 from tests.scenes.lab_nodes import bgp_routes, converged, resource, session
 from tests.scenes.labs import MakeLab, RouteMonitors
 
@@ -115,13 +115,13 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
         lifecycle.apply(lab.plan, resource("BGPPeer", "tor", **peer, password=password))
         route = f"{WANTED} via {own} dev eth0 proto bird"
         lab_processes.wait_for(
-            "the router's route", lambda: all(route in table(node) for node in nodes), SESSION_SECONDS
+            "the router's route", lambda: all(route in ip_route(node) for node in nodes), SESSION_SECONDS
         )
-        assert not [line for node in nodes for line in table(node) if line.startswith("10.60.")]
+        assert not [line for node in nodes for line in ip_route(node) if line.startswith("10.60.")]
         blocks = {
             (line.split()[1], str(node.interface.ip))
             for node in nodes
-            for line in table(node)
+            for line in ip_route(node)
             if line.startswith("blackhole")
         }
         assert len(blocks) == 2
@@ -143,7 +143,7 @@ def test_a_router_is_peered_with_by_resources_and_filtered_without_a_reset(
             "everything in both directions",
             lambda: (
                 blocks <= router.routes()
-                and all(any(line.startswith(REFUSED) for line in table(node)) for node in nodes)
+                and all(any(line.startswith(REFUSED) for line in ip_route(node)) for node in nodes)
             ),
             SESSION_SECONDS,
         )

@@ -12,8 +12,8 @@ from pyroute2 import IPRoute
 
 from agent.lab import fabric, icmp, lab_processes
 from agent.lab.lab_plan import LabNode, Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.route_tables import table
 from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
@@ -37,7 +37,7 @@ def docker(lab: Lab, node: LabNode, number: int) -> str:
 def others_route(node: LabNode, number: int) -> list[str]:
     """A node's routes to the other's docker0."""
     wanted = rf"{BRIDGES[1 - number].network} via 172\.26\.0\.\d+ dev eth0 proto bird"
-    return [line for line in table(node) if re.fullmatch(wanted, line)]
+    return [line for line in ip_route(node) if re.fullmatch(wanted, line)]
 
 
 def test_containers_on_docker0_reach_each_other_over_routes_that_nobody_typed(

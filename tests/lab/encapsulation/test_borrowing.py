@@ -10,8 +10,7 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import add, pods
-from agent.lab.route_tables import table
+from agent.lab.pods import add_pod, pods
 from tests.scenes.labs import MakeLab
 
 pytestmark = pytest.mark.lab
@@ -29,12 +28,14 @@ def test_a_borrowed_address_is_reachable_from_every_node_and_from_its_blocks_own
     lab = make_lab(f"borrow{mode.value}", mode, nodes=2, pods=2, pool=file)
     first, second = lab.plan.nodes
     for number in range(4 if mode is Mode.NONE else 3):
-        add(lab.plan, f"more{number}", first)
-    (own,) = [ip_network(line.split()[1]) for line in table(first) if line.startswith("blackhole")]
+        add_pod(lab.plan, f"more{number}", first)
+    (own,) = [
+        ip_network(line.split()[1]) for line in lab_processes.ip_route(first) if line.startswith("blackhole")
+    ]
     (borrowed,) = [pod for pod in pods(lab.plan) if pod.node == first.name and pod.ip not in own]
     lab_processes.wait_for(
         "the owner's route to it",
-        lambda: any(line.startswith(f"{borrowed.address} via ") for line in table(second)),
+        lambda: any(line.startswith(f"{borrowed.address} via ") for line in lab_processes.ip_route(second)),
         10,
     )
     counts = lifecycle.ping(lab, rounds=3).counts

@@ -14,9 +14,9 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import has_ipip
 from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import pods, remove
-from agent.lab.route_tables import table
+from agent.lab.pods import pods, remove_pod
 from tests.scenes import traffic
 from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
@@ -70,7 +70,7 @@ def test_pods_ping_each_other_and_hops_are_counted(lab: Lab) -> None:
 
 def test_the_routes_are_those_of_the_article(lab: Lab) -> None:
     for node in lab.plan.nodes:
-        lines = table(node)
+        lines = ip_route(node)
         for other in lab.plan.nodes:
             device = way(lab, node.name, other.name)
             own = other.interface.ip
@@ -183,10 +183,10 @@ def tortie_in(lab: Lab, *words: str) -> str:
 def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: MakeLab) -> None:
     lab = make_lab("gone", Mode.NONE, nodes=1, pods=2)
     pod = pods(lab.plan)[0]
-    remove(lab.plan, pod)
+    remove_pod(lab.plan, pod)
     node = lab.plan.nodes[0]
     lab_processes.wait_for(
-        "the end of its route", lambda: not any(pod.address + " " in line for line in table(node)), 5
+        "the end of its route", lambda: not any(pod.address + " " in line for line in ip_route(node)), 5
     )
     assert [other.name for other in pods(lab.plan)] == ["p2"]
 
@@ -194,11 +194,11 @@ def test_a_removed_pod_leaves_no_route_and_its_address_is_free_again(make_lab: M
 def test_a_live_switch_moves_every_route_without_a_restart(make_lab: MakeLab) -> None:
     lab = make_lab("move", Mode.VXLAN)
     before = [lab_processes.agent_status(node) for node in lab.plan.nodes]
-    lab = lifecycle.switch(lab, Mode.NONE)
+    lab = lifecycle.change_mode(lab, Mode.NONE)
     wait_until_routed(lab, " dev eth0 proto bird")
     assert lost_pings(lab, rounds=2) == 0
     after = [lab_processes.agent_status(node) for node in lab.plan.nodes]
     assert [status and status["pid"] for status in before] == [status and status["pid"] for status in after]
-    lab = lifecycle.switch(lab, Mode.VXLAN)
+    lab = lifecycle.change_mode(lab, Mode.VXLAN)
     wait_until_routed(lab, " dev vxlan.calico")
     assert lost_pings(lab, rounds=2) == 0

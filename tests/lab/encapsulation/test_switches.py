@@ -9,8 +9,8 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
+from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from agent.lab.route_tables import table
 from tests.scenes.lab_nodes import lost_pings
 from tests.scenes.labs import MakeLab, wait_until_routed
 from tests.scenes.pinging import ROUND_SECONDS, pinging
@@ -30,7 +30,7 @@ that takes longer itself, as in the guest kernel, may lose as long."""
 
 
 def tables(lab: Lab) -> dict[str, list[str]]:
-    return {node.name: sorted(table(node)) for node in lab.plan.nodes}
+    return {node.name: sorted(ip_route(node)) for node in lab.plan.nodes}
 
 
 @pytest.mark.parametrize("cycle", CYCLES)
@@ -39,7 +39,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
 ) -> None:
     lab = make_lab("ten", Mode.NONE)
     last = cycle[-1]
-    lab = lifecycle.switch(lab, last)
+    lab = lifecycle.change_mode(lab, last)
     wait_until_routed(lab, DEVICES[last])
     before = tables(lab)
     losses: list[tuple[str, float, float]] = []
@@ -47,7 +47,7 @@ def test_ten_switches_in_a_row_lose_little_and_end_exactly(
         for mode in cycle:
             counted = pings.settled()
             started = time.monotonic()
-            lab = lifecycle.switch(lab, mode)
+            lab = lifecycle.change_mode(lab, mode)
             wait_until_routed(lab, DEVICES[mode])
             seconds = time.monotonic() - started
             lost = [count - counted[pair] for pair, count in pings.settled().items()]

@@ -11,8 +11,7 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
-from agent.lab.pods import add, pods
-from agent.lab.route_tables import table
+from agent.lab.pods import add_pod, pods
 from tests.scenes.lab_nodes import lost_pings, resource
 from tests.scenes.labs import MakeLab, wait_until_routed
 
@@ -41,7 +40,7 @@ def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
     file.write_text(json.dumps(document))
     lab = make_lab("nobgp", Mode.NONE, nodes=2, pods=2, pool=file)
     for number in range(8):
-        add(lab.plan, f"more{number}", lab.plan.nodes[0])
+        add_pod(lab.plan, f"more{number}", lab.plan.nodes[0])
     lifecycle.apply(lab.plan, NO_MESH)
     for node in lab.plan.nodes:
         lab_processes.stop_agent(node, signal.SIGTERM)
@@ -51,12 +50,12 @@ def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
     wait_until_routed(lab, " dev eth0 proto 80 onlink")
     assert lost_pings(lab) == 0
     for mode, form in steps:
-        lab = lifecycle.switch(lab, mode)
+        lab = lifecycle.change_mode(lab, mode)
         wait_until_routed(lab, form)
         assert lost_pings(lab) == 0
     owner, borrower = lab.plan.nodes[1], lab.plan.nodes[0].interface.ip
     borrowed = {one.address for one in pods(lab.plan) if one.node == "node1"}
-    routed = [line for line in table(owner) if line.split()[0] in borrowed]
+    routed = [line for line in lab_processes.ip_route(owner) if line.split()[0] in borrowed]
     assert routed
     assert all(f" via {borrower} dev eth0 proto 80 onlink" in line for line in routed)
     assert [status["peers"] for node in lab.plan.nodes if (status := lab_processes.agent_status(node))] == [

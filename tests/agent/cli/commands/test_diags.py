@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.commands.diags import COMMANDS, Source, written
-from agent.cli.failure import CommandFailed
+from agent.cli.command import CommandFailed
+from agent.cli.commands.diags import COMMANDS, Source, write_archive
 from agent.cli.redaction import GONE, redacted
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -44,7 +44,7 @@ def contents(archive: Path) -> dict[str, str]:
 
 def test_what_fails_costs_only_itself_and_the_manifest_says_so(tmp_path: Path) -> None:
     output = tmp_path / "d.tar.gz"
-    assert written(output, some(), NOW) == (3, 2)
+    assert write_archive(output, some(), NOW) == (3, 2)
     found = contents(output)
     assert "via 172.26.0.2" in found["kernel/routes.txt"]
     assert SECRET not in "".join(found.values())
@@ -58,11 +58,11 @@ def test_an_archive_takes_nobodys_place_and_leaves_nothing_half(tmp_path: Path) 
     output = tmp_path / "d.tar.gz"
     output.write_text("mine")
     with pytest.raises(CommandFailed, match="exists already"):
-        written(output, some(), NOW)
+        write_archive(output, some(), NOW)
     assert output.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [output]
     with pytest.raises(CommandFailed, match="No such file or directory"):
-        written(tmp_path / "no" / "d.tar.gz", some(), NOW)
+        write_archive(tmp_path / "no" / "d.tar.gz", some(), NOW)
 
 
 @pytest.mark.parametrize(

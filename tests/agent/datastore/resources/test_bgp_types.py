@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.kind_tables import shown
+from agent.cli.kind_tables import resources_text
 from agent.datastore.resources.bgp_parsing import PeerAddress, community, peer_address, seconds
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
@@ -320,7 +320,7 @@ def test_the_facts_hold_settings_peers_and_filters_and_name_what_cannot_be_used(
     ],
 )
 def test_a_table_shows_what_calicoctl_shows(one: Resource, row: list[str]) -> None:
-    assert shown(type(one).__name__, [one], "table", single=False).splitlines()[1].split() == row
+    assert resources_text(type(one).__name__, [one], "table", single=False).splitlines()[1].split() == row
 
 
 @pytest.mark.parametrize(
