@@ -20,8 +20,8 @@ from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, RouteKey
+from agent.peering.bgp_routes import LearnedRoutes, take_changed_routes
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peering.learned_routes import LearnedRoutes, take_changed_routes
 from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
     BorrowedAddresses,
