@@ -1,1 +1,1 @@
-"""The node agent: facts from etcd, BGP and the kernel become wishes, and wishes become kernel objects."""
+"""The node agent: facts from etcd, BGP and the kernel become the desired state, and that becomes kernel objects."""

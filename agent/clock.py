@@ -1,7 +1,7 @@
 """The one place that reads a clock.
 
 Promises: a monotonic reading for deadlines, a wall-clock reading for stamps that people and Calico's tools read.
-Does not know: who asks, or what a deadline means. Cores never import this; they get `now` as an argument.
+Does not know: what a deadline means. Cores never import this; they get `now` as an argument.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What a shell needs of time."""
+    """The readings of time that a shell needs."""
 
     def now(self) -> float:
         """Seconds on a monotonic clock: only differences mean anything."""

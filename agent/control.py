@@ -1,7 +1,7 @@
 """The agent's local socket for the command line: ask with one line, get one JSON object.
 
 Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time. A question
-is a word, and for some words a text behind it. Does not know: what the answers hold.
+is a word, and for some words a text behind it. Does not know: what is in the answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WithText:
 
 
 Answers = Mapping[str, Callable[[], Any] | WithText]
-"""Word -> what gives its answer, at once or when awaited. A ValueError or OSError is told as the answer's `error`."""
+"""Word -> the function of its answer, plain or awaitable. A ValueError or OSError becomes the answer's `error`."""
 
 
 def peer_is_root(connection: socket.socket) -> bool:
@@ -42,11 +42,12 @@ def peer_is_root(connection: socket.socket) -> bool:
 
 
 def private_socket(path: Path, umask: int = 0o177) -> socket.socket:
-    """A listening address in place of what stood there, with the modes that `umask` leaves from its first moment.
+    """A bound UNIX socket in place of what was at `path`, with the modes that `umask` leaves from its first moment.
 
     Raises OSError.
 
-    Nothing awaits while the umask is another: it is the whole process's, and two who did left it so for good.
+    There is no await while the umask is changed: it belongs to the whole process, and two coroutines that changed it at
+    once would leave it changed for good.
     """
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

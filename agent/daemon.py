@@ -1,8 +1,8 @@
-"""The agent: builds every part, joins them, and runs until it is told to stop.
+"""The agent: makes every part of one node and joins them; runs until it is told to stop.
 
-Promises: one process, one thread, one event loop; the only file that knows which class stands behind a Protocol.
-Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service starts it again);
-nothing runs on half.
+Promises: one process, one event loop. Only wiring is here: which class implements a Protocol, which part is informed of
+which change. Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service
+starts it again); nothing runs on half.
 Does not know: the rules of any part.
 """
 
@@ -32,45 +32,37 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError
-from agent.dataplane.cooperative import run_cooperatively
-from agent.dataplane.desired.desired_routes import DesiredRoutes
-from agent.dataplane.desired.desired_state import DesiredObjects
 from agent.dataplane.desired.desired_tunnels import pod_mtu
+from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.inputs.facts import Facts, FactSettings, Protocols
-from agent.dataplane.inputs.gather import Gatherer
-from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.dataplane.inputs.facts import FactSettings, Protocols
+from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
-from agent.dataplane.trigger import Trigger
 from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.resources.resource_types import WorkloadEndpoint
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
 from agent.metrics.monitor import LoopLag, Monitor
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import Address, Link, RouteKey
-from agent.node.node_resource import NodeRecord, record_inputs
-from agent.node.underlay import Underlay
+from agent.node.node_controller import NodeController
+from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
-from agent.peering.nexthop_tracking import Reachability
-from agent.peering.passwords import Secrets
+from agent.peering.nexthop_tracking import NexthopTracking
+from agent.peering.passwords import PasswordFiles
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
 from agent.service.start import agent_parser, checked_settings, take_agent_lock
 from agent.service.supervision import Supervision
-from agent.status import Account
+from agent.status import AgentStatus
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
-from ipam.failures import IpamError
 from ipam.model import NodeName
 
-NODE_PASS_SECONDS = 60.0
-"""The node's record is compared again this often, whatever happened."""
-NODE_RETRY_SECONDS = 2.0
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -108,114 +100,101 @@ class Agent:
         self, config: Config, read: Callable[[], Config], begin_again: Callable[[], None] = lambda: None
     ) -> None:
         self._config = config
-        self.reloading = SettingsReload(config, read, begin_again)
+        self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
-        self._cluster = Cluster(NodeName(config.node_name))
-        self._fact_settings = fact_settings(config)
+        self._state = StateCache(NodeName(config.node_name))
+        settings = fact_settings(config)
         self._kernel = NetlinkKernel(
-            nexthop_objects=config.kernel.nexthop_objects,
-            offload=self._fact_settings.tunnel_offload is not None,
+            nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
         )
-        self._node_trigger = Trigger()
-        self._links: Mapping[str, Link] = {}
-        self._own_links: Mapping[str, Link] = {}
-        """All but pods': what the node's record and the ways to other nodes depend on."""
-        self._desired_routes = DesiredRoutes()
-        self._desired_objects = DesiredObjects()
-        self._gatherer = Gatherer(self._cluster)
-        self._syncer = Syncer(
-            self._store,
-            self._cluster,
-            self._clock,
-            self._facts_changed,
-            contents=self._fact_settings.from_datastore,
-        )
-        self._allocator = Allocator(self._store, self._clock, lambda: self._cluster.pools)
-        self._record = self._own_record()
-        self._mesh = BgpController(
+        self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
+        self._allocator = Allocator(self._store, self._clock, lambda: self._state.pools)
+        self._bgp = BgpController(
             config.bgp,
-            Secrets(Path(config.paths.secrets)),
+            PasswordFiles(Path(config.paths.secrets)),
             DrainFile(Path(config.paths.state)),
             self._clock,
             self._ring,
         )
-        self._reachability = Reachability(
-            self._kernel, lambda: self._mesh.next_hops, self._mesh.lead_nowhere, self._clock
+        self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
+        underlay = UnderlayRoutes(self._kernel, self._ring)
+        self._desired = DesiredStateBuilder(
+            self._state, settings, self._bgp, underlay, lambda: self._syncer.in_sync
         )
-        self._underlay = Underlay(self._kernel, self._ring)
         self._reconciler = Reconciler(
             self._kernel,
-            self._wish,
+            self._desired_state,
             self._clock,
             log,
-            on_pass=self._follow_mesh,
+            on_pass=self._after_pass,
             ownership=ownership(config),
         )
+        self._node_resource = NodeResource(
+            self._store,
+            self._state,
+            self._allocator,
+            self._kernel,
+            config.node,
+            tuple(config.etcd.endpoints),
+            self._clock,
+        )
+        self._node = NodeController(
+            self._node_resource, underlay, self._state, lambda: self._syncer.in_sync, self._clock
+        )
         lag = LoopLag(self._clock)
-        self._account = self._accounting(lag)
-        self._exposition = Exposition(self._account.readings)
+        self._status = self._make_status(lag)
+        self._exposition = Exposition(self._status.readings)
         self._monitor = Monitor(
-            config.metrics_socket, config.metrics.listen, self._exposition, lag, self._account.not_ready
+            config.metrics_socket, config.metrics.listen, self._exposition, lag, self._status.not_ready
         )
         dependencies = self._cni_dependencies()
         self._cni = CniServer(
             config.cni_socket, dependencies, ReleaseJournal(Path(config.paths.state)), self._clock
         )
-        self._collector = LeakCollector(dependencies, self._cluster, self._clock)
+        self._collector = LeakCollector(dependencies, self._state, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
-            self._account.standing,
+            self._status.readiness,
             self._ring,
-            lambda: self.reloading.wanted,
+            lambda: self.reload.wanted,
             self._clock,
         )
 
-    def _own_record(self) -> NodeRecord:
-        return NodeRecord(
-            self._store,
-            self._cluster,
-            self._allocator,
-            self._kernel,
-            self._config.node,
-            tuple(self._config.etcd.endpoints),
-            self._clock,
-        )
-
-    def _accounting(self, lag: LoopLag) -> Account:
-        return Account(
-            self._cluster,
+    def _make_status(self, lag: LoopLag) -> AgentStatus:
+        return AgentStatus(
+            self._state,
             self._syncer,
             self._store.channels,
             self._clock,
-            self._record,
-            self._mesh,
+            self._node_resource,
+            self._bgp,
             self._reconciler,
-            self.reloading,
-            lambda: self._facts(self._links),
+            self.reload,
+            self._desired.facts,
             lag.take,
             self._clock.wall(),
             version("tortie"),
-            PoolGauges(self._cluster.node),
+            PoolGauges(self._state.node),
         )
 
     def _cni_dependencies(self) -> Dependencies:
         return Dependencies(
             allocator=self._allocator,
             store=self._store,
-            node=self._cluster.node,
-            labels=lambda: self._record.labels,
-            mtu=lambda: pod_mtu(self._facts(self._links)) or DEFAULT_MTU,
-            not_ready=lambda: self._account.not_ready(),
-            cached_endpoint=self._cluster.endpoint,
-            add_endpoint=self._adopt,
-            remove_endpoint=self._forget,
-            ignore_watch=lambda key: self._cluster.making(key, self._facts_changed),
-            wait_for_routes=self._settled,
+            node=self._state.node,
+            labels=lambda: self._node_resource.labels,
+            mtu=lambda: pod_mtu(self._desired.facts()) or DEFAULT_MTU,
+            not_ready=self._status.not_ready,
+            cached_endpoint=self._state.endpoint,
+            add_endpoint=self._add_endpoint,
+            remove_endpoint=self._remove_endpoint,
+            ignore_watch=lambda key: self._state.ignore_watch(key, self._state_changed),
+            wait_for_routes=self._wait_for_routes,
             pods=NetlinkPodNetwork(),
             boot_id=BOOT_ID.read_text().strip(),
-            cached_endpoints=lambda: self._cluster.endpoints,
-            limited=lambda: self._mesh.trouble,
+            cached_endpoints=lambda: self._state.endpoints,
+            limited=lambda: self._bgp.trouble,
             count_call=self._exposition.answered,
         )
 
@@ -223,119 +202,78 @@ class Agent:
         """Serve until cancelled."""
         found = (await self._kernel.routes()).values()
         marks = self._config.routes
-        self._mesh.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
+        self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._syncer.run())
                 group.create_task(self._reconciler.run())
-                group.create_task(self._keep_record())
-                group.create_task(self._reachability.run())
+                group.create_task(self._node.run())
+                group.create_task(self._tracking.run())
                 group.create_task(self._cni.run())
                 group.create_task(self._collector.run())
                 group.create_task(self._supervision.run())
                 group.create_task(self._monitor.run())
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
-                log.info("agent.started", node=self._cluster.node, restarting=self._mesh.restarting)
+                log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
         finally:
-            await self._mesh.close()
+            await self._bgp.close()
             await self._store.close()
+
+    # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _ring(self) -> None:
         self._reconciler.trigger()
 
-    def _facts_changed(self) -> None:
+    def _state_changed(self) -> None:
         self._reconciler.trigger()
-        self._node_trigger.fire()
+        self._node.ring()
 
-    def _facts(self, links: Mapping[str, Link]) -> Facts:
-        mesh = self._mesh
-        under = self._underlay
-        return self._gatherer.gather(
-            self._fact_settings, links, mesh.learned, mesh.gateways, under.ways, under.routers
-        )
+    async def _desired_state(self, links: Mapping[str, Link]) -> DesiredState:
+        self._node.set_links(links)
+        return await self._desired.build(links)
 
-    async def _wish(self, links: Mapping[str, Link]) -> DesiredState:
-        """What the kernel should hold, of the facts at the call. Incomplete facts may add, never delete."""
-        if links is not self._links:
-            own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
-            self._links = links
-            if own != self._own_links:
-                self._own_links = own
-                self._node_trigger.fire()
-        facts = self._facts(links)
-        complete = self._syncer.in_sync and facts.parent is not None
-        converged = self._mesh.converged
-        routes, touched = await run_cooperatively(
-            self._desired_routes.update(facts, self._mesh.take_touched())
-        )
-        return DesiredState(
-            self._desired_objects.dataplane(facts, routes),
-            complete=complete,
-            bgp_complete=converged,
-            learned=facts.bgp_nexthops,
-            touched=touched,
-        )
-
-    def _follow_mesh(self) -> None:
+    def _after_pass(self) -> None:
         if self._syncer.in_sync:
-            self._mesh.follow(self._cluster, self._facts(self._links), self._reconciler.installed)
-            self._reachability.follow(self._links)
+            facts = self._desired.facts()
+            self._bgp.reconcile(self._state, facts, self._reconciler.installed)
+            self._tracking.update(facts.links)
 
-    async def _keep_record(self) -> None:
-        """The node's own record, whenever what it depends on changed."""
-        done: tuple[object, ...] | None = None
-        due_at = 0.0
-        looked: Mapping[str, Link] = {}
-        while True:
-            await self._node_trigger.wait(NODE_PASS_SECONDS if done is not None else NODE_RETRY_SECONDS)
-            others = [node.ipv4.ip for node in self._cluster.nodes.values() if node.ipv4 is not None]
-            inputs = record_inputs(self._cluster, self._own_links)
-            now = self._clock.now()
-            anew = self._own_links is not looked or now >= due_at
-            looked = self._own_links
-            await self._underlay.look(others, looked, anew=anew)
-            if not self._syncer.in_sync or (inputs == done and now < due_at):
-                continue
-            due_at = now + NODE_PASS_SECONDS
-            try:
-                await self._record.one_pass()
-            except IpamError as error:
-                self._record.trouble = str(error)
-            done = inputs if self._record.trouble is None else None
-            if self._record.trouble is not None:
-                log.warning("node.not_registered", why=self._record.trouble)
-
-    def _adopt(self, endpoint: WorkloadEndpoint) -> None:
+    def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
-        self._cluster.adopt(endpoint)
+        self._state.add_endpoint(endpoint)
         self._reconciler.trigger()
 
-    def _forget(self, endpoint: WorkloadEndpoint) -> None:
-        self._cluster.forget(endpoint)
+    def _remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
+        self._state.remove_endpoint(endpoint)
         self._reconciler.trigger_soon()
 
-    async def _settled(self, addresses: Iterable[Address], timeout: float) -> None:
+    async def _wait_for_routes(self, addresses: Iterable[Address], timeout: float) -> None:
         await self._reconciler.wait_for_routes(
             [RouteKey(ip_network(address)) for address in addresses], timeout
         )
 
     def _answers(self) -> control.Answers:
-        glass = RouteQueries(
-            self._reconciler, self._kernel, self._cluster, lambda: self._facts(self._links), self._mesh.teller
+        bgp = self._bgp
+        queries = RouteQueries(
+            self._reconciler,
+            self._kernel,
+            self._state,
+            self._desired.facts,
+            lambda prefix: bgp.looking_glass.best_path_peer(prefix),
         )
         return {
-            "status": lambda: self._account.status(ready=self._supervision.ready),
-            "addresses": self._record.listed,
+            "status": lambda: self._status.status(ready=self._supervision.ready),
+            "addresses": self._node_resource.address_report,
             "config": lambda: msgspec.to_builtins(self._config),
-            "peers": self._mesh.status,
-            "peer": control.WithText(self._mesh.peer),
-            "paths": control.WithText(self._mesh.routes),
-            "drain": control.WithText(self._mesh.drain),
-            "undrain": self._mesh.undrain,
-            "leave": control.WithText(self._mesh.leave),
-            "reload": self.reloading.reload,
-            "table": control.WithText(glass.table),
-            "plan": glass.plan,
+            "peers": lambda: bgp.looking_glass.peers(),
+            "peer": control.WithText(lambda word: bgp.looking_glass.peer(word)),
+            "paths": control.WithText(lambda question: bgp.looking_glass.paths(question)),
+            "drain": control.WithText(bgp.drain),
+            "undrain": bgp.undrain,
+            "leave": control.WithText(bgp.leave),
+            "reload": self.reload.reload,
+            "table": control.WithText(queries.table),
+            "plan": queries.plan,
             "routes": lambda: [str(route) for route in self._reconciler.installed.values()],
         }
 
@@ -355,12 +293,12 @@ async def _until_signalled(config: Config, read: Callable[[], Config]) -> bool:
 
     def hang_up() -> None:
         with suppress(ValueError):  # said in the log and in the status
-            agent.reloading.reload()
+            agent.reload.reload()
 
     loop.add_signal_handler(signal.SIGHUP, hang_up)
     with suppress(asyncio.CancelledError):
         await agent.run()
-    return agent.reloading.wanted
+    return agent.reload.wanted
 
 
 def spare_the_collector() -> None:

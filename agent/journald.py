@@ -1,7 +1,7 @@
-"""The protocol of journald: one datagram of fields per event, without a library.
+"""The native protocol of journald: one datagram of fields per event, without a library.
 
-Promises: pure but for the socket in `Journal`; field names are what journald takes; a value of any kind and length is
-sent bounded. Does not know: structlog's set-up.
+Promises: pure but for the socket in `JournalLogger`; field names are those that journald accepts; a value of any kind
+and length is sent bounded. Does not know: structlog's set-up.
 Reference: systemd's docs/JOURNAL_NATIVE_PROTOCOL.md.
 """
 
@@ -19,21 +19,21 @@ from typing import TextIO
 SOCKET = Path("/run/systemd/journal/socket")
 MOST_FIELD_BYTES = 8 << 10
 MOST_FIELDS = 30
-NAME = re.compile(r"[^A-Z0-9_]")
+NOT_IN_NAME = re.compile(r"[^A-Z0-9_]")
 LONGEST_NAME = 64
-"""journald drops what is longer (journal_field_valid)."""
-KINDS = uuid.UUID("6f1d8b0e-5a1c-4f2e-9c1b-7d5f0a3e2b44")
+"""journald drops a field with a longer name (journal_field_valid)."""
+EVENT_NAMESPACE = uuid.UUID("6f1d8b0e-5a1c-4f2e-9c1b-7d5f0a3e2b44")
 """The name space of MESSAGE_ID: each kind of event has one that never changes."""
 PREFIX = "TORTIE_"
 
 
 def message_id(event: str) -> str:
     """The kind of an event, as `journalctl MESSAGE_ID=` takes it."""
-    return uuid.uuid5(KINDS, event).hex
+    return uuid.uuid5(EVENT_NAMESPACE, event).hex
 
 
 def datagram(message: str, priority: int, event: Mapping[str, object]) -> bytes:
-    """An event as journald takes it: MESSAGE for people, and each of its fields as TORTIE_NAME."""
+    """An event as a datagram: MESSAGE for people, and each of its fields as TORTIE_NAME."""
     fields = {
         "MESSAGE": message,
         "PRIORITY": str(priority),
@@ -41,7 +41,7 @@ def datagram(message: str, priority: int, event: Mapping[str, object]) -> bytes:
         "MESSAGE_ID": message_id(str(event.get("event", ""))),
     }
     for name, value in list(event.items())[:MOST_FIELDS]:
-        fields[(PREFIX + NAME.sub("_", name.upper()))[:LONGEST_NAME]] = str(value)
+        fields[(PREFIX + NOT_IN_NAME.sub("_", name.upper()))[:LONGEST_NAME]] = str(value)
     return b"".join(_field(name, value) for name, value in fields.items())
 
 
@@ -52,7 +52,7 @@ def _field(name: str, value: str) -> bytes:
     return name.encode() + b"=" + data + b"\n"
 
 
-def is_journals(stream: TextIO, environment: Mapping[str, str]) -> bool:
+def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
     """Whether a stream goes to journald itself: JOURNAL_STREAM of systemd.exec(5) names its device and inode."""
     try:
         status = os.fstat(stream.fileno())
@@ -61,8 +61,8 @@ def is_journals(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class Journal:
-    """A logger for structlog; what journald does not take goes to the stream with its priority before it."""
+class JournalLogger:
+    """A logger for structlog; an event that journald does not accept goes to the stream, its priority first."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:
         self._path = str(path)

@@ -1,8 +1,8 @@
 """Sets structlog up: events as fields to journald, or as lines on standard error, for people or as JSON.
 
 Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=datastore.away`) and each event has its
-priority; what is said again and again is counted and said now and then. Does not know: what is logged. Nobody logs a
-secret: settings hold only paths of secret files.
+priority; lines that repeat are counted and logged now and then. Does not know: what is logged. No secret is logged:
+settings hold only paths of secret files.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""
 WINDOW_SECONDS = 60.0
 MOST_ALIKE = 5
-"""Lines with the same event and fields in one window …"""
+"""Lines with the same event and fields that pass in one window …"""
 MOST_OF_EVENT = 200
 """… and lines of one event, whatever their fields."""
 MOST_REMEMBERED = 500
-"""Kinds of lines that are counted at once; the oldest is forgotten first."""
+"""Kinds of lines that are counted at once; the oldest is dropped first."""
 
 
-class Repeats:
-    """A processor that drops what was said often enough in this window, and says later how often that was."""
+class RepeatFilter:
+    """A processor that drops lines which came often enough in this window, and adds later how many were dropped."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -48,7 +48,7 @@ class Repeats:
         return event
 
     def _count(self, kind: str, most: int) -> int:
-        """How many were dropped in the window that has ended, if one has."""
+        """The number of lines dropped in the window that has ended; 0: none has. Raises DropEvent for one too many."""
         now = self._now()
         begun, count = self._seen.pop(kind, (now, 0))
         missed = 0
@@ -66,21 +66,21 @@ def configure(
     level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journald.SOCKET
 ) -> None:
     """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped."""
-    journals = journald.is_journals(sys.stderr, os.environ)
+    journals = journald.is_journal(sys.stderr, os.environ)
     to_journal = journals and form == "human"
     human = structlog.processors.LogfmtRenderer(key_order=["level", "event"], drop_missing=True)
     renderer = human if form == "human" else structlog.processors.JSONRenderer(default=str)
     stamps = [] if journals else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        *([Repeats(now)] if now is not None else []),
+        *([RepeatFilter(now)] if now is not None else []),
         *stamps,
         structlog.processors.format_exc_info,
         _for_journal(renderer, as_fields=to_journal) if journals else renderer,
     ]
     factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if to_journal:
-        logger = journald.Journal(journal_socket, sys.stderr)
+        logger = journald.JournalLogger(journal_socket, sys.stderr)
         factory = lambda *_: logger  # noqa: E731
     structlog.configure(
         processors=processors,

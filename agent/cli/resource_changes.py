@@ -16,7 +16,7 @@ from agent.cli.connection import with_store
 from agent.cli.kind_tables import document, name_of
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resource_writer import Admission, Outcome
+    from agent.datastore.resource_writer import ResourceWriter, WriteResult
     from ipam.etcd.store import Store
 
 WRITTEN_FORMS = ("table", "yaml", "json", "name")
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
     kind: str
     name: str
-    do: Callable[[Admission], Awaitable[Outcome]]
+    do: Callable[[ResourceWriter], Awaitable[WriteResult]]
 
 
 class Wording(NamedTuple):
@@ -64,25 +64,25 @@ def counted(done: str, kinds: Sequence[str]) -> str:
 def carry_out(arguments: argparse.Namespace, changes: Sequence[Change], wording: Wording) -> None:
     """Do all changes, or none. Raises CommandFailed."""
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import Admission
+    from agent.datastore.resource_writer import ResourceWriter
     from ipam.etcd.dry_run_store import DryRunStore
 
     async def work(store: Store) -> None:
-        outcomes = await _dry_run(Admission(DryRunStore(store), SystemClock()), changes, wording)
+        outcomes = await _dry_run(ResourceWriter(DryRunStore(store), SystemClock()), changes, wording)
         if not arguments.dry_run:
-            outcomes = await _done(Admission(store, SystemClock()), changes, wording)
+            outcomes = await _done(ResourceWriter(store, SystemClock()), changes, wording)
         _report(arguments, outcomes, wording)
 
     with_store(arguments, work)
 
 
-async def _dry_run(admission: Admission, changes: Sequence[Change], wording: Wording) -> list[Outcome]:
+async def _dry_run(writer: ResourceWriter, changes: Sequence[Change], wording: Wording) -> list[WriteResult]:
     """What a dry run of all changes says. Raises CommandFailed with every reason against them, StoreError."""
-    outcomes: list[Outcome] = []
+    outcomes: list[WriteResult] = []
     faults: list[str] = []
     for change in changes:
         try:
-            outcomes.append(await _one(admission, change, wording))
+            outcomes.append(await _one(writer, change, wording))
         except CommandFailed as error:
             faults.append(str(error))
     if faults:
@@ -90,14 +90,14 @@ async def _dry_run(admission: Admission, changes: Sequence[Change], wording: Wor
     return outcomes
 
 
-async def _done(admission: Admission, changes: Sequence[Change], wording: Wording) -> list[Outcome]:
+async def _done(writer: ResourceWriter, changes: Sequence[Change], wording: Wording) -> list[WriteResult]:
     """The outcomes of all changes, written one after the other. Raises CommandFailed that says how far it went."""
     from ipam.failures import StoreError
 
-    outcomes: list[Outcome] = []
+    outcomes: list[WriteResult] = []
     for number, change in enumerate(changes):
         try:
-            outcomes.append(await _one(admission, change, wording))
+            outcomes.append(await _one(writer, change, wording))
         except (CommandFailed, StoreError) as error:
             sentence = (
                 f"Partial success: {wording.done} the first {number} out of {len(changes)} resources:\n"
@@ -106,24 +106,24 @@ async def _done(admission: Admission, changes: Sequence[Change], wording: Wordin
     return outcomes
 
 
-async def _one(admission: Admission, change: Change, wording: Wording) -> Outcome:
+async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> WriteResult:
     """The outcome of one change. Raises CommandFailed, StoreError."""
-    from agent.datastore.resource_writer import Effect, Exists, NotFound, Outcome
+    from agent.datastore.resource_writer import Effect, Exists, NotFound, WriteResult
     from agent.datastore.resources.documents import InvalidDocument
     from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
 
     try:
-        return await change.do(admission)
+        return await change.do(writer)
     except StoreError:
         raise
     except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
         if wording.skip is not None and isinstance(error, wording.skip):
-            return Outcome(change.kind, change.name, Effect.SKIPPED)
+            return WriteResult(change.kind, change.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error
 
 
-def _report(arguments: argparse.Namespace, outcomes: Sequence[Outcome], wording: Wording) -> None:
+def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], wording: Wording) -> None:
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return

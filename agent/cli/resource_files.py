@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.cli.command import CommandFailed
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resources.documents import Found
+    from agent.datastore.resources.documents import ParsedResource
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STANDARD_INPUT = "standard input"
@@ -35,11 +35,11 @@ def add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> No
     parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
 
 
-def read_files(arguments: argparse.Namespace) -> list[Found]:
+def read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
     """All resources of all files. Raises CommandFailed."""
     from agent.datastore.resources.documents import InvalidDocument, read
 
-    found: list[Found] = []
+    found: list[ParsedResource] = []
     faults: list[str] = []
     for name in _names(arguments, faults):
         try:

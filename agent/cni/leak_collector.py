@@ -20,7 +20,7 @@ from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
 from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
-from agent.datastore.state_cache import Cluster, own_blocks
+from agent.datastore.state_cache import StateCache, own_blocks
 from ipam import block as blocks
 from ipam.allocation.release import guarded_address
 from ipam.allocation.sticky import is_retained, is_retention_over
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 class LeakCollector:
     """Looks at every allocation in this node's own blocks."""
 
-    def __init__(self, dependencies: Dependencies, cluster: Cluster, clock: Clock) -> None:
+    def __init__(self, dependencies: Dependencies, cluster: StateCache, clock: Clock) -> None:
         self._dependencies = dependencies
         self._cluster = cluster
         self._clock = clock
@@ -140,7 +140,7 @@ class LeakCollector:
 
     async def _free(self, look: Observation, evidence: str) -> None:
         assert look.handle is not None
-        found = self._cluster.keyed_endpoint(
+        found = self._cluster.find_endpoint(
             lambda endpoint: look.address in endpoint.addresses and _handle(endpoint) == look.handle
         )
         piggyback = PiggybackedWrites()

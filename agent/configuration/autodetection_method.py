@@ -13,8 +13,8 @@ from ipaddress import ip_network
 WORDS = "route, first-found, can-reach=HOST, interface=REGEX, skip-interface=REGEX or cidr=CIDR,..."
 
 
-class How(Enum):
-    """The words before the equals sign."""
+class MethodKind(Enum):
+    """The words before the equals sign of a method."""
 
     ROUTE = "route"
     """The source of the kernel's route to the datastore (beside it, when it is here), else of its default route."""
@@ -26,36 +26,38 @@ class How(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """How to choose, and what the choice is measured by."""
+class AutodetectionMethod:
+    """The kind of choice, and its hosts, patterns or networks."""
 
-    how: How
+    kind: MethodKind
     arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.how.value}={','.join(self.arguments)}" if self.arguments else self.how.value
+        return f"{self.kind.value}={','.join(self.arguments)}" if self.arguments else self.kind.value
 
 
-def method(text: str) -> Method:
+def parse_method(text: str) -> AutodetectionMethod:
     """The method behind a setting. Raises ValueError with a sentence."""
     word, equals, rest = text.strip().partition("=")
     try:
-        how = How(word or How.ROUTE.value)
+        how = MethodKind(word or MethodKind.ROUTE.value)
     except ValueError:
         raise ValueError(f"{text!r} is none of {WORDS}") from None
     arguments = tuple(part.strip() for part in rest.split(",") if part.strip())
-    if bool(arguments) != (how not in (How.ROUTE, How.FIRST_FOUND)) or bool(equals) != bool(arguments):
+    if bool(arguments) != (how not in (MethodKind.ROUTE, MethodKind.FIRST_FOUND)) or bool(equals) != bool(
+        arguments
+    ):
         raise ValueError(f"{text!r} is none of {WORDS}")
     for argument in arguments:
         _check(how, argument)
-    return Method(how, arguments)
+    return AutodetectionMethod(how, arguments)
 
 
-def _check(how: How, argument: str) -> None:
+def _check(how: MethodKind, argument: str) -> None:
     try:
-        if how is How.CIDR:
+        if how is MethodKind.CIDR:
             ip_network(argument, strict=False)
-        elif how in (How.INTERFACE, How.SKIP_INTERFACE):
+        elif how in (MethodKind.INTERFACE, MethodKind.SKIP_INTERFACE):
             re.compile(argument)
     except (ValueError, re.error) as error:
         raise ValueError(f"{how.value}={argument}: {error}") from None

@@ -2,7 +2,7 @@
 
 Promises: a frozen value; a wrong one is one sentence that begins with its key. Passwords are never settings: only the
 path of a file that holds one. The text below each key is what docs/configuration.md says.
-Does not know: where settings come from (agent.configuration), who uses which.
+Does not know: where settings come from (agent.configuration.loading), which part uses which.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from agent.configuration.autodetection_method import method
+from agent.configuration.autodetection_method import parse_method
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
@@ -28,7 +29,7 @@ class ConfigError(Exception):
 
 
 class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who this node is."""
+    """The name and the addresses of this node."""
 
     name: str = ""
     """Empty: the host name in lower case."""
@@ -38,9 +39,9 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How it is found: `route` (the source of the kernel's route to the datastore; where that is here, the first
     address beside it), `first-found`, `can-reach=HOST`, `interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR,...`."""
     address6: str = ""
-    """The same for IPv6. Empty: found as soon as there is an IPv6 pool; `none`: never."""
+    """The IPv6 address with its length. Empty: found as soon as there is an IPv6 pool; `none`: never."""
     method6: str = "route"
-    """How the IPv6 address is found, in the same words."""
+    """How the IPv6 address is found, in the words of `method`."""
     labels: dict[str, str] = {}
     """Labels set on the Node resource, for nodeSelector."""
 
@@ -72,7 +73,7 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     deferral_seconds: float = 60.0
     """How long after a start learned routes are not deleted for want of a peer."""
     local_prefixes: list[str] = []
-    """Networks of this machine that are told to the peers while an interface here bears one of their addresses:
+    """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24."""
 
 
@@ -117,7 +118,7 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where monitoring may ask, besides the socket in the run directory."""
+    """Where metrics are served, besides the socket in the run directory."""
 
     listen: str = ""
     """`address:port` for HTTP, such as 127.0.0.1:9991; empty: the socket alone."""
@@ -151,77 +152,59 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def cni_socket(self) -> Path:
-        """Where the CNI plugin calls."""
+        """The socket of the CNI plugin."""
         return Path(self.paths.run) / "cni.sock"
 
     @property
     def metrics_socket(self) -> Path:
-        """Where monitoring asks."""
+        """The socket of the metrics."""
         return Path(self.paths.run) / "metrics.sock"
 
     @property
     def control_socket(self) -> Path:
-        """Where the command line asks."""
+        """The socket of the command line."""
         return Path(self.paths.run) / "agent.sock"
 
 
 def check(config: Config) -> None:
-    """What types alone do not say. Raises ConfigError, the key first."""
+    """Check what types alone do not say. Raises ConfigError, the key first."""
     _check_node(config.node)
     local_prefixes(config.bgp)
-    name, etcd, bgp, log = config.node_name, config.etcd, config.bgp, config.log
-    rules = (
-        (
-            NAME.fullmatch(name) and len(name) <= LONGEST_NAME,
-            f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'",
-        ),
-        (etcd.endpoints, "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"),
-        (
-            bool(etcd.cert_file) == bool(etcd.key_file),
-            "etcd.cert_file: goes with etcd.key_file; set both or neither",
-        ),
-        (
-            etcd.password_file.startswith("/")
-            or not etcd.password_file,  # not repeated: it may be the password
-            "etcd.password_file: must be the absolute path of a file that holds the password",
-        ),
-        (
-            bgp.hold_seconds == 0 or bgp.hold_seconds >= 3,
-            "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)",
-        ),
-        (
-            0 <= bgp.restart_seconds <= 4095,
-            "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)",
-        ),
-        (
-            log.level in {"debug", "info", "warning", "error"},
-            f"log.level: {log.level!r} is none of debug, info, warning, error",
-        ),
-        (
-            not config.metrics.listen or LISTEN.fullmatch(config.metrics.listen),
-            f"metrics.listen: {config.metrics.listen!r} must be address:port, such as 127.0.0.1:9991",
-        ),
-        (log.format in {"human", "json"}, f"log.format: {log.format!r} is neither human nor json"),
-        *(
-            (
-                3 <= getattr(config.routes, key) <= 255,
-                f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)",
-            )
-            for key in RouteSettings.__struct_fields__
-            if key != "source"
-        ),
-        (
-            config.kernel.tunnel_offload in {"on", "off", "keep"},
-            f"kernel.tunnel_offload: {config.kernel.tunnel_offload!r} is none of on, off, keep",
-        ),
-        (
-            config.routes.source in {"bgp", "datastore"},
-            f"routes.source: {config.routes.source!r} is neither bgp nor datastore",
-        ),
-    )
-    for holds, sentence in rules:
-        if not holds:
-            raise ConfigError(sentence)
+    for sentence in (*_cluster_errors(config), *_host_errors(config)):
+        raise ConfigError(sentence)
+
+
+def _cluster_errors(config: Config) -> Iterator[str]:
+    name, etcd, bgp = config.node_name, config.etcd, config.bgp
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        yield f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'"
+    if not etcd.endpoints:
+        yield "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"
+    if bool(etcd.cert_file) != bool(etcd.key_file):
+        yield "etcd.cert_file: goes with etcd.key_file; set both or neither"
+    if etcd.password_file and not etcd.password_file.startswith("/"):  # not repeated: it may be the password
+        yield "etcd.password_file: must be the absolute path of a file that holds the password"
+    if bgp.hold_seconds != 0 and bgp.hold_seconds < 3:
+        yield "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"
+    if not 0 <= bgp.restart_seconds <= 4095:
+        yield "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)"
+
+
+def _host_errors(config: Config) -> Iterator[str]:
+    log, listen, offload = config.log, config.metrics.listen, config.kernel.tunnel_offload
+    if log.level not in {"debug", "info", "warning", "error"}:
+        yield f"log.level: {log.level!r} is none of debug, info, warning, error"
+    if listen and not LISTEN.fullmatch(listen):
+        yield f"metrics.listen: {listen!r} must be address:port, such as 127.0.0.1:9991"
+    if log.format not in {"human", "json"}:
+        yield f"log.format: {log.format!r} is neither human nor json"
+    for key in RouteSettings.__struct_fields__:
+        if key != "source" and not 3 <= getattr(config.routes, key) <= 255:
+            yield f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)"
+    if offload not in {"on", "off", "keep"}:
+        yield f"kernel.tunnel_offload: {offload!r} is none of on, off, keep"
+    if config.routes.source not in {"bgp", "datastore"}:
+        yield f"routes.source: {config.routes.source!r} is neither bgp nor datastore"
 
 
 def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -235,7 +218,7 @@ def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ..
 def _check_node(node: NodeSettings) -> None:
     for key, text in (("method", node.method), ("method6", node.method6)):
         try:
-            method(text)
+            parse_method(text)
         except ValueError as error:
             raise ConfigError(f"node.{key}: {error}") from None
     if node.address:
@@ -253,14 +236,14 @@ def node_address(text: str, version: int = 4) -> IPv4Interface | IPv6Interface:
         raise ConfigError(
             f"{key}: {text!r} is not an IPv{version} address with a length, such as {example}"
         ) from None
-    nobody = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
-    if "/" not in text or nobody:
+    is_no_host = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
+    if "/" not in text or is_no_host:
         raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")
     return interface
 
 
 def only_its_owners(key: str, path: Path) -> None:
-    """A file with a secret is closed to all but its owner and group. Raises ConfigError, also when it is not there."""
+    """Raise ConfigError for a file with a secret that is not there, or that others than owner and group may read."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

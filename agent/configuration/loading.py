@@ -1,7 +1,7 @@
 """Settings from a file, the files beside it in conf.d, the environment and flags; the last word wins.
 
-Promises: one checked value, and for each key who had the last word; an unknown key, a wrong type and a wrong value are
-one sentence that names where it stands. A table or list is replaced as a whole.
+Promises: one checked value, and for each key the source that had the last word; an unknown key, a wrong type and
+a wrong value are one sentence that names where it stands. A table or list is replaced as a whole.
 Does not know: what a setting means.
 """
 
@@ -50,14 +50,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings with where each comes from."""
+    """Settings with the origin of each."""
 
     config: Config
     origins: Mapping[str, str]
-    """`section.key` -> where it was said last; a default has none."""
+    """`section.key` -> the source that set it last; a default has none."""
 
     def settings(self) -> Iterator[Setting]:
-        """All of them, in the schema's order."""
+        """Every key in force, in the schema's order."""
         for section in Config.__struct_fields__:
             values = getattr(self.config, section)
             for key in values.__struct_fields__:
@@ -74,11 +74,11 @@ def load(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
 
 
 def loaded(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> Loaded:
-    """The same, with the origin of each value. Raises ConfigError."""
+    """Settings with the origin of each value; `flags` maps `section.key` to text. Raises ConfigError."""
     raw: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
 
-    def say(dotted: str, value: Any, origin: str) -> None:
+    def override(dotted: str, value: Any, origin: str) -> None:
         section, key = dotted.split(".")
         raw.setdefault(section, {})[key] = value
         origins[dotted] = origin
@@ -86,12 +86,12 @@ def loaded(path: Path | None, environment: Mapping[str, str], flags: Mapping[str
     for file in _files(path):
         for section, keys in _read(file).items():
             for key, value in keys.items():
-                say(f"{section}.{key}", value, str(file))
+                override(f"{section}.{key}", value, str(file))
     for name, dotted in _variables(environment).items():
-        say(dotted, _parsed(dotted, environment[name], name), name)
+        override(dotted, _parsed(dotted, environment[name], name), name)
     for dotted, text in flags.items():
         flag = f"--{dotted.replace('.', '-').replace('_', '-')}"
-        say(dotted, _parsed(dotted, text, flag), flag)
+        override(dotted, _parsed(dotted, text, flag), flag)
     config = msgspec.convert(raw, Config)
     try:
         check(config)

@@ -1,4 +1,4 @@
-"""What a pool must hold against what is stored before it is written, and how it is emptied before it is deleted.
+"""What a pool must not conflict with before it is written, and how it is emptied before it is deleted.
 
 Promises: a pool that overlaps another, or whose fixed fields change, is refused with one sentence, field first.
 Does not know: files, other kinds.
@@ -14,33 +14,33 @@ import msgspec
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode
 from ipam.allocation.release import release_pool
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import Put, Store, Unchanged
-from ipam.failures import Conflict
 from ipam.keys import block_of_key, block_prefix
 from ipam.model import Pool, PoolRecord
 
 MOST_ATTEMPTS = 5
 
 
-async def pool_fault(
+async def pool_error(
     store: Store, new: IPPool, stored: IPPool | None, others: Iterable[IPPool]
 ) -> str | None:
     """Why the pool may not be written. Raises StoreError."""
     if stored is not None:
-        return _fixed_fault(new, stored)
+        return _fixed_field_error(new, stored)
     pool = ip_pool.pool(new)
     if (other := ip_pool.overlap(pool, _readable(others))) is not None:
         return f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
-    return await _block_fault(store, new)
+    return await _block_error(store, new)
 
 
 def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
-    """A stored pool with faults is used by nobody, and overlaps nothing."""
-    return (ip_pool.pool(other) for other in others if not ip_pool.faults(other.spec))
+    """The valid pools among stored ones: an invalid one is used by nobody, and overlaps nothing."""
+    return (ip_pool.pool(other) for other in others if not ip_pool.validate_pool(other.spec))
 
 
-def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
-    if ip_pool.faults(stored.spec):
+def _fixed_field_error(new: IPPool, stored: IPPool) -> str | None:
+    if ip_pool.validate_pool(stored.spec):
         return None
     before, pool = ip_pool.pool(stored), ip_pool.pool(new)
     for field, old, wanted in (
@@ -52,7 +52,7 @@ def _fixed_fault(new: IPPool, stored: IPPool) -> str | None:
     return None
 
 
-async def _block_fault(store: Store, new: IPPool) -> str | None:
+async def _block_error(store: Store, new: IPPool) -> str | None:
     """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
     pool = ip_pool.pool(new)
     listing = await store.list(block_prefix(pool.cidr.version))
@@ -69,21 +69,24 @@ async def drain_pool(store: Store, key: str) -> None:
 
     Addresses still in use stay allocated, in blocks that nobody owns. Raises Conflict, StoreError.
     """
-    for _ in range(MOST_ATTEMPTS):
+
+    async def attempt() -> bool | None:
         current = await store.get(key)
         if current is None:
-            return
+            return True
         try:
             stored = decode(IPPool, current.value, current.revision)
         except msgspec.MsgspecError:
-            return  # nobody allocates from what nobody can read
+            return True  # nobody allocates from what nobody can read
         assert isinstance(stored, IPPool)
-        if ip_pool.faults(stored.spec):
-            return
+        if ip_pool.validate_pool(stored.spec):
+            return True
         if stored.spec.disabled:
             record = PoolRecord(ip_pool.pool(stored), key, current.revision)
             await release_pool(store, record, asyncio.sleep)
-            return
+            return True
         disabled = msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, disabled=True))
         await store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
-    raise Conflict(f"{key}: somebody else keeps changing it; try again")
+        return None
+
+    await optimistic(attempt, MOST_ATTEMPTS, f"{key}: somebody else keeps changing it; try again")

@@ -1,8 +1,8 @@
-"""Writes resources: what a person asks for is compared with what is stored, and written by one guarded transaction.
+"""Writes resources: a person's document is compared with what is stored, and written by one guarded transaction.
 
 Promises: nothing is written unless everything about the resource holds (immutable fields, no overlap with another
 pool); the write happens only if nobody changed the resource meanwhile. A document that names the resourceVersion it was
-read with is refused when that has passed, unless it changes nothing. Errors are one sentence with place and field.
+read with is refused when that has passed, unless it changes nothing. Errors are one sentence with position and field.
 Does not know: files and their syntax, what agents do with a resource.
 """
 
@@ -17,19 +17,25 @@ import msgspec
 
 from agent.clock import Clock
 from agent.datastore import storage_layout
-from agent.datastore.pool_writer import drain_pool, pool_fault
-from agent.datastore.resources.documents import Found, InvalidDocument, Place, checked
+from agent.datastore.pool_writer import drain_pool, pool_error
+from agent.datastore.resources.documents import (
+    InvalidDocument,
+    ParsedResource,
+    SourcePosition,
+    parse_document,
+)
 from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
 from agent.datastore.resources.schema import Document, changes
-from agent.datastore.storage_layout import Damaged, Kept, key_named, key_of
+from agent.datastore.storage_layout import Damaged, StoredResource, key_by_name, key_of
 from ipam.etcd.dry_run_store import FIRST_REVISION
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned
 from ipam.failures import Conflict
 
 MOST_ATTEMPTS = 10
-"""As calicoctl: another writer may come first so often."""
+"""How often another writer may come first; as calicoctl."""
 NOT_CHANGES = ("uid", "creationTimestamp", "resourceVersion", "namespace")
-"""Of metadata: what a write itself brings is no change."""
+"""Fields of metadata that a write itself sets: no change."""
 
 
 class NotFound(Exception):
@@ -40,8 +46,8 @@ class Exists(Exception):
     """The resource exists already; the sentence names it."""
 
 
-class Verb(Enum):
-    """What may be there before: nothing, something, or either."""
+class WriteMode(Enum):
+    """What must be stored before: nothing, something, or either."""
 
     CREATE = "create"
     REPLACE = "replace"
@@ -49,7 +55,7 @@ class Verb(Enum):
 
 
 class Effect(Enum):
-    """What became of a resource."""
+    """What a write did."""
 
     CREATED = "created"
     CONFIGURED = "configured"
@@ -59,7 +65,7 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WriteResult:
     """One resource after one write."""
 
     kind: str
@@ -71,95 +77,102 @@ class Outcome:
     """`spec.natOutgoing: false -> true`, field by field."""
 
 
-Wish = Callable[[Kept | None], Found]
-"""What is to be written in place of what is stored. May raise NotFound, Exists, InvalidDocument."""
+Build = Callable[[StoredResource | None], ParsedResource]
+"""The resource to write in place of the stored one. May raise NotFound, Exists, InvalidDocument."""
 
 
-class Admission:
+class ResourceWriter:
     """Guarded writes of whole resources."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
-    async def write(self, found: Found, verb: Verb) -> Outcome:
-        """What a person wrote. Raises InvalidDocument, Exists, NotFound, Conflict, StoreError."""
+    async def write(self, found: ParsedResource, mode: WriteMode) -> WriteResult:
+        """Write what a person wrote. Raises InvalidDocument, Exists, NotFound, Conflict, StoreError."""
 
-        def wish(stored: Kept | None) -> Found:
-            if verb is Verb.CREATE and stored is not None:
-                raise Exists(found.fault("already exists; change it with: tortie apply, or: tortie replace"))
-            if verb is Verb.REPLACE and stored is None:
-                raise NotFound(found.fault("does not exist; make it with: tortie create, or: tortie apply"))
+        def build(stored: StoredResource | None) -> ParsedResource:
+            if mode is WriteMode.CREATE and stored is not None:
+                raise Exists(found.error("already exists; change it with: tortie apply, or: tortie replace"))
+            if mode is WriteMode.REPLACE and stored is None:
+                raise NotFound(found.error("does not exist; make it with: tortie create, or: tortie apply"))
             return found
 
         if (reason := READ_ONLY.get(kind_of(found.resource))) is not None:
-            raise InvalidDocument([found.fault(f"cannot be written: {reason}")])
-        return await self._write(kind_of(found.resource), key_of(found.resource), wish, found.place.of(""))
+            raise InvalidDocument([found.error(f"cannot be written: {reason}")])
+        return await self._write(
+            kind_of(found.resource), key_of(found.resource), build, found.position.locate("")
+        )
 
-    async def change(
+    async def edit(
         self, kind: str, name: str, edit: Callable[[Document], Document], source: str
-    ) -> Outcome:
-        """What is stored, edited. Raises InvalidDocument, NotFound, Conflict, StoreError, and what `edit` does."""
+    ) -> WriteResult:
+        """Write what `edit` makes of what is stored.
 
-        def wish(stored: Kept | None) -> Found:
+        Raises InvalidDocument, NotFound, Conflict, StoreError, and what `edit` raises.
+        """
+
+        def build(stored: StoredResource | None) -> ParsedResource:
             if stored is None:
                 raise NotFound(f"{kind} {name} does not exist")
-            place = Place(source)
-            before = storage_layout.shown(stored.resource)
+            position = SourcePosition(source)
+            before = storage_layout.to_document(stored.resource)
             # What is edited is what is stored now; only a revision that the edit itself names is compared.
             before["metadata"].pop("resourceVersion", None)
-            edited = Found(checked(edit(before), place), place)
+            edited = ParsedResource(parse_document(edit(before), position), position)
             if key_of(edited.resource) != stored.value.key or kind_of(edited.resource) != kind:
-                raise InvalidDocument([edited.fault("kind and metadata.name: cannot be changed")])
+                raise InvalidDocument([edited.error("kind and metadata.name: cannot be changed")])
             return edited
 
         if (reason := READ_ONLY.get(kind)) is not None:
             raise InvalidDocument([f"{source}: {kind} {name}: cannot be written: {reason}"])
-        return await self._write(kind, key_named(kind, name), wish, source)
+        return await self._write(kind, key_by_name(kind, name), build, source)
 
-    async def _write(self, kind: str, key: str, wish: Wish, where: str) -> Outcome:
-        for _ in range(MOST_ATTEMPTS):
-            current = await self._store.get(key)
-            stored = _kept(kind, current)
-            found = wish(stored)
-            resource = self._completed(found.resource, stored)
-            changed = tuple(_changes(stored, resource))
-            if stored is not None and not changed:
-                return Outcome(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
-            if current is not None:
-                _refuse_old(found.resource.metadata.resource_version, current, found.fault)
-            await self._admit(found, stored)
-            guard = Unchanged(key, current.revision if current is not None else 0)
-            put = Put(key, storage_layout.written(resource, current))
-            revision = _written_at(put, await self._store.commit((guard,), (put,)))
-            if revision is not None:
-                effect = Effect.CREATED if current is None else Effect.CONFIGURED
-                resource = _revised(resource, revision)
-                return Outcome(kind, resource.metadata.name, effect, resource, changed)
-        raise Conflict(f"{where}: somebody else keeps changing {kind} at {key}; try again")
+    async def _write(self, kind: str, key: str, build: Build, where: str) -> WriteResult:
+        overtaken = f"{where}: somebody else keeps changing {kind} at {key}; try again"
+        return await optimistic(lambda: self._attempt(kind, key, build), MOST_ATTEMPTS, overtaken)
 
-    async def _admit(self, found: Found, stored: Kept | None) -> None:
+    async def _attempt(self, kind: str, key: str, build: Build) -> WriteResult | None:
+        current = await self._store.get(key)
+        stored = _stored(kind, current)
+        found = build(stored)
+        resource = self._completed(found.resource, stored)
+        changed = tuple(_changes(stored, resource))
+        if stored is not None and not changed:
+            return WriteResult(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
+        if current is not None:
+            _refuse_old(found.resource.metadata.resource_version, current, found.error)
+        await self._check(found, stored)
+        guard = Unchanged(key, current.revision if current is not None else 0)
+        put = Put(key, storage_layout.stored_bytes(resource, current))
+        revision = _written_at(put, await self._store.commit((guard,), (put,)))
+        if revision is None:
+            return None
+        effect = Effect.CREATED if current is None else Effect.CONFIGURED
+        return WriteResult(kind, resource.metadata.name, effect, _revised(resource, revision), changed)
+
+    async def _check(self, found: ParsedResource, stored: StoredResource | None) -> None:
         """Raises InvalidDocument when what is stored elsewhere does not allow the resource."""
         if not isinstance(found.resource, IPPool):
             return
         before = stored.resource if stored is not None else None
         assert before is None or isinstance(before, IPPool)
-        kept, _ = await self.stored("IPPool")
-        others = [other for other in kept if isinstance(other, IPPool)]
-        fault = await pool_fault(self._store, found.resource, before, others)
-        if fault is not None:
-            raise InvalidDocument([found.fault(fault)])
+        pools, _ = await self.list_kind("IPPool")
+        others = [other for other in pools if isinstance(other, IPPool)]
+        error = await pool_error(self._store, found.resource, before, others)
+        if error is not None:
+            raise InvalidDocument([found.error(error)])
 
-    def _completed(self, resource: Resource, stored: Kept | None) -> Resource:
+    def _completed(self, resource: Resource, stored: StoredResource | None) -> Resource:
         if isinstance(resource, IPAMConfiguration):
-            return resource  # kept without uid and time
+            return resource  # stored without uid and time
         created_at = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
         before = stored.resource.metadata if stored is not None else None
         metadata = storage_layout.metadata_for(resource, before, str(uuid.uuid4()), created_at)
         return msgspec.structs.replace(resource, metadata=metadata)
 
-    async def delete(self, resource: Resource) -> Outcome:
-        """Remove; a pool is disabled and its blocks are given up before.
+    async def delete(self, resource: Resource) -> WriteResult:
+        """Remove; a pool is disabled and its blocks are released before.
 
         Raises InvalidDocument, NotFound, Conflict, StoreError.
         """
@@ -168,45 +181,53 @@ class Admission:
 
     async def delete_named(
         self, kind: str, name: str, namespace: str | None = None, revision: str | None = None
-    ) -> Outcome:
-        """The same by name: what cannot be read can be removed. `revision` is compared when it is given."""
+    ) -> WriteResult:
+        """Remove by name, so that what cannot be read can be removed. `revision` is compared when it is given."""
         if (reason := READ_ONLY.get(kind)) is not None:
             raise InvalidDocument([f"{kind} {name} cannot be deleted: {reason}"])
-        key = key_named(kind, name, namespace)
+        key = key_by_name(kind, name, namespace)
         current = await self._store.get(key)
         if current is not None:
             _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
         if kind == "IPPool":
             await drain_pool(self._store, key)
-        for attempt in range(MOST_ATTEMPTS):
-            current = await self._store.get(key)
-            if current is None and attempt > 0:  # by our own write, whose answer was lost, or by another's
-                return Outcome(kind, name, Effect.DELETED)
-            if current is None:
-                raise NotFound(f"{kind} {name} does not exist")
-            guard = Unchanged(key, current.revision)
-            if isinstance(await self._store.commit((guard,), (Delete(key),)), Committed):
-                return Outcome(kind, name, Effect.DELETED)
-        raise Conflict(f"{kind} {name}: somebody else keeps changing it; try again")
+        is_first = True
 
-    async def stored(self, kind: str) -> tuple[list[Resource], list[str]]:
+        async def attempt() -> WriteResult | None:
+            nonlocal is_first
+            current = await self._store.get(key)
+            if current is None and is_first:
+                raise NotFound(f"{kind} {name} does not exist")
+            is_first = False
+            # Gone at a later attempt: by our own write, whose answer was lost, or by another's.
+            if current is not None:
+                outcome = await self._store.commit((Unchanged(key, current.revision),), (Delete(key),))
+                if not isinstance(outcome, Committed):
+                    return None
+            return WriteResult(kind, name, Effect.DELETED)
+
+        return await optimistic(
+            attempt, MOST_ATTEMPTS, f"{kind} {name}: somebody else keeps changing it; try again"
+        )
+
+    async def list_kind(self, kind: str) -> tuple[list[Resource], list[str]]:
         """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
-        listing = await self._store.list(storage_layout.prefix_of(kind))
+        listing = await self._store.list(storage_layout.kind_prefix(kind))
         found: list[Resource] = []
         damaged: list[str] = []
         for _, value in sorted(listing.values.items()):
             try:
-                kept = storage_layout.read(kind, value)
+                resource = storage_layout.read(kind, value)
             except Damaged as error:
                 damaged.append(str(error))
                 continue
-            if kept is not None:
-                found.append(kept.resource)
+            if resource is not None:
+                found.append(resource.resource)
         return found, damaged
 
-    async def named(self, kind: str, name: str) -> Resource:
-        """The one of this name. Raises NotFound, Damaged, StoreError."""
-        found, damaged = await self.stored(kind)
+    async def get(self, kind: str, name: str) -> Resource:
+        """The resource of this name. Raises NotFound, Damaged, StoreError."""
+        found, damaged = await self.list_kind(kind)
         for resource in found:
             if resource.metadata.name == name:
                 return resource
@@ -216,43 +237,43 @@ class Admission:
 
 
 def _written_at(put: Put, outcome: CommitOutcome) -> int | None:
-    """The revision of our value. A transaction that the store asked twice looks lost, and our value stands there."""
+    """The revision of our value; None: not written. A transaction that the store sent twice looks lost, though ours."""
     if isinstance(outcome, Committed):
         return outcome.revision
     present = outcome.present.get(put.key)
     return present.revision if present is not None and present.value == put.value else None
 
 
-def _kept(kind: str, current: Versioned | None) -> Kept | None:
-    """What is stored; a value that cannot be read may be overwritten, so that it can be repaired."""
+def _stored(kind: str, current: Versioned | None) -> StoredResource | None:
+    """The stored resource; None also for a value that cannot be read: it may be overwritten, and so repaired."""
     try:
         return storage_layout.read(kind, current) if current is not None else None
     except Damaged:
         return None
 
 
-def _refuse_old(asked: str | None, current: Versioned, placed: Callable[[str], str]) -> None:
+def _refuse_old(asked: str | None, current: Versioned, located: Callable[[str], str]) -> None:
     """Raises Conflict when the document was made from an earlier state than the one that is stored."""
     if asked is not None and asked != str(current.revision):
         sentence = (
             f"metadata.resourceVersion: has changed since it was read ({asked}, now {current.revision}); "
             "get it again and repeat the change, or leave resourceVersion out"
         )
-        raise Conflict(placed(sentence))
+        raise Conflict(located(sentence))
 
 
-def _changes(stored: Kept | None, resource: Resource) -> list[str]:
+def _changes(stored: StoredResource | None, resource: Resource) -> list[str]:
     return list(changes(_compared(stored.resource) if stored is not None else {}, _compared(resource)))
 
 
 def _compared(resource: Resource) -> Document:
-    document = storage_layout.shown(resource)
+    document = storage_layout.to_document(resource)
     metadata = {name: value for name, value in document["metadata"].items() if name not in NOT_CHANGES}
     return {**document, "metadata": metadata}
 
 
 def _revised(resource: Resource, revision: int) -> Resource:
-    """With the revision of its write; one that was only rehearsed has none."""
+    """With the revision of its write; a dry run has none."""
     version = str(revision) if revision < FIRST_REVISION else None
     metadata = msgspec.structs.replace(resource.metadata, resource_version=version)
     return msgspec.structs.replace(resource, metadata=metadata)

@@ -1,9 +1,9 @@
-"""The facts: what the datastore holds that this node cares about, decoded once.
+"""The watched state of the cluster: the part of the datastore that matters to this node, decoded once.
 
 Promises: only the present value counts, so repeated, skipped and late events are harmless; a value that cannot be read
-counts as absent, or as what it was before (see `KEPT`), and its reason is kept in `problems`. Owned by the syncer; the
-CNI server adopts and forgets its own endpoints so that they need not come back over the watch first. A property answers
-the same object until something of its kind changes, so asking costs nothing and comparing little.
+counts as absent, or as what it was before (see `LAST_READABLE_STAYS`), and `problems` has its reason. Written by the
+syncer; the CNI server adds and removes its own endpoints so that they need not come back over the watch first. A
+property answers the same object until something of its kind changes, so asking costs nothing and comparing little.
 Does not know: etcd, watches, the kernel.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.bgp_validation import NODE_PREFIX, bgp_faults
+from agent.datastore.resources.bgp_validation import NODE_PREFIX, validate_bgp
 from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import (
     PLURALS,
@@ -46,18 +45,18 @@ BGP_PEERS = resource_prefix(PLURALS["BGPPeer"])
 BGP_FILTERS = resource_prefix(PLURALS["BGPFilter"])
 ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
 AFFINITIES = HOSTS
-KEPT = frozenset({NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS})
-"""Of these a value that became unreadable leaves the last readable one in force: a slip must end no session."""
+LAST_READABLE_STAYS = frozenset({NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS})
+"""A value below these that became unreadable leaves the last readable one in force: a slip must end no session."""
 _View = TypeVar("_View")
 
 
 def endpoint_prefix(namespace: str, node: NodeName) -> str:
-    """Where a node's own endpoints of one namespace are: a watch there does not hear of other nodes' pods."""
+    """The prefix of a node's own endpoints of one namespace: a watch there has no events of other nodes' pods."""
     return resource_key(PLURALS["WorkloadEndpoint"], f"{node.replace('-', '--')}-", namespace)
 
 
-class Cluster:
-    """The decoded facts, by etcd key."""
+class StateCache:
+    """The decoded values by etcd key, and views of them by kind."""
 
     def __init__(self, node: NodeName) -> None:
         self.node = node
@@ -68,16 +67,16 @@ class Cluster:
         self.problems: dict[str, str] = {}
         """etcd key -> why its value cannot be used."""
         self._meanwhile: dict[str, dict[str, WorkloadEndpoint | None]] = {}
-        """Prefix that is being listed -> this node's pods that came or went since; at most one entry per pod."""
-        self._making: dict[str, list[WorkloadEndpoint | None]] = {}
-        """Key of an endpoint that a CNI call is making -> the last that was heard of it, if anything."""
+        """Prefix that is being listed -> endpoints added or removed here since; at most one entry per pod."""
+        self._ignored: dict[str, list[WorkloadEndpoint | None]] = {}
+        """Key of an endpoint that a CNI call is making -> its last value by the watch, if there was one."""
 
-    def listing_begins(self, prefix: str) -> None:
-        """A complete list is asked for: what is adopted or forgotten from now on is news that it may not have."""
+    def begin_listing(self, prefix: str) -> None:
+        """A complete list is asked for: an endpoint added or removed from now on may not be in it."""
         self._meanwhile[prefix] = {}
 
     def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
-        """Everything below `prefix` is now exactly this, but for what came or went here while it was listed."""
+        """Everything below `prefix` is now this, but for endpoints added or removed here while it was listed."""
         known = {key for section in self._sections.values() for key in section} | self.problems.keys()
         for key in known - values.keys():
             if key.startswith(prefix):
@@ -88,21 +87,21 @@ class Cluster:
             self._set(ENDPOINTS, key, endpoint)
 
     def apply(self, key: str, value: Versioned | None) -> bool:
-        """One key is now this, or gone; whether that is news."""
+        """One key has this value now, or (None) is gone; whether that is a change."""
         problem = self.problems.pop(key, None)
         prefix = next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
         if prefix is None:
             return False
         decoded = self._read(prefix, value) if value is not None else None
-        turned = problem != self.problems.get(key)
-        if key in self.problems and prefix in KEPT:
-            return turned
+        changed = problem != self.problems.get(key)
+        if key in self.problems and prefix in LAST_READABLE_STAYS:
+            return changed
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
-        if key in self._making:
-            self._making[key] = [decoded]
-            return turned
-        return self._set(prefix, key, decoded) or turned
+        if key in self._ignored:
+            self._ignored[key] = [decoded]
+            return changed
+        return self._set(prefix, key, decoded) or changed
 
     def _read(self, prefix: str, value: Versioned) -> Any:
         try:
@@ -117,7 +116,7 @@ class Cluster:
         if decoded is None and known is None:
             return False
         if isinstance(known, WorkloadEndpoint) and _same(known, decoded):
-            # What a CNI call adopted, once more over the watch: no news, but now its revision is known.
+            # The endpoint that a CNI call added, once more over the watch: no change, but now its revision is known.
             section[key] = decoded if decoded.metadata.resource_version is not None else known
             return False
         if decoded is not None:
@@ -127,34 +126,34 @@ class Cluster:
         self._views.pop(prefix, None)
         return True
 
-    def adopt(self, endpoint: WorkloadEndpoint) -> None:
+    def add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
         self._set_own(_endpoint_key(endpoint), endpoint)
 
-    def forget(self, endpoint: WorkloadEndpoint) -> None:
+    def remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
-        if (key := _endpoint_key(endpoint)) in self._making:
-            self._making[key] = []  # heard of before that
+        if (key := _endpoint_key(endpoint)) in self._ignored:
+            self._ignored[key] = []  # older than this removal
         self._set_own(_endpoint_key(endpoint), None)
 
     @contextmanager
-    def making(self, key: str, news: Callable[[], None]) -> Iterator[None]:
-        """Somebody writes an endpoint, and will say when it is one: what the watch tells of it meanwhile is put off.
+    def ignore_watch(self, key: str, changed: Callable[[], None]) -> Iterator[None]:
+        """Put off what the watch reports of an endpoint while its CNI call, which will add it itself, goes on.
 
-        `news` is called at the end if that was something else than what was said.
+        `changed` is called at the end if the watch reported something else than what was added.
         """
-        self._making.setdefault(key, [])
+        self._ignored.setdefault(key, [])
         try:
             yield
         finally:
-            for last in self._making.pop(key, []):
+            for last in self._ignored.pop(key, []):
                 if self._set(ENDPOINTS, key, last):
-                    news()
+                    changed()
 
     def _set_own(self, key: str, endpoint: WorkloadEndpoint | None) -> None:
-        for prefix, came_or_went in self._meanwhile.items():
+        for prefix, since in self._meanwhile.items():
             if key.startswith(prefix):
-                came_or_went[key] = endpoint
+                since[key] = endpoint
         self._set(ENDPOINTS, key, endpoint)
 
     def _view(self, prefix: str, made: Callable[[Collection[Any]], _View]) -> _View:
@@ -176,15 +175,20 @@ class Cluster:
         return self._view(NODES, lambda nodes: {NodeName(node.metadata.name): node for node in nodes})
 
     @property
+    def own_node(self) -> Node | None:
+        """This node's own resource."""
+        return self.nodes.get(self.node)
+
+    @property
     def endpoints(self) -> tuple[WorkloadEndpoint, ...]:
-        """This node's own endpoints."""
+        """This node's own endpoints; no other node's are remembered."""
         return self._view(ENDPOINTS, tuple)
 
     def endpoint(self, key: str) -> WorkloadEndpoint | None:
         """This node's endpoint under an etcd key."""
         return self._sections[ENDPOINTS].get(key)
 
-    def keyed_endpoint(
+    def find_endpoint(
         self, wanted: Callable[[WorkloadEndpoint], bool]
     ) -> tuple[str, WorkloadEndpoint] | None:
         """The first of this node's endpoints that is wanted, with its etcd key."""
@@ -194,7 +198,7 @@ class Cluster:
         return None
 
     @property
-    def bgp(self) -> BGPConfigurationSpec:
+    def bgp_configuration(self) -> BGPConfigurationSpec:
         """The object named `default`, or the defaults."""
         return self.bgp_configurations.get("default", BGPConfigurationSpec())
 
@@ -204,8 +208,8 @@ class Cluster:
         return self._view(BGP_SETTINGS, _specs)
 
     @property
-    def own_bgp(self) -> BGPConfigurationSpec | None:
-        """What this node alone is told."""
+    def own_bgp_configuration(self) -> BGPConfigurationSpec | None:
+        """The object of this node alone (`node.NAME`)."""
         return self.bgp_configurations.get(f"{NODE_PREFIX}{self.node}")
 
     @property
@@ -228,10 +232,8 @@ class Cluster:
 
     @property
     def borrowed(self) -> Mapping[Prefix, NodeName]:
-        """Addresses that nodes took from others' blocks; none unless the contents of blocks are followed."""
-        return self._view(
-            BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block.nodes}
-        )
+        """Address in another node's block -> the node that uses it; empty unless the contents of blocks are watched."""
+        return self._view(BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block})
 
 
 def _same(known: WorkloadEndpoint, other: WorkloadEndpoint | None) -> bool:
@@ -244,13 +246,6 @@ def _same(known: WorkloadEndpoint, other: WorkloadEndpoint | None) -> bool:
 
 def _specs(resources: Collection[Any]) -> dict[str, Any]:
     return {item.metadata.name: item.spec for item in sorted(resources, key=lambda item: item.metadata.name)}
-
-
-@dataclass(frozen=True, slots=True)
-class Borrowings:
-    """Of one block, what is in use on another node than its owner."""
-
-    nodes: tuple[tuple[Prefix, NodeName], ...]
 
 
 def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[Prefix]:
@@ -271,27 +266,28 @@ def _pool(value: Versioned) -> PoolRecord:
 
 
 def _resource(
-    kind: type[Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint], plural: str
+    kind: type[Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint],
 ) -> Callable[[Versioned], Any]:
     def read(value: Versioned) -> Any:
-        if not resource_name(value.key, plural):
+        if not resource_name(value.key, PLURALS[kind.__name__]):
             return None
         resource = decode(kind, value.value, value.revision)
-        if faults := bgp_faults(resource):
-            raise ValueError(faults[0])
+        if errors := validate_bgp(resource):
+            raise ValueError(errors[0])
         return resource
 
     return read
 
 
-def _borrowings(value: Versioned) -> Borrowings | None:
+def _borrowed(value: Versioned) -> tuple[tuple[Prefix, NodeName], ...] | None:
+    """The addresses of a block that other nodes than its owner use."""
     block = decode_block(value.key, value.value)
     found: list[tuple[Prefix, NodeName]] = []
     for ordinal, attributes in allocated(block):
         node = dict(attributes.secondary).get("node")
         if node is not None and node != block.owner:
             found.append((ip_network(address_of(block, ordinal)), NodeName(node)))
-    return Borrowings(tuple(found)) if found else None
+    return tuple(found) or None
 
 
 def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
@@ -301,11 +297,11 @@ def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None
 
 _DECODERS: dict[str, Callable[[Versioned], Any]] = {
     POOLS: _pool,
-    NODES: _resource(Node, PLURALS["Node"]),
-    BGP_SETTINGS: _resource(BGPConfiguration, PLURALS["BGPConfiguration"]),
-    BGP_PEERS: _resource(BGPPeer, PLURALS["BGPPeer"]),
-    BGP_FILTERS: _resource(BGPFilter, PLURALS["BGPFilter"]),
-    ENDPOINTS: _resource(WorkloadEndpoint, PLURALS["WorkloadEndpoint"]),
+    NODES: _resource(Node),
+    BGP_SETTINGS: _resource(BGPConfiguration),
+    BGP_PEERS: _resource(BGPPeer),
+    BGP_FILTERS: _resource(BGPFilter),
+    ENDPOINTS: _resource(WorkloadEndpoint),
     AFFINITIES: _affinity,
-    BLOCKS: _borrowings,
+    BLOCKS: _borrowed,
 }

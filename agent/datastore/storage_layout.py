@@ -1,4 +1,4 @@
-"""Where each kind is in etcd, and how a document becomes what is kept there.
+"""Where each kind is stored in etcd, and how a document becomes the stored bytes.
 
 Promises: pure; a document is a resource as JSON's values. A key below a kind's prefix that is none of its own reads as
 None. What is written keeps every stored field that this program does not know.
@@ -39,7 +39,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResource:
     """A stored resource: as this program knows it, and whole."""
 
     resource: Resource
@@ -47,8 +47,8 @@ class Kept:
     value: Versioned
 
 
-def prefix_of(kind: str) -> str:
-    """Below it are all resources of a kind."""
+def kind_prefix(kind: str) -> str:
+    """The prefix of the keys of all resources of a kind."""
     match kind:
         case "IPAMConfiguration":
             return IPAM_CONFIG
@@ -59,19 +59,19 @@ def prefix_of(kind: str) -> str:
 
 
 def key_of(resource: Resource) -> str:
-    """Where a resource that a person may write is kept."""
-    return key_named(kind_of(resource), resource.metadata.name, resource.metadata.namespace)
+    """The key of a resource that a person may write."""
+    return key_by_name(kind_of(resource), resource.metadata.name, resource.metadata.namespace)
 
 
-def key_named(kind: str, name: str, namespace: str | None = None) -> str:
-    """The same by its name."""
+def key_by_name(kind: str, name: str, namespace: str | None = None) -> str:
+    """The key of a resource by its kind and name."""
     if kind == "IPAMConfiguration":
         return IPAM_CONFIG
     return resource_key(PLURALS[kind], name, (namespace or "default") if kind in NAMESPACED else None)
 
 
-def read(kind: str, value: Versioned) -> Kept | None:
-    """What a key holds. Raises Damaged."""
+def read(kind: str, value: Versioned) -> StoredResource | None:
+    """The resource of a key; None for a key that is none of its kind's. Raises Damaged."""
     try:
         document = _document(kind, value)
         if document is None:
@@ -80,7 +80,7 @@ def read(kind: str, value: Versioned) -> Kept | None:
     except (ValueError, msgspec.MsgspecError, Malformed) as error:
         raise Damaged(f"{kind} at {value.key} cannot be read: {error}") from error
     metadata = msgspec.structs.replace(resource.metadata, resource_version=str(value.revision))
-    return Kept(msgspec.structs.replace(resource, metadata=metadata), document, value)
+    return StoredResource(msgspec.structs.replace(resource, metadata=metadata), document, value)
 
 
 def _document(kind: str, value: Versioned) -> Document | None:
@@ -106,15 +106,15 @@ def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
     return {"kind": kind, "apiVersion": API_VERSION, "metadata": {"name": name}, "spec": spec}
 
 
-def shown(resource: Resource) -> Document:
-    """A resource as a document for people and files: what this program knows of it."""
+def to_document(resource: Resource) -> Document:
+    """A resource as a document for people and files: the fields that this program knows."""
     document = msgspec.to_builtins(resource)
     assert isinstance(document, dict)
     return document
 
 
-def written(resource: Resource, stored: Versioned | None) -> bytes:
-    """What is put in etcd. Raises Malformed when stored rules of allocation cannot be read."""
+def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
+    """The bytes to put in place of the stored ones. Raises Malformed when a stored IPAMConfiguration is damaged."""
     if isinstance(resource, IPAMConfiguration):
         rules = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
         return encode_config(rules_of(resource.spec, rules))
@@ -133,7 +133,7 @@ def written(resource: Resource, stored: Versioned | None) -> bytes:
 
 
 def metadata_for(resource: Resource, stored: Metadata | None, uid: str, created_at: str) -> Metadata:
-    """What a written resource bears: Calico's clients want a uid and a creation time; a stored one keeps its own."""
+    """The metadata to write: Calico's clients want a uid and a creation time; those of a stored resource stay."""
     before = stored if stored is not None else resource.metadata
     metadata: Metadata = msgspec.structs.replace(
         resource.metadata,

@@ -1,10 +1,10 @@
-"""Keeps the facts like the datastore: list at a revision, watch from the next one, and on any doubt start over.
+"""Keeps the state cache like the datastore: list at a revision, watch from the next one, and on any doubt start over.
 
 Promises: `in_sync` is true only after every prefix was listed completely once, and not while one is older than before
-(a restored backup) and still to be listed again; a lost watch, a compaction and an etcd
-that is away change no fact until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings,
-peers and filters, and the node's own endpoints; the contents of others' blocks only when asked.
-Does not know: what the facts mean, who waits for them beyond the bell.
+(a restored backup) and still to be listed again; a lost watch, a compaction and an etcd that is away change nothing
+until a new complete list is there. Watches are narrow: pools, nodes, claims, BGP settings, peers and filters, and the
+node's own endpoints; the contents of others' blocks only when asked.
+Does not know: what the values mean, which part is triggered by a change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import structlog
 
-from agent.clock import Clock
 from agent.datastore.state_cache import (
     AFFINITIES,
     BGP_FILTERS,
@@ -24,7 +23,7 @@ from agent.datastore.state_cache import (
     ENDPOINTS,
     NODES,
     POOLS,
-    Cluster,
+    StateCache,
     endpoint_prefix,
 )
 from ipam.etcd.store import Changed, Store
@@ -38,7 +37,7 @@ LONGEST_WAIT_SECONDS = 5.0
 """Waits between attempts while the datastore is away."""
 
 WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES)
-"""Prefixes of which everything is followed."""
+"""Prefixes below which everything is watched."""
 
 log = structlog.get_logger()
 
@@ -49,16 +48,14 @@ class Syncer:
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
-        clock: Clock,
+        state: StateCache,
         changed: Callable[[], None],
         *,
         contents: bool = False,
     ) -> None:
-        """With `contents` every block is followed: each pod anywhere changes one."""
+        """With `contents` every block is watched: each pod anywhere changes one."""
         self._store = store
-        self._cluster = cluster
-        self._clock = clock
+        self._state = state
         self._changed = changed
         self._whole = (*WHOLE, BLOCKS) if contents else WHOLE
         self._waiting = {*self._whole, ENDPOINTS}
@@ -66,9 +63,7 @@ class Syncer:
         self._followed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self.revision = 0
-        """The newest one that was heard of since the last list."""
-        self.heard_at: float | None = None
-        """When the datastore last proved to be alive, on the monotonic clock."""
+        """The newest revision of the last list and of the events since."""
         self.went_back = 0
         """How often a prefix was found older than before: a backup was restored."""
         self.trouble: str | None = None
@@ -80,7 +75,7 @@ class Syncer:
         return not self._waiting
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             for prefix in self._whole:
@@ -89,7 +84,7 @@ class Syncer:
 
     def follow_endpoints(self, namespace: str) -> None:
         """Watch this node's endpoints of one more namespace; a known one is no work."""
-        self._follow(endpoint_prefix(namespace, self._cluster.node))
+        self._follow(endpoint_prefix(namespace, self._state.node))
 
     def _follow(self, prefix: str) -> None:
         if prefix not in self._followed and self._group is not None:
@@ -100,14 +95,14 @@ class Syncer:
         """List all endpoints once, to learn in which namespaces this node has some; only those are followed."""
         wait = FIRST_WAIT_SECONDS
         while True:
-            self._cluster.listing_begins(ENDPOINTS)
+            self._state.begin_listing(ENDPOINTS)
             try:
                 listing = await self._store.list(ENDPOINTS)
                 break
             except StoreError as error:
                 wait = await self._pause(ENDPOINTS, error, wait)
-        self._cluster.replace(ENDPOINTS, listing.values)
-        for endpoint in self._cluster.endpoints:
+        self._state.replace(ENDPOINTS, listing.values)
+        for endpoint in self._state.endpoints:
             self.follow_endpoints(endpoint.metadata.namespace or "default")
         self._listed(ENDPOINTS)
 
@@ -120,9 +115,8 @@ class Syncer:
             except TimeoutError:
                 wait = FIRST_WAIT_SECONDS
             except WentBack as error:
-                self._waiting.add(
-                    prefix
-                )  # nothing is deleted for what an older picture lacks until it is whole
+                # Nothing is deleted for what an older datastore lacks until it was read as a whole.
+                self._waiting.add(prefix)
                 self.went_back += 1
                 log.warning(
                     "datastore.went_back", prefix=prefix, why=str(error), then="everything is read again"
@@ -135,32 +129,28 @@ class Syncer:
                 wait = await self._pause(prefix, error, wait)
 
     async def _one_round(self, prefix: str) -> None:
-        self._cluster.listing_begins(prefix)
+        self._state.begin_listing(prefix)
         listing = await self._store.list(prefix)
         self.revision = listing.revision
-        self._cluster.replace(prefix, listing.values)
+        self._state.replace(prefix, listing.values)
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
-            self._heard()
+            self.trouble = None
             self.revision = max(self.revision, event.revision)
-            if isinstance(event, Changed) and self._cluster.apply(event.key, event.value):
+            if isinstance(event, Changed) and self._state.apply(event.key, event.value):
                 self._changed()
 
     def _listed(self, prefix: str) -> None:
         self._waiting.discard(prefix)
-        self._heard()
+        self.trouble = None
         self._changed()
 
-    def _heard(self) -> None:
-        self.heard_at = self._clock.now()
-        self.trouble = None
-
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
-        """Wait before the next attempt; returns the wait after that."""
+        """Wait before the next attempt; returns the seconds to wait after that."""
         if self.trouble is None:
             log.warning("datastore.away", prefix=prefix, why=str(error))
-        news, self.trouble = self.trouble is None, str(error)
-        if news:
+        is_new, self.trouble = self.trouble is None, str(error)
+        if is_new:
             self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

@@ -1,1 +1,1 @@
-"""This node's place in the cluster: its addresses, its record, the ways to the other nodes."""
+"""This node's place in the cluster: its addresses and its Node resource."""

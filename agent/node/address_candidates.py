@@ -1,8 +1,8 @@
-"""Which of this machine's addresses is the node's: Calico's IP_AUTODETECTION_METHOD in words, judged with reasons.
+"""Which of this machine's addresses may be the node's, by Calico's IP_AUTODETECTION_METHOD, with reasons.
 
-Promises: pure; every address of every interface is judged, and what is not taken says why. Between equals the lowest
-interface index goes first, as Calico's first-found.
-Does not know: how links and routes are read, who else has an address.
+Promises: pure; every address of every interface is a candidate, and one that may not be the node's says why.
+Between equals the lowest interface index goes first, as Calico's first-found.
+Does not know: how links and routes are read, which node else has an address.
 """
 
 from __future__ import annotations
@@ -12,63 +12,67 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
-from agent.configuration.autodetection_method import How, Method
+from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.netlink.objects import Address, Link
 from ipam.model import Pool
 
-Interface = IPv4Interface | IPv6Interface
+InterfaceAddress = IPv4Interface | IPv6Interface
 OTHERS = re.compile(
     r"docker.*|cbr.*|dummy.*|podman.*|virbr.*|lxcbr.*|veth.*|lo|br-.*|flannel.*|kube-ipvs.*|cni.*|nerdctl.*|wireguard.*"
 )
-"""Interfaces that Calico's first-found passes over."""
+"""Names of the interfaces that Calico's first-found passes over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One address, and why it is not the node's; None when it may be."""
+class AddressCandidate:
+    """One address of this machine, and why it is not the node's; None: it may be."""
 
     interface: str
-    address: Interface
-    objection: str | None
+    address: InterfaceAddress
+    reject_reason: str | None
 
 
-def judged(
-    links: Mapping[str, Link], version: int, chosen: Method, pools: Iterable[Pool] = ()
-) -> tuple[Candidate, ...]:
-    """Every address of a version of IP, judged by all but routes (`by_route` does that)."""
+def evaluate(
+    links: Mapping[str, Link], version: int, chosen: AutodetectionMethod, pools: Iterable[Pool] = ()
+) -> tuple[AddressCandidate, ...]:
+    """Every address of a version of IP, by all rules but those of routes (`restrict_to_source`)."""
     known = tuple(pools)
     return tuple(
-        Candidate(link.name, address, _unfit(link, address, known) or _unwanted(link, address, chosen))
+        AddressCandidate(link.name, address, _unfit(link, address, known) or _unwanted(link, address, chosen))
         for link in sorted(links.values(), key=lambda one: one.index)
         for address in (ip_interface(f"{ip}/{length}") for ip, length in link.addresses)
         if address.version == version
     )
 
 
-def by_route(candidates: Iterable[Candidate], source: Address, host: Address) -> tuple[Candidate, ...]:
-    """The same, when only the source of the route to a host will do."""
+def restrict_to_source(
+    candidates: Iterable[AddressCandidate], source: Address, host: Address
+) -> tuple[AddressCandidate, ...]:
+    """Candidates of which only the source of the route to a host may be the node's."""
     return tuple(
         one
-        if one.address.ip == source or one.objection is not None
-        else replace(one, objection=f"is not the source of the route to {host}")
+        if one.address.ip == source or one.reject_reason is not None
+        else replace(one, reject_reason=f"is not the source of the route to {host}")
         for one in candidates
     )
 
 
-def beside(candidates: Iterable[Candidate], own: Address) -> tuple[Candidate, ...]:
-    """The same, when only the interface that bears an address of this machine will do; its first address goes first."""
+def restrict_to_interface(
+    candidates: Iterable[AddressCandidate], own: Address
+) -> tuple[AddressCandidate, ...]:
+    """Candidates of which only those on the interface of an address of this machine may be the node's."""
     known = tuple(candidates)
     bearers = {one.interface for one in known if one.address.ip == own}
     return tuple(
         one
-        if one.interface in bearers or one.objection is not None
-        else replace(one, objection=f"is not on the interface of {own}")
+        if one.interface in bearers or one.reject_reason is not None
+        else replace(one, reject_reason=f"is not on the interface of {own}")
         for one in known
     )
 
 
-def _unfit(link: Link, address: Interface, pools: tuple[Pool, ...]) -> str | None:
+def _unfit(link: Link, address: InterfaceAddress, pools: tuple[Pool, ...]) -> str | None:
     """Why an address can be no node's, whatever the method."""
     if address.ip.is_loopback:
         return "is a loopback address"
@@ -82,23 +86,23 @@ def _unfit(link: Link, address: Interface, pools: tuple[Pool, ...]) -> str | Non
     return f"is inside pool {inside.name}" if inside is not None else None
 
 
-def _unwanted(link: Link, address: Interface, chosen: Method) -> str | None:
+def _unwanted(link: Link, address: InterfaceAddress, chosen: AutodetectionMethod) -> str | None:
     """Why the method passes an address over."""
     matches = any(re.fullmatch(one, link.name) for one in chosen.arguments) if _by_name(chosen) else False
-    if chosen.how is How.INTERFACE:
+    if chosen.kind is MethodKind.INTERFACE:
         return None if matches else f"{link.name} does not match {chosen}"
-    if chosen.how is How.CIDR:
+    if chosen.kind is MethodKind.CIDR:
         networks = [ip_network(one, strict=False) for one in chosen.arguments]
         return None if any(address.ip in one for one in networks) else f"is outside {chosen}"
-    if chosen.how is How.SKIP_INTERFACE and matches:
+    if chosen.kind is MethodKind.SKIP_INTERFACE and matches:
         return f"{link.name} matches {chosen}"
-    if chosen.how in (How.FIRST_FOUND, How.SKIP_INTERFACE) and OTHERS.fullmatch(link.name):
+    if chosen.kind in (MethodKind.FIRST_FOUND, MethodKind.SKIP_INTERFACE) and OTHERS.fullmatch(link.name):
         return f"{link.name} is of a kind that is passed over"
     return None
 
 
-def _by_name(chosen: Method) -> bool:
-    return chosen.how in (How.INTERFACE, How.SKIP_INTERFACE)
+def _by_name(chosen: AutodetectionMethod) -> bool:
+    return chosen.kind in (MethodKind.INTERFACE, MethodKind.SKIP_INTERFACE)
 
 
 def literal(host: str) -> Address | None:

@@ -1,7 +1,7 @@
-"""Finds the node's addresses on this machine, by the settings and the kernel's own routes.
+"""Detects the node's addresses on this machine, by the settings and the kernel's own routes.
 
-Promises: what was found says how; what was not found says what was tried and what to do. IPv6 is looked for only when
-a pool of it is there, or when it was given. Does not know: the node's record, other nodes.
+Promises: an address that was detected says how; one that was not says what was tried and what to do.
+IPv6 is looked for only when a pool of it is there, or when it was given. Does not know: the Node resource, other nodes.
 """
 
 from __future__ import annotations
@@ -13,120 +13,126 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from urllib.parse import urlsplit
 
-from agent.configuration.autodetection_method import How, Method, method
+from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind, parse_method
 from agent.configuration.config import NodeSettings
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address
-from agent.node.address_candidates import Candidate, Interface, beside, by_route, judged, literal
+from agent.node.address_candidates import (
+    AddressCandidate,
+    InterfaceAddress,
+    evaluate,
+    literal,
+    restrict_to_interface,
+    restrict_to_source,
+)
 from ipam.model import Pool
 
 OUTSIDE: dict[int, Address] = {4: IPv4Address("198.51.100.1"), 6: IPv6Address("2001:db8::1")}
-"""TEST-NET-2 (RFC 5737), RFC 3849: asking the kernel for the way there sends nothing and finds the default route."""
+"""TEST-NET-2 (RFC 5737), RFC 3849: asking the kernel for a path there sends nothing and finds the default route."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NONE = "none"
 
 
 class NoAddress(Exception):
-    """The node's address cannot be told; the sentence says what to do."""
+    """The node's address cannot be detected; the sentence says what to do."""
 
-    def __init__(self, sentence: str, candidates: tuple[Candidate, ...]) -> None:
+    def __init__(self, sentence: str, candidates: tuple[AddressCandidate, ...]) -> None:
         super().__init__(sentence)
         self.candidates = candidates
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectedAddress:
     """The node's address of one version of IP."""
 
-    address: Interface
+    address: InterfaceAddress
     how: str
     """For people."""
-    candidates: tuple[Candidate, ...] = ()
-    """All that were judged, this one among them."""
+    candidates: tuple[AddressCandidate, ...] = ()
+    """All addresses of this machine, this one among them."""
 
 
-class AddressFinder:
-    """Reads; owns nothing."""
+@dataclass(frozen=True, slots=True)
+class Autodetection:
+    """Asks the kernel and the resolver; owns nothing."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        settings: NodeSettings,
-        endpoints: tuple[str, ...],
-        pools: Callable[[], Iterable[Pool]],
-    ) -> None:
-        self._kernel = kernel
-        self._settings = settings
-        self._endpoints = endpoints
-        self._pools = pools
+    kernel: Kernel
+    settings: NodeSettings
+    endpoints: tuple[str, ...]
+    """etcd's URLs: the source address of the route to one of them is the first choice."""
+    pools: Callable[[], Iterable[Pool]]
 
-    def wants(self, version: int) -> bool:
+    def is_wanted(self, version: int) -> bool:
         """Whether the node should have an address of this version."""
         if version == 4:
             return True
-        given = self._settings.address6
-        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self._pools()))
+        given = self.settings.address6
+        return given != NONE and (bool(given) or any(pool.cidr.version == 6 for pool in self.pools()))
 
-    async def find(self, version: int) -> Found:
+    async def detect(self, version: int) -> DetectedAddress:
         """The node's address with its subnet. Raises NoAddress."""
         setting = "node.address6" if version == 6 else "node.address"
-        given = self._settings.address6 if version == 6 else self._settings.address
-        chosen = method(self._settings.method6 if version == 6 else self._settings.method)
+        given = self.settings.address6 if version == 6 else self.settings.address
+        chosen = parse_method(self.settings.method6 if version == 6 else self.settings.method)
         if given:
-            return Found(ip_interface(given), "given", await self._judged(version, chosen))
+            return DetectedAddress(ip_interface(given), "given", await self._candidates(version, chosen))
         tried: list[str] = []
-        candidates: tuple[Candidate, ...] = ()
+        candidates: tuple[AddressCandidate, ...] = ()
         for candidates, how in await self._rounds(version, chosen, tried):
             for one in candidates:
-                if one.objection is None:
-                    return Found(one.address, f"{how} by {one.interface}", candidates)
-            tried += [f"{one.address.ip} {one.objection}" for one in candidates]
+                if one.reject_reason is None:
+                    return DetectedAddress(one.address, f"{how} by {one.interface}", candidates)
+            tried += [f"{one.address.ip} {one.reject_reason}" for one in candidates]
         reasons = "; ".join(dict.fromkeys(tried)) or f"no interface has an IPv{version} address"
         raise NoAddress(f"no node address found ({reasons}); give one as {setting}", candidates)
 
-    async def _judged(self, version: int, chosen: Method) -> tuple[Candidate, ...]:
-        return judged(await self._kernel.links(), version, chosen, self._pools())
+    async def _candidates(self, version: int, chosen: AutodetectionMethod) -> tuple[AddressCandidate, ...]:
+        return evaluate(await self.kernel.links(), version, chosen, self.pools())
 
     async def _rounds(
-        self, version: int, chosen: Method, tried: list[str]
-    ) -> list[tuple[tuple[Candidate, ...], str]]:
-        """The candidates, judged once for each host whose route may decide; reasons for none go to `tried`."""
-        candidates = await self._judged(version, chosen)
-        if chosen.how not in (How.ROUTE, How.CAN_REACH):
+        self, version: int, chosen: AutodetectionMethod, tried: list[str]
+    ) -> list[tuple[tuple[AddressCandidate, ...], str]]:
+        """The candidates, evaluated once for each host whose route may decide; reasons for none go to `tried`."""
+        candidates = await self._candidates(version, chosen)
+        if chosen.kind not in (MethodKind.ROUTE, MethodKind.CAN_REACH):
             return [(candidates, str(chosen))]
-        names = chosen.arguments if chosen.how is How.CAN_REACH else self._datastore_names()
+        names = chosen.arguments if chosen.kind is MethodKind.CAN_REACH else self._datastore_names()
         hosts = await resolved(names, version)
-        if chosen.how is How.ROUTE:
+        if chosen.kind is MethodKind.ROUTE:
             hosts.append(OUTSIDE[version])
         rounds = []
         for host in hosts:
             if not host.is_loopback and any(one.address.ip == host for one in candidates):
                 # The datastore is on this machine, and this is where the other nodes reach it.
-                rounds.append((beside(candidates, host), f"beside {host}"))
+                rounds.append((restrict_to_interface(candidates, host), f"beside {host}"))
                 continue
             try:
-                path = await self._kernel.path_to(host)
+                path = await self.kernel.path_to(host)
             except KernelError as error:
                 tried.append(f"{host}: {error}")
                 continue
             if path.source.is_loopback or path.source == host:
                 tried.append(f"{host}: is this machine itself")
                 continue
-            rounds.append((by_route(candidates, path.source, host), f"route to {host}"))
-        if version == 6 and chosen.how is How.ROUTE:  # a network without a way out is usual there
-            rounds.append((await self._judged(6, Method(How.FIRST_FOUND)), "first found"))
+            rounds.append((restrict_to_source(candidates, path.source, host), f"route to {host}"))
+        if (
+            version == 6 and chosen.kind is MethodKind.ROUTE
+        ):  # a network without a default route is usual there
+            rounds.append(
+                (await self._candidates(6, AutodetectionMethod(MethodKind.FIRST_FOUND)), "first found")
+            )
         return rounds
 
     def _datastore_names(self) -> list[str]:
         return [
             urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-            for endpoint in self._endpoints
+            for endpoint in self.endpoints
         ]
 
 
 async def resolved(names: Iterable[str], version: int) -> list[Address]:
-    """The addresses of these hosts in a version of IP, one each; a name that cannot be resolved has none."""
+    """The addresses of hosts in a version of IP, one each; a name that cannot be resolved has none."""
     found: list[Address] = []
     for name in names:
         host = literal(name)

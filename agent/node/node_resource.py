@@ -1,9 +1,9 @@
-"""This node's own record: its addresses on the underlay, its labels, its tunnel addresses.
+"""This node's own Node resource: its addresses on the underlay, its labels, its tunnel addresses.
 
-Promises: the record is written by guarded transactions and keeps every field it does not own; a tunnel address is an
-ordinary allocation, written in the same transaction as the record that names it; a node whose address another node
-already has is not registered, and `trouble` says who has it; an old one that this machine has lost is given back then,
-so that two nodes may swap theirs.
+Promises: the resource is written by guarded transactions, and every field that is not its own stays; a tunnel address
+is an ordinary allocation, written in the same transaction as the resource that names it; a node whose address another
+node already has is not registered, and `trouble` says which node has it; an old address that this machine has lost is
+given back then, so that two nodes may swap theirs.
 Does not know: routes, BGP, CNI, how addresses are found.
 """
 
@@ -21,36 +21,34 @@ from agent.clock import Clock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
-from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
-from agent.datastore.state_cache import Cluster
-from agent.netlink.objects import Link
-from agent.node.address_candidates import Candidate, Interface
-from agent.node.autodetection import AddressFinder, Found, NoAddress
+from agent.datastore.state_cache import StateCache
+from agent.node.address_candidates import AddressCandidate, InterfaceAddress
+from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
+from ipam.etcd.optimistic import optimistic
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
-from ipam.failures import Conflict
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
 
 MOST_WRITES = 5
-"""Attempts at one change of the record while others write it too."""
+"""Attempts at one change of the resource while others write it too."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelUse:
-    """One kind of tunnel address: where it is recorded and which pools ask for it."""
+    """One kind of tunnel address: the handle of its allocation, its field in the resource, which pools ask for it."""
 
     handle: str
     type: str
     path: tuple[str, ...]
-    wanted: Callable[[tuple[Pool, ...]], bool]
+    is_used: Callable[[tuple[Pool, ...]], bool]
     version: int = 4
 
 
@@ -68,13 +66,13 @@ TUNNEL_USES = (
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
 
 
-class NodeRecord:
-    """Keeps the record right; level-triggered: one pass compares everything and writes what differs."""
+class NodeResource:
+    """Keeps the resource right; level-triggered: each `reconcile` compares everything and writes what differs."""
 
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
+        state: StateCache,
         allocator: Allocator,
         kernel: Kernel,
         settings: NodeSettings,
@@ -82,30 +80,30 @@ class NodeRecord:
         clock: Clock,
     ) -> None:
         self._store = store
-        self._cluster = cluster
+        self._state = state
         self._allocator = allocator
         self._kernel = kernel
         self._settings = settings
-        self._finder = AddressFinder(
-            kernel, settings, endpoints, lambda: [record.pool for record in cluster.pools]
+        self._autodetection = Autodetection(
+            kernel, settings, endpoints, lambda: [record.pool for record in state.pools]
         )
         self._clock = clock
-        self._key = resource_key(PLURALS["Node"], cluster.node)
+        self._key = resource_key(PLURALS["Node"], state.node)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
-        self.found: dict[int, Found] = {}
+        self.detected: dict[int, DetectedAddress] = {}
         """The addresses by version of IP, and how they were found."""
-        self.candidates: dict[int, tuple[Candidate, ...]] = {}
-        """All that were judged, by version."""
+        self.candidates: dict[int, tuple[AddressCandidate, ...]] = {}
+        """All addresses of this machine, by version, each with the reason against it."""
 
     @property
     def found_by(self) -> str:
         """How the IPv4 address was found, for status."""
-        return self.found[4].how if 4 in self.found else ""
+        return self.detected[4].how if 4 in self.detected else ""
 
-    async def one_pass(self) -> None:
-        """Register or correct the record. Raises IpamError; a fault of settings or host stays in `trouble`."""
-        wanted: dict[int, Interface | None] = {}
+    async def reconcile(self) -> None:
+        """Register or correct the resource. Raises IpamError; an error of settings or host stays in `trouble`."""
+        wanted: dict[int, InterfaceAddress | None] = {}
         try:
             for version in ADDRESS_PATHS:
                 wanted[version] = await self._address(version)
@@ -124,29 +122,29 @@ class NodeRecord:
             await self._settle_tunnel(use)
         self.trouble = None
 
-    async def _address(self, version: int) -> Interface | None:
-        if not self._finder.wants(version):
-            self.found.pop(version, None)
+    async def _address(self, version: int) -> InterfaceAddress | None:
+        if not self._autodetection.is_wanted(version):
+            self.detected.pop(version, None)
             self.candidates.pop(version, None)
             return None
         try:
-            found = await self._finder.find(version)
+            found = await self._autodetection.detect(version)
         except NoAddress as error:
-            self.found.pop(version, None)
+            self.detected.pop(version, None)
             self.candidates[version] = error.candidates
             raise
-        self.found[version], self.candidates[version] = found, found.candidates
+        self.detected[version], self.candidates[version] = found, found.candidates
         return found.address
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Every address that was judged: taken or not, and why. For people."""
+    def address_report(self) -> list[dict[str, Any]]:
+        """Every address of this machine: taken or not, and why. For people."""
         rows: list[dict[str, Any]] = []
         for version, candidates in sorted(self.candidates.items()):
-            found = self.found.get(version)
+            found = self.detected.get(version)
             for one in candidates:
                 taken = found is not None and found.address.ip == one.address.ip
                 holder = self._holder(one.address)
-                why = f"is used by node {holder}" if holder is not None else one.objection
+                why = f"is used by node {holder}" if holder is not None else one.reject_reason
                 if taken and found is not None and holder is None:
                     why = found.how
                 rows.append(
@@ -159,48 +157,48 @@ class NodeRecord:
                 )
         return rows
 
-    def _holder(self, address: Interface) -> NodeName | None:
-        for name, node in self._cluster.nodes.items():
+    def _holder(self, address: InterfaceAddress) -> NodeName | None:
+        for name, node in self._state.nodes.items():
             taken = node.ipv4 if address.version == 4 else node.ipv6
-            if name != self._cluster.node and taken is not None and taken.ip == address.ip:
+            if name != self._state.node and taken is not None and taken.ip == address.ip:
                 return name
         return None
 
     async def _give_back(self) -> None:
-        """Strike recorded addresses that no interface bears any more: another node may be waiting for them."""
-        own = self._cluster.nodes.get(self._cluster.node)
+        """Remove addresses that no interface has any more: another node may be waiting for them."""
+        own = self._state.own_node
         if own is None:
             return
         links = await self._kernel.links()
-        recorded = {4: own.ipv4, 6: own.ipv6}
+        stored = {4: own.ipv4, 6: own.ipv6}
         lost = [
-            version for version, one in recorded.items() if one is not None and not link_with(links, one.ip)
+            version for version, one in stored.items() if one is not None and not link_with(links, one.ip)
         ]
         if lost:
 
-            def strike(raw: dict[str, Any]) -> None:
+            def remove(raw: dict[str, Any]) -> None:
                 for version in lost:
                     _set(raw, ADDRESS_PATHS[version], None)
 
-            await self._patch(strike)
+            await self._patch(remove)
             log.warning("node.address_given_back", versions=lost)
 
-    def _identity(self, addresses: Mapping[int, Interface | None]) -> Callable[[dict[str, Any]], None]:
+    def _identity(self, addresses: Mapping[int, InterfaceAddress | None]) -> Callable[[dict[str, Any]], None]:
         def write(raw: dict[str, Any]) -> None:
             for version, address in addresses.items():
                 if address is not None:
                     _set(raw, ADDRESS_PATHS[version], text_of(address))
             if self._settings.labels:
                 raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
-            pools = tuple(record.pool for record in self._cluster.pools)
+            pools = tuple(record.pool for record in self._state.pools)
             for version, field in ((4, "vxlanTunnelMACAddr"), (6, "vxlanTunnelMACAddrV6")):
                 if uses_vxlan(pools, version):
-                    raw["spec"].setdefault(field, vtep_mac(self._cluster.node, version))
+                    raw["spec"].setdefault(field, vtep_mac(self._state.node, version))
 
         return write
 
     async def _settle_tunnel(self, use: TunnelUse) -> None:
-        node = self._cluster.node
+        node = self._state.node
         handle = HandleId(f"{use.handle}{node}")
         eligible = self._eligible(use)
         held = [
@@ -244,8 +242,8 @@ class NodeRecord:
     def _eligible(self, use: TunnelUse) -> tuple[Pool, ...]:
         return tuple(
             record.pool
-            for record in self._cluster.pools
-            if use.wanted((record.pool,))
+            for record in self._state.pools
+            if use.is_used((record.pool,))
             and record.pool.cidr.version == use.version
             and not record.pool.disabled
             and Use.TUNNEL in record.pool.allowed_uses
@@ -255,7 +253,7 @@ class NodeRecord:
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
         """The node's labels as the datastore has them, for selectors."""
-        node = self._cluster.nodes.get(self._cluster.node)
+        node = self._state.own_node
         return tuple(sorted((node.metadata.labels or {}).items())) if node is not None else ()
 
     def _piggybacked(self, current: Versioned, path: tuple[str, ...], text: str | None) -> PiggybackedWrites:
@@ -266,24 +264,26 @@ class NodeRecord:
         )
 
     async def _patch(self, change: Callable[[dict[str, Any]], None]) -> None:
-        for _ in range(MOST_WRITES):
+        async def attempt() -> bool | None:
             current = await self._store.get(self._key)
             raw = json.loads(current.value) if current is not None else self._fresh()
             before = json.dumps(raw, sort_keys=True)
             change(raw)
             if current is not None and before == json.dumps(raw, sort_keys=True):
-                return
+                return True
             guard = Unchanged(self._key, current.revision if current is not None else 0)
-            if isinstance(
-                await self._store.commit((guard,), (Put(self._key, json.dumps(raw).encode()),)), Committed
-            ):
-                log.info("node.registered" if current is None else "node.updated", node=self._cluster.node)
-                return
-        raise Conflict(f"node {self._cluster.node}: somebody else keeps writing {self._key}")
+            put = Put(self._key, json.dumps(raw).encode())
+            if not isinstance(await self._store.commit((guard,), (put,)), Committed):
+                return None
+            log.info("node.registered" if current is None else "node.updated", node=self._state.node)
+            return True
+
+        overtaken = f"node {self._state.node}: somebody else keeps writing {self._key}"
+        await optimistic(attempt, MOST_WRITES, overtaken)
 
     def _fresh(self) -> dict[str, Any]:
         stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
-        metadata = {"name": self._cluster.node, "uid": str(uuid.uuid4()), "creationTimestamp": stamp}
+        metadata = {"name": self._state.node, "uid": str(uuid.uuid4()), "creationTimestamp": stamp}
         return {"kind": "Node", "apiVersion": API_VERSION, "metadata": metadata, "spec": {}}
 
 
@@ -300,10 +300,3 @@ def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:
         raw.pop(path[-1], None)
     else:
         raw[path[-1]] = text
-
-
-def record_inputs(cluster: Cluster, links: Mapping[str, Link]) -> tuple[object, ...]:
-    """What a pass depends on; while it stays the same there is no need for another."""
-    own = (link for link in links.values() if not link.name.startswith(WORKLOAD_PREFIX))
-    addresses = tuple((link.name, link.up, link.addresses) for link in own if link.name not in OUR_TUNNELS)
-    return cluster.pools, cluster.nodes.get(NodeName(cluster.node)), addresses

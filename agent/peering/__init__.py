@@ -1,1 +1,1 @@
-"""Whom this node peers with, by which rules, what it tells them, and what it makes of their answers."""
+"""This node as a BGP speaker: its peers, their policies, the prefixes it originates, the next hops it learned."""

@@ -1,110 +1,64 @@
-"""Keeps the BGP speaker as the facts say: who it is, whom it peers with, what it announces.
+"""Keeps the BGP speaker as the facts say: its identity, its peers, what it originates.
 
 Promises: a session is touched only when what it was made of changes; a block is announced only after its blackhole is
 in the kernel; the speaker is started anew only when its own identity (AS, address, port, cluster id) changes. Stopping
 leaves every session without a NOTIFICATION, so peers keep our routes; draining withdraws them, and says why.
-Does not know: wire formats, routes' forms.
+Does not know: wire formats, what becomes of learned routes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import structlog
 
 from agent.clock import Clock
 from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
-from agent.datastore.state_cache import Cluster
-from agent.netlink.objects import Address, Prefix, RouteKey
-from agent.peering import looking_glass_api
+from agent.datastore.state_cache import StateCache
+from agent.netlink.objects import Address, RouteKey
+from agent.peering.bgp_routes import LearnedRoutes, take_changed_routes
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
-from agent.peering.originations import BorrowedAddresses, announcements, borne, interfaces
-from agent.peering.passwords import Secrets
+from agent.peering.looking_glass_api import LookingGlass
+from agent.peering.originations import (
+    BorrowedAddresses,
+    originations,
+    policy_interfaces,
+    with_local_address,
+)
+from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import Peering, PeeringInputs, peering, wanted_secrets
+from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, required_passwords
 from agent.peering.speaker_identity import identity
 from bgp.peer_config import SpeakerConfig
-from bgp.peer_status import PeerStatus, counts
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Family
 
 LISTEN_RETRY_SECONDS = 2.0
-FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
-"""By the version of IP."""
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 
 log = structlog.get_logger()
 
 
-class NextHops(Mapping[RouteKey, Address]):
-    """A view of the learned paths: nothing is copied for those who ask for a few of very many."""
-
-    def __init__(self, speaker: Speaker) -> None:
-        self._speaker = speaker
-
-    def __getitem__(self, key: RouteKey) -> Address:
-        if (next_hop := self._next_hop(key)) is None:
-            raise KeyError(key)
-        return next_hop
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, RouteKey) and self._next_hop(key) is not None
-
-    def _next_hop(self, key: RouteKey) -> Address | None:
-        version, packed, _, _ = key
-        next_hop = self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
-        return next_hop if next_hop is not None and next_hop.version == version else None
-
-    def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
-        """All of them; what changes meanwhile may be told or not."""
-        for version, family in FAMILIES.items():
-            rib = self._speaker.instance.ribs[family]
-            for packed, hop in rib.next_hops_of(list(rib.prefixes)):
-                if hop is not None and hop.version == version:
-                    yield RouteKey.of_packed(version, packed), hop
-
-    def __iter__(self) -> Iterator[RouteKey]:
-        return (key for key, _ in self.pairs())
-
-    def items(self) -> ItemsView[RouteKey, Address]:
-        """A view that does not look everything up twice."""
-        return _Pairs(self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.pairs())
-
-
-class _Pairs(ItemsView[RouteKey, Address]):
-    def __init__(self, hops: NextHops) -> None:
-        super().__init__(hops)
-        self._hops = hops
-
-    def __iter__(self) -> Iterator[tuple[RouteKey, Address]]:
-        return self._hops.pairs()
-
-
 class BgpController:
-    """At most one running speaker."""
+    """Owns at most one running speaker; a shell."""
 
     def __init__(
         self,
         settings: BgpSettings,
-        secrets: Secrets,
+        passwords: PasswordFiles,
         drain_file: DrainFile,
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._local_prefixes = local_prefixes(settings)
-        self._secrets = secrets
+        self._passwords = passwords
         self._drain_file = drain_file
         self.drained = drain_file.read()
         """Set: this node has left its peers, or is about to, until `undrain`."""
@@ -112,54 +66,55 @@ class BgpController:
         self._clock = clock
         self._changed = changed
         self._identity: SpeakerConfig | None = None
-        self._speaker: Speaker | None = None
-        self._asked: Speaker | None = None
-        """Whose changes were taken last."""
+        self.speaker: Speaker | None = None
+        """The running speaker; None before the node has an address, and on a drained node."""
+        self._taken_from: Speaker | None = None
+        """The speaker whose changes were taken last."""
         self._task: asyncio.Task[None] | None = None
-        self._situation: PeeringInputs | None = None
-        self._ground: PolicyInputs | None = None
-        self._peering = Peering({})
-        self._outsiders = BorrowedAddresses()
-        self._troubles: tuple[str, ...] = ()
+        self._peering_inputs: PeeringInputs | None = None
+        self._policy_inputs: PolicyInputs | None = None
+        self._desired = DesiredPeers({})
+        self._borrowed = BorrowedAddresses()
+        self._policy_troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
-        """Peer -> the neighbour by which it is reached."""
+        """Peer -> the gateway to it (`reachableBy`)."""
         self.restarting = False
         """Set before the first facts: whether routes of an earlier life were found in the kernel."""
         self.trouble: str | None = None
         """Why the speaker cannot listen."""
 
-    def follow(self, cluster: Cluster, facts: Facts, installed: Collection[RouteKey]) -> None:
+    def reconcile(self, state: StateCache, facts: Facts, installed: Collection[RouteKey]) -> None:
         """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
-        situation = self._look(cluster)
-        who = identity(situation, self._settings.restart_seconds, self._settings.deferral_seconds)
-        if who is None:
+        inputs = self._look(state)
+        speaker_identity = identity(inputs, self._settings.restart_seconds, self._settings.deferral_seconds)
+        if speaker_identity is None:
             return
-        started = who != self._identity and self.drained is None
+        started = speaker_identity != self._identity and self.drained is None
         if started:
-            self._start(who)
-        if self._speaker is None:
+            self._start(speaker_identity)
+        if self.speaker is None:
             return
-        ground = PolicyInputs(
+        policy_inputs = PolicyInputs(
             pools=facts.pools,
             local_prefixes=self._local_prefixes,
-            cluster=cluster.bgp,
-            node=cluster.own_bgp,
-            filters=(filters := cluster.bgp_filters),
-            interfaces=interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
+            cluster=state.bgp_configuration,
+            node=state.own_bgp_configuration,
+            filters=(filters := state.bgp_filters),
+            interfaces=policy_interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
         )
-        if situation != self._situation:
-            self._situation, self._peering, self._ground = situation, peering(situation), None
-        if started or ground != self._ground:
-            self._ground = ground
-            self._configure(self._speaker, ground)
-        told = announcements(facts, installed, borne(self._local_prefixes, facts.links), self._outsiders)
-        self._speaker.announce(told)
+        if inputs != self._peering_inputs:
+            self._peering_inputs, self._desired, self._policy_inputs = inputs, desired_peers(inputs), None
+        if started or policy_inputs != self._policy_inputs:
+            self._policy_inputs = policy_inputs
+            self._configure(self.speaker, policy_inputs)
+        local = with_local_address(self._local_prefixes, facts.links)
+        self.speaker.announce(originations(facts, installed, local, self._borrowed))
 
-    def _configure(self, speaker: Speaker, ground: PolicyInputs) -> None:
-        peers = self._peering.peers
-        shared = {filters: policy(ground, filters) for filters in {one.filters for one in peers.values()}}
+    def _configure(self, speaker: Speaker, inputs: PolicyInputs) -> None:
+        peers = self._desired.peers
+        shared = {filters: policy(inputs, filters) for filters in {one.filters for one in peers.values()}}
         speaker.configure(
             {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
         )
@@ -168,31 +123,30 @@ class BgpController:
             self.gateways = gateways
             self._changed()
         named = {one.resource: one.filters for one in peers.values()}
-        self._troubles = (*self._peering.troubles, *policy_troubles(ground, named))
+        self._policy_troubles = tuple(policy_troubles(inputs, named))
 
-    def _look(self, cluster: Cluster) -> PeeringInputs:
-        situation = PeeringInputs(
-            me=cluster.node,
-            nodes=cluster.nodes,
-            settings=cluster.bgp_configurations,
-            peers=cluster.bgp_peers,
+    def _look(self, state: StateCache) -> PeeringInputs:
+        inputs = PeeringInputs(
+            me=state.node,
+            nodes=state.nodes,
+            settings=state.bgp_configurations,
+            peers=state.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
         )
-        wanted = wanted_secrets(situation)
-        if not wanted:
-            return situation
-        return replace(
-            situation, passwords=self._secrets.read(wanted), unreadable=dict(self._secrets.unreadable)
-        )
+        required = required_passwords(inputs)
+        if not required:
+            return inputs
+        passwords = self._passwords.read(required)
+        return replace(inputs, passwords=passwords, unreadable=dict(self._passwords.unreadable))
 
-    def _start(self, who: SpeakerConfig) -> None:
+    def _start(self, speaker_identity: SpeakerConfig) -> None:
         if self._task is not None:
             self._task.cancel()
-            self.restarting = True  # the kernel keeps what the speaker before learned and told
-        self._identity = who
-        who = replace(who, restarting=self.restarting)
-        self._speaker = Speaker(who, self._clock, self._changed, log)
-        self._task = asyncio.create_task(self._run(self._speaker, self._task))
+            self.restarting = True  # the kernel keeps what the speaker before learned and advertised
+        self._identity = speaker_identity
+        config = replace(speaker_identity, restarting=self.restarting)
+        self.speaker = Speaker(config, self._clock, self._changed, log)
+        self._task = asyncio.create_task(self._run(self.speaker, self._task))
 
     async def _run(self, speaker: Speaker, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -214,17 +168,17 @@ class BgpController:
 
     def drain(self, text: str) -> None:
         """Leave all peers, now and after every start, until `undrain`. Raises ValueError for a text, OSError."""
-        drained = self._noted(text)
+        drained = self._drained(text)
         self._drain_file.write(drained)
         self._begin_leaving(drained)
 
     def leave(self, text: str) -> None:
-        """The same, for this life of the agent alone: the machine goes down. Raises ValueError for a text."""
-        drained = self._noted(text)
+        """Leave all peers for this life of the agent alone: the machine goes down. Raises ValueError for a text."""
+        drained = self._drained(text)
         if self.drained is None:
             self._begin_leaving(drained)
 
-    def _noted(self, text: str) -> Drained:
+    def _drained(self, text: str) -> Drained:
         if len(text.encode()) > LONGEST_TEXT_BYTES:
             raise ValueError(f"the text must be at most {LONGEST_TEXT_BYTES} bytes (RFC 9003)")
         return Drained(self._clock.wall(), text)
@@ -232,9 +186,9 @@ class BgpController:
     def _begin_leaving(self, drained: Drained) -> None:
         self.drained = drained
         log.info("bgp.draining", text=drained.text)
-        if self._speaker is not None and self._leaving is None:
-            self._speaker.graceful_shutdown()
-            self._leaving = asyncio.create_task(self._leave(self._speaker))
+        if self.speaker is not None and self._leaving is None:
+            self.speaker.graceful_shutdown()
+            self._leaving = asyncio.create_task(self._leave(self.speaker))
         self._changed()
 
     def undrain(self) -> None:
@@ -246,15 +200,15 @@ class BgpController:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
-        if self._speaker is not None:
-            self._speaker.graceful_shutdown(wanted=False)
+        if self.speaker is not None:
+            self.speaker.graceful_shutdown(wanted=False)
         log.info("bgp.undrained")
         self._changed()
 
     @property
     def has_left(self) -> bool:
         """Whether a drained node has no peers any more."""
-        return self.drained is not None and self._speaker is None
+        return self.drained is not None and self.speaker is None
 
     async def _leave(self, speaker: Speaker) -> None:
         """RFC 8326: be the last choice for a moment, so that peers move to other paths; then go."""
@@ -263,7 +217,7 @@ class BgpController:
         speaker.announce(frozenset())
         speaker.shutdown(text)
         task, self._task, self._leaving = self._task, None, None
-        self._speaker = self._identity = None
+        self.speaker = self._identity = None
         self.restarting = True  # what was learned stays in the kernel, and is checked again after `undrain`
         if task is not None:
             task.cancel()
@@ -279,80 +233,46 @@ class BgpController:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    # -- for the dataplane --------------------------------------------------------------------------------------------
+
     @property
     def learned(self) -> Mapping[RouteKey, Address]:
         """Key -> next hop of each best path, as it is now; of the versions of IP each with its own."""
-        return NextHops(self._speaker) if self._speaker is not None else {}
+        return LearnedRoutes(self.speaker) if self.speaker is not None else {}
 
-    def take_touched(self) -> dict[RouteKey, Address | None] | None:
-        """Where the best path changed since the last call, with its next hop, of whichever version of IP.
+    def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
+        """Where the best path changed since the last call, with its next hop.
 
         None: anywhere, because the speaker is another one.
         """
-        if self._speaker is None:
+        if self.speaker is None:
             return None
-        touched = self._speaker.take_changed()
-        if self._asked is not self._speaker:
-            self._asked = self._speaker
+        changed = take_changed_routes(self.speaker)
+        if self._taken_from is not self.speaker:
+            self._taken_from = self.speaker
             return None
-        of, found = RouteKey.of_packed, dict[RouteKey, Address | None]()
-        for version, family in FAMILIES.items():
-            some = self._speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
-            found |= {of(version, packed): hop for packed, hop in some}
-        return found
-
-    @property
-    def next_hops(self) -> frozenset[Address]:
-        """Of everything learned: those to be looked up in the kernel."""
-        return self._speaker.instance.next_hops if self._speaker is not None else frozenset()
-
-    def lead_nowhere(self, next_hops: Collection[Address]) -> None:
-        """These have no way there, so what has them is not used."""
-        if self._speaker is not None:
-            self._speaker.set_unreachable_nexthops(next_hops)
+        return changed
 
     @property
     def converged(self) -> bool:
         """Whether what is not learned may be taken as not existing."""
-        return self._speaker is not None and self._speaker.converged
+        return self.speaker is not None and self.speaker.converged
+
+    # -- for people ---------------------------------------------------------------------------------------------------
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Everything that is not as it was asked for, a sentence each."""
-        still = [
+        """Everything that is not as the resources and settings say, a sentence each."""
+        known = self._peering_inputs.passwords if self._peering_inputs is not None else {}
+        passwords = (
             f"a BGP password cannot be read, and the last good one stays in use: {why}"
-            for ref, why in self._secrets.unreadable.items()
-            if self._situation is not None and ref in self._situation.passwords
-        ]
-        return (*([self.trouble] if self.trouble else []), *self._troubles, *still)
+            for ref, why in self._passwords.unreadable.items()
+            if ref in known
+        )
+        listening = (self.trouble,) if self.trouble else ()
+        return (*listening, *self._desired.troubles, *self._policy_troubles, *passwords)
 
-    def peers(self) -> tuple[PeerStatus, ...]:
-        """Every peer, for monitoring."""
-        return self._speaker.status() if self._speaker is not None else ()
-
-    def status(self) -> list[dict[str, Any]]:
-        """Every peer, for people: PeerStatus with its type and the BGPPeer it comes from."""
-        return [self._described(status) for status in self.peers()]
-
-    def _described(self, status: PeerStatus) -> dict[str, Any]:
-        peer = self._peering.peers.get(status.address)
-        found = {field.name: getattr(status, field.name) for field in fields(status)}
-        if peer is None or self._speaker is None:
-            return {**found, "type": ""}
-        return {
-            **found,
-            **looking_glass_api.options(peer, counts(self._speaker.instance.peers[status.address])),
-        }
-
-    def routes(self, question: str) -> dict[str, Any]:
-        """One page of the looking glass. Raises ValueError."""
-        return looking_glass_api.routes(self._speaker, self._peering.peers, question)
-
-    def teller(self, prefix: Prefix) -> str:
-        """Whose path to a prefix is in use."""
-        return looking_glass_api.teller(self._speaker, self._peering.peers, prefix)
-
-    def peer(self, word: str) -> dict[str, Any]:
-        """One peer in full, by name or address. Raises ValueError."""
-        address = looking_glass_api.peer_named(self._peering.peers, word)
-        return next((found for found in self.status() if found["address"] == address), {})
+    @property
+    def looking_glass(self) -> LookingGlass:
+        """The present speaker and peers, to be queried at once."""
+        return LookingGlass(self.speaker, self._desired.peers)

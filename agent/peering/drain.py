@@ -1,7 +1,7 @@
-"""That this node is drained: an operator's wish, kept in a file so that it outlives the agent.
+"""Whether this node is drained: an operator's decision, in a file so that it outlives the agent.
 
-Promises: the file is whole or not there; one that cannot be read counts as a drain without a text, because somebody
-wanted one.
+Promises: the file is whole or not there; one that cannot be read counts as a drain without a text, because one was
+asked for.
 Does not know: BGP, what draining means.
 """
 
@@ -22,20 +22,20 @@ LONGEST_TEXT_BYTES = 255
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Since when, and what the neighbours' operators are told."""
+    """Since when, and the text that peers get in their NOTIFICATION (RFC 9003)."""
 
     since: datetime
     text: str = ""
 
 
 class DrainFile:
-    """The wish on disk."""
+    """The file `drained.json` in the state directory."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / FILE_NAME
 
     def read(self) -> Drained | None:
-        """The wish, if there is one."""
+        """The drain, if there is one."""
         try:
             data = self._path.read_bytes()[:MOST_FILE_BYTES]
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class DrainFile:
             return Drained(datetime.fromtimestamp(0, UTC))
 
     def write(self, drained: Drained | None) -> None:
-        """Keep it, or (None) forget it. Raises OSError."""
+        """Store a drain, or (None) remove it. Raises OSError."""
         if drained is None:
             self._path.unlink(missing_ok=True)
             return

@@ -1,4 +1,4 @@
-"""The looking glass as the control socket answers it: questions and answers in JSON, peers by name or address.
+"""The looking glass of BGP as the control socket answers it: JSON questions and answers, peers by name or address.
 
 Promises: an answer is one page, never the whole table; a wrong question is a ValueError with one sentence.
 Does not know: sockets, how an answer is printed.
@@ -6,7 +6,8 @@ Does not know: sockets, how an answer is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -15,17 +16,15 @@ import msgspec
 from agent.peering.peers import DesiredPeer
 from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_config import PeerConfig
-from bgp.peer_status import Counts
+from bgp.peer_status import Counts, PeerStatus, counts
 from bgp.transport.speaker import Speaker
 from bgp.wire.communities import format_community
 from bgp.wire.families import Address, Prefix
 from bgp.wire.iana import Origin
 from ipam.address_text import text_of
 
-Peers = Mapping[Address, DesiredPeer]
 
-
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PathsQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `tortie bgp routes` asks."""
 
     which: str = RibView.KNOWN.value
@@ -38,46 +37,72 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = MOST_PREFIXES
 
 
-def routes(speaker: Speaker | None, peers: Peers, text: str) -> dict[str, Any]:
-    """One page. Raises ValueError."""
-    if speaker is None:
-        raise ValueError("this node does not speak BGP now; see: tortie node status")
-    try:
-        question = msgspec.json.decode(text or "{}", type=Question)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"the question cannot be read: {error}") from error
-    page = query(
-        speaker.instance,
-        Query(
-            RibView(question.which),
-            peer_named(peers, question.peer) if question.peer else None,
-            ip_network(question.prefix) if question.prefix else None,
-            ip_network(question.after) if question.after else None,
-            question.most,
-        ),
-    )
-    names = {address: peer.config.description for address, peer in peers.items()}
-    return {
-        "paths": [_row(seen, names) for seen in page.paths],
-        "last": text_of(page.last) if page.last is not None else "",
-    }
+@dataclass(frozen=True, slots=True)
+class LookingGlass:
+    """A speaker and its peers at one moment; asking changes nothing."""
 
+    speaker: Speaker | None
+    """None: this node does not speak BGP now."""
+    desired: Mapping[Address, DesiredPeer]
 
-def teller(speaker: Speaker | None, peers: Peers, prefix: Prefix) -> str:
-    """Whose path to exactly this prefix is in use: `name (address)`; empty when nobody's is."""
-    if speaker is None:
+    def peers(self) -> list[dict[str, Any]]:
+        """Every peer: the fields of its PeerStatus with its type and the BGPPeer it comes from."""
+        if self.speaker is None:
+            return []
+        return [self._described(self.speaker, status) for status in self.speaker.status()]
+
+    def _described(self, speaker: Speaker, status: PeerStatus) -> dict[str, Any]:
+        found = {field.name: getattr(status, field.name) for field in fields(status)}
+        peer = self.desired.get(status.address)
+        return found | (
+            {"type": ""} if peer is None else configured(peer, counts(speaker.instance.peers[status.address]))
+        )
+
+    def peer(self, word: str) -> dict[str, Any]:
+        """One peer in full, by name or address; empty while the speaker does not have it. Raises ValueError."""
+        address = find_peer(self.desired, word)
+        return next((found for found in self.peers() if found["address"] == address), {})
+
+    def paths(self, text: str) -> dict[str, Any]:
+        """One page of paths; `text` is a PathsQuestion in JSON. Raises ValueError."""
+        if self.speaker is None:
+            raise ValueError("this node does not speak BGP now; see: tortie node status")
+        try:
+            question = msgspec.json.decode(text or "{}", type=PathsQuestion)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"the question cannot be read: {error}") from error
+        page = query(
+            self.speaker.instance,
+            Query(
+                RibView(question.which),
+                find_peer(self.desired, question.peer) if question.peer else None,
+                ip_network(question.prefix) if question.prefix else None,
+                ip_network(question.after) if question.after else None,
+                question.most,
+            ),
+        )
+        names = {address: peer.config.description for address, peer in self.desired.items()}
+        return {
+            "paths": [_row(seen, names) for seen in page.paths],
+            "last": text_of(page.last) if page.last is not None else "",
+        }
+
+    def _paths(self, prefix: Prefix) -> Sequence[PathView]:
+        return query(self.speaker.instance, Query(prefix=prefix)).paths if self.speaker is not None else ()
+
+    def best_path_peer(self, prefix: Prefix) -> str:
+        """The peer whose path to exactly this prefix is in use: `name (address)`; empty when there is none."""
+        for seen in self._paths(prefix):
+            if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
+                address = seen.path.source.address
+                peer = self.desired.get(address) if address is not None else None
+                name = peer.config.description if peer is not None else ""
+                return f"{name} ({text_of(address)})" if name else text_of(address)
         return ""
-    for seen in query(speaker.instance, Query(prefix=prefix)).paths:
-        if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
-            address = seen.path.source.address
-            peer = peers.get(address) if address is not None else None
-            name = peer.config.description if peer is not None else ""
-            return f"{name} ({text_of(address)})" if name else text_of(address)
-    return ""
 
 
-def peer_named(peers: Peers, word: str) -> Address:
-    """The peer that a person means. Raises ValueError."""
+def find_peer(peers: Mapping[Address, DesiredPeer], word: str) -> Address:
+    """The peer of an address, of a description or of a BGPPeer. Raises ValueError."""
     try:
         address = ip_address(word)
     except ValueError:
@@ -121,15 +146,15 @@ def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
     }
 
 
-def options(peer: DesiredPeer, counts: Mapping[str, Counts]) -> dict[str, Any]:
-    """What is configured for a peer and what was told each way; a password only as a fact."""
+def configured(peer: DesiredPeer, counters: Mapping[str, Counts]) -> dict[str, Any]:
+    """What is configured for a peer, with the counters of its routes; of a password only that there is one."""
     config = peer.config
     return {
         "type": peer.kind.value,
         "resource": peer.resource,
         "filters": list(peer.filters),
         "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
-        "counts": counts,
+        "counts": counters,
         "port": config.port,
         "options": list(_options(config)),
     }

@@ -1,9 +1,10 @@
-"""Facts to originations: what this node has to tell of its own.
+"""Facts to originations: the prefixes that this node originates.
 
 Promises: pure; a node originates its own blocks once their blackhole is in the kernel, the addresses its pods borrowed
 from other nodes' blocks, and the local prefixes that its settings name while they are here; never an address inside an
-own block, and never what it learned. Which peer is told which of them is decided by `agent.peering.peer_policies`.
-Does not know: sessions, the kernel beyond the routes it is told are installed.
+own block, and never what it learned. Which peer gets which of them is decided by
+`agent.peering.peer_policies`.
+Does not know: sessions, the kernel beyond the keys of installed routes.
 """
 
 from __future__ import annotations
@@ -15,32 +16,32 @@ from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
 from agent.memo import Memo
 from agent.netlink.objects import Link, RouteKey
-from agent.peering.peer_policies import Interface
+from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN, Origination
 from bgp.wire.families import Prefix
 
 BLOCK = Origination(is_block=True)
 
 
-def borne(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
-    """The local prefixes that an interface bears an address of: packets to the others would find nobody here."""
+def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) -> tuple[Prefix, ...]:
+    """The local prefixes in which an interface has an address: packets to the others would find no host here."""
     addresses = [address for link in links.values() if link.up for address, _ in link.addresses]
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
 class BorrowedAddresses:
-    """Remembers the pods' addresses in none of the node's blocks; they are looked for when a pod or a claim changes."""
+    """The pods' addresses that are in none of the node's blocks; looked for when a pod or a claim changes."""
 
     def __init__(self) -> None:
         self._found = Memo[frozenset[Prefix]](by_identity=True)
 
     def of(self, facts: Facts) -> frozenset[Prefix]:
-        """Those of these facts."""
+        """The borrowed addresses, each as a prefix."""
         inputs = facts.endpoints, facts.block_owners, facts.node
-        return self._found.get(lambda: frozenset(_outside(facts)), *inputs)
+        return self._found.get(lambda: frozenset(_borrowed(facts)), *inputs)
 
 
-def _outside(facts: Facts) -> Iterator[Prefix]:
+def _borrowed(facts: Facts) -> Iterator[Prefix]:
     own = own_blocks(facts.block_owners, facts.node)
     for endpoint in facts.endpoints:
         for address in endpoint.addresses:
@@ -48,26 +49,26 @@ def _outside(facts: Facts) -> Iterator[Prefix]:
                 yield ip_network(address)
 
 
-def announcements(
+def originations(
     facts: Facts,
     installed: Collection[RouteKey],
     local_prefixes: Iterable[Prefix] = (),
-    outsiders: BorrowedAddresses | None = None,
+    borrowed: BorrowedAddresses | None = None,
 ) -> dict[Prefix, Origination]:
-    """All of it; `outsiders` remembers from call to call."""
+    """All prefixes to originate; `installed` are the routes in the kernel, `borrowed` remembers from call to call."""
     own = own_blocks(facts.block_owners, facts.node)
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    borrowed = (outsiders or BorrowedAddresses()).of(facts)
-    return {**dict.fromkeys((*local_prefixes, *borrowed), PLAIN), **dict.fromkeys(blocks, BLOCK)}
+    addresses = (borrowed or BorrowedAddresses()).of(facts)
+    return {**dict.fromkeys((*local_prefixes, *addresses), PLAIN), **dict.fromkeys(blocks, BLOCK)}
 
 
-def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interface, ...]:
-    """The node's interfaces as rules that name one see them."""
+def policy_interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[PolicyInterface, ...]:
+    """The node's interfaces as policy rules that name one see them."""
     local, parent = tuple(local_prefixes), facts.parent
     return tuple(
-        Interface(
+        PolicyInterface(
             name=link.name,
             subnets=tuple(
                 ip_network(f"{address}/{length}", strict=False)
@@ -82,7 +83,7 @@ def interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[Interfac
                         if endpoint.interface == link.name
                         for address in endpoint.addresses
                     ),
-                    *borne(local, {link.name: link}),
+                    *with_local_address(local, {link.name: link}),
                 }
             ),
             is_parent=parent is not None and link.name == parent.name,

@@ -2,7 +2,7 @@
 
 Promises: a file that others may read is refused; a password that was read once stays in use while its file is missing
 or wrong, so that a slip of the hand ends no session; nothing here is ever logged. A changed file is read again.
-Does not know: who needs a password.
+Does not know: which peer needs a password.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.peering.peers import SecretRef
+
 MOST_SECRET_BYTES = 4096
-SecretRef = tuple[str, str]
-Seen = tuple[int, int, int]
-"""Inode, size and time of change in ns: what tells that a file is another one."""
+FileVersion = tuple[int, int, int]
+"""Inode, size and time of change in ns: a file that differs in one of them is read again."""
 
 
-class Secrets:
-    """The secrets below one directory."""
+class PasswordFiles:
+    """The passwords below one directory; a shell."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._known: dict[SecretRef, tuple[Seen, str]] = {}
+        self._known: dict[SecretRef, tuple[FileVersion, str]] = {}
         self.unreadable: dict[SecretRef, str] = {}
-        """Secrets of the last `read` that cannot be used as they are now, and why."""
+        """Secrets of the last `read` whose files cannot be used as they are now, and why."""
 
-    def read(self, wanted: Iterable[SecretRef]) -> dict[SecretRef, str]:
-        """The passwords that there are; the last good one where the file is bad now. Forgets what is not wanted."""
-        wanted = frozenset(wanted)
-        self._known = {ref: known for ref, known in self._known.items() if ref in wanted}
+    def read(self, required: Iterable[SecretRef]) -> dict[SecretRef, str]:
+        """The passwords of these secrets; the last good one where the file is bad now. Drops all others."""
+        required = frozenset(required)
+        self._known = {ref: known for ref, known in self._known.items() if ref in required}
         self.unreadable = {}
-        for ref in sorted(wanted):
+        for ref in sorted(required):
             try:
                 self._look(ref)
             except OSError as error:

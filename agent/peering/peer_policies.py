@@ -1,4 +1,4 @@
-"""Facts to rules: what each peer may tell this node and what it is told, as Calico's templates say.
+"""Facts to policy rules: what is imported from each peer and what is exported to it, as Calico's templates say.
 
 Promises: pure; the order of rules is that of confd's filters, so the same resources let the same routes through. A
 filter that does not exist counts as empty.
@@ -17,9 +17,9 @@ from agent.datastore.resources.bgp_types import (
     BGPConfigurationSpec,
     BGPFilterSpec,
     FilterRule,
+    OperationSpec,
     PrefixAdvertisement,
 )
-from agent.datastore.resources.bgp_types import Operation as OperationSpec
 from bgp.policy.policy import (
     Action,
     AddCommunity,
@@ -38,20 +38,20 @@ from ipam.model import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
-    """An interface as rules that name one need it."""
+class PolicyInterface:
+    """An interface as policy rules that name one need it."""
 
     name: str
     subnets: tuple[Prefix, ...] = ()
     own: frozenset[Prefix] = frozenset()
-    """What we originate that is behind it."""
+    """Prefixes behind it that we originate."""
     is_parent: bool = False
-    """It bears the node's address: next hops on no subnet of ours are reached by it."""
+    """It has the node's address: next hops on no subnet of ours are reached by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInputs:
-    """What the rules of all peers follow from."""
+    """Everything that the rules of all peers follow from."""
 
     pools: tuple[Pool, ...] = ()
     local_prefixes: tuple[Prefix, ...] = ()
@@ -60,7 +60,7 @@ class PolicyInputs:
     node: BGPConfigurationSpec | None = None
     """The node's own settings."""
     filters: Mapping[str, BGPFilterSpec] = field(default_factory=dict)
-    interfaces: tuple[Interface, ...] = ()
+    interfaces: tuple[PolicyInterface, ...] = ()
     """Only where `names_interfaces`; they change with every pod."""
 
 
@@ -74,38 +74,38 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
-def policy(ground: PolicyInputs, filters: Sequence[str]) -> Policy:
+def policy(inputs: PolicyInputs, filters: Sequence[str]) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
-    specs = [(name, ground.filters[name]) for name in filters if name in ground.filters]
+    specs = [(name, inputs.filters[name]) for name in filters if name in inputs.filters]
     return Policy(
-        import_rules=tuple(filtered(specs, ground.interfaces, outgoing=False)),
-        export_rules=(*filtered(specs, ground.interfaces, outgoing=True), *exported(ground)),
+        import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
+        export_rules=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
     )
 
 
-def exported(ground: PolicyInputs) -> Iterator[Rule]:
-    """What is told where no BGPFilter has decided.
+def exported(inputs: PolicyInputs) -> Iterator[Rule]:
+    """The rules of export where no BGPFilter has decided.
 
     Calico's rules against routes over tunnels and of its other dataplane are about what BIRD finds in the kernel; here
-    nothing is told that was not originated or learned.
+    nothing is exported that was not originated or learned.
     """
-    for pool in ground.pools:
+    for pool in inputs.pools:
         if pool.disable_bgp_export:
             yield Rule(Action.REJECT, f"pool {pool.name} has disableBGPExport", prefix=PrefixMatch(pool.cidr))
-    yield from _advertised_communities(ground)
+    yield from _advertised_communities(inputs)
     yield Rule(Action.ACCEPT, "own block", own=Own.IS)
     yield Rule(Action.REJECT, "inside an own block", own=Own.INSIDE)
-    for prefix in ground.local_prefixes:
+    for prefix in inputs.local_prefixes:
         yield Rule(Action.ACCEPT, "local prefix", prefix=PrefixMatch(prefix, Operator.EQUAL))
-    for pool in ground.pools:
+    for pool in inputs.pools:
         if not pool.disable_bgp_export:
             yield Rule(Action.ACCEPT, f"inside pool {pool.name}", prefix=PrefixMatch(pool.cidr))
     yield Rule(Action.REJECT, "inside no pool")
 
 
-def _advertised_communities(ground: PolicyInputs) -> Iterator[Rule]:
-    names = _names(ground)
-    for advertisement in _advertisements(ground):
+def _advertised_communities(inputs: PolicyInputs) -> Iterator[Rule]:
+    names = _names(inputs)
+    for advertisement in _advertisements(inputs):
         operations = tuple(_community(names.get(text, text)) for text in advertisement.communities)
         yield Rule(
             Action.NEXT,
@@ -115,19 +115,19 @@ def _advertised_communities(ground: PolicyInputs) -> Iterator[Rule]:
         )
 
 
-def _advertisements(ground: PolicyInputs) -> Sequence[PrefixAdvertisement]:
-    """The node's own list goes in place of the cluster's."""
-    own = ground.node.prefix_advertisements if ground.node is not None else None
-    return own if own is not None else ground.cluster.prefix_advertisements or ()
+def _advertisements(inputs: PolicyInputs) -> Sequence[PrefixAdvertisement]:
+    """The prefixAdvertisements in force: the node's own list goes in place of the cluster's."""
+    own = inputs.node.prefix_advertisements if inputs.node is not None else None
+    return own if own is not None else inputs.cluster.prefix_advertisements or ()
 
 
-def _names(ground: PolicyInputs) -> dict[str, str]:
-    named = [*(ground.cluster.communities or ()), *((ground.node.communities if ground.node else None) or ())]
+def _names(inputs: PolicyInputs) -> dict[str, str]:
+    named = [*(inputs.cluster.communities or ()), *((inputs.node.communities if inputs.node else None) or ())]
     return {one.name: one.value for one in named}
 
 
 def _community(text: str) -> AddCommunity | None:
-    """None: a name that nobody gave a value; `troubles` tells."""
+    """A community by its value; None: a name without a value, which `troubles` reports."""
     try:
         return AddCommunity(community(text))
     except ValueError:
@@ -135,7 +135,7 @@ def _community(text: str) -> AddCommunity | None:
 
 
 def filtered(
-    specs: Iterable[tuple[str, BGPFilterSpec]], interfaces: Sequence[Interface], *, outgoing: bool
+    specs: Iterable[tuple[str, BGPFilterSpec]], interfaces: Sequence[PolicyInterface], *, outgoing: bool
 ) -> Iterator[Rule]:
     """The rules of BGPFilters, one filter after the other."""
     for name, spec in specs:
@@ -145,14 +145,14 @@ def filtered(
                 yield _rule(rule, family, interfaces, f"BGPFilter {name}, rule {number}")
 
 
-def _rule(spec: FilterRule, family: Family, interfaces: Sequence[Interface], name: str) -> Rule:
+def _rule(spec: FilterRule, family: Family, interfaces: Sequence[PolicyInterface], name: str) -> Rule:
     return Rule(
         Action(spec.action),
         name,
         family=family,
         prefix=_prefix(spec),
         learned=spec.source is not None,
-        interfaces=_reached(spec.interface, interfaces) if spec.interface is not None else None,
+        interfaces=_interface_match(spec.interface, interfaces) if spec.interface is not None else None,
         internal=None if spec.peer_type is None else spec.peer_type == "iBGP",
         community=community(spec.communities.values[0]) if spec.communities is not None else None,
         as_path_begins=tuple(spec.as_path_prefix or ()),
@@ -161,7 +161,7 @@ def _rule(spec: FilterRule, family: Family, interfaces: Sequence[Interface], nam
     )
 
 
-def _reached(pattern: str, interfaces: Sequence[Interface]) -> InterfaceMatch:
+def _interface_match(pattern: str, interfaces: Sequence[PolicyInterface]) -> InterfaceMatch:
     wanted = re.compile(re.escape(pattern).replace(r"\*", ".*"))
     chosen = [one for one in interfaces if wanted.fullmatch(one.name)]
     others = [one for one in interfaces if one not in chosen]
@@ -191,21 +191,21 @@ def _operation(spec: OperationSpec) -> Operation:
         return AddCommunity(community(spec.add_community.value))
     if spec.prepend_as_path is not None:
         return PrependAs(tuple(spec.prepend_as_path.prefix))
-    assert spec.set_priority is not None  # exactly one is set: bgp_faults
+    assert spec.set_priority is not None  # exactly one is set: bgp_validation
     return SetPriority(spec.set_priority.value)
 
 
-def troubles(ground: PolicyInputs, filters: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """What a person named that does not exist; `filters` maps a BGPPeer to the names of its filters."""
+def troubles(inputs: PolicyInputs, filters: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A sentence for each name that does not exist; `filters` maps a BGPPeer to the names of its filters."""
     for peer, names in sorted(filters.items()):
         for name in names:
-            if name not in ground.filters:
+            if name not in inputs.filters:
                 yield f"BGPPeer {peer}: BGPFilter {name} does not exist; it counts as empty"
-    for text in sorted(_unnamed(ground)):
+    for text in sorted(_unnamed(inputs)):
         yield f"BGPConfiguration: prefixAdvertisements: no community is named {text!r}"
 
 
-def _unnamed(ground: PolicyInputs) -> set[str]:
-    names = _names(ground)
-    used = {text for advertisement in _advertisements(ground) for text in advertisement.communities}
+def _unnamed(inputs: PolicyInputs) -> set[str]:
+    names = _names(inputs)
+    used = {text for advertisement in _advertisements(inputs) for text in advertisement.communities}
     return {text for text in used if text not in names and _community(text) is None}

@@ -1,10 +1,10 @@
-"""Facts to peers: whom this node peers with, and how.
+"""Facts to peers: with which peers this node should have sessions, and how.
 
-Promises: pure; the same facts give the same peers, so a change of facts changes only the sessions it is about. Peerings
+Promises: pure; the same facts give the same peers, so a change of facts changes only the sessions it is about. Peers
 are generated as Calico's confd does: the node-to-node mesh, BGPPeers by node, selector or for all, and their reverse
-sides; a peering somebody wrote goes before its reverse, and both before the mesh. A peering that cannot be made as it
+sides; a peering that is written goes before its reverse, and both before the mesh. A peering that cannot be made as it
 is written (a password that cannot be read) is not made at all, and `troubles` says why.
-Does not know: sessions, where passwords are kept, what is announced.
+Does not know: sessions, where passwords are stored, what is advertised.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SecretRef = tuple[str, str]
 
 
 class PeerKind(Enum):
-    """Why a peer is one, in calicoctl's words."""
+    """Which rule makes a peer, in calicoctl's words."""
 
     MESH = "node-to-node mesh"
     NODE = "node specific"
@@ -38,7 +38,7 @@ class PeerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeeringInputs:
-    """All that peers follow from."""
+    """Everything that the peers follow from."""
 
     me: NodeName
     nodes: Mapping[NodeName, Node]
@@ -53,7 +53,7 @@ class PeeringInputs:
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
-        """The settings of all."""
+        """The cluster-wide settings."""
         return self.settings.get("default", BGPConfigurationSpec())
 
     def asn(self, node: NodeName) -> int:
@@ -62,22 +62,22 @@ class PeeringInputs:
         return bgp.as_number if bgp is not None and bgp.as_number is not None else self.cluster.as_number
 
     def port(self, node: NodeName) -> int:
-        """Where a node listens."""
+        """The TCP port on which a node listens."""
         own = self.settings.get(f"{NODE_PREFIX}{node}")
         return (own.listen_port if own is not None else None) or self.cluster.listen_port or DEFAULT_PORT
 
     def address(self, node: NodeName, version: int) -> Address | None:
-        """A node's address of a family."""
+        """A node's address of a version of IP."""
         found = self.nodes[node].ipv4 if version == 4 else self.nodes[node].ipv6
         return found.ip if found is not None else None
 
-    def reflects(self, node: NodeName) -> str | None:
+    def reflector_cluster_id(self, node: NodeName) -> str | None:
         """The cluster id of a node that is a route reflector."""
         bgp = self.nodes[node].spec.bgp
         return bgp.route_reflector_cluster_id if bgp is not None else None
 
     def selected(self, selector: str) -> list[NodeName]:
-        """The nodes that a selector means."""
+        """The nodes that a selector matches, by name."""
         matches = parse(selector).matches
         return [name for name, node in sorted(self.nodes.items()) if matches(node.metadata.labels or {})]
 
@@ -97,12 +97,12 @@ class DesiredPeer:
     filters: tuple[str, ...] = ()
     """Names of BGPFilters, in order."""
     gateway: Address | None = None
-    """The peer is reached by this neighbour (`reachableBy`)."""
+    """The gateway to the peer (`reachableBy`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Peering:
-    """All peers, and what stands in the way of others."""
+class DesiredPeers:
+    """The peers by address, and a sentence for each that cannot be made."""
 
     peers: Mapping[Address, DesiredPeer]
     troubles: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Peering:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A peer before it is worked out."""
+    """A peer as one rule asks for it, before its options are worked out."""
 
     at: PeerAddress
     asn: int
@@ -121,48 +121,44 @@ class _Candidate:
     spec: BGPPeerSpec
 
 
-def peering(situation: PeeringInputs) -> Peering:
-    """Everybody this node peers with."""
-    if situation.me not in situation.nodes:
-        return Peering({})
+def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
+    """The peers of this node; of several rules for one address the first counts."""
+    if inputs.me not in inputs.nodes:
+        return DesiredPeers({})
     found: dict[Address, DesiredPeer] = {}
     troubles: list[str] = []
-    for candidate in _candidates(situation):
+    for candidate in _candidates(inputs):
         address = candidate.at.address
-        if address in found or _is_me(situation, address):
+        if address in found or address == inputs.address(inputs.me, address.version):
             continue
         try:
-            peer = _peer(situation, candidate)
+            peer = _peer(inputs, candidate)
         except ValueError as error:
             origin = f"BGPPeer {candidate.resource}" if candidate.resource else "BGPConfiguration default"
             troubles.append(f"{origin}: peer {address}: {error}")
             continue
         if peer is not None:
             found[address] = peer
-    return Peering(found, tuple(troubles))
+    return DesiredPeers(found, tuple(troubles))
 
 
-def wanted_secrets(situation: PeeringInputs) -> frozenset[SecretRef]:
-    """The secrets that this node's peers may need; whoever reads them gives them back as `passwords`."""
-    passwords = [situation.cluster.node_mesh_password, *(spec.password for spec in situation.peers.values())]
+def required_passwords(inputs: PeeringInputs) -> frozenset[SecretRef]:
+    """The secrets that any peer may need; the caller reads them and gives their texts back as `passwords`."""
+    passwords = [inputs.cluster.node_mesh_password, *(spec.password for spec in inputs.peers.values())]
     return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
 
 
-def _is_me(situation: PeeringInputs, address: Address) -> bool:
-    return situation.address(situation.me, address.version) == address
-
-
-def _candidates(situation: PeeringInputs) -> Iterator[_Candidate]:
-    """In the order of preference: written for all, written for some, reverse sides, the mesh."""
-    some = {name: spec for name, spec in situation.peers.items() if _is_for_some(spec)}
-    for chosen in (situation.peers.keys() - some.keys(), some.keys()):
+def _candidates(inputs: PeeringInputs) -> Iterator[_Candidate]:
+    """Candidates in the order of preference: written for all nodes, for some, reverse sides, the mesh."""
+    some = {name: spec for name, spec in inputs.peers.items() if _is_for_some(spec)}
+    for chosen in (inputs.peers.keys() - some.keys(), some.keys()):
         for name in sorted(chosen):
-            if situation.me in _local_side(situation, situation.peers[name]):
-                yield from _written(situation, name, situation.peers[name])
-    for name, spec in sorted(situation.peers.items()):
+            if inputs.me in _local_side(inputs, inputs.peers[name]):
+                yield from _written(inputs, name, inputs.peers[name])
+    for name, spec in sorted(inputs.peers.items()):
         if spec.reverse_peering != "Manual":
-            yield from _reversed(situation, name, spec)
-    yield from _mesh(situation)
+            yield from _reversed(inputs, name, spec)
+    yield from _mesh(inputs)
 
 
 def _is_for_some(spec: BGPPeerSpec) -> bool:
@@ -173,51 +169,51 @@ def _kind(spec: BGPPeerSpec) -> PeerKind:
     return PeerKind.NODE if _is_for_some(spec) else PeerKind.GLOBAL
 
 
-def _local_side(situation: PeeringInputs, spec: BGPPeerSpec) -> list[NodeName]:
+def _local_side(inputs: PeeringInputs, spec: BGPPeerSpec) -> list[NodeName]:
     """The nodes that a BGPPeer is written for."""
     if spec.node is not None:
-        return [NodeName(spec.node)] if spec.node in situation.nodes else []
-    return situation.selected(spec.node_selector or "all()")
+        return [NodeName(spec.node)] if spec.node in inputs.nodes else []
+    return inputs.selected(spec.node_selector or "all()")
 
 
-def _written(situation: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+def _written(inputs: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
     if spec.peer_selector is not None:
-        for other in situation.selected(spec.peer_selector):
-            yield from _node(situation, other, (4, 6), _kind(spec), name, spec)
+        for other in inputs.selected(spec.peer_selector):
+            yield from _node(inputs, other, (4, 6), _kind(spec), name, spec)
     elif spec.peer_ip is not None and spec.as_number is not None:
         at = peer_address(spec.peer_ip)
-        node = _node_behind(situation, at, spec.as_number)
+        node = _node_behind(inputs, at, spec.as_number)
         if node is not None and at.port is None:
-            at = replace(at, port=situation.port(node))
+            at = replace(at, port=inputs.port(node))
         yield _Candidate(at, spec.as_number, _kind(spec), node, name, spec)
 
 
-def _node_behind(situation: PeeringInputs, at: PeerAddress, asn: int) -> NodeName | None:
+def _node_behind(inputs: PeeringInputs, at: PeerAddress, asn: int) -> NodeName | None:
     """The node that is meant by an address, an AS number and perhaps a port."""
-    node = situation.holder(at.address)
-    if node is None or situation.asn(node) != asn or at.port not in (None, situation.port(node)):
+    node = inputs.holder(at.address)
+    if node is None or inputs.asn(node) != asn or at.port not in (None, inputs.port(node)):
         return None
     return node
 
 
-def _reversed(situation: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
-    """The other side of a BGPPeer that names this node as the peer."""
+def _reversed(inputs: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_Candidate]:
+    """The peers by BGPPeers that name this node as the peer: their other side."""
     versions: tuple[int, ...] = (4, 6)
     if spec.peer_selector is not None:
-        if situation.me not in situation.selected(spec.peer_selector):
+        if inputs.me not in inputs.selected(spec.peer_selector):
             return
     elif spec.peer_ip is not None and spec.as_number is not None:
         at = peer_address(spec.peer_ip)
-        if _node_behind(situation, at, spec.as_number) != situation.me:
+        if _node_behind(inputs, at, spec.as_number) != inputs.me:
             return
         versions = (at.address.version,)
-    # What is a number of one side only does not belong to the other.
     mirrored = _mirrored(spec)
-    for node in _local_side(situation, spec):
-        yield from _node(situation, node, versions, _kind(spec), name, mirrored, spec.local_as_number)
+    for node in _local_side(inputs, spec):
+        yield from _node(inputs, node, versions, _kind(spec), name, mirrored, spec.local_as_number)
 
 
 def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
+    """The options of a BGPPeer that hold for its other side, too; AS numbers and gateways are one side's own."""
     return BGPPeerSpec(
         password=spec.password,
         next_hop_mode=spec.next_hop_mode,
@@ -231,21 +227,21 @@ def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
     )
 
 
-def _mesh(situation: PeeringInputs) -> Iterator[_Candidate]:
-    """Every node with every other, reflectors apart: they are peered with by BGPPeers."""
-    cluster = situation.cluster
-    if not cluster.node_to_node_mesh_enabled or situation.reflects(situation.me):
+def _mesh(inputs: PeeringInputs) -> Iterator[_Candidate]:
+    """The node-to-node mesh: every other node but route reflectors, whose peers are made by BGPPeers."""
+    cluster = inputs.cluster
+    if not cluster.node_to_node_mesh_enabled or inputs.reflector_cluster_id(inputs.me):
         return
     spec = BGPPeerSpec(
         password=cluster.node_mesh_password, max_restart_time=cluster.node_mesh_max_restart_time
     )
-    for node in sorted(situation.nodes):
-        if not situation.reflects(node):
-            yield from _node(situation, node, (4, 6), PeerKind.MESH, "", spec)
+    for node in sorted(inputs.nodes):
+        if not inputs.reflector_cluster_id(node):
+            yield from _node(inputs, node, (4, 6), PeerKind.MESH, "", spec)
 
 
 def _node(
-    situation: PeeringInputs,
+    inputs: PeeringInputs,
     node: NodeName,
     versions: tuple[int, ...],
     kind: PeerKind,
@@ -254,33 +250,33 @@ def _node(
     asn: int | None = None,
 ) -> Iterator[_Candidate]:
     """Another node as a peer, once per family that both have; `asn` is its number towards us, if not its own."""
-    for version in versions if node != situation.me else ():
-        address = situation.address(node, version)
+    for version in versions if node != inputs.me else ():
+        address = inputs.address(node, version)
         if address is not None:
-            at = PeerAddress(address, situation.port(node))
-            yield _Candidate(at, asn or situation.asn(node), kind, node, resource, spec)
+            at = PeerAddress(address, inputs.port(node))
+            yield _Candidate(at, asn or inputs.asn(node), kind, node, resource, spec)
 
 
-def _peer(situation: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
-    """The peer as the speaker wants it; None: this node has no address of its family. Raises ValueError."""
+def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
+    """The peer with all its options; None: this node has no address of its family. Raises ValueError."""
     spec, address = candidate.spec, candidate.at.address
-    own = situation.address(situation.me, address.version)
+    own = inputs.address(inputs.me, address.version)
     if own is None:
         return None
-    local_as = spec.local_as_number if spec.local_as_number != situation.asn(situation.me) else None
-    internal = candidate.asn == (local_as or situation.asn(situation.me))
+    local_as = spec.local_as_number if spec.local_as_number != inputs.asn(inputs.me) else None
+    internal = candidate.asn == (local_as or inputs.asn(inputs.me))
     config = PeerConfig(
         address=address,
         asn=candidate.asn,
         port=candidate.at.port or DEFAULT_PORT,
         # Calico's rule, compared as text: else its nodes and ours could wait for each other.
         passive=candidate.node is not None and text_of(address) > text_of(own),
-        hold_seconds=situation.hold_seconds,
+        hold_seconds=inputs.hold_seconds,
         keepalive_seconds=seconds(spec.keepalive_time) if spec.keepalive_time else 0,
         local_address=own if spec.source_address != "None" else None,
         description=candidate.node or candidate.resource,
-        route_reflector_client=internal and _is_client(situation, candidate.node),
-        password=_password(situation, spec.password),
+        route_reflector_client=internal and _is_client(inputs, candidate.node),
+        password=_password(inputs, spec.password),
         ttl_security_hops=spec.ttl_security or 0,
         local_as=local_as,
         allowed_local_as=spec.num_allowed_local_as_numbers or 0,
@@ -292,10 +288,10 @@ def _peer(situation: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None
     return DesiredPeer(config, candidate.kind, candidate.resource, tuple(spec.filters or ()), gateway)
 
 
-def _is_client(situation: PeeringInputs, peer: NodeName | None) -> bool:
-    """RFC 4456: everybody of our AS who is not a reflector of our own cluster."""
-    own = situation.reflects(situation.me)
-    return own is not None and (peer is None or situation.reflects(peer) != own)
+def _is_client(inputs: PeeringInputs, peer: NodeName | None) -> bool:
+    """Whether a peer of our AS is a reflector client (RFC 4456): all are but reflectors of our own cluster."""
+    own = inputs.reflector_cluster_id(inputs.me)
+    return own is not None and (peer is None or inputs.reflector_cluster_id(peer) != own)
 
 
 def _next_hop_mode(spec: BGPPeerSpec, *, internal: bool) -> NextHopMode:
@@ -309,15 +305,15 @@ def _secret(password: Password | None) -> SecretRef | None:
     return (ref.name, ref.key) if ref is not None else None
 
 
-def _password(situation: PeeringInputs, password: Password | None) -> str:
-    """Empty where none is asked for. Raises ValueError: a session without its password must not come up."""
+def _password(inputs: PeeringInputs, password: Password | None) -> str:
+    """A password; empty where none is asked for. Raises ValueError: without its password a session must not come up."""
     ref = _secret(password)
     if ref is None:
         return ""
-    if ref in situation.passwords:
-        return situation.passwords[ref]
+    if ref in inputs.passwords:
+        return inputs.passwords[ref]
     assert password is not None
     assert password.secret_key_ref is not None
-    if password.secret_key_ref.optional and ref not in situation.unreadable:
+    if password.secret_key_ref.optional and ref not in inputs.unreadable:
         return ""
-    raise ValueError(situation.unreadable.get(ref, f"the secret {ref[0]}/{ref[1]} does not exist"))
+    raise ValueError(inputs.unreadable.get(ref, f"the secret {ref[0]}/{ref[1]} does not exist"))

@@ -20,11 +20,11 @@ from agent import journald
 from agent.configuration.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
-from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, Repeats
+from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, RepeatFilter
 from ipam.etcd.client import EtcdStore
 from ipam.failures import StoreError
 
-SECRET = "hunter2-do-not-tell"
+SECRET = "hunter2-do-not-log"
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -63,8 +63,8 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
         environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
         command = [sys.executable, "-c", PROGRAM, str(path), "human"]
         subprocess.run(command, check=True, stderr=stderr, env=environment, timeout=60)
-        told = fields(listening.recv(1 << 16))
-    assert told == {
+        sent = fields(listening.recv(1 << 16))
+    assert sent == {
         "MESSAGE": "level=warning event=datastore.away prefix=/calico/ why=two\\nlines",
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "tortie-agent",
@@ -86,17 +86,17 @@ def test_under_systemd_events_reach_journald_as_fields(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.text(min_size=1, max_size=80), st.text() | st.integers()), st.text())
 def test_any_event_is_a_datagram_that_can_be_read(event: dict[str, object], message: str) -> None:
-    told = fields(journald.datagram(message, 6, event))
-    assert told["PRIORITY"] == "6"
-    assert all(len(name) <= journald.LONGEST_NAME and not journald.NAME.search(name) for name in told)
+    sent = fields(journald.datagram(message, 6, event))
+    assert sent["PRIORITY"] == "6"
+    assert all(len(name) <= journald.LONGEST_NAME and not journald.NOT_IN_NAME.search(name) for name in sent)
 
 
 def test_a_stream_that_only_inherited_the_variable_is_not_the_journals() -> None:
-    assert not journald.is_journals(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
-    assert not journald.is_journals(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
+    assert not journald.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+    assert not journald.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
 
 
-def kept(repeats: Repeats, **event: object) -> dict[str, object] | None:
+def passed(repeats: RepeatFilter, **event: object) -> dict[str, object] | None:
     try:
         return dict(repeats(None, "", dict(event)))
     except structlog.DropEvent:
@@ -105,20 +105,20 @@ def kept(repeats: Repeats, **event: object) -> dict[str, object] | None:
 
 def test_what_is_said_again_and_again_is_counted_and_said_later() -> None:
     now = [0.0]
-    repeats = Repeats(lambda: now[0])
-    told = [kept(repeats, event="away", why="x") for _ in range(MOST_ALIKE + 7)]
-    assert [one is not None for one in told] == [True] * MOST_ALIKE + [False] * 7
-    assert kept(repeats, event="away", why="y") == {"event": "away", "why": "y"}
+    repeats = RepeatFilter(lambda: now[0])
+    sent = [passed(repeats, event="away", why="x") for _ in range(MOST_ALIKE + 7)]
+    assert [one is not None for one in sent] == [True] * MOST_ALIKE + [False] * 7
+    assert passed(repeats, event="away", why="y") == {"event": "away", "why": "y"}
     now[0] = WINDOW_SECONDS
-    assert kept(repeats, event="away", why="x") == {"event": "away", "why": "x", "repeated": 7}
-    assert kept(repeats, event="away", why="x") == {"event": "away", "why": "x"}
+    assert passed(repeats, event="away", why="x") == {"event": "away", "why": "x", "repeated": 7}
+    assert passed(repeats, event="away", why="x") == {"event": "away", "why": "x"}
 
 
 def test_a_storm_of_one_event_is_bounded_whatever_its_fields() -> None:
-    repeats = Repeats(lambda: 0.0)
-    told = [kept(repeats, event="refused", number=number) for number in range(3 * MOST_OF_EVENT)]
-    assert sum(one is not None for one in told) == MOST_OF_EVENT
-    assert kept(repeats, event="other") is not None
+    repeats = RepeatFilter(lambda: 0.0)
+    sent = [passed(repeats, event="refused", number=number) for number in range(3 * MOST_OF_EVENT)]
+    assert sum(one is not None for one in sent) == MOST_OF_EVENT
+    assert passed(repeats, event="other") is not None
     assert len(repeats._seen) <= MOST_REMEMBERED
 
 

@@ -14,7 +14,7 @@ from agent.datastore.resources.resource_types import (
     encode,
     kind_of,
 )
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.status import fact_troubles
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
@@ -24,8 +24,8 @@ from tests.scenes.route_facts import link
 ME = NodeName("node1")
 
 
-def cluster(*resources: Node | WorkloadEndpoint) -> Cluster:
-    found = Cluster(ME)
+def cluster(*resources: Node | WorkloadEndpoint) -> StateCache:
+    found = StateCache(ME)
     for one in resources:
         plural = {"Node": "nodes", "WorkloadEndpoint": "workloadendpoints"}[kind_of(one)]
         key = resource_key(plural, one.metadata.name, one.metadata.namespace or "default")

@@ -1,4 +1,4 @@
-"""Nodes in one process for tests: each a `Mesh` of its own on a loopback address, all with the same resources."""
+"""Nodes in one process for tests: each a `BgpController` on a loopback address, all with the same resources."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from agent.clock import SystemClock
 from agent.configuration.config import BgpSettings
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.resources.resource_types import KINDS
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import RouteKey
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
-from agent.peering.passwords import Secrets
+from agent.peering.passwords import PasswordFiles
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName, Pool
 
@@ -38,7 +38,7 @@ def document(kind: str, name: str, **spec: Any) -> dict[str, Any]:
     return {"kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-class MeshNode:
+class BgpNode:
     """One node: number N has the address SUBNET.N and the block 10.0.N.0/26."""
 
     def __init__(self, number: int, directory: Path, **settings: Any) -> None:
@@ -48,46 +48,46 @@ class MeshNode:
         self.address6 = f"fd00::{number}"
         self.block6 = IPv6Network(f"fd01:0:0:{number}::/122")
         self.changed = asyncio.Event()
-        self.cluster = Cluster(self.name)
+        self.state = StateCache(self.name)
         state = directory / f"state-{number}"
         state.mkdir(exist_ok=True)
-        self.mesh = BgpController(
+        self.bgp = BgpController(
             BgpSettings(hold_seconds=9, **settings),
-            Secrets(directory),
+            PasswordFiles(directory),
             DrainFile(state),
             SystemClock(),
             self.changed.set,
         )
 
-    def follow(self) -> None:
+    def reconcile(self) -> None:
         """One pass, as after the reconciler's."""
         owners = {self.block: self.name, self.block6: self.name}
         facts = Facts(self.name, pools=(POOL, POOL6), block_owners=owners)
-        self.mesh.follow(self.cluster, facts, set(map(RouteKey, owners)))
+        self.bgp.reconcile(self.state, facts, set(map(RouteKey, owners)))
 
-    def peer(self, other: MeshNode) -> dict[str, Any]:
+    def peer(self, other: BgpNode) -> dict[str, Any]:
         """The status of a peer; empty when it is none."""
-        found = [one for one in self.mesh.status() if str(one["address"]) == other.address]
+        found = [one for one in self.bgp.looking_glass.peers() if str(one["address"]) == other.address]
         return found[0] if found else {}
 
     def next_hops(self) -> dict[str, str]:
         """Prefix -> next hop of what was learned."""
-        return {str(prefix): str(next_hop) for prefix, next_hop in self.mesh.learned.items()}
+        return {str(prefix): str(next_hop) for prefix, next_hop in self.bgp.learned.items()}
 
     def sessions(self) -> dict[str, object]:
         """Address -> since when the session is established."""
         return {
             str(one["address"]): one["since"]
-            for one in self.mesh.status()
+            for one in self.bgp.looking_glass.peers()
             if one["state"].value == "Established"
         }
 
 
-class Meshes:
+class BgpNodes:
     """All nodes of a test."""
 
     def __init__(self, count: int, directory: Path) -> None:
-        self.nodes = [MeshNode(number, directory) for number in range(1, count + 1)]
+        self.nodes = [BgpNode(number, directory) for number in range(1, count + 1)]
         self.put(document("BGPConfiguration", "default", listenPort=PORT))
         for one in self.nodes:
             self.put(document("Node", one.name, bgp={"ipv4Address": f"{one.address}/24"}))
@@ -97,8 +97,8 @@ class Meshes:
         key = key_of(msgspec.convert(resource, KINDS[resource["kind"]]))
         for one in self.nodes:
             value = None if deleted else Versioned(key, msgspec.json.encode(resource), 1)
-            one.cluster.apply(key, value)
-            one.follow()
+            one.state.apply(key, value)
+            one.reconcile()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Until something holds, looking whenever a speaker reports a change."""
@@ -109,15 +109,15 @@ class Meshes:
                 for one, wait in zip(self.nodes, waits, strict=True):
                     wait.cancel()
                     one.changed.clear()
-                    one.follow()
+                    one.reconcile()
 
 
 @asynccontextmanager
-async def meshes(count: int, directory: Path) -> AsyncIterator[Meshes]:
+async def bgp_nodes(count: int, directory: Path) -> AsyncIterator[BgpNodes]:
     """That many nodes, closed at the end."""
-    made = Meshes(count, directory)
+    made = BgpNodes(count, directory)
     try:
         yield made
     finally:
         for one in made.nodes:
-            await one.mesh.close()
+            await one.bgp.close()

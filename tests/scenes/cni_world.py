@@ -15,7 +15,7 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
-from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, Cluster
+from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, StateCache
 from agent.netlink import sysctl
 from agent.netlink.objects import Address, Sysctl
 from ipam.allocation.allocator import Allocator
@@ -50,7 +50,7 @@ class World:
         """`pods` makes real devices; without it they are a fake's. `waits` are the verbs'."""
         self.store = store or FakeStore()
         self.waits = waits
-        self.cluster = Cluster(NODE)
+        self.cluster = StateCache(NODE)
         self.pods = FakePods()
         self._network: PodNetwork = pods or self.pods
         self.state = state
@@ -73,9 +73,9 @@ class World:
             mtu=lambda: 1450,
             not_ready=lambda: self.why,
             cached_endpoint=self.cluster.endpoint,
-            add_endpoint=self.cluster.adopt,
-            remove_endpoint=self.cluster.forget,
-            ignore_watch=lambda key: self.cluster.making(key, lambda: None),
+            add_endpoint=self.cluster.add_endpoint,
+            remove_endpoint=self.cluster.remove_endpoint,
+            ignore_watch=lambda key: self.cluster.ignore_watch(key, lambda: None),
             wait_for_routes=self.settled,
             pods=self._network,
             boot_id=boot_id,

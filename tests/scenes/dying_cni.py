@@ -23,7 +23,7 @@ from agent.cni.pod import pod_network
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
-from agent.datastore.state_cache import ENDPOINTS, POOLS, Cluster
+from agent.datastore.state_cache import ENDPOINTS, POOLS, StateCache
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.client import EtcdStore
@@ -125,7 +125,7 @@ class Server(CniServer):
         return answer
 
 
-def routed(cluster: Cluster, wanted: frozenset[Address]) -> None:
+def routed(cluster: StateCache, wanted: frozenset[Address]) -> None:
     """Program the host's routes, as the reconciler does."""
     for endpoint in cluster.endpoints:
         for address in wanted.intersection(endpoint.addresses):
@@ -147,7 +147,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         listening.set()
         os.write(1, f"{os.getpid()} ready\n".encode())
 
-    store, cluster, pods = EtcdStore(EtcdConfig((endpoint,))), Cluster(NodeName("node1")), Pods()
+    store, cluster, pods = EtcdStore(EtcdConfig((endpoint,))), StateCache(NodeName("node1")), Pods()
     for prefix in (POOLS, ENDPOINTS):
         cluster.replace(prefix, (await store.list(prefix)).values)
     allocator = Allocations(store, SystemClock(), lambda: cluster.pools)
@@ -164,13 +164,13 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         mtu=lambda: 1450,
         not_ready=lambda: "the datastore is away" if away else None,
         cached_endpoint=cluster.endpoint,
-        add_endpoint=cluster.adopt,
-        remove_endpoint=cluster.forget,
+        add_endpoint=cluster.add_endpoint,
+        remove_endpoint=cluster.remove_endpoint,
         wait_for_routes=settled,
         pods=pods,
         boot_id="boot-1",
         cached_endpoints=lambda: cluster.endpoints,
-        ignore_watch=lambda key: cluster.making(key, lambda: None),
+        ignore_watch=lambda key: cluster.ignore_watch(key, lambda: None),
         limited=lambda: None,
         count_call=lambda verb, code, seconds: None,
     )

@@ -1,4 +1,4 @@
-"""Situations of BGP for tests, from a few words."""
+"""Inputs of peering for tests, from a few words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec
-from agent.peering.peers import DesiredPeer, Peering, PeeringInputs, peering
+from agent.peering.peers import DesiredPeer, DesiredPeers, PeeringInputs, desired_peers
 from ipam.model import NodeName
 
 SECRET = {"secretKeyRef": {"name": "bgp", "key": "k"}}
@@ -29,7 +29,7 @@ REFLECTOR = node("r", "10.0.0.9", labels="rr", route_reflector_cluster_id="1.0.0
 TWIN = node("t", "10.0.0.8", labels="rr", route_reflector_cluster_id="1.0.0.1")
 
 
-def situation(
+def inputs(
     *nodes: Node,
     me: str = "a",
     peers: dict[str, dict[str, Any]] | None = None,
@@ -51,17 +51,17 @@ NO_MESH = {"default": {"nodeToNodeMeshEnabled": False}}
 TOR = {"peerIP": "10.0.0.254", "asNumber": 65001}
 
 
-def one(found: Peering, address: str = "10.0.0.254") -> DesiredPeer:
+def one(found: DesiredPeers, address: str = "10.0.0.254") -> DesiredPeer:
     return found.peers[ip_address(address)]
 
 
-def addresses(found: Peering) -> list[str]:
+def addresses(found: DesiredPeers) -> list[str]:
     return sorted(map(str, found.peers))
 
 
-def told(given: PeeringInputs, address: str = "10.0.0.254") -> Any:
-    return one(peering(given), address).config
+def peer_config(given: PeeringInputs, address: str = "10.0.0.254") -> Any:
+    return one(desired_peers(given), address).config
 
 
 def with_tor(**spec: Any) -> PeeringInputs:
-    return situation(A, B, peers={"tor": {**TOR, **spec}}, configured=NO_MESH)
+    return inputs(A, B, peers={"tor": {**TOR, **spec}}, configured=NO_MESH)

@@ -65,15 +65,15 @@ def _edit_stored(
 ) -> None:
     """Write what `edit` makes of the stored document; `source` is what errors name. Raises CommandFailed."""
     name = arguments.name
-    change = resource_changes.Change(kind, name, lambda admission: admission.change(kind, name, edit, source))
+    change = resource_changes.Change(kind, name, lambda writer: writer.edit(kind, name, edit, source))
     resource_changes.carry_out(arguments, [change], wording)
 
 
 def _patch(text: str) -> Document:
-    from agent.datastore.resources.yaml_lines import NotReadable, documents
+    from agent.datastore.resources.yaml_lines import NotReadable, parse_documents
 
     with reported(NotReadable, prefix="-p: "):
-        found = list(documents(text))
+        found = list(parse_documents(text))
     if len(found) != 1 or not isinstance(found[0].value, dict):
         raise CommandFailed('-p: expected one object, such as \'{"spec": {"natOutgoing": true}}\'')
     patch: Document = found[0].value

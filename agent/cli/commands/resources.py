@@ -15,7 +15,7 @@ from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
-    from agent.datastore.resources.documents import Found
+    from agent.datastore.resources.documents import ParsedResource
     from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
 
@@ -100,16 +100,16 @@ def add_parsers(subparsers: Any) -> None:
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import Admission, NotFound
+    from agent.datastore.resource_writer import NotFound, ResourceWriter
     from agent.datastore.storage_layout import Damaged
 
     kind = kind_named(arguments.kind)
 
     async def work(store: Store) -> tuple[list[Resource], list[str]]:
-        admission = Admission(store, SystemClock())
+        writer = ResourceWriter(store, SystemClock())
         if arguments.names:
-            return [await admission.named(kind, name) for name in arguments.names], []
-        return await admission.stored(kind)
+            return [await writer.get(kind, name) for name in arguments.names], []
+        return await writer.list_kind(kind)
 
     with reported(NotFound, Damaged):
         resources, damaged = with_store(arguments, work)
@@ -130,15 +130,15 @@ def run_get(arguments: argparse.Namespace) -> None:
 
 def run_write(arguments: argparse.Namespace) -> None:
     """`tortie create`, `tortie apply` and `tortie replace`."""
-    from agent.datastore.resource_writer import Exists, Verb
+    from agent.datastore.resource_writer import Exists, WriteMode
     from agent.datastore.resources.resource_types import kind_of
 
-    verb = Verb[arguments.command.upper()]
+    verb = WriteMode[arguments.command.upper()]
     skip = Exists if arguments.command == "create" and arguments.skip_exists else None
 
-    def change(found: Found) -> resource_changes.Change:
+    def change(found: ParsedResource) -> resource_changes.Change:
         kind, name = kind_of(found.resource), found.resource.metadata.name
-        return resource_changes.Change(kind, name, lambda admission: admission.write(found, verb))
+        return resource_changes.Change(kind, name, lambda writer: writer.write(found, verb))
 
     changes = [change(found) for found in resource_files.read_files(arguments)]
     wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
@@ -164,12 +164,12 @@ def _deleting(resource: Resource) -> resource_changes.Change:
     from agent.datastore.resources.resource_types import kind_of
 
     return resource_changes.Change(
-        kind_of(resource), resource.metadata.name, lambda admission: admission.delete(resource)
+        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource)
     )
 
 
 def _deleting_named(kind: str, name: str) -> resource_changes.Change:
-    return resource_changes.Change(kind, name, lambda admission: admission.delete_named(kind, name))
+    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:

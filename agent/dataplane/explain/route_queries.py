@@ -19,7 +19,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.kinds.states import ActualState, Comparison
 from agent.dataplane.reconciler import Reconciler
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Prefix, RouteKey
 
@@ -43,7 +43,7 @@ class RouteQueries:
         self,
         reconciler: Reconciler,
         kernel: Kernel,
-        cluster: Cluster,
+        cluster: StateCache,
         facts: Callable[[], Facts],
         learned_from: Callable[[Prefix], str],
     ) -> None:

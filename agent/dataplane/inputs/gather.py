@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.wire.families import Prefix
@@ -37,7 +37,7 @@ def addresses_of(node: Node) -> NodeAddresses | None:
 class Gatherer:
     """Gathers the facts of one node, pass after pass."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: StateCache) -> None:
         self._cluster = cluster
         self._nodes = Memo[Mapping[NodeName, NodeAddresses]](by_identity=True)
         self._pools = Memo[tuple[Pool, ...]](by_identity=True)
@@ -65,7 +65,7 @@ class Gatherer:
             endpoints=self._endpoints.get(lambda: self._pods(endpoints), endpoints),
             bgp_nexthops=bgp_nexthops,
             peer_gateways=peer_gateways,
-            services=service_networks(cluster.bgp),
+            services=service_networks(cluster.bgp_configuration),
             links=links,
             underlay_links=frozenset(underlay_links),
             node_gateways=node_gateways or {},

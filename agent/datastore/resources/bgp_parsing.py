@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
-Address = IPv4Address | IPv6Address
+from ipam.model import Address
+
 Community = int | bytes
 """RFC 1997 as a number of 32 bits; RFC 8092 as its twelve octets."""
 

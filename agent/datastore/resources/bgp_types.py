@@ -1,6 +1,6 @@
 """The fields of Calico's BGP resources: BGPConfiguration, BGPPeer, BGPFilter.
 
-Promises: names, defaults and bounds of single fields are Calico's. What needs more than one field is in `bgp_faults`.
+Promises: names, defaults and bounds of single fields are Calico's. Rules of more than one field: `bgp_validation`.
 Does not know: etcd, files, sessions.
 """
 
@@ -108,7 +108,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
 
 
 class PrefixLength(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Bounds of a prefix length; the family's own are checked in `bgp_faults`."""
+    """Bounds of a prefix length; the family's own are checked in `bgp_validation`."""
 
     min: Annotated[int, Meta(ge=0, le=128)] | None = None
     max: Annotated[int, Meta(ge=0, le=128)] | None = None
@@ -120,30 +120,30 @@ class CommunityMatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     values: Annotated[list[str], Meta(min_length=1, max_length=1)]
 
 
-class AddCommunity(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AddCommunitySpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Add this community."""
 
     value: str
 
 
-class PrependASPath(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PrependASPathSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Put these numbers, in this order, in front of AS_PATH."""
 
     prefix: Annotated[list[AsNumber], Meta(min_length=1, max_length=10)]
 
 
-class SetPriority(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SetPrioritySpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Give the route this priority, a kernel metric: the lower the better."""
 
     value: Priority
 
 
-class Operation(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class OperationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Exactly one change of a route."""
 
-    add_community: AddCommunity | None = None
-    prepend_as_path: PrependASPath | None = field(default=None, name="prependASPath")
-    set_priority: SetPriority | None = None
+    add_community: AddCommunitySpec | None = None
+    prepend_as_path: PrependASPathSpec | None = field(default=None, name="prependASPath")
+    set_priority: SetPrioritySpec | None = None
 
 
 class FilterRule(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -159,7 +159,7 @@ class FilterRule(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
     communities: CommunityMatch | None = None
     as_path_prefix: list[AsNumber] | None = field(default=None, name="asPathPrefix")
     priority: Priority | None = None
-    operations: Annotated[list[Operation], Meta(max_length=10)] | None = None
+    operations: Annotated[list[OperationSpec], Meta(max_length=10)] | None = None
 
 
 class BGPFilterSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):

@@ -1,6 +1,6 @@
 """Everything that can be wrong with a BGP resource by itself, a sentence each, field first.
 
-Promises: pure; a resource without faults is one that `agent.peering.peers` and `bgp.policy.policy` can use as a whole.
+Promises: pure; a resource without errors is one that `agent.peering.peers` and `bgp.policy.policy` can use as a whole.
 Does not know: other resources, so neither whether a filter of this name exists nor whether an address is a node's.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
 from agent.datastore.resources.bgp_types import (
@@ -16,11 +16,12 @@ from agent.datastore.resources.bgp_types import (
     BGPFilterSpec,
     BGPPeerSpec,
     FilterRule,
-    Operation,
+    OperationSpec,
     Password,
 )
+from agent.datastore.resources.field_checks import network_of, one_of, readable
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource
-from ipam.selector import SelectorError, parse
+from ipam.selector import parse
 
 LONGEST_RESTART_SECONDS = 4095
 """RFC 4724: twelve bits."""
@@ -29,34 +30,33 @@ LONGEST_KEEPALIVE_SECONDS = 21845
 SECRET_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
 NODE_PREFIX = "node."
-"""A node's own BGPConfiguration is named so."""
+"""The name of a node's own BGPConfiguration begins so."""
 
 
-def bgp_faults(resource: Resource) -> list[str]:
-    """Of a resource of any kind; none of those that are not BGP's."""
+def validate_bgp(resource: Resource) -> list[str]:
+    """What is wrong with a resource of any kind; nothing of those that are not BGP's."""
     match resource:
         case BGPConfiguration():
-            return configuration_faults(resource.metadata.name, resource.spec)
+            return validate_bgp_configuration(resource.metadata.name, resource.spec)
         case BGPPeer():
-            return peer_faults(resource.spec)
+            return validate_bgp_peer(resource.spec)
         case BGPFilter():
-            return filter_faults(resource.spec)
+            return validate_bgp_filter(resource.spec)
         case _:
             return []
 
 
-def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
-    """Of a BGPConfiguration."""
-    found = list(_word("spec.bindMode", spec.bind_mode, ("None", "NodeIP")))
+def validate_bgp_configuration(name: str, spec: BGPConfigurationSpec) -> list[str]:
+    """What is wrong with a BGPConfiguration."""
+    found = list(one_of("spec.bindMode", spec.bind_mode, ("None", "NodeIP")))
     if name != "default" and not name.startswith(NODE_PREFIX):
         found.append(
             f"metadata.name: {name!r} is neither default nor {NODE_PREFIX}NAME; nobody would read it"
         )
     found += _password("spec.nodeMeshPassword", spec.node_mesh_password)
-    found += _duration(
-        "spec.nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time, LONGEST_RESTART_SECONDS
-    )
-    found += _service_faults(spec)
+    restart_time = spec.node_mesh_max_restart_time
+    found += readable("spec.nodeMeshMaxRestartTime", restart_time, _duration(LONGEST_RESTART_SECONDS))
+    found += _service_errors(spec)
     if not spec.node_to_node_mesh_enabled:
         for field, value in (
             ("nodeMeshPassword", spec.node_mesh_password),
@@ -65,30 +65,30 @@ def configuration_faults(name: str, spec: BGPConfigurationSpec) -> list[str]:
             if value is not None:
                 found.append(f"spec.{field}: needs nodeToNodeMeshEnabled: true")
     for index, named in enumerate(spec.communities or ()):
-        found += _readable(f"spec.communities[{index}].value", named.value, community)
+        found += readable(f"spec.communities[{index}].value", named.value, community)
     names = {named.name for named in spec.communities or ()}
     for index, advertisement in enumerate(spec.prefix_advertisements or ()):
         at = f"spec.prefixAdvertisements[{index}]"
-        found += _network(f"{at}.cidr", advertisement.cidr, None)
+        found += readable(f"{at}.cidr", advertisement.cidr, network_of(None))
         for text in advertisement.communities:
             # A node's own object uses the names of `default`, which is another resource.
             if text not in names and (name == "default" or ":" in text):
-                found += _readable(f"{at}.communities", text, community)
+                found += readable(f"{at}.communities", text, community)
     return found
 
 
-def _service_faults(spec: BGPConfigurationSpec) -> Iterator[str]:
+def _service_errors(spec: BGPConfigurationSpec) -> Iterator[str]:
     for field, cidrs in (
         ("serviceClusterIPs", spec.service_cluster_ips),
         ("serviceExternalIPs", spec.service_external_ips),
         ("serviceLoadBalancerIPs", spec.service_load_balancer_ips),
     ):
         for index, one in enumerate(cidrs or ()):
-            yield from _network(f"spec.{field}[{index}].cidr", one.cidr, None)
+            yield from readable(f"spec.{field}[{index}].cidr", one.cidr, network_of(None))
 
 
-def peer_faults(spec: BGPPeerSpec) -> list[str]:
-    """Of a BGPPeer."""
+def validate_bgp_peer(spec: BGPPeerSpec) -> list[str]:
+    """What is wrong with a BGPPeer."""
     found: list[str] = []
     if spec.node is not None and spec.node_selector is not None:
         found.append("spec.nodeSelector: excludes node; set one of them, or none for all nodes")
@@ -102,24 +102,26 @@ def peer_faults(spec: BGPPeerSpec) -> list[str]:
         found.append("spec.asNumber: excludes peerSelector; the nodes' own AS numbers count")
     if spec.peer_ip is not None and spec.as_number is None:
         found.append("spec.asNumber: must be given with peerIP")
-    for field, text in (("nodeSelector", spec.node_selector), ("peerSelector", spec.peer_selector)):
-        found += _selector(f"spec.{field}", text)
-    found += _readable("spec.peerIP", spec.peer_ip, peer_address)
-    found += _word("spec.nextHopMode", spec.next_hop_mode, ("Auto", "Self", "Keep"))
-    found += _word("spec.sourceAddress", spec.source_address, ("UseNodeIP", "None"))
-    found += _word("spec.reversePeering", spec.reverse_peering, ("Auto", "Manual"))
+    found += readable("spec.nodeSelector", spec.node_selector, parse)
+    found += readable("spec.peerSelector", spec.peer_selector, parse)
+    found += readable("spec.peerIP", spec.peer_ip, peer_address)
+    found += one_of("spec.nextHopMode", spec.next_hop_mode, ("Auto", "Self", "Keep"))
+    found += one_of("spec.sourceAddress", spec.source_address, ("UseNodeIP", "None"))
+    found += one_of("spec.reversePeering", spec.reverse_peering, ("Auto", "Manual"))
     if spec.keep_original_next_hop and spec.next_hop_mode is not None:
         found.append("spec.keepOriginalNextHop: excludes nextHopMode; use nextHopMode alone")
-    found += _duration("spec.maxRestartTime", spec.max_restart_time, LONGEST_RESTART_SECONDS)
-    found += _duration("spec.keepaliveTime", spec.keepalive_time, LONGEST_KEEPALIVE_SECONDS, least=1)
+    found += readable("spec.maxRestartTime", spec.max_restart_time, _duration(LONGEST_RESTART_SECONDS))
+    found += readable(
+        "spec.keepaliveTime", spec.keepalive_time, _duration(LONGEST_KEEPALIVE_SECONDS, least=1)
+    )
     found += _password("spec.password", spec.password)
-    return found + _gateway_faults(spec)
+    return found + _gateway_errors(spec)
 
 
-def _gateway_faults(spec: BGPPeerSpec) -> list[str]:
+def _gateway_errors(spec: BGPPeerSpec) -> list[str]:
     if spec.reachable_by is None:
         return []
-    if found := list(_readable("spec.reachableBy", spec.reachable_by, ip_address)):
+    if found := list(readable("spec.reachableBy", spec.reachable_by, ip_address)):
         return found
     if spec.peer_ip is None:
         return ["spec.reachableBy: needs peerIP"]
@@ -132,8 +134,8 @@ def _gateway_faults(spec: BGPPeerSpec) -> list[str]:
     return []
 
 
-def filter_faults(spec: BGPFilterSpec) -> list[str]:
-    """Of a BGPFilter."""
+def validate_bgp_filter(spec: BGPFilterSpec) -> list[str]:
+    """What is wrong with a BGPFilter."""
     found: list[str] = []
     for field, version, rules in (
         ("exportV4", 4, spec.export_v4),
@@ -142,33 +144,33 @@ def filter_faults(spec: BGPFilterSpec) -> list[str]:
         ("importV6", 6, spec.import_v6),
     ):
         for index, rule in enumerate(rules or ()):
-            found += [f"spec.{field}[{index}].{sentence}" for sentence in _rule_faults(rule, version, field)]
+            found += [f"spec.{field}[{index}].{sentence}" for sentence in _rule_errors(rule, version, field)]
     return found
 
 
-def _rule_faults(rule: FilterRule, version: int, direction: str) -> Iterator[str]:
-    yield from _word("action", rule.action, ("Accept", "Reject"))
-    yield from _word("matchOperator", rule.match_operator, ("Equal", "NotEqual", "In", "NotIn"))
-    yield from _word("source", rule.source, ("RemotePeers",))
-    yield from _word("peerType", rule.peer_type, ("eBGP", "iBGP"))
+def _rule_errors(rule: FilterRule, version: int, direction: str) -> Iterator[str]:
+    yield from one_of("action", rule.action, ("Accept", "Reject"))
+    yield from one_of("matchOperator", rule.match_operator, ("Equal", "NotEqual", "In", "NotIn"))
+    yield from one_of("source", rule.source, ("RemotePeers",))
+    yield from one_of("peerType", rule.peer_type, ("eBGP", "iBGP"))
     if rule.source is not None and direction.startswith("import"):
         yield "source: belongs to export rules; what is imported comes from peers anyway"
     if (rule.cidr is None) != (rule.match_operator is None):
         yield "matchOperator: goes with cidr; set both or neither"
     if rule.cidr is not None:
-        yield from _network("cidr", rule.cidr, version)
+        yield from readable("cidr", rule.cidr, network_of(version))
     if rule.interface is not None and not INTERFACE.fullmatch(rule.interface):
         yield f"interface: {rule.interface!r} must be 1 to 15 letters, digits, '.', '-', '_' or '*'"
-    yield from _length_faults(rule, version)
+    yield from _length_errors(rule, version)
     for value in rule.communities.values if rule.communities is not None else ():
-        yield from _readable("communities.values", value, community)
+        yield from readable("communities.values", value, community)
     if rule.operations and rule.action != "Accept":
         yield "operations: need action Accept"
     for index, operation in enumerate(rule.operations or ()):
-        yield from _operation_faults(f"operations[{index}]", operation)
+        yield from _operation_errors(f"operations[{index}]", operation)
 
 
-def _length_faults(rule: FilterRule, version: int) -> Iterator[str]:
+def _length_errors(rule: FilterRule, version: int) -> Iterator[str]:
     length, longest = rule.prefix_length, 32 if version == 4 else 128
     if length is None:
         return
@@ -182,53 +184,23 @@ def _length_faults(rule: FilterRule, version: int) -> Iterator[str]:
         yield f"prefixLength: min {least} is greater than max {most}, so nothing could match"
 
 
-def _operation_faults(at: str, operation: Operation) -> Iterator[str]:
+def _operation_errors(at: str, operation: OperationSpec) -> Iterator[str]:
     given = (operation.add_community, operation.prepend_as_path, operation.set_priority)
     if sum(one is not None for one in given) != 1:
         yield f"{at}: must hold exactly one of addCommunity, prependASPath, setPriority"
     if operation.add_community is not None:
-        yield from _readable(f"{at}.addCommunity.value", operation.add_community.value, community)
+        yield from readable(f"{at}.addCommunity.value", operation.add_community.value, community)
 
 
-def _word(field: str, word: str | None, words: tuple[str, ...]) -> Iterator[str]:
-    if word is not None and word not in words:
-        yield f"{field}: {word!r} is none of {', '.join(words)}"
+def _duration(most: int, least: int = 0) -> Callable[[str], float]:
+    """A reader of durations between bounds in seconds."""
 
+    def read(text: str) -> float:
+        if not least <= (found := seconds(text)) <= most:
+            raise ValueError(f"{text} is outside {least} to {most} seconds")
+        return found
 
-def _readable(field: str, text: str | None, read: Callable[[str], object]) -> Iterator[str]:
-    try:
-        if text is not None:
-            read(text)
-    except ValueError as error:
-        yield f"{field}: {error}"
-
-
-def _selector(field: str, text: str | None) -> Iterator[str]:
-    try:
-        if text is not None:
-            parse(text)
-    except SelectorError as error:
-        yield f"{field}: {error}"
-
-
-def _duration(field: str, text: str | None, most: int, least: int = 0) -> Iterator[str]:
-    if text is None:
-        return
-    try:
-        if not least <= seconds(text) <= most:
-            yield f"{field}: {text} is outside {least} to {most} seconds"
-    except ValueError as error:
-        yield f"{field}: {error}"
-
-
-def _network(field: str, text: str, version: int | None) -> Iterator[str]:
-    try:
-        network = ip_network(text)
-    except ValueError as error:
-        yield f"{field}: {error}"
-        return
-    if version is not None and network.version != version:
-        yield f"{field}: {text} is not IPv{version}"
+    return read
 
 
 def _password(field: str, password: Password | None) -> Iterator[str]:

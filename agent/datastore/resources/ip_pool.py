@@ -1,6 +1,6 @@
 """An IPPool resource as the pool that allocation and routing work with, and everything that can be wrong with one.
 
-Promises: `pool(…)` of a resource without faults never fails; every fault names its field.
+Promises: `pool(…)` of a valid resource never fails; every error names its field.
 Does not know: other resources than IPPool, files, etcd.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv6Network, ip_network
 
+from agent.datastore.resources.field_checks import one_of, readable
 from agent.datastore.resources.resource_types import IPPool, IPPoolSpec
 from ipam.address_text import MAPPED, text_of
 from ipam.model import (
@@ -20,16 +21,16 @@ from ipam.model import (
     Prefix,
     Use,
 )
-from ipam.selector import SelectorError, parse
+from ipam.selector import parse
 
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 
 
 def pool(resource: IPPool) -> Pool:
-    """The pool behind a resource. Raises ValueError with the first fault."""
+    """The pool behind a resource. Raises ValueError with the first error."""
     spec = resource.spec
-    if found := faults(spec):
-        raise ValueError(found[0])
+    if errors := validate_pool(spec):
+        raise ValueError(errors[0])
     cidr = ip_network(spec.cidr)
     uses = frozenset(Use(word) for word in spec.allowed_uses) if spec.allowed_uses else None
     return Pool(
@@ -47,29 +48,22 @@ def pool(resource: IPPool) -> Pool:
     )
 
 
-def faults(spec: IPPoolSpec) -> list[str]:
+def validate_pool(spec: IPPoolSpec) -> list[str]:
     """Everything wrong with a pool by itself, a sentence each, field first."""
-    found: list[str] = []
-    for name, word, words in (
-        ("ipipMode", spec.ipip_mode, EncapsulationMode),
-        ("vxlanMode", spec.vxlan_mode, EncapsulationMode),
-        ("assignmentMode", spec.assignment_mode, AssignmentMode),
-    ):
-        if word not in {member.value for member in words}:
-            found.append(
-                f"spec.{name}: {word!r} is none of {', '.join(str(member.value) for member in words)}"
-            )
+    found = [
+        *one_of("spec.ipipMode", spec.ipip_mode, EncapsulationMode),
+        *one_of("spec.vxlanMode", spec.vxlan_mode, EncapsulationMode),
+        *one_of("spec.assignmentMode", spec.assignment_mode, AssignmentMode),
+    ]
     if spec.ipip_mode != "Never" and spec.vxlan_mode != "Never":
         found.append("spec.ipipMode: exclude each other with vxlanMode; set one of them to Never")
-    unknown = [use for use in spec.allowed_uses or () if use not in {member.value for member in Use}]
-    if unknown:
-        found.append(
-            f"spec.allowedUses: {unknown[0]!r} is none of {', '.join(member.value for member in Use)}"
-        )
-    return found + _cidr_faults(spec) + _selector_faults(spec)
+    unknown = [text for use in spec.allowed_uses or () for text in one_of("spec.allowedUses", use, Use)]
+    found += unknown[:1]
+    found += _cidr_errors(spec)
+    return [*found, *readable("spec.nodeSelector", spec.node_selector or "all()", parse)]
 
 
-def _cidr_faults(spec: IPPoolSpec) -> list[str]:
+def _cidr_errors(spec: IPPoolSpec) -> list[str]:
     try:
         cidr = ip_network(spec.cidr)
     except ValueError:
@@ -87,14 +81,14 @@ def _cidr_faults(spec: IPPoolSpec) -> list[str]:
         found.append(f"spec.cidr: {cidr} overlaps the link-local range")
     if cidr.version == 6 and spec.ipip_mode != "Never":
         found.append("spec.ipipMode: IPIP carries IPv4 only; use vxlanMode or Never for an IPv6 pool")
-    return found + _length_faults(spec, cidr)
+    return found + _length_errors(spec, cidr)
 
 
 def _as_ipv4(mapped: IPv6Network) -> str:
     return f"{mapped.network_address.ipv4_mapped}/{mapped.prefixlen - MAPPED.prefixlen}"
 
 
-def _length_faults(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
+def _length_errors(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
     length = DEFAULT_BLOCK_LENGTH[cidr.version] if spec.block_size is None else spec.block_size
     allowed = BLOCK_LENGTHS[cidr.version]
     if length not in allowed:
@@ -105,14 +99,6 @@ def _length_faults(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
         return [
             f"spec.blockSize: a block of /{length} does not fit into {cidr}; choose {cidr.prefixlen} or more"
         ]
-    return []
-
-
-def _selector_faults(spec: IPPoolSpec) -> list[str]:
-    try:
-        parse(spec.node_selector or "all()")
-    except SelectorError as error:
-        return [f"spec.nodeSelector: {error}"]
     return []
 
 

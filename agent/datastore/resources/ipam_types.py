@@ -1,7 +1,7 @@
 """Resources about addresses besides pools, and what can be wrong with them: IPReservation, IPAMConfiguration …
 
-Promises: pure; names and defaults are Calico's. A resource without faults is one that allocation can use.
-Does not know: where they are kept: the last two are no resources in etcd,
+Promises: pure; names and defaults are Calico's. A resource without errors is one that allocation can use.
+Does not know: where they are stored: the last two are no resources in etcd,
 `agent.datastore.storage_layout` makes them so.
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from agent.datastore.resources.field_checks import readable
 from ipam.address_text import text_of
 from ipam.allocation.ipam_config import config_fault
 from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
-"""Kept for Calico; this program runs no virtual machines."""
+"""Preserved for Calico; this program runs no virtual machines."""
 
 
 class IPReservationSpec(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -50,17 +51,14 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     deleted: str = "false"
 
 
-def reservation_faults(spec: IPReservationSpec) -> Iterator[str]:
-    """Of an IPReservation."""
+def validate_reservation(spec: IPReservationSpec) -> Iterator[str]:
+    """What is wrong with an IPReservation."""
     for index, text in enumerate(spec.reserved_cidrs):
-        try:
-            ip_network(text)
-        except ValueError as error:
-            yield f"spec.reservedCIDRs[{index}]: {error}"
+        yield from readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
 
 
-def configuration_faults(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
-    """Of an IPAMConfiguration."""
+def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
+    """What is wrong with an IPAMConfiguration."""
     if name != "default":
         yield f"metadata.name: {name!r} is not default; there is one for the whole cluster"
     if (sentence := config_fault(rules_of(spec, IpamConfig()))) is not None:
@@ -69,7 +67,7 @@ def configuration_faults(name: str, spec: IPAMConfigurationSpec) -> Iterator[str
 
 
 def rules_of(spec: IPAMConfigurationSpec, stored: IpamConfig) -> IpamConfig:
-    """The rules as allocation keeps them; what this program does not know stays as stored."""
+    """The rules as allocation has them; what this program does not know stays as stored."""
     other = json.loads(stored.other) if stored.other else {}
     other.pop(PERSISTENCE, None)
     if spec.kube_virt_vm_address_persistence is not UNSET:

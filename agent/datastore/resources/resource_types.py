@@ -8,9 +8,10 @@ Does not know: etcd, files, what a value means for the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
@@ -19,14 +20,13 @@ from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterS
 from agent.datastore.resources.ipam_types import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
 
 API_VERSION = "projectcalico.org/v3"
-VXLAN_VNI = 4096
-VXLAN_PORT = 4789
-ADDRESSES_KEPT = 1 << 14
+MOST_CACHED_ADDRESSES = 1 << 16
 """Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
+_Value = TypeVar("_Value")
 
 
 class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """What every resource bears; `resource_version` is etcd's mod_revision and is never stored."""
+    """What every resource has; `resource_version` is etcd's mod_revision and is never stored."""
 
     name: str
     namespace: str | None = None
@@ -126,64 +126,49 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     @property
     def ipv4(self) -> IPv4Interface | None:
         """The node's underlay address with its subnet; None when the node has none or it cannot be read."""
-        return _interface4(self.spec.bgp.ipv4_address if self.spec.bgp else None)
+        return _value(IPv4Interface, self.spec.bgp.ipv4_address if self.spec.bgp else None)
 
     @property
     def ipv6(self) -> IPv6Interface | None:
-        """The same in IPv6."""
-        return _interface6(self.spec.bgp.ipv6_address if self.spec.bgp else None)
+        """The node's IPv6 underlay address with its subnet; None when the node has none or it cannot be read."""
+        return _value(IPv6Interface, self.spec.bgp.ipv6_address if self.spec.bgp else None)
 
     @property
     def ipip_address(self) -> IPv4Address | None:
         """The address on the node's tunl0."""
-        return _address(self.spec.bgp.ipv4_ipip_tunnel_addr if self.spec.bgp else None)
+        return _value(IPv4Address, self.spec.bgp.ipv4_ipip_tunnel_addr if self.spec.bgp else None)
 
     @property
     def vxlan_address(self) -> IPv4Address | None:
         """The address on the node's vxlan.calico: its VTEP."""
-        return _address(self.spec.ipv4_vxlan_tunnel_addr)
+        return _value(IPv4Address, self.spec.ipv4_vxlan_tunnel_addr)
 
     @property
     def vxlan6_address(self) -> IPv6Address | None:
         """The address on the node's vxlan-v6.calico."""
-        text = self.spec.ipv6_vxlan_tunnel_addr
-        try:
-            return IPv6Address(text) if text else None
-        except ValueError:
-            return None
+        return _value(IPv6Address, self.spec.ipv6_vxlan_tunnel_addr)
 
 
-@lru_cache(maxsize=ADDRESSES_KEPT)
-def _single(text: str) -> IPv4Address | IPv6Address | None:
-    """`10.0.0.1/32` or `fd00::1/128`, also without its length."""
+def _single(text: str) -> IPv4Address | IPv6Address:
+    """`10.0.0.1/32` or `fd00::1/128`, also without its length. Raises ValueError."""
+    found = ip_interface(text)
+    if found.network.prefixlen != found.max_prefixlen:
+        raise ValueError
+    return found.ip
+
+
+@lru_cache(maxsize=MOST_CACHED_ADDRESSES)
+def _cached(read: Callable[[str], object], text: str) -> Any:
     try:
-        found = ip_interface(text)
-    except ValueError:
-        return None
-    return found.ip if found.network.prefixlen == found.max_prefixlen else None
-
-
-def _address(text: str | None) -> IPv4Address | None:
-    try:
-        return IPv4Address(text) if text else None
+        return read(text) if text else None
     except ValueError:
         return None
 
 
-@lru_cache(maxsize=ADDRESSES_KEPT)
-def _interface4(text: str | None) -> IPv4Interface | None:
-    try:
-        return IPv4Interface(text) if text else None
-    except ValueError:
-        return None
-
-
-@lru_cache(maxsize=ADDRESSES_KEPT)
-def _interface6(text: str | None) -> IPv6Interface | None:
-    try:
-        return IPv6Interface(text) if text else None
-    except ValueError:
-        return None
+def _value(read: Callable[[str], _Value], text: str | None) -> _Value | None:
+    """A text as a value; None when it is not given or cannot be read."""
+    found: _Value | None = _cached(read, text or "")
+    return found
 
 
 class BGPConfiguration(_Resource, frozen=True, kw_only=True, tag="BGPConfiguration"):
@@ -212,7 +197,7 @@ class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoi
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """The addresses of the pod; what cannot be read, and what is no single address, is left out."""
-        found = (_single(text) for text in self.spec.ip_networks)
+        found = (_value(_single, text) for text in self.spec.ip_networks)
         return tuple(address for address in found if address is not None)
 
 
@@ -256,21 +241,11 @@ PLURALS: dict[str, str] = {
     "WorkloadEndpoint": "workloadendpoints",
 }
 """Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are
-kept otherwise."""
+stored otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
 
-KINDS: dict[str, type[Resource]] = {
-    "IPPool": IPPool,
-    "Node": Node,
-    "BGPConfiguration": BGPConfiguration,
-    "BGPPeer": BGPPeer,
-    "BGPFilter": BGPFilter,
-    "IPReservation": IPReservation,
-    "IPAMConfiguration": IPAMConfiguration,
-    "WorkloadEndpoint": WorkloadEndpoint,
-    "BlockAffinity": BlockAffinity,
-}
+KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in get_args(Resource)}
 
 READ_ONLY = {
     "WorkloadEndpoint": "pods are made and removed by the CNI plugin",
@@ -285,7 +260,7 @@ def kind_of(resource: Resource) -> str:
 
 
 def encode(resource: Resource) -> bytes:
-    """The JSON that is stored: without resourceVersion, which only a read can tell."""
+    """The JSON that is stored: without resourceVersion, which only a read knows."""
     metadata = msgspec.structs.replace(resource.metadata, resource_version=None)
     return msgspec.json.encode(msgspec.structs.replace(resource, metadata=metadata))
 

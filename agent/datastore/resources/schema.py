@@ -60,7 +60,7 @@ def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
 def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Document:
     """`new`, and of `stored` what the kind does not know: a field of a newer program survives our write.
 
-    A list is one value: what stood in its items has no place in another list.
+    A list is one value: a field of one of its items has no item in another list.
     """
     struct = struct_of(kind)
     if struct is None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from agent.datastore.resources import ip_pool, ipam_types
 from agent.datastore.resources.bgp_types import LARGEST_AS
-from agent.datastore.resources.bgp_validation import bgp_faults
+from agent.datastore.resources.bgp_validation import validate_bgp
+from agent.datastore.resources.field_checks import address_of, readable
 from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
     IPReservation,
     Node,
-    NodeSpec,
+    NodeBGPSpec,
     Resource,
 )
 
@@ -25,22 +25,22 @@ NAME = re.compile(r"[!-~]{1,253}")
 """Wider than Calico's rule, because a node's name is what its machine is called."""
 
 
-def faults(resource: Resource) -> list[str]:
-    """All of them."""
+def validate(resource: Resource) -> list[str]:
+    """Everything wrong with a resource of any kind."""
     name = resource.metadata.name
     found = (
         [] if NAME.fullmatch(name) else ["metadata.name: must be 1 to 253 characters, none of them a space"]
     )
-    found += bgp_faults(resource)
+    found += validate_bgp(resource)
     match resource:
         case IPPool():
-            found += ip_pool.faults(resource.spec)
+            found += ip_pool.validate_pool(resource.spec)
         case Node():
-            found += _node_faults(resource)
+            found += _node_errors(resource)
         case IPReservation():
-            found += ipam_types.reservation_faults(resource.spec)
+            found += ipam_types.validate_reservation(resource.spec)
         case IPAMConfiguration():
-            found += ipam_types.configuration_faults(resource.metadata.name, resource.spec)
+            found += ipam_types.validate_ipam_configuration(resource.metadata.name, resource.spec)
             found += [
                 f"metadata.{field}: Calico keeps none for the rules of allocation"
                 for field, value in (
@@ -54,34 +54,17 @@ def faults(resource: Resource) -> list[str]:
     return found
 
 
-def _node_faults(node: Node) -> Iterator[str]:
-    bgp = node.spec.bgp
-    if bgp is not None:
-        for version, text, read in ((4, bgp.ipv4_address, node.ipv4), (6, bgp.ipv6_address, node.ipv6)):
-            if text and read is None:
-                yield f"spec.bgp.ipv{version}Address: {text!r} is not an IPv{version} address with a length"
-        if bgp.as_number is not None and not 1 <= bgp.as_number <= LARGEST_AS:
-            yield f"spec.bgp.asNumber: {bgp.as_number} is outside 1 to {LARGEST_AS}"
-        if bgp.ipv4_ipip_tunnel_addr:
-            yield from _address("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, IPv4Address)
-        if bgp.route_reflector_cluster_id:
-            yield from _address(
-                "spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, IPv4Address
-            )
-    yield from _tunnel_faults(node.spec)
-
-
-def _tunnel_faults(spec: NodeSpec) -> Iterator[str]:
-    if spec.ipv4_vxlan_tunnel_addr:
-        yield from _address("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, IPv4Address)
-    if spec.ipv6_vxlan_tunnel_addr:
-        yield from _address("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, IPv6Address)
-
-
-def _address(field: str, text: str, family: type[IPv4Address] | type[IPv6Address]) -> Iterator[str]:
-    try:
-        if isinstance(ip_address(text), family):
-            return
-    except ValueError:
-        pass
-    yield f"{field}: {text!r} is not an IPv{4 if family is IPv4Address else 6} address"
+def _node_errors(node: Node) -> Iterator[str]:
+    spec, bgp = node.spec, node.spec.bgp or NodeBGPSpec()
+    for version, text, read in ((4, bgp.ipv4_address, node.ipv4), (6, bgp.ipv6_address, node.ipv6)):
+        if text and read is None:
+            yield f"spec.bgp.ipv{version}Address: {text!r} is not an IPv{version} address with a length"
+    if bgp.as_number is not None and not 1 <= bgp.as_number <= LARGEST_AS:
+        yield f"spec.bgp.asNumber: {bgp.as_number} is outside 1 to {LARGEST_AS}"
+    for field, text, version in (
+        ("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, 4),
+        ("spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, 4),
+        ("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, 4),
+        ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, 6),
+    ):
+        yield from readable(field, text or None, address_of(version))

@@ -1,6 +1,6 @@
 """YAML or JSON text becomes plain values, each with the line it was written in.
 
-Promises: one document after the other; a key that is given twice is told, not silently chosen; time stamps stay text;
+Promises: one document after the other; a key given twice is reported, not silently chosen; time stamps stay text;
 what aliases unfold to is bounded. JSON is read as the part of YAML that it is, so its lines are known too.
 Does not know: what the values mean.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 MOST_VALUES = 1 << 20
-"""In one text: a few aliases of aliases could otherwise fill any memory."""
+"""Values in one text: a few aliases of aliases could otherwise fill any memory."""
 MOST_LEVELS = 100
 
 
@@ -24,35 +24,35 @@ class NotReadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
-    """One document."""
+class YamlDocument:
+    """One document with the lines of its fields."""
 
     value: Any
     lines: Mapping[str, int]
-    """Where each field is: `spec.exportV4[0].action` -> its line, counted from 1; the document itself is under ``."""
+    """Path of a field, such as `spec.exportV4[0].action` -> its line, from 1; the document itself is under ``."""
     repeated: tuple[str, ...] = ()
     """Fields that were given twice."""
 
     def line(self, path: str) -> int:
-        """Of a field, or of the nearest one around it: what is missing has no line of its own."""
+        """The line of a field, or of the nearest one around it: a field that is missing has no line of its own."""
         while path not in self.lines:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines[path]
 
 
-def documents(text: str) -> Iterator[Marked]:
+def parse_documents(text: str) -> Iterator[YamlDocument]:
     """All documents that hold anything. Raises NotReadable."""
     if text.lstrip().startswith(("{", "[")):
         # JSON may be indented by tabs, which YAML forbids; inside JSON's texts there are none (RFC 8259 section 7).
         text = text.replace("\t", " ")
     _check_levels(text)
     loader = yaml.CSafeLoader(text)
-    reading = _Reading(loader)
+    reader = _YamlReader(loader)
     try:
         while loader.check_node():
             root = loader.get_node()
             assert root is not None  # as check_node said
-            found = reading.document(root)
+            found = reader.document(root)
             if found.value is not None:
                 yield found
     except yaml.YAMLError as error:
@@ -62,36 +62,36 @@ def documents(text: str) -> Iterator[Marked]:
 
 
 def _check_levels(text: str) -> None:
-    """Before nodes are made of it: libyaml's composer calls itself at each level, and dies of thousands."""
+    """Raise NotReadable before nodes are made: libyaml's composer calls itself at each level, and dies of thousands."""
     level = 0
     try:
         for event in yaml.parse(text, yaml.CSafeLoader):
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if level > MOST_LEVELS:
-                raise NotReadable(f"{_place(event.start_mark)}: nested in more than {MOST_LEVELS} levels")
+                raise NotReadable(f"{_position(event.start_mark)}: nested in more than {MOST_LEVELS} levels")
     except yaml.YAMLError as error:
         raise NotReadable(_sentence(error)) from error
 
 
 @dataclass(slots=True)
-class _Reading:
-    """One text's way from nodes to values."""
+class _YamlReader:
+    """Turns the nodes of one text into values."""
 
     loader: yaml.CSafeLoader
     count: int = 0
     lines: dict[str, int] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
 
-    def document(self, root: yaml.Node) -> Marked:
+    def document(self, root: yaml.Node) -> YamlDocument:
         self.lines, self.repeated = {"": _line(root)}, []
-        return Marked(self._value(root, "", 0), self.lines, tuple(self.repeated))
+        return YamlDocument(self._value(root, "", 0), self.lines, tuple(self.repeated))
 
     def _value(self, node: yaml.Node, path: str, level: int) -> Any:
         self.count += 1
         if self.count > MOST_VALUES:
-            raise NotReadable(f"{_place(node.start_mark)}: more than {MOST_VALUES} values; split it")
+            raise NotReadable(f"{_position(node.start_mark)}: more than {MOST_VALUES} values; split it")
         if level > MOST_LEVELS:
-            raise NotReadable(f"{_place(node.start_mark)}: holds itself")
+            raise NotReadable(f"{_position(node.start_mark)}: holds itself")
         if isinstance(node, yaml.SequenceNode):
             return [self._item(item, f"{path}[{index}]", level) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -101,7 +101,7 @@ class _Reading:
         try:
             value = self.loader.construct_object(node)
         except ValueError as error:
-            raise NotReadable(f"{_place(node.start_mark)}: not YAML or JSON: {error}") from error
+            raise NotReadable(f"{_position(node.start_mark)}: not YAML or JSON: {error}") from error
         return str(node.value) if isinstance(value, date) else value
 
     def _item(self, item: yaml.Node, path: str, level: int) -> Any:
@@ -114,7 +114,7 @@ class _Reading:
         self.loader.flatten_mapping(node)  # what `<<` brings comes first, so that a field beside it counts
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise NotReadable(f"{_place(key.start_mark)}: a key must be a word")
+                raise NotReadable(f"{_position(key.start_mark)}: a key must be a word")
             at = f"{path}.{key.value}" if path else str(key.value)
             self.lines[at] = _line(key)
             if given.count(key.value) > 1 and at not in self.repeated:
@@ -130,9 +130,9 @@ def _line(node: yaml.Node) -> int:
 def _sentence(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    place = f"{_place(mark)}: " if mark is not None else ""
-    return f"{place}not YAML or JSON: {problem}"
+    position = f"{_position(mark)}: " if mark is not None else ""
+    return f"{position}not YAML or JSON: {problem}"
 
 
-def _place(mark: Any) -> str:
+def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"

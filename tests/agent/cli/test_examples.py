@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.datastore.resource_writer import Admission, Verb
+from agent.datastore.resource_writer import ResourceWriter, WriteMode
 from agent.datastore.resources.documents import read
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
@@ -61,7 +61,7 @@ async def store_anew(server: Etcd) -> None:
     store = EtcdStore(EtcdConfig((server.endpoint,)))
     await store.commit((), [Delete(key) for key in (await store.list("/calico/")).values])
     for found in read(STORED, "stored"):
-        await Admission(store, SystemClock()).write(found, Verb.CREATE)
+        await ResourceWriter(store, SystemClock()).write(found, WriteMode.CREATE)
     await store.close()
 
 

@@ -72,7 +72,7 @@ def test_a_wrong_setting_is_one_sentence_with_its_key(tmp_path: Path, text: str,
     assert sentence in str(caught.value)
 
 
-def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_tells_its_origin(
+def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_has_its_origin(
     tmp_path: Path,
 ) -> None:
     file, drop_ins = tmp_path / "agent.toml", tmp_path / "conf.d"
@@ -83,13 +83,13 @@ def test_files_beside_it_are_read_in_the_order_of_their_names_and_each_value_tel
     (drop_ins / "30.toml.off").write_text("not read")
     found = loaded(file, {"TORTIE_LOG_LEVEL": "debug"}, {"node.address": "10.0.0.5/24"})
     assert (found.config.node_name, found.config.node.labels) == ("late", {"b": "2"})
-    told = {setting.key: (setting.value, setting.origin) for setting in found.settings()}
-    assert told["node.name"] == ("late", str(drop_ins / "20-late.toml"))
-    assert told["node.labels"] == ({"b": "2"}, str(drop_ins / "10-early.toml"))
-    assert told["bgp.hold_seconds"] == (30, str(file))
-    assert told["log.level"] == ("debug", "TORTIE_LOG_LEVEL")
-    assert told["node.address"] == ("10.0.0.5/24", "--node-address")
-    assert told["bgp.restart_seconds"] == (120, "default")
+    settings = {setting.key: (setting.value, setting.origin) for setting in found.settings()}
+    assert settings["node.name"] == ("late", str(drop_ins / "20-late.toml"))
+    assert settings["node.labels"] == ({"b": "2"}, str(drop_ins / "10-early.toml"))
+    assert settings["bgp.hold_seconds"] == (30, str(file))
+    assert settings["log.level"] == ("debug", "TORTIE_LOG_LEVEL")
+    assert settings["node.address"] == ("10.0.0.5/24", "--node-address")
+    assert settings["bgp.restart_seconds"] == (120, "default")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         load(tmp_path / "absent.toml", {}, {})
 
 
-def test_a_password_file_open_to_everybody_is_refused(tmp_path: Path) -> None:
+def test_a_password_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("secret\n")
     file.chmod(0o644)

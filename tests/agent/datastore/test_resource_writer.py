@@ -13,8 +13,8 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.datastore import storage_layout
-from agent.datastore.resource_writer import MOST_ATTEMPTS, Admission, Effect, Exists, NotFound, Verb
-from agent.datastore.resources.documents import Found, InvalidDocument, read
+from agent.datastore.resource_writer import MOST_ATTEMPTS, Effect, Exists, NotFound, ResourceWriter, WriteMode
+from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.schema import merged
 from agent.datastore.storage_layout import Damaged
 from ipam.etcd.client import EtcdStore
@@ -50,51 +50,51 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def admission(store: Store) -> Admission:
-    return Admission(store, SystemClock())
+def writer(store: Store) -> ResourceWriter:
+    return ResourceWriter(store, SystemClock())
 
 
-def found(example: Example, spec: dict[str, Any] | None = None) -> Found:
+def found(example: Example, spec: dict[str, Any] | None = None) -> ParsedResource:
     return read(example.text(spec), "f")[0]
 
 
-async def shown(admission: Admission, example: Example) -> str:
-    """As `get -o yaml` tells it."""
+async def shown(writer: ResourceWriter, example: Example) -> str:
+    """As `get -o yaml` prints it."""
     return msgspec.yaml.encode(
-        storage_layout.shown(await admission.named(example.kind, example.name))
+        storage_layout.to_document(await writer.get(example.kind, example.name))
     ).decode()
 
 
 @KINDS
-async def test_what_get_tells_can_be_applied_and_changes_nothing(
-    admission: Admission, example: Example
+async def test_what_get_prints_can_be_applied_and_changes_nothing(
+    writer: ResourceWriter, example: Example
 ) -> None:
-    made = await admission.write(found(example), Verb.APPLY)
+    made = await writer.write(found(example), WriteMode.APPLY)
     assert made.effect is Effect.CREATED
-    text = await shown(admission, example)
+    text = await shown(writer, example)
     (again,) = read(text, "f")
-    assert (await admission.write(again, Verb.APPLY)).effect is Effect.UNCHANGED
-    assert (await admission.write(again, Verb.REPLACE)).effect is Effect.UNCHANGED
-    assert await shown(admission, example) == text
-    document = storage_layout.shown(made.resource) if made.resource is not None else {}
+    assert (await writer.write(again, WriteMode.APPLY)).effect is Effect.UNCHANGED
+    assert (await writer.write(again, WriteMode.REPLACE)).effect is Effect.UNCHANGED
+    assert await shown(writer, example) == text
+    document = storage_layout.to_document(made.resource) if made.resource is not None else {}
     for field, value in example.document()["spec"].items():
         assert document["spec"][field] == value
 
 
 @KINDS
-async def test_a_change_is_told_field_by_field_and_keeps_who_made_it_when(
-    admission: Admission, example: Example
+async def test_a_change_is_reported_field_by_field_and_keeps_uid_and_creation_time(
+    writer: ResourceWriter, example: Example
 ) -> None:
-    first = await admission.write(found(example), Verb.CREATE)
-    rehearsed = await Admission(DryRunStore(admission._store), SystemClock()).write(
-        found(example, example.other), Verb.APPLY
+    first = await writer.write(found(example), WriteMode.CREATE)
+    dry = await ResourceWriter(DryRunStore(writer._store), SystemClock()).write(
+        found(example, example.other), WriteMode.APPLY
     )
-    assert rehearsed.effect is Effect.CONFIGURED
-    assert example.change in rehearsed.changed
-    assert (await admission.named(example.kind, example.name)) == first.resource
-    second = await admission.write(found(example, example.other), Verb.REPLACE)
-    assert (second.effect, second.changed) == (Effect.CONFIGURED, rehearsed.changed)
-    stored = await admission.named(example.kind, example.name)
+    assert dry.effect is Effect.CONFIGURED
+    assert example.change in dry.changed
+    assert (await writer.get(example.kind, example.name)) == first.resource
+    second = await writer.write(found(example, example.other), WriteMode.REPLACE)
+    assert (second.effect, second.changed) == (Effect.CONFIGURED, dry.changed)
+    stored = await writer.get(example.kind, example.name)
     assert stored == second.resource
     assert first.resource is not None
     assert stored.metadata.uid == first.resource.metadata.uid
@@ -103,45 +103,45 @@ async def test_a_change_is_told_field_by_field_and_keeps_who_made_it_when(
 
 @KINDS
 async def test_create_wants_nothing_there_and_replace_something(
-    admission: Admission, example: Example
+    writer: ResourceWriter, example: Example
 ) -> None:
     named = f"f: line 1: {example.kind} {example.name}: "
     with pytest.raises(NotFound, match=f"^{named}does not exist; make it with: tortie create"):
-        await admission.write(found(example), Verb.REPLACE)
-    await admission.write(found(example), Verb.CREATE)
+        await writer.write(found(example), WriteMode.REPLACE)
+    await writer.write(found(example), WriteMode.CREATE)
     with pytest.raises(Exists, match=f"^{named}already exists; change it with: tortie apply"):
-        await admission.write(found(example), Verb.CREATE)
-    assert (await admission.delete(found(example).resource)).effect is Effect.DELETED
+        await writer.write(found(example), WriteMode.CREATE)
+    assert (await writer.delete(found(example).resource)).effect is Effect.DELETED
     with pytest.raises(NotFound, match=f"^{example.kind} {example.name} does not exist$"):
-        await admission.delete(found(example).resource)
+        await writer.delete(found(example).resource)
 
 
 @KINDS
-async def test_a_document_of_an_earlier_state_is_refused(admission: Admission, example: Example) -> None:
-    await admission.write(found(example), Verb.CREATE)
-    old = await shown(admission, example)
-    await admission.write(found(example, example.other), Verb.APPLY)
+async def test_a_document_of_an_earlier_state_is_refused(writer: ResourceWriter, example: Example) -> None:
+    await writer.write(found(example), WriteMode.CREATE)
+    old = await shown(writer, example)
+    await writer.write(found(example, example.other), WriteMode.APPLY)
     (stale,) = read(old, "f")
-    for write in (Verb.REPLACE, Verb.APPLY):
+    for write in (WriteMode.REPLACE, WriteMode.APPLY):
         with pytest.raises(Conflict, match=r"metadata\.resourceVersion: has changed since it was read \("):
-            await admission.write(stale, write)
+            await writer.write(stale, write)
     with pytest.raises(Conflict, match="get it again and repeat the change"):
-        await admission.delete(stale.resource)
+        await writer.delete(stale.resource)
 
 
 @KINDS
-async def test_a_patch_changes_what_it_names_alone(admission: Admission, example: Example) -> None:
-    await admission.write(found(example), Verb.CREATE)
+async def test_a_patch_changes_what_it_names_alone(writer: ResourceWriter, example: Example) -> None:
+    await writer.write(found(example), WriteMode.CREATE)
     patch = {"spec": example.other}
-    done = await admission.change(example.kind, example.name, lambda document: merged(document, patch), "-p")
+    done = await writer.edit(example.kind, example.name, lambda document: merged(document, patch), "-p")
     assert done.effect is Effect.CONFIGURED
     assert example.change in done.changed
     (wanted,) = read(example.text(example.other), "f")
-    assert (await admission.write(wanted, Verb.APPLY)).effect is Effect.UNCHANGED
+    assert (await writer.write(wanted, WriteMode.APPLY)).effect is Effect.UNCHANGED
     with pytest.raises(
         InvalidDocument, match=r"kind and metadata\.name: cannot be changed|is not default|is neither default"
     ):
-        await admission.change(
+        await writer.edit(
             example.kind,
             example.name,
             lambda document: merged(document, {"metadata": {"name": "other"}}),
@@ -149,19 +149,19 @@ async def test_a_patch_changes_what_it_names_alone(admission: Admission, example
         )
 
 
-async def test_fields_of_a_newer_program_survive_every_write(store: Store, admission: Admission) -> None:
+async def test_fields_of_a_newer_program_survive_every_write(store: Store, writer: ResourceWriter) -> None:
     document = POOL.document({"later": {"deep": 1}})
     document |= {"status": {"conditions": []}}
     document["metadata"] |= {"uid": "u", "managedFields": []}
     key = resource_key("ippools", "pool")
     await store.commit((), [Put(key, json.dumps(document).encode())])
     await store.commit((), [Put(IPAM_CONFIG, b'{"auto_allocate_blocks":true,"later":[1]}')])
-    await admission.write(found(POOL, POOL.other), Verb.APPLY)
-    await admission.write(found(EXAMPLES[6]), Verb.REPLACE)
-    kept, rules = await store.get(key), await store.get(IPAM_CONFIG)
-    assert kept is not None
+    await writer.write(found(POOL, POOL.other), WriteMode.APPLY)
+    await writer.write(found(EXAMPLES[6]), WriteMode.REPLACE)
+    stored, rules = await store.get(key), await store.get(IPAM_CONFIG)
+    assert stored is not None
     assert rules is not None
-    raw = json.loads(kept.value)
+    raw = json.loads(stored.value)
     assert (raw["spec"]["later"], raw["status"], raw["metadata"]["managedFields"]) == (
         {"deep": 1},
         {"conditions": []},
@@ -171,31 +171,31 @@ async def test_fields_of_a_newer_program_survive_every_write(store: Store, admis
     assert json.loads(rules.value)["later"] == [1]
 
 
-async def test_a_status_in_a_file_is_not_read(admission: Admission) -> None:
+async def test_a_status_in_a_file_is_not_read(writer: ResourceWriter) -> None:
     (with_status,) = read(json.dumps(POOL.document() | {"status": {"conditions": [1]}}), "f")
-    assert (await admission.write(with_status, Verb.CREATE)).effect is Effect.CREATED
-    assert (await admission.write(found(POOL), Verb.APPLY)).effect is Effect.UNCHANGED
+    assert (await writer.write(with_status, WriteMode.CREATE)).effect is Effect.CREATED
+    assert (await writer.write(found(POOL), WriteMode.APPLY)).effect is Effect.UNCHANGED
 
 
-async def test_pools_of_one_rehearsal_see_each_other(store: Store) -> None:
-    rehearsal = Admission(DryRunStore(store), SystemClock())
-    await rehearsal.write(found(POOL), Verb.APPLY)
+async def test_pools_of_one_dry_run_see_each_other(store: Store) -> None:
+    dry = ResourceWriter(DryRunStore(store), SystemClock())
+    await dry.write(found(POOL), WriteMode.APPLY)
     document = POOL.document({"cidr": "10.0.4.0/24"})
     document["metadata"]["name"] = "second"
     with pytest.raises(
         InvalidDocument, match=r"f: line 1: IPPool second: spec.cidr: 10.0.4.0/24 overlaps pool"
     ):
-        await rehearsal.write(read(json.dumps(document), "f")[0], Verb.APPLY)
-    assert (await rehearsal.delete(found(POOL).resource)).effect is Effect.DELETED
-    assert (await rehearsal.write(read(json.dumps(document), "f")[0], Verb.APPLY)).effect is Effect.CREATED
+        await dry.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)
+    assert (await dry.delete(found(POOL).resource)).effect is Effect.DELETED
+    assert (await dry.write(read(json.dumps(document), "f")[0], WriteMode.APPLY)).effect is Effect.CREATED
     assert (await store.list("/calico/")).values == {}
 
 
-async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, admission: Admission) -> None:
+async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, writer: ResourceWriter) -> None:
     key = affinity_key(NodeName("n1"), ip_network("10.0.0.64/26"))
     await store.commit((), [Put(key, b'{"state":"pending","deleted":false}')])
-    (claim,), damaged = await admission.stored("BlockAffinity")
-    assert storage_layout.shown(claim)["spec"] == {
+    (claim,), damaged = await writer.list_kind("BlockAffinity")
+    assert storage_layout.to_document(claim)["spec"] == {
         "state": "pending",
         "node": "n1",
         "cidr": "10.0.0.64/26",
@@ -203,48 +203,46 @@ async def test_what_is_made_by_agents_is_shown_and_not_written(store: Store, adm
         "deleted": "false",
     }
     assert (claim.metadata.name, damaged) == ("n1-10-0-0-64-26", [])
-    (written,) = read(msgspec.yaml.encode(storage_layout.shown(claim)).decode(), "f")
+    (written,) = read(msgspec.yaml.encode(storage_layout.to_document(claim)).decode(), "f")
     with pytest.raises(InvalidDocument, match="cannot be written: claims are made and released by agents"):
-        await admission.write(written, Verb.APPLY)
+        await writer.write(written, WriteMode.APPLY)
     with pytest.raises(InvalidDocument, match="cannot be deleted: claims are made"):
-        await admission.delete(claim)
+        await writer.delete(claim)
 
 
 async def test_a_value_that_cannot_be_read_hides_no_other_and_can_be_repaired(
-    store: Store, admission: Admission
+    store: Store, writer: ResourceWriter
 ) -> None:
-    await admission.write(found(PEER), Verb.CREATE)
+    await writer.write(found(PEER), WriteMode.CREATE)
     bad = resource_key("bgppeers", "bad")
     await store.commit(
         (), [Put(bad, b'{"kind":"BGPPeer","metadata":{"name":"bad"},"spec":{"asNumber":"x"}}')]
     )
-    peers, (sentence,) = await admission.stored("BGPPeer")
+    peers, (sentence,) = await writer.list_kind("BGPPeer")
     assert [peer.metadata.name for peer in peers] == ["tor"]
     assert sentence.startswith(
         f"BGPPeer at {bad} cannot be read: Expected `int | null`, got `str` - at `$.spec.asN"
     )
     with pytest.raises(Damaged, match="cannot be read"):
-        await admission.named("BGPPeer", "bad")
+        await writer.get("BGPPeer", "bad")
     document = PEER.document()
     document["metadata"] = {"name": "bad"}
     repaired = read(json.dumps(document), "f")[0]
-    assert (await admission.write(repaired, Verb.APPLY)).effect is Effect.CONFIGURED
-    assert (await admission.stored("BGPPeer"))[1] == []
+    assert (await writer.write(repaired, WriteMode.APPLY)).effect is Effect.CONFIGURED
+    assert (await writer.list_kind("BGPPeer"))[1] == []
     await store.commit((), [Put(bad, b"[")])
-    assert (await admission.delete_named("BGPPeer", "bad")).effect is Effect.DELETED
+    assert (await writer.delete_named("BGPPeer", "bad")).effect is Effect.DELETED
 
 
-async def test_labels_that_eight_people_set_at_once_all_arrive(store: Store, admission: Admission) -> None:
-    await admission.write(found(PEER), Verb.CREATE)
+async def test_labels_that_eight_people_set_at_once_all_arrive(store: Store, writer: ResourceWriter) -> None:
+    await writer.write(found(PEER), WriteMode.CREATE)
 
     async def label(number: int) -> Effect:
         patch = {"metadata": {"labels": {f"by{number}": "x"}}}
-        return (
-            await admission.change("BGPPeer", "tor", lambda document: merged(document, patch), "-p")
-        ).effect
+        return (await writer.edit("BGPPeer", "tor", lambda document: merged(document, patch), "-p")).effect
 
     assert set(await asyncio.gather(*map(label, range(8)))) == {Effect.CONFIGURED}
-    labels = (await admission.named("BGPPeer", "tor")).metadata.labels
+    labels = (await writer.get("BGPPeer", "tor")).metadata.labels
     assert labels == {"rack": "r1", **{f"by{number}": "x" for number in range(8)}}
 
 
@@ -275,37 +273,37 @@ class AskedTwice(FakeStore):
         return await super().commit(guards, operations)
 
 
-async def test_a_write_that_was_carried_out_unheard_is_no_failure() -> None:
-    admission = Admission(AskedTwice(), SystemClock())
-    made = await admission.write(found(PEER), Verb.CREATE)
+async def test_a_write_whose_answer_was_lost_is_no_failure() -> None:
+    writer = ResourceWriter(AskedTwice(), SystemClock())
+    made = await writer.write(found(PEER), WriteMode.CREATE)
     assert made.effect is Effect.CREATED
-    assert await admission.named("BGPPeer", "tor") == made.resource
-    assert (await admission.write(found(PEER, PEER.other), Verb.REPLACE)).effect is Effect.CONFIGURED
-    assert (await admission.delete(found(PEER).resource)).effect is Effect.DELETED
+    assert await writer.get("BGPPeer", "tor") == made.resource
+    assert (await writer.write(found(PEER, PEER.other), WriteMode.REPLACE)).effect is Effect.CONFIGURED
+    assert (await writer.delete(found(PEER).resource)).effect is Effect.DELETED
 
 
 @pytest.mark.parametrize("losses", [1, MOST_ATTEMPTS - 1, MOST_ATTEMPTS])
 async def test_a_write_without_a_revision_is_tried_again_and_not_for_ever(losses: int) -> None:
     store = Busy(0)
-    admission = Admission(store, SystemClock())
-    await admission.write(found(PEER), Verb.CREATE)
+    writer = ResourceWriter(store, SystemClock())
+    await writer.write(found(PEER), WriteMode.CREATE)
     store.losses, store.tries = losses, 0
     if losses < MOST_ATTEMPTS:
-        done = await admission.write(found(PEER, PEER.other), Verb.APPLY)
+        done = await writer.write(found(PEER, PEER.other), WriteMode.APPLY)
         assert (done.effect, store.tries) == (Effect.CONFIGURED, losses + 1)
     else:
         with pytest.raises(Conflict, match="somebody else keeps changing BGPPeer"):
-            await admission.write(found(PEER, PEER.other), Verb.APPLY)
+            await writer.write(found(PEER, PEER.other), WriteMode.APPLY)
         assert store.tries == MOST_ATTEMPTS
 
 
 async def test_a_write_with_a_revision_that_loses_once_is_refused() -> None:
     store = Busy(0)
-    admission = Admission(store, SystemClock())
-    await admission.write(found(PEER), Verb.CREATE)
-    (mine,) = read(await shown(admission, PEER), "f")
-    document = storage_layout.shown(mine.resource)
+    writer = ResourceWriter(store, SystemClock())
+    await writer.write(found(PEER), WriteMode.CREATE)
+    (mine,) = read(await shown(writer, PEER), "f")
+    document = storage_layout.to_document(mine.resource)
     document["spec"]["asNumber"] = 65009
     store.losses = 1
     with pytest.raises(Conflict, match="has changed since it was read"):
-        await admission.write(read(json.dumps(document), "f")[0], Verb.REPLACE)
+        await writer.write(read(json.dumps(document), "f")[0], WriteMode.REPLACE)

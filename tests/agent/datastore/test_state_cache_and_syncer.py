@@ -10,10 +10,9 @@ from ipaddress import IPv4Network
 import pytest
 from msgspec.structs import replace
 
-from agent.clock import SystemClock
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.datastore.state_cache import Cluster, endpoint_prefix, own_blocks
+from agent.datastore.state_cache import StateCache, endpoint_prefix, own_blocks
 from agent.datastore.syncer import Syncer
 from agent.lab.lifecycle import SEED_POOL
 from ipam.etcd.store import Delete, Put, Versioned
@@ -55,19 +54,19 @@ def endpoint(of: NodeName, name: str) -> tuple[str, bytes]:
 # -- the facts --------------------------------------------------------------------------------------------------------
 
 
-def filled() -> Cluster:
-    cluster = Cluster(ME)
-    cluster.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 7))
-    return cluster
+def filled() -> StateCache:
+    state = StateCache(ME)
+    state.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 7))
+    return state
 
 
-def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -> None:
-    cluster = filled()
-    cluster.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
-    assert cluster.pools == ()
-    assert "cidr" in cluster.problems[POOL_KEY]
-    cluster.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 9))
-    assert ([record.revision for record in cluster.pools], cluster.problems) == ([9], {})
+def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_a_problem() -> None:
+    state = filled()
+    state.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
+    assert state.pools == ()
+    assert "cidr" in state.problems[POOL_KEY]
+    state.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 9))
+    assert ([record.revision for record in state.pools], state.problems) == ([9], {})
 
 
 @pytest.mark.parametrize(
@@ -81,49 +80,49 @@ def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_kept() -
 )
 def test_what_sessions_hang_on_stays_as_it_was_while_it_cannot_be_read(kind: str, spec: object) -> None:
     def seen() -> tuple[object, ...]:
-        return cluster.nodes, cluster.bgp, cluster.bgp_peers, cluster.bgp_filters
+        return state.nodes, state.bgp_configuration, state.bgp_peers, state.bgp_filters
 
-    cluster, key = Cluster(ME), resource_key(kind, "default")
+    state, key = StateCache(ME), resource_key(kind, "default")
     named = {"nodes": "Node", "bgpconfigurations": "BGPConfiguration", "bgppeers": "BGPPeer"}
     document = {"kind": named.get(kind, "BGPFilter"), "metadata": {"name": "default"}, "spec": spec}
     empty = seen()
-    cluster.apply(key, Versioned(key, json.dumps(document).encode(), 1))
+    state.apply(key, Versioned(key, json.dumps(document).encode(), 1))
     before = seen()
     assert before != empty
-    cluster.apply(key, Versioned(key, b"{", 2))
-    assert (seen(), list(cluster.problems)) == (before, [key])
-    cluster.apply(key, None)
-    assert (seen(), cluster.problems) == (empty, {})
+    state.apply(key, Versioned(key, b"{", 2))
+    assert (seen(), list(state.problems)) == (before, [key])
+    state.apply(key, None)
+    assert (seen(), state.problems) == (empty, {})
 
 
 def test_a_property_answers_the_same_object_until_something_of_its_kind_changes() -> None:
-    cluster = filled()
+    state = filled()
     node_key, block_key = resource_key("nodes", "node-1"), affinity_key(ME, BLOCK)
-    before = {name: getattr(cluster, name) for name in ("pools", "nodes", "block_owners", "endpoints")}
-    cluster.apply(node_key, None)  # was not there
-    assert all(getattr(cluster, name) is value for name, value in before.items())
-    cluster.apply(node_key, Versioned(node_key, node("node-1", "10.0.0.1/24"), 1))
-    assert (list(cluster.nodes), before["nodes"]) == ([ME], {})
-    assert cluster.pools is before["pools"]
-    cluster.apply(block_key, Versioned(block_key, b'{"state":"confirmed"}', 2))
-    assert (cluster.block_owners, before["block_owners"]) == ({BLOCK: ME}, {})
-    cluster.apply(node_key, None)
-    assert cluster.nodes == {}
+    before = {name: getattr(state, name) for name in ("pools", "nodes", "block_owners", "endpoints")}
+    state.apply(node_key, None)  # was not there
+    assert all(getattr(state, name) is value for name, value in before.items())
+    state.apply(node_key, Versioned(node_key, node("node-1", "10.0.0.1/24"), 1))
+    assert (list(state.nodes), before["nodes"]) == ([ME], {})
+    assert state.pools is before["pools"]
+    state.apply(block_key, Versioned(block_key, b'{"state":"confirmed"}', 2))
+    assert (state.block_owners, before["block_owners"]) == ({BLOCK: ME}, {})
+    state.apply(node_key, None)
+    assert state.nodes == {}
     key, value = endpoint(ME, "web")
-    cluster.apply(key, Versioned(key, value, 4))
-    (found,) = cluster.endpoints
-    cluster.forget(found)
-    assert cluster.endpoints == ()
-    cluster.adopt(found)
-    assert cluster.endpoints == (found,)
+    state.apply(key, Versioned(key, value, 4))
+    (found,) = state.endpoints
+    state.remove_endpoint(found)
+    assert state.endpoints == ()
+    state.add_endpoint(found)
+    assert state.endpoints == (found,)
 
 
 def test_a_complete_list_removes_what_is_not_in_it_and_nothing_elsewhere() -> None:
-    cluster = filled()
+    state = filled()
     key = resource_key("nodes", "node-1")
-    cluster.apply(key, Versioned(key, node("node-1", "10.0.0.1/24"), 1))
-    cluster.replace(resource_key("ippools", ""), {})
-    assert (cluster.pools, list(cluster.nodes)) == ((), [ME])
+    state.apply(key, Versioned(key, node("node-1", "10.0.0.1/24"), 1))
+    state.replace(resource_key("ippools", ""), {})
+    assert (state.pools, list(state.nodes)) == ((), [ME])
 
 
 @pytest.mark.parametrize(
@@ -136,80 +135,80 @@ def test_a_complete_list_removes_what_is_not_in_it_and_nothing_elsewhere() -> No
     ],
 )
 def test_only_a_confirmed_claim_makes_an_owner(value: bytes, owned: bool) -> None:
-    cluster = Cluster(ME)
+    state = StateCache(ME)
     key = affinity_key(ME, BLOCK)
-    cluster.apply(key, Versioned(key, value, 1))
-    assert own_blocks(cluster.block_owners, ME) == (frozenset({BLOCK}) if owned else frozenset())
+    state.apply(key, Versioned(key, value, 1))
+    assert own_blocks(state.block_owners, ME) == (frozenset({BLOCK}) if owned else frozenset())
 
 
 def test_endpoints_of_other_nodes_are_no_facts_of_this_one() -> None:
-    cluster = Cluster(ME)
+    state = StateCache(ME)
     for of in (ME, OTHER):
         key, value = endpoint(of, "web")
-        cluster.apply(key, Versioned(key, value, 1))
-    assert [found.spec.node for found in cluster.endpoints] == [ME]
+        state.apply(key, Versioned(key, value, 1))
+    assert [found.spec.node for found in state.endpoints] == [ME]
 
 
 def test_an_endpoint_of_a_node_whose_name_begins_alike_is_no_fact_of_this_one() -> None:
     key, value = endpoint(NodeName("node-1-2"), "web")
     assert key.startswith(endpoint_prefix("default", ME))  # so it is heard of
-    cluster = Cluster(ME)
-    cluster.apply(key, Versioned(key, value, 1))
-    assert cluster.endpoints == ()
+    state = StateCache(ME)
+    state.apply(key, Versioned(key, value, 1))
+    assert state.endpoints == ()
 
 
 def test_a_list_read_before_a_pod_came_or_went_does_not_undo_it() -> None:
-    cluster = Cluster(ME)
+    state = StateCache(ME)
     web, old = endpoint(ME, "web"), endpoint(ME, "old")
-    cluster.apply(web[0], Versioned(*web, 1))
-    (came,) = cluster.endpoints
-    cluster.apply(web[0], None)
-    cluster.apply(old[0], Versioned(*old, 2))
-    (went,) = cluster.endpoints
+    state.apply(web[0], Versioned(*web, 1))
+    (came,) = state.endpoints
+    state.apply(web[0], None)
+    state.apply(old[0], Versioned(*old, 2))
+    (went,) = state.endpoints
     prefix = endpoint_prefix("default", ME)
-    cluster.listing_begins(prefix)
-    cluster.adopt(came)
-    cluster.forget(went)
-    cluster.replace(prefix, {old[0]: Versioned(*old, 2)})
-    assert cluster.endpoints == (came,)
-    cluster.listing_begins(prefix)  # the next one has the last word again
-    cluster.replace(prefix, {})
-    assert cluster.endpoints == ()
+    state.begin_listing(prefix)
+    state.add_endpoint(came)
+    state.remove_endpoint(went)
+    state.replace(prefix, {old[0]: Versioned(*old, 2)})
+    assert state.endpoints == (came,)
+    state.begin_listing(prefix)  # the next one has the last word again
+    state.replace(prefix, {})
+    assert state.endpoints == ()
 
 
 def test_what_was_adopted_is_no_news_when_it_comes_over_the_watch() -> None:
-    cluster = Cluster(ME)
+    state = StateCache(ME)
     key, value = endpoint(ME, "web")
-    assert cluster.apply(key, Versioned(key, value, 1))
-    (web,) = cluster.endpoints
-    assert not cluster.apply(key, Versioned(key, value, 2))  # the same at another revision
-    assert cluster.endpoints[0] is web
-    assert cluster.apply(key, Versioned(key, value.replace(b"cali1", b"cali2"), 3))
-    cluster.forget(cluster.endpoints[0])
-    assert not cluster.apply(key, None)
-    assert not cluster.apply("/elsewhere", None)
+    assert state.apply(key, Versioned(key, value, 1))
+    (web,) = state.endpoints
+    assert not state.apply(key, Versioned(key, value, 2))  # the same at another revision
+    assert state.endpoints[0] is web
+    assert state.apply(key, Versioned(key, value.replace(b"cali1", b"cali2"), 3))
+    state.remove_endpoint(state.endpoints[0])
+    assert not state.apply(key, None)
+    assert not state.apply("/elsewhere", None)
 
 
-def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has_spoken() -> None:
+def test_events_of_an_endpoint_wait_until_the_call_that_makes_it_has_ended() -> None:
     key, value = endpoint(ME, "web")
-    known = Cluster(ME)
+    known = StateCache(ME)
     known.apply(key, Versioned(key, value, 1))
     (web,) = known.endpoints
     web = replace(web, metadata=replace(web.metadata, resource_version=None))
     news: list[str] = []
 
-    def heard(*values: bytes | None, adopts: bool = False, forgets: bool = False) -> Cluster:
-        cluster = Cluster(ME)
+    def heard(*values: bytes | None, adopts: bool = False, forgets: bool = False) -> StateCache:
+        state = StateCache(ME)
         news.clear()
-        with cluster.making(key, lambda: news.append(key)):
+        with state.ignore_watch(key, lambda: news.append(key)):
             for number, one in enumerate(values, 1):
-                assert not cluster.apply(key, Versioned(key, one, number) if one is not None else None)
-                assert cluster.endpoints == ()
+                assert not state.apply(key, Versioned(key, one, number) if one is not None else None)
+                assert state.endpoints == ()
             if adopts:
-                cluster.adopt(web)
+                state.add_endpoint(web)
             if forgets:
-                cluster.forget(web)
-        return cluster
+                state.remove_endpoint(web)
+        return state
 
     adopted = heard(value, adopts=True)
     assert ([one.spec for one in adopted.endpoints], news) == ([web.spec], [])
@@ -224,25 +223,25 @@ def test_what_is_heard_of_an_endpoint_while_it_is_made_waits_until_its_maker_has
 
 
 def test_a_value_that_becomes_unreadable_is_news_once() -> None:
-    cluster = Cluster(ME)
+    state = StateCache(ME)
     key = resource_key("nodes", "node-2")
-    assert cluster.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 1))
-    assert cluster.apply(key, Versioned(key, b"{", 2))
-    assert not cluster.apply(key, Versioned(key, b"{", 3))
-    assert cluster.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 4))
+    assert state.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 1))
+    assert state.apply(key, Versioned(key, b"{", 2))
+    assert not state.apply(key, Versioned(key, b"{", 3))
+    assert state.apply(key, Versioned(key, node("node-2", "10.0.0.2/24"), 4))
 
 
 # -- the syncer -------------------------------------------------------------------------------------------------------
 
 
 class Followed:
-    """A syncer on a fake store, and a bell."""
+    """A syncer on a fake store, and a trigger."""
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.cluster = Cluster(ME)
+        self.state = StateCache(ME)
         self.changed = asyncio.Event()
-        self.syncer = Syncer(self.store, self.cluster, SystemClock(), self.changed.set)
+        self.syncer = Syncer(self.store, self.state, self.changed.set)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -266,11 +265,11 @@ async def followed() -> AsyncIterator[Followed]:
 
 async def test_what_is_there_is_listed_and_what_comes_is_watched(followed: Followed) -> None:
     await followed.until(lambda: followed.syncer.in_sync)
-    assert [record.pool.name for record in followed.cluster.pools] == ["default-ipv4-ippool"]
+    assert [record.pool.name for record in followed.state.pools] == ["default-ipv4-ippool"]
     await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
-    await followed.until(lambda: OTHER in followed.cluster.nodes)
+    await followed.until(lambda: OTHER in followed.state.nodes)
     await followed.store.commit((), (Delete(POOL_KEY),))
-    await followed.until(lambda: not followed.cluster.pools)
+    await followed.until(lambda: not followed.state.pools)
 
 
 async def test_a_broken_watch_and_a_compaction_lose_no_change(followed: Followed) -> None:
@@ -280,7 +279,7 @@ async def test_a_broken_watch_and_a_compaction_lose_no_change(followed: Followed
     outcome = await followed.store.commit((), (Delete(POOL_KEY),))
     followed.store.compact(outcome.revision)  # type: ignore[union-attr]
     followed.store.watches_break = False
-    await followed.until(lambda: OTHER in followed.cluster.nodes and not followed.cluster.pools)
+    await followed.until(lambda: OTHER in followed.state.nodes and not followed.state.pools)
 
 
 async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) -> None:
@@ -289,10 +288,10 @@ async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) 
     followed.store.break_watches()
     await followed.until(lambda: followed.syncer.trouble is not None)
     assert followed.syncer.in_sync
-    assert [record.pool.name for record in followed.cluster.pools] == ["default-ipv4-ippool"]
+    assert [record.pool.name for record in followed.state.pools] == ["default-ipv4-ippool"]
     followed.store.away = followed.store.watches_break = False
     await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
-    await followed.until(lambda: OTHER in followed.cluster.nodes)
+    await followed.until(lambda: OTHER in followed.state.nodes)
     assert followed.syncer.trouble is None
 
 
@@ -301,6 +300,6 @@ async def test_own_endpoints_are_followed_in_each_namespace_that_has_some(follow
     followed.syncer.follow_endpoints("default")
     key, value = endpoint(ME, "web")
     await followed.put(key, value)
-    await followed.until(lambda: len(followed.cluster.endpoints) == 1)
+    await followed.until(lambda: len(followed.state.endpoints) == 1)
     await followed.store.commit((), (Delete(key),))
-    await followed.until(lambda: not followed.cluster.endpoints)
+    await followed.until(lambda: not followed.state.endpoints)

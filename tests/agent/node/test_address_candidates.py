@@ -6,11 +6,11 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 import pytest
 
-from agent.configuration.autodetection_method import How, Method, method
+from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind, parse_method
 from agent.configuration.config import NodeSettings
 from agent.netlink.objects import Link
-from agent.node.address_candidates import by_route, judged
-from agent.node.autodetection import AddressFinder, NoAddress, resolved
+from agent.node.address_candidates import evaluate, restrict_to_source
+from agent.node.autodetection import Autodetection, NoAddress, resolved
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
 
@@ -50,14 +50,14 @@ PODS = Pool("pods", ip_network("192.168.0.0/16"), 26)
     ],
 )
 def test_a_method_takes_these_in_the_order_of_interfaces(text: str, taken: list[str]) -> None:
-    found = judged(MACHINE, 4, method(text), [PODS])
-    assert [str(one.address.ip) for one in found if one.objection is None] == taken
+    found = evaluate(MACHINE, 4, parse_method(text), [PODS])
+    assert [str(one.address.ip) for one in found if one.reject_reason is None] == taken
 
 
 def test_what_is_not_taken_says_why() -> None:
     reasons = {
-        str(one.address.ip): one.objection
-        for one in judged(MACHINE, 4, method("skip-interface=eth1"), [PODS])
+        str(one.address.ip): one.reject_reason
+        for one in evaluate(MACHINE, 4, parse_method("skip-interface=eth1"), [PODS])
     }
     assert reasons == {
         "127.0.0.1": "is a loopback address",
@@ -72,15 +72,15 @@ def test_what_is_not_taken_says_why() -> None:
 
 
 def test_link_local_addresses_of_ipv6_are_no_nodes() -> None:
-    found = judged(MACHINE, 6, method("first-found"))
-    assert [str(one.address) for one in found if one.objection is None] == ["fd00::5/64"]
+    found = evaluate(MACHINE, 6, parse_method("first-found"))
+    assert [str(one.address) for one in found if one.reject_reason is None] == ["fd00::5/64"]
 
 
 def test_a_route_leaves_its_source_alone() -> None:
-    candidates = judged(MACHINE, 4, method("route"), [PODS])
-    left = by_route(candidates, ip_address("192.0.2.7"), ip_address("203.0.113.1"))
-    assert [str(one.address.ip) for one in left if one.objection is None] == ["192.0.2.7"]
-    assert left[1].objection == "is not the source of the route to 203.0.113.1"
+    candidates = evaluate(MACHINE, 4, parse_method("route"), [PODS])
+    left = restrict_to_source(candidates, ip_address("192.0.2.7"), ip_address("203.0.113.1"))
+    assert [str(one.address.ip) for one in left if one.reject_reason is None] == ["192.0.2.7"]
+    assert left[1].reject_reason == "is not the source of the route to 203.0.113.1"
 
 
 @pytest.mark.parametrize(
@@ -89,19 +89,19 @@ def test_a_route_leaves_its_source_alone() -> None:
 )
 def test_a_wrong_method_is_one_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"none of|does not appear|missing|unterminated") as caught:
-        method(text)
+        parse_method(text)
     assert "\n" not in str(caught.value)
 
 
 def test_a_method_prints_as_it_is_written() -> None:
-    assert str(method("cidr=10.0.0.0/8, fd00::/8")) == "cidr=10.0.0.0/8,fd00::/8"
-    assert method("") == Method(How.ROUTE)
+    assert str(parse_method("cidr=10.0.0.0/8, fd00::/8")) == "cidr=10.0.0.0/8,fd00::/8"
+    assert parse_method("") == AutodetectionMethod(MethodKind.ROUTE)
 
 
 def finder(
     kernel: FakeKernel, *pools: Pool, endpoint: str = "http://10.0.0.1:2379", **more: str
-) -> AddressFinder:
-    return AddressFinder(kernel, NodeSettings(**more), (endpoint,), lambda: pools)  # type: ignore[arg-type]
+) -> Autodetection:
+    return Autodetection(kernel, NodeSettings(**more), (endpoint,), lambda: pools)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def machine() -> FakeKernel:
 async def test_the_address_is_found_and_how(
     machine: FakeKernel, settings: dict[str, str], address: str, how: str
 ) -> None:
-    found = await finder(machine, **settings).find(4)
+    found = await finder(machine, **settings).detect(4)
     assert (found.address, found.how) == (IPv4Interface(address), how)
     assert [one.interface for one in found.candidates] == ["eth0", "eth1"]
 
@@ -140,25 +140,25 @@ async def test_the_address_is_found_and_how(
 async def test_where_the_datastore_is_this_machine_its_interface_is_the_nodes(
     endpoint: str, address: str, how: str
 ) -> None:
-    """Virtual machines have a way out by eth0 and each other by eth1: the node with etcd took eth0's address.
+    """Virtual machines reach the world by eth0 and each other by eth1: the node with etcd took eth0's address.
 
-    An address that moves between machines (192.0.2.100) is nobody's own."""
+    An address that moves between machines (192.0.2.100) is no machine's own."""
     kernel = FakeKernel()
     kernel.add_link("lo", "127.0.0.1/8")
     kernel.add_link("eth0", "198.51.100.5/24")
     kernel.add_link("eth1", "192.0.2.7/24", "192.0.2.100/32")
-    found = await finder(kernel, endpoint=endpoint).find(4)
+    found = await finder(kernel, endpoint=endpoint).detect(4)
     assert (str(found.address), found.how) == (address, how)
 
 
-async def test_a_network_without_a_way_out_still_has_an_ipv6_address(machine: FakeKernel) -> None:
-    found = await finder(machine).find(6)
+async def test_a_network_without_a_default_route_still_has_an_ipv6_address(machine: FakeKernel) -> None:
+    found = await finder(machine).detect(6)
     assert (found.address, found.how) == (IPv6Interface("fd00::5/64"), "first found by eth0")
 
 
 async def test_nothing_found_says_what_was_tried(machine: FakeKernel) -> None:
     with pytest.raises(NoAddress) as caught:
-        await finder(machine, method="interface=bond0").find(4)
+        await finder(machine, method="interface=bond0").detect(4)
     assert str(caught.value) == (
         "no node address found (10.0.0.5 eth0 does not match interface=bond0; 192.0.2.7 eth1 does not match "
         "interface=bond0); give one as node.address"
@@ -167,11 +167,11 @@ async def test_nothing_found_says_what_was_tried(machine: FakeKernel) -> None:
 
 def test_ipv6_is_wanted_with_a_pool_of_it_or_when_given(machine: FakeKernel) -> None:
     six = Pool("six", ip_network("fd10::/48"), 122)
-    assert finder(machine).wants(4)
-    assert not finder(machine).wants(6)
-    assert finder(machine, six).wants(6)
-    assert finder(machine, address6="fd00::9/64").wants(6)
-    assert not finder(machine, six, address6="none").wants(6)
+    assert finder(machine).is_wanted(4)
+    assert not finder(machine).is_wanted(6)
+    assert finder(machine, six).is_wanted(6)
+    assert finder(machine, address6="fd00::9/64").is_wanted(6)
+    assert not finder(machine, six, address6="none").is_wanted(6)
 
 
 async def test_names_and_addresses_are_resolved_in_the_wanted_version() -> None:

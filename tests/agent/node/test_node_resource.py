@@ -1,4 +1,4 @@
-"""The node's own record: found, registered, corrected, never at another's cost."""
+"""The node's own resource: registered, corrected, never at another node's cost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.datastore.state_cache import NODES, POOLS, Cluster
+from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
-from agent.node.node_resource import NodeRecord, record_inputs
+from agent.node.node_controller import node_inputs
+from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Put
 from ipam.keys import resource_key
@@ -28,23 +29,23 @@ KEY = resource_key("nodes", ME)
 
 
 class World:
-    """A node record over fakes; `look` brings the facts up to the store."""
+    """A node resource over fakes; `look` brings the cached state up to the store."""
 
     def __init__(
         self, address: str = "172.26.0.11/20", endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
     ) -> None:
         self.store = FakeStore()
-        self.cluster = Cluster(ME)
+        self.state = StateCache(ME)
         self.kernel = FakeKernel()
-        self.allocator = Allocator(self.store, SystemClock(), lambda: self.cluster.pools)
+        self.allocator = Allocator(self.store, SystemClock(), lambda: self.state.pools)
         settings = NodeSettings(address=address, labels={"rack": "r1"})
-        self.record = NodeRecord(
-            self.store, self.cluster, self.allocator, self.kernel, settings, endpoints, SystemClock()
+        self.resource = NodeResource(
+            self.store, self.state, self.allocator, self.kernel, settings, endpoints, SystemClock()
         )
 
     async def look(self) -> None:
         for prefix in (POOLS, NODES):
-            self.cluster.replace(prefix, (await self.store.list(prefix)).values)
+            self.state.replace(prefix, (await self.store.list(prefix)).values)
 
     async def pool(self, mode: Mode) -> None:
         text = json.dumps(with_mode(json.loads(SEED_POOL.read_text()), mode, ipip=True))
@@ -54,7 +55,7 @@ class World:
     async def passed(self) -> dict[str, Any]:
         for _ in range(2):
             await self.look()
-            await self.record.one_pass()
+            await self.resource.reconcile()
         await self.look()
         return json.loads(self.store.copy()[KEY])  # type: ignore[no-any-return]
 
@@ -127,9 +128,9 @@ async def test_an_address_that_another_node_has_is_not_taken_and_the_other_is_na
     }
     await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
     await world.look()
-    await world.record.one_pass()
+    await world.resource.reconcile()
     assert (
-        world.record.trouble
+        world.resource.trouble
         == "node address 172.26.0.11 is already used by node node9; give one of them another"
     )
     assert KEY not in world.store.copy()
@@ -148,8 +149,8 @@ async def test_a_node_that_lost_its_address_gives_it_back_so_that_two_can_swap()
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.12/20")
     stored = await world.passed()
-    assert world.record.trouble is not None
-    assert "node9" in world.record.trouble
+    assert world.resource.trouble is not None
+    assert "node9" in world.resource.trouble
     assert "ipv4Address" not in stored["spec"]["bgp"]
 
 
@@ -159,17 +160,17 @@ async def test_an_interface_that_is_bare_for_a_moment_takes_nothing_back() -> No
     before = await world.passed()
     world.kernel.delete_link("eth0")
     assert await world.passed() == before
-    assert world.record.trouble is not None
+    assert world.resource.trouble is not None
 
 
 async def test_a_changed_address_is_followed() -> None:
     world = World(address="", endpoints=("http://172.26.0.1:2379",))
     world.kernel.add_link("eth0", "172.26.0.11/20")
     await world.passed()
-    before = record_inputs(world.cluster, world.kernel.link_table)
+    before = node_inputs(world.state, world.kernel.link_table)
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.13/20")
-    assert record_inputs(world.cluster, world.kernel.link_table) != before
+    assert node_inputs(world.state, world.kernel.link_table) != before
     assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.13/20"}
 
 
@@ -190,9 +191,9 @@ async def test_with_an_ipv6_pool_the_node_has_an_ipv6_address_and_a_vtep() -> No
 async def test_a_host_without_any_address_says_what_to_do() -> None:
     world = World(address="")
     await world.look()
-    await world.record.one_pass()
-    assert world.record.trouble is not None
-    assert world.record.trouble.endswith("give one as node.address")
+    await world.resource.reconcile()
+    assert world.resource.trouble is not None
+    assert world.resource.trouble.endswith("give one as node.address")
 
 
 async def test_every_address_is_listed_with_the_reason_it_is_or_is_not_the_nodes() -> None:
@@ -203,7 +204,7 @@ async def test_every_address_is_listed_with_the_reason_it_is_or_is_not_the_nodes
     other = {"kind": "Node", "metadata": {"name": "node9"}, "spec": {"bgp": {"ipv4Address": "192.0.2.7/24"}}}
     await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
     await world.passed()
-    rows = {str(row["address"].ip): (row["taken"], row["why"]) for row in world.record.listed()}
+    rows = {str(row["address"].ip): (row["taken"], row["why"]) for row in world.resource.address_report()}
     assert rows == {
         "172.26.0.11": (True, "route to 172.26.0.1 by eth0"),
         "192.0.2.7": (False, "is used by node node9"),

@@ -12,15 +12,15 @@ from agent.peering.drain import Drained, DrainFile
 from bgp.looking_glass import Query, query
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
-from tests.scenes.bgp_controllers import Meshes, MeshNode, document, meshes
+from tests.scenes.bgp_controllers import BgpNode, BgpNodes, bgp_nodes, document
 
 
-def all_up(world: Meshes) -> bool:
+def all_up(world: BgpNodes) -> bool:
     return all(len(one.sessions()) == len(world.nodes) - 1 for one in world.nodes)
 
 
 async def test_a_change_of_one_peering_leaves_every_other_session_up(tmp_path: Path) -> None:
-    async with meshes(3, tmp_path) as world:
+    async with bgp_nodes(3, tmp_path) as world:
         one, two, three = world.nodes
         await world.until(lambda: all_up(world))
         before = one.sessions()
@@ -42,19 +42,19 @@ async def test_a_change_of_one_peering_leaves_every_other_session_up(tmp_path: P
 
 
 async def test_a_gateway_of_a_peer_is_a_fact_as_long_as_the_peering_is_there(tmp_path: Path) -> None:
-    async with meshes(1, tmp_path) as world:
+    async with bgp_nodes(1, tmp_path) as world:
         (one,) = world.nodes
         peer = document("BGPPeer", "far", peerIP="10.99.0.1", asNumber=65001, reachableBy="10.0.0.254")
         one.changed.clear()
         world.put(peer)
-        assert {str(far): str(near) for far, near in one.mesh.gateways.items()} == {"10.99.0.1": "10.0.0.254"}
+        assert {str(far): str(near) for far, near in one.bgp.gateways.items()} == {"10.99.0.1": "10.0.0.254"}
         assert one.changed.is_set()
         world.put(peer, deleted=True)
-        assert one.mesh.gateways == {}
+        assert one.bgp.gateways == {}
 
 
 async def test_a_node_that_goes_takes_its_own_sessions_alone(tmp_path: Path) -> None:
-    async with meshes(3, tmp_path) as world:
+    async with bgp_nodes(3, tmp_path) as world:
         one, two, three = world.nodes
         await world.until(lambda: all_up(world))
         before = one.sessions()
@@ -65,50 +65,50 @@ async def test_a_node_that_goes_takes_its_own_sessions_alone(tmp_path: Path) -> 
 
 async def test_a_password_comes_from_its_file_and_its_absence_is_said(tmp_path: Path) -> None:
     reference = {"secretKeyRef": {"name": "bgp", "key": "mesh"}}
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
         await world.until(lambda: all_up(world))
         settings = {"listenPort": 17902, "nodeMeshPassword": reference}
         world.put(document("BGPConfiguration", "default", **settings))
         assert one.sessions() == {}
-        (trouble,) = one.mesh.troubles
+        (trouble,) = one.bgp.troubles
         assert trouble.endswith(f"{tmp_path}/bgp/mesh: No such file or directory")
         file = tmp_path / "bgp" / "mesh"
         file.parent.mkdir()
         file.touch(0o600)
         file.write_text("hunter2\n")
         for node in world.nodes:
-            node.follow()
+            node.reconcile()
         await world.until(lambda: all_up(world))
-        assert one.mesh.troubles == ()
+        assert one.bgp.troubles == ()
         before = one.sessions()
         file.unlink()
-        one.follow()
+        one.reconcile()
         assert one.sessions() == before
-        assert "the last good one stays in use" in one.mesh.troubles[0]
+        assert "the last good one stays in use" in one.bgp.troubles[0]
         assert two.sessions().keys() == {one.address}
 
 
 async def test_a_filter_takes_effect_within_the_session(tmp_path: Path) -> None:
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
         peer = document("BGPPeer", "p", node="n1", peerIP=two.address, asNumber=64512, filters=["f"])
         world.put(peer)
-        await world.until(lambda: all_up(world) and RouteKey(one.block) in two.mesh.learned)
+        await world.until(lambda: all_up(world) and RouteKey(one.block) in two.bgp.learned)
         before = one.sessions()
-        assert one.mesh.troubles == ("BGPPeer p: BGPFilter f does not exist; it counts as empty",)
+        assert one.bgp.troubles == ("BGPPeer p: BGPFilter f does not exist; it counts as empty",)
         closed = document("BGPFilter", "f", exportV4=[{"action": "Reject", "source": "RemotePeers"}])
         world.put(closed)
-        assert one.mesh.troubles == ()
+        assert one.bgp.troubles == ()
         world.put(document("BGPFilter", "f", exportV4=[{"action": "Reject"}]))
-        await world.until(lambda: RouteKey(one.block) not in two.mesh.learned)
+        await world.until(lambda: RouteKey(one.block) not in two.bgp.learned)
         world.put(document("BGPFilter", "f"), deleted=True)
-        await world.until(lambda: RouteKey(one.block) in two.mesh.learned)
+        await world.until(lambda: RouteKey(one.block) in two.bgp.learned)
         assert one.sessions() == before
 
 
-def best_attributes(node: MeshNode, other: MeshNode) -> PathAttributes | None:
-    speaker = node.mesh._speaker
+def best_attributes(node: BgpNode, other: BgpNode) -> PathAttributes | None:
+    speaker = node.bgp.speaker
     assert speaker is not None
     found = query(speaker.instance, Query(prefix=other.block)).paths
     return found[0].path.attributes if found else None
@@ -117,55 +117,55 @@ def best_attributes(node: MeshNode, other: MeshNode) -> PathAttributes | None:
 async def test_a_drained_node_is_the_last_choice_for_a_moment_then_gone_and_its_text_is_read(
     tmp_path: Path,
 ) -> None:
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
-        await world.until(lambda: RouteKey(one.block) in two.mesh.learned)
-        two.mesh.drain("gone for lunch")
-        two.follow()
+        await world.until(lambda: RouteKey(one.block) in two.bgp.learned)
+        two.bgp.drain("gone for lunch")
+        two.reconcile()
         await world.until(lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 0)
         leaving = best_attributes(one, two)
         assert leaving is not None
         assert leaving.communities == (WellKnown.GRACEFUL_SHUTDOWN,)
-        assert not two.mesh.has_left
-        await world.until(lambda: two.mesh.has_left)
-        await world.until(lambda: RouteKey(two.block) not in one.mesh.learned)
+        assert not two.bgp.has_left
+        await world.until(lambda: two.bgp.has_left)
+        await world.until(lambda: RouteKey(two.block) not in one.bgp.learned)
         assert "gone for lunch" in one.peer(two)["last_error"]
-        assert not two.mesh.converged  # so what it learned stays in its kernel
-        assert two.mesh.status() == []
+        assert not two.bgp.converged  # so what it learned stays in its kernel
+        assert two.bgp.looking_glass.peers() == []
 
 
 async def test_a_drain_outlives_the_agent_and_ends_with_undrain(tmp_path: Path) -> None:
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
         await world.until(lambda: all_up(world))
-        two.mesh.drain("")
-        await world.until(lambda: two.mesh.has_left)
-        again = MeshNode(2, tmp_path)
-        again.cluster = two.cluster
-        again.follow()
-        assert again.mesh.has_left
-        assert again.mesh.status() == []
-        two.mesh.undrain()
-        two.follow()
-        assert not two.mesh.converged  # what is in the kernel waits until the peers have told it again
+        two.bgp.drain("")
+        await world.until(lambda: two.bgp.has_left)
+        again = BgpNode(2, tmp_path)
+        again.state = two.state
+        again.reconcile()
+        assert again.bgp.has_left
+        assert again.bgp.looking_glass.peers() == []
+        two.bgp.undrain()
+        two.reconcile()
+        assert not two.bgp.converged  # what is in the kernel waits until the peers have advertised it again
         await world.until(
-            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+            lambda: RouteKey(one.block) in two.bgp.learned and RouteKey(two.block) in one.bgp.learned
         )
-        assert MeshNode(2, tmp_path).mesh.drained is None
+        assert BgpNode(2, tmp_path).bgp.drained is None
 
 
 async def test_undraining_before_it_has_left_keeps_the_sessions(tmp_path: Path) -> None:
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
         await world.until(
-            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+            lambda: RouteKey(one.block) in two.bgp.learned and RouteKey(two.block) in one.bgp.learned
         )
         before = two.sessions()
-        two.mesh.drain("")
-        two.follow()
+        two.bgp.drain("")
+        two.reconcile()
         await world.until(lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 0)
-        two.mesh.undrain()
-        two.follow()
+        two.bgp.undrain()
+        two.reconcile()
         await world.until(
             lambda: (found := best_attributes(one, two)) is not None and found.local_pref == 100
         )
@@ -173,10 +173,10 @@ async def test_undraining_before_it_has_left_keeps_the_sessions(tmp_path: Path) 
 
 
 def test_a_text_that_no_notification_can_carry_is_refused(tmp_path: Path) -> None:
-    node = MeshNode(1, tmp_path)
+    node = BgpNode(1, tmp_path)
     with pytest.raises(ValueError, match="at most 255 bytes"):
-        node.mesh.drain("x" * 256)
-    assert node.mesh.drained is None
+        node.bgp.drain("x" * 256)
+    assert node.bgp.drained is None
 
 
 def test_a_drain_file_that_cannot_be_read_counts_as_a_drain(tmp_path: Path) -> None:
@@ -194,19 +194,19 @@ def test_a_drain_file_that_cannot_be_read_counts_as_a_drain(tmp_path: Path) -> N
 
 
 async def test_leaving_for_one_life_is_forgotten_by_the_next(tmp_path: Path) -> None:
-    node = MeshNode(1, tmp_path)
-    node.mesh.leave("the machine goes down")
-    assert node.mesh.drained is not None
-    assert node.mesh.drained.text == "the machine goes down"
-    assert MeshNode(1, tmp_path).mesh.drained is None
+    node = BgpNode(1, tmp_path)
+    node.bgp.leave("the machine goes down")
+    assert node.bgp.drained is not None
+    assert node.bgp.drained.text == "the machine goes down"
+    assert BgpNode(1, tmp_path).bgp.drained is None
     with pytest.raises(ValueError, match="at most 255 bytes"):
-        node.mesh.leave("x" * 256)
+        node.bgp.leave("x" * 256)
 
 
 async def test_leaving_does_not_end_an_operators_drain(tmp_path: Path) -> None:
-    node = MeshNode(1, tmp_path)
-    node.mesh.drain("new kernel")
-    node.mesh.leave("the machine goes down")
-    assert node.mesh.drained is not None
-    assert node.mesh.drained.text == "new kernel"
-    assert MeshNode(1, tmp_path).mesh.drained is not None
+    node = BgpNode(1, tmp_path)
+    node.bgp.drain("new kernel")
+    node.bgp.leave("the machine goes down")
+    assert node.bgp.drained is not None
+    assert node.bgp.drained.text == "new kernel"
+    assert BgpNode(1, tmp_path).bgp.drained is not None

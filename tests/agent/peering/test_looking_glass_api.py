@@ -15,12 +15,12 @@ from agent.cli.commands.bgp import in_full, page_text, paths_table, peers_table
 from agent.cli.commands.node import certificate_notes, peers_of
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
-from agent.peering import looking_glass_api
+from agent.peering.looking_glass_api import LookingGlass, find_peer
 from agent.peering.peers import DesiredPeer, PeerKind
 from bgp.looking_glass import MOST_PREFIXES
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
-from tests.scenes.bgp_controllers import MeshNode, document, meshes
+from tests.scenes.bgp_controllers import BgpNode, bgp_nodes, document
 
 OWN = IPv4Address("192.0.2.1")
 PEERS = {
@@ -39,7 +39,7 @@ def speaker() -> Speaker:
 
 @pytest.mark.parametrize(("word", "address"), [("192.0.2.9", "192.0.2.9"), ("tor", "192.0.2.9")])
 def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> None:
-    assert looking_glass_api.peer_named(PEERS, word) == ip_address(address)
+    assert find_peer(PEERS, word) == ip_address(address)
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,20 @@ def test_a_peer_is_named_by_its_address_or_its_name(word: str, address: str) -> 
 )
 def test_a_wrong_question_is_one_sentence(question: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:
-        looking_glass_api.routes(speaker(), PEERS, question)
+        LookingGlass(speaker(), PEERS).paths(question)
     assert str(caught.value) == why
 
 
 def test_a_drained_node_says_so() -> None:
     with pytest.raises(ValueError, match="does not speak BGP now"):
-        looking_glass_api.routes(None, {}, "")
+        LookingGlass(None, {}).paths("")
 
 
 def test_a_large_table_comes_in_bounded_pages() -> None:
     made, seen, after, pages = speaker(), set(), "", 0
     made.announce({IPv4Network((number << 12, 20)) for number in range(20_000)})
     while True:
-        answer = looking_glass_api.routes(made, {}, json.dumps({"after": after}))
+        answer = LookingGlass(made, {}).paths(json.dumps({"after": after}))
         assert len(answer["paths"]) <= MOST_PREFIXES
         seen |= {row["prefix"] for row in answer["paths"]}
         pages += 1
@@ -84,14 +84,16 @@ def test_a_large_table_comes_in_bounded_pages() -> None:
     assert (len(seen), pages) == (20_000, 10)
 
 
-def rows(node: MeshNode, **question: str) -> list[dict[str, Any]]:
-    answer = msgspec.json.decode(msgspec.json.encode(node.mesh.routes(json.dumps(question)), enc_hook=str))
+def rows(node: BgpNode, **question: str) -> list[dict[str, Any]]:
+    answer = msgspec.json.decode(
+        msgspec.json.encode(node.bgp.looking_glass.paths(json.dumps(question)), enc_hook=str)
+    )
     assert isinstance(answer, dict)
     return list(answer["paths"])
 
 
 async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None:
-    async with meshes(2, tmp_path) as world:
+    async with bgp_nodes(2, tmp_path) as world:
         one, two = world.nodes
         filters = document(
             "BGPFilter",
@@ -101,15 +103,19 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
         world.put(filters)
         world.put(document("BGPPeer", "p", node="n1", peerIP=two.address, asNumber=64512, filters=["f"]))
         await world.until(
-            lambda: RouteKey(one.block) in two.mesh.learned and RouteKey(two.block) in one.mesh.learned
+            lambda: RouteKey(one.block) in two.bgp.learned and RouteKey(two.block) in one.bgp.learned
         )
         assert [(row["prefix"], row["name"], row["reason"]) for row in rows(one)] == [
             ("10.0.1.0/26", None, "the only path"),
             ("10.0.2.0/26", "n2", "the only path"),
             ("fd01:0:0:1::/122", None, "the only path"),
         ]
-        (told,) = rows(one, which="received", peer="n2")
-        assert (told["reason"], told["communities"], told["next_hop"]) == ("in use", ["65000:7"], two.address)
+        (received,) = rows(one, which="received", peer="n2")
+        assert (received["reason"], received["communities"], received["next_hop"]) == (
+            "in use",
+            ["65000:7"],
+            two.address,
+        )
         (out,) = rows(one, which="advertised", peer="n2")
         assert (out["prefix"], out["reason"], out["local_pref"]) == ("10.0.1.0/26", "own block", 100)
         text = paths_table(rows(one), heads=True).splitlines()
@@ -123,7 +129,7 @@ async def test_what_two_nodes_say_of_each_other_is_shown(tmp_path: Path) -> None
             shown = "".join(page_text(page, form, first=not number) for number, page in enumerate(pages))
             assert decode(shown + ("\n]" if form == "json" else "")) == rows(one)
             assert page_text([], form, first=True) == ""
-        answer = msgspec.json.decode(msgspec.json.encode(one.mesh.peer("n2"), enc_hook=str))
+        answer = msgspec.json.decode(msgspec.json.encode(one.bgp.looking_glass.peer("n2"), enc_hook=str))
         full = in_full(answer)
         for part in (
             f"peer          {two.address} port 17902, n2, AS 64512",

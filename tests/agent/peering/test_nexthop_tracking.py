@@ -1,9 +1,8 @@
-"""Which next hops lead nowhere: what the kernel says, for long enough, and never all of them."""
+"""Which next hops are unreachable: by the kernel, for long enough, and never all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import pytest
@@ -11,23 +10,11 @@ import pytest
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.objects import Address
-from agent.peering.nexthop_tracking import MOST_LOOKUPS, NOWHERE_SECONDS, Reachability
+from agent.peering.nexthop_tracking import MOST_LOOKUPS, UNREACHABLE_SECONDS, NexthopTracking
+from tests.fakes.clock import SetClock
 from tests.fakes.kernel import FakeKernel
 
 NEAR, FAR, FARTHER = (ip_address(text) for text in ("172.26.0.9", "10.0.0.9", "10.0.0.10"))
-
-
-class Moment:
-    """A clock that is set."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> float:
-        return self.at
-
-    def wall(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
 
 
 class Asked(FakeKernel):
@@ -36,7 +23,7 @@ class Asked(FakeKernel):
     def __init__(self) -> None:
         super().__init__()
         self.add_link("eth0", "172.26.0.1/24")
-        self.ways: set[Address] = set()
+        self.reachable: set[Address] = set()
         self.asked: list[Address] = []
         self.is_broken = False
 
@@ -44,83 +31,89 @@ class Asked(FakeKernel):
         self.asked.append(host)
         if self.is_broken:
             raise KernelError("opening a netlink socket: Too many open files")
-        if host in self.ways:
+        if host in self.reachable:
             return PathToHost("eth0", ip_address("172.26.0.1"), ip_address("172.26.0.254"))
         return await super().path_to(host)
 
 
 class World:
+    """A speaker with these next hops, and the tracking of them."""
+
     def __init__(self, *next_hops: Address) -> None:
-        self.kernel, self.clock = Asked(), Moment()
-        self.told: list[set[Address]] = []
+        self.kernel, self.clock = Asked(), SetClock()
+        self.unreachable: list[set[Address]] = []
         self.next_hops = next_hops
-        self.reachability = Reachability(self.kernel, lambda: self.next_hops, self.tell, self.clock)
+        self.tracking = NexthopTracking(self.kernel, lambda: self, self.clock)
 
-    def tell(self, next_hops: Collection[Address]) -> None:
-        self.told.append(set(next_hops))
+    @property
+    def instance(self) -> World:
+        return self
 
-    async def look(self, after: float = 0.0) -> set[Address]:
+    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
+        self.unreachable.append(set(next_hops))
+
+    async def check(self, after: float = 0.0) -> set[Address]:
         self.clock.at += after
-        self.reachability.follow(await self.kernel.links())
-        await self.reachability.look()
-        return self.told[-1]
+        self.tracking.update(await self.kernel.links())
+        await self.tracking.check()
+        return self.unreachable[-1]
 
 
-async def test_a_next_hop_leads_nowhere_once_the_kernel_has_had_no_way_for_a_while() -> None:
+async def test_a_next_hop_is_unreachable_once_the_kernel_has_had_no_route_for_a_while() -> None:
     world = World(NEAR, FAR)
-    assert await world.look() == set()
-    assert await world.look(NOWHERE_SECONDS - 1) == set()
-    assert await world.look(1) == {FAR}
-    world.kernel.ways.add(FAR)
-    assert await world.look() == set()
-    world.kernel.ways.clear()
-    assert await world.look() == set()  # the while begins anew
-    assert await world.look(NOWHERE_SECONDS) == {FAR}
+    assert await world.check() == set()
+    assert await world.check(UNREACHABLE_SECONDS - 1) == set()
+    assert await world.check(1) == {FAR}
+    world.kernel.reachable.add(FAR)
+    assert await world.check() == set()
+    world.kernel.reachable.clear()
+    assert await world.check() == set()  # the while begins anew
+    assert await world.check(UNREACHABLE_SECONDS) == {FAR}
 
 
 async def test_what_is_on_a_links_subnet_is_not_asked_for() -> None:
     world = World(NEAR)
-    assert await world.look() == set()
+    assert await world.check() == set()
     assert world.kernel.asked == []
 
 
-async def test_a_default_route_is_a_way_to_everything() -> None:
+async def test_a_default_route_leads_to_every_next_hop() -> None:
     world = World(NEAR, FAR, FARTHER)
-    world.kernel.ways.add(ip_address("198.51.100.1"))
-    assert await world.look(NOWHERE_SECONDS) == set()
+    world.kernel.reachable.add(ip_address("198.51.100.1"))
+    assert await world.check(UNREACHABLE_SECONDS) == set()
     assert world.kernel.asked == [ip_address("198.51.100.1")]
 
 
-async def test_where_nothing_leads_anywhere_nothing_changes() -> None:
+async def test_where_every_next_hop_is_unreachable_nothing_changes() -> None:
     world = World(FAR, FARTHER)
-    await world.look()
-    assert await world.look(NOWHERE_SECONDS) == set()
-    world.kernel.ways.add(FARTHER)
-    assert await world.look() == {FAR}
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == set()
+    world.kernel.reachable.add(FARTHER)
+    assert await world.check() == {FAR}
 
 
-async def test_a_look_that_fails_tells_nothing() -> None:
+async def test_a_check_that_fails_changes_nothing() -> None:
     world = World(NEAR, FAR)
-    await world.look()
-    assert await world.look(NOWHERE_SECONDS) == {FAR}
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == {FAR}
     world.kernel.is_broken = True
     with pytest.raises(KernelError) as caught:
-        await world.look()
+        await world.check()
     assert not isinstance(caught.value, NoWay)
-    assert world.told == [set(), {FAR}]
+    assert world.unreachable == [set(), {FAR}]
 
 
 async def test_the_questions_of_one_look_are_bounded_and_the_rest_counts_as_reachable() -> None:
     many = [ip_address((10 << 24) + number) for number in range(MOST_LOOKUPS + 50)]
     world = World(NEAR, *many)
-    await world.look()
-    assert len(await world.look(NOWHERE_SECONDS)) == MOST_LOOKUPS
+    await world.check()
+    assert len(await world.check(UNREACHABLE_SECONDS)) == MOST_LOOKUPS
     assert len(world.kernel.asked) == 2 * (MOST_LOOKUPS + 1)
 
 
-async def test_each_family_has_its_own_way_out() -> None:
+async def test_each_family_has_its_own_default_route() -> None:
     six = ip_address("2001:db8:1::9")
     world = World(NEAR, FAR, six)
-    world.kernel.ways.add(ip_address("198.51.100.1"))
-    await world.look()
-    assert await world.look(NOWHERE_SECONDS) == {six}
+    world.kernel.reachable.add(ip_address("198.51.100.1"))
+    await world.check()
+    assert await world.check(UNREACHABLE_SECONDS) == {six}

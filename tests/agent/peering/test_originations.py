@@ -1,4 +1,4 @@
-"""What a node tells its peers of its own."""
+"""The prefixes that a node originates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import BLOCK as OWN
-from agent.peering.originations import announcements, borne, interfaces
-from agent.peering.peer_policies import Interface
+from agent.peering.originations import originations, policy_interfaces, with_local_address
+from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN
 from ipam.model import NodeName, Pool
 
@@ -30,32 +30,32 @@ def facts(**more: object) -> Facts:
     return Facts(node=ME, **given)  # type: ignore[arg-type]
 
 
-def test_own_blocks_and_borrowed_addresses_are_told_and_own_addresses_are_not() -> None:
-    assert announcements(facts(), {RouteKey(BLOCK)}) == {BLOCK: OWN, IPv4Network("192.168.9.5/32"): PLAIN}
+def test_own_blocks_and_borrowed_addresses_are_originated_and_own_addresses_are_not() -> None:
+    assert originations(facts(), {RouteKey(BLOCK)}) == {BLOCK: OWN, IPv4Network("192.168.9.5/32"): PLAIN}
 
 
-def test_a_block_is_told_only_after_its_blackhole_is_in_the_kernel() -> None:
-    assert announcements(facts(endpoints=()), ()) == {}
+def test_a_block_is_exported_only_after_its_blackhole_is_in_the_kernel() -> None:
+    assert originations(facts(endpoints=()), ()) == {}
 
 
 def test_a_block_of_one_address_needs_no_blackhole() -> None:
     single = IPv4Network("192.168.1.9/32")
-    assert announcements(facts(block_owners={single: ME}, endpoints=()), ()) == {single: OWN}
+    assert originations(facts(block_owners={single: ME}, endpoints=()), ()) == {single: OWN}
 
 
-def test_local_prefixes_are_told_beside_the_rest() -> None:
+def test_local_prefixes_are_originated_beside_the_rest() -> None:
     docker = IPv4Network("172.17.1.0/24")
-    assert announcements(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: PLAIN}
+    assert originations(facts(endpoints=()), {RouteKey(BLOCK)}, (docker,)) == {BLOCK: OWN, docker: PLAIN}
 
 
-def test_a_local_prefix_is_told_only_while_an_interface_that_is_up_bears_it() -> None:
+def test_a_local_prefix_is_exported_only_while_an_interface_that_is_up_bears_it() -> None:
     here, gone, six = (ip_network(text) for text in ("172.17.1.0/24", "172.17.2.0/24", "fd17::/64"))
     docker = Link(3, "docker0", "bridge", 1500, True, None, ((IPv4Address("172.17.1.252"), 24),))
     prefixes = (here, gone, six)
-    assert borne(prefixes, {"docker0": docker}) == (here,)
-    assert borne(prefixes, {"docker0": replace(docker, up=False)}) == ()
+    assert with_local_address(prefixes, {"docker0": docker}) == (here,)
+    assert with_local_address(prefixes, {"docker0": replace(docker, up=False)}) == ()
     both = replace(docker, addresses=(*docker.addresses, (IPv6Address("fd17::1"), 64)))
-    assert borne(prefixes, {"docker0": both}) == (here, six)
+    assert with_local_address(prefixes, {"docker0": both}) == (here, six)
 
 
 def test_interfaces_bring_their_subnets_and_what_is_behind_them() -> None:
@@ -68,9 +68,9 @@ def test_interfaces_bring_their_subnets_and_what_is_behind_them() -> None:
     nodes = {ME: NodeAddresses(IPv4Interface("10.0.0.1/24"))}
     links = {link.name: link for link in (docker, eth, tunnel, pod)}
     local = (ip_network("172.17.1.0/24"), ip_network("172.17.2.0/24"))
-    assert interfaces(facts(links=links, nodes=nodes), local) == (
-        Interface("cali2", own=frozenset({ip_network("192.168.9.5/32")})),
-        Interface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
-        Interface("eth0", (ip_network("10.0.0.0/24"), ip_network("fd00::/64")), is_parent=True),
-        Interface("vxlan.calico"),
+    assert policy_interfaces(facts(links=links, nodes=nodes), local) == (
+        PolicyInterface("cali2", own=frozenset({ip_network("192.168.9.5/32")})),
+        PolicyInterface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
+        PolicyInterface("eth0", (ip_network("10.0.0.0/24"), ip_network("fd00::/64")), is_parent=True),
+        PolicyInterface("vxlan.calico"),
     )

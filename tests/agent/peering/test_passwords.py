@@ -1,4 +1,4 @@
-"""Passwords of peers: files that only their owner reads, kept through a slip of the hand."""
+"""Passwords of peers: files that only their owner reads, in use through a slip of the hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.peering.passwords import MOST_SECRET_BYTES, Secrets
+from agent.peering.passwords import MOST_SECRET_BYTES, PasswordFiles
 
 REF = ("bgp", "tor")
 
@@ -22,20 +22,20 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_password_is_the_files_text_without_its_last_line_end(file: Path) -> None:
-    secrets = Secrets(file.parents[1])
+    secrets = PasswordFiles(file.parents[1])
     assert secrets.read([REF]) == {REF: "hunter2"}
     assert secrets.unreadable == {}
 
 
 def test_a_changed_file_is_read_again(file: Path) -> None:
-    secrets = Secrets(file.parents[1])
+    secrets = PasswordFiles(file.parents[1])
     secrets.read([REF])
     file.write_text("changed")
     assert secrets.read([REF]) == {REF: "changed"}
 
 
 def test_a_file_put_in_place_by_rename_is_read_again(file: Path) -> None:
-    secrets = Secrets(file.parents[1])
+    secrets = PasswordFiles(file.parents[1])
     secrets.read([REF])
     other = file.with_name("new")
     other.write_text("renamed")
@@ -78,7 +78,7 @@ def test_what_cannot_be_used_is_said_and_the_last_good_password_stays(
     spoil: object, why: str, file: Path
 ) -> None:
     assert callable(spoil)
-    before, new = Secrets(file.parents[1]), Secrets(file.parents[1])
+    before, new = PasswordFiles(file.parents[1]), PasswordFiles(file.parents[1])
     before.read([REF])
     spoil(file)
     assert before.read([REF]) == {REF: "hunter2"}
@@ -88,8 +88,8 @@ def test_what_cannot_be_used_is_said_and_the_last_good_password_stays(
         assert "hunter2" not in repr(secrets.unreadable)
 
 
-def test_what_nobody_wants_any_more_is_forgotten(file: Path) -> None:
-    secrets = Secrets(file.parents[1])
+def test_a_password_that_is_not_required_any_more_is_dropped(file: Path) -> None:
+    secrets = PasswordFiles(file.parents[1])
     secrets.read([REF])
     secrets.read([])
     file.unlink()

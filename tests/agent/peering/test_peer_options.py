@@ -6,10 +6,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import PeeringInputs, peering, wanted_secrets
+from agent.peering.peers import PeeringInputs, desired_peers, required_passwords
 from bgp.peer_config import NextHopMode
 from bgp.wire.families import Family
-from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, node, situation, told, with_tor
+from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, inputs, node, peer_config, with_tor
 
 HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ("as_number of the peer", with_tor(), "asn", 65001, "10.0.0.254"),
@@ -50,48 +50,48 @@ HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
         frozenset({Family.IPV6}),
         "fd00::fe",
     ),
-    ("the source of an IPv6 session", situation(A, B), "local_address", ip_address("fd00::1"), "fd00::2"),
-    ("the smaller address waits", situation(A, B), "passive", True, "10.0.0.2"),
-    ("the greater one calls", situation(A, B, me="b"), "passive", False, "10.0.0.1"),
+    ("the source of an IPv6 session", inputs(A, B), "local_address", ip_address("fd00::1"), "fd00::2"),
+    ("the smaller address waits", inputs(A, B), "passive", True, "10.0.0.2"),
+    ("the greater one calls", inputs(A, B, me="b"), "passive", False, "10.0.0.1"),
     (
         "addresses compare as text, as Calico's do",
-        situation(node("a", "10.0.0.9"), node("x", "10.0.0.10")),
+        inputs(node("a", "10.0.0.9"), node("x", "10.0.0.10")),
         "passive",
         False,
         "10.0.0.10",
     ),
     (
         "a node peered with by address is waited for alike",
-        situation(A, B, peers={"b": {"peerIP": "10.0.0.2", "asNumber": 64512}}, configured=NO_MESH),
+        inputs(A, B, peers={"b": {"peerIP": "10.0.0.2", "asNumber": 64512}}, configured=NO_MESH),
         "passive",
         True,
         "10.0.0.2",
     ),
-    ("a node's own AS", situation(A, node("x", "10.0.0.7", as_number=65003)), "asn", 65003, "10.0.0.7"),
+    ("a node's own AS", inputs(A, node("x", "10.0.0.7", as_number=65003)), "asn", 65003, "10.0.0.7"),
     (
         "the cluster's AS",
-        situation(A, B, configured={"default": {"asNumber": 65000}}),
+        inputs(A, B, configured={"default": {"asNumber": 65000}}),
         "asn",
         65000,
         "10.0.0.2",
     ),
     (
         "the cluster's port",
-        situation(A, B, configured={"default": {"listenPort": 1790}}),
+        inputs(A, B, configured={"default": {"listenPort": 1790}}),
         "port",
         1790,
         "10.0.0.2",
     ),
     (
         "a node's own port",
-        situation(A, B, configured={"default": {"listenPort": 1790}, "node.b": {"listenPort": 1791}}),
+        inputs(A, B, configured={"default": {"listenPort": 1790}, "node.b": {"listenPort": 1791}}),
         "port",
         1791,
         "10.0.0.2",
     ),
     (
         "a node's own port, peered with by address",
-        situation(
+        inputs(
             A,
             B,
             peers={"b": {"peerIP": "10.0.0.2", "asNumber": 64512}},
@@ -103,29 +103,29 @@ HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ),
     (
         "the restart time of the mesh",
-        situation(A, B, configured={"default": {"nodeMeshMaxRestartTime": "90s"}}),
+        inputs(A, B, configured={"default": {"nodeMeshMaxRestartTime": "90s"}}),
         "restart_seconds",
         90,
         "10.0.0.2",
     ),
     (
         "the password of the mesh",
-        situation(A, B, configured={"default": {"nodeMeshPassword": SECRET}}, passwords={("bgp", "k"): "pw"}),
+        inputs(A, B, configured={"default": {"nodeMeshPassword": SECRET}}, passwords={("bgp", "k"): "pw"}),
         "password",
         "pw",
         "10.0.0.2",
     ),
     (
         "a peer's password",
-        situation(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "pw"}),
+        inputs(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "pw"}),
         "password",
         "pw",
         "10.0.0.254",
     ),
-    ("hold time", situation(A, B, hold_seconds=9), "hold_seconds", 9, "10.0.0.2"),
+    ("hold time", inputs(A, B, hold_seconds=9), "hold_seconds", 9, "10.0.0.2"),
     (
         "the other side of localASNumber sees that number",
-        situation(
+        inputs(
             A,
             B,
             peers={
@@ -144,29 +144,29 @@ HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ("given", "field", "value", "address"), [case[1:] for case in HOW], ids=[case[0] for case in HOW]
 )
 def test_how_it_peers(given: PeeringInputs, field: str, value: object, address: str) -> None:
-    assert getattr(told(given, address), field) == value
+    assert getattr(peer_config(given, address), field) == value
 
 
 def test_a_session_whose_password_cannot_be_read_is_not_made_and_the_others_are() -> None:
-    given = situation(
+    given = inputs(
         A,
         peers={"safe": {**TOR, "password": SECRET}, "open": {**TOR, "peerIP": "10.0.0.253"}},
         unreadable={("bgp", "k"): "/s/bgp/k: No such file or directory"},
     )
-    found = peering(given)
+    found = desired_peers(given)
     assert addresses(found) == ["10.0.0.253"]
     assert found.troubles == ("BGPPeer safe: peer 10.0.0.254: /s/bgp/k: No such file or directory",)
 
 
 def test_a_password_that_the_kernel_cannot_take_is_a_trouble_of_that_peer() -> None:
-    found = peering(
-        situation(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "x" * 81})
+    found = desired_peers(
+        inputs(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "x" * 81})
     )
     assert found.peers == {}
     assert found.troubles == ("BGPPeer tor: peer 10.0.0.254: password: must be at most 80 octets (TCP MD5)",)
 
 
 def test_no_text_of_a_situation_or_a_peer_holds_a_password() -> None:
-    given = situation(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "hunter2"})
-    assert wanted_secrets(given) == {("bgp", "k")}
-    assert "hunter2" not in repr(given) + repr(peering(given))
+    given = inputs(A, peers={"tor": {**TOR, "password": SECRET}}, passwords={("bgp", "k"): "hunter2"})
+    assert required_passwords(given) == {("bgp", "k")}
+    assert "hunter2" not in repr(given) + repr(desired_peers(given))

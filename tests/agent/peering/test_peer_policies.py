@@ -1,4 +1,4 @@
-"""What each peer is told and believed: Calico's filters as tables."""
+"""What is exported to each peer and imported from it: Calico's filters as tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec
 from agent.peering.originations import BLOCK
-from agent.peering.peer_policies import Interface, PolicyInputs, names_interfaces, policy, troubles
+from agent.peering.peer_policies import PolicyInputs, PolicyInterface, names_interfaces, policy, troubles
 from bgp.policy.origination import OwnBlocks, by_family
 from bgp.policy.policy import Candidate, CompiledPolicy, PolicyResult
 from bgp.wire import nlri
@@ -34,7 +34,7 @@ CONFIGURED = {
 }
 
 
-def ground(**more: Any) -> PolicyInputs:
+def inputs(**more: Any) -> PolicyInputs:
     given: dict[str, Any] = {
         "pools": (
             Pool("open", ip_network("192.168.0.0/16"), 26),
@@ -52,7 +52,7 @@ def spec(**rules: list[dict[str, Any]]) -> BGPFilterSpec:
     return msgspec.convert(rules, BGPFilterSpec)
 
 
-def told(
+def result_of(
     where: PolicyInputs,
     prefix: str,
     *filters: str,
@@ -61,9 +61,9 @@ def told(
     **attributes: Any,
 ) -> PolicyResult:
     network = ip_network(prefix)
-    judge = CompiledPolicy(policy(where, filters).export_rules, family_of(network), internal=internal)
+    compiled = CompiledPolicy(policy(where, filters).export_rules, family_of(network), internal=internal)
     packed, blocks = nlri.pack(network), OWN_BLOCKS[family_of(network)]
-    return judge(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
+    return compiled(Candidate(packed, PathAttributes(**attributes), learned, blocks.relation(packed)))
 
 
 EXPORTS = [
@@ -89,13 +89,15 @@ EXPORTS = [
 
 
 @pytest.mark.parametrize(
-    ("prefix", "how", "reason", "is_told"),
+    ("prefix", "how", "reason", "is_exported"),
     EXPORTS,
     ids=[f"{prefix} {how}".replace("{}", "") for prefix, how, *_ in EXPORTS],
 )
-def test_what_is_told_without_filters(prefix: str, how: dict[str, Any], reason: str, is_told: bool) -> None:
-    found = told(ground(), prefix, **how)
-    assert (found.reason, found.attributes is not None) == (reason, is_told)
+def test_what_is_exported_without_filters(
+    prefix: str, how: dict[str, Any], reason: str, is_exported: bool
+) -> None:
+    found = result_of(inputs(), prefix, **how)
+    assert (found.reason, found.attributes is not None) == (reason, is_exported)
 
 
 COMMUNITIES = [
@@ -107,27 +109,27 @@ COMMUNITIES = [
 
 @pytest.mark.parametrize(("prefix", "expected"), COMMUNITIES)
 def test_advertised_prefixes_bear_their_communities(prefix: str, expected: list[str]) -> None:
-    where = ground(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
-    found = told(where, prefix).attributes
+    where = inputs(cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec))
+    found = result_of(where, prefix).attributes
     assert found is not None
     assert [format_community(one) for one in (*found.communities, *found.large_communities)] == expected
 
 
 def test_a_nodes_own_advertisements_go_in_place_of_the_clusters_and_may_use_its_names() -> None:
     own = {"prefixAdvertisements": [{"cidr": "192.168.0.0/16", "communities": ["blocks", "65000:5"]}]}
-    where = ground(
+    where = inputs(
         cluster=msgspec.convert(CONFIGURED, BGPConfigurationSpec),
         node=msgspec.convert(own, BGPConfigurationSpec),
     )
-    found = told(where, "192.168.1.0/26").attributes
+    found = result_of(where, "192.168.1.0/26").attributes
     assert found is not None
     assert found.communities == (65000 << 16 | 1, 65000 << 16 | 5)
 
 
 INTERFACES = (
-    Interface("cali1", own=frozenset({ip_network("192.168.9.5/32")})),
-    Interface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
-    Interface("eth0", (ip_network("172.26.0.0/24"),), is_parent=True),
+    PolicyInterface("cali1", own=frozenset({ip_network("192.168.9.5/32")})),
+    PolicyInterface("docker0", (ip_network("172.17.1.0/24"),), frozenset({ip_network("172.17.1.0/24")})),
+    PolicyInterface("eth0", (ip_network("172.26.0.0/24"),), is_parent=True),
 )
 REJECT_ALL = spec(exportV4=[{"action": "Reject"}])
 ACCEPT_BACKBONE = spec(
@@ -222,15 +224,15 @@ FILTERED = [
 
 
 @pytest.mark.parametrize(
-    ("filters", "prefix", "how", "reason", "is_told"),
+    ("filters", "prefix", "how", "reason", "is_exported"),
     [case[1:] for case in FILTERED],
     ids=[case[0] for case in FILTERED],
 )
 def test_filters_decide_first(
-    filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_told: bool
+    filters: dict[str, BGPFilterSpec], prefix: str, how: dict[str, Any], reason: str, is_exported: bool
 ) -> None:
-    found = told(ground(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
-    assert (found.reason, found.attributes is not None) == (reason, is_told)
+    found = result_of(inputs(filters=filters, interfaces=INTERFACES), prefix, "f", "g", **how)
+    assert (found.reason, found.attributes is not None) == (reason, is_exported)
 
 
 IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
@@ -308,15 +310,15 @@ IMPORTS: list[tuple[str, dict[str, Any], str, dict[str, Any], bool]] = [
 def test_what_is_believed(
     rule: dict[str, Any], prefix: str, attributes: dict[str, Any], believed: bool
 ) -> None:
-    where = ground(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
+    where = inputs(filters={"f": spec(importV4=[rule])}, interfaces=INTERFACES)
     network = ip_network(prefix)
-    judge = CompiledPolicy(policy(where, ["f"]).import_rules, family_of(network), internal=False)
+    compiled = CompiledPolicy(policy(where, ["f"]).import_rules, family_of(network), internal=False)
     candidate = Candidate(nlri.pack(network), PathAttributes(**attributes), True)
-    assert (judge(candidate).attributes is not None) is believed
+    assert (compiled(candidate).attributes is not None) is believed
 
 
 def test_without_filters_everything_is_believed_at_no_cost() -> None:
-    assert policy(ground(), ()).import_rules == ()
+    assert policy(inputs(), ()).import_rules == ()
 
 
 def test_operations_are_done_in_their_order() -> None:
@@ -325,15 +327,15 @@ def test_operations_are_done_in_their_order() -> None:
         {"prependASPath": {"prefix": [65000, 65001]}},
         {"setPriority": {"value": 512}},
     ]
-    where = ground(filters={"f": spec(exportV4=[{"action": "Accept", "operations": operations}])})
-    assert told(where, "192.168.1.0/26", "f").attributes == PathAttributes(
+    where = inputs(filters={"f": spec(exportV4=[{"action": "Accept", "operations": operations}])})
+    assert result_of(where, "192.168.1.0/26", "f").attributes == PathAttributes(
         communities=(65000 << 16 | 7,), as_path=((2, (65000, 65001)),), local_pref=0x7FFFFFFF - 512
     )
 
 
-def test_names_that_nobody_gave_a_meaning_are_told() -> None:
+def test_names_without_a_meaning_are_reported() -> None:
     configured = {"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["nobody", "65000:1"]}]}
-    where = ground(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
+    where = inputs(node=msgspec.convert(configured, BGPConfigurationSpec), filters={"f": REJECT_ALL})
     assert list(troubles(where, {"tor": ["f", "g"], "": []})) == [
         "BGPPeer tor: BGPFilter g does not exist; it counts as empty",
         "BGPConfiguration: prefixAdvertisements: no community is named 'nobody'",

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.peers import PeeringInputs, PeerKind, peering
+from agent.peering.peers import PeeringInputs, PeerKind, desired_peers
 from tests.scenes.peerings import (
     NO_MESH,
     REFLECTOR,
@@ -16,70 +16,68 @@ from tests.scenes.peerings import (
     B,
     C,
     addresses,
+    inputs,
     node,
     one,
-    situation,
-    told,
+    peer_config,
     with_tor,
 )
 
 WHO: list[tuple[str, PeeringInputs, list[str]]] = [
     (
         "the mesh is every other node, once per family",
-        situation(A, B, C),
+        inputs(A, B, C),
         ["10.0.0.2", "10.0.0.3", "fd00::2"],
     ),
     (
         "a node of one family has peers of that family alone",
-        situation(A, B, C, me="c"),
+        inputs(A, B, C, me="c"),
         ["10.0.0.1", "10.0.0.2"],
     ),
-    ("without an own address there is no peer", situation(node("a"), B), []),
-    ("an unregistered node has no peer", situation(B), []),
-    ("the mesh can be turned off", situation(A, B, C, configured=NO_MESH), []),
-    ("two records of one address are no peers", situation(A, node("x", "10.0.0.1")), []),
-    ("a reflector leaves the mesh", situation(A, B, REFLECTOR, me="r"), []),
-    ("and the mesh leaves the reflector", situation(A, C, REFLECTOR), ["10.0.0.3"]),
+    ("without an own address there is no peer", inputs(node("a"), B), []),
+    ("an unregistered node has no peer", inputs(B), []),
+    ("the mesh can be disabled", inputs(A, B, C, configured=NO_MESH), []),
+    ("two records of one address are no peers", inputs(A, node("x", "10.0.0.1")), []),
+    ("a reflector leaves the mesh", inputs(A, B, REFLECTOR, me="r"), []),
+    ("and the mesh leaves the reflector", inputs(A, C, REFLECTOR), ["10.0.0.3"]),
     (
-        "everybody has a global peer",
-        situation(A, B, peers={"tor": TOR}, configured=NO_MESH),
+        "every node has a global peer",
+        inputs(A, B, peers={"tor": TOR}, configured=NO_MESH),
         ["10.0.0.254"],
     ),
     (
         "a node's peer is that node's alone",
-        situation(A, B, peers={"tor": {**TOR, "node": "b"}}, configured=NO_MESH),
+        inputs(A, B, peers={"tor": {**TOR, "node": "b"}}, configured=NO_MESH),
         [],
     ),
     (
         "a node's peer is that node's",
-        situation(A, B, peers={"tor": {**TOR, "node": "a"}}, configured=NO_MESH),
+        inputs(A, B, peers={"tor": {**TOR, "node": "a"}}, configured=NO_MESH),
         ["10.0.0.254"],
     ),
     (
         "a selector chooses nodes by their labels",
-        situation(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH, me="c"),
+        inputs(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH, me="c"),
         ["10.0.0.254"],
     ),
     (
         "and leaves out the others",
-        situation(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH),
+        inputs(A, B, C, peers={"tor": {**TOR, "nodeSelector": "has(rack2)"}}, configured=NO_MESH),
         [],
     ),
     (
         "a peer selector means nodes, in both families",
-        situation(A, B, C, peers={"r": {"peerSelector": "has(rack1)"}}, configured=NO_MESH),
+        inputs(A, B, C, peers={"r": {"peerSelector": "has(rack1)"}}, configured=NO_MESH),
         ["10.0.0.2", "10.0.0.3", "fd00::2"],  # c, because it peers with a
     ),
     (
         "the selected nodes peer back",
-        situation(
-            A, B, C, peers={"r": {"node": "c", "peerSelector": "has(rack1)"}}, configured=NO_MESH, me="b"
-        ),
+        inputs(A, B, C, peers={"r": {"node": "c", "peerSelector": "has(rack1)"}}, configured=NO_MESH, me="b"),
         ["10.0.0.3"],
     ),
     (
         "but not with reversePeering Manual",
-        situation(
+        inputs(
             A,
             C,
             peers={"r": {"node": "c", "peerSelector": "has(rack1)", "reversePeering": "Manual"}},
@@ -89,43 +87,39 @@ WHO: list[tuple[str, PeeringInputs, list[str]]] = [
     ),
     (
         "a node named by its address peers back, in that family alone",
-        situation(
-            A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH
-        ),
+        inputs(A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH),
         ["10.0.0.2"],
     ),
     (
         "an address with another AS is not the node that has it",
-        situation(A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 1}}, configured=NO_MESH),
+        inputs(A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1", "asNumber": 1}}, configured=NO_MESH),
         [],
     ),
     (
         "an address with another port is not the node that has it",
-        situation(
+        inputs(
             A, B, peers={"r": {"node": "b", "peerIP": "10.0.0.1:99", "asNumber": 64512}}, configured=NO_MESH
         ),
         [],
     ),
     (
-        "nobody peers with himself",
-        situation(A, peers={"r": {"peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH),
+        "no node peers with itself",
+        inputs(A, peers={"r": {"peerIP": "10.0.0.1", "asNumber": 64512}}, configured=NO_MESH),
         [],
     ),
     (
         "a peer of a family that the node has no address of is left out",
-        situation(C, peers={"v6": {"peerIP": "fd00::99", "asNumber": 1}}, me="c"),
+        inputs(C, peers={"v6": {"peerIP": "fd00::99", "asNumber": 1}}, me="c"),
         [],
     ),
     (
         "clients and reflectors: a client peers with the reflectors",
-        situation(A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH),
+        inputs(A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH),
         ["10.0.0.8", "10.0.0.9"],
     ),
     (
         "clients and reflectors: a reflector peers with all clients and its twin",
-        situation(
-            A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH, me="r"
-        ),
+        inputs(A, B, REFLECTOR, TWIN, peers={"rr": {"peerSelector": "has(rr)"}}, configured=NO_MESH, me="r"),
         ["10.0.0.1", "10.0.0.2", "10.0.0.8"],
     ),
 ]
@@ -133,7 +127,7 @@ WHO: list[tuple[str, PeeringInputs, list[str]]] = [
 
 @pytest.mark.parametrize(("given", "expected"), [case[1:] for case in WHO], ids=[case[0] for case in WHO])
 def test_whom_a_node_peers_with(given: PeeringInputs, expected: list[str]) -> None:
-    found = peering(given)
+    found = desired_peers(given)
     assert addresses(found) == expected
     assert found.troubles == ()
 
@@ -164,17 +158,17 @@ def test_a_reflectors_clients_are_all_of_its_as_but_its_own_cluster(address: str
         "in": {"peerIP": "10.0.0.254", "asNumber": 64512},
         "out": {"peerIP": "10.0.0.253", "asNumber": 65001},
     }
-    given = situation(A, REFLECTOR, TWIN, OTHER_CLUSTER, peers={**RR, **routers}, configured=NO_MESH, me="r")
-    assert told(given, address).route_reflector_client is is_client
+    given = inputs(A, REFLECTOR, TWIN, OTHER_CLUSTER, peers={**RR, **routers}, configured=NO_MESH, me="r")
+    assert peer_config(given, address).route_reflector_client is is_client
 
 
-def test_a_client_takes_nobody_for_its_client() -> None:
-    given = situation(A, REFLECTOR, peers=RR, configured=NO_MESH)
-    assert not told(given, "10.0.0.9").route_reflector_client
+def test_a_client_takes_no_peer_for_its_client() -> None:
+    given = inputs(A, REFLECTOR, peers=RR, configured=NO_MESH)
+    assert not peer_config(given, "10.0.0.9").route_reflector_client
 
 
 def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> None:
-    given = situation(
+    given = inputs(
         A,
         B,
         C,
@@ -184,7 +178,7 @@ def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> N
             "3-back": {"node": "c", "peerIP": "10.0.0.1", "asNumber": 64512, "keepaliveTime": "3s"},
         },
     )
-    found = peering(given)
+    found = desired_peers(given)
     assert one(found, "10.0.0.2").config.keepalive_seconds == 2
     assert one(found, "10.0.0.3").config.keepalive_seconds == 3
     assert [one(found, address).kind for address in ("10.0.0.2", "10.0.0.3", "fd00::2")] == [
@@ -199,11 +193,11 @@ def test_what_is_written_goes_before_its_reverse_and_both_before_the_mesh() -> N
     ]
 
 
-def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> None:
+def test_both_sides_of_every_pair_agree_whether_they_peer_and_which_one_connects() -> None:
     nodes = (A, B, C, REFLECTOR, TWIN, OTHER_CLUSTER)
     peers = {**RR, "racks": {"nodeSelector": "has(rack1)", "peerSelector": "has(rack2)"}}
     views = {
-        str(one.ipv4.ip): peering(situation(*nodes, peers=peers, me=one.metadata.name))
+        str(one.ipv4.ip): desired_peers(inputs(*nodes, peers=peers, me=one.metadata.name))
         for one in nodes
         if one.ipv4
     }
@@ -218,12 +212,12 @@ def test_both_sides_of_every_pair_agree_whether_they_peer_and_who_calls() -> Non
 
 
 def test_filters_and_the_gateway_come_with_the_peer() -> None:
-    peer = one(peering(with_tor(filters=["f", "g"], reachableBy="10.0.0.253")))
+    peer = one(desired_peers(with_tor(filters=["f", "g"], reachableBy="10.0.0.253")))
     assert (peer.filters, peer.gateway) == (("f", "g"), ip_address("10.0.0.253"))
 
 
 def test_a_change_of_one_peering_changes_one_peer() -> None:
-    before = peering(situation(A, B, C, peers={"tor": TOR}))
-    after = peering(situation(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
+    before = desired_peers(inputs(A, B, C, peers={"tor": TOR}))
+    after = desired_peers(inputs(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
     changed = [str(address) for address in after.peers if before.peers[address] != after.peers[address]]
     assert changed == ["10.0.0.254"]

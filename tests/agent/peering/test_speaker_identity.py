@@ -9,11 +9,11 @@ import pytest
 from agent.peering.speaker_identity import hashed, identity
 from bgp.peer_config import SpeakerConfig
 from ipam.model import NodeName
-from tests.scenes.peerings import REFLECTOR, A, B, C, node, situation
+from tests.scenes.peerings import REFLECTOR, A, B, C, inputs, node
 
 
 def made(*nodes: object, **more: object) -> SpeakerConfig:
-    found = identity(situation(*nodes, **more))  # type: ignore[arg-type]
+    found = identity(inputs(*nodes, **more))  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -52,5 +52,5 @@ def test_a_node_without_ipv4_has_the_router_id_that_calico_makes_of_its_name(
 
 
 def test_without_an_address_there_is_no_speaker() -> None:
-    assert identity(situation(node("a"))) is None
-    assert identity(situation(B)) is None
+    assert identity(inputs(node("a"))) is None
+    assert identity(inputs(B)) is None

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
@@ -61,10 +61,10 @@ class Watched:
     """A node's facts, with every state of the nodes that was ever seen."""
 
     def __init__(self, store: EtcdStore) -> None:
-        self.cluster = Cluster(ME)
+        self.cluster = StateCache(ME)
         self.states: list[tuple[bool, frozenset[str]]] = []
         self._bell = asyncio.Event()
-        self.syncer = Syncer(store, self.cluster, SystemClock(), self._changed)
+        self.syncer = Syncer(store, self.cluster, self._changed)
 
     def _changed(self) -> None:
         self.states.append((self.syncer.in_sync, frozenset(self.cluster.nodes)))

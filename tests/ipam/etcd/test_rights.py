@@ -13,11 +13,11 @@ from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
-from agent.node.node_resource import NodeRecord
+from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
@@ -77,8 +77,8 @@ def config(server: Etcd) -> EtcdConfig:
 
 
 async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd) -> None:
-    store, cluster, bell = EtcdStore(config(server)), Cluster(NODE), asyncio.Event()
-    syncer = Syncer(store, cluster, SystemClock(), bell.set, contents=True)
+    store, cluster, bell = EtcdStore(config(server)), StateCache(NODE), asyncio.Event()
+    syncer = Syncer(store, cluster, bell.set, contents=True)
     following = asyncio.create_task(syncer.run())
     async with asyncio.timeout(WAIT_SECONDS):
         while not syncer.in_sync:
@@ -86,10 +86,12 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
             bell.clear()
     allocator = Allocator(store, SystemClock(), lambda: cluster.pools)
     settings = NodeSettings(address="172.26.0.11/20")
-    record = NodeRecord(store, cluster, allocator, FakeKernel(), settings, (server.endpoint,), SystemClock())
+    record = NodeResource(
+        store, cluster, allocator, FakeKernel(), settings, (server.endpoint,), SystemClock()
+    )
     async with asyncio.timeout(WAIT_SECONDS):
         while (me := cluster.nodes.get(NODE)) is None or me.spec.ipv4_vxlan_tunnel_addr is None:
-            await record.one_pass()
+            await record.reconcile()
             assert record.trouble is None
             await bell.wait()
             bell.clear()

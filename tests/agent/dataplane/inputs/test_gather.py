@@ -11,10 +11,10 @@ import pytest
 from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
 from agent.dataplane.inputs.facts import Endpoint
 from agent.dataplane.inputs.gather import service_networks
+from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.netlink.objects import Address
-from agent.node.underlay import MOST_NODES_ASKED, Underlay
 from ipam.model import NodeName
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.route_facts import ALWAYS, facts, link, pool
@@ -57,13 +57,13 @@ async def test_ways_are_looked_up_of_distant_nodes_only_and_a_change_is_told() -
     kernel.add_link("eth0", "172.26.0.11/20")
     kernel.add_link("eth1", "10.0.0.0/8")
     told: list[frozenset[str]] = []
-    underlay = Underlay(kernel, lambda: told.append(underlay.ways))
+    underlay = UnderlayRoutes(kernel, lambda: told.append(underlay.links))
     links = {"eth0": kernel.link_table["eth0"]}
     near, distant = IPv4Address("172.26.0.12"), IPv4Address("10.9.9.9")
-    await underlay.look([near], links)
-    await underlay.look([near], links)
-    await underlay.look([near, distant], links)
-    await underlay.look([near, distant, IPv4Address("203.0.113.1")], links)
+    await underlay.update([near], links)
+    await underlay.update([near], links)
+    await underlay.update([near, distant], links)
+    await underlay.update([near, distant, IPv4Address("203.0.113.1")], links)
     assert told == [{"eth0"}, {"eth0", "eth1"}]
 
 
@@ -77,10 +77,10 @@ async def test_of_thousands_of_distant_nodes_a_bounded_number_is_asked_for() -> 
 
     kernel = Counting()
     kernel.add_link("eth1", "10.0.0.0/8")
-    underlay = Underlay(kernel, lambda: None)
-    await underlay.look([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
+    underlay = UnderlayRoutes(kernel, lambda: None)
+    await underlay.update([IPv4Address("10.0.0.0") + number for number in range(5000)], {})
     assert len(asked) == MOST_NODES_ASKED
-    assert underlay.ways == {"eth1"}
+    assert underlay.links == {"eth1"}
 
 
 async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_when_anew() -> None:
@@ -94,13 +94,13 @@ async def test_the_router_to_a_distant_node_is_found_and_asked_for_again_only_wh
             return PathToHost(device, IPv4Address("172.26.0.11"), router)
 
     told: list[object] = []
-    underlay = Underlay(Routed(), lambda: told.append(dict(underlay.routers)))
-    await underlay.look([far, through], {})
-    await underlay.look([far, through], {}, anew=False)
+    underlay = UnderlayRoutes(Routed(), lambda: told.append(dict(underlay.gateways)))
+    await underlay.update([far, through], {})
+    await underlay.update([far, through], {}, anew=False)
     assert (told, asked) == ([{far: router}], [through, far])
-    await underlay.look([far], {})
+    await underlay.update([far], {})
     assert asked.count(far) == 2
-    await underlay.look([], {}, anew=False)
+    await underlay.update([], {}, anew=False)
     assert told == [{far: router}, {}]
 
 

@@ -1,4 +1,4 @@
-"""BGP resources: what is read, what is refused and with which sentence, where it is stored and who hears of it."""
+"""BGP resources: what is read, what is refused with which sentence, where it is stored, which node it changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.cli.kind_tables import resources_text
 from agent.datastore.resources.bgp_parsing import PeerAddress, community, peer_address, seconds
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.datastore.resources.resource_types import BGPConfiguration, BGPFilter, BGPPeer, Resource, encode
-from agent.datastore.state_cache import Cluster
+from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName
@@ -286,7 +286,7 @@ def test_the_keys_are_calicos() -> None:
 
 
 def test_the_facts_hold_settings_peers_and_filters_and_name_what_cannot_be_used() -> None:
-    cluster = Cluster(NodeName("a"))
+    cluster = StateCache(NodeName("a"))
     for number, one in enumerate(
         (
             resource("BGPConfiguration", "default", asNumber=65000),
@@ -302,7 +302,10 @@ def test_the_facts_hold_settings_peers_and_filters_and_name_what_cannot_be_used(
     key = key_of(resource("BGPPeer", "bad", **PEER))
     bad = text("BGPPeer", "bad", {"peerIP": "banana", "asNumber": 1}).encode()
     cluster.apply(key, Versioned(key, bad, 9))
-    assert (cluster.bgp.as_number, cluster.own_bgp and cluster.own_bgp.listen_port) == (65000, 1790)
+    assert (
+        cluster.bgp_configuration.as_number,
+        cluster.own_bgp_configuration and cluster.own_bgp_configuration.listen_port,
+    ) == (65000, 1790)
     assert list(cluster.bgp_peers) == ["b", "z"]
     assert [len(spec.export_v4 or ()) for spec in cluster.bgp_filters.values()] == [1]
     assert cluster.problems[key].startswith("spec.peerIP: 'banana' is not an address")

@@ -1,4 +1,4 @@
-"""Files with something odd in any place: told with its line, or taken, stored and read back as it was."""
+"""Files with something odd in any place: reported with its line, or taken, stored and read back as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from agent.datastore import storage_layout
-from agent.datastore.resources.documents import Found, InvalidDocument, read
+from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.resource_types import kind_of
 from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
@@ -66,7 +66,7 @@ def odd(value: Any, chance: random.Random) -> Any:
     return [odd(inner, chance) for inner in value] if isinstance(value, list) else value
 
 
-def taken_or_told(text: str) -> tuple[list[Found], list[str]]:
+def taken_or_reported(text: str) -> tuple[list[ParsedResource], list[str]]:
     try:
         return read(text, "f"), []
     except InvalidDocument as error:
@@ -74,22 +74,22 @@ def taken_or_told(text: str) -> tuple[list[Found], list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_odd_file_is_told_with_its_line_or_comes_back_as_it_was(seed: int) -> None:
+def test_an_odd_file_is_reported_with_its_line_or_comes_back_as_it_was(seed: int) -> None:
     chance = random.Random(seed)
     taken = refused = 0
     for _ in range(FILES):
         document = odd(chance.choice(EXAMPLES).document(), chance)
         text = json.dumps(document) if chance.random() < 0.5 else yaml.safe_dump(document)
-        found, sentences = taken_or_told(text)
+        found, sentences = taken_or_reported(text)
         refused += bool(sentences)
         assert document is None or all(sentence.startswith("f: line ") for sentence in sentences)
         for item in found:
             taken += 1
-            value = Versioned(key_of(item.resource), storage_layout.written(item.resource, None), 7)
-            kept = storage_layout.read(kind_of(item.resource), value)
-            assert kept is not None
-            assert kept.resource.spec == item.resource.spec
-            (again,) = read(msgspec.yaml.encode(storage_layout.shown(kept.resource)).decode(), "g")
-            assert again.resource == kept.resource
+            value = Versioned(key_of(item.resource), storage_layout.stored_bytes(item.resource, None), 7)
+            stored = storage_layout.read(kind_of(item.resource), value)
+            assert stored is not None
+            assert stored.resource.spec == item.resource.spec
+            (again,) = read(msgspec.yaml.encode(storage_layout.to_document(stored.resource)).decode(), "g")
+            assert again.resource == stored.resource
     assert taken > FILES / 8
     assert refused > FILES / 8

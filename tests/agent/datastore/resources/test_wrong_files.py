@@ -1,4 +1,4 @@
-"""A wrong file is told with file, document, line and field: golden sentences of whole files."""
+"""A wrong file is reported with file, document, line and field: golden sentences of whole files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.datastore.resources.documents import InvalidDocument, read
-from agent.datastore.resources.yaml_lines import MOST_LEVELS, MOST_VALUES, NotReadable, documents
+from agent.datastore.resources.yaml_lines import MOST_LEVELS, MOST_VALUES, NotReadable, parse_documents
 
 POOL = """\
 apiVersion: projectcalico.org/v3
@@ -46,7 +46,7 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
         ["f: line 5: IPPool p: spec.cidr: 10.0.0.1/16 has host bits set; the network is 10.0.0.0/16"],
     ),
     (
-        "a field that is missing is told at what should hold it",
+        "a field that is missing is reported at what should hold it",
         "kind: IPPool\nmetadata: {name: p}\nspec:\n  natOutgoing: true\n",
         ["f: line 3: IPPool p: spec: object missing required field cidr"],
     ),
@@ -82,7 +82,7 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
-        "a kind that nobody knows",
+        "a kind that is not known",
         "apiVersion: projectcalico.org/v3\nkind: ippool\n",
         [
             "f: line 2: kind: 'ippool' is not a kind this program knows (IPPool, Node, BGPConfiguration, BGPPeer, "
@@ -128,23 +128,23 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
 @pytest.mark.parametrize(
     ("text", "sentences"), [case[1:] for case in GOLDEN], ids=[case[0] for case in GOLDEN]
 )
-def test_a_wrong_file_is_told_with_document_line_and_field(text: str, sentences: list[str]) -> None:
+def test_a_wrong_file_is_reported_with_document_line_and_field(text: str, sentences: list[str]) -> None:
     with pytest.raises(InvalidDocument) as caught:
         read(text, "f")
-    told = caught.value.sentences
-    assert len(told) == len(sentences)
-    for sentence, expected in zip(told, sentences, strict=True):
+    found = caught.value.sentences
+    assert len(found) == len(sentences)
+    for sentence, expected in zip(found, sentences, strict=True):
         assert sentence.startswith(expected) if "not YAML" in expected else sentence == expected
 
 
 def test_aliases_of_aliases_are_bounded() -> None:
     folds = "".join(f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 32)}]\n" for level in range(1, 9))
     with pytest.raises(NotReadable, match=f"more than {MOST_VALUES} values; split it"):
-        list(documents(f"a0: &a0 [x]\n{folds}"))
+        list(parse_documents(f"a0: &a0 [x]\n{folds}"))
 
 
 def test_what_yaml_would_take_for_something_else_stays_text() -> None:
-    (found,) = documents("c: 65000:10\nt: 2026-01-02T03:04:05Z\nd: 2026-01-02\nn: 7\nb: true\n1: x\n")
+    (found,) = parse_documents("c: 65000:10\nt: 2026-01-02T03:04:05Z\nd: 2026-01-02\nn: 7\nb: true\n1: x\n")
     assert found.value == {
         "c": "65000:10",
         "t": "2026-01-02T03:04:05Z",
@@ -155,8 +155,8 @@ def test_what_yaml_would_take_for_something_else_stays_text() -> None:
     }
 
 
-def test_a_merged_mapping_gives_way_to_the_field_beside_it_and_is_no_repetition() -> None:
-    base, other = documents("base: &b {x: 1, y: 2}\nz:\n  x: 5\n  <<: *b\n---\n- a\n")
+def test_a_merged_mapping_yields_to_the_field_beside_it_and_is_no_repetition() -> None:
+    base, other = parse_documents("base: &b {x: 1, y: 2}\nz:\n  x: 5\n  <<: *b\n---\n- a\n")
     assert base.value["z"] == {"x": 5, "y": 2}
     assert (base.repeated, base.line("z.x"), base.line("z.y"), base.line("z.nothing[3].at")) == ((), 3, 1, 2)
     assert other.line("[0]") == 6
@@ -174,6 +174,6 @@ JSON = st.recursive(
 @given(JSON, st.sampled_from([None, 2, "\t"]))
 def test_json_of_any_shape_is_read_as_json(value: object, indent: int | str | None) -> None:
     document = {"value": value}
-    (found,) = documents(json.dumps(document, indent=indent))
+    (found,) = parse_documents(json.dumps(document, indent=indent))
     assert found.value == document
     assert MOST_LEVELS > 12

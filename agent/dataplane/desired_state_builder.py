@@ -1,0 +1,97 @@
+"""Facts to desired state, pass after pass, and how far it may be trusted: ARCHITECTURE's invariant 1 is decided here.
+
+Promises: incomplete facts may add to the kernel and never delete from it. The state is `complete` only once the
+datastore was read as a whole and while an interface has this node's address, and `bgp_complete` only while BGP has
+converged; both are read at the moment of the facts, before the routes are computed.
+Does not know: BGP, how the datastore is watched, what is in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from agent.dataplane.cooperative import run_cooperatively
+from agent.dataplane.desired.desired_routes import DesiredRoutes
+from agent.dataplane.desired.desired_state import DesiredObjects
+from agent.dataplane.inputs.facts import Facts, FactSettings
+from agent.dataplane.inputs.gather import Gatherer
+from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.kinds.states import DesiredState
+from agent.datastore.state_cache import StateCache
+from agent.netlink.objects import Address, Link, RouteKey
+
+
+class BgpRoutes(Protocol):
+    """BGP's part of the facts."""
+
+    @property
+    def learned(self) -> Mapping[RouteKey, Address]:
+        """The next hop of each best path, as it is now."""
+        ...
+
+    @property
+    def gateways(self) -> Mapping[Address, Address]:
+        """Peer -> the gateway to it, where it is on no link's subnet."""
+        ...
+
+    @property
+    def converged(self) -> bool:
+        """Whether a route that is not learned may be taken as not existing."""
+        ...
+
+    def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
+        """Where the best path changed since the last call, with its next hop; None: anywhere."""
+        ...
+
+
+class DesiredStateBuilder:
+    """Builds the desired state of one node again and again; remembers what did not change."""
+
+    def __init__(
+        self,
+        state: StateCache,
+        settings: FactSettings,
+        bgp: BgpRoutes,
+        underlay: UnderlayRoutes,
+        in_sync: Callable[[], bool],
+    ) -> None:
+        """`in_sync` says whether the datastore was read as a whole."""
+        self._gatherer = Gatherer(state)
+        self._settings = settings
+        self._bgp = bgp
+        self._underlay = underlay
+        self._in_sync = in_sync
+        self._links: Mapping[str, Link] = {}
+        self._routes = DesiredRoutes()
+        self._objects = DesiredObjects()
+
+    def facts(self) -> Facts:
+        """The facts of this moment, with the links of the last pass."""
+        bgp, underlay = self._bgp, self._underlay
+        return self._gatherer.gather(
+            self._settings, self._links, bgp.learned, bgp.gateways, underlay.links, underlay.gateways
+        )
+
+    async def build(self, links: Mapping[str, Link]) -> DesiredState:
+        """What the kernel should hold with these links, of the facts at the call."""
+        self._links = links
+        facts = self.facts()
+        complete, converged = is_complete(facts, in_sync=self._in_sync()), self._bgp.converged
+        routes, touched = await run_cooperatively(self._routes.update(facts, self._bgp.take_changed_routes()))
+        return DesiredState(
+            self._objects.dataplane(facts, routes),
+            complete=complete,
+            bgp_complete=converged,
+            learned=facts.bgp_nexthops,
+            touched=touched,
+        )
+
+
+def is_complete(facts: Facts, *, in_sync: bool) -> bool:
+    """Whether an object of ours that does not follow from these facts should not be.
+
+    Without the parent interface no route to another node follows, though all of them are still right: the interface has
+    no address for a moment, or the node was given another address that the interface does not have yet.
+    """
+    return in_sync and facts.parent is not None

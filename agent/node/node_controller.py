@@ -1,0 +1,104 @@
+"""The node's control loop: the paths to the other nodes, then this node's own resource, when their inputs change.
+
+Promises: nothing is written before the datastore was read as a whole; a step whose inputs are those of the last good
+one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every RETRY_SECONDS.
+Does not know: what is in the resource, what follows from the paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from agent.clock import Clock
+from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.trigger import Trigger
+from agent.datastore.state_cache import StateCache
+from agent.netlink.objects import Link
+from agent.node.node_resource import NodeResource
+from ipam.failures import IpamError
+
+RESYNC_SECONDS = 60.0
+"""Everything is compared again this often, whatever happened."""
+RETRY_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+class NodeController:
+    """Keeps `UnderlayRoutes` and `NodeResource` right; a shell."""
+
+    def __init__(
+        self,
+        resource: NodeResource,
+        underlay: UnderlayRoutes,
+        state: StateCache,
+        in_sync: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        """`in_sync` says whether the datastore was read as a whole."""
+        self._resource = resource
+        self._underlay = underlay
+        self._state = state
+        self._in_sync = in_sync
+        self._clock = clock
+        self._trigger = Trigger()
+        self._all_links: Mapping[str, Link] = {}
+        self._links: Mapping[str, Link] = {}
+        """All links but those of pods."""
+        self._looked: Mapping[str, Link] | None = None
+        """The links of the last step."""
+        self._done: tuple[object, ...] | None = None
+        """The inputs of the last step that left the resource right."""
+        self._due_at = 0.0
+
+    def ring(self) -> None:
+        """The datastore changed: one more step, soon."""
+        self._trigger.fire()
+
+    def set_links(self, links: Mapping[str, Link]) -> None:
+        """The machine's links are these; one more step if a link changed that is not a pod's."""
+        if links is self._all_links:
+            return
+        self._all_links = links
+        own = {name: link for name, link in links.items() if not name.startswith(WORKLOAD_PREFIX)}
+        if own != self._links:
+            self._links = own
+            self._trigger.fire()
+
+    async def run(self) -> None:
+        """Take steps until cancelled."""
+        while True:
+            await self._trigger.wait(RESYNC_SECONDS if self._done is not None else RETRY_SECONDS)
+            await self.step()
+
+    async def step(self) -> None:
+        """Look at the paths to the other nodes; compare the resource if its inputs changed or it is time."""
+        links, inputs = self._links, node_inputs(self._state, self._links)
+        now = self._clock.now()
+        is_due, is_new = now >= self._due_at, links is not self._looked
+        self._looked = links
+        nodes = [node.ipv4.ip for node in self._state.nodes.values() if node.ipv4 is not None]
+        await self._underlay.update(nodes, links, anew=is_new or is_due)
+        if not self._in_sync() or (inputs == self._done and not is_due):
+            return
+        self._due_at = now + RESYNC_SECONDS
+        try:
+            await self._resource.reconcile()
+        except IpamError as error:
+            self._resource.trouble = str(error)
+        self._done = inputs if self._resource.trouble is None else None
+        if self._resource.trouble is not None:
+            log.warning("node.not_registered", why=self._resource.trouble)
+
+
+def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:
+    """What the resource depends on; while it stays the same there is no need for another comparison."""
+    addresses = tuple(
+        (link.name, link.up, link.addresses)
+        for link in links.values()
+        if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
+    )
+    return state.pools, state.own_node, addresses

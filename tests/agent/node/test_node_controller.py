@@ -1,0 +1,117 @@
+"""When the node's resource is compared, and when the paths to the other nodes are asked for again."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from agent.configuration.config import NodeSettings
+from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.kernel.protocol import PathToHost
+from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
+from agent.datastore.state_cache import NODES, StateCache
+from agent.netlink.objects import Address
+from agent.node.node_controller import RESYNC_SECONDS, NodeController
+from agent.node.node_resource import NodeResource
+from ipam.allocation.allocator import Allocator
+from ipam.etcd.store import Versioned
+from ipam.keys import resource_key
+from ipam.model import NodeName
+from tests.fakes.clock import SetClock
+from tests.fakes.kernel import FakeKernel
+from tests.fakes.store import FakeStore
+
+ME, FAR = NodeName("node1"), ip_address("10.9.9.9")
+
+
+class Asked(FakeKernel):
+    """A kernel that counts questions for paths; all lead through eth0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_link("eth0", "172.26.0.11/20")
+        self.asked: list[Address] = []
+
+    async def path_to(self, host: Address) -> PathToHost:
+        self.asked.append(host)
+        return PathToHost("eth0", ip_address("172.26.0.11"), ip_address("172.26.0.1"))
+
+
+class World:
+    """A controller of a node that knows another one behind a gateway."""
+
+    def __init__(self, *, in_sync: bool = True) -> None:
+        self.in_sync = in_sync
+        self.store, self.kernel, self.clock = FakeStore(), Asked(), SetClock()
+        self.state = StateCache(ME)
+        far = Node(metadata=Metadata(name="far"), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=f"{FAR}/24")))
+        key = resource_key("nodes", "far")
+        self.state.apply(key, Versioned(key, encode(far), 1))
+        self.resource = NodeResource(
+            self.store,
+            self.state,
+            Allocator(self.store, self.clock, lambda: self.state.pools),
+            self.kernel,
+            NodeSettings(address="172.26.0.11/20"),
+            (),
+            self.clock,
+        )
+        self.underlay = UnderlayRoutes(self.kernel, lambda: None)
+        self.controller = NodeController(
+            self.resource, self.underlay, self.state, lambda: self.in_sync, self.clock
+        )
+        self.controller.set_links(dict(self.kernel.link_table))
+
+    @property
+    def registered(self) -> bool:
+        return resource_key("nodes", ME) in self.store.copy()
+
+
+async def test_before_the_datastore_was_read_nothing_is_written_and_paths_are_found() -> None:
+    world = World(in_sync=False)
+    await world.controller.step()
+    assert not world.registered
+    assert world.underlay.gateways == {FAR: ip_address("172.26.0.1")}
+    world.in_sync = True
+    await world.controller.step()
+    assert world.registered
+
+
+async def test_with_the_same_inputs_the_resource_is_compared_again_only_when_it_is_time() -> None:
+    world = World()
+    await world.controller.step()
+    written = await world.store.list(NODES)
+    world.state.replace(NODES, {**written.values})
+    await world.controller.step()  # the cache has the resource now: an input has changed
+    world.resource.detected.clear()
+    await world.controller.step()
+    assert world.resource.detected == {}
+    world.clock.at += RESYNC_SECONDS
+    await world.controller.step()
+    assert world.resource.detected.keys() == {4}
+
+
+async def test_a_step_that_failed_is_taken_again_though_nothing_changed() -> None:
+    world = World()
+    world.store.away = True
+    await world.controller.step()
+    assert world.resource.trouble is not None
+    assert not world.registered
+    world.store.away = False
+    await world.controller.step()
+    assert world.registered
+    assert world.resource.trouble is None
+
+
+async def test_paths_are_asked_for_again_when_a_link_changes_that_is_no_pods() -> None:
+    world = World()
+    await world.controller.step()
+    links = dict(world.kernel.link_table)
+    pod = FakeKernel()
+    pod.add_link("cali1")
+    world.controller.set_links({**links, **pod.link_table})
+    await world.controller.step()
+    assert world.kernel.asked == [FAR]
+    world.kernel.add_link("eth1", "192.0.2.1/24")
+    world.controller.set_links(dict(world.kernel.link_table))
+    await world.controller.step()
+    assert world.kernel.asked == [FAR, FAR]
