@@ -10,40 +10,22 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from agent.metrics.series import CNI_SECONDS, MetricType, Readings, Series, series
+from agent.metrics.series import CNI_SECONDS, MetricType, Readings, series
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Seconds: a warm ADD is some 10 ms, a runtime gives up after tens of seconds."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Source:
-    """A collector, as prometheus_client calls what it asks for metrics at each scrape."""
-
-    def __init__(self, read: Callable[[], Readings]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        for one in series(self._read()):
-            yield _family(one)
-
-
-def _family(one: Series) -> Metric:
-    definition = one.definition
-    kind = CounterMetricFamily if definition.type is MetricType.COUNTER else GaugeMetricFamily
-    family = kind(definition.name, definition.meaning, labels=definition.labels)
-    for labels, value in one.samples.items():
-        family.add_metric(labels, value)
-    return family
-
-
-class Exposition:
+class Exposition(Collector):
     """All series of one agent, in a registry of their own."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
+        self._read = read
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Source(read))
+        self._registry.register(self)
         ProcessCollector(registry=self._registry)
         self._cni = Histogram(
             CNI_SECONDS.name,
@@ -52,6 +34,15 @@ class Exposition:
             buckets=BUCKETS,
             registry=self._registry,
         )
+
+    def collect(self) -> Iterator[Metric]:
+        """The series of this moment; prometheus_client asks a collector for them at each scrape."""
+        for definition, samples in series(self._read()):
+            kind = CounterMetricFamily if definition.type is MetricType.COUNTER else GaugeMetricFamily
+            family = kind(definition.name, definition.meaning, labels=definition.labels)
+            for labels, value in samples.items():
+                family.add_metric(labels, value)
+            yield family
 
     def answered(self, verb: str, code: int, seconds: float) -> None:
         """A CNI call was answered; code 0 is success."""

@@ -1,13 +1,15 @@
 """The agent's series: their names, what they mean, and how they follow from what the agent knows of itself.
 
+A series is a line of one table: _AGENT and _KERNEL have those of one sample, _KERNEL_KIND, _POOL and _PEER those with a
+sample for each kind of kernel object, pool or peer, and _OTHERS those whose labels are others.
+
 Promises: pure; every name stands once in CATALOGUE with its meaning, and nothing else is ever exposed. Units are base
-units, counters end in `_total` (the conventions of Prometheus).
-Does not know: the text form, HTTP.
+units, counters end in `_total` (the conventions of Prometheus). Does not know: the text form, HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -18,8 +20,6 @@ from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.address_text import text_of
 
-_Labels = tuple[str, ...]
-
 
 class MetricType(Enum):
     """What Prometheus calls a metric's type."""
@@ -27,24 +27,6 @@ class MetricType(Enum):
     GAUGE = "gauge"
     COUNTER = "counter"
     HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """One series name: its type, its meaning, the names of its labels."""
-
-    name: str
-    type: MetricType
-    meaning: str
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The present samples of one name: label values -> value."""
-
-    definition: Definition
-    samples: Mapping[tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,164 +69,153 @@ class Readings:
     """The longest delay of the event loop since the last reading."""
 
 
-_GAUGES = {
-    "build_info": ("Always 1; the version is a label.", ("version",)),
-    "start_time_seconds": ("When the agent started, Unix time.", ()),
-    "ready": ("Whether a pod can be served: the kernel was adopted and the datastore read.", ()),
-    "in_sync": ("Whether the datastore was read as a whole at least once.", ()),
-    "datastore_up": ("Whether the watches of the datastore are established.", ()),
-    "drained": ("Whether this node has left its BGP peers on purpose.", ()),
-    "troubles": ("Sentences that `tortie node status` shows as troubles.", ()),
-    "pods": ("Pod interfaces of this node.", ()),
-    "nodes": ("Nodes of the cluster.", ()),
-    "ipam_own_blocks": ("Blocks that this node owns.", ()),
-    "ipam_allocations_in_use": ("Addresses of the pool that this node's pods and tunnels have.", ("pool",)),
-    "ipam_blocks": ("Blocks of the pool that nodes have claimed, in the whole cluster.", ("pool",)),
-    "ipam_own_addresses": ("Addresses of the pool in this node's blocks.", ("pool",)),
-    "ipam_pool_blocks": ("Blocks that the pool can be cut into.", ("pool",)),
-    "ipam_pool_size": ("Addresses of the pool.", ("pool",)),
-    "event_loop_lag_seconds": ("The longest delay of the event loop since the last scrape.", ()),
-    "bgp_converged": ("Whether all peers have advertised everything (End-of-RIB), or had time to.", ()),
-    "bgp_peer_up": ("Whether the session is established.", ("peer",)),
-    "bgp_peer_state": ("1 for the state that the session is in (RFC 4271 section 8.2.2).", ("peer", "state")),
-    "bgp_peer_state_since_seconds": ("When that state was entered, Unix time.", ("peer",)),
-    "bgp_peer_prefixes_received": ("Prefixes that the peer advertises.", ("peer",)),
-    "bgp_peer_prefixes_announced": ("Prefixes that are advertised to the peer.", ("peer",)),
-    "bgp_peer_restarting": ("Whether its stale paths are retained while it restarts (RFC 4724).", ("peer",)),
-    "etcd_certificate_expiry_time_seconds": ("Until when a TLS file's certificate is valid, Unix time.", ("file",)),
-    "etcd_revision": ("The newest revision of the datastore that was seen.", ()),
-    "kernel_objects": ("Objects of ours in the kernel.", ("kind",)),
-    "kernel_pass_duration_seconds": ("How long the last pass over the kernel took.", ()),
-    "kernel_last_pass_time_seconds": ("When the last pass over the kernel ended, Unix time.", ()),
-    "kernel_refused": ("Desired objects that the kernel refuses at present.", ()),
-    "kernel_conflicts": ("Destinations where somebody else's route stands in our place.", ()),
-    "kernel_waiting": ("Desired routes whose device is missing or down.", ()),
-    "kernel_removals_held": ("Kinds of objects of which a mass removal is held back.", ()),
-    "kernel_features_missing": ("Features that are set and that this kernel cannot do.", ()),
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One series name: its type, its meaning, the names of its labels."""
+
+    name: str
+    type: MetricType
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+Samples = Mapping[tuple[str, ...], float]
+"""Label values -> value."""
+
+
+def _unix(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+_AGENT: Mapping[str, tuple[str, Callable[[Readings], float]]] = {
+    "start_time_seconds": ("When the agent started, Unix time.", lambda r: r.started.timestamp()),
+    "ready": ("Whether a pod can be served: the kernel was adopted and the datastore read.", lambda r: r.ready),
+    "in_sync": ("Whether the datastore was read as a whole at least once.", lambda r: r.in_sync),
+    "datastore_up": ("Whether the watches of the datastore are established.", lambda r: r.datastore_up),
+    "drained": ("Whether this node has left its BGP peers on purpose.", lambda r: r.drained),
+    "troubles": ("Sentences that `tortie node status` shows as troubles.", lambda r: r.troubles),
+    "pods": ("Pod interfaces of this node.", lambda r: r.pods),
+    "nodes": ("Nodes of the cluster.", lambda r: r.nodes),
+    "ipam_own_blocks": ("Blocks that this node owns.", lambda r: r.own_blocks),
+    "event_loop_lag_seconds": ("The longest delay of the event loop since the last scrape.",
+        lambda r: r.loop_lag_seconds),
+    "bgp_converged": ("Whether all peers have advertised everything (End-of-RIB), or had time to.",
+        lambda r: r.converged),
+    "etcd_revision": ("The newest revision of the datastore that was seen.", lambda r: r.etcd.revision),
+    "etcd_certificate_rotations_total": ("How often changed TLS files were taken.", lambda r: r.etcd.rotations),
+    "etcd_watch_restarts_total": ("How often a watch had to be made anew.", lambda r: r.etcd.watch_restarts),
+    "etcd_went_back_total": ("How often the datastore was older than before: a restored backup.",
+        lambda r: r.etcd.went_back),
 }  # fmt: skip
-_COUNTERS = {
-    "bgp_peer_sessions_total": ("Sessions established with the peer.", ("peer",)),
-    "bgp_peer_messages_total": ("Messages of the present session, by direction.", ("peer", "direction", "kind")),
-    "etcd_certificate_rotations_total": ("How often changed TLS files were taken.", ()),
-    "etcd_watch_restarts_total": ("How often a watch had to be made anew.", ()),
-    "etcd_went_back_total": ("How often the datastore was older than before: a restored backup.", ()),
-    "kernel_passes_total": ("Passes over the kernel.", ()),
-    "kernel_written_total": ("Objects created or replaced.", ("kind",)),
-    "kernel_removed_total": ("Objects removed.", ("kind",)),
-    "kernel_drift_repaired_total": ("Objects of ours that somebody else removed or altered.", ("kind",)),
-    "kernel_overruns_total": ("How often notifications were lost and everything was read again.", ()),
+"""Series without labels."""
+_KERNEL: Mapping[str, tuple[str, Callable[[Report], float]]] = {
+    "kernel_passes_total": ("Passes over the kernel.", lambda k: k.passes),
+    "kernel_overruns_total": ("How often notifications were lost and everything was read again.", lambda k: k.overruns),
+    "kernel_pass_duration_seconds": ("How long the last pass over the kernel took.", lambda k: k.last_pass_seconds),
+    "kernel_last_pass_time_seconds": ("When the last pass over the kernel ended, Unix time.",
+        lambda k: _unix(k.last_pass) or 0.0),
+    "kernel_refused": ("Desired objects that the kernel refuses at present.", lambda k: len(k.refused)),
+    "kernel_conflicts": ("Destinations where somebody else's route stands in our place.", lambda k: len(k.conflicts)),
+    "kernel_waiting": ("Desired routes whose device is missing or down.", lambda k: len(k.waiting)),
+    "kernel_removals_held": ("Kinds of objects of which a mass removal is held back.", lambda k: len(k.held)),
+    "kernel_features_missing": ("Features that are set and that this kernel cannot do.", lambda k: len(k.not_in_force)),
 }  # fmt: skip
+"""Series without labels, of the last report about the kernel."""
+_KERNEL_KIND: Mapping[str, tuple[str, Callable[[Report], Mapping[str, int]]]] = {
+    "kernel_objects": ("Objects of ours in the kernel.", lambda k: k.objects),
+    "kernel_written_total": ("Objects created or replaced.", lambda k: k.written),
+    "kernel_removed_total": ("Objects removed.", lambda k: k.removed),
+    "kernel_drift_repaired_total": (
+        "Objects of ours that somebody else removed or altered.",
+        lambda k: k.drift,
+    ),
+}
+"""Label kind."""
+_POOL: Mapping[str, tuple[str, Callable[[PoolReadings], float]]] = {
+    "ipam_allocations_in_use": ("Addresses of the pool that this node's pods and tunnels have.", lambda p: p.in_use),
+    "ipam_blocks": ("Blocks of the pool that nodes have claimed, in the whole cluster.", lambda p: p.blocks),
+    "ipam_own_addresses": ("Addresses of the pool in this node's blocks.", lambda p: p.own_addresses),
+    "ipam_pool_blocks": ("Blocks that the pool can be cut into.", lambda p: p.most_blocks),
+    "ipam_pool_size": ("Addresses of the pool.", lambda p: p.size),
+}  # fmt: skip
+"""Label pool."""
+_PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
+    "bgp_peer_up": ("Whether the session is established.", lambda p: p.state is State.ESTABLISHED),
+    "bgp_peer_state_since_seconds": ("When that state was entered, Unix time.", lambda p: _unix(p.since)),
+    "bgp_peer_prefixes_received": ("Prefixes that the peer advertises.", lambda p: p.received),
+    "bgp_peer_prefixes_announced": ("Prefixes that are advertised to the peer.", lambda p: p.announced),
+    "bgp_peer_restarting": ("Whether its stale paths are retained while it restarts (RFC 4724).",
+        lambda p: p.restarting),
+    "bgp_peer_sessions_total": ("Sessions established with the peer.", lambda p: p.sessions),
+}  # fmt: skip
+"""Label peer; a value of None makes no sample."""
+_OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]] = {
+    "build_info": ("Always 1; the version is a label.", ("version",), lambda r: {(r.version,): 1}),
+    "bgp_peer_state": (
+        "1 for the state that the session is in (RFC 4271 section 8.2.2).",
+        ("peer", "state"),
+        lambda r: {
+            (text_of(peer.address), one.value): peer.state is one for peer in r.peers for one in State
+        },
+    ),
+    "bgp_peer_messages_total": (
+        "Messages of the present session, by direction.",
+        ("peer", "direction", "kind"),
+        lambda r: {
+            (text_of(peer.address), direction, kind): count
+            for peer in r.peers
+            for direction, counts in (("sent", peer.messages_sent), ("received", peer.messages_received))
+            for kind, count in counts
+        },
+    ),
+    "etcd_certificate_expiry_time_seconds": (
+        "Until when a TLS file's certificate is valid, Unix time.",
+        ("file",),
+        lambda r: {(file,): moment.timestamp() for file, moment in r.etcd.certificates.items()},
+    ),
+}
+"""Name -> meaning, labels, samples."""
 CNI_SECONDS = Definition(
     "tortie_cni_request_duration_seconds",
     MetricType.HISTOGRAM,
     "How long the agent took to answer the CNI plugin; code 0 is success.",
     ("verb", "code"),
 )
+
+
+def _definition(name: str, meaning: str, labels: tuple[str, ...]) -> Definition:
+    kind = MetricType.COUNTER if name.endswith("_total") else MetricType.GAUGE
+    return Definition(f"tortie_{name}", kind, meaning, labels)
+
+
+_LABELS = (((), _AGENT), ((), _KERNEL), (("kind",), _KERNEL_KIND), (("pool",), _POOL), (("peer",), _PEER))
 CATALOGUE: Mapping[str, Definition] = {
-    **{
-        f"tortie_{name}": Definition(f"tortie_{name}", kind, meaning, labels)
-        for kind, table in ((MetricType.GAUGE, _GAUGES), (MetricType.COUNTER, _COUNTERS))
-        for name, (meaning, labels) in table.items()
-    },
-    CNI_SECONDS.name: CNI_SECONDS,
+    one.name: one
+    for one in (
+        *(_definition(name, entry[0], labels) for labels, table in _LABELS for name, entry in table.items()),
+        *(_definition(name, meaning, labels) for name, (meaning, labels, _) in _OTHERS.items()),
+        CNI_SECONDS,
+    )
 }
 
 
-def series(readings: Readings) -> Iterator[Series]:
-    """Everything but the histograms, which are counted where things happen."""
-    for name, value in _plain(readings).items():
-        yield _one(name, {(): float(value)})
-    yield _one("build_info", {(readings.version,): 1.0})
-    yield from _of_pools(readings.pools)
-    yield from _of_peers(readings.peers)
-    yield from _of_kernel(readings.kernel)
-    yield from _of_etcd(readings.etcd)
+def series(readings: Readings) -> Iterator[tuple[Definition, Samples]]:
+    """Every series but the histogram, which is counted where things happen, with its present samples."""
 
+    def one(name: str, samples: Samples) -> tuple[Definition, Samples]:
+        return CATALOGUE[f"tortie_{name}"], samples
 
-def _one(name: str, samples: Mapping[_Labels, float]) -> Series:
-    return Series(CATALOGUE[f"tortie_{name}"], samples)
-
-
-def _plain(readings: Readings) -> dict[str, float]:
-    return {
-        "start_time_seconds": readings.started.timestamp(),
-        "ready": readings.ready,
-        "in_sync": readings.in_sync,
-        "datastore_up": readings.datastore_up,
-        "drained": readings.drained,
-        "troubles": readings.troubles,
-        "pods": readings.pods,
-        "nodes": readings.nodes,
-        "ipam_own_blocks": readings.own_blocks,
-        "event_loop_lag_seconds": readings.loop_lag_seconds,
-        "bgp_converged": readings.converged,
-    }
-
-
-def _of_pools(pools: Iterable[PoolReadings]) -> Iterator[Series]:
-    each = tuple(pools)
-    yield _one("ipam_allocations_in_use", {(pool.name,): float(pool.in_use) for pool in each})
-    yield _one("ipam_blocks", {(pool.name,): float(pool.blocks) for pool in each})
-    yield _one("ipam_own_addresses", {(pool.name,): float(pool.own_addresses) for pool in each})
-    yield _one("ipam_pool_blocks", {(pool.name,): float(pool.most_blocks) for pool in each})
-    yield _one("ipam_pool_size", {(pool.name,): float(pool.size) for pool in each})
-
-
-def _of_peers(peers: Iterable[PeerStatus]) -> Iterator[Series]:
-    known = {text_of(peer.address): peer for peer in peers}
-    each = known.items()
-    yield _one("bgp_peer_up", {(name,): peer.state is State.ESTABLISHED for name, peer in each})
-    states: dict[_Labels, float] = {
-        (name, one.value): float(peer.state is one) for name, peer in each for one in State
-    }
-    yield _one("bgp_peer_state", states)
-    since: dict[_Labels, float] = {
-        (name,): peer.since.timestamp() for name, peer in each if peer.since is not None
-    }
-    yield _one("bgp_peer_state_since_seconds", since)
-    yield _one("bgp_peer_prefixes_received", {(name,): float(peer.received) for name, peer in each})
-    yield _one("bgp_peer_prefixes_announced", {(name,): float(peer.announced) for name, peer in each})
-    yield _one("bgp_peer_restarting", {(name,): float(peer.restarting) for name, peer in each})
-    yield _one("bgp_peer_sessions_total", {(name,): float(peer.sessions) for name, peer in each})
-    messages: dict[_Labels, float] = {
-        (name, direction, kind): float(count)
-        for name, peer in each
-        for direction, counts in (("sent", peer.messages_sent), ("received", peer.messages_received))
-        for kind, count in counts
-    }
-    yield _one("bgp_peer_messages_total", messages)
-
-
-def _of_etcd(etcd: EtcdReadings) -> Iterator[Series]:
-    until: dict[_Labels, float] = {(file,): moment.timestamp() for file, moment in etcd.certificates.items()}
-    yield _one("etcd_certificate_expiry_time_seconds", until)
-    for name, value in (
-        ("etcd_revision", etcd.revision),
-        ("etcd_certificate_rotations_total", etcd.rotations),
-        ("etcd_watch_restarts_total", etcd.watch_restarts),
-        ("etcd_went_back_total", etcd.went_back),
-    ):
-        yield _one(name, {(): float(value)})
-
-
-def _of_kernel(report: Report) -> Iterator[Series]:
-    for name, counts in (
-        ("kernel_objects", report.objects),
-        ("kernel_written_total", report.written),
-        ("kernel_removed_total", report.removed),
-        ("kernel_drift_repaired_total", report.drift),
-    ):
-        yield _one(name, {(kind,): float(count) for kind, count in counts.items()})
-    last = report.last_pass.timestamp() if report.last_pass is not None else 0.0
-    for name, value in (
-        ("kernel_passes_total", report.passes),
-        ("kernel_overruns_total", report.overruns),
-        ("kernel_pass_duration_seconds", report.last_pass_seconds),
-        ("kernel_last_pass_time_seconds", last),
-        ("kernel_refused", len(report.refused)),
-        ("kernel_conflicts", len(report.conflicts)),
-        ("kernel_waiting", len(report.waiting)),
-        ("kernel_removals_held", len(report.held)),
-        ("kernel_features_missing", len(report.not_in_force)),
-    ):
-        yield _one(name, {(): float(value)})
+    for name, (_, value) in _AGENT.items():
+        yield one(name, {(): value(readings)})
+    for name, (_, of_kernel) in _KERNEL.items():
+        yield one(name, {(): of_kernel(readings.kernel)})
+    for name, (_, counts) in _KERNEL_KIND.items():
+        yield one(name, {(kind,): count for kind, count in counts(readings.kernel).items()})
+    for name, (_, of_pool) in _POOL.items():
+        yield one(name, {(pool.name,): of_pool(pool) for pool in readings.pools})
+    peers = [(text_of(peer.address), peer) for peer in readings.peers]
+    for name, (_, of_peer) in _PEER.items():
+        values = {(address,): of_peer(peer) for address, peer in peers}
+        yield one(name, {labels: value for labels, value in values.items() if value is not None})
+    for name, (_, _, samples) in _OTHERS.items():
+        yield one(name, samples(readings))

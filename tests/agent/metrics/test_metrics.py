@@ -90,7 +90,7 @@ def told(exposition: Exposition) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 
 def test_every_name_in_the_catalogue_is_told_and_no_other() -> None:
-    made = [one.definition.name for one in series(READINGS)]
+    made = [definition.name for definition, _ in series(READINGS)]
     assert sorted(made) == sorted(
         name for name, one in CATALOGUE.items() if one.type is not MetricType.HISTOGRAM
     )
