@@ -63,7 +63,12 @@ class Monitor:
 
     async def run(self) -> None:
         """Serve and measure until cancelled."""
-        pages: web.Pages = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
+        pages: web.Pages = {
+            "/metrics": lambda: web.Response(self._exposition.text(), CONTENT_TYPE),
+            # Whoever reads this answer has had it from the loop: that is all there is to say.
+            "/livez": lambda: web.verdict(None),
+            "/readyz": lambda: web.verdict(self._not_ready()),
+        }
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lag.run())
             group.create_task(
@@ -77,14 +82,3 @@ class Monitor:
             await serving
         except OSError as error:
             log.warning("metrics.not_served", where=where, why=str(error))
-
-    def _metrics(self) -> web.Response:
-        return web.Response(self._exposition.text(), CONTENT_TYPE)
-
-    def _live(self) -> web.Response:
-        # Whoever reads this answer has had it from the loop: that is all there is to say.
-        return web.verdict(well=True, reasons=())
-
-    def _ready(self) -> web.Response:
-        why = self._not_ready()
-        return web.verdict(well=why is None, reasons=() if why is None else (why,))

@@ -30,9 +30,11 @@ class Response:
     ok: bool = True
 
 
-def verdict(*, well: bool, reasons: tuple[str, ...]) -> Response:
-    """/livez or /readyz: 200 or 503, and why."""
-    return Response(json.dumps({"ok": well, "reasons": list(reasons)}).encode() + b"\n", ok=well)
+def verdict(why_not: str | None) -> Response:
+    """/livez or /readyz: 200, or 503 with the reason."""
+    well = why_not is None
+    reasons = [] if well else [why_not]
+    return Response(json.dumps({"ok": well, "reasons": reasons}).encode() + b"\n", ok=well)
 
 
 Pages = Mapping[str, Callable[[], Response]]
@@ -40,9 +42,8 @@ Pages = Mapping[str, Callable[[], Response]]
 
 async def on_socket(path: Path, pages: Pages, ready: Callable[[], None] = lambda: None) -> None:
     """Answer on a unix socket until cancelled; `ready` is called once it listens. Raises OSError."""
-    answer = _answering(pages)
     made = private_socket(path, SOCKET_UMASK)
-    server = await asyncio.start_unix_server(answer, sock=made, limit=MOST_REQUEST_BYTES)
+    server = await asyncio.start_unix_server(_answering(pages), sock=made, limit=MOST_REQUEST_BYTES)
     ready()
     async with server:
         await server.serve_forever()
