@@ -6,14 +6,14 @@ Does not know: how facts are read, who prints.
 
 from __future__ import annotations
 
-from agent.preflight.host_checks import host_findings
+from agent.preflight.host_checks import HOST_CHECKS
 from agent.preflight.host_facts import HostFacts, HostFinding, Severity
-from agent.preflight.network_checks import network_findings
+from agent.preflight.network_checks import NETWORK_CHECKS
 
 
 def findings(facts: HostFacts) -> tuple[HostFinding, ...]:
     """Everything that is not as it should be."""
-    found = [*network_findings(facts), *host_findings(facts)]
+    found = [one for check in (*NETWORK_CHECKS, *HOST_CHECKS) for one in check(facts)]
     if facts.pools_unknown is not None:
         found.append(
             HostFinding(

@@ -8,7 +8,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, HostFinding, ModuleState, Severity
+from agent.preflight.host_facts import (
+    AGENT,
+    KERNEL_PARTS,
+    ExclusionFile,
+    HostFacts,
+    HostFinding,
+    ModuleState,
+    Severity,
+)
 from ipam.model import EncapsulationMode
 
 CONFLIST = "10-tortie.conflist"
@@ -24,17 +32,6 @@ FEWEST_CONNECTIONS, FEWEST_INSTANCES, FEWEST_WATCHES = 32768, 128, 8192
 FEWEST_OPEN_FILES = 4096
 UNIT_OPEN_FILES = 65536
 """LimitNOFILE of our unit."""
-
-
-def host_findings(facts: HostFacts) -> Iterator[HostFinding]:
-    """All of the machine."""
-    yield from _network_programs(facts)
-    yield from _other_agents(facts)
-    yield from _conflists(facts)
-    yield from _modules(facts)
-    yield from _clock(facts)
-    yield from _connections(facts)
-    yield from _limits(facts)
 
 
 def _network_programs(facts: HostFacts) -> Iterator[HostFinding]:
@@ -73,7 +70,6 @@ def _written(placed: ExclusionFile) -> str:
 
 def _other_agents(facts: HostFacts) -> Iterator[HostFinding]:
     for process in facts.running(*CALICO, *BIRDS):
-        stops = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
         calico = process.name in CALICO
         yield HostFinding(
             Severity.ERROR if calico else Severity.WARNING,
@@ -81,7 +77,7 @@ def _other_agents(facts: HostFacts) -> Iterator[HostFinding]:
             if calico
             else "BIRD may write routes with our protocol number, and we should delete them",
             f"{process} runs",
-            stops,
+            process.stop_command,
         )
 
 
@@ -107,24 +103,25 @@ def _conflists(facts: HostFacts) -> Iterator[HostFinding]:
 
 
 def _modules(facts: HostFacts) -> Iterator[HostFinding]:
-    needed: dict[str, list[str]] = {"ipip": [], "vxlan": []} if facts.pools else {}
-    for pool in facts.pools:
-        if pool.ipip is not EncapsulationMode.NEVER:
-            needed["ipip"].append(pool.name)
-        if pool.vxlan is not EncapsulationMode.NEVER:
-            needed["vxlan"].append(pool.name)
+    never = EncapsulationMode.NEVER
+    needed = {
+        "ipip": [pool.name for pool in facts.pools if pool.ipip is not never],
+        "vxlan": [pool.name for pool in facts.pools if pool.vxlan is not never],
+    }
     for name, state in sorted(facts.modules.items()):
-        users = needed.get(name)
+        users = needed.get(name) if facts.pools else None
         if state is ModuleState.PRESENT or users == []:
             continue
-        purpose = f"pool{'s' if len(users) > 1 else ''} {', '.join(users)}" if users else PURPOSES[name]
+        purpose = (
+            f"pool{'s' if len(users) > 1 else ''} {', '.join(users)}" if users else KERNEL_PARTS[name].purpose
+        )
         if state is ModuleState.LOADABLE:
             yield HostFinding(
                 Severity.WARNING, f"{name} is not loaded", f"it is needed for {purpose}", f"modprobe {name}"
             )
         else:
             yield HostFinding(
-                Severity.ERROR if users or name in ALWAYS else Severity.WARNING,
+                Severity.ERROR if users or name == "veth" else Severity.WARNING,
                 f"this kernel has no {name}",
                 f"it is needed for {purpose}, and is neither loaded, built in nor in /lib/modules",
                 "apt install linux-image-amd64 && reboot",
@@ -136,17 +133,6 @@ def _modules(facts: HostFacts) -> Iterator[HostFinding]:
             f"kernel.nexthop_objects is set, the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
             "apt install linux-image-amd64 && reboot",
         )
-
-
-PURPOSES = {
-    "ipip": "pools with ipipMode",
-    "vxlan": "pools with vxlanMode",
-    "nf_tables": "natOutgoing, and for pods behind others' forward chains",
-    "nft_masq": "natOutgoing",
-    "nft_chain_nat": "natOutgoing",
-    "veth": "every pod",
-}
-ALWAYS = frozenset({"veth"})
 
 
 def _clock(facts: HostFacts) -> Iterator[HostFinding]:
@@ -205,3 +191,6 @@ def _limits(facts: HostFacts) -> Iterator[HostFinding]:
             f"its limit is {facts.agent_open_files}, at least {FEWEST_OPEN_FILES} is needed",
             f"prlimit --pid {facts.running(AGENT)[0].pid} --nofile={UNIT_OPEN_FILES}",
         )
+
+
+HOST_CHECKS = (_network_programs, _other_agents, _conflists, _modules, _clock, _connections, _limits)

@@ -1,4 +1,4 @@
-"""What preflight looks at, HostFacts, and what it says, HostFinding: frozen values.
+"""What preflight looks at, HostFacts, and what it says, HostFinding; with the parts of the kernel that we use.
 
 Promises: pure; what could not be read is None or absent, and is never taken for good or bad. Does not know: how a fact
 was read, what follows from it.
@@ -47,6 +47,26 @@ class ModuleState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class KernelPart:
+    """A module of the kernel that we use."""
+
+    purpose: str
+    """What it is needed for."""
+    symbol: str
+    """A function of it, by which a kernel that has it built in and no /lib/modules is recognised."""
+
+
+KERNEL_PARTS: Mapping[str, KernelPart] = {
+    "ipip": KernelPart("pools with ipipMode", "ipip_tunnel_setup"),
+    "vxlan": KernelPart("pools with vxlanMode", "vxlan_setup"),
+    "nf_tables": KernelPart("natOutgoing, and for pods behind others' forward chains", "nft_do_chain"),
+    "nft_masq": KernelPart("natOutgoing", "nft_masq_dump"),
+    "nft_chain_nat": KernelPart("natOutgoing", "nft_nat_do_chain"),
+    "veth": KernelPart("every pod", "veth_setup"),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A program that runs in this network namespace."""
 
@@ -57,6 +77,11 @@ class Process:
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid}{f', {self.unit}' if self.unit else ''})"
+
+    @property
+    def stop_command(self) -> str:
+        """The command line that ends it."""
+        return f"systemctl disable --now {self.unit}" if self.unit else f"kill {self.pid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +104,6 @@ class ExclusionFile:
 
 
 @dataclass(frozen=True, slots=True)
-class UnderlayLink:
-    """The network between nodes: what carries the pods' packets."""
-
-    device: str
-    mtu: int
-
-
-@dataclass(frozen=True, slots=True)
 class HostFacts:
     """The machine, as far as it could be read."""
 
@@ -96,7 +113,8 @@ class HostFacts:
     forward: tuple[ForwardChain, ...] = ()
     legacy_forward_drops: bool = False
     """The FORWARD chain of iptables-legacy, which nftables does not show."""
-    underlay: UnderlayLink | None = None
+    underlay: Link | None = None
+    """What carries the pods' packets to other nodes."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     """Path below /proc/sys -> value."""
     modules: Mapping[str, ModuleState] = field(default_factory=dict)

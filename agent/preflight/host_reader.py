@@ -11,8 +11,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import IPv4Address
@@ -24,10 +25,10 @@ from agent.clock import SystemClock
 from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink.kernel_errors import KernelError
-from agent.preflight.host_checks import PURPOSES
-from agent.preflight.host_facts import AGENT, ExclusionFile, HostFacts, ModuleState, UnderlayLink
+from agent.preflight.host_facts import AGENT, KERNEL_PARTS, ExclusionFile, HostFacts, ModuleState
 from agent.preflight.network_checks import BGP_PORT
 from agent.preflight.proc_scan import file_text, open_files, scan_listeners, scan_processes
+from agent.service import layout
 from agent.service.host_snapshot import matching_sysctls
 from agent.service.install import unit_file
 
@@ -44,15 +45,6 @@ SYSCTLS = (
     "fs/inotify/max_user_watches",
     "fs/nr_open",
 )
-SYMBOLS = {
-    "ipip": "ipip_tunnel_setup",
-    "vxlan": "vxlan_setup",
-    "nf_tables": "nft_do_chain",
-    "nft_masq": "nft_masq_dump",
-    "nft_chain_nat": "nft_nat_do_chain",
-    "veth": "veth_setup",
-}
-"""A function of each part, by which a kernel that has it built in and no /lib/modules is recognised."""
 CONFLIST_ENDS = (".conf", ".conflist", ".json")
 NETWORKD = ("network/10-tortie.network", "networkd.conf.d/tortie.conf")
 NETWORK_MANAGER = "NetworkManager/tortie.conf"
@@ -76,8 +68,8 @@ async def read_host(kernel: Kernel, config: Config, root: Path = Path("/")) -> H
         processes=running,
         listeners=scan_listeners(proc, (BGP_PORT,), running),
         conflists=conflists(root / "etc/cni/net.d"),
-        networkd=tuple(_placed(root, "etc/systemd", source, "systemd") for source in NETWORKD),
-        network_manager=(_placed(root, "etc", NETWORK_MANAGER, ""),),
+        networkd=tuple(_exclusion_file(root, source) for source in NETWORKD),
+        network_manager=(_exclusion_file(root, NETWORK_MANAGER),),
         synchronised=synchronised(),
         agent_open_files=open_files(proc, agent) if agent is not None else None,
         opens_forward=config.kernel.open_forward,
@@ -101,7 +93,7 @@ async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
     except KernelError as error:
         unread["the way to other nodes"] = str(error)
         return facts
-    return replace(facts, underlay=UnderlayLink(link.name, link.mtu)) if link is not None else facts
+    return replace(facts, underlay=link)
 
 
 def legacy_forward_drops(proc: Path) -> bool:
@@ -134,16 +126,14 @@ def modules(root: Path) -> dict[str, ModuleState]:
         line.partition(":")[0] for line in file_text(folder / "modules.dep").splitlines()
     )
     found = {}
-    for name in PURPOSES:
-        there = name in loaded or name in built_in or (root / "sys/module" / name).is_dir()
-        found[name] = (
-            ModuleState.PRESENT
-            if there
-            else ModuleState.LOADABLE
-            if name in loadable
-            else ModuleState.MISSING
-        )
-    missing = {SYMBOLS[name]: name for name, state in found.items() if state is ModuleState.MISSING}
+    for name in KERNEL_PARTS:
+        if name in loaded or name in built_in or (root / "sys/module" / name).is_dir():
+            found[name] = ModuleState.PRESENT
+        else:
+            found[name] = ModuleState.LOADABLE if name in loadable else ModuleState.MISSING
+    missing = {
+        KERNEL_PARTS[name].symbol: name for name, state in found.items() if state is ModuleState.MISSING
+    }
     return found | dict.fromkeys(_with_symbols(root / "proc/kallsyms", missing), ModuleState.PRESENT)
 
 
@@ -152,17 +142,13 @@ def _module_names(paths: Iterable[str]) -> frozenset[str]:
 
 
 def _with_symbols(table: Path, wanted: Mapping[str, str]) -> list[str]:
-    if not wanted:
-        return []
     found = []
-    try:
-        with table.open() as lines:
+    if wanted:
+        with suppress(OSError, IndexError), table.open() as lines:
             for line in lines:
                 symbol = line.split()[2]
                 if symbol in wanted:
                     found.append(wanted[symbol])
-    except (OSError, IndexError):
-        pass
     return found
 
 
@@ -174,14 +160,12 @@ def conflists(directory: Path) -> tuple[str, ...]:
         return ()
 
 
-def _placed(root: Path, base: str, source: str, package: str) -> ExclusionFile:
+def _exclusion_file(root: Path, source: str) -> ExclusionFile:
     """A file of systemd/, and whether it is there: where we place it, or where the Debian package does."""
-    folder, _, name = source.rpartition("/")
-    folder = folder if package else f"{folder}/conf.d"
-    others = ("usr/lib", "lib") if not package else (f"usr/lib/{package}", f"lib/{package}")
-    places = [Path(base) / folder / name, *(Path(other) / folder / name for other in others)]
-    present = any((root / place).is_file() for place in places)
-    return ExclusionFile(f"/{places[0]}", unit_file(source).decode(), present)
+    (target,) = (placed.target for placed in layout.FILES if placed.source == source)
+    places = (root / top / target.relative_to("etc") for top in ("etc", "usr/lib", "lib"))
+    present = any(place.is_file() for place in places)
+    return ExclusionFile(f"/{target}", unit_file(source).decode(), present)
 
 
 class _Timex(ctypes.Structure):
@@ -208,16 +192,12 @@ def synchronised() -> bool | None:
 
 def with_skew(facts: HostFacts, endpoints: Sequence[str], tls: SSLContext | None) -> HostFacts:
     """The facts with how far this clock is ahead of that of the first member that answers with its time."""
-    for endpoint in endpoints:
-        dates = _date(endpoint, tls)
-        if dates is not None:
-            before, after = dates
-            return replace(facts, skew_seconds=(after - before).total_seconds())
-    return facts
+    answers = (_seconds_ahead(endpoint, tls) for endpoint in endpoints)
+    return replace(facts, skew_seconds=next((found for found in answers if found is not None), None))
 
 
-def _date(endpoint: str, tls: SSLContext | None) -> tuple[datetime, datetime] | None:
-    """What a member's HTTP answer is dated, and our own time; whole seconds, so the middle of its second is taken."""
+def _seconds_ahead(endpoint: str, tls: SSLContext | None) -> float | None:
+    """This clock less the date of a member's HTTP answer: whole seconds, so the middle of its second is taken."""
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     host, port = parts.hostname or "localhost", parts.port or 2379
     connection: HTTPConnection = (
@@ -228,10 +208,8 @@ def _date(endpoint: str, tls: SSLContext | None) -> tuple[datetime, datetime] | 
     try:
         connection.request("GET", "/version")
         stamp = connection.getresponse().headers.get("Date")
-        if stamp is None:
-            return None
-        etcd_time = parsedate_to_datetime(stamp).astimezone(UTC).replace(microsecond=500_000)
-        return etcd_time, SystemClock().wall()
+        etcd_time = parsedate_to_datetime(stamp or "").astimezone(UTC).replace(microsecond=500_000)
+        return (SystemClock().wall() - etcd_time).total_seconds()
     except (OSError, HTTPException, ValueError):
         return None
     finally:

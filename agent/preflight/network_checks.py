@@ -34,16 +34,6 @@ REMAINS = ("cni", "flannel", "cilium", "weave")
 """Beginnings of the names of interfaces that another CNI network left: these are to go, rather than our pool."""
 
 
-def network_findings(facts: HostFacts) -> Iterator[HostFinding]:
-    """All of the network."""
-    yield from _overlaps(facts)
-    yield from _forward(facts)
-    yield from _forwarding(facts)
-    yield from _reverse_path(facts)
-    yield from _mtu(facts)
-    yield from _bgp_port(facts)
-
-
 def _foreign(name: str | None) -> bool:
     return name is not None and name not in OUR_TUNNELS and not name.startswith(WORKLOAD_PREFIX)
 
@@ -181,7 +171,7 @@ def _mtu(facts: HostFacts) -> Iterator[HostFinding]:
             yield HostFinding(
                 Severity.ERROR,
                 f"packets of the pod behind {link.name} can be too large",
-                f"it has MTU {link.mtu}; {facts.underlay.device} has {facts.underlay.mtu},"
+                f"it has MTU {link.mtu}; {facts.underlay.name} has {facts.underlay.mtu},"
                 f" of which encapsulation takes {more}",
                 f"ip link set dev {link.name} mtu {carried}",
             )
@@ -192,13 +182,12 @@ def _bgp_port(facts: HostFacts) -> Iterator[HostFinding]:
         process = listener.process
         if listener.port != BGP_PORT or (process is not None and process.name == AGENT):
             continue
-        if process is None:
-            fix = "ss -ltnp 'sport = :179'"
-        else:
-            fix = f"systemctl disable --now {process.unit}" if process.unit else f"kill {process.pid}"
         yield HostFinding(
             Severity.ERROR,
             "BGP's port is taken",
             f"{listener.address} port {BGP_PORT}: {process or 'a process that cannot be identified'} listens",
-            fix,
+            "ss -ltnp 'sport = :179'" if process is None else process.stop_command,
         )
+
+
+NETWORK_CHECKS = (_overlaps, _forward, _forwarding, _reverse_path, _mtu, _bgp_port)

@@ -20,7 +20,6 @@ from agent.preflight.host_facts import (
     ModuleState,
     Process,
     Severity,
-    UnderlayLink,
 )
 from ipam.model import EncapsulationMode, Pool
 
@@ -163,8 +162,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "sysctl -w net.ipv4.conf.default.rp_filter=2",
     ),
     "a pod's MTU above the way's": (
-        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1500)},
-        {"pools": (VXLAN,), "underlay": UnderlayLink("eth0", 1500), "links": link("cali1", mtu=1450)},
+        {"pools": (VXLAN,), "underlay": link("eth0")["eth0"], "links": link("cali1", mtu=1500)},
+        {"pools": (VXLAN,), "underlay": link("eth0")["eth0"], "links": link("cali1", mtu=1450)},
         Severity.ERROR,
         "it has MTU 1500; eth0 has 1500, of which encapsulation takes 50",
         "ip link set dev cali1 mtu 1450",
