@@ -54,15 +54,16 @@ def resources_text(
     if output == "name":
         return "\n".join(name_of(kind, resource.metadata.name) for resource in resources)
 
-    heads, row = (WIDE if output == "wide" else TABLE)[kind]
-    rows = [row(resource) for resource in resources]
+    cells: dict[str, Cell] = {
+        "NAMESPACE": lambda r: r.metadata.namespace or "default",
+        "NAME": lambda r: r.metadata.name,
+        **CELLS[kind],
+    }
+    wide = ("NAME", *CELLS[kind])
+    heads = wide if output == "wide" else NARROW.get(kind, wide)
     if namespaces and kind == "WorkloadEndpoint":
         heads = ("NAMESPACE", *heads)
-        rows = [
-            (each.metadata.namespace or "default", *cells)
-            for each, cells in zip(resources, rows, strict=True)
-        ]
-    return columns(heads, rows)
+    return columns(heads, [[_cell(cells[head](resource)) for head in heads] for resource in resources])
 
 
 def document(kind: str, resources: list[Resource], output: str, *, single: bool) -> str:
@@ -82,12 +83,14 @@ def name_of(kind: str, name: str) -> str:
     return f"{ALIASES[kind][0]}/{name}"
 
 
-Row = Callable[[Any], tuple[object, ...]]
-Table = tuple[tuple[str, ...], Row]
+Cell = Callable[[Any], object]
 
 
-def _low(value: bool) -> str:
-    return str(value).lower()
+def _cell(value: object) -> object:
+    """A field's value for a table: empty for None, booleans as YAML has them."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _joined(texts: list[str]) -> str:
@@ -96,102 +99,66 @@ def _joined(texts: list[str]) -> str:
     return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
 
 
-TABLE: dict[str, Table] = {
-    "IPPool": (("NAME", "CIDR", "SELECTOR"), lambda r: (r.metadata.name, r.spec.cidr, r.spec.node_selector)),
-    "Node": (("NAME",), lambda r: (r.metadata.name,)),
-    "BGPConfiguration": (
-        ("NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"),
-        lambda r: (
-            r.metadata.name,
-            r.spec.log_severity_screen,
-            _low(r.spec.node_to_node_mesh_enabled),
-            r.spec.as_number,
-        ),
-    ),
-    "BGPPeer": (
-        ("NAME", "PEERIP", "NODE", "ASN"),
-        lambda r: (
-            r.metadata.name,
-            r.spec.peer_ip or r.spec.peer_selector or "",
-            r.spec.node or r.spec.node_selector or "(global)",
-            r.spec.as_number or "",
-        ),
-    ),
-    "BGPFilter": (
-        ("NAME", "NUMEXPORTV4", "NUMIMPORTV4", "NUMEXPORTV6", "NUMIMPORTV6"),
-        lambda r: (
-            r.metadata.name,
-            *(len(rules or ()) for rules in (r.spec.export_v4, r.spec.import_v4)),
-            *(len(rules or ()) for rules in (r.spec.export_v6, r.spec.import_v6)),
-        ),
-    ),
-    "WorkloadEndpoint": (
-        ("WORKLOAD", "NODE", "NETWORKS", "INTERFACE"),
-        lambda r: (
-            r.spec.pod or r.spec.workload or r.spec.container_id or "",
-            r.spec.node,
-            ",".join(r.spec.ip_networks),
-            r.spec.interface_name,
-        ),
-    ),
-    "IPReservation": (("NAME",), lambda r: (r.metadata.name,)),
-    "IPAMConfiguration": (
-        ("NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS"),
-        lambda r: (r.metadata.name, _low(r.spec.strict_affinity), _low(r.spec.auto_allocate_blocks)),
-    ),
-    "BlockAffinity": (
-        ("NAME", "CIDR", "NODE", "STATE"),
-        lambda r: (r.metadata.name, r.spec.cidr, r.spec.node, r.spec.state),
-    ),
+CELLS: dict[str, dict[str, Cell]] = {
+    "IPPool": {
+        "CIDR": lambda r: r.spec.cidr,
+        "NAT": lambda r: r.spec.nat_outgoing,
+        "IPIPMODE": lambda r: r.spec.ipip_mode,
+        "VXLANMODE": lambda r: r.spec.vxlan_mode,
+        "DISABLED": lambda r: r.spec.disabled,
+        "DISABLEBGPEXPORT": lambda r: r.spec.disable_bgp_export,
+        "SELECTOR": lambda r: r.spec.node_selector,
+        "ASSIGNMENTMODE": lambda r: r.spec.assignment_mode,
+    },
+    "Node": {
+        "ASN": lambda r: (r.spec.bgp.as_number if r.spec.bgp else None) or "(64512)",
+        "IPV4": lambda r: r.spec.bgp.ipv4_address if r.spec.bgp else None,
+        "IPV6": lambda r: r.spec.bgp.ipv6_address if r.spec.bgp else None,
+    },
+    "BGPConfiguration": {
+        "LOGSEVERITY": lambda r: r.spec.log_severity_screen,
+        "MESHENABLED": lambda r: r.spec.node_to_node_mesh_enabled,
+        "ASNUMBER": lambda r: r.spec.as_number,
+    },
+    "BGPPeer": {
+        "PEERIP": lambda r: r.spec.peer_ip or r.spec.peer_selector,
+        "NODE": lambda r: r.spec.node or r.spec.node_selector or "(global)",
+        "ASN": lambda r: r.spec.as_number,
+    },
+    "BGPFilter": {
+        "NUMEXPORTV4": lambda r: len(r.spec.export_v4 or ()),
+        "NUMIMPORTV4": lambda r: len(r.spec.import_v4 or ()),
+        "NUMEXPORTV6": lambda r: len(r.spec.export_v6 or ()),
+        "NUMIMPORTV6": lambda r: len(r.spec.import_v6 or ()),
+    },
+    "WorkloadEndpoint": {
+        "WORKLOAD": lambda r: r.spec.pod or r.spec.workload or r.spec.container_id,
+        "NODE": lambda r: r.spec.node,
+        "NETWORKS": lambda r: ",".join(r.spec.ip_networks),
+        "INTERFACE": lambda r: r.spec.interface_name,
+        "PROFILES": lambda r: ",".join(r.spec.profiles or ()),
+    },
+    "IPReservation": {"CIDRS": lambda r: _joined(r.spec.reserved_cidrs)},
+    "IPAMConfiguration": {
+        "STRICTAFFINITY": lambda r: r.spec.strict_affinity,
+        "AUTOALLOCATEBLOCKS": lambda r: r.spec.auto_allocate_blocks,
+        "MAXBLOCKSPERHOST": lambda r: r.spec.max_blocks_per_host,
+    },
+    "BlockAffinity": {
+        "CIDR": lambda r: r.spec.cidr,
+        "NODE": lambda r: r.spec.node,
+        "STATE": lambda r: r.spec.state,
+    },
 }
-"""Kind -> heads and cells of `get`, as calicoctl has them; it has no table of block affinities."""
+"""Kind -> head -> what is below it in `get -o wide`, as calicoctl has them, after NAME, and after NAMESPACE with -a.
 
-WIDE: dict[str, Table] = {
-    **TABLE,
-    "IPPool": (
-        (
-            "NAME",
-            "CIDR",
-            "NAT",
-            "IPIPMODE",
-            "VXLANMODE",
-            "DISABLED",
-            "DISABLEBGPEXPORT",
-            "SELECTOR",
-            "ASSIGNMENTMODE",
-        ),
-        lambda r: (
-            r.metadata.name,
-            r.spec.cidr,
-            _low(r.spec.nat_outgoing),
-            r.spec.ipip_mode,
-            r.spec.vxlan_mode,
-            _low(r.spec.disabled),
-            _low(r.spec.disable_bgp_export),
-            r.spec.node_selector,
-            r.spec.assignment_mode,
-        ),
-    ),
-    "Node": (
-        ("NAME", "ASN", "IPV4", "IPV6"),
-        lambda r: (
-            r.metadata.name,
-            (r.spec.bgp.as_number if r.spec.bgp else None) or "(64512)",
-            (r.spec.bgp.ipv4_address if r.spec.bgp else None) or "",
-            (r.spec.bgp.ipv6_address if r.spec.bgp else None) or "",
-        ),
-    ),
-    "WorkloadEndpoint": (
-        ("NAME", *TABLE["WorkloadEndpoint"][0], "PROFILES"),
-        lambda r: (r.metadata.name, *TABLE["WorkloadEndpoint"][1](r), ",".join(r.spec.profiles or ())),
-    ),
-    "IPReservation": (
-        ("NAME", "CIDRS"),
-        lambda r: (r.metadata.name, _joined(r.spec.reserved_cidrs)),
-    ),
-    "IPAMConfiguration": (
-        (*TABLE["IPAMConfiguration"][0], "MAXBLOCKSPERHOST"),
-        lambda r: (*TABLE["IPAMConfiguration"][1](r), r.spec.max_blocks_per_host),
-    ),
+calicoctl has no table of block affinities.
+"""
+NARROW = {
+    "IPPool": ("NAME", "CIDR", "SELECTOR"),
+    "Node": ("NAME",),
+    "WorkloadEndpoint": ("WORKLOAD", "NODE", "NETWORKS", "INTERFACE"),
+    "IPReservation": ("NAME",),
+    "IPAMConfiguration": ("NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS"),
 }
-"""Kind -> heads and cells of `get -o wide`."""
+"""The heads of `get` without `-o wide`, where they are not all."""
