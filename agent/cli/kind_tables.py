@@ -17,12 +17,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
 ALIASES = {
     "IPPool": ("ippool", "ippools", "ipp", "pool", "pools"),
     "Node": ("node", "nodes", "no", "nos"),
-    "BGPConfiguration": (
-        "bgpconfiguration",
-        "bgpconfigurations",
-        "bgpconfig",
-        "bgpconfigs",
-    ),
+    "BGPConfiguration": ("bgpconfiguration", "bgpconfigurations", "bgpconfig", "bgpconfigs"),
     "BGPPeer": ("bgppeer", "bgppeers", "bgpp", "bgpps", "bp", "bps"),
     "BGPFilter": ("bgpfilter", "bgpfilters", "bgpf", "bgpfs", "bf", "bfs"),
     "IPReservation": ("ipreservation", "ipreservations", "reservation", "reservations"),

@@ -25,13 +25,7 @@ WRITTEN_FORMS = ("table", "yaml", "json", "name")
 def add_change_arguments(parser: argparse.ArgumentParser, forms: Sequence[str] = WRITTEN_FORMS) -> None:
     """`--dry-run` and `-o`."""
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=forms,
-        default="table",
-        help="how to show what was written",
-    )
+    parser.add_argument("-o", "--output", choices=forms, default="table", help="how to show what was written")
 
 
 class Change(NamedTuple):

@@ -47,10 +47,7 @@ class PoolGauges:
         self._readings = Memo[tuple[PoolReadings, ...]](by_identity=False)
 
     def readings(
-        self,
-        pools: tuple[Pool, ...],
-        owners: Mapping[Prefix, NodeName],
-        addresses: tuple[Address, ...],
+        self, pools: tuple[Pool, ...], owners: Mapping[Prefix, NodeName], addresses: tuple[Address, ...]
     ) -> tuple[PoolReadings, ...]:
         """A row per pool; `addresses` are this node's own."""
         return self._readings.get(lambda: self._counted(pools, owners, addresses), pools, owners, addresses)

@@ -45,13 +45,7 @@ def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
     verbs = add_group(subparsers, "lab", "a cluster on this machine, in network namespaces")
 
-    def verb(
-        name: str,
-        words: str,
-        run: Run,
-        examples: str = "",
-        which: str | None = "lab",
-    ) -> Any:
+    def verb(name: str, words: str, run: Run, examples: str = "", which: str | None = "lab") -> Any:
         epilog = examples or f"examples:\n  tortie lab {name}\n  tortie lab {name} --name other"
         made = add_command(verbs, name, words, _guarded(run), epilog, description=words)
         default = f"which lab (default: {which})" if which else "the lab's name (default: one that is free)"
