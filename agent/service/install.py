@@ -67,7 +67,8 @@ def install_service(options: InstallOptions) -> Iterator[str]:
         if not options.packaged:
             yield from _place(root)
         yield _settings(root)
-        yield _use(root, environment)
+        _link(root / layout.CURRENT, environment.name)
+        yield f"{root / layout.CURRENT}: to {environment.name}"
         yield from _prune(root)
         yield from _reload_programs(options)
     except OSError as error:
@@ -162,11 +163,6 @@ def _settings(root: Path) -> str:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     put_file(path, layout.SKELETON.encode(), 0o644)
     return f"{path}: written, to be filled in"
-
-
-def _use(root: Path, environment: Path) -> str:
-    _link(root / layout.CURRENT, environment.name)
-    return f"{root / layout.CURRENT}: to {environment.name}"
 
 
 def _link(path: Path, target: str) -> None:

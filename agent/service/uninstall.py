@@ -2,7 +2,8 @@
 
 Promises: pods that are still attached stop it, unless they are to lose their network; routes, tunnels and tables go
 only when they are ours by the agent's own rules; sysctls get the values they had before the first installation;
-settings that somebody filled in stay unless purged; the proof compares everything with the record of that time.
+settings that somebody filled in stay unless purged; the module ipip, whose tunl0 nobody can delete, is unloaded when it
+came after the record and serves nobody else; the proof compares everything with the record of that time.
 Does not know: what the datastore keeps of this node.
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +23,21 @@ from agent.cni.plugin.plugin_install import InstallFailed as CniFailed
 from agent.cni.plugin.plugin_install import PluginPaths
 from agent.cni.plugin.plugin_install import uninstall as remove_plugins
 from agent.configuration.config import Config, ConfigError
-from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, TUNL0, WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Masquerade
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kernel.protocol import Kernel
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.objects import Sysctl
-from agent.service import host_snapshot, kernel_modules, layout
+from agent.netlink.objects import Link, Sysctl, TunnelKind
+from agent.service import host_snapshot, layout
 from agent.service.install import is_active
 from agent.service.start import take_agent_lock
 
 STOP_SECONDS = 60.0
+UNLOAD_SECONDS = 30.0
+OLD_TUNL0 = re.compile(rf"\d+: {TUNL0}[@:]")
+"""A line of the record by which tunl0 was there before."""
 MOST_COLLECTIONS, ROUTES_PER_COLLECTION = 50, 100
 MOST_DIFFERENCES = 20
 """Lines printed per kind of thing that is not as before."""
@@ -58,10 +63,8 @@ def stop(root: Path) -> Iterator[str]:
     """Leave the peers, stop the agent, and have neither start again."""
     if not Path("/run/systemd/system").is_dir():
         return
-    for unit in (
-        layout.DRAIN_UNIT,
-        layout.AGENT_UNIT,
-    ):  # the first one's stop says farewell through the second
+    # The stop of the first says farewell through the second.
+    for unit in (layout.DRAIN_UNIT, layout.AGENT_UNIT):
         if is_active(unit):
             _systemctl("stop", unit)
             yield f"{unit}: stopped"
@@ -95,11 +98,12 @@ async def uninstall_service(
             )
         for done in stop(root):
             yield done
-        lock = _alone(Path(config.paths.run))
+        run = Path(config.paths.run)
+        lock = take_agent_lock(run) if run.is_dir() else None
         for done in await clear_kernel(kernel, config):
             yield done
-        if kernel_modules.superfluous(record, await kernel.links()):
-            yield kernel_modules.unload()
+        if is_ipip_superfluous(record, await kernel.links()):
+            yield unload_ipip()
         for done in (*restore_sysctls(record), *remove_files(root, record, options)):
             yield done
         if lock is not None:
@@ -110,15 +114,7 @@ async def uninstall_service(
         yield f"the datastore keeps node {name} and its addresses; elsewhere: tortie ipam release --node {name}"
         for done in compare_with_record(record, root):
             yield done
-    except (KernelError, host_snapshot.SnapshotFailed, OSError) as error:
-        raise UninstallFailed(str(error)) from error
-
-
-def _alone(run: Path) -> int | None:
-    """The lock of the agent that must not run now. Raises UninstallFailed."""
-    try:
-        return take_agent_lock(run) if run.is_dir() else None
-    except ConfigError as error:
+    except (KernelError, CniFailed, ConfigError, host_snapshot.SnapshotFailed, OSError) as error:
         raise UninstallFailed(str(error)) from error
 
 
@@ -162,6 +158,29 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
     return done
 
 
+def is_ipip_superfluous(before: host_snapshot.Snapshot, links: Mapping[str, Link]) -> bool:
+    """Whether the module came after the first installation and serves nobody else in this namespace."""
+    if "links" not in before or any(OLD_TUNL0.match(line) for line in before["links"]):
+        return False
+    return [name for name, link in links.items() if link.kind == TunnelKind.IPIP.value] == [TUNL0]
+
+
+def unload_ipip() -> str:
+    """Unload the module; what came of it, in a sentence. A kernel that has it built in keeps its tunl0."""
+    program = shutil.which("modprobe")
+    if program is None:
+        return f"{TUNL0}: stays, down and bare: there is no modprobe to unload ipip with"
+    words = [program, "-r", "ipip"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=UNLOAD_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{TUNL0}: stays, down and bare: modprobe -r ipip: {error}"
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        return f"{TUNL0}: stays, down and bare: {said[-1] if said else 'modprobe -r ipip failed'}"
+    return f"module ipip: unloaded, and with it {TUNL0}, which was not here before"
+
+
 def restore_sysctls(record: host_snapshot.Snapshot) -> Iterator[str]:
     """Set what the agent, or the kernel on its behalf, has changed on the machine's own interfaces."""
     for name, value in host_snapshot.sysctls_to_restore(record).items():
@@ -171,15 +190,11 @@ def restore_sysctls(record: host_snapshot.Snapshot) -> Iterator[str]:
 
 
 def remove_files(root: Path, record: host_snapshot.Snapshot, options: UninstallOptions) -> Iterator[str]:
-    """Remove what was placed, then the directories that were not there before. Raises UninstallFailed."""
-    try:
-        yield from remove_plugins(PluginPaths())
-    except CniFailed as error:
-        raise UninstallFailed(str(error)) from error
+    """Remove what was placed, then the directories that were not there before. Raises CniFailed, OSError."""
+    yield from remove_plugins(PluginPaths())
     if not options.packaged:
-        for path in [root / placed.target for placed in layout.FILES] + [
-            root / link for link in layout.COMMANDS
-        ]:
+        for target in (*(placed.target for placed in layout.FILES), *layout.COMMANDS):
+            path = root / target
             if path.is_symlink() or path.exists():
                 path.unlink()
                 yield f"{path}: removed"
@@ -189,15 +204,11 @@ def remove_files(root: Path, record: host_snapshot.Snapshot, options: UninstallO
             yield f"{path}: removed"
     yield from _remove_settings(root, options)
     were = set(record.get("files", ()))
-    for directory in layout.directories():
-        if (
-            record
-            and str(directory) not in were
-            and (root / directory).is_dir()
-            and not os.listdir(root / directory)
-        ):
-            (root / directory).rmdir()
-            yield f"{root / directory}: removed"
+    for directory in layout.directories() if record else ():
+        path = root / directory
+        if str(directory) not in were and path.is_dir() and not os.listdir(path):
+            path.rmdir()
+            yield f"{path}: removed"
 
 
 def _remove_settings(root: Path, options: UninstallOptions) -> Iterator[str]:

@@ -8,9 +8,14 @@ import pytest
 
 from agent.configuration.loading import load
 from agent.netlink.objects import Link
-from agent.service import host_snapshot, kernel_modules, layout
+from agent.service import host_snapshot, layout
 from agent.service.install import ServiceInstallFailed, environment_name, find_wheel, unit_file
-from agent.service.uninstall import MOST_DIFFERENCES, compare_with_record, read_record
+from agent.service.uninstall import (
+    MOST_DIFFERENCES,
+    compare_with_record,
+    is_ipip_superfluous,
+    read_record,
+)
 from tests import ROOT
 
 
@@ -114,7 +119,7 @@ BEFORE = ["1: lo: <LOOPBACK>", "2: eth0: <BROADCAST>"]
 def test_the_module_of_tunl0_goes_when_it_came_with_the_agent_and_serves_nobody_else(
     before: host_snapshot.Snapshot, links: list[Link], goes: bool
 ) -> None:
-    assert kernel_modules.superfluous(before, {link.name: link for link in links}) is goes
+    assert is_ipip_superfluous(before, {link.name: link for link in links}) is goes
 
 
 def test_a_wheel_is_found_and_named_by_what_is_in_it(tmp_path: Path) -> None:
