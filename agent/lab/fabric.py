@@ -52,21 +52,14 @@ def remove_namespace(name: str) -> None:
 
 def processes_in(name: str) -> list[int]:
     """The processes that live in a namespace."""
+    found = []
     with suppress(OSError):
         inode = os.stat(NAMESPACES / name).st_ino
-        return [pid for pid in _pids() if _inode(pid) == inode]
-    return []
-
-
-def _pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _inode(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino
-    except OSError:
-        return None
+        for directory in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended meanwhile
+                if os.stat(directory / "ns/net").st_ino == inode:
+                    found.append(int(directory.name))
+    return found
 
 
 def end_processes(name: str) -> None:

@@ -60,21 +60,8 @@ def wait_for(
         time.sleep(POLL_SECONDS)
 
 
-def _start(namespace: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
-    """Start a process that outlives this one and is nobody's child here."""
-    with open(log, "ab") as output:
-        subprocess.run(
-            ["setsid", "--fork", *inside(namespace, command)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **environment},
-            check=True,
-        )
-
-
 def start_etcd(plan: LabPlan) -> None:
-    """The lab's datastore, in the fabric; returns when it answers."""
+    """The lab's datastore, in the fabric, as a process that outlives this one; returns when it answers."""
     if shutil.which("etcd") is None:
         raise LabError("there is no etcd on this machine; install the package etcd-server")
     data = plan.directory / "etcd"
@@ -91,8 +78,11 @@ def start_etcd(plan: LabPlan) -> None:
         "logger": "zap",
     }
     command = ["etcd", *(f"--{name}={value}" for name, value in flags.items())]
-    _start(plan.fabric, command, plan.directory / "etcd.log", {})
-    wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(plan.directory / "etcd.log"))
+    log = plan.directory / "etcd.log"
+    with log.open("ab") as output:
+        detached = ["setsid", "--fork", *inside(plan.fabric, command)]
+        subprocess.run(detached, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True)
+    wait_for("etcd", lambda: _etcd_answers(plan), ETCD_SECONDS, lambda: _tail(log))
 
 
 def _etcd_answers(plan: LabPlan) -> bool:
@@ -172,12 +162,8 @@ def wait_for_agents(plan: LabPlan, progress: Callable[[int], None] = lambda _: N
         progress(len(plan.nodes) - len(waiting))
         return not waiting
 
-    wait_for(
-        "the agents",
-        ready,
-        AGENT_SECONDS + len(plan.nodes) * MORE_SECONDS_EACH,
-        lambda: _tail((waiting or plan.nodes)[0].directory / "agent.log"),
-    )
+    seconds = AGENT_SECONDS + len(plan.nodes) * MORE_SECONDS_EACH
+    wait_for("the agents", ready, seconds, lambda: _tail((waiting or plan.nodes)[0].directory / "agent.log"))
 
 
 def _in_session(node: LabNode, wanted: int) -> bool:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from agent.lab.lab_plan import (
     plan,
     with_mode,
 )
-from agent.lab.pods import Pod, pod_named, pods
+from agent.lab.pods import pod_named, pods
 from agent.netlink.namespaces import entered
 
 SEED_POOL = Path(__file__).parent / "pool.json"
@@ -229,10 +229,12 @@ def _require_ipip() -> None:
 def ping(
     lab: Lab, names: Iterable[str] = (), rounds: int = 1, until: Callable[[], bool] = lambda: False
 ) -> icmp.Pinger:
-    """Every pod pings every other, `rounds` times or until `until` says so; the counts per pair."""
-    chosen = _pods(lab, names)
+    """Every pod pings every other, `rounds` times or until `until` says so; the counts per pair. Raises LabError."""
+    chosen = [pod_named(lab.plan, name) for name in names] or pods(lab.plan)
+    if len(chosen) < 2:
+        raise LabError("a ping needs two pods; add some with: tortie lab pod add a b")
     spaces = {pod.name: fabric.NAMESPACES / lab.plan.pod_namespace(pod.name) for pod in chosen}
-    addresses: dict[str, IPv4Address] = {pod.name: pod.ip for pod in chosen}
+    addresses = {pod.name: pod.ip for pod in chosen}
     pairs = [(one, other) for one in spaces for other in spaces if one != other]
     pings = icmp.pinger(spaces, addresses)
     try:
@@ -249,10 +251,3 @@ def ping(
         return pings
     finally:
         icmp.close(pings)
-
-
-def _pods(lab: Lab, names: Iterable[str]) -> list[Pod]:
-    chosen = [pod_named(lab.plan, name) for name in names] or pods(lab.plan)
-    if len(chosen) < 2:
-        raise LabError("a ping needs two pods; add some with: tortie lab pod add a b")
-    return chosen

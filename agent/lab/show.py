@@ -31,12 +31,9 @@ def topology(plan: LabPlan, mode: Mode, pods: Sequence[Pod]) -> str:
         stems = "   ".join("|".center(width) for width in widths)
         rule = "=" * max(len(stems), len(fabric) + 8)
         lines += [f"   {f' fabric {fabric} '.center(len(rule), '=')}", f"   {stems}"]
-        height = max(len(box) for box in row)
-        for index in range(height):
-            lines.append(
-                "   "
-                + "   ".join(box[index] if index < len(box) else " " * len(box[0]) for box in row).rstrip()
-            )
+        for index in range(max(len(box) for box in row)):
+            cells = [box[index] if index < len(box) else " " * len(box[0]) for box in row]
+            lines.append(f"   {'   '.join(cells).rstrip()}")
         lines.append("")
     return "\n".join(lines).rstrip()
 
@@ -56,12 +53,9 @@ def sessions(status_by_node: Mapping[str, Mapping[str, Any] | None]) -> str:
         if status is None:
             rows.append((name, "-", "no agent answers", "-", "-"))
             continue
-        up = [peer["description"] for peer in status["peers"] if peer["state"] == "Established"]
-        down = [
-            f"{peer['description']} {peer['state']}"
-            for peer in status["peers"]
-            if peer["state"] != "Established"
-        ]
+        states = [(peer["description"], peer["state"]) for peer in status["peers"]]
+        up = [peer for peer, state in states if state == "Established"]
+        down = [f"{peer} {state}" for peer, state in states if state != "Established"]
         troubles = "; ".join([*down, *status["troubles"]]) or "-"
         learned = sum(peer["received"] for peer in status["peers"])
         rows.append((name, status["address"] or "-", ", ".join(up) or "-", learned, troubles))
