@@ -39,6 +39,8 @@ examples:
   tortie lab agent kill node1                 kill -9; routes stay, peers keep theirs
   tortie lab agent start node1
 """
+PING_EXAMPLES = "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10"
+ETCD_EXAMPLES = "examples:\n  tortie lab etcd stop\n  tortie lab etcd start"
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -55,32 +57,19 @@ def add_parsers(subparsers: Any) -> None:
     up = verb("up", "start a lab; a left-over of the same name is removed first", run_lab_up, UP_EXAMPLES)
     up.add_argument("--nodes", type=int, default=3, metavar="N")
     up.add_argument("--mode", choices=MODES, default="vxlan")
-    up.add_argument(
-        "--pool",
-        type=Path,
-        metavar="FILE",
-        help="pools to apply, changed to the mode (default: 192.168.0.0/16)",
-    )
+    text = "pools to apply, changed to the mode (default: 192.168.0.0/16)"
+    up.add_argument("--pool", type=Path, metavar="FILE", help=text)
     up.add_argument("--dual-stack", action="store_true", help="pods have an IPv6 address, too")
     verb("down", "end a lab and remove every trace of it", run_lab_down)
     verb("status", "topology, sessions, routes", run_lab_status)
-    mode = verb(
-        "mode",
-        "change the mode of the pools of a running lab",
-        run_lab_mode,
-        "examples:\n  tortie lab mode none",
-    )
+    text = "change the mode of the pools of a running lab"
+    mode = verb("mode", text, run_lab_mode, "examples:\n  tortie lab mode none")
     mode.add_argument("mode", choices=MODES)
     pod = verb("pod", "add or remove pods", run_lab_pod, POD_EXAMPLES)
     pod.add_argument("what", choices=("add", "rm"))
     pod.add_argument("pods", nargs="+", metavar="POD")
     pod.add_argument("--node", metavar="NODE", help="default: spread over the nodes")
-    ping = verb(
-        "ping",
-        "pods ping each other",
-        run_lab_ping,
-        "examples:\n  tortie lab ping\n  tortie lab ping a b --count 10",
-    )
+    ping = verb("ping", "pods ping each other", run_lab_ping, PING_EXAMPLES)
     ping.add_argument("pods", nargs="*", metavar="POD")
     ping.add_argument("--count", type=int, default=1, metavar="N")
     execute = verb("exec", "run a command on a node or, as pod/NAME, in a pod", run_lab_exec, EXEC_EXAMPLES)
@@ -89,20 +78,10 @@ def add_parsers(subparsers: Any) -> None:
     agent = verb("agent", "start, stop or kill -9 a node's agent", run_lab_agent, AGENT_EXAMPLES)
     agent.add_argument("what", choices=("start", "stop", "kill"))
     agent.add_argument("node", metavar="NODE")
-    etcd = verb(
-        "etcd",
-        "start or stop the lab's datastore",
-        run_lab_etcd,
-        "examples:\n  tortie lab etcd stop\n  tortie lab etcd start",
-    )
+    etcd = verb("etcd", "start or stop the lab's datastore", run_lab_etcd, ETCD_EXAMPLES)
     etcd.add_argument("what", choices=("start", "stop"))
-    demo = verb(
-        "demo",
-        "the whole story: up, eight pods, pings, a live change of mode, down",
-        run_lab_demo,
-        "examples:\n  tortie lab demo",
-        which=None,
-    )
+    text = "the whole story: up, eight pods, pings, a live change of mode, down"
+    demo = verb("demo", text, run_lab_demo, "examples:\n  tortie lab demo", which=None)
     demo.add_argument("--keep", action="store_true", help="leave the lab up at the end")
 
 
@@ -129,12 +108,8 @@ class ProgressLine:
         if text == self._last:
             return
         self._last = text
-        print(
-            f"\r\033[K{text} …" if self._live else f"{text} …",
-            end="" if self._live else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        before, after = ("\r\033[K", "") if self._live else ("", "\n")
+        print(f"{before}{text} …", end=after, file=sys.stderr, flush=True)
 
     def done(self) -> None:
         """Clear the line."""
@@ -150,21 +125,13 @@ def run_lab_up(arguments: argparse.Namespace) -> None:
     from agent.lab.lab_plan import Mode
 
     progress, started = ProgressLine(), time.monotonic()
+    name, nodes, mode = arguments.name, arguments.nodes, Mode(arguments.mode)
     try:
-        lab = lifecycle.up(
-            arguments.name,
-            arguments.nodes,
-            Mode(arguments.mode),
-            progress,
-            arguments.pool,
-            dual_stack=arguments.dual_stack,
-        )
+        lifecycle.up(name, nodes, mode, progress, arguments.pool, dual_stack=arguments.dual_stack)
     finally:
         progress.done()
     seconds = time.monotonic() - started
-    print(
-        f"lab {lab.plan.name} is up: {len(lab.plan.nodes)} nodes, mode {lab.mode.value}, in {seconds:.1f} s"
-    )
+    print(f"lab {name} is up: {nodes} nodes, mode {mode.value}, in {seconds:.1f} s")
 
 
 def run_lab_down(arguments: argparse.Namespace) -> None:
@@ -172,11 +139,8 @@ def run_lab_down(arguments: argparse.Namespace) -> None:
     from agent.lab import lifecycle
 
     count = lifecycle.down(arguments.name)
-    print(
-        f"lab {arguments.name} is down: {count} namespaces removed"
-        if count
-        else f"there was no lab {arguments.name}"
-    )
+    removed = f"lab {arguments.name} is down: {count} namespaces removed"
+    print(removed if count else f"there was no lab {arguments.name}")
 
 
 def run_lab_status(arguments: argparse.Namespace) -> None:
@@ -234,14 +198,13 @@ def run_lab_ping(arguments: argparse.Namespace) -> None:
 def run_lab_exec(arguments: argparse.Namespace) -> None:
     """`tortie lab exec NODE -- CMD`: replaces this process by the command."""
     from agent.lab import lifecycle
-    from agent.lab.lab_plan import LabError
     from agent.lab.lab_processes import inside
     from agent.lab.pods import pod_named
 
     lab = lifecycle.find(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
-        raise LabError("exec needs a command, such as: tortie lab exec node1 -- ip route")
+        raise CommandFailed("exec needs a command, such as: tortie lab exec node1 -- ip route")
     if arguments.where.startswith("pod/"):
         pod = pod_named(lab.plan, arguments.where.removeprefix("pod/"))
         namespace, environment = lab.plan.pod_namespace(pod.name), {}
@@ -259,12 +222,11 @@ def run_lab_agent(arguments: argparse.Namespace) -> None:
     import signal
 
     from agent.lab import lab_processes, lifecycle
-    from agent.lab.lab_plan import LabError
 
     node = lifecycle.find(arguments.name).plan.node(arguments.node)
     if arguments.what == "start":
         if lab_processes.agent_status(node) is not None:
-            raise LabError(f"the agent of {node.name} runs already")
+            raise CommandFailed(f"the agent of {node.name} runs already")
         lab_processes.start_agent(node)
         answers = lambda: lab_processes.agent_status(node) is not None  # noqa: E731
         lab_processes.wait_for(f"the agent of {node.name}", answers, lab_processes.AGENT_SECONDS)
@@ -279,11 +241,12 @@ def run_lab_etcd(arguments: argparse.Namespace) -> None:
     from agent.lab import lab_processes, lifecycle
 
     plan = lifecycle.find(arguments.name).plan
-    if arguments.what == "start":
-        lab_processes.start_etcd(plan)
-    else:
-        lab_processes.stop_etcd(plan)
-    print(f"etcd of lab {plan.name} {'started' if arguments.what == 'start' else 'stopped'}")
+    change, done = {
+        "start": (lab_processes.start_etcd, "started"),
+        "stop": (lab_processes.stop_etcd, "stopped"),
+    }[arguments.what]
+    change(plan)
+    print(f"etcd of lab {plan.name} {done}")
 
 
 def run_lab_demo(arguments: argparse.Namespace) -> None:
