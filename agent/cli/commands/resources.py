@@ -1,15 +1,19 @@
 """`tortie get, create, apply, replace, delete, validate`: resources in and out of the datastore, as in calicoctl.
 
-Promises: a dry run comes first, so either all is written or nothing.
+Promises: every fault of every file that `-f` names is reported at once, and before anything is done with the first
+resource; a dry run comes first, so either all is written or nothing.
 Does not know: the kinds and their fields, and where they are stored.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli import resource_changes, resource_files
+from agent.cli import resource_changes
 from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
@@ -66,6 +70,9 @@ Looks at the files alone. To ask the datastore as well: tortie apply --dry-run
 WRITTEN = {"create": "created", "apply": "applied", "replace": "replaced"}
 """Command -> what its report says of a resource."""
 
+SUFFIXES = (".yaml", ".yml", ".json")
+STANDARD_INPUT = "standard input"
+
 
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
@@ -82,7 +89,7 @@ def add_parsers(subparsers: Any) -> None:
     text = "replace resources that are there"
     replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
     for parser in (create, apply, replace):
-        resource_files.add_file_arguments(parser, required=True)
+        _add_file_arguments(parser, required=True)
         resource_changes.add_change_arguments(parser)
     delete = add_command(subparsers, "delete", "remove resources", run_delete, DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
@@ -90,11 +97,59 @@ def add_parsers(subparsers: Any) -> None:
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
-    resource_files.add_file_arguments(delete, required=False)
+    _add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
     text = "check files without a datastore"
     validate = add_command(subparsers, "validate", text, run_validate, VALIDATE_EXAMPLES)
-    resource_files.add_file_arguments(validate, required=True)
+    _add_file_arguments(validate, required=True)
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`-f` and `-R`."""
+    parser.add_argument(
+        "-f",
+        "--filename",
+        action="append",
+        required=required,
+        metavar="FILE",
+        help="YAML or JSON; - is standard input; of a directory its *.yaml, *.yml and *.json, by name",
+    )
+    parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
+    parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
+
+
+def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
+    """All resources of all files. Raises CommandFailed."""
+    from agent.datastore.resources.documents import InvalidDocument, read
+
+    found: list[ParsedResource] = []
+    faults: list[str] = []
+    for name in _file_names(arguments, faults):
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+            source = STANDARD_INPUT if name == "-" else name
+            found += read(text, source, may_be_empty=arguments.skip_empty)
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(f"{name}: cannot be read: {error}")
+        except InvalidDocument as error:
+            faults += error.sentences
+    if faults:
+        raise CommandFailed("\n".join(faults))
+    return found
+
+
+def _file_names(arguments: argparse.Namespace, faults: list[str]) -> Iterator[str]:
+    """Files, and what directories hold."""
+    for name in arguments.filename:
+        path = Path(name)
+        if name == "-" or not path.is_dir():
+            yield name
+            continue
+        inside = path.rglob("*") if arguments.recursive else path.iterdir()
+        files = sorted(str(file) for file in inside if file.suffix in SUFFIXES and file.is_file())
+        if not files and not arguments.skip_empty:
+            faults.append(f"{name}: holds no {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
+        yield from files
 
 
 def run_get(arguments: argparse.Namespace) -> None:
@@ -140,7 +195,7 @@ def run_write(arguments: argparse.Namespace) -> None:
         kind, name = kind_of(found.resource), found.resource.metadata.name
         return resource_changes.Change(kind, name, lambda writer: writer.write(found, verb))
 
-    changes = [change(found) for found in resource_files.read_files(arguments)]
+    changes = [change(found) for found in _read_files(arguments)]
     wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
     resource_changes.carry_out(arguments, changes, wording)
 
@@ -153,7 +208,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        changes = [_deleting(found.resource) for found in resource_files.read_files(arguments)]
+        changes = [_deleting(found.resource) for found in _read_files(arguments)]
     else:
         changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
@@ -177,7 +232,7 @@ def run_validate(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.documents import overlaps
     from agent.datastore.resources.resource_types import kind_of
 
-    found = resource_files.read_files(arguments)
+    found = _read_files(arguments)
     if sentences := overlaps(found):
         raise CommandFailed("\n".join(sentences))
     print(resource_changes.counted("validated", [kind_of(item.resource) for item in found]))
