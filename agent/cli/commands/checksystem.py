@@ -22,8 +22,6 @@ from agent.datastore.inventory import inventory
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import HostFacts, HostFinding, Severity
 from agent.preflight.host_reader import read_host, with_skew
-from ipam.etcd.store import Store
-from ipam.model import Pool
 
 POOLS = "/calico/resources/v3/projectcalico.org/ippools/"
 
@@ -50,14 +48,11 @@ async def _read(settings: Config) -> HostFacts:
 
 def with_pools(facts: HostFacts, arguments: argparse.Namespace) -> HostFacts:
     """The facts with the cluster's pools, or why they are not known."""
-
-    async def work(store: Store) -> tuple[Pool, ...]:
-        return tuple(record.pool for record in inventory((await store.list(POOLS)).values).pools)
-
     try:
-        return replace(facts, pools=with_store(arguments, work))
+        stored = with_store(arguments, lambda store: store.list(POOLS)).values
     except CommandFailed as failure:
         return replace(facts, pools_unknown=str(failure))
+    return replace(facts, pools=tuple(record.pool for record in inventory(stored).pools))
 
 
 def tls(etcd: EtcdSettings) -> ssl.SSLContext | None:

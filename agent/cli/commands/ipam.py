@@ -20,7 +20,7 @@ from agent.tables import data
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from ipam.check.audit import AuditFinding, IpamSnapshot
     from ipam.etcd.store import Store, Versioned
-    from ipam.model import Address, IpamConfig
+    from ipam.model import Address
 
 SHOW_EXAMPLES = """\
 examples:
@@ -58,9 +58,8 @@ def add_parsers(subparsers: Any) -> None:
     commands = add_group(subparsers, "ipam", "addresses: show, check, release", metavar="COMMAND")
     show = add_command(commands, "show", "how full pools and blocks are", run_ipam_show, SHOW_EXAMPLES)
     show.add_argument("--show-blocks", action="store_true", help="blocks too")
-    show.add_argument(
-        "--show-borrowed", action="store_true", help="addresses used outside their block's node"
-    )
+    text = "addresses used outside their block's node"
+    show.add_argument("--show-borrowed", action="store_true", help=text)
     show.add_argument("--show-configuration", action="store_true", help="the rules of allocation")
     show.add_argument("--ip", metavar="ADDRESS", help="who has this address")
     add_output(show)
@@ -68,13 +67,8 @@ def add_parsers(subparsers: Any) -> None:
     check = add_command(commands, "check", text, run_ipam_check, CHECK_EXAMPLES)
     check.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the findings as JSON")
     check.add_argument("--fix", action="store_true", help="repair what the datastore itself proves")
-    check.add_argument(
-        "--undo-file",
-        type=Path,
-        default=Path("tortie-ipam-undo.json"),
-        metavar="FILE",
-        help="what --fix replaced",
-    )
+    undo = Path("tortie-ipam-undo.json")
+    check.add_argument("--undo-file", type=Path, default=undo, metavar="FILE", help="what --fix replaced")
     text = "give back an address, or all that a node that is gone held"
     release = add_command(commands, "release", text, run_ipam_release, RELEASE_EXAMPLES)
     release.add_argument("--ip", metavar="ADDRESS", action="append", default=[])
@@ -90,42 +84,30 @@ def add_parsers(subparsers: Any) -> None:
     configure.add_argument("--ip-cooldown-seconds", type=int, metavar="N", help="rest of a released address")
 
 
-def _snapshot(arguments: argparse.Namespace) -> Mapping[str, Versioned]:
-    async def work(store: Store) -> Mapping[str, Versioned]:
-        return (await store.list(ROOT)).values
-
-    return with_store(arguments, work)
-
-
 def run_ipam_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
     from agent.cli.commands import ipam_tables as views
     from agent.datastore.inventory import inventory
+    from ipam.allocation.ipam_config import read_config
     from ipam.check.audit import decode_snapshot
+    from ipam.failures import Malformed
+    from ipam.keys import IPAM_CONFIG
 
     wanted = _address(arguments.ip) if arguments.ip else None
-    stored = _snapshot(arguments)
+    stored = with_store(arguments, lambda store: store.list(ROOT)).values
     seen, facts = decode_snapshot(stored), inventory(stored)
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
     if wanted is not None:
         view = views.address_view(seen, facts, wanted)
     elif arguments.show_configuration:
-        view = views.configuration_view(_rules(stored))
+        with reported(Malformed):
+            view = views.configuration_view(read_config(stored.get(IPAM_CONFIG)))
     elif arguments.show_borrowed:
         view = views.borrowed_view(seen)
     else:
         view = views.pools_view(seen, facts, blocks=arguments.show_blocks)
     print(view.text if arguments.output == "table" else data(view.rows, arguments.output))
-
-
-def _rules(stored: Mapping[str, Versioned]) -> IpamConfig:
-    from ipam.allocation.ipam_config import read_config
-    from ipam.failures import Malformed
-    from ipam.keys import IPAM_CONFIG
-
-    with reported(Malformed):
-        return read_config(stored.get(IPAM_CONFIG))
 
 
 def _address(text: str) -> Address:
@@ -149,7 +131,7 @@ def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[Audit
 
 def run_ipam_check(arguments: argparse.Namespace) -> None:
     """`tortie ipam check`."""
-    stored = _snapshot(arguments)
+    stored = with_store(arguments, lambda store: store.list(ROOT)).values
     seen, findings = found_in(stored)
     for finding in findings:
         print(f"{finding.kind}: {finding.text}{' (repairable)' if finding.repairable else ''}")
