@@ -7,7 +7,6 @@ Does not know: how a path is chosen.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 from agent.cli.command import (
@@ -99,25 +98,24 @@ def run_bgp_peers(arguments: argparse.Namespace) -> None:
     print_answer(answer, arguments.output, in_full if arguments.name else peers_table)
 
 
+PEER_COLUMNS = {
+    "PEER": "address",
+    "NAME": "description",
+    "AS": "asn",
+    "TYPE": "type",
+    "STATE": "state",
+    "SINCE": "since",
+    "RECEIVED": "received",
+    "ADVERTISED": "announced",
+    "LAST ERROR": "last_error",
+}
+"""Head -> key of the agent's answer."""
+
+
 def peers_table(peers: list[dict[str, Any]]) -> str:
     """The table of all peers."""
-
-    heads = ("PEER", "NAME", "AS", "TYPE", "STATE", "SINCE", "RECEIVED", "ADVERTISED", "LAST ERROR")
-    rows = [
-        (
-            peer["address"],
-            peer["description"],
-            peer["asn"],
-            peer["type"],
-            peer["state"],
-            moment(peer["since"]),
-            peer["received"],
-            peer["announced"],
-            peer["last_error"],
-        )
-        for peer in peers
-    ]
-    return columns(heads, rows)
+    rows = [{**peer, "since": moment(peer["since"])} for peer in peers]
+    return columns(tuple(PEER_COLUMNS), [[row[key] for key in PEER_COLUMNS.values()] for row in rows])
 
 
 def in_full(peer: dict[str, Any]) -> str:
@@ -171,8 +169,13 @@ def ability(value: Any) -> str:
 
 def run_bgp_routes(arguments: argparse.Namespace) -> None:
     """`tortie bgp routes`: page after page, so that a table of any size costs little here and there."""
+    question = {
+        "which": "received" if arguments.received else "advertised" if arguments.advertised else "known",
+        "peer": arguments.received or arguments.advertised or "",
+        "prefix": network_named(arguments.prefix) if arguments.prefix else "",
+    }
     found = 0
-    for page in pages(arguments):
+    for page in ask_pages(arguments, "paths", question, "paths"):
         print(page_text(page, arguments.output, first=found == 0), end="")
         found += len(page)
     if arguments.output == "json":
@@ -191,16 +194,6 @@ def page_text(page: list[dict[str, Any]], output: str, *, first: bool) -> str:
     if output == "yaml":
         return data(page, "yaml") + "\n" if page else ""
     return paths_table(page, heads=first) + "\n"
-
-
-def pages(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The paths that are asked for, page by page; at least one page, which may be empty. Raises CommandFailed."""
-    question = {
-        "which": "received" if arguments.received else "advertised" if arguments.advertised else "known",
-        "peer": arguments.received or arguments.advertised or "",
-        "prefix": network_named(arguments.prefix) if arguments.prefix else "",
-    }
-    return ask_pages(arguments, "paths", question, "paths")
 
 
 WIDTHS = (2, 20, 16, 18, 10, 24)
