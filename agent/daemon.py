@@ -45,7 +45,7 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.metrics.exposition import Exposition
-from agent.metrics.monitor import LoopLag, Monitor
+from agent.metrics.monitor import LoopLag, serve_pages
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.node_controller import NodeController
@@ -142,12 +142,9 @@ class Agent:
         self._node = NodeController(
             self._node_resource, underlay, self._state, lambda: self._syncer.in_sync, self._clock
         )
-        lag = LoopLag(self._clock)
-        self._status = self._make_status(lag)
+        self._lag = LoopLag(self._clock)
+        self._status = self._make_status()
         self._exposition = Exposition(self._status.readings)
-        self._monitor = Monitor(
-            config.metrics_socket, config.metrics.listen, self._exposition, lag, self._status.not_ready
-        )
         dependencies = self._cni_dependencies()
         self._cni = CniServer(
             config.cni_socket, dependencies, ReleaseJournal(Path(config.paths.state)), self._clock
@@ -161,7 +158,7 @@ class Agent:
             self._clock,
         )
 
-    def _make_status(self, lag: LoopLag) -> AgentStatus:
+    def _make_status(self) -> AgentStatus:
         return AgentStatus(
             self._state,
             self._syncer,
@@ -172,7 +169,7 @@ class Agent:
             self._reconciler,
             self.reload,
             self._desired.facts,
-            lag.take,
+            self._lag.take,
             self._clock.wall(),
             version("tortie"),
             PoolGauges(self._state.node),
@@ -212,7 +209,9 @@ class Agent:
                 group.create_task(self._cni.run())
                 group.create_task(self._collector.run())
                 group.create_task(self._supervision.run())
-                group.create_task(self._monitor.run())
+                group.create_task(self._lag.run())
+                metrics = self._config.metrics_socket, self._config.metrics.listen
+                group.create_task(serve_pages(*metrics, self._exposition, self._status.not_ready))
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
                 log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
         finally:

@@ -41,44 +41,31 @@ class LoopLag:
         return longest
 
 
-class Monitor:
-    """One agent's pages."""
+async def serve_pages(
+    path: Path,
+    listen: str,
+    exposition: Exposition,
+    not_ready: Callable[[], str | None],
+    listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer for one agent until cancelled, on the unix socket `path` and, unless it is empty, on `listen`.
 
-    def __init__(
-        self,
-        path: Path,
-        listen: str,
-        exposition: Exposition,
-        lag: LoopLag,
-        not_ready: Callable[[], str | None],
-        ready: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`listen` is `address:port`, or empty for the unix socket alone; `ready` is called once that one listens."""
-        self._path = path
-        self._listen = listen
-        self._exposition = exposition
-        self._lag = lag
-        self._not_ready = not_ready
-        self._listening = ready
+    `listen` is `address:port`; `listening` is called once the unix socket listens.
+    """
+    pages: web.Pages = {
+        "/metrics": lambda: web.Response(exposition.text(), CONTENT_TYPE),
+        # Whoever reads this answer has had it from the loop: that is all there is to say.
+        "/livez": lambda: web.verdict(None),
+        "/readyz": lambda: web.verdict(not_ready()),
+    }
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_served(str(path), web.on_socket(path, pages, listening)))
+        if listen:
+            group.create_task(_served(listen, web.on_tcp(listen, pages)))
 
-    async def run(self) -> None:
-        """Serve and measure until cancelled."""
-        pages: web.Pages = {
-            "/metrics": lambda: web.Response(self._exposition.text(), CONTENT_TYPE),
-            # Whoever reads this answer has had it from the loop: that is all there is to say.
-            "/livez": lambda: web.verdict(None),
-            "/readyz": lambda: web.verdict(self._not_ready()),
-        }
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._lag.run())
-            group.create_task(
-                self._served(str(self._path), web.on_socket(self._path, pages, self._listening))
-            )
-            if self._listen:
-                group.create_task(self._served(self._listen, web.on_tcp(self._listen, pages)))
 
-    async def _served(self, where: str, serving: Awaitable[None]) -> None:
-        try:
-            await serving
-        except OSError as error:
-            log.warning("metrics.not_served", where=where, why=str(error))
+async def _served(where: str, serving: Awaitable[None]) -> None:
+    try:
+        await serving
+    except OSError as error:
+        log.warning("metrics.not_served", where=where, why=str(error))
