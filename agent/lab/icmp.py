@@ -12,7 +12,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -108,19 +109,15 @@ class Pinger:
         count.seconds = time.monotonic() - struct.unpack_from("!d", packet, length + HEADER.size)[0]
 
 
-def pinger(namespaces: Mapping[str, Path], addresses: Mapping[str, IPv4Address]) -> Pinger:
-    """Sockets in every namespace. The caller closes them with `close`."""
-    sockets = {}
-    for name, path in namespaces.items():
-        with entered(path):
-            connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        connection.setblocking(False)
-        sockets[name] = connection
-    return Pinger(sockets, addresses)
-
-
-def close(pings: Pinger) -> None:
-    """Close every socket."""
-    for connection in pings.sockets.values():
-        connection.close()
+@contextmanager
+def pinger(namespaces: Mapping[str, Path], addresses: Mapping[str, IPv4Address]) -> Iterator[Pinger]:
+    """A pinger with a socket in every namespace while the block runs; its counts stay."""
+    with ExitStack() as stack:
+        sockets = {}
+        for name, path in namespaces.items():
+            with entered(path):
+                connection = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            sockets[name] = stack.enter_context(connection)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            connection.setblocking(False)
+        yield Pinger(sockets, addresses)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +236,8 @@ def ping(
         raise LabError("a ping needs two pods; add some with: tortie lab pod add a b")
     spaces = {pod.name: fabric.NAMESPACES / lab.plan.pod_namespace(pod.name) for pod in chosen}
     addresses = {pod.name: pod.ip for pod in chosen}
-    pairs = [(one, other) for one in spaces for other in spaces if one != other]
-    pings = icmp.pinger(spaces, addresses)
-    try:
+    pairs = list(permutations(spaces, 2))
+    with icmp.pinger(spaces, addresses) as pings:
         done = 0
         while done < rounds and not until():
             started = time.monotonic()
@@ -249,5 +249,3 @@ def ping(
                 time.sleep(max(0.0, started + ROUND_SECONDS - time.monotonic()))
         pings.receive(time.monotonic() + REPLY_SECONDS)
         return pings
-    finally:
-        icmp.close(pings)

@@ -28,19 +28,19 @@ def main() -> None:
     lab = lifecycle.find(sys.argv[1])
     found = pods(lab.plan)
     spaces = {one.name: NAMESPACES / lab.plan.pod_namespace(one.name) for one in found}
-    pinger = icmp.pinger(spaces, {one.name: one.ip for one in found})
-    pairs = [(one, other) for one in spaces for other in spaces if one != other]
-    due = time.monotonic()
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        pinger.send_round(pairs)
-        due += ROUND_SECONDS
-        pinger.receive(due)
-        if (left := due - time.monotonic()) > 0:  # every request is answered: only the input is waited for
-            select.select([sys.stdin], [], [], left)
+    with icmp.pinger(spaces, {one.name: one.ip for one in found}) as pinger:
+        pairs = [(one, other) for one in spaces for other in spaces if one != other]
+        due = time.monotonic()
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            pinger.send_round(pairs)
+            due += ROUND_SECONDS
+            pinger.receive(due)
+            # When every request is answered, only the input is waited for.
+            if (left := due - time.monotonic()) > 0:
+                select.select([sys.stdin], [], [], left)
+            say(pinger)
+        pinger.receive(time.monotonic() + 1)
         say(pinger)
-    pinger.receive(time.monotonic() + 1)
-    say(pinger)
-    icmp.close(pinger)
 
 
 def say(pinger: icmp.Pinger) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from agent import control
@@ -67,9 +68,9 @@ def collect_diags(arguments: argparse.Namespace) -> None:
 def sources(settings: Config) -> Iterator[tuple[str, Source]]:
     """Everything worth knowing, by its name in the archive."""
     for name, words in COMMANDS.items():
-        yield f"{name}.txt", lambda words=words: _said(words)  # type: ignore[misc]
+        yield f"{name}.txt", partial(_said, words)
     for question in QUESTIONS:
-        yield f"agent/{question}.json", lambda question=question: _answer(settings, question)  # type: ignore[misc]
+        yield f"agent/{question}.json", partial(_answer, settings, question)
     for root in FILES:
         for path in sorted(Path(root).rglob("*")) if Path(root).is_dir() else ():
             if path.is_file() and path.suffix not in (".key", ".pem"):

@@ -124,14 +124,11 @@ def test_five_hundred_pods_of_sixteen_callers_ping_their_neighbours_and_leave_no
 
 def silent(pods: Sequence[Pod], addresses: dict[str, str]) -> list[tuple[str, str]]:
     """Who had no answer from the pod after it; neighbours are on different nodes."""
-    pings = icmp.pinger(
+    with icmp.pinger(
         {pod.name: NAMESPACES / pod.namespace for pod in pods},
         {name: IPv4Address(ip_interface(address).ip) for name, address in addresses.items()},
-    )
-    try:
+    ) as pings:
         following = [*pods[1:], pods[0]]
         pings.send_round([(pod.name, other.name) for pod, other in zip(pods, following, strict=True)])
         pings.receive(time.monotonic() + PING_SECONDS)
         return [pair for pair, count in pings.counts.items() if count.lost]
-    finally:
-        icmp.close(pings)

@@ -72,11 +72,8 @@ def pinged(boxes: list[str]) -> dict[tuple[str, str], icmp.PingCount]:
         with IPRoute(netns=box) as there:  # a route by the default gateway, as Docker's containers have it
             assert there.route("get", dst=str(address.ip))[0].get_attr("RTA_GATEWAY")
     addresses: dict[str, IPv4Address] = {box: one.ip for box, one in zip(boxes, BOXES, strict=True)}
-    pings = icmp.pinger({box: fabric.NAMESPACES / box for box in boxes}, addresses)
-    try:
+    with icmp.pinger({box: fabric.NAMESPACES / box for box in boxes}, addresses) as pings:
         for _ in range(PINGS):
             pings.send_round([(boxes[0], boxes[1]), (boxes[1], boxes[0])])
             pings.receive(time.monotonic() + 1)
         return pings.counts
-    finally:
-        icmp.close(pings)
