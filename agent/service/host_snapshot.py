@@ -45,7 +45,10 @@ class SnapshotFailed(Exception):
 def take_snapshot(root: Path = Path("/")) -> dict[str, list[str]]:
     """Links, routes, rules, nft, sysctls and our files. Raises SnapshotFailed."""
     found = {what: [line for words in each for line in _said(words)] for what, each in COMMANDS.items()}
-    found["sysctls"] = [f"{name} = {value}" for name, value in sorted(compared_sysctls().items())]
+    sysctls = sorted(matching_sysctls(Path("/proc/sys"), COMPARED_SYSCTLS).items())
+    found["sysctls"] = [
+        f"{name} = {value}" for name, value in sysctls if not any(part in name for part in UNSTABLE)
+    ]
     found["files"] = placed_files(root)
     return found
 
@@ -62,12 +65,6 @@ def _said(words: Sequence[str]) -> list[str]:
     if done.returncode != 0 and "dump terminated" not in done.stderr.lower():
         raise SnapshotFailed(f"{' '.join(words)}: {done.stderr.strip()}")
     return [PASSING.sub("", line).rstrip() for line in done.stdout.splitlines()]
-
-
-def compared_sysctls() -> dict[str, str]:
-    """Name -> value of the sysctls worth comparing."""
-    found = matching_sysctls(Path("/proc/sys"), COMPARED_SYSCTLS)
-    return {name: value for name, value in found.items() if not any(part in name for part in UNSTABLE)}
 
 
 def matching_sysctls(root: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -49,18 +49,13 @@ def agent_parser() -> argparse.ArgumentParser:
     return found
 
 
-def agent_settings(arguments: argparse.Namespace) -> Config:
-    """File, environment and flags as one. Raises ConfigError."""
+def checked_settings(arguments: argparse.Namespace) -> Config:
+    """File, environment and flags as one, with everything that can be known to be wrong of them. Raises ConfigError."""
     flags = {
         "node.name": arguments.node_name,
         "node.address": arguments.node_address,
         "etcd.endpoints": arguments.etcd_endpoints,
     }
-    return load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
-
-
-def checked_settings(arguments: argparse.Namespace) -> Config:
-    """Everything that can be known to be wrong before the first thing is done. Raises ConfigError."""
-    config = agent_settings(arguments)
+    config = load(arguments.config, os.environ, {name: text for name, text in flags.items() if text})
     check_files(config.etcd)
     return config
