@@ -79,17 +79,16 @@ def _unit(directory: Path) -> str | None:
     return found[1] if found else None
 
 
-def scan_listeners(proc: Path, ports: Iterable[int], known: Iterable[Process]) -> tuple[ListeningSocket, ...]:
-    """The TCP sockets that listen on these ports, with their processes."""
-    wanted = frozenset(ports)
+def scan_listeners(proc: Path, port: int, known: Iterable[Process]) -> tuple[ListeningSocket, ...]:
+    """The TCP sockets that listen on this port, with their processes."""
     found = [
         row
         for name in ("tcp", "tcp6")
         for row in _sockets(file_text(proc / "thread-self/net" / name))
-        if row[1] in wanted
+        if row[1] == port
     ]
     owners = _owners(proc, {inode for _, _, inode in found}, known) if found else {}
-    return tuple(ListeningSocket(address, port, owners.get(inode)) for address, port, inode in found)
+    return tuple(ListeningSocket(address, port, owners.get(inode)) for address, _, inode in found)
 
 
 def _sockets(table: str) -> Iterator[tuple[str, int, str]]:
