@@ -81,7 +81,12 @@ def play(
             progress(f"adding pod {number + 1} of {PODS}")
             add_pod(lab.plan, f"pod{number + 1}", lab.plan.nodes[number % NODES])
         clear()
-        _show(lab, say)
+        say(show.topology(lab.plan, lab.mode, pods(lab.plan)))
+        say("")
+        lab_processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
+        say(show.sessions({node.name: lab_processes.agent_status(node) for node in lab.plan.nodes}))
+        say(_routes(lab))
+        _ping(lab, say)
         say("\nNow the pool is changed to no encapsulation, live.")
         lab = lifecycle.change_mode(lab, Mode.NONE)
         lab_processes.wait_for("the new routes", lambda: _direct(lab), SETTLE_SECONDS)
@@ -95,15 +100,6 @@ def play(
         f"\nDone in {time.monotonic() - started:.1f} s; "
         + (f"the lab is still up: tortie lab status --name {name}" if keep else "the lab is removed.")
     )
-
-
-def _show(lab: Lab, say: Say) -> None:
-    say(show.topology(lab.plan, lab.mode, pods(lab.plan)))
-    say("")
-    lab_processes.wait_for("the blocks' routes", lambda: _routed(lab), SETTLE_SECONDS)
-    say(show.sessions({node.name: lab_processes.agent_status(node) for node in lab.plan.nodes}))
-    say(_routes(lab))
-    _ping(lab, say)
 
 
 def _routes(lab: Lab) -> str:

@@ -135,11 +135,6 @@ def start_agents(nodes: Iterable[LabNode], settings: Mapping[str, str] | None = 
         raise LabError(f"the agents could not be started: {done.stderr.strip()}")
 
 
-def start_agent(node: LabNode, settings: Mapping[str, str] | None = None) -> None:
-    """One node's; see `start_agents`."""
-    start_agents([node], settings)
-
-
 def agent_status(node: LabNode) -> dict[str, Any] | None:
     """What the node's agent says of itself, or None when none answers."""
     try:

@@ -79,7 +79,7 @@ def secured(make_lab: MakeLab) -> Iterator[Secured]:
             check=True,
         )
         for node in lab.plan.nodes:
-            lab_processes.start_agent(node, environment)
+            lab_processes.start_agents([node], environment)
         lab_processes.wait_for_agents(lab.plan)
         for number, node in enumerate(lab.plan.nodes):
             add_pod(lab.plan, f"p{number}", node)

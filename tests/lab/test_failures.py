@@ -54,7 +54,7 @@ def test_killing_an_agent_changes_no_route_and_its_return_causes_no_event(lab: L
         victim = lab.plan.nodes[0]
         lab_processes.stop_agent(victim, signal.SIGKILL)
         assert lab_processes.agent_status(victim) is None
-        lab_processes.start_agent(victim)
+        lab_processes.start_agents([victim])
         lab_processes.wait_for_agents(lab.plan)
         lab_processes.wait_for("convergence", lambda: converged(lab), 60)
         output, _ = pings.communicate(timeout=60)
@@ -69,7 +69,7 @@ def test_a_stopped_agent_leaves_its_routes_and_comes_back_without_an_event(lab: 
     monitors = RouteMonitors(lab, tmp_path)
     try:
         lab_processes.stop_agent(lab.plan.nodes[1], signal.SIGTERM)
-        lab_processes.start_agent(lab.plan.nodes[1])
+        lab_processes.start_agents([lab.plan.nodes[1]])
         lab_processes.wait_for_agents(lab.plan)
         lab_processes.wait_for("convergence", lambda: converged(lab), 60)
         assert monitors.events() == {node.name: [] for node in lab.plan.nodes}

@@ -227,7 +227,7 @@ def run_lab_agent(arguments: argparse.Namespace) -> None:
     if arguments.what == "start":
         if lab_processes.agent_status(node) is not None:
             raise CommandFailed(f"the agent of {node.name} runs already")
-        lab_processes.start_agent(node)
+        lab_processes.start_agents([node])
         answers = lambda: lab_processes.agent_status(node) is not None  # noqa: E731
         lab_processes.wait_for(f"the agent of {node.name}", answers, lab_processes.AGENT_SECONDS)
     else:

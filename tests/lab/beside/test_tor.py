@@ -88,7 +88,7 @@ def restart_unnoticed(lab: Lab, router: Tor, directory: Path) -> None:
     monitors = RouteMonitors(lab, directory, {"fabric": lab.plan.fabric})
     try:
         lab_processes.stop_agent(victim, signal.SIGKILL)
-        lab_processes.start_agent(victim)
+        lab_processes.start_agents([victim])
         lab_processes.wait_for("its session with the router", lambda: session(victim)[0] == "Established", 30)
         lab_processes.wait_for("convergence", lambda: converged(victim), 60)
         assert router.routes() == before

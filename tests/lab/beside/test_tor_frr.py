@@ -88,7 +88,7 @@ def test_an_agent_restarts_unnoticed_and_drains_at_once_beside_frr(make_lab: Mak
         monitors = RouteMonitors(lab, tmp_path, {"fabric": lab.plan.fabric})
         try:
             lab_processes.stop_agent(first, signal.SIGKILL)
-            lab_processes.start_agent(first)
+            lab_processes.start_agents([first])
             lab_processes.wait_for("its session with FRR", lambda: session(first)[0] == "Established", 60)
             lab_processes.wait_for("convergence", lambda: converged(first), 60)
             assert learned(lab) == before

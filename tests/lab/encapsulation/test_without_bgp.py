@@ -46,7 +46,7 @@ def test_without_bgp_every_pod_and_every_borrowed_address_is_reached(
         lab_processes.stop_agent(node, signal.SIGTERM)
         words = ["ip", "route", "flush", "proto", "bird"]
         subprocess.run(lab_processes.inside(node.namespace, words), check=True)
-        lab_processes.start_agent(node, {"TORTIE_ROUTES_SOURCE": "datastore"})
+        lab_processes.start_agents([node], {"TORTIE_ROUTES_SOURCE": "datastore"})
     wait_until_routed(lab, " dev eth0 proto 80 onlink")
     assert lost_pings(lab) == 0
     for mode, form in steps:
