@@ -109,7 +109,7 @@ class Agent:
             nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
         )
         self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
-        self._allocator = Allocator(self._store, self._clock, lambda: self._state.pools)
+        self._allocator = Allocator(self._store, self._clock.wall, lambda: self._state.pools)
         self._bgp = BgpController(
             config.bgp,
             PasswordFiles(Path(config.paths.secrets)),

@@ -14,8 +14,7 @@ import msgspec
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode
 from ipam.allocation.release import release_pool
-from ipam.etcd.optimistic import optimistic
-from ipam.etcd.store import Put, Store, Unchanged
+from ipam.etcd.store import Put, Store, Unchanged, optimistic
 from ipam.keys import block_of_key, block_prefix
 from ipam.model import Pool, PoolRecord
 

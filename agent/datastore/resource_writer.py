@@ -28,8 +28,7 @@ from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguratio
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.storage_layout import Damaged, StoredResource, key_by_name, key_of
 from ipam.etcd.dry_run_store import FIRST_REVISION
-from ipam.etcd.optimistic import optimistic
-from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned
+from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict
 
 MOST_ATTEMPTS = 10

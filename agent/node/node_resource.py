@@ -29,8 +29,7 @@ from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
-from ipam.etcd.optimistic import optimistic
-from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned
+from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
 from ipam.keys import resource_key
 from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
 from ipam.selector import parse

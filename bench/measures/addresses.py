@@ -31,7 +31,7 @@ async def _rate(nodes: int, requests: int, lanes: int) -> float:
     outcome = await stores[0].commit((), (Put(key, json.dumps({"round": time.time_ns()}).encode()),))
     assert isinstance(outcome, Committed)
     pools = [PoolRecord(Pool("p", ip_network("10.0.0.0/12"), 26), key, outcome.revision)]
-    allocators = [Allocator(store, SystemClock(), lambda: pools) for store in stores]
+    allocators = [Allocator(store, SystemClock().wall, lambda: pools) for store in stores]
     tag = time.time_ns()
 
     async def one(number: int, request: int) -> None:

@@ -1,8 +1,11 @@
 """The shell around address management: assigns and releases, each change one guarded transaction.
 
+Requests that wait at the same moment share a transaction (see `commit_queue`): assignments with those of the same node,
+releases of handles with all others. A node's assignments share its hints too.
 Promises: block, claim, handle and the caller's piggybacked writes change together or not at all, and only if the pool
-and the cluster's rules are still as they were; so nothing can leak between two writes. Asking again with the same
-handle gives the same addresses. A cancelled caller leaves nothing behind (see `commit_queue`).
+and the cluster's rules are still as they were; so nothing can leak between two writes. A warm assignment is one round
+trip, for what was last written is remembered, and every write compares it; nothing is refused on old hints. Asking
+again with the same handle gives the same addresses. What was written for a caller that has gone is given back.
 Does not know: CNI, kernel, who else writes.
 """
 
@@ -10,34 +13,214 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from ipam.allocation.assign_queue import AssignJob, AssignQueue
+from ipam.allocation.assign import AddressSearch
+from ipam.allocation.block_cache import BlockCache, load_block_cache
+from ipam.allocation.commit_queue import CommitJob, CommitQueue
 from ipam.allocation.environment import Environment
 from ipam.allocation.release import (
     GuardedAddress,
     KnownBlocks,
     ReleaseResult,
+    draft_handle_release,
+    guarded_addresses,
+    known_blocks,
     read_handle_blocks,
     release_addresses,
     release_node,
 )
-from ipam.allocation.release_queue import ReleaseQueue
+from ipam.allocation.sticky import names_of
 from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction
-from ipam.etcd.optimistic import Pause
-from ipam.etcd.store import Store
-from ipam.keys import handle_key
+from ipam.codec import decode_handle
+from ipam.etcd.store import CommitOutcome, Committed, Pause, Put, Store, Versioned
+from ipam.failures import IpamError, Malformed, Refused, StoreError
+from ipam.keys import IPAM_CONFIG, block_key, handle_key
 from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord, Prefix
 
+FRESH_SECONDS = 60
+"""Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
 
-class WallClock(Protocol):
-    """The time, as the allocator needs it."""
+ReleaseJob = CommitJob[tuple[Address, ...]]
+"""One caller's release of all that a handle holds."""
 
-    def wall(self) -> datetime:
-        """The present moment in UTC."""
-        ...
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class AssignJob(CommitJob[tuple[Assignment, ...]]):
+    """One caller's request for addresses."""
+
+    request: AddressRequest
+    piggyback: Piggyback | None
+    fresh: tuple[Assignment, ...] = ()
+    """What of the result the transaction under way assigns; the handle held the rest before."""
+    verified: bool = False
+    """Whether a refusal would rest on what was read for this job."""
+
+    def written(self, transaction: Transaction) -> frozenset[GuardedAddress]:
+        """What a transaction assigned to this request, distinguished from every other allocation of these addresses."""
+        fresh = {item.address for item in self.fresh}
+        return frozenset(
+            item
+            for versioned in transaction.blocks.values()
+            for item in guarded_addresses(versioned.block, self.handle)
+            if item.address in fresh
+        )
+
+
+class AssignQueue(CommitQueue[AssignJob]):
+    """All assignments for one node."""
+
+    def __init__(self, environment: Environment, node: NodeName, releases: ReleaseQueue) -> None:
+        super().__init__(environment, f"requests of node {node}")
+        self._releases = releases
+        self.cache = BlockCache(node)
+
+    async def _prepare(self, group: Sequence[AssignJob]) -> None:
+        now, loaded_at = self._environment.now(), self.cache.loaded_at
+        if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
+            self.cache = await load_block_cache(self._store, self.cache.node, now)
+
+    async def _plan(self, job: AssignJob, transaction: Transaction) -> bool:
+        held = await read_handle_blocks(self._store, job.handle, job.stored)
+        before = held.assignments(self._environment.pools())
+        search = AddressSearch(self._environment, job.request, self.cache, transaction)
+        job.fresh = await search.run(before)
+        job.result = (*before, *job.fresh)
+        job.attached = job.piggyback(job.result) if job.piggyback is not None else NO_WRITES
+        revision = job.stored.revision if job.stored is not None else 0
+        if job.fresh:
+            counts = held.counts
+            for item in job.fresh:
+                counts[item.block] = counts.get(item.block, 0) + 1
+            transaction.write_handle(job.handle, revision, counts)
+            transaction.guard(IPAM_CONFIG, self.cache.config_revision)
+        elif await self._is_whole(job):
+            job.succeed()
+            return False
+        else:
+            transaction.guard_handle(job.handle, revision)
+        transaction.attach(job.attached)
+        return True
+
+    async def _is_whole(self, job: AssignJob) -> bool:
+        """Whether the attached writes came with the handle: a transaction whose reply was lost wrote both."""
+        keys = [operation.key for operation in job.attached.operations if isinstance(operation, Put)]
+        if not job.attached.operations or job.stored is None:
+            return True
+        read = await self._store.get_many(keys)
+        return len(keys) == len(job.attached.operations) and all(
+            key in read and read[key].revision == job.stored.revision for key in keys
+        )
+
+    async def _refuse(self, job: AssignJob, error: Exception) -> None:
+        """The handle may hold what is asked for, the node may have more than we saw: refused is what was read anew."""
+        if not isinstance(error, Refused) or job.verified:
+            job.fail(error)
+            return
+        self.cache.loaded_at = None
+        job.verified = True
+        try:
+            job.stored = await self._store.get(handle_key(job.handle))
+        except StoreError as failure:
+            job.fail(failure)
+
+    def _learn(self, transaction: Transaction, outcome: CommitOutcome | None) -> None:
+        if outcome is None:
+            self.cache.loaded_at = None
+        elif isinstance(outcome, Committed):
+            self.cache.record_commit(transaction, outcome.revision)
+        else:
+            self.cache.learn(outcome.present)
+
+    async def _take_back(self, job: AssignJob) -> None:
+        """Give back what a transaction assigned to a caller that has gone, for nobody else knows of it.
+
+        Only what that very transaction wrote is given back, recognized by the sequence of each allocation: the handle
+        may have held addresses before, and a transaction without an answer may not have happened.
+        """
+        transaction, job.transaction = job.transaction, None
+        if transaction is None or not job.fresh:
+            return
+        with suppress(IpamError):
+            stored = await self._store.get(handle_key(job.handle))
+            held = await read_handle_blocks(self._store, job.handle, stored)
+            present = {item for found in held.blocks for item in guarded_addresses(found.block, job.handle)}
+            ours = job.written(transaction)
+            if ours == present:
+                revert = PiggybackedWrites((), job.attached.revert if present else ())
+                await self._releases.release(job.handle, revert)
+            else:
+                await release_addresses(self._environment, tuple(ours & present))
+
+
+class ReleaseQueue(CommitQueue[ReleaseJob]):
+    """All releases by handle of one process. One whose attached guard does not hold fails alone."""
+
+    def __init__(self, environment: Environment, assignments: Mapping[NodeName, AssignQueue]) -> None:
+        """The hints of `assignments` may save a read of blocks, for the transaction compares them."""
+        super().__init__(environment, "releases")
+        self._assignments = assignments
+        self._known = KnownBlocks({})
+        """The blocks of the group that is planned."""
+        self._names: Mapping[HandleId, Versioned | None] = {}
+        """The stored handles of the names for which that group's addresses are to be retained."""
+
+    async def release(self, handle: HandleId, attached: PiggybackedWrites) -> tuple[Address, ...]:
+        """See Allocator.release_handle."""
+        job = ReleaseJob(handle=handle, attached=attached)
+        await self.run(job)
+        return job.answer.result()
+
+    async def _prepare(self, group: Sequence[ReleaseJob]) -> None:
+        handles = await self._store.get_many([handle_key(job.handle) for job in group])
+        cidrs: dict[Prefix, None] = {}
+        for job in group:
+            job.stored = handles.get(handle_key(job.handle))
+            if job.stored is not None:
+                with suppress(Malformed):  # planning fails it, alone
+                    handle = decode_handle(job.stored.key, job.stored.value)
+                    cidrs |= dict.fromkeys(cidr for cidr, _ in handle.count_by_block)
+        known = None if any(job.attempts for job in group) else self._remembered(cidrs)
+        if known is None:
+            known = known_blocks(await self._store.get_many([*map(block_key, cidrs), IPAM_CONFIG]))
+        self._known = known
+        blocks = [versioned.block for versioned in known.blocks.values()]
+        names = sorted({name for job in group for name in names_of(blocks, job.handle)})
+        read = await self._store.get_many([handle_key(name) for name in names]) if names else {}
+        self._names = {name: read.get(handle_key(name)) for name in names}
+
+    async def _plan(self, job: ReleaseJob, transaction: Transaction) -> bool:
+        now = self._environment.now()
+        job.result = draft_handle_release(transaction, job.handle, job.stored, self._known, now, self._names)
+        transaction.attach(job.attached)
+        if job.stored is None and not job.attached.operations:
+            job.succeed()
+            return False
+        return True
+
+    def _learn(self, transaction: Transaction, outcome: CommitOutcome | None) -> None:
+        """Take what a release left of each block into its owner's hints, unless these are newer."""
+        if not isinstance(outcome, Committed):
+            return
+        for cidr, versioned in transaction.blocks.items():
+            owner = versioned.block.owner
+            queue = self._assignments.get(owner) if owner is not None else None
+            known = queue.cache.own.get(cidr) if queue is not None else None
+            if queue is not None and known is not None and known.revision < outcome.revision:
+                queue.cache.record_block(transaction, cidr, outcome.revision)
+
+    def _remembered(self, cidrs: Collection[Prefix]) -> KnownBlocks | None:
+        """These blocks as one node's hints have them, if they have all."""
+        for queue in self._assignments.values():
+            cache = queue.cache
+            if cache.loaded_at is not None and cidrs and all(cidr in cache.own for cidr in cidrs):
+                return KnownBlocks(
+                    {cidr: cache.own[cidr] for cidr in cidrs}, cache.config, cache.config_revision
+                )
+        return None
 
 
 class Allocator:
@@ -46,18 +229,18 @@ class Allocator:
     def __init__(
         self,
         store: Store,
-        clock: WallClock,
+        now: Callable[[], datetime],
         pools: Callable[[], Sequence[PoolRecord]],
         pause: Pause = asyncio.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """`pools` is the watched copy; a stale one is noticed by the guard on the pool's revision.
+        """`now` answers the moment in UTC; `pools` is the watched copy, a stale one fails a guard.
 
         `pause` waits for seconds between two attempts; `random` answers from 0 to 1.
         """
-        self._environment = Environment(store, clock.wall, pools, pause, random)
+        self._environment = Environment(store, now, pools, pause, random)
         self._queues: dict[NodeName, AssignQueue] = {}
-        self._releases = ReleaseQueue(self._environment, self._remembered_blocks, self._remember_release)
+        self._releases = ReleaseQueue(self._environment, self._queues)
 
     async def assign(
         self, request: AddressRequest, piggyback: Piggyback | None = None
@@ -101,22 +284,3 @@ class Allocator:
         if node in self._queues:
             self._queues[node].cache.loaded_at = None
         return await release_node(self._environment, node)
-
-    def _remembered_blocks(self, cidrs: Collection[Prefix]) -> KnownBlocks | None:
-        """These blocks as one node's hints have them, if they have all; the release compares."""
-        for queue in self._queues.values():
-            cache = queue.cache
-            if cache.loaded_at is not None and cidrs and all(cidr in cache.own for cidr in cidrs):
-                return KnownBlocks(
-                    {cidr: cache.own[cidr] for cidr in cidrs}, cache.config, cache.config_revision
-                )
-        return None
-
-    def _remember_release(self, transaction: Transaction, revision: int) -> None:
-        """Take what a release left of each block into its owner's hints, unless these are newer."""
-        for cidr, versioned in transaction.blocks.items():
-            owner = versioned.block.owner
-            queue = self._queues.get(owner) if owner is not None else None
-            known = queue.cache.own.get(cidr) if queue is not None else None
-            if queue is not None and known is not None and known.revision < revision:
-                queue.cache.record_block(transaction, cidr, revision)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ipam.etcd.optimistic import Pause
-from ipam.etcd.store import Store
+from ipam.etcd.store import Pause, Store
 from ipam.model import PoolRecord
 
 

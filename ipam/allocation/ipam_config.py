@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipam.codec import decode_config, encode_config
-from ipam.etcd.optimistic import optimistic
-from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, revision_of
+from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic, revision_of
 from ipam.failures import Refused
 from ipam.keys import IPAM_CONFIG
 from ipam.model import IpamConfig

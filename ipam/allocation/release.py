@@ -19,8 +19,7 @@ from ipam.allocation.ipam_config import read_config
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
 from ipam.codec import decode_handle
-from ipam.etcd.optimistic import Pause, optimistic
-from ipam.etcd.store import Committed, Store, Versioned, revision_of
+from ipam.etcd.store import Committed, Pause, Store, Versioned, optimistic, revision_of
 from ipam.failures import Conflict, Malformed, Refused
 from ipam.keys import (
     IPAM_CONFIG,

@@ -4,14 +4,17 @@ Promises (every implementation, proved by tests/contract/test_store.py):
 - `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap.
 - a transaction happens whole or not at all; its answer says which.
 - errors are the ones of `ipam.failures`, never a library's own.
+Writers that may be overtaken read, build and commit again by `optimistic`, as often as they allow and no more.
 Does not know: etcd, Calico's keys, JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from ipam.failures import Conflict
 
 MOST_OPERATIONS = 128
 """etcd's default --max-txn-ops: compares and operations of one transaction are each bounded by it."""
@@ -152,3 +155,31 @@ class Store(Protocol):
     async def close(self) -> None:
         """Give up all connections; running watches end."""
         ...
+
+
+Result = TypeVar("Result")
+Pause = Callable[[float], Awaitable[None]]
+"""Waits so many seconds."""
+
+
+async def _at_once(seconds: float) -> None:
+    """No pause."""
+
+
+async def optimistic(
+    attempt: Callable[[], Awaitable[Result | None]],
+    most: int,
+    overtaken: str,
+    pause: Pause = _at_once,
+    pause_seconds: float = 0.0,
+) -> Result:
+    """Repeat `attempt` until it answers; None means that its commit lost, and everything must be read anew.
+
+    Raises Conflict with the sentence `overtaken` after `most` lost commits, and what `attempt` raises.
+    """
+    for _ in range(most):
+        result = await attempt()
+        if result is not None:
+            return result
+        await pause(pause_seconds)
+    raise Conflict(overtaken)

@@ -66,7 +66,7 @@ class World:
         record = PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision)
         six = PoolRecord(Pool("p6", IPv6Network("fd00:10::/112"), 122), POOL_KEY, self.revision)
         self.dependencies = Dependencies(
-            allocator=Allocator(self.store, SystemClock(), lambda: (record, six)),
+            allocator=Allocator(self.store, SystemClock().wall, lambda: (record, six)),
             store=self.store,
             node=NODE,
             labels=tuple,

@@ -150,7 +150,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
     store, cluster, pods = EtcdStore(EtcdConfig((endpoint,))), StateCache(NodeName("node1")), Pods()
     for prefix in (POOLS, ENDPOINTS):
         cluster.replace(prefix, (await store.list(prefix)).values)
-    allocator = Allocations(store, SystemClock(), lambda: cluster.pools)
+    allocator = Allocations(store, SystemClock().wall, lambda: cluster.pools)
 
     async def settled(addresses: Iterable[Address], timeout: float) -> None:
         die("before settled")

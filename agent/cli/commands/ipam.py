@@ -184,7 +184,7 @@ def run_ipam_release(arguments: argparse.Namespace) -> None:
     wanted = [GuardedAddress(_address(text), handle) for text in arguments.ip]
 
     async def work(store: Store) -> None:
-        allocator = Allocator(store, SystemClock(), list)
+        allocator = Allocator(store, SystemClock().wall, list)
         if arguments.node:
             done = ReleaseResult(await allocator.release_node(NodeName(arguments.node)), ())
         else:

@@ -49,7 +49,7 @@ class World:
         self.resource = NodeResource(
             self.store,
             self.state,
-            Allocator(self.store, self.clock, lambda: self.state.pools),
+            Allocator(self.store, self.clock.wall, lambda: self.state.pools),
             self.kernel,
             NodeSettings(address="172.26.0.11/20"),
             (),

@@ -37,7 +37,7 @@ class World:
         self.store = FakeStore()
         self.state = StateCache(ME)
         self.kernel = FakeKernel()
-        self.allocator = Allocator(self.store, SystemClock(), lambda: self.state.pools)
+        self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
         settings = NodeSettings(address=address, labels={"rack": "r1"})
         self.resource = NodeResource(
             self.store, self.state, self.allocator, self.kernel, settings, endpoints, SystemClock()

@@ -48,7 +48,7 @@ async def allocate(url: str, node: str) -> None:
     stored = await store.get(resource_key("ippools", "p"))
     assert stored is not None
     pools = [PoolRecord(Pool("p", ip_network("10.0.0.0/26"), 29), stored.key, stored.revision)]
-    allocator = Allocator(store, SystemClock(), lambda: pools)
+    allocator = Allocator(store, SystemClock().wall, lambda: pools)
 
     async def one(number: int) -> None:
         handle = f"{node}-{number}-{random.randrange(1 << 30)}"

@@ -31,7 +31,7 @@ async def race(url: str, node: str) -> None:
     stored = await store.get(resource_key("ippools", "p"))
     assert stored is not None
     pools = [PoolRecord(Pool("p", ip_network("10.0.0.0/26"), 30), stored.key, stored.revision)]
-    allocator = Allocator(store, SystemClock(), lambda: pools)
+    allocator = Allocator(store, SystemClock().wall, lambda: pools)
     say("ready")
     sys.stdin.read()
     try:

@@ -48,7 +48,7 @@ class World:
 
     def allocator(self) -> Allocator:
         """One process of its own, with no memory."""
-        return Allocator(self.store, self.clock, lambda: self.pools, no_pause, self.random)
+        return Allocator(self.store, self.clock.wall, lambda: self.pools, no_pause, self.random)
 
     async def pool(self, name: str, cidr: str, block_length: int = 30, **settings: object) -> PoolRecord:
         """Write a pool, or write it anew."""
