@@ -16,37 +16,10 @@ from agent.cni.differences import PodState
 from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
-from ipam.allocation.release import GuardedAddress, ReleaseResult
-from ipam.allocation.transaction import Piggyback, PiggybackedWrites
+from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Store
 from ipam.failures import IpamError, Refused, StoreUnavailable
-from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName
-
-
-class AddressAllocator(Protocol):
-    """The allocator, as far as attachments need it."""
-
-    async def assign(
-        self,
-        request: AddressRequest,
-        piggyback: Piggyback | None = None,
-    ) -> tuple[Assignment, ...]:
-        """See ipam.allocation.allocator."""
-        ...
-
-    async def assigned(self, handle: HandleId) -> tuple[Assignment, ...]:
-        """See ipam.allocation.allocator."""
-        ...
-
-    async def release_handle(
-        self, handle: HandleId, attached: PiggybackedWrites = ...
-    ) -> tuple[Address, ...]:
-        """See ipam.allocation.allocator."""
-        ...
-
-    async def release_addresses(self, wanted: Iterable[GuardedAddress]) -> ReleaseResult:
-        """See ipam.allocation.allocator."""
-        ...
+from ipam.model import Address, NodeName
 
 
 class PodNetwork(Protocol):
@@ -87,7 +60,7 @@ class PodNetwork(Protocol):
 class Dependencies:
     """What the verbs are given by the daemon."""
 
-    allocator: AddressAllocator
+    allocator: Allocator
     store: Store
     node: NodeName
     labels: Callable[[], tuple[tuple[str, str], ...]]
