@@ -19,19 +19,16 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.add import AddVerb
 from agent.cni.attachment import host_interface
-from agent.cni.check import check
-from agent.cni.delete import DeleteVerb
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.endpoint_store import USUAL_WAITS, EndpointStore, Waits
 from agent.cni.gc import garbage
-from agent.cni.ipam_only import add_addresses, check_addresses
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
-from agent.cni.plugin.results import render, render_error, render_versions
+from agent.cni.plugin.results import render_error, render_versions
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
 from agent.cni.release_journal import Release, ReleaseJournal
+from agent.cni.verbs import Verbs
 from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block
 from ipam.failures import IpamError, Malformed
@@ -67,8 +64,7 @@ class CniServer:
         self._journal = journal
         self._clock = clock
         self._store = EndpointStore(dependencies, journal, clock, waits)
-        self._add = AddVerb(dependencies, self._store, clock)
-        self._delete = DeleteVerb(dependencies, self._store)
+        self._verbs = Verbs(dependencies, self._store, clock)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
@@ -145,10 +141,7 @@ class CniServer:
             async with self._locked(host_interface(request)):
                 if request.verb is Verb.ADD:
                     return await self._answer_add(request, release)
-                if request.addresses_only:
-                    await check_addresses(self._store, request)
-                else:
-                    await check(self._dependencies, self._store, request)
+                await self._verbs.check(request)
         return b""
 
     async def _answer_add(self, request: Request, release: Release) -> bytes:
@@ -156,11 +149,9 @@ class CniServer:
         for path in self._journal.pending_of(request.container_id, request.interface):
             # Carried out later, it would hit what is now made.
             self._dependencies.require_ready()
-            await self._delete.carry_out(request)
+            await self._verbs.carry_out(request)
             self._journal.done(path)
-        if request.addresses_only:
-            return await add_addresses(self._dependencies, self._store, request, release)
-        return render(await self._add.add(request, release), request.version, request.previous)
+        return await self._verbs.add(request, release)
 
     async def _begin_delete(self, request: Request, release: Release) -> None:
         """Returns when the runtime may be answered; the interface stays locked until the release has ended."""
@@ -172,10 +163,7 @@ class CniServer:
 
         async def work() -> None:
             async with self._locked(host_interface(request)):
-                if request.addresses_only:
-                    await self._store.release_or_record(request, release, answer)
-                else:
-                    await self._delete.delete(request, release, answer)
+                await self._verbs.delete(request, release, answer)
 
         def ended(task: asyncio.Task[None]) -> None:
             self._deleting.discard(task)
@@ -234,7 +222,7 @@ class CniServer:
         async def free(release: Request) -> None:
             try:
                 async with free_slots, self._locked(host_interface(release)):
-                    await self._delete.carry_out(release)
+                    await self._verbs.carry_out(release)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
 
@@ -277,7 +265,7 @@ class CniServer:
 
     async def _replay_one(self, path: Path, request: Request) -> None:
         try:
-            await self._delete.carry_out(request)
+            await self._verbs.carry_out(request)
         except CniError as error:
             log.warning("cni.replay_failed", file=path.name, why=error.message)
             return
