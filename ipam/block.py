@@ -69,7 +69,7 @@ def transfer(block: Block, ordinals: Iterable[int], attributes: Attributes) -> B
     moved = tuple(ordinals)
     sequences = {**dict(block.sequence_of), **dict.fromkeys(moved, block.sequence)}
     marked = replace(_marked(block, moved, attributes), sequence_of=tuple(sorted(sequences.items())))
-    return _compacted(marked, frozenset(), (), block.sequence + 1)
+    return _compacted(marked, (), block.sequence + 1)
 
 
 def release(block: Block, ordinals: Iterable[int], released_at: str | None = None) -> Block:
@@ -78,9 +78,9 @@ def release(block: Block, ordinals: Iterable[int], released_at: str | None = Non
     if not gone:
         return block
     if released_at is None:
-        return _compacted(block, frozenset(gone), gone, block.sequence + 1)
+        return _compacted(block, gone, block.sequence + 1)
     cooling = _marked(block, gone, Attributes(None, released_at=released_at))
-    return _compacted(cooling, frozenset(), (), block.sequence + 1)
+    return _compacted(cooling, (), block.sequence + 1)
 
 
 def _marked(block: Block, ordinals: Iterable[int], attributes: Attributes) -> Block:
@@ -99,8 +99,9 @@ def release_handle(
     return release(block, ordinals, released_at), tuple(address_of(block, ordinal) for ordinal in ordinals)
 
 
-def _compacted(block: Block, gone: frozenset[int], freed: tuple[int, ...], sequence: int) -> Block:
-    """Without the allocations of `gone`, `freed` at the tail of the queue, unused and doubled attributes dropped."""
+def _compacted(block: Block, freed: tuple[int, ...], sequence: int) -> Block:
+    """`freed` at the tail of the queue, without their allocations; unused and doubled attributes dropped."""
+    gone = frozenset(freed)
     allocations = [None if ordinal in gone else index for ordinal, index in enumerate(block.allocations)]
     used: list[Attributes] = []
     position: dict[Attributes, int] = {}
@@ -132,7 +133,7 @@ def end_cooldown(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     if not over:
         return block
     freed = tuple(ordinal for ordinal, index in enumerate(block.allocations) if index in over)
-    return _compacted(block, frozenset(freed), freed, block.sequence)
+    return _compacted(block, freed, block.sequence)
 
 
 def timestamp(moment: datetime) -> str:

@@ -149,7 +149,7 @@ def run_ipam_check(arguments: argparse.Namespace) -> None:
 
 async def mended(store: Store, seen: IpamSnapshot, findings: Sequence[AuditFinding], undo_file: Path) -> int:
     """Do the repairs, each under its guards; what stood there is on disk before the first one."""
-    from ipam.check.repair import repairs
+    from ipam.check.audit import repairs
     from ipam.etcd.store import Committed
 
     planned = list(repairs(seen, findings))

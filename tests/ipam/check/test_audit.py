@@ -7,8 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from ipam.check.audit import audit, decode_snapshot
-from ipam.check.repair import repairs
+from ipam.check.audit import audit, decode_snapshot, repairs
 from ipam.check.utilization import borrowed_addresses, pool_utilization
 from ipam.codec import encode_block
 from ipam.etcd.store import Committed, Delete, GuardFailed, Put
