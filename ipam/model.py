@@ -6,7 +6,7 @@ Does not know: JSON, keys, etcd.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
@@ -168,7 +168,7 @@ class AddressRequest:
     """Names or CIDRs; where none is of a family, every pool of that family that selects the node."""
     exact: tuple[Address, ...] = ()
     """Exactly these, or nothing; they count among those of their family."""
-    secondary: tuple[tuple[str, str], ...] = field(default=())
+    secondary: tuple[tuple[str, str], ...] = ()
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
     retained_for: HandleId | None = None
     """Take over what is retained for this name, where it fits the request."""

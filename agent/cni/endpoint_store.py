@@ -135,9 +135,8 @@ class EndpointStore:
             with translated_errors():
                 await asyncio.wait({assigning}, timeout=self._waits.assignment)
                 if not assigning.done():
-                    await (
-                        self.require_answer()
-                    )  # a long queue is worth its wait, a datastore that is away is not
+                    # A long queue is worth its wait, a datastore that is away is not.
+                    await self.require_answer()
                 return await assigning
         finally:
             if not assigning.done():
@@ -169,7 +168,10 @@ class EndpointStore:
         caller gone: then there is nothing left to do.
         """
         for attempt in range(1, RELEASE_ATTEMPTS + 1):
-            endpoint = await (reading or self._releasable(request))
+            if reading is not None:
+                endpoint = await reading
+            else:
+                endpoint = None if request.addresses_only else await self.stored(request)
             writes = PiggybackedWrites()
             if endpoint is not None and endpoint.spec.container_id == request.container_id:
                 key = self.key(request)
@@ -183,9 +185,6 @@ class EndpointStore:
                 reading = None
             else:
                 return
-
-    async def _releasable(self, request: Request) -> WorkloadEndpoint | None:
-        return None if request.addresses_only else await self.stored(request)
 
     async def release_or_record(
         self, request: Request, release: Release, answer: Callable[[], None], reading: Reading | None = None

@@ -74,7 +74,7 @@ class LeakCollector:
                 evidence = prove_leak(earlier, look) if earlier is not None else None
                 if evidence is not None and look.handle is not None:
                     await self._free(look, evidence)
-                elif earlier is not None and _same(earlier, look):
+                elif earlier is not None and earlier.allocation == look.allocation:
                     suspects[look.address] = earlier
                 else:
                     suspects[look.address] = look
@@ -157,7 +157,3 @@ class LeakCollector:
 def _handle(endpoint: WorkloadEndpoint) -> HandleId:
     spec = endpoint.spec
     return handle_of((spec.profiles or [""])[0], spec.container_id or "", spec.endpoint)
-
-
-def _same(one: Observation, other: Observation) -> bool:
-    return (one.handle, one.sequence) == (other.handle, other.sequence)

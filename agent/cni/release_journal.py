@@ -10,13 +10,14 @@ carried out ends in `.refused`.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.durable_files import TEMPORARY, put_file, sync_directory
 
@@ -55,8 +56,7 @@ class ReleaseJournal:
         environment = release.environment
         name = f"{stamp}-{environment['CNI_CONTAINERID']}-{environment['CNI_IFNAME']}.json"
         path = self._directory / name
-        content = {"environment": environment, "config": release.config}
-        put_file(path, json.dumps(content).encode(), 0o600)
+        put_file(path, msgspec.json.encode(release), 0o600)
         return path
 
     def pending(self, unreadable: Callable[[Path, str], None]) -> list[tuple[Path, Release]]:
@@ -65,10 +65,8 @@ class ReleaseJournal:
         with suppress(FileNotFoundError):
             for path in sorted(self._directory.glob("*.json")):
                 try:
-                    raw = json.loads(path.read_text())
-                    environment = {str(name): str(text) for name, text in raw["environment"].items()}
-                    found.append((path, Release(environment, str(raw["config"]))))
-                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                    found.append((path, msgspec.json.decode(path.read_bytes(), type=Release)))
+                except (OSError, msgspec.MsgspecError) as error:
                     unreadable(path, str(error))
         return found
 

@@ -7,12 +7,13 @@ Does not know: BGP, what draining means.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+
+from agent.durable_files import put_file
 
 FILE_NAME = "drained.json"
 MOST_FILE_BYTES = 4096
@@ -52,9 +53,4 @@ class DrainFile:
         if drained is None:
             self._path.unlink(missing_ok=True)
             return
-        new = self._path.with_suffix(".new")
-        with open(new, "wb") as file:
-            file.write(msgspec.json.encode(drained))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._path)
+        put_file(self._path, msgspec.json.encode(drained), 0o644)

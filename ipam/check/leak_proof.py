@@ -37,6 +37,11 @@ class Observation:
     at: float
     """Seconds on a monotonic clock."""
 
+    @property
+    def allocation(self) -> tuple[Address, HandleId | None, int | None]:
+        """What is looked at; a later allocation of the same address differs."""
+        return self.address, self.handle, self.sequence
+
 
 def _gone(look: Observation) -> str | None:
     """Why the user of an allocation is gone, or None when it may be there."""
@@ -53,14 +58,9 @@ def _gone(look: Observation) -> str | None:
 
 def prove_leak(first: Observation, second: Observation) -> str | None:
     """The evidence that an allocation's user is gone, out of two looks; None when they prove nothing."""
-    same = (first.address, first.handle, first.sequence, first.seen_on, first.boot_now) == (
-        second.address,
-        second.handle,
-        second.sequence,
-        second.seen_on,
-        second.boot_now,
-    )
-    if not same or second.at - first.at < PAUSE_SECONDS:
+    if first.allocation != second.allocation or second.at - first.at < PAUSE_SECONDS:
+        return None
+    if (first.seen_on, first.boot_now) != (second.seen_on, second.boot_now):
         return None
     before, after = _gone(first), _gone(second)
     if before is None or after is None:

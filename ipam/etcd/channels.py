@@ -50,7 +50,6 @@ Stamp = tuple[tuple[int, int, int], ...]
 class Member:
     """The connection to one member of the cluster."""
 
-    endpoint: str
     channel: Any
     _stubs: dict[str, Any] = field(default_factory=dict)
 
@@ -86,24 +85,20 @@ class Channels:
         self._first = 0
         """Which member is asked first."""
         self._closing: set[asyncio.Task[None]] = set()
-        self._closed = asyncio.Event()
+        self.closed = asyncio.Event()
+        """Set once all connections are given up."""
 
     @property
     def endpoint(self) -> str:
         """The endpoint of the member in use, or of the one that is tried first."""
         return self._config.endpoints[self._first]
 
-    @property
-    def closed(self) -> asyncio.Event:
-        """The event that is set once all connections are given up."""
-        return self._closed
-
     async def ready(self) -> Member:
         """Wait for a connected member. Raises StoreUnavailable after `EtcdConfig.call_seconds`."""
         try:
             async with asyncio.timeout(self._config.call_seconds):
                 while True:
-                    if self._closed.is_set():
+                    if self.closed.is_set():
                         raise StoreUnavailable("this connection to etcd was closed")
                     self._refresh()
                     members = self._opened()
@@ -131,7 +126,7 @@ class Channels:
             asyncio.ensure_future(member.channel.wait_for_state_change(state))
             for member, state in zip(members, states, strict=True)
         ]
-        waits.append(asyncio.ensure_future(self._closed.wait()))
+        waits.append(asyncio.ensure_future(self.closed.wait()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -141,16 +136,14 @@ class Channels:
 
     def _opened(self) -> list[Member]:
         if not self._members:  # made inside the running loop, which grpc.aio binds them to
-            for endpoint, (target, authority) in zip(
-                self._config.endpoints, self._config.targets, strict=True
-            ):
+            for target, authority in self._config.targets:
                 options: list[tuple[str, int | str]] = [*OPTIONS]
                 if self._credentials is None:
                     channel = aio.insecure_channel(target, options=options)
                 else:
                     options.append(("grpc.default_authority", authority))
                     channel = aio.secure_channel(target, self._credentials, options=options)
-                self._members.append(Member(endpoint, channel))
+                self._members.append(Member(channel))
         return self._members
 
     def _refresh(self) -> None:
@@ -193,7 +186,7 @@ class Channels:
 
     async def close(self) -> None:
         """Close every connection; calls and watches under way raise StoreUnavailable."""
-        self._closed.set()
+        self.closed.set()
         members, self._members = self._members, []
         for closing in tuple(self._closing):
             closing.cancel()
@@ -203,15 +196,10 @@ class Channels:
             await member.channel.close()
 
 
-def _files(config: EtcdConfig) -> list[str]:
-    """The paths of the configured TLS files."""
-    return [path for path in (config.ca_file, config.cert_file, config.key_file) if path is not None]
-
-
 def _stamp(config: EtcdConfig) -> Stamp:
     """What tells the present TLS files from other ones; empty while one is missing."""
     found = []
-    for path in _files(config):
+    for path in filter(None, (config.ca_file, config.cert_file, config.key_file)):
         try:
             status = os.stat(path)
         except OSError:
@@ -250,8 +238,6 @@ def _expiries(config: EtcdConfig) -> dict[str, datetime]:
     """TLS file -> until when its first certificate is valid."""
     found = {}
     for path in (config.ca_file, config.cert_file) if config.secure else ():
-        if path is not None:
-            until = valid_until(Path(path).read_text(errors="replace"))
-            if until is not None:
-                found[path] = until
+        if path is not None and (until := valid_until(Path(path).read_text(errors="replace"))) is not None:
+            found[path] = until
     return found

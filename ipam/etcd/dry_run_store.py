@@ -20,6 +20,7 @@ from ipam.etcd.store import (
     Versioned,
     WatchEvent,
     check_size,
+    revision_of,
 )
 from ipam.failures import StoreRefused
 
@@ -64,7 +65,7 @@ class DryRunStore:
         if len({operation.key for operation in operations}) < len(operations):
             raise StoreRefused("a transaction names a key once, not twice: duplicate key")
         present = await self.get_many([guard.key for guard in guards])
-        if any((present[g.key].revision if g.key in present else 0) != g.revision for g in guards):
+        if any(revision_of(present.get(guard.key)) != guard.revision for guard in guards):
             return GuardFailed({guard.key: present.get(guard.key) for guard in guards})
         self._revision += 1
         for operation in operations:
