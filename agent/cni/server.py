@@ -25,9 +25,9 @@ from agent.cni.endpoint_store import USUAL_WAITS, EndpointStore, Waits
 from agent.cni.gc import garbage
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
-from agent.cni.plugin.results import render_error, render_versions
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
 from agent.cni.release_journal import Release, ReleaseJournal
+from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
 from agent.control import peer_is_root, private_socket
 from ipam.codec import decode_block

@@ -21,14 +21,14 @@ from dataclasses import replace
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import HOST_MAC, Attachment, endpoint, host_interface, mac_of
+from agent.cni.attachment import Attachment, endpoint, host_interface, mac_of
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.differences import differences, result_addresses
 from agent.cni.endpoint_store import Assigning, EndpointStore
 from agent.cni.plugin.options import CniError, Code
-from agent.cni.plugin.results import render, render_addresses
-from agent.cni.plugin.spec import Request, Result
+from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Release
+from agent.cni.results import render, render_addresses
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.netlink.kernel_errors import KernelError
 from ipam.address_text import text_of
@@ -80,7 +80,7 @@ class Verbs:
             raise
         return render_addresses([item.address for item in assigned], request.options, request.version)
 
-    async def _add(self, request: Request, release: Release) -> Result:
+    async def _add(self, request: Request, release: Release) -> Attachment:
         mtu = request.options.mtu or self._dependencies.mtu()
         cached = self._store.cached(request)
         if cached is not None and cached.spec.container_id != request.container_id:
@@ -89,7 +89,7 @@ class Verbs:
             with translated_errors():
                 owner = await self._pods.owner(cached.spec.interface_name)
             if owner in ("", request.container_id):
-                return _result(request, cached, mtu)
+                return _made(request, mtu, cached)
         self._dependencies.require_ready()
         if cached is not None:
             # Its device is gone: an ADD that died unfinished, or another boot. What was recorded then is not true now.
@@ -107,7 +107,7 @@ class Verbs:
             address=made.spec.ip_networks[0],
             device=made.spec.interface_name,
         )
-        return _result(request, made, mtu)
+        return _made(request, mtu, made)
 
     async def _attach(self, request: Request, mtu: int, release: Release) -> WorkloadEndpoint:
         """Addresses, endpoint, devices and the host's routes: all or nothing.
@@ -264,13 +264,11 @@ def _without_addresses(request: Request, mtu: int) -> Attachment:
     )
 
 
-def _result(request: Request, made: WorkloadEndpoint, mtu: int) -> Result:
-    return Result(
-        host_interface=made.spec.interface_name,
-        host_mac=HOST_MAC,
-        interface=request.interface,
-        mac=made.spec.mac or "",
-        netns=request.netns,
-        mtu=mtu,
-        addresses=made.addresses,
+def _made(request: Request, mtu: int, stored: WorkloadEndpoint) -> Attachment:
+    """The attachment whose endpoint is stored."""
+    return replace(
+        _without_addresses(request, mtu),
+        host_interface=stored.spec.interface_name,
+        mac=stored.spec.mac or "",
+        addresses=stored.addresses,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipam import block as blocks
@@ -37,14 +37,7 @@ class AuditFinding:
 
     def as_json(self) -> dict[str, Any]:
         """The entry of a report for programs."""
-        raw = {
-            "kind": self.kind,
-            "key": self.key,
-            "text": self.text,
-            "repairable": self.repairable,
-            "address": None if self.address is None else str(self.address),
-            "handle": self.handle,
-        }
+        raw = asdict(self) | {"address": None if self.address is None else str(self.address)}
         return {name: value for name, value in raw.items() if value is not None}
 
 

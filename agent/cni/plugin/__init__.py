@@ -1,1 +1,1 @@
-"""The CNI plugin and what the specification says: the shims, requests, options, results."""
+"""The CNI plugin and what the specification says: the shims, requests, options."""

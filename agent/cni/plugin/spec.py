@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.cni.plugin.options import CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments
@@ -78,19 +77,6 @@ class Request:
         if self.namespace is None or self.pod is None:
             return None
         return self.namespace, self.pod
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What an ADD made, in the host and in the pod."""
-
-    host_interface: str
-    host_mac: str
-    interface: str
-    mac: str
-    netns: str
-    mtu: int
-    addresses: tuple[IPv4Address | IPv6Address, ...] = field(default=())
 
 
 def version_of(stdin: bytes) -> str:

@@ -7,11 +7,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.cni.attachment import endpoint, handle, host_interface, mac_of, stored_name
+from agent.cni.attachment import Attachment, endpoint, handle, host_interface, mac_of, stored_name
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError
-from agent.cni.plugin.results import render
-from agent.cni.plugin.spec import Result, Verb
+from agent.cni.plugin.spec import Verb
+from agent.cni.results import render
 
 CONFIG = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "tortie"}
 ENVIRONMENT = {
@@ -79,12 +79,11 @@ def test_a_del_needs_no_namespace() -> None:
     assert parsed({"CNI_COMMAND": "DEL", "CNI_NETNS": ""}).netns == ""
 
 
-RESULT = Result(
+MADE = Attachment(
     "cali1",
-    "ee:ee:ee:ee:ee:ee",
     "eth0",
-    "02:00:00:00:00:01",
     "/run/netns/x",
+    "02:00:00:00:00:01",
     1450,
     (IPv4Address("10.0.0.1"),),
 )
@@ -101,7 +100,7 @@ RESULT = Result(
     ],
 )
 def test_a_result_has_the_form_of_its_version(version: str, expected: dict[str, object]) -> None:
-    rendered = json.loads(render(RESULT, version))
+    rendered = json.loads(render(MADE, version))
     assert rendered["cniVersion"] == version
     assert {name: rendered[name] for name in expected} == expected
     if version != "0.2.0":

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from agent.cni.attachment import HOST_MAC, Attachment
 from agent.cni.plugin.options import CniError, Options
-from agent.cni.plugin.spec import NO_OPTIONS, VERSIONS, Result
+from agent.cni.plugin.spec import NO_OPTIONS, VERSIONS
+from agent.netlink.objects import Address
 from ipam.address_text import text_of
-
-Address = IPv4Address | IPv6Address
 
 OLDEST_FORM = ("0.1.0", "0.2.0")
 """Versions whose result has one address of each family and no interfaces."""
@@ -22,20 +21,20 @@ WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
 """Versions whose result names the family of each address; 1.0.0 dropped it."""
 
 
-def render(result: Result, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
-    """The result of an ADD, added to what the plugins before this one did (`previous`)."""
+def render(made: Attachment, version: str, previous: Mapping[str, Any] | None = None) -> bytes:
+    """The result of an ADD that made this, added to what the plugins before this one did (`previous`)."""
     if version in OLDEST_FORM:
-        return _oldest(version, result.addresses, NO_OPTIONS)
+        return _oldest(version, made.addresses, NO_OPTIONS)
     interfaces: list[dict[str, object]] = [
-        {"name": result.host_interface, "mac": result.host_mac},
-        {"name": result.interface, "mac": result.mac, "sandbox": result.netns},
+        {"name": made.host_interface, "mac": HOST_MAC},
+        {"name": made.interface, "mac": made.mac, "sandbox": made.netns},
     ]
     if version == "1.1.0":
         for interface in interfaces:
-            interface["mtu"] = result.mtu
+            interface["mtu"] = made.mtu
     before = dict(previous or {})
     others = before.get("interfaces") or []
-    ips = _ips(version, result.addresses, NO_OPTIONS)
+    ips = _ips(version, made.addresses, NO_OPTIONS)
     for ip in ips:
         ip["interface"] = len(others) + 1
     before |= {
