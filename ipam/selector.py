@@ -88,9 +88,8 @@ class _Reader:
         return SelectorError(f"expected {expected} at character {position + 1}, found {text}")
 
     def _need(self, operator: str) -> None:
-        if self._peek()[:2] != ("operator", operator):
+        if not self._follows(operator):
             raise self._wrong(repr(operator))
-        self._at += 1
 
     def _follows(self, operator: str) -> bool:
         if self._peek()[:2] == ("operator", operator):
@@ -141,10 +140,9 @@ class _Reader:
         if name == "all":
             self._need(")")
             return lambda _: True
-        kind, label, _ = self._take()
-        if kind != "word":
-            self._at -= 1
+        if self._peek()[0] != "word":
             raise self._wrong("a label")
+        _, label, _ = self._take()
         self._need(")")
         return lambda labels: label in labels
 

@@ -110,9 +110,8 @@ def _inside(request: Request, stored: WorkloadEndpoint, state: PodState) -> Iter
         return
     if not state.inside.up:
         yield f"{name} is down"
-    wanted = (
-        next(_result_words(request, "mac"), None) or stored.spec.mac
-    )  # a plugin behind us may have changed it
+    # A plugin behind us may have changed it.
+    wanted = next(_result_words(request, "mac"), None) or stored.spec.mac
     if wanted is not None and state.inside.mac != str(wanted).lower():
         yield f"{name} has MAC {state.inside.mac}, not {wanted}"
     for mtu in _result_words(request, "mtu"):

@@ -73,7 +73,7 @@ class LeakCollector:
                 earlier = self._first.get(look.address)
                 evidence = prove_leak(earlier, look) if earlier is not None else None
                 if evidence is not None and look.handle is not None:
-                    await self._free(look, evidence)
+                    await self._free(look.address, look.handle, evidence)
                 elif earlier is not None and earlier.allocation == look.allocation:
                     suspects[look.address] = earlier
                 else:
@@ -138,10 +138,9 @@ class LeakCollector:
                 return f"node {name}"
         return None
 
-    async def _free(self, look: Observation, evidence: str) -> None:
-        assert look.handle is not None
+    async def _free(self, address: Address, handle: HandleId, evidence: str) -> None:
         found = self._cluster.find_endpoint(
-            lambda endpoint: look.address in endpoint.addresses and _handle(endpoint) == look.handle
+            lambda endpoint: address in endpoint.addresses and _handle(endpoint) == handle
         )
         piggyback = PiggybackedWrites()
         if found is not None:
@@ -150,7 +149,7 @@ class LeakCollector:
             if stored is not None:
                 piggyback = PiggybackedWrites((Unchanged(key, stored.revision),), (Delete(key),))
             self._dependencies.remove_endpoint(endpoint)
-        await self._dependencies.allocator.release_handle(look.handle, piggyback)
+        await self._dependencies.allocator.release_handle(handle, piggyback)
         log.warning("garbage.freed", evidence=evidence)
 
 

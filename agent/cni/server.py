@@ -260,17 +260,15 @@ class CniServer:
                 self._journal.set_aside(path)
                 continue
             async with self._locked(host_interface(request)):
-                if path.exists():  # else an ADD of the same container has carried it out first
-                    await self._replay_one(path, request)
-
-    async def _replay_one(self, path: Path, request: Request) -> None:
-        try:
-            await self._verbs.carry_out(request)
-        except CniError as error:
-            log.warning("cni.replay_failed", file=path.name, why=error.message)
-            return
-        self._journal.done(path)
-        log.info("cni.release_replayed", container=request.container_id)
+                if not path.exists():
+                    continue  # an ADD of the same container has carried it out first
+                try:
+                    await self._verbs.carry_out(request)
+                except CniError as error:
+                    log.warning("cni.replay_failed", file=path.name, why=error.message)
+                    continue
+                self._journal.done(path)
+                log.info("cni.release_replayed", container=request.container_id)
 
 
 def _release(environment: Mapping[str, str], stdin: bytes) -> Release:

@@ -170,9 +170,8 @@ class CommitQueue(ABC, Generic[Job]):
                     continue
                 if not trial.fits:
                     raise Conflict(f"handle {job.handle}: needs more than one transaction takes")
-            except (
-                Exception
-            ) as error:  # attached writes are made by the caller's code: only its own job may suffer
+            except Exception as error:
+                # Attached writes are made by the caller's code: only its own job may suffer.
                 if not ready or isinstance(error, StoreError) or not isinstance(error, IpamError):
                     await self._refuse(job, error)
                 continue  # unless it is answered, it may do alone in the next transaction

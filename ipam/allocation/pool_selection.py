@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ipam.address_text import text_of
@@ -72,14 +73,11 @@ def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str])
 
 def pools_not_selecting(records: Sequence[PoolRecord], request: AddressRequest) -> tuple[PoolRecord, ...]:
     """The enabled pools whose nodeSelector does not select the node of a request."""
-    found = []
+    found, labels = [], dict(request.labels)
     for record in records:
-        try:
-            selected = parse(record.pool.node_selector).matches(dict(request.labels))
-        except SelectorError:
-            continue
-        if not selected and not record.pool.disabled:
-            found.append(record)
+        with suppress(SelectorError):  # nobody can say what it selects
+            if not parse(record.pool.node_selector).matches(labels) and not record.pool.disabled:
+                found.append(record)
     return tuple(found)
 
 

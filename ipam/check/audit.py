@@ -98,7 +98,11 @@ def audit(
     """All inconsistencies. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
     found = [*snapshot.findings, *_structure(snapshot), *_claims(snapshot), *_handles(snapshot)]
     if pools is not None:
-        found += _outside(snapshot, pools)
+        found += [
+            AuditFinding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
+            for cidr in snapshot.blocks
+            if not any(cidr.network_address in pool for pool in pools)
+        ]
     if in_use is not None:
         found += _usage(snapshot, in_use)
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
@@ -165,12 +169,6 @@ def _handles(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
 
 def _say(counts: Mapping[Prefix, int]) -> str:
     return ", ".join(f"{count} of {cidr}" for cidr, count in sorted(counts.items(), key=str)) or "nothing"
-
-
-def _outside(snapshot: IpamSnapshot, pools: Sequence[Pool]) -> Iterator[AuditFinding]:
-    for cidr in snapshot.blocks:
-        if not any(cidr.network_address in pool for pool in pools):
-            yield AuditFinding("block-outside-pools", block_key(cidr), f"block {cidr} lies in no pool")
 
 
 def _usage(snapshot: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:

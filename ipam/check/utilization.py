@@ -56,9 +56,8 @@ def block_utilization(block: Block, reserved: Iterable[Prefix] = ()) -> Utilizat
 def pool_utilization(pool: Pool, known: Iterable[Block], reserved: Sequence[Prefix] = ()) -> Utilization:
     """The utilization of one pool; `known` may hold the blocks of other pools too."""
     inside = [block_utilization(block, reserved) for block in known if block.cidr.network_address in pool]
-    in_blocks = sum(
-        len(blocks.reserved_in(one.cidr, reserved)) for one in inside
-    )  # each block knows which of these are in use
+    # Each block knows which of these are in use.
+    in_blocks = sum(len(blocks.reserved_in(one.cidr, reserved)) for one in inside)
     return Utilization(
         pool.cidr,
         pool.cidr.num_addresses,

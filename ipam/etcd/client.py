@@ -204,16 +204,14 @@ class EtcdStore:
     async def _watch(self, prefix: str, position: WatchPosition) -> AsyncIterator[WatchEvent]:
         wait = FIRST_WAIT_SECONDS
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._calls.config.patience_seconds
+        patience = self._calls.config.patience_seconds
+        give_up_at = loop.time() + patience
         while True:
             try:
                 async with aclosing(self._watch_once(prefix, position)) as events:
                     async for event in events:
                         position.next_revision = max(position.next_revision, event.revision + 1)
-                        wait, give_up_at = (
-                            FIRST_WAIT_SECONDS,
-                            loop.time() + self._calls.config.patience_seconds,
-                        )
+                        wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
                         yield event
             except StoreUnavailable:
                 if self.channels.closed.is_set() or loop.time() > give_up_at:

@@ -68,12 +68,9 @@ class DryRunStore:
         if any(revision_of(present.get(guard.key)) != guard.revision for guard in guards):
             return GuardFailed({guard.key: present.get(guard.key) for guard in guards})
         self._revision += 1
-        for operation in operations:
-            self._written[operation.key] = (
-                Versioned(operation.key, operation.value, self._revision)
-                if isinstance(operation, Put)
-                else None
-            )
+        for one in operations:
+            written = Versioned(one.key, one.value, self._revision) if isinstance(one, Put) else None
+            self._written[one.key] = written
         return Committed(self._revision)
 
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:

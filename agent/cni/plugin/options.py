@@ -89,8 +89,7 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
     exact = _requested_addresses(config, arguments)
     if not (ipv4 or ipv6 or exact):
         raise _invalid("ipam: assign_ipv4 and assign_ipv6 are both off; a pod needs an address")
-    settings = _object(config, "container_settings", "container_settings")
-    forwarding = settings.get("allow_ip_forwarding")
+    forwarding = _object(config, "container_settings", "container_settings").get("allow_ip_forwarding")
     if forwarding is not None and not isinstance(forwarding, bool):
         raise _invalid("container_settings.allow_ip_forwarding: must be true or false")
     dual = ipv6 or any(address.version == 6 for address in exact)
