@@ -26,8 +26,7 @@ from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
-from bgp.session.open_parameters import local_parameters
-from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
+from bgp.session.session import Down, Event, LocalParameters, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.wire.capabilities import GracefulRestart
 from bgp.wire.families import UNICAST, Address, Family, number_of
 from bgp.wire.iana import Cease, Error
@@ -155,7 +154,7 @@ class Peer:
         if self._established is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
         self._connect_retry.stop()
-        ours = local_parameters(
+        ours = LocalParameters.configured(
             self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
         )
         self._sessions[connection] = Session(ours, self.config.asn, self._random, now)

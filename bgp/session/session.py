@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from ipaddress import IPv4Address
 
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session import fsm
 from bgp.session.fsm import Action, State, advance
 from bgp.session.notification_text import describe, describe_notification
-from bgp.session.timers import Timer, Timers, jittered
 from bgp.wire import messages
 from bgp.wire.attributes import Context
-from bgp.wire.capabilities import Capabilities, family_at, multiprotocol
+from bgp.wire.capabilities import Capabilities, GracefulRestart, family_at, multiprotocol
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT
@@ -33,6 +34,22 @@ SEND_HOLDS = 2
 KEEPALIVES_PER_HOLD = 3
 SHORTEST_KEEPALIVE_SECONDS = 1.0
 """No two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
+SHORTEST_JITTER = 0.75
+"""RFC 4271 section 10: a jittered timer runs 75 to 100 percent of its time."""
+
+
+class Timer(Enum):
+    """What a deadline of a session is for (RFC 4271 section 8.1.3)."""
+
+    HOLD = auto()
+    KEEPALIVE = auto()
+    SEND_HOLD = auto()
+    """The other end takes no bytes (RFC 9687)."""
+
+
+def jittered(seconds: float, random: Callable[[], float]) -> float:
+    """A time shortened at random; `random` answers from 0 to 1. Never for the hold timer, which must not end early."""
+    return seconds * (SHORTEST_JITTER + (1 - SHORTEST_JITTER) * random())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,34 @@ class LocalParameters:
     """The address of our end of the connection."""
     keepalive_seconds: float = 0
     """The most between our keepalives; 0: a third of the hold time."""
+
+    @classmethod
+    def configured(
+        cls, us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
+    ) -> LocalParameters:
+        """Our side of a new connection to a peer, as configured; `address` is our end's.
+
+        `restarting` sets the R bit. `was_up`: the peer had a session with this process, so its F bits are set: whatever
+        breaks a session of ours, the kernel goes on forwarding.
+        """
+        asn = peer.local_as or us.asn
+        restart = GracefulRestart(
+            us.restart_seconds if peer.restart_seconds is None else peer.restart_seconds,
+            restarting=restarting,
+            notification=True,
+            families=peer.families,
+            forwarding_preserved=peer.families if us.restarting or was_up else frozenset(),
+        )
+        offer = Capabilities(
+            families=peer.families,
+            four_octet_as=asn,
+            route_refresh=True,
+            enhanced_refresh=True,
+            add_path_receive=peer.families,
+            graceful_restart=restart,
+            extended_message=True,
+        )
+        return cls(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +168,8 @@ class Session:
         """Messages sent, by kind; `received` counts the others."""
         self._remote_as = remote_as
         self._random = random
-        self._timers = Timers()
+        self._deadlines: dict[Timer, float] = {}
+        """The timers that run, and when each expires."""
         self._decoder = Decoder(Context(four_octet_as=False, internal=self.internal))
         self._out = bytearray()
         self._events: list[Event] = []
@@ -146,7 +192,9 @@ class Session:
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due."""
-        for timer in self._timers.expired(now):
+        due = sorted((at, timer.value, timer) for timer, at in self._deadlines.items() if at <= now)
+        for *_, timer in due:
+            self._deadlines.pop(timer, None)
             if timer is Timer.KEEPALIVE:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
             else:
@@ -156,15 +204,15 @@ class Session:
 
     def extend_hold(self, now: float) -> None:
         """Octets of the peer wait to be read, so it is not silent: the hold timer starts anew."""
-        if self._timers.running(Timer.HOLD) and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
+        if Timer.HOLD in self._deadlines and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
             self._restart_hold(now)
 
     def blocked(self, now: float, *, is_full: bool) -> None:
         """The other end takes no more octets (`is_full`), or takes them again (RFC 9687)."""
         if is_full and self.hold_seconds:
-            self._timers.start(Timer.SEND_HOLD, SEND_HOLDS * self.hold_seconds, now)
+            self._deadlines[Timer.SEND_HOLD] = now + SEND_HOLDS * self.hold_seconds
         else:
-            self._timers.stop(Timer.SEND_HOLD)
+            self._deadlines.pop(Timer.SEND_HOLD, None)
 
     def send(self, message: Update | RouteRefresh) -> None:
         """Queue a message behind what is queued."""
@@ -209,7 +257,7 @@ class Session:
     @property
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
-        return self._timers.next_deadline
+        return min(self._deadlines.values(), default=None)
 
     @property
     def largest_message(self) -> int:
@@ -295,7 +343,7 @@ class Session:
         return self._closed(down)
 
     def _closed(self, down: Down) -> Down:
-        self._timers.stop_all()
+        self._deadlines.clear()
         return replace(down, soft=self.is_soft)
 
     # -- actions of the table -----------------------------------------------------------------------------------------
@@ -309,7 +357,7 @@ class Session:
     def _send_open(self, now: float) -> None:
         ours = self.local
         self._send(Open(ours.asn, ours.hold_seconds, ours.router_id, ours.offer))
-        self._timers.start(Timer.HOLD, OPEN_SENT_HOLD_SECONDS, now)
+        self._deadlines[Timer.HOLD] = now + OPEN_SENT_HOLD_SECONDS
 
     def _send_keepalive(self, now: float) -> None:
         self._send(Keepalive())
@@ -317,14 +365,14 @@ class Session:
             every = max(SHORTEST_KEEPALIVE_SECONDS, self.hold_seconds / KEEPALIVES_PER_HOLD)
             if self.local.keepalive_seconds:
                 every = min(every, max(SHORTEST_KEEPALIVE_SECONDS, self.local.keepalive_seconds))
-            self._timers.start(Timer.KEEPALIVE, jittered(every, self._random), now)
+            self._deadlines[Timer.KEEPALIVE] = now + jittered(every, self._random)
 
     def _restart_hold(self, now: float) -> None:
         # RFC 4271 section 4.2: zero on either side means no keepalives and no hold timer.
         if self.hold_seconds:
-            self._timers.start(Timer.HOLD, self.hold_seconds, now)
+            self._deadlines[Timer.HOLD] = now + self.hold_seconds
         else:
-            self._timers.stop(Timer.HOLD)
+            self._deadlines.pop(Timer.HOLD, None)
 
     def _deliver(self, message: Message | None) -> None:
         if isinstance(message, Update):
