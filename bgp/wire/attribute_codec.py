@@ -19,6 +19,7 @@ from bgp.wire.attributes import (
     Context,
     PathAttributes,
     Segment,
+    discard,
     pack_aggregator,
     pack_as_path,
     read_aggregator,
@@ -73,6 +74,8 @@ class _Block:
         if spec is not None:
             if flags & TRANSITIVE != spec.flags:
                 raise withdraw(f"{spec.code.name} has the wrong flags 0x{flags:02x}")
+            if spec.only_internal and not self.context.internal:
+                raise discard("")  # common, and nothing to log
             self.values[spec.field] = spec.decode(value, self.context)
         elif code in _RAW_FLAGS:
             self.raw[code] = value
