@@ -8,6 +8,7 @@ Does not know: sockets, tasks, clocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from functools import partial
 from typing import TypeVar
 
 from bgp.events import (
@@ -89,14 +90,10 @@ class Instance:
                 self._apply(peer, peer.deconfigure())
         for address, config in desired.items():
             if address not in self.peers:
-                peer = self.peers[address] = self._new_peer(config, now)
+                new_connection = partial(self._name_connection, config.address)
+                peer = Peer(config, self.config, self.deferral, new_connection, self._random, now)
+                self.peers[address] = peer
                 self._reindex(peer)
-
-    def _new_peer(self, config: PeerConfig, now: float) -> Peer:
-        def new_connection() -> Connection:
-            return self._name_connection(config.address)
-
-        return Peer(config, self.config, self.deferral, new_connection, self._random, now)
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """Originate these prefixes, and no others. Before the first call no peer gets an End-of-RIB."""
@@ -119,7 +116,7 @@ class Instance:
         for origination, some in changed_originations(before, desired).items():
             dirty |= dict.fromkeys(rib.put(some, origination.path()))
         blocks, self.blocks[family] = self.blocks[family], OwnBlocks(desired)
-        if blocks != self.blocks[family]:
+        if blocks.prefixes != self.blocks[family].prefixes:
             self._walks.add(self._walk_blocks(family, blocks))
 
     def graceful_shutdown(self, *, wanted: bool = True) -> None:

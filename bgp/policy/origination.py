@@ -76,23 +76,17 @@ class OwnBlocks:
     """The blocks that we originate, of one family."""
 
     def __init__(self, originated: Mapping[Nlri, Origination]) -> None:
-        self._blocks = frozenset(prefix for prefix, how in originated.items() if how.is_block)
-        self._lengths = sorted({prefix[0] for prefix in self._blocks})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OwnBlocks) and self._blocks == other._blocks
-
-    def __hash__(self) -> int:
-        return hash(self._blocks)
+        self.prefixes = frozenset(prefix for prefix, how in originated.items() if how.is_block)
+        self._lengths = sorted({prefix[0] for prefix in self.prefixes})
 
     def relation(self, prefix: Nlri) -> Own | None:
         """Whether a prefix is one of them, or lies inside of one."""
-        if prefix in self._blocks:
+        if prefix in self.prefixes:
             return Own.IS
         length = prefix[0]
         for shorter in self._lengths:
             if shorter >= length:
                 break
-            if truncated(prefix, shorter) in self._blocks:
+            if truncated(prefix, shorter) in self.prefixes:
                 return Own.INSIDE
         return None
