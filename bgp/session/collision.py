@@ -23,27 +23,6 @@ PATIENCE_SECONDS = 0.5
 from, so a connection that it opens was under way already."""
 
 
-class Collision:
-    """The collision of one peer's connections: whether there is one, and when it is decided here."""
-
-    def __init__(self) -> None:
-        self.deadline: float | None = None
-        """When to decide; None: there is nothing to decide."""
-
-    def begin(self, now: float) -> None:
-        """A second OPEN has come; a third one gives no longer time."""
-        if self.deadline is None:
-            self.deadline = now + PATIENCE_SECONDS
-
-    def end(self) -> None:
-        """The collision is decided."""
-        self.deadline = None
-
-    def is_due(self, now: float) -> bool:
-        """Whether the peer has had its time to decide."""
-        return self.deadline is not None and now >= self.deadline
-
-
 def confirmed(sessions: Mapping[Connection, Session], without: Connection | None = None) -> list[Connection]:
     """The connections that take part: those whose OPEN was accepted."""
     states = (State.OPEN_CONFIRM, State.ESTABLISHED)

@@ -22,11 +22,8 @@ def describe_notification(notification: Notification) -> str:
     if (code, subcode) == (Error.CEASE, Cease.HARD_RESET) and len(notification.data) >= 2:
         # RFC 8538 section 3: the reason is inside.
         inner = Notification(notification.data[0], notification.data[1], notification.data[2:])
-        return (
-            f"hard reset: {describe_notification(inner)}"
-            if inner.subcode != Cease.HARD_RESET
-            else "hard reset (6/9)"
-        )
+        is_nested = inner.subcode == Cease.HARD_RESET
+        return "hard reset (6/9)" if is_nested else f"hard reset: {describe_notification(inner)}"
     try:
         kind = Error(code)
     except ValueError:
@@ -39,7 +36,7 @@ def describe_notification(notification: Notification) -> str:
     return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
 
 
-_SECTIONS = {
+_SECTIONS: dict[int, str] = {
     Error.MESSAGE_HEADER: "RFC 4271 section 6.1",
     Error.OPEN_MESSAGE: "RFC 4271 section 6.2",
     Error.UPDATE_MESSAGE: "RFC 4271 section 6.3",
@@ -59,11 +56,8 @@ _OTHER_SECTIONS: dict[tuple[int, int], str] = {
 
 def where_defined(notification: Notification) -> str:
     """Where a code is defined; empty when we do not know it."""
-    code = notification.code, notification.subcode
-    if code in _OTHER_SECTIONS:
-        return _OTHER_SECTIONS[code]
-    known = notification.code in Error.__members__.values()
-    return _SECTIONS[Error(notification.code)] if known else ""
+    other = _OTHER_SECTIONS.get((notification.code, notification.subcode))
+    return _SECTIONS.get(notification.code, "") if other is None else other
 
 
 def shutdown_text(notification: Notification) -> str:

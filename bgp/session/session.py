@@ -98,8 +98,6 @@ class LocalParameters:
 class Opened:
     """The peer's OPEN was accepted: its BGP identifier is known, and a collision can be decided."""
 
-    message: Open
-
 
 @dataclass(frozen=True, slots=True)
 class Up:
@@ -415,7 +413,7 @@ class Session:
         if theirs.offer.extended_message and ours.extended_message:
             self._decoder.largest_message = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)
-        self._events.append(Opened(theirs))
+        self._events.append(Opened())
 
 
 _FSM_SUBCODES = {
