@@ -260,7 +260,7 @@ class Session:
     @property
     def largest_message(self) -> int:
         """How many octets an UPDATE may have (RFC 8654)."""
-        return self._decoder.largest_message
+        return self._decoder.framing.largest
 
     @property
     def enhanced_refresh(self) -> bool:
@@ -411,7 +411,7 @@ class Session:
         path_ids = families & theirs.offer.add_path_send & ours.add_path_receive
         self._decoder.context = Context(four, self.internal, families, path_ids)
         if theirs.offer.extended_message and ours.extended_message:
-            self._decoder.largest_message = LARGEST_EXTENDED
+            self._decoder.framing.largest = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)
         self._events.append(Opened())
 
