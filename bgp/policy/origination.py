@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from bgp.path import Path, Source
 from bgp.policy.policy import Own
+from bgp.wire import communities
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import parse_all
 from bgp.wire.families import Family, Prefix, family_of
 from bgp.wire.nlri import Nlri, pack, truncated
 
@@ -31,9 +31,10 @@ class Origination:
 
     @classmethod
     def with_communities(cls, texts: Iterable[str], local_pref: int | None = None) -> Origination:
-        """With communities as people write them. Raises ValueError."""
-        small, large = parse_all(texts)
-        return cls(small, large, local_pref)
+        """With communities as people write them, each once. Raises ValueError."""
+        found = list(dict.fromkeys(map(communities.parse, texts)))
+        small = tuple(one for one in found if isinstance(one, int))
+        return cls(small, tuple(one for one in found if isinstance(one, bytes)), local_pref)
 
     def path(self) -> Path:
         """The path that is a candidate of the decision process."""

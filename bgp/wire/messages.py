@@ -144,9 +144,8 @@ def _route_refresh(body: bytes) -> RouteRefresh:
 def _open(body: bytes) -> Open:
     version, asn, hold, router_id, length = struct.unpack_from("!BHH4sB", body)
     if version != VERSION:
-        raise NotificationError(
-            OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", struct.pack("!H", VERSION)
-        )
+        ours = struct.pack("!H", VERSION)
+        raise NotificationError(OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", ours)
     parameters = body[10:]
     extended = length != 0 and parameters[:1] == b"\xff"  # RFC 9072 section 2: whatever the length says
     if not extended and length != len(parameters):
