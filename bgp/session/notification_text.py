@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from bgp.session.fsm import Event
 from bgp.wire.iana import SUBCODES, Cease, Error, OpenError
 from bgp.wire.messages import Notification
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """The name of a code or an event as words."""
     return name.replace("_", " ").lower()
-
-
-def describe(event: Event) -> str:
-    """An event's name as words."""
-    return _words(event.name)
 
 
 def describe_notification(notification: Notification) -> str:
@@ -31,9 +26,9 @@ def describe_notification(notification: Notification) -> str:
     names = SUBCODES.get(kind)
     detail = ""
     if names is not None and subcode in names.__members__.values():
-        detail = f", {_words(names(subcode).name)}"
+        detail = f", {words(names(subcode).name)}"
     text = shutdown_text(notification)
-    return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
+    return f"{words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
 
 
 _SECTIONS: dict[int, str] = {

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session import fsm
 from bgp.session.fsm import Action, State, advance
-from bgp.session.notification_text import describe, describe_notification
+from bgp.session.notification_text import describe_notification, words
 from bgp.wire import messages
 from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities, GracefulRestart, family_at, multiprotocol
@@ -326,7 +326,7 @@ class Session:
                     error = Notification(Error.FINITE_STATE_MACHINE, _FSM_SUBCODES[before])
                     self._send(error)
                     self._events.append(
-                        self._closed(Down(f"{describe(event)} in state {before.value}", error))
+                        self._closed(Down(f"{words(event.name)} in state {before.value}", error))
                     )
                 case _:
                     pass  # what ends a session is `_end`'s
@@ -378,14 +378,11 @@ class Session:
             if message.beside is not None:
                 self._events.append(Received(message.beside))
         elif isinstance(message, RouteRefresh):
-            self._deliver_refresh(message)
-
-    def _deliver_refresh(self, message: RouteRefresh) -> None:
-        """What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313)."""
-        family = family_at(message.afi, message.safi)
-        kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
-        if family is not None and family in self.context.families and kind in Subtype.__members__.values():
-            self._events.append(Refresh(family, Subtype(kind)))
+            # What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313).
+            family = family_at(message.afi, message.safi)
+            kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
+            if family in self.context.families and kind in Subtype.__members__.values():
+                self._events.append(Refresh(family, Subtype(kind)))
 
     def _check(self, theirs: Open) -> None:
         """RFC 4271 section 6.2. Raises NotificationError."""
