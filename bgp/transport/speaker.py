@@ -146,18 +146,14 @@ class Speaker:
             self._running = False
             self.listening.clear()
             self._listeners.close()
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Drop every connection without a NOTIFICATION."""
-        for handle in (self._timer, self._next_step):
-            if handle is not None:
-                handle.cancel()
-        self._timer = self._next_step = None
-        for task in self._dialing.values():
-            task.cancel()
-        for tcp in list(self._connections.values()):
-            tcp.abort()
+            for handle in (self._timer, self._next_step):
+                if handle is not None:
+                    handle.cancel()
+            self._timer = self._next_step = None
+            for task in self._dialing.values():
+                task.cancel()
+            for tcp in list(self._connections.values()):
+                tcp.abort()  # without a NOTIFICATION
 
     def _schedule(self) -> None:
         """Take a step in this round of the loop, one for all that happens in it."""
