@@ -335,7 +335,7 @@ class Peer:
         if connection in self._beside_established and known is not None:
             if self._restart_of(self._sessions[known]) is None:
                 return self._lose(connection, now)
-            return self._drop(known, self._sessions[known].lost("the neighbour has connected anew"), now)
+            return self._drop(known, self._sessions[known].lost("the peer has connected anew"), now)
         if confirmed(self._sessions, without=connection) and self._collision_deadline is None:
             self._collision_deadline = now + PATIENCE_SECONDS  # a third OPEN gives no longer time
         return []
@@ -347,7 +347,7 @@ class Peer:
 
     def _lose(self, loser: Connection, now: float) -> list[Output]:
         cease = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
-        down = self._sessions[loser].close(cease, "another connection to this neighbour stays")
+        down = self._sessions[loser].close(cease, "another connection to this peer stays")
         return self._drop(loser, down, now)
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:

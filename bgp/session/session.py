@@ -4,7 +4,7 @@ Promises: never waits, opens or sleeps. The peer's mistakes become a NOTIFICATIO
 After `Down` nothing more comes out. Which action follows which event in which state is the table's (`fsm`); an action
 gets the message, the end or the time that it needs as its argument.
 Does not know: RIBs, other connections to the same peer, when to dial.
-RFC 4271 sections 6 and 8, 4486, 6286, 6608, 6793, 8538, 8654.
+RFC 4271 sections 6 and 8, 4486, 4724, 5492, 6286, 6608, 6793, 8538, 8654.
 """
 
 from __future__ import annotations
