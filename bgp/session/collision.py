@@ -6,8 +6,8 @@ Does not know: what is sent, whose paths go.
 Where it differs from the RFC, on purpose: it has each side decide when the second OPEN arrives, but the two see the
 first connection in different states at that moment. BIRD, which has just established it, closes the second; we, who
 still wait for its KEEPALIVE, close the first by the identifiers: both are gone, and a BIRD that restarts gives its
-graceful restart up (seen in 3 of 1,497 restarts). So the peer's decision is waited for (`PATIENCE_SECONDS`), and then ours is made of
-what is left: both sides know both connections by then, so they choose alike.
+graceful restart up (seen in 3 of 1,497 restarts). So the peer's decision is waited for (`PATIENCE_SECONDS`),
+and then ours is made of what is left: both sides know both connections by then, so they choose alike.
 """
 
 from __future__ import annotations
