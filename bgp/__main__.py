@@ -51,12 +51,10 @@ class Events:
         print(line, flush=True)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Something changed."""
+        """Something changed, or (`warning`) was tolerated or is tried again."""
         self.emit(event.removeprefix("bgp."), **fields)
 
-    def warning(self, event: str, **fields: Any) -> None:
-        """Something was tolerated or is tried again."""
-        self.emit(event.removeprefix("bgp."), **fields)
+    warning = info
 
 
 class Standalone:
@@ -65,7 +63,7 @@ class Standalone:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._events = Events(settings.form)
+        self._events = Events(settings.output)
         self._speaker = Speaker(settings.speaker, SystemClock(), self._changed, self._events)
         self._was_converged = False
         self._ending = asyncio.Event()
@@ -82,10 +80,9 @@ class Standalone:
             route = self._speaker.learned.get(prefix)
             if route is None:
                 self._events.emit("gone", prefix=prefix)
-            else:
-                self._events.emit(
-                    "path", prefix=prefix, next_hop=route.next_hop, peer=route.peer, stale=route.stale
-                )
+                continue
+            fields = {"next_hop": route.next_hop, "peer": route.peer, "stale": route.stale}
+            self._events.emit("path", prefix=prefix, **fields)
         if self._speaker.converged and not self._was_converged:
             self._was_converged = True
             self._events.emit("converged", prefixes=len(self._speaker.learned))
@@ -111,22 +108,20 @@ class Standalone:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._apply_settings()
         running = loop.create_task(self._speaker.run())
-        listening, ending = (
-            loop.create_task(self._speaker.listening.wait()),
-            loop.create_task(self._ending.wait()),
-        )
+        listening = loop.create_task(self._speaker.listening.wait())
+        ending = loop.create_task(self._ending.wait())
         await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             own = self._settings.speaker
             self._events.emit("listening", addresses=[str(one) for one in own.addresses], port=own.port)
         await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done() and self._settings.leaving is Leaving.DRAIN:
-            self._speaker.shutdown(self._settings.text)
+        if not running.done() and self._settings.on_sigterm is Leaving.DRAIN:
+            self._speaker.shutdown(self._settings.drain_text)
         for task in (running, listening, ending):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await running  # raises ListenFailed
-        self._events.emit("stopped", how=self._settings.leaving.value)
+        self._events.emit("stopped", how=self._settings.on_sigterm.value)
 
 
 def main() -> None:

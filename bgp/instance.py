@@ -7,7 +7,9 @@ Does not know: sockets, tasks, clocks.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from functools import partial
 from typing import TypeVar
 
 from bgp.events import (
@@ -31,7 +33,7 @@ from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
 from bgp.rib.loc_rib import LocRib
-from bgp.rib_walks import SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
+from bgp.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
@@ -56,7 +58,9 @@ class Instance:
         self.deferral = RestartDeferral(config.deferral_seconds, is_restart=config.restarting, now=now)
         self._random = random
         self._graceful_shutdown = self._reflects = False
-        self._originated: dict[Family, dict[Nlri, Origination]] | None = None
+        self._originated: dict[Family, dict[Nlri, Origination]] = {family: {} for family in Family}
+        self._has_announced = False
+        """Whether we know what to originate; before, no End-of-RIB may be sent."""
         self._connections: dict[Connection, Address] = {}
         self._last_connection = 0
         self._dirty: Changed = {family: {} for family in Family}
@@ -64,7 +68,8 @@ class Instance:
         self._stale_changed: Changed = {family: {} for family in Family}
         """Prefixes of which a path became stale or fresh: nothing to advertise, but `flush` reports them."""
         self._actions: list[tuple[Address, ShellAction]] = []
-        self._walks = RibWalks()
+        self._walks: deque[RibWalk] = deque()
+        """Walks under way; the first slice of a new one comes in a later `flush`."""
         self._index = PeerIndex()
 
     # -- configuration ------------------------------------------------------------------------------------------------
@@ -89,23 +94,18 @@ class Instance:
                 self._apply(peer, peer.deconfigure())
         for address, config in desired.items():
             if address not in self.peers:
-                peer = self.peers[address] = self._new_peer(config, now)
+                new_connection = partial(self._name_connection, config.address)
+                peer = Peer(config, self.config, self.deferral, new_connection, self._random, now)
+                self.peers[address] = peer
                 self._reindex(peer)
-
-    def _new_peer(self, config: PeerConfig, now: float) -> Peer:
-        def new_connection() -> Connection:
-            return self._name_connection(config.address)
-
-        return Peer(config, self.config, self.deferral, new_connection, self._random, now)
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """Originate these prefixes, and no others. Before the first call no peer gets an End-of-RIB."""
-        first, before = self._originated is None, self._originated or {family: {} for family in Family}
-        desired = by_family(prefixes)
+        before, self._originated = self._originated, by_family(prefixes)
         for family in Family:
-            self._originate(family, before[family], desired[family])
-        self._originated = desired
-        if first:
+            self._originate(family, before[family], self._originated[family])
+        if not self._has_announced:
+            self._has_announced = True
             for peer in self.peers.values():
                 for out in peer.adj_ribs_out.values():
                     out.end_of_rib()
@@ -119,8 +119,8 @@ class Instance:
         for origination, some in changed_originations(before, desired).items():
             dirty |= dict.fromkeys(rib.put(some, origination.path()))
         blocks, self.blocks[family] = self.blocks[family], OwnBlocks(desired)
-        if blocks != self.blocks[family]:
-            self._walks.add(self._walk_blocks(family, blocks))
+        if blocks.prefixes != self.blocks[family].prefixes:
+            self._walks.append(self._walk_blocks(family, blocks))
 
     def graceful_shutdown(self, *, wanted: bool = True) -> None:
         """Advertise what has us as next hop as the last resort, or (not `wanted`) as usual again (RFC 8326)."""
@@ -141,7 +141,7 @@ class Instance:
             changed = unreachable ^ rib.unreachable
             rib.unreachable = unreachable
             if changed & rib.next_hops:
-                self._walks.add(self._walk_nexthops(family, changed))
+                self._walks.append(self._walk_nexthops(family, changed))
 
     @property
     def next_hops(self) -> frozenset[Address]:
@@ -208,7 +208,7 @@ class Instance:
         Of a great change it is a part; the rest comes with the next calls, as long as `is_busy`.
         """
         most = slice_size(len(self.peers))
-        self._walks.run(most)
+        run_walks(self._walks, most)
         changed: Changed = {}
         for family in Family:
             dirty = take_first(self._dirty[family], most)
@@ -281,16 +281,16 @@ class Instance:
                     self._dirty[family] |= dict.fromkeys(self.ribs[family].put(prefixes, path))
                 case Withdrawn(prefixes, family, path_id):
                     if len(prefixes) > SLICE_PREFIXES:
-                        self._walks.add(self._walk_withdrawn(peer.config.address, output))
+                        self._walks.append(self._walk_withdrawn(peer.config.address, output))
                     else:
                         self._dirty[family] |= dict.fromkeys(self.ribs[family].drop(prefixes, key, path_id))
                 case ReapplyImportPolicy(family):
-                    self._walks.add(self._walk_import(peer, family))
+                    self._walks.append(self._walk_import(peer, family))
                 case StaleChanged(prefixes, family):
                     self._stale_changed[family] |= dict.fromkeys(prefixes)
                 case Established():
                     self._advertise_all(peer)
-                    if self._originated is not None:
+                    if self._has_announced:
                         for out in peer.adj_ribs_out.values():
                             out.end_of_rib()
                 case _:
@@ -313,12 +313,11 @@ class Instance:
     def _advertise_all(self, peer: Peer) -> None:
         for family, out in peer.adj_ribs_out.items():
             out.pending_walks += 1
-            self._walks.add(self._walk_advertise(peer, family, out))
+            self._walks.append(self._walk_advertise(peer, family, out))
 
     def _walk_advertise(self, peer: Peer, family: Family, out: AdjRibOut) -> RibWalk:
         """Advertise the whole Loc-RIB to one peer, our own prefixes first; End-of-RIB waits for it."""
-        own = self._originated[family] if self._originated is not None else {}
-        rib = self.ribs[family]
+        own, rib = self._originated[family], self.ribs[family]
         others = rib.ebgp_prefixes | set(out) if peer.is_internal and not self._reflects else rib.prefixes
         many = [*own, *(prefix for prefix in others if prefix not in own)]
         for some in slices(many):
@@ -370,7 +369,7 @@ class Instance:
     # -- what each peer is advertised ---------------------------------------------------------------------------------
 
     def _export(self, family: Family, dirty: Set[Nlri]) -> None:
-        own = self._originated[family] if self._originated is not None else {}
+        own = self._originated[family]
         of_internal: Set[Nlri] | None = None
         for peer in self.peers.values():
             out = peer.adj_ribs_out.get(family)

@@ -22,12 +22,11 @@ from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget, exporter, own_next_hop
 from bgp.rib.graceful_restart import RestartDeferral, wait_until
 from bgp.rib.loc_rib import LocRib
-from bgp.session.collision import PATIENCE_SECONDS, Collision, confirmed, losers
+from bgp.session.collision import PATIENCE_SECONDS, confirmed, losers
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
-from bgp.session.open_parameters import local_parameters
-from bgp.session.session import Down, Event, Opened, Received, Refresh, Session, Up, is_hard
+from bgp.session.session import Down, Event, LocalParameters, Opened, Received, Refresh, Session, Up, is_hard
 from bgp.wire.capabilities import GracefulRestart
 from bgp.wire.families import UNICAST, Address, Family, number_of
 from bgp.wire.iana import Cease, Error
@@ -72,9 +71,11 @@ class Peer:
         self._outgoing: set[Connection] = set()
         self._beside_established: set[Connection] = set()
         """Connections that came in while another was established."""
-        self._collision = Collision()
+        self._collision_deadline: float | None = None
+        """When a collision of its connections is decided here; None: there is nothing to decide."""
         self._connect_retry = ConnectRetry(random, now, passive=config.passive)
-        self._established: Connection | None = None
+        self.connection: Connection | None = None
+        """The connection of the established session."""
         self._source: Source | None = None
         """What the paths of the established session come from."""
         self._up_at = now
@@ -99,12 +100,7 @@ class Peer:
     @property
     def session(self) -> Session | None:
         """The established session."""
-        return self._sessions.get(self._established) if self._established is not None else None
-
-    @property
-    def connection(self) -> Connection | None:
-        """The connection of the established session."""
-        return self._established
+        return self._sessions.get(self.connection) if self.connection is not None else None
 
     @property
     def is_waiting(self) -> bool:
@@ -116,7 +112,7 @@ class Peer:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
         times += [rib.deadline for rib in self.adj_ribs_in.values()]
-        times += [self._connect_retry.deadline, self._collision.deadline]
+        times += [self._connect_retry.deadline, self._collision_deadline]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -147,15 +143,15 @@ class Peer:
         for known in list(self._sessions):
             same_way = (known in self._outgoing) == outgoing
             # A peer that still has its first connection opens no second one.
-            if same_way and known != self._established:
+            if same_way and known != self.connection:
                 outputs += self._drop(
                     known, self._sessions[known].lost("replaced by a newer connection"), now
                 )
-        is_fresh = self._established in self._outgoing and now - self._up_at < PATIENCE_SECONDS
-        if self._established is not None and not outgoing and not is_fresh:
+        is_fresh = self.connection in self._outgoing and now - self._up_at < PATIENCE_SECONDS
+        if self.connection is not None and not outgoing and not is_fresh:
             self._beside_established.add(connection)
         self._connect_retry.stop()
-        ours = local_parameters(
+        ours = LocalParameters.configured(
             self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
         )
         self._sessions[connection] = Session(ours, self.config.asn, self._random, now)
@@ -189,7 +185,7 @@ class Peer:
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
             outputs += self._events(connection, session.handle_timer(now), now)
-        if self._collision.is_due(now):
+        if self._collision_deadline is not None and now >= self._collision_deadline:
             outputs += self._decide_collision(now)
         if (late := self._connect_retry.timed_out(now)) is not None:
             outputs.append(Close(late))
@@ -285,7 +281,7 @@ class Peer:
             outputs += [*self._flush(connection), Close(connection)]
         outputs += self._connect_retry.cancel()
         self._sessions.clear()
-        self._established, self.adj_ribs_out = None, {}
+        self.connection, self.adj_ribs_out = None, {}
         for rib in self.adj_ribs_in.values():
             outputs += rib.clear()
         return outputs
@@ -335,23 +331,23 @@ class Peer:
 
     def _opened(self, connection: Connection, now: float) -> list[Output]:
         """Beside an established session a newcomer means a restarted peer (RFC 4724 section 5), or is refused."""
-        known = self._established
+        known = self.connection
         if connection in self._beside_established and known is not None:
             if self._restart_of(self._sessions[known]) is None:
                 return self._lose(connection, now)
-            return self._drop(known, self._sessions[known].lost("the neighbour has connected anew"), now)
-        if confirmed(self._sessions, without=connection):
-            self._collision.begin(now)
+            return self._drop(known, self._sessions[known].lost("the peer has connected anew"), now)
+        if confirmed(self._sessions, without=connection) and self._collision_deadline is None:
+            self._collision_deadline = now + PATIENCE_SECONDS  # a third OPEN gives no longer time
         return []
 
     def _decide_collision(self, now: float) -> list[Output]:
-        self._collision.end()
+        self._collision_deadline = None
         lost = losers(self._sessions, self._outgoing, int(self._us.router_id))
         return [output for connection in lost for output in self._lose(connection, now)]
 
     def _lose(self, loser: Connection, now: float) -> list[Output]:
         cease = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
-        down = self._sessions[loser].close(cease, "another connection to this neighbour stays")
+        down = self._sessions[loser].close(cease, "another connection to this peer stays")
         return self._drop(loser, down, now)
 
     def _restart_of(self, session: Session) -> GracefulRestart | None:
@@ -362,13 +358,13 @@ class Peer:
         return restart if restart.families & session.context.families else None
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
-        outputs = self._decide_collision(now) if self._established is not None else []
+        outputs = self._decide_collision(now) if self.connection is not None else []
         session = self._sessions.get(connection)
         if session is None or session.peer is None:
             return outputs  # it lost a collision, now or a moment ago
         outputs += self._connect_retry.cancel()
         self.sessions += 1
-        self._established, self._up_at, self._was_up, self.last_error = connection, now, True, ""
+        self.connection, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         config = self.config
         self._source = Source(
             number_of(config.address),
@@ -393,7 +389,7 @@ class Peer:
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
         """ROUTE-REFRESH: the peer's request, or its BoRR and EoRR (RFC 2918, RFC 7313 section 4)."""
         session, rib = self._sessions.get(connection), self.adj_ribs_in[family]
-        if session is None or connection != self._established:
+        if session is None or connection != self.connection:
             return []
         match kind:
             case Subtype.REQUEST:
@@ -427,8 +423,8 @@ class Peer:
             return []
         self._outgoing.discard(connection)
         self._beside_established.discard(connection)
-        if connection == self._established:
-            self._established, self.adj_ribs_out = None, {}
+        if connection == self.connection:
+            self.connection, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
             retained = restart.families & session.context.families if restart else frozenset()
             for family, rib in self.adj_ribs_in.items():

@@ -31,24 +31,23 @@ class NextHopMode(Enum):
     KEEP = "Keep"
 
 
-def _check_number(what: str, number: float, most: int) -> None:
-    if not 0 <= number <= most:
-        raise ValueError(f"{what} {number}: must be 0 to {most}")
+_BOUNDS = {
+    "asn": ("AS number", 1, LARGEST_AS, " (RFC 7607 forbids 0)"),
+    "local_as": ("AS number", 1, LARGEST_AS, " (RFC 7607 forbids 0)"),
+    "port": ("port", 1, 65535, ""),
+    "ttl_security_hops": ("TTL security hops", 0, MOST_HOPS, ""),
+    "allowed_local_as": ("allowed local AS numbers", 0, MOST_LOCAL_AS, ""),
+    "keepalive_seconds": ("keepalive time", 0, 0xFFFF, ""),
+    "restart_seconds": ("restart time", 0, LONGEST_RESTART_SECONDS, " seconds"),
+}
+"""Field -> what it is called, its least and greatest value, and what the sentence adds. None is always allowed."""
 
 
-def _check_as(asn: int) -> None:
-    if not 0 < asn <= LARGEST_AS:
-        raise ValueError(f"AS number {asn}: must be 1 to {LARGEST_AS} (RFC 7607 forbids 0)")
-
-
-def _check_port(port: int) -> None:
-    if not 0 < port <= 65535:
-        raise ValueError(f"port {port}: must be 1 to 65535")
-
-
-def _check_restart(seconds: int) -> None:
-    if not 0 <= seconds <= LONGEST_RESTART_SECONDS:
-        raise ValueError(f"restart time {seconds}: must be 0 to {LONGEST_RESTART_SECONDS} seconds")
+def _check_bounds(config: PeerConfig | SpeakerConfig) -> None:
+    for field_name, (what, least, most, behind) in _BOUNDS.items():
+        number = getattr(config, field_name, None)
+        if number is not None and not least <= number <= most:
+            raise ValueError(f"{what} {number}: must be {least} to {most}{behind}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +92,9 @@ class PeerConfig:
         return self.asn == (self.local_as or us.asn)
 
     def __post_init__(self) -> None:
-        _check_as(self.asn)
-        if self.local_as is not None:
-            _check_as(self.local_as)
-        _check_port(self.port)
+        _check_bounds(self)
         if len(self.password.encode()) > LONGEST_PASSWORD:
             raise ValueError(f"password: must be at most {LONGEST_PASSWORD} octets (TCP MD5)")
-        _check_number("TTL security hops", self.ttl_security_hops, MOST_HOPS)
-        _check_number("allowed local AS numbers", self.allowed_local_as, MOST_LOCAL_AS)
-        _check_number("keepalive time", self.keepalive_seconds, 0xFFFF)
-        if self.restart_seconds is not None:
-            _check_restart(self.restart_seconds)
         if self.hold_seconds and self.hold_seconds < SHORTEST_HOLD_SECONDS:
             raise ValueError(
                 f"hold time {self.hold_seconds}: must be 0 or at least {SHORTEST_HOLD_SECONDS} seconds"
@@ -167,15 +158,10 @@ class SpeakerConfig:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Our own: listened on, and advertised as next hops where a session's own address is of the other family."""
-        return (
-            (self.listen_address,)
-            if self.second_address is None
-            else (self.listen_address, self.second_address)
-        )
+        second = () if self.second_address is None else (self.second_address,)
+        return (self.listen_address, *second)
 
     def __post_init__(self) -> None:
-        _check_as(self.asn)
-        _check_port(self.port)
+        _check_bounds(self)
         if int(self.router_id) == 0:
             raise ValueError("router id 0.0.0.0 is not allowed (RFC 6286)")
-        _check_restart(self.restart_seconds)

@@ -5,7 +5,6 @@ Promises: values only, made from the peer as it is now. Does not know: time, soc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address
@@ -79,7 +78,7 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         received=sum(len(rib.pre_policy) for rib in peer.adj_ribs_in.values()),
         announced=sum(map(len, peer.adj_ribs_out.values())),
         last_error=peer.last_error,
-        restarting=any(rib.has_stale for rib in peer.adj_ribs_in.values()),
+        restarting=any(rib.stale for rib in peer.adj_ribs_in.values()),
         hold_seconds=session.hold_seconds if session is not None else 0,
         router_id=theirs.router_id if theirs is not None else None,
         offered=session.local.offer if session is not None else None,
@@ -87,13 +86,9 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         agreed=agreed(session) if session is not None else (),
         last_notification=_error(peer.last_down) if peer.last_down is not None else None,
         sessions=peer.sessions,
-        messages_sent=_counted(session.sent) if session is not None else (),
-        messages_received=_counted(session.received) if session is not None else (),
+        messages_sent=tuple(sorted(session.sent.items())) if session is not None else (),
+        messages_received=tuple(sorted(session.received.items())) if session is not None else (),
     )
-
-
-def _counted(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items()))
 
 
 def _error(down: Down) -> ErrorStatus | None:

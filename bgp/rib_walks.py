@@ -23,27 +23,14 @@ RibWalk = Iterator[int]
 _One = TypeVar("_One")
 
 
-class RibWalks:
-    """The walks under way."""
-
-    def __init__(self) -> None:
-        self._queue: deque[RibWalk] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._queue)
-
-    def add(self, walk: RibWalk) -> None:
-        """Begin a walk; its first slice comes in a later `run`."""
-        self._queue.append(walk)
-
-    def run(self, room: int) -> None:
-        """Slice by slice, one walk after the other, until `room` prefixes are done."""
-        while self._queue and room > 0:
-            walk = self._queue.popleft()
-            done = next(walk, None)
-            if done is not None:
-                room -= max(1, done)
-                self._queue.append(walk)
+def run_walks(walks: deque[RibWalk], room: int) -> None:
+    """Take the walks under way, slice by slice, one after the other, until `room` prefixes are done."""
+    while walks and room > 0:
+        walk = walks.popleft()
+        done = next(walk, None)
+        if done is not None:
+            room -= max(1, done)
+            walks.append(walk)
 
 
 def slice_size(peers: int) -> int:

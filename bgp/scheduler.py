@@ -119,9 +119,6 @@ class ReceiveQueue:
     def __bool__(self) -> bool:
         return bool(self._unread)
 
-    def __contains__(self, connection: Connection) -> bool:
-        return connection in self._unread
-
     def put(self, connection: Connection, data: bytes) -> None:
         """Octets arrived."""
         self._unread.setdefault(connection, _Unread()).data += data

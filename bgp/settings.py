@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -53,9 +53,9 @@ class Settings:
     speaker: SpeakerConfig
     peers: Mapping[Address, PeerConfig]
     originations: Mapping[Prefix, Origination]
-    form: Form = Form.JSON
-    leaving: Leaving = Leaving.DRAIN
-    text: str = ""
+    output: Form = Form.JSON
+    on_sigterm: Leaving = Leaving.DRAIN
+    drain_text: str = ""
     """What the peers' operators read after a drain (RFC 9003)."""
 
 
@@ -88,65 +88,67 @@ def _prefix(value: Any) -> Prefix:
     return ip_network(_text(value))
 
 
-def _one_of(kind: type[Enum]) -> Read:
-    def read(value: Any) -> Enum:
-        for one in kind:
-            if one.value == value:
-                return one
-        raise ValueError(f"must be one of {', '.join(str(one.value) for one in kind)}, not {value!r}")
+def _one_of(choices: Mapping[str, Any]) -> Read:
+    def read(value: Any) -> Any:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}")
+        return choices[value]
 
     return read
 
 
+def _values(kind: type[Enum]) -> Read:
+    return _one_of({one.value: one for one in kind})
+
+
+_family = _one_of({"ipv4": Family.IPV4, "ipv6": Family.IPV6})
+
+
 def _families(value: Any) -> frozenset[Family]:
-    known = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
-    wrong = [one for one in _list(value) if one not in known]
-    if wrong:
-        raise ValueError(f"must be of ipv4, ipv6; not {wrong[0]!r}")
-    return frozenset(known[one] for one in value)
+    return frozenset(map(_family, _list(value)))
 
 
-SPEAKER_KEYS: dict[str, tuple[str, Read]] = {
-    "as": ("asn", _number),
-    "router_id": ("router_id", _router_id),
-    "listen": ("listen_address", _address),
-    "listen_second": ("second_address", _address),
-    "port": ("port", _number),
-    "restart_seconds": ("restart_seconds", _number),
-    "restarting": ("restarting", _flag),
-    "cluster_id": ("cluster_id", _router_id),
+SPEAKER_KEYS: dict[str, Read] = {
+    "as": _number,
+    "router_id": _router_id,
+    "listen": _address,
+    "listen_second": _address,
+    "port": _number,
+    "restart_seconds": _number,
+    "restarting": _flag,
+    "cluster_id": _router_id,
 }
-PEER_KEYS: dict[str, tuple[str, Read]] = {
-    "address": ("address", _address),
-    "as": ("asn", _number),
-    "families": ("families", _families),
-    "local_address": ("local_address", _address),
-    "next_hop_mode": ("next_hop_mode", _one_of(NextHopMode)),
-    **{name: (name, _flag) for name in ("passive", "route_reflector_client")},
-    **{name: (name, _text) for name in ("description", "password")},
-    **{
-        name: (name, _number)
-        for name in (
-            *("port", "hold_seconds", "keepalive_seconds", "maximum_prefixes", "ttl_security_hops"),
-            *("local_as", "allowed_local_as", "restart_seconds"),
-        )
-    },
+PEER_KEYS: dict[str, Read] = {
+    "address": _address,
+    "as": _number,
+    "port": _number,
+    "passive": _flag,
+    "hold_seconds": _number,
+    "keepalive_seconds": _number,
+    "local_address": _address,
+    "description": _text,
+    "route_reflector_client": _flag,
+    "maximum_prefixes": _number,
+    "password": _text,
+    "ttl_security_hops": _number,
+    "local_as": _number,
+    "allowed_local_as": _number,
+    "next_hop_mode": _values(NextHopMode),
+    "restart_seconds": _number,
+    "families": _families,
 }
-OUTPUT_KEYS: dict[str, tuple[str, Read]] = {
-    "output": ("form", _one_of(Form)),
-    "on_sigterm": ("leaving", _one_of(Leaving)),
-    "drain_text": ("text", _text),
-}
+OUTPUT_KEYS: dict[str, Read] = {"output": _values(Form), "on_sigterm": _values(Leaving), "drain_text": _text}
 ORIGINATE_KEYS = ("prefixes", "communities", "local_pref")
+FIELDS = {"as": "asn", "listen": "listen_address", "listen_second": "second_address"}
+"""Key -> the configuration's field, where that has another name."""
 
 
-def _fields(table: Mapping[str, Any], known: Mapping[str, tuple[str, Read]], where: str) -> dict[str, Any]:
+def _fields(table: Mapping[str, Any], known: Mapping[str, Read], where: str) -> dict[str, Any]:
     """The arguments that the keys of a table stand for. Raises BadSettings."""
     found = {}
     for key in table.keys() & known.keys():
-        name, read = known[key]
         try:
-            found[name] = read(table[key])
+            found[FIELDS.get(key, key)] = known[key](table[key])
         except ValueError as error:
             raise BadSettings(f"{where}{key}: {error}") from error
     return found
@@ -162,9 +164,9 @@ def _check_keys(table: Any, known: Collection[str], where: str) -> None:
         raise BadSettings(f"{where}{key}: there is no such key; {hint}")
 
 
-def _made(make: Callable[..., _Made], fields: dict[str, Any], needed: Mapping[str, str], where: str) -> _Made:
-    for key, name in needed.items():
-        if name not in fields:
+def _made(make: Callable[..., _Made], fields: dict[str, Any], needed: Iterable[str], where: str) -> _Made:
+    for key in needed:
+        if FIELDS.get(key, key) not in fields:
             raise BadSettings(f"{where}{key}: is missing")
     try:
         return make(**fields)
@@ -183,7 +185,7 @@ def _peers(tables: Any, own: SpeakerConfig) -> dict[Address, PeerConfig]:
         for local in own.addresses:
             if "address" in fields and local.version == fields["address"].version and int(local):
                 fields.setdefault("local_address", local)
-        peer = _made(PeerConfig, fields, {"address": "address", "as": "asn"}, where)
+        peer = _made(PeerConfig, fields, ("address", "as"), where)
         if peer.address in found:
             raise BadSettings(f"{where}address: {peer.address} is there twice")
         found[peer.address] = peer
@@ -219,11 +221,7 @@ def settings_of(text: str) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"not TOML: {error}") from error
     _check_keys(whole, [*SPEAKER_KEYS, *OUTPUT_KEYS, "announce", "originate", "peer"], "")
-    needed = {"as": "asn", "router_id": "router_id", "listen": "listen_address"}
+    needed = ("as", "router_id", "listen")
     speaker = _made(SpeakerConfig, _fields(whole, SPEAKER_KEYS, ""), needed, "")
-    return Settings(
-        speaker,
-        _peers(whole.get("peer", []), speaker),
-        _originations(whole),
-        **_fields(whole, OUTPUT_KEYS, ""),
-    )
+    peers = _peers(whole.get("peer", []), speaker)
+    return Settings(speaker, peers, _originations(whole), **_fields(whole, OUTPUT_KEYS, ""))

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from bgp.path import Path, Source
 from bgp.policy.policy import Own
+from bgp.wire import communities
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.communities import parse_all
 from bgp.wire.families import Family, Prefix, family_of
 from bgp.wire.nlri import Nlri, pack, truncated
 
@@ -31,9 +31,10 @@ class Origination:
 
     @classmethod
     def with_communities(cls, texts: Iterable[str], local_pref: int | None = None) -> Origination:
-        """With communities as people write them. Raises ValueError."""
-        small, large = parse_all(texts)
-        return cls(small, large, local_pref)
+        """With communities as people write them, each once. Raises ValueError."""
+        found = list(dict.fromkeys(map(communities.parse, texts)))
+        small = tuple(one for one in found if isinstance(one, int))
+        return cls(small, tuple(one for one in found if isinstance(one, bytes)), local_pref)
 
     def path(self) -> Path:
         """The path that is a candidate of the decision process."""
@@ -76,23 +77,17 @@ class OwnBlocks:
     """The blocks that we originate, of one family."""
 
     def __init__(self, originated: Mapping[Nlri, Origination]) -> None:
-        self._blocks = frozenset(prefix for prefix, how in originated.items() if how.is_block)
-        self._lengths = sorted({prefix[0] for prefix in self._blocks})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OwnBlocks) and self._blocks == other._blocks
-
-    def __hash__(self) -> int:
-        return hash(self._blocks)
+        self.prefixes = frozenset(prefix for prefix, how in originated.items() if how.is_block)
+        self._lengths = sorted({prefix[0] for prefix in self.prefixes})
 
     def relation(self, prefix: Nlri) -> Own | None:
         """Whether a prefix is one of them, or lies inside of one."""
-        if prefix in self._blocks:
+        if prefix in self.prefixes:
             return Own.IS
         length = prefix[0]
         for shorter in self._lengths:
             if shorter >= length:
                 break
-            if truncated(prefix, shorter) in self._blocks:
+            if truncated(prefix, shorter) in self.prefixes:
                 return Own.INSIDE
         return None

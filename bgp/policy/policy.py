@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, Prefix, family_of
@@ -201,13 +202,10 @@ def apply_operation(attributes: PathAttributes, operation: Operation) -> PathAtt
 
 
 def _tagged(attributes: PathAttributes, community: int | bytes) -> PathAttributes:
-    if isinstance(community, bytes):
-        known = attributes.large_communities
-        return (
-            attributes if community in known else replace(attributes, large_communities=(*known, community))
-        )
-    small = attributes.communities
-    return attributes if community in small else replace(attributes, communities=(*small, community))
+    field = "large_communities" if isinstance(community, bytes) else "communities"
+    known = getattr(attributes, field)
+    changes: dict[str, Any] = {field: (*known, community)}
+    return attributes if community in known else replace(attributes, **changes)
 
 
 def priority_of(attributes: PathAttributes) -> int:
@@ -243,6 +241,8 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
     number, shift = int(match.prefix.network_address) >> (bits - own), bits - own
     least = own if match.least_length is None else max(own, match.least_length)
     most = bits if match.most_length is None else match.most_length
+    if match.operator in (Operator.EQUAL, Operator.NOT_EQUAL):
+        most = min(most, own)  # inside of a prefix, and no longer than it
     size = bits // 8
 
     def inside(candidate: Candidate, _: PathAttributes) -> bool:
@@ -251,18 +251,9 @@ def _prefix_test(match: PrefixMatch, family: Family) -> Test:
             return False
         return int.from_bytes(candidate.prefix[1:].ljust(size, b"\0"), "big") >> shift == number
 
-    def equal(candidate: Candidate, attributes: PathAttributes) -> bool:
-        return candidate.prefix[0] == own and inside(candidate, attributes)
-
-    match match.operator:
-        case Operator.IN:
-            return inside
-        case Operator.NOT_IN:
-            return lambda candidate, attributes: not inside(candidate, attributes)
-        case Operator.EQUAL:
-            return equal
-        case Operator.NOT_EQUAL:
-            return lambda candidate, attributes: not equal(candidate, attributes)
+    if match.operator in (Operator.NOT_IN, Operator.NOT_EQUAL):
+        return lambda candidate, attributes: not inside(candidate, attributes)
+    return inside
 
 
 def _interface_test(match: InterfaceMatch, family: Family) -> Test:

@@ -1,4 +1,4 @@
-"""Adj-RIB-In: what one peer announced of one family, what of it is rejected, and what is stale.
+"""Adj-RIB-In: what one peer announced of one family, what ingress checks and policy reject of it, and what is stale.
 
 Promises: pure; every path that was announced and not withdrawn is stored as it was before policy, rejected ones too, so
 that it can be shown and policy can be applied again without a ROUTE-REFRESH. Answers say what the Loc-RIB takes or
@@ -15,11 +15,11 @@ from dataclasses import replace
 from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.policy.policy import Candidate, CompiledPolicy, compiled
+from bgp.policy.policy import Candidate, compiled
 from bgp.rib.graceful_restart import Staleness
-from bgp.rib.ingress_checks import apply_graceful_shutdown, reject_reason
 from bgp.wire.attributes import PathAttributes
-from bgp.wire.families import Address, Family
+from bgp.wire.families import Address, Family, plain
+from bgp.wire.iana import WellKnown
 from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of
 from bgp.wire.update import Update
 
@@ -44,7 +44,8 @@ class AdjRibIn:
         self._local: Address | None = None
         self._identified: dict[Nlri, dict[Nlri, None]] = {}
         """Prefix -> its keys, where they have path identifiers."""
-        self._stale = Staleness()
+        self.stale = Staleness()
+        """Which paths are retained through the peer's restart."""
         self._unrefreshed: set[Nlri] | None = None
         """Between BoRR and EoRR (RFC 7313): what the peer has not advertised again yet; None: there is no refresh."""
         self._refresh_until = 0.0
@@ -54,23 +55,12 @@ class AdjRibIn:
         """Take on a configuration; what is stored keeps its old verdict until `reapply_policy`."""
         self._config = config
         self._internal = config.is_internal(self._us)
-        self._policy: CompiledPolicy | None = compiled(
-            config.policy.import_rules, self.family, internal=self._internal
-        )
-
-    @property
-    def stale(self) -> set[Nlri]:
-        """NLRI whose paths are retained through the peer's restart."""
-        return self._stale.prefixes
-
-    @property
-    def has_stale(self) -> bool:
-        """Whether any path is stale."""
-        return bool(self._stale)
+        rules = config.policy.import_rules
+        self._policy = compiled(rules, self.family, internal=self._internal)
 
     def is_stale(self, prefix: Nlri, path_id: int | None) -> bool:
         """Whether the path to `prefix` with this path identifier is stale."""
-        return identified(path_id, prefix) in self._stale
+        return identified(path_id, prefix) in self.stale
 
     def is_accepted(self, prefix: Nlri, path_id: int | None) -> bool:
         """Whether the Loc-RIB should have the path to `prefix` with this path identifier."""
@@ -85,8 +75,8 @@ class AdjRibIn:
     def deadline(self) -> float | None:
         """When `expire` is due."""
         if self._unrefreshed is None:
-            return self._stale.deadline
-        return min(self._refresh_until, self._stale.deadline or self._refresh_until)
+            return self.stale.deadline
+        return min(self._refresh_until, self.stale.deadline or self._refresh_until)
 
     # -- UPDATEs ------------------------------------------------------------------------------------------------------
 
@@ -98,8 +88,10 @@ class AdjRibIn:
         outputs += self._withdraw(update.withdrawn)
         if not update.announced or update.attributes is None:
             return outputs
-        attributes = apply_graceful_shutdown(update.attributes)
-        reason = self._reject_reason(attributes)
+        attributes = update.attributes
+        if WellKnown.GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
+            attributes = replace(attributes, local_pref=0)  # RFC 8326 section 4.1: the peer is about to leave
+        reason = self.reject_reason(attributes)
         for path_id, keys in by_path_id(update.announced):
             path = Path(attributes, source if path_id is None else replace(source, path_id=path_id))
             outputs += self._announce(keys, path, reason)
@@ -129,7 +121,7 @@ class AdjRibIn:
     def _end_of_rib(self) -> list[Output]:
         """RFC 4724 section 4.2: what is still stale was not advertised again, so it goes."""
         self.eor_received = self.eor_in_session = True
-        return self._withdraw(self._stale.clear())
+        return self._withdraw(self.stale.clear())
 
     def _unindex(self, keys: Iterable[Nlri]) -> None:
         for key in keys:
@@ -142,7 +134,7 @@ class AdjRibIn:
         """The peer announced or withdrew these; answers those that were stale until now."""
         if self._unrefreshed:
             self._unrefreshed.difference_update(keys)
-        return self._stale.refreshed(keys)
+        return self.stale.refreshed(keys)
 
     # -- enhanced route refresh (RFC 7313) ----------------------------------------------------------------------------
 
@@ -165,18 +157,18 @@ class AdjRibIn:
         """A session is up; `local` is our address on it, `forwarding_preserved` the F bit (RFC 4724 section 3)."""
         self._local = local
         self.eor_in_session = False
-        return self._withdraw(self._stale.session_established(now, forwarding_preserved=forwarding_preserved))
+        return self._withdraw(self.stale.session_established(now, forwarding_preserved=forwarding_preserved))
 
     def session_lost(self, restart_seconds: int, now: float) -> list[Output]:
         """The session ended in a way that lets its paths stay as stale ones for `restart_seconds`."""
         self._unrefreshed = None
-        outputs = self._withdraw(self._stale.session_lost(self.pre_policy, restart_seconds, now))
+        outputs = self._withdraw(self.stale.session_lost(self.pre_policy, restart_seconds, now))
         prefixes = map(prefix_of, self.pre_policy) if self._identified else self.pre_policy
         return [*outputs, StaleChanged(list(prefixes), self.family)]
 
     def expire(self, now: float) -> list[Output]:
         """Withdraw what the peer took too long to advertise again."""
-        outputs = self._withdraw(self._stale.expired(now))
+        outputs = self._withdraw(self.stale.expired(now))
         if self._unrefreshed is not None and now >= self._refresh_until:
             outputs += self.end_refresh()
         return outputs
@@ -185,11 +177,11 @@ class AdjRibIn:
         """Withdraw everything."""
         self._unrefreshed = None
         self._identified.clear()
-        self._stale.clear()
+        self.stale.clear()
         gone, self.pre_policy = list(self.pre_policy), {}
         return self._without(gone)
 
-    # -- import policy ------------------------------------------------------------------------------------------------
+    # -- ingress checks and import policy -----------------------------------------------------------------------------
 
     def reapply_policy(self, keys: Iterable[Nlri]) -> list[Output]:
         """Decide on these NLRI by the present configuration."""
@@ -199,11 +191,33 @@ class AdjRibIn:
                 by_path.setdefault(id(path), (path, []))[1].append(key)
         outputs: list[Output] = []
         for path, some in by_path.values():
-            outputs += self._apply_policy(some, path, self._reject_reason(path.attributes))
+            outputs += self._apply_policy(some, path, self.reject_reason(path.attributes))
         return outputs
 
-    def _reject_reason(self, attributes: PathAttributes) -> str:
-        return reject_reason(attributes, self._internal, self._config, self._us, self._local)
+    def reject_reason(self, attributes: PathAttributes) -> str:
+        """The ingress check that a path fails; empty: none. Such a path is as good as withdrawn, whatever policy says.
+
+        RFC 4271 section 9.1.2 (AS loops), RFC 4456 section 8 (reflection loops), RFC 4271 section 6.3 (next hops). What
+        is malformed was sorted out before (RFC 7606).
+        """
+        peer, us = self._config, self._us
+        for own in {us.asn, peer.local_as or us.asn}:
+            if sum(numbers.count(own) for _, numbers in attributes.as_path) > peer.allowed_local_as:
+                return f"our own AS {own} is in AS_PATH"
+        if not self._internal and attributes.neighbour_as != peer.asn:
+            return f"AS_PATH does not begin with the peer's AS {peer.asn}"
+        if attributes.originator_id == us.router_id:
+            return "we are its ORIGINATOR_ID"
+        if (us.cluster_id or us.router_id) in attributes.cluster_list:
+            return "we are in its CLUSTER_LIST"
+        next_hop = attributes.next_hop
+        if next_hop is None:
+            return "NEXT_HOP is missing"
+        if next_hop in (self._local, peer.local_address, *us.addresses):
+            return f"NEXT_HOP {next_hop} is ourselves"
+        if plain(next_hop).is_loopback and not plain(peer.address).is_loopback:
+            return f"NEXT_HOP {next_hop} is a loopback address"
+        return ""
 
     def _apply_policy(self, keys: Sequence[Nlri], path: Path, reason: str) -> list[Output]:
         if reason:

@@ -7,7 +7,7 @@ RFC 4724 sections 4.1 and 4.2, RFC 8538.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 
 from bgp.wire.capabilities import GracefulRestart
@@ -108,16 +108,15 @@ class Staleness:
         self._end_of_rib_until: float | None = None
         """While the peer is back: by when its End-of-RIB must have come."""
 
-    @property
-    def prefixes(self) -> set[Nlri]:
+    def __iter__(self) -> Iterator[Nlri]:
         """The stale NLRI."""
-        return set(self._until)
+        return iter(self._until)
+
+    def __len__(self) -> int:
+        return len(self._until)
 
     def __contains__(self, key: Nlri) -> bool:
         return key in self._until
-
-    def __bool__(self) -> bool:
-        return bool(self._until)
 
     @property
     def deadline(self) -> float | None:

@@ -6,8 +6,8 @@ Does not know: what is sent, whose paths go.
 Where it differs from the RFC, on purpose: it has each side decide when the second OPEN arrives, but the two see the
 first connection in different states at that moment. BIRD, which has just established it, closes the second; we, who
 still wait for its KEEPALIVE, close the first by the identifiers: both are gone, and a BIRD that restarts gives its
-graceful restart up (seen in 3 of 1,497 restarts). So the peer's decision is waited for, and then ours is made of
-what is left: both sides know both connections by then, so they choose alike.
+graceful restart up (seen in 3 of 1,497 restarts). So the peer's decision is waited for (`PATIENCE_SECONDS`),
+and then ours is made of what is left: both sides know both connections by then, so they choose alike.
 """
 
 from __future__ import annotations
@@ -21,27 +21,6 @@ from bgp.session.session import Session
 PATIENCE_SECONDS = 0.5
 """How long the peer's decision is waited for; and a session younger than this is not one that a peer has restarted
 from, so a connection that it opens was under way already."""
-
-
-class Collision:
-    """The collision of one peer's connections: whether there is one, and when it is decided here."""
-
-    def __init__(self) -> None:
-        self.deadline: float | None = None
-        """When to decide; None: there is nothing to decide."""
-
-    def begin(self, now: float) -> None:
-        """A second OPEN has come; a third one gives no longer time."""
-        if self.deadline is None:
-            self.deadline = now + PATIENCE_SECONDS
-
-    def end(self) -> None:
-        """The collision is decided."""
-        self.deadline = None
-
-    def is_due(self, now: float) -> bool:
-        """Whether the peer has had its time to decide."""
-        return self.deadline is not None and now >= self.deadline
 
 
 def confirmed(sessions: Mapping[Connection, Session], without: Connection | None = None) -> list[Connection]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bgp.events import Close, Connection, Output
-from bgp.session.timers import jittered
+from bgp.session.session import jittered
 
 FIRST_DELAY_SECONDS = (0.1, 1.0)
 FIRST_RETRY_SECONDS = 1.0

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from bgp.session.fsm import Event
 from bgp.wire.iana import SUBCODES, Cease, Error, OpenError
 from bgp.wire.messages import Notification
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """The name of a code or an event as words."""
     return name.replace("_", " ").lower()
-
-
-def describe(event: Event) -> str:
-    """An event's name as words."""
-    return _words(event.name)
 
 
 def describe_notification(notification: Notification) -> str:
@@ -22,11 +17,8 @@ def describe_notification(notification: Notification) -> str:
     if (code, subcode) == (Error.CEASE, Cease.HARD_RESET) and len(notification.data) >= 2:
         # RFC 8538 section 3: the reason is inside.
         inner = Notification(notification.data[0], notification.data[1], notification.data[2:])
-        return (
-            f"hard reset: {describe_notification(inner)}"
-            if inner.subcode != Cease.HARD_RESET
-            else "hard reset (6/9)"
-        )
+        is_nested = inner.subcode == Cease.HARD_RESET
+        return "hard reset (6/9)" if is_nested else f"hard reset: {describe_notification(inner)}"
     try:
         kind = Error(code)
     except ValueError:
@@ -34,12 +26,12 @@ def describe_notification(notification: Notification) -> str:
     names = SUBCODES.get(kind)
     detail = ""
     if names is not None and subcode in names.__members__.values():
-        detail = f", {_words(names(subcode).name)}"
+        detail = f", {words(names(subcode).name)}"
     text = shutdown_text(notification)
-    return f"{_words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
+    return f"{words(kind.name)}{detail} ({code}/{subcode})" + (f": {text}" if text else "")
 
 
-_SECTIONS = {
+_SECTIONS: dict[int, str] = {
     Error.MESSAGE_HEADER: "RFC 4271 section 6.1",
     Error.OPEN_MESSAGE: "RFC 4271 section 6.2",
     Error.UPDATE_MESSAGE: "RFC 4271 section 6.3",
@@ -59,11 +51,8 @@ _OTHER_SECTIONS: dict[tuple[int, int], str] = {
 
 def where_defined(notification: Notification) -> str:
     """Where a code is defined; empty when we do not know it."""
-    code = notification.code, notification.subcode
-    if code in _OTHER_SECTIONS:
-        return _OTHER_SECTIONS[code]
-    known = notification.code in Error.__members__.values()
-    return _SECTIONS[Error(notification.code)] if known else ""
+    other = _OTHER_SECTIONS.get((notification.code, notification.subcode))
+    return _SECTIONS.get(notification.code, "") if other is None else other
 
 
 def shutdown_text(notification: Notification) -> str:

@@ -4,22 +4,23 @@ Promises: never waits, opens or sleeps. The peer's mistakes become a NOTIFICATIO
 After `Down` nothing more comes out. Which action follows which event in which state is the table's (`fsm`); an action
 gets the message, the end or the time that it needs as its argument.
 Does not know: RIBs, other connections to the same peer, when to dial.
-RFC 4271 sections 6 and 8, 4486, 6286, 6608, 6793, 8538, 8654.
+RFC 4271 sections 6 and 8, 4486, 4724, 5492, 6286, 6608, 6793, 8538, 8654.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from ipaddress import IPv4Address
 
+from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session import fsm
 from bgp.session.fsm import Action, State, advance
-from bgp.session.notification_text import describe, describe_notification
-from bgp.session.timers import Timer, Timers, jittered
+from bgp.session.notification_text import describe_notification, words
 from bgp.wire import messages
 from bgp.wire.attributes import Context
-from bgp.wire.capabilities import Capabilities, family_at, multiprotocol
+from bgp.wire.capabilities import Capabilities, GracefulRestart, family_at, multiprotocol
 from bgp.wire.errors import NotificationError
 from bgp.wire.families import Address, Family
 from bgp.wire.framing import LARGEST_EXTENDED, TYPE_AT
@@ -33,6 +34,22 @@ SEND_HOLDS = 2
 KEEPALIVES_PER_HOLD = 3
 SHORTEST_KEEPALIVE_SECONDS = 1.0
 """No two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
+SHORTEST_JITTER = 0.75
+"""RFC 4271 section 10: a jittered timer runs 75 to 100 percent of its time."""
+
+
+class Timer(Enum):
+    """What a deadline of a session is for (RFC 4271 section 8.1.3)."""
+
+    HOLD = auto()
+    KEEPALIVE = auto()
+    SEND_HOLD = auto()
+    """The other end takes no bytes (RFC 9687)."""
+
+
+def jittered(seconds: float, random: Callable[[], float]) -> float:
+    """A time shortened at random; `random` answers from 0 to 1. Never for the hold timer, which must not end early."""
+    return seconds * (SHORTEST_JITTER + (1 - SHORTEST_JITTER) * random())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +65,38 @@ class LocalParameters:
     keepalive_seconds: float = 0
     """The most between our keepalives; 0: a third of the hold time."""
 
+    @classmethod
+    def configured(
+        cls, us: SpeakerConfig, peer: PeerConfig, address: Address, *, restarting: bool, was_up: bool
+    ) -> LocalParameters:
+        """Our side of a new connection to a peer, as configured; `address` is our end's.
+
+        `restarting` sets the R bit. `was_up`: the peer had a session with this process, so its F bits are set: whatever
+        breaks a session of ours, the kernel goes on forwarding.
+        """
+        asn = peer.local_as or us.asn
+        restart = GracefulRestart(
+            us.restart_seconds if peer.restart_seconds is None else peer.restart_seconds,
+            restarting=restarting,
+            notification=True,
+            families=peer.families,
+            forwarding_preserved=peer.families if us.restarting or was_up else frozenset(),
+        )
+        offer = Capabilities(
+            families=peer.families,
+            four_octet_as=asn,
+            route_refresh=True,
+            enhanced_refresh=True,
+            add_path_receive=peer.families,
+            graceful_restart=restart,
+            extended_message=True,
+        )
+        return cls(asn, us.router_id, peer.hold_seconds, offer, address, peer.keepalive_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The peer's OPEN was accepted: its BGP identifier is known, and a collision can be decided."""
-
-    message: Open
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +166,8 @@ class Session:
         """Messages sent, by kind; `received` counts the others."""
         self._remote_as = remote_as
         self._random = random
-        self._timers = Timers()
+        self._deadlines: dict[Timer, float] = {}
+        """The timers that run, and when each expires."""
         self._decoder = Decoder(Context(four_octet_as=False, internal=self.internal))
         self._out = bytearray()
         self._events: list[Event] = []
@@ -146,7 +190,9 @@ class Session:
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due."""
-        for timer in self._timers.expired(now):
+        due = sorted((at, timer.value, timer) for timer, at in self._deadlines.items() if at <= now)
+        for *_, timer in due:
+            self._deadlines.pop(timer, None)
             if timer is Timer.KEEPALIVE:
                 self._step(fsm.Event.KEEPALIVE_DUE, now)
             else:
@@ -156,15 +202,15 @@ class Session:
 
     def extend_hold(self, now: float) -> None:
         """Octets of the peer wait to be read, so it is not silent: the hold timer starts anew."""
-        if self._timers.running(Timer.HOLD) and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
+        if Timer.HOLD in self._deadlines and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
             self._restart_hold(now)
 
     def blocked(self, now: float, *, is_full: bool) -> None:
         """The other end takes no more octets (`is_full`), or takes them again (RFC 9687)."""
         if is_full and self.hold_seconds:
-            self._timers.start(Timer.SEND_HOLD, SEND_HOLDS * self.hold_seconds, now)
+            self._deadlines[Timer.SEND_HOLD] = now + SEND_HOLDS * self.hold_seconds
         else:
-            self._timers.stop(Timer.SEND_HOLD)
+            self._deadlines.pop(Timer.SEND_HOLD, None)
 
     def send(self, message: Update | RouteRefresh) -> None:
         """Queue a message behind what is queued."""
@@ -209,12 +255,12 @@ class Session:
     @property
     def next_deadline(self) -> float | None:
         """When `handle_timer` is due."""
-        return self._timers.next_deadline
+        return min(self._deadlines.values(), default=None)
 
     @property
     def largest_message(self) -> int:
         """How many octets an UPDATE may have (RFC 8654)."""
-        return self._decoder.largest_message
+        return self._decoder.framing.largest
 
     @property
     def enhanced_refresh(self) -> bool:
@@ -280,7 +326,7 @@ class Session:
                     error = Notification(Error.FINITE_STATE_MACHINE, _FSM_SUBCODES[before])
                     self._send(error)
                     self._events.append(
-                        self._closed(Down(f"{describe(event)} in state {before.value}", error))
+                        self._closed(Down(f"{words(event.name)} in state {before.value}", error))
                     )
                 case _:
                     pass  # what ends a session is `_end`'s
@@ -295,7 +341,7 @@ class Session:
         return self._closed(down)
 
     def _closed(self, down: Down) -> Down:
-        self._timers.stop_all()
+        self._deadlines.clear()
         return replace(down, soft=self.is_soft)
 
     # -- actions of the table -----------------------------------------------------------------------------------------
@@ -309,7 +355,7 @@ class Session:
     def _send_open(self, now: float) -> None:
         ours = self.local
         self._send(Open(ours.asn, ours.hold_seconds, ours.router_id, ours.offer))
-        self._timers.start(Timer.HOLD, OPEN_SENT_HOLD_SECONDS, now)
+        self._deadlines[Timer.HOLD] = now + OPEN_SENT_HOLD_SECONDS
 
     def _send_keepalive(self, now: float) -> None:
         self._send(Keepalive())
@@ -317,14 +363,14 @@ class Session:
             every = max(SHORTEST_KEEPALIVE_SECONDS, self.hold_seconds / KEEPALIVES_PER_HOLD)
             if self.local.keepalive_seconds:
                 every = min(every, max(SHORTEST_KEEPALIVE_SECONDS, self.local.keepalive_seconds))
-            self._timers.start(Timer.KEEPALIVE, jittered(every, self._random), now)
+            self._deadlines[Timer.KEEPALIVE] = now + jittered(every, self._random)
 
     def _restart_hold(self, now: float) -> None:
         # RFC 4271 section 4.2: zero on either side means no keepalives and no hold timer.
         if self.hold_seconds:
-            self._timers.start(Timer.HOLD, self.hold_seconds, now)
+            self._deadlines[Timer.HOLD] = now + self.hold_seconds
         else:
-            self._timers.stop(Timer.HOLD)
+            self._deadlines.pop(Timer.HOLD, None)
 
     def _deliver(self, message: Message | None) -> None:
         if isinstance(message, Update):
@@ -332,14 +378,11 @@ class Session:
             if message.beside is not None:
                 self._events.append(Received(message.beside))
         elif isinstance(message, RouteRefresh):
-            self._deliver_refresh(message)
-
-    def _deliver_refresh(self, message: RouteRefresh) -> None:
-        """What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313)."""
-        family = family_at(message.afi, message.safi)
-        kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
-        if family is not None and family in self.context.families and kind in Subtype.__members__.values():
-            self._events.append(Refresh(family, Subtype(kind)))
+            # What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313).
+            family = family_at(message.afi, message.safi)
+            kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
+            if family in self.context.families and kind in Subtype.__members__.values():
+                self._events.append(Refresh(family, Subtype(kind)))
 
     def _check(self, theirs: Open) -> None:
         """RFC 4271 section 6.2. Raises NotificationError."""
@@ -365,9 +408,9 @@ class Session:
         path_ids = families & theirs.offer.add_path_send & ours.add_path_receive
         self._decoder.context = Context(four, self.internal, families, path_ids)
         if theirs.offer.extended_message and ours.extended_message:
-            self._decoder.largest_message = LARGEST_EXTENDED
+            self._decoder.framing.largest = LARGEST_EXTENDED
         self.hold_seconds = min(self.local.hold_seconds, theirs.hold_seconds)
-        self._events.append(Opened(theirs))
+        self._events.append(Opened())
 
 
 _FSM_SUBCODES = {

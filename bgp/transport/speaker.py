@@ -125,13 +125,11 @@ class Speaker:
 
     def status(self) -> tuple[PeerStatus, ...]:
         """All peers, in the order of their addresses."""
-        return tuple(self._status(address) for address in sorted(self.instance.peers, key=number_of))
-
-    def _status(self, address: Address) -> PeerStatus:
-        peer, seen = self.instance.peers[address], self._states.get(address)
-        return peer_status(
-            peer, peer.state if self._running else State.IDLE, seen[1] if seen is not None else None
-        )
+        found = []
+        for address, peer in sorted(self.instance.peers.items(), key=lambda item: number_of(item[0])):
+            _, since = self._states.get(address, (None, None))
+            found.append(peer_status(peer, peer.state if self._running else State.IDLE, since))
+        return tuple(found)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -148,27 +146,19 @@ class Speaker:
             self._running = False
             self.listening.clear()
             self._listeners.close()
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Drop every connection without a NOTIFICATION."""
-        for handle in (self._timer, self._next_step):
-            if handle is not None:
-                handle.cancel()
-        self._timer = self._next_step = None
-        for task in self._dialing.values():
-            task.cancel()
-        for tcp in list(self._connections.values()):
-            tcp.abort()
+            for handle in (self._timer, self._next_step):
+                if handle is not None:
+                    handle.cancel()
+            self._timer = self._next_step = None
+            for task in self._dialing.values():
+                task.cancel()
+            for tcp in list(self._connections.values()):
+                tcp.abort()  # without a NOTIFICATION
 
     def _schedule(self) -> None:
         """Take a step in this round of the loop, one for all that happens in it."""
         if self._running and self._next_step is None:
             self._next_step = asyncio.get_running_loop().call_soon(self._step)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._step()
 
     def _step(self) -> None:
         """Take one step: carry out what the core asks for, report what changed, and set the one timer."""
@@ -183,7 +173,8 @@ class Speaker:
         for connection, data in step.updates:
             if (tcp := self._connections.get(connection)) is not None:
                 tcp.write(data)
-        self._resume_reading(step.reading)
+        if step.reading is not None:
+            self._resume_reading(step.reading)
         self._log_states(step.changed_peers)
         self._add_changed(step.changed)
         self._set_timer(now)
@@ -192,13 +183,9 @@ class Speaker:
         if step.changed or self.instance.converged != was_converged:
             self._on_change()
 
-    def _resume_reading(self, connection: Connection | None) -> None:
-        tcp = self._connections.get(connection) if connection is not None else None
-        if (
-            tcp is not None
-            and connection is not None
-            and not self._scheduler.receive_queue.is_full(connection)
-        ):
+    def _resume_reading(self, connection: Connection) -> None:
+        tcp = self._connections.get(connection)
+        if tcp is not None and not self._scheduler.receive_queue.is_full(connection):
             tcp.resume_reading()
 
     def _act(self, address: Address, one: ShellAction) -> None:
@@ -227,7 +214,7 @@ class Speaker:
             self._timer = None
         due = self.instance.next_deadline()
         if due is not None and self._running:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._on_timer)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._step)
 
     def _log_states(self, changed: set[Address]) -> None:
         for address in changed:

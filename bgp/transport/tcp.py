@@ -84,14 +84,13 @@ class Tcp(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading the socket."""
-        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+        if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read the socket again."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing() and not transport.is_reading():
-            transport.resume_reading()
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def set_gtsm(self, hops: int) -> None:
         """Apply TTL security (GTSM, RFC 5082) to a connection that the other side opened."""

@@ -19,6 +19,7 @@ from bgp.wire.attributes import (
     Context,
     PathAttributes,
     Segment,
+    discard,
     pack_aggregator,
     pack_as_path,
     read_aggregator,
@@ -73,6 +74,8 @@ class _Block:
         if spec is not None:
             if flags & TRANSITIVE != spec.flags:
                 raise withdraw(f"{spec.code.name} has the wrong flags 0x{flags:02x}")
+            if spec.only_internal and not self.context.internal:
+                raise discard("")  # common, and nothing to log
             self.values[spec.field] = spec.decode(value, self.context)
         elif code in _RAW_FLAGS:
             self.raw[code] = value
@@ -162,26 +165,22 @@ def encode(attributes: PathAttributes, context: Context) -> bytes:
 
     A next hop that is not IPv4 stands in MP_REACH_NLRI, which is not made here.
     """
-    parts: list[tuple[int, bytes]] = []
+    parts: list[tuple[int, int, bytes]] = []
     for code, spec in SPECS.items():
         value = getattr(attributes, spec.field)
         if code == Attribute.NEXT_HOP and not isinstance(value, IPv4Address):
             continue
         mandatory = code in (Attribute.ORIGIN, Attribute.AS_PATH)
         if mandatory or value != getattr(_DEFAULTS, spec.field):
-            parts.append((code, pack_attribute(spec.flags, code, spec.encode(value, context))))
-    parts += [(code, pack_attribute(flags, code, value)) for flags, code, value in attributes.unknown]
+            parts.append((spec.flags, code, spec.encode(value, context)))
+    parts += attributes.unknown
     if not context.four_octet_as:
         wide = replace(context, four_octet_as=True)
         if any(number > 0xFFFF for _, numbers in attributes.as_path for number in numbers):
-            packed = pack_as_path(attributes.as_path, wide)
-            parts.append((Attribute.AS4_PATH, pack_attribute(TRANSITIVE, Attribute.AS4_PATH, packed)))
+            parts.append((TRANSITIVE, Attribute.AS4_PATH, pack_as_path(attributes.as_path, wide)))
         if attributes.aggregator is not None and attributes.aggregator[0] > 0xFFFF:
-            packed = pack_aggregator(attributes.aggregator, wide)
-            parts.append(
-                (Attribute.AS4_AGGREGATOR, pack_attribute(TRANSITIVE, Attribute.AS4_AGGREGATOR, packed))
-            )
-    return b"".join(packed for _, packed in sorted(parts, key=lambda part: part[0]))
+            parts.append((TRANSITIVE, Attribute.AS4_AGGREGATOR, pack_aggregator(attributes.aggregator, wide)))
+    return b"".join(pack_attribute(*part) for part in sorted(parts, key=lambda part: part[1]))
 
 
 def pack_attribute(flags: int, code: int, value: bytes) -> bytes:

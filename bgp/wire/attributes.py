@@ -124,26 +124,6 @@ def _host(value: bytes) -> IPv4Address:
     return address
 
 
-def _four(value: bytes, code: Attribute) -> bytes:
-    if len(value) != 4:
-        raise withdraw(f"{code.name} is not four octets")
-    return value
-
-
-def _next_hop(value: bytes, _: Context) -> IPv4Address:
-    return _host(_four(value, Attribute.NEXT_HOP))
-
-
-def _med(value: bytes, _: Context) -> int:
-    return int.from_bytes(_four(value, Attribute.MULTI_EXIT_DISC), "big")
-
-
-def _local_pref(value: bytes, context: Context) -> int:
-    if not context.internal:
-        raise discard("")  # common, and nothing to log
-    return int.from_bytes(_four(value, Attribute.LOCAL_PREF), "big")
-
-
 def _atomic_aggregate(value: bytes, _: Context) -> bool:
     if value:
         raise discard("ATOMIC_AGGREGATE is not empty")
@@ -161,31 +141,6 @@ def read_aggregator(value: bytes, context: Context) -> tuple[int, IPv4Address]:
     return number, IPv4Address(value[width:])
 
 
-def _list_of(width: int, name: str) -> Callable[[bytes, Context], tuple[bytes, ...]]:
-    def decode(value: bytes, _: Context) -> tuple[bytes, ...]:
-        if not value or len(value) % width:
-            raise withdraw(f"{name} is not a multiple of {width} octets")
-        return tuple(dict.fromkeys(value[offset : offset + width] for offset in range(0, len(value), width)))
-
-    return decode
-
-
-def _communities(value: bytes, context: Context) -> tuple[int, ...]:
-    return tuple(int.from_bytes(item, "big") for item in _list_of(4, "COMMUNITIES")(value, context))
-
-
-def _originator_id(value: bytes, context: Context) -> IPv4Address:
-    if not context.internal:
-        raise discard("")
-    return IPv4Address(_four(value, Attribute.ORIGINATOR_ID))
-
-
-def _cluster_list(value: bytes, context: Context) -> tuple[IPv4Address, ...]:
-    if not context.internal:
-        raise discard("")
-    return tuple(IPv4Address(item) for item in _list_of(4, "CLUSTER_LIST")(value, context))
-
-
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One attribute: its required flags, where its value goes, how it is read and written."""
@@ -195,6 +150,8 @@ class Spec:
     field: str
     decode: Callable[[bytes, Context], Any]
     encode: Callable[[Any, Context], bytes]
+    only_internal: bool = False
+    """Whether it is discarded when an external peer sends it (RFC 4271 section 5.1.5, RFC 4456 section 8)."""
 
 
 WELL_KNOWN = Flag.TRANSITIVE
@@ -211,23 +168,6 @@ def pack_as_path(path: tuple[Segment, ...], context: Context) -> bytes:
     return out
 
 
-def _u32(value: int, _: Context) -> bytes:
-    return value.to_bytes(4, "big")
-
-
-def _address(value: IPv4Address, _: Context) -> bytes:
-    return value.packed
-
-
-def _pack_communities(values: tuple[int, ...], _: Context) -> bytes:
-    return b"".join(value.to_bytes(4, "big") for value in values)
-
-
-def _octets_spec(code: Attribute, field: str, width: int) -> Spec:
-    """An attribute that is a list of values of `width` octets each, which are not looked into."""
-    return Spec(code, TRANSITIVE, field, _list_of(width, code.name), lambda values, _: b"".join(values))
-
-
 def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
     """The value of AGGREGATOR, and of AS4_AGGREGATOR with four octets."""
     number, address = value
@@ -236,8 +176,39 @@ def pack_aggregator(value: tuple[int, IPv4Address], context: Context) -> bytes:
     return (number if number <= 0xFFFF else AS_TRANS).to_bytes(2, "big") + address.packed
 
 
-def _addresses(values: tuple[IPv4Address, ...], _: Context) -> bytes:
-    return b"".join(value.packed for value in values)
+Form = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
+"""How a single value is read from its octets, and packed."""
+_NUMBER: Form = (lambda octets: int.from_bytes(octets, "big"), lambda number: number.to_bytes(4, "big"))
+_ADDRESS: Form = (IPv4Address, lambda address: address.packed)
+_HOST: Form = (_host, lambda address: address.packed)
+_OCTETS: Form = (bytes, bytes)
+
+
+def _single(code: Attribute, flags: int, field: str, form: Form, *, only_internal: bool = False) -> Spec:
+    """An attribute that is one value of four octets."""
+    read, pack = form
+
+    def decode(value: bytes, _: Context) -> Any:
+        if len(value) != 4:
+            raise withdraw(f"{code.name} is not four octets")
+        return read(value)
+
+    return Spec(code, flags, field, decode, lambda value, _: pack(value), only_internal)
+
+
+def _list_of(
+    width: int, code: Attribute, flags: int, field: str, form: Form, *, only_internal: bool = False
+) -> Spec:
+    """An attribute that is a list of values of `width` octets; one that stands twice is read once."""
+    read, pack = form
+
+    def decode(value: bytes, _: Context) -> tuple[Any, ...]:
+        if not value or len(value) % width:
+            raise withdraw(f"{code.name} is not a multiple of {width} octets")
+        items = dict.fromkeys(value[offset : offset + width] for offset in range(0, len(value), width))
+        return tuple(map(read, items))
+
+    return Spec(code, flags, field, decode, lambda values, _: b"".join(map(pack, values)), only_internal)
 
 
 SPECS: dict[int, Spec] = {
@@ -245,16 +216,16 @@ SPECS: dict[int, Spec] = {
     for spec in (
         Spec(Attribute.ORIGIN, WELL_KNOWN, "origin", _origin, lambda value, _: bytes([value])),
         Spec(Attribute.AS_PATH, WELL_KNOWN, "as_path", read_as_path, pack_as_path),
-        Spec(Attribute.NEXT_HOP, WELL_KNOWN, "next_hop", _next_hop, _address),
-        Spec(Attribute.MULTI_EXIT_DISC, Flag.OPTIONAL, "med", _med, _u32),
-        Spec(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _local_pref, _u32),
+        _single(Attribute.NEXT_HOP, WELL_KNOWN, "next_hop", _HOST),
+        _single(Attribute.MULTI_EXIT_DISC, Flag.OPTIONAL, "med", _NUMBER),
+        _single(Attribute.LOCAL_PREF, WELL_KNOWN, "local_pref", _NUMBER, only_internal=True),
         Spec(Attribute.ATOMIC_AGGREGATE, WELL_KNOWN, "atomic_aggregate", _atomic_aggregate, lambda *_: b""),
         Spec(Attribute.AGGREGATOR, TRANSITIVE, "aggregator", read_aggregator, pack_aggregator),
-        Spec(Attribute.COMMUNITIES, TRANSITIVE, "communities", _communities, _pack_communities),
-        Spec(Attribute.ORIGINATOR_ID, Flag.OPTIONAL, "originator_id", _originator_id, _address),
-        Spec(Attribute.CLUSTER_LIST, Flag.OPTIONAL, "cluster_list", _cluster_list, _addresses),
-        _octets_spec(Attribute.EXTENDED_COMMUNITIES, "extended_communities", 8),
-        _octets_spec(Attribute.LARGE_COMMUNITY, "large_communities", 12),
+        _list_of(4, Attribute.COMMUNITIES, TRANSITIVE, "communities", _NUMBER),
+        _single(Attribute.ORIGINATOR_ID, Flag.OPTIONAL, "originator_id", _ADDRESS, only_internal=True),
+        _list_of(4, Attribute.CLUSTER_LIST, Flag.OPTIONAL, "cluster_list", _ADDRESS, only_internal=True),
+        _list_of(8, Attribute.EXTENDED_COMMUNITIES, TRANSITIVE, "extended_communities", _OCTETS),
+        _list_of(12, Attribute.LARGE_COMMUNITY, TRANSITIVE, "large_communities", _OCTETS),
     )
 }
 """Every attribute that is understood, by code."""

@@ -179,9 +179,8 @@ _READERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
 
 
 def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
-    extended = (
-        parameters[:1] == b"\xff"
-    )  # RFC 9072: a first parameter of type 255 announces two-octet lengths
+    # RFC 9072: a first parameter of type 255 announces two-octet lengths.
+    extended = parameters[:1] == b"\xff"
     if extended:
         if int.from_bytes(parameters[1:3], "big") != len(parameters) - 3:
             raise _malformed("the extended optional parameters have another length")
@@ -189,9 +188,8 @@ def _capabilities(parameters: bytes) -> list[tuple[int, bytes]]:
     found = []
     for kind, value in _triples(parameters, 2 if extended else 1):
         if kind != 2:
-            raise NotificationError(
-                OpenError.UNSUPPORTED_PARAMETER, f"optional parameter {kind} is not known"
-            )
+            why = f"optional parameter {kind} is not known"
+            raise NotificationError(OpenError.UNSUPPORTED_PARAMETER, why)
         found += _triples(value, 1)
     return found
 

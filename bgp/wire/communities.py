@@ -6,7 +6,6 @@ Promises: pure; a wrong text is a ValueError that says what is right. Does not k
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 
 from bgp.wire.iana import WellKnown
 
@@ -38,10 +37,3 @@ def format_community(community: int | bytes) -> str:
         if value == community:
             return name
     return f"{community >> 16}:{community & 0xFFFF}"
-
-
-def parse_all(texts: Iterable[str]) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
-    """The communities and the large communities of a list, each once. Raises ValueError."""
-    found = list(dict.fromkeys(map(parse, texts)))
-    small = tuple(one for one in found if isinstance(one, int))
-    return small, tuple(one for one in found if isinstance(one, bytes))

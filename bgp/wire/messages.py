@@ -82,23 +82,14 @@ class Decoder:
         """What the next message is read by; the session replaces it once both OPENs are known."""
         self.received: dict[str, int] = {}
         """Messages received, by kind."""
-        self._framing = Framing()
+        self.framing = Framing()
         self._interned: dict[bytes, Decoded] = {}
-
-    @property
-    def largest_message(self) -> int:
-        """The most octets that a message may have (RFC 8654)."""
-        return self._framing.largest
-
-    @largest_message.setter
-    def largest_message(self, octets: int) -> None:
-        self._framing.largest = octets
 
     def receive(self, data: bytes) -> Iterator[Message]:
         """The messages that `data` completes, one by one. Raises NotificationError at the first wrong one."""
         if len(self._interned) > MOST_INTERNED:
             self._interned.clear()
-        for kind, body in self._framing.receive(data):
+        for kind, body in self.framing.receive(data):
             self.received[kind.name] = self.received.get(kind.name, 0) + 1
             yield decode(kind, body, self.context, self._interned)
 
@@ -153,9 +144,8 @@ def _route_refresh(body: bytes) -> RouteRefresh:
 def _open(body: bytes) -> Open:
     version, asn, hold, router_id, length = struct.unpack_from("!BHH4sB", body)
     if version != VERSION:
-        raise NotificationError(
-            OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", struct.pack("!H", VERSION)
-        )
+        ours = struct.pack("!H", VERSION)
+        raise NotificationError(OpenError.UNSUPPORTED_VERSION, f"BGP version {version}", ours)
     parameters = body[10:]
     extended = length != 0 and parameters[:1] == b"\xff"  # RFC 9072 section 2: whatever the length says
     if not extended and length != len(parameters):

@@ -187,18 +187,12 @@ class _Decoding:
             ]
         else:
             parts = [Update((), attributes, family=max(self._routes, default=Family.IPV4))]
-        return _joined(parts, faults)
+        if not faults and len(parts) == 1:
+            return parts[0]
+        beside = parts[1] if len(parts) > 1 else None  # there are at most two families
+        return replace(parts[0], faults=faults, beside=beside)
 
 
 def _no_host(address: Address) -> bool:
     one = plain(address)
     return one.is_multicast or one.is_unspecified or (one.version == 4 and one.is_reserved)
-
-
-def _joined(updates: list[Update], faults: tuple[str, ...]) -> Update:
-    """One message's parts; there are at most two families."""
-    first = updates[0]
-    if not faults and len(updates) == 1:
-        return first
-    beside = updates[1] if len(updates) > 1 else None
-    return replace(first, faults=faults, beside=beside)

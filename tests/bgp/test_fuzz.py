@@ -16,8 +16,8 @@ from bgp.wire.families import Family
 from bgp.wire.framing import frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Open, Update
-from tests.scenes.bgp_mistakes import OPENS, UPDATES
-from tests.scenes.bgp_mistakes_ipv6 import UPDATES6
+from tests.scenes.bgp.mistakes import OPENS, UPDATES
+from tests.scenes.bgp.mistakes_ipv6 import UPDATES6
 
 ROUNDS = 4000
 WIDE = Context(four_octet_as=True, internal=True)

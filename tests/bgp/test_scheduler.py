@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.policy.policy import Action, Policy, Rule
-from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, RibWalks, slice_size, slices, take_first
+from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
 from bgp.scheduler import CONNECTION_BYTES, READ_BYTES, ReceiveQueue
 from bgp.session.fsm import State
 from bgp.wire.families import Family
@@ -144,18 +145,16 @@ def test_a_connection_that_sends_much_waits_for_the_others() -> None:
 def test_rib_walks_share_the_room_and_each_ends() -> None:
     done: list[str] = []
 
-    def chore(name: str, steps: int) -> RibWalk:
+    def walk(name: str, steps: int) -> RibWalk:
         for _ in range(steps):
             done.append(name)
             yield 10
 
-    chores = RibWalks()
-    chores.add(chore("a", 3))
-    chores.add(chore("b", 1))
-    chores.run(20)
+    walks = deque([walk("a", 3), walk("b", 1)])
+    run_walks(walks, 20)
     assert done == ["a", "b"]
-    while chores:
-        chores.run(1)
+    while walks:
+        run_walks(walks, 1)
     assert done == ["a", "b", "a", "a"]
 
 

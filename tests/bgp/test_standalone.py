@@ -44,7 +44,7 @@ def test_a_file_says_who_we_are_and_whom_we_peer_with() -> None:
     assert peer.families == {Family.IPV4, Family.IPV6}
     assert [str(one) for one in settings.originations] == ["192.168.1.0/26", "fd01::/64"]
     assert settings.originations[IPv4Network("192.168.1.0/26")].communities == ()
-    assert (settings.form, settings.leaving) == (Form.TEXT, Leaving.SILENCE)
+    assert (settings.output, settings.on_sigterm) == (Form.TEXT, Leaving.SILENCE)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,8 @@ def test_a_file_says_who_we_are_and_whom_we_peer_with() -> None:
         ),
         (HEAD + PEER + "hold_seconds = 1\n", "peer 1: hold time 1: must be 0 or at least 3 seconds"),
         (HEAD + PEER + PEER, "peer 2: address: 127.0.12.2 is there twice"),
-        (HEAD + PEER + 'families = ["ipx"]\n', "peer 1: families: must be of ipv4, ipv6; not 'ipx'"),
+        (HEAD + PEER + 'families = ["ipx"]\n', "peer 1: families: must be one of ipv4, ipv6, not 'ipx'"),
+        (HEAD + PEER + "families = [[1]]\n", "peer 1: families: must be one of ipv4, ipv6, not [1]"),
         (HEAD + '[[originate]]\ncommunities = ["x"]\n', "originate 1: "),
         (HEAD + 'peer = ["x"]\n', "peer 1: must be a table"),
         (HEAD + "originate = 1\n", "originate: must be a list"),

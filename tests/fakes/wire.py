@@ -70,8 +70,8 @@ class Node:
         return {
             str(nlri.unpack(prefix, family))
             for peer in self.router.peers.values()
-            for family, intake in peer.adj_ribs_in.items()
-            for prefix in intake.stale
+            for family, rib in peer.adj_ribs_in.items()
+            for prefix in rib.stale
         }
 
     def state(self, peer: Node) -> State:

@@ -20,8 +20,6 @@ WITHOUT_PARTS = frozenset(
         "bgp/peer_config.py",
         "bgp/policy/origination.py",
         "bgp/session/notification_text.py",
-        "bgp/session/open_parameters.py",
-        "bgp/session/timers.py",
         "bgp/wire/errors.py",
         "bgp/wire/families.py",
         "bgp/wire/iana.py",

@@ -12,7 +12,7 @@ from agent.peering.drain import Drained, DrainFile
 from bgp.looking_glass import Query, query
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
-from tests.scenes.bgp_controllers import BgpNode, BgpNodes, bgp_nodes, document
+from tests.scenes.bgp.controllers import BgpNode, BgpNodes, bgp_nodes, document
 
 
 def all_up(world: BgpNodes) -> bool:

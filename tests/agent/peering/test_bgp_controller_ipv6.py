@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.bgp_controllers import BgpNode, bgp_nodes, document
+from tests.scenes.bgp.controllers import BgpNode, bgp_nodes, document
 
 
 @pytest.fixture(scope="module", autouse=True)

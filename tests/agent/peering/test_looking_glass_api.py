@@ -20,7 +20,7 @@ from agent.peering.peers import DesiredPeer, PeerKind
 from bgp.looking_glass import MOST_PREFIXES
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.transport.speaker import Speaker
-from tests.scenes.bgp_controllers import BgpNode, bgp_nodes, document
+from tests.scenes.bgp.controllers import BgpNode, bgp_nodes, document
 
 OWN = IPv4Address("192.0.2.1")
 PEERS = {

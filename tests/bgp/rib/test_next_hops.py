@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.decision import best_path, why_not
-from bgp.rib.ingress_checks import reject_reason
 from bgp.rib.loc_rib import LocRib
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family
@@ -160,5 +160,6 @@ def test_a_loopback_address_however_it_is_written_is_no_next_hop_but_from_a_peer
 ) -> None:
     attributes = PathAttributes(next_hop=ip_address(hop))
     us = SpeakerConfig(64512, IPv4Address("10.0.0.9"), ip_address("10.0.0.9"))
-    said = reject_reason(attributes, True, PeerConfig(ip_address(peer), 64512), us, None)
+    rib = AdjRibIn(Family.IPV4, PeerConfig(ip_address(peer), 64512), us)
+    said = rib.reject_reason(attributes)
     assert said.partition(" is ")[2] == why.partition("is ")[2]

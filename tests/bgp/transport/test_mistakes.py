@@ -21,8 +21,8 @@ from bgp.wire.framing import Framing, frame
 from bgp.wire.iana import MessageType
 from bgp.wire.messages import Keepalive, Message, Notification, Open, Update
 from tests.fixtures.namespace import fresh_namespace
-from tests.scenes.bgp_mistakes import ESTABLISHED, GONE, KEPT, OPENS, PREFIX, UPDATES, Mistake, body, good
-from tests.scenes.bgp_mistakes_ipv6 import MARKER6, MARKER_REACH, PREFIX6, UPDATES6, body6
+from tests.scenes.bgp.mistakes import ESTABLISHED, GONE, KEPT, OPENS, PREFIX, UPDATES, Mistake, body, good
+from tests.scenes.bgp.mistakes_ipv6 import MARKER6, MARKER_REACH, PREFIX6, UPDATES6, body6
 
 PORT = 17912
 US, INSIDE, OUTSIDE, THIRD = (IPv4Address(f"127.0.12.{last}") for last in (1, 2, 3, 9))

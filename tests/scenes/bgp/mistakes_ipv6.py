@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bgp.wire.families import Family
 from bgp.wire.iana import Attribute
-from tests.scenes.bgp_mistakes import (
+from tests.scenes.bgp.mistakes import (
     AS_EXTERNAL,
     BOTH_GONE,
     BOTH_KEPT,
