@@ -1,9 +1,8 @@
 """Answers the shims: one connection, one call. The shell around the verbs.
 
 Promises: a call is bounded in size and time; calls for one interface wait for each other, all others run side by side;
-whatever goes wrong is answered in the specification's form. What was written down for later is carried out as soon as
-the datastore answers, oldest first, and one release that fails does not hold up the others.
-Does not know: what a verb does.
+whatever goes wrong is answered in the specification's form.
+Does not know: what a verb does, how a release that was written down is carried out.
 
 A call: `NAME=value` of each variable, each ended by a zero, one more zero, then standard input to the end. The answer:
 the plugin's exit status as one digit, then its standard output.
@@ -27,6 +26,7 @@ from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import MOST_STDIN_BYTES, Request, Verb
 from agent.cni.release_journal import Release, ReleaseJournal
+from agent.cni.release_replay import ReleaseReplay
 from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
 from agent.control import peer_is_root, private_socket
@@ -39,8 +39,6 @@ MOST_ENVIRONMENT_BYTES = 64 << 10
 MOST_CALLS = 512
 """Calls under way at once; more are refused, to be tried again."""
 READ_SECONDS = 5.0
-REPLAY_SECONDS = 2.0
-"""How often the journal is looked at: a shim may have written while no agent was there."""
 FREED_AT_ONCE = 16
 """Attachments that GC frees side by side."""
 MOST_FAILURES_NAMED = 10
@@ -65,6 +63,7 @@ class CniServer:
         self._clock = clock
         self._store = EndpointStore(dependencies, journal, clock, waits)
         self._verbs = Verbs(dependencies, self._store, clock)
+        self.release_replay = ReleaseReplay(dependencies, journal, self._verbs, clock, self._locked)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
@@ -77,7 +76,7 @@ class CniServer:
             self._serve, sock=private_socket(self._path), limit=MOST_STDIN_BYTES
         )
         async with server, asyncio.TaskGroup() as group:
-            group.create_task(self._replay())
+            group.create_task(self.release_replay.run())
             ready()
             await server.serve_forever()
 
@@ -236,48 +235,8 @@ class CniServer:
             named = "; ".join(failures[:MOST_FAILURES_NAMED])
             raise CniError(Code.IO_FAILURE, f"{len(failures)} could not be freed: {named}")
 
-    # -- the journal --------------------------------------------------------------------------------------------------
-
-    async def _replay(self) -> None:
-        """Carry out what was written down, by this agent, by an earlier one or by a shim that found none."""
-        while True:
-            try:
-                self._journal.sweep(self._clock.wall().timestamp())
-                await self.replay()
-            except OSError as error:
-                log.error("cni.journal_broken", why=str(error))
-            await asyncio.sleep(REPLAY_SECONDS)
-
-    async def replay(self) -> None:
-        """One look at the journal; stops when the datastore goes away, passes over what fails for another reason."""
-        for path, release in self._journal.pending(_unreadable):
-            if self._dependencies.not_ready() is not None:
-                return
-            try:
-                request = spec.parse(release.environment, release.config.encode())
-            except CniError as error:
-                log.error("cni.release_refused", file=str(path), why=error.message)
-                self._journal.set_aside(path)
-                continue
-            async with self._locked(host_interface(request)):
-                if not path.exists():
-                    continue  # an ADD of the same container has carried it out first
-                try:
-                    await self._verbs.carry_out(request)
-                except CniError as error:
-                    log.warning("cni.replay_failed", file=path.name, why=error.message)
-                    continue
-                self._journal.done(path)
-                log.info("cni.release_replayed", container=request.container_id)
-
 
 def _release(environment: Mapping[str, str], stdin: bytes) -> Release:
     """The call as a DEL, for later. What begins with CNI_ is all it needs; the rest may hold anything."""
     kept = {name: environment[name] for name in sorted(environment) if name.startswith("CNI_")}
     return Release({**kept, "CNI_COMMAND": Verb.DEL.value}, stdin.decode(errors="replace"))
-
-
-def _unreadable(path: Path, why: str) -> None:
-    log.error(
-        "cni.release_unreadable", file=str(path), why=why, hint="see what it releases, then remove it by hand"
-    )

@@ -180,7 +180,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         part.die = die  # type: ignore[attr-defined]
     if point == "in the pod":
         pod_network._configure = lambda *_: die(point)  # type: ignore[assignment]
-    await server.replay()
+    await server.release_replay.replay()
     await server.run(ready)
 
 

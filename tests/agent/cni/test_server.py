@@ -127,10 +127,10 @@ async def test_without_the_datastore_a_del_is_written_down_and_carried_out_when_
     assert world.pods.attached == {}
     assert await world.stored() == ONE
     assert len(world.journal()) == 1
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert len(world.journal()) == 1
     world.why = None
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert world.journal() == []
     assert await world.stored() == NOTHING
 
@@ -154,7 +154,7 @@ async def test_a_release_that_waits_is_carried_out_before_the_same_container_is_
     world.why = None
     assert (await world.call("ADD"))[0] == 0
     assert world.journal() == []
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert len(world.pods.attached) == 1
     assert await world.stored() == ONE
 
@@ -168,7 +168,7 @@ async def test_a_late_del_spares_the_new_container_even_before_the_datastore_was
     assert [attachment.container_id for attachment in world.pods.attached.values()] == ["new"]
     await world.sync()
     world.why = None
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert await world.stored() == ONE
     assert (await world.call("ADD", "new"))[0] == 0
 
@@ -183,7 +183,7 @@ async def test_a_release_that_can_never_be_carried_out_is_set_aside_and_holds_up
     first.with_name("1-broken-eth0.json").write_text("no JSON")
     await world.call("DEL", "c2")
     world.why = None
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert sorted(path.name for path in first.parent.iterdir()) == [
         "1-broken-eth0.json",
         first.with_suffix(".refused").name,
@@ -202,7 +202,7 @@ async def test_an_add_that_fails_while_the_datastore_goes_away_is_taken_back_lat
     assert world.pods.attached == {}
     assert len(world.journal()) == 1
     world.why = None
-    await world.server.replay()
+    await world.server.release_replay.replay()
     assert (await world.stored(), world.journal()) == (NOTHING, [])
 
 
@@ -285,7 +285,7 @@ async def test_a_del_that_is_interrupted_is_written_down_once(hanging: World) ->
     await asyncio.gather(*hanging.server._deleting, return_exceptions=True)
     assert len(hanging.journal()) == 1
     hanging.store.answers.set()  # type: ignore[attr-defined]
-    await hanging.server.replay()
+    await hanging.server.release_replay.replay()
     assert (await hanging.stored(), hanging.journal()) == (NOTHING, [])
 
 
