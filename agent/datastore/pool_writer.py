@@ -13,6 +13,7 @@ import msgspec
 
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode
+from agent.datastore.resources.validation import validate_pool
 from ipam.allocation.release import release_pool
 from ipam.etcd.store import Put, Store, Unchanged, optimistic
 from ipam.keys import block_of_key, block_prefix
@@ -28,18 +29,18 @@ async def pool_error(
     if stored is not None:
         return _fixed_field_error(new, stored)
     pool = ip_pool.pool(new)
-    if (other := ip_pool.overlap(pool, _readable(others))) is not None:
-        return f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})"
+    if (error := ip_pool.overlap_error(pool, _readable(others))) is not None:
+        return error
     return await _block_error(store, new)
 
 
 def _readable(others: Iterable[IPPool]) -> Iterable[Pool]:
     """The valid pools among stored ones: an invalid one is used by nobody, and overlaps nothing."""
-    return (ip_pool.pool(other) for other in others if not ip_pool.validate_pool(other.spec))
+    return (ip_pool.pool(other) for other in others if not validate_pool(other.spec))
 
 
 def _fixed_field_error(new: IPPool, stored: IPPool) -> str | None:
-    if ip_pool.validate_pool(stored.spec):
+    if validate_pool(stored.spec):
         return None
     before, pool = ip_pool.pool(stored), ip_pool.pool(new)
     for field, old, wanted in (
@@ -78,7 +79,7 @@ async def drain_pool(store: Store, key: str) -> None:
         except msgspec.MsgspecError:
             return True  # nobody allocates from what nobody can read
         assert isinstance(stored, IPPool)
-        if ip_pool.validate_pool(stored.spec):
+        if validate_pool(stored.spec):
             return True
         if stored.spec.disabled:
             record = PoolRecord(ip_pool.pool(stored), key, current.revision)

@@ -18,7 +18,6 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.bgp_validation import NODE_PREFIX, validate_bgp
 from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import (
     PLURALS,
@@ -31,6 +30,7 @@ from agent.datastore.resources.resource_types import (
     decode,
     kind_of,
 )
+from agent.datastore.resources.validation import NODE_PREFIX, validate_bgp
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned

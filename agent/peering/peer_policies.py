@@ -191,7 +191,7 @@ def _operation(spec: OperationSpec) -> Operation:
         return AddCommunity(community(spec.add_community.value))
     if spec.prepend_as_path is not None:
         return PrependAs(tuple(spec.prepend_as_path.prefix))
-    assert spec.set_priority is not None  # exactly one is set: bgp_validation
+    assert spec.set_priority is not None  # exactly one is set: validation
     return SetPriority(spec.set_priority.value)
 
 

@@ -16,8 +16,8 @@ from ipaddress import ip_address
 
 from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, seconds
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
-from agent.datastore.resources.bgp_validation import NODE_PREFIX
 from agent.datastore.resources.resource_types import Node
+from agent.datastore.resources.validation import NODE_PREFIX
 from bgp.peer_config import NextHopMode, PeerConfig
 from bgp.wire.families import Address, family_of
 from ipam.address_text import text_of

@@ -107,10 +107,8 @@ def overlaps(found: Sequence[ParsedResource]) -> list[str]:
     for item in found:
         if isinstance(item.resource, IPPool):
             pool = ip_pool.pool(item.resource)
-            if (other := ip_pool.overlap(pool, before)) is not None:
-                sentences.append(
-                    item.error(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
-                )
+            if (error := ip_pool.overlap_error(pool, before)) is not None:
+                sentences.append(item.error(error))
             before.append(pool)
     return sentences
 
