@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from agent.datastore.resources.ip_pool import pool
-from agent.datastore.resources.resource_types import PLURALS, IPPool, decode
+from agent.datastore.resources.resource_types import PLURALS
+from agent.datastore.storage_layout import pool_record
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
@@ -48,9 +48,7 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
     for key, value in sorted(stored.items()):
         try:
             if key.startswith(resource_prefix(PLURALS["IPPool"])):
-                resource = decode(IPPool, value.value, value.revision)
-                assert isinstance(resource, IPPool)
-                found.pools.append(PoolRecord(pool(resource), key, value.revision))
+                found.pools.append(pool_record(value))
             elif key.startswith(RESERVATIONS):
                 found.reserved += decode_reservation(key, value.value)
             elif (name := resource_name(key, PLURALS["WorkloadEndpoint"])) is not None:
@@ -60,17 +58,13 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
                     )
             elif (name := resource_name(key, PLURALS["Node"])) is not None:
                 found.nodes.add(name[1])
-                _tunnels(found, name[1], json.loads(value.value))
+                node = json.loads(value.value)
+                for path in TUNNEL_FIELDS:
+                    if text := _get(node, path):
+                        found.in_use[ip_address(text)] = f"node {name[1]}"
         except (ValueError, TypeError, AttributeError, msgspec.MsgspecError, IpamError) as error:
             found.damaged[key] = f"{key}: {error}"
     return found
-
-
-def _tunnels(found: Inventory, node: str, raw: Any) -> None:
-    for path in TUNNEL_FIELDS:
-        text = _get(raw, path)
-        if text:
-            found.in_use[ip_address(text)] = f"node {node}"
 
 
 def _get(raw: Any, path: tuple[str, ...]) -> Any:

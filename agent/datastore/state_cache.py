@@ -15,22 +15,21 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import (
     PLURALS,
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
-    IPPool,
     Node,
     WorkloadEndpoint,
     decode,
     kind_of,
+    with_revision,
 )
 from agent.datastore.resources.validation import NODE_PREFIX, validate_bgp
+from agent.datastore.storage_layout import pool_record
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned
@@ -115,7 +114,11 @@ class StateCache:
         known = section.get(key)
         if decoded is None and known is None:
             return False
-        if isinstance(known, WorkloadEndpoint) and _same(known, decoded):
+        if (
+            isinstance(known, WorkloadEndpoint)
+            and decoded is not None
+            and with_revision(known, None) == with_revision(decoded, None)
+        ):
             # The endpoint that a CNI call added, once more over the watch: no change, but now its revision is known.
             section[key] = decoded if decoded.metadata.resource_version is not None else known
             return False
@@ -236,14 +239,6 @@ class StateCache:
         return self._view(BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block})
 
 
-def _same(known: WorkloadEndpoint, other: WorkloadEndpoint | None) -> bool:
-    """Whether two readings say the same, whatever their revisions."""
-    if other is None or known.spec != other.spec:
-        return False
-    one, two = (replace(item.metadata, resource_version=None) for item in (known, other))
-    return bool(one == two)
-
-
 def _specs(resources: Collection[Any]) -> dict[str, Any]:
     return {item.metadata.name: item.spec for item in sorted(resources, key=lambda item: item.metadata.name)}
 
@@ -257,12 +252,6 @@ def _endpoint_key(endpoint: WorkloadEndpoint) -> str:
     return resource_key(
         PLURALS[kind_of(endpoint)], endpoint.metadata.name, endpoint.metadata.namespace or "default"
     )
-
-
-def _pool(value: Versioned) -> PoolRecord:
-    resource = decode(IPPool, value.value, value.revision)
-    assert isinstance(resource, IPPool)
-    return PoolRecord(pool(resource), value.key, value.revision)
 
 
 def _resource(
@@ -296,7 +285,7 @@ def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None
 
 
 _DECODERS: dict[str, Callable[[Versioned], Any]] = {
-    POOLS: _pool,
+    POOLS: pool_record,
     NODES: _resource(Node),
     BGP_SETTINGS: _resource(BGPConfiguration),
     BGP_PEERS: _resource(BGPPeer),

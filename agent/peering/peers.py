@@ -58,8 +58,8 @@ class PeeringInputs:
 
     def asn(self, node: NodeName) -> int:
         """A node's AS number: its own, else the cluster's."""
-        bgp = self.nodes[node].spec.bgp
-        return bgp.as_number if bgp is not None and bgp.as_number is not None else self.cluster.as_number
+        own = self.nodes[node].bgp.as_number
+        return own if own is not None else self.cluster.as_number
 
     def port(self, node: NodeName) -> int:
         """The TCP port on which a node listens."""
@@ -73,8 +73,7 @@ class PeeringInputs:
 
     def reflector_cluster_id(self, node: NodeName) -> str | None:
         """The cluster id of a node that is a route reflector."""
-        bgp = self.nodes[node].spec.bgp
-        return bgp.route_reflector_cluster_id if bgp is not None else None
+        return self.nodes[node].bgp.route_reflector_cluster_id
 
     def selected(self, selector: str) -> list[NodeName]:
         """The nodes that a selector matches, by name."""

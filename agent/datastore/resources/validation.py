@@ -33,7 +33,6 @@ from agent.datastore.resources.resource_types import (
     IPPoolSpec,
     IPReservation,
     Node,
-    NodeBGPSpec,
     Resource,
 )
 from ipam.address_text import MAPPED, text_of
@@ -85,7 +84,7 @@ def validate(resource: Resource) -> list[str]:
 
 
 def _node_errors(node: Node) -> Iterator[str]:
-    spec, bgp = node.spec, node.spec.bgp or NodeBGPSpec()
+    spec, bgp = node.spec, node.bgp
     for version, text, read in ((4, bgp.ipv4_address, node.ipv4), (6, bgp.ipv6_address, node.ipv6)):
         if text and read is None:
             yield f"spec.bgp.ipv{version}Address: {text!r} is not an IPv{version} address with a length"
