@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
 
+import msgspec
+
 from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, seconds
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
 from agent.datastore.resources.resource_types import Node
@@ -206,24 +208,10 @@ def _reversed(inputs: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_
         if _node_behind(inputs, at, spec.as_number) != inputs.me:
             return
         versions = (at.address.version,)
-    mirrored = _mirrored(spec)
+    # The options hold for the other side, too; AS numbers and gateways are one side's own.
+    mirrored = msgspec.structs.replace(spec, local_as_number=None, reachable_by=None)
     for node in _local_side(inputs, spec):
         yield from _node(inputs, node, versions, _kind(spec), name, mirrored, spec.local_as_number)
-
-
-def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
-    """The options of a BGPPeer that hold for its other side, too; AS numbers and gateways are one side's own."""
-    return BGPPeerSpec(
-        password=spec.password,
-        next_hop_mode=spec.next_hop_mode,
-        keep_original_next_hop=spec.keep_original_next_hop,
-        source_address=spec.source_address,
-        max_restart_time=spec.max_restart_time,
-        keepalive_time=spec.keepalive_time,
-        num_allowed_local_as_numbers=spec.num_allowed_local_as_numbers,
-        ttl_security=spec.ttl_security,
-        filters=spec.filters,
-    )
 
 
 def _mesh(inputs: PeeringInputs) -> Iterator[_Candidate]:
