@@ -35,7 +35,7 @@ from agent.configuration.config import Config, ConfigError
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.inputs.facts import FactSettings, Protocols
+from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
@@ -75,21 +75,10 @@ def fact_settings(config: Config) -> FactSettings:
     """The settings that are facts."""
     marks, kernel = config.routes, config.kernel
     return FactSettings(
-        Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
+        Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
         open_forward=kernel.open_forward,
         from_datastore=marks.source == "datastore",
         tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
-    )
-
-
-def ownership(config: Config) -> Ownership:
-    """By which marks our routes are known."""
-    marks = config.routes
-    return Ownership(
-        anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
-        workload=marks.workload,
-        tunnel=marks.tunnel,
-        learned=marks.learned,
     )
 
 
@@ -128,7 +117,7 @@ class Agent:
             self._clock,
             log,
             on_pass=self._after_pass,
-            ownership=ownership(config),
+            ownership=settings.protocols,
         )
         self._node_resource = NodeResource(
             self._store,
