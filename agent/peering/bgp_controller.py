@@ -32,8 +32,7 @@ from agent.peering.originations import (
 from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, required_passwords
-from agent.peering.speaker_identity import identity
+from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, identity, required_passwords
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed

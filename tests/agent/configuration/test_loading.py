@@ -160,7 +160,8 @@ def test_a_password_file_that_others_may_read_is_refused(tmp_path: Path) -> None
     file = tmp_path / "password"
     file.write_text("secret\n")
     file.chmod(0o644)
-    config = load(None, {"TORTIE_ETCD_PASSWORD_FILE": str(file)}, {"node.name": "n"})
+    environment = {"TORTIE_ETCD_PASSWORD_FILE": str(file), "TORTIE_ETCD_USERNAME": "n"}
+    config = load(None, environment, {"node.name": "n"})
     with pytest.raises(ConfigError, match=r"has mode 0644: too open for a secret; chmod it to 0640 or less"):
         etcd_config(config.etcd)
     file.chmod(0o640)
