@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
 
 import msgspec
 
 from agent.datastore.resources.resource_types import PLURALS
+from agent.datastore.resources.schema import value_at
 from agent.datastore.storage_layout import pool_record
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
@@ -52,7 +52,7 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
             elif key.startswith(RESERVATIONS):
                 found.reserved += decode_reservation(key, value.value)
             elif (name := resource_name(key, PLURALS["WorkloadEndpoint"])) is not None:
-                for text in _get(json.loads(value.value), ("spec", "ipNetworks")) or []:
+                for text in value_at(json.loads(value.value), ("spec", "ipNetworks")) or []:
                     found.in_use[ip_address(str(text).partition("/")[0])] = (
                         f"endpoint {'/'.join(filter(None, name))}"
                     )
@@ -60,14 +60,8 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
                 found.nodes.add(name[1])
                 node = json.loads(value.value)
                 for path in TUNNEL_FIELDS:
-                    if text := _get(node, path):
+                    if text := value_at(node, path):
                         found.in_use[ip_address(text)] = f"node {name[1]}"
         except (ValueError, TypeError, AttributeError, msgspec.MsgspecError, IpamError) as error:
             found.damaged[key] = f"{key}: {error}"
     return found
-
-
-def _get(raw: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        raw = (raw or {}).get(name)
-    return raw

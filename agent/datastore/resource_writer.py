@@ -27,7 +27,6 @@ from agent.datastore.resources.documents import (
     parse_document,
 )
 from agent.datastore.resources.resource_types import (
-    NAMESPACED,
     READ_ONLY,
     IPAMConfiguration,
     IPPool,
@@ -154,7 +153,8 @@ class ResourceWriter:
         stored = _stored(kind, current)
         found = build(stored)
         resource = self._completed(found.resource, stored)
-        changed = tuple(_changes(stored, resource))
+        before = _compared(stored.resource) if stored is not None else {}
+        changed = tuple(changes(before, _compared(resource)))
         if stored is not None and not changed:
             return WriteResult(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
         if current is not None:
@@ -167,7 +167,9 @@ class ResourceWriter:
         if revision is None:
             return None
         effect = Effect.CREATED if current is None else Effect.CONFIGURED
-        return WriteResult(kind, resource.metadata.name, effect, _revised(resource, revision), changed)
+        # A dry run has no revision.
+        written = with_revision(resource, revision if revision < FIRST_REVISION else None)
+        return WriteResult(kind, resource.metadata.name, effect, written, changed)
 
     async def _check_pool(self, found: ParsedResource, new: IPPool, stored: StoredResource | None) -> None:
         """Raises InvalidDocument for a pool that conflicts with what is stored, StoreError."""
@@ -200,7 +202,7 @@ class ResourceWriter:
         metadata = replace(
             written,
             resource_version=None,
-            namespace=(written.namespace or "default") if kind_of(resource) in NAMESPACED else None,
+            namespace=None,  # no kind that a person writes has one
             uid=before.uid or str(uuid.uuid4()),
             creation_timestamp=before.creation_timestamp or self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
@@ -211,16 +213,14 @@ class ResourceWriter:
 
         Raises InvalidDocument, NotFound, Conflict, StoreError.
         """
-        kind, metadata = kind_of(resource), resource.metadata
-        return await self.delete_named(kind, metadata.name, metadata.namespace, metadata.resource_version)
+        metadata = resource.metadata
+        return await self.delete_named(kind_of(resource), metadata.name, metadata.resource_version)
 
-    async def delete_named(
-        self, kind: str, name: str, namespace: str | None = None, revision: str | None = None
-    ) -> WriteResult:
+    async def delete_named(self, kind: str, name: str, revision: str | None = None) -> WriteResult:
         """Remove by name, so that what cannot be read can be removed. `revision` is compared when it is given."""
         if (reason := READ_ONLY.get(kind)) is not None:
             raise InvalidDocument([f"{kind} {name} cannot be deleted: {reason}"])
-        key = key_by_name(kind, name, namespace)
+        key = key_by_name(kind, name)
         current = await self._store.get(key)
         if current is not None:
             _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
@@ -272,7 +272,7 @@ class ResourceWriter:
 
     async def list_kind(self, kind: str) -> tuple[list[Resource], list[str]]:
         """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
-        listing = await self._store.list(storage_layout.kind_prefix(kind))
+        listing = await self._store.list(storage_layout.KIND_PREFIXES[kind])
         found: list[Resource] = []
         damaged: list[str] = []
         for _, value in sorted(listing.values.items()):
@@ -335,16 +335,7 @@ def _refuse_old(asked: str | None, current: Versioned, located: Callable[[str], 
         raise Conflict(located(sentence))
 
 
-def _changes(stored: StoredResource | None, resource: Resource) -> list[str]:
-    return list(changes(_compared(stored.resource) if stored is not None else {}, _compared(resource)))
-
-
 def _compared(resource: Resource) -> Document:
     document = storage_layout.to_document(resource)
     metadata = {name: value for name, value in document["metadata"].items() if name not in NOT_CHANGES}
     return {**document, "metadata": metadata}
-
-
-def _revised(resource: Resource, revision: int) -> Resource:
-    """With the revision of its write; a dry run has none."""
-    return with_revision(resource, revision if revision < FIRST_REVISION else None)

@@ -36,6 +36,12 @@ from ipam.failures import Malformed
 from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
 from ipam.model import IpamConfig, PoolRecord
 
+KIND_PREFIXES = {kind: resource_prefix(plural) for kind, plural in PLURALS.items()} | {
+    "IPAMConfiguration": IPAM_CONFIG,
+    "BlockAffinity": HOSTS,
+}
+"""The prefix of the keys of all resources of a kind."""
+
 
 class Damaged(Exception):
     """A stored value cannot be read; the sentence names kind, key and field."""
@@ -48,17 +54,6 @@ class StoredResource:
     resource: Resource
     document: Document
     value: Versioned
-
-
-def kind_prefix(kind: str) -> str:
-    """The prefix of the keys of all resources of a kind."""
-    match kind:
-        case "IPAMConfiguration":
-            return IPAM_CONFIG
-        case "BlockAffinity":
-            return HOSTS
-        case _:
-            return resource_prefix(PLURALS[kind])
 
 
 def key_of(resource: Resource) -> str:
@@ -115,8 +110,7 @@ def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
 
 def to_document(resource: Resource) -> Document:
     """A resource as a document for people and files: the fields that this program knows."""
-    document = msgspec.to_builtins(resource)
-    assert isinstance(document, dict)
+    document: Document = msgspec.to_builtins(resource)
     return document
 
 

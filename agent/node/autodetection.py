@@ -95,10 +95,11 @@ class Autodetection:
         candidates = await self._candidates(version, chosen)
         if chosen.kind not in (MethodKind.ROUTE, MethodKind.CAN_REACH):
             return [(candidates, str(chosen))]
-        names = chosen.arguments if chosen.kind is MethodKind.CAN_REACH else self._datastore_names()
-        hosts = await resolved(names, version)
-        if chosen.kind is MethodKind.ROUTE:
-            hosts.append(OUTSIDE[version])
+        if chosen.kind is MethodKind.CAN_REACH:
+            hosts = await resolved(chosen.arguments, version)
+        else:
+            urls = [urlsplit(one if "//" in one else f"//{one}") for one in self.endpoints]
+            hosts = [*await resolved([url.hostname or "" for url in urls], version), OUTSIDE[version]]
         rounds = []
         for host in hosts:
             bearers = {one.interface for one in candidates if one.address.ip == host}
@@ -124,12 +125,6 @@ class Autodetection:
             first_found = AutodetectionMethod(MethodKind.FIRST_FOUND)
             rounds.append((await self._candidates(6, first_found), "first found"))
         return rounds
-
-    def _datastore_names(self) -> list[str]:
-        return [
-            urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-            for endpoint in self.endpoints
-        ]
 
 
 async def resolved(names: Iterable[str], version: int) -> list[Address]:

@@ -23,6 +23,7 @@ from agent.dataplane.desired.desired_tunnels import uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
+from agent.datastore.resources.schema import value_at
 from agent.datastore.state_cache import StateCache
 from agent.node.address_candidates import InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
@@ -151,7 +152,7 @@ class NodeResource:
 
     def _holder(self, address: InterfaceAddress) -> NodeName | None:
         for name, node in self._state.nodes.items():
-            taken = node.ipv4 if address.version == 4 else node.ipv6
+            taken = node.underlay(address.version)
             if name != self._state.node and taken is not None and taken.ip == address.ip:
                 return name
         return None
@@ -162,7 +163,7 @@ class NodeResource:
         if own is None:
             return
         links = await self._kernel.links()
-        stored = {4: own.ipv4, 6: own.ipv6}
+        stored = {version: own.underlay(version) for version in ADDRESS_PATHS}
         lost = [
             version for version, one in stored.items() if one is not None and not link_with(links, one.ip)
         ]
@@ -201,7 +202,7 @@ class NodeResource:
         current = await self._store.get(self._key)
         if current is None:
             return
-        if not eligible and _get(json.loads(current.value), use.path) is None:
+        if not eligible and value_at(json.loads(current.value), use.path) is None:
             return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
         if not eligible:
@@ -274,12 +275,6 @@ class NodeResource:
         stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata = {"name": self._state.node, "uid": str(uuid.uuid4()), "creationTimestamp": stamp}
         return {"kind": "Node", "apiVersion": API_VERSION, "metadata": metadata, "spec": {}}
-
-
-def _get(raw: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    for name in path:
-        raw = raw.get(name) or {}
-    return raw or None
 
 
 def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:

@@ -47,9 +47,8 @@ class LookingGlass:
 
     def peers(self) -> list[dict[str, Any]]:
         """Every peer: the fields of its PeerStatus and what is configured; of a password only that there is one."""
-        if self.speaker is None:
-            return []
-        return [self._described(self.speaker, status) for status in self.speaker.status()]
+        speaker = self.speaker
+        return [self._described(speaker, one) for one in speaker.status()] if speaker is not None else []
 
     def _described(self, speaker: Speaker, status: PeerStatus) -> dict[str, Any]:
         found = {field.name: getattr(status, field.name) for field in fields(status)}

@@ -19,6 +19,7 @@ from agent.datastore.resources.bgp_types import (
     FilterRule,
     OperationSpec,
     PrefixAdvertisement,
+    PrefixLength,
 )
 from bgp.policy.policy import (
     Action,
@@ -177,13 +178,8 @@ def _interface_match(pattern: str, interfaces: Sequence[PolicyInterface]) -> Int
 def _prefix(spec: FilterRule) -> PrefixMatch | None:
     if spec.cidr is None:
         return None
-    length = spec.prefix_length
-    return PrefixMatch(
-        ip_network(spec.cidr),
-        Operator(spec.match_operator),
-        length.min if length is not None else None,
-        length.max if length is not None else None,
-    )
+    length = spec.prefix_length or PrefixLength()
+    return PrefixMatch(ip_network(spec.cidr), Operator(spec.match_operator), length.min, length.max)
 
 
 def _operation(spec: OperationSpec) -> Operation:

@@ -74,7 +74,7 @@ class PeeringInputs:
 
     def address(self, node: NodeName, version: int) -> Address | None:
         """A node's address of a version of IP."""
-        found = self.nodes[node].ipv4 if version == 4 else self.nodes[node].ipv6
+        found = self.nodes[node].underlay(version)
         return found.ip if found is not None else None
 
     def reflector_cluster_id(self, node: NodeName) -> str | None:

@@ -142,6 +142,10 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
         """The node's IPv6 underlay address with its subnet; None when the node has none or it cannot be read."""
         return _value(IPv6Interface, self.bgp.ipv6_address)
 
+    def underlay(self, version: int) -> IPv4Interface | IPv6Interface | None:
+        """The node's underlay address of a version of IP, with its subnet."""
+        return self.ipv4 if version == 4 else self.ipv6
+
     @property
     def ipip_address(self) -> IPv4Address | None:
         """The address on the node's tunl0."""
