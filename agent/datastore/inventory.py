@@ -14,11 +14,11 @@ import msgspec
 
 from agent.datastore.resources.resource_types import PLURALS
 from agent.datastore.resources.schema import value_at
-from agent.datastore.storage_layout import pool_record
+from agent.datastore.storage_layout import KIND_PREFIXES, pool_record
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
-from ipam.keys import RESERVATIONS, resource_name, resource_prefix
+from ipam.keys import RESERVATIONS, resource_name
 from ipam.model import Address, PoolRecord, Prefix
 
 TUNNEL_FIELDS = (
@@ -47,7 +47,7 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
     found = Inventory()
     for key, value in sorted(stored.items()):
         try:
-            if key.startswith(resource_prefix(PLURALS["IPPool"])):
+            if key.startswith(KIND_PREFIXES["IPPool"]):
                 found.pools.append(pool_record(value))
             elif key.startswith(RESERVATIONS):
                 found.reserved += decode_reservation(key, value.value)

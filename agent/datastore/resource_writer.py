@@ -114,11 +114,8 @@ class ResourceWriter:
                 raise NotFound(found.error("does not exist; make it with: tortie create, or: tortie apply"))
             return found
 
-        if (reason := READ_ONLY.get(kind_of(found.resource))) is not None:
-            raise InvalidDocument([found.error(f"cannot be written: {reason}")])
-        return await self._write(
-            kind_of(found.resource), key_of(found.resource), build, found.position.locate("")
-        )
+        kind, name = kind_of(found.resource), found.resource.metadata.name
+        return await self._write(kind, name, build, found.position.locate(""))
 
     async def edit(
         self, kind: str, name: str, edit: Callable[[Document], Document], source: str
@@ -140,11 +137,12 @@ class ResourceWriter:
                 raise InvalidDocument([edited.error("kind and metadata.name: cannot be changed")])
             return edited
 
-        if (reason := READ_ONLY.get(kind)) is not None:
-            raise InvalidDocument([f"{source}: {kind} {name}: cannot be written: {reason}"])
-        return await self._write(kind, key_by_name(kind, name), build, source)
+        return await self._write(kind, name, build, source)
 
-    async def _write(self, kind: str, key: str, build: Build, where: str) -> WriteResult:
+    async def _write(self, kind: str, name: str, build: Build, where: str) -> WriteResult:
+        if (reason := READ_ONLY.get(kind)) is not None:
+            raise InvalidDocument([f"{where}: {kind} {name}: cannot be written: {reason}"])
+        key = key_by_name(kind, name)
         overtaken = f"{where}: somebody else keeps changing {kind} at {key}; try again"
         return await optimistic(lambda: self._attempt(kind, key, build), MOST_ATTEMPTS, overtaken)
 
