@@ -2,7 +2,8 @@
 
 Promises: nothing is written unless everything about the resource holds (immutable fields, no overlap with another
 pool); the write happens only if nobody changed the resource meanwhile. A document that names the resourceVersion it was
-read with is refused when that has passed, unless it changes nothing. Errors are one sentence with position and field.
+read with is refused when that has passed, unless it changes nothing. A pool is disabled and its empty blocks are freed
+before it is deleted. Errors are one sentence with position and field.
 Does not know: files and their syntax, what agents do with a resource.
 """
 
