@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from agent.configuration.config import Config, ConfigError
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.inputs.facts import FactSettings, Protocols
+from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
@@ -75,30 +74,17 @@ def fact_settings(config: Config) -> FactSettings:
     """The settings that are facts."""
     marks, kernel = config.routes, config.kernel
     return FactSettings(
-        Protocols(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
+        Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
         open_forward=kernel.open_forward,
         from_datastore=marks.source == "datastore",
         tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
     )
 
 
-def ownership(config: Config) -> Ownership:
-    """By which marks our routes are known."""
-    marks = config.routes
-    return Ownership(
-        anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
-        workload=marks.workload,
-        tunnel=marks.tunnel,
-        learned=marks.learned,
-    )
-
-
 class Agent:
     """All parts of one node."""
 
-    def __init__(
-        self, config: Config, read: Callable[[], Config], begin_again: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config], begin_again: Callable[[], object]) -> None:
         self._config = config
         self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
@@ -108,28 +94,24 @@ class Agent:
         self._kernel = NetlinkKernel(
             nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
         )
-        self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
-        self._allocator = Allocator(self._store, self._clock.wall, lambda: self._state.pools)
-        self._bgp = BgpController(
-            config.bgp,
-            PasswordFiles(Path(config.paths.secrets)),
-            DrainFile(Path(config.paths.state)),
-            self._clock,
-            self._ring,
-        )
-        self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
-        underlay = UnderlayRoutes(self._kernel, self._ring)
-        self._desired = DesiredStateBuilder(
-            self._state, settings, self._bgp, underlay, lambda: self._syncer.in_sync
-        )
         self._reconciler = Reconciler(
             self._kernel,
             self._desired_state,
             self._clock,
             log,
             on_pass=self._after_pass,
-            ownership=ownership(config),
+            ownership=settings.protocols,
         )
+        trigger = self._reconciler.trigger
+        self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
+        self._allocator = Allocator(self._store, self._clock.wall, lambda: self._state.pools)
+        secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
+        self._bgp = BgpController(
+            config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
+        )
+        self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
+        underlay = UnderlayRoutes(self._kernel, trigger)
+        self._desired = DesiredStateBuilder(self._state, settings, self._bgp, underlay, self._in_sync)
         self._node_resource = NodeResource(
             self._store,
             self._state,
@@ -139,27 +121,9 @@ class Agent:
             tuple(config.etcd.endpoints),
             self._clock,
         )
-        self._node = NodeController(
-            self._node_resource, underlay, self._state, lambda: self._syncer.in_sync, self._clock
-        )
+        self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
-        self._status = self._make_status()
-        self._exposition = Exposition(self._status.readings)
-        dependencies = self._cni_dependencies()
-        self._cni = CniServer(
-            config.cni_socket, dependencies, ReleaseJournal(Path(config.paths.state)), self._clock
-        )
-        self._collector = LeakCollector(dependencies, self._state, self._clock)
-        self._supervision = Supervision(
-            Notifier(os.environ, os.getpid()),
-            self._status.readiness,
-            self._ring,
-            lambda: self.reload.wanted,
-            self._clock,
-        )
-
-    def _make_status(self) -> AgentStatus:
-        return AgentStatus(
+        self._status = AgentStatus(
             self._state,
             self._syncer,
             self._store.channels,
@@ -171,8 +135,18 @@ class Agent:
             self._desired.facts,
             self._lag.take,
             self._clock.wall(),
-            version("tortie"),
             PoolGauges(self._state.node),
+        )
+        self._exposition = Exposition(self._status.readings)
+        dependencies = self._cni_dependencies()
+        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
+        self._collector = LeakCollector(dependencies, self._state, self._clock)
+        self._supervision = Supervision(
+            Notifier(os.environ, os.getpid()),
+            self._status.readiness,
+            trigger,
+            lambda: self.reload.wanted,
+            self._clock,
         )
 
     def _cni_dependencies(self) -> Dependencies:
@@ -200,16 +174,12 @@ class Agent:
         found = (await self._kernel.routes()).values()
         marks = self._config.routes
         self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
+        parts = (self._syncer.run, self._reconciler.run, self._node.run, self._tracking.run)
+        services = (self._cni.run, self._collector.run, self._supervision.run, self._lag.run)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._syncer.run())
-                group.create_task(self._reconciler.run())
-                group.create_task(self._node.run())
-                group.create_task(self._tracking.run())
-                group.create_task(self._cni.run())
-                group.create_task(self._collector.run())
-                group.create_task(self._supervision.run())
-                group.create_task(self._lag.run())
+                for run in (*parts, *services):
+                    group.create_task(run())
                 metrics = self._config.metrics_socket, self._config.metrics.listen
                 group.create_task(serve_pages(*metrics, self._exposition, self._status.not_ready))
                 group.create_task(control.serve(self._config.control_socket, self._answers()))
@@ -220,8 +190,8 @@ class Agent:
 
     # -- which part is informed of which change ------------------------------------------------------------------------
 
-    def _ring(self) -> None:
-        self._reconciler.trigger()
+    def _in_sync(self) -> bool:
+        return self._syncer.in_sync
 
     def _state_changed(self) -> None:
         self._reconciler.trigger()
@@ -285,10 +255,7 @@ async def _until_signalled(config: Config, read: Callable[[], Config]) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main_task.cancel)
 
-    def begin_again() -> None:
-        main_task.cancel()
-
-    agent = Agent(config, read, begin_again)
+    agent = Agent(config, read, main_task.cancel)
 
     def hang_up() -> None:
         with suppress(ValueError):  # said in the log and in the status

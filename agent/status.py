@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from agent.clock import Clock
@@ -43,6 +44,9 @@ def fact_troubles(state: StateCache, facts: Facts) -> tuple[str, ...]:
     return tuple(found)
 
 
+VERSION = version("tortie")
+
+
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
     """Reads all parts; owns nothing."""
@@ -58,7 +62,6 @@ class AgentStatus:
     facts: Callable[[], Facts]
     lag: Callable[[], float]
     started: datetime
-    version: str
     pools: PoolGauges
 
     def not_ready(self) -> str | None:
@@ -105,7 +108,7 @@ class AgentStatus:
             "address_found_by": self.node_resource.found_by,
             "address6": me.ipv6 if me is not None else None,
             "pid": os.getpid(),
-            "version": self.version,
+            "version": VERSION,
             "started": self.started,
             "ready": ready,
             "in_sync": self.syncer.in_sync,
@@ -135,7 +138,7 @@ class AgentStatus:
         """For monitoring."""
         owners = self.state.block_owners.values()
         return Readings(
-            version=self.version,
+            version=VERSION,
             started=self.started,
             ready=self.not_ready() is None,
             in_sync=self.syncer.in_sync,

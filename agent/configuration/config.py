@@ -7,7 +7,6 @@ Does not know: where settings come from (agent.configuration.loading), which par
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -222,45 +221,21 @@ def _check_node(node: NodeSettings) -> None:
         except ValueError as error:
             raise ConfigError(f"node.{key}: {error}") from None
     if node.address:
-        node_address(node.address)
+        _check_address(
+            "node.address", node.address, IPv4Interface, "an IPv4 address with a length, such as 10.0.0.5/24"
+        )
     if node.address6 not in ("", "none"):
-        node_address(node.address6, 6)
-
-
-def node_address(text: str, version: int = 4) -> IPv4Interface | IPv6Interface:
-    """`172.26.5.10/20` as a value. Raises ConfigError."""
-    key, example = ("node.address6", "fd00::5/64") if version == 6 else ("node.address", "10.0.0.5/24")
-    try:
-        interface = IPv6Interface(text) if version == 6 else IPv4Interface(text)
-    except ValueError:
-        raise ConfigError(
-            f"{key}: {text!r} is not an IPv{version} address with a length, such as {example}"
-        ) from None
-    is_no_host = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
-    if "/" not in text or is_no_host:
-        raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")
-    return interface
-
-
-def only_its_owners(key: str, path: Path) -> None:
-    """Raise ConfigError for a file with a secret that is not there, or that others than owner and group may read."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
-    if mode & 0o027:
-        raise ConfigError(
-            f"{key}: {path} has mode {mode & 0o777:04o}: too open for a secret; chmod it to 0640 or less"
+        _check_address(
+            "node.address6", node.address6, IPv6Interface, "an IPv6 address with a length, such as fd00::5/64"
         )
 
 
-def password(settings: EtcdSettings) -> str | None:
-    """The password from its file, which nobody but its owner and group may read. Raises ConfigError."""
-    if not settings.password_file:
-        return None
-    path = Path(settings.password_file)
-    only_its_owners("etcd.password_file", path)
+def _check_address(key: str, text: str, read: type[IPv4Interface | IPv6Interface], expected: str) -> None:
+    """`172.26.5.10/20`: a host's address with the length of its subnet. Raises ConfigError."""
     try:
-        return path.read_text().rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"etcd.password_file: {path}: cannot be read: {error}") from error
+        interface = read(text)
+    except ValueError:
+        raise ConfigError(f"{key}: {text!r} is not {expected}") from None
+    is_no_host = interface.ip.is_unspecified or interface.ip == interface.network.broadcast_address
+    if "/" not in text or is_no_host:
+        raise ConfigError(f"{key}: {text!r} must be a host's address with the length of its subnet")

@@ -77,7 +77,9 @@ class DesiredStateBuilder:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         facts = self.facts()
-        complete, converged = is_complete(facts, in_sync=self._in_sync()), self._bgp.converged
+        # Without the parent interface no route to another node follows, though all of them are still right: it has no
+        # address for a moment, or the node was given another address that the interface does not have yet.
+        complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged
         routes, touched = await run_cooperatively(self._routes.update(facts, self._bgp.take_changed_routes()))
         return DesiredState(
             self._objects.dataplane(facts, routes),
@@ -86,12 +88,3 @@ class DesiredStateBuilder:
             learned=facts.bgp_nexthops,
             touched=touched,
         )
-
-
-def is_complete(facts: Facts, *, in_sync: bool) -> bool:
-    """Whether an object of ours that does not follow from these facts should not be.
-
-    Without the parent interface no route to another node follows, though all of them are still right: the interface has
-    no address for a moment, or the node was given another address that the interface does not have yet.
-    """
-    return in_sync and facts.parent is not None

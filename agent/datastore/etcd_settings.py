@@ -1,10 +1,15 @@
-"""From settings to a connected datastore: the one place where etcd settings become the store's own."""
+"""From settings to a connected datastore: the one place where etcd settings become the store's own.
+
+Promises: the password and the key are read from files that nobody but their owner and group may read.
+Does not know: where settings come from, requests.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from agent.configuration.config import ConfigError, EtcdSettings, only_its_owners, password
+from agent.configuration.config import ConfigError, EtcdSettings
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.failures import StoreUnavailable
@@ -12,8 +17,8 @@ from ipam.failures import StoreUnavailable
 
 def etcd_config(settings: EtcdSettings) -> EtcdConfig:
     """The datastore's settings as the store takes them. Raises ConfigError, naming what is wrong."""
-    for file in (settings.key_file,) if settings.key_file else ():
-        only_its_owners("etcd.key_file", Path(file))
+    if settings.key_file:
+        _check_owners_only("etcd.key_file", Path(settings.key_file))
     try:
         return EtcdConfig(
             endpoints=tuple(settings.endpoints),
@@ -21,7 +26,7 @@ def etcd_config(settings: EtcdSettings) -> EtcdConfig:
             cert_file=settings.cert_file or None,
             key_file=settings.key_file or None,
             username=settings.username or None,
-            password=password(settings),
+            password=_password(settings),
             fresh_password=(lambda: _again(settings)) if settings.password_file else None,
         )
     except ValueError as error:
@@ -39,6 +44,30 @@ def check_files(settings: EtcdSettings) -> None:
 def _again(settings: EtcdSettings) -> str | None:
     """The password as the file has it now. Raises StoreUnavailable: while we run, a wrong file is an outage."""
     try:
-        return password(settings)
+        return _password(settings)
     except ConfigError as error:
         raise StoreUnavailable(str(error)) from error
+
+
+def _check_owners_only(key: str, path: Path) -> None:
+    """Raise ConfigError for a file with a secret that is not there, or that others than owner and group may read."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
+    if mode & 0o027:
+        raise ConfigError(
+            f"{key}: {path} has mode {mode & 0o777:04o}: too open for a secret; chmod it to 0640 or less"
+        )
+
+
+def _password(settings: EtcdSettings) -> str | None:
+    """The password from its file, which nobody but its owner and group may read. Raises ConfigError."""
+    if not settings.password_file:
+        return None
+    path = Path(settings.password_file)
+    _check_owners_only("etcd.password_file", path)
+    try:
+        return path.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"etcd.password_file: {path}: cannot be read: {error}") from error

@@ -9,16 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
 
 import msgspec
 
-from agent.datastore.resources.ip_pool import pool
-from agent.datastore.resources.resource_types import PLURALS, IPPool, decode
+from agent.datastore.resources.resource_types import PLURALS
+from agent.datastore.resources.schema import value_at
+from agent.datastore.storage_layout import KIND_PREFIXES, pool_record
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
-from ipam.keys import RESERVATIONS, resource_name, resource_prefix
+from ipam.keys import RESERVATIONS, resource_name
 from ipam.model import Address, PoolRecord, Prefix
 
 TUNNEL_FIELDS = (
@@ -47,33 +47,21 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
     found = Inventory()
     for key, value in sorted(stored.items()):
         try:
-            if key.startswith(resource_prefix(PLURALS["IPPool"])):
-                resource = decode(IPPool, value.value, value.revision)
-                assert isinstance(resource, IPPool)
-                found.pools.append(PoolRecord(pool(resource), key, value.revision))
+            if key.startswith(KIND_PREFIXES["IPPool"]):
+                found.pools.append(pool_record(value))
             elif key.startswith(RESERVATIONS):
                 found.reserved += decode_reservation(key, value.value)
             elif (name := resource_name(key, PLURALS["WorkloadEndpoint"])) is not None:
-                for text in _get(json.loads(value.value), ("spec", "ipNetworks")) or []:
+                for text in value_at(json.loads(value.value), ("spec", "ipNetworks")) or []:
                     found.in_use[ip_address(str(text).partition("/")[0])] = (
                         f"endpoint {'/'.join(filter(None, name))}"
                     )
             elif (name := resource_name(key, PLURALS["Node"])) is not None:
                 found.nodes.add(name[1])
-                _tunnels(found, name[1], json.loads(value.value))
+                node = json.loads(value.value)
+                for path in TUNNEL_FIELDS:
+                    if text := value_at(node, path):
+                        found.in_use[ip_address(text)] = f"node {name[1]}"
         except (ValueError, TypeError, AttributeError, msgspec.MsgspecError, IpamError) as error:
             found.damaged[key] = f"{key}: {error}"
     return found
-
-
-def _tunnels(found: Inventory, node: str, raw: Any) -> None:
-    for path in TUNNEL_FIELDS:
-        text = _get(raw, path)
-        if text:
-            found.in_use[ip_address(text)] = f"node {node}"
-
-
-def _get(raw: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        raw = (raw or {}).get(name)
-    return raw

@@ -2,37 +2,55 @@
 
 Promises: nothing is written unless everything about the resource holds (immutable fields, no overlap with another
 pool); the write happens only if nobody changed the resource meanwhile. A document that names the resourceVersion it was
-read with is refused when that has passed, unless it changes nothing. Errors are one sentence with position and field.
+read with is refused when that has passed, unless it changes nothing. A pool is disabled and its empty blocks are freed
+before it is deleted. Errors are one sentence with position and field.
 Does not know: files and their syntax, what agents do with a resource.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.clock import Clock
 from agent.datastore import storage_layout
-from agent.datastore.pool_writer import drain_pool, pool_error
+from agent.datastore.resources import ip_pool
 from agent.datastore.resources.documents import (
     InvalidDocument,
     ParsedResource,
     SourcePosition,
     parse_document,
 )
-from agent.datastore.resources.resource_types import READ_ONLY, IPAMConfiguration, IPPool, Resource, kind_of
+from agent.datastore.resources.resource_types import (
+    READ_ONLY,
+    IPAMConfiguration,
+    IPPool,
+    Resource,
+    decode,
+    encode,
+    kind_of,
+    with_revision,
+)
 from agent.datastore.resources.schema import Document, changes
+from agent.datastore.resources.validation import validate_pool
 from agent.datastore.storage_layout import Damaged, StoredResource, key_by_name, key_of
+from ipam.allocation.release import release_pool
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict
+from ipam.keys import block_of_key, block_prefix
+from ipam.model import Pool, PoolRecord
 
 MOST_ATTEMPTS = 10
 """How often another writer may come first; as calicoctl."""
+MOST_DRAIN_ATTEMPTS = 5
+"""As many, while a pool is disabled and emptied before it is deleted."""
 NOT_CHANGES = ("uid", "creationTimestamp", "resourceVersion", "namespace")
 """Fields of metadata that a write itself sets: no change."""
 
@@ -97,11 +115,8 @@ class ResourceWriter:
                 raise NotFound(found.error("does not exist; make it with: tortie create, or: tortie apply"))
             return found
 
-        if (reason := READ_ONLY.get(kind_of(found.resource))) is not None:
-            raise InvalidDocument([found.error(f"cannot be written: {reason}")])
-        return await self._write(
-            kind_of(found.resource), key_of(found.resource), build, found.position.locate("")
-        )
+        kind, name = kind_of(found.resource), found.resource.metadata.name
+        return await self._write(kind, name, build, found.position.locate(""))
 
     async def edit(
         self, kind: str, name: str, edit: Callable[[Document], Document], source: str
@@ -123,11 +138,12 @@ class ResourceWriter:
                 raise InvalidDocument([edited.error("kind and metadata.name: cannot be changed")])
             return edited
 
-        if (reason := READ_ONLY.get(kind)) is not None:
-            raise InvalidDocument([f"{source}: {kind} {name}: cannot be written: {reason}"])
-        return await self._write(kind, key_by_name(kind, name), build, source)
+        return await self._write(kind, name, build, source)
 
-    async def _write(self, kind: str, key: str, build: Build, where: str) -> WriteResult:
+    async def _write(self, kind: str, name: str, build: Build, where: str) -> WriteResult:
+        if (reason := READ_ONLY.get(kind)) is not None:
+            raise InvalidDocument([f"{where}: {kind} {name}: cannot be written: {reason}"])
+        key = key_by_name(kind, name)
         overtaken = f"{where}: somebody else keeps changing {kind} at {key}; try again"
         return await optimistic(lambda: self._attempt(kind, key, build), MOST_ATTEMPTS, overtaken)
 
@@ -136,60 +152,79 @@ class ResourceWriter:
         stored = _stored(kind, current)
         found = build(stored)
         resource = self._completed(found.resource, stored)
-        changed = tuple(_changes(stored, resource))
+        before = _compared(stored.resource) if stored is not None else {}
+        changed = tuple(changes(before, _compared(resource)))
         if stored is not None and not changed:
             return WriteResult(kind, resource.metadata.name, Effect.UNCHANGED, stored.resource)
         if current is not None:
             _refuse_old(found.resource.metadata.resource_version, current, found.error)
-        await self._check(found, stored)
+        if isinstance(found.resource, IPPool):
+            await self._check_pool(found, found.resource, stored)
         guard = Unchanged(key, current.revision if current is not None else 0)
         put = Put(key, storage_layout.stored_bytes(resource, current))
         revision = _written_at(put, await self._store.commit((guard,), (put,)))
         if revision is None:
             return None
         effect = Effect.CREATED if current is None else Effect.CONFIGURED
-        return WriteResult(kind, resource.metadata.name, effect, _revised(resource, revision), changed)
+        # A dry run has no revision.
+        written = with_revision(resource, revision if revision < FIRST_REVISION else None)
+        return WriteResult(kind, resource.metadata.name, effect, written, changed)
 
-    async def _check(self, found: ParsedResource, stored: StoredResource | None) -> None:
-        """Raises InvalidDocument when what is stored elsewhere does not allow the resource."""
-        if not isinstance(found.resource, IPPool):
-            return
-        before = stored.resource if stored is not None else None
-        assert before is None or isinstance(before, IPPool)
-        pools, _ = await self.list_kind("IPPool")
-        others = [other for other in pools if isinstance(other, IPPool)]
-        error = await pool_error(self._store, found.resource, before, others)
+    async def _check_pool(self, found: ParsedResource, new: IPPool, stored: StoredResource | None) -> None:
+        """Raises InvalidDocument for a pool that conflicts with what is stored, StoreError."""
+        pool = ip_pool.pool(new)
+        if stored is not None:
+            error = _fixed_field_error(pool, stored.resource)
+        else:
+            pools, _ = await self.list_kind("IPPool")
+            # An invalid pool is used by nobody, and overlaps nothing.
+            valid = [one for one in pools if isinstance(one, IPPool) and not validate_pool(one.spec)]
+            error = ip_pool.overlap_error(pool, map(ip_pool.pool, valid)) or await self._block_error(pool)
         if error is not None:
             raise InvalidDocument([found.error(error)])
 
+    async def _block_error(self, pool: Pool) -> str | None:
+        """Blocks of an earlier pool with another length would share addresses with this pool's blocks."""
+        cidr, length = pool.cidr, pool.block_length
+        listing = await self._store.list(block_prefix(cidr.version))
+        for block in map(block_of_key, listing.values):
+            if block is not None and block.overlaps(cidr) and block.prefixlen != length:
+                return f"spec.blockSize: {length} differs from the existing block {block} in {cidr}"
+        return None
+
     def _completed(self, resource: Resource, stored: StoredResource | None) -> Resource:
+        """With the metadata to write: Calico's clients want a uid and a creation time; stored ones stay."""
         if isinstance(resource, IPAMConfiguration):
             return resource  # stored without uid and time
-        created_at = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
-        before = stored.resource.metadata if stored is not None else None
-        metadata = storage_layout.metadata_for(resource, before, str(uuid.uuid4()), created_at)
-        return msgspec.structs.replace(resource, metadata=metadata)
+        written = resource.metadata
+        before = stored.resource.metadata if stored is not None else written
+        metadata = replace(
+            written,
+            resource_version=None,
+            namespace=None,  # no kind that a person writes has one
+            uid=before.uid or str(uuid.uuid4()),
+            creation_timestamp=before.creation_timestamp or self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        return replace(resource, metadata=metadata)
 
     async def delete(self, resource: Resource) -> WriteResult:
         """Remove; a pool is disabled and its blocks are released before.
 
         Raises InvalidDocument, NotFound, Conflict, StoreError.
         """
-        kind, metadata = kind_of(resource), resource.metadata
-        return await self.delete_named(kind, metadata.name, metadata.namespace, metadata.resource_version)
+        metadata = resource.metadata
+        return await self.delete_named(kind_of(resource), metadata.name, metadata.resource_version)
 
-    async def delete_named(
-        self, kind: str, name: str, namespace: str | None = None, revision: str | None = None
-    ) -> WriteResult:
+    async def delete_named(self, kind: str, name: str, revision: str | None = None) -> WriteResult:
         """Remove by name, so that what cannot be read can be removed. `revision` is compared when it is given."""
         if (reason := READ_ONLY.get(kind)) is not None:
             raise InvalidDocument([f"{kind} {name} cannot be deleted: {reason}"])
-        key = key_by_name(kind, name, namespace)
+        key = key_by_name(kind, name)
         current = await self._store.get(key)
         if current is not None:
             _refuse_old(revision, current, lambda sentence: f"{kind} {name}: {sentence}")
         if kind == "IPPool":
-            await drain_pool(self._store, key)
+            await self._drain_pool(key)
         is_first = True
 
         async def attempt() -> WriteResult | None:
@@ -209,9 +244,34 @@ class ResourceWriter:
             attempt, MOST_ATTEMPTS, f"{kind} {name}: somebody else keeps changing it; try again"
         )
 
+    async def _drain_pool(self, key: str) -> None:
+        """Disable a pool, so that every allocation under way fails at its guard, then free its empty blocks.
+
+        Addresses still in use stay allocated, in blocks that nobody owns. Raises Conflict, StoreError.
+        """
+
+        async def attempt() -> bool | None:
+            current = await self._store.get(key)
+            if current is None:
+                return True
+            try:
+                stored = decode(IPPool, current.value, current.revision)
+                pool = ip_pool.pool(stored)
+            except (msgspec.MsgspecError, ValueError):
+                return True  # nobody allocates from what nobody can read
+            if pool.disabled:
+                await release_pool(self._store, PoolRecord(pool, key, current.revision), asyncio.sleep)
+                return True
+            disabled = replace(stored, spec=replace(stored.spec, disabled=True))
+            await self._store.commit((Unchanged(key, current.revision),), (Put(key, encode(disabled)),))
+            return None
+
+        overtaken = f"{key}: somebody else keeps changing it; try again"
+        await optimistic(attempt, MOST_DRAIN_ATTEMPTS, overtaken)
+
     async def list_kind(self, kind: str) -> tuple[list[Resource], list[str]]:
         """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
-        listing = await self._store.list(storage_layout.kind_prefix(kind))
+        listing = await self._store.list(storage_layout.KIND_PREFIXES[kind])
         found: list[Resource] = []
         damaged: list[str] = []
         for _, value in sorted(listing.values.items()):
@@ -251,6 +311,19 @@ def _stored(kind: str, current: Versioned | None) -> StoredResource | None:
         return None
 
 
+def _fixed_field_error(pool: Pool, stored: Resource) -> str | None:
+    if not isinstance(stored, IPPool) or validate_pool(stored.spec):
+        return None
+    before = ip_pool.pool(stored)
+    for field, old, wanted in (
+        ("spec.cidr", before.cidr, pool.cidr),
+        ("spec.blockSize", before.block_length, pool.block_length),
+    ):
+        if old != wanted:
+            return f"{field}: {old} cannot be changed to {wanted}; make a new pool and delete this one"
+    return None
+
+
 def _refuse_old(asked: str | None, current: Versioned, located: Callable[[str], str]) -> None:
     """Raises Conflict when the document was made from an earlier state than the one that is stored."""
     if asked is not None and asked != str(current.revision):
@@ -261,18 +334,7 @@ def _refuse_old(asked: str | None, current: Versioned, located: Callable[[str], 
         raise Conflict(located(sentence))
 
 
-def _changes(stored: StoredResource | None, resource: Resource) -> list[str]:
-    return list(changes(_compared(stored.resource) if stored is not None else {}, _compared(resource)))
-
-
 def _compared(resource: Resource) -> Document:
     document = storage_layout.to_document(resource)
     metadata = {name: value for name, value in document["metadata"].items() if name not in NOT_CHANGES}
     return {**document, "metadata": metadata}
-
-
-def _revised(resource: Resource, revision: int) -> Resource:
-    """With the revision of its write; a dry run has none."""
-    version = str(revision) if revision < FIRST_REVISION else None
-    metadata = msgspec.structs.replace(resource.metadata, resource_version=version)
-    return msgspec.structs.replace(resource, metadata=metadata)

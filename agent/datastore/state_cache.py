@@ -15,36 +15,34 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.bgp_validation import NODE_PREFIX, validate_bgp
-from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.resource_types import (
     PLURALS,
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
-    IPPool,
     Node,
     WorkloadEndpoint,
     decode,
-    kind_of,
+    with_revision,
 )
+from agent.datastore.resources.validation import NODE_PREFIX, validate_bgp
+from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned
 from ipam.failures import IpamError
-from ipam.keys import BLOCKS, HOSTS, affinity_of_key, resource_key, resource_name, resource_prefix
+from ipam.keys import BLOCKS, affinity_of_key, resource_key, resource_name
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
 
-POOLS = resource_prefix(PLURALS["IPPool"])
-NODES = resource_prefix(PLURALS["Node"])
-BGP_SETTINGS = resource_prefix(PLURALS["BGPConfiguration"])
-BGP_PEERS = resource_prefix(PLURALS["BGPPeer"])
-BGP_FILTERS = resource_prefix(PLURALS["BGPFilter"])
-ENDPOINTS = resource_prefix(PLURALS["WorkloadEndpoint"])
-AFFINITIES = HOSTS
+POOLS = KIND_PREFIXES["IPPool"]
+NODES = KIND_PREFIXES["Node"]
+BGP_SETTINGS = KIND_PREFIXES["BGPConfiguration"]
+BGP_PEERS = KIND_PREFIXES["BGPPeer"]
+BGP_FILTERS = KIND_PREFIXES["BGPFilter"]
+ENDPOINTS = KIND_PREFIXES["WorkloadEndpoint"]
+AFFINITIES = KIND_PREFIXES["BlockAffinity"]
 LAST_READABLE_STAYS = frozenset({NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS})
 """A value below these that became unreadable leaves the last readable one in force: a slip must end no session."""
 _View = TypeVar("_View")
@@ -115,7 +113,11 @@ class StateCache:
         known = section.get(key)
         if decoded is None and known is None:
             return False
-        if isinstance(known, WorkloadEndpoint) and _same(known, decoded):
+        if (
+            isinstance(known, WorkloadEndpoint)
+            and decoded is not None
+            and with_revision(known, None) == with_revision(decoded, None)
+        ):
             # The endpoint that a CNI call added, once more over the watch: no change, but now its revision is known.
             section[key] = decoded if decoded.metadata.resource_version is not None else known
             return False
@@ -128,13 +130,13 @@ class StateCache:
 
     def add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
-        self._set_own(_endpoint_key(endpoint), endpoint)
+        self._set_own(key_of(endpoint), endpoint)
 
     def remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
-        if (key := _endpoint_key(endpoint)) in self._ignored:
+        if (key := key_of(endpoint)) in self._ignored:
             self._ignored[key] = []  # older than this removal
-        self._set_own(_endpoint_key(endpoint), None)
+        self._set_own(key, None)
 
     @contextmanager
     def ignore_watch(self, key: str, changed: Callable[[], None]) -> Iterator[None]:
@@ -236,14 +238,6 @@ class StateCache:
         return self._view(BLOCKS, lambda blocks: {prefix: node for block in blocks for prefix, node in block})
 
 
-def _same(known: WorkloadEndpoint, other: WorkloadEndpoint | None) -> bool:
-    """Whether two readings say the same, whatever their revisions."""
-    if other is None or known.spec != other.spec:
-        return False
-    one, two = (replace(item.metadata, resource_version=None) for item in (known, other))
-    return bool(one == two)
-
-
 def _specs(resources: Collection[Any]) -> dict[str, Any]:
     return {item.metadata.name: item.spec for item in sorted(resources, key=lambda item: item.metadata.name)}
 
@@ -251,18 +245,6 @@ def _specs(resources: Collection[Any]) -> dict[str, Any]:
 def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[Prefix]:
     """The blocks that `node` owns."""
     return frozenset(block for block, owner in owners.items() if owner == node)
-
-
-def _endpoint_key(endpoint: WorkloadEndpoint) -> str:
-    return resource_key(
-        PLURALS[kind_of(endpoint)], endpoint.metadata.name, endpoint.metadata.namespace or "default"
-    )
-
-
-def _pool(value: Versioned) -> PoolRecord:
-    resource = decode(IPPool, value.value, value.revision)
-    assert isinstance(resource, IPPool)
-    return PoolRecord(pool(resource), value.key, value.revision)
 
 
 def _resource(
@@ -296,7 +278,7 @@ def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None
 
 
 _DECODERS: dict[str, Callable[[Versioned], Any]] = {
-    POOLS: _pool,
+    POOLS: pool_record,
     NODES: _resource(Node),
     BGP_SETTINGS: _resource(BGPConfiguration),
     BGP_PEERS: _resource(BGPPeer),

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agent.datastore.resources.ip_pool import pool
 from agent.datastore.resources.ipam_types import affinity_name, configuration_document, rules_of
 from agent.datastore.resources.resource_types import (
     API_VERSION,
@@ -20,10 +21,12 @@ from agent.datastore.resources.resource_types import (
     NAMESPACED,
     PLURALS,
     IPAMConfiguration,
-    Metadata,
+    IPPool,
     Resource,
+    decode,
     encode,
     kind_of,
+    with_revision,
 )
 from agent.datastore.resources.schema import Document, with_unknown
 from ipam.address_text import text_of
@@ -31,7 +34,13 @@ from ipam.codec import decode_affinity, decode_config, encode_config
 from ipam.etcd.store import Versioned
 from ipam.failures import Malformed
 from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
-from ipam.model import IpamConfig
+from ipam.model import IpamConfig, PoolRecord
+
+KIND_PREFIXES = {kind: resource_prefix(plural) for kind, plural in PLURALS.items()} | {
+    "IPAMConfiguration": IPAM_CONFIG,
+    "BlockAffinity": HOSTS,
+}
+"""The prefix of the keys of all resources of a kind."""
 
 
 class Damaged(Exception):
@@ -45,17 +54,6 @@ class StoredResource:
     resource: Resource
     document: Document
     value: Versioned
-
-
-def kind_prefix(kind: str) -> str:
-    """The prefix of the keys of all resources of a kind."""
-    match kind:
-        case "IPAMConfiguration":
-            return IPAM_CONFIG
-        case "BlockAffinity":
-            return HOSTS
-        case _:
-            return resource_prefix(PLURALS[kind])
 
 
 def key_of(resource: Resource) -> str:
@@ -79,8 +77,12 @@ def read(kind: str, value: Versioned) -> StoredResource | None:
         resource = msgspec.convert(document, KINDS[kind])
     except (ValueError, msgspec.MsgspecError, Malformed) as error:
         raise Damaged(f"{kind} at {value.key} cannot be read: {error}") from error
-    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(value.revision))
-    return StoredResource(msgspec.structs.replace(resource, metadata=metadata), document, value)
+    return StoredResource(with_revision(resource, value.revision), document, value)
+
+
+def pool_record(value: Versioned) -> PoolRecord:
+    """A stored IPPool as allocation has it. Raises ValueError or msgspec.MsgspecError naming the field."""
+    return PoolRecord(pool(decode(IPPool, value.value, value.revision)), value.key, value.revision)
 
 
 def _document(kind: str, value: Versioned) -> Document | None:
@@ -108,8 +110,7 @@ def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
 
 def to_document(resource: Resource) -> Document:
     """A resource as a document for people and files: the fields that this program knows."""
-    document = msgspec.to_builtins(resource)
-    assert isinstance(document, dict)
+    document: Document = msgspec.to_builtins(resource)
     return document
 
 
@@ -118,28 +119,13 @@ def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
     if isinstance(resource, IPAMConfiguration):
         rules = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
         return encode_config(rules_of(resource.spec, rules))
-    if stored is None:
-        return encode(resource)
     try:
-        before = json.loads(stored.value)
+        before = json.loads(stored.value) if stored is not None else None
     except ValueError:
-        return encode(resource)
+        before = None
     if not isinstance(before, dict):
         return encode(resource)
     new = json.loads(encode(resource))
     return json.dumps(
         with_unknown(new, before, type(resource)), separators=(",", ":"), ensure_ascii=False
     ).encode()
-
-
-def metadata_for(resource: Resource, stored: Metadata | None, uid: str, created_at: str) -> Metadata:
-    """The metadata to write: Calico's clients want a uid and a creation time; those of a stored resource stay."""
-    before = stored if stored is not None else resource.metadata
-    metadata: Metadata = msgspec.structs.replace(
-        resource.metadata,
-        resource_version=None,
-        namespace=(resource.metadata.namespace or "default") if kind_of(resource) in NAMESPACED else None,
-        uid=before.uid or uid,
-        creation_timestamp=before.creation_timestamp or created_at,
-    )
-    return metadata

@@ -147,10 +147,9 @@ class Syncer:
 
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
         """Wait before the next attempt; returns the seconds to wait after that."""
-        if self.trouble is None:
-            log.warning("datastore.away", prefix=prefix, why=str(error))
-        is_new, self.trouble = self.trouble is None, str(error)
-        if is_new:
+        before, self.trouble = self.trouble, str(error)
+        if before is None:
+            log.warning("datastore.away", prefix=prefix, why=self.trouble)
             self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

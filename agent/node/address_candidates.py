@@ -8,13 +8,13 @@ Does not know: how links and routes are read, which node else has an address.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 
 from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
-from agent.netlink.objects import Address, Link
+from agent.netlink.objects import Link
 from ipam.model import Pool
 
 InterfaceAddress = IPv4Interface | IPv6Interface
@@ -36,7 +36,7 @@ class AddressCandidate:
 def evaluate(
     links: Mapping[str, Link], version: int, chosen: AutodetectionMethod, pools: Iterable[Pool] = ()
 ) -> tuple[AddressCandidate, ...]:
-    """Every address of a version of IP, by all rules but those of routes (`restrict_to_source`)."""
+    """Every address of a version of IP, by all rules but those of routes (`restrict`)."""
     known = tuple(pools)
     return tuple(
         AddressCandidate(link.name, address, _unfit(link, address, known) or _unwanted(link, address, chosen))
@@ -46,29 +46,13 @@ def evaluate(
     )
 
 
-def restrict_to_source(
-    candidates: Iterable[AddressCandidate], source: Address, host: Address
+def restrict(
+    candidates: Iterable[AddressCandidate], kept: Collection[AddressCandidate], reason: str
 ) -> tuple[AddressCandidate, ...]:
-    """Candidates of which only the source of the route to a host may be the node's."""
+    """Candidates of which only the `kept` ones may still be the node's; `reason` says why the others may not."""
     return tuple(
-        one
-        if one.address.ip == source or one.reject_reason is not None
-        else replace(one, reject_reason=f"is not the source of the route to {host}")
+        one if one in kept or one.reject_reason is not None else replace(one, reject_reason=reason)
         for one in candidates
-    )
-
-
-def restrict_to_interface(
-    candidates: Iterable[AddressCandidate], own: Address
-) -> tuple[AddressCandidate, ...]:
-    """Candidates of which only those on the interface of an address of this machine may be the node's."""
-    known = tuple(candidates)
-    bearers = {one.interface for one in known if one.address.ip == own}
-    return tuple(
-        one
-        if one.interface in bearers or one.reject_reason is not None
-        else replace(one, reject_reason=f"is not on the interface of {own}")
-        for one in known
     )
 
 
@@ -88,26 +72,19 @@ def _unfit(link: Link, address: InterfaceAddress, pools: tuple[Pool, ...]) -> st
 
 def _unwanted(link: Link, address: InterfaceAddress, chosen: AutodetectionMethod) -> str | None:
     """Why the method passes an address over."""
-    matches = any(re.fullmatch(one, link.name) for one in chosen.arguments) if _by_name(chosen) else False
-    if chosen.kind is MethodKind.INTERFACE:
-        return None if matches else f"{link.name} does not match {chosen}"
-    if chosen.kind is MethodKind.CIDR:
-        networks = [ip_network(one, strict=False) for one in chosen.arguments]
-        return None if any(address.ip in one for one in networks) else f"is outside {chosen}"
-    if chosen.kind is MethodKind.SKIP_INTERFACE and matches:
-        return f"{link.name} matches {chosen}"
-    if chosen.kind in (MethodKind.FIRST_FOUND, MethodKind.SKIP_INTERFACE) and OTHERS.fullmatch(link.name):
-        return f"{link.name} is of a kind that is passed over"
-    return None
+    match chosen.kind:
+        case MethodKind.INTERFACE:
+            return None if _matches(link, chosen) else f"{link.name} does not match {chosen}"
+        case MethodKind.CIDR:
+            networks = [ip_network(one, strict=False) for one in chosen.arguments]
+            return None if any(address.ip in one for one in networks) else f"is outside {chosen}"
+        case MethodKind.SKIP_INTERFACE if _matches(link, chosen):
+            return f"{link.name} matches {chosen}"
+        case MethodKind.FIRST_FOUND | MethodKind.SKIP_INTERFACE if OTHERS.fullmatch(link.name):
+            return f"{link.name} is of a kind that is passed over"
+        case _:
+            return None
 
 
-def _by_name(chosen: AutodetectionMethod) -> bool:
-    return chosen.kind in (MethodKind.INTERFACE, MethodKind.SKIP_INTERFACE)
-
-
-def literal(host: str) -> Address | None:
-    """An address in text; None for a name."""
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
+def _matches(link: Link, chosen: AutodetectionMethod) -> bool:
+    return any(re.fullmatch(pattern, link.name) for pattern in chosen.arguments)

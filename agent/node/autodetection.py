@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from urllib.parse import urlsplit
 
 from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind, parse_method
@@ -22,9 +22,7 @@ from agent.node.address_candidates import (
     AddressCandidate,
     InterfaceAddress,
     evaluate,
-    literal,
-    restrict_to_interface,
-    restrict_to_source,
+    restrict,
 )
 from ipam.model import Pool
 
@@ -97,15 +95,19 @@ class Autodetection:
         candidates = await self._candidates(version, chosen)
         if chosen.kind not in (MethodKind.ROUTE, MethodKind.CAN_REACH):
             return [(candidates, str(chosen))]
-        names = chosen.arguments if chosen.kind is MethodKind.CAN_REACH else self._datastore_names()
-        hosts = await resolved(names, version)
-        if chosen.kind is MethodKind.ROUTE:
-            hosts.append(OUTSIDE[version])
+        if chosen.kind is MethodKind.CAN_REACH:
+            hosts = await resolved(chosen.arguments, version)
+        else:
+            urls = [urlsplit(one if "//" in one else f"//{one}") for one in self.endpoints]
+            hosts = [*await resolved([url.hostname or "" for url in urls], version), OUTSIDE[version]]
         rounds = []
         for host in hosts:
-            if not host.is_loopback and any(one.address.ip == host for one in candidates):
+            bearers = {one.interface for one in candidates if one.address.ip == host}
+            if bearers and not host.is_loopback:
                 # The datastore is on this machine, and this is where the other nodes reach it.
-                rounds.append((restrict_to_interface(candidates, host), f"beside {host}"))
+                kept = [one for one in candidates if one.interface in bearers]
+                reason = f"is not on the interface of {host}"
+                rounds.append((restrict(candidates, kept, reason), f"beside {host}"))
                 continue
             try:
                 path = await self.kernel.path_to(host)
@@ -115,33 +117,23 @@ class Autodetection:
             if path.source.is_loopback or path.source == host:
                 tried.append(f"{host}: is this machine itself")
                 continue
-            rounds.append((restrict_to_source(candidates, path.source, host), f"route to {host}"))
-        if (
-            version == 6 and chosen.kind is MethodKind.ROUTE
-        ):  # a network without a default route is usual there
-            rounds.append(
-                (await self._candidates(6, AutodetectionMethod(MethodKind.FIRST_FOUND)), "first found")
-            )
+            kept = [one for one in candidates if one.address.ip == path.source]
+            reason = f"is not the source of the route to {host}"
+            rounds.append((restrict(candidates, kept, reason), f"route to {host}"))
+        if version == 6 and chosen.kind is MethodKind.ROUTE:
+            # A network without a default route is usual there.
+            first_found = AutodetectionMethod(MethodKind.FIRST_FOUND)
+            rounds.append((await self._candidates(6, first_found), "first found"))
         return rounds
-
-    def _datastore_names(self) -> list[str]:
-        return [
-            urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-            for endpoint in self.endpoints
-        ]
 
 
 async def resolved(names: Iterable[str], version: int) -> list[Address]:
     """The addresses of hosts in a version of IP, one each; a name that cannot be resolved has none."""
     found: list[Address] = []
     for name in names:
-        host = literal(name)
-        if host is None:
-            try:
-                entries = await asyncio.get_running_loop().getaddrinfo(name, None, family=FAMILIES[version])
-            except OSError:
-                continue
-            host = literal(str(entries[0][4][0])) if entries else None
-        if host is not None and host.version == version:
-            found.append(host)
+        try:
+            entries = await asyncio.get_running_loop().getaddrinfo(name, None, family=FAMILIES[version])
+        except OSError:
+            continue
+        found += [ip_address(str(entry[4][0])) for entry in entries[:1]]
     return found

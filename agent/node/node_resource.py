@@ -19,19 +19,20 @@ import structlog
 
 from agent.clock import Clock
 from agent.configuration.config import NodeSettings
-from agent.dataplane.desired.desired_tunnels import uses_ipip, uses_vxlan, vtep_mac
+from agent.dataplane.desired.desired_tunnels import uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, PLURALS
+from agent.datastore.resources.schema import value_at
 from agent.datastore.state_cache import StateCache
-from agent.node.address_candidates import AddressCandidate, InterfaceAddress
+from agent.node.address_candidates import InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
 from ipam.keys import resource_key
-from ipam.model import AddressRequest, Assignment, HandleId, NodeName, Pool, Use
+from ipam.model import AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
 
 MOST_WRITES = 5
@@ -47,20 +48,16 @@ class TunnelUse:
     handle: str
     type: str
     path: tuple[str, ...]
-    is_used: Callable[[tuple[Pool, ...]], bool]
+    mode: Callable[[Pool], EncapsulationMode]
     version: int = 4
 
 
+_IPIP = ("spec", "bgp", "ipv4IPIPTunnelAddr")
+_VXLAN4, _VXLAN6 = ("spec", "ipv4VXLANTunnelAddr"), ("spec", "ipv6VXLANTunnelAddr")
 TUNNEL_USES = (
-    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", ("spec", "bgp", "ipv4IPIPTunnelAddr"), uses_ipip),
-    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", ("spec", "ipv4VXLANTunnelAddr"), uses_vxlan),
-    TunnelUse(
-        "vxlan-v6-tunnel-addr-",
-        "vxlanV6TunnelAddress",
-        ("spec", "ipv6VXLANTunnelAddr"),
-        lambda pools: uses_vxlan(pools, 6),
-        6,
-    ),
+    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip),
+    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan),
+    TunnelUse("vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, 6),
 )
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
 
@@ -90,15 +87,14 @@ class NodeResource:
         self._key = resource_key(PLURALS["Node"], state.node)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
-        self.detected: dict[int, DetectedAddress] = {}
-        """The addresses by version of IP, and how they were found."""
-        self.candidates: dict[int, tuple[AddressCandidate, ...]] = {}
-        """All addresses of this machine, by version, each with the reason against it."""
+        self.detected: dict[int, DetectedAddress | NoAddress] = {}
+        """The addresses by version of IP, and how they were found; or why there is none."""
 
     @property
     def found_by(self) -> str:
         """How the IPv4 address was found, for status."""
-        return self.detected[4].how if 4 in self.detected else ""
+        found = self.detected.get(4)
+        return found.how if isinstance(found, DetectedAddress) else ""
 
     async def reconcile(self) -> None:
         """Register or correct the resource. Raises IpamError; an error of settings or host stays in `trouble`."""
@@ -116,7 +112,7 @@ class NodeResource:
                 )
                 await self._give_back()
                 return
-        await self._patch(self._identity(wanted))
+        await self._patch(lambda raw: self._write_identity(raw, wanted))
         for use in TUNNEL_USES:
             await self._settle_tunnel(use)
         self.trouble = None
@@ -124,33 +120,31 @@ class NodeResource:
     async def _address(self, version: int) -> InterfaceAddress | None:
         if not self._autodetection.is_wanted(version):
             self.detected.pop(version, None)
-            self.candidates.pop(version, None)
             return None
         try:
-            found = await self._autodetection.detect(version)
+            self.detected[version] = found = await self._autodetection.detect(version)
         except NoAddress as error:
-            self.detected.pop(version, None)
-            self.candidates[version] = error.candidates
+            self.detected[version] = error
             raise
-        self.detected[version], self.candidates[version] = found, found.candidates
         return found.address
 
     def address_report(self) -> list[dict[str, Any]]:
         """Every address of this machine: taken or not, and why. For people."""
         rows: list[dict[str, Any]] = []
-        for version, candidates in sorted(self.candidates.items()):
-            found = self.detected.get(version)
-            for one in candidates:
-                taken = found is not None and found.address.ip == one.address.ip
+        for _, found in sorted(self.detected.items()):
+            for one in found.candidates:
+                how = (
+                    found.how
+                    if isinstance(found, DetectedAddress) and found.address.ip == one.address.ip
+                    else None
+                )
                 holder = self._holder(one.address)
-                why = f"is used by node {holder}" if holder is not None else one.reject_reason
-                if taken and found is not None and holder is None:
-                    why = found.how
+                why = f"is used by node {holder}" if holder is not None else how or one.reject_reason
                 rows.append(
                     {
                         "interface": one.interface,
                         "address": one.address,
-                        "taken": taken,
+                        "taken": how is not None,
                         "why": why or "would do, another goes first",
                     }
                 )
@@ -158,7 +152,7 @@ class NodeResource:
 
     def _holder(self, address: InterfaceAddress) -> NodeName | None:
         for name, node in self._state.nodes.items():
-            taken = node.ipv4 if address.version == 4 else node.ipv6
+            taken = node.underlay(address.version)
             if name != self._state.node and taken is not None and taken.ip == address.ip:
                 return name
         return None
@@ -169,32 +163,29 @@ class NodeResource:
         if own is None:
             return
         links = await self._kernel.links()
-        stored = {4: own.ipv4, 6: own.ipv6}
+        stored = {version: own.underlay(version) for version in ADDRESS_PATHS}
         lost = [
             version for version, one in stored.items() if one is not None and not link_with(links, one.ip)
         ]
+
+        def remove(raw: dict[str, Any]) -> None:
+            for version in lost:
+                _set(raw, ADDRESS_PATHS[version], None)
+
         if lost:
-
-            def remove(raw: dict[str, Any]) -> None:
-                for version in lost:
-                    _set(raw, ADDRESS_PATHS[version], None)
-
             await self._patch(remove)
             log.warning("node.address_given_back", versions=lost)
 
-    def _identity(self, addresses: Mapping[int, InterfaceAddress | None]) -> Callable[[dict[str, Any]], None]:
-        def write(raw: dict[str, Any]) -> None:
-            for version, address in addresses.items():
-                if address is not None:
-                    _set(raw, ADDRESS_PATHS[version], text_of(address))
-            if self._settings.labels:
-                raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
-            pools = tuple(record.pool for record in self._state.pools)
-            for version, field in ((4, "vxlanTunnelMACAddr"), (6, "vxlanTunnelMACAddrV6")):
-                if uses_vxlan(pools, version):
-                    raw["spec"].setdefault(field, vtep_mac(self._state.node, version))
-
-        return write
+    def _write_identity(self, raw: dict[str, Any], addresses: Mapping[int, InterfaceAddress | None]) -> None:
+        for version, address in addresses.items():
+            if address is not None:
+                _set(raw, ADDRESS_PATHS[version], text_of(address))
+        if self._settings.labels:
+            raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
+        pools = tuple(record.pool for record in self._state.pools)
+        for version, field in ((4, "vxlanTunnelMACAddr"), (6, "vxlanTunnelMACAddrV6")):
+            if uses_vxlan(pools, version):
+                raw["spec"].setdefault(field, vtep_mac(self._state.node, version))
 
     async def _settle_tunnel(self, use: TunnelUse) -> None:
         node = self._state.node
@@ -211,7 +202,7 @@ class NodeResource:
         current = await self._store.get(self._key)
         if current is None:
             return
-        if not eligible and _get(json.loads(current.value), use.path) is None:
+        if not eligible and value_at(json.loads(current.value), use.path) is None:
             return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
         if not eligible:
@@ -242,7 +233,7 @@ class NodeResource:
         return tuple(
             record.pool
             for record in self._state.pools
-            if use.is_used((record.pool,))
+            if use.mode(record.pool) is not EncapsulationMode.NEVER
             and record.pool.cidr.version == use.version
             and not record.pool.disabled
             and Use.TUNNEL in record.pool.allowed_uses
@@ -284,12 +275,6 @@ class NodeResource:
         stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata = {"name": self._state.node, "uid": str(uuid.uuid4()), "creationTimestamp": stamp}
         return {"kind": "Node", "apiVersion": API_VERSION, "metadata": metadata, "spec": {}}
-
-
-def _get(raw: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    for name in path:
-        raw = raw.get(name) or {}
-    return raw or None
 
 
 def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:

@@ -3,13 +3,13 @@
 Promises: a session is touched only when what it was made of changes; a block is announced only after its blackhole is
 in the kernel; the speaker is started anew only when its own identity (AS, address, port, cluster id) changes. Stopping
 leaves every session without a NOTIFICATION, so peers keep our routes; draining withdraws them, and says why.
-Does not know: wire formats, what becomes of learned routes.
+Does not know: wire formats, the kernel, what becomes of learned routes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -19,12 +19,12 @@ from agent.clock import Clock
 from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
+from agent.memo import Memo
 from agent.netlink.objects import Address, RouteKey
-from agent.peering.bgp_routes import LearnedRoutes, take_changed_routes
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
-    BorrowedAddresses,
+    borrowed_addresses,
     originations,
     policy_interfaces,
     with_local_address,
@@ -32,17 +32,71 @@ from agent.peering.originations import (
 from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, required_passwords
-from agent.peering.speaker_identity import identity
+from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, identity, required_passwords
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
+from bgp.wire.families import Family, Prefix
 
 LISTEN_RETRY_SECONDS = 2.0
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 
+FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
+"""By the version of IP."""
+
 log = structlog.get_logger()
+
+
+class LearnedRoutes(Mapping[RouteKey, Address]):
+    """What a speaker has learned: key -> next hop of each best path, as it is at the moment of the question.
+
+    A view: nothing is copied for a caller that asks for a few of very many. A path whose next hop is of the other
+    version of IP (RFC 8950) is left out: no route of ours has one.
+    """
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
+
+    def __getitem__(self, key: RouteKey) -> Address:
+        if (next_hop := self._next_hop(key)) is None:
+            raise KeyError(key)
+        return next_hop
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, RouteKey) and self._next_hop(key) is not None
+
+    def _next_hop(self, key: RouteKey) -> Address | None:
+        version, packed, _, _ = key
+        next_hop = self._speaker.instance.ribs[FAMILIES[version]].next_hop(packed)
+        return next_hop if next_hop is not None and next_hop.version == version else None
+
+    def pairs(self) -> Iterator[tuple[RouteKey, Address]]:
+        """All of them; a change during the iteration may be seen or not."""
+        for version, family in FAMILIES.items():
+            rib = self._speaker.instance.ribs[family]
+            for packed, hop in rib.next_hops_of(list(rib.prefixes)):
+                if hop is not None and hop.version == version:
+                    yield RouteKey.of_packed(version, packed), hop
+
+    def __iter__(self) -> Iterator[RouteKey]:
+        return (key for key, _ in self.pairs())
+
+    def items(self) -> ItemsView[RouteKey, Address]:
+        """A view that does not look everything up twice."""
+        return _Pairs(self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.pairs())
+
+
+class _Pairs(ItemsView[RouteKey, Address]):
+    def __init__(self, routes: LearnedRoutes) -> None:
+        super().__init__(routes)
+        self._routes = routes
+
+    def __iter__(self) -> Iterator[tuple[RouteKey, Address]]:
+        return self._routes.pairs()
 
 
 class BgpController:
@@ -74,7 +128,7 @@ class BgpController:
         self._peering_inputs: PeeringInputs | None = None
         self._policy_inputs: PolicyInputs | None = None
         self._desired = DesiredPeers({})
-        self._borrowed = BorrowedAddresses()
+        self._borrowed = Memo[frozenset[Prefix]](by_identity=True)
         self._policy_troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
         """Peer -> the gateway to it (`reachableBy`)."""
@@ -110,7 +164,10 @@ class BgpController:
             self._policy_inputs = policy_inputs
             self._configure(self.speaker, policy_inputs)
         local = with_local_address(self._local_prefixes, facts.links)
-        self.speaker.announce(originations(facts, installed, local, self._borrowed))
+        borrowed = self._borrowed.get(
+            lambda: borrowed_addresses(facts), facts.endpoints, facts.block_owners, facts.node
+        )
+        self.speaker.announce(originations(facts, installed, (*local, *borrowed)))
 
     def _configure(self, speaker: Speaker, inputs: PolicyInputs) -> None:
         peers = self._desired.peers
@@ -241,17 +298,20 @@ class BgpController:
         return LearnedRoutes(self.speaker) if self.speaker is not None else {}
 
     def take_changed_routes(self) -> Mapping[RouteKey, Address | None] | None:
-        """Where the best path changed since the last call, with its next hop.
+        """Where the best path changed since the last call, with its next hop of now (None: there is no path).
 
         None: anywhere, because the speaker is another one.
         """
         if self.speaker is None:
             return None
-        changed = take_changed_routes(self.speaker)
+        touched, of, found = self.speaker.take_changed(), RouteKey.of_packed, dict[RouteKey, Address | None]()
         if self._taken_from is not self.speaker:
             self._taken_from = self.speaker
             return None
-        return changed
+        for version, family in FAMILIES.items():
+            some = self.speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
+            found |= {of(version, packed): hop for packed, hop in some}
+        return found
 
     @property
     def converged(self) -> bool:

@@ -38,14 +38,10 @@ class DrainFile:
     def read(self) -> Drained | None:
         """The drain, if there is one."""
         try:
-            data = self._path.read_bytes()[:MOST_FILE_BYTES]
+            return msgspec.json.decode(self._path.read_bytes()[:MOST_FILE_BYTES], type=Drained)
         except FileNotFoundError:
             return None
-        except OSError:
-            return Drained(datetime.fromtimestamp(0, UTC))
-        try:
-            return msgspec.json.decode(data, type=Drained)
-        except msgspec.MsgspecError:
+        except (OSError, msgspec.MsgspecError):
             return Drained(datetime.fromtimestamp(0, UTC))
 
     def write(self, drained: Drained | None) -> None:

@@ -6,7 +6,7 @@ Does not know: sockets, how an answer is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -16,7 +16,7 @@ import msgspec
 from agent.peering.peers import DesiredPeer
 from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
 from bgp.peer_config import PeerConfig
-from bgp.peer_status import Counts, PeerStatus, counts
+from bgp.peer_status import PeerStatus, counts
 from bgp.transport.speaker import Speaker
 from bgp.wire.communities import format_community
 from bgp.wire.families import Address, Prefix
@@ -46,17 +46,24 @@ class LookingGlass:
     desired: Mapping[Address, DesiredPeer]
 
     def peers(self) -> list[dict[str, Any]]:
-        """Every peer: the fields of its PeerStatus with its type and the BGPPeer it comes from."""
-        if self.speaker is None:
-            return []
-        return [self._described(self.speaker, status) for status in self.speaker.status()]
+        """Every peer: the fields of its PeerStatus and what is configured; of a password only that there is one."""
+        speaker = self.speaker
+        return [self._described(speaker, one) for one in speaker.status()] if speaker is not None else []
 
     def _described(self, speaker: Speaker, status: PeerStatus) -> dict[str, Any]:
         found = {field.name: getattr(status, field.name) for field in fields(status)}
         peer = self.desired.get(status.address)
-        return found | (
-            {"type": ""} if peer is None else configured(peer, counts(speaker.instance.peers[status.address]))
-        )
+        if peer is None:
+            return found | {"type": ""}
+        return found | {
+            "type": peer.kind.value,
+            "resource": peer.resource,
+            "filters": list(peer.filters),
+            "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
+            "counts": counts(speaker.instance.peers[status.address]),
+            "port": peer.config.port,
+            "options": list(_options(peer.config)),
+        }
 
     def peer(self, word: str) -> dict[str, Any]:
         """One peer in full, by name or address; empty while the speaker does not have it. Raises ValueError."""
@@ -87,12 +94,11 @@ class LookingGlass:
             "last": text_of(page.last) if page.last is not None else "",
         }
 
-    def _paths(self, prefix: Prefix) -> Sequence[PathView]:
-        return query(self.speaker.instance, Query(prefix=prefix)).paths if self.speaker is not None else ()
-
     def best_path_peer(self, prefix: Prefix) -> str:
         """The peer whose path to exactly this prefix is in use: `name (address)`; empty when there is none."""
-        for seen in self._paths(prefix):
+        if self.speaker is None:
+            return ""
+        for seen in query(self.speaker.instance, Query(prefix=prefix)).paths:
             if seen.best and seen.prefix == prefix and not seen.path.source.is_own:
                 address = seen.path.source.address
                 peer = self.desired.get(address) if address is not None else None
@@ -143,20 +149,6 @@ def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
         ],
         "originator_id": str(attributes.originator_id) if attributes.originator_id is not None else None,
         "cluster_list": [str(one) for one in attributes.cluster_list],
-    }
-
-
-def configured(peer: DesiredPeer, counters: Mapping[str, Counts]) -> dict[str, Any]:
-    """What is configured for a peer, with the counters of its routes; of a password only that there is one."""
-    config = peer.config
-    return {
-        "type": peer.kind.value,
-        "resource": peer.resource,
-        "filters": list(peer.filters),
-        "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
-        "counts": counters,
-        "port": config.port,
-        "options": list(_options(config)),
     }
 
 

@@ -9,7 +9,6 @@ Does not know: paths, which of them is best.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
 
 import structlog
 
@@ -19,6 +18,7 @@ from agent.dataplane.kernel.protocol import Kernel
 from agent.dataplane.trigger import Trigger
 from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.objects import Address, Link
+from bgp.transport.speaker import Speaker
 
 CHECK_SECONDS = 30.0
 """Between two checks of the same next hops: not every change of a route is notified."""
@@ -32,32 +32,10 @@ OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::1"}
 log = structlog.get_logger()
 
 
-class Nexthops(Protocol):
-    """The tables of the speaker, as far as next hops are concerned."""
-
-    @property
-    def next_hops(self) -> Collection[Address]:
-        """The next hops of all learned paths."""
-        ...
-
-
-class NexthopUser(Protocol):
-    """The speaker, as far as next hops are concerned."""
-
-    @property
-    def instance(self) -> Nexthops:
-        """The speaker's tables."""
-        ...
-
-    def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
-        """Use no path by these next hops, and every path by others."""
-        ...
-
-
 class NexthopTracking:
     """Keeps the speaker informed of its unreachable next hops; a shell."""
 
-    def __init__(self, kernel: Kernel, speaker: Callable[[], NexthopUser | None], clock: Clock) -> None:
+    def __init__(self, kernel: Kernel, speaker: Callable[[], Speaker | None], clock: Clock) -> None:
         self._kernel = kernel
         self._speaker = speaker
         self._clock = clock

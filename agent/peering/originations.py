@@ -9,12 +9,11 @@ Does not know: sessions, the kernel beyond the keys of installed routes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
-from agent.memo import Memo
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN, Origination
@@ -29,39 +28,24 @@ def with_local_address(prefixes: Iterable[Prefix], links: Mapping[str, Link]) ->
     return tuple(prefix for prefix in prefixes if any(address in prefix for address in addresses))
 
 
-class BorrowedAddresses:
-    """The pods' addresses that are in none of the node's blocks; looked for when a pod or a claim changes."""
-
-    def __init__(self) -> None:
-        self._found = Memo[frozenset[Prefix]](by_identity=True)
-
-    def of(self, facts: Facts) -> frozenset[Prefix]:
-        """The borrowed addresses, each as a prefix."""
-        inputs = facts.endpoints, facts.block_owners, facts.node
-        return self._found.get(lambda: frozenset(_borrowed(facts)), *inputs)
-
-
-def _borrowed(facts: Facts) -> Iterator[Prefix]:
+def borrowed_addresses(facts: Facts) -> frozenset[Prefix]:
+    """The pods' addresses that are in none of the node's blocks, each as a prefix."""
     own = own_blocks(facts.block_owners, facts.node)
-    for endpoint in facts.endpoints:
-        for address in endpoint.addresses:
-            if not any(address in block for block in own):
-                yield ip_network(address)
+    addresses = (address for endpoint in facts.endpoints for address in endpoint.addresses)
+    return frozenset(
+        ip_network(address) for address in addresses if not any(address in block for block in own)
+    )
 
 
 def originations(
-    facts: Facts,
-    installed: Collection[RouteKey],
-    local_prefixes: Iterable[Prefix] = (),
-    borrowed: BorrowedAddresses | None = None,
+    facts: Facts, installed: Collection[RouteKey], others: Iterable[Prefix]
 ) -> dict[Prefix, Origination]:
-    """All prefixes to originate; `installed` are the routes in the kernel, `borrowed` remembers from call to call."""
+    """All prefixes to originate; `installed` are the routes in the kernel, `others` the prefixes that are no blocks."""
     own = own_blocks(facts.block_owners, facts.node)
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    addresses = (borrowed or BorrowedAddresses()).of(facts)
-    return {**dict.fromkeys((*local_prefixes, *addresses), PLAIN), **dict.fromkeys(blocks, BLOCK)}
+    return {**dict.fromkeys(others, PLAIN), **dict.fromkeys(blocks, BLOCK)}
 
 
 def policy_interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[PolicyInterface, ...]:

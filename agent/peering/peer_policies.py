@@ -19,6 +19,7 @@ from agent.datastore.resources.bgp_types import (
     FilterRule,
     OperationSpec,
     PrefixAdvertisement,
+    PrefixLength,
 )
 from bgp.policy.policy import (
     Action,
@@ -177,13 +178,8 @@ def _interface_match(pattern: str, interfaces: Sequence[PolicyInterface]) -> Int
 def _prefix(spec: FilterRule) -> PrefixMatch | None:
     if spec.cidr is None:
         return None
-    length = spec.prefix_length
-    return PrefixMatch(
-        ip_network(spec.cidr),
-        Operator(spec.match_operator),
-        length.min if length is not None else None,
-        length.max if length is not None else None,
-    )
+    length = spec.prefix_length or PrefixLength()
+    return PrefixMatch(ip_network(spec.cidr), Operator(spec.match_operator), length.min, length.max)
 
 
 def _operation(spec: OperationSpec) -> Operation:
@@ -191,7 +187,7 @@ def _operation(spec: OperationSpec) -> Operation:
         return AddCommunity(community(spec.add_community.value))
     if spec.prepend_as_path is not None:
         return PrependAs(tuple(spec.prepend_as_path.prefix))
-    assert spec.set_priority is not None  # exactly one is set: bgp_validation
+    assert spec.set_priority is not None  # exactly one is set: validation
     return SetPriority(spec.set_priority.value)
 
 

@@ -1,24 +1,27 @@
-"""Facts to peers: with which peers this node should have sessions, and how.
+"""Facts to peers: what this node is as a BGP speaker, with which peers it should have sessions, and how.
 
 Promises: pure; the same facts give the same peers, so a change of facts changes only the sessions it is about. Peers
 are generated as Calico's confd does: the node-to-node mesh, BGPPeers by node, selector or for all, and their reverse
 sides; a peering that is written goes before its reverse, and both before the mesh. A peering that cannot be made as it
 is written (a password that cannot be read) is not made at all, and `troubles` says why.
-Does not know: sessions, where passwords are stored, what is advertised.
+Does not know: sessions, sockets, where passwords are stored, what is advertised.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import msgspec
 
 from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, seconds
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
-from agent.datastore.resources.bgp_validation import NODE_PREFIX
 from agent.datastore.resources.resource_types import Node
-from bgp.peer_config import NextHopMode, PeerConfig
+from agent.datastore.resources.validation import NODE_PREFIX
+from bgp.peer_config import NextHopMode, PeerConfig, SpeakerConfig
 from bgp.wire.families import Address, family_of
 from ipam.address_text import text_of
 from ipam.model import NodeName
@@ -26,6 +29,9 @@ from ipam.selector import parse
 
 SecretRef = tuple[str, str]
 """Name and key of a secret."""
+ANYWHERE: dict[int, Address] = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}
+LARGEST_UNICAST = 223
+"""An IPv4 address whose first octet is greater is no host's."""
 
 
 class PeerKind(Enum):
@@ -58,8 +64,8 @@ class PeeringInputs:
 
     def asn(self, node: NodeName) -> int:
         """A node's AS number: its own, else the cluster's."""
-        bgp = self.nodes[node].spec.bgp
-        return bgp.as_number if bgp is not None and bgp.as_number is not None else self.cluster.as_number
+        own = self.nodes[node].bgp.as_number
+        return own if own is not None else self.cluster.as_number
 
     def port(self, node: NodeName) -> int:
         """The TCP port on which a node listens."""
@@ -68,13 +74,12 @@ class PeeringInputs:
 
     def address(self, node: NodeName, version: int) -> Address | None:
         """A node's address of a version of IP."""
-        found = self.nodes[node].ipv4 if version == 4 else self.nodes[node].ipv6
+        found = self.nodes[node].underlay(version)
         return found.ip if found is not None else None
 
     def reflector_cluster_id(self, node: NodeName) -> str | None:
         """The cluster id of a node that is a route reflector."""
-        bgp = self.nodes[node].spec.bgp
-        return bgp.route_reflector_cluster_id if bgp is not None else None
+        return self.nodes[node].bgp.route_reflector_cluster_id
 
     def selected(self, selector: str) -> list[NodeName]:
         """The nodes that a selector matches, by name."""
@@ -121,6 +126,47 @@ class _Candidate:
     spec: BGPPeerSpec
 
 
+def identity(
+    inputs: PeeringInputs, restart_seconds: int = 120, deferral_seconds: float = 60.0
+) -> SpeakerConfig | None:
+    """What this node is as a BGP speaker, and where it listens; None: the node has no address yet.
+
+    The router id is the node's IPv4 address; a node without one takes Calico's hash of its name.
+    """
+    if inputs.me not in inputs.nodes:
+        return None
+    own = [found for version in (4, 6) if (found := inputs.address(inputs.me, version)) is not None]
+    if not own:
+        return None
+    listen = own if inputs.cluster.bind_mode != "None" else [ANYWHERE[one.version] for one in own]
+    return SpeakerConfig(
+        asn=inputs.asn(inputs.me),
+        router_id=own[0] if isinstance(own[0], IPv4Address) else hashed_router_id(inputs.me),
+        listen_address=listen[0],
+        second_address=listen[1] if len(listen) > 1 else None,
+        port=inputs.port(inputs.me),
+        restart_seconds=restart_seconds,
+        deferral_seconds=deferral_seconds,
+        cluster_id=cluster_id(inputs),
+    )
+
+
+def hashed_router_id(name: NodeName) -> IPv4Address:
+    """The router id that Calico makes of a node's name."""
+    octets = bytearray(hashlib.sha256(name.encode()).digest()[:4])
+    if octets[0] > LARGEST_UNICAST:
+        octets[0] -= 32
+    return IPv4Address(bytes(octets))
+
+
+def cluster_id(inputs: PeeringInputs) -> IPv4Address | None:
+    """The cluster id of this node as a route reflector; None when it is none, or its id cannot be read."""
+    try:
+        return IPv4Address(inputs.reflector_cluster_id(inputs.me) or "")
+    except ValueError:
+        return None
+
+
 def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
     """The peers of this node; of several rules for one address the first counts."""
     if inputs.me not in inputs.nodes:
@@ -145,7 +191,8 @@ def desired_peers(inputs: PeeringInputs) -> DesiredPeers:
 def required_passwords(inputs: PeeringInputs) -> frozenset[SecretRef]:
     """The secrets that any peer may need; the caller reads them and gives their texts back as `passwords`."""
     passwords = [inputs.cluster.node_mesh_password, *(spec.password for spec in inputs.peers.values())]
-    return frozenset(ref for password in passwords if (ref := _secret(password)) is not None)
+    refs = [password.secret_key_ref for password in passwords if password is not None]
+    return frozenset((ref.name, ref.key) for ref in refs if ref is not None)
 
 
 def _candidates(inputs: PeeringInputs) -> Iterator[_Candidate]:
@@ -207,24 +254,10 @@ def _reversed(inputs: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_
         if _node_behind(inputs, at, spec.as_number) != inputs.me:
             return
         versions = (at.address.version,)
-    mirrored = _mirrored(spec)
+    # The options hold for the other side, too; AS numbers and gateways are one side's own.
+    mirrored = msgspec.structs.replace(spec, local_as_number=None, reachable_by=None)
     for node in _local_side(inputs, spec):
         yield from _node(inputs, node, versions, _kind(spec), name, mirrored, spec.local_as_number)
-
-
-def _mirrored(spec: BGPPeerSpec) -> BGPPeerSpec:
-    """The options of a BGPPeer that hold for its other side, too; AS numbers and gateways are one side's own."""
-    return BGPPeerSpec(
-        password=spec.password,
-        next_hop_mode=spec.next_hop_mode,
-        keep_original_next_hop=spec.keep_original_next_hop,
-        source_address=spec.source_address,
-        max_restart_time=spec.max_restart_time,
-        keepalive_time=spec.keepalive_time,
-        num_allowed_local_as_numbers=spec.num_allowed_local_as_numbers,
-        ttl_security=spec.ttl_security,
-        filters=spec.filters,
-    )
 
 
 def _mesh(inputs: PeeringInputs) -> Iterator[_Candidate]:
@@ -300,20 +333,13 @@ def _next_hop_mode(spec: BGPPeerSpec, *, internal: bool) -> NextHopMode:
     return NextHopMode(spec.next_hop_mode or "Auto")
 
 
-def _secret(password: Password | None) -> SecretRef | None:
-    ref = password.secret_key_ref if password is not None else None
-    return (ref.name, ref.key) if ref is not None else None
-
-
 def _password(inputs: PeeringInputs, password: Password | None) -> str:
     """A password; empty where none is asked for. Raises ValueError: without its password a session must not come up."""
-    ref = _secret(password)
-    if ref is None:
+    if password is None or password.secret_key_ref is None:
         return ""
+    ref = password.secret_key_ref.name, password.secret_key_ref.key
     if ref in inputs.passwords:
         return inputs.passwords[ref]
-    assert password is not None
-    assert password.secret_key_ref is not None
     if password.secret_key_ref.optional and ref not in inputs.unreadable:
         return ""
     raise ValueError(inputs.unreadable.get(ref, f"the secret {ref[0]}/{ref[1]} does not exist"))

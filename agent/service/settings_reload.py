@@ -21,7 +21,9 @@ log = structlog.get_logger()
 class SettingsReload:
     """The settings in force, and the change to others."""
 
-    def __init__(self, current: Config, read: Callable[[], Config], begin_again: Callable[[], None]) -> None:
+    def __init__(
+        self, current: Config, read: Callable[[], Config], begin_again: Callable[[], object]
+    ) -> None:
         self._current = current
         self._read = read
         self._begin_again = begin_again

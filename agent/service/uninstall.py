@@ -135,12 +135,7 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
         _delete_link(name)
         done.append(f"interface {name}: removed")
     marks = config.routes
-    ownership = Ownership(
-        anywhere=frozenset({marks.learned, marks.blackhole, marks.datastore}),
-        workload=marks.workload,
-        tunnel=marks.tunnel,
-        learned=marks.learned,
-    )
+    ownership = Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload)
     routes = [route for route in (await kernel.routes()).values() if ownership.is_ours(route)]
     refused = await kernel.remove_routes(routes)
     if refused:

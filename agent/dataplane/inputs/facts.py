@@ -9,28 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from agent.dataplane.kernel.calico_names import RTPROT_DATASTORE
-from agent.netlink.objects import RTPROT_BIRD, RTPROT_BOOT, Address, Link, Prefix, RouteKey
+from agent.dataplane.kernel.ownership import Ownership
+from agent.netlink.objects import Address, Link, Prefix, RouteKey
 from ipam.model import NodeName, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class Protocols:
-    """rtm_protocol of each class of route; the defaults give the table that Calico with BIRD makes."""
-
-    learned: int = RTPROT_BIRD
-    blackhole: int = RTPROT_BIRD
-    datastore: int = RTPROT_DATASTORE
-    """Routes from the datastore over the parent device; those over our own tunnel need no mark and have `tunnel`."""
-    tunnel: int = RTPROT_BOOT
-    workload: int = RTPROT_BOOT
 
 
 @dataclass(frozen=True, slots=True)
 class FactSettings:
     """The settings that the desired state depends on."""
 
-    protocols: Protocols = Protocols()
+    protocols: Ownership = field(default_factory=Ownership)
     open_forward: bool = True
     """Others' forward chains that drop let pods' packets through."""
     from_datastore: bool = False

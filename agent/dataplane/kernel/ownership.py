@@ -24,22 +24,26 @@ from agent.netlink.objects import (
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """The marks; the defaults are those of a Calico node with BIRD."""
+    """rtm_protocol of each class of our routes; the defaults give the table that Calico with BIRD makes.
 
-    anywhere: frozenset[int] = frozenset({RTPROT_BIRD, RTPROT_DATASTORE})
-    """Protocols that are ours on any device, blackholes included."""
-    workload: int = RTPROT_BOOT
-    """Ours on `cali*` devices only: elsewhere it is what people type with `ip route add`."""
+    The first three are ours on any device.
+    """
+
+    learned: int = RTPROT_BIRD
+    """Of what BGP learned: left alone until BGP has converged again."""
+    blackhole: int = RTPROT_BIRD
+    datastore: int = RTPROT_DATASTORE
+    """Routes from the datastore over the parent device; those over our own tunnel need no mark and have `tunnel`."""
     tunnel: int = RTPROT_BOOT
     """Ours on our VXLAN devices only."""
-    learned: int = RTPROT_BIRD
-    """The protocol of what BGP learned: left alone until BGP has converged again."""
+    workload: int = RTPROT_BOOT
+    """Ours on `cali*` devices only: elsewhere it is what people type with `ip route add`."""
 
     def is_ours(self, route: Route) -> bool:
         """Whether this agent may replace or delete a route."""
         if route.key.table != MAIN_TABLE or route.protocol == RTPROT_KERNEL:
             return False
-        if route.protocol in self.anywhere:
+        if route.protocol in (self.learned, self.blackhole, self.datastore):
             return True
         device = route.device or ""
         if device in VXLAN_DEVICES:

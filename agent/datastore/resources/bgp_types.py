@@ -1,6 +1,6 @@
 """The fields of Calico's BGP resources: BGPConfiguration, BGPPeer, BGPFilter.
 
-Promises: names, defaults and bounds of single fields are Calico's. Rules of more than one field: `bgp_validation`.
+Promises: names, defaults and bounds of single fields are Calico's. Rules of more than one field: `validation`.
 Does not know: etcd, files, sessions.
 """
 
@@ -108,7 +108,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
 
 
 class PrefixLength(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Bounds of a prefix length; the family's own are checked in `bgp_validation`."""
+    """Bounds of a prefix length; the family's own are checked in `validation`."""
 
     min: Annotated[int, Meta(ge=0, le=128)] | None = None
     max: Annotated[int, Meta(ge=0, le=128)] | None = None

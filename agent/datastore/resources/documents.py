@@ -90,9 +90,14 @@ def read(text: str, source: str, *, may_be_empty: bool = False) -> list[ParsedRe
     resources: list[ParsedResource] = []
     sentences: list[str] = []
     for number, document in enumerate(found, 1):
-        numbered = f"document {number}, " if len(found) > 1 else ""
+        position = SourcePosition(source, f"document {number}, " if len(found) > 1 else "", document)
+        sentences += [f"{position.locate(path)}: {path}: is given twice" for path in document.repeated]
         try:
-            resources += _resources(SourcePosition(source, numbered, document))
+            for item, raw in _items(position, document):
+                try:
+                    resources.append(ParsedResource(parse_document(raw, item), item))
+                except InvalidDocument as error:
+                    sentences += error.sentences
         except InvalidDocument as error:
             sentences += error.sentences
     if sentences:
@@ -107,36 +112,15 @@ def overlaps(found: Sequence[ParsedResource]) -> list[str]:
     for item in found:
         if isinstance(item.resource, IPPool):
             pool = ip_pool.pool(item.resource)
-            if (other := ip_pool.overlap(pool, before)) is not None:
-                sentences.append(
-                    item.error(f"spec.cidr: {pool.cidr} overlaps pool {other.name} ({other.cidr})")
-                )
+            if (error := ip_pool.overlap_error(pool, before)) is not None:
+                sentences.append(item.error(error))
             before.append(pool)
     return sentences
 
 
-def _resources(position: SourcePosition) -> list[ParsedResource]:
-    """Of one document. Raises InvalidDocument with every error found."""
-    assert position.document is not None
-    sentences = [f"{position.locate(path)}: {path}: is given twice" for path in position.document.repeated]
-    found: list[ParsedResource] = []
-    try:
-        for item, raw in _items(position):
-            try:
-                found.append(ParsedResource(parse_document(raw, item), item))
-            except InvalidDocument as error:
-                sentences += error.sentences
-    except InvalidDocument as error:
-        sentences += error.sentences
-    if sentences:
-        raise InvalidDocument(sentences)
-    return found
-
-
-def _items(position: SourcePosition) -> Iterator[tuple[SourcePosition, object]]:
+def _items(position: SourcePosition, document: YamlDocument) -> Iterator[tuple[SourcePosition, object]]:
     """A document itself, or what its list holds. Raises InvalidDocument."""
-    assert position.document is not None
-    raw = position.document.value
+    raw = document.value
     if not (isinstance(raw, dict) and str(raw.get("kind", "")).endswith("List")):
         yield position, raw
         return
@@ -145,7 +129,7 @@ def _items(position: SourcePosition) -> Iterator[tuple[SourcePosition, object]]:
         raise InvalidDocument([f"{position.locate('items')}: items: a {raw['kind']} needs a list of items"])
     for index, item in enumerate(items):
         number = f"{position.number}item {index + 1}, " if len(items) > 1 else position.number
-        yield SourcePosition(position.source, number, position.document, f"items[{index}]"), item
+        yield SourcePosition(position.source, number, document, f"items[{index}]"), item
 
 
 def parse_document(raw: object, position: SourcePosition) -> Resource:

@@ -1,4 +1,4 @@
-"""An IPPool resource as the pool that allocation and routing work with, and everything that can be wrong with one.
+"""An IPPool resource as the pool that allocation and routing work with.
 
 Promises: `pool(…)` of a valid resource never fails; every error names its field.
 Does not know: other resources than IPPool, files, etcd.
@@ -7,23 +7,11 @@ Does not know: other resources than IPPool, files, etcd.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv6Network, ip_network
+from ipaddress import ip_network
 
-from agent.datastore.resources.field_checks import one_of, readable
-from agent.datastore.resources.resource_types import IPPool, IPPoolSpec
-from ipam.address_text import MAPPED, text_of
-from ipam.model import (
-    BLOCK_LENGTHS,
-    DEFAULT_BLOCK_LENGTH,
-    AssignmentMode,
-    EncapsulationMode,
-    Pool,
-    Prefix,
-    Use,
-)
-from ipam.selector import parse
-
-LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+from agent.datastore.resources.resource_types import IPPool
+from agent.datastore.resources.validation import validate_pool
+from ipam.model import DEFAULT_BLOCK_LENGTH, AssignmentMode, EncapsulationMode, Pool, Use
 
 
 def pool(resource: IPPool) -> Pool:
@@ -48,67 +36,10 @@ def pool(resource: IPPool) -> Pool:
     )
 
 
-def validate_pool(spec: IPPoolSpec) -> list[str]:
-    """Everything wrong with a pool by itself, a sentence each, field first."""
-    found = [
-        *one_of("spec.ipipMode", spec.ipip_mode, EncapsulationMode),
-        *one_of("spec.vxlanMode", spec.vxlan_mode, EncapsulationMode),
-        *one_of("spec.assignmentMode", spec.assignment_mode, AssignmentMode),
-    ]
-    if spec.ipip_mode != "Never" and spec.vxlan_mode != "Never":
-        found.append("spec.ipipMode: exclude each other with vxlanMode; set one of them to Never")
-    unknown = [text for use in spec.allowed_uses or () for text in one_of("spec.allowedUses", use, Use)]
-    found += unknown[:1]
-    found += _cidr_errors(spec)
-    return [*found, *readable("spec.nodeSelector", spec.node_selector or "all()", parse)]
-
-
-def _cidr_errors(spec: IPPoolSpec) -> list[str]:
-    try:
-        cidr = ip_network(spec.cidr)
-    except ValueError:
-        try:
-            masked = ip_network(spec.cidr, strict=False)
-        except ValueError:
-            return [f"spec.cidr: {spec.cidr!r} is not a network in CIDR form, such as 192.168.0.0/16"]
-        return [f"spec.cidr: {spec.cidr} has host bits set; the network is {text_of(masked)}"]
-    if isinstance(cidr, IPv6Network) and cidr.subnet_of(MAPPED):
-        return [f"spec.cidr: {spec.cidr} is IPv4 written as IPv6; write {_as_ipv4(cidr)}"]
-    found = []
-    if spec.cidr != text_of(cidr):
-        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {text_of(cidr)}")
-    if any(cidr.version == other.version and cidr.overlaps(other) for other in LINK_LOCAL):
-        found.append(f"spec.cidr: {cidr} overlaps the link-local range")
-    if cidr.version == 6 and spec.ipip_mode != "Never":
-        found.append("spec.ipipMode: IPIP carries IPv4 only; use vxlanMode or Never for an IPv6 pool")
-    return found + _length_errors(spec, cidr)
-
-
-def _as_ipv4(mapped: IPv6Network) -> str:
-    return f"{mapped.network_address.ipv4_mapped}/{mapped.prefixlen - MAPPED.prefixlen}"
-
-
-def _length_errors(spec: IPPoolSpec, cidr: Prefix) -> list[str]:
-    length = DEFAULT_BLOCK_LENGTH[cidr.version] if spec.block_size is None else spec.block_size
-    allowed = BLOCK_LENGTHS[cidr.version]
-    if length not in allowed:
-        return [
-            f"spec.blockSize: {length} is outside {allowed.start} to {allowed.stop - 1} for IPv{cidr.version}"
-        ]
-    if cidr.prefixlen > length and not spec.disabled:
-        return [
-            f"spec.blockSize: a block of /{length} does not fit into {cidr}; choose {cidr.prefixlen} or more"
-        ]
-    return []
-
-
-def overlap(new: Pool, others: Iterable[Pool]) -> Pool | None:
-    """The first other pool that shares an address with this one; a pool of the same name is the same pool."""
+def overlap_error(new: Pool, others: Iterable[Pool]) -> str | None:
+    """A sentence for the first other pool that shares an address; a pool of the same name is the same pool."""
+    cidr = new.cidr
     for other in others:
-        if (
-            other.name != new.name
-            and other.cidr.version == new.cidr.version
-            and other.cidr.overlaps(new.cidr)
-        ):
-            return other
+        if other.name != new.name and other.cidr.version == cidr.version and other.cidr.overlaps(cidr):
+            return f"spec.cidr: {cidr} overlaps pool {other.name} ({other.cidr})"
     return None

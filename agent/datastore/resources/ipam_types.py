@@ -1,6 +1,6 @@
-"""Resources about addresses besides pools, and what can be wrong with them: IPReservation, IPAMConfiguration …
+"""Resources about addresses besides pools: IPReservation, IPAMConfiguration, BlockAffinity.
 
-Promises: pure; names and defaults are Calico's. A resource without errors is one that allocation can use.
+Promises: pure; names and defaults are Calico's.
 Does not know: where they are stored: the last two are no resources in etcd,
 `agent.datastore.storage_layout` makes them so.
 """
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_network
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from agent.datastore.resources.field_checks import readable
 from ipam.address_text import text_of
-from ipam.allocation.ipam_config import config_fault
 from ipam.model import Affinity, IpamConfig
 
 PERSISTENCE = "kubeVirtVMAddressPersistence"
@@ -49,21 +45,6 @@ class BlockAffinitySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     cidr: str
     type: str = "host"
     deleted: str = "false"
-
-
-def validate_reservation(spec: IPReservationSpec) -> Iterator[str]:
-    """What is wrong with an IPReservation."""
-    for index, text in enumerate(spec.reserved_cidrs):
-        yield from readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
-
-
-def validate_ipam_configuration(name: str, spec: IPAMConfigurationSpec) -> Iterator[str]:
-    """What is wrong with an IPAMConfiguration."""
-    if name != "default":
-        yield f"metadata.name: {name!r} is not default; there is one for the whole cluster"
-    if (sentence := config_fault(rules_of(spec, IpamConfig()))) is not None:
-        name, _, rest = sentence.partition(" ")
-        yield f"spec.{name.rstrip(':')}: {rest}"
 
 
 def rules_of(spec: IPAMConfigurationSpec, stored: IpamConfig) -> IpamConfig:

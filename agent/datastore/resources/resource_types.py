@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
 from agent.datastore.resources.ipam_types import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
@@ -112,6 +113,9 @@ class _Resource(Struct, frozen=True, kw_only=True, rename="camel", tag_field="ki
     metadata: Metadata
 
 
+_Kind = TypeVar("_Kind", bound=_Resource)
+
+
 class IPPool(_Resource, frozen=True, kw_only=True, tag="IPPool"):
     """See IPPoolSpec."""
 
@@ -124,19 +128,28 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     spec: NodeSpec = NodeSpec()
 
     @property
+    def bgp(self) -> NodeBGPSpec:
+        """The node as a BGP speaker."""
+        return self.spec.bgp or NodeBGPSpec()
+
+    @property
     def ipv4(self) -> IPv4Interface | None:
         """The node's underlay address with its subnet; None when the node has none or it cannot be read."""
-        return _value(IPv4Interface, self.spec.bgp.ipv4_address if self.spec.bgp else None)
+        return _value(IPv4Interface, self.bgp.ipv4_address)
 
     @property
     def ipv6(self) -> IPv6Interface | None:
         """The node's IPv6 underlay address with its subnet; None when the node has none or it cannot be read."""
-        return _value(IPv6Interface, self.spec.bgp.ipv6_address if self.spec.bgp else None)
+        return _value(IPv6Interface, self.bgp.ipv6_address)
+
+    def underlay(self, version: int) -> IPv4Interface | IPv6Interface | None:
+        """The node's underlay address of a version of IP, with its subnet."""
+        return self.ipv4 if version == 4 else self.ipv6
 
     @property
     def ipip_address(self) -> IPv4Address | None:
         """The address on the node's tunl0."""
-        return _value(IPv4Address, self.spec.bgp.ipv4_ipip_tunnel_addr if self.spec.bgp else None)
+        return _value(IPv4Address, self.bgp.ipv4_ipip_tunnel_addr)
 
     @property
     def vxlan_address(self) -> IPv4Address | None:
@@ -231,21 +244,13 @@ Resource = (
     | BlockAffinity
 )
 
-PLURALS: dict[str, str] = {
-    "IPPool": "ippools",
-    "Node": "nodes",
-    "BGPConfiguration": "bgpconfigurations",
-    "BGPPeer": "bgppeers",
-    "BGPFilter": "bgpfilters",
-    "IPReservation": "ipreservations",
-    "WorkloadEndpoint": "workloadendpoints",
-}
-"""Kind -> the plural that its etcd keys bear; `agent.datastore.storage_layout` knows the kinds that are
-stored otherwise."""
+KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in get_args(Resource)}
+
+PLURALS = {kind: f"{kind.lower()}s" for kind in KINDS if kind not in ("IPAMConfiguration", "BlockAffinity")}
+"""Kind -> the plural that its etcd keys bear, such as `ippools`; `agent.datastore.storage_layout` knows the kinds that
+are stored otherwise."""
 
 NAMESPACED = frozenset({"WorkloadEndpoint"})
-
-KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in get_args(Resource)}
 
 READ_ONLY = {
     "WorkloadEndpoint": "pods are made and removed by the CNI plugin",
@@ -261,18 +266,21 @@ def kind_of(resource: Resource) -> str:
 
 def encode(resource: Resource) -> bytes:
     """The JSON that is stored: without resourceVersion, which only a read knows."""
-    metadata = msgspec.structs.replace(resource.metadata, resource_version=None)
-    return msgspec.json.encode(msgspec.structs.replace(resource, metadata=metadata))
+    return msgspec.json.encode(with_revision(resource, None))
 
 
-def decode(kind: type[Resource], value: bytes, revision: int) -> Resource:
+def decode(kind: type[_Kind], value: bytes, revision: int) -> _Kind:
     """A stored resource, with its revision filled in.
 
     Raises msgspec.ValidationError or msgspec.DecodeError naming the field.
     """
-    resource = msgspec.json.decode(value, type=kind)
-    metadata = msgspec.structs.replace(resource.metadata, resource_version=str(revision))
-    return msgspec.structs.replace(resource, metadata=metadata)
+    return with_revision(msgspec.json.decode(value, type=kind), revision)
+
+
+def with_revision(resource: _Kind, revision: int | None) -> _Kind:
+    """A resource with the revision of its value in etcd as its resourceVersion."""
+    version = str(revision) if revision is not None else None
+    return replace(resource, metadata=replace(resource.metadata, resource_version=version))
 
 
 def endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) -> str:

@@ -23,37 +23,32 @@ Document = dict[str, Any]
 
 
 @cache
-def fields(struct: type[msgspec.Struct]) -> Mapping[str, Any]:
-    """Name as written -> type."""
-    hints = get_type_hints(struct)
-    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
-
-
-def struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """The struct behind a type such as `BGPSpec | None`."""
+def fields(kind: Any) -> Mapping[str, Any] | None:
+    """Name as written -> type, of the struct behind a type such as `BGPSpec | None`; None: there is no struct."""
     for candidate in _candidates(kind):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
+            hints = get_type_hints(candidate)
+            return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(candidate)}
     return None
 
 
 def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
     """A sentence for each field that the kind does not have, with the nearest that it has."""
-    struct = struct_of(kind)
-    if struct is None or not isinstance(raw, dict):
+    known = fields(kind)
+    if known is None or not isinstance(raw, dict):
         for candidate in _candidates(kind):
             if get_origin(candidate) is list and isinstance(raw, list):
                 for index, item in enumerate(raw):
                     yield from unknown_fields(item, get_args(candidate)[0], f"{path}[{index}]")
         return
-    known = {**fields(struct), **({"kind": str} if not path else {})}
+    if not path:
+        known = {**known, "kind": str}
     for name, value in raw.items():
         at = f"{path}.{name}" if path else name
         if name in known:
             yield from unknown_fields(value, known[name], at)
-        elif (
-            path != "metadata"
-        ):  # other tools keep their own notes there: managedFields, selfLink, generation
+        elif path != "metadata":
+            # Other tools have their own notes in metadata: managedFields, selfLink, generation.
             yield f"{at}: unknown field{nearest(name, known)}"
 
 
@@ -62,10 +57,10 @@ def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Documen
 
     A list is one value: a field of one of its items has no item in another list.
     """
-    struct = struct_of(kind)
-    if struct is None:
+    found_fields = fields(kind)
+    if found_fields is None:
         return new
-    known = {**fields(struct), "kind": str}
+    known = {**found_fields, "kind": str}
     found = {name: value for name, value in stored.items() if name not in known} | new
     for name, value in new.items():
         before = stored.get(name)
@@ -95,6 +90,13 @@ def merged(target: object, patch: object) -> Any:
         else:
             found[name] = merged(found.get(name), value)
     return found
+
+
+def value_at(document: Any, path: tuple[str, ...]) -> Any:
+    """The value of a field by the names that lead to it; None where there is none, or an empty one."""
+    for name in path:
+        document = (document or {}).get(name)
+    return document or None
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

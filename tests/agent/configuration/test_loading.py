@@ -11,9 +11,10 @@ import pytest
 
 from agent.cli.command import CommandFailed
 from agent.cli.commands.configuration import run_config_check, run_config_show
-from agent.configuration.config import ConfigError, password
+from agent.configuration.config import ConfigError
 from agent.configuration.loading import load, loaded
 from agent.configuration.reference import reference
+from agent.datastore.etcd_settings import etcd_config
 from agent.service.start import agent_parser, checked_settings
 from tests import ROOT
 
@@ -159,11 +160,12 @@ def test_a_password_file_that_others_may_read_is_refused(tmp_path: Path) -> None
     file = tmp_path / "password"
     file.write_text("secret\n")
     file.chmod(0o644)
-    config = load(None, {"TORTIE_ETCD_PASSWORD_FILE": str(file)}, {"node.name": "n"})
+    environment = {"TORTIE_ETCD_PASSWORD_FILE": str(file), "TORTIE_ETCD_USERNAME": "n"}
+    config = load(None, environment, {"node.name": "n"})
     with pytest.raises(ConfigError, match=r"has mode 0644: too open for a secret; chmod it to 0640 or less"):
-        password(config.etcd)
+        etcd_config(config.etcd)
     file.chmod(0o640)
-    assert password(config.etcd) == "secret"
+    assert etcd_config(config.etcd).password == "secret"
 
 
 def test_a_daemon_refuses_tls_files_that_cannot_be_used_before_it_does_anything(

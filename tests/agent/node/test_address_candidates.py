@@ -9,7 +9,7 @@ import pytest
 from agent.configuration.autodetection_method import AutodetectionMethod, MethodKind, parse_method
 from agent.configuration.config import NodeSettings
 from agent.netlink.objects import Link
-from agent.node.address_candidates import evaluate, restrict_to_source
+from agent.node.address_candidates import evaluate, restrict
 from agent.node.autodetection import Autodetection, NoAddress, resolved
 from ipam.model import Pool
 from tests.fakes.kernel import FakeKernel
@@ -78,7 +78,7 @@ def test_link_local_addresses_of_ipv6_are_no_nodes() -> None:
 
 def test_a_route_leaves_its_source_alone() -> None:
     candidates = evaluate(MACHINE, 4, parse_method("route"), [PODS])
-    left = restrict_to_source(candidates, ip_address("192.0.2.7"), ip_address("203.0.113.1"))
+    left = restrict(candidates, [candidates[2]], "is not the source of the route to 203.0.113.1")
     assert [str(one.address.ip) for one in left if one.reject_reason is None] == ["192.0.2.7"]
     assert left[1].reject_reason == "is not the source of the route to 203.0.113.1"
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import BLOCK as OWN
-from agent.peering.originations import originations, policy_interfaces, with_local_address
+from agent.peering.originations import borrowed_addresses, originations, policy_interfaces, with_local_address
 from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN
 from ipam.model import NodeName, Pool
@@ -31,16 +31,19 @@ def facts(**more: object) -> Facts:
 
 
 def test_own_blocks_and_borrowed_addresses_are_originated_and_own_addresses_are_not() -> None:
-    assert originations(facts(), {RouteKey(BLOCK)}) == {BLOCK: OWN, IPv4Network("192.168.9.5/32"): PLAIN}
+    assert originations(facts(), {RouteKey(BLOCK)}, borrowed_addresses(facts())) == {
+        BLOCK: OWN,
+        IPv4Network("192.168.9.5/32"): PLAIN,
+    }
 
 
 def test_a_block_is_exported_only_after_its_blackhole_is_in_the_kernel() -> None:
-    assert originations(facts(endpoints=()), ()) == {}
+    assert originations(facts(endpoints=()), (), ()) == {}
 
 
 def test_a_block_of_one_address_needs_no_blackhole() -> None:
     single = IPv4Network("192.168.1.9/32")
-    assert originations(facts(block_owners={single: ME}, endpoints=()), ()) == {single: OWN}
+    assert originations(facts(block_owners={single: ME}, endpoints=()), (), ()) == {single: OWN}
 
 
 def test_local_prefixes_are_originated_beside_the_rest() -> None:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.peering.speaker_identity import hashed, identity
+from agent.peering.peers import hashed_router_id, identity
 from bgp.peer_config import SpeakerConfig
 from ipam.model import NodeName
 from tests.scenes.peerings import REFLECTOR, A, B, C, inputs, node
@@ -46,7 +46,7 @@ def test_as_number_port_and_cluster_id_come_from_the_resources() -> None:
 def test_a_node_without_ipv4_has_the_router_id_that_calico_makes_of_its_name(
     name: str, router_id: str
 ) -> None:
-    assert str(hashed(NodeName(name))) == router_id
+    assert str(hashed_router_id(NodeName(name))) == router_id
     six = made(node(name, v6="fd00::7"), me=name)
     assert (str(six.router_id), six.addresses) == (router_id, (ip_address("fd00::7"),))
 

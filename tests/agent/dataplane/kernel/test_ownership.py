@@ -40,4 +40,4 @@ def test_a_route_is_ours_by_protocol_and_device(route: Route, ours: bool) -> Non
 
 
 def test_the_kernels_own_routes_are_never_ours_whatever_is_configured() -> None:
-    assert not Ownership(anywhere=frozenset({2, 12})).is_ours(LEARNED.with_(protocol=2))
+    assert not Ownership(learned=2).is_ours(LEARNED.with_(protocol=2))

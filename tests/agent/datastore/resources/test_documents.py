@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.datastore.resources.documents import InvalidDocument, read
-from agent.datastore.resources.ip_pool import overlap, pool
+from agent.datastore.resources.ip_pool import overlap_error, pool
 from agent.datastore.resources.resource_types import IPPool, decode, encode, endpoint_name
 from agent.lab.lifecycle import SEED_POOL
 
@@ -142,8 +142,8 @@ def test_overlapping_pools_are_found_and_a_pool_does_not_overlap_itself(tmp_path
         pool(made(*args))
         for args in (("a", "10.0.0.0/16"), ("a", "10.0.0.0/16"), ("b", "10.0.4.0/24"), ("c", "10.1.0.0/16"))
     )
-    assert overlap(one, [same, apart]) is None
-    assert overlap(one, [apart, inside]) == inside
+    assert overlap_error(one, [same, apart]) is None
+    assert overlap_error(one, [apart, inside]) == "spec.cidr: 10.0.0.0/16 overlaps pool b (10.0.4.0/24)"
 
 
 def test_a_dash_in_a_name_cannot_be_mistaken_for_a_border() -> None:
