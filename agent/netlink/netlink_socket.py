@@ -240,6 +240,14 @@ class RequestSocket:
             raise KernelError(f"a transaction of {len(requests)} messages: {error.strerror}") from error
 
 
+class RequestSockets(dict[int, RequestSocket]):
+    """The request sockets of one owner by protocol, each opened when it is first needed. Raises KernelError then."""
+
+    def __missing__(self, protocol: int) -> RequestSocket:
+        self[protocol] = RequestSocket(protocol)
+        return self[protocol]
+
+
 async def dump(
     request: bytes,
     kind: int,

@@ -1,7 +1,7 @@
 """The kernel of the network namespace this process is in: the one implementation of Kernel on a real machine.
 
-Promises: those of protocol.py. Routes are packed by rtroutes, links, neighbours and forwarding entries by rtlinks;
-tunnel devices are made in tunnel_devices, nftables' objects in ruleset.
+Promises: those of protocol.py. Routes, neighbours and forwarding entries are read and written here; links and tunnel
+devices in tunnel_devices, nftables' objects in ruleset, tracked connections in conntrack.
 Does not know: what should exist, who owns what.
 """
 
@@ -12,29 +12,33 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakSet
 
-from agent.dataplane.kernel import tunnel_devices
 from agent.dataplane.kernel.calico_names import version_of
 from agent.dataplane.kernel.conntrack import Conntrack
-from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Masquerade
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
 from agent.dataplane.kernel.ruleset import Ruleset
+from agent.dataplane.kernel.tunnel_devices import Devices
 from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink import sysctl as procfs
 from agent.netlink.devices import device_index, device_name
 from agent.netlink.kernel_errors import KernelError, NoWay
-from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
+from agent.netlink.netlink_socket import (
+    NETLINK_ROUTE,
+    UNSUPPORTED_ERRNOS,
+    Refused,
+    RequestSockets,
+    dump,
+    reason,
+)
 from agent.netlink.objects import (
     Address,
     FdbEntry,
-    Link,
     Neighbour,
     Route,
     RouteKey,
     RouteTarget,
     Sysctl,
-    Tunnel,
 )
 from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop
@@ -50,8 +54,11 @@ GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """The object or its device is not there: for a deletion, it is so already."""
 
 
-class NetlinkKernel:
-    """One request socket, open all the time; everything else is opened for the call."""
+class NetlinkKernel(Devices, Ruleset, Conntrack):
+    """One request socket for routes, open all the time, and one for netfilter from its first use on.
+
+    Dumps have a socket of their own, opened for the call.
+    """
 
     def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
         """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
@@ -59,29 +66,18 @@ class NetlinkKernel:
         With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
         """
         self._offload = offload
-        self._requests = RequestSocket()
+        self._sockets = RequestSockets()
+        self._requests = self._sockets[NETLINK_ROUTE]
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
-        self._ruleset = Ruleset()
-        self._conntrack = Conntrack()
         self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
         self._decoder = RouteDecoder(device_name, references=nexthop_objects)
 
     def close(self) -> None:
         """Close the sockets."""
-        self._requests.close()
-        self._ruleset.close()
-        self._conntrack.close()
+        for socket in self._sockets.values():
+            socket.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
-
-    async def links(self) -> Mapping[str, Link]:
-        """All interfaces by name, with their addresses."""
-        return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
-
-    async def link(self, name: str) -> Link | None:
-        """The interface that bears this name, with its addresses."""
-        found = await tunnel_devices.one_link(name)
-        return found[0].link(found[1]) if found is not None else None
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
@@ -136,18 +132,6 @@ class NetlinkKernel:
         if not found:
             raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")
         return PathToHost(device_name(found[0].interface), found[0].source, found[0].gateway)
-
-    async def tunnels(self) -> Mapping[str, Tunnel]:
-        """The tunnel devices with our names, whatever their attributes."""
-        return await tunnel_devices.read_tunnels(offload=self._offload)
-
-    async def put_tunnel(self, tunnel: Tunnel) -> None:
-        """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
-        await tunnel_devices.put_tunnel(tunnel)
-
-    async def remove_tunnel(self, name: str) -> None:
-        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
-        await tunnel_devices.remove_tunnel(name)
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
@@ -263,32 +247,11 @@ class NetlinkKernel:
         outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in sysctls)
         return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
 
-    async def delete_connections(self, addresses: Collection[Address]) -> int:
-        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
-        return await self._conntrack.delete(addresses)
-
-    # -- nftables and events --------------------------------------------------------------------------------------
-
-    async def masquerade(self) -> Masquerade | None:
-        """What our nftables table holds; None when there is no such table (or no nftables)."""
-        return await self._ruleset.masquerade()
-
-    async def put_masquerade(self, masquerade: Masquerade) -> None:
-        """Replace our tables, each in one transaction; an empty value removes them. Raises Unsupported, KernelError."""
-        await self._ruleset.put_masquerade(masquerade)
-
-    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
-        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
-        return await self._ruleset.forward_chains()
-
-    async def put_forward_chain(self, chain: ForwardChain) -> None:
-        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
-        await self._ruleset.put_forward_chain(chain)
-
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
+        sockets = self._sockets
         changes = NetlinkChanges(
-            lambda: self._ruleset.ports | {self._requests.port}, self._requests.port, device_name
+            lambda: frozenset(one.port for one in sockets.values()), self._requests.port, device_name
         )
         self._subscribers.add(changes)
         return changes

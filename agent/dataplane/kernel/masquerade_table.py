@@ -55,12 +55,11 @@ IP6 = Family("ip6", AF_INET6, 6, 8, 8, 24, 16)
 FAMILIES = (IP, IP6)
 
 
-def replacement(whole: Masquerade, family: Family = IP) -> list[bytes]:
-    """The messages of one batch that leaves our table of a family so, or leaves none without sources of its version.
+def replacement(wanted: Masquerade, family: Family = IP) -> list[bytes]:
+    """The messages of one batch that leaves our table of a family so, or leaves none without sources.
 
     Adding before deleting makes the deletion succeed whether or not the table was there.
     """
-    wanted = whole.of_version(family.version)
     table = nft.packed({nft.TABLE_NAME: TABLE})
     new = nft.request(nft.NEWTABLE, family.number, NLM_F_CREATE, table)
     requests = [new, nft.request(nft.DELTABLE, family.number, 0, table)]
