@@ -161,20 +161,25 @@ class RequestSocket:
         for start in range(0, len(requests), BATCH_MESSAGES):
             if start:
                 await asyncio.sleep(0)
-            for position, outcome in self._batch(requests[start : start + BATCH_MESSAGES]).items():
+            for position, outcome in self.at_once(requests[start : start + BATCH_MESSAGES]).items():
                 refused[start + position] = outcome
         return refused
 
     def at_once(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """Carry out up to BATCH_MESSAGES without letting others run: for a thread that has a socket of its own."""
-        return self._batch(requests[:BATCH_MESSAGES])
+        """Carry out up to BATCH_MESSAGES in one send, so that nothing comes between. Raises KernelError.
 
-    def _batch(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """One send. Only the last message asks for an ACK; a refusal of any other comes unasked."""
-        if not requests:
-            return {}
-        batch, first = self._numbered(requests, acknowledged=len(requests) - 1)
-        return self._answers(batch, first, len(requests))
+        Only the last message asks for an ACK; a refusal of any other comes unasked.
+        """
+        sent = requests[:BATCH_MESSAGES]
+        return self._answers(sent, len(sent) - 1) if sent else {}
+
+    def transaction(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
+        """Carry out one nfnetlink batch (begin, messages, end), which the kernel takes as a whole or not at all.
+
+        Position -> (errno, words) of what it did not take. Not every kernel answers the end, so the message before it
+        asks. Raises KernelError.
+        """
+        return self._answers(requests, len(requests) - 2)
 
     def _numbered(self, requests: Sequence[bytes], acknowledged: int) -> tuple[bytearray, int]:
         """The requests with consecutive sequence numbers, the first of them, and one asking for an ACK."""
@@ -193,7 +198,10 @@ class RequestSocket:
         _FLAGS.pack_into(batch, at, _FLAGS.unpack_from(batch, at)[0] | NLM_F_ACK)
         return batch, first
 
-    def _answers(self, batch: bytearray, first: int, count: int) -> dict[int, tuple[int, str]]:
+    def _answers(self, requests: Sequence[bytes], acknowledged: int) -> dict[int, tuple[int, str]]:
+        """Send, and take every answer: they are all there when send() returns. One must be of what is acknowledged."""
+        batch, first = self._numbered(requests, acknowledged)
+        count, answered = len(requests), False
         refused: dict[int, tuple[int, str]] = {}
         try:
             self._socket.send(batch)
@@ -206,38 +214,14 @@ class RequestSocket:
                     code, words = error_of(data, found)
                     if code:
                         refused[position] = (code, words)
-                    if position == count - 1:
-                        return refused
-        except OSError as error:
-            raise KernelError(f"a batch of {count} netlink requests: {error.strerror}") from error
-
-    def transaction(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """Carry out one nfnetlink batch (begin, messages, end), which the kernel takes as a whole or not at all.
-
-        Position -> (errno, words) of what it did not take. Not every kernel answers the end, so the message before it
-        asks, and the answers are all there when send() returns. Raises KernelError.
-        """
-        batch, first = self._numbered(requests, acknowledged=len(requests) - 2)
-        refused: dict[int, tuple[int, str]] = {}
-        answered = False
-        try:
-            self._socket.send(batch)
-            while True:
-                data = self._socket.recv(DATAGRAM_BYTES)
-                for found in messages(data):
-                    if found.type == NLMSG_ERROR and found.sequence >= first:
-                        answered = True
-                        code, words = error_of(data, found)
-                        if code:
-                            refused[found.sequence - first] = (code, words)
+                    # A transaction that is refused need not be acknowledged.
+                    answered = answered or position >= acknowledged or bool(code)
         except BlockingIOError:
             if answered:
                 return refused
-            raise KernelError(
-                f"the kernel did not answer a transaction of {len(requests)} messages"
-            ) from None
+            raise KernelError(f"the kernel did not answer a batch of {count} netlink requests") from None
         except OSError as error:
-            raise KernelError(f"a transaction of {len(requests)} messages: {error.strerror}") from error
+            raise KernelError(f"a batch of {count} netlink requests: {error.strerror}") from error
 
 
 class RequestSockets(dict[int, RequestSocket]):
