@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.netlink import rtnetlink
 from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
 from agent.netlink.rtnetlink import (
+    FAMILY_OF,
     Malformed,
     address,
     attribute,
@@ -105,10 +106,8 @@ def _text(value: bytes) -> str:
 
 def link_dump_request() -> bytes:
     """RTM_GETLINK of all links without their counters."""
-    body = IFINFOMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0) + attribute(
-        IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS)
-    )
-    return dump_request(rtnetlink.RTM_GETLINK, body)
+    words = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return dump_request(rtnetlink.RTM_GETLINK, link_body(words))
 
 
 def link_request(name: str, *, counters: bool = False) -> bytes:
@@ -140,17 +139,16 @@ def host_address_request(address: Address, interface: int) -> bytes:
     Nobody else can have it: an IPv6 address is used at once, without a second's look for a duplicate (RFC 4862).
     """
     flags = IFA_F_NODAD if address.version == 6 else 0
-    body = IFADDRMSG.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
+    body = IFADDRMSG.pack(
+        FAMILY_OF[address.version], address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface
+    )
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
     return request(rtnetlink.RTM_NEWADDR, body, _PUT)
 
 
 def address_dump_request(interface: int = 0) -> bytes:
     """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
-    return dump_request(
-        rtnetlink.RTM_GETADDR,
-        IFADDRMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, interface),
-    )
+    return dump_request(rtnetlink.RTM_GETADDR, IFADDRMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, interface))
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
@@ -205,7 +203,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
     if end - start < NDMSG.size:
         raise Malformed(f"ndmsg of {end - start} bytes")
     family, index, state, _, _ = NDMSG.unpack_from(data, start)
-    if family not in {rtnetlink.AF_INET, rtnetlink.AF_INET6, rtnetlink.AF_BRIDGE}:
+    if family != rtnetlink.AF_BRIDGE and family not in FAMILY_OF.values():
         return None
     words = attributes(data, start + NDMSG.size, end)
     mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
@@ -221,10 +219,11 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
 _PUT = rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE
 
 
-def neighbour_request(entry: Neighbour, interface: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
-    body = NDMSG.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
-    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.address, entry.mac), _PUT)
+def entry_request(entry: Neighbour | FdbEntry, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a permanent neighbour or forwarding entry, replacing what is there."""
+    destination = entry.address if isinstance(entry, Neighbour) else entry.remote
+    body = _entry_head(entry, interface, NUD_PERMANENT) + _pair(destination, entry.mac)
+    return request(rtnetlink.RTM_NEWNEIGH, body, _PUT)
 
 
 def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes:
@@ -234,30 +233,24 @@ def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes
     neighbour.c, neigh_alloc). Unlike a permanent one it is confirmed some 5 s after its first use, so that a MAC that
     somebody changes is found out.
     """
-    body = NDMSG.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
+    body = NDMSG.pack(FAMILY_OF[address.version], interface, NUD_STALE, NTF_EXT_LEARNED, 0)
     return request(rtnetlink.RTM_NEWNEIGH, body + _pair(address, mac), _PUT)
 
 
-def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
-    """RTM_DELNEIGH of a neighbour."""
-    body = NDMSG.pack(_family(entry.address), interface, 0, 0, 0)
-    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_DST, entry.address.packed))
+def entry_deletion(entry: Neighbour | FdbEntry, interface: int) -> bytes:
+    """RTM_DELNEIGH of a neighbour, or of a forwarding entry whatever its destination is now."""
+    if isinstance(entry, Neighbour):
+        body = _entry_head(entry, interface, 0) + attribute(NDA_DST, entry.address.packed)
+    else:
+        body = _entry_head(entry, interface, 0) + attribute(NDA_LLADDR, mac_bytes(entry.mac))
+    return request(rtnetlink.RTM_DELNEIGH, body)
 
 
-def fdb_request(entry: FdbEntry, interface: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent forwarding entry in the device's own table (NTF_SELF), replacing what is there."""
-    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
-    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.remote, entry.mac), _PUT)
-
-
-def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
-    """RTM_DELNEIGH of a forwarding entry, whatever its destination is now."""
-    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, 0, NTF_SELF, 0)
-    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
-
-
-def _family(address: Address) -> int:
-    return rtnetlink.AF_INET6 if address.version == 6 else rtnetlink.AF_INET
+def _entry_head(entry: Neighbour | FdbEntry, interface: int, state: int) -> bytes:
+    """Forwarding entries are in the device's own table (NTF_SELF)."""
+    if isinstance(entry, Neighbour):
+        return NDMSG.pack(FAMILY_OF[entry.address.version], interface, state, 0, 0)
+    return NDMSG.pack(rtnetlink.AF_BRIDGE, interface, state, NTF_SELF, 0)
 
 
 def _pair(destination: Address, mac: str) -> bytes:

@@ -31,8 +31,8 @@ NLM_F_CAPPED = 0x100
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO = 1, 4, 5, 6, 15, 12
-RTA_PREFSRC, RTA_PREF, RTA_NH_ID = 7, 20, 30
+FAMILY_OF = {4: AF_INET, 6: AF_INET6}
+"""Version of IP -> address family."""
 RTNH_F_ONLINK = 0x4
 NLMSGERR_ATTR_MSG = 1
 ATTRIBUTE_TYPE = 0x3FFF
@@ -90,19 +90,14 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def message(kind: int, flags: int, body: bytes) -> bytes:
-    """One message, numbered later."""
-    return HEADER.pack(HEADER.size + len(body), kind, flags, 0, 0) + body
-
-
 def request(kind: int, body: bytes, flags: int = 0) -> bytes:
-    """One request, with NLM_F_REQUEST besides `flags`."""
-    return message(kind, NLM_F_REQUEST | flags, body)
+    """One request, numbered later, with NLM_F_REQUEST besides `flags`."""
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
 
 
 def dump_request(kind: int, body: bytes) -> bytes:
     """A request of everything (NLM_F_DUMP)."""
-    return message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return request(kind, body, NLM_F_DUMP)
 
 
 def number(value: bytes) -> int:

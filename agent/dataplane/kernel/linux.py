@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
 from weakref import WeakSet
 
 from agent.dataplane.kernel.calico_names import version_of
@@ -44,11 +43,6 @@ from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop
 from agent.netlink.rtroutes import RouteDecoder, encoded
 
-T = TypeVar("T", Route, Neighbour, FdbEntry)
-E = TypeVar("E", Neighbour, FdbEntry)
-
-FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
-FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """The object or its device is not there: for a deletion, it is so already."""
@@ -83,7 +77,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         generation = self._nexthops.generation
         self._decoder.begin()
-        rows = [row for family in FAMILIES for row in await self._routes_of(family)]
+        rows = [row for family in rtnetlink.FAMILY_OF.values() for row in await self._routes_of(family)]
         self._decoder.end()
         await self._nexthops.collect(self._decoder.nexthops, generation)
         found: dict[RouteKey, Route] = {}
@@ -101,7 +95,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         """The permanent neighbours on a device; none when there is no such device."""
         return {
             row.destination: Neighbour(device, row.destination, row.mac)
-            for row in await self._permanent(FAMILY_OF_VERSION[version_of(device)], device)
+            for row in await self._permanent(rtnetlink.FAMILY_OF[version_of(device)], device)
             if row.destination is not None and row.mac is not None
         }
 
@@ -190,41 +184,32 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
         return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion), GONE)
 
-    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+    async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
-        return await self._entries(entries, rtlinks.neighbour_request)
+        indexes = _Indexes()
+        absent = [entry for entry in entries if indexes[entry.device] is None]
+        refusals = (Refusal(entry, f"there is no device {entry.device}") for entry in absent)
+        return (*refusals, *await self._entries(entries, indexes, rtlinks.entry_request))
 
-    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+    async def remove_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         """Delete entries."""
-        return await self._entries(entries, rtlinks.neighbour_deletion, GONE)
-
-    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
-        return await self._entries(entries, rtlinks.fdb_request)
-
-    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Delete entries."""
-        return await self._entries(entries, rtlinks.fdb_deletion, GONE)
+        return await self._entries(entries, _Indexes(), rtlinks.entry_deletion, GONE)
 
     async def _entries(
-        self, entries: Sequence[E], encode: Callable[[E, int], bytes], tolerated: frozenset[int] = frozenset()
+        self,
+        entries: Sequence[Neighbour | FdbEntry],
+        indexes: _Indexes,
+        encode: Callable[[Neighbour | FdbEntry, int], bytes],
+        tolerated: frozenset[int] = frozenset(),
     ) -> tuple[Refusal, ...]:
-        """Neighbours or forwarding entries; `tolerated` is empty for a put."""
-        refusals: list[Refusal] = []
-        indexes = _Indexes()
-        sent: list[E] = []
-        requests: list[bytes] = []
-        for entry in entries:
-            index = indexes[entry.device]
-            if index is not None:
-                sent.append(entry)
-                requests.append(encode(entry, index))
-            elif not tolerated:
-                refusals.append(Refusal(entry, f"there is no device {entry.device}"))
-        return (*refusals, *await self._carry_out(sent, requests, tolerated))
+        """Those whose device is there."""
+        requests = {
+            entry: encode(entry, index) for entry in entries if (index := indexes[entry.device]) is not None
+        }
+        return await self._carry_out(tuple(requests), tuple(requests.values()), tolerated)
 
     async def _carry_out(
-        self, objects: Sequence[T], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
+        self, objects: Sequence[object], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
     ) -> tuple[Refusal, ...]:
         refused = await self._requests.execute(requests)
         return tuple(

@@ -131,17 +131,11 @@ class Kernel(Protocol):
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
 
-    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
+    async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent neighbours or forwarding entries."""
 
-    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Delete entries."""
-
-    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
-
-    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Delete entries."""
+    async def remove_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete neighbours or forwarding entries."""
 
     async def masquerade(self) -> Masquerade | None:
         """What our nftables table holds; None when there is no such table (or no nftables)."""
