@@ -165,7 +165,6 @@ class RouteSnapshot:
 
     desired: DesiredState
     actual: ActualState
-    links: Mapping[str, Link]
     ownership: Ownership
     waiting: Mapping[RouteKey, str]
     """Desired routes whose device is not there or down."""
