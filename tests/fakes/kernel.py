@@ -54,9 +54,6 @@ class FakeChanges:
         self.events: asyncio.Queue[KernelEvent] = asyncio.Queue()
         self.closed = False
 
-    def __aiter__(self) -> FakeChanges:
-        return self
-
     async def __anext__(self) -> KernelEvent:
         return await self.events.get()
 

@@ -39,7 +39,6 @@ from agent.netlink.objects import (
     RouteTarget,
     Sysctl,
 )
-from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop
 from agent.netlink.rtroutes import RouteDecoder, encoded
 
@@ -93,28 +92,27 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
 
     async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device; none when there is no such device."""
-        return {
-            row.destination: Neighbour(device, row.destination, row.mac)
-            for row in await self._permanent(rtnetlink.FAMILY_OF[version_of(device)], device)
-            if row.destination is not None and row.mac is not None
-        }
+        pairs = await self._permanent(rtnetlink.FAMILY_OF[version_of(device)], device)
+        return {address: Neighbour(device, address, mac) for mac, address in pairs}
 
     async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
         """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
-        return {
-            row.mac: FdbEntry(device, row.mac, row.destination)
-            for row in await self._permanent(rtnetlink.AF_BRIDGE, device)
-            if row.destination is not None and row.mac is not None
-        }
+        pairs = await self._permanent(rtnetlink.AF_BRIDGE, device)
+        return {mac: FdbEntry(device, mac, remote) for mac, remote in pairs}
 
-    async def _permanent(self, family: int, device: str) -> list[NeighbourRow]:
+    async def _permanent(self, family: int, device: str) -> list[tuple[str, Address]]:
+        """MAC and destination of each permanent entry that has both."""
         index = device_index(device)
         if index is None:
             return []
         request = rtlinks.neighbour_dump_request(family, index)
         rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour, absent=GONE)
-        permanent = rtlinks.NUD_PERMANENT
-        return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
+        found = (row for row in rows if row.index == index and row.family == family)
+        return [
+            (row.mac, row.destination)
+            for row in found
+            if row.state & rtlinks.NUD_PERMANENT and row.mac is not None and row.destination is not None
+        ]
 
     async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
@@ -234,10 +232,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
 
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
-        sockets = self._sockets
-        changes = NetlinkChanges(
-            lambda: frozenset(one.port for one in sockets.values()), self._requests.port, device_name
-        )
+        changes = NetlinkChanges(self._sockets)
         self._subscribers.add(changes)
         return changes
 

@@ -80,8 +80,6 @@ class PathToHost:
 class Changes(Protocol):
     """A subscription: what happened since it was made waits in it."""
 
-    def __aiter__(self) -> Changes: ...
-
     async def __anext__(self) -> KernelEvent:
         """The next hint. Raises KernelError."""
 

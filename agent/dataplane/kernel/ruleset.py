@@ -101,8 +101,8 @@ class Ruleset:
 
     async def _our_rules(self, chain: ForwardChain) -> list[bytes]:
         request = forward_rules.rules_request(chain)
-        rows = await dump(request, nft.NEWRULE, forward_rules.decode_rule, NETLINK_NETFILTER, absent=ABSENT)
-        return [row.handle for row in rows if row.is_ours]
+        decode = forward_rules.decode_our_rule
+        return await dump(request, nft.NEWRULE, decode, NETLINK_NETFILTER, absent=ABSENT)
 
     async def put_forward_chain(self, chain: ForwardChain) -> None:
         """Put our rules first, or take them out. Raises KernelError."""

@@ -166,8 +166,8 @@ networks = st.builds(
 )
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
 routes = st.builds(
-    Route,
-    st.builds(RouteKey, networks, st.just(254), st.integers(0, 2**32 - 1)),
+    lambda key, **target: Route(key, **target),
+    st.builds(lambda prefix, metric: RouteKey(prefix, metric=metric), networks, st.integers(0, 2**32 - 1)),
     type=st.sampled_from(RouteType),
     gateway=st.none() | addresses,
     device=st.none() | st.sampled_from(sorted(INDEXES)),
