@@ -148,8 +148,7 @@ class RequestSocket:
     @property
     def port(self) -> int:
         """The netlink port that notifications of our changes bear."""
-        port: int = self._socket.getsockname()[0]
-        return port
+        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close it."""

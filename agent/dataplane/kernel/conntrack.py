@@ -80,7 +80,6 @@ class Conntrack:
             return [connections_request(version) for version in sorted(versions)]
         # The filter for IPv6 addresses is of no use: kernels to this day leave out what matches (6.18).
         requests = [connections_request(6)] if 6 in versions else []
-        requests += [connections_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
-        return requests + [
-            connections_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
-        ]
+        four = [one for one in wanted if isinstance(one, IPv4Address)]
+        requests += [connections_request(source=one) for one in four]
+        return requests + [connections_request(answerer=one) for one in four]

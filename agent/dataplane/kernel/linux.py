@@ -76,19 +76,16 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         generation = self._nexthops.generation
         self._decoder.begin()
-        rows = [row for family in rtnetlink.FAMILY_OF.values() for row in await self._routes_of(family)]
-        self._decoder.end()
-        await self._nexthops.collect(self._decoder.nexthops, generation)
-        found: dict[RouteKey, Route] = {}
-        for row in rows:
-            found.setdefault(row.key, row)
-        return found
-
-    async def _routes_of(self, family: int) -> list[Route]:
-        request = rtroutes.route_dump_request(family=family)
         # The main table is made with its first route; a kernel may be without IPv6.
         absent = UNSUPPORTED_ERRNOS | {errno.ENOENT}
-        return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent)
+        found: dict[RouteKey, Route] = {}
+        for family in rtnetlink.FAMILY_OF.values():
+            request = rtroutes.route_dump_request(family=family)
+            for row in await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent):
+                found.setdefault(row.key, row)
+        self._decoder.end()
+        await self._nexthops.collect(self._decoder.nexthops, generation)
+        return found
 
     async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device; none when there is no such device."""

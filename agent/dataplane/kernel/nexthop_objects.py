@@ -58,10 +58,8 @@ class Nexthops:
             self._changes += 1
 
     async def _read(self) -> dict[int, Nexthop | None]:
-        found = await dump(
-            rtnexthops.nexthop_dump_request(), rtnexthops.RTM_NEWNEXTHOP, rtnexthops.decode_nexthop
-        )
-        return dict(found)
+        request, kind = rtnexthops.nexthop_dump_request(), rtnexthops.RTM_NEWNEXTHOP
+        return dict(await dump(request, kind, rtnexthops.decode_nexthop))
 
     def invalidate(self) -> None:
         """What the kernel said may hold no more."""

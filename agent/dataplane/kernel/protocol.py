@@ -1,7 +1,7 @@
 """The kernel as the reconciler sees it: read everything, carry out a step, learn that something changed.
 
-Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is
-idempotent (creating what is there and removing what is gone are success); errors are the ones of this file.
+Promises: those of every implementation, proved by tests/contract/test_kernel.py. Reads are complete or raise; a step is
+idempotent (creating what is there and removing what is gone are success); errors are those of netlink/kernel_errors.
 Does not know: what should exist, who owns what.
 """
 

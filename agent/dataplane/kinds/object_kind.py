@@ -215,13 +215,10 @@ class SingleKind(ObjectKind[K, V]):
     def batches(self, delta: Delta[K, V], actual: Mapping[K, V]) -> Iterator[Batch[K, V]]:
         """One batch an object."""
         for key, value in delta.wanted.items():
-            yield Batch({key: value}, partial(self._put_over, actual.get(key)))
+            yield Batch({key: value}, partial(self.put, was=actual.get(key)))
 
-    async def put(self, values: Sequence[V]) -> tuple[Refusal, ...]:
-        """Create or replace."""
-        return await self._put_over(None, values)
-
-    async def _put_over(self, was: V | None, values: Sequence[V]) -> tuple[Refusal, ...]:
+    async def put(self, values: Sequence[V], was: V | None = None) -> tuple[Refusal, ...]:
+        """Create or replace, in the place of `was`."""
         return await _one_by_one(values, lambda value: self.put_one(value, was))
 
     async def remove(self, values: Sequence[V]) -> tuple[Refusal, ...]:
