@@ -58,7 +58,7 @@ def connections_request(
 
 
 def decode_connection(data: bytes, start: int, end: int) -> Connection | None:
-    """A connection of either version of IP; None for others. Raises Malformed."""
+    """A connection of either version of IP; None for others. Raises BadMessage."""
     words = decoded(data, start, end)
     sides = [_source(words.get(kind, b"")) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)]
     if sides[0] is None or sides[1] is None:

@@ -73,8 +73,8 @@ def _all_but(port: int) -> tuple[tuple[int, int, int, int], ...]:
     )
 
 
-class Refused(KernelError):
-    """The kernel's errno for one request."""
+class NlmsgError(KernelError):
+    """The kernel answered one request with an errno (NLMSG_ERROR)."""
 
     def __init__(self, code: int, words: str, what: str) -> None:
         self.code, self.why = code, reason(code, words)
@@ -247,7 +247,7 @@ async def dump(
     for _ in range(DUMP_ATTEMPTS):
         try:
             whole = await _dump_once(request, kind, decode, protocol, opened)
-        except Refused as error:
+        except NlmsgError as error:
             if error.code not in absent:
                 raise
             whole = []
@@ -282,7 +282,7 @@ async def _dump_once(
                     elif found.type in {NLMSG_DONE, NLMSG_ERROR}:
                         code, words = error_of(data, found)
                         if code:
-                            raise Refused(code, words, f"dump of type {kind}")
+                            raise NlmsgError(code, words, f"dump of type {kind}")
                         return None if interrupted else rows
                 datagrams += 1
                 if datagrams % DATAGRAMS_PER_PAUSE == 0:

@@ -93,7 +93,7 @@ def expression(kind: str, words: Words | None = None, *nests: bytes) -> bytes:
 
 
 def decoded(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    """The attributes behind a message's nfgenmsg. Raises Malformed."""
+    """The attributes behind a message's nfgenmsg. Raises BadMessage."""
     return attributes(data, start + _GENERIC.size, end)
 
 
@@ -121,5 +121,5 @@ def is_about_objects(found: Message) -> bool:
 
 
 def author(data: bytes, found: Message) -> str | None:
-    """The program behind a new generation of the ruleset (NEWGEN). Raises Malformed."""
+    """The program behind a new generation of the ruleset (NEWGEN). Raises BadMessage."""
     return text_of(decoded(data, found.start, found.end), GEN_PROCESS_NAME) or None

@@ -1,6 +1,6 @@
 """The bytes of rtnetlink for links, addresses, neighbours and VXLAN forwarding entries (linux/if_link.h, neighbour.h).
 
-Promises: pure; decoders raise only Malformed. Does not know: sockets; how a device is made (devices.py does).
+Promises: pure; decoders raise only BadMessage. Does not know: sockets; how a device is made (devices.py does).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.netlink import rtnetlink
 from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
 from agent.netlink.rtnetlink import (
     FAMILY_OF,
-    Malformed,
+    BadMessage,
     address,
     attribute,
     attributes,
@@ -152,9 +152,9 @@ def address_dump_request(interface: int = 0) -> bytes:
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
-    """A link; None for messages about a bridge port or another family's view of it. Raises Malformed."""
+    """A link; None for messages about a bridge port or another family's view of it. Raises BadMessage."""
     if end - start < IFINFOMSG.size:
-        raise Malformed(f"ifinfomsg of {end - start} bytes")
+        raise BadMessage(f"ifinfomsg of {end - start} bytes")
     family, _, index, flags, _ = IFINFOMSG.unpack_from(data, start)
     if family != rtnetlink.AF_UNSPEC:
         return None
@@ -174,15 +174,15 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
 
 
 def decode_received(data: bytes, start: int, end: int) -> int | None:
-    """Packets that a link has received since it was made (rtnl_link_stats64.rx_packets). Raises Malformed."""
+    """Packets that a link has received since it was made (rtnl_link_stats64.rx_packets). Raises BadMessage."""
     counters = attributes(data, start + IFINFOMSG.size, end).get(IFLA_STATS64, b"")
     return int.from_bytes(counters[:8], sys.byteorder) if counters else None
 
 
 def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
-    """An address; None for families other than the two of IP. Raises Malformed."""
+    """An address; None for families other than the two of IP. Raises BadMessage."""
     if end - start < IFADDRMSG.size:
-        raise Malformed(f"ifaddrmsg of {end - start} bytes")
+        raise BadMessage(f"ifaddrmsg of {end - start} bytes")
     _, length, _, _, index = IFADDRMSG.unpack_from(data, start)
     words = attributes(data, start + IFADDRMSG.size, end)
     # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
@@ -199,9 +199,9 @@ def neighbour_dump_request(family: int, interface: int) -> bytes:
 
 
 def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
-    """A neighbour or forwarding entry; None for other families. Raises Malformed."""
+    """A neighbour or forwarding entry; None for other families. Raises BadMessage."""
     if end - start < NDMSG.size:
-        raise Malformed(f"ndmsg of {end - start} bytes")
+        raise BadMessage(f"ndmsg of {end - start} bytes")
     family, index, state, _, _ = NDMSG.unpack_from(data, start)
     if family != rtnetlink.AF_BRIDGE and family not in FAMILY_OF.values():
         return None

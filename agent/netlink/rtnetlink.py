@@ -1,6 +1,6 @@
 """The bytes that all of rtnetlink shares: message framing, attributes, numbers (rtnetlink(7), linux/rtnetlink.h).
 
-Promises: pure; a decoder raises only Malformed, and nothing it is given makes it read outside its message. Encoded
+Promises: pure; a decoder raises only BadMessage, and nothing it is given makes it read outside its message. Encoded
 messages carry sequence number 0: the socket numbers a batch.
 Does not know: sockets, what a message is about.
 """
@@ -45,8 +45,8 @@ _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 
 
-class Malformed(KernelError):
-    """Bytes that are no netlink message of the kind they claim to be."""
+class BadMessage(KernelError):
+    """Bytes that are no netlink message of the kind they claim to be (EBADMSG)."""
 
 
 class Message(NamedTuple):
@@ -61,25 +61,25 @@ class Message(NamedTuple):
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """Cut a datagram into messages. Raises Malformed."""
+    """Cut a datagram into messages. Raises BadMessage."""
     offset, size = 0, len(data)
     while offset < size:
         if offset + HEADER.size > size:
-            raise Malformed(f"netlink header cut off after {size - offset} bytes")
+            raise BadMessage(f"netlink header cut off after {size - offset} bytes")
         length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < HEADER.size or offset + length > size:
-            raise Malformed(f"netlink message of {length} bytes in {size - offset}")
+            raise BadMessage(f"netlink message of {length} bytes in {size - offset}")
         yield Message(kind, flags, sequence, port, offset + HEADER.size, offset + length)
         offset += (length + 3) & ~3
 
 
 def attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    """The attributes between two offsets by type; a repeated one counts with its last value. Raises Malformed."""
+    """The attributes between two offsets by type; a repeated one counts with its last value. Raises BadMessage."""
     found: dict[int, bytes] = {}
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4 or start + length > end:
-            raise Malformed(f"attribute {kind} of {length} bytes in {end - start}")
+            raise BadMessage(f"attribute {kind} of {length} bytes in {end - start}")
         found[kind & ATTRIBUTE_TYPE] = data[start + 4 : start + length]
         start += (length + 3) & ~3
     return found
@@ -101,24 +101,24 @@ def dump_request(kind: int, body: bytes) -> bytes:
 
 
 def number(value: bytes) -> int:
-    """An unsigned 32-bit attribute in host order. Raises Malformed."""
+    """An unsigned 32-bit attribute in host order. Raises BadMessage."""
     if len(value) != 4:
-        raise Malformed(f"a number of {len(value)} bytes")
+        raise BadMessage(f"a number of {len(value)} bytes")
     result: int = _U32.unpack(value)[0]
     return result
 
 
 def address(value: bytes) -> Address:
-    """An address attribute of either version of IP. Raises Malformed."""
+    """An address attribute of either version of IP. Raises BadMessage."""
     if len(value) == 4:
         return IPv4Address(value)
     if len(value) == 16:
         return IPv6Address(value)
-    raise Malformed(f"an IP address of {len(value)} bytes")
+    raise BadMessage(f"an IP address of {len(value)} bytes")
 
 
 def error_of(data: bytes, found: Message) -> tuple[int, str]:
-    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and the kernel's own words, if any. Raises Malformed."""
+    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and the kernel's own words, if any. Raises BadMessage."""
     if found.end - found.start < 4:
         return 0, ""
     code = -_I32.unpack_from(data, found.start)[0]

@@ -1,6 +1,6 @@
 """The bytes of nexthop objects (linux/nexthop.h, since Linux 5.3): a gateway, device and flag that routes share.
 
-Promises: pure; ours are known by their numbers, which lie in a range of their own. A decoder raises only Malformed.
+Promises: pure; ours are known by their numbers, which lie in a range of their own. A decoder raises only BadMessage.
 Does not know: sockets, which routes there are.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agent.netlink import rtnetlink
 from agent.netlink.objects import RTPROT_BIRD, Address
 from agent.netlink.rtnetlink import (
-    Malformed,
+    BadMessage,
     address,
     attribute,
     attributes,
@@ -61,9 +61,9 @@ def nexthop_dump_request() -> bytes:
 
 
 def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | None] | None:
-    """An object with a number of ours; its hop is None when it is not of the shape we make. Raises Malformed."""
+    """An object with a number of ours; its hop is None when it is not of the shape we make. Raises BadMessage."""
     if end - start < _NHMSG.size:
-        raise Malformed(f"nhmsg of {end - start} bytes")
+        raise BadMessage(f"nhmsg of {end - start} bytes")
     family, _, _, _, flags = _NHMSG.unpack_from(data, start)
     words = attributes(data, start + _NHMSG.size, end)
     if NHA_ID not in words or number(words[NHA_ID]) not in OURS:

@@ -1,6 +1,6 @@
 """The bytes of routes in rtnetlink: one or very many at a time, both ways (rtnetlink(7), linux/rtnetlink.h).
 
-Promises: pure; a decoder raises only Malformed; what is encoded here decodes to the same value.
+Promises: pure; a decoder raises only BadMessage; what is encoded here decodes to the same value.
 Does not know: sockets, who owns a route, how an interface's number is looked up.
 """
 
@@ -33,7 +33,7 @@ from agent.netlink.rtnetlink import (
     RTM_GETROUTE,
     RTM_NEWROUTE,
     RTNH_F_ONLINK,
-    Malformed,
+    BadMessage,
     address,
     attribute,
     attributes,
@@ -115,10 +115,10 @@ def decode_route(
     """A route of `table` from an RTM_NEWROUTE or RTM_DELROUTE body; None for other families, tables and caches.
 
     A route with a TOS is left out: it has a key of its own and never competes with ours. For IPv6 a metric of 1024 is
-    0, as it was asked for. Raises Malformed.
+    0, as it was asked for. Raises BadMessage.
     """
     if end - start < _ROUTE.size:
-        raise Malformed(f"rtmsg of {end - start} bytes")
+        raise BadMessage(f"rtmsg of {end - start} bytes")
     family, length, _, tos, short_table, protocol, scope, kind, bits = _ROUTE.unpack_from(data, start)
     if family not in (AF_INET, AF_INET6) or tos or bits & RTM_F_CLONED:
         return None
@@ -158,7 +158,7 @@ def path_request(host: Address) -> bytes:
 
 
 def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
-    """The answer to path_request; None without an interface and a source. Raises Malformed."""
+    """The answer to path_request; None without an interface and a source. Raises BadMessage."""
     words = attributes(data, start + _ROUTE.size, end)
     if RTA_OIF not in words or RTA_PREFSRC not in words:
         return None
@@ -171,10 +171,10 @@ def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
     whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
     octets, count = words.get(RTA_DST, whole), (length + 7) // 8
     if len(octets) != len(whole) or length > 8 * len(whole):
-        raise Malformed(f"destination {octets.hex()}/{length} is none of its family")
+        raise BadMessage(f"destination {octets.hex()}/{length} is none of its family")
     spare = octets[count:]
     if any(spare) or (length % 8 and octets[count - 1] & (0xFF >> length % 8)):
-        raise Malformed(f"destination {octets.hex()}/{length} has host bits set")
+        raise BadMessage(f"destination {octets.hex()}/{length} has host bits set")
     return bytes((length,)) + octets[:count]
 
 
@@ -202,7 +202,7 @@ def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[by
 
 
 def _referred(body: bytes) -> int | None:
-    """The nexthop object that a route's message refers to. Raises Malformed."""
+    """The nexthop object that a route's message refers to. Raises BadMessage."""
     words = attributes(body, _ROUTE.size, len(body))
     return number(words[RTA_NH_ID]) if RTA_NH_ID in words else None
 
@@ -239,7 +239,7 @@ class RouteDecoder:
         self._known, self._plain = {}, set()
 
     def decode(self, data: bytes, start: int, end: int) -> Route | None:
-        """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises Malformed."""
+        """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises BadMessage."""
         body = data[start:end]
         found = self._before.get(body)
         if found is None:

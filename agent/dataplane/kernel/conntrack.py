@@ -22,7 +22,7 @@ from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
-    Refused,
+    NlmsgError,
     RequestSockets,
     dump,
     reason,
@@ -49,7 +49,7 @@ class Conntrack:
             return 0
         try:
             found = await self._find(addresses)
-        except Refused as error:
+        except NlmsgError as error:
             if error.code in ABSENT:
                 why = f"this kernel has no ctnetlink: connections of departed pods live on ({error})"
                 raise Unsupported(why) from error

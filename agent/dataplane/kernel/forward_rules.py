@@ -70,7 +70,7 @@ def _rule_body(key: int) -> bytes:
 
 
 def decode_chain(data: bytes, start: int, end: int) -> ForwardChain | None:
-    """A base chain at the forward hook that can drop a packet; None for others. Raises Malformed."""
+    """A base chain at the forward hook that can drop a packet; None for others. Raises BadMessage."""
     family = FAMILIES.get(data[start]) if end > start else None
     words = nft.decoded(data, start, end)
     hook = words.get(nft.CHAIN_HOOK, b"")
@@ -84,7 +84,7 @@ def decode_chain(data: bytes, start: int, end: int) -> ForwardChain | None:
 
 
 def decode_our_rule(data: bytes, start: int, end: int) -> bytes | None:
-    """The handle of a rule that is ours; None for others. Raises Malformed."""
+    """The handle of a rule that is ours; None for others. Raises BadMessage."""
     words = nft.decoded(data, start, end)
     return words.get(nft.RULE_HANDLE, b"") if words.get(nft.RULE_USERDATA) == COMMENT else None
 

@@ -25,7 +25,7 @@ from agent.netlink.kernel_errors import KernelError, NoWay
 from agent.netlink.netlink_socket import (
     NETLINK_ROUTE,
     UNSUPPORTED_ERRNOS,
-    Refused,
+    NlmsgError,
     RequestSockets,
     dump,
     reason,
@@ -115,7 +115,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
         try:
             found = await dump(rtroutes.path_request(host), rtnetlink.RTM_NEWROUTE, rtroutes.decode_path)
-        except Refused as error:
+        except NlmsgError as error:
             words = f"looking up the route to {host}: {error.why}"
             raise (NoWay if error.code in NO_WAY_ERRNOS else KernelError)(words) from error
         if not found:

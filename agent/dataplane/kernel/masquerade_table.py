@@ -201,13 +201,13 @@ def concerns_masquerading(data: bytes, found: Message) -> bool:
 
 
 def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:
-    """The names of a rule's expressions. Raises Malformed."""
+    """The names of a rule's expressions. Raises BadMessage."""
     rules = nft.items(nft.decoded(data, start, end).get(nft.RULE_EXPRESSIONS, b""))
     return tuple(nft.text_of(attributes(item, 0, len(item)), nft.EXPR_NAME) for item in rules)
 
 
 def decode_elements(data: bytes, start: int, end: int) -> list[tuple[int, bool]]:
-    """The edges in one message of a set's elements. Raises Malformed."""
+    """The edges in one message of a set's elements. Raises BadMessage."""
     found: list[tuple[int, bool]] = []
     for item in nft.items(nft.decoded(data, start, end).get(nft.ELEM_LIST_ELEMENTS, b"")):
         element = attributes(item, 0, len(item))

@@ -20,7 +20,7 @@ from agent.netlink.kernel_errors import KernelError
 from agent.netlink.netlink_socket import (
     BATCH_MESSAGES,
     UNSUPPORTED_ERRNOS,
-    Refused,
+    NlmsgError,
     RequestSocket,
     dump,
     reason,
@@ -81,7 +81,7 @@ class Nexthops:
         """The objects there are; None: this kernel has none that serve. Raises KernelError."""
         try:
             there = await self._read()
-        except Refused as error:
+        except NlmsgError as error:
             if error.code not in UNSUPPORTED_ERRNOS | {errno.EINVAL}:
                 raise
             there = None

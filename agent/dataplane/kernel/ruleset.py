@@ -17,7 +17,7 @@ from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
-    Refused,
+    NlmsgError,
     RequestSockets,
     dump,
     reason,
@@ -61,7 +61,7 @@ class Ruleset:
                 await self._networks(name, family)
                 for name in (masquerade_table.SOURCES, masquerade_table.POOLS)
             ]
-        except Refused as error:
+        except NlmsgError as error:
             if error.code in ABSENT:
                 return None
             raise

@@ -165,7 +165,7 @@ def _tunnel_of(row: LinkRow, addresses: Addresses, names: dict[int, str], kind: 
     """A device with one of our names as a tunnel of the kind that bears the name.
 
     A device of another kind comes out without the attributes of this kind, so it never equals a desired one.
-    Raises Malformed.
+    Raises BadMessage.
     """
     version = version_of(row.name)
     own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteTarget, RouteType, Scope
-from agent.netlink.rtnetlink import HEADER, Malformed, messages
+from agent.netlink.rtnetlink import HEADER, BadMessage, messages
 from agent.netlink.rtroutes import RouteDecoder, encoded, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
@@ -196,7 +196,7 @@ def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
     ):
         try:
             decode()
-        except Malformed:
+        except BadMessage:
             continue
 
 
@@ -208,7 +208,7 @@ def test_a_route_with_one_wrong_byte_is_a_route_or_malformed(route: Route, offse
     try:
         for found in messages(bytes(data)):
             rtroutes.decode_route(bytes(data), found.start, found.end, name_of)
-    except Malformed:
+    except BadMessage:
         pass
 
 
