@@ -118,7 +118,7 @@ def address(value: bytes) -> Address:
 
 
 def error_of(data: bytes, found: Message) -> tuple[int, str]:
-    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and the kernel's own words, if any. Raises BadMessage."""
+    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and any words of the kernel. Raises BadMessage."""
     if found.end - found.start < 4:
         return 0, ""
     code = -_I32.unpack_from(data, found.start)[0]
