@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
 from agent.netlink.nftables import decoded, nested, request
 from agent.netlink.objects import Address
-from agent.netlink.rtnetlink import FAMILY_OF, NLM_F_DUMP, attribute, attributes
+from agent.netlink.rtnetlink import FAMILY_OF, NLM_F_DUMP, address, attribute, attributes
 
 NFNL_SUBSYS_CTNETLINK = 1
 CT_NEW, CT_GET, CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | number for number in (0, 1, 2))
@@ -74,9 +74,7 @@ def _source(tuple_: bytes) -> Address | None:
     ip = attributes(tuple_, 0, len(tuple_)).get(CTA_TUPLE_IP, b"")
     words = attributes(ip, 0, len(ip))
     source = words.get(CTA_IP_V4_SRC) or words.get(CTA_IP_V6_SRC, b"")
-    if len(source) == 4:
-        return IPv4Address(source)
-    return IPv6Address(source) if len(source) == 16 else None
+    return address(source) if len(source) in {4, 16} else None
 
 
 def connection_deletion(connection: Connection) -> bytes:

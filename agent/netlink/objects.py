@@ -183,21 +183,6 @@ class Route(_RouteFields):
         """rtm_protocol."""
         return self[1].protocol
 
-    @property
-    def scope(self) -> Scope:
-        """rtm_scope."""
-        return self[1].scope
-
-    @property
-    def onlink(self) -> bool:
-        """RTNH_F_ONLINK."""
-        return self[1].onlink
-
-    @property
-    def odd(self) -> bool:
-        """Bears what this agent never sets."""
-        return self[1].odd
-
     def __str__(self) -> str:
         """The line that `ip route` prints for it."""
         key, destination = self.key, self.key.destination
@@ -209,12 +194,12 @@ class Route(_RouteFields):
             words.append(f"dev {self.device}")
         if self.protocol != RTPROT_BOOT:
             words.append(f"proto {protocol_name(self.protocol)}")
-        if self.scope is Scope.LINK:
+        if self.target.scope is Scope.LINK:
             words.append("scope link")
         metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
         if metric:
             words.append(f"metric {metric}")
-        if self.onlink:
+        if self.target.onlink:
             words.append("onlink")
         return " ".join(words)
 

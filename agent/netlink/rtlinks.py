@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 from agent.netlink import rtnetlink
 from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
@@ -87,11 +86,6 @@ class NeighbourRow:
     destination: Address | None
 
 
-def mac_text(value: bytes) -> str:
-    """`66:f9:37:c3:7e:94`."""
-    return value.hex(":")
-
-
 def mac_bytes(text: str) -> bytes:
     """The six octets. Raises ValueError."""
     value = bytes.fromhex(text.replace(":", ""))
@@ -166,7 +160,7 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
         name=_text(words.get(IFLA_IFNAME, b"")),
         up=bool(flags & IFF_UP),
         mtu=number(words[IFLA_MTU]) if IFLA_MTU in words else 0,
-        mac=mac_text(words[IFLA_ADDRESS]) if len(words.get(IFLA_ADDRESS, b"")) == 6 else None,
+        mac=words[IFLA_ADDRESS].hex(":") if len(words.get(IFLA_ADDRESS, b"")) == 6 else None,
         kind=_text(inner[IFLA_INFO_KIND]) if IFLA_INFO_KIND in inner else None,
         lower=number(words[IFLA_LINK]) if IFLA_LINK in words else None,
         data=inner.get(IFLA_INFO_DATA, b""),
@@ -187,9 +181,7 @@ def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
     words = attributes(data, start + IFADDRMSG.size, end)
     # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
     value = words.get(IFA_LOCAL, words.get(IFA_ADDRESS, b""))
-    if len(value) == 4:
-        return AddressRow(index, IPv4Address(value), length)
-    return AddressRow(index, IPv6Address(value), length) if len(value) == 16 else None
+    return AddressRow(index, address(value), length) if len(value) in {4, 16} else None
 
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:
@@ -211,7 +203,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
         family,
         index,
         state,
-        mac_text(mac) if len(mac) == 6 else None,
+        mac.hex(":") if len(mac) == 6 else None,
         address(destination) if len(destination) in {4, 16} else None,
     )
 

@@ -74,12 +74,12 @@ def route_request(
     if nexthop is not None:
         where = _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
     else:
-        bits = RTNH_F_ONLINK if route.onlink else 0
+        bits = RTNH_F_ONLINK if route.target.onlink else 0
         if route.gateway is not None:
             where = attribute(RTA_GATEWAY, route.gateway.packed)
         if interface is not None:
             where += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
-    return _route_message(RTM_NEWROUTE, flags, route, route.scope, bits, where)
+    return _route_message(RTM_NEWROUTE, flags, route, route.target.scope, bits, where)
 
 
 def route_deletion(route: Route) -> bytes:

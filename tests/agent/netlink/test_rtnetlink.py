@@ -124,7 +124,7 @@ def test_a_route_with_what_we_never_set_is_odd_and_equals_no_desired(kind: int) 
     data = with_attribute(kind, b"\0" * 4)
     decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
-    assert decoded.odd
+    assert decoded.target.odd
     assert decoded.with_(odd=False) == next(iter(GOLDEN))
 
 
