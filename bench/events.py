@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from agent.netlink.netlink_socket import open_socket
-from agent.netlink.rtnetlink import RTA_GATEWAY, RTM_DELROUTE, RTM_NEWROUTE, attribute, messages
-from agent.netlink.rtroutes import decode_route
+from agent.netlink.rtnetlink import RTM_DELROUTE, RTM_NEWROUTE, attribute, messages
+from agent.netlink.rtroutes import RTA_GATEWAY, decode_route
 from bench.testbed import BenchError
 
 BUFFER_BYTES = 64 << 20

@@ -56,12 +56,12 @@ class Applier:
 
     def end(self) -> None:
         """A pass ends: what it did not need to do is no longer refused."""
-        for key in self.retries.failures().keys() - self._pending:
+        for key in self.retries.failures.keys() - self._pending:
             self.retries.succeeded(key)
 
     def link_changed(self, name: str) -> None:
         """What was refused on this link is worth a try, and what may have been in the way went with it."""
-        for key, failure in self.retries.failures().items() if self.retries.any else ():
+        for key, failure in self.retries.failures.items():
             verb, value = failure.step
             if verb is Verb.ADD or getattr(value, "device", None) == name:
                 self.retries.retry_now(key)
@@ -155,9 +155,7 @@ class Applier:
 
     def _refused(self, kind: Kind) -> set[Any]:
         """The objects of a kind that are refused at present."""
-        if not self.retries.any:
-            return set()
-        return {key for refused_kind, key in self.retries.failures() if refused_kind is kind}
+        return {key for refused_kind, key in self.retries.failures if refused_kind is kind}
 
     def _refusals(
         self,
@@ -182,7 +180,7 @@ class Applier:
         return refused
 
     def _note_refused(self, key: ObjectKey, refusal: Refusal, step: Step) -> None:
-        known = self.retries.failure(key)
+        known = self.retries.failures.get(key)
         if known is None or known.why != refusal.why:
             name = key[0].name.lower()
             self._log.warning("kernel.refused", kind=name, what=str(key[1]), why=refusal.why)

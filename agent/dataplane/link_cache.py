@@ -45,15 +45,9 @@ class LinkCache:
     def matches(self, event: LinkChanged) -> bool:
         """Whether an event says of a link what is known of it: a carrier that came, a counter, an alias."""
         known = self.links.get(event.name)
-        if (
-            known is None
-            or event.gone
-            or event.seen is None
-            or self._all_invalid
-            or event.name in self._invalid
-        ):
+        if known is None or self._all_invalid or event.name in self._invalid:
             return False
-        return replace(known, addresses=()) == event.seen
+        return not event.gone and replace(known, addresses=()) == event.seen
 
     async def read(self) -> frozenset[str] | None:
         """Read what is invalid; the names of those that are not as they were, None: any may be. Raises KernelError."""

@@ -142,11 +142,9 @@ class Reconciler:
 
     def snapshot(self) -> RouteSnapshot:
         """The last pass, for people; views, read at once."""
-        failures = self._applier.retries.failures()
+        failures = self._applier.retries.failures
         refused = {key: failure.why for (kind, key), failure in failures.items() if kind is Kind.ROUTE}
-        return RouteSnapshot(
-            self._desired, self._actual, self._links.links, self._ownership, self._plan.waiting, refused
-        )
+        return RouteSnapshot(self._desired, self._actual, self._ownership, self._plan.waiting, refused)
 
     async def wait_for_routes(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the desired route at each key, at least for one whole pass.
@@ -177,7 +175,7 @@ class Reconciler:
             return None
         if key in self._plan.conflicts:
             raise KernelError(f"{desired}: {conflict_reason(self._plan.conflicts[key])}")
-        failure = self._applier.retries.failure((Kind.ROUTE, key))
+        failure = self._applier.retries.failures.get((Kind.ROUTE, key))
         if failure is not None and failure.attempts >= MOST_REFUSALS:
             raise KernelError(f"{desired}: {failure.why}")
         return f"{desired}: {failure.why if failure else self._plan.waiting.get(key, 'not written yet')}"

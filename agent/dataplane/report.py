@@ -124,7 +124,7 @@ class Counters:
             overruns=self.overruns,
             refused={
                 f"{kind.name.lower()} {_key_text(key)}": failure.why
-                for (kind, key), failure in retries.failures().items()
+                for (kind, key), failure in retries.failures.items()
             },
             conflicts={
                 str(key.destination): conflict_reason(route) for key, route in routes.conflicts.items()

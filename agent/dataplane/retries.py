@@ -7,7 +7,7 @@ Does not know: what the objects and the steps are, who tries.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -55,10 +55,6 @@ class Retries(Generic[K]):
         failure = self._failures.get(key)
         return failure is None or now >= failure.retry_at or step != failure.step
 
-    def failure(self, key: K) -> Failure | None:
-        """The last refusal of one object, if it is refused at present."""
-        return self._failures.get(key)
-
     def next_retry_at(self) -> float | None:
         """The earliest moment at which something may be tried again; None when nothing failed."""
         return min((failure.retry_at for failure in self._failures.values()), default=None)
@@ -74,10 +70,6 @@ class Retries(Generic[K]):
             self._failures[key] = replace(failure, retry_at=0.0)
 
     @property
-    def any(self) -> bool:
-        """Whether anything is refused at present."""
-        return bool(self._failures)
-
-    def failures(self) -> dict[K, Failure]:
-        """What is refused at present."""
-        return dict(self._failures)
+    def failures(self) -> Mapping[K, Failure]:
+        """What is refused at present; a view, read at once."""
+        return self._failures

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-from agent.netlink import rtnetlink
+from agent.netlink.nftables import decoded, nested, request
 from agent.netlink.objects import Address
-from agent.netlink.rtnetlink import attribute, attributes, dump_request, request
+from agent.netlink.rtnetlink import FAMILY_OF, NLM_F_DUMP, address, attribute, attributes
 
 NFNL_SUBSYS_CTNETLINK = 1
 CT_NEW, CT_GET, CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | number for number in (0, 1, 2))
@@ -22,11 +22,8 @@ CTA_TUPLE_IP = 1
 CTA_IP_V4_SRC, CTA_IP_V6_SRC = 1, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 FILTER_IP_SRC = 0x1
-NESTED = 0x8000
 
-_GENERIC = struct.Struct(">BBH")
 _U32 = struct.Struct("=I")
-_FAMILIES = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +45,25 @@ def connections_request(
 
     A kernel before 5.8 does not know the filter and sends them all.
     """
-    body = _GENERIC.pack(_FAMILIES[version], 0, 0)
+    words = b""
     sides = (
         (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS, source),
         (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS, answerer),
     )
     for tuple_kind, flags_kind, wanted in sides:
         if wanted is not None:
-            inner = attribute(CTA_TUPLE_IP | NESTED, attribute(CTA_IP_V4_SRC, wanted.packed))
-            body += attribute(tuple_kind | NESTED, inner)
-            body += attribute(CTA_FILTER | NESTED, attribute(flags_kind, _U32.pack(FILTER_IP_SRC)))
-    return dump_request(CT_GET, body)
+            words += nested(tuple_kind, nested(CTA_TUPLE_IP, attribute(CTA_IP_V4_SRC, wanted.packed)))
+            words += nested(CTA_FILTER, attribute(flags_kind, _U32.pack(FILTER_IP_SRC)))
+    return request(CT_GET, FAMILY_OF[version], NLM_F_DUMP, words)
 
 
 def decode_connection(data: bytes, start: int, end: int) -> Connection | None:
-    """A connection of either version of IP; None for others. Raises Malformed."""
-    words = attributes(data, start + _GENERIC.size, end)
+    """A connection of either version of IP; None for others. Raises BadMessage."""
+    words = decoded(data, start, end)
     sides = [_source(words.get(kind, b"")) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)]
     if sides[0] is None or sides[1] is None:
         return None
-    identity = attribute(CTA_TUPLE_ORIG | NESTED, words[CTA_TUPLE_ORIG])
+    identity = nested(CTA_TUPLE_ORIG, words[CTA_TUPLE_ORIG])
     for kind in (CTA_ID, CTA_ZONE):
         if kind in words:
             identity += attribute(kind, words[kind])
@@ -78,12 +74,9 @@ def _source(tuple_: bytes) -> Address | None:
     ip = attributes(tuple_, 0, len(tuple_)).get(CTA_TUPLE_IP, b"")
     words = attributes(ip, 0, len(ip))
     source = words.get(CTA_IP_V4_SRC) or words.get(CTA_IP_V6_SRC, b"")
-    if len(source) == 4:
-        return IPv4Address(source)
-    return IPv6Address(source) if len(source) == 16 else None
+    return address(source) if len(source) in {4, 16} else None
 
 
 def connection_deletion(connection: Connection) -> bytes:
     """IPCTNL_MSG_CT_DELETE of one connection."""
-    family = _FAMILIES[connection.source.version]
-    return request(CT_DELETE, _GENERIC.pack(family, 0, 0) + connection.identity)
+    return request(CT_DELETE, FAMILY_OF[connection.source.version], 0, connection.identity)

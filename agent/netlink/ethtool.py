@@ -44,5 +44,4 @@ def _ask(name: str, command: int, data: int) -> int:
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCETHTOOL, request)
-    answer: int = struct.unpack("=II", value.raw)[1]
-    return answer
+    return int(struct.unpack("=II", value.raw)[1])

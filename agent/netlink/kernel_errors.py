@@ -1,4 +1,7 @@
-"""What can go wrong between a process and its kernel, sorted by what the caller must do. Knows nothing else."""
+"""What can go wrong between a process and its kernel, sorted by what the caller must do.
+
+Promises: whatever goes wrong is a KernelError with the kernel's own words. Does not know: what was asked, nor of whom.
+"""
 
 from __future__ import annotations
 

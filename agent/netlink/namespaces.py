@@ -15,7 +15,7 @@ from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
 """linux/sched.h."""
-HOME = "/proc/thread-self/ns/net"
+HOME = Path("/proc/thread-self/ns/net")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,29 +29,19 @@ def _setns(descriptor: int) -> None:
 
 def enter(namespace: Path | str) -> None:
     """Be in a network namespace from now on, with the threads that the calling thread will start. Raises OSError."""
-    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _setns(there)
-    finally:
-        os.close(there)
+    with Path(namespace).open("rb", buffering=0) as there:
+        _setns(there.fileno())
 
 
 @contextmanager
 def entered(namespace: Path | str) -> Iterator[None]:
     """Be in a network namespace for the length of a `with` block that must not await. Raises OSError."""
-    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        home = os.open(HOME, os.O_RDONLY | os.O_CLOEXEC)
+    with Path(namespace).open("rb", buffering=0) as there, HOME.open("rb", buffering=0) as home:
+        _setns(there.fileno())
         try:
-            _setns(there)
-            try:
-                yield
-            finally:
-                _return(home)
+            yield
         finally:
-            os.close(home)
-    finally:
-        os.close(there)
+            _return(home.fileno())
 
 
 def _return(home: int) -> None:

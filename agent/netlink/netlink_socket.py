@@ -73,8 +73,8 @@ def _all_but(port: int) -> tuple[tuple[int, int, int, int], ...]:
     )
 
 
-class Refused(KernelError):
-    """The kernel's errno for one request."""
+class NlmsgError(KernelError):
+    """The kernel answered one request with an errno (NLMSG_ERROR)."""
 
     def __init__(self, code: int, words: str, what: str) -> None:
         self.code, self.why = code, reason(code, words)
@@ -148,8 +148,7 @@ class RequestSocket:
     @property
     def port(self) -> int:
         """The netlink port that notifications of our changes bear."""
-        port: int = self._socket.getsockname()[0]
-        return port
+        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close it."""
@@ -161,20 +160,25 @@ class RequestSocket:
         for start in range(0, len(requests), BATCH_MESSAGES):
             if start:
                 await asyncio.sleep(0)
-            for position, outcome in self._batch(requests[start : start + BATCH_MESSAGES]).items():
+            for position, outcome in self.at_once(requests[start : start + BATCH_MESSAGES]).items():
                 refused[start + position] = outcome
         return refused
 
     def at_once(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """Carry out up to BATCH_MESSAGES without letting others run: for a thread that has a socket of its own."""
-        return self._batch(requests[:BATCH_MESSAGES])
+        """Carry out up to BATCH_MESSAGES in one send, so that nothing comes between. Raises KernelError.
 
-    def _batch(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """One send. Only the last message asks for an ACK; a refusal of any other comes unasked."""
-        if not requests:
-            return {}
-        batch, first = self._numbered(requests, acknowledged=len(requests) - 1)
-        return self._answers(batch, first, len(requests))
+        Only the last message asks for an ACK; a refusal of any other comes unasked.
+        """
+        sent = requests[:BATCH_MESSAGES]
+        return self._answers(sent, len(sent) - 1) if sent else {}
+
+    def transaction(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
+        """Carry out one nfnetlink batch (begin, messages, end), which the kernel takes as a whole or not at all.
+
+        Position -> (errno, words) of what it did not take. Not every kernel answers the end, so the message before it
+        asks. Raises KernelError.
+        """
+        return self._answers(requests, len(requests) - 2)
 
     def _numbered(self, requests: Sequence[bytes], acknowledged: int) -> tuple[bytearray, int]:
         """The requests with consecutive sequence numbers, the first of them, and one asking for an ACK."""
@@ -193,7 +197,10 @@ class RequestSocket:
         _FLAGS.pack_into(batch, at, _FLAGS.unpack_from(batch, at)[0] | NLM_F_ACK)
         return batch, first
 
-    def _answers(self, batch: bytearray, first: int, count: int) -> dict[int, tuple[int, str]]:
+    def _answers(self, requests: Sequence[bytes], acknowledged: int) -> dict[int, tuple[int, str]]:
+        """Send, and take every answer: they are all there when send() returns. One must be of what is acknowledged."""
+        batch, first = self._numbered(requests, acknowledged)
+        count, answered = len(requests), False
         refused: dict[int, tuple[int, str]] = {}
         try:
             self._socket.send(batch)
@@ -206,38 +213,22 @@ class RequestSocket:
                     code, words = error_of(data, found)
                     if code:
                         refused[position] = (code, words)
-                    if position == count - 1:
-                        return refused
-        except OSError as error:
-            raise KernelError(f"a batch of {count} netlink requests: {error.strerror}") from error
-
-    def transaction(self, requests: Sequence[bytes]) -> dict[int, tuple[int, str]]:
-        """Carry out one nfnetlink batch (begin, messages, end), which the kernel takes as a whole or not at all.
-
-        Position -> (errno, words) of what it did not take. Not every kernel answers the end, so the message before it
-        asks, and the answers are all there when send() returns. Raises KernelError.
-        """
-        batch, first = self._numbered(requests, acknowledged=len(requests) - 2)
-        refused: dict[int, tuple[int, str]] = {}
-        answered = False
-        try:
-            self._socket.send(batch)
-            while True:
-                data = self._socket.recv(DATAGRAM_BYTES)
-                for found in messages(data):
-                    if found.type == NLMSG_ERROR and found.sequence >= first:
-                        answered = True
-                        code, words = error_of(data, found)
-                        if code:
-                            refused[found.sequence - first] = (code, words)
+                    # A transaction that is refused need not be acknowledged.
+                    answered = answered or position >= acknowledged or bool(code)
         except BlockingIOError:
             if answered:
                 return refused
-            raise KernelError(
-                f"the kernel did not answer a transaction of {len(requests)} messages"
-            ) from None
+            raise KernelError(f"the kernel did not answer a batch of {count} netlink requests") from None
         except OSError as error:
-            raise KernelError(f"a transaction of {len(requests)} messages: {error.strerror}") from error
+            raise KernelError(f"a batch of {count} netlink requests: {error.strerror}") from error
+
+
+class RequestSockets(dict[int, RequestSocket]):
+    """The request sockets of one owner by protocol, each opened when it is first needed. Raises KernelError then."""
+
+    def __missing__(self, protocol: int) -> RequestSocket:
+        self[protocol] = RequestSocket(protocol)
+        return self[protocol]
 
 
 async def dump(
@@ -256,7 +247,7 @@ async def dump(
     for _ in range(DUMP_ATTEMPTS):
         try:
             whole = await _dump_once(request, kind, decode, protocol, opened)
-        except Refused as error:
+        except NlmsgError as error:
             if error.code not in absent:
                 raise
             whole = []
@@ -291,7 +282,7 @@ async def _dump_once(
                     elif found.type in {NLMSG_DONE, NLMSG_ERROR}:
                         code, words = error_of(data, found)
                         if code:
-                            raise Refused(code, words, f"dump of type {kind}")
+                            raise NlmsgError(code, words, f"dump of type {kind}")
                         return None if interrupted else rows
                 datagrams += 1
                 if datagrams % DATAGRAMS_PER_PAUSE == 0:

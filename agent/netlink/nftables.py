@@ -1,5 +1,6 @@
 """The bytes of nf_tables that every table shares: messages, batches, attributes, expressions (linux/nf_tables.h).
 
+Messages and attributes are those of all nfnetlink, so ctnetlink takes them from here.
 Promises: pure; a batch is one transaction. Does not know: sockets, which tables there are.
 """
 
@@ -9,14 +10,13 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 
+from agent.netlink import rtnetlink
 from agent.netlink.rtnetlink import (
     AF_UNSPEC,
     NLM_F_ACK,
-    NLM_F_REQUEST,
     Message,
     attribute,
     attributes,
-    message,
 )
 
 NFNLGRP_NFTABLES = 7
@@ -76,14 +76,14 @@ def nested(kind: int, *inner: bytes) -> bytes:
 
 def request(kind: int, family: int, flags: int = 0, *body: bytes) -> bytes:
     """One message about objects of a family."""
-    return message(kind, NLM_F_REQUEST | flags, _GENERIC.pack(family, 0, 0) + b"".join(body))
+    return rtnetlink.request(kind, _GENERIC.pack(family, 0, 0) + b"".join(body), flags)
 
 
 def batch(requests: Sequence[bytes]) -> list[bytes]:
     """One transaction. Only its last message is answered: its ACK comes after the commit."""
     edge = _GENERIC.pack(AF_UNSPEC, 0, NFNL_SUBSYS_NFTABLES)
-    begin = message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, edge)
-    return [begin, *requests, message(NFNL_MSG_BATCH_END, NLM_F_REQUEST | NLM_F_ACK, edge)]
+    begin = rtnetlink.request(NFNL_MSG_BATCH_BEGIN, edge)
+    return [begin, *requests, rtnetlink.request(NFNL_MSG_BATCH_END, edge, NLM_F_ACK)]
 
 
 def expression(kind: str, words: Words | None = None, *nests: bytes) -> bytes:
@@ -93,7 +93,7 @@ def expression(kind: str, words: Words | None = None, *nests: bytes) -> bytes:
 
 
 def decoded(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    """The attributes behind a message's nfgenmsg. Raises Malformed."""
+    """The attributes behind a message's nfgenmsg. Raises BadMessage."""
     return attributes(data, start + _GENERIC.size, end)
 
 
@@ -121,5 +121,5 @@ def is_about_objects(found: Message) -> bool:
 
 
 def author(data: bytes, found: Message) -> str | None:
-    """The program behind a new generation of the ruleset (NEWGEN). Raises Malformed."""
+    """The program behind a new generation of the ruleset (NEWGEN). Raises BadMessage."""
     return text_of(decoded(data, found.start, found.end), GEN_PROCESS_NAME) or None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, NamedTuple
 
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -49,7 +49,18 @@ class Scope(IntEnum):
     NOWHERE = 255
 
 
-class RouteKey(tuple[int, bytes, int, int]):
+class _KeyFields(NamedTuple):
+    version: int
+    """4 or 6."""
+    packed: bytes
+    """The packed prefix."""
+    table: int
+    """The routing table's number."""
+    metric: int
+    """0 for none."""
+
+
+class RouteKey(_KeyFields):
     """What the kernel's FIB itself uses as key: version of IP, packed prefix, table, metric.
 
     The prefix is packed as BGP packs it (RFC 4271 section 4.3): an octet of length and no octet more than that needs,
@@ -70,16 +81,6 @@ class RouteKey(tuple[int, bytes, int, int]):
         return tuple.__new__(cls, (version, packed, table, metric))
 
     @property
-    def version(self) -> int:
-        """4 or 6."""
-        return self[0]
-
-    @property
-    def packed(self) -> bytes:
-        """The packed prefix."""
-        return self[1]
-
-    @property
     def length(self) -> int:
         """Bits of the prefix."""
         return self[1][0]
@@ -93,16 +94,6 @@ class RouteKey(tuple[int, bytes, int, int]):
     def is_host(self) -> bool:
         """Whether it is one address."""
         return self[1][0] == 8 * ADDRESS_OCTETS[self[0]]
-
-    @property
-    def table(self) -> int:
-        """The routing table's number."""
-        return self[2]
-
-    @property
-    def metric(self) -> int:
-        """0 for none."""
-        return self[3]
 
     @property
     def destination(self) -> Prefix:
@@ -134,7 +125,14 @@ class RouteTarget:
     """What the route is for, as whoever desires it numbers that; 0 as read from the kernel, which does not know it."""
 
 
-class Route(tuple[RouteKey, RouteTarget]):
+class _RouteFields(NamedTuple):
+    key: RouteKey
+    """Destination, table and metric."""
+    target: RouteTarget
+    """Where packets go, and how the route is marked."""
+
+
+class Route(_RouteFields):
     """One route as the kernel keeps it: a key and a target, as cheap to make as a pair."""
 
     __slots__ = ()
@@ -166,16 +164,6 @@ class Route(tuple[RouteKey, RouteTarget]):
         return Route.from_target(key or self[0], replace(self[1], **changes))
 
     @property
-    def key(self) -> RouteKey:
-        """Destination, table and metric."""
-        return self[0]
-
-    @property
-    def target(self) -> RouteTarget:
-        """Where packets go, and how the route is marked."""
-        return self[1]
-
-    @property
     def type(self) -> RouteType:
         """As in the target, like all that follow."""
         return self[1].type
@@ -195,21 +183,6 @@ class Route(tuple[RouteKey, RouteTarget]):
         """rtm_protocol."""
         return self[1].protocol
 
-    @property
-    def scope(self) -> Scope:
-        """rtm_scope."""
-        return self[1].scope
-
-    @property
-    def onlink(self) -> bool:
-        """RTNH_F_ONLINK."""
-        return self[1].onlink
-
-    @property
-    def odd(self) -> bool:
-        """Bears what this agent never sets."""
-        return self[1].odd
-
     def __str__(self) -> str:
         """The line that `ip route` prints for it."""
         key, destination = self.key, self.key.destination
@@ -221,12 +194,12 @@ class Route(tuple[RouteKey, RouteTarget]):
             words.append(f"dev {self.device}")
         if self.protocol != RTPROT_BOOT:
             words.append(f"proto {protocol_name(self.protocol)}")
-        if self.scope is Scope.LINK:
+        if self.target.scope is Scope.LINK:
             words.append("scope link")
         metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
         if metric:
             words.append(f"metric {metric}")
-        if self.onlink:
+        if self.target.onlink:
             words.append("onlink")
         return " ".join(words)
 

@@ -1,6 +1,6 @@
 """The bytes of rtnetlink for links, addresses, neighbours and VXLAN forwarding entries (linux/if_link.h, neighbour.h).
 
-Promises: pure; decoders raise only Malformed. Does not know: sockets; how a device is made (devices.py does).
+Promises: pure; decoders raise only BadMessage. Does not know: sockets; how a device is made (devices.py does).
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import struct
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 from agent.netlink import rtnetlink
 from agent.netlink.objects import Address, FdbEntry, Link, Neighbour
 from agent.netlink.rtnetlink import (
-    Malformed,
+    FAMILY_OF,
+    BadMessage,
     address,
     attribute,
     attributes,
@@ -86,11 +86,6 @@ class NeighbourRow:
     destination: Address | None
 
 
-def mac_text(value: bytes) -> str:
-    """`66:f9:37:c3:7e:94`."""
-    return value.hex(":")
-
-
 def mac_bytes(text: str) -> bytes:
     """The six octets. Raises ValueError."""
     value = bytes.fromhex(text.replace(":", ""))
@@ -105,10 +100,8 @@ def _text(value: bytes) -> str:
 
 def link_dump_request() -> bytes:
     """RTM_GETLINK of all links without their counters."""
-    body = IFINFOMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0) + attribute(
-        IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS)
-    )
-    return dump_request(rtnetlink.RTM_GETLINK, body)
+    words = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+    return dump_request(rtnetlink.RTM_GETLINK, link_body(words))
 
 
 def link_request(name: str, *, counters: bool = False) -> bytes:
@@ -140,23 +133,22 @@ def host_address_request(address: Address, interface: int) -> bytes:
     Nobody else can have it: an IPv6 address is used at once, without a second's look for a duplicate (RFC 4862).
     """
     flags = IFA_F_NODAD if address.version == 6 else 0
-    body = IFADDRMSG.pack(_family(address), address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface)
+    body = IFADDRMSG.pack(
+        FAMILY_OF[address.version], address.max_prefixlen, flags, RT_SCOPE_UNIVERSE, interface
+    )
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
     return request(rtnetlink.RTM_NEWADDR, body, _PUT)
 
 
 def address_dump_request(interface: int = 0) -> bytes:
     """RTM_GETADDR of all families; of one link alone where the kernel checks requests strictly, else of all."""
-    return dump_request(
-        rtnetlink.RTM_GETADDR,
-        IFADDRMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, interface),
-    )
+    return dump_request(rtnetlink.RTM_GETADDR, IFADDRMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, interface))
 
 
 def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
-    """A link; None for messages about a bridge port or another family's view of it. Raises Malformed."""
+    """A link; None for messages about a bridge port or another family's view of it. Raises BadMessage."""
     if end - start < IFINFOMSG.size:
-        raise Malformed(f"ifinfomsg of {end - start} bytes")
+        raise BadMessage(f"ifinfomsg of {end - start} bytes")
     family, _, index, flags, _ = IFINFOMSG.unpack_from(data, start)
     if family != rtnetlink.AF_UNSPEC:
         return None
@@ -168,7 +160,7 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
         name=_text(words.get(IFLA_IFNAME, b"")),
         up=bool(flags & IFF_UP),
         mtu=number(words[IFLA_MTU]) if IFLA_MTU in words else 0,
-        mac=mac_text(words[IFLA_ADDRESS]) if len(words.get(IFLA_ADDRESS, b"")) == 6 else None,
+        mac=words[IFLA_ADDRESS].hex(":") if len(words.get(IFLA_ADDRESS, b"")) == 6 else None,
         kind=_text(inner[IFLA_INFO_KIND]) if IFLA_INFO_KIND in inner else None,
         lower=number(words[IFLA_LINK]) if IFLA_LINK in words else None,
         data=inner.get(IFLA_INFO_DATA, b""),
@@ -176,22 +168,20 @@ def decode_link(data: bytes, start: int, end: int) -> LinkRow | None:
 
 
 def decode_received(data: bytes, start: int, end: int) -> int | None:
-    """Packets that a link has received since it was made (rtnl_link_stats64.rx_packets). Raises Malformed."""
+    """Packets that a link has received since it was made (rtnl_link_stats64.rx_packets). Raises BadMessage."""
     counters = attributes(data, start + IFINFOMSG.size, end).get(IFLA_STATS64, b"")
     return int.from_bytes(counters[:8], sys.byteorder) if counters else None
 
 
 def decode_address(data: bytes, start: int, end: int) -> AddressRow | None:
-    """An address; None for families other than the two of IP. Raises Malformed."""
+    """An address; None for families other than the two of IP. Raises BadMessage."""
     if end - start < IFADDRMSG.size:
-        raise Malformed(f"ifaddrmsg of {end - start} bytes")
+        raise BadMessage(f"ifaddrmsg of {end - start} bytes")
     _, length, _, _, index = IFADDRMSG.unpack_from(data, start)
     words = attributes(data, start + IFADDRMSG.size, end)
     # IFA_ADDRESS is the other end of a point-to-point link; IPv6 has only that one.
     value = words.get(IFA_LOCAL, words.get(IFA_ADDRESS, b""))
-    if len(value) == 4:
-        return AddressRow(index, IPv4Address(value), length)
-    return AddressRow(index, IPv6Address(value), length) if len(value) == 16 else None
+    return AddressRow(index, address(value), length) if len(value) in {4, 16} else None
 
 
 def neighbour_dump_request(family: int, interface: int) -> bytes:
@@ -201,11 +191,11 @@ def neighbour_dump_request(family: int, interface: int) -> bytes:
 
 
 def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
-    """A neighbour or forwarding entry; None for other families. Raises Malformed."""
+    """A neighbour or forwarding entry; None for other families. Raises BadMessage."""
     if end - start < NDMSG.size:
-        raise Malformed(f"ndmsg of {end - start} bytes")
+        raise BadMessage(f"ndmsg of {end - start} bytes")
     family, index, state, _, _ = NDMSG.unpack_from(data, start)
-    if family not in {rtnetlink.AF_INET, rtnetlink.AF_INET6, rtnetlink.AF_BRIDGE}:
+    if family != rtnetlink.AF_BRIDGE and family not in FAMILY_OF.values():
         return None
     words = attributes(data, start + NDMSG.size, end)
     mac, destination = words.get(NDA_LLADDR, b""), words.get(NDA_DST, b"")
@@ -213,7 +203,7 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
         family,
         index,
         state,
-        mac_text(mac) if len(mac) == 6 else None,
+        mac.hex(":") if len(mac) == 6 else None,
         address(destination) if len(destination) in {4, 16} else None,
     )
 
@@ -221,10 +211,11 @@ def decode_neighbour(data: bytes, start: int, end: int) -> NeighbourRow | None:
 _PUT = rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE
 
 
-def neighbour_request(entry: Neighbour, interface: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent neighbour, replacing what is there."""
-    body = NDMSG.pack(_family(entry.address), interface, NUD_PERMANENT, 0, 0)
-    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.address, entry.mac), _PUT)
+def entry_request(entry: Neighbour | FdbEntry, interface: int) -> bytes:
+    """RTM_NEWNEIGH of a permanent neighbour or forwarding entry, replacing what is there."""
+    destination = entry.address if isinstance(entry, Neighbour) else entry.remote
+    body = _entry_head(entry, interface, NUD_PERMANENT) + _pair(destination, entry.mac)
+    return request(rtnetlink.RTM_NEWNEIGH, body, _PUT)
 
 
 def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes:
@@ -234,30 +225,24 @@ def known_neighbour_request(address: Address, mac: str, interface: int) -> bytes
     neighbour.c, neigh_alloc). Unlike a permanent one it is confirmed some 5 s after its first use, so that a MAC that
     somebody changes is found out.
     """
-    body = NDMSG.pack(_family(address), interface, NUD_STALE, NTF_EXT_LEARNED, 0)
+    body = NDMSG.pack(FAMILY_OF[address.version], interface, NUD_STALE, NTF_EXT_LEARNED, 0)
     return request(rtnetlink.RTM_NEWNEIGH, body + _pair(address, mac), _PUT)
 
 
-def neighbour_deletion(entry: Neighbour, interface: int) -> bytes:
-    """RTM_DELNEIGH of a neighbour."""
-    body = NDMSG.pack(_family(entry.address), interface, 0, 0, 0)
-    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_DST, entry.address.packed))
+def entry_deletion(entry: Neighbour | FdbEntry, interface: int) -> bytes:
+    """RTM_DELNEIGH of a neighbour, or of a forwarding entry whatever its destination is now."""
+    if isinstance(entry, Neighbour):
+        body = _entry_head(entry, interface, 0) + attribute(NDA_DST, entry.address.packed)
+    else:
+        body = _entry_head(entry, interface, 0) + attribute(NDA_LLADDR, mac_bytes(entry.mac))
+    return request(rtnetlink.RTM_DELNEIGH, body)
 
 
-def fdb_request(entry: FdbEntry, interface: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent forwarding entry in the device's own table (NTF_SELF), replacing what is there."""
-    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, NUD_PERMANENT, NTF_SELF, 0)
-    return request(rtnetlink.RTM_NEWNEIGH, body + _pair(entry.remote, entry.mac), _PUT)
-
-
-def fdb_deletion(entry: FdbEntry, interface: int) -> bytes:
-    """RTM_DELNEIGH of a forwarding entry, whatever its destination is now."""
-    body = NDMSG.pack(rtnetlink.AF_BRIDGE, interface, 0, NTF_SELF, 0)
-    return request(rtnetlink.RTM_DELNEIGH, body + attribute(NDA_LLADDR, mac_bytes(entry.mac)))
-
-
-def _family(address: Address) -> int:
-    return rtnetlink.AF_INET6 if address.version == 6 else rtnetlink.AF_INET
+def _entry_head(entry: Neighbour | FdbEntry, interface: int, state: int) -> bytes:
+    """Forwarding entries are in the device's own table (NTF_SELF)."""
+    if isinstance(entry, Neighbour):
+        return NDMSG.pack(FAMILY_OF[entry.address.version], interface, state, 0, 0)
+    return NDMSG.pack(rtnetlink.AF_BRIDGE, interface, state, NTF_SELF, 0)
 
 
 def _pair(destination: Address, mac: str) -> bytes:

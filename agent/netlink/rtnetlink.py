@@ -1,6 +1,6 @@
 """The bytes that all of rtnetlink shares: message framing, attributes, numbers (rtnetlink(7), linux/rtnetlink.h).
 
-Promises: pure; a decoder raises only Malformed, and nothing it is given makes it read outside its message. Encoded
+Promises: pure; a decoder raises only BadMessage, and nothing it is given makes it read outside its message. Encoded
 messages carry sequence number 0: the socket numbers a batch.
 Does not know: sockets, what a message is about.
 """
@@ -31,8 +31,8 @@ NLM_F_CAPPED = 0x100
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO = 1, 4, 5, 6, 15, 12
-RTA_PREFSRC, RTA_PREF, RTA_NH_ID = 7, 20, 30
+FAMILY_OF = {4: AF_INET, 6: AF_INET6}
+"""Version of IP -> address family."""
 RTNH_F_ONLINK = 0x4
 NLMSGERR_ATTR_MSG = 1
 ATTRIBUTE_TYPE = 0x3FFF
@@ -45,8 +45,8 @@ _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 
 
-class Malformed(KernelError):
-    """Bytes that are no netlink message of the kind they claim to be."""
+class BadMessage(KernelError):
+    """Bytes that are no netlink message of the kind they claim to be (EBADMSG)."""
 
 
 class Message(NamedTuple):
@@ -61,25 +61,25 @@ class Message(NamedTuple):
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """Cut a datagram into messages. Raises Malformed."""
+    """Cut a datagram into messages. Raises BadMessage."""
     offset, size = 0, len(data)
     while offset < size:
         if offset + HEADER.size > size:
-            raise Malformed(f"netlink header cut off after {size - offset} bytes")
+            raise BadMessage(f"netlink header cut off after {size - offset} bytes")
         length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < HEADER.size or offset + length > size:
-            raise Malformed(f"netlink message of {length} bytes in {size - offset}")
+            raise BadMessage(f"netlink message of {length} bytes in {size - offset}")
         yield Message(kind, flags, sequence, port, offset + HEADER.size, offset + length)
         offset += (length + 3) & ~3
 
 
 def attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    """The attributes between two offsets by type; a repeated one counts with its last value. Raises Malformed."""
+    """The attributes between two offsets by type; a repeated one counts with its last value. Raises BadMessage."""
     found: dict[int, bytes] = {}
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4 or start + length > end:
-            raise Malformed(f"attribute {kind} of {length} bytes in {end - start}")
+            raise BadMessage(f"attribute {kind} of {length} bytes in {end - start}")
         found[kind & ATTRIBUTE_TYPE] = data[start + 4 : start + length]
         start += (length + 3) & ~3
     return found
@@ -90,40 +90,35 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def message(kind: int, flags: int, body: bytes) -> bytes:
-    """One message, numbered later."""
-    return HEADER.pack(HEADER.size + len(body), kind, flags, 0, 0) + body
-
-
 def request(kind: int, body: bytes, flags: int = 0) -> bytes:
-    """One request, with NLM_F_REQUEST besides `flags`."""
-    return message(kind, NLM_F_REQUEST | flags, body)
+    """One request, numbered later, with NLM_F_REQUEST besides `flags`."""
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
 
 
 def dump_request(kind: int, body: bytes) -> bytes:
     """A request of everything (NLM_F_DUMP)."""
-    return message(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
+    return request(kind, body, NLM_F_DUMP)
 
 
 def number(value: bytes) -> int:
-    """An unsigned 32-bit attribute in host order. Raises Malformed."""
+    """An unsigned 32-bit attribute in host order. Raises BadMessage."""
     if len(value) != 4:
-        raise Malformed(f"a number of {len(value)} bytes")
+        raise BadMessage(f"a number of {len(value)} bytes")
     result: int = _U32.unpack(value)[0]
     return result
 
 
 def address(value: bytes) -> Address:
-    """An address attribute of either version of IP. Raises Malformed."""
+    """An address attribute of either version of IP. Raises BadMessage."""
     if len(value) == 4:
         return IPv4Address(value)
     if len(value) == 16:
         return IPv6Address(value)
-    raise Malformed(f"an IP address of {len(value)} bytes")
+    raise BadMessage(f"an IP address of {len(value)} bytes")
 
 
 def error_of(data: bytes, found: Message) -> tuple[int, str]:
-    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and the kernel's own words, if any. Raises Malformed."""
+    """The errno of an NLMSG_ERROR or NLMSG_DONE (0 is success) and any words of the kernel. Raises BadMessage."""
     if found.end - found.start < 4:
         return 0, ""
     code = -_I32.unpack_from(data, found.start)[0]

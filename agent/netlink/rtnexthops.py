@@ -1,6 +1,6 @@
 """The bytes of nexthop objects (linux/nexthop.h, since Linux 5.3): a gateway, device and flag that routes share.
 
-Promises: pure; ours are known by their numbers, which lie in a range of their own. A decoder raises only Malformed.
+Promises: pure; ours are known by their numbers, which lie in a range of their own. A decoder raises only BadMessage.
 Does not know: sockets, which routes there are.
 """
 
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from agent.netlink import rtnetlink
 from agent.netlink.objects import RTPROT_BIRD, Address
 from agent.netlink.rtnetlink import (
-    Malformed,
+    BadMessage,
     address,
     attribute,
     attributes,
     dump_request,
-    message,
     number,
     request,
 )
@@ -29,7 +28,6 @@ OURS = range(0x54000000, 0x54FFFFFF)
 
 _NHMSG = struct.Struct("=BBBBI")
 """nhmsg: family, scope, protocol, reserved, flags."""
-_RTMSG_BYTES = 12
 _U32 = struct.Struct("=I")
 
 
@@ -44,13 +42,11 @@ class Nexthop:
 
 def nexthop_request(identity: int, hop: Nexthop, *, replace: bool = False) -> bytes:
     """RTM_NEWNEXTHOP of a new object; with `replace` of one that is there, whose routes all follow in one step."""
-    family = rtnetlink.AF_INET6 if hop.gateway.version == 6 else rtnetlink.AF_INET
+    family = rtnetlink.FAMILY_OF[hop.gateway.version]
     body = _NHMSG.pack(family, 0, RTPROT_BIRD, 0, rtnetlink.RTNH_F_ONLINK if hop.onlink else 0)
     body += attribute(NHA_ID, _U32.pack(identity)) + attribute(NHA_OIF, _U32.pack(hop.interface))
-    flags = rtnetlink.NLM_F_REQUEST | (
-        rtnetlink.NLM_F_REPLACE if replace else rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
-    )
-    return message(RTM_NEWNEXTHOP, flags, body + attribute(NHA_GATEWAY, hop.gateway.packed))
+    flags = rtnetlink.NLM_F_REPLACE if replace else rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
+    return request(RTM_NEWNEXTHOP, body + attribute(NHA_GATEWAY, hop.gateway.packed), flags)
 
 
 def nexthop_deletion(identity: int) -> bytes:
@@ -61,32 +57,19 @@ def nexthop_deletion(identity: int) -> bytes:
 
 def nexthop_dump_request() -> bytes:
     """RTM_GETNEXTHOP of all."""
-    return dump_request(
-        RTM_GETNEXTHOP,
-        _NHMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0),
-    )
+    return dump_request(RTM_GETNEXTHOP, _NHMSG.pack(rtnetlink.AF_UNSPEC, 0, 0, 0, 0))
 
 
 def decode_nexthop(data: bytes, start: int, end: int) -> tuple[int, Nexthop | None] | None:
-    """An object with a number of ours; its hop is None when it is not of the shape we make. Raises Malformed."""
+    """An object with a number of ours; its hop is None when it is not of the shape we make. Raises BadMessage."""
     if end - start < _NHMSG.size:
-        raise Malformed(f"nhmsg of {end - start} bytes")
+        raise BadMessage(f"nhmsg of {end - start} bytes")
     family, _, _, _, flags = _NHMSG.unpack_from(data, start)
     words = attributes(data, start + _NHMSG.size, end)
     if NHA_ID not in words or number(words[NHA_ID]) not in OURS:
         return None
     identity = number(words[NHA_ID])
-    if (
-        family not in (rtnetlink.AF_INET, rtnetlink.AF_INET6)
-        or NHA_GATEWAY not in words
-        or NHA_OIF not in words
-    ):
+    if family not in rtnetlink.FAMILY_OF.values() or not {NHA_GATEWAY, NHA_OIF} <= words.keys():
         return identity, None
     hop = Nexthop(address(words[NHA_GATEWAY]), number(words[NHA_OIF]), bool(flags & rtnetlink.RTNH_F_ONLINK))
     return identity, hop
-
-
-def referred(data: bytes, start: int, end: int) -> int | None:
-    """The object that a route's message refers to. Raises Malformed."""
-    words = attributes(data, start + _RTMSG_BYTES, end)
-    return number(words[rtnetlink.RTA_NH_ID]) if rtnetlink.RTA_NH_ID in words else None

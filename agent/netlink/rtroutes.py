@@ -1,6 +1,6 @@
 """The bytes of routes in rtnetlink: one or very many at a time, both ways (rtnetlink(7), linux/rtnetlink.h).
 
-Promises: pure; a decoder raises only Malformed; what is encoded here decodes to the same value.
+Promises: pure; a decoder raises only BadMessage; what is encoded here decodes to the same value.
 Does not know: sockets, who owns a route, how an interface's number is looked up.
 """
 
@@ -23,25 +23,17 @@ from agent.netlink.objects import (
 from agent.netlink.rtnetlink import (
     AF_INET,
     AF_INET6,
+    FAMILY_OF,
+    HEADER,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    NLM_F_REQUEST,
-    RTA_CACHEINFO,
-    RTA_DST,
-    RTA_GATEWAY,
-    RTA_NH_ID,
-    RTA_OIF,
-    RTA_PREF,
-    RTA_PREFSRC,
-    RTA_PRIORITY,
-    RTA_TABLE,
     RTM_DELROUTE,
     RTM_GETROUTE,
     RTM_NEWROUTE,
     RTNH_F_ONLINK,
-    Malformed,
+    BadMessage,
     address,
     attribute,
     attributes,
@@ -49,8 +41,9 @@ from agent.netlink.rtnetlink import (
     number,
     request,
 )
-from agent.netlink.rtnexthops import referred
 
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
+RTA_CACHEINFO, RTA_TABLE, RTA_PREF, RTA_NH_ID = 12, 15, 20, 30
 PLAIN_ATTRIBUTES = frozenset(
     {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
 )
@@ -59,8 +52,7 @@ RTM_F_CLONED = 0x200
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
-_FIXED = struct.Struct("=IHHIIBBBBBBBBI")
-DESTINATION_OFFSET = _FIXED.size + 4
+DESTINATION_OFFSET = HEADER.size + _ROUTE.size + 4
 """Of the destination's address in a route's request: behind header, rtmsg and the head of RTA_DST."""
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _TYPES = {int(kind): kind for kind in RouteType}
@@ -78,48 +70,37 @@ def route_request(
 
     Replacing is one step in the kernel (fib_table_insert): no packet meets a moment without the route.
     """
-    key = route.key
-    flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
-    body = _route_attributes(key)
+    flags, bits, where = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), 0, b""
     if nexthop is not None:
-        body += _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
-        return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, 0, len(body)) + body
-    if route.gateway is not None:
-        body += attribute(RTA_GATEWAY, route.gateway.packed)
-    if interface is not None:
-        body += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
-    onlink = RTNH_F_ONLINK if route.onlink else 0
-    return _fixed(RTM_NEWROUTE, flags, key, route.protocol, route.scope, route.type, onlink, len(body)) + body
+        where = _NUMBER_ATTRIBUTE.pack(8, RTA_NH_ID, nexthop)
+    else:
+        bits = RTNH_F_ONLINK if route.target.onlink else 0
+        if route.gateway is not None:
+            where = attribute(RTA_GATEWAY, route.gateway.packed)
+        if interface is not None:
+            where += _NUMBER_ATTRIBUTE.pack(8, RTA_OIF, interface)
+    return _route_message(RTM_NEWROUTE, flags, route, route.target.scope, bits, where)
 
 
 def route_deletion(route: Route) -> bytes:
     """RTM_DELROUTE of the route with this destination, metric, protocol and type, whatever its next hop is now."""
-    body = _route_attributes(route.key)
-    return (
-        _fixed(
-            RTM_DELROUTE, NLM_F_REQUEST, route.key, route.protocol, Scope.NOWHERE, route.type, 0, len(body)
-        )
-        + body
+    return _route_message(RTM_DELROUTE, 0, route, Scope.NOWHERE)
+
+
+def _route_message(
+    kind: int, flags: int, route: Route, scope: int, bits: int = 0, where: bytes = b""
+) -> bytes:
+    """Header, rtmsg with its flags `bits`, destination and metric, then the attributes `where`."""
+    key = route.key
+    rtmsg = _ROUTE.pack(
+        FAMILY_OF[key.version], key.length, 0, 0, key.table, route.protocol, scope, route.type, bits
     )
-
-
-def _route_attributes(key: RouteKey) -> bytes:
-    body = attribute(RTA_DST, key.octets)
+    body = rtmsg + attribute(RTA_DST, key.octets)
     # Left out, a deletion of an IPv6 route would take one of any metric.
     metric = key.metric or (IPV6_METRIC if key.version == 6 else 0)
     if metric:
         body += _NUMBER_ATTRIBUTE.pack(8, RTA_PRIORITY, metric)
-    return body
-
-
-def _fixed(
-    kind: int, flags: int, key: RouteKey, protocol: int, scope: int, type_: int, bits: int, rest: int
-) -> bytes:
-    length, prefix = _FIXED.size + rest, key.length
-    family = AF_INET6 if key.version == 6 else AF_INET
-    return _FIXED.pack(
-        length, kind, flags, 0, 0, family, prefix, 0, 0, key.table, protocol, scope, type_, bits
-    )
+    return request(kind, body + where, flags)
 
 
 def route_dump_request(table: int = MAIN_TABLE, family: int = AF_INET) -> bytes:
@@ -134,10 +115,10 @@ def decode_route(
     """A route of `table` from an RTM_NEWROUTE or RTM_DELROUTE body; None for other families, tables and caches.
 
     A route with a TOS is left out: it has a key of its own and never competes with ours. For IPv6 a metric of 1024 is
-    0, as it was asked for. Raises Malformed.
+    0, as it was asked for. Raises BadMessage.
     """
     if end - start < _ROUTE.size:
-        raise Malformed(f"rtmsg of {end - start} bytes")
+        raise BadMessage(f"rtmsg of {end - start} bytes")
     family, length, _, tos, short_table, protocol, scope, kind, bits = _ROUTE.unpack_from(data, start)
     if family not in (AF_INET, AF_INET6) or tos or bits & RTM_F_CLONED:
         return None
@@ -172,13 +153,12 @@ class PathRow(NamedTuple):
 
 def path_request(host: Address) -> bytes:
     """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer."""
-    family = AF_INET6 if host.version == 6 else AF_INET
-    body = _ROUTE.pack(family, host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, host.packed)
-    return request(RTM_GETROUTE, body, NLM_F_ACK)
+    body = _ROUTE.pack(FAMILY_OF[host.version], host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    return request(RTM_GETROUTE, body + attribute(RTA_DST, host.packed), NLM_F_ACK)
 
 
 def decode_path(data: bytes, start: int, end: int) -> PathRow | None:
-    """The answer to path_request; None without an interface and a source. Raises Malformed."""
+    """The answer to path_request; None without an interface and a source. Raises BadMessage."""
     words = attributes(data, start + _ROUTE.size, end)
     if RTA_OIF not in words or RTA_PREFSRC not in words:
         return None
@@ -191,10 +171,10 @@ def _packed(family: int, words: dict[int, bytes], length: int) -> bytes:
     whole = _ZERO_6 if family == AF_INET6 else _ZERO_4
     octets, count = words.get(RTA_DST, whole), (length + 7) // 8
     if len(octets) != len(whole) or length > 8 * len(whole):
-        raise Malformed(f"destination {octets.hex()}/{length} is none of its family")
+        raise BadMessage(f"destination {octets.hex()}/{length} is none of its family")
     spare = octets[count:]
     if any(spare) or (length % 8 and octets[count - 1] & (0xFF >> length % 8)):
-        raise Malformed(f"destination {octets.hex()}/{length} has host bits set")
+        raise BadMessage(f"destination {octets.hex()}/{length} has host bits set")
     return bytes((length,)) + octets[:count]
 
 
@@ -219,6 +199,12 @@ def encoded(routes: Sequence[Route], whole: Callable[[Route], bytes]) -> list[by
             known = shapes[shape] = (one[:DESTINATION_OFFSET], one[DESTINATION_OFFSET + width :])
         found.append(known[0] + packed[1:].ljust(width, b"\0") + known[1])
     return found
+
+
+def _referred(body: bytes) -> int | None:
+    """The nexthop object that a route's message refers to. Raises BadMessage."""
+    words = attributes(body, _ROUTE.size, len(body))
+    return number(words[RTA_NH_ID]) if RTA_NH_ID in words else None
 
 
 class RouteDecoder:
@@ -253,12 +239,12 @@ class RouteDecoder:
         self._known, self._plain = {}, set()
 
     def decode(self, data: bytes, start: int, end: int) -> Route | None:
-        """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises Malformed."""
+        """The route in an RTM_NEWROUTE body, None where decode_route gives none. Raises BadMessage."""
         body = data[start:end]
         found = self._before.get(body)
         if found is None:
             # Of every route, not only of those that are returned: one that is left out needs its object too.
-            object_ = referred(body, 0, len(body)) if self._look_for_references else None
+            object_ = _referred(body) if self._look_for_references else None
             found = decode_route(data, start, end, self._name_of), object_
         route, identity = found
         if route is not None or identity is not None:

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 import pytest
 
 from agent.dataplane.kernel.calico_names import TUNL0
-from agent.dataplane.kernel.conntrack import Conntrack
 from agent.dataplane.kernel.dataplane_objects import Kind, Masquerade
+from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Kernel, LinkChanged, ObjectsChanged
 from agent.netlink.kernel_errors import NoWay, Unsupported
 from agent.netlink.objects import Address, Sysctl, Tunnel, TunnelKind
@@ -110,9 +110,10 @@ async def test_connections_of_an_address_are_deleted_and_no_others(
 @pytest.mark.parametrize("version", LOOPBACKS)
 async def test_the_kernel_can_look_for_an_address_itself(version: int) -> None:
     with fresh_namespace():
-        table = Conntrack(few=-1)
-        await delete_some(connect, table.delete, [], version)
-        table.close()
+        kernel = NetlinkKernel()
+        kernel.few_connections = -1
+        await delete_some(connect, kernel.delete_connections, [], version)
+        kernel.close()
 
 
 async def delete_some(

@@ -156,20 +156,20 @@ async def test_neighbours_and_forwarding_entries_come_go_and_are_replaced(
     await world.kernel.put_tunnel(given.vxlan)
     moved = replace(given.vtep, mac="66:00:00:00:00:02"), replace(given.forwarding, remote=given.far + 1)
     for neighbour, entry in ((given.vtep, given.forwarding), (given.vtep, given.forwarding), moved):
-        assert await world.kernel.put_neighbours([neighbour]) == ()
-        assert await world.kernel.put_fdb([entry]) == ()
+        assert await world.kernel.put_entries([neighbour]) == ()
+        assert await world.kernel.put_entries([entry]) == ()
         assert await world.kernel.neighbours(given.vxlan.name) == {neighbour.address: neighbour}
         assert await world.kernel.fdb(given.vxlan.name) == {entry.mac: entry}
     for _ in range(2):
-        assert await world.kernel.remove_neighbours([given.vtep]) == ()
-        assert await world.kernel.remove_fdb([given.forwarding]) == ()
+        assert await world.kernel.remove_entries([given.vtep]) == ()
+        assert await world.kernel.remove_entries([given.forwarding]) == ()
         assert await world.kernel.neighbours(given.vxlan.name) == {}
         assert await world.kernel.fdb(given.vxlan.name) == {}
 
 
 async def test_entries_without_their_device_are_refused_and_read_as_none(world: World, given: Values) -> None:
-    assert len(await world.kernel.put_neighbours([given.vtep])) == 1
-    assert len(await world.kernel.put_fdb([given.forwarding])) == 1
-    assert await world.kernel.remove_neighbours([given.vtep]) == ()
+    assert len(await world.kernel.put_entries([given.vtep])) == 1
+    assert len(await world.kernel.put_entries([given.forwarding])) == 1
+    assert await world.kernel.remove_entries([given.vtep]) == ()
     assert await world.kernel.neighbours(given.vxlan.name) == {}
     assert await world.kernel.fdb(given.vxlan.name) == {}

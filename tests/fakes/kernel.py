@@ -54,9 +54,6 @@ class FakeChanges:
         self.events: asyncio.Queue[KernelEvent] = asyncio.Queue()
         self.closed = False
 
-    def __aiter__(self) -> FakeChanges:
-        return self
-
     async def __anext__(self) -> KernelEvent:
         return await self.events.get()
 
@@ -270,32 +267,27 @@ class FakeKernel:
                 del self.route_table[route.key]
         return ()
 
-    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        await asyncio.sleep(0)
-        self.writes += [f"put neighbour {entry.address}" for entry in entries]
-        there = [entry for entry in entries if entry.device in self.link_table]
-        self.neighbour_table |= {(entry.device, entry.address): entry for entry in there}
-        return _without_device(entries, there)
-
-    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+    async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
         for entry in entries:
-            self.writes.append(f"remove neighbour {entry.address}")
-            self.neighbour_table.pop((entry.device, entry.address), None)
-        return ()
+            self.writes.append(f"put {_entry_text(entry)}")
+            if entry.device not in self.link_table:
+                continue
+            if isinstance(entry, Neighbour):
+                self.neighbour_table[entry.device, entry.address] = entry
+            else:
+                self.fdb_table[entry.device, entry.mac] = entry
+        absent = (entry for entry in entries if entry.device not in self.link_table)
+        return tuple(Refusal(entry, f"there is no device {entry.device}") for entry in absent)
 
-    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        await asyncio.sleep(0)
-        self.writes += [f"put fdb {entry.mac}" for entry in entries]
-        there = [entry for entry in entries if entry.device in self.link_table]
-        self.fdb_table |= {(entry.device, entry.mac): entry for entry in there}
-        return _without_device(entries, there)
-
-    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
+    async def remove_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
         for entry in entries:
-            self.writes.append(f"remove fdb {entry.mac}")
-            self.fdb_table.pop((entry.device, entry.mac), None)
+            self.writes.append(f"remove {_entry_text(entry)}")
+            if isinstance(entry, Neighbour):
+                self.neighbour_table.pop((entry.device, entry.address), None)
+            else:
+                self.fdb_table.pop((entry.device, entry.mac), None)
         return ()
 
     async def masquerade(self) -> Masquerade | None:
@@ -361,9 +353,5 @@ class FakeKernel:
         return self.subscriptions[-1]
 
 
-def _without_device(
-    entries: Sequence[Neighbour] | Sequence[FdbEntry], there: Sequence[Neighbour] | Sequence[FdbEntry]
-) -> tuple[Refusal, ...]:
-    return tuple(
-        Refusal(entry, f"there is no device {entry.device}") for entry in entries if entry not in there
-    )
+def _entry_text(entry: Neighbour | FdbEntry) -> str:
+    return f"neighbour {entry.address}" if isinstance(entry, Neighbour) else f"fdb {entry.mac}"

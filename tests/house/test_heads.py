@@ -11,10 +11,7 @@ SENTENCE = re.compile(r"[A-Z`].*[.:…]", re.DOTALL)
 PARTS = ("Promises:", "Does not know:")
 WITHOUT_PARTS = frozenset(
     {
-        "agent/dataplane/explain/route_reasons.py",
-        "agent/dataplane/kernel/protocol.py",
         "agent/datastore/etcd_settings.py",
-        "agent/netlink/kernel_errors.py",
         "bgp/__main__.py",
         "bgp/events.py",
         "bgp/peer_config.py",

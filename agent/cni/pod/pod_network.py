@@ -49,6 +49,7 @@ from agent.netlink.rtlinks import (
     decode_address,
     decode_link,
     decode_neighbour,
+    entry_request,
     host_address_request,
     known_neighbour_request,
     link_body,
@@ -56,7 +57,6 @@ from agent.netlink.rtlinks import (
     link_request,
     mac_bytes,
     neighbour_dump_request,
-    neighbour_request,
     text_attribute,
 )
 from agent.netlink.rtnetlink import (
@@ -65,7 +65,6 @@ from agent.netlink.rtnetlink import (
     AF_UNSPEC,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    NLM_F_REQUEST,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
@@ -73,7 +72,7 @@ from agent.netlink.rtnetlink import (
     RTM_SETLINK,
     attribute,
     attributes,
-    message,
+    request,
 )
 from agent.netlink.rtroutes import decode_route, route_dump_request, route_request
 
@@ -267,8 +266,7 @@ def _pair(attachment: Attachment, pod: int) -> bytes:
     peer = attribute(VETH_INFO_PEER, link_body(end(attachment.interface, attachment.mac) + namespace))
     kind = text_attribute(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, peer)
     host = end(attachment.host_interface, HOST_MAC) + attribute(IFLA_LINKINFO, kind)
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
-    return message(RTM_NEWLINK, flags, link_body(host, up=not attachment.has_ipv6))
+    return request(RTM_NEWLINK, link_body(host, up=not attachment.has_ipv6), NLM_F_CREATE | NLM_F_EXCL)
 
 
 async def _configure(inside: RequestSocket, attachment: Attachment, index: int) -> None:
@@ -281,7 +279,7 @@ async def _configure(inside: RequestSocket, attachment: Attachment, index: int) 
     }
     requests |= {f"route {route}": route_request(route, index) for route in _routes(attachment)}
     requests |= {
-        f"neighbour {gateway}": neighbour_request(Neighbour(device, gateway, HOST_MAC), index)
+        f"neighbour {gateway}": entry_request(Neighbour(device, gateway, HOST_MAC), index)
         for gateway in gateways
     }
     requests |= {

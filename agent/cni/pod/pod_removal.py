@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from agent.netlink.netlink_socket import NETLINK_ROUTE, Lost, Refused, RequestSocket, Subscription
+from agent.netlink.netlink_socket import NETLINK_ROUTE, Lost, NlmsgError, RequestSocket, Subscription
 from agent.netlink.rtlinks import IFLA_GROUP, IFLA_IFNAME, link_change, text_attribute
 from agent.netlink.rtnetlink import RTM_DELLINK, RTM_SETLINK, RTNLGRP_LINK, attribute
 
@@ -62,7 +62,7 @@ class LinkRemover:
         refused = await asyncio.shield(self._next)
         code, words = refused.get(name, (0, ""))
         if code:
-            raise Refused(code, words, f"removing {name}")
+            raise NlmsgError(code, words, f"removing {name}")
 
     async def _all(self, leaving: list[str]) -> Refusals:
         await asyncio.sleep(0)

@@ -83,12 +83,7 @@ class RouteQueries:
         except KernelError as error:
             raise ValueError(f"the kernel cannot be read: {error}") from error
         given = Comparison(reconciler.snapshot().desired, actual, links)
-        found = await dry_run(reconciler.kinds, given, self._reasons(), reconciler.report().held)
-        return {
-            "steps": [asdict(step) for step in found.steps],
-            "more": found.more,
-            "reserves": list(found.reserves),
-        }
+        return asdict(await dry_run(reconciler.kinds, given, self._reasons(), reconciler.report().held))
 
     def _reasons(self) -> Reasons:
         names = {

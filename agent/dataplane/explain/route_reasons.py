@@ -1,7 +1,7 @@
 """Why each route is there, and whether desired and actual state agree: for people.
 
-Promises: pure; a page is bounded, and the next one begins behind its last key whatever changed meanwhile. Does not
-know: who asks, how it is printed.
+Promises: pure; a page is bounded, and the next one begins behind its last key whatever changed meanwhile.
+Does not know: who asks, how it is printed.
 """
 
 from __future__ import annotations

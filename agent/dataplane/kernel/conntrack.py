@@ -22,8 +22,8 @@ from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
-    Refused,
-    RequestSocket,
+    NlmsgError,
+    RequestSockets,
     dump,
     reason,
 )
@@ -31,41 +31,33 @@ from agent.netlink.objects import Address
 
 FILTERED_ADDRESSES = 8
 """Up to here the kernel looks for each address, if there are many connections; above, one dump is cheaper."""
-FEW_CONNECTIONS = 2000
-"""Up to here one dump of everything is cheaper than two filtered ones: each walks the whole table, 10 ms."""
 COUNT = "net/netfilter/nf_conntrack_count"
 ABSENT = UNSUPPORTED_ERRNOS | {errno.EINVAL}
 """What the nfnetlink of a kernel without ctnetlink answers."""
 
 
 class Conntrack:
-    """The connection table of the namespace the process is in."""
+    """The part of a kernel that is the connection table."""
 
-    def __init__(self, few: int = FEW_CONNECTIONS) -> None:
-        self._few = few
-        self._socket: RequestSocket | None = None
+    _sockets: RequestSockets
+    few_connections = 2000
+    """Up to here one dump of everything is cheaper than two filtered ones: each walks the whole table, 10 ms."""
 
-    def close(self) -> None:
-        """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-
-    async def delete(self, addresses: Collection[Address]) -> int:
+    async def delete_connections(self, addresses: Collection[Address]) -> int:
         """Delete the connections from and to these addresses; how many. Raises Unsupported, KernelError."""
         if not addresses:
             return 0
         try:
             found = await self._find(addresses)
-        except Refused as error:
+        except NlmsgError as error:
             if error.code in ABSENT:
                 why = f"this kernel has no ctnetlink: connections of departed pods live on ({error})"
                 raise Unsupported(why) from error
             raise
         if not found:
             return 0
-        if self._socket is None:
-            self._socket = RequestSocket(NETLINK_NETFILTER)
-        refused = await self._socket.execute([connection_deletion(connection) for connection in found])
+        deletions = [connection_deletion(connection) for connection in found]
+        refused = await self._sockets[NETLINK_NETFILTER].execute(deletions)
         for code, words in refused.values():
             if code != errno.ENOENT:
                 raise KernelError(f"deleting a tracked connection: {reason(code, words)}")
@@ -82,13 +74,12 @@ class Conntrack:
 
     def _requests_for(self, wanted: frozenset[Address]) -> list[bytes]:
         count = sysctl.read(COUNT)
-        few = count is not None and int(count) <= self._few
+        few = count is not None and int(count) <= self.few_connections
         versions = {one.version for one in wanted}
         if len(wanted) > FILTERED_ADDRESSES or few:
             return [connections_request(version) for version in sorted(versions)]
         # The filter for IPv6 addresses is of no use: kernels to this day leave out what matches (6.18).
         requests = [connections_request(6)] if 6 in versions else []
-        requests += [connections_request(source=one) for one in wanted if isinstance(one, IPv4Address)]
-        return requests + [
-            connections_request(answerer=one) for one in wanted if isinstance(one, IPv4Address)
-        ]
+        four = [one for one in wanted if isinstance(one, IPv4Address)]
+        requests += [connections_request(source=one) for one in four]
+        return requests + [connections_request(answerer=one) for one in four]

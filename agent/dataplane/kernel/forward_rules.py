@@ -10,8 +10,6 @@ Promises: pure; our rules are known by their comment. Does not know: sockets, wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
 from agent.netlink import nftables as nft
@@ -25,14 +23,6 @@ COMMENT = b"\x00\x07tortie\x00"
 """NFTNL_UDATA_RULE_COMMENT: what nft(8) shows as the rule's comment."""
 REJECTS = frozenset({("inet", "firewalld", "filter_FORWARD")})
 """Chains whose policy is to accept and whose last rule rejects."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRow:
-    """One rule of a chain."""
-
-    handle: bytes
-    is_ours: bool
 
 
 def chains_request() -> bytes:
@@ -80,7 +70,7 @@ def _rule_body(key: int) -> bytes:
 
 
 def decode_chain(data: bytes, start: int, end: int) -> ForwardChain | None:
-    """A base chain at the forward hook that can drop a packet; None for others. Raises Malformed."""
+    """A base chain at the forward hook that can drop a packet; None for others. Raises BadMessage."""
     family = FAMILIES.get(data[start]) if end > start else None
     words = nft.decoded(data, start, end)
     hook = words.get(nft.CHAIN_HOOK, b"")
@@ -93,10 +83,10 @@ def decode_chain(data: bytes, start: int, end: int) -> ForwardChain | None:
     return ForwardChain(family, table, chain, drops or (family, table, chain) in REJECTS)
 
 
-def decode_rule(data: bytes, start: int, end: int) -> RuleRow:
-    """A rule, as far as it takes to know ours. Raises Malformed."""
+def decode_our_rule(data: bytes, start: int, end: int) -> bytes | None:
+    """The handle of a rule that is ours; None for others. Raises BadMessage."""
     words = nft.decoded(data, start, end)
-    return RuleRow(words.get(nft.RULE_HANDLE, b""), words.get(nft.RULE_USERDATA) == COMMENT)
+    return words.get(nft.RULE_HANDLE, b"") if words.get(nft.RULE_USERDATA) == COMMENT else None
 
 
 def concerns_forwarding(data: bytes, found: Message) -> bool:

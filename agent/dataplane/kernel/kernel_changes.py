@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS
@@ -17,8 +17,16 @@ from agent.dataplane.kernel.forward_rules import concerns_forwarding
 from agent.dataplane.kernel.masquerade_table import concerns_masquerading
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
 from agent.netlink import nftables, rtnetlink
+from agent.netlink.devices import device_name
 from agent.netlink.kernel_errors import Unsupported
-from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Lost, Subscription, readable
+from agent.netlink.netlink_socket import (
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    Lost,
+    RequestSockets,
+    Subscription,
+    readable,
+)
 from agent.netlink.rtlinks import decode_address, decode_link, decode_neighbour
 from agent.netlink.rtnetlink import Message, attributes, messages
 from agent.netlink.rtnexthops import RTM_DELNEXTHOP, decode_nexthop
@@ -43,16 +51,13 @@ MOST_DATAGRAMS_AT_ONCE = 256
 
 
 class NetlinkChanges:
-    """One subscription; iterate it, then close it."""
+    """One subscription; ask it for one event after the other, then close it."""
 
-    def __init__(
-        self, own_ports: Callable[[], frozenset[int]], writer_port: int, name_of: Callable[[int], str]
-    ) -> None:
-        """Changes from `own_ports` are left out; those of `writer_port`, by far the most, do not even arrive."""
-        self._own_ports = own_ports
-        self._name_of = name_of
+    def __init__(self, own: RequestSockets) -> None:
+        """Changes made over our `own` sockets are left out; those of rtnetlink, by far the most, do not even arrive."""
+        self._own = own
         self._subscriptions = [Subscription(NETLINK_ROUTE, GROUPS)]
-        self._subscriptions[0].ignore(writer_port)
+        self._subscriptions[0].ignore(own[NETLINK_ROUTE].port)
         with suppress(Unsupported):  # without nftables there are no notifications of it
             self._subscriptions.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
         self._sysctls = SysctlWatch()
@@ -71,9 +76,6 @@ class NetlinkChanges:
             self._sysctls.only(names)
         self._sysctls.follow(names)
 
-    def __aiter__(self) -> NetlinkChanges:
-        return self
-
     async def __anext__(self) -> KernelEvent:
         while not self._waiting:
             await readable(
@@ -89,7 +91,7 @@ class NetlinkChanges:
 
     def _take(self, subscription: Subscription) -> list[KernelEvent]:
         events: list[KernelEvent] = []
-        own = self._own_ports()
+        own = {socket.port for socket in self._own.values()}
         for _ in range(MOST_DATAGRAMS_AT_ONCE):
             try:
                 data = subscription.read()
@@ -105,7 +107,7 @@ class NetlinkChanges:
 
     def _events(self, data: bytes, found: Message) -> list[KernelEvent]:
         if found.type in {rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE}:
-            route = decode_route(data, found.start, found.end, self._name_of)
+            route = decode_route(data, found.start, found.end, device_name)
             return [ObjectsChanged(Kind.ROUTE, route)] if route is not None else []
         if found.type in {rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK}:
             row = decode_link(data, found.start, found.end)
@@ -137,7 +139,7 @@ class NetlinkChanges:
         row = decode_address(data, found.start, found.end)
         if row is None or (row.address.version == 6 and row.address.is_link_local):
             return []  # each new interface gets a link-local address, tentative first; nothing of ours depends on it
-        changed = LinkChanged(self._name_of(row.index))
+        changed = LinkChanged(device_name(row.index))
         # With an interface's last address its routes go too, unannounced.
         return [changed, ObjectsChanged(Kind.ROUTE)] if found.type == rtnetlink.RTM_DELADDR else [changed]
 
@@ -147,14 +149,13 @@ class NetlinkChanges:
         (index,) = struct.unpack("=i", words.get(NETCONFA_IFINDEX, b"\0\0\0\0"))
         if index <= 0:
             return [ObjectsChanged(Kind.SYSCTL)]
-        names = self._sysctls.of(self._name_of(index))
-        return (
-            [ObjectsChanged(Kind.SYSCTL, names=names)] if names else []
-        )  # a new interface's are read anyway
+        names = self._sysctls.of(device_name(index))
+        # A new interface's are read anyway.
+        return [ObjectsChanged(Kind.SYSCTL, names=names)] if names else []
 
     def _neighbour(self, data: bytes, found: Message) -> list[KernelEvent]:
         row = decode_neighbour(data, found.start, found.end)
         # Every pod's ARP passes here; only our own devices' entries are static.
-        if row is None or self._name_of(row.index) not in OUR_TUNNELS:
+        if row is None or device_name(row.index) not in OUR_TUNNELS:
             return []
         return [ObjectsChanged(Kind.FDB if row.family == rtnetlink.AF_BRIDGE else Kind.NEIGHBOUR)]

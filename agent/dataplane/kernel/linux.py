@@ -1,7 +1,7 @@
 """The kernel of the network namespace this process is in: the one implementation of Kernel on a real machine.
 
-Promises: those of protocol.py. Routes are packed by rtroutes, links, neighbours and forwarding entries by rtlinks;
-tunnel devices are made in tunnel_devices, nftables' objects in ruleset.
+Promises: those of protocol.py. Routes, neighbours and forwarding entries are read and written here; links and tunnel
+devices in tunnel_devices, nftables' objects in ruleset, tracked connections in conntrack.
 Does not know: what should exist, who owns what.
 """
 
@@ -9,49 +9,49 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
 from weakref import WeakSet
 
-from agent.dataplane.kernel import tunnel_devices
 from agent.dataplane.kernel.calico_names import version_of
 from agent.dataplane.kernel.conntrack import Conntrack
-from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Masquerade
 from agent.dataplane.kernel.kernel_changes import NetlinkChanges
 from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
 from agent.dataplane.kernel.ruleset import Ruleset
+from agent.dataplane.kernel.tunnel_devices import Devices
 from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink import sysctl as procfs
 from agent.netlink.devices import device_index, device_name
 from agent.netlink.kernel_errors import KernelError, NoWay
-from agent.netlink.netlink_socket import UNSUPPORTED_ERRNOS, Refused, RequestSocket, dump, reason
+from agent.netlink.netlink_socket import (
+    NETLINK_ROUTE,
+    UNSUPPORTED_ERRNOS,
+    NlmsgError,
+    RequestSockets,
+    dump,
+    reason,
+)
 from agent.netlink.objects import (
     Address,
     FdbEntry,
-    Link,
     Neighbour,
     Route,
     RouteKey,
     RouteTarget,
     Sysctl,
-    Tunnel,
 )
-from agent.netlink.rtlinks import NeighbourRow
 from agent.netlink.rtnexthops import Nexthop
 from agent.netlink.rtroutes import RouteDecoder, encoded
 
-T = TypeVar("T", Route, Neighbour, FdbEntry)
-E = TypeVar("E", Neighbour, FdbEntry)
-
-FAMILIES = (rtnetlink.AF_INET, rtnetlink.AF_INET6)
-FAMILY_OF_VERSION = {4: rtnetlink.AF_INET, 6: rtnetlink.AF_INET6}
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """The object or its device is not there: for a deletion, it is so already."""
 
 
-class NetlinkKernel:
-    """One request socket, open all the time; everything else is opened for the call."""
+class NetlinkKernel(Devices, Ruleset, Conntrack):
+    """One request socket for routes, open all the time, and one for netfilter from its first use on.
+
+    Dumps have a socket of their own, opened for the call.
+    """
 
     def __init__(self, *, nexthop_objects: bool = False, offload: bool = False) -> None:
         """With `nexthop_objects`, routes through a gateway refer to shared objects where the kernel has them.
@@ -59,95 +59,68 @@ class NetlinkKernel:
         With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
         """
         self._offload = offload
-        self._requests = RequestSocket()
+        self._sockets = RequestSockets()
+        self._requests = self._sockets[NETLINK_ROUTE]
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)
-        self._ruleset = Ruleset()
-        self._conntrack = Conntrack()
         self._subscribers: WeakSet[NetlinkChanges] = WeakSet()
         self._decoder = RouteDecoder(device_name, references=nexthop_objects)
 
     def close(self) -> None:
         """Close the sockets."""
-        self._requests.close()
-        self._ruleset.close()
-        self._conntrack.close()
+        for socket in self._sockets.values():
+            socket.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
-
-    async def links(self) -> Mapping[str, Link]:
-        """All interfaces by name, with their addresses."""
-        return {row.name: row.link(addresses) for row, addresses in await tunnel_devices.all_links()}
-
-    async def link(self, name: str) -> Link | None:
-        """The interface that bears this name, with its addresses."""
-        found = await tunnel_devices.one_link(name)
-        return found[0].link(found[1]) if found is not None else None
 
     async def routes(self) -> Mapping[RouteKey, Route]:
         """All routes of the main tables without a TOS; of several with one key the first, which is in force."""
         generation = self._nexthops.generation
         self._decoder.begin()
-        rows = [row for family in FAMILIES for row in await self._routes_of(family)]
-        self._decoder.end()
-        await self._nexthops.collect(self._decoder.nexthops, generation)
-        found: dict[RouteKey, Route] = {}
-        for row in rows:
-            found.setdefault(row.key, row)
-        return found
-
-    async def _routes_of(self, family: int) -> list[Route]:
-        request = rtroutes.route_dump_request(family=family)
         # The main table is made with its first route; a kernel may be without IPv6.
         absent = UNSUPPORTED_ERRNOS | {errno.ENOENT}
-        return await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent)
+        found: dict[RouteKey, Route] = {}
+        for family in rtnetlink.FAMILY_OF.values():
+            request = rtroutes.route_dump_request(family=family)
+            for row in await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent):
+                found.setdefault(row.key, row)
+        self._decoder.end()
+        await self._nexthops.collect(self._decoder.nexthops, generation)
+        return found
 
     async def neighbours(self, device: str) -> Mapping[Address, Neighbour]:
         """The permanent neighbours on a device; none when there is no such device."""
-        return {
-            row.destination: Neighbour(device, row.destination, row.mac)
-            for row in await self._permanent(FAMILY_OF_VERSION[version_of(device)], device)
-            if row.destination is not None and row.mac is not None
-        }
+        pairs = await self._permanent(rtnetlink.FAMILY_OF[version_of(device)], device)
+        return {address: Neighbour(device, address, mac) for mac, address in pairs}
 
     async def fdb(self, device: str) -> Mapping[str, FdbEntry]:
         """The permanent forwarding entries with a destination on a VXLAN device, by MAC."""
-        return {
-            row.mac: FdbEntry(device, row.mac, row.destination)
-            for row in await self._permanent(rtnetlink.AF_BRIDGE, device)
-            if row.destination is not None and row.mac is not None
-        }
+        pairs = await self._permanent(rtnetlink.AF_BRIDGE, device)
+        return {mac: FdbEntry(device, mac, remote) for mac, remote in pairs}
 
-    async def _permanent(self, family: int, device: str) -> list[NeighbourRow]:
+    async def _permanent(self, family: int, device: str) -> list[tuple[str, Address]]:
+        """MAC and destination of each permanent entry that has both."""
         index = device_index(device)
         if index is None:
             return []
         request = rtlinks.neighbour_dump_request(family, index)
         rows = await dump(request, rtnetlink.RTM_NEWNEIGH, rtlinks.decode_neighbour, absent=GONE)
-        permanent = rtlinks.NUD_PERMANENT
-        return [row for row in rows if row.index == index and row.family == family and row.state & permanent]
+        found = (row for row in rows if row.index == index and row.family == family)
+        return [
+            (row.mac, row.destination)
+            for row in found
+            if row.state & rtlinks.NUD_PERMANENT and row.mac is not None and row.destination is not None
+        ]
 
     async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
         try:
             found = await dump(rtroutes.path_request(host), rtnetlink.RTM_NEWROUTE, rtroutes.decode_path)
-        except Refused as error:
+        except NlmsgError as error:
             words = f"looking up the route to {host}: {error.why}"
             raise (NoWay if error.code in NO_WAY_ERRNOS else KernelError)(words) from error
         if not found:
             raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")
         return PathToHost(device_name(found[0].interface), found[0].source, found[0].gateway)
-
-    async def tunnels(self) -> Mapping[str, Tunnel]:
-        """The tunnel devices with our names, whatever their attributes."""
-        return await tunnel_devices.read_tunnels(offload=self._offload)
-
-    async def put_tunnel(self, tunnel: Tunnel) -> None:
-        """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
-        await tunnel_devices.put_tunnel(tunnel)
-
-    async def remove_tunnel(self, name: str) -> None:
-        """Delete a VXLAN device; strip and down tunl0, which belongs to the module."""
-        await tunnel_devices.remove_tunnel(name)
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""
@@ -206,41 +179,32 @@ class NetlinkKernel:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
         return await self._carry_out(routes, encoded(routes, rtroutes.route_deletion), GONE)
 
-    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+    async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         """Create or replace permanent entries."""
-        return await self._entries(entries, rtlinks.neighbour_request)
+        indexes = _Indexes()
+        absent = [entry for entry in entries if indexes[entry.device] is None]
+        refusals = (Refusal(entry, f"there is no device {entry.device}") for entry in absent)
+        return (*refusals, *await self._entries(entries, indexes, rtlinks.entry_request))
 
-    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
+    async def remove_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
         """Delete entries."""
-        return await self._entries(entries, rtlinks.neighbour_deletion, GONE)
-
-    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
-        return await self._entries(entries, rtlinks.fdb_request)
-
-    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Delete entries."""
-        return await self._entries(entries, rtlinks.fdb_deletion, GONE)
+        return await self._entries(entries, _Indexes(), rtlinks.entry_deletion, GONE)
 
     async def _entries(
-        self, entries: Sequence[E], encode: Callable[[E, int], bytes], tolerated: frozenset[int] = frozenset()
+        self,
+        entries: Sequence[Neighbour | FdbEntry],
+        indexes: _Indexes,
+        encode: Callable[[Neighbour | FdbEntry, int], bytes],
+        tolerated: frozenset[int] = frozenset(),
     ) -> tuple[Refusal, ...]:
-        """Neighbours or forwarding entries; `tolerated` is empty for a put."""
-        refusals: list[Refusal] = []
-        indexes = _Indexes()
-        sent: list[E] = []
-        requests: list[bytes] = []
-        for entry in entries:
-            index = indexes[entry.device]
-            if index is not None:
-                sent.append(entry)
-                requests.append(encode(entry, index))
-            elif not tolerated:
-                refusals.append(Refusal(entry, f"there is no device {entry.device}"))
-        return (*refusals, *await self._carry_out(sent, requests, tolerated))
+        """Those whose device is there."""
+        requests = {
+            entry: encode(entry, index) for entry in entries if (index := indexes[entry.device]) is not None
+        }
+        return await self._carry_out(tuple(requests), tuple(requests.values()), tolerated)
 
     async def _carry_out(
-        self, objects: Sequence[T], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
+        self, objects: Sequence[object], requests: Sequence[bytes], tolerated: frozenset[int] = frozenset()
     ) -> tuple[Refusal, ...]:
         refused = await self._requests.execute(requests)
         return tuple(
@@ -263,33 +227,9 @@ class NetlinkKernel:
         outcomes = ((sysctl, procfs.write(sysctl)) for sysctl in sysctls)
         return tuple(Refusal(sysctl, why) for sysctl, why in outcomes if why is not None)
 
-    async def delete_connections(self, addresses: Collection[Address]) -> int:
-        """Delete the tracked connections from and to these addresses; how many. Raises Unsupported, KernelError."""
-        return await self._conntrack.delete(addresses)
-
-    # -- nftables and events --------------------------------------------------------------------------------------
-
-    async def masquerade(self) -> Masquerade | None:
-        """What our nftables table holds; None when there is no such table (or no nftables)."""
-        return await self._ruleset.masquerade()
-
-    async def put_masquerade(self, masquerade: Masquerade) -> None:
-        """Replace our tables, each in one transaction; an empty value removes them. Raises Unsupported, KernelError."""
-        await self._ruleset.put_masquerade(masquerade)
-
-    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
-        """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""
-        return await self._ruleset.forward_chains()
-
-    async def put_forward_chain(self, chain: ForwardChain) -> None:
-        """Open or close a chain as its `opened` says; one that has gone is success. Raises KernelError."""
-        await self._ruleset.put_forward_chain(chain)
-
     def changes(self) -> NetlinkChanges:
         """Subscribe to what others change. Raises KernelError."""
-        changes = NetlinkChanges(
-            lambda: self._ruleset.ports | {self._requests.port}, self._requests.port, device_name
-        )
+        changes = NetlinkChanges(self._sockets)
         self._subscribers.add(changes)
         return changes
 

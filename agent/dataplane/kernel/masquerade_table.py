@@ -55,12 +55,11 @@ IP6 = Family("ip6", AF_INET6, 6, 8, 8, 24, 16)
 FAMILIES = (IP, IP6)
 
 
-def replacement(whole: Masquerade, family: Family = IP) -> list[bytes]:
-    """The messages of one batch that leaves our table of a family so, or leaves none without sources of its version.
+def replacement(wanted: Masquerade, family: Family = IP) -> list[bytes]:
+    """The messages of one batch that leaves our table of a family so, or leaves none without sources.
 
     Adding before deleting makes the deletion succeed whether or not the table was there.
     """
-    wanted = whole.of_version(family.version)
     table = nft.packed({nft.TABLE_NAME: TABLE})
     new = nft.request(nft.NEWTABLE, family.number, NLM_F_CREATE, table)
     requests = [new, nft.request(nft.DELTABLE, family.number, 0, table)]
@@ -202,13 +201,13 @@ def concerns_masquerading(data: bytes, found: Message) -> bool:
 
 
 def decode_rule(data: bytes, start: int, end: int) -> tuple[str, ...]:
-    """The names of a rule's expressions. Raises Malformed."""
+    """The names of a rule's expressions. Raises BadMessage."""
     rules = nft.items(nft.decoded(data, start, end).get(nft.RULE_EXPRESSIONS, b""))
     return tuple(nft.text_of(attributes(item, 0, len(item)), nft.EXPR_NAME) for item in rules)
 
 
 def decode_elements(data: bytes, start: int, end: int) -> list[tuple[int, bool]]:
-    """The edges in one message of a set's elements. Raises Malformed."""
+    """The edges in one message of a set's elements. Raises BadMessage."""
     found: list[tuple[int, bool]] = []
     for item in nft.items(nft.decoded(data, start, end).get(nft.ELEM_LIST_ELEMENTS, b"")):
         element = attributes(item, 0, len(item))

@@ -20,7 +20,7 @@ from agent.netlink.kernel_errors import KernelError
 from agent.netlink.netlink_socket import (
     BATCH_MESSAGES,
     UNSUPPORTED_ERRNOS,
-    Refused,
+    NlmsgError,
     RequestSocket,
     dump,
     reason,
@@ -36,32 +36,26 @@ class Nexthops:
     def __init__(self, requests: RequestSocket, *, wanted: bool) -> None:
         self._requests = requests
         self.wanted = wanted
-        self._changes = 0
+        self.generation = 0
+        """Changes with every use; to be compared around a dump of routes."""
         self._writers = 0
         self._known: dict[Nexthop, int] = {}
         """What the kernel said last: no more than it has."""
-
-    @property
-    def generation(self) -> int:
-        """Changes with every use; to be compared around a dump of routes."""
-        return self._changes
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Routes are being written: nothing is collected meanwhile, nor from a dump of that time."""
         self._writers += 1
-        self._changes += 1
+        self.generation += 1
         try:
             yield
         finally:
             self._writers -= 1
-            self._changes += 1
+            self.generation += 1
 
     async def _read(self) -> dict[int, Nexthop | None]:
-        found = await dump(
-            rtnexthops.nexthop_dump_request(), rtnexthops.RTM_NEWNEXTHOP, rtnexthops.decode_nexthop
-        )
-        return dict(found)
+        request, kind = rtnexthops.nexthop_dump_request(), rtnexthops.RTM_NEWNEXTHOP
+        return dict(await dump(request, kind, rtnexthops.decode_nexthop))
 
     def invalidate(self) -> None:
         """What the kernel said may hold no more."""
@@ -83,7 +77,7 @@ class Nexthops:
         """The objects there are; None: this kernel has none that serve. Raises KernelError."""
         try:
             there = await self._read()
-        except Refused as error:
+        except NlmsgError as error:
             if error.code not in UNSUPPORTED_ERRNOS | {errno.EINVAL}:
                 raise
             there = None
@@ -115,20 +109,19 @@ class Nexthops:
             hop: identity for position, (hop, identity) in enumerate(made.items()) if position not in refused
         }
 
-    async def collect(self, used: Collection[int], generation: int) -> int:
-        """Delete some objects outside `used`, unless routes were written since `generation`; how many.
+    async def collect(self, used: Collection[int], generation: int) -> None:
+        """Delete some objects outside `used`, unless routes were written since `generation`.
 
         At most one batch, so that nothing comes between the check and the deletions. Raises KernelError.
         """
         if not self.wanted:
-            return 0
+            return
         there = await self._read()
         self.invalidate()
-        if self._changes != generation or self._writers:
-            return 0
+        if self.generation != generation or self._writers:
+            return
         unused = [identity for identity in there if identity not in used][:BATCH_MESSAGES]
         refused = await self._requests.execute([rtnexthops.nexthop_deletion(identity) for identity in unused])
         for code, words in refused.values():
             if code != errno.ENOENT:
                 raise KernelError(f"deleting a nexthop object: {reason(code, words)}")
-        return len(unused) - len(refused)

@@ -55,11 +55,6 @@ class Ownership:
         return route.type is RouteType.UNICAST and route.protocol == self.learned
 
 
-def is_ours(route: Route) -> bool:
-    """Ownership with the default marks."""
-    return Ownership().is_ours(route)
-
-
 class Installed(Mapping[RouteKey, Route]):
     """Those of many routes that are ours, found out when asked: most who ask want to know of a few."""
 

@@ -1,7 +1,7 @@
 """The kernel as the reconciler sees it: read everything, carry out a step, learn that something changed.
 
-Promises (every implementation, proved by tests/contract/test_kernel.py): reads are complete or raise; a step is
-idempotent (creating what is there and removing what is gone are success); errors are the ones of this file.
+Promises: those of every implementation, proved by tests/contract/test_kernel.py. Reads are complete or raise; a step is
+idempotent (creating what is there and removing what is gone are success); errors are those of netlink/kernel_errors.
 Does not know: what should exist, who owns what.
 """
 
@@ -80,8 +80,6 @@ class PathToHost:
 class Changes(Protocol):
     """A subscription: what happened since it was made waits in it."""
 
-    def __aiter__(self) -> Changes: ...
-
     async def __anext__(self) -> KernelEvent:
         """The next hint. Raises KernelError."""
 
@@ -131,17 +129,11 @@ class Kernel(Protocol):
     async def remove_routes(self, routes: Sequence[Route]) -> tuple[Refusal, ...]:
         """Delete exactly these (destination, metric, protocol, type); a route of somebody else in their place stays."""
 
-    async def put_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
+    async def put_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
+        """Create or replace permanent neighbours or forwarding entries."""
 
-    async def remove_neighbours(self, entries: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Delete entries."""
-
-    async def put_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Create or replace permanent entries."""
-
-    async def remove_fdb(self, entries: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Delete entries."""
+    async def remove_entries(self, entries: Sequence[Neighbour | FdbEntry]) -> tuple[Refusal, ...]:
+        """Delete neighbours or forwarding entries."""
 
     async def masquerade(self) -> Masquerade | None:
         """What our nftables table holds; None when there is no such table (or no nftables)."""

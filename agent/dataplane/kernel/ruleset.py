@@ -6,6 +6,7 @@ Promises: a replacement of a table is one transaction. Does not know: the pools.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.dataplane.kernel import forward_rules, masquerade_table
@@ -16,8 +17,8 @@ from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import (
     NETLINK_NETFILTER,
     UNSUPPORTED_ERRNOS,
-    Refused,
-    RequestSocket,
+    NlmsgError,
+    RequestSockets,
     dump,
     reason,
 )
@@ -32,10 +33,9 @@ NO_NFTABLES = (
 
 
 class Ruleset:
-    """The nftables ruleset of the namespace the process is in, as far as it concerns us."""
+    """The part of a kernel that is the nftables ruleset, as far as it concerns us."""
 
-    def __init__(self) -> None:
-        self._requests: RequestSocket | None = None
+    _sockets: RequestSockets
 
     async def masquerade(self) -> Masquerade | None:
         """What the tables hold, networks collapsed; None when there is none, empty when one is not as made here."""
@@ -61,7 +61,7 @@ class Ruleset:
                 await self._networks(name, family)
                 for name in (masquerade_table.SOURCES, masquerade_table.POOLS)
             ]
-        except Refused as error:
+        except NlmsgError as error:
             if error.code in ABSENT:
                 return None
             raise
@@ -74,26 +74,24 @@ class Ruleset:
         parts = await dump(request, nft.NEWSETELEM, masquerade_table.decode_elements, NETLINK_NETFILTER)
         return masquerade_table.networks_of((edge for part in parts for edge in part), family)
 
-    async def put_masquerade(self, wanted: Masquerade) -> None:
-        """One transaction a table. Raises Unsupported without nftables' families or masquerading, KernelError."""
+    async def put_masquerade(self, masquerade: Masquerade) -> None:
+        """Replace our tables, each in one transaction; a version without sources has none after.
+
+        Raises Unsupported without nftables' families or masquerading, KernelError.
+        """
         for family in masquerade_table.FAMILIES:
-            self._replace(wanted.of_version(family.version), family)
+            wanted = masquerade.of_version(family.version)
+            for code, words in self._transaction(masquerade_table.replacement(wanted, family)).values():
+                why = reason(code, words)
+                if code not in ABSENT:
+                    table = f"{family.name} {masquerade_table.TABLE}"
+                    raise KernelError(f"replacing the nftables table {table}: {why}")
+                if wanted.sources:
+                    raise Unsupported(NO_NFTABLES.format(family=family.name, why=why))
+                break
 
-    def _replace(self, wanted: Masquerade, family: Family) -> None:
-        refused = self._transaction(masquerade_table.replacement(wanted, family))
-        if not refused:
-            return
-        code, words = next(iter(refused.values()))
-        if code in ABSENT:
-            if wanted.sources:
-                raise Unsupported(NO_NFTABLES.format(family=family.name, why=reason(code, words)))
-            return
-        raise KernelError(
-            f"replacing the nftables table {family.name} {masquerade_table.TABLE}: {reason(code, words)}"
-        )
-
-    async def forward_chains(self) -> dict[ForwardKey, ForwardChain]:
-        """Others' base chains at the forward hook. Raises KernelError."""
+    async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
+        """Others' base chains at the forward hook, and whether our rules are in them. Raises KernelError."""
         try:
             request, kind = forward_rules.chains_request(), nft.NEWCHAIN
             found = await dump(request, kind, forward_rules.decode_chain, NETLINK_NETFILTER, absent=ABSENT)
@@ -103,8 +101,8 @@ class Ruleset:
 
     async def _our_rules(self, chain: ForwardChain) -> list[bytes]:
         request = forward_rules.rules_request(chain)
-        rows = await dump(request, nft.NEWRULE, forward_rules.decode_rule, NETLINK_NETFILTER, absent=ABSENT)
-        return [row.handle for row in rows if row.is_ours]
+        decode = forward_rules.decode_our_rule
+        return await dump(request, nft.NEWRULE, decode, NETLINK_NETFILTER, absent=ABSENT)
 
     async def put_forward_chain(self, chain: ForwardChain) -> None:
         """Put our rules first, or take them out. Raises KernelError."""
@@ -121,16 +119,4 @@ class Ruleset:
                 raise KernelError(f"letting pods through the chain {text}: {reason(code, words)}")
 
     def _transaction(self, batch: list[bytes]) -> dict[int, tuple[int, str]]:
-        if self._requests is None:
-            self._requests = RequestSocket(NETLINK_NETFILTER)
-        return self._requests.transaction(batch)
-
-    @property
-    def ports(self) -> frozenset[int]:
-        """The netlink port that notifications of our changes bear."""
-        return frozenset() if self._requests is None else frozenset({self._requests.port})
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self._requests is not None:
-            self._requests.close()
+        return self._sockets[NETLINK_NETFILTER].transaction(batch)

@@ -1,4 +1,4 @@
-"""Brings a tunnel device to what is desired, in as few changes as it takes.
+"""Reads links, and brings a tunnel device to what is desired, in as few changes as it takes.
 
 Strategy. Read, compare attribute by attribute, delete only for an immutable difference, create when missing, adjust the
 rest in place, read again: a kernel that took something else is an error now and not a write in every pass.
@@ -9,6 +9,7 @@ Does not know: why a device is desired.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from agent.netlink import devices, ethtool, rtlinks, rtnetlink
 from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import dump
-from agent.netlink.objects import Address, Tunnel, TunnelKind
+from agent.netlink.objects import Address, Link, Tunnel, TunnelKind
 from agent.netlink.rtlinks import LinkRow
 from agent.netlink.rtnetlink import address, attributes, number
 
@@ -34,7 +35,7 @@ class Found(NamedTuple):
     addresses: Addresses
 
 
-async def all_links() -> list[tuple[LinkRow, Addresses]]:
+async def _all_links() -> list[tuple[LinkRow, Addresses]]:
     """Every interface with its addresses. Raises KernelError."""
     rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
     found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
@@ -44,24 +45,57 @@ async def all_links() -> list[tuple[LinkRow, Addresses]]:
     return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
 
 
-async def one_link(name: str) -> tuple[LinkRow, Addresses] | None:
-    """The interface that bears this name, with its addresses. Raises KernelError."""
-    request, gone = rtlinks.link_request(name), {errno.ENODEV}
-    rows = await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_link, absent=gone)
-    if not rows:
-        return None
-    request = rtlinks.address_dump_request(rows[0].index)
-    found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address, absent=gone)
-    return rows[0], tuple((row.address, row.length) for row in found if row.index == rows[0].index)
+class Devices:
+    """The part of a kernel that is its links, and those of them that are our tunnel devices."""
 
+    _offload: bool
+    """Tunnels are read with their checksum offload; otherwise that is nobody's business."""
 
-async def read_tunnels(*, offload: bool = False) -> dict[str, Tunnel]:
-    """The tunnel devices with our names, whatever their attributes; `offload` looks at it, too. Raises KernelError."""
-    return {name: found.tunnel for name, found in (await _ours(offload=offload)).items()}
+    async def links(self) -> Mapping[str, Link]:
+        """All interfaces by name, with their addresses. Raises KernelError."""
+        return {row.name: row.link(addresses) for row, addresses in await _all_links()}
+
+    async def link(self, name: str) -> Link | None:
+        """The interface that bears this name, with its addresses. Raises KernelError."""
+        request, gone = rtlinks.link_request(name), {errno.ENODEV}
+        rows = await dump(request, rtnetlink.RTM_NEWLINK, rtlinks.decode_link, absent=gone)
+        if not rows:
+            return None
+        request = rtlinks.address_dump_request(rows[0].index)
+        found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address, absent=gone)
+        return rows[0].link(tuple((row.address, row.length) for row in found if row.index == rows[0].index))
+
+    async def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel devices with our names, whatever their attributes. Raises KernelError."""
+        return {name: found.tunnel for name, found in (await _ours(offload=self._offload)).items()}
+
+    async def put_tunnel(self, tunnel: Tunnel) -> None:
+        """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
+        try:
+            await _put(tunnel)
+        except Unsupported:
+            raise
+        except KernelError as error:
+            other = await _with_our_port(tunnel)
+            if other is None:
+                raise
+            raise KernelError(f"{error}; {other}") from error
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
+        found = (await _ours(offload=False)).get(name)
+        if found is None:
+            return
+        if found.tunnel.kind is TunnelKind.VXLAN:
+            await devices.delete_device(found.row.index, name)
+            return
+        await _strip(found, None)
+        if found.row.up:
+            await devices.set_down(found.row.index, name)
 
 
 async def _ours(*, offload: bool) -> dict[str, Found]:
-    links = await all_links()
+    links = await _all_links()
     names = {row.index: row.name for row, _ in links}
     ours: dict[str, Found] = {}
     for row, addresses in links:
@@ -70,19 +104,6 @@ async def _ours(*, offload: bool) -> dict[str, Found]:
             seen = replace(tunnel, offload=ethtool.read(row.name)) if offload else tunnel
             ours[row.name] = Found(row, seen, addresses)
     return ours
-
-
-async def put_tunnel(wanted: Tunnel) -> None:
-    """Make the device exist, be up and look exactly so. Raises Unsupported, KernelError."""
-    try:
-        await _put(wanted)
-    except Unsupported:
-        raise
-    except KernelError as error:
-        other = await _with_our_port(wanted)
-        if other is None:
-            raise
-        raise KernelError(f"{error}; {other}") from error
 
 
 async def _put(wanted: Tunnel) -> None:
@@ -104,9 +125,9 @@ async def _put(wanted: Tunnel) -> None:
         await _strip(found, wanted.address)
         if wanted.offload is not None and wanted.offload != found.tunnel.offload:
             ethtool.write(wanted.name, wanted=wanted.offload)
-        taken = (await read_tunnels(offload=offload)).get(wanted.name)
-        if taken != wanted:
-            raise KernelError(f"the kernel took {taken or 'nothing'} instead of {wanted}")
+        taken = (await _ours(offload=offload)).get(wanted.name)
+        if taken is None or taken.tunnel != wanted:
+            raise KernelError(f"the kernel took {taken.tunnel if taken else 'nothing'} instead of {wanted}")
 
 
 def _parent(wanted: Tunnel) -> int | None:
@@ -132,7 +153,7 @@ async def _with_our_port(wanted: Tunnel) -> str | None:
     """A VXLAN device of somebody else's that has our UDP port: two of them cannot always share it."""
     if wanted.kind is not TunnelKind.VXLAN:
         return None
-    for row, addresses in await all_links():
+    for row, addresses in await _all_links():
         if row.kind == wanted.kind.value and row.name not in KIND_BY_NAME:
             other = _tunnel_of(row, addresses, {}, wanted.kind)
             if other.port == wanted.port:
@@ -140,26 +161,11 @@ async def _with_our_port(wanted: Tunnel) -> str | None:
     return None
 
 
-async def remove_tunnel(name: str) -> None:
-    """Delete a VXLAN device; strip and down tunl0, which belongs to the module. Raises KernelError."""
-    found = (await _ours(offload=False)).get(name)
-    if found is None:
-        return
-    if found.tunnel.kind is TunnelKind.VXLAN:
-        await devices.delete_device(found.row.index, name)
-        return
-    await _strip(found, None)
-    if found.row.up:
-        await devices.set_down(found.row.index, name)
-
-
-def _tunnel_of(
-    row: LinkRow, addresses: tuple[tuple[Address, int], ...], names: dict[int, str], kind: TunnelKind
-) -> Tunnel:
+def _tunnel_of(row: LinkRow, addresses: Addresses, names: dict[int, str], kind: TunnelKind) -> Tunnel:
     """A device with one of our names as a tunnel of the kind that bears the name.
 
     A device of another kind comes out without the attributes of this kind, so it never equals a desired one.
-    Raises Malformed.
+    Raises BadMessage.
     """
     version = version_of(row.name)
     own_kind = [(ip, length) for ip, length in addresses if ip.version == version and not ip.is_link_local]

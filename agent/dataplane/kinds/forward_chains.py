@@ -14,6 +14,10 @@ from agent.dataplane.kinds.object_kind import Delta, PlannedStep, SingleKind
 from agent.dataplane.kinds.states import Comparison, DesiredState
 from agent.netlink.objects import RouteKey
 
+OPENED = ("create", "it drops what pods send")
+CLOSED = ("delete", "it drops nothing, or kernel.open_forward is off")
+"""What is done with our rules in a chain, and why."""
+
 
 class ForwardChains(SingleKind[ForwardKey, ForwardChain]):
     """By family, table and name."""
@@ -61,9 +65,5 @@ class ForwardChains(SingleKind[ForwardKey, ForwardChain]):
     ) -> Iterator[PlannedStep]:
         """Rules to put in and to take out."""
         for chain in delta.replace.values():
-            reason = (
-                "it drops what pods send"
-                if chain.opened
-                else "it drops nothing, or kernel.open_forward is off"
-            )
-            yield PlannedStep(self.name, "create" if chain.opened else "delete", self.text(chain), "", reason)
+            verb, reason = OPENED if chain.opened else CLOSED
+            yield PlannedStep(self.name, verb, self.text(chain), "", reason)

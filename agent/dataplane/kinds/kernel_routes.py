@@ -94,21 +94,22 @@ class Routes(ObjectKind[RouteKey, Route]):
         self, delta: Delta[RouteKey, Route], given: Comparison, why: Callable[[RouteKey], str]
     ) -> Iterator[PlannedStep]:
         """Routes to write, and those that have to wait for their device or for somebody else's to go."""
-        desired, actual = given.desired.dataplane.routes, given.actual.routes
-        for key, route in delta.create.items():
-            yield PlannedStep(self.name, "create", str(route), "", why(key))
-        for key, route in delta.replace.items():
-            yield PlannedStep(self.name, "replace", str(route), str(actual.get(key, "")), why(key))
-        for key, route in delta.delete.items():
-            reason = "withdrawn by BGP" if key in delta.withdrawn else "nothing asks for it any more"
-            yield PlannedStep(self.name, "delete", "", str(route), reason)
+        yield from super().explain(delta, given, why)
+        desired = given.desired.dataplane.routes
         if isinstance(delta, RoutePlan):
             for key, text in delta.waiting.items():
                 yield PlannedStep(self.name, "wait", str(desired[key]), "", text)
             for key, route in delta.conflicts.items():
-                yield PlannedStep(
-                    self.name, "conflict", str(desired[key]), str(route), conflict_reason(route)
-                )
+                reason = conflict_reason(route)
+                yield PlannedStep(self.name, "conflict", str(desired[key]), str(route), reason)
+
+    def reason(
+        self, verb: str, key: RouteKey, delta: Delta[RouteKey, Route], why: Callable[[RouteKey], str]
+    ) -> str:
+        """Of a desired route why it is."""
+        if verb != "delete":
+            return why(key)
+        return "withdrawn by BGP" if key in delta.withdrawn else "nothing asks for it any more"
 
 
 def moved_pods(delta: Delta[RouteKey, Route], before: Mapping[RouteKey, Route]) -> dict[RouteKey, Route]:

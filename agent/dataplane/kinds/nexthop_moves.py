@@ -9,6 +9,7 @@ Promises: pure. Does not know: whether the kernel can.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -46,7 +47,7 @@ def find_moves(
         if replace(was, gateway=now.gateway, device=now.device, onlink=now.onlink) == now:
             found.setdefault((_hop(was), _hop(now)), {}).update(routes)
     some = {pair: routes for pair, routes in found.items() if len(routes) >= MANY and None not in pair[0][:2]}
-    counts = _counts(actual, ownership) if some else {}
+    counts = _counts(actual, ownership) if some else Counter[_Hop]()
     return tuple(
         NextHopMove(actual[key].target, routes[key].target, routes)
         for (hop, _), routes in some.items()
@@ -60,14 +61,12 @@ def _hop(target: RouteTarget) -> _Hop:
     return target.gateway, target.device, target.onlink
 
 
-def _counts(actual: Mapping[RouteKey, Route], ownership: Ownership) -> dict[_Hop, int]:
+def _counts(actual: Mapping[RouteKey, Route], ownership: Ownership) -> Counter[_Hop]:
     """How many routes of ours lead to each hop."""
-    targets: dict[int, tuple[Route, int]] = {}
-    for route in actual.values():
-        number = id(route[1])
-        targets[number] = route, (targets[number][1] + 1 if number in targets else 1)
-    counts: dict[_Hop, int] = {}
-    for route, many in targets.values():
+    speakers = {id(route[1]): route for route in actual.values()}
+    many = Counter(id(route[1]) for route in actual.values())
+    counts = Counter[_Hop]()
+    for number, route in speakers.items():
         if ownership.is_ours(route):  # one speaks for all with its target, for they are of one table
-            counts[_hop(route.target)] = counts.get(_hop(route.target), 0) + many
+            counts[_hop(route.target)] += many[number]
     return counts

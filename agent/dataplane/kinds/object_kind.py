@@ -109,6 +109,13 @@ class PlannedStep:
     why: str
 
 
+REASONS = {
+    "create": "other nodes are reached by it",
+    "replace": "it differs from what is desired",
+    "delete": "no pool or node asks for it any more",
+}
+
+
 class ObjectKind(ABC, Generic[K, V]):
     """A kind whose objects may be many: they are written in batches and logged as counts."""
 
@@ -177,15 +184,15 @@ class ObjectKind(ABC, Generic[K, V]):
     ) -> Iterator[PlannedStep]:
         """The steps of a delta in words; `why` says of a desired route why it is."""
         actual = given.actual.of(self.kind)
-        for value in delta.create.values():
-            yield PlannedStep(self.name, "create", self.text(value), "", "other nodes are reached by it")
-        for key, value in delta.replace.items():
-            was = self.text(actual[key]) if key in actual else ""
-            yield PlannedStep(self.name, "replace", self.text(value), was, "it differs from what is desired")
-        for value in delta.delete.values():
-            yield PlannedStep(
-                self.name, "delete", "", self.text(value), "no pool or node asks for it any more"
-            )
+        for verb, objects in (("create", delta.create), ("replace", delta.replace), ("delete", delta.delete)):
+            for key, value in objects.items():
+                what = self.text(value) if verb != "delete" else ""
+                was = self.text(actual[key]) if verb != "create" and key in actual else ""
+                yield PlannedStep(self.name, verb, what, was, self.reason(verb, key, delta, why))
+
+    def reason(self, verb: str, key: K, delta: Delta[K, V], why: Callable[[RouteKey], str]) -> str:
+        """Why a step is planned."""
+        return REASONS[verb]
 
 
 class SingleKind(ObjectKind[K, V]):
@@ -208,13 +215,10 @@ class SingleKind(ObjectKind[K, V]):
     def batches(self, delta: Delta[K, V], actual: Mapping[K, V]) -> Iterator[Batch[K, V]]:
         """One batch an object."""
         for key, value in delta.wanted.items():
-            yield Batch({key: value}, partial(self._put_over, actual.get(key)))
+            yield Batch({key: value}, partial(self.put, was=actual.get(key)))
 
-    async def put(self, values: Sequence[V]) -> tuple[Refusal, ...]:
-        """Create or replace."""
-        return await self._put_over(None, values)
-
-    async def _put_over(self, was: V | None, values: Sequence[V]) -> tuple[Refusal, ...]:
+    async def put(self, values: Sequence[V], was: V | None = None) -> tuple[Refusal, ...]:
+        """Create or replace, in the place of `was`."""
         return await _one_by_one(values, lambda value: self.put_one(value, was))
 
     async def remove(self, values: Sequence[V]) -> tuple[Refusal, ...]:

@@ -13,7 +13,7 @@ from agent.dataplane.desired.desired_sysctls import names_of
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import Link, Route, RouteKey, Tunnel
+from agent.netlink.objects import Link, Route, RouteKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class ActualState:
         known = self._objects[kind]
         if kind is Kind.TUNNEL:
             objects = tuple(objects)
-            self.drop_devices({key for key, tunnel in objects if _was_remade(known.get(key), tunnel)})
+            both = ((key, known[key], tunnel) for key, tunnel in objects if key in known)
+            self.drop_devices({key for key, was, now in both if now.immutable_differences(was)})
         known.update(objects)
 
     def removed(self, kind: Kind, keys: Iterable[Any]) -> None:
@@ -133,10 +134,6 @@ class ActualState:
         return left
 
 
-def _was_remade(was: Tunnel | None, now: Tunnel) -> bool:
-    return was is not None and bool(now.immutable_differences(was))
-
-
 def is_pod(route: Route) -> bool:
     """Whether a route leads to one address behind a local interface."""
     device = route.device
@@ -165,7 +162,6 @@ class RouteSnapshot:
 
     desired: DesiredState
     actual: ActualState
-    links: Mapping[str, Link]
     ownership: Ownership
     waiting: Mapping[RouteKey, str]
     """Desired routes whose device is not there or down."""

@@ -6,11 +6,11 @@ Does not know: which value is right, how a write by others is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.protocol import Refusal
-from agent.dataplane.kinds.object_kind import Delta, ObjectKind, PlannedStep, shared
+from agent.dataplane.kinds.object_kind import Delta, ObjectKind, shared
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.netlink.objects import RouteKey, Sysctl
 
@@ -55,11 +55,6 @@ class Sysctls(ObjectKind[str, Sysctl]):
         """As sysctl(8) says it, with slashes."""
         return f"{value.name} = {value.value}"
 
-    def explain(
-        self, delta: Delta[str, Sysctl], given: Comparison, why: Callable[[RouteKey], str]
-    ) -> Iterator[PlannedStep]:
-        """Values to set."""
-        actual = given.actual.of(self.kind)
-        for name, one in delta.replace.items():
-            was = self.text(actual[name])
-            yield PlannedStep(self.name, "replace", self.text(one), was, "pods' traffic needs it")
+    def reason(self, verb: str, key: str, delta: Delta[str, Sysctl], why: Callable[[RouteKey], str]) -> str:
+        """One for all."""
+        return "pods' traffic needs it"

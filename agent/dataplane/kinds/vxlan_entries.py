@@ -41,6 +41,14 @@ class _VxlanEntries(ObjectKind[K, E]):
         self._compared = () if delta or not given.desired.complete else compared
         return delta
 
+    async def put(self, values: Sequence[E]) -> tuple[Refusal, ...]:
+        """Create or replace."""
+        return await self._kernel.put_entries(values)
+
+    async def remove(self, values: Sequence[E]) -> tuple[Refusal, ...]:
+        """Delete."""
+        return await self._kernel.remove_entries(values)
+
 
 class Neighbours(_VxlanEntries[tuple[str, Address], Neighbour]):
     """Permanent ARP and neighbour discovery entries, by device and address."""
@@ -54,14 +62,6 @@ class Neighbours(_VxlanEntries[tuple[str, Address], Neighbour]):
         """Those of our VXLAN devices."""
         tables = [await self._kernel.neighbours(device) for device in VXLAN_DEVICES]
         return {(entry.device, entry.address): entry for table in tables for entry in table.values()}
-
-    async def put(self, values: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Create or replace."""
-        return await self._kernel.put_neighbours(values)
-
-    async def remove(self, values: Sequence[Neighbour]) -> tuple[Refusal, ...]:
-        """Delete."""
-        return await self._kernel.remove_neighbours(values)
 
     def text(self, value: Neighbour) -> str:
         """As `ip neighbour` says it."""
@@ -80,14 +80,6 @@ class ForwardingEntries(_VxlanEntries[tuple[str, str], FdbEntry]):
         """Those of our VXLAN devices."""
         tables = [await self._kernel.fdb(device) for device in VXLAN_DEVICES]
         return {(entry.device, entry.mac): entry for table in tables for entry in table.values()}
-
-    async def put(self, values: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Create or replace."""
-        return await self._kernel.put_fdb(values)
-
-    async def remove(self, values: Sequence[FdbEntry]) -> tuple[Refusal, ...]:
-        """Delete."""
-        return await self._kernel.remove_fdb(values)
 
     def text(self, value: FdbEntry) -> str:
         """As `bridge fdb` says it."""

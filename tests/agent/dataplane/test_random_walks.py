@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent.dataplane.kernel.dataplane_objects import Dataplane
-from agent.dataplane.kernel.ownership import is_ours
+from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import Route, RouteKey, RouteType
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.scenes.desired_states import EVERYTHING
@@ -68,7 +68,7 @@ class Walk:
     def _put_foreign(self, installed: Mapping[RouteKey, Route]) -> None:
         route = some_route(self.dice, self.dice.choice([3, 4, 11]))
         known = self.kernel.route_table.get(route.key)
-        if route.key in installed or (known is not None and is_ours(known)):
+        if route.key in installed or (known is not None and Ownership().is_ours(known)):
             return  # between our reading and our replacing it: netlink cannot compare and swap
         self.kernel.foreign_put(route)
         self.foreign[route.key] = route
@@ -117,7 +117,7 @@ async def test_every_walk_ends_in_the_desired(walked: FakeKernel, seed: int) -> 
             expected = {
                 key: route for key, route in bench.desired.dataplane.routes.items() if key not in walk.foreign
             }
-            ours = {key: route for key, route in walked.route_table.items() if is_ours(route)}
+            ours = {key: route for key, route in walked.route_table.items() if Ownership().is_ours(route)}
             assert ours == expected
             assert {key: walked.route_table.get(key) for key in walk.foreign} == walk.foreign
             assert walked.tunnel_table == bench.desired.dataplane.tunnels

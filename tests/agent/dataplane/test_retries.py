@@ -17,9 +17,9 @@ def test_waits_double_up_to_a_ceiling_and_end_with_success() -> None:
     assert retries.may_try("b", now)
     retries.retry_all_now()
     assert retries.may_try("a", 0.0)
-    assert retries.failures()["a"].why == "no"
+    assert retries.failures["a"].why == "no"
     retries.succeeded("a")
-    assert retries.failures() == {}
+    assert retries.failures == {}
     assert retries.next_retry_at() is None
 
 

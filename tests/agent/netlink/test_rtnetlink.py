@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.netlink import rtlinks, rtnetlink, rtroutes
 from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteTarget, RouteType, Scope
-from agent.netlink.rtnetlink import HEADER, Malformed, messages
+from agent.netlink.rtnetlink import HEADER, BadMessage, messages
 from agent.netlink.rtroutes import RouteDecoder, encoded, route_deletion, route_request
 
 NAMES = {3: "eth0", 7: "tunl0", 9: "cali1"}
@@ -114,9 +114,7 @@ def test_a_route_is_decoded_once_and_again_when_its_device_got_another_name() ->
 
 def with_attribute(kind: int, value: bytes) -> bytes:
     plain = rtroutes.route_request(next(iter(GOLDEN)), 7)
-    return rtnetlink.message(
-        rtnetlink.RTM_NEWROUTE, 0, plain[HEADER.size :] + rtnetlink.attribute(kind, value)
-    )
+    return rtnetlink.request(rtnetlink.RTM_NEWROUTE, plain[HEADER.size :] + rtnetlink.attribute(kind, value))
 
 
 @pytest.mark.parametrize(
@@ -126,12 +124,12 @@ def test_a_route_with_what_we_never_set_is_odd_and_equals_no_desired(kind: int) 
     data = with_attribute(kind, b"\0" * 4)
     decoded = rtroutes.decode_route(data, HEADER.size, len(data), name_of)
     assert decoded is not None
-    assert decoded.odd
+    assert decoded.target.odd
     assert decoded.with_(odd=False) == next(iter(GOLDEN))
 
 
 def test_a_nexthop_object_is_only_another_way_to_say_the_same() -> None:
-    data = with_attribute(rtnetlink.RTA_NH_ID, b"\5\0\0\0")
+    data = with_attribute(rtroutes.RTA_NH_ID, b"\5\0\0\0")
     assert rtroutes.decode_route(data, HEADER.size, len(data), name_of) == next(iter(GOLDEN))
 
 
@@ -154,10 +152,10 @@ def test_a_device_that_has_gone_is_named_by_its_number() -> None:
 def test_the_kernels_own_words_are_found_behind_a_capped_request() -> None:
     words = rtnetlink.attribute(1, b"Nexthop has invalid gateway\0")
     body = (-101).to_bytes(4, "little", signed=True) + b"\0" * 16 + words
-    data = rtnetlink.message(rtnetlink.NLMSG_ERROR, 0x300, body)
+    data = rtnetlink.request(rtnetlink.NLMSG_ERROR, body, 0x300)
     assert rtnetlink.error_of(data, next(messages(data))) == (101, "Nexthop has invalid gateway")
     whole = body[:4] + (40).to_bytes(4, "little") + b"\0" * 36 + words
-    data = rtnetlink.message(rtnetlink.NLMSG_ERROR, 0x200, whole)
+    data = rtnetlink.request(rtnetlink.NLMSG_ERROR, whole, 0x200)
     assert rtnetlink.error_of(data, next(messages(data))) == (101, "Nexthop has invalid gateway")
 
 
@@ -168,8 +166,8 @@ networks = st.builds(
 )
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
 routes = st.builds(
-    Route,
-    st.builds(RouteKey, networks, st.just(254), st.integers(0, 2**32 - 1)),
+    lambda key, **target: Route(key, **target),
+    st.builds(lambda prefix, metric: RouteKey(prefix, metric=metric), networks, st.integers(0, 2**32 - 1)),
     type=st.sampled_from(RouteType),
     gateway=st.none() | addresses,
     device=st.none() | st.sampled_from(sorted(INDEXES)),
@@ -198,7 +196,7 @@ def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
     ):
         try:
             decode()
-        except Malformed:
+        except BadMessage:
             continue
 
 
@@ -210,7 +208,7 @@ def test_a_route_with_one_wrong_byte_is_a_route_or_malformed(route: Route, offse
     try:
         for found in messages(bytes(data)):
             rtroutes.decode_route(bytes(data), found.start, found.end, name_of)
-    except Malformed:
+    except BadMessage:
         pass
 
 
@@ -220,18 +218,18 @@ FDB = FdbEntry("vxlan.calico", "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2"))
 
 def test_neighbours_and_forwarding_entries_are_these_bytes() -> None:
     pair = "0a00 0200 662dbf44a68b 0000"
-    assert rtlinks.neighbour_request(NEIGHBOUR, 5) == bytes.fromhex(
+    assert rtlinks.entry_request(NEIGHBOUR, 5) == bytes.fromhex(
         f"30000000 1c00 0105 00000000 00000000 02 000000 05000000 8000 00 00 0800 0100 0a010100 {pair}"
     )
-    assert rtlinks.fdb_request(FDB, 5) == bytes.fromhex(
+    assert rtlinks.entry_request(FDB, 5) == bytes.fromhex(
         f"30000000 1c00 0105 00000000 00000000 07 000000 05000000 8000 02 00 0800 0100 ac1a0002 {pair}"
     )
-    assert rtlinks.neighbour_deletion(NEIGHBOUR, 5)[:8] == bytes.fromhex("24000000 1d00 0100")
-    assert rtlinks.fdb_deletion(FDB, 5)[:8] == bytes.fromhex("28000000 1d00 0100")
+    assert rtlinks.entry_deletion(NEIGHBOUR, 5)[:8] == bytes.fromhex("24000000 1d00 0100")
+    assert rtlinks.entry_deletion(FDB, 5)[:8] == bytes.fromhex("28000000 1d00 0100")
 
 
 def test_a_neighbour_is_read_back() -> None:
-    data = rtlinks.neighbour_request(NEIGHBOUR, 5)
+    data = rtlinks.entry_request(NEIGHBOUR, 5)
     row = rtlinks.decode_neighbour(data, HEADER.size, len(data))
     assert row == rtlinks.NeighbourRow(2, 5, 0x80, NEIGHBOUR.mac, NEIGHBOUR.address)
 

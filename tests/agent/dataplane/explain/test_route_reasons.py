@@ -61,7 +61,7 @@ def snapshot_of(known: Facts, *changes: Route | str, **more: Any) -> RouteSnapsh
             routes[change.key] = change
     state = DesiredState(desired, **{"complete": True, "bgp_complete": True, **more})
     actual = ActualState({Kind.ROUTE: routes, Kind.TUNNEL: desired.tunnels, Kind.SYSCTL: desired.sysctls})
-    return RouteSnapshot(state, actual, known.links, Ownership(), {}, {})
+    return RouteSnapshot(state, actual, Ownership(), {}, {})
 
 
 def said(snapshot: RouteSnapshot, known: Facts, prefix: str) -> ExplainedRoute:
@@ -206,7 +206,7 @@ def test_nearness_by_octets_is_overlap(near: Prefix, other: Prefix) -> None:
 
 async def next_pass(snapshot: RouteSnapshot, known: Facts, **held: str) -> NextPass:
     kinds = all_kinds(FakeKernel(), Lines(), ownership=Ownership(), tunnel_grace_seconds=5.0)
-    given = Comparison(snapshot.desired, snapshot.actual, snapshot.links)
+    given = Comparison(snapshot.desired, snapshot.actual, known.links)
     return await dry_run(kinds, given, Reasons(known, {}, learned_from), held)
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent.dataplane.kernel.calico_names import TUNL0
-from agent.dataplane.kernel.ownership import Ownership, is_ours
+from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import Route, RouteKey, RouteType, Scope
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
@@ -36,7 +36,7 @@ OWNERSHIP = [
 
 @pytest.mark.parametrize(("route", "ours"), [row[1:] for row in OWNERSHIP], ids=[row[0] for row in OWNERSHIP])
 def test_a_route_is_ours_by_protocol_and_device(route: Route, ours: bool) -> None:
-    assert is_ours(route) is ours
+    assert Ownership().is_ours(route) is ours
 
 
 def test_the_kernels_own_routes_are_never_ours_whatever_is_configured() -> None:
