@@ -19,7 +19,7 @@ from agent.status import fact_troubles
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
 from ipam.model import NodeName
-from tests.scenes.route_facts import link
+from tests.scenes.dataplane.route_facts import link
 
 ME = NodeName("node1")
 

@@ -82,4 +82,4 @@ def test_no_test_imports_a_test() -> None:
 )
 def test_an_import_of_a_test_is_seen(line: str) -> None:
     assert len([*imported_tests(ast.parse(line))]) == 1
-    assert [*imported_tests(ast.parse("from tests.scenes.labs import MakeLab\nimport pytest"))] == []
+    assert [*imported_tests(ast.parse("from tests.scenes.lab.labs import MakeLab\nimport pytest"))] == []

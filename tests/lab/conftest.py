@@ -1,4 +1,4 @@
-"""What every test of a lab starts from (tests/scenes/labs.py), and what a failure shows."""
+"""What every test of a lab starts from (tests/scenes/lab/labs.py), and what a failure shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import ROOT
-from tests.scenes.labs import CHECKOUT, make_lab
+from tests.scenes.lab.labs import CHECKOUT, make_lab
 
 __all__ = ["make_lab"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.lab import demo, fabric, lab_processes, lifecycle
 from agent.lab.lab_plan import ROOT, LabError, Mode
-from tests.scenes.labs import COMMAND, MakeLab, named, tortie
+from tests.scenes.lab.labs import COMMAND, MakeLab, named, tortie
 
 pytestmark = pytest.mark.lab
 

@@ -11,8 +11,8 @@ from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import bgp_routes, lost_pings, tortie_on
-from tests.scenes.labs import MakeLab, wait_until_routed
+from tests.scenes.lab.lab_nodes import bgp_routes, lost_pings, tortie_on
+from tests.scenes.lab.labs import MakeLab, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

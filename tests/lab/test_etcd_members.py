@@ -23,7 +23,7 @@ from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, remove_pod
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd_cluster import Member, start_cluster
-from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
+from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

@@ -18,8 +18,8 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add_pod
-from tests.scenes.cli_examples import Place, at
-from tests.scenes.labs import named, wait_until_routed
+from tests.scenes.cli.cli_examples import Place, at
+from tests.scenes.lab.labs import named, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.lab import fabric, kernel_defaults
 from agent.netlink.namespaces import entered
-from tests.scenes.labs import named
+from tests.scenes.lab.labs import named
 
 PREFIX = f"tortie-{named('met')}-"
 NODES = {f"{PREFIX}{number}": IPv4Interface(f"10.77.0.{number}/24") for number in (1, 2, 3)}

@@ -13,8 +13,8 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import add_pod, pods, remove_pod
-from tests.scenes.lab_nodes import lost_pings
-from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors
+from tests.scenes.lab.lab_nodes import lost_pings
+from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors
 
 pytestmark = pytest.mark.lab
 

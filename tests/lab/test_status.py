@@ -7,8 +7,8 @@ import pytest
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode, gateway
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import ip_on, lost_pings, tortie_on
-from tests.scenes.labs import MakeLab
+from tests.scenes.lab.lab_nodes import ip_on, lost_pings, tortie_on
+from tests.scenes.lab.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenes.isolated_scripts import CALL_SECONDS, inside
+from tests.scenes.suite.isolated_scripts import CALL_SECONDS, inside
 from tests.suite.__main__ import ROOT, Done, counts, table
 from tests.suite.isolation import SHARED, isolated
 from tests.suite.shards import SHARDS, Kind, Shard, takes
@@ -82,7 +82,7 @@ def test_nothing_that_a_process_hands_down_reaches_a_shard(tmp_path: Path) -> No
     script = """
     import signal, sys
     from pathlib import Path
-    from tests.scenes.isolated_scripts import inside
+    from tests.scenes.suite.isolated_scripts import inside
     print(inside("ulimit -n; ulimit -s; ulimit -f; grep SigIgn /proc/self/status", Path(sys.argv[1])).stdout)
     """
     words = (sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "work"))

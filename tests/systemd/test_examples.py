@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenes.cli_examples import Place, at
+from tests.scenes.cli.cli_examples import Place, at
 from tests.systemd import service
 from tests.systemd.nodes import SUITE, Machines, machines
 

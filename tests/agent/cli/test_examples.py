@@ -17,8 +17,8 @@ from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.cli_examples import Place, at
-from tests.scenes.cli_runs import run_line
+from tests.scenes.cli.cli_examples import Place, at
+from tests.scenes.cli.cli_runs import run_line
 
 
 def document(kind: str, name: str, labels: dict[str, str] | None = None, **spec: Any) -> str:

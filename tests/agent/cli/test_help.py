@@ -14,7 +14,7 @@ import pytest
 from agent.cli.commands.lab import ProgressLine
 from agent.cli.main import main
 from tests import ROOT
-from tests.scenes.cli_examples import ELSEWHERE, Place, commands, examples, invocations, lines, refused
+from tests.scenes.cli.cli_examples import ELSEWHERE, Place, commands, examples, invocations, lines, refused
 
 COMMANDS = dict(commands())
 FOREIGN = frozenset(

@@ -10,8 +10,8 @@ import pytest
 from agent.cli.kind_tables import ALIASES, FORMS
 from agent.datastore.resources.resource_types import READ_ONLY
 from tests import ROOT
-from tests.scenes.cli_examples import commands, invocations, refused
-from tests.scenes.cli_runs import run
+from tests.scenes.cli.cli_examples import commands, invocations, refused
+from tests.scenes.cli.cli_runs import run
 
 PAGE = (ROOT / "docs" / "resources.md").read_text()
 

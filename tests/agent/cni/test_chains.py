@@ -14,8 +14,8 @@ import pytest
 
 from agent.netlink.namespaces import entered
 from tests.fixtures.namespace import ip
-from tests.scenes.cni_machine import DEBIAN, ID, SANDBOX, Machine, machine, namespace, paths
-from tests.scenes.libcni import Call, Libcni, PluginFailed
+from tests.scenes.cni.cni_machine import DEBIAN, ID, SANDBOX, Machine, machine, namespace, paths
+from tests.scenes.cni.libcni import Call, Libcni, PluginFailed
 
 __all__ = ["machine", "namespace", "paths"]
 

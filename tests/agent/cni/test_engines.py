@@ -12,9 +12,9 @@ from agent.lab import lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lab_processes import wait_for
 from agent.lab.lifecycle import Lab
-from tests.scenes.container_engines import Engines, Kind, engines
-from tests.scenes.lab_remains import datastore, kernels
-from tests.scenes.labs import MakeLab, make_lab, named
+from tests.scenes.cni.container_engines import Engines, Kind, engines
+from tests.scenes.lab.lab_remains import datastore, kernels
+from tests.scenes.lab.labs import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 

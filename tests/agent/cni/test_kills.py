@@ -28,8 +28,8 @@ from ipam.etcd.store import Put
 from ipam.keys import BLOCKS, HANDLES, resource_key, resource_prefix
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.dying_cni import ADD_POINTS, AWAY_POINTS, DEL_POINTS, REPLAY_POINTS
-from tests.scenes.libcni import Call, Libcni, PluginFailed
+from tests.scenes.cni.dying_cni import ADD_POINTS, AWAY_POINTS, DEL_POINTS, REPLAY_POINTS
+from tests.scenes.cni.libcni import Call, Libcni, PluginFailed
 
 POOL = (
     b'{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},'
@@ -94,7 +94,7 @@ def machine(pod: str) -> Iterator[Etcd]:
 @pytest.fixture(scope="module")
 def node(machine: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     state = tmp_path_factory.mktemp("state")
-    command = [sys.executable, "-m", "tests.scenes.dying_cni", machine.endpoint, str(state)]
+    command = [sys.executable, "-m", "tests.scenes.cni.dying_cni", machine.endpoint, str(state)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         made = Node(process, state)
         try:

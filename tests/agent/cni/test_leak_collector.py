@@ -11,7 +11,7 @@ from agent.cni.leak_collector import LeakCollector
 from agent.datastore.state_cache import ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
 from ipam.etcd.store import Put
-from tests.scenes.cni_world import World
+from tests.scenes.cni.cni_world import World
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)
 

@@ -21,8 +21,8 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import wait_for
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_remains import datastore, kernels
-from tests.scenes.labs import MakeLab, make_lab, named
+from tests.scenes.lab.lab_remains import datastore, kernels
+from tests.scenes.lab.labs import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 

@@ -13,8 +13,8 @@ import pytest
 
 from agent.lab.fabric import remove_namespace
 from tests.fixtures.namespace import ip
-from tests.scenes.cni_machine import ID, SANDBOX, Machine, machine, namespace, paths
-from tests.scenes.libcni import Call, Libcni
+from tests.scenes.cni.cni_machine import ID, SANDBOX, Machine, machine, namespace, paths
+from tests.scenes.cni.libcni import Call, Libcni
 
 __all__ = ["machine", "namespace", "paths"]
 

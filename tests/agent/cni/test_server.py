@@ -15,7 +15,7 @@ from ipam.etcd.store import CommitOutcome, Operation, Put, Unchanged, Versioned
 from ipam.keys import BLOCKS
 from tests.fakes.pods import PodFault
 from tests.fakes.store import FakeStore, Fault
-from tests.scenes.cni_world import World
+from tests.scenes.cni.cni_world import World
 
 NOTHING = (0, 0, 0)
 ONE = (1, 1, 1)

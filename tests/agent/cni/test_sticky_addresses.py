@@ -11,7 +11,7 @@ import pytest
 from agent.clock import SystemClock
 from agent.cni.leak_collector import LeakCollector
 from ipam.check.leak_proof import PAUSE_SECONDS
-from tests.scenes.cni_world import World
+from tests.scenes.cni.cni_world import World
 
 KEEP: dict[str, object] = {"ipam": {"keep": "10m"}}
 NOTHING = (0, 0, 0)

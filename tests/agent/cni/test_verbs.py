@@ -13,7 +13,7 @@ from agent.datastore.state_cache import ENDPOINTS
 from ipam.etcd.store import Delete, Put
 from ipam.keys import block_prefix
 from tests.fakes.pods import PodFault
-from tests.scenes.cni_world import World
+from tests.scenes.cni.cni_world import World
 
 NOTHING = (0, 0, 0)
 HOST = "cali68caf03a5f4"

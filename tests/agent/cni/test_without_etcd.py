@@ -17,8 +17,8 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES, make_namespace
 from agent.lab.lab_plan import Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_remains import datastore, kernels
-from tests.scenes.labs import MakeLab, make_lab, named
+from tests.scenes.lab.lab_remains import datastore, kernels
+from tests.scenes.lab.labs import MakeLab, make_lab, named
 
 __all__ = ["make_lab"]
 

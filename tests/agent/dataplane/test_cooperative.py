@@ -13,7 +13,7 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.kernel_routes import route_diff
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.netlink.objects import Route, RouteKey
-from tests.scenes.route_facts import HOPS, START, dataplane_of
+from tests.scenes.dataplane.route_facts import HOPS, START, dataplane_of
 
 OURS, FOREIGN = 12, 4
 """RTPROT_BIRD and RTPROT_STATIC of linux/rtnetlink.h."""

@@ -14,8 +14,8 @@ from agent.dataplane.link_cache import MOST_ONE_BY_ONE, LinkCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.desired_states import EVERYTHING
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.desired_states import EVERYTHING
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 
 class Counting(FakeKernel):

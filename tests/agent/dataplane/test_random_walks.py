@@ -14,8 +14,8 @@ from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import Route, RouteKey, RouteType
 from tests.fakes.kernel import FakeKernel, Fault
-from tests.scenes.desired_states import EVERYTHING
-from tests.scenes.reconcilers import IMPATIENT, Bench, running
+from tests.scenes.dataplane.desired_states import EVERYTHING
+from tests.scenes.dataplane.reconcilers import IMPATIENT, Bench, running
 
 KEYS = [RouteKey(IPv4Network(f"20.0.{number}.0/26")) for number in range(6)]
 STEPS, WALKS = 25, 40

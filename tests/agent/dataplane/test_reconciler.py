@@ -16,7 +16,7 @@ from agent.dataplane.trigger import PassTiming
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
-from tests.scenes.desired_states import (
+from tests.scenes.dataplane.desired_states import (
     EVERYTHING,
     FOREIGN,
     FORWARDING,
@@ -32,7 +32,7 @@ from tests.scenes.desired_states import (
     key,
     routes,
 )
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 
 async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: FakeKernel) -> None:

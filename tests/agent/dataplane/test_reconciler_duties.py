@@ -13,8 +13,8 @@ from agent.dataplane.kernel.dataplane_objects import Dataplane, ForwardChain, Ki
 from agent.dataplane.mass_delete_guard import MassDeleteGuard
 from agent.netlink.objects import Route, RouteKey, Sysctl, Tunnel, TunnelKind
 from tests.fakes.kernel import FakeKernel, Fault
-from tests.scenes.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
-from tests.scenes.reconcilers import IMPATIENT, Bench, running
+from tests.scenes.dataplane.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD, key, routes
+from tests.scenes.dataplane.reconcilers import IMPATIENT, Bench, running
 
 POD_ADDRESS, OTHER = IPv4Address("10.1.0.7"), IPv4Address("10.1.0.8")
 

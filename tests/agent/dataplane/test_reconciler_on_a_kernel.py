@@ -21,8 +21,8 @@ from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subsc
 from agent.netlink.objects import Route, RouteKey, Tunnel, TunnelKind
 from ipam.model import NodeName
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
-from tests.scenes.reconcilers import PATIENCE_SECONDS, Bench, running
+from tests.scenes.dataplane.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
+from tests.scenes.dataplane.reconcilers import PATIENCE_SECONDS, Bench, running
 
 REPAIR_SECONDS = 1.0
 MANY = 20_000

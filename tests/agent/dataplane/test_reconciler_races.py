@@ -12,8 +12,8 @@ from agent.dataplane.kernel.protocol import Refusal
 from agent.dataplane.reconciler import DesiredState
 from agent.netlink.objects import Link, Route, Sysctl
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.desired_states import FOREIGN, LEARNED, OWN_BLOCK, routes
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 MOVED = LEARNED.with_(gateway=None, device="eth0", onlink=False)
 

@@ -26,7 +26,7 @@ from ipam.keys import IPAM_CONFIG, affinity_key, resource_key
 from ipam.model import NodeName
 from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.resources import EXAMPLES, Example
+from tests.scenes.datastore.resources import EXAMPLES, Example
 
 POOL, PEER = EXAMPLES[0], EXAMPLES[2]
 KINDS = pytest.mark.parametrize("example", EXAMPLES, ids=[example.kind for example in EXAMPLES])

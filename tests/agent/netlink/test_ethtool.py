@@ -14,8 +14,8 @@ from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.netlink import ethtool
 from agent.netlink.kernel_errors import KernelError
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.desired_states import VXLAN
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.desired_states import VXLAN
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 
 @pytest.fixture

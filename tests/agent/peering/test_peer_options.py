@@ -9,7 +9,18 @@ import pytest
 from agent.peering.peers import PeeringInputs, desired_peers, required_passwords
 from bgp.peer_config import NextHopMode
 from bgp.wire.families import Family
-from tests.scenes.peerings import NO_MESH, SECRET, TOR, A, B, addresses, inputs, node, peer_config, with_tor
+from tests.scenes.bgp.peerings import (
+    NO_MESH,
+    SECRET,
+    TOR,
+    A,
+    B,
+    addresses,
+    inputs,
+    node,
+    peer_config,
+    with_tor,
+)
 
 HOW: list[tuple[str, PeeringInputs, str, object, str]] = [
     ("as_number of the peer", with_tor(), "asn", 65001, "10.0.0.254"),

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.peering.peers import PeeringInputs, PeerKind, desired_peers
-from tests.scenes.peerings import (
+from tests.scenes.bgp.peerings import (
     NO_MESH,
     REFLECTOR,
     TOR,

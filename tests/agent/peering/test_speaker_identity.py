@@ -9,7 +9,7 @@ import pytest
 from agent.peering.peers import hashed_router_id, identity
 from bgp.peer_config import SpeakerConfig
 from ipam.model import NodeName
-from tests.scenes.peerings import REFLECTOR, A, B, C, inputs, node
+from tests.scenes.bgp.peerings import REFLECTOR, A, B, C, inputs, node
 
 
 def made(*nodes: object, **more: object) -> SpeakerConfig:

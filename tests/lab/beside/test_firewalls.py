@@ -12,8 +12,8 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from agent.netlink.namespaces import entered
-from tests.scenes.lab_nodes import lost_pings
-from tests.scenes.labs import MakeLab
+from tests.scenes.lab.lab_nodes import lost_pings
+from tests.scenes.lab.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -12,8 +12,8 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import bgp_routes, lost_pings, resource
-from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet
+from tests.scenes.lab.lab_nodes import bgp_routes, lost_pings, resource
+from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 

@@ -14,8 +14,8 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import bgp_routes, converged, resource, session
-from tests.scenes.labs import MakeLab, RouteMonitors
+from tests.scenes.lab.lab_nodes import bgp_routes, converged, resource, session
+from tests.scenes.lab.labs import MakeLab, RouteMonitors
 
 pytestmark = pytest.mark.lab
 

@@ -17,8 +17,8 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import converged, resource, session
-from tests.scenes.labs import COMMAND, MakeLab, RouteMonitors, tortie
+from tests.scenes.lab.lab_nodes import converged, resource, session
+from tests.scenes.lab.labs import COMMAND, MakeLab, RouteMonitors, tortie
 
 pytestmark = pytest.mark.lab
 

@@ -14,7 +14,7 @@ from agent.lab import fabric, icmp, lab_processes
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import MakeLab
+from tests.scenes.lab.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -11,7 +11,7 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add_pod, pods
-from tests.scenes.labs import MakeLab
+from tests.scenes.lab.labs import MakeLab
 
 pytestmark = pytest.mark.lab
 

@@ -13,8 +13,8 @@ import pytest
 from agent.lab import fabric, lab_processes, lifecycle, pods
 from agent.lab.lab_plan import NETWORK, LabNode, Mode
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import resource
-from tests.scenes.labs import MakeLab, wait_until_quiet
+from tests.scenes.lab.lab_nodes import resource
+from tests.scenes.lab.labs import MakeLab, wait_until_quiet
 
 pytestmark = pytest.mark.lab
 

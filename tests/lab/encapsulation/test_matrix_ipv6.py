@@ -12,10 +12,10 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode, gateway6
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import Pod, pods
-from tests.scenes import traffic
-from tests.scenes.lab_nodes import lost_pings
-from tests.scenes.labs import MakeLab
-from tests.scenes.traffic import host, pod
+from tests.scenes.lab import traffic
+from tests.scenes.lab.lab_nodes import lost_pings
+from tests.scenes.lab.labs import MakeLab
+from tests.scenes.lab.traffic import host, pod
 
 pytestmark = pytest.mark.lab
 

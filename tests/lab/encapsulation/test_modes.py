@@ -17,10 +17,10 @@ from agent.lab.lab_plan import Mode, gateway
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove_pod
-from tests.scenes import traffic
-from tests.scenes.lab_nodes import lost_pings
-from tests.scenes.labs import MakeLab, wait_until_routed
-from tests.scenes.traffic import host, pod
+from tests.scenes.lab import traffic
+from tests.scenes.lab.lab_nodes import lost_pings
+from tests.scenes.lab.labs import MakeLab, wait_until_routed
+from tests.scenes.lab.traffic import host, pod
 
 pytestmark = pytest.mark.lab
 

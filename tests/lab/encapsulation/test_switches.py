@@ -11,9 +11,9 @@ from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
-from tests.scenes.lab_nodes import lost_pings
-from tests.scenes.labs import MakeLab, wait_until_routed
-from tests.scenes.pinging import ROUND_SECONDS, pinging
+from tests.scenes.lab.lab_nodes import lost_pings
+from tests.scenes.lab.labs import MakeLab, wait_until_routed
+from tests.scenes.lab.pinging import ROUND_SECONDS, pinging
 
 pytestmark = pytest.mark.lab
 

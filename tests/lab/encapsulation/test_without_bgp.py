@@ -12,8 +12,8 @@ import pytest
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import Mode
 from agent.lab.pods import add_pod, pods
-from tests.scenes.lab_nodes import lost_pings, resource
-from tests.scenes.labs import MakeLab, wait_until_routed
+from tests.scenes.lab.lab_nodes import lost_pings, resource
+from tests.scenes.lab.labs import MakeLab, wait_until_routed
 
 pytestmark = pytest.mark.lab
 

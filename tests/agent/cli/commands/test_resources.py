@@ -15,8 +15,8 @@ from ipam.etcd.store import Delete, Put
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName, Prefix
 from tests.fixtures.etcd import Etcd, start_etcd
-from tests.scenes.cli_runs import run
-from tests.scenes.resources import EXAMPLES
+from tests.scenes.cli.cli_runs import run
+from tests.scenes.datastore.resources import EXAMPLES
 
 POOL, CONFIGURATION, PEER, FILTER, NODE, RESERVATION, RULES = EXAMPLES
 

@@ -21,7 +21,7 @@ from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Sysctl
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.cni_world import set_host_sysctls
+from tests.scenes.cni.cni_world import set_host_sysctls
 
 HOST = "cali0123456789a"
 ADDRESS, ADDRESS_6 = IPv4Address("192.168.31.65"), IPv6Address("fd00:10::41")

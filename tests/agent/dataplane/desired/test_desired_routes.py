@@ -16,8 +16,8 @@ from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kinds.states import ActualState, DesiredState
 from agent.netlink.objects import Link, Route, RouteKey
 from ipam.model import EncapsulationMode
-from tests.scenes.reconcilers import route_plan
-from tests.scenes.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
+from tests.scenes.dataplane.reconcilers import route_plan
+from tests.scenes.dataplane.route_facts import HOPS, KEYS, PREFIXES, START, dataplane_of, routes_of
 
 changes = st.one_of(
     st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from(HOPS)),

@@ -14,7 +14,7 @@ from agent.dataplane.desired.route_producers import RouteClass, merge
 from agent.dataplane.inputs.facts import Facts, FactSettings, NodeAddresses
 from agent.netlink.objects import Link, Route, RouteKey
 from ipam.model import EncapsulationMode, NodeName, Pool
-from tests.scenes.route_facts import (
+from tests.scenes.dataplane.route_facts import (
     ALWAYS,
     CROSS,
     FAR,

@@ -14,7 +14,7 @@ from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.kernel.calico_names import VXLAN6_DEVICE
 from agent.netlink.objects import FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
-from tests.scenes.route_facts import routes_of
+from tests.scenes.dataplane.route_facts import routes_of
 
 NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
 ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")

@@ -27,8 +27,8 @@ from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState, 
 from agent.netlink.objects import Link, Prefix, Route, RouteKey, RouteType, Scope, Sysctl
 from ipam.model import EncapsulationMode
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.reconcilers import Lines
-from tests.scenes.route_facts import dataplane_of, facts, pool
+from tests.scenes.dataplane.reconcilers import Lines
+from tests.scenes.dataplane.route_facts import dataplane_of, facts, pool
 
 POD, OWN, NEAR = "192.168.41.193/32", "192.168.41.192/26", "192.168.31.64/26"
 WITH_POD = {

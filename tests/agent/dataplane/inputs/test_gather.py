@@ -17,7 +17,7 @@ from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.netlink.objects import Address
 from ipam.model import NodeName
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.route_facts import ALWAYS, facts, link, pool
+from tests.scenes.dataplane.route_facts import ALWAYS, facts, link, pool
 
 ME = NodeName("node1")
 

@@ -17,8 +17,8 @@ from agent.netlink.objects import RouteKey, Sysctl
 from agent.netlink.rtnetlink import HEADER
 from agent.netlink.rtnexthops import OURS, Nexthop
 from tests.fixtures.namespace import fresh_namespace, ip
-from tests.scenes.desired_states import LEARNED, OWN_BLOCK, POD, routes
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.desired_states import LEARNED, OWN_BLOCK, POD, routes
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 SECOND = LEARNED.with_(key=RouteKey(IPv4Network("10.1.2.0/26")))
 OTHER = LEARNED.with_(key=RouteKey(IPv4Network("10.1.3.0/26")), gateway=IPv4Address("172.26.0.3"))

@@ -14,7 +14,7 @@ from agent.dataplane.kinds.object_kind import difference
 from agent.dataplane.kinds.states import ActualState, Comparison, DesiredState
 from agent.netlink.objects import Link, Route, RouteKey
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.reconcilers import Lines, route_plan
+from tests.scenes.dataplane.reconcilers import Lines, route_plan
 
 BLOCK = RouteKey(IPv4Network("10.1.0.0/26"))
 LEARNED = Route(BLOCK, gateway=IPv4Address("172.26.0.2"), device="eth0")

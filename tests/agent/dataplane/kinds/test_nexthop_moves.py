@@ -12,8 +12,8 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.nexthop_moves import MANY, find_moves
 from agent.netlink.objects import Route, RouteKey
 from tests.fakes.kernel import FakeKernel
-from tests.scenes.desired_states import FOREIGN, LEARNED, OWN_BLOCK
-from tests.scenes.reconcilers import Bench, running
+from tests.scenes.dataplane.desired_states import FOREIGN, LEARNED, OWN_BLOCK
+from tests.scenes.dataplane.reconcilers import Bench, running
 
 KEYS = [RouteKey(IPv4Network((0x14000000 + (number << 6), 26))) for number in range(MANY)]
 ELSEWHERE = IPv4Address("172.26.0.3")

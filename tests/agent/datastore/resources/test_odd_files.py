@@ -15,7 +15,7 @@ from agent.datastore.resources.documents import InvalidDocument, ParsedResource,
 from agent.datastore.resources.resource_types import kind_of
 from agent.datastore.storage_layout import key_of
 from ipam.etcd.store import Versioned
-from tests.scenes.resources import EXAMPLES
+from tests.scenes.datastore.resources import EXAMPLES
 
 FILES = 400
 ODD = (

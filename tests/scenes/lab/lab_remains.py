@@ -9,7 +9,7 @@ import subprocess
 from agent.lab.lab_plan import LabNode, etcd_endpoint
 from agent.lab.lab_processes import inside
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import COMMAND
+from tests.scenes.lab.labs import COMMAND
 
 
 def kernel(node: LabNode) -> tuple[list[str], list[str]]:

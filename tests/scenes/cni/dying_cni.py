@@ -1,8 +1,8 @@
 """A CNI server over real etcd and a real kernel that kills itself, as kill -9 would, at a named point.
 
-`python -m tests.scenes.dying_cni ETCD STATE` forks one server for each line `POINT|AWAY|PATIENCE` it reads; without a
-point it lives. The server writes `PID ready` once it listens and has carried out what the journal held, or `PID died`
-when it dies before. Everything is imported before the fork, so a server is there in a few milliseconds.
+`python -m tests.scenes.cni.dying_cni ETCD STATE` forks one server for each line `POINT|AWAY|PATIENCE` it reads;
+without a point it lives. The server writes `PID ready` once it listens and has carried out what the journal held, or
+`PID died` when it dies before. Everything is imported before the fork, so a server is there in a few milliseconds.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 from agent.lab import lab_processes, lifecycle
 from agent.lab.lab_plan import LabNode
 from agent.lab.lifecycle import Lab
-from tests.scenes.labs import tortie
+from tests.scenes.lab.labs import tortie
 
 
 def resource(kind: str, name: str, **spec: object) -> dict[str, Any]:

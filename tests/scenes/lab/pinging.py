@@ -1,4 +1,4 @@
-"""Every pod of a lab pings every other, every 20 ms, in a process of its own: `python -m tests.scenes.pinging LAB`.
+"""Every pod of a lab pings every other, every 20 ms, in a process of its own: `python -m tests.scenes.lab.pinging LAB`.
 
 Each line of its output is the count so far: what was sent, and what was lost pair by pair. It ends with its input.
 """
@@ -87,7 +87,7 @@ class Pinging:
 def pinging(lab: lifecycle.Lab, directory: Path) -> Iterator[Pinging]:
     """Ping as long as the block lasts."""
     said = directory / "pinging"
-    words = [sys.executable, "-m", "tests.scenes.pinging", lab.plan.name]
+    words = [sys.executable, "-m", "tests.scenes.lab.pinging", lab.plan.name]
     with said.open("w") as output:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, text=True)
         try:

@@ -23,8 +23,8 @@ from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.lab.fabric import make_namespace, remove_namespace
 from tests.fixtures.namespace import fresh_namespace
-from tests.scenes.cni_world import World
-from tests.scenes.libcni import Libcni
+from tests.scenes.cni.cni_world import World
+from tests.scenes.cni.libcni import Libcni
 
 NAMESPACE_SECONDS = 10.0
 """How long the kernel may take to clear away a namespace, and with it the far ends of its devices."""

@@ -1,0 +1,1 @@
+"""What tests of the CNI server, its runtimes and its pods start from."""

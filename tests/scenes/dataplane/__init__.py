@@ -1,0 +1,1 @@
+"""What tests of routes, tunnels and the reconciler start from."""

@@ -1,0 +1,1 @@
+"""What tests of a lab, its nodes and what passes between them start from."""
