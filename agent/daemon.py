@@ -195,7 +195,7 @@ class Agent:
 
     def _state_changed(self) -> None:
         self._reconciler.trigger()
-        self._node.ring()
+        self._node.trigger()
 
     async def _desired_state(self, links: Mapping[str, Link]) -> DesiredState:
         self._node.set_links(links)

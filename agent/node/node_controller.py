@@ -54,7 +54,7 @@ class NodeController:
         """The inputs of the last step that left the resource right."""
         self._due_at = 0.0
 
-    def ring(self) -> None:
+    def trigger(self) -> None:
         """The datastore changed: one more step, soon."""
         self._trigger.fire()
 
