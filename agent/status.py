@@ -23,7 +23,7 @@ from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
-from agent.service.readiness import Readiness
+from agent.service.readiness import Readiness, why_not_ready
 from agent.service.settings_reload import SettingsReload
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
@@ -66,13 +66,12 @@ class AgentStatus:
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
-        if not self.syncer.in_sync:
-            return f"the datastore has not been read yet ({self.syncer.trouble or 'still reading'})"
-        if self.syncer.trouble is not None:
-            return f"the datastore is away: {self.syncer.trouble}"
-        if self.state.own_node is None:
-            return f"the node is not registered: {self.node_resource.trouble or 'still registering'}"
-        return None
+        registering = self.node_resource.trouble or "still registering"
+        return why_not_ready(
+            in_sync=self.syncer.in_sync,
+            datastore_trouble=self.syncer.trouble,
+            unregistered=registering if self.state.own_node is None else None,
+        )
 
     def readiness(self) -> Readiness:
         """For the service manager."""

@@ -30,6 +30,18 @@ class Readiness:
     """Why the last reload was refused."""
 
 
+def why_not_ready(*, in_sync: bool, datastore_trouble: str | None, unregistered: str | None) -> str | None:
+    """Why no pod can be attached now, which is what /readyz, CNI's STATUS and the service manager say; None if one can.
+
+    `unregistered` is why this node has no Node resource yet.
+    """
+    if not in_sync:
+        return f"the datastore has not been read yet ({datastore_trouble or 'still reading'})"
+    if datastore_trouble is not None:
+        return f"the datastore is away: {datastore_trouble}"
+    return f"the node is not registered: {unregistered}" if unregistered is not None else None
+
+
 def is_ready(readiness: Readiness, passes_when_in_sync: int | None, age_seconds: float) -> bool:
     """Whether a pass over the kernel has ended since the datastore was read."""
     if age_seconds >= PATIENCE_SECONDS:

@@ -13,7 +13,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.configuration.config import Config, ConfigError, LogSettings
-from agent.service.readiness import PATIENCE_SECONDS, Readiness, is_ready, status_text
+from agent.service.readiness import PATIENCE_SECONDS, Readiness, is_ready, status_text, why_not_ready
 from agent.service.sd_notify import MOST_STATUS, Notifier
 from agent.service.settings_reload import SettingsReload, changed_settings
 from agent.service.supervision import Supervision
@@ -219,3 +219,20 @@ def test_other_settings_begin_again_and_are_named() -> None:
     assert reloading.reload() == {"changed": ["log.level"]}
     assert (begun, reloading.wanted) == ([1], True)
     assert changed_settings(other, Config(log=LogSettings(format="json"))) == ("log.level", "log.format")
+
+
+@pytest.mark.parametrize(
+    ("in_sync", "trouble", "unregistered", "why"),
+    [
+        (True, None, None, None),
+        (False, None, None, "the datastore has not been read yet (still reading)"),
+        (False, "refused", None, "the datastore has not been read yet (refused)"),
+        (True, "refused", "no address", "the datastore is away: refused"),
+        (True, None, "no address", "the node is not registered: no address"),
+    ],
+)
+def test_a_node_is_ready_once_its_datastore_is_read_and_answers_and_it_is_registered(
+    in_sync: bool, trouble: str | None, unregistered: str | None, why: str | None
+) -> None:
+    found = why_not_ready(in_sync=in_sync, datastore_trouble=trouble, unregistered=unregistered)
+    assert found == why
