@@ -14,7 +14,7 @@ FILE_LIMIT, FUNCTION_LIMIT = 400, 70
 """Lines of code: documentation is free."""
 FOLDER_LIMIT = 15
 """Files that lie directly in a folder, whatever their language, `__init__.py` apart: it has only a head."""
-CROWDED: dict[str, int] = {"agent/netlink": 17}
+CROWDED: dict[str, int] = {}
 """Debts: folder -> files; entries may only shrink or vanish."""
 C_LINES = 130
 """The CNI shim in C is about a hundred lines."""

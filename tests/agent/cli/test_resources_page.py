@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.kind_tables import ALIASES, FORMS
-from agent.datastore.resources.resource_types import READ_ONLY
+from agent.cli.kind_tables import ALIASES, CELLS, FORMS
+from agent.datastore.resources.resource_types import KINDS, READ_ONLY
 from tests import ROOT
 from tests.scenes.cli.cli_examples import commands, invocations, refused
 from tests.scenes.cli.cli_runs import run
 
 PAGE = (ROOT / "docs" / "resources.md").read_text()
+
+
+def test_every_kind_has_a_name_for_people_and_a_table() -> None:
+    assert KINDS.keys() == ALIASES.keys() == CELLS.keys()
 
 
 def test_kinds_and_their_names_are_those_of_the_program() -> None:

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
-from agent.datastore.state_cache import StateCache, endpoint_prefix, own_blocks
-from agent.datastore.syncer import Syncer
+from agent.datastore.state_cache import _DECODERS, ENDPOINTS, StateCache, endpoint_prefix, own_blocks
+from agent.datastore.syncer import WHOLE, Syncer
 from agent.lab.lifecycle import SEED_POOL
 from ipam.etcd.store import Delete, Put, Versioned
-from ipam.keys import affinity_key, resource_key
+from ipam.keys import BLOCKS, affinity_key, resource_key
 from ipam.model import NodeName
 from tests.fakes.store import FakeStore
 
@@ -58,6 +58,11 @@ def filled() -> StateCache:
     state = StateCache(ME)
     state.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 7))
     return state
+
+
+def test_what_is_decoded_is_watched_and_what_is_watched_is_decoded() -> None:
+    """Endpoints are watched by namespace (decision 5), blocks where addresses may be borrowed."""
+    assert _DECODERS.keys() == {*WHOLE, ENDPOINTS, BLOCKS}
 
 
 def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_a_problem() -> None:
