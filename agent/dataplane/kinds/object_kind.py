@@ -156,8 +156,12 @@ class ObjectKind(ABC, Generic[K, V]):
         """Create or replace. Raises KernelError when none could be tried."""
 
     async def remove(self, values: Sequence[V]) -> tuple[Refusal, ...]:
-        """Delete. Raises KernelError when none could be tried."""
-        raise NotImplementedError(f"objects of kind {self.name} are never removed")
+        """Delete; refused where a kind's objects are others', which we only change.
+
+        Raises KernelError when none could be tried.
+        """
+        why = f"objects of kind {self.name} are never removed"
+        return tuple(Refusal(value, why, permanent=True) for value in values)
 
     async def may_go(self, unwanted: Mapping[K, V], now: float) -> Mapping[K, V]:
         """Of what is to be removed, in every pass, what may go at `now` (monotonic seconds). Raises KernelError."""
@@ -209,8 +213,8 @@ class SingleKind(ObjectKind[K, V]):
         """Create or replace one object, in the place of `was`. Raises Unsupported, KernelError."""
 
     async def remove_one(self, value: V) -> None:
-        """Delete one object. Raises KernelError."""
-        raise NotImplementedError(f"objects of kind {self.name} are never removed")
+        """Delete one object. Raises Unsupported where a kind's objects are others', KernelError."""
+        raise Unsupported(f"objects of kind {self.name} are never removed")
 
     def batches(self, delta: Delta[K, V], actual: Mapping[K, V]) -> Iterator[Batch[K, V]]:
         """One batch an object."""

@@ -18,7 +18,7 @@ from agent.dataplane.explain.route_reasons import (
     explain_page,
     nearness,
 )
-from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.inputs.facts import Facts, FactSettings
 from agent.dataplane.kernel.dataplane_objects import Kind
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.kinds.all_kinds import all_kinds
@@ -95,6 +95,19 @@ def test_a_block_of_a_pool_that_becomes_vxlan_is_bgps_until_the_other_has_its_vt
     (row,) = explain_page(snapshot_of(known), Reasons(known, {}, learned_from), near=ip_network(NEAR)).routes
     assert row.route == f"{NEAR} via 172.26.5.10 dev tunl0 proto bird onlink"
     assert (row.kind, row.why) == ("bgp", "learned from near (172.26.5.10), block of near")
+
+
+def test_an_address_borrowed_from_a_block_has_bgps_reason_too_until_its_node_has_its_vtep() -> None:
+    known = given(EncapsulationMode.ALWAYS)
+    nodes = {name: replace(node, vxlan=None) for name, node in known.nodes.items()}
+    row = said(snapshot_of(waiting := replace(known, nodes=nodes)), waiting, "192.168.41.200/32")
+    assert (row.kind, row.why) == ("bgp", "BGP, next hop 172.26.5.10")
+
+
+def test_what_datastore_and_bgp_both_give_is_said_to_be_the_claims() -> None:
+    known = given(settings=FactSettings(from_datastore=True))
+    row = said(snapshot_of(known), known, NEAR)
+    assert (row.kind, row.why) == ("datastore", "block of near, by its claim")
 
 
 OLD = Route(key("192.168.99.0/26"), gateway=facts().nodes["near"].underlay.ip, device="eth0")  # type: ignore[index]
