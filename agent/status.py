@@ -7,7 +7,7 @@ answer is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -25,23 +25,22 @@ from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import Readiness, why_not_ready
 from agent.service.settings_reload import SettingsReload
+from agent.trouble import Source, Trouble, TroubleKind
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
 
 
-def fact_troubles(state: StateCache, facts: Facts) -> tuple[str, ...]:
-    """What of the datastore and this node's interfaces does not fit together, a sentence each."""
-    found = []
+def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
+    """What of the datastore and this node's interfaces does not fit together."""
     me = state.nodes.get(state.node)
     if me is not None and me.ipv4 is not None and facts.links and facts.parent is None:
-        found.append(f"no interface bears the node's address {me.ipv4.ip}: nothing is removed until one does")
+        evidence = f"no interface bears the node's address {me.ipv4.ip}"
+        yield Trouble(TroubleKind.UNDERLAY, "", evidence, "nothing is removed until one does")
     names = {item.spec.interface_name: item.spec.pod or item.spec.endpoint for item in state.endpoints}
-    found += [
-        f"mtu: pod {names[name]} ({name}) has {has}, the way to other nodes carries {carried}: recreate it"
-        for name, has, carried in oversized(facts)
-    ]
-    return tuple(found)
+    for name, has, carried in oversized(facts):
+        evidence = f"its MTU is {has}, the way to other nodes carries {carried}"
+        yield Trouble(TroubleKind.MTU, f"pod {names[name]} ({name})", evidence, cure="recreate it")
 
 
 VERSION = version("tortie")
@@ -63,6 +62,8 @@ class AgentStatus:
     lag: Callable[[], float]
     started: datetime
     pools: PoolGauges
+    sources: tuple[Source, ...] = ()
+    """Parts of the agent that can have troubles, beside those named above."""
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
@@ -90,12 +91,20 @@ class AgentStatus:
     def _peers(self) -> tuple[PeerStatus, ...]:
         return self.bgp.speaker.status() if self.bgp.speaker is not None else ()
 
-    def _troubles(self) -> list[str]:
-        own = (self.node_resource.trouble, *self.bgp.troubles, self.not_ready())
+    def troubles(self) -> list[Trouble]:
+        """Everything that is wanted and not in force now, in the order of its sources."""
+        not_ready = self.not_ready()
+        registering = self.node_resource.trouble
         return [
-            *(text for text in own if text),
-            *self.channels.warnings(self.clock.wall()),
+            *(Trouble(TroubleKind.NODE, "", text) for text in (registering,) if text),
+            *(Trouble(TroubleKind.PEERING, "", text) for text in self.bgp.troubles),
+            *(Trouble(TroubleKind.DATASTORE, "", text) for text in (not_ready,) if text),
+            *(
+                Trouble(TroubleKind.CERTIFICATE, "", text)
+                for text in self.channels.warnings(self.clock.wall())
+            ),
             *fact_troubles(self.state, self.facts()),
+            *(trouble for source in self.sources for trouble in source()),
         ]
 
     def status(self, *, ready: bool) -> dict[str, Any]:
@@ -116,7 +125,7 @@ class AgentStatus:
             "has_left": self.bgp.has_left,
             "datastore": self.syncer.trouble or "ok",
             "etcd": {**self.channels.status(), "revision": self.syncer.revision},
-            "troubles": self._troubles(),
+            "troubles": [str(trouble) for trouble in self.troubles()],
             "mtu": pod_mtu(self.facts()),
             "problems": self.state.problems,
             "peers": self.bgp.looking_glass.peers(),
@@ -148,7 +157,7 @@ class AgentStatus:
             own_blocks=sum(owner == self.state.node for owner in owners),
             pools=self._pools(),
             nodes=len(self.state.nodes),
-            troubles=len(self._troubles()),
+            troubles=len(self.troubles()),
             peers=self._peers(),
             kernel=self.reconciler.report(),
             etcd=EtcdReadings(

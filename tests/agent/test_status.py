@@ -15,6 +15,7 @@ from agent.datastore.resources.resource_types import (
     kind_of,
 )
 from agent.datastore.state_cache import StateCache
+from agent.netlink.objects import Link
 from agent.status import fact_troubles
 from ipam.etcd.store import Versioned
 from ipam.keys import resource_key
@@ -47,13 +48,17 @@ POD = WorkloadEndpoint(
 )
 
 
+def sentences(known: StateCache, links: dict[str, Link]) -> list[str]:
+    return [str(one) for one in fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {}))]
+
+
 def test_what_is_wrong_is_told_in_sentences() -> None:
     known = cluster(NODE, POD)
     links = {"eth0": link(2, "eth0", 1400, "172.26.0.11/20"), "cali1": link(3, "cali1", 1500)}
-    assert fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {})) == (
-        "mtu: pod p1 (cali1) has 1500, the way to other nodes carries 1400: recreate it",
-    )
+    assert sentences(known, links) == [
+        "pod p1 (cali1): its MTU is 1500, the way to other nodes carries 1400; recreate it",
+    ]
     links = {"eth0": link(2, "eth0", 1500, "172.26.0.99/20"), "cali1": link(3, "cali1", 1500)}
-    assert fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {})) == (
-        "no interface bears the node's address 172.26.0.11: nothing is removed until one does",
-    )
+    assert sentences(known, links) == [
+        "no interface bears the node's address 172.26.0.11; nothing is removed until one does",
+    ]

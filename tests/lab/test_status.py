@@ -25,8 +25,8 @@ def says(node: LabNode, verb: str, text: str) -> None:
 def test_an_underlay_that_shrinks_is_followed_and_pods_above_it_are_named(lab: Lab) -> None:
     node = lab.plan.nodes[0]
     ip_on(node, "link set eth0 mtu 1400")
-    says(node, "status", "has 1450, the way to other nodes carries 1350: recreate it")
-    assert "trouble    mtu: pod p1 (cali" in tortie_on(node, "node", "status")
+    says(node, "status", "its MTU is 1450, the way to other nodes carries 1350; recreate it")
+    assert "trouble    pod p1 (cali" in tortie_on(node, "node", "status")
     assert "mtu 1350" in ip_on(node, "link show vxlan.calico")
     ip_on(node, "link set eth0 mtu 1500")
     lab_processes.wait_for(
