@@ -48,11 +48,14 @@ class RoutesToCompare:
     They may differ where the desired routes changed, where routes went with their device, and where the last pass left
     something to do (a conflict, a missing device, a refusal, a removal held back). After a whole reading of the
     kernel's routes, a change of a link that is no pod's, or of how much may be deleted, they may differ anywhere.
+
+    The order in which they were added stays: what BGP learned together has one target and neighbouring prefixes, and
+    is encoded and taken by the kernel at half the cost of the same routes in any order.
     """
 
     def __init__(self) -> None:
         self._anywhere = True
-        self._keys: set[RouteKey] = set()
+        self._keys: dict[RouteKey, None] = {}
         self.unsettled: frozenset[RouteKey] = frozenset()
         """Where the last pass left something to do."""
 
@@ -61,12 +64,12 @@ class RoutesToCompare:
         if keys is None:
             self._anywhere = True
         elif not self._anywhere:
-            self._keys.update(keys)
+            self._keys.update(dict.fromkeys(keys))
 
     def take(self) -> Set[RouteKey] | None:
         """Where to compare now; None: everywhere. What is added from now on is for the pass after."""
-        keys = None if self._anywhere else self._keys | self.unsettled
-        self._anywhere, self._keys = False, set()
+        keys = None if self._anywhere else (self._keys | dict.fromkeys(self.unsettled)).keys()
+        self._anywhere, self._keys = False, {}
         return keys
 
 

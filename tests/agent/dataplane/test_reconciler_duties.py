@@ -248,3 +248,15 @@ async def test_without_the_setting_others_chains_are_left_and_ours_are_taken_bac
     kernel.foreign_forward(replace(HARMLESS, drops=True, opened=True))
     async with running(Bench(kernel, Dataplane())):
         assert kernel.writes == ["close inet mine forward"]
+
+
+async def test_routes_are_written_in_the_order_in_which_they_changed(kernel: FakeKernel) -> None:
+    async with running(Bench(kernel, routes())) as bench:
+        changed = [LEARNED.with_(key=key(f"10.{number % 7}.{number}.0/26")) for number in range(64)]
+        bench.desired = replace(
+            bench.desired,
+            dataplane=routes(*reversed(changed)),
+            touched=dict.fromkeys(route.key for route in changed).keys(),
+        )
+        await bench.passed()
+        assert kernel.writes[-64:] == [f"put {route}" for route in changed]
