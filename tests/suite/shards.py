@@ -86,7 +86,13 @@ SHARDS = (
         ("tests/contract", "tests/agent/dataplane", "tests/agent/netlink", "tests/lab"),
         without=(SWITCHES,),
     ),
-    Shard("labs", "whole labs, and the bench in short", (Kind.LAB,), ("tests/bench", "tests/lab"), workers=3),
+    Shard(
+        "labs",
+        "whole labs, and the bench in short",
+        (Kind.LAB,),
+        ("tests/bench", "tests/chaos", "tests/lab"),
+        workers=3,
+    ),
     Shard("machines", "machines with systemd", (Kind.LAB,), ("tests/systemd",)),
     Shard("addresses", "IPAM, and CNI with its runtimes", (Kind.PLAIN,), ADDRESSES, (KILLS,)),
     Shard(

@@ -1,0 +1,165 @@
+"""The lab that faults are done to: its pods, what runs beside it, and how it is looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agent.lab import lab_processes
+from agent.lab.fabric import NAMESPACES
+from agent.lab.lab_plan import LabError, LabNode, etcd_endpoint
+from agent.lab.lifecycle import Lab
+from agent.lab.pods import Pod, add_pod, pods, remove_pod
+from tests.scenes.lab.pinging import Pinging
+
+COMMAND = [sys.executable, "-m", "agent.cli.main"]
+COMMAND_SECONDS = 60
+STEADY = "steady"
+"""Pods whose names begin so live from the first round to the last, and ping each other all the time."""
+MOST_PODS = 12
+"""Others that live at one time."""
+ROUND_SECONDS = 120
+"""The longest that some rounds of pings may take to be sent."""
+
+
+@dataclass
+class World:
+    """One lab under faults."""
+
+    lab: Lab
+    chance: Random
+    pings: Pinging
+    calls: ThreadPoolExecutor
+    said: list[str] = field(default_factory=list)
+    """What was done, in order, for whoever reads a failure."""
+    _names: int = 0
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[LabNode, ...]:
+        """The nodes."""
+        return self.lab.plan.nodes
+
+    def any_node(self) -> LabNode:
+        """One of them."""
+        return self.chance.choice(self.nodes)
+
+    def others(self) -> list[Pod]:
+        """The pods that come and go, those of failed calls included."""
+        return [pod for pod in pods(self.lab.plan) if not pod.name.startswith(STEADY)]
+
+    # -- what is done --------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Note what is done."""
+        self.said.append(text)
+
+    def wait(self, rounds: int) -> None:
+        """Let the pods send so many rounds of pings: the faults' clock, 20 ms a round."""
+        until = self.pings.sent() + rounds * len(self.pings.count())
+        lab_processes.wait_for("rounds of pings", lambda: self.pings.sent() >= until, ROUND_SECONDS)
+
+    def on(self, node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a node's network namespace."""
+        return subprocess.run(
+            lab_processes.inside(node.namespace, list(words)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_SECONDS,
+            env=environment(node),
+        )
+
+    def tortie(self, node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `tortie WORDS` on a node."""
+        return self.on(node, *COMMAND, *words)
+
+    def etcdctl(self, *words: str, data: bytes = b"") -> bytes:
+        """Run etcdctl in the fabric, with `data` as its input; its output."""
+        return subprocess.run(
+            lab_processes.inside(self.lab.plan.fabric, ["etcdctl", f"--endpoints={etcd_endpoint()}", *words]),
+            input=data,
+            capture_output=True,
+            check=True,
+            timeout=COMMAND_SECONDS,
+        ).stdout
+
+    def change_a_pod(self) -> Future[str | None]:
+        """Begin to add or remove a pod somewhere; the answer is why it failed."""
+        found = self.others()
+        if found and (len(found) >= MOST_PODS or self.chance.random() < 0.5):
+            pod = self.chance.choice(found)
+            self.say(f"DEL {pod.name} on {pod.node}")
+            return self.calls.submit(self._failure, lambda: remove_pod(self.lab.plan, pod))
+        self._names += 1
+        name, node = f"c{self._names}", self.any_node()
+        self.say(f"ADD {name} on {node.name}")
+        return self.calls.submit(self._failure, lambda: add_pod(self.lab.plan, name, node))
+
+    def _failure(self, call: Any) -> str | None:
+        try:
+            call()
+        except (LabError, FileNotFoundError) as error:  # two calls may have taken the same pod
+            return str(error)
+        return None
+
+    def remove_what_failed(self) -> None:
+        """Call DEL again for every pod whose ADD or DEL failed, as a runtime does. Raises LabError."""
+        for pod in self.others():
+            if not pod.address or not (NAMESPACES / self.lab.plan.pod_namespace(pod.name)).exists():
+                remove_pod(self.lab.plan, pod)
+
+    # -- how it is looked at -------------------------------------------------------------------------------------------
+
+    def status(self, node: LabNode) -> dict[str, Any] | None:
+        """What the agent says of itself."""
+        return lab_processes.agent_status(node)
+
+    def agent_pids(self) -> dict[str, int]:
+        """Node -> its agent's process."""
+        found = {node.name: self.status(node) for node in self.nodes}
+        return {name: int(status["pid"]) for name, status in found.items() if status is not None}
+
+    def is_calm(self) -> bool:
+        """Whether every agent is in session with all others and says nothing is amiss."""
+        for node in self.nodes:
+            status = self.status(node)
+            if status is None or not status["converged"] or status["troubles"]:
+                return False
+            if sum(peer["state"] == "Established" for peer in status["peers"]) < len(self.nodes) - 1:
+                return False
+        return True
+
+    def why_not_calm(self) -> str:
+        """What the agents say, for a failure."""
+        found = {}
+        for node in self.nodes:
+            status = self.status(node)
+            found[node.name] = (
+                "no answer"
+                if status is None
+                else {
+                    "converged": status["converged"],
+                    "troubles": status["troubles"],
+                    "peers": {peer["address"]: peer["state"] for peer in status["peers"]},
+                }
+            )
+        return json.dumps(found, indent=1)
+
+
+def environment(node: LabNode) -> dict[str, str]:
+    """What a command on a node finds in its environment."""
+    return {**os.environ, **node.environment}
+
+
+def pod_space(lab: Lab, pod: Pod) -> Path:
+    """The namespace of a pod."""
+    return NAMESPACES / lab.plan.pod_namespace(pod.name)
