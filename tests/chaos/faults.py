@@ -20,7 +20,7 @@ from agent.lab.lab_plan import LabNode
 from tests.chaos.world import World
 
 Run = Callable[[World], AbstractContextManager[None]]
-ETCD_SECONDS = 30
+AGENT, ETCD, LINK, KERNEL, OUTSIDE = "agent", "etcd", "link", "kernel", "outside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Fault:
 
     name: str
     run: Run
+    on: str
+    """What it is done to: two faults of one round are done to different things."""
     loses: bool = False
     """Pings of steady pods may be lost."""
     fails: bool = False
@@ -36,12 +38,12 @@ class Fault:
 
 
 def fault(
-    *, loses: bool = False, fails: bool = False
+    on: str, *, loses: bool = False, fails: bool = False
 ) -> Callable[[Callable[[World], Iterator[None]]], Fault]:
     """Make a fault of a generator function, named after it."""
 
     def made(run: Callable[[World], Iterator[None]]) -> Fault:
-        return Fault(run.__name__.replace("_", " "), contextmanager(run), loses, fails)
+        return Fault(run.__name__.replace("_", " "), contextmanager(run), on, loses, fails)
 
     return made
 
@@ -53,7 +55,7 @@ def _agent(world: World, node: LabNode) -> int:
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-@fault(fails=True)
+@fault(AGENT, fails=True)
 def an_agent_is_killed(world: World) -> Iterator[None]:
     """kill -9, and its return."""
     node = world.any_node()
@@ -63,7 +65,7 @@ def an_agent_is_killed(world: World) -> Iterator[None]:
     lab_processes.start_agents([node])
 
 
-@fault(fails=True)
+@fault(AGENT, fails=True)
 def an_agent_is_restarted(world: World) -> Iterator[None]:
     """SIGTERM and its return at once, as a package's upgrade does."""
     node = world.any_node()
@@ -73,7 +75,7 @@ def an_agent_is_restarted(world: World) -> Iterator[None]:
     yield
 
 
-@fault(fails=True)
+@fault(AGENT, fails=True)
 def an_agent_is_frozen(world: World) -> Iterator[None]:
     """SIGSTOP for a while: a paused machine."""
     node = world.any_node()
@@ -93,7 +95,7 @@ def _etcd(world: World) -> int:
     raise AssertionError("there is no etcd")
 
 
-@fault(fails=True)
+@fault(ETCD, fails=True)
 def etcd_is_frozen(world: World) -> Iterator[None]:
     """SIGSTOP: its connections stay, nothing answers."""
     pid = _etcd(world)
@@ -105,7 +107,7 @@ def etcd_is_frozen(world: World) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@fault(fails=True)
+@fault(ETCD, fails=True)
 def etcd_is_restarted(world: World) -> Iterator[None]:
     """Away for a while."""
     world.say("etcd is stopped")
@@ -114,7 +116,7 @@ def etcd_is_restarted(world: World) -> Iterator[None]:
     lab_processes.start_etcd(world.lab.plan)
 
 
-@fault()
+@fault(ETCD)
 def etcd_is_compacted(world: World) -> Iterator[None]:
     """History goes: a watch that is behind has to list again."""
     world.say("etcd is compacted")
@@ -128,7 +130,7 @@ def etcd_is_compacted(world: World) -> Iterator[None]:
 # -- links and addresses -----------------------------------------------------------------------------------------------
 
 
-@fault(loses=True, fails=True)
+@fault(LINK, loses=True, fails=True)
 def a_link_goes_down(world: World) -> Iterator[None]:
     """A node's cable is pulled, and plugged in again."""
     node = world.any_node()
@@ -141,7 +143,7 @@ def a_link_goes_down(world: World) -> Iterator[None]:
         _fabric(world, fabric, "ip", "link", "set", node.name, "up")
 
 
-@fault(loses=True, fails=True)
+@fault(LINK, loses=True, fails=True)
 def packets_are_lost(world: World) -> Iterator[None]:
     """A third of what a node sends and gets."""
     node = world.any_node()
@@ -153,7 +155,7 @@ def packets_are_lost(world: World) -> Iterator[None]:
         world.on(node, "tc", "qdisc", "del", "dev", "eth0", "root")
 
 
-@fault(loses=True, fails=True)
+@fault(LINK, loses=True, fails=True)
 def an_address_vanishes(world: World) -> Iterator[None]:
     """The node's address is taken off its interface, and comes back with its default route."""
     node = world.any_node()
@@ -167,7 +169,7 @@ def an_address_vanishes(world: World) -> Iterator[None]:
         world.on(node, "ip", "route", "add", *router)
 
 
-@fault()
+@fault(LINK)
 def another_address_appears(world: World) -> Iterator[None]:
     """A VIP comes to a node's interface and goes."""
     node = world.any_node()
@@ -186,7 +188,7 @@ def _fabric(world: World, namespace: str, *words: str) -> None:
 # -- the kernel --------------------------------------------------------------------------------------------------------
 
 
-@fault(loses=True, fails=True)
+@fault(KERNEL, loses=True, fails=True)
 def routes_are_flushed(world: World) -> Iterator[None]:
     """Somebody deletes every route but connected and default ones."""
     node = world.any_node()
@@ -197,7 +199,7 @@ def routes_are_flushed(world: World) -> Iterator[None]:
     yield
 
 
-@fault(loses=True)
+@fault(KERNEL, loses=True)
 def a_tunnel_is_deleted(world: World) -> Iterator[None]:
     """The tunnel device, with all routes over it."""
     node = world.any_node()
@@ -207,7 +209,7 @@ def a_tunnel_is_deleted(world: World) -> Iterator[None]:
     yield
 
 
-@fault(loses=True)
+@fault(KERNEL, loses=True)
 def forwarding_is_off(world: World) -> Iterator[None]:
     """sysctl net.ipv4.ip_forward=0, as another program's hand has it."""
     node = world.any_node()
@@ -216,7 +218,7 @@ def forwarding_is_off(world: World) -> Iterator[None]:
     yield
 
 
-@fault()
+@fault(KERNEL)
 def tables_are_flushed(world: World) -> Iterator[None]:
     """nft flush ruleset: a firewall's reload."""
     node = world.any_node()
@@ -225,7 +227,7 @@ def tables_are_flushed(world: World) -> Iterator[None]:
     yield
 
 
-@fault()
+@fault(KERNEL)
 def a_foreign_route_comes(world: World) -> Iterator[None]:
     """Somebody's static route, that has nothing to do with us."""
     node = world.any_node()

@@ -17,7 +17,7 @@ from agent.lab.icmp import checksum
 from agent.lab.pods import PLUGIN, PYTHON, pods
 from agent.netlink.namespaces import entered
 from ipam.model import NodeName
-from tests.chaos.faults import Fault, fault
+from tests.chaos.faults import ETCD, OUTSIDE, Fault, fault
 from tests.chaos.world import STEADY, World, environment, pod_space
 
 DAMAGES = (
@@ -61,7 +61,7 @@ CALL_SECONDS = 60
 BGP_PORT = 179
 
 
-@fault(fails=True)
+@fault(ETCD, fails=True)
 def a_value_is_damaged(world: World) -> Iterator[None]:
     """A value that every node or its own node reads is something else for a while."""
     listed = world.etcdctl("get", "--prefix", "--keys-only", "/calico/").decode(errors="replace").split()
@@ -70,42 +70,42 @@ def a_value_is_damaged(world: World) -> Iterator[None]:
     damage = world.chance.choice(DAMAGES)
     before = world.etcdctl("get", key, "--print-value-only").removesuffix(b"\n")
     world.say(f"{key} becomes {damage[:40]!r}")
-    world.etcdctl("put", key, data=damage)
+    world.put(key, damage)
     try:
         yield
     finally:
-        world.etcdctl("put", key, data=before)
+        world.put(key, before)
 
 
-@fault()
+@fault(ETCD)
 def a_key_appears(world: World) -> Iterator[None]:
     """A key of a name and a value that nobody expects, where every node reads."""
     name = world.chance.choice(("chaos", "a/b", "%2f", "ü" * 100, "-", "..", "node-9/ipv4/block/10.0.0.0-26"))
     key = world.chance.choice(PREFIXES) + name
     damage = world.chance.choice(DAMAGES)
     world.say(f"{key} appears: {damage[:40]!r}")
-    world.etcdctl("put", key, data=damage)
+    world.put(key, damage)
     try:
         yield
     finally:
         world.etcdctl("del", key)
 
 
-@fault()
+@fault(ETCD)
 def a_claim_covers_the_underlay(world: World) -> Iterator[None]:
     """A node is said to own the network that the nodes live in."""
     node = world.any_node()
     network = world.chance.choice(("172.26.0.0-26", "0.0.0.0-0", "127.0.0.0-26", "224.0.0.0-26"))
     key = f"/calico/ipam/v2/host/{node.name}/ipv4/block/{network}"
     world.say(f"{key} appears")
-    world.etcdctl("put", key, data=json.dumps({"state": "confirmed"}).encode())
+    world.put(key, json.dumps({"state": "confirmed"}).encode())
     try:
         yield
     finally:
         world.etcdctl("del", key)
 
 
-@fault()
+@fault(OUTSIDE)
 def a_runtime_calls_oddly(world: World) -> Iterator[None]:
     """Calls of the plugin with what is no configuration, and with a FIFO for a namespace."""
     node = world.any_node()
@@ -139,7 +139,7 @@ def _call(world: World, name: str, verb: str, data: bytes, netns: str) -> None:
     )
 
 
-@fault()
+@fault(OUTSIDE)
 def sockets_are_misused(world: World) -> Iterator[None]:
     """Half requests and garbage on the sockets that others may connect to."""
     node = world.any_node()
@@ -158,7 +158,7 @@ def sockets_are_misused(world: World) -> Iterator[None]:
         connection.close()
 
 
-@fault()
+@fault(OUTSIDE)
 def a_pod_attacks(world: World) -> Iterator[None]:
     """A pod speaks BGP and VXLAN to nodes, and bears others' addresses."""
     pod = world.chance.choice([one for one in pods(world.lab.plan) if one.name.startswith(STEADY)])

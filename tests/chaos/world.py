@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ STEADY = "steady"
 """Pods whose names begin so live from the first round to the last, and ping each other all the time."""
 MOST_PODS = 12
 """Others that live at one time."""
+LOOKS = 8
 ROUND_SECONDS = 120
 """The longest that some rounds of pings may take to be sent."""
 
@@ -40,6 +42,8 @@ class World:
     said: list[str] = field(default_factory=list)
     """What was done, in order, for whoever reads a failure."""
     _names: int = 0
+    _busy: set[str] = field(default_factory=set)
+    """Pods whose call is under way: a runtime makes one at a time for a pod."""
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -67,6 +71,14 @@ class World:
         until = self.pings.sent() + rounds * len(self.pings.count())
         lab_processes.wait_for("rounds of pings", lambda: self.pings.sent() >= until, ROUND_SECONDS)
 
+    def lost(self) -> dict[str, int]:
+        """Pair -> pings lost so far: the least of some looks, for those of the last round may be under way."""
+        looks = []
+        for _ in range(LOOKS):
+            looks.append(self.pings.count())
+            self.wait(1)
+        return {pair: min(look[pair] for look in looks) for pair in looks[0]}
+
     def on(self, node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a node's network namespace."""
         return subprocess.run(
@@ -92,24 +104,37 @@ class World:
             timeout=COMMAND_SECONDS,
         ).stdout
 
+    def put(self, key: str, value: bytes) -> None:
+        """Write a value into etcd."""
+        if value:
+            self.etcdctl("put", key, data=value)
+        else:
+            self.etcdctl("put", key, "")  # an empty input is no value to it
+
     def change_a_pod(self) -> Future[str | None]:
         """Begin to add or remove a pod somewhere; the answer is why it failed."""
-        found = self.others()
+        found = [pod for pod in self.others() if pod.name not in self._busy]
         if found and (len(found) >= MOST_PODS or self.chance.random() < 0.5):
             pod = self.chance.choice(found)
             self.say(f"DEL {pod.name} on {pod.node}")
-            return self.calls.submit(self._failure, lambda: remove_pod(self.lab.plan, pod))
+            return self._begin(pod.name, lambda: remove_pod(self.lab.plan, pod))
         self._names += 1
         name, node = f"c{self._names}", self.any_node()
         self.say(f"ADD {name} on {node.name}")
-        return self.calls.submit(self._failure, lambda: add_pod(self.lab.plan, name, node))
+        return self._begin(name, lambda: add_pod(self.lab.plan, name, node))
 
-    def _failure(self, call: Any) -> str | None:
-        try:
-            call()
-        except (LabError, FileNotFoundError) as error:  # two calls may have taken the same pod
-            return str(error)
-        return None
+    def _begin(self, name: str, call: Callable[[], object]) -> Future[str | None]:
+        def failure() -> str | None:
+            try:
+                call()
+            except LabError as error:
+                return str(error)
+            finally:
+                self._busy.discard(name)
+            return None
+
+        self._busy.add(name)
+        return self.calls.submit(failure)
 
     def remove_what_failed(self) -> None:
         """Call DEL again for every pod whose ADD or DEL failed, as a runtime does. Raises LabError."""
