@@ -7,6 +7,7 @@ lost for its sake, `fails` that CNI calls may fail; where it says neither, none 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -125,6 +126,27 @@ def etcd_is_compacted(world: World) -> Iterator[None]:
     number = revision.partition('"revision":')[2].partition(",")[0]
     world.etcdctl("compaction", number, "--physical")
     yield
+
+
+@fault(ETCD, fails=True)
+def etcd_goes_back(world: World) -> Iterator[None]:
+    """A backup is restored that is older than some pods."""
+    data, backup = world.lab.plan.directory / "etcd", world.lab.plan.directory / "backup"
+    world.say("etcd is backed up")
+    lab_processes.stop_etcd(world.lab.plan)
+    shutil.copytree(data, backup)
+    lab_processes.start_etcd(world.lab.plan)
+    world.only_adds = True
+    try:
+        yield
+    finally:
+        world.only_adds = False
+        world.finish_calls()
+        world.say("etcd is restored from the backup")
+        lab_processes.stop_etcd(world.lab.plan)
+        shutil.rmtree(data)
+        backup.rename(data)
+        lab_processes.start_etcd(world.lab.plan)
 
 
 # -- links and addresses -----------------------------------------------------------------------------------------------
@@ -246,6 +268,7 @@ FAULTS: tuple[Fault, ...] = (
     etcd_is_frozen,
     etcd_is_restarted,
     etcd_is_compacted,
+    etcd_goes_back,
     a_link_goes_down,
     packets_are_lost,
     an_address_vanishes,

@@ -104,11 +104,13 @@ def one_round(world: World, faults: list[Fault]) -> Iterator[str]:
     with ExitStack() as stack:
         for fault in faults:
             stack.enter_context(fault.run(world))
-        calls = [world.change_a_pod() for _ in range(world.chance.randint(0, MOST_CHANGES))]
+        for _ in range(world.chance.randint(0, MOST_CHANGES)):
+            world.change_a_pod()
         world.wait(FAULT_ROUNDS)
-    failures = [why for call in calls if (why := call.result()) is not None]
-    if failures and not any(fault.fails for fault in faults):
-        yield from (f"a call failed, though nothing was away: {why}" for why in failures)
+    world.finish_calls()
+    if not any(fault.fails for fault in faults):
+        yield from (f"a call failed, though nothing was away: {why}" for why in world.failures)
+    world.failures.clear()
     yield from invariants.violations(world)
     if not any(fault.loses for fault in faults):
         now = world.lost()

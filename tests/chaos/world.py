@@ -41,9 +41,14 @@ class World:
     calls: ThreadPoolExecutor
     said: list[str] = field(default_factory=list)
     """What was done, in order, for whoever reads a failure."""
+    failures: list[str] = field(default_factory=list)
+    """Why calls failed, in this round."""
+    only_adds: bool = False
+    """Whether no pod may go now: what is restored would know it as living."""
     _names: int = 0
     _busy: set[str] = field(default_factory=set)
     """Pods whose call is under way: a runtime makes one at a time for a pod."""
+    _calls: list[Future[str | None]] = field(default_factory=list)
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -111,19 +116,21 @@ class World:
         else:
             self.etcdctl("put", key, "")  # an empty input is no value to it
 
-    def change_a_pod(self) -> Future[str | None]:
-        """Begin to add or remove a pod somewhere; the answer is why it failed."""
+    def change_a_pod(self) -> None:
+        """Begin to add or remove a pod somewhere."""
         found = [pod for pod in self.others() if pod.name not in self._busy]
-        if found and (len(found) >= MOST_PODS or self.chance.random() < 0.5):
+        may_go = bool(found) and not self.only_adds
+        if may_go and (len(found) >= MOST_PODS or self.chance.random() < 0.5):
             pod = self.chance.choice(found)
             self.say(f"DEL {pod.name} on {pod.node}")
-            return self._begin(pod.name, lambda: remove_pod(self.lab.plan, pod))
+            self._begin(pod.name, lambda: remove_pod(self.lab.plan, pod))
+            return
         self._names += 1
         name, node = f"c{self._names}", self.any_node()
         self.say(f"ADD {name} on {node.name}")
-        return self._begin(name, lambda: add_pod(self.lab.plan, name, node))
+        self._begin(name, lambda: add_pod(self.lab.plan, name, node))
 
-    def _begin(self, name: str, call: Callable[[], object]) -> Future[str | None]:
+    def _begin(self, name: str, call: Callable[[], object]) -> None:
         def failure() -> str | None:
             try:
                 call()
@@ -134,7 +141,12 @@ class World:
             return None
 
         self._busy.add(name)
-        return self.calls.submit(failure)
+        self._calls.append(self.calls.submit(failure))
+
+    def finish_calls(self) -> None:
+        """Wait for all calls under way; `failures` then has why those failed that did."""
+        calls, self._calls = self._calls, []
+        self.failures += [why for call in calls if (why := call.result()) is not None]
 
     def remove_what_failed(self) -> None:
         """Call DEL again for every pod whose ADD or DEL failed, as a runtime does. Raises LabError."""
