@@ -1,32 +1,36 @@
 """Calico's selector language: `all()`, `rack == "r1" && !has(gpu)`, `zone in {"a", "b"}` … parsed once, matched often.
 
-Promises: pure; the whole language of Calico's selectors but `global()`, which makes no sense on a pool; an error says
-what was expected and where. Does not know: what the labels belong to.
+Promises: pure; whatever Calico's own parser takes means the same here, and an error says what was expected and where.
+Rules (libcalico-go's selector tokenizer and parser): blanks are spaces and tabs; an operator in letters follows a label
+directly and needs no blank behind it, nor inside (`notin`, `startswith`); a set may end with a comma; a label that is
+not there is unequal to everything and in no set; `global()` matches everything.
+Does not know: what the labels belong to, where `global()` makes sense.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 
 Labels = Mapping[str, str]
 Match = Callable[[Labels], bool]
 
-LONGEST_SELECTOR = 4096
+LONGEST_SELECTOR = 65_536
+"""Calico has no limit; a set of a thousand node names takes half of this."""
 DEEPEST_NESTING = 50
 MOST_CACHED = 1024
 """Parsed selectors remembered: pools are matched at every allocation."""
 
-TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<string>"[^"]*"|'[^']*')
-      | (?P<operator>==|!=|&&|\|\||!|\(|\)|\{|\}|,)
-      | (?P<word>[A-Za-z0-9_./-]+)
-    )""",
-    re.VERBOSE,
-)
+PUNCTUATION = re.compile(r"==|!=|&&|\|\||[!(){},]")
+STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
+FUNCTION = re.compile(r"(?:all|has|global)(?=\()")
+LABEL = re.compile(r"[A-Za-z0-9_./-]+")
+COMPARISON = re.compile(r"contains|starts[ \t]*with|ends[ \t]*with|not[ \t]*in|in")
+"""Behind a label, where no other label can be."""
+BLANKS = " \t"
 
 
 class SelectorError(ValueError):
@@ -50,7 +54,7 @@ def parse(text: str) -> Selector:
     """The selector behind a text; an empty one selects everything. Raises SelectorError."""
     if len(text) > LONGEST_SELECTOR:
         raise SelectorError(f"longer than {LONGEST_SELECTOR} characters")
-    if not text.strip():
+    if not text.strip(BLANKS):
         return Selector(text, lambda _: True)
     reader = _Reader(text)
     match = reader.either(0)
@@ -58,30 +62,55 @@ def parse(text: str) -> Selector:
     return Selector(text, match)
 
 
+class TokenKind(Enum):
+    """What a token is."""
+
+    PUNCTUATION = 1
+    STRING = 2
+    FUNCTION = 3
+    LABEL = 4
+    COMPARISON = 5
+    END = 6
+
+
+Token = tuple[TokenKind, str, int]
+"""Kind, text (a comparison without its blanks), and where it begins."""
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    """The tokens of a selector. Raises SelectorError."""
+    at, last = 0, TokenKind.END
+    while at < len(text):
+        if text[at] in BLANKS:
+            at += 1
+            continue
+        behind_label = last is TokenKind.LABEL
+        words = ((TokenKind.COMPARISON, COMPARISON),) if behind_label else WORDS
+        candidates = ((kind, pattern.match(text, at)) for kind, pattern in (*SIGNS, *words))
+        kind, found = next((one for one in candidates if one[1] is not None), (last, None))
+        if found is None:
+            if behind_label and LABEL.match(text, at):
+                raise SelectorError(f"expected {OPERATORS} at character {at + 1}")
+            raise SelectorError(f"unexpected {text[at]!r} at character {at + 1}")
+        token = found[0] if kind is TokenKind.STRING else "".join(found[0].split())
+        yield kind, token, at
+        at, last = found.end(), kind
+
+
+SIGNS = ((TokenKind.PUNCTUATION, PUNCTUATION), (TokenKind.STRING, STRING))
+WORDS = ((TokenKind.FUNCTION, FUNCTION), (TokenKind.LABEL, LABEL))
+OPERATORS = "'==', '!=', 'in', 'not in', 'contains', 'starts with' or 'ends with'"
+
+
 class _Reader:
     """A parser by recursive descent: either := both (`||` both)*; both := term (`&&` term)*."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
         self._at = 0
-        self._tokens: list[tuple[str, str, int]] = []
-        position = 0
-        while position < len(text.rstrip()):
-            found = TOKEN.match(text, position)
-            if found is None:
-                bad = len(text) - len(text[position:].lstrip())
-                raise SelectorError(f"unexpected {text[bad]!r} at character {bad + 1}")
-            kind = found.lastgroup or ""
-            self._tokens.append((kind, found.group(kind), found.start(kind)))
-            position = found.end()
+        self._tokens = [*_tokens(text), (TokenKind.END, "the end", len(text))]
 
-    def _peek(self) -> tuple[str, str, int]:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "the end", len(self._text))
-
-    def _take(self) -> tuple[str, str, int]:
-        token = self._peek()
-        self._at += 1
-        return token
+    def _peek(self) -> Token:
+        return self._tokens[self._at]
 
     def _wrong(self, expected: str) -> SelectorError:
         _, text, position = self._peek()
@@ -92,14 +121,14 @@ class _Reader:
             raise self._wrong(repr(operator))
 
     def _follows(self, operator: str) -> bool:
-        if self._peek()[:2] == ("operator", operator):
+        if self._peek()[:2] == (TokenKind.PUNCTUATION, operator):
             self._at += 1
             return True
         return False
 
     def end(self) -> None:
         """Make sure that nothing follows. Raises SelectorError."""
-        if self._at < len(self._tokens):
+        if self._peek()[0] is not TokenKind.END:
             raise self._wrong("'&&', '||' or the end")
 
     def either(self, depth: int) -> Match:
@@ -118,79 +147,76 @@ class _Reader:
         return parts[0] if len(parts) == 1 else lambda labels: all(part(labels) for part in parts)
 
     def _term(self, depth: int) -> Match:
-        if self._follows("!"):
-            if depth > DEEPEST_NESTING:
-                raise SelectorError(f"nested deeper than {DEEPEST_NESTING}")
-            inner = self._term(depth + 1)
-            return lambda labels: not inner(labels)
+        negated = False
+        while self._follows("!"):
+            negated = not negated
+        match = self._positive_term(depth)
+        return (lambda labels: not match(labels)) if negated else match
+
+    def _positive_term(self, depth: int) -> Match:
         if self._follows("("):
             inner = self.either(depth + 1)
             self._need(")")
             return inner
         kind, word, _ = self._peek()
-        if kind != "word":
+        if kind is TokenKind.FUNCTION:
+            self._at += 1
+            return self._function(word)
+        if kind is not TokenKind.LABEL:
             raise self._wrong("a label, all() or has(label)")
         self._at += 1
-        if word in ("all", "has") and self._peek()[:2] == ("operator", "("):
-            return self._function(word)
         return self._comparison(word)
 
     def _function(self, name: str) -> Match:
         self._need("(")
-        if name == "all":
+        if name != "has":
             self._need(")")
             return lambda _: True
-        if self._peek()[0] != "word":
+        kind, label, _ = self._peek()
+        if kind is not TokenKind.LABEL:
             raise self._wrong("a label")
-        _, label, _ = self._take()
+        self._at += 1
         self._need(")")
         return lambda labels: label in labels
 
     def _comparison(self, label: str) -> Match:
-        if self._follows("=="):
-            value = self._string()
-            return lambda labels: labels.get(label) == value
-        if self._follows("!="):
-            value = self._string()
-            return lambda labels: labels.get(label) != value
-        kind, word, _ = self._take()
-        if kind == "word" and word == "not" and self._peek()[1] == "in":
+        kind, operator, _ = self._peek()
+        if kind is TokenKind.PUNCTUATION and operator in EQUALITIES:
             self._at += 1
-            values = self._set()
-            return lambda labels: labels.get(label) not in values
-        if kind == "word" and word == "in":
-            values = self._set()
-            return lambda labels: labels.get(label) in values
-        if kind == "word" and word in TEXT_TESTS:
-            if word in ("starts", "ends"):
-                if self._peek()[1] != "with":
-                    raise self._wrong("'with'")
-                self._at += 1
-            test, text = TEXT_TESTS[word], self._string()
-            return lambda labels: label in labels and test(labels[label], text)
-        self._at -= 1
-        raise self._wrong("'==', '!=', 'in', 'not in', 'contains', 'starts with' or 'ends with'")
+            value, equal = self._string(), EQUALITIES[operator]
+            return lambda labels: (labels.get(label) == value) is equal
+        if kind is not TokenKind.COMPARISON:
+            raise self._wrong(OPERATORS)
+        self._at += 1
+        if operator in MEMBERSHIPS:
+            values, inside = self._set(), MEMBERSHIPS[operator]
+            return lambda labels: (labels.get(label) in values) is inside
+        test, text = TEXT_TESTS[operator], self._string()
+        return lambda labels: label in labels and test(labels[label], text)
 
     def _string(self) -> str:
         kind, text, _ = self._peek()
-        if kind != "string":
+        if kind is not TokenKind.STRING:
             raise self._wrong("a quoted value")
         self._at += 1
         return text[1:-1]
 
     def _set(self) -> frozenset[str]:
+        """Values in braces; a comma may follow the last."""
         self._need("{")
-        if self._follows("}"):
-            return frozenset()
-        values = [self._string()]
-        while self._follows(","):
+        values = []
+        while self._peek()[0] is TokenKind.STRING:
             values.append(self._string())
+            if not self._follows(","):
+                break
         self._need("}")
         return frozenset(values)
 
 
+EQUALITIES = {"==": True, "!=": False}
+MEMBERSHIPS = {"in": True, "notin": False}
 TEXT_TESTS: dict[str, Callable[[str, str], bool]] = {
     "contains": lambda value, text: text in value,
-    "starts": str.startswith,
-    "ends": str.endswith,
+    "startswith": str.startswith,
+    "endswith": str.endswith,
 }

@@ -71,6 +71,10 @@ def validate(resource: Resource) -> list[str]:
     match resource:
         case IPPool():
             found += validate_pool(resource.spec)
+            if "global(" in (
+                resource.spec.node_selector or ""
+            ):  # read as all(), but not written, as Calico has it
+                found.append("spec.nodeSelector: global() is for policies, not for pools; use all()")
         case Node():
             found += _node_errors(resource)
         case IPReservation():

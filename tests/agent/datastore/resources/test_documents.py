@@ -121,6 +121,11 @@ def test_a_wrong_selector_is_a_fault_of_its_field() -> None:
     )
 
 
+def test_a_pool_of_global_things_is_not_written() -> None:
+    (fault,) = faults(ippool(cidr="10.0.0.0/16", nodeSelector="global()"))
+    assert fault.endswith("spec.nodeSelector: global() is for policies, not for pools; use all()")
+
+
 def test_a_stored_resource_reads_back_equal_and_without_its_revision() -> None:
     (found,) = read(SEED_POOL.read_text(), "pool.json")
     stored = encode(found.resource)
