@@ -47,6 +47,22 @@ class ExportTarget:
 
 def export_attributes(path: Path, to: ExportTarget) -> PathAttributes | None:
     """The attributes as advertised, or None when the path does not go to this peer."""
+    return _exported(_with_our_as(path, to), to)
+
+
+def _with_our_as(path: Path, to: ExportTarget) -> Path:
+    """The path as the export policy sees it: an external peer's has our AS in front (RFC 4271 section 5.1.2).
+
+    Calico's BIRD (1.6, bgp_import_control) prepends before its filters run, so `asPathPrefix` there begins with the
+    node's own AS, and what `prependASPath` adds stands before it on the wire.
+    """
+    if to.internal:
+        return path
+    attributes = replace(path.attributes, as_path=prepended(path.attributes.as_path, to.local_as))
+    return Path(attributes, path.source)
+
+
+def _exported(path: Path, to: ExportTarget) -> PathAttributes | None:
     source = path.source
     if source.key == to.key or not _may_leave(path.attributes.communities, to):
         return None
@@ -78,33 +94,36 @@ def why_not_exported(path: Path, to: ExportTarget) -> str:
 def exporter(
     to: ExportTarget, policy: CompiledPolicy | None, blocks: OwnBlocks
 ) -> Callable[[Nlri, Path], PathAttributes | None]:
-    """`export_attributes` behind the peer's export policy, for one round over many prefixes.
+    """`export_attributes` with the peer's export policy, for one round over many prefixes.
 
-    Most prefixes of a round share their paths, so each path, and each result of the policy, is exported once. Policy
-    comes before export: its rules see the attributes as they were learned.
+    Most prefixes of a round share their paths, so each path, and each result of the policy, is exported once. The
+    policy's rules see the attributes as they were learned, with our AS in front if the peer is external.
     """
-    exported: dict[int, PathAttributes | None] = {}  # by identity: paths are shared, and alive meanwhile
+    # By identity: paths are shared, and alive meanwhile.
+    exported: dict[int, tuple[Path, PathAttributes | None]] = {}
     changed: dict[tuple[PathAttributes, Source], PathAttributes | None] = {}
 
-    def without_policy(path: Path) -> PathAttributes | None:
-        key = id(path)
-        if key not in exported:
-            exported[key] = export_attributes(path, to)
-        return exported[key]
+    def without_policy(path: Path) -> tuple[Path, PathAttributes | None]:
+        found = exported.get(id(path))
+        if found is None:
+            seen = _with_our_as(path, to)
+            found = exported[id(path)] = seen, _exported(seen, to)
+        return found
 
     def with_policy(prefix: Nlri, path: Path) -> PathAttributes | None:
-        if without_policy(path) is None or policy is None:
-            return without_policy(path)
+        seen, unchanged = without_policy(path)
+        if unchanged is None or policy is None:
+            return unchanged
         learned = not path.source.is_own
-        result = policy(Candidate(prefix, path.attributes, learned, blocks.relation(prefix)))
-        if result.attributes is None or result.attributes is path.attributes:
-            return without_policy(path) if result.attributes is not None else None
+        result = policy(Candidate(prefix, seen.attributes, learned, blocks.relation(prefix)))
+        if result.attributes is None or result.attributes is seen.attributes:
+            return unchanged if result.attributes is not None else None
         key = result.attributes, path.source
         if key not in changed:
-            changed[key] = export_attributes(Path(*key), to)
+            changed[key] = _exported(Path(*key), to)
         return changed[key]
 
-    return with_policy if policy is not None else lambda _, path: without_policy(path)
+    return with_policy if policy is not None else lambda _, path: without_policy(path)[1]
 
 
 def own_next_hop(candidates: Iterable[Address | None], family: Family) -> Address | None:
@@ -164,7 +183,6 @@ def _external(path: Path, to: ExportTarget) -> PathAttributes:
     attributes = path.attributes
     return replace(
         attributes,
-        as_path=prepended(attributes.as_path, to.local_as),
         local_pref=None,
         med=attributes.med if path.source.is_own else None,
         originator_id=None,

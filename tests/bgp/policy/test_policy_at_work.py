@@ -78,12 +78,20 @@ def test_one_update_may_fall_apart_into_paths_with_different_attributes() -> Non
     assert attributes_at(one, THREE) == PathAttributes(next_hop=address(2), local_pref=100)
 
 
-def test_what_a_rule_puts_in_front_of_the_path_stands_behind_our_own_as() -> None:
-    policy = Policy(export_rules=(Rule(Action.ACCEPT, operations=(PrependAs((65009, 65008)),)),))
+def test_what_a_rule_puts_in_front_of_the_path_stands_before_our_own_as() -> None:
+    policy = Policy(export_rules=(Rule(Action.ACCEPT, operations=(PrependAs((MESH, 65008)),)),))
     wire, one, two = pair(policy, FABRIC)
     wire.announce(one, ONE)
     wire.run(1)
-    assert attributes_at(two, ONE).as_path == ((2, (MESH, 65009, 65008)),)
+    assert attributes_at(two, ONE).as_path == ((2, (MESH, 65008, MESH)),)
+
+
+def test_a_rule_for_an_external_peer_sees_our_own_as_in_front() -> None:
+    policy = Policy(export_rules=(Rule(Action.REJECT, as_path_begins=(MESH,)),))
+    wire, one, two = pair(policy, FABRIC)
+    wire.announce(one, ONE)
+    wire.run(1)
+    assert two.learned() == {}
 
 
 def test_a_change_of_the_outgoing_policy_is_advertised_within_the_same_session() -> None:
