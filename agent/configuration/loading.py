@@ -19,11 +19,13 @@ import msgspec
 from msgspec import Struct
 
 from agent.configuration.config import Config, ConfigError, check
+from agent.foreign_files import read_file
 
 DEFAULT_FILE = Path("/etc/tortie/agent.toml")
 DROP_INS = "conf.d"
 """Beside the file; `*.toml` in the order of their names."""
 MOST_DROP_INS = 100
+MOST_FILE_BYTES = 1 << 20
 PREFIX = "TORTIE_"
 DEFAULT = "default"
 CALICO_ENVIRONMENT = {
@@ -117,10 +119,12 @@ def _files(path: Path | None) -> list[Path]:
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     """One file, its keys and types checked."""
     try:
-        raw = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(read_file(file, MOST_FILE_BYTES).decode())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
     try:
         msgspec.convert(raw, Config)

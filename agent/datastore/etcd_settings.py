@@ -10,9 +10,14 @@ import os
 from pathlib import Path
 
 from agent.configuration.config import ConfigError, EtcdSettings
+from agent.foreign_files import read_file
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.failures import StoreUnavailable
+
+MOST_PASSWORD_BYTES = 4096
+MOST_TLS_BYTES = 1 << 20
+"""A whole bundle of certificate authorities is a quarter of that."""
 
 
 def etcd_config(settings: EtcdSettings) -> EtcdConfig:
@@ -28,6 +33,7 @@ def etcd_config(settings: EtcdSettings) -> EtcdConfig:
             username=settings.username or None,
             password=_password(settings),
             fresh_password=(lambda: _again(settings)) if settings.password_file else None,
+            read_file=lambda path: read_file(path, MOST_TLS_BYTES),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -68,6 +74,6 @@ def _password(settings: EtcdSettings) -> str | None:
     path = Path(settings.password_file)
     _check_owners_only("etcd.password_file", path)
     try:
-        return path.read_text().rstrip("\n")
+        return read_file(path, MOST_PASSWORD_BYTES).decode().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"etcd.password_file: {path}: cannot be read: {error}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from agent.durable_files import put_file
+from agent.foreign_files import read_file
 
 FILE_NAME = "drained.json"
 MOST_FILE_BYTES = 4096
@@ -38,10 +39,10 @@ class DrainFile:
     def read(self) -> Drained | None:
         """The drain, if there is one."""
         try:
-            return msgspec.json.decode(self._path.read_bytes()[:MOST_FILE_BYTES], type=Drained)
+            return msgspec.json.decode(read_file(self._path, MOST_FILE_BYTES), type=Drained)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return Drained(datetime.fromtimestamp(0, UTC))
 
     def write(self, drained: Drained | None) -> None:

@@ -8,10 +8,10 @@ Does not know: which peer needs a password.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.foreign_files import open_file
 from agent.peering.peers import SecretRef
 
 MOST_SECRET_BYTES = 4096
@@ -47,11 +47,9 @@ class PasswordFiles:
 
     def _look(self, ref: SecretRef) -> None:
         path = self._path(ref)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_file(path)
         try:
             found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{path}: not a file")
             if found.st_mode & 0o007:
                 raise ValueError(f"{path}: open to everybody; chmod it to 0640 or less")
             seen = (found.st_ino, found.st_size, found.st_ctime_ns)

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
+from agent.foreign_files import read_file
 from agent.preflight.host_facts import ListeningSocket, Process
 
 MOST_PROCESSES = 100_000
+MOST_FILE_BYTES = 64 << 20
+"""/proc/net/tcp has 150 bytes for each socket."""
 LISTENING = "0A"
 """TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp prints it."""
 SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -52,7 +55,7 @@ def _link(path: Path) -> str | None:
 def file_text(path: Path) -> str:
     """What a file holds; empty when it cannot be read."""
     try:
-        return path.read_text(errors="replace")
+        return read_file(path, MOST_FILE_BYTES).decode(errors="replace")
     except OSError:
         return ""
 

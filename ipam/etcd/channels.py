@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -238,6 +237,7 @@ def _expiries(config: EtcdConfig) -> dict[str, datetime]:
     """TLS file -> until when its first certificate is valid."""
     found = {}
     for path in (config.ca_file, config.cert_file) if config.secure else ():
-        if path is not None and (until := valid_until(Path(path).read_text(errors="replace"))) is not None:
+        text = (config.read(path) or b"").decode(errors="replace")
+        if path is not None and (until := valid_until(text)) is not None:
             found[path] = until
     return found

@@ -27,6 +27,8 @@ class EtcdConfig:
     password: str | None = None
     fresh_password: Callable[[], str | None] | None = None
     """Reads the password again at each login, so that it may be changed while we run."""
+    read_file: Callable[[str], bytes] = lambda path: Path(path).read_bytes()
+    """Reads a TLS file. Raises OSError."""
     call_seconds: float = 5.0
     """Deadline of every single call."""
     patience_seconds: float = 15.0
@@ -83,7 +85,7 @@ class EtcdConfig:
         if path is None:
             return None
         try:
-            return Path(path).read_bytes()
+            return self.read_file(path)
         except OSError as error:
             raise ValueError(f"etcd TLS file {path}: {error.strerror}") from error
 

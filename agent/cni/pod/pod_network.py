@@ -22,9 +22,10 @@ from agent.cni.attachment import GATEWAY, GATEWAY_6, HOST_MAC, Attachment, NoNam
 from agent.cni.differences import Device, PodState
 from agent.cni.pod.pod_removal import LinkRemover, index_of
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.foreign_files import Unfit
 from agent.netlink import sysctl
 from agent.netlink.kernel_errors import KernelError
-from agent.netlink.namespaces import HOME, entered
+from agent.netlink.namespaces import entered, is_hosts, open_namespace
 from agent.netlink.netlink_socket import (
     NETLINK_ROUTE,
     REQUEST_BUFFER_BYTES,
@@ -200,7 +201,7 @@ def _inside(netns: str) -> Iterator[None]:
     """Be in the pod's namespace for a `with` block that must not await. Raises NoNamespace, KernelError."""
     pod = _opened(netns)
     try:
-        with entered(f"/proc/self/fd/{pod}"):
+        with entered(pod):
             yield
     except OSError as error:
         raise KernelError(f"the pod's namespace {netns}: {error}") from error
@@ -211,14 +212,14 @@ def _inside(netns: str) -> Iterator[None]:
 def _opened(netns: str) -> int:
     """The pod's namespace, held open so that its path need not be looked up twice. Raises NoNamespace."""
     try:
-        pod = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        pod = open_namespace(netns)
+    except Unfit as error:
+        raise NoNamespace(f"{netns} is {error.strerror}") from error
     except OSError as error:
         raise NoNamespace(f"the pod's namespace {netns}: {error.strerror}") from error
-    found, home = os.fstat(pod), os.stat(HOME)
-    if found.st_dev != home.st_dev or found.st_ino == home.st_ino:
+    if is_hosts(pod):
         os.close(pod)
-        own = found.st_dev == home.st_dev
-        raise NoNamespace(f"{netns} is {'the host itself' if own else 'no network namespace'}")
+        raise NoNamespace(f"{netns} is the host itself; a pod needs a namespace of its own")
     return pod
 
 

@@ -61,8 +61,8 @@ def spoil_fifo(path: Path) -> None:
 SPOILS = [
     pytest.param(spoil_mode, "open to everybody; chmod it to 0640 or less", id="everybody may read it"),
     pytest.param(Path.unlink, "No such file or directory", id="gone"),
-    pytest.param(spoil_directory, "not a file", id="a directory"),
-    pytest.param(spoil_fifo, "not a file", id="a fifo, which must not hang us"),
+    pytest.param(spoil_directory, "a directory where a file should be", id="a directory"),
+    pytest.param(spoil_fifo, "a FIFO where a file should be", id="a fifo, which must not hang us"),
     pytest.param(lambda path: path.write_text("\n"), "must hold a password of 1 to 4096 bytes", id="empty"),
     pytest.param(lambda path: path.write_bytes(b"\xff"), "not UTF-8 text", id="not text"),
     pytest.param(
