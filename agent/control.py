@@ -1,26 +1,32 @@
 """The agent's local socket for the command line: ask with one line, get one JSON object.
 
-Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time. A question
-is a word, and for some words a text behind it. Does not know: what is in the answers.
+Promises: the socket is root's only (mode 0600 and peer credentials); a question is bounded in size and time, and so is
+its answer's way. A question is a word, and for some words a text behind it; whatever goes wrong with one is its answer.
+Does not know: what is in the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
+import json
 import socket
-import struct
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
+
+from agent.unix_server import Bounds, UnixServer
 
 MOST_QUESTION_BYTES = 4096
+BOUNDS = Bounds(MOST_QUESTION_BYTES, questions_bytes=1 << 20, connections=64, line=True)
 ANSWER_SECONDS = 5.0
+LONGEST_SHOWN = 200
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,62 +40,53 @@ Answers = Mapping[str, Callable[[], Any] | WithText]
 """Word -> the function of its answer, plain or awaitable. A ValueError or OSError becomes the answer's `error`."""
 
 
-def peer_is_root(connection: socket.socket) -> bool:
-    """Whether the process at the other end runs as root or as ourselves (SO_PEERCRED, unix(7))."""
-    size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return uid in (0, os.geteuid())
-
-
-def private_socket(path: Path, umask: int = 0o177) -> socket.socket:
-    """A bound UNIX socket in place of what was at `path`, with the modes that `umask` leaves from its first moment.
-
-    Raises OSError.
-
-    There is no await while the umask is changed: it belongs to the whole process, and two coroutines that changed it at
-    once would leave it changed for good.
-    """
-    path.unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    before = os.umask(umask)
-    try:
-        made.bind(str(path))
-    except BaseException:
-        made.close()
-        raise
-    finally:
-        os.umask(before)
-    return made
-
-
 async def serve(path: Path, answers: Answers, ready: Callable[[], None] = lambda: None) -> None:
-    """Answer until cancelled; `ready` is called once the socket listens."""
+    """Answer until cancelled; `ready` is called once the socket listens. Raises OSError when it cannot listen."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(TimeoutError, OSError, ValueError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                if peer_is_root(writer.get_extra_info("socket")):
-                    question = (await reader.readline()).decode(errors="replace").strip()
-                    writer.write(msgspec.json.encode(await _answer(answers, question), enc_hook=str))
-                    await writer.drain()
-        writer.close()
+    async def answer(question: bytes) -> bytes:
+        line = question.partition(b"\n")[0].decode(errors="replace").strip()
+        given = await _answer(answers, line)
+        try:
+            return _encoded(given)
+        except Exception as error:
+            log.exception("control.failed", question=line[:LONGEST_SHOWN])
+            return _encoded(_fault(error))
 
-    server = await asyncio.start_unix_server(answer, sock=private_socket(path), limit=MOST_QUESTION_BYTES)
-    ready()
-    async with server:
-        await server.serve_forever()
+    def refusal(why: str) -> bytes:
+        return _encoded({"error": f"{why}; try again"})
+
+    await UnixServer(path, BOUNDS, answer, refusal).run(ready)
 
 
 async def _answer(answers: Answers, question: str) -> Any:
     word, _, text = question.partition(" ")
     found = answers.get(word)
     if found is None or (text and not isinstance(found, WithText)):
-        return {"error": f"unknown question {question!r}; known are {', '.join(answers)}"}
+        return {"error": f"unknown question {question[:LONGEST_SHOWN]!r}; known are {', '.join(answers)}"}
     try:
-        given = found.answer(text) if isinstance(found, WithText) else found()
-        return await given if inspect.isawaitable(given) else given
+        async with asyncio.timeout(ANSWER_SECONDS):
+            given = found.answer(text) if isinstance(found, WithText) else found()
+            return await given if inspect.isawaitable(given) else given
+    except TimeoutError:
+        return {"error": f"no answer within {ANSWER_SECONDS:g} s"}
     except (ValueError, OSError) as error:
         return {"error": str(error)}
+    except Exception as error:
+        log.exception("control.failed", question=word)
+        return _fault(error)
+
+
+def _fault(error: Exception) -> dict[str, str]:
+    return {"error": f"a fault of tortie's: {type(error).__name__}: {error}"}
+
+
+def _encoded(answer: Any) -> bytes:
+    """JSON; what no UTF-8 can carry (half a surrogate pair in a stored text) has a question mark in its place."""
+    try:
+        return msgspec.json.encode(answer, enc_hook=str)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(answer, enc_hook=str, str_keys=True)
+        return json.dumps(plain, ensure_ascii=False).encode(errors="replace")
 
 
 class NotRunning(Exception):

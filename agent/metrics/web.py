@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.control import private_socket
+from agent.unix_server import private_socket
 
 MOST_REQUEST_BYTES = 8192
 REQUEST_SECONDS = 5.0

@@ -82,3 +82,52 @@ async def test_a_left_over_socket_of_a_killed_agent_is_replaced(tmp_path: Path) 
 def test_without_an_agent_the_sentence_names_the_socket(tmp_path: Path) -> None:
     with pytest.raises(control.NotRunning, match=f"no agent answers at {tmp_path}/none"):
         control.ask(tmp_path / "none", "status")
+
+
+async def test_whatever_goes_wrong_with_a_question_is_its_answer_and_the_next_one_is_served(
+    tmp_path: Path,
+) -> None:
+    def broken() -> object:
+        raise ZeroDivisionError("of the test")
+
+    def deep() -> object:
+        found: list[object] = []
+        for _ in range(100_000):
+            found = [found]
+        return found
+
+    answers: control.Answers = {
+        "broken": broken,
+        "half": lambda: {"of a pair": "\ud800"},
+        "deep": deep,
+        "status": lambda: "fine",
+    }
+    ready = asyncio.Event()
+    server = asyncio.create_task(control.serve(tmp_path / "s", answers, ready.set))
+    await ready.wait()
+    found = {}
+    for word in (
+        *answers,
+        "x" * 5000,
+        "",
+        "\ud800\udfff".encode(errors="surrogatepass").decode(errors="replace"),
+    ):
+        try:
+            found[word] = await asyncio.to_thread(control.ask, tmp_path / "s", word)
+        except control.NotRunning as error:
+            found[word] = str(error)
+    server.cancel()
+    await asyncio.gather(server, return_exceptions=True)
+    assert found["broken"] == {"error": "a fault of tortie's: ZeroDivisionError: of the test"}
+    assert found["half"] == {"of a pair": "?"}
+    assert found["deep"]["error"].startswith("a fault of tortie's: RecursionError")
+    assert "more than 4096 bytes" in found["x" * 5000]["error"]
+    assert found["status"] == "fine"
+    assert "unknown question ''" in found[""]["error"]
+
+
+async def test_an_answer_that_does_not_come_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
+    assert await control._answer({"never": asyncio.Event().wait}, "never") == {
+        "error": "no answer within 0.05 s"
+    }
