@@ -1,8 +1,8 @@
 """Sets structlog up: events as fields to journald, or as lines on standard error, for people or as JSON.
 
 Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=datastore.away`) and each event has its
-priority; lines that repeat are counted and logged now and then. Does not know: what is logged. No secret is logged:
-settings hold only paths of secret files.
+priority; lines that repeat are counted and logged now and then; a text from outside forges no line and moves no
+cursor. Does not know: what is logged. No secret is logged: settings hold only paths of secret files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MOST_ALIKE = 5
 """Lines with the same event and fields that pass in one window …"""
 MOST_OF_EVENT = 200
 """… and lines of one event, whatever their fields."""
+LONGEST_TEXT = 8 << 10
+"""Characters of a text in an event; journald's fields are cut there too."""
 MOST_REMEMBERED = 500
 """Kinds of lines that are counted at once; the oldest is dropped first."""
 
@@ -62,6 +64,20 @@ class RepeatFilter:
         return missed
 
 
+def printable_fields(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A processor: no text of an event begins a line, speaks to a terminal, cannot be encoded, or has no end."""
+    for name, value in event.items():
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST_TEXT):
+            event[name] = "".join(map(_shown, value[:LONGEST_TEXT]))
+    return event
+
+
+def _shown(character: str) -> str:
+    # A line's end is left to the renderers: journald's fields may have some, lines for people and JSON escape it.
+    plain = character.isprintable() or character == "\n"
+    return character if plain else character.encode("unicode_escape").decode()
+
+
 def configure(
     level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journald.SOCKET
 ) -> None:
@@ -73,6 +89,7 @@ def configure(
     stamps = [] if journals else [structlog.processors.TimeStamper(fmt="iso", utc=True)]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
+        printable_fields,
         *([RepeatFilter(now)] if now is not None else []),
         *stamps,
         structlog.processors.format_exc_info,

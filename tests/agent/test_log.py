@@ -20,7 +20,15 @@ from agent import journald
 from agent.configuration.config import ConfigError
 from agent.configuration.loading import load
 from agent.datastore.etcd_settings import etcd_config
-from agent.log import MOST_ALIKE, MOST_OF_EVENT, MOST_REMEMBERED, WINDOW_SECONDS, RepeatFilter
+from agent.log import (
+    LONGEST_TEXT,
+    MOST_ALIKE,
+    MOST_OF_EVENT,
+    MOST_REMEMBERED,
+    WINDOW_SECONDS,
+    RepeatFilter,
+    printable_fields,
+)
 from ipam.etcd.client import EtcdStore
 from ipam.failures import StoreError
 
@@ -94,6 +102,25 @@ def test_any_event_is_a_datagram_that_can_be_read(event: dict[str, object], mess
 def test_a_stream_that_only_inherited_the_variable_is_not_the_journals() -> None:
     assert not journald.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
     assert not journald.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "1:2"})  # type: ignore[arg-type]
+
+
+@given(
+    st.text(st.characters(exclude_categories=[]))
+    | st.sampled_from(["\r<3>x", "\x1b[2J", "\ud800", "x" * 20_000])
+)
+def test_no_text_from_outside_forges_a_line_moves_a_cursor_or_cannot_be_written(text: str) -> None:
+    event = printable_fields(None, "", {"event": "cni.refused", "why": text, "code": 4})
+    lines = [
+        structlog.processors.LogfmtRenderer()(None, "", dict(event)),
+        structlog.processors.JSONRenderer()(None, "", dict(event)),
+    ]
+    assert all(
+        line.isprintable() and len(line.encode()) < 7 * LONGEST_TEXT
+        for line in lines
+        if isinstance(line, str)
+    )
+    assert json.loads(str(lines[1]))["code"] == 4
+    assert fields(journald.datagram("m", 6, event))["PRIORITY"] == "6"
 
 
 def passed(repeats: RepeatFilter, **event: object) -> dict[str, object] | None:
