@@ -96,6 +96,7 @@ class Verbs:
             self._dependencies.remove_endpoint(cached)
             with translated_errors():
                 await self._store.release(request)
+        await self._require_own_device(request)
         with (
             translated_errors(f"{request.interface} could not be attached: "),
             self._dependencies.ignore_watch(self._store.key(request)),
@@ -108,6 +109,18 @@ class Verbs:
             device=made.spec.interface_name,
         )
         return _made(request, mtu, made)
+
+    async def _require_own_device(self, request: Request) -> None:
+        """That no other container has the device of this name: ids of one beginning have one. Raises CniError."""
+        device = host_interface(request)
+        if request.kubernetes_pod is not None or not self._pods.exists(device):
+            return  # a pod's older container is replaced
+        with translated_errors():
+            owner = await self._pods.owner(device)
+        if owner and owner != request.container_id:
+            raise CniError(
+                Code.REFUSED, f"{device} is the device of container {owner}, whose id begins like this one's"
+            )
 
     async def _attach(self, request: Request, mtu: int, release: Release) -> WorkloadEndpoint:
         """Addresses, endpoint, devices and the host's routes: all or nothing.

@@ -8,13 +8,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.cni.release_journal import ReleaseJournal
 from agent.lab.pods import PLUGIN, PYTHON
+from tests.fixtures.tiny_disk import tiny_disk
 
 Shim = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -43,6 +44,14 @@ def shim(command: list[str], tmp_path: Path) -> Shim:
         )
 
     return run
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Path]:
+    with tiny_disk() as disk:
+        (disk.path / "releases").mkdir()
+        disk.fill()
+        yield disk.path
 
 
 class Agent:
@@ -153,7 +162,9 @@ def test_without_an_agent_a_del_is_written_down_as_the_agent_would(shim: Shim, t
     stdin = '{"cniVersion":"1.0.0","name":"n","odd":"\u00e4\\n\\""}'.encode("ascii", "backslashreplace")
     done = shim(stdin, CNI_COMMAND="DEL", CNI_CONTAINERID="c-1", CNI_IFNAME="eth0", CNI_ARGS='X="1"')
     assert (done.returncode, done.stdout) == (0, b"")
-    ((_, release),) = ReleaseJournal(tmp_path / "state").pending(lambda *_: None)
+    journal = ReleaseJournal(tmp_path / "state")
+    (path,) = journal.directory.iterdir()
+    release = journal.read(path)
     assert release.config.encode() == stdin
     assert release.environment["CNI_CONTAINERID"] == "c-1"
     assert release.environment["CNI_ARGS"] == 'X="1"'
@@ -164,6 +175,30 @@ def test_a_name_that_could_leave_the_journal_is_refused(shim: Shim, tmp_path: Pa
     done = shim(CNI_COMMAND="DEL", CNI_CONTAINERID=container, CNI_IFNAME="eth0")
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 4)
     assert list(tmp_path.rglob("*.json")) == []
+
+
+async def test_an_id_too_long_for_a_files_name_is_written_down_and_found_by_both(
+    shim: Shim, tmp_path: Path
+) -> None:
+    container = "c" * 253
+    done = shim(CNI_COMMAND="DEL", CNI_CONTAINERID=container, CNI_IFNAME="interface-of-15")
+    assert (done.returncode, done.stdout) == (0, b"")
+    journal = ReleaseJournal(tmp_path / "state")
+    (path,) = await journal.pending_of(container, "interface-of-15")
+    assert journal.read(path).environment["CNI_CONTAINERID"] == container
+    assert await journal.pending_of(container[:200], "interface-of-15") == []
+
+
+def test_on_a_full_disk_a_del_is_no_success_and_nothing_is_left_of_it(shim: Shim, full_disk: Path) -> None:
+    done = shim(
+        b'{"odd":"' + b"\xe4" * 900_000 + b'"}',
+        CNI_COMMAND="DEL",
+        CNI_CONTAINERID="c",
+        CNI_IFNAME="eth0",
+        TORTIE_STATE_DIR=str(full_disk),
+    )
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 11)
+    assert list((full_disk / "releases").iterdir()) == []
 
 
 def test_a_release_that_cannot_be_written_down_is_no_success(shim: Shim, tmp_path: Path) -> None:

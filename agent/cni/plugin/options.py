@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
-from typing import Any
+from typing import Any, TypeGuard
 
 from ipam.address_text import text_of
 from ipam.allocation.sticky import LONGEST_RETENTION_SECONDS
@@ -22,9 +22,17 @@ SMALLEST_MTU_6 = 1280
 """The smallest MTU of a link with IPv6 (RFC 8200, section 5)."""
 MOST_VALID_ATTACHMENTS = 100_000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+FAMILIES = (4, 6)
 DURATION = re.compile(r"([0-9]{1,7})([smhd]?)")
 DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WORKLOAD = 128
+LONGEST_POOL_NAME = 253
+"""Kubernetes' bound of a name; a CIDR is shorter."""
+MOST_POOLS, MOST_ROUTES = 64, 256
+LONGEST_MESSAGE = 2000
+"""Of an error: it stands in the runtime's log and in ours."""
+LONGEST_SHOWN = 64
+"""Characters of a wrong value in an error."""
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 
 
@@ -52,8 +60,14 @@ class CniError(Exception):
     """An error of the specification: code, sentence, details; the plugin answers it instead of a result."""
 
     def __init__(self, code: Code, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.code, self.message, self.details = code, message, details
+        super().__init__(message[:LONGEST_MESSAGE])
+        self.code, self.message, self.details = code, message[:LONGEST_MESSAGE], details[:LONGEST_MESSAGE]
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error quotes it: printable, and not long."""
+    text = ascii(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +148,11 @@ def _keep_seconds(config: Mapping[str, Any], arguments: Mapping[str, str]) -> in
     )
     if value is None:
         return None
-    found = DURATION.fullmatch(str(value)) if not isinstance(value, bool) else None
+    usable = isinstance(value, str | int) and not isinstance(value, bool)
+    found = DURATION.fullmatch(str(value)) if usable else None
     seconds = int(found[1]) * DURATION_UNITS[found[2]] if found is not None else -1
     if not 0 <= seconds <= LONGEST_RETENTION_SECONDS:
-        raise _invalid(
-            f"{where}: {str(value)[:64]!r} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d"
-        )
+        raise _invalid(f"{where}: {shown(value)} is no duration from 0 to 30 days; write 90s, 10m, 2h or 7d")
     return seconds or None
 
 
@@ -152,7 +165,7 @@ def _workload(config: Mapping[str, Any], arguments: Mapping[str, str]) -> str | 
         return None
     if not isinstance(value, str) or not CONTAINER_ID.fullmatch(value) or len(value) > LONGEST_WORKLOAD:
         raise _invalid(
-            f"{where}: {str(value)[:64]!r} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'"
+            f"{where}: {shown(value)} is no name: up to {LONGEST_WORKLOAD} letters, digits, '_', '.', '-'"
         )
     return value
 
@@ -177,16 +190,20 @@ def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 def _pools(ipam: Mapping[str, Any], name: str) -> tuple[str, ...]:
     pools = ipam.get(name) or ()
-    if not isinstance(pools, list | tuple) or not all(isinstance(pool, str) for pool in pools):
-        raise _invalid(f"ipam.{name}: must be a list of pool names or CIDRs")
+    if not isinstance(pools, list | tuple) or not all(map(_is_pool, pools)) or len(pools) > MOST_POOLS:
+        raise _invalid(f"ipam.{name}: must be a list of up to {MOST_POOLS} pool names or CIDRs")
     return tuple(pools)
+
+
+def _is_pool(pool: object) -> TypeGuard[str]:
+    return isinstance(pool, str) and len(pool) <= LONGEST_POOL_NAME and pool.isascii() and pool.isprintable()
 
 
 def _number(value: object, where: str, least: int, most: int) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise _invalid(f"{where}: {value!r} must be a number from {least} to {most}")
+        raise _invalid(f"{where}: {shown(value)} must be a number from {least} to {most}")
     return value
 
 
@@ -201,7 +218,8 @@ def _requested_addresses(
     )
     if value is None:
         return ()
-    found = [_address(text, where) for text in value] if isinstance(value, list) else []
+    few = isinstance(value, list) and len(value) <= len(FAMILIES)
+    found = [_address(text, where) for text in value] if few else []
     if not found or len({address.version for address in found}) < len(found):
         raise _invalid(f"{where}: must be a list of at most one address of each family")
     return tuple(found)
@@ -209,9 +227,11 @@ def _requested_addresses(
 
 def _address(text: object, where: str) -> IPv4Address | IPv6Address:
     try:
-        return ip_interface(str(text)).ip
+        if not isinstance(text, str) or "%" in text:  # a zone is this machine's, no part of a pod's address
+            raise ValueError
+        return ip_interface(text).ip
     except ValueError:
-        raise _invalid(f"{where}: {str(text)[:64]!r} is not an IP address") from None
+        raise _invalid(f"{where}: {shown(text)} is not an IP address") from None
 
 
 def _gateways(ipam: Mapping[str, Any]) -> Mapping[int, str]:
@@ -232,18 +252,20 @@ def _requested_mac(config: Mapping[str, Any], arguments: Mapping[str, str]) -> s
     )
     if value is None:
         return None
-    text = str(value).lower().replace("-", ":")
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if not MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
-        raise _invalid(f"{where}: {str(value)[:64]!r} is not the MAC address of one interface")
+        raise _invalid(f"{where}: {shown(value)} is not the MAC address of one interface")
     return text
 
 
 def _routes(ipam: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     routes = ipam.get("routes") or []
-    if not isinstance(routes, list):
-        raise _invalid("ipam.routes: must be a list")
+    if not isinstance(routes, list) or len(routes) > MOST_ROUTES:
+        raise _invalid(f"ipam.routes: must be a list of up to {MOST_ROUTES}")
     for route in routes:
         try:
+            if not isinstance(route["dst"], str):
+                raise TypeError
             ip_network(route["dst"])
         except (TypeError, KeyError, ValueError):
             raise _invalid('ipam.routes: each needs a "dst" such as 0.0.0.0/0') from None

@@ -20,7 +20,7 @@ enum { MOST_STDIN = 1 << 20, MOST_VALUE = 8192, MOST_ANSWER = 1 << 20, WAIT_SECO
 #endif
 #define VERSIONS "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 static const char *const names[] = {"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"};
-enum { NAMES = sizeof names / sizeof *names };
+enum { NAMES = sizeof names / sizeof *names, LONGEST_ID = 150, LONGEST_INTERFACE = 15 };  // in the name of a release
 static char config[MOST_STDIN + 1], call[MOST_STDIN + NAMES * (MOST_VALUE + 32)], answer[MOST_ANSWER + 1];
 static size_t config_length;
 
@@ -84,17 +84,17 @@ static int record(void) {
   mkdir(state, 0700);
   if (snprintf(directory, sizeof directory, "%s/releases", state) >= (int)sizeof directory) return errno = ENAMETOOLONG, -1;
   mkdir(directory, 0700);
-  if (snprintf(name, sizeof name, "%s/%lld%09ld-%s-%s.json", directory, (long long)now.tv_sec, now.tv_nsec, value(1),
-               value(3)) >= (int)sizeof name) return errno = ENAMETOOLONG, -1;
+  if (snprintf(name, sizeof name, "%s/%lld%09ld-%.*s%s-%s.json", directory, (long long)now.tv_sec, now.tv_nsec, LONGEST_ID,
+               value(1), strlen(value(1)) > LONGEST_ID ? "~" : "", value(3)) >= (int)sizeof name) return errno = ENAMETOOLONG, -1;
   snprintf(temporary, sizeof temporary, "%s.new", name);
-  FILE *file = fopen(temporary, "we");
+  FILE *file = fopen(temporary, "wex");
   if (!file) return -1;
   fprintf(file, "{\"environment\":{");
   for (int i = 0; i < NAMES; i++) {
     fprintf(file, "%s\"%s\":\"", i ? "," : "", names[i]), quoted(file, value(i), strlen(value(i))), fputc('"', file);
   }
   fprintf(file, "},\"config\":\""), quoted(file, config, config_length), fprintf(file, "\"}");
-  if (fflush(file) || fsync(fileno(file)) || fclose(file) || rename(temporary, name)) return -1;
+  if (fflush(file) || ferror(file) || fsync(fileno(file)) || rename(temporary, name)) return unlink(temporary), -1;  // a full disk
   int opened = open(directory, O_RDONLY | O_CLOEXEC);
   return opened < 0 || fsync(opened) ? -1 : 0;
 }
@@ -117,7 +117,7 @@ int main(void) {
   if (!strcmp(value(0), "STATUS"))
     return fail(51, "the agent does not answer: ", why, ": no route is learned or repaired; is tortie-agent running?");
   if (strcmp(value(0), "DEL")) return fail(11, "the agent does not answer: ", why, "; is tortie-agent running?");
-  if (!safe(value(1)) || !safe(value(3)))
+  if (!safe(value(1)) || !safe(value(3)) || strlen(value(3)) > LONGEST_INTERFACE)
     return fail(4, "DEL needs CNI_CONTAINERID and CNI_IFNAME of letters, digits, '_', '.', '-'", "", "");
   if (record()) return fail(11, "the agent does not answer: ", why, ", and the release cannot be written down");
   return 0;

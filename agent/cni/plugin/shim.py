@@ -16,6 +16,8 @@ MOST_STDIN_BYTES = 1 << 20
 VERSIONS = b'["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
 SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 LONGEST_VALUE = 8191
+LONGEST_ID_IN_NAME, LONGEST_INTERFACE = 150, 15
+"""What is cut from a release's name, and the kernel's bound (IFNAMSIZ): with both the name is none too long."""
 WAIT_SECONDS, WAIT_SECONDS_OF_DEL = 110.0, 15.0
 """A DEL has the journal instead; an ADD waits for routes, and its runtime has a deadline of its own."""
 
@@ -90,18 +92,22 @@ def record(environment: dict[bytes, bytes], config: bytes) -> None:
         except FileExistsError:
             pass
     container, interface = environment[b"CNI_CONTAINERID"], environment[b"CNI_IFNAME"]
-    if not container or not interface or not SAFE.issuperset(container + interface):
+    bad = not container or not interface or len(interface) > LONGEST_INTERFACE
+    if bad or not SAFE.issuperset(container + interface):
         fail(4, b"DEL needs CNI_CONTAINERID and CNI_IFNAME of letters, digits, '_', '.', '-'")
-    stamp = time.time_ns()
-    name = directory + b"/%d-%s-%s.json" % (stamp, container, interface)
+    cut = container if len(container) <= LONGEST_ID_IN_NAME else container[:LONGEST_ID_IN_NAME] + b"~"
+    name = directory + b"/%d-%s-%s.json" % (time.time_ns(), cut, interface)
     pairs = b",".join(b'"%s":"%s"' % (key, quoted(value)) for key, value in environment.items())
-    descriptor = posix.open(name + b".new", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600)
     text = b'{"environment":{%s},"config":"%s"}' % (pairs, quoted(config))
-    while text:
-        text = text[posix.write(descriptor, text) :]
-    posix.fsync(descriptor)
-    posix.close(descriptor)
-    posix.rename(name + b".new", name)
+    descriptor = posix.open(name + b".new", posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o600)
+    try:
+        while text:
+            text = text[posix.write(descriptor, text) :]
+        posix.fsync(descriptor)
+        posix.rename(name + b".new", name)
+    except OSError:
+        posix.unlink(name + b".new")  # a full disk
+        raise
     opened = posix.open(directory, posix.O_RDONLY)
     posix.fsync(opened)
 

@@ -1,7 +1,9 @@
 """The CNI specification: environment and standard input become a request; everything wrong is an error with its code.
 
 Promises: pure; every fault is a CniError with the specification's code and one sentence that names what is wrong.
-Versions 0.1.0 to 1.1.0, all verbs. Does not know: how a pod is attached, what a result looks like.
+Nothing is read that is longer or deeper than a runtime could mean, and what becomes a name elsewhere (a file's, a
+device's, an etcd key's) has only letters, digits, '_', '.', '-'. Of two keys of one name in an object the last one
+counts, as in Go. Versions 0.1.0 to 1.1.0, all verbs. Does not know: how a pod is attached, what a result looks like.
 """
 
 from __future__ import annotations
@@ -11,15 +13,35 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
+from math import isfinite
 from typing import Any
 
-from agent.cni.plugin.options import CONTAINER_ID, CniError, Code, Options, read_options, valid_attachments
+from agent.cni.plugin.options import (
+    CONTAINER_ID,
+    CniError,
+    Code,
+    Options,
+    read_options,
+    shown,
+    valid_attachments,
+)
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_VERSION = "0.2.0"
 """What a configuration without cniVersion means."""
 MOST_STDIN_BYTES = 1 << 20
+MOST_PREVIOUS_BYTES = 256 << 10
+"""Of prevResult: the answer to an ADD repeats it, and the shims take 1 MiB of an answer."""
+DEEPEST = 64
+"""Levels of objects and lists in a configuration; a runtime's have about six."""
 LONGEST_CONTAINER_ID = 253
+LONGEST_NAME = 253
+"""Of a network, a pod, a namespace: Kubernetes' bound."""
+LONGEST_PATH = 4095
+"""PATH_MAX of linux/limits.h, less the closing zero."""
+LONGEST_ARGUMENTS = 8191
+"""Of CNI_ARGS; the shims leave out what is longer."""
 LONGEST_INTERFACE_NAME = 15
 """IFNAMSIZ of linux/if.h, less the closing zero."""
 PLUGIN_TYPES = frozenset({"tortie", "calico"})
@@ -82,9 +104,8 @@ class Request:
 def version_of(stdin: bytes) -> str:
     """The version that even an error must be written in; the default where it cannot be read."""
     try:
-        raw = json.loads(stdin)
-        found = raw.get("cniVersion", DEFAULT_VERSION)
-    except (ValueError, AttributeError, RecursionError):
+        found = _config(stdin).get("cniVersion", DEFAULT_VERSION)
+    except CniError:
         return DEFAULT_VERSION
     return found if found in VERSIONS else VERSIONS[-1]
 
@@ -96,7 +117,7 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         verb = Verb(word)
     except ValueError:
         known = ", ".join(verb.value for verb in Verb)
-        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_COMMAND {word[:64]!r} is not one of {known}") from None
+        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_COMMAND {shown(word)} is not one of {known}") from None
     if verb is Verb.VERSION:
         return Request(verb, version_of(stdin))
     _check_environment(verb, environment)
@@ -116,10 +137,10 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         version,
         network=_network(config),
         container_id=environment["CNI_CONTAINERID"],
-        netns=environment.get("CNI_NETNS", ""),
+        netns=_namespace_path(verb, environment.get("CNI_NETNS", "")),
         interface=environment["CNI_IFNAME"],
-        pod=arguments.get("K8S_POD_NAME") or None,
-        namespace=arguments.get("K8S_POD_NAMESPACE") or None,
+        pod=_name_in(arguments, "K8S_POD_NAME"),
+        namespace=_name_in(arguments, "K8S_POD_NAMESPACE"),
         # A DEL must succeed whatever else the configuration says.
         options=read_options(config, arguments) if verb is Verb.ADD else Options(),
         addresses_only=_addresses_only(config),
@@ -136,26 +157,78 @@ def _check_environment(verb: Verb, environment: Mapping[str, str]) -> None:
     container, interface = environment["CNI_CONTAINERID"], environment["CNI_IFNAME"]
     if not CONTAINER_ID.fullmatch(container) or len(container) > LONGEST_CONTAINER_ID:
         raise CniError(
-            Code.BAD_ENVIRONMENT, f"CNI_CONTAINERID {container[:64]!r}: letters, digits, '_', '.', '-' only"
+            Code.BAD_ENVIRONMENT,
+            f"CNI_CONTAINERID {shown(container)}: up to {LONGEST_CONTAINER_ID} letters, digits, '_', '.', '-' only",
         )
     bad = (
-        len(interface.encode()) > LONGEST_INTERFACE_NAME
+        not (interface.isascii() and interface.isprintable())
+        or len(interface) > LONGEST_INTERFACE_NAME
         or interface in (".", "..")
-        or not interface.isprintable()
-        or re.search(r"[/:\s]", interface)
+        or re.search(r"[/:%\s]", interface)  # the kernel puts a number in the place of %d
     )
     if bad:
         raise CniError(
             Code.BAD_ENVIRONMENT,
-            f"CNI_IFNAME {interface[:64]!r}: up to 15 characters without '/', ':', blank",
+            f"CNI_IFNAME {shown(interface)}: up to 15 printable characters of ASCII without '/', ':', '%', blank",
         )
+
+
+def _namespace_path(verb: Verb, path: str) -> str:
+    """The path of the pod's namespace; a DEL needs none, so what cannot be one is as good as none."""
+    if len(path.encode(errors="replace")) <= LONGEST_PATH and path.isprintable():
+        return path
+    if verb is Verb.DEL:
+        return ""
+    raise CniError(
+        Code.BAD_ENVIRONMENT, f"CNI_NETNS {shown(path)}: a printable path of up to {LONGEST_PATH} bytes"
+    )
+
+
+def _name_in(arguments: Mapping[str, str], word: str) -> str | None:
+    """The name of a pod or namespace in CNI_ARGS."""
+    name = arguments.get(word)
+    if not name:
+        return None
+    if not CONTAINER_ID.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise CniError(
+            Code.BAD_ENVIRONMENT,
+            f"CNI_ARGS: {word} {shown(name)}: up to {LONGEST_NAME} letters, digits, '_', '.', '-' only",
+        )
+    return name
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = b"[]{}"
+_OTHERS = bytes(octet for octet in range(256) if octet not in _BRACKETS)
+_STEP = {octet: 1 if octet in b"[{" else -1 for octet in _BRACKETS}
+
+
+def depth(text: bytes) -> int:
+    """How deep objects and lists lie in each other in a text of JSON, without parsing it."""
+    brackets = _STRING.sub(b"", text).translate(None, _OTHERS)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _config(stdin: bytes) -> dict[str, Any]:
     if len(stdin) > MOST_STDIN_BYTES:
         raise CniError(Code.UNDECODABLE, f"the network configuration is larger than {MOST_STDIN_BYTES} bytes")
+    if depth(stdin) > DEEPEST:
+        raise CniError(
+            Code.UNDECODABLE, f"the network configuration is nested more than {DEEPEST} levels deep"
+        )
     try:
-        config = json.loads(stdin)
+        config = json.loads(stdin, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise CniError(
             Code.UNDECODABLE, "the network configuration on standard input is not JSON", str(error)
@@ -170,7 +243,7 @@ def _version(verb: Verb, config: Mapping[str, Any]) -> str:
     if version not in VERSIONS:
         raise CniError(
             Code.INCOMPATIBLE_VERSION,
-            f"cniVersion {version!r} is not supported",
+            f"cniVersion {shown(version)} is not supported",
             f"supported: {', '.join(VERSIONS)}",
         )
     since = SINCE.get(verb, VERSIONS[0])
@@ -183,17 +256,19 @@ def _version(verb: Verb, config: Mapping[str, Any]) -> str:
 
 def _network(config: Mapping[str, Any]) -> str:
     name = config.get("name")
-    if not isinstance(name, str) or not CONTAINER_ID.fullmatch(name):
+    if not isinstance(name, str) or not CONTAINER_ID.fullmatch(name) or len(name) > LONGEST_NAME:
         raise CniError(
-            Code.INVALID_CONFIG, f"name: {name!r} is not a network's name (letters, digits, '_', '.', '-')"
+            Code.INVALID_CONFIG,
+            f"name: {shown(name)} is not a network's name (up to {LONGEST_NAME} letters, digits, '_', '.', '-')",
         )
     return name
 
 
 def _addresses_only(config: Mapping[str, Any]) -> bool:
     """Whether another plugin asks for addresses: the runtime calls us by `type`, another plugin by `ipam.type`."""
-    ipam = config.get("ipam")
-    return config.get("type") not in PLUGIN_TYPES and isinstance(ipam, dict) and ipam.get("type") == IPAM_TYPE
+    kind, ipam = config.get("type"), config.get("ipam")
+    ours = isinstance(kind, str) and kind in PLUGIN_TYPES
+    return not ours and isinstance(ipam, dict) and ipam.get("type") == IPAM_TYPE
 
 
 def _previous(verb: Verb, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -210,6 +285,8 @@ def _previous(verb: Verb, config: Mapping[str, Any]) -> Mapping[str, Any] | None
             Code.INVALID_CONFIG,
             f"prevResult: must be an object whose {', '.join(LISTS)} are lists of objects",
         )
+    if len(json.dumps(previous)) > MOST_PREVIOUS_BYTES:
+        raise CniError(Code.INVALID_CONFIG, f"prevResult: larger than {MOST_PREVIOUS_BYTES} bytes")
     return dict(previous)
 
 
@@ -220,9 +297,11 @@ LISTS = ("interfaces", "ips", "routes")
 def _arguments(text: str) -> dict[str, str]:
     """CNI_ARGS: `K=V;K=V`. Unknown keys are tolerated, as runtimes of Kubernetes expect."""
     found = {}
+    if len(text) > LONGEST_ARGUMENTS:
+        raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS: longer than {LONGEST_ARGUMENTS} characters")
     for pair in text.split(";"):
         key, equals, value = pair.partition("=")
         if pair and not equals:
-            raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS: {pair[:64]!r} is not of the form KEY=VALUE")
+            raise CniError(Code.BAD_ENVIRONMENT, f"CNI_ARGS: {shown(pair)} is not of the form KEY=VALUE")
         found[key] = value
     return found

@@ -55,7 +55,12 @@ def test_an_add_of_kubernetes_is_read_whole() -> None:
         ({}, {"cniVersion": "2.0.0"}, 1, "cniVersion '2.0.0' is not supported"),
         ({}, {"name": "no good"}, 7, "name: 'no good' is not a network's name"),
         ({}, {"mtu": 5}, 7, "mtu: 5 must be a number from 68 to 65535"),
-        ({}, {"ipam": {"ipv4_pools": "a"}}, 7, "ipam.ipv4_pools: must be a list of pool names or CIDRs"),
+        (
+            {},
+            {"ipam": {"ipv4_pools": "a"}},
+            7,
+            "ipam.ipv4_pools: must be a list of up to 64 pool names or CIDRs",
+        ),
     ],
 )
 def test_what_is_wrong_has_its_code_and_names_itself(
