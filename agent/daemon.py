@@ -43,6 +43,7 @@ from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
+from agent.durable_files import sweep
 from agent.metrics.exposition import Exposition
 from agent.metrics.monitor import LoopLag, serve_pages
 from agent.metrics.pool_gauges import PoolGauges
@@ -136,6 +137,7 @@ class Agent:
             self._lag.take,
             self._clock.wall(),
             PoolGauges(self._state.node),
+            sources=(lambda: self._cni.release_replay.troubles(),),
         )
         self._exposition = Exposition(self._status.readings)
         dependencies = self._cni_dependencies()
@@ -289,6 +291,7 @@ def main() -> None:
         for directory in (config.paths.run, config.paths.state):
             Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = take_agent_lock(Path(config.paths.run))
+        sweep(Path(config.paths.state))  # with the lock held nobody else writes there
     except (ConfigError, OSError) as error:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()

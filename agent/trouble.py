@@ -28,6 +28,8 @@ class TroubleKind(StrEnum):
     """The node's address on its interfaces."""
     MTU = "mtu"
     """A pod's packets are too large for the way to other nodes."""
+    JOURNAL = "journal"
+    """A release (CNI DEL) that was written down cannot be carried out, or none can be written down."""
     PEERING = "peering"
     """BGP: a peer, a policy or a password is not as configured."""
 

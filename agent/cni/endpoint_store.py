@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,18 +200,20 @@ class EndpointStore:
             await asyncio.wait({releasing}, timeout=0 if self._unresponsive else self._waits.release)
             if not releasing.done():
                 self._unresponsive = True
-                recorded = self._record(release, "the datastore has not answered yet")
-                answer()
+                with suppress(CniError):  # a full disk: then the answer waits for the datastore
+                    recorded = self._record(release, "the datastore has not answered yet")
+                    answer()
             why = await releasing
         except asyncio.CancelledError:
             releasing.cancel()
             if recorded is None:
-                self._record(release, "interrupted")
+                with suppress(CniError):
+                    self._record(release, "interrupted")
             raise
         if why is None:
             self._unresponsive = False
             if recorded is not None:
-                self._journal.done(recorded)
+                self._take_off(recorded)
         elif recorded is None:
             self._record(release, why)
         answer()
@@ -225,6 +228,12 @@ class EndpointStore:
         except (IpamError, TimeoutError) as error:
             return str(error) or f"no answer within {RELEASE_SECONDS:g} s"
         return None
+
+    def _take_off(self, recorded: Path) -> None:
+        try:
+            self._journal.done(recorded)
+        except OSError as error:  # carried out again it finds nothing to release
+            log.warning("cni.release_stays", file=str(recorded), why=str(error))
 
     def _record(self, release: Release, why: str) -> Path:
         try:

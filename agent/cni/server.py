@@ -1,7 +1,7 @@
 """Answers the shims: one connection, one call. The shell around the verbs.
 
 Promises: a call is bounded in size and time; calls for one interface wait for each other, all others run side by side;
-whatever goes wrong is answered in the specification's form.
+whatever goes wrong is answered in the specification's form, what nobody foresaw with code 999, and ends no other call.
 Does not know: what a verb does, how a release that was written down is carried out.
 
 A call: `NAME=value` of each variable, each ended by a zero, one more zero, then standard input to the end. The answer:
@@ -29,16 +29,17 @@ from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.release_replay import ReleaseReplay
 from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
-from agent.control import peer_is_root, private_socket
+from agent.unix_server import Bounds, UnixServer
 from ipam.codec import decode_block
 from ipam.failures import IpamError, Malformed
 from ipam.keys import block_prefix
 from ipam.model import Block
 
 MOST_ENVIRONMENT_BYTES = 64 << 10
+MOST_CALL_BYTES = MOST_ENVIRONMENT_BYTES + MOST_STDIN_BYTES + 1
 MOST_CALLS = 512
 """Calls under way at once; more are refused, to be tried again."""
-READ_SECONDS = 5.0
+BOUNDS = Bounds(question_bytes=MOST_CALL_BYTES, questions_bytes=64 << 20, connections=MOST_CALLS)
 FREED_AT_ONCE = 16
 """Attachments that GC frees side by side."""
 MOST_FAILURES_NAMED = 10
@@ -72,38 +73,21 @@ class CniServer:
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
-        server = await asyncio.start_unix_server(
-            self._serve, sock=private_socket(self._path), limit=MOST_STDIN_BYTES
-        )
-        async with server, asyncio.TaskGroup() as group:
+        server = UnixServer(self._path, BOUNDS, self._answer_octets, _refusal)
+        async with asyncio.TaskGroup() as group:
             group.create_task(self.release_replay.run())
-            ready()
-            await server.serve_forever()
+            group.create_task(server.run(ready))
 
     # -- a call -------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if not peer_is_root(writer.get_extra_info("socket")):
-                return
-            environment, stdin = await self._read(reader)
-            status, output = await self.call(environment, stdin)
-            writer.write(str(status).encode() + output)
-            await writer.drain()
-        except (OSError, TimeoutError, ValueError) as error:
-            log.warning("cni.call_broken", why=str(error))
-        finally:
-            writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
-        most = MOST_ENVIRONMENT_BYTES + MOST_STDIN_BYTES + 1
-        data = bytearray()
-        async with asyncio.timeout(READ_SECONDS):
-            while len(data) <= most and (part := await reader.read(1 << 16)):
-                data += part
-        head, _, stdin = bytes(data).partition(b"\0\0")
+    async def _answer_octets(self, call: bytes) -> bytes:
+        head, end, stdin = call.partition(b"\0\0")
+        if not end or len(head) > MOST_ENVIRONMENT_BYTES:
+            return _refusal("the call was cut short, or has too large an environment", Code.BAD_ENVIRONMENT)
         pairs = (item.decode(errors="replace").partition("=") for item in head.split(b"\0"))
-        return {name: value for name, equals, value in pairs if equals}, stdin
+        environment = {name: value for name, equals, value in pairs if equals}
+        status, output = await self.call(environment, stdin)
+        return str(status).encode() + output
 
     async def call(self, environment: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
         """One invocation of the plugin: exit status and standard output."""
@@ -120,13 +104,15 @@ class CniServer:
             finally:
                 self._calls -= 1
         except CniError as error:
-            verb, code = environment.get("CNI_COMMAND"), error.code.value
-            log.warning("cni.refused", verb=verb, code=error.code.value, why=error.message)
+            code = error.code.value
+            log.warning("cni.refused", verb=_verb_of(environment), code=code, why=error.message)
             return 1, render_error(error, spec.version_of(stdin))
+        except Exception as error:
+            code = Code.INTERNAL.value
+            log.exception("cni.failed", verb=_verb_of(environment))
+            return 1, render_error(_unforeseen(error), spec.version_of(stdin))
         finally:
-            named = environment.get("CNI_COMMAND", "")
-            known = named if named in Verb.__members__ else "unknown"
-            self._dependencies.count_call(known, code, self._clock.now() - began)
+            self._dependencies.count_call(_verb_of(environment), code, self._clock.now() - began)
 
     async def _answer(self, request: Request, release: Release) -> bytes:
         """Carry a call out: what the plugin prints. Raises CniError."""
@@ -145,11 +131,15 @@ class CniServer:
 
     async def _answer_add(self, request: Request, release: Release) -> bytes:
         """The result of an ADD, after the releases of the same attachment that were written down. Raises CniError."""
-        for path in self._journal.pending_of(request.container_id, request.interface):
-            # Carried out later, it would hit what is now made.
-            self._dependencies.require_ready()
-            await self._verbs.carry_out(request)
-            self._journal.done(path)
+        try:
+            for path in await self._journal.pending_of(request.container_id, request.interface):
+                # Carried out later, it would hit what is now made.
+                self._dependencies.require_ready()
+                await self._verbs.carry_out(request)
+                self._journal.done(path)
+        except OSError as error:
+            why = f"a release of this container may be written down, and the journal does not work: {error}"
+            raise CniError(Code.TRY_AGAIN, why) from error
         return await self._verbs.add(request, release)
 
     async def _begin_delete(self, request: Request, release: Release) -> None:
@@ -166,8 +156,9 @@ class CniServer:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._deleting.discard(task)
-            if not task.cancelled():
-                task.exception()  # one that comes after the answer is in the log, and the release in the journal
+            # One that comes after the answer: the release is in the journal.
+            if not task.cancelled() and (error := task.exception()) is not None and answered.done():
+                log.warning("cni.delete_failed", container=request.container_id, why=str(error))
 
         task = asyncio.create_task(work())
         self._deleting.add(task)
@@ -224,6 +215,9 @@ class CniServer:
                     await self._verbs.carry_out(release)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")
+            except Exception as error:
+                log.exception("cni.collect_failed", container=release.container_id)
+                failures.append(f"{release.container_id} {release.interface}: {_unforeseen(error).message}")
 
         found = garbage(request, self._dependencies.node, self._dependencies.cached_endpoints(), blocks)
         async with asyncio.TaskGroup() as group:
@@ -234,6 +228,19 @@ class CniServer:
         if failures:
             named = "; ".join(failures[:MOST_FAILURES_NAMED])
             raise CniError(Code.IO_FAILURE, f"{len(failures)} could not be freed: {named}")
+
+
+def _verb_of(environment: Mapping[str, str]) -> str:
+    named = environment.get("CNI_COMMAND", "")
+    return named if named in Verb.__members__ else "unknown"
+
+
+def _unforeseen(error: Exception) -> CniError:
+    return CniError(Code.INTERNAL, f"a fault of tortie's: {type(error).__name__}: {error}")
+
+
+def _refusal(why: str, code: Code = Code.TRY_AGAIN) -> bytes:
+    return b"1" + render_error(CniError(code, why), spec.DEFAULT_VERSION)
 
 
 def _release(environment: Mapping[str, str], stdin: bytes) -> Release:

@@ -111,7 +111,8 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     run: str = "/run/tortie"
     """Sockets and the lock."""
     state: str = "/var/lib/tortie"
-    """What outlives a boot: the CNI journal, whether the node is drained."""
+    """What outlives a boot: the CNI journal (`releases`; in `releases/refused` what could not be replayed, each file
+    with its reason beside it), whether the node is drained."""
     secrets: str = "/etc/tortie/secrets"
     """Passwords of BGP peers: the file NAME/KEY below it for each secretKeyRef."""
 

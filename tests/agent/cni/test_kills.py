@@ -320,5 +320,5 @@ async def test_rounds_of_kills_at_random_points_leave_nothing_behind_the_del(
             raise AssertionError(f"round {number}, {kind.__name__}") from error
         played[kind.__name__] += 1
     assert len(played) == len(kinds)
-    ReleaseJournal(node.state).sweep(SystemClock().wall().timestamp() + STALE_SECONDS)
+    await ReleaseJournal(node.state).names("", SystemClock().wall().timestamp() + STALE_SECONDS)
     assert [path for path in (node.state / "releases").iterdir() if path.suffix != ".json"] == []

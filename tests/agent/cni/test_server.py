@@ -184,9 +184,12 @@ async def test_a_release_that_can_never_be_carried_out_is_set_aside_and_holds_up
     await world.call("DEL", "c2")
     world.why = None
     await world.server.release_replay.replay()
-    assert sorted(path.name for path in first.parent.iterdir()) == [
+    assert [path.name for path in first.parent.iterdir()] == ["refused"]
+    assert sorted(path.name for path in (first.parent / "refused").iterdir()) == [
         "1-broken-eth0.json",
-        first.with_suffix(".refused").name,
+        "1-broken-eth0.json.reason",
+        first.name,
+        f"{first.name}.reason",
     ]
 
 
