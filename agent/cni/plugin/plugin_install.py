@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.durable_files import put_file
+from agent.foreign_files import read_file
 
 SOURCE = Path(__file__).parent
 PLUGINS = ("tortie", "tortie-ipam")
 CONFLIST = "10-tortie.conflist"
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 60.0
+MOST_PLUGIN_BYTES, MOST_CONFLIST_BYTES = 256 << 20, 1 << 20
+"""Of what is there already; Calico's plugin has some ten megabytes."""
 ANSWER_SECONDS = 10.0
 DEFAULT_SOCKET, DEFAULT_STATE = "/run/tortie/cni.sock", "/var/lib/tortie"
 MARK = b"TORTIE_CNI_SOCKET"
@@ -53,7 +56,7 @@ def install(paths: PluginPaths, shim: str, network: str, *, replace: bool = Fals
         paths.plugins.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name in PLUGINS:
             path = paths.plugins / name
-            if path.exists() and MARK not in path.read_bytes():
+            if path.exists() and not _is_ours(path):
                 raise InstallFailed(f"{path} is somebody else's plugin; move it, or choose another --bin-dir")
             done = put_file(path, content, 0o755)
             yield f"{path}: {'written' if done else 'stands already'} ({kind})"
@@ -64,10 +67,15 @@ def install(paths: PluginPaths, shim: str, network: str, *, replace: bool = Fals
         raise InstallFailed(f"{error.filename or paths.plugins}: {error.strerror}") from error
 
 
+def _is_ours(path: Path) -> bool:
+    """Raises OSError, also when it is no file."""
+    return MARK in read_file(path, MOST_PLUGIN_BYTES)
+
+
 def _configure(paths: PluginPaths, network: str, *, replace: bool) -> str:
     path = paths.configuration / CONFLIST
     content = conflist(network, portmap=(paths.plugins / "portmap").exists())
-    if path.exists() and not replace and path.read_bytes() != content:
+    if path.exists() and not replace and read_file(path, MOST_CONFLIST_BYTES) != content:
         return f"{path}: left as it is, for it differs from ours; --replace-conflist writes it anew"
     return f"{path}: {'written' if put_file(path, content, 0o644) else 'stands already'}"
 
@@ -81,7 +89,7 @@ def uninstall(paths: PluginPaths) -> Iterator[str]:
             yield f"{path}: removed"
         for name in PLUGINS:
             path = paths.plugins / name
-            if path.exists() and MARK in path.read_bytes():
+            if path.exists() and _is_ours(path):
                 path.unlink()
                 yield f"{path}: removed"
     except OSError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pytest
 from agent.cni.plugin.plugin_install import PluginPaths, install
 from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import NAMESPACES, make_namespace
-from agent.lab.lab_plan import Mode
+from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lifecycle import Lab
 from tests.scenes.lab.lab_remains import datastore, kernels
 from tests.scenes.lab.labs import MakeLab, make_lab, named
@@ -100,6 +102,40 @@ def test_without_etcd_a_del_is_quick_and_carried_out_later_and_nothing_else_wait
     lab_processes.wait_for("the releases", lambda: releases(lab) == [], REPLAY_SECONDS)
     assert datastore(lab) == stored
     assert kernels(lab) == before
+
+
+def test_files_in_the_journal_and_a_fifo_for_a_namespace_end_no_agent_and_are_named_in_its_status(
+    lab: Lab,
+) -> None:
+    node = lab.plan.nodes[0]
+    runtime, journal = Runtime(lab, "c"), node.directory / "state" / "releases"
+    pid = status(node)["pid"]
+    journal.mkdir(exist_ok=True)
+    for name, config in (("a", "[" * 200_000), ("b", '{"cniVersion":"1.1.0","name":[],"type":[]}')):
+        words = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": name, "CNI_IFNAME": "eth0"}
+        (journal / f"1-{name}-eth0.json").write_text(json.dumps({"environment": words, "config": config}))
+    os.mkfifo(journal / "1-c-eth0.json")
+    fifo = node.directory / "fifo"
+    os.mkfifo(fifo)
+    seconds, answer = runtime.call("ADD", "odd", fifo)
+    assert (answer["code"], "no network namespace" in answer["msg"]) == (8, True)
+    assert seconds < REFUSAL_SECONDS
+    refused = [journal / "refused" / f"1-{name}-eth0.json" for name in "abc"]
+
+    def named() -> bool:
+        troubles = status(node)["troubles"]
+        return all(any(text.startswith(f"{file}: ") for text in troubles) for file in refused)
+
+    lab_processes.wait_for("the troubles", named, REPLAY_SECONDS)
+    assert status(node)["pid"] == pid
+    shutil.rmtree(journal / "refused")
+    lab_processes.wait_for("their end", lambda: status(node)["troubles"] == [], REPLAY_SECONDS)
+
+
+def status(node: LabNode) -> dict[str, Any]:
+    found = lab_processes.agent_status(node)
+    assert found is not None
+    return found
 
 
 def releases(lab: Lab) -> list[Path]:

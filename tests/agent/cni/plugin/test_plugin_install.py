@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only compiler there is: what a test writes there."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path / "cc"
+
+
+@pytest.mark.parametrize("place", ["bin/tortie", f"net.d/{CONFLIST}"])
+def test_what_is_no_file_in_a_place_of_ours_is_said_and_not_waited_for(
+    paths: PluginPaths, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / place).parent.mkdir()
+    os.mkfifo(tmp_path / place)
+    with pytest.raises(InstallFailed, match=f"{place}: a FIFO where a file should be"):
+        done(paths)
 
 
 def test_a_plugin_that_does_not_run_is_not_configured(paths: PluginPaths, compiler: Path) -> None:
