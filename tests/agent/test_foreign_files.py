@@ -98,7 +98,7 @@ def test_what_is_odd_is_said_in_a_sentence(odd: tuple[Path, str]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=why):
         read_file(path, MOST)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_every_reader_of_files_says_so_and_goes_on(odd: tuple[Path, str]) -> None:

@@ -73,7 +73,7 @@ class Serving:
         await self.settled()
         assert await self.asked(b"x\n") == b"answer to x\n"
         await self.settled()
-        assert descriptors() == self.descriptors
+        assert descriptors() <= self.descriptors  # less, where another test's had not been closed yet
 
 
 def descriptors() -> int:

@@ -102,7 +102,8 @@ async def test_what_is_no_pods_namespace_is_said_at_once_and_nothing_is_made(odd
     ):
         with pytest.raises(NoNamespace, match=why):
             await call()
-    assert (ip("-br link"), len(os.listdir("/proc/self/fd"))) == (before, descriptors)
+    assert ip("-br link") == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     pods.close()
 
 
