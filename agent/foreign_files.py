@@ -21,6 +21,8 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFLNK: "a symbolic link",
 }
+NULL_DEVICE = os.makedev(1, 3)
+"""/dev/null, which is an empty file to everybody: a link to it masks one (systemd.unit(5))."""
 PART_BYTES = 1 << 20
 
 
@@ -45,11 +47,13 @@ def opened(looked: int) -> int:
 
 
 def open_file(path: Path | str, *, follow: bool = True) -> int:
-    """A regular file, opened to be read. Raises Unfit for everything else, OSError."""
+    """A regular file (or /dev/null), opened to be read. Raises Unfit for everything else, OSError."""
     looked = looked_at(path, follow=follow)
     try:
-        kind = stat.S_IFMT(os.fstat(looked).st_mode)
-        if kind != stat.S_IFREG:
+        found = os.fstat(looked)
+        kind = stat.S_IFMT(found.st_mode)
+        is_null = kind == stat.S_IFCHR and found.st_rdev == NULL_DEVICE
+        if kind != stat.S_IFREG and not is_null:
             raise Unfit(path, f"{KINDS.get(kind, 'something')} where a file should be")
         return opened(looked)
     finally:

@@ -90,6 +90,8 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     assert read_file(link, MOST) == b"x" * MOST
     with pytest.raises(Unfit, match="a symbolic link where a file should be"):
         read_file(link, MOST, follow=False)
+    assert read_file("/dev/null", MOST) == b""
+    assert loaded(Path("/dev/null"), {}, {}).origins == {}
     assert read_file("/proc/self/stat", 1 << 16).startswith(b"%d " % os.getpid())
 
 
