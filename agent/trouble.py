@@ -30,6 +30,12 @@ class TroubleKind(StrEnum):
     """A pod's packets are too large for the way to other nodes."""
     PEERING = "peering"
     """BGP: a peer, a policy or a password is not as configured."""
+    KERNEL = "kernel"
+    """The kernel could not be read or written."""
+    PART = "part"
+    """A part of the agent fails and is run again, or no connection can be accepted."""
+    LOG = "log"
+    """Nobody takes what is logged."""
 
 
 @dataclass(frozen=True, slots=True)
