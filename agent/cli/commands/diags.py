@@ -34,6 +34,9 @@ SOURCE_SECONDS = 15.0
 MOST_SOURCE_BYTES = 8 << 20
 """The bound on each source; of a longer one the end is taken, which says what happened last."""
 JOURNAL_LINES = 20_000
+WITHOUT_KEYS = ("setpriv", "--inh-caps", "-net_admin", "--bounding-set", "-net_admin")
+"""The kernel gives TCP's MD5 keys to CAP_NET_ADMIN, and `ss` prints them where no pattern finds them: before all else.
+They may be other programs' as well."""
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "kernel/links": ("ip", "-d", "-s", "link"),
     "kernel/addresses": ("ip", "address"),
@@ -50,7 +53,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "kernel/messages": ("dmesg", "--ctime"),
     "host/version": ("uname", "-a"),
     "host/listeners": ("ss", "-tlnp"),
-    "host/sessions": ("ss", "-tnpi", "( sport = :179 or dport = :179 )"),
+    "host/sessions": (*WITHOUT_KEYS, "ss", "-tnpi", "( sport = :179 or dport = :179 )"),
     "host/service": ("systemctl", "status", "--no-pager", "--full", "tortie-agent.service"),
     "host/journal": ("journalctl", "--no-pager", "-n", str(JOURNAL_LINES), "-u", "tortie-agent.service"),
 }
