@@ -133,7 +133,21 @@ class Agent:
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
-        self._status = AgentStatus(
+        self._status = self._agent_status(log_stream)
+        self._exposition = Exposition(self._status.readings)
+        dependencies = self._cni_dependencies()
+        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
+        self._collector = LeakCollector(dependencies, self._state, self._clock)
+        self._supervision = Supervision(
+            Notifier(os.environ, os.getpid()),
+            self._status.readiness,
+            trigger,
+            lambda: self.reload.wanted,
+            self._clock,
+        )
+
+    def _agent_status(self, log_stream: LogStream) -> AgentStatus:
+        return AgentStatus(
             self._state,
             self._syncer,
             self._store.channels,
@@ -149,17 +163,6 @@ class Agent:
             self.parts.failures,
             log_stream,
             sources=(self.parts.troubles, self._reconciler.troubles, log_stream.troubles),
-        )
-        self._exposition = Exposition(self._status.readings)
-        dependencies = self._cni_dependencies()
-        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
-        self._collector = LeakCollector(dependencies, self._state, self._clock)
-        self._supervision = Supervision(
-            Notifier(os.environ, os.getpid()),
-            self._status.readiness,
-            trigger,
-            lambda: self.reload.wanted,
-            self._clock,
         )
 
     def _cni_dependencies(self) -> Dependencies:

@@ -31,7 +31,7 @@ CALM_SECONDS = 30.0
 """A part that has run so long again is well."""
 MOST_WHY = 300
 """Characters of a reason in a trouble."""
-FORESEEN = (OSError, KernelError, IpamError)
+OUTSIDE = (OSError, KernelError, IpamError)
 """What the world may do: its own words say all. Anything else is a mistake of ours, and has its traceback logged."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errnos of accept(2) after which asyncio waits for a second."""
@@ -119,7 +119,7 @@ class Parts:
         self._failures[name] = _Failure(why, attempts)
         self._counts[name] += 1
         if before is None or before.why != why:
-            more = {} if isinstance(cause, FORESEEN) else {"exc_info": cause}
+            more = {} if isinstance(cause, OUTSIDE) else {"exc_info": cause}
             self._log.error("part.failed", part=name, why=why, **more)
         wait: float = FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 16)
         return min(wait, LONGEST_WAIT_SECONDS)

@@ -242,9 +242,9 @@ class Reconciler:
             try:
                 await self._one_pass()
             except Exception as error:
-                foreseen = isinstance(error, KernelError)
+                is_kernels = isinstance(error, KernelError)
                 self._log.warning(
-                    "kernel.pass_failed", why=str(error), **({} if foreseen else {"exc_info": error})
+                    "kernel.pass_failed", why=str(error), **({} if is_kernels else {"exc_info": error})
                 )
                 self._counters.trouble = str(error) or type(error).__name__
                 self._events.invalidate_all()
