@@ -56,6 +56,7 @@ from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
+from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
 from agent.service.start import agent_parser, checked_settings, take_agent_lock
@@ -134,13 +135,14 @@ class Agent:
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
         self._status = self._agent_status(log_stream)
+        self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
         dependencies = self._cni_dependencies()
         self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
         self._collector = LeakCollector(dependencies, self._state, self._clock)
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
-            self._status.readiness,
+            self._readiness,
             trigger,
             lambda: self.reload.wanted,
             self._clock,
@@ -222,6 +224,12 @@ class Agent:
 
     def _in_sync(self) -> bool:
         return self._syncer.in_sync
+
+    def _readiness(self) -> Readiness:
+        """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
+        with self.parts.outlived("status"):
+            self._last_readiness = self._status.readiness()
+        return self._last_readiness
 
     def _state_changed(self) -> None:
         self._reconciler.trigger()

@@ -108,7 +108,7 @@ def sources(settings: Config, roots: Sequence[Path] = FILES) -> Iterator[tuple[s
     for root in roots:
         for path in sorted(root.rglob("*")) if root.is_dir() else ():
             if path.is_file() and path.suffix not in (".key", ".pem") and path.resolve() not in hidden:
-                yield f"files{path}", path.read_text
+                yield f"files{path}", partial(_contents, path)
 
 
 def write_archive(
@@ -150,6 +150,11 @@ def _said(words: tuple[str, ...]) -> str:
         words, capture_output=True, timeout=SOURCE_SECONDS, check=False, env={**os.environ, "LC_ALL": "C"}
     )
     return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def _contents(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(MOST_SOURCE_BYTES).decode(errors="replace")
 
 
 def _answer(settings: Config, question: str) -> str:
