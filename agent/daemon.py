@@ -48,6 +48,7 @@ from agent.metrics import web
 from agent.metrics.exposition import Exposition
 from agent.metrics.monitor import LoopLag, pages
 from agent.metrics.pool_gauges import PoolGauges
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
@@ -333,7 +334,10 @@ def main() -> None:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
     stream = logging.configure(config.log.level, config.log.format, SystemClock().now)
-    again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments), stream))
+    try:
+        again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments), stream))
+    except (ConfigError, KernelError, OSError) as error:  # before the first part runs: nothing is half done
+        sys.exit(f"tortie-agent: {error}")
     os.close(lock)
     if again:
         # The same process, so systemd's main PID and watchdog stay; every descriptor of this life closes (PEP 446).
