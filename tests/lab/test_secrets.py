@@ -173,6 +173,8 @@ def ask_all(outputs: Outputs) -> None:
         words = shlex.split(line.partition(" | ")[0])[1:]
         if not CHANGING & set(words):
             outputs.here(*words)
+    for words in (("--help",), ("node", "diags", "--help"), ("config", "--help")):
+        outputs.here(*words)
     kinds = ("nodes", "ippools", "bgppeers", "bgpconfigurations", "workloadendpoints")
     lines = [("get", kind, "-o", "yaml") for kind in kinds]
     outputs.run(*lines, ("config",), ("ipam", "show", "--show-blocks"), ("ipam", "check"))

@@ -26,7 +26,7 @@ from secrets import token_hex
 from agent import control
 from agent.cli.command import CommandFailed
 from agent.cli.connection import config
-from agent.cli.redaction import NAMED, Redactor
+from agent.cli.redaction import Redactor, sounds_secret
 from agent.clock import SystemClock
 from agent.configuration.config import Config
 
@@ -86,7 +86,7 @@ def known_secrets(settings: Config, environment: Mapping[str, str]) -> Iterator[
             with os.fdopen(descriptor, "rb") as file:
                 yield file.read(MOST_SECRET_BYTES).decode(errors="replace").strip()
     for name, value in islice(environment.items(), MOST_SECRETS):
-        if NAMED.fullmatch(f"{name}=x"):
+        if sounds_secret(name):
             yield value
 
 

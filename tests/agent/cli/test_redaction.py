@@ -87,3 +87,9 @@ def test_each_line_of_a_key_is_known() -> None:
 
 def test_a_value_of_few_characters_leaves_other_words_alone() -> None:
     assert Redactor(["to", ""])("route to 10.0.0.1") == "route to 10.0.0.1"
+
+
+@pytest.mark.parametrize("part", ["a-b.c", "a", "--a", "token", "://", "@", '"'])
+def test_a_very_long_word_costs_no_more_than_a_long_text(part: str) -> None:
+    redactor, word = Redactor(), part * 200_000
+    assert redactor(f"{word} password={SECRET}").endswith(f" password={GONE}")
