@@ -1,8 +1,8 @@
 """The agent: makes every part of one node and joins them; runs until it is told to stop.
 
 Promises: one process, one event loop. Only wiring is here: which class implements a Protocol, which part is informed of
-which change. Stopping leaves the kernel as it is. A part that fails ends the process with its reason (the service
-starts it again); nothing runs on half.
+which change. Stopping leaves the kernel as it is. A part that fails is run again and is a trouble until then; the
+others go on (agent/parts.py).
 Does not know: the rules of any part.
 """
 
@@ -14,7 +14,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -44,16 +44,21 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.durable_files import sweep
+from agent.log_stream import LogStream
+from agent.metrics import web
 from agent.metrics.exposition import Exposition
-from agent.metrics.monitor import LoopLag, serve_pages
+from agent.metrics.monitor import LoopLag, pages
 from agent.metrics.pool_gauges import PoolGauges
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
+from agent.parts import Parts
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
+from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
 from agent.service.start import agent_parser, checked_settings, take_agent_lock
@@ -85,8 +90,15 @@ def fact_settings(config: Config) -> FactSettings:
 class Agent:
     """All parts of one node."""
 
-    def __init__(self, config: Config, read: Callable[[], Config], begin_again: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        begin_again: Callable[[], object],
+        log_stream: LogStream,
+    ) -> None:
         self._config = config
+        self.parts = Parts(log)
         self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
@@ -124,7 +136,22 @@ class Agent:
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
-        self._status = AgentStatus(
+        self._status = self._agent_status(log_stream)
+        self._last_readiness = Readiness("the status cannot be read", passes=0)
+        self._exposition = Exposition(self._status.readings)
+        dependencies = self._cni_dependencies()
+        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
+        self._collector = LeakCollector(dependencies, self._state, self._clock)
+        self._supervision = Supervision(
+            Notifier(os.environ, os.getpid()),
+            self._readiness,
+            trigger,
+            lambda: self.reload.wanted,
+            self._clock,
+        )
+
+    def _agent_status(self, log_stream: LogStream) -> AgentStatus:
+        return AgentStatus(
             self._state,
             self._syncer,
             self._store.channels,
@@ -137,18 +164,14 @@ class Agent:
             self._lag.take,
             self._clock.wall(),
             PoolGauges(self._state.node),
-            sources=(lambda: self._cni.release_replay.troubles(),),
-        )
-        self._exposition = Exposition(self._status.readings)
-        dependencies = self._cni_dependencies()
-        self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
-        self._collector = LeakCollector(dependencies, self._state, self._clock)
-        self._supervision = Supervision(
-            Notifier(os.environ, os.getpid()),
-            self._status.readiness,
-            trigger,
-            lambda: self.reload.wanted,
-            self._clock,
+            self.parts.failures,
+            log_stream,
+            sources=(
+                self.parts.troubles,
+                self._reconciler.troubles,
+                log_stream.troubles,
+                lambda: self._cni.release_replay.troubles(),
+            ),
         )
 
     def _cni_dependencies(self) -> Dependencies:
@@ -173,27 +196,47 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        found = (await self._kernel.routes()).values()
+        found = (await self.parts.keep("start", self._kernel.routes)).values()
         marks = self._config.routes
         self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
-        parts = (self._syncer.run, self._reconciler.run, self._node.run, self._tracking.run)
-        services = (self._cni.run, self._collector.run, self._supervision.run, self._lag.run)
         try:
             async with asyncio.TaskGroup() as group:
-                for run in (*parts, *services):
-                    group.create_task(run())
-                metrics = self._config.metrics_socket, self._config.metrics.listen
-                group.create_task(serve_pages(*metrics, self._exposition, self._status.not_ready))
-                group.create_task(control.serve(self._config.control_socket, self._answers()))
+                for name, run in self._runs().items():
+                    group.create_task(self.parts.keep(name, run))
                 log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
         finally:
             await self._bgp.close()
             await self._store.close()
 
+    def _runs(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """The long-running parts by name; each runs until cancelled, and may be run again after it failed."""
+        config, shown = self._config, pages(self._exposition, self._status.not_ready)
+        runs: dict[str, Callable[[], Awaitable[None]]] = {
+            "datastore": self._syncer.run,
+            "kernel": self._reconciler.run,
+            "node": self._node.run,
+            "next hops": self._tracking.run,
+            "cni": self._cni.run,
+            "leaks": self._collector.run,
+            "supervision": self._supervision.run,
+            "lag": self._lag.run,
+            "control socket": lambda: control.serve(config.control_socket, self._answers()),
+            "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
+        }
+        if listen := config.metrics.listen:
+            runs["metrics port"] = lambda: web.on_tcp(listen, shown)
+        return runs
+
     # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _in_sync(self) -> bool:
         return self._syncer.in_sync
+
+    def _readiness(self) -> Readiness:
+        """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
+        with self.parts.outlived("status"):
+            self._last_readiness = self._status.readiness()
+        return self._last_readiness
 
     def _state_changed(self) -> None:
         self._reconciler.trigger()
@@ -205,9 +248,10 @@ class Agent:
 
     def _after_pass(self) -> None:
         if self._syncer.in_sync:
-            facts = self._desired.facts()
-            self._bgp.reconcile(self._state, facts, self._reconciler.installed)
-            self._tracking.update(facts.links)
+            with self.parts.outlived("peering"):
+                facts = self._desired.facts()
+                self._bgp.reconcile(self._state, facts, self._reconciler.installed)
+                self._tracking.update(facts.links)
 
     def _add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         self._syncer.follow_endpoints(endpoint.metadata.namespace or "default")
@@ -249,7 +293,7 @@ class Agent:
         }
 
 
-async def _until_signalled(config: Config, read: Callable[[], Config]) -> bool:
+async def _until_signalled(config: Config, read: Callable[[], Config], log_stream: LogStream) -> bool:
     """Serve until told to stop; whether the process is to start over with other settings."""
     loop = asyncio.get_running_loop()
     main_task = asyncio.current_task()
@@ -257,7 +301,8 @@ async def _until_signalled(config: Config, read: Callable[[], Config]) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main_task.cancel)
 
-    agent = Agent(config, read, main_task.cancel)
+    agent = Agent(config, read, main_task.cancel, log_stream)
+    loop.set_exception_handler(agent.parts.callback_failed)
 
     def hang_up() -> None:
         with suppress(ValueError):  # said in the log and in the status
@@ -295,8 +340,11 @@ def main() -> None:
     except (ConfigError, OSError) as error:
         sys.exit(f"tortie-agent: {error}")
     spare_the_collector()
-    logging.configure(config.log.level, config.log.format, SystemClock().now)
-    again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments)))
+    stream = logging.configure(config.log.level, config.log.format, SystemClock().now)
+    try:
+        again = asyncio.run(_until_signalled(config, lambda: checked_settings(arguments), stream))
+    except (ConfigError, KernelError, OSError) as error:  # before the first part runs: nothing is half done
+        sys.exit(f"tortie-agent: {error}")
     os.close(lock)
     if again:
         # The same process, so systemd's main PID and watchdog stay; every descriptor of this life closes (PEP 446).

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from agent.log_stream import LogStream
+
 SOCKET = Path("/run/systemd/journal/socket")
 MOST_FIELD_BYTES = 8 << 10
 MOST_FIELDS = 30
@@ -64,7 +66,7 @@ def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
 class JournalLogger:
     """A logger for structlog; an event that journald does not accept goes to the stream, its priority first."""
 
-    def __init__(self, path: Path, stream: TextIO) -> None:
+    def __init__(self, path: Path, stream: LogStream) -> None:
         self._path = str(path)
         self._stream = stream
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -74,6 +76,6 @@ class JournalLogger:
         try:
             self._socket.sendto(data, self._path)
         except OSError:
-            print(f"<{priority}>{text}", file=self._stream, flush=True)
+            self._stream.write(f"<{priority}>{text}")
 
     debug = info = warning = error = critical = msg

@@ -2,7 +2,8 @@
 
 Promises: under systemd each field can be asked for (`journalctl TORTIE_EVENT=datastore.away`) and each event has its
 priority; lines that repeat are counted and logged now and then; a text from outside forges no line and moves no
-cursor. Does not know: what is logged. No secret is logged: settings hold only paths of secret files.
+cursor; whoever logs never waits, and what libraries say by `logging` goes the same way. Does not know: what is logged.
+No secret is logged: settings hold only paths of secret files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from agent import journald
+from agent.log_stream import LogStream
 
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""
@@ -78,10 +80,35 @@ def _shown(character: str) -> str:
     return character if plain else character.encode("unicode_escape").decode()
 
 
+class StreamLogger:
+    """A logger for structlog that writes lines to a stream."""
+
+    def __init__(self, stream: LogStream) -> None:
+        self._stream = stream
+
+    def msg(self, text: str) -> None:
+        """Write one line; never waits."""
+        self._stream.write(text)
+
+    debug = info = warning = error = critical = msg
+
+
+class FromLibraries(logging.Handler):
+    """What libraries say by Python's `logging`, as events of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """logging's protocol."""
+        log = structlog.get_logger()
+        log.warning("library.says", library=record.name, text=record.getMessage(), exc_info=record.exc_info)
+
+
 def configure(
     level: str, form: str, now: Callable[[], float] | None = None, journal_socket: Path = journald.SOCKET
-) -> None:
-    """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped."""
+) -> LogStream:
+    """Set up logging for this process; `form` is `human` or `json`. Without a clock no repeat is dropped.
+
+    Returns the stream that takes what journald does not.
+    """
     journals = journald.is_journal(sys.stderr, os.environ)
     to_journal = journals and form == "human"
     human = structlog.processors.LogfmtRenderer(key_order=["level", "event"], drop_missing=True)
@@ -95,16 +122,16 @@ def configure(
         structlog.processors.format_exc_info,
         _for_journal(renderer, as_fields=to_journal) if journals else renderer,
     ]
-    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
-    if to_journal:
-        logger = journald.JournalLogger(journal_socket, sys.stderr)
-        factory = lambda *_: logger  # noqa: E731
+    stream = LogStream(sys.stderr.fileno())
+    logger = journald.JournalLogger(journal_socket, stream) if to_journal else StreamLogger(stream)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=factory,
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[FromLibraries(logging.WARNING)], force=True)
+    return stream
 
 
 def _for_journal(renderer: structlog.typing.Processor, *, as_fields: bool) -> structlog.typing.Processor:

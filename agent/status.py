@@ -7,7 +7,7 @@ answer is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
+from agent.log_stream import LogStream
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.node.node_resource import NodeResource
@@ -62,6 +63,9 @@ class AgentStatus:
     lag: Callable[[], float]
     started: datetime
     pools: PoolGauges
+    part_failures: Mapping[str, int]
+    """Part -> how often it has failed; it counts on."""
+    log_stream: LogStream
     sources: tuple[Source, ...] = ()
     """Parts of the agent that can have troubles, beside those named above."""
 
@@ -168,4 +172,6 @@ class AgentStatus:
                 went_back=self.syncer.went_back,
             ),
             loop_lag_seconds=self.lag(),
+            part_failures=dict(self.part_failures),
+            log_lines_lost=self.log_stream.lost,
         )

@@ -32,6 +32,12 @@ class TroubleKind(StrEnum):
     """A release (CNI DEL) that was written down cannot be carried out, or none can be written down."""
     PEERING = "peering"
     """BGP: a peer, a policy or a password is not as configured."""
+    KERNEL = "kernel"
+    """The kernel could not be read or written."""
+    PART = "part"
+    """A part of the agent fails and is run again, or no connection can be accepted."""
+    LOG = "log"
+    """Nobody takes what is logged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,8 @@ def _cluster_errors(config: Config) -> Iterator[str]:
         yield f"node.name: {name!r} must be lower-case letters, digits, '-' and '.'"
     if not etcd.endpoints:
         yield "etcd.endpoints: name at least one, such as http://127.0.0.1:2379"
+    if any("@" in endpoint for endpoint in etcd.endpoints):  # not repeated: what stands before it is a secret
+        yield "etcd.endpoints: no user or password in an endpoint; set etcd.username and etcd.password_file"
     if bool(etcd.cert_file) != bool(etcd.key_file):
         yield "etcd.cert_file: goes with etcd.key_file; set both or neither"
     if etcd.password_file and not etcd.password_file.startswith("/"):  # not repeated: it may be the password

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from agent.clock import Clock
@@ -33,6 +33,7 @@ from agent.dataplane.report import Counters, Report
 from agent.dataplane.trigger import PassLimiter, PassTiming, Trigger
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link, Route, RouteKey
+from agent.trouble import Trouble, TroubleKind
 
 __all__ = ["DesiredState", "Reconciler", "Report"]
 
@@ -139,6 +140,12 @@ class Reconciler:
         """How many passes have ended well."""
         return self._counters.passes
 
+    def troubles(self) -> Iterator[Trouble]:
+        """That the last pass could not finish."""
+        if self._counters.trouble is not None:
+            evidence = f"a pass over the kernel did not finish: {self._counters.trouble}"
+            yield Trouble(TroubleKind.KERNEL, "", evidence, "what is desired may not be in force")
+
     def report(self) -> Report:
         """How the last pass went and what is not as desired."""
         return self._counters.report(self.kinds, self._actual, self._applier.retries, self._plan, self._guard)
@@ -186,7 +193,11 @@ class Reconciler:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Reconcile until cancelled. Raises KernelError when the kernel's notifications cannot be subscribed to."""
+        """Reconcile until cancelled. Raises KernelError when the kernel's notifications cannot be subscribed to.
+
+        After a failure it may be called again, and reads everything again.
+        """
+        self._resync_at = 0.0
         changes = self._kernel.changes()
         try:
             async with asyncio.TaskGroup() as group:
@@ -199,12 +210,11 @@ class Reconciler:
     async def _follow(self, changes: Changes) -> None:
         while True:
             try:
-                event = await anext(changes)
-            except KernelError as error:
+                await self._take_event(await anext(changes))
+            except (KernelError, OSError) as error:
                 self._log.warning("kernel.notifications_failed", why=str(error))
                 await asyncio.sleep(self._timing.error_seconds)
-                event = Overrun()
-            await self._take_event(event)
+                await self._take_event(Overrun())
 
     async def _take_event(self, event: KernelEvent) -> None:
         if isinstance(event, Overrun):
@@ -231,9 +241,12 @@ class Reconciler:
             wait = 0.0
             try:
                 await self._one_pass()
-            except KernelError as error:
-                self._log.warning("kernel.pass_failed", why=str(error))
-                self._counters.trouble = str(error)
+            except Exception as error:
+                is_kernels = isinstance(error, KernelError)
+                self._log.warning(
+                    "kernel.pass_failed", why=str(error), **({} if is_kernels else {"exc_info": error})
+                )
+                self._counters.trouble = str(error) or type(error).__name__
                 self._events.invalidate_all()
                 self.trigger()
                 wait = self._timing.error_seconds
@@ -291,7 +304,7 @@ class Reconciler:
                 self._events.stale.discard(kind.kind)
                 try:
                     found = await kind.read(self._desired)
-                except (KernelError, asyncio.CancelledError):
+                except (Exception, asyncio.CancelledError):
                     self._events.stale.add(kind.kind)
                     raise
                 author = self._events.authors.pop(kind.kind, None)

@@ -75,12 +75,16 @@ class Syncer:
         return not self._waiting
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for prefix in self._whole:
-                self._follow(prefix)
-            group.create_task(self._find_endpoints())
+        """Watch until cancelled. After a failure it may be called again, and reads everything again."""
+        self._followed.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for prefix in self._whole:
+                    self._follow(prefix)
+                group.create_task(self._find_endpoints())
+        finally:
+            self._group = None
 
     def follow_endpoints(self, namespace: str) -> None:
         """Watch this node's endpoints of one more namespace; a known one is no work."""

@@ -1,21 +1,17 @@
-"""Monitoring's shell: its HTTP pages, and the measurement of the event loop's lag.
+"""What monitoring asks for: the pages, and the event loop's lag.
 
-Promises: a socket that cannot be opened is said in the log and costs the agent nothing. Does not know: any series.
+Promises: a page says what is at the moment of the question. Does not know: any series, HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-import structlog
+from collections.abc import Callable
 
 from agent.clock import Clock
-from agent.metrics import web
 from agent.metrics.exposition import CONTENT_TYPE, Exposition
-
-log = structlog.get_logger()
+from agent.metrics.http_connection import Response
+from agent.metrics.web import Pages, verdict
 
 LAG_PAUSE_SECONDS = 0.25
 """Between two measurements of the loop's lag."""
@@ -41,31 +37,11 @@ class LoopLag:
         return longest
 
 
-async def serve_pages(
-    path: Path,
-    listen: str,
-    exposition: Exposition,
-    not_ready: Callable[[], str | None],
-    listening: Callable[[], None] = lambda: None,
-) -> None:
-    """Answer for one agent until cancelled, on the unix socket `path` and, unless it is empty, on `listen`.
-
-    `listen` is `address:port`; `listening` is called once the unix socket listens.
-    """
-    pages: web.Pages = {
-        "/metrics": lambda: web.Response(exposition.text(), CONTENT_TYPE),
+def pages(exposition: Exposition, not_ready: Callable[[], str | None]) -> Pages:
+    """The pages of one agent, by their paths; `not_ready` says why no pod can be attached now."""
+    return {
+        "/metrics": lambda: Response(exposition.text(), CONTENT_TYPE),
         # Whoever reads this answer has had it from the loop: that is all there is to say.
-        "/livez": lambda: web.verdict(None),
-        "/readyz": lambda: web.verdict(not_ready()),
+        "/livez": lambda: verdict(None),
+        "/readyz": lambda: verdict(not_ready()),
     }
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_served(str(path), web.on_socket(path, pages, listening)))
-        if listen:
-            group.create_task(_served(listen, web.on_tcp(listen, pages)))
-
-
-async def _served(where: str, serving: Awaitable[None]) -> None:
-    try:
-        await serving
-    except OSError as error:
-        log.warning("metrics.not_served", where=where, why=str(error))

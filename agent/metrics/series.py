@@ -67,6 +67,10 @@ class Readings:
     etcd: EtcdReadings
     loop_lag_seconds: float
     """The longest delay of the event loop since the last reading."""
+    part_failures: Mapping[str, int]
+    """Part of the agent -> how often it has failed and was run again."""
+    log_lines_lost: int
+    """Lines of the log that nobody took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ _AGENT: Mapping[str, tuple[str, Callable[[Readings], float]]] = {
     "ipam_own_blocks": ("Blocks that this node owns.", lambda r: r.own_blocks),
     "event_loop_lag_seconds": ("The longest delay of the event loop since the last scrape.",
         lambda r: r.loop_lag_seconds),
+    "log_lines_lost_total": ("Lines of the log that standard error did not take.", lambda r: r.log_lines_lost),
     "bgp_converged": ("Whether all peers have advertised everything (End-of-RIB), or had time to.",
         lambda r: r.converged),
     "etcd_revision": ("The newest revision of the datastore that was seen.", lambda r: r.etcd.revision),
@@ -151,6 +156,11 @@ _PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
 """Label peer; a value of None makes no sample."""
 _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]] = {
     "build_info": ("Always 1; the version is a label.", ("version",), lambda r: {(r.version,): 1}),
+    "part_failures_total": (
+        "How often a part of the agent failed and was run again.",
+        ("part",),
+        lambda r: {(part,): count for part, count in r.part_failures.items()},
+    ),
     "bgp_peer_state": (
         "1 for the state that the session is in (RFC 4271 section 8.2.2).",
         ("peer", "state"),

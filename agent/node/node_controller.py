@@ -16,6 +16,7 @@ from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.trigger import Trigger
 from agent.datastore.state_cache import StateCache
+from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 from agent.node.node_resource import NodeResource
 from ipam.failures import IpamError
@@ -85,9 +86,10 @@ class NodeController:
         if not self._in_sync() or (inputs == self._done and not is_due):
             return
         self._due_at = now + RESYNC_SECONDS
+        self._done = None  # whatever happens now, it is not done before it has ended well
         try:
             await self._resource.reconcile()
-        except IpamError as error:
+        except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
         self._done = inputs if self._resource.trouble is None else None
         if self._resource.trouble is not None:

@@ -218,6 +218,10 @@ class BgpController:
                     log.error("bgp.cannot_listen", why=str(error))
                 self.trouble = str(error)
                 await asyncio.sleep(LISTEN_RETRY_SECONDS)
+            except Exception as error:
+                log.error("bgp.speaker_failed", why=str(error), exc_info=error)
+                self.trouble = f"the speaker failed and is started again: {error}"
+                await asyncio.sleep(LISTEN_RETRY_SECONDS)
             else:
                 return
 

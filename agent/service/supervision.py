@@ -54,9 +54,10 @@ class Supervision:
             while True:
                 self._look(self._clock.now() - started)
                 await asyncio.sleep(pause if self.ready else min(pause, STARTING_SECONDS))
-        finally:
+        except asyncio.CancelledError:
             if not self._begins_again():  # else systemd would wait for the process to end, and kill it
                 self._notifier.notify("STOPPING=1", "STATUS=stopping; routes stay as they are")
+            raise
 
     def _look(self, age_seconds: float) -> None:
         readiness = self._readiness()

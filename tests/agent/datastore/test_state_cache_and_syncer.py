@@ -308,3 +308,28 @@ async def test_own_endpoints_are_followed_in_each_namespace_that_has_some(follow
     await followed.until(lambda: len(followed.state.endpoints) == 1)
     await followed.store.commit((), (Delete(key),))
     await followed.until(lambda: not followed.state.endpoints)
+
+
+async def test_a_syncer_that_a_mistake_ended_runs_again_and_has_lost_nothing() -> None:
+    made, broken = Followed(), [True]
+
+    def changed() -> None:
+        made.changed.set()
+        if broken and made.state.nodes:
+            broken.clear()
+            raise ValueError("of a foreign value")
+
+    made.syncer = Syncer(made.store, made.state, changed)
+    await made.put(POOL_KEY, POOL)
+    await made.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
+    with pytest.raises(ExceptionGroup):
+        await made.syncer.run()
+    made.syncer.follow_endpoints("default")  # as an ADD would meanwhile
+    key, value = endpoint(ME, "web")
+    await made.put(key, value)
+    task = asyncio.create_task(made.syncer.run())
+    await made.until(lambda: made.syncer.in_sync and len(made.state.endpoints) == 1)
+    await made.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.3/24"))
+    await made.until(lambda: str(made.state.nodes[OTHER].ipv4) == "10.0.0.3/24")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,18 +1,11 @@
-"""What monitoring sees: every name is documented and told, alerts name what exists, pages answer as HTTP does."""
+"""What monitoring sees: every name is documented and told, alerts name what exists."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import re
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,14 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.dataplane.report import Report
 from agent.metrics.exposition import Exposition
-from agent.metrics.monitor import serve_pages
 from agent.metrics.pool_gauges import PoolReadings
 from agent.metrics.series import CATALOGUE, EtcdReadings, MetricType, Readings, series
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from tests import ROOT
 
-PATIENCE_SECONDS = 10
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PEER = PeerStatus(
     address=IPv4Address("10.0.0.2"),
@@ -75,6 +66,8 @@ READINGS = Readings(
     kernel=KERNEL,
     etcd=EtcdReadings(revision=77, certificates={"/c.pem": NOW}, rotations=1, watch_restarts=2, went_back=0),
     loop_lag_seconds=0.002,
+    part_failures={"node": 2},
+    log_lines_lost=3,
 )
 
 
@@ -113,6 +106,7 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     assert samples["tortie_kernel_objects", (("kind", "route"),)] == 4
     assert samples["tortie_kernel_drift_repaired_total", (("kind", "route"),)] == 1
     assert samples["tortie_kernel_refused", ()] == 1
+    assert samples["tortie_part_failures_total", (("part", "node"),)] == 2
     assert samples["tortie_start_time_seconds", ()] == NOW.timestamp()
     assert samples["tortie_build_info", (("version", "0.1.0"),)] == 1
     count = "tortie_cni_request_duration_seconds_count"
@@ -153,73 +147,3 @@ def test_alerts_and_the_dashboard_name_only_what_exists(name: str) -> None:
             known = re.sub(r"_(bucket|count|sum)$", "", found)
             assert found in CATALOGUE or known in CATALOGUE, expression
     assert len(expressions) > 10
-
-
-@asynccontextmanager
-async def serving(
-    path: Path, not_ready: Callable[[], str | None] = lambda: None, listen: str = ""
-) -> AsyncIterator[None]:
-    ready = asyncio.Event()
-    task = asyncio.create_task(serve_pages(path, listen, Exposition(lambda: READINGS), not_ready, ready.set))
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await ready.wait()
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def asked(path: Path, request: bytes) -> tuple[bytes, bytes]:
-    reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(request)
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return head.splitlines()[0], body
-
-
-async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
-    path, reasons = tmp_path / "metrics.sock", ["the datastore is away: refused"]
-    async with serving(path, lambda: reasons[0] if reasons else None):
-        assert path.stat().st_mode & 0o777 == 0o660
-        status, body = await asked(path, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (status, b"tortie_pods 2.0" in body) == (b"HTTP/1.0 200 OK", True)
-        status, body = await asked(path, b"GET /readyz HTTP/1.1\r\n\r\n")
-        assert status == b"HTTP/1.0 503 Service Unavailable"
-        assert json.loads(body) == {"ok": False, "reasons": reasons}
-        reasons.clear()
-        assert (await asked(path, b"GET /readyz HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 200 OK"
-        assert (await asked(path, b"HEAD /livez HTTP/1.0\r\n\r\n")) == (b"HTTP/1.0 200 OK", b"")
-        assert b"/metrics, /livez, /readyz" in (await asked(path, b"GET /nothing HTTP/1.0\r\n\r\n"))[1]
-        assert (await asked(path, b"POST /metrics HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 405 Method Not Allowed"
-        assert (await asked(path, b"\n"))[0] == b"HTTP/1.0 405 Method Not Allowed"
-
-
-async def test_a_socket_that_cannot_be_opened_costs_the_agent_nothing(tmp_path: Path) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await serve_pages(
-            tmp_path / "nowhere" / "metrics.sock", "", Exposition(lambda: READINGS), lambda: None
-        )
-
-
-async def test_a_port_that_is_taken_leaves_the_socket_serving(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.sock"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        async with serving(path, listen=f"127.0.0.1:{taken.getsockname()[1]}"):
-            assert (await asked(path, b"GET /livez HTTP/1.0\r\n\r\n"))[0] == b"HTTP/1.0 200 OK"
-
-
-async def test_the_umask_of_the_process_is_the_same_in_every_turn(tmp_path: Path) -> None:
-    before, seen = os.umask(0), set()
-    os.umask(before)
-    loop = asyncio.get_running_loop()
-
-    def look() -> None:
-        seen.add(os.umask(before))
-        loop.call_soon(look)
-
-    loop.call_soon(look)
-    async with serving(tmp_path / "metrics.sock"):
-        pass
-    assert seen == {before}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
+
+import pytest
 
 from agent.configuration.config import NodeSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
 from agent.datastore.state_cache import NODES, StateCache
-from agent.netlink.objects import Address
+from agent.netlink.kernel_errors import Incomplete, KernelError
+from agent.netlink.objects import Address, Link
 from agent.node.node_controller import RESYNC_SECONDS, NodeController
 from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
@@ -39,9 +43,9 @@ class Asked(FakeKernel):
 class World:
     """A controller of a node that knows another one behind a gateway."""
 
-    def __init__(self, *, in_sync: bool = True) -> None:
+    def __init__(self, kernel: Asked | None = None, *, in_sync: bool = True) -> None:
         self.in_sync = in_sync
-        self.store, self.kernel, self.clock = FakeStore(), Asked(), SetClock()
+        self.store, self.kernel, self.clock = FakeStore(), kernel or Asked(), SetClock()
         self.state = StateCache(ME)
         far = Node(metadata=Metadata(name="far"), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address=f"{FAR}/24")))
         key = resource_key("nodes", "far")
@@ -115,3 +119,37 @@ async def test_paths_are_asked_for_again_when_a_link_changes_that_is_no_pods() -
     world.controller.set_links(dict(world.kernel.link_table))
     await world.controller.step()
     assert world.kernel.asked == [FAR, FAR]
+
+
+class Exhausted(Asked):
+    """A kernel that cannot be asked for its links now."""
+
+    error: Exception | None = KernelError("opening a netlink socket of protocol 0: Too many open files")
+
+    async def links(self) -> Mapping[str, Link]:
+        if self.error is not None:
+            raise self.error
+        return await super().links()
+
+
+@pytest.mark.parametrize("error", [KernelError("Too many open files"), Incomplete("interrupted 8 times")])
+async def test_a_kernel_that_cannot_be_asked_is_a_trouble_and_is_asked_again(error: KernelError) -> None:
+    world = World(Exhausted())
+    assert isinstance(world.kernel, Exhausted)
+    world.kernel.error = error
+    await world.controller.step()
+    assert world.resource.trouble == str(error)
+    world.kernel.error = None
+    await world.controller.step()
+    assert (world.registered, world.resource.trouble) == (True, None)
+
+
+async def test_a_step_that_a_mistake_ended_is_taken_again_though_nothing_changed() -> None:
+    world = World(Exhausted())
+    assert isinstance(world.kernel, Exhausted)
+    world.kernel.error = ValueError("of a foreign value")
+    with pytest.raises(ValueError, match="foreign"):
+        await world.controller.step()
+    world.kernel.error = None
+    await world.controller.step()
+    assert world.registered

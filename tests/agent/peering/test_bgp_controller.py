@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SystemClock
 from agent.netlink.objects import RouteKey
+from agent.peering import bgp_controller
 from agent.peering.drain import Drained, DrainFile
 from bgp.looking_glass import Query, query
+from bgp.transport.speaker import Speaker
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
 from tests.scenes.bgp.controllers import BgpNode, BgpNodes, bgp_nodes, document
@@ -210,3 +213,26 @@ async def test_leaving_does_not_end_an_operators_drain(tmp_path: Path) -> None:
     assert node.bgp.drained is not None
     assert node.bgp.drained.text == "new kernel"
     assert BgpNode(1, tmp_path).bgp.drained is not None
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), KeyError("of a mistake")])
+async def test_a_speaker_that_fails_is_a_trouble_and_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(bgp_controller, "LISTEN_RETRY_SECONDS", 0.05)
+    failing, run, failed = [error, error], Speaker.run, asyncio.Event()
+
+    async def fails_first(speaker: Speaker) -> None:
+        if failing:
+            failed.set()
+            raise failing.pop()
+        await run(speaker)
+
+    monkeypatch.setattr(Speaker, "run", fails_first)
+    async with bgp_nodes(2, tmp_path) as world:
+        one, other = world.nodes
+        await failed.wait()
+        await asyncio.sleep(0)
+        assert [text for text in one.bgp.troubles if str(error) in text] != []
+        await world.until(lambda: len(one.sessions()) == 1 and len(other.sessions()) == 1)
+        assert (one.bgp.troubles, other.bgp.troubles) == ((), ())

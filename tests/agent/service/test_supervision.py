@@ -179,6 +179,26 @@ async def test_ready_once_then_signs_of_life_and_status_as_it_changes(
     assert systemd.heard()[-2:] == ["STOPPING=1", "STATUS=stopping; routes stay as they are"]
 
 
+async def test_a_failure_of_it_is_no_stop_and_it_may_run_again(tmp_path: Path, systemd: Systemd) -> None:
+    answers: list[Readiness | Exception] = [KeyError("peers")]
+
+    def readiness() -> Readiness:
+        found = answers.pop(0) if answers else SERVING
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    told = Supervision(notifier(tmp_path), readiness, lambda: None, lambda: False, SystemClock())
+    with pytest.raises(KeyError):
+        await told.run()
+    assert systemd.heard() == []
+    task = asyncio.create_task(told.run())
+    await until(systemd, "WATCHDOG=1")
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_a_process_that_begins_again_does_not_say_that_it_stops(
     tmp_path: Path, systemd: Systemd
 ) -> None:
