@@ -38,6 +38,20 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Report as `probed` once the other end's kernel has acknowledged what was sent on a connection until now."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A further connection from the peer's address came to nothing, for this reason, while its session lives."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Established:
     """A session is up and its Adj-RIB-Out empty: everything is to be advertised."""
 
@@ -86,6 +100,8 @@ Output = (
     Dial
     | Send
     | Close
+    | Probe
+    | Refused
     | Established
     | Learned
     | Withdrawn

@@ -19,7 +19,9 @@ from bgp.events import (
     Established,
     Learned,
     Output,
+    Probe,
     ReapplyImportPolicy,
+    Refused,
     Send,
     StaleChanged,
     UpdateFaults,
@@ -38,7 +40,7 @@ from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.nlri import Nlri
 
-ShellAction = Dial | Send | Close | UpdateFaults
+ShellAction = Dial | Send | Close | Probe | Refused | UpdateFaults
 """What is left for the shell to do, or to log."""
 Changed = dict[Family, dict[Nlri, None]]
 """Prefixes by family, in the order in which they changed."""
@@ -169,6 +171,16 @@ class Instance:
         """Octets arrived."""
         if (peer := self._peer(connection)) is not None:
             self._apply(peer, peer.received(connection, data, now))
+
+    def probed(self, connection: Connection, now: float) -> None:
+        """The other end's kernel has acknowledged what was sent on a connection before its Probe."""
+        if (peer := self._peer(connection)) is not None:
+            peer.probed(connection, now)
+            self._reindex(peer)
+
+    def is_probing(self, connection: Connection) -> bool:
+        """Whether `probed` would still be of use."""
+        return (peer := self._peer(connection)) is not None and peer.is_probing(connection)
 
     def disconnected(self, connection: Connection, why: str, now: float) -> None:
         """TCP ended underneath."""

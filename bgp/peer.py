@@ -1,8 +1,8 @@
 """One BGP peer: its connections (at most one each way and an established one), ConnectRetry, and its Adj-RIBs.
 
 Promises: pure; inputs come with the time, outputs are values. Adj-RIB-In belongs to the peer, so graceful restart keeps
-it between sessions; Adj-RIB-Out belongs to the session. A connection that comes in beside an established session means
-that the peer has restarted.
+it between sessions; Adj-RIB-Out belongs to the session. A connection that comes in beside an established session takes
+its place only once that is known to be dead; else it is refused, counted, and leaves no trace in what is shown.
 Does not know: sockets, other peers, which path is best.
 RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 """
@@ -12,7 +12,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 
-from bgp.events import Close, Connection, Dial, Established, Output, ReapplyImportPolicy, Send
+from bgp.events import (
+    Close,
+    Connection,
+    Dial,
+    Established,
+    Output,
+    Probe,
+    ReapplyImportPolicy,
+    Refused,
+    Send,
+)
 from bgp.path import Source
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
 from bgp.policy.origination import OwnBlocks
@@ -22,7 +32,7 @@ from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget, exporter, own_next_hop
 from bgp.rib.graceful_restart import RestartDeferral, wait_until
 from bgp.rib.loc_rib import LocRib
-from bgp.session.collision import PATIENCE_SECONDS, confirmed, losers
+from bgp.session.collision import PATIENCE_SECONDS, PROBE_SECONDS, Collision, confirmed, gives_way
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
@@ -69,10 +79,11 @@ class Peer:
         self._configured_at = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
-        self._beside_established: set[Connection] = set()
-        """Connections that came in while another was established."""
-        self._collision_deadline: float | None = None
-        """When a collision of its connections is decided here; None: there is nothing to decide."""
+        self._further: set[Connection] = set()
+        """Connections that came in while a session stood, not just begun."""
+        self.refused = 0
+        """How many of these came to nothing while that session lived."""
+        self._collision: Collision | None = None
         self._connect_retry = ConnectRetry(random, now, passive=config.passive)
         self.connection: Connection | None = None
         """The connection of the established session."""
@@ -112,7 +123,7 @@ class Peer:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
         times += [rib.deadline for rib in self.adj_ribs_in.values()]
-        times += [self._connect_retry.deadline, self._collision_deadline]
+        times += [self._connect_retry.deadline, self._collision.deadline if self._collision else None]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -141,15 +152,15 @@ class Peer:
             return [Close(connection)]
         outputs: list[Output] = []
         for known in list(self._sessions):
-            same_way = (known in self._outgoing) == outgoing
-            # A peer that still has its first connection opens no second one.
-            if same_way and known != self.connection:
-                outputs += self._drop(
-                    known, self._sessions[known].lost("replaced by a newer connection"), now
-                )
-        is_fresh = self.connection in self._outgoing and now - self._up_at < PATIENCE_SECONDS
-        if self.connection is not None and not outgoing and not is_fresh:
-            self._beside_established.add(connection)
+            if (known in self._outgoing) != outgoing or known == self.connection:
+                continue
+            session = self._sessions[known]
+            if not outgoing and not gives_way(session, now):
+                session.probe(now)  # if its other end is gone, it makes room for the next call
+                return [*outputs, *self._flush(known), Close(connection), *self._refuse("another one waits")]
+            outputs += self._drop(known, session.lost("replaced by a newer connection"), now)
+        if self.connection is not None and now - self._up_at >= PATIENCE_SECONDS:
+            self._further.add(connection)
         self._connect_retry.stop()
         ours = LocalParameters.configured(
             self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
@@ -168,7 +179,20 @@ class Peer:
     def received(self, connection: Connection, data: bytes, now: float) -> list[Output]:
         """Octets arrived."""
         session = self._sessions.get(connection)
-        return self._events(connection, session.receive_data(data, now), now) if session is not None else []
+        if session is None:
+            return []
+        session.is_beside = bool(confirmed(self._sessions, without=connection))
+        return self._events(connection, session.receive_data(data, now), now)
+
+    def is_probing(self, connection: Connection) -> bool:
+        """Whether it is not known yet if the other end of a connection lives, and matters."""
+        collision = self._collision
+        return collision is not None and collision.first == connection and not collision.lives
+
+    def probed(self, connection: Connection, now: float) -> None:
+        """The other end's kernel has acknowledged all that was sent when it was asked for: it has the connection."""
+        if self._collision is not None and self.is_probing(connection):
+            self._collision.first_lives(now)
 
     def extend_hold(self, connection: Connection, now: float) -> None:
         """Octets of the peer wait to be read, so its hold timer starts anew."""
@@ -185,8 +209,8 @@ class Peer:
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
             outputs += self._events(connection, session.handle_timer(now), now)
-        if self._collision_deadline is not None and now >= self._collision_deadline:
-            outputs += self._decide_collision(now)
+        if self._collision is not None and now >= self._collision.deadline:
+            outputs += self._decide(self._collision, now)
         if (late := self._connect_retry.timed_out(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
@@ -260,7 +284,7 @@ class Peer:
         RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
         """
         outputs: list[Output] = []
-        self._connect_retry.passive = config.passive
+        self._collision, self._connect_retry.passive = None, config.passive
         for connection, session in list(self._sessions.items()):
             why = "the configuration changed"
             quiet = self._restart_of(session) is not None and not session.is_soft
@@ -281,7 +305,7 @@ class Peer:
             outputs += [*self._flush(connection), Close(connection)]
         outputs += self._connect_retry.cancel()
         self._sessions.clear()
-        self.connection, self.adj_ribs_out = None, {}
+        self.connection, self._collision, self.adj_ribs_out = None, None, {}
         for rib in self.adj_ribs_in.values():
             outputs += rib.clear()
         return outputs
@@ -330,20 +354,24 @@ class Peer:
                 return self._drop(connection, event, now)
 
     def _opened(self, connection: Connection, now: float) -> list[Output]:
-        """Beside an established session a newcomer means a restarted peer (RFC 4724 section 5), or is refused."""
-        known = self.connection
-        if connection in self._beside_established and known is not None:
-            if self._restart_of(self._sessions[known]) is None:
-                return self._lose(connection, now)
-            return self._drop(known, self._sessions[known].lost("the peer has connected anew"), now)
-        if confirmed(self._sessions, without=connection) and self._collision_deadline is None:
-            self._collision_deadline = now + PATIENCE_SECONDS  # a third OPEN gives no longer time
-        return []
+        """A connection beside another is held, while it is found out whether that one lives; a third one is refused."""
+        if self._sessions[connection].state is not State.OPEN_HELD:
+            return []
+        if self._collision is not None:
+            return self._lose(connection, now)
+        (first,) = confirmed(self._sessions)
+        self._collision = Collision(first, connection, now)
+        self._sessions[first].probe(now)
+        return [*self._flush(first), Probe(first)]
 
-    def _decide_collision(self, now: float) -> list[Output]:
-        self._collision_deadline = None
-        lost = losers(self._sessions, self._outgoing, int(self._us.router_id))
-        return [output for connection in lost for output in self._lose(connection, now)]
+    def _decide(self, collision: Collision, now: float) -> list[Output]:
+        lost = collision.decide(self._sessions, self._outgoing, int(self._us.router_id), now)
+        if lost is None:
+            return []
+        if not lost.is_dead:
+            return self._lose(lost.connection, now)
+        why = f"it acknowledged nothing for {PROBE_SECONDS:g} s, and the peer has connected anew"
+        return self._drop(lost.connection, self._sessions[lost.connection].lost(why), now)
 
     def _lose(self, loser: Connection, now: float) -> list[Output]:
         cease = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
@@ -358,11 +386,12 @@ class Peer:
         return restart if restart.families & session.context.families else None
 
     def _up(self, connection: Connection, now: float) -> list[Output]:
-        outputs = self._decide_collision(now) if self.connection is not None else []
         session = self._sessions.get(connection)
         if session is None or session.peer is None:
-            return outputs  # it lost a collision, now or a moment ago
-        outputs += self._connect_retry.cancel()
+            return []  # it has ended in the same octets
+        if self._collision is not None:
+            self._collision.first_lives(now)
+        outputs = self._connect_retry.cancel()
         self.sessions += 1
         self.connection, self._up_at, self._was_up, self.last_error = connection, now, True, ""
         config = self.config
@@ -422,7 +451,8 @@ class Peer:
         if session is None:
             return []
         self._outgoing.discard(connection)
-        self._beside_established.discard(connection)
+        is_further = connection in self._further
+        self._further.discard(connection)
         if connection == self.connection:
             self.connection, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
@@ -433,6 +463,8 @@ class Peer:
                 else:
                     outputs += rib.clear()
             self._connect_retry.reset_backoff(now - self._up_at)
+        if self.connection is not None:
+            return outputs + self._end_collision(connection, now) + self._refuse(down.why, told=is_further)
         self.last_error = down.why
         if notifications := [one for one in (down.sent, down.received) if one is not None]:
             self.last_down = down
@@ -440,4 +472,26 @@ class Peer:
             self._connect_retry.schedule(
                 now, after_error=any(one.code != Error.CEASE for one in notifications)
             )
-        return outputs
+        return outputs + self._end_collision(connection, now)
+
+    def _end_collision(self, gone: Connection, now: float) -> list[Output]:
+        """If one of two connections has gone, the other one goes on.
+
+        But not one that came in beside a session that lived then: who restarts calls only after that.
+        """
+        collision = self._collision
+        if collision is None or gone not in (collision.first, collision.waiting):
+            return []
+        self._collision, waiting = None, collision.waiting
+        if gone == waiting or waiting not in self._sessions:
+            return []
+        if collision.lives and waiting in self._further:
+            return self._lose(waiting, now)
+        return self._events(waiting, self._sessions[waiting].release(now), now)
+
+    def _refuse(self, why: str, *, told: bool = True) -> list[Output]:
+        """A further connection came to nothing beside a session that lives."""
+        if self.connection is None or not told:
+            return []
+        self.refused += 1
+        return [Refused(why)]

@@ -110,7 +110,7 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
 
 _CHANGEABLE = (
     *("description", "passive", "port", "maximum_prefixes", "next_hop_mode"),
-    *("policy", "allowed_local_as", "keepalive_seconds"),
+    *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops"),
 )
 """What may change under a session: it counts only for people, or from now on."""
 

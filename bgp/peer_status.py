@@ -60,13 +60,19 @@ class PeerStatus:
     """The last one, whoever sent it; it stays until the next."""
     sessions: int = 0
     """How often one was established."""
+    refused: int = 0
+    """How many further connections from its address came to nothing while its session lived."""
+    refused_at: datetime | None = None
+    """When a connection from its address was refused last: for that, or for its TTL or signature."""
     messages_sent: tuple[tuple[str, int], ...] = ()
     """Messages by kind, in this session."""
     messages_received: tuple[tuple[str, int], ...] = ()
 
 
-def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
-    """The status of a peer; its state, and since when, come from the shell."""
+def peer_status(
+    peer: Peer, state: State, since: datetime | None, refused_at: datetime | None = None
+) -> PeerStatus:
+    """The status of a peer; its state and all moments come from the shell."""
     session = peer.session
     theirs = session.peer if session is not None else None
     return PeerStatus(
@@ -86,6 +92,8 @@ def peer_status(peer: Peer, state: State, since: datetime | None) -> PeerStatus:
         agreed=agreed(session) if session is not None else (),
         last_notification=_error(peer.last_down) if peer.last_down is not None else None,
         sessions=peer.sessions,
+        refused=peer.refused,
+        refused_at=refused_at,
         messages_sent=tuple(sorted(session.sent.items())) if session is not None else (),
         messages_received=tuple(sorted(session.received.items())) if session is not None else (),
     )

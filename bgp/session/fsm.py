@@ -5,7 +5,9 @@ the subcodes of RFC 6608). Everything that moves a connection from state to stat
 Does not know: two connections to one peer, when to connect: the peer decides that.
 
 Where it differs from the RFC, on purpose: a connection that fails goes to Idle and is gone, and the peer makes a new
-one. An UPDATE in OpenConfirm counts as the KEEPALIVE that some speakers do not send first.
+one. An UPDATE in OpenConfirm counts as the KEEPALIVE that some speakers do not send first. A second connection to a
+peer is held once its OPEN was accepted (OpenHeld): our KEEPALIVE is withheld until the collision is decided, so neither
+side comes to Established on it, and nothing but a KEEPALIVE may come.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ class State(Enum):
     CONNECT = "Connect"
     ACTIVE = "Active"
     OPEN_SENT = "OpenSent"
+    OPEN_HELD = "OpenHeld"
+    """Ours: the OPEN was accepted, and the KEEPALIVE that answers it waits for the end of a collision."""
     OPEN_CONFIRM = "OpenConfirm"
     ESTABLISHED = "Established"
 
@@ -30,6 +34,10 @@ class Event(Enum):
     TCP_UP = auto()
     TCP_DOWN = auto()
     OPEN = auto()
+    OPEN_BESIDE = auto()
+    """OPEN, while another connection to the peer has its own accepted."""
+    RELEASED = auto()
+    """The collision is decided for this connection."""
     KEEPALIVE = auto()
     UPDATE = auto()
     ROUTE_REFRESH = auto()
@@ -60,12 +68,16 @@ class Action(Enum):
 S, E, A = State, Event, Action
 END = (S.IDLE, (A.CLOSE,))
 NOTIFY = (S.IDLE, (A.SEND_NOTIFICATION, A.CLOSE))
-_TALKING = (S.OPEN_SENT, S.OPEN_CONFIRM, S.ESTABLISHED)
+_TALKING = (S.OPEN_SENT, S.OPEN_HELD, S.OPEN_CONFIRM, S.ESTABLISHED)
 
 TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (S.CONNECT, E.TCP_UP): (S.OPEN_SENT, (A.SEND_OPEN,)),
     (S.ACTIVE, E.TCP_UP): (S.OPEN_SENT, (A.SEND_OPEN,)),
     (S.OPEN_SENT, E.OPEN): (S.OPEN_CONFIRM, (A.ADOPT_OPEN, A.SEND_KEEPALIVE, A.RESTART_HOLD)),
+    # The timer that was set when OPEN was sent goes on: it bounds how long a connection is held.
+    (S.OPEN_SENT, E.OPEN_BESIDE): (S.OPEN_HELD, (A.ADOPT_OPEN,)),
+    (S.OPEN_HELD, E.KEEPALIVE): (S.OPEN_HELD, ()),
+    (S.OPEN_HELD, E.RELEASED): (S.OPEN_CONFIRM, (A.SEND_KEEPALIVE, A.RESTART_HOLD)),
     (S.OPEN_CONFIRM, E.KEEPALIVE): (S.ESTABLISHED, (A.RESTART_HOLD, A.REPORT_UP)),
     (S.OPEN_CONFIRM, E.UPDATE): (S.ESTABLISHED, (A.RESTART_HOLD, A.REPORT_UP, A.DELIVER)),
     (S.OPEN_CONFIRM, E.KEEPALIVE_DUE): (S.OPEN_CONFIRM, (A.SEND_KEEPALIVE,)),

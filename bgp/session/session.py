@@ -162,6 +162,9 @@ class Session:
         self.hold_seconds = 0
         """As negotiated; 0: no keepalives."""
         self.local = local
+        self.is_beside = False
+        """Set by the owner before octets come: another connection to the peer has its OPEN accepted."""
+        self.began = now
         self.sent: dict[str, int] = {}
         """Messages sent, by kind; `received` counts the others."""
         self._remote_as = remote_as
@@ -217,6 +220,20 @@ class Session:
         if self.state is State.ESTABLISHED:
             self._send(message)
 
+    def probe(self, now: float) -> None:
+        """Send a KEEPALIVE now: a kernel that has this connection acknowledges it, one that does not resets it."""
+        if self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
+            self._step(fsm.Event.KEEPALIVE_DUE, now)
+
+    def release(self, now: float) -> list[Event]:
+        """Go on with a connection that was held; it is established at once if the peer has confirmed it."""
+        if self.state is State.OPEN_HELD:
+            is_confirmed = self.is_confirmed
+            self._step(fsm.Event.RELEASED, now)
+            if is_confirmed:
+                self._step(fsm.Event.KEEPALIVE, now)
+        return self._take_events()
+
     def set_keepalive(self, keepalive_seconds: float) -> None:
         """Change the time between our keepalives, from the next one on."""
         self.local = replace(self.local, keepalive_seconds=keepalive_seconds)
@@ -251,6 +268,11 @@ class Session:
     def received(self) -> dict[str, int]:
         """Messages received, by kind."""
         return self._decoder.received
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the peer answered our OPEN with a KEEPALIVE: it does not hold this connection itself."""
+        return MessageType.KEEPALIVE.name in self.received
 
     @property
     def next_deadline(self) -> float | None:
@@ -297,7 +319,7 @@ class Session:
             case Open():
                 if self.state is State.OPEN_SENT:
                     self._check(message)
-                self._step(fsm.Event.OPEN, now, message)
+                self._step(fsm.Event.OPEN_BESIDE if self.is_beside else fsm.Event.OPEN, now, message)
             case RouteRefresh():
                 self._step(fsm.Event.ROUTE_REFRESH, now, message)
             case Notification():
@@ -415,6 +437,7 @@ class Session:
 
 _FSM_SUBCODES = {
     State.OPEN_SENT: FsmError.UNEXPECTED_IN_OPEN_SENT,
+    State.OPEN_HELD: FsmError.UNEXPECTED_IN_OPEN_CONFIRM,
     State.OPEN_CONFIRM: FsmError.UNEXPECTED_IN_OPEN_CONFIRM,
     State.ESTABLISHED: FsmError.UNEXPECTED_IN_ESTABLISHED,
 }

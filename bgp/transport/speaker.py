@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp.events import Close, Connection, Dial, Send, UpdateFaults
+from bgp.events import Close, Connection, Dial, Probe, Refused, Send, UpdateFaults
 from bgp.instance import Changed, Instance, ShellAction
 from bgp.learned_routes import Learned, LearnedRoute
 from bgp.peer_config import PeerConfig, SpeakerConfig
@@ -29,7 +30,9 @@ from bgp.wire.families import Address, Prefix, number_of
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
 MOST_FAULTS_LOGGED = 20
-"""Tolerated mistakes logged per peer and state change; a bad peer must not fill the disk."""
+"""Tolerated mistakes, and refused connections, logged per peer and state change; a bad peer must not fill the disk."""
+LOOK_SECONDS = 0.1
+"""Between two looks whether a probe is acknowledged: the kernel announces resets, but no acknowledgements."""
 
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
@@ -74,6 +77,9 @@ class Speaker:
         self._dialing: dict[Connection, asyncio.Task[None]] = {}
         self._states: dict[Address, tuple[State, datetime]] = {}
         self._faults: dict[Address, int] = {}
+        self._refused_at: dict[Address, datetime] = {}
+        """When a further connection from the address of an established peer was refused last."""
+        self._looks: dict[Connection, asyncio.TimerHandle] = {}
         self.listening = asyncio.Event()
         """Set while peers can connect."""
         self._running = False
@@ -86,6 +92,10 @@ class Speaker:
         """Have these peers, and no others."""
         self.instance.configure(peers, self._clock.now())
         self._apply_security()
+        for tcp in self._connections.values():
+            if (peer := self.instance.peers.get(tcp.remote)) is not None:
+                with suppress(OSError):  # the connection has just ended
+                    tcp.set_gtsm(peer.config.ttl_security_hops)
         self._schedule()
 
     def announce(self, prefixes: Collection[Prefix] | Mapping[_Prefixes, Origination]) -> None:
@@ -128,7 +138,8 @@ class Speaker:
         found = []
         for address, peer in sorted(self.instance.peers.items(), key=lambda item: number_of(item[0])):
             _, since = self._states.get(address, (None, None))
-            found.append(peer_status(peer, peer.state if self._running else State.IDLE, since))
+            state = peer.state if self._running else State.IDLE
+            found.append(peer_status(peer, state, since, self._refused_at.get(address)))
         return tuple(found)
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -136,8 +147,9 @@ class Speaker:
     async def run(self) -> None:
         """Listen and serve until cancelled. Raises ListenFailed."""
         try:
-            await self._listeners.open(self._config.addresses, self._config.port)
+            self._listeners.bind(self._config.addresses, self._config.port)
             self._apply_security()
+            await self._listeners.listen()
             self._running = True
             self.listening.set()
             self._step()
@@ -146,10 +158,11 @@ class Speaker:
             self._running = False
             self.listening.clear()
             self._listeners.close()
-            for handle in (self._timer, self._next_step):
+            for handle in (self._timer, self._next_step, *self._looks.values()):
                 if handle is not None:
                     handle.cancel()
             self._timer = self._next_step = None
+            self._looks.clear()
             for task in self._dialing.values():
                 task.cancel()
             for tcp in list(self._connections.values()):
@@ -203,10 +216,36 @@ class Speaker:
                     tcp.close()
                 elif (task_ := self._dialing.get(connection)) is not None:
                     task_.cancel()
+            case Probe(connection):
+                tcp = self._connections.get(connection)
+                if tcp is not None and (written := tcp.written_octets()) is not None:
+                    self._look_later(connection, written)
+            case Refused(why):
+                self._refused_at[address] = self._clock.wall()
+                self._log_fault("bgp.connection_refused", address, f"the session lives, and another one: {why}")
             case UpdateFaults(faults):
-                count = self._faults[address] = self._faults.get(address, 0) + 1
-                if count <= MOST_FAULTS_LOGGED:
-                    self._log.warning("bgp.tolerated", peer=str(address), why="; ".join(faults))
+                self._log_fault("bgp.tolerated", address, "; ".join(faults))
+
+    def _log_fault(self, event: str, address: Address, why: str) -> None:
+        count = self._faults[address] = self._faults.get(address, 0) + 1
+        if count <= MOST_FAULTS_LOGGED:
+            self._log.warning(event, peer=str(address), why=why)
+
+    def _look_later(self, connection: Connection, written: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._looks[connection] = loop.call_later(LOOK_SECONDS, self._look, connection, written)
+
+    def _look(self, connection: Connection, written: int) -> None:
+        """Look whether a probe is acknowledged; the core stops waiting for it by itself."""
+        self._looks.pop(connection, None)
+        tcp = self._connections.get(connection)
+        if tcp is None or not self.instance.is_probing(connection):
+            return
+        if tcp.is_acknowledged(written):
+            self.instance.probed(connection, self._clock.now())
+            self._schedule()
+        else:
+            self._look_later(connection, written)
 
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
@@ -221,6 +260,7 @@ class Speaker:
             peer = self.instance.peers.get(address)
             if peer is None:
                 self._states.pop(address, None)
+                self._refused_at.pop(address, None)
                 continue
             state = peer.state
             before = self._states.get(address, (State.IDLE, None))[0]
@@ -269,10 +309,11 @@ class Speaker:
             tcp.abort()
             return
         if not tcp.outgoing:
-            if not self._listeners.requires_md5(peer.config):
+            if (why := self._listeners.why_not(tcp, peer.config)) is not None:
                 tcp.abort()
+                self._refused_at[tcp.remote] = self._clock.wall()
+                self._log_fault("bgp.connection_refused", tcp.remote, why)
                 return
-            tcp.set_gtsm(peer.config.ttl_security_hops)
         self._connections[tcp.connection] = tcp
         self.instance.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
         self._schedule()

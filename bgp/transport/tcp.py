@@ -2,7 +2,8 @@
 
 Promises: at most `HIGH_WATER_BYTES` and one message wait in the transport, so a keepalive is never behind a whole
 table; a connection that is closed but takes no more bytes is cut after a while. TCP MD5 (RFC 2385) and TTL security
-(RFC 5082) as Linux has them: an OSError where the kernel refuses, so no session comes up unprotected.
+(RFC 5082) as Linux has them: an OSError where the kernel refuses, so no session comes up unprotected. Everybody may
+demand TTL 255 of us: we send nothing with less.
 Does not know: BGP.
 """
 
@@ -11,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from asyncio.trsock import TransportSocket
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import Protocol
 
 from bgp.peer_config import PeerConfig
+from bgp.transport.tcp_info import OpeningPacket, Socket, is_acknowledged, opening_packet, written_octets
 from bgp.wire.families import Address
 
 HIGH_WATER_BYTES = 64 << 10
@@ -92,10 +93,39 @@ class Tcp(asyncio.Protocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
+    def secure(self, peer: PeerConfig) -> None:
+        """Demand what is configured of all further packets: TTL (GTSM, RFC 5082), signature (RFC 2385). Raises OSError."""
+        self.set_gtsm(peer.ttl_security_hops)
+        if (sock := self._socket) is not None and peer.password:
+            set_md5_key(sock, peer.address, peer.password)
+
     def set_gtsm(self, hops: int) -> None:
-        """Apply TTL security (GTSM, RFC 5082) to a connection that the other side opened."""
-        if self._transport is not None:
-            set_gtsm(self._transport.get_extra_info("socket"), hops)
+        """Demand a TTL of all further packets (GTSM, RFC 5082). Raises OSError."""
+        if (sock := self._socket) is not None:
+            set_gtsm(sock, hops)
+
+    def opening_packet(self) -> OpeningPacket | None:
+        """How a connection that the other side opened began; answered once."""
+        return opening_packet(self._socket) if self._socket is not None else None
+
+    def written_octets(self) -> int | None:
+        """What `is_acknowledged` is asked about all that is written by now; None: the connection is gone."""
+        try:
+            return written_octets(self._socket) if self._socket is not None else None
+        except OSError:
+            return None
+
+    def is_acknowledged(self, written: int) -> bool:
+        """Whether the other end's kernel has acknowledged the octets up to `written`."""
+        try:
+            return self._socket is not None and is_acknowledged(self._socket, written)
+        except OSError:
+            return False
+
+    @property
+    def _socket(self) -> Socket | None:
+        sock: Socket | None = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return sock if sock is not None and sock.fileno() >= 0 else None
 
     def close(self) -> None:
         """Close once what was written has left, or after a while."""
@@ -141,10 +171,6 @@ class Tcp(asyncio.Protocol):
         self._owner.flow_changed(self)
 
 
-Socket = socket.socket | TransportSocket
-"""A socket, or what asyncio shows of one."""
-
-
 def set_md5_key(sock: Socket, peer: Address, password: str) -> None:
     """Set the TCP MD5 key for a peer (RFC 2385), also on a listening socket; an empty password removes it."""
     key = password.encode()
@@ -163,11 +189,14 @@ def set_max_ttl(sock: Socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, LARGEST_TTL)
 
 
+def least_ttl(hops: int) -> int:
+    """The least TTL of a packet from at most `hops` away; 0: from anywhere."""
+    return LARGEST_TTL + 1 - hops if hops else 0
+
+
 def set_gtsm(sock: Socket, hops: int) -> None:
-    """GTSM (RFC 5082): send with the largest TTL, and accept only from at most `hops` away; 0: from anywhere."""
-    if hops:
-        set_max_ttl(sock)
-    nearest = LARGEST_TTL + 1 - hops if hops else 0
+    """GTSM (RFC 5082): take packets only from at most `hops` away; 0: from anywhere."""
+    nearest = least_ttl(hops)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, nearest)
     else:
@@ -186,6 +215,7 @@ def outgoing_socket(config: PeerConfig, source: Address | None) -> socket.socket
     try:
         if config.password:
             set_md5_key(sock, config.address, config.password)
+        set_max_ttl(sock)
         set_gtsm(sock, config.ttl_security_hops)
         if source is not None:
             sock.bind((str(source), 0))

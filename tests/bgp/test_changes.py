@@ -42,12 +42,12 @@ IN_SESSION: list[dict[str, Any]] = [
     {"next_hop_mode": NextHopMode.SELF},
     {"allowed_local_as": 2},
     {"keepalive_seconds": 3},
+    {"ttl_security_hops": 3},
     {"policy": Policy(import_rules=(Rule(Action.REJECT, "nothing"),))},
 ]
 ANEW: list[dict[str, Any]] = [
     {"hold_seconds": 9},
     {"password": "other"},
-    {"ttl_security_hops": 3},
     {"route_reflector_client": True},
     {"restart_seconds": 20},
     {"families": frozenset(Family)},

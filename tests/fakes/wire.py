@@ -2,7 +2,9 @@
 
 Nothing here waits. `run` advances the clock to whatever is due next; which of the things that are due at the same
 moment comes first is up to a seeded random, so a test walks many orders, and a seed is one history, which replays.
-Named faults: `cut` (both ends see TCP break), `unplugged` addresses answer no call, `slow_accept_seconds`.
+Named faults: `cut` (both ends see TCP break), `power_off` (nobody hears anything; a node started in its place resets
+what it does not know), `frozen` nodes (their kernel acknowledges, for good, and that is all), `unplugged` addresses answer nothing,
+`impostor` (another one calls from a node's address), `slow_accept_seconds`.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from bgp.events import Close, Connection, Dial, Send, UpdateFaults
+from bgp.events import Close, Connection, Dial, Probe, Refused, Send, UpdateFaults
 from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
@@ -54,7 +56,9 @@ class Node:
     log: list[str] = field(default_factory=list)
     changes: list[tuple[str, str | None]] = field(default_factory=list)
     """(prefix, next hop) of every best path that changed; None: gone."""
+    refused: list[str] = field(default_factory=list)
     down: bool = False
+    frozen: bool = False
 
     def learned(self) -> dict[str, str]:
         """Prefix -> next hop."""
@@ -85,6 +89,7 @@ class Wire:
         self.now = 1000.0
         self.random = random.Random(seed)
         self.nodes: dict[Address, Node] = {}
+        self.impostors: list[Node] = []
         self.unplugged: set[Address] = set()
         self.slow_accept_seconds = slow_accept_seconds
         self.calls: list[tuple[float, Address, Address]] = []
@@ -166,6 +171,18 @@ class Wire:
         node.down = True
         self.unplugged.add(node.own)
 
+    def power_off(self, node: Node) -> None:
+        """The machine stops without a word; one that starts in its place knows none of its connections."""
+        node.down = True
+        node.ends.clear()
+
+    def impostor(self, node: Node, asn: int = 64512) -> Node:
+        """A speaker that calls from this node's address; calls to the address still reach the node."""
+        config = replace(node.router.config, asn=asn)
+        made = Node(node.own, Instance(config, self.random.random, self.now))
+        self.impostors.append(made)
+        return made
+
     def cut(self, one: Node, two: Node) -> None:
         """TCP between two nodes breaks, both ends see it."""
         for end in list(one.ends.values()):
@@ -188,7 +205,8 @@ class Wire:
         for _ in range(MOST_STEPS):
             if condition():
                 return
-            timers = [(at, node) for node in self.nodes.values() if not node.down and (at := self._due(node))]
+            awake = [one for one in (*self.nodes.values(), *self.impostors) if not one.down and not one.frozen]
+            timers = [(at, node) for node in awake if (at := self._due(node))]
             next_timer = min((at for at, _ in timers), default=end)
             next_event = self._queue[0][0] if self._queue else end
             if min(next_timer, next_event) >= end:
@@ -221,7 +239,7 @@ class Wire:
         while True:
             wire, changed = node.router.flush(self.now)
             for _, one in wire:
-                self._perform(node, one)
+                self.perform(node, one)
             for connection in node.router.writable():
                 while data := node.router.next_update(connection):
                     self._send(node, connection, data)
@@ -244,7 +262,8 @@ class Wire:
             assert due is None or due <= min(times, default=due)
         assert not any(peer.is_waiting for peer in peers)
 
-    def _perform(self, node: Node, one: ShellAction) -> None:
+    def perform(self, node: Node, one: ShellAction) -> None:
+        """What a node's core asks for, or a test has it do."""
         match one:
             case Dial(connection, config):
                 self.calls.append((self.now, node.own, config.address))
@@ -254,8 +273,28 @@ class Wire:
             case Close(connection):
                 if (end := node.ends.get(connection)) is not None:
                     self._hang_up(end)
+            case Probe(connection):
+                self._later(2.5 * HOP_SECONDS, lambda: self._probed(node, connection))
+            case Refused(why):
+                node.refused.append(why)
             case UpdateFaults(faults):
                 node.log += faults
+
+    def _probed(self, node: Node, connection: Connection) -> None:
+        end = node.ends.get(connection)
+        if end is not None and end.other is not None and self._is_known(end.other) and self._is_reached(end.other):
+            node.router.probed(connection, self.now)
+            self.settle(node)
+
+    def _is_known(self, end: End) -> bool:
+        """Whether the kernel at this end has the connection."""
+        return end.node.ends.get(end.connection) is end
+
+    def _is_reached(self, end: End) -> bool:
+        """Whether some machine of this end's address answers."""
+        here = self.nodes.get(end.node.own)
+        is_up = (here is not None and not here.down) or not end.node.down
+        return is_up and end.node.own not in self.unplugged
 
     def _dial(self, caller: Node, connection: Connection, to: Address) -> None:
         callee = self.nodes.get(to)
@@ -301,7 +340,9 @@ class Wire:
         heapq.heappush(self._queue, (self.now + delay, 2.0, self._count, action))
 
     def _arrive(self, end: End, data: bytes) -> None:
-        if not end.closed and not end.node.down and end.node.own not in self.unplugged:
+        if not self._is_known(end) and self._is_reached(end) and end.other is not None:
+            self._queue_in_order(end.other, lambda: self._lose(end.other))  # a reset
+        elif not end.closed and not end.node.down and not end.node.frozen and end.node.own not in self.unplugged:
             end.node.router.received(end.connection, data, self.now)
             self.settle(end.node)
 

@@ -118,7 +118,7 @@ def test_a_speaker_that_announces_nothing_after_its_return_loses_its_paths_in_th
 def test_a_new_connection_beside_an_established_one_is_adopted_as_a_restart() -> None:
     wire = Wire()
     one, two = pair(wire)
-    one.down = True  # the machine dies without a word, and is back before anybody noticed
+    wire.power_off(one)  # it is back before anybody noticed
     again(wire, BLOCK, OTHER)
     wire.run(5)
     assert two.state(one) is State.ESTABLISHED

@@ -18,7 +18,7 @@ from bgp.wire.messages import Keepalive, Message, Notification, Open, RouteRefre
 NOW = 1000.0
 WIDE = Context(four_octet_as=True, internal=True)
 OPEN = Open(64512, 90, IPv4Address("10.0.0.2"), Capabilities(four_octet_as=64512))
-TALKING = (State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED)
+TALKING = (State.OPEN_SENT, State.OPEN_HELD, State.OPEN_CONFIRM, State.ESTABLISHED)
 
 
 @pytest.mark.parametrize("state", State)
@@ -39,6 +39,7 @@ def in_state(state: State) -> Session:
         64512, IPv4Address("10.0.0.1"), 90, Capabilities(four_octet_as=64512), IPv4Address("10.0.0.1")
     )
     session = Session(local, 64512, lambda: 0.0, NOW)
+    session.is_beside = state is State.OPEN_HELD
     if state is not State.OPEN_SENT:
         feed(session, OPEN)
     if state is State.ESTABLISHED:
@@ -57,6 +58,9 @@ SAYS = {
     (State.OPEN_SENT, Keepalive()): (5, 1),
     (State.OPEN_SENT, Update()): (5, 1),
     (State.OPEN_SENT, RouteRefresh()): (5, 1),
+    (State.OPEN_HELD, OPEN): (5, 2),
+    (State.OPEN_HELD, Update()): (5, 2),
+    (State.OPEN_HELD, RouteRefresh()): (5, 2),
     (State.OPEN_CONFIRM, OPEN): (5, 2),
     (State.OPEN_CONFIRM, RouteRefresh()): (5, 2),
     (State.ESTABLISHED, OPEN): (5, 3),
@@ -136,3 +140,26 @@ def test_a_peer_that_says_nothing_after_tcp_came_up_is_given_up() -> None:
     (down,) = session.handle_timer(NOW + 30)
     assert isinstance(down, Down)
     assert down.sent == Notification(Error.HOLD_TIMER_EXPIRED, 0)
+
+
+def test_a_held_connection_says_nothing_until_it_is_released_and_then_goes_on_as_any_other() -> None:
+    session = in_state(State.OPEN_HELD)
+    assert session.data_to_send() == b""
+    assert session.release(NOW) == []
+    assert (session.state, session.data_to_send()) == (State.OPEN_CONFIRM, messages.encode(Keepalive(), WIDE))
+    assert feed(session, Keepalive()) == [Up()]
+
+
+def test_a_held_connection_that_the_peer_has_confirmed_is_established_when_it_is_released() -> None:
+    session = in_state(State.OPEN_HELD)
+    assert feed(session, Keepalive()) == []
+    assert session.release(NOW) == [Up()]
+    assert (session.state, session.data_to_send()) == (State.ESTABLISHED, messages.encode(Keepalive(), WIDE))
+
+
+def test_a_connection_is_held_no_longer_than_a_peer_may_take_to_its_open() -> None:
+    session = in_state(State.OPEN_HELD)
+    session.receive_data(messages.encode(Keepalive(), WIDE), NOW + 29)
+    assert session.handle_timer(NOW + 29) == []
+    (down,) = session.handle_timer(NOW + 30)
+    assert isinstance(down, Down)

@@ -1,4 +1,4 @@
-"""Two connections to a neighbour that decides by what it sees: one stays, whatever it and we have seen when."""
+"""Two connections to a neighbour: one stays, whatever it and we have seen when, and no session that lives is lost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import count
 
 import pytest
 
-from bgp.events import Close, Dial, Learned, Output, Send, Withdrawn
+from bgp.events import Close, Dial, Learned, Output, Probe, Refused, Send, StaleChanged, Withdrawn
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.rib.graceful_restart import RestartDeferral
-from bgp.session.collision import PATIENCE_SECONDS
+from bgp.session.collision import PATIENCE_SECONDS, PROBE_SECONDS, REFUSAL_SECONDS, SILENT_SECONDS
 from bgp.session.fsm import State
 from bgp.wire import messages
 from bgp.wire.attributes import Context, PathAttributes
@@ -27,6 +27,10 @@ ASN = 64512
 FAMILIES = frozenset({Family.IPV4})
 IN = 100
 """The connection that the neighbour opened."""
+BLOCK, OTHER = (
+    Update((), PathAttributes(next_hop=address(2)), (pack(ip_network(prefix)),))
+    for prefix in ("192.168.2.0/26", "192.168.3.0/26")
+)
 COLLISION = Notification(Error.CEASE, Cease.COLLISION_RESOLUTION)
 
 
@@ -56,11 +60,19 @@ class Neighbour:
     def _take(self, outputs: list[Output]) -> None:
         self.outputs += outputs
 
-    def calls(self) -> None:
-        self._take(self.peer.connected(IN, self._ours, self.now, outgoing=False))
+    def calls(self, connection: int = IN) -> None:
+        self._take(self.peer.connected(connection, self._ours, self.now, outgoing=False))
+
+    def breaks(self, connection: int) -> None:
+        self._take(self.peer.disconnected(connection, "Connection reset by peer", self.now))
+
+    def acknowledges(self) -> None:
+        self.peer.probed(self.out, self.now)
 
     def says(self, connection: int, message: messages.Message) -> None:
-        data = messages.encode(message, Context(four_octet_as=True, internal=True))
+        self.bytes(connection, messages.encode(message, Context(four_octet_as=True, internal=True)))
+
+    def bytes(self, connection: int, data: bytes) -> None:
         self._take(self.peer.received(connection, data, self.now))
 
     def opens(self, connection: int) -> None:
@@ -130,34 +142,140 @@ def test_a_call_that_was_under_way_when_we_came_up_is_no_restart_of_the_peer() -
     assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
 
 
-@pytest.mark.parametrize("restarts", [True, False])
-def test_a_call_beside_an_older_session_is_a_restart_or_refused(restarts: bool) -> None:
-    neighbour = Neighbour(restarts=restarts)
+def established(neighbour: Neighbour) -> Neighbour:
+    """We called, long ago; it has announced a block."""
     neighbour.opens(neighbour.out)
     neighbour.confirms(neighbour.out)
+    neighbour.says(neighbour.out, BLOCK)
     neighbour.waits(PATIENCE_SECONDS * 2)
+    neighbour.outputs.clear()
+    return neighbour
+
+
+def withdrawn(neighbour: Neighbour) -> bool:
+    return any(isinstance(one, Withdrawn) and one.prefixes for one in neighbour.outputs)
+
+
+@pytest.mark.parametrize("restarts", [True, False], ids=["with graceful restart", "without"])
+def test_a_call_beside_a_session_that_lives_is_refused_and_counted_and_never_confirmed(restarts: bool) -> None:
+    neighbour = established(Neighbour(restarts=restarts))
     neighbour.calls()
     neighbour.opens(IN)
-    assert neighbour.closed == ({neighbour.out} if restarts else {IN})
-    assert neighbour.was_told(IN, COLLISION) is not restarts
+    neighbour.confirms(IN)
+    assert Probe(neighbour.out) in neighbour.outputs
+    assert neighbour.was_told(neighbour.out, Keepalive())
+    neighbour.acknowledges()
+    neighbour.waits(REFUSAL_SECONDS * 0.9)
+    assert (neighbour.closed, neighbour.was_told(IN, Keepalive())) == (set(), False)
+    neighbour.waits(REFUSAL_SECONDS * 0.2)
+    assert (neighbour.closed, neighbour.was_told(IN, COLLISION)) == ({IN}, True)
+    assert (neighbour.peer.connection, neighbour.peer.refused) == (neighbour.out, 1)
+    assert [one.why for one in neighbour.outputs if isinstance(one, Refused)] == [
+        "another connection to this peer stays"
+    ]
+    assert (neighbour.peer.last_error, neighbour.peer.last_down) == ("", None)
+    assert not withdrawn(neighbour)
+
+
+def test_a_call_beside_a_session_that_its_kernel_resets_takes_its_place_as_a_graceful_restart() -> None:
+    neighbour = established(Neighbour())
+    neighbour.calls()
+    neighbour.opens(IN)
+    neighbour.confirms(IN)
+    neighbour.breaks(neighbour.out)
+    assert neighbour.peer.connection == IN
+    assert neighbour.was_told(IN, Keepalive())
+    assert any(isinstance(one, StaleChanged) for one in neighbour.outputs)
+    assert not withdrawn(neighbour)
+    assert not neighbour.peer.refused
+
+
+def test_a_session_that_acknowledges_nothing_is_dead_after_a_while_and_not_before() -> None:
+    neighbour = established(Neighbour())
+    neighbour.calls()
+    neighbour.opens(IN)
+    neighbour.confirms(IN)
+    while neighbour.now < 30 + PROBE_SECONDS:
+        assert neighbour.peer.connection == neighbour.out
+        neighbour.waits(PATIENCE_SECONDS)
+    neighbour.waits(2 * PATIENCE_SECONDS)
+    assert neighbour.peer.connection == IN
+    assert not withdrawn(neighbour)
+
+
+FURTHER: list[tuple[str, Callable[[Neighbour], None]]] = [
+    ("silence", lambda neighbour: neighbour.waits(31)),
+    ("garbage", lambda neighbour: neighbour.bytes(IN, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
+    ("another AS", lambda neighbour: neighbour.says(IN, Open(64999, 90, address(2), Capabilities()))),
+    ("our identifier", lambda neighbour: neighbour.says(IN, Open(ASN, 90, address(1), Capabilities()))),
+    ("a NOTIFICATION", lambda neighbour: neighbour.ends(IN)),
+    ("a break", lambda neighbour: neighbour.breaks(IN)),
+    ("OPEN and UPDATE", lambda neighbour: (neighbour.opens(IN), neighbour.says(IN, OTHER))[-1]),
+    (
+        "OPEN, KEEPALIVE and UPDATE",
+        lambda neighbour: (neighbour.opens(IN), neighbour.confirms(IN), neighbour.says(IN, OTHER))[-1],
+    ),
+    ("OPEN and a NOTIFICATION", lambda neighbour: (neighbour.opens(IN), neighbour.ends(IN))[-1]),
+    ("OPEN twice", lambda neighbour: (neighbour.opens(IN), neighbour.opens(IN))[-1]),
+]
+
+
+@pytest.mark.parametrize("said", [pytest.param(row, id=name) for name, row in FURTHER])
+def test_whatever_a_further_connection_says_the_session_and_what_is_shown_of_it_stay(
+    said: Callable[[Neighbour], None],
+) -> None:
+    neighbour = established(Neighbour())
+    neighbour.calls()
+    said(neighbour)
+    assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
+    assert neighbour.peer.refused == 1
+    assert (neighbour.peer.last_error, neighbour.peer.last_down) == ("", None)
+    assert not any(isinstance(one, (Learned, Withdrawn, StaleChanged)) for one in neighbour.outputs)
+
+
+def test_a_second_further_connection_is_refused_until_the_first_has_been_silent_for_a_while() -> None:
+    neighbour = established(Neighbour())
+    neighbour.calls()
+    neighbour.calls(IN + 1)
+    assert neighbour.closed == {IN + 1}
+    neighbour.waits(SILENT_SECONDS)
+    neighbour.calls(IN + 2)
+    assert neighbour.closed == {IN + 1, IN}
+    neighbour.opens(IN + 2)
+    neighbour.waits(SILENT_SECONDS)
+    neighbour.calls(IN + 3)
+    assert neighbour.closed == {IN + 1, IN, IN + 3}
+    assert neighbour.peer.connection == neighbour.out
+    assert len(neighbour.peer._sessions) == 2
+
+
+def test_a_session_that_is_just_up_is_known_to_live() -> None:
+    neighbour = Neighbour()
+    both_open(neighbour)
+    neighbour.confirms(neighbour.out)
+    neighbour.confirms(IN)
+    neighbour.waits(PATIENCE_SECONDS * 2)
+    assert neighbour.closed == set()  # the peer may still choose the other one
+    neighbour.waits(REFUSAL_SECONDS)
+    assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
+    assert not neighbour.peer.refused  # both were under way
+
+
+def test_a_connection_that_the_peer_has_not_confirmed_decides_nothing() -> None:
+    neighbour = Neighbour()
+    both_open(neighbour)
+    for _ in range(4):
+        neighbour.waits(PATIENCE_SECONDS)
+    assert neighbour.closed == set()
+    neighbour.confirms(neighbour.out)
+    assert neighbour.peer.connection == neighbour.out
 
 
 @pytest.mark.parametrize("ours", [1, 3], ids=["its identifier is greater", "ours is greater"])
-@pytest.mark.parametrize(
-    "meanwhile",
-    [
-        lambda _: None,
-        lambda neighbour: neighbour.confirms(neighbour.out),
-        lambda neighbour: neighbour.confirms(IN),
-    ],
-    ids=["nothing", "ours is up", "its is up"],
-)
-def test_a_peer_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_moment(
-    ours: int, meanwhile: Callable[[Neighbour], None]
-) -> None:
+def test_where_each_side_holds_another_one_the_identifiers_decide_after_a_moment(ours: int) -> None:
     neighbour = Neighbour(ours)
     both_open(neighbour)
-    meanwhile(neighbour)
+    neighbour.confirms(IN)
     neighbour.waits(PATIENCE_SECONDS * 0.9)
     assert neighbour.closed == set()
     assert neighbour.peer.next_deadline == pytest.approx(30.0 + PATIENCE_SECONDS)
@@ -165,23 +283,20 @@ def test_a_peer_that_does_not_decide_has_it_decided_by_the_identifiers_after_a_m
     loser = neighbour.out if ours == 1 else IN
     assert neighbour.closed == {loser}
     assert neighbour.was_told(loser, COLLISION)
-
-
-@pytest.mark.parametrize("ours", [1, 3], ids=["its identifier is greater", "ours is greater"])
-@pytest.mark.parametrize("first", ["out", "in"])
-def test_when_both_are_up_it_is_decided_at_once_and_no_path_goes(ours: int, first: str) -> None:
-    neighbour = Neighbour(ours)
-    both_open(neighbour)
-    order = (neighbour.out, IN) if first == "out" else (IN, neighbour.out)
-    neighbour.confirms(order[0])
-    neighbour.says(
-        order[0], Update((), PathAttributes(next_hop=address(2)), (pack(ip_network("192.168.2.0/26")),))
-    )
-    assert any(isinstance(one, Learned) for one in neighbour.outputs)
-    neighbour.confirms(order[1])
-    winner, loser = (IN, neighbour.out) if ours == 1 else (neighbour.out, IN)
-    assert neighbour.closed == {loser}
-    assert neighbour.peer.connection == winner
+    if loser == IN:
+        neighbour.confirms(neighbour.out)
     assert neighbour.peer.state is State.ESTABLISHED
-    assert not any(isinstance(one, Withdrawn) and one.prefixes for one in neighbour.outputs)
+
+
+@pytest.mark.parametrize("how", ["ends", "breaks"])
+def test_the_session_that_the_peer_closes_for_the_other_one_costs_no_path(how: str) -> None:
+    neighbour = Neighbour()
+    both_open(neighbour)
+    neighbour.confirms(neighbour.out)
+    neighbour.says(neighbour.out, BLOCK)
+    assert any(isinstance(one, Learned) for one in neighbour.outputs)
+    neighbour.confirms(IN)
+    getattr(neighbour, how)(neighbour.out)
+    assert (neighbour.closed, neighbour.peer.connection) == ({neighbour.out}, IN)
+    assert not withdrawn(neighbour)
     assert len(neighbour.peer.adj_ribs_in[Family.IPV4].pre_policy) == 1
