@@ -464,7 +464,7 @@ class Peer:
                     outputs += rib.clear()
             self._connect_retry.reset_backoff(now - self._up_at)
         if self.connection is not None:
-            return outputs + self._end_collision(connection, now) + self._refuse(down.why, told=is_further)
+            return outputs + self._end_collision(connection, now) + self._refuse(down.why, counted=is_further)
         self.last_error = down.why
         if notifications := [one for one in (down.sent, down.received) if one is not None]:
             self.last_down = down
@@ -489,9 +489,9 @@ class Peer:
             return self._lose(waiting, now)
         return self._events(waiting, self._sessions[waiting].release(now), now)
 
-    def _refuse(self, why: str, *, told: bool = True) -> list[Output]:
+    def _refuse(self, why: str, *, counted: bool = True) -> list[Output]:
         """A further connection came to nothing beside a session that lives."""
-        if self.connection is None or not told:
+        if self.connection is None or not counted:
             return []
         self.refused += 1
         return [Refused(why)]

@@ -1,9 +1,9 @@
 """The listening sockets: opened together, and secured as the configured peers ask.
 
 Promises: a peer with a password meets only sockets that have its key (RFC 2385), and where all peers are near,
-packets from afar are not even answered (RFC 5082). What a connection must fulfil was so when it began, whatever has come
-on it before it is accepted: the kernel keeps its SYN, and its TTL and signature are looked at. Without it (SYN cookies,
-while somebody floods the port) a peer with such demands is turned away. Does not know: BGP.
+packets from afar are not even answered (RFC 5082). What is demanded of a connection was so when it began, whatever has
+come on it before it is accepted: the kernel keeps its SYN, whose TTL and signature are looked at. Without it (SYN
+cookies, while somebody floods the port) a peer with such demands is turned away. Does not know: BGP.
 """
 
 from __future__ import annotations

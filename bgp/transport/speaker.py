@@ -184,8 +184,7 @@ class Speaker:
         for address, one in step.actions:
             self._act(address, one)
         for connection, data in step.updates:
-            if (tcp := self._connections.get(connection)) is not None:
-                tcp.write(data)
+            self._write(connection, data)
         if step.reading is not None:
             self._resume_reading(step.reading)
         self._log_states(step.changed_peers)
@@ -195,6 +194,10 @@ class Speaker:
             self._schedule()
         if step.changed or self.instance.converged != was_converged:
             self._on_change()
+
+    def _write(self, connection: Connection, data: bytes) -> None:
+        if (tcp := self._connections.get(connection)) is not None:
+            tcp.write(data)
 
     def _resume_reading(self, connection: Connection) -> None:
         tcp = self._connections.get(connection)
@@ -208,8 +211,7 @@ class Speaker:
                 self._dialing[connection] = task
                 task.add_done_callback(lambda _: self._dialing.pop(connection, None))
             case Send(connection, data):
-                if (tcp := self._connections.get(connection)) is not None:
-                    tcp.write(data)
+                self._write(connection, data)
             case Close(connection):
                 self._scheduler.closed(connection)
                 if (tcp := self._connections.pop(connection, None)) is not None:
@@ -221,10 +223,13 @@ class Speaker:
                 if tcp is not None and (written := tcp.written_octets()) is not None:
                     self._look_later(connection, written)
             case Refused(why):
-                self._refused_at[address] = self._clock.wall()
-                self._log_fault("bgp.connection_refused", address, f"the session lives, and another one: {why}")
+                self._refused(address, f"its session lives; the other connection: {why}")
             case UpdateFaults(faults):
                 self._log_fault("bgp.tolerated", address, "; ".join(faults))
+
+    def _refused(self, address: Address, why: str) -> None:
+        self._refused_at[address] = self._clock.wall()
+        self._log_fault("bgp.connection_refused", address, why)
 
     def _log_fault(self, event: str, address: Address, why: str) -> None:
         count = self._faults[address] = self._faults.get(address, 0) + 1
@@ -308,12 +313,11 @@ class Speaker:
         if tcp.connection is None or peer is None or not self._running:
             tcp.abort()
             return
-        if not tcp.outgoing:
-            if (why := self._listeners.why_not(tcp, peer.config)) is not None:
-                tcp.abort()
-                self._refused_at[tcp.remote] = self._clock.wall()
-                self._log_fault("bgp.connection_refused", tcp.remote, why)
-                return
+        why = None if tcp.outgoing else self._listeners.why_not(tcp, peer.config)
+        if why is not None:
+            tcp.abort()
+            self._refused(tcp.remote, why)
+            return
         self._connections[tcp.connection] = tcp
         self.instance.connected(tcp.connection, tcp.local, self._clock.now(), outgoing=tcp.outgoing)
         self._schedule()

@@ -94,7 +94,7 @@ class Tcp(asyncio.Protocol):
             self._transport.resume_reading()
 
     def secure(self, peer: PeerConfig) -> None:
-        """Demand what is configured of all further packets: TTL (GTSM, RFC 5082), signature (RFC 2385). Raises OSError."""
+        """Demand of all further packets what is configured: TTL (RFC 5082), signature (RFC 2385). Raises OSError."""
         self.set_gtsm(peer.ttl_security_hops)
         if (sock := self._socket) is not None and peer.password:
             set_md5_key(sock, peer.address, peer.password)
@@ -124,7 +124,9 @@ class Tcp(asyncio.Protocol):
 
     @property
     def _socket(self) -> Socket | None:
-        sock: Socket | None = self._transport.get_extra_info("socket") if self._transport is not None else None
+        sock: Socket | None = (
+            self._transport.get_extra_info("socket") if self._transport is not None else None
+        )
         return sock if sock is not None and sock.fileno() >= 0 else None
 
     def close(self) -> None:

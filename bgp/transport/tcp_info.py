@@ -29,7 +29,7 @@ OPTION_END, OPTION_PADDING, OPTION_MD5 = 0, 1, 19
 
 
 def acknowledged_octets(sock: Socket) -> tuple[int, int]:
-    """How many octets the other end's kernel has acknowledged, and how many segments it has still to. Raises OSError."""
+    """Octets that the other end's kernel has acknowledged, and segments that it has still to. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_OCTETS)
     (unacked,) = struct.unpack_from("=I", info, UNACKED_AT)
     (octets,) = struct.unpack_from("=Q", info, BYTES_ACKED_AT)
@@ -87,7 +87,9 @@ def parse_opening_packet(packet: bytes) -> OpeningPacket | None:
     segment = packet[header:]
     if len(segment) < TCP_FIXED:
         return None
-    return OpeningPacket(ttl, OPTION_MD5 in _option_kinds(segment[TCP_FIXED : (segment[DATA_OFFSET_AT] >> 4) * 4]))
+    return OpeningPacket(
+        ttl, OPTION_MD5 in _option_kinds(segment[TCP_FIXED : (segment[DATA_OFFSET_AT] >> 4) * 4])
+    )
 
 
 def _option_kinds(options: bytes) -> set[int]:

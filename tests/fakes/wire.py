@@ -3,8 +3,8 @@
 Nothing here waits. `run` advances the clock to whatever is due next; which of the things that are due at the same
 moment comes first is up to a seeded random, so a test walks many orders, and a seed is one history, which replays.
 Named faults: `cut` (both ends see TCP break), `power_off` (nobody hears anything; a node started in its place resets
-what it does not know), `frozen` nodes (their kernel acknowledges, for good, and that is all), `unplugged` addresses answer nothing,
-`impostor` (another one calls from a node's address), `slow_accept_seconds`.
+what it does not know), `frozen` nodes (their kernel acknowledges, for good, and that is all), `unplugged` addresses
+answer nothing, `impostor` (another one calls from a node's address), `slow_accept_seconds`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ class Wire:
         for _ in range(MOST_STEPS):
             if condition():
                 return
-            awake = [one for one in (*self.nodes.values(), *self.impostors) if not one.down and not one.frozen]
+            awake = [
+                one for one in (*self.nodes.values(), *self.impostors) if not one.down and not one.frozen
+            ]
             timers = [(at, node) for node in awake if (at := self._due(node))]
             next_timer = min((at for at, _ in timers), default=end)
             next_event = self._queue[0][0] if self._queue else end
@@ -282,7 +284,12 @@ class Wire:
 
     def _probed(self, node: Node, connection: Connection) -> None:
         end = node.ends.get(connection)
-        if end is not None and end.other is not None and self._is_known(end.other) and self._is_reached(end.other):
+        if (
+            end is not None
+            and end.other is not None
+            and self._is_known(end.other)
+            and self._is_reached(end.other)
+        ):
             node.router.probed(connection, self.now)
             self.settle(node)
 
@@ -342,7 +349,12 @@ class Wire:
     def _arrive(self, end: End, data: bytes) -> None:
         if not self._is_known(end) and self._is_reached(end) and end.other is not None:
             self._queue_in_order(end.other, lambda: self._lose(end.other))  # a reset
-        elif not end.closed and not end.node.down and not end.node.frozen and end.node.own not in self.unplugged:
+        elif (
+            not end.closed
+            and not end.node.down
+            and not end.node.frozen
+            and end.node.own not in self.unplugged
+        ):
             end.node.router.received(end.connection, data, self.now)
             self.settle(end.node)
 

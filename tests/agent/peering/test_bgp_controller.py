@@ -36,6 +36,7 @@ async def test_a_change_of_one_peering_leaves_every_other_session_up(tmp_path: P
                 asNumber=64512,
                 keepaliveTime="1s",
                 ttlSecurity=1,
+                maxRestartTime="100s",
             )
         )
         await world.until(lambda: all_up(world) and one.sessions()[two.address] != before[two.address])

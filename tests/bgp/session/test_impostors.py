@@ -40,7 +40,9 @@ def call(wire: Wire, impostor: Node) -> None:
 
 @pytest.mark.parametrize("asn", [64512, 64999], ids=["valid", "another AS"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_hundred_calls_from_a_living_peers_address_cost_nothing_and_are_counted(seed: int, asn: int) -> None:
+def test_a_hundred_calls_from_a_living_peers_address_cost_nothing_and_are_counted(
+    seed: int, asn: int
+) -> None:
     wire = Wire(seed)
     one, two = pair(wire)
     before, impostor, most = list(one.ends), wire.impostor(one, asn), 0

@@ -157,7 +157,9 @@ def withdrawn(neighbour: Neighbour) -> bool:
 
 
 @pytest.mark.parametrize("restarts", [True, False], ids=["with graceful restart", "without"])
-def test_a_call_beside_a_session_that_lives_is_refused_and_counted_and_never_confirmed(restarts: bool) -> None:
+def test_a_call_beside_a_session_that_lives_is_refused_and_counted_and_never_confirmed(
+    restarts: bool,
+) -> None:
     neighbour = established(Neighbour(restarts=restarts))
     neighbour.calls()
     neighbour.opens(IN)
