@@ -133,6 +133,7 @@ class Agent:
             config.node,
             tuple(config.etcd.endpoints),
             self._clock,
+            mesh_ttl_security=config.bgp.mesh_ttl_security,
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)

@@ -71,6 +71,9 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How long peers keep our routes while this agent is away (RFC 4724)."""
     deferral_seconds: float = 60.0
     """How long after a start learned routes are not deleted for want of a peer."""
+    mesh_ttl_security: bool = True
+    """TTL 255 (RFC 5082) is demanded of each node of the mesh on this node's subnet that has this on, too: no pod can
+    speak BGP in its name. Put it off everywhere before an agent that does not know it, or Calico, takes over a node."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24."""

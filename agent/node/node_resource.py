@@ -22,7 +22,7 @@ from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
 from agent.dataplane.kernel.protocol import Kernel
-from agent.datastore.resources.resource_types import API_VERSION, PLURALS
+from agent.datastore.resources.resource_types import API_VERSION, LARGEST_TTL, LARGEST_TTL_ANNOTATION, PLURALS
 from agent.datastore.resources.schema import value_at
 from agent.datastore.state_cache import StateCache
 from agent.node.address_candidates import InterfaceAddress
@@ -74,7 +74,11 @@ class NodeResource:
         settings: NodeSettings,
         endpoints: tuple[str, ...],
         clock: Clock,
+        *,
+        mesh_ttl_security: bool = True,
     ) -> None:
+        """`mesh_ttl_security`: the record says that other nodes may demand TTL 255 of this one's BGP packets."""
+        self._mesh_ttl_security = mesh_ttl_security
         self._store = store
         self._state = state
         self._allocator = allocator
@@ -180,6 +184,10 @@ class NodeResource:
         for version, address in addresses.items():
             if address is not None:
                 _set(raw, ADDRESS_PATHS[version], text_of(address))
+        annotations = {**(raw["metadata"].get("annotations") or {}), LARGEST_TTL_ANNOTATION: LARGEST_TTL}
+        if not self._mesh_ttl_security:
+            del annotations[LARGEST_TTL_ANNOTATION]
+        raw["metadata"]["annotations"] = annotations
         if self._settings.labels:
             raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
         pools = tuple(record.pool for record in self._state.pools)

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import structlog
 
@@ -37,8 +38,11 @@ from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix
+from ipam.address_text import text_of
 
 LISTEN_RETRY_SECONDS = 2.0
+REFUSED_LATELY_SECONDS = 600.0
+"""How long a refused connection from a peer's address is a trouble."""
 DRAIN_SECONDS = 0.4
 """How long a node that leaves is the last choice before it is none."""
 
@@ -189,6 +193,7 @@ class BgpController:
             settings=state.bgp_configurations,
             peers=state.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
+            mesh_ttl_security=self._settings.mesh_ttl_security,
         )
         required = required_passwords(inputs)
         if not required:
@@ -334,7 +339,20 @@ class BgpController:
             if ref in known
         )
         listening = (self.trouble,) if self.trouble else ()
-        return (*listening, *self._desired.troubles, *self._policy_troubles, *passwords)
+        refused = self._refused_lately()
+        return (*listening, *refused, *self._desired.troubles, *self._policy_troubles, *passwords)
+
+    def _refused_lately(self) -> Iterator[str]:
+        """Somebody may be using a peer's address."""
+        since = self._clock.wall() - timedelta(seconds=REFUSED_LATELY_SECONDS)
+        for peer in self.speaker.status() if self.speaker is not None else ():
+            if peer.refused_at is not None and peer.refused_at >= since:
+                yield (
+                    f"peer {peer.description} ({text_of(peer.address)}): a connection from its address was refused, "
+                    f"the last one at {peer.refused_at:%H:%M:%S} UTC, {peer.refused} beside a session that lived; "
+                    "its routes stay; if they come again and again, a pod there may call in its name: "
+                    "put bgp.mesh_ttl_security on, on both nodes"
+                )
 
     @property
     def looking_glass(self) -> LookingGlass:

@@ -15,7 +15,6 @@ import msgspec
 
 from agent.peering.peers import DesiredPeer
 from bgp.looking_glass import MOST_PREFIXES, PathView, Query, RibView, query
-from bgp.peer_config import PeerConfig
 from bgp.peer_status import PeerStatus, counts
 from bgp.transport.speaker import Speaker
 from bgp.wire.communities import format_community
@@ -62,7 +61,7 @@ class LookingGlass:
             "reachable_by": str(peer.gateway) if peer.gateway is not None else None,
             "counts": counts(speaker.instance.peers[status.address]),
             "port": peer.config.port,
-            "options": list(_options(peer.config)),
+            "options": _options(peer),
         }
 
     def peer(self, word: str) -> dict[str, Any]:
@@ -152,12 +151,14 @@ def _row(seen: PathView, names: Mapping[Address, str]) -> dict[str, Any]:
     }
 
 
-def _options(config: PeerConfig) -> list[str]:
+def _options(peer: DesiredPeer) -> list[str]:
+    config = peer.config
     given = (
         ("waits to be called", config.passive),
         (f"source {config.local_address}", config.local_address is not None),
         ("password", bool(config.password)),
         (f"TTL security, {config.ttl_security_hops} hops", config.ttl_security_hops > 0),
+        (f"no TTL security: {peer.no_ttl_security}", bool(peer.no_ttl_security)),
         ("our reflector client", config.route_reflector_client),
         (f"next hop {config.next_hop_mode.value}", config.next_hop_mode.value != "Auto"),
         (f"local AS {config.local_as}", config.local_as is not None),

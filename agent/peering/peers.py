@@ -56,6 +56,8 @@ class PeeringInputs:
     unreadable: Mapping[SecretRef, str] = field(default_factory=dict)
     """Secrets that could not be read, and why."""
     hold_seconds: int = 90
+    mesh_ttl_security: bool = False
+    """TTL 255 is demanded of nodes of the mesh that say that they send it, and are on our subnet."""
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
@@ -76,6 +78,18 @@ class PeeringInputs:
         """A node's address of a version of IP."""
         found = self.nodes[node].underlay(version)
         return found.ip if found is not None else None
+
+    def why_no_ttl_security(self, node: NodeName, version: int) -> str:
+        """Why TTL 255 cannot be demanded of a node of the mesh; empty: it can (RFC 5082).
+
+        From behind a router nobody knows how many hops are right.
+        """
+        if not self.mesh_ttl_security:
+            return "bgp.mesh_ttl_security is off"
+        own, other = self.nodes[self.me].underlay(version), self.nodes[node].underlay(version)
+        if own is None or other is None or own.ip not in other.network or other.ip not in own.network:
+            return "it is on another subnet"
+        return "" if self.nodes[node].sends_largest_ttl else "its agent does not say that it sends TTL 255"
 
     def reflector_cluster_id(self, node: NodeName) -> str | None:
         """The cluster id of a node that is a route reflector."""
@@ -103,6 +117,8 @@ class DesiredPeer:
     """Names of BGPFilters, in order."""
     gateway: Address | None = None
     """The gateway to the peer (`reachableBy`)."""
+    no_ttl_security: str = ""
+    """Why TTL 255 is not demanded of a node of the mesh; empty: it is, or it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +313,10 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
     if own is None:
         return None
     local_as = spec.local_as_number if spec.local_as_number != inputs.asn(inputs.me) else None
+    unprotected, hops = "", spec.ttl_security or 0
+    if candidate.kind is PeerKind.MESH and candidate.node is not None:
+        unprotected = inputs.why_no_ttl_security(candidate.node, address.version)
+        hops = 0 if unprotected else 1
     internal = candidate.asn == (local_as or inputs.asn(inputs.me))
     config = PeerConfig(
         address=address,
@@ -310,7 +330,7 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         description=candidate.node or candidate.resource,
         route_reflector_client=internal and _is_client(inputs, candidate.node),
         password=_password(inputs, spec.password),
-        ttl_security_hops=spec.ttl_security or 0,
+        ttl_security_hops=hops,
         local_as=local_as,
         allowed_local_as=spec.num_allowed_local_as_numbers or 0,
         next_hop_mode=_next_hop_mode(spec, internal=internal),
@@ -318,7 +338,8 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         families=frozenset({family_of(address)}),
     )
     gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
-    return DesiredPeer(config, candidate.kind, candidate.resource, tuple(spec.filters or ()), gateway)
+    filters = tuple(spec.filters or ())
+    return DesiredPeer(config, candidate.kind, candidate.resource, filters, gateway, unprotected)
 
 
 def _is_client(inputs: PeeringInputs, peer: NodeName | None) -> bool:

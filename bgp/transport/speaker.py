@@ -31,7 +31,7 @@ __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speake
 
 MOST_FAULTS_LOGGED = 20
 """Tolerated mistakes, and refused connections, logged per peer and state change; a bad peer must not fill the disk."""
-LOOK_SECONDS = 0.1
+PROBE_CHECK_SECONDS = 0.1
 """Between two looks whether a probe is acknowledged: the kernel announces resets, but no acknowledgements."""
 
 _Addresses = TypeVar("_Addresses", bound=Address)
@@ -79,7 +79,7 @@ class Speaker:
         self._faults: dict[Address, int] = {}
         self._refused_at: dict[Address, datetime] = {}
         """When a further connection from the address of an established peer was refused last."""
-        self._looks: dict[Connection, asyncio.TimerHandle] = {}
+        self._probes: dict[Connection, asyncio.TimerHandle] = {}
         self.listening = asyncio.Event()
         """Set while peers can connect."""
         self._running = False
@@ -158,11 +158,11 @@ class Speaker:
             self._running = False
             self.listening.clear()
             self._listeners.close()
-            for handle in (self._timer, self._next_step, *self._looks.values()):
+            for handle in (self._timer, self._next_step, *self._probes.values()):
                 if handle is not None:
                     handle.cancel()
             self._timer = self._next_step = None
-            self._looks.clear()
+            self._probes.clear()
             for task in self._dialing.values():
                 task.cancel()
             for tcp in list(self._connections.values()):
@@ -221,7 +221,7 @@ class Speaker:
             case Probe(connection):
                 tcp = self._connections.get(connection)
                 if tcp is not None and (written := tcp.written_octets()) is not None:
-                    self._look_later(connection, written)
+                    self._check_probe_later(connection, written)
             case Refused(why):
                 self._refused(address, f"its session lives; the other connection: {why}")
             case UpdateFaults(faults):
@@ -236,13 +236,15 @@ class Speaker:
         if count <= MOST_FAULTS_LOGGED:
             self._log.warning(event, peer=str(address), why=why)
 
-    def _look_later(self, connection: Connection, written: int) -> None:
+    def _check_probe_later(self, connection: Connection, written: int) -> None:
         loop = asyncio.get_running_loop()
-        self._looks[connection] = loop.call_later(LOOK_SECONDS, self._look, connection, written)
+        self._probes[connection] = loop.call_later(
+            PROBE_CHECK_SECONDS, self._check_probe, connection, written
+        )
 
-    def _look(self, connection: Connection, written: int) -> None:
+    def _check_probe(self, connection: Connection, written: int) -> None:
         """Look whether a probe is acknowledged; the core stops waiting for it by itself."""
-        self._looks.pop(connection, None)
+        self._probes.pop(connection, None)
         tcp = self._connections.get(connection)
         if tcp is None or not self.instance.is_probing(connection):
             return
@@ -250,7 +252,7 @@ class Speaker:
             self.instance.probed(connection, self._clock.now())
             self._schedule()
         else:
-            self._look_later(connection, written)
+            self._check_probe_later(connection, written)
 
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:

@@ -133,6 +133,8 @@ def in_full(peer: dict[str, Any]) -> str:
         f"filters       {', '.join(peer['filters']) or '-'}",
         f"last error    {peer['last_error'] or '-'}",
     ]
+    if peer["refused"]:
+        lines.append(f"refused       {peer['refused']} connections from its address while its session lived")
     if peer["restarting"]:
         lines.append("restart       its paths stay until it has advertised them again")
     for family, count in peer["counts"].items():

@@ -21,6 +21,9 @@ from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterS
 from agent.datastore.resources.ipam_types import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
 
 API_VERSION = "projectcalico.org/v3"
+LARGEST_TTL_ANNOTATION = "projectcalico.org/tortie-bgp-ttl"
+"""On a Node whose BGP packets all leave with the largest TTL: with that as its value."""
+LARGEST_TTL = "255"
 MOST_CACHED_ADDRESSES = 1 << 16
 """Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
 _Value = TypeVar("_Value")
@@ -145,6 +148,11 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     def underlay(self, version: int) -> IPv4Interface | IPv6Interface | None:
         """The node's underlay address of a version of IP, with its subnet."""
         return self.ipv4 if version == 4 else self.ipv6
+
+    @property
+    def sends_largest_ttl(self) -> bool:
+        """Whether its agent says that its BGP packets have TTL 255, so that others may demand it (RFC 5082)."""
+        return (self.metadata.annotations or {}).get(LARGEST_TTL_ANNOTATION) == LARGEST_TTL
 
     @property
     def ipip_address(self) -> IPv4Address | None:

@@ -11,7 +11,7 @@ from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.resources.documents import read
-from agent.datastore.resources.resource_types import encode
+from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION, encode
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
@@ -38,9 +38,20 @@ class World:
         self.state = StateCache(ME)
         self.kernel = FakeKernel()
         self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
-        settings = NodeSettings(address=address, labels={"rack": "r1"})
+        self._settings, self._endpoints = NodeSettings(address=address, labels={"rack": "r1"}), endpoints
+        self.restart()
+
+    def restart(self, **more: Any) -> None:
+        """A new agent on the same machine."""
         self.resource = NodeResource(
-            self.store, self.state, self.allocator, self.kernel, settings, endpoints, SystemClock()
+            self.store,
+            self.state,
+            self.allocator,
+            self.kernel,
+            self._settings,
+            self._endpoints,
+            SystemClock(),
+            **more,
         )
 
     async def look(self) -> None:
@@ -211,3 +222,18 @@ async def test_every_address_is_listed_with_the_reason_it_is_or_is_not_the_nodes
         "192.0.2.8": (False, "is not the source of the route to 172.26.0.1"),
         "198.51.100.7": (False, "eth2 is down"),
     }
+
+
+async def test_the_record_says_whether_ttl_255_may_be_demanded_and_keeps_other_annotations() -> None:
+    world = World()
+    world.kernel.add_link("eth0", "172.26.0.11/20")
+    assert (await world.passed())["metadata"]["annotations"] == {LARGEST_TTL_ANNOTATION: "255"}
+    record = json.loads(world.store.copy()[KEY])
+    record["metadata"]["annotations"]["example.com/rack"] = "7"
+    await world.store.commit((), (Put(KEY, json.dumps(record).encode()),))
+    assert (await world.passed())["metadata"]["annotations"] == {
+        LARGEST_TTL_ANNOTATION: "255",
+        "example.com/rack": "7",
+    }
+    world.restart(mesh_ttl_security=False)
+    assert (await world.passed())["metadata"]["annotations"] == {"example.com/rack": "7"}

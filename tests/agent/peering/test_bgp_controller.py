@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from bgp.looking_glass import Query, query
 from bgp.transport.speaker import Speaker
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.iana import WellKnown
-from tests.scenes.bgp.controllers import BgpNode, BgpNodes, bgp_nodes, document
+from tests.scenes.bgp.controllers import PORT, BgpNode, BgpNodes, bgp_nodes, document
 
 
 def all_up(world: BgpNodes) -> bool:
@@ -43,6 +45,25 @@ async def test_a_change_of_one_peering_leaves_every_other_session_up(tmp_path: P
         assert one.sessions()[three.address] == before[three.address]
         assert (one.peer(two)["type"], one.peer(three)["type"]) == ("node specific", "node-to-node mesh")
         assert one.peer(two)["resource"] == two.peer(one)["resource"] == "slow"
+
+
+async def test_a_refused_connection_from_a_peers_address_is_a_trouble_that_names_it(tmp_path: Path) -> None:
+    async with bgp_nodes(3, tmp_path) as world:
+        one, two, _ = world.nodes
+        await world.until(lambda: all_up(world))
+        assert one.bgp.troubles == ()
+        peer = document("BGPPeer", "two", node="n1", peerIP=two.address, asNumber=64512, ttlSecurity=1)
+        world.put(peer)
+        loop = asyncio.get_running_loop()
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.bind((two.address, 0))
+            await loop.sock_connect(sock, (one.address, PORT))
+            with suppress(ConnectionResetError):
+                assert await loop.sock_recv(sock, 1) == b""
+        (trouble,) = one.bgp.troubles
+        assert trouble.startswith(f"peer n2 ({two.address}): a connection from its address was refused")
+        assert all_up(world)
 
 
 async def test_a_gateway_of_a_peer_is_a_fact_as_long_as_the_peering_is_there(tmp_path: Path) -> None:

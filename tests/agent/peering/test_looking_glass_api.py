@@ -163,6 +163,7 @@ def test_a_peer_without_a_session_is_shown_with_its_last_error() -> None:
         "filters": [],
         "last_error": "Connection refused",
         "restarting": True,
+        "refused": 2,
         "counts": {},
         "offered": None,
         "received_offer": None,
@@ -172,6 +173,7 @@ def test_a_peer_without_a_session_is_shown_with_its_last_error() -> None:
     full = in_full(answer)
     assert "last error    Connection refused" in full
     assert "options       password" in full
+    assert "refused       2 connections from its address while its session lived" in full
     assert full.endswith("no session, so nothing is agreed")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 
+from agent.datastore.resources.resource_types import LARGEST_TTL, LARGEST_TTL_ANNOTATION, Metadata, Node
 from agent.peering.peers import PeeringInputs, PeerKind, desired_peers
 from tests.scenes.bgp.peerings import (
     NO_MESH,
@@ -221,3 +223,50 @@ def test_a_change_of_one_peering_changes_one_peer() -> None:
     after = desired_peers(inputs(A, B, C, peers={"tor": {**TOR, "keepaliveTime": "1s"}}))
     changed = [str(address) for address in after.peers if before.peers[address] != after.peers[address]]
     assert changed == ["10.0.0.254"]
+
+
+NEAR = {LARGEST_TTL_ANNOTATION: LARGEST_TTL}
+ELSEWHERE = msgspec.structs.replace(node("e", "10.0.1.5"), metadata=Metadata(name="e", annotations=NEAR))
+
+
+def annotated(one: Node) -> Node:
+    return msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, annotations=NEAR))
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "hops", "why"),
+    [
+        (inputs(A, annotated(B), mesh_ttl_security=True), "10.0.0.2", 1, ""),
+        (inputs(A, annotated(B), mesh_ttl_security=True), "fd00::2", 1, ""),
+        (
+            inputs(A, B, mesh_ttl_security=True),
+            "10.0.0.2",
+            0,
+            "its agent does not say that it sends TTL 255",
+        ),
+        (inputs(A, annotated(B)), "10.0.0.2", 0, "bgp.mesh_ttl_security is off"),
+        (inputs(A, ELSEWHERE, mesh_ttl_security=True), "10.0.1.5", 0, "it is on another subnet"),
+        (
+            inputs(A, annotated(B), peers={"b": {"peerSelector": "has(rack1)"}}, mesh_ttl_security=True),
+            "10.0.0.2",
+            0,
+            "",  # written, so it has what is written
+        ),
+        (
+            inputs(
+                A,
+                annotated(B),
+                peers={"b": {"peerSelector": "has(rack1)", "ttlSecurity": 3}},
+                mesh_ttl_security=True,
+            ),
+            "10.0.0.2",
+            3,
+            "",
+        ),
+    ],
+)
+def test_ttl_255_is_demanded_of_nodes_of_the_mesh_that_are_near_and_send_it(
+    given: PeeringInputs, address: str, hops: int, why: str
+) -> None:
+    peer = one(desired_peers(given), address)
+    assert (peer.config.ttl_security_hops, peer.no_ttl_security) == (hops, why)
