@@ -151,6 +151,8 @@ _PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
     "bgp_peer_prefixes_announced": ("Prefixes that are advertised to the peer.", lambda p: p.announced),
     "bgp_peer_restarting": ("Whether its stale paths are retained while it restarts (RFC 4724).",
         lambda p: p.restarting),
+    "bgp_peer_refused_connections_total": ("Further connections from its address beside a session that lives.",
+        lambda p: p.refused),
     "bgp_peer_sessions_total": ("Sessions established with the peer.", lambda p: p.sessions),
 }  # fmt: skip
 """Label peer; a value of None makes no sample."""
@@ -165,7 +167,10 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
         "1 for the state that the session is in (RFC 4271 section 8.2.2).",
         ("peer", "state"),
         lambda r: {
-            (text_of(peer.address), one.value): peer.state is one for peer in r.peers for one in State
+            (text_of(peer.address), one.value): peer.state is one
+            for peer in r.peers
+            for one in State
+            if one is not State.OPEN_HELD  # never a peer's furthest
         },
     ),
     "bgp_peer_messages_total": (

@@ -209,6 +209,15 @@ async def test_under_syn_cookies_who_must_be_near_is_turned_away_and_others_are_
         setting.write_text(before)
 
 
+async def test_a_signed_call_without_a_key_of_ours_is_dropped_so_a_signature_in_a_first_packet_was_checked() -> (
+    None
+):
+    node = Node(4)
+    async with node.running():
+        with pytest.raises(TimeoutError), node.call(password="secret"):
+            pass
+
+
 TCP = "00b300b3000000010000000050020000" + "00000000"
 SIGNED = "00b300b30000000100000000a0020000" + "00000000" + "01011312" + "00" * 16
 
