@@ -13,7 +13,7 @@ import pytest
 
 from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import has_ipip
-from agent.lab.lab_plan import Mode, gateway
+from agent.lab.lab_plan import LabNode, Mode, gateway
 from agent.lab.lab_processes import ip_route
 from agent.lab.lifecycle import Lab
 from agent.lab.pods import pods, remove_pod
@@ -56,6 +56,27 @@ def way(lab: Lab, one: str, other: str) -> str | None:
     if lab.plan.node(one).segment == lab.plan.node(other).segment:
         return None
     return "tunl0" if has_ipip() else "vxlan.calico"
+
+
+def test_nodes_of_one_subnet_demand_ttl_255_of_each_other_and_of_others_say_why_not(lab: Lab) -> None:
+    by_name = {node.name: node for node in lab.plan.nodes}
+
+    def as_they_should(node: LabNode) -> bool:
+        status = lab_processes.agent_status(node)
+        peers = status["peers"] if status is not None else []
+        expected = {
+            peer["description"]: "TTL security, 1 hops"
+            if by_name[peer["description"]].segment == node.segment
+            else "no TTL security: it is on another subnet"
+            for peer in peers
+        }
+        return len(expected) == len(by_name) - 1 and all(
+            peer["state"] == "Established" and expected[peer["description"]] in peer["options"]
+            for peer in peers
+        )
+
+    for node in lab.plan.nodes:
+        lab_processes.wait_for(f"TTL security at {node.name}", lambda node=node: as_they_should(node), 20)  # type: ignore[misc]
 
 
 def test_pods_ping_each_other_and_hops_are_counted(lab: Lab) -> None:
