@@ -32,7 +32,14 @@ from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget, exporter, own_next_hop
 from bgp.rib.graceful_restart import RestartDeferral, wait_until
 from bgp.rib.loc_rib import LocRib
-from bgp.session.collision import PATIENCE_SECONDS, PROBE_SECONDS, Collision, confirmed, gives_way
+from bgp.session.collision import (
+    PATIENCE_SECONDS,
+    PROBE_REST_SECONDS,
+    PROBE_SECONDS,
+    Collision,
+    confirmed,
+    gives_way,
+)
 from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
@@ -84,6 +91,8 @@ class Peer:
         self.refused = 0
         """How many of these came to nothing while that session lived."""
         self._collision: Collision | None = None
+        self._lived_at = now - PROBE_REST_SECONDS
+        """When the other end of a connection was last known to be there."""
         self._connect_retry = ConnectRetry(random, now, passive=config.passive)
         self.connection: Connection | None = None
         """The connection of the established session."""
@@ -193,6 +202,7 @@ class Peer:
         """The other end's kernel has acknowledged all that was sent when it was asked for: it has the connection."""
         if self._collision is not None and self.is_probing(connection):
             self._collision.first_lives(now)
+            self._lived_at = now
 
     def extend_hold(self, connection: Connection, now: float) -> None:
         """Octets of the peer wait to be read, so its hold timer starts anew."""
@@ -361,6 +371,9 @@ class Peer:
             return self._lose(connection, now)
         (first,) = confirmed(self._sessions)
         self._collision = Collision(first, connection, now)
+        if now - self._lived_at < PROBE_REST_SECONDS:
+            self._collision.first_lives(now)
+            return []
         self._sessions[first].probe(now)
         return [*self._flush(first), Probe(first)]
 

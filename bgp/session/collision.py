@@ -28,6 +28,8 @@ REFUSAL_SECONDS = 3.0
 """How long it is waited for beside a session that lives: the wait costs nothing, a wrong decision both connections."""
 PROBE_SECONDS = 15.0
 """A connection of which nothing is acknowledged for so long is dead: the kernel has sent its octets again six times."""
+PROBE_REST_SECONDS = 1.0
+"""So long the answer to a probe holds: no two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
 SILENT_SECONDS = 2.0
 """A connection that came in and brought no OPEN in this time gives way to the next one."""
 

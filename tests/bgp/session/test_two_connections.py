@@ -302,3 +302,18 @@ def test_the_session_that_the_peer_closes_for_the_other_one_costs_no_path(how: s
     assert (neighbour.closed, neighbour.peer.connection) == ({neighbour.out}, IN)
     assert not withdrawn(neighbour)
     assert len(neighbour.peer.adj_ribs_in[Family.IPV4].pre_policy) == 1
+
+
+def test_however_many_calls_come_no_more_than_one_keepalive_a_second_is_sent_for_them() -> None:
+    neighbour = established(Neighbour())
+    sent = 0
+    for number in range(100):
+        neighbour.calls(IN + number)
+        neighbour.opens(IN + number)
+        sent += neighbour.outputs.count(Probe(neighbour.out))
+        neighbour.acknowledges()
+        neighbour.breaks(IN + number)
+        neighbour.outputs.clear()
+        neighbour.waits(0.05)
+    assert sent == 5
+    assert neighbour.peer.refused == 100
