@@ -175,12 +175,12 @@ class Instance:
     def probed(self, connection: Connection, now: float) -> None:
         """The other end's kernel has acknowledged what was sent on a connection before its Probe."""
         if (peer := self._peer(connection)) is not None:
-            peer.probed(connection, now)
+            peer.collisions.lives(connection, now)
             self._reindex(peer)
 
     def is_probing(self, connection: Connection) -> bool:
         """Whether `probed` would still be of use."""
-        return (peer := self._peer(connection)) is not None and peer.is_probing(connection)
+        return (peer := self._peer(connection)) is not None and peer.collisions.is_probing(connection)
 
     def disconnected(self, connection: Connection, why: str, now: float) -> None:
         """TCP ended underneath."""

@@ -34,9 +34,9 @@ from bgp.rib.graceful_restart import RestartDeferral, wait_until
 from bgp.rib.loc_rib import LocRib
 from bgp.session.collision import (
     PATIENCE_SECONDS,
-    PROBE_REST_SECONDS,
     PROBE_SECONDS,
     Collision,
+    Collisions,
     confirmed,
     gives_way,
 )
@@ -86,13 +86,7 @@ class Peer:
         self._configured_at = now
         self._sessions: dict[Connection, Session] = {}
         self._outgoing: set[Connection] = set()
-        self._further: set[Connection] = set()
-        """Connections that came in while a session stood, not just begun."""
-        self.refused = 0
-        """How many of these came to nothing while that session lived."""
-        self._collision: Collision | None = None
-        self._lived_at = now - PROBE_REST_SECONDS
-        """When the other end of a connection was last known to be there."""
+        self.collisions = Collisions(now)
         self._connect_retry = ConnectRetry(random, now, passive=config.passive)
         self.connection: Connection | None = None
         """The connection of the established session."""
@@ -132,7 +126,7 @@ class Peer:
         """When `handle_timer` is due."""
         times = [session.next_deadline for session in self._sessions.values()]
         times += [rib.deadline for rib in self.adj_ribs_in.values()]
-        times += [self._connect_retry.deadline, self._collision.deadline if self._collision else None]
+        times += [self._connect_retry.deadline, self.collisions.deadline]
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -169,7 +163,7 @@ class Peer:
                 return [*outputs, *self._flush(known), Close(connection), *self._refuse("another one waits")]
             outputs += self._drop(known, session.lost("replaced by a newer connection"), now)
         if self.connection is not None and now - self._up_at >= PATIENCE_SECONDS:
-            self._further.add(connection)
+            self.collisions.further.add(connection)
         self._connect_retry.stop()
         ours = LocalParameters.configured(
             self._us, self.config, local, restarting=self._deferral.is_restarting, was_up=self._was_up
@@ -193,17 +187,6 @@ class Peer:
         session.is_beside = bool(confirmed(self._sessions, without=connection))
         return self._events(connection, session.receive_data(data, now), now)
 
-    def is_probing(self, connection: Connection) -> bool:
-        """Whether it is not known yet if the other end of a connection lives, and matters."""
-        collision = self._collision
-        return collision is not None and collision.first == connection and not collision.lives
-
-    def probed(self, connection: Connection, now: float) -> None:
-        """The other end's kernel has acknowledged all that was sent when it was asked for: it has the connection."""
-        if self._collision is not None and self.is_probing(connection):
-            self._collision.first_lives(now)
-            self._lived_at = now
-
     def extend_hold(self, connection: Connection, now: float) -> None:
         """Octets of the peer wait to be read, so its hold timer starts anew."""
         if (session := self._sessions.get(connection)) is not None:
@@ -219,8 +202,8 @@ class Peer:
         outputs: list[Output] = []
         for connection, session in list(self._sessions.items()):
             outputs += self._events(connection, session.handle_timer(now), now)
-        if self._collision is not None and now >= self._collision.deadline:
-            outputs += self._decide(self._collision, now)
+        if self.collisions.current is not None and now >= self.collisions.current.deadline:
+            outputs += self._decide(self.collisions.current, now)
         if (late := self._connect_retry.timed_out(now)) is not None:
             outputs.append(Close(late))
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
@@ -294,7 +277,7 @@ class Peer:
         RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
         """
         outputs: list[Output] = []
-        self._collision, self._connect_retry.passive = None, config.passive
+        self.collisions.current, self._connect_retry.passive = None, config.passive
         for connection, session in list(self._sessions.items()):
             why = "the configuration changed"
             quiet = self._restart_of(session) is not None and not session.is_soft
@@ -315,7 +298,7 @@ class Peer:
             outputs += [*self._flush(connection), Close(connection)]
         outputs += self._connect_retry.cancel()
         self._sessions.clear()
-        self.connection, self._collision, self.adj_ribs_out = None, None, {}
+        self.connection, self.collisions.current, self.adj_ribs_out = None, None, {}
         for rib in self.adj_ribs_in.values():
             outputs += rib.clear()
         return outputs
@@ -367,12 +350,10 @@ class Peer:
         """A connection beside another is held, while it is found out whether that one lives; a third one is refused."""
         if self._sessions[connection].state is not State.OPEN_HELD:
             return []
-        if self._collision is not None:
+        if self.collisions.current is not None:
             return self._lose(connection, now)
         (first,) = confirmed(self._sessions)
-        self._collision = Collision(first, connection, now)
-        if now - self._lived_at < PROBE_REST_SECONDS:
-            self._collision.first_lives(now)
+        if not self.collisions.begin(first, connection, now):
             return []
         self._sessions[first].probe(now)
         return [*self._flush(first), Probe(first)]
@@ -402,8 +383,7 @@ class Peer:
         session = self._sessions.get(connection)
         if session is None or session.peer is None:
             return []  # it has ended in the same octets
-        if self._collision is not None:
-            self._collision.first_lives(now)
+        self.collisions.lives(connection, now)
         outputs = self._connect_retry.cancel()
         self.sessions += 1
         self.connection, self._up_at, self._was_up, self.last_error = connection, now, True, ""
@@ -464,8 +444,8 @@ class Peer:
         if session is None:
             return []
         self._outgoing.discard(connection)
-        is_further = connection in self._further
-        self._further.discard(connection)
+        is_further = connection in self.collisions.further
+        self.collisions.further.discard(connection)
         if connection == self.connection:
             self.connection, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
@@ -492,13 +472,11 @@ class Peer:
 
         But not one that came in beside a session that lived then: who restarts calls only after that.
         """
-        collision = self._collision
-        if collision is None or gone not in (collision.first, collision.waiting):
+        collision = self.collisions.end(gone)
+        if collision is None:
             return []
-        self._collision, waiting = None, collision.waiting
-        if gone == waiting or waiting not in self._sessions:
-            return []
-        if collision.lives and waiting in self._further:
+        waiting = collision.waiting
+        if collision.lives and waiting in self.collisions.further:
             return self._lose(waiting, now)
         return self._events(waiting, self._sessions[waiting].release(now), now)
 
@@ -506,5 +484,5 @@ class Peer:
         """A further connection came to nothing beside a session that lives."""
         if self.connection is None or not counted:
             return []
-        self.refused += 1
+        self.collisions.refused += 1
         return [Refused(why)]

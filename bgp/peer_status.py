@@ -92,7 +92,7 @@ def peer_status(
         agreed=agreed(session) if session is not None else (),
         last_notification=_error(peer.last_down) if peer.last_down is not None else None,
         sessions=peer.sessions,
-        refused=peer.refused,
+        refused=peer.collisions.refused,
         refused_at=refused_at,
         messages_sent=tuple(sorted(session.sent.items())) if session is not None else (),
         messages_received=tuple(sorted(session.received.items())) if session is not None else (),

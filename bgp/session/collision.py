@@ -104,3 +104,47 @@ class Collision:
             return self.waiting
         ours_is_greater = (router_id, session.local.asn) > (int(session.peer.router_id), session.peer.asn)
         return self.first if (self.waiting in outgoing) == ours_is_greater else self.waiting
+
+
+class Collisions:
+    """What is known of the collisions of one peer: the present one, and who came beside a session."""
+
+    def __init__(self, now: float) -> None:
+        self.current: Collision | None = None
+        self.further: set[Connection] = set()
+        """Connections that came in while a session stood, not just begun."""
+        self.refused = 0
+        """How many of these came to nothing while that session lived."""
+        self._lived_at = now - PROBE_REST_SECONDS
+        """When the other end of a connection was last known to be there."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the present collision may be decided."""
+        return self.current.deadline if self.current is not None else None
+
+    def begin(self, first: Connection, waiting: Connection, now: float) -> bool:
+        """A second connection is held; answers whether the first is to be probed."""
+        self.current = Collision(first, waiting, now)
+        if now - self._lived_at >= PROBE_REST_SECONDS:
+            return True
+        self.current.first_lives(now)
+        return False
+
+    def is_probing(self, connection: Connection) -> bool:
+        """Whether it is not known yet if the other end of a connection lives, and matters."""
+        return self.current is not None and self.current.first == connection and not self.current.lives
+
+    def lives(self, connection: Connection, now: float) -> None:
+        """The other end of a connection is there."""
+        if self.current is not None and self.is_probing(connection):
+            self.current.first_lives(now)
+            self._lived_at = now
+
+    def end(self, gone: Connection) -> Collision | None:
+        """A connection has gone; answers the collision that this ends, if the other one is left waiting."""
+        collision = self.current
+        if collision is None or gone not in (collision.first, collision.waiting):
+            return None
+        self.current = None
+        return collision if gone == collision.first else None

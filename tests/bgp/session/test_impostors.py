@@ -56,7 +56,7 @@ def test_a_hundred_calls_from_a_living_peers_address_cost_nothing_and_are_counte
     assert impostor.learned() == {}
     assert most <= 2
     peer = two.router.peers[one.own]
-    assert CALLS / 2 < peer.refused == len(two.refused) <= 2 * CALLS
+    assert CALLS / 2 < peer.collisions.refused == len(two.refused) <= 2 * CALLS
     assert (peer.sessions, peer.last_error) == (1, "")
     assert len(two.ends) == 1
 
@@ -105,7 +105,7 @@ def test_a_frozen_peer_keeps_its_session_until_the_hold_timer_says_otherwise() -
     wire.peer(impostor, 2, hold_seconds=30)
     wire.announce(impostor, STOLEN)
     wire.run(20)
-    assert two.router.peers[one.own].refused
+    assert two.router.peers[one.own].collisions.refused
     assert two.learned() == {BLOCK: "10.0.0.1"}
     assert not two.stale()
     impostor.down = True

@@ -67,7 +67,7 @@ class Neighbour:
         self._take(self.peer.disconnected(connection, "Connection reset by peer", self.now))
 
     def acknowledges(self) -> None:
-        self.peer.probed(self.out, self.now)
+        self.peer.collisions.lives(self.out, self.now)
 
     def says(self, connection: int, message: messages.Message) -> None:
         self.bytes(connection, messages.encode(message, Context(four_octet_as=True, internal=True)))
@@ -171,7 +171,7 @@ def test_a_call_beside_a_session_that_lives_is_refused_and_counted_and_never_con
     assert (neighbour.closed, neighbour.was_told(IN, Keepalive())) == (set(), False)
     neighbour.waits(REFUSAL_SECONDS * 0.2)
     assert (neighbour.closed, neighbour.was_told(IN, COLLISION)) == ({IN}, True)
-    assert (neighbour.peer.connection, neighbour.peer.refused) == (neighbour.out, 1)
+    assert (neighbour.peer.connection, neighbour.peer.collisions.refused) == (neighbour.out, 1)
     assert [one.why for one in neighbour.outputs if isinstance(one, Refused)] == [
         "another connection to this peer stays"
     ]
@@ -189,7 +189,7 @@ def test_a_call_beside_a_session_that_its_kernel_resets_takes_its_place_as_a_gra
     assert neighbour.was_told(IN, Keepalive())
     assert any(isinstance(one, StaleChanged) for one in neighbour.outputs)
     assert not withdrawn(neighbour)
-    assert not neighbour.peer.refused
+    assert not neighbour.peer.collisions.refused
 
 
 def test_a_session_that_acknowledges_nothing_is_dead_after_a_while_and_not_before() -> None:
@@ -230,7 +230,7 @@ def test_whatever_a_further_connection_says_the_session_and_what_is_shown_of_it_
     neighbour.calls()
     said(neighbour)
     assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
-    assert neighbour.peer.refused == 1
+    assert neighbour.peer.collisions.refused == 1
     assert (neighbour.peer.last_error, neighbour.peer.last_down) == ("", None)
     assert not any(isinstance(one, (Learned, Withdrawn, StaleChanged)) for one in neighbour.outputs)
 
@@ -260,7 +260,7 @@ def test_a_session_that_is_just_up_is_known_to_live() -> None:
     assert neighbour.closed == set()  # the peer may still choose the other one
     neighbour.waits(REFUSAL_SECONDS)
     assert (neighbour.closed, neighbour.peer.connection) == ({IN}, neighbour.out)
-    assert not neighbour.peer.refused  # both were under way
+    assert not neighbour.peer.collisions.refused  # both were under way
 
 
 def test_a_connection_that_the_peer_has_not_confirmed_decides_nothing() -> None:
@@ -316,4 +316,4 @@ def test_however_many_calls_come_no_more_than_one_keepalive_a_second_is_sent_for
         neighbour.outputs.clear()
         neighbour.waits(0.05)
     assert sent == 5
-    assert neighbour.peer.refused == 100
+    assert neighbour.peer.collisions.refused == 100
