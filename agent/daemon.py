@@ -40,7 +40,9 @@ from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.own_values import OwnValues
 from agent.datastore.resources.resource_types import WorkloadEndpoint
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.durable_files import sweep
@@ -117,6 +119,7 @@ class Agent:
         )
         trigger = self._reconciler.trigger
         self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
+        self._own_values = OwnValues(self._store, self._state, self._in_sync)
         self._allocator = Allocator(self._store, self._clock.wall, lambda: self._state.pools)
         secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
         self._bgp = BgpController(
@@ -133,6 +136,7 @@ class Agent:
             config.node,
             tuple(config.etcd.endpoints),
             self._clock,
+            SetAside(state_directory),
             mesh_ttl_security=config.bgp.mesh_ttl_security,
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
@@ -169,6 +173,8 @@ class Agent:
             log_stream,
             sources=(
                 self.parts.troubles,
+                self._state.unreadable.troubles,
+                self._own_values.troubles,
                 self._reconciler.troubles,
                 log_stream.troubles,
                 lambda: self._cni.release_replay.troubles(),
@@ -214,6 +220,7 @@ class Agent:
         config, shown = self._config, pages(self._exposition, self._status.not_ready)
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "datastore": self._syncer.run,
+            "own values": self._own_values.run,
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,

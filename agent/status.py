@@ -131,7 +131,6 @@ class AgentStatus:
             "etcd": {**self.channels.status(), "revision": self.syncer.revision},
             "troubles": [str(trouble) for trouble in self.troubles()],
             "mtu": pod_mtu(self.facts()),
-            "problems": self.state.problems,
             "peers": self.bgp.looking_glass.peers(),
             "pods": len(self.state.endpoints),
             "kernel": self.reconciler.report(),

@@ -1,23 +1,25 @@
 """JSON to model and back, field by field as Calico writes them.
 
 Promises: what Calico wrote is read, and fields that are missing or of an old form are filled in; Calico reads what is
-written; fields that are unknown here survive a change.
-Malformed names the key and the field. Does not know: etcd, what a value is used for.
+written; fields that are unknown here survive a change. Types are strict: a number in a text, a truth value in a number
+or null in an object's place is Unreadable, which names the key and the field; a block that was read has attributes for
+every allocation, and all its ordinals lie in it.
+Does not know: etcd, what a value is used for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from ipaddress import ip_network
 from sys import intern
 from typing import Any
 
 from ipam.address_text import text_of
-from ipam.failures import Malformed
-from ipam.keys import affinity_of_key, block_of_key, handle_of_key
+from ipam.etcd.store import Versioned
+from ipam.keys import RESERVATIONS, affinity_of_key, block_of_key, handle_of_key
 from ipam.model import (
+    BLOCK_LENGTHS,
     Affinity,
     AffinityState,
     Attributes,
@@ -28,31 +30,17 @@ from ipam.model import (
     NodeName,
     Prefix,
 )
+from ipam.stored_json import read_stored, stored_object
 
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Raises Malformed, which names the key and what of it is read, for all that foreign JSON can hold wrong."""
-    try:
-        yield
-    except KeyError as error:
-        raise Malformed(f"{what}: {error.args[0]}: is missing") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Malformed(f"{what}: {error}") from error
-
-
-def _object(key: str, value: bytes) -> dict[str, Any]:
-    with _reading(f"{key}: not JSON"):
-        raw = json.loads(value) if value else {}
-    if not isinstance(raw, dict):
-        raise Malformed(f"{key}: expected a JSON object, got {type(raw).__name__}")
-    return raw
-
-
-def _network(key: str, field: str, text: object) -> Prefix:
-    with _reading(f"{key}: {field}"):
-        return ip_network(str(text))
-
+LARGEST_SEQUENCE = (1 << 64) - 1
+"""Calico's are uint64."""
+LARGEST_NUMBER = (1 << 31) - 1
+LONGEST_NAME = 253
+"""Of a node, as Kubernetes has it."""
+MOST_HANDLE_BLOCKS = 1024
+"""Blocks that one handle names; each is read before the handle is released."""
+MOST_RESERVED = 4096
+"""Prefixes that one IPReservation names; each is compared with every block."""
 
 BLOCK_FIELDS = frozenset(
     {
@@ -66,6 +54,55 @@ CONFIG_FIELDS = frozenset(
 )
 
 
+# -- single fields, strictly ------------------------------------------------------------------------------------------
+
+
+def _field(raw: Mapping[str, Any], name: str, kind: type, absent: Any = None) -> Any:
+    """A field that is of a type, or not given, or null. Raises ValueError."""
+    value = raw.get(name)
+    if value is None:
+        return absent
+    if type(value) is not kind:
+        raise ValueError(f"{name}: expected {_TYPE_WORDS[kind]}, got {value!r}")
+    return value
+
+
+_TYPE_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def _number(value: object, largest: int, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
+        raise ValueError(f"{name}: {value!r} is no whole number of 0 to {largest}")
+    return value
+
+
+def _key_number(text: str, largest: int, name: str) -> int:
+    """A number that is the name of a field."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(largest))):
+        raise ValueError(f"{name}: {text!r} is no whole number")
+    return _number(int(text), largest, name)
+
+
+def _network(text: object, name: str) -> Prefix:
+    if type(text) is not str:
+        raise ValueError(f"{name}: expected a network, got {text!r}")
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _check_length(block: Prefix) -> None:
+    if block.prefixlen not in BLOCK_LENGTHS[block.version]:
+        raise ValueError(f"{block} has not the length of a block")
+
+
+def _node_name(text: str, name: str) -> NodeName:
+    if not 0 < len(text) <= LONGEST_NAME or not text.isprintable():
+        raise ValueError(f"{name}: {text!r} is no name of a node")
+    return NodeName(text)
+
+
 def _other(raw: Mapping[str, Any], known: frozenset[str]) -> str:
     """The fields we do not know, as one canonical text: values stay hashable, and nothing of them is lost."""
     unknown = {name: value for name, value in raw.items() if name not in known}
@@ -76,43 +113,81 @@ def _with_other(raw: dict[str, Any], other: str) -> dict[str, Any]:
     return {**raw, **json.loads(other)} if other else raw
 
 
-def decode_block(key: str, value: bytes) -> Block:
-    """Decode a block. Raises Malformed."""
-    raw = _object(key, value)
-    cidr = _network(key, "cidr", raw.get("cidr"))
-    if block_of_key(key) != cidr:
-        raise Malformed(f"{key}: cidr: {cidr} is not the block of this key")
-    owner = raw.get("affinity") or (f"host:{raw['hostAffinity']}" if raw.get("hostAffinity") else None)
-    with _reading(key):
-        kind, _, name = owner.partition(":") if owner else ("host", "", "")
-        if owner and not name:  # written before owners had a kind
-            kind, name = "host", kind
-        return Block(
-            cidr=cidr,
-            owner=NodeName(name) if owner else None,
-            owner_kind=kind,
-            allocations=tuple(None if index is None else int(index) for index in raw["allocations"]),
-            unallocated=tuple(int(ordinal) for ordinal in raw.get("unallocated") or ()),
-            attributes=tuple(_attributes(item) for item in raw.get("attributes") or ()),
-            sequence=int(raw.get("sequenceNumber") or 0),
-            sequence_of=tuple(
-                sorted((int(k), int(v)) for k, v in (raw.get("sequenceNumberForAllocation") or {}).items())
-            ),
-            claimed_at=raw.get("affinity_claim_time"),
-            other=_other(raw, BLOCK_FIELDS),
-        )
+# -- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def _attributes(raw: Mapping[str, Any]) -> Attributes:
-    handle = raw.get("handle_id")
-    # the same few words in every allocation: interned, they are in memory once
-    secondary = tuple(
-        sorted((intern(str(k)), intern(str(v))) for k, v in (raw.get("secondary") or {}).items())
+def decode_block(stored: Versioned) -> Block:
+    """Decode a block. Raises Unreadable."""
+    return read_stored(stored, _block)
+
+
+def _block(stored: Versioned) -> Block:
+    raw = stored_object(stored)
+    cidr = _network(raw.get("cidr"), "cidr")
+    if block_of_key(stored.key) != cidr:
+        raise ValueError(f"cidr: {cidr} is not the block of this key")
+    _check_length(cidr)
+    owner = _field(raw, "affinity", str) or _old_owner(raw)
+    kind, _, name = owner.partition(":") if owner else ("host", "", "")
+    if owner and not name:  # written before owners had a kind
+        kind, name = "host", kind
+    attributes = tuple(_attributes(item) for item in _field(raw, "attributes", list, ()))
+    last = cidr.num_addresses - 1
+    sequences = _field(raw, "sequenceNumberForAllocation", dict, {})
+    return Block(
+        cidr=cidr,
+        owner=_node_name(name, "affinity") if owner else None,
+        owner_kind=kind,
+        allocations=_allocations(raw["allocations"], cidr.num_addresses, len(attributes)),
+        unallocated=tuple(
+            _number(ordinal, last, "unallocated") for ordinal in _field(raw, "unallocated", list, ())
+        ),
+        attributes=attributes,
+        sequence=_number(_field(raw, "sequenceNumber", int, 0), LARGEST_SEQUENCE, "sequenceNumber"),
+        sequence_of=tuple(
+            sorted(
+                (
+                    _key_number(ordinal, last, "sequenceNumberForAllocation"),
+                    _number(number, LARGEST_SEQUENCE, "sequenceNumberForAllocation"),
+                )
+                for ordinal, number in sequences.items()
+            )
+        ),
+        claimed_at=_field(raw, "affinity_claim_time", str),
+        other=_other(raw, BLOCK_FIELDS),
     )
+
+
+def _old_owner(raw: Mapping[str, Any]) -> str | None:
+    name = _field(raw, "hostAffinity", str)
+    return f"host:{name}" if name else None
+
+
+def _allocations(raw: object, size: int, attributes: int) -> tuple[int | None, ...]:
+    """Ordinal -> index into attributes that are there."""
+    if type(raw) is not list or len(raw) != size:
+        found = f"{len(raw)} entries" if type(raw) is list else repr(raw)
+        raise ValueError(f"allocations: expected a list of {size}, got {found}")
+    for index in raw:
+        if index is not None and (type(index) is not int or not 0 <= index < attributes):
+            raise ValueError(f"allocations: {index!r} is no index into {attributes} attributes")
+    return tuple(raw)
+
+
+def _attributes(raw: object) -> Attributes:
+    if type(raw) is not dict:
+        raise ValueError(f"attributes: expected objects, got {raw!r}")
+    handle = _field(raw, "handle_id", str)
+    words = _field(raw, "secondary", dict, {})
+    for word, value in words.items():
+        if type(value) is not str:
+            raise ValueError(f"attributes: secondary.{word}: expected a text, got {value!r}")
+    # the same few words in every allocation: interned, they are in memory once
+    secondary = tuple(sorted((intern(word), intern(value)) for word, value in words.items()))
     return Attributes(
-        HandleId(str(handle)) if handle is not None else None,
+        HandleId(handle) if handle is not None else None,
         secondary,
-        raw.get("releasedAt"),
+        _field(raw, "releasedAt", str),
         _other(raw, ATTRIBUTE_FIELDS),
     )
 
@@ -141,14 +216,28 @@ def _attributes_json(attributes: Attributes) -> dict[str, Any]:
     return _with_other(raw, attributes.other)
 
 
-def decode_affinity(key: str, value: bytes) -> Affinity:
-    """Decode a node's claim on a block; an empty value or state is an old confirmed one. Raises Malformed."""
-    found = affinity_of_key(key)
+# -- claims, handles, rules, reservations -----------------------------------------------------------------------------
+
+
+_STATES = tuple(state.value for state in AffinityState)
+
+
+def decode_affinity(stored: Versioned) -> Affinity:
+    """Decode a node's claim on a block; an empty value or state is an old confirmed one. Raises Unreadable."""
+    return read_stored(stored, _affinity)
+
+
+def _affinity(stored: Versioned) -> Affinity:
+    found = affinity_of_key(stored.key)
     if found is None:
-        raise Malformed(f"{key}: is not the key of an affinity")
-    word = _object(key, value).get("state") or AffinityState.CONFIRMED.value
-    with _reading(f"{key}: state"):
-        return Affinity(found[1], found[0], AffinityState(word))
+        raise ValueError("is not the key of a node's claim on a block")
+    node, block = found
+    _check_length(block)
+    _node_name(node, "its key")
+    word = _field(stored_object(stored), "state", str) if stored.value else None
+    if word and word not in _STATES:
+        raise ValueError(f"state: {word!r} is none of {', '.join(_STATES)}")
+    return Affinity(block, node, AffinityState(word) if word else AffinityState.CONFIRMED)
 
 
 def encode_affinity(state: AffinityState) -> bytes:
@@ -156,16 +245,30 @@ def encode_affinity(state: AffinityState) -> bytes:
     return json.dumps({"state": state.value, "deleted": False}, separators=(",", ":")).encode()
 
 
-def decode_handle(key: str, value: bytes) -> Handle:
-    """Decode a handle. Raises Malformed."""
-    name = handle_of_key(key)
+def decode_handle(stored: Versioned) -> Handle:
+    """Decode a handle. Raises Unreadable."""
+    return read_stored(stored, _handle)
+
+
+def _handle(stored: Versioned) -> Handle:
+    name = handle_of_key(stored.key)
     if name is None:
-        raise Malformed(f"{key}: is not the key of a handle")
-    counts = _object(key, value).get("block") or {}
-    with _reading(f"{key}: block"):
-        return Handle(
-            name, tuple((_network(key, "block", cidr), int(count)) for cidr, count in counts.items())
-        )
+        raise ValueError("is not the key of a handle")
+    counts = _field(stored_object(stored), "block", dict, {})
+    if len(counts) > MOST_HANDLE_BLOCKS:
+        raise ValueError(f"block: {len(counts)} are more than {MOST_HANDLE_BLOCKS}")
+    return Handle(
+        name,
+        tuple(
+            (_handle_block(cidr), _number(count, LARGEST_NUMBER, "block")) for cidr, count in counts.items()
+        ),
+    )
+
+
+def _handle_block(text: str) -> Prefix:
+    block = _network(text, "block")
+    _check_length(block)
+    return block
 
 
 def encode_handle(handle: Handle) -> bytes:
@@ -174,17 +277,22 @@ def encode_handle(handle: Handle) -> bytes:
     return json.dumps({"block": counts, "deleted": False}, separators=(",", ":")).encode()
 
 
-def decode_config(key: str, value: bytes) -> IpamConfig:
-    """Decode the cluster's allocation rules; a missing field has its default. Raises Malformed."""
-    raw = _object(key, value)
-    with _reading(key):
-        return IpamConfig(
-            strict_affinity=bool(raw.get("strict_affinity", False)),
-            auto_allocate_blocks=bool(raw.get("auto_allocate_blocks", True)),
-            blocks_per_node=int(raw.get("maxBlocksPerHost") or 0),
-            cooldown_seconds=int(raw.get("ipCooldownSeconds") or 0),
-            other=_other(raw, CONFIG_FIELDS),
-        )
+def decode_config(stored: Versioned) -> IpamConfig:
+    """Decode the cluster's allocation rules; a missing field has its default. Raises Unreadable."""
+    return read_stored(stored, _config)
+
+
+def _config(stored: Versioned) -> IpamConfig:
+    raw = stored_object(stored)
+    return IpamConfig(
+        strict_affinity=_field(raw, "strict_affinity", bool, False),
+        auto_allocate_blocks=_field(raw, "auto_allocate_blocks", bool, True),
+        blocks_per_node=_number(_field(raw, "maxBlocksPerHost", int, 0), LARGEST_NUMBER, "maxBlocksPerHost"),
+        cooldown_seconds=_number(
+            _field(raw, "ipCooldownSeconds", int, 0), LARGEST_NUMBER, "ipCooldownSeconds"
+        ),
+        other=_other(raw, CONFIG_FIELDS),
+    )
 
 
 def encode_config(config: IpamConfig) -> bytes:
@@ -200,10 +308,18 @@ def encode_config(config: IpamConfig) -> bytes:
     return json.dumps(_with_other(raw, config.other), separators=(",", ":")).encode()
 
 
-def decode_reservation(key: str, value: bytes) -> tuple[Prefix, ...]:
-    """The prefixes that an IPReservation excludes from automatic assignment. Raises Malformed."""
-    spec = _object(key, value).get("spec") or {}
-    cidrs = spec.get("reservedCIDRs") if isinstance(spec, dict) else None
-    if cidrs is not None and not isinstance(cidrs, list):
-        raise Malformed(f"{key}: spec.reservedCIDRs: expected a list")
-    return tuple(_network(key, "spec.reservedCIDRs", cidr) for cidr in cidrs or ())
+def decode_reservation(stored: Versioned) -> tuple[Prefix, ...]:
+    """The prefixes that an IPReservation excludes from automatic assignment. Raises Unreadable."""
+    return read_stored(stored, _reservation)
+
+
+def _reservation(stored: Versioned) -> tuple[Prefix, ...]:
+    if "/" in stored.key.removeprefix(RESERVATIONS):
+        raise ValueError("is not the key of an IPReservation")
+    spec = stored_object(stored).get("spec", {})
+    if type(spec) is not dict:
+        raise ValueError(f"spec: expected an object, got {spec!r}")
+    cidrs = _field(spec, "reservedCIDRs", list, ())
+    if len(cidrs) > MOST_RESERVED:
+        raise ValueError(f"spec.reservedCIDRs: {len(cidrs)} are more than {MOST_RESERVED}")
+    return tuple(_network(cidr, "spec.reservedCIDRs") for cidr in cidrs)

@@ -55,4 +55,14 @@ class AddressInUse(Refused):
 
 
 class Malformed(IpamError):
-    """A stored value cannot be read; the text names the key and the field."""
+    """A value is not as it must be: a stored one (Unreadable), or one that was to be written."""
+
+
+class Unreadable(Malformed):
+    """A stored value that cannot be used: its key as text, the revision of its last write, and why in a sentence."""
+
+    def __init__(self, key: str, revision: int, why: str) -> None:
+        super().__init__(f"{key}: {why}")
+        self.key = key
+        self.revision = revision
+        self.why = why

@@ -1,7 +1,7 @@
 """Calico's etcd v3 keys, typed both ways; the only file with key literals.
 
-Promises: a key made here is read back as the same value; a foreign key below a known prefix reads as None, never as
-a guess.
+Promises: a key made here is read back as the same value, and only such a key is: a foreign key below a known prefix, or
+another spelling of one of ours, reads as None, never as a guess. So no two keys mean the same.
 Does not know: what stands under a key.
 """
 
@@ -47,11 +47,11 @@ def resource_name(key: str, plural: str) -> tuple[str | None, str] | None:
     if not key.startswith(resource_prefix(plural)):
         return None
     segments = key.removeprefix(resource_prefix(plural)).split("/")
-    if len(segments) == 1 and segments[0]:
-        return None, unescaped(segments[0])
-    if len(segments) == 2 and all(segments):
-        return unescaped(segments[0]), unescaped(segments[1])
-    return None
+    if not all(segments) or len(segments) > 2:
+        return None
+    *spaces, name = map(unescaped, segments)
+    namespace = spaces[0] if spaces else None
+    return (namespace, name) if resource_key(plural, name, namespace) == key else None
 
 
 def _dashed(cidr: Prefix) -> str:
@@ -80,7 +80,8 @@ def block_of_key(key: str) -> Prefix | None:
     """The CIDR of a block's key; None for any other key."""
     for version in (4, 6):
         if key.startswith(block_prefix(version)):
-            return _undashed(key.removeprefix(block_prefix(version)))
+            block = _undashed(key.removeprefix(block_prefix(version)))
+            return block if block is not None and block_key(block) == key else None
     return None
 
 
@@ -100,8 +101,8 @@ def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
         return None
     match key.removeprefix(HOSTS).split("/"):
         case [node, "ipv4" | "ipv6", "block", dashed] if node:
-            block = _undashed(dashed)
-            return None if block is None else (NodeName(unescaped(node)), block)
+            name, block = NodeName(unescaped(node)), _undashed(dashed)
+            return (name, block) if block is not None and affinity_key(name, block) == key else None
         case _:
             return None
 
@@ -113,7 +114,5 @@ def handle_key(handle: HandleId) -> str:
 
 def handle_of_key(key: str) -> HandleId | None:
     """The id of a handle's key; None for any other key."""
-    segment = key.removeprefix(HANDLES)
-    return (
-        HandleId(unescaped(segment)) if key.startswith(HANDLES) and segment and "/" not in segment else None
-    )
+    handle = HandleId(unescaped(key.removeprefix(HANDLES)))
+    return handle if handle and handle_key(handle) == key else None

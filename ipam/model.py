@@ -181,3 +181,5 @@ class PoolRecord:
     pool: Pool
     key: str
     revision: int
+    unreadable: str = ""
+    """Set: why its present value cannot be read. It is what it was for routes, and no address is taken from it."""

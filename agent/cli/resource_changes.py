@@ -104,14 +104,13 @@ async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> Writ
     """The outcome of one change. Raises CommandFailed, StoreError."""
     from agent.datastore.resource_writer import Effect, Exists, NotFound, WriteResult
     from agent.datastore.resources.documents import InvalidDocument
-    from agent.datastore.storage_layout import Damaged
     from ipam.failures import IpamError, StoreError
 
     try:
         return await change.do(writer)
     except StoreError:
         raise
-    except (InvalidDocument, Exists, NotFound, Damaged, IpamError) as error:
+    except (InvalidDocument, Exists, NotFound, IpamError) as error:
         if wording.skip is not None and isinstance(error, wording.skip):
             return WriteResult(change.kind, change.name, Effect.SKIPPED)
         raise CommandFailed(str(error)) from error

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from agent.clock import Clock
@@ -23,10 +22,11 @@ from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
-from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, decode
+from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, with_revision
+from agent.datastore.storage_layout import read_valid
 from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.store import Delete, Unchanged
-from ipam.failures import Conflict, IpamError, StoreUnavailable
+from ipam.failures import Conflict, IpamError, StoreUnavailable, Unreadable
 from ipam.keys import IPAM_CONFIG, resource_key
 from ipam.model import Address, AddressRequest, Assignment
 
@@ -79,16 +79,19 @@ class EndpointStore:
         return self._dependencies.cached_endpoint(self.key(request))
 
     async def stored(self, request: Request) -> WorkloadEndpoint | None:
-        """The endpoint as etcd has it, with its revision; None also when it cannot be read. Raises IpamError."""
+        """The endpoint as etcd has it, with its revision. Raises IpamError.
+
+        One that cannot be read is as it was last readable, at the revision that it has now; None: it never was.
+        """
         value = await self._dependencies.store.get(self.key(request))
         if value is None:
             return None
         try:
-            found = decode(WorkloadEndpoint, value.value, value.revision)
-        except msgspec.MsgspecError as error:
-            log.error("cni.endpoint_unreadable", key=value.key, why=str(error))
-            return None
-        return found if isinstance(found, WorkloadEndpoint) else None
+            return read_valid(WorkloadEndpoint, value)
+        except Unreadable as error:
+            log.error("cni.endpoint_unreadable", key=error.key, revision=error.revision, why=error.why)
+            cached = self.cached(request)
+            return with_revision(cached, value.revision) if cached is not None else None
 
     async def held(self, request: Request) -> frozenset[Address]:
         """The addresses that the attachment's handle holds. Raises IpamError."""

@@ -3,7 +3,7 @@
 Addresses retained for a name are freed when their time is over.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
 transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
-nothing.
+nothing. A block that cannot be read is left alone, and keeps no other from its look.
 Does not know: what proves a leak, CNI.
 """
 
@@ -24,11 +24,10 @@ from agent.datastore.state_cache import StateCache, own_blocks
 from ipam import block as blocks
 from ipam.allocation.release import guarded_address
 from ipam.allocation.sticky import is_retained, is_retention_over
-from ipam.allocation.transaction import PiggybackedWrites
+from ipam.allocation.transaction import PiggybackedWrites, read_block
 from ipam.check.leak_proof import PAUSE_SECONDS, Observation, prove_leak
-from ipam.codec import decode_block
 from ipam.etcd.store import Delete, Unchanged
-from ipam.failures import Conflict, IpamError
+from ipam.failures import Conflict, IpamError, Unreadable
 from ipam.keys import block_key
 from ipam.model import Address, Attributes, Block, HandleId, NodeName
 
@@ -67,7 +66,10 @@ class LeakCollector:
         keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._dependencies.node)]
         suspects: dict[Address, Observation] = {}
         for stored in (await self._dependencies.store.get_many(keys)).values():
-            block = decode_block(stored.key, stored.value)
+            try:
+                block = read_block(stored).block
+            except Unreadable:  # named by `agent.datastore.own_values`
+                continue
             await self._release_expired(block)
             for look in self._looks(block):
                 earlier = self._first.get(look.address)

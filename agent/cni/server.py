@@ -31,7 +31,7 @@ from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
 from agent.unix_server import Bounds, UnixServer
 from ipam.codec import decode_block
-from ipam.failures import IpamError, Malformed
+from ipam.failures import IpamError, Unreadable
 from ipam.keys import block_prefix
 from ipam.model import Block
 
@@ -204,8 +204,8 @@ class CniServer:
         blocks: list[Block] = []
         for stored in (found for listing in listings for found in listing.values.values()):
             try:
-                blocks.append(decode_block(stored.key, stored.value))
-            except Malformed as error:  # `tortie ipam check` names it; it must not keep the others
+                blocks.append(decode_block(stored))
+            except Unreadable as error:  # `tortie ipam check` names it; it must not keep the others
                 log.warning("cni.block_unreadable", why=str(error))
         free_slots = asyncio.Semaphore(FREED_AT_ONCE)
 

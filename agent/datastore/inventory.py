@@ -5,21 +5,20 @@ Promises: pure; a damaged resource is named and hides no other. Does not know: t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-import msgspec
-
-from agent.datastore.resources.resource_types import PLURALS
+from agent.datastore.resources.resource_types import PLURALS, Node, WorkloadEndpoint
 from agent.datastore.resources.schema import value_at
-from agent.datastore.storage_layout import KIND_PREFIXES, pool_record
+from agent.datastore.storage_layout import KIND_PREFIXES, pool_record, read_valid
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
-from ipam.failures import IpamError
+from ipam.failures import Unreadable
 from ipam.keys import RESERVATIONS, resource_name
 from ipam.model import Address, PoolRecord, Prefix
+from ipam.stored_json import read_stored, stored_object
 
 TUNNEL_FIELDS = (
     ("spec", "bgp", "ipv4IPIPTunnelAddr"),
@@ -46,22 +45,50 @@ def inventory(stored: Mapping[str, Versioned]) -> Inventory:
     """Read every pool, reservation, endpoint and node of a copy."""
     found = Inventory()
     for key, value in sorted(stored.items()):
+        prefix = next((prefix for prefix in _READERS if key.startswith(prefix)), None)
+        if prefix is None:
+            continue
         try:
-            if key.startswith(KIND_PREFIXES["IPPool"]):
-                found.pools.append(pool_record(value))
-            elif key.startswith(RESERVATIONS):
-                found.reserved += decode_reservation(key, value.value)
-            elif (name := resource_name(key, PLURALS["WorkloadEndpoint"])) is not None:
-                for text in value_at(json.loads(value.value), ("spec", "ipNetworks")) or []:
-                    found.in_use[ip_address(str(text).partition("/")[0])] = (
-                        f"endpoint {'/'.join(filter(None, name))}"
-                    )
-            elif (name := resource_name(key, PLURALS["Node"])) is not None:
-                found.nodes.add(name[1])
-                node = json.loads(value.value)
-                for path in TUNNEL_FIELDS:
-                    if text := value_at(node, path):
-                        found.in_use[ip_address(text)] = f"node {name[1]}"
-        except (ValueError, TypeError, AttributeError, msgspec.MsgspecError, IpamError) as error:
-            found.damaged[key] = f"{key}: {error}"
+            _READERS[prefix](found, value)
+        except Unreadable as error:
+            found.damaged[error.key] = str(error)
     return found
+
+
+def _pool(found: Inventory, value: Versioned) -> None:
+    found.pools.append(pool_record(value))
+
+
+def _reservation(found: Inventory, value: Versioned) -> None:
+    found.reserved += decode_reservation(value)
+
+
+def _endpoint(found: Inventory, value: Versioned) -> None:
+    """What an endpoint says of addresses counts even if something else of it cannot be used."""
+    texts = value_at(read_stored(value, stored_object), ("spec", "ipNetworks"))
+    name = resource_name(value.key, PLURALS["WorkloadEndpoint"]) or (None, value.key)
+    _note(found, texts if isinstance(texts, list) else (), f"endpoint {'/'.join(filter(None, name))}")
+    read_valid(WorkloadEndpoint, value)
+
+
+def _node(found: Inventory, value: Versioned) -> None:
+    name = resource_name(value.key, PLURALS["Node"])
+    if name is not None:
+        found.nodes.add(name[1])
+        node = read_stored(value, stored_object)
+        _note(found, (value_at(node, path) for path in TUNNEL_FIELDS), f"node {name[1]}")
+    read_valid(Node, value)
+
+
+def _note(found: Inventory, texts: Iterable[object], user: str) -> None:
+    for text in texts:
+        with suppress(ValueError):
+            found.in_use[ip_address(str(text).partition("/")[0])] = user
+
+
+_READERS: Mapping[str, Callable[[Inventory, Versioned], None]] = {
+    KIND_PREFIXES["IPPool"]: _pool,
+    RESERVATIONS: _reservation,
+    KIND_PREFIXES["WorkloadEndpoint"]: _endpoint,
+    KIND_PREFIXES["Node"]: _node,
+}

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-import msgspec
 from msgspec.structs import replace
 
 from agent.clock import Clock
@@ -32,19 +31,18 @@ from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
     Resource,
-    decode,
     encode,
     kind_of,
     with_revision,
 )
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.resources.validation import validate_pool
-from agent.datastore.storage_layout import Damaged, StoredResource, key_by_name, key_of
+from agent.datastore.storage_layout import StoredResource, key_by_name, key_of
 from ipam.allocation.release import release_pool
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
-from ipam.failures import Conflict
-from ipam.keys import block_of_key, block_prefix
+from ipam.failures import Conflict, Unreadable
+from ipam.keys import block_of_key, block_prefix, escaped
 from ipam.model import Pool, PoolRecord
 
 MOST_ATTEMPTS = 10
@@ -255,10 +253,10 @@ class ResourceWriter:
             if current is None:
                 return True
             try:
-                stored = decode(IPPool, current.value, current.revision)
-                pool = ip_pool.pool(stored)
-            except (msgspec.MsgspecError, ValueError):
+                stored = storage_layout.read_valid(IPPool, current)
+            except Unreadable:
                 return True  # nobody allocates from what nobody can read
+            pool = ip_pool.pool(stored)
             if pool.disabled:
                 await release_pool(self._store, PoolRecord(pool, key, current.revision), asyncio.sleep)
                 return True
@@ -269,29 +267,27 @@ class ResourceWriter:
         overtaken = f"{key}: somebody else keeps changing it; try again"
         await optimistic(attempt, MOST_DRAIN_ATTEMPTS, overtaken)
 
-    async def list_kind(self, kind: str) -> tuple[list[Resource], list[str]]:
-        """All resources of a kind, by key, and a sentence for each that cannot be read. Raises StoreError."""
+    async def list_kind(self, kind: str) -> tuple[list[Resource], list[Unreadable]]:
+        """All resources of a kind, by key, and each that cannot be read. Raises StoreError."""
         listing = await self._store.list(storage_layout.KIND_PREFIXES[kind])
         found: list[Resource] = []
-        damaged: list[str] = []
+        unreadable: list[Unreadable] = []
         for _, value in sorted(listing.values.items()):
             try:
-                resource = storage_layout.read(kind, value)
-            except Damaged as error:
-                damaged.append(str(error))
-                continue
-            if resource is not None:
-                found.append(resource.resource)
-        return found, damaged
+                found.append(storage_layout.read(kind, value).resource)
+            except Unreadable as error:
+                unreadable.append(error)
+        return found, unreadable
 
     async def get(self, kind: str, name: str) -> Resource:
-        """The resource of this name. Raises NotFound, Damaged, StoreError."""
-        found, damaged = await self.list_kind(kind)
+        """The resource of this name. Raises NotFound, Unreadable, StoreError."""
+        found, unreadable = await self.list_kind(kind)
         for resource in found:
             if resource.metadata.name == name:
                 return resource
-        if damaged:
-            raise Damaged("\n".join(damaged))
+        for error in unreadable:
+            if error.key == key_by_name(kind, name) or error.key.endswith(f"/{escaped(name)}"):
+                raise error
         raise NotFound(f"{kind} {name} does not exist")
 
 
@@ -307,7 +303,7 @@ def _stored(kind: str, current: Versioned | None) -> StoredResource | None:
     """The stored resource; None also for a value that cannot be read: it may be overwritten, and so repaired."""
     try:
         return storage_layout.read(kind, current) if current is not None else None
-    except Damaged:
+    except Unreadable:
         return None
 
 

@@ -1,9 +1,10 @@
 """The watched state of the cluster: the part of the datastore that matters to this node, decoded once.
 
-Promises: only the present value counts, so repeated, skipped and late events are harmless; a value that cannot be read
-counts as absent, or as what it was before (see `LAST_READABLE_STAYS`), and `problems` has its reason. Written by the
-syncer; the CNI server adds and removes its own endpoints so that they need not come back over the watch first. A
-property answers the same object until something of its kind changes, so asking costs nothing and comparing little.
+Promises: only the present value counts, so repeated, skipped and late events are harmless. A value of any kind that
+cannot be read is in `unreadable`, and counts as what it was before; one that was never read is `lost`: it counts as
+absent, and nothing should be taken down for that. Only a key that is gone is a removal. Written by the syncer; the CNI
+server adds and removes its own endpoints so that they need not come back over the watch first. A property answers the
+same object until something of its kind changes, so asking costs nothing and comparing little.
 Does not know: etcd, watches, the kernel.
 """
 
@@ -11,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace as dataclass_replace
 from ipaddress import ip_network
 from typing import Any, TypeVar
-
-import msgspec
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
@@ -23,18 +23,20 @@ from agent.datastore.resources.resource_types import (
     BGPFilter,
     BGPPeer,
     Node,
+    Resource,
     WorkloadEndpoint,
-    decode,
     with_revision,
 )
-from agent.datastore.resources.validation import NODE_PREFIX, validate_bgp
-from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record
+from agent.datastore.resources.validation import NODE_PREFIX
+from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record, read_valid
+from agent.datastore.unreadable_values import UnreadableValues
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned
-from ipam.failures import IpamError
-from ipam.keys import BLOCKS, affinity_of_key, resource_key, resource_name
+from ipam.failures import Unreadable
+from ipam.keys import BLOCKS, affinity_of_key, escaped, resource_key, resource_name
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
+from ipam.stored_json import read_stored
 
 POOLS = KIND_PREFIXES["IPPool"]
 NODES = KIND_PREFIXES["Node"]
@@ -43,14 +45,29 @@ BGP_PEERS = KIND_PREFIXES["BGPPeer"]
 BGP_FILTERS = KIND_PREFIXES["BGPFilter"]
 ENDPOINTS = KIND_PREFIXES["WorkloadEndpoint"]
 AFFINITIES = KIND_PREFIXES["BlockAffinity"]
-LAST_READABLE_STAYS = frozenset({NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS})
-"""A value below these that became unreadable leaves the last readable one in force: a slip must end no session."""
+HOLDS = {
+    POOLS: "its last readable value holds for routes and masquerading, and no new address is taken from it",
+    NODES: "its last readable value holds",
+    BGP_SETTINGS: "its last readable value holds",
+    BGP_PEERS: "its last readable value holds",
+    BGP_FILTERS: "its last readable value holds",
+    ENDPOINTS: "its last readable value holds: the pod keeps its routes",
+    AFFINITIES: "its last readable value holds: the block keeps its route",
+    BLOCKS: "its last readable value holds",
+}
+"""Prefix -> what holds instead of an unreadable value below it that was read before."""
+LOST = "this agent never read another value of it: it counts as absent, and nothing is taken down for that"
 _View = TypeVar("_View")
 
 
 def endpoint_prefix(namespace: str, node: NodeName) -> str:
     """The prefix of a node's own endpoints of one namespace: a watch there has no events of other nodes' pods."""
-    return resource_key(PLURALS["WorkloadEndpoint"], f"{node.replace('-', '--')}-", namespace)
+    return resource_key(PLURALS["WorkloadEndpoint"], _endpoint_start(node), namespace)
+
+
+def _endpoint_start(node: NodeName) -> str:
+    """How the names of a node's endpoints begin, in keys."""
+    return escaped(f"{node.replace('-', '--')}-")
 
 
 class StateCache:
@@ -62,8 +79,9 @@ class StateCache:
         """Prefix -> etcd key -> value."""
         self._views: dict[str, Any] = {}
         """Prefix -> what its property answers: made anew only after a change below that prefix."""
-        self.problems: dict[str, str] = {}
-        """etcd key -> why its value cannot be used."""
+        self.unreadable = UnreadableValues()
+        self._lost: dict[str, set[str]] = {prefix: set() for prefix in _DECODERS}
+        """Prefix -> keys of unreadable values of which no readable one is known."""
         self._meanwhile: dict[str, dict[str, WorkloadEndpoint | None]] = {}
         """Prefix that is being listed -> endpoints added or removed here since; at most one entry per pod."""
         self._ignored: dict[str, list[WorkloadEndpoint | None]] = {}
@@ -75,7 +93,7 @@ class StateCache:
 
     def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
         """Everything below `prefix` is now this, but for endpoints added or removed here while it was listed."""
-        known = {key for section in self._sections.values() for key in section} | self.problems.keys()
+        known = {key for section in self._sections.values() for key in section} | self.unreadable.keys()
         for key in known - values.keys():
             if key.startswith(prefix):
                 self.apply(key, None)
@@ -86,14 +104,19 @@ class StateCache:
 
     def apply(self, key: str, value: Versioned | None) -> bool:
         """One key has this value now, or (None) is gone; whether that is a change."""
-        problem = self.problems.pop(key, None)
         prefix = next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
         if prefix is None:
             return False
-        decoded = self._read(prefix, value) if value is not None else None
-        changed = problem != self.problems.get(key)
-        if key in self.problems and prefix in LAST_READABLE_STAYS:
-            return changed
+        decoded = None
+        if value is not None:
+            try:
+                decoded = read_stored(value, _DECODERS[prefix])
+            except Unreadable as error:
+                return self._keep_last(prefix, key, error)
+        changed = self.unreadable.clear(key)
+        if changed:
+            self._lost[prefix].discard(key)
+            self._views.pop(prefix, None)
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
         if key in self._ignored:
@@ -101,12 +124,42 @@ class StateCache:
             return changed
         return self._set(prefix, key, decoded) or changed
 
-    def _read(self, prefix: str, value: Versioned) -> Any:
-        try:
-            return _DECODERS[prefix](value)
-        except (ValueError, msgspec.MsgspecError, IpamError) as error:
-            self.problems[value.key] = str(error)
-            return None
+    def _keep_last(self, prefix: str, key: str, error: Unreadable) -> bool:
+        """What is stored cannot be read. Whether that is news."""
+        if prefix == ENDPOINTS and not self._may_be_own(key):
+            return False
+        is_known = key in self._sections[prefix]
+        if not is_known:
+            self._lost[prefix].add(key)
+        self._views.pop(prefix, None)
+        return self.unreadable.note(key, error, HOLDS[prefix] if is_known else LOST)
+
+    def _may_be_own(self, key: str) -> bool:
+        """Whether an endpoint is this node's by its key: of others' this node keeps nothing."""
+        return key.rpartition("/")[2].startswith(_endpoint_start(self.node))
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether something is stored that cannot be read and was never read: what it explains is not known."""
+        return any(self._lost.values())
+
+    @property
+    def has_lost_pools(self) -> bool:
+        """Whether a pool is among that."""
+        return bool(self._lost[POOLS])
+
+    @property
+    def lost_claims(self) -> Mapping[Prefix, NodeName]:
+        """Claims that cannot be read and were never read, by their keys; what they say of the block is not known."""
+        found = (affinity_of_key(key) for key in self._lost[AFFINITIES])
+        return {claim[1]: claim[0] for claim in found if claim is not None}
+
+    @property
+    def endpoint_namespaces(self) -> frozenset[str]:
+        """The namespaces of this node's endpoints, readable or not."""
+        keys = (*self._sections[ENDPOINTS], *self._lost[ENDPOINTS])
+        names = (resource_name(key, PLURALS["WorkloadEndpoint"]) for key in keys)
+        return frozenset(name[0] for name in names if name is not None and name[0] is not None)
 
     def _set(self, prefix: str, key: str, decoded: Any) -> bool:
         section = self._sections[prefix]
@@ -166,10 +219,15 @@ class StateCache:
 
     @property
     def pools(self) -> tuple[PoolRecord, ...]:
-        """All readable pools, by name as Calico orders them."""
-        return self._view(
-            POOLS, lambda records: tuple(sorted(records, key=lambda record: str(record.pool.name)))
+        """All pools that were ever read, by name as Calico orders them."""
+        return self._view(POOLS, self._pools)
+
+    def _pools(self, records: Collection[PoolRecord]) -> tuple[PoolRecord, ...]:
+        marked = (
+            dataclass_replace(record, unreadable=why) if (why := self.unreadable.why(record.key)) else record
+            for record in records
         )
+        return tuple(sorted(marked, key=lambda record: record.pool.name))
 
     @property
     def nodes(self) -> Mapping[NodeName, Node]:
@@ -247,23 +305,13 @@ def own_blocks(owners: Mapping[Prefix, NodeName], node: NodeName) -> frozenset[P
     return frozenset(block for block, owner in owners.items() if owner == node)
 
 
-def _resource(
-    kind: type[Node | BGPConfiguration | BGPPeer | BGPFilter | WorkloadEndpoint],
-) -> Callable[[Versioned], Any]:
-    def read(value: Versioned) -> Any:
-        if not resource_name(value.key, PLURALS[kind.__name__]):
-            return None
-        resource = decode(kind, value.value, value.revision)
-        if errors := validate_bgp(resource):
-            raise ValueError(errors[0])
-        return resource
-
-    return read
+def _resource(kind: type[Resource]) -> Callable[[Versioned], Any]:
+    return lambda value: read_valid(kind, value)
 
 
 def _borrowed(value: Versioned) -> tuple[tuple[Prefix, NodeName], ...] | None:
     """The addresses of a block that other nodes than its owner use."""
-    block = decode_block(value.key, value.value)
+    block = decode_block(value)
     found: list[tuple[Prefix, NodeName]] = []
     for ordinal, attributes in allocated(block):
         node = dict(attributes.secondary).get("node")
@@ -272,9 +320,9 @@ def _borrowed(value: Versioned) -> tuple[tuple[Prefix, NodeName], ...] | None:
     return tuple(found) or None
 
 
-def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
-    found: tuple[NodeName, Prefix] | None = affinity_of_key(value.key)
-    return None if found is None else (*found, decode_affinity(value.key, value.value).state)
+def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState]:
+    claim = decode_affinity(value)
+    return claim.node, claim.block, claim.state
 
 
 _DECODERS: dict[str, Callable[[Versioned], Any]] = {

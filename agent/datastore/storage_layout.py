@@ -1,7 +1,8 @@
 """Where each kind is stored in etcd, and how a document becomes the stored bytes.
 
-Promises: pure; a document is a resource as JSON's values. A key below a kind's prefix that is none of its own reads as
-None. What is written keeps every stored field that this program does not know.
+Promises: pure; a document is a resource as JSON's values. A value that cannot be used is Unreadable, and so is one
+whose key says something else than it does, or is no key of its kind. What is written keeps every stored field that
+this program does not know.
 Does not know: transactions, whether a document may be written.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,23 +29,22 @@ from agent.datastore.resources.resource_types import (
     kind_of,
     with_revision,
 )
-from agent.datastore.resources.schema import Document, with_unknown
+from agent.datastore.resources.schema import Document, null_object, with_unknown
+from agent.datastore.resources.validation import validate
 from ipam.address_text import text_of
 from ipam.codec import decode_affinity, decode_config, encode_config
 from ipam.etcd.store import Versioned
-from ipam.failures import Malformed
-from ipam.keys import HOSTS, IPAM_CONFIG, affinity_of_key, resource_key, resource_name, resource_prefix
+from ipam.failures import Unreadable
+from ipam.keys import HOSTS, IPAM_CONFIG, resource_key, resource_name, resource_prefix
 from ipam.model import IpamConfig, PoolRecord
+from ipam.stored_json import read_stored, stored_object
 
+Read = TypeVar("Read", bound=Resource)
 KIND_PREFIXES = {kind: resource_prefix(plural) for kind, plural in PLURALS.items()} | {
     "IPAMConfiguration": IPAM_CONFIG,
     "BlockAffinity": HOSTS,
 }
 """The prefix of the keys of all resources of a kind."""
-
-
-class Damaged(Exception):
-    """A stored value cannot be read; the sentence names kind, key and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +68,63 @@ def key_by_name(kind: str, name: str, namespace: str | None = None) -> str:
     return resource_key(PLURALS[kind], name, (namespace or "default") if kind in NAMESPACED else None)
 
 
-def read(kind: str, value: Versioned) -> StoredResource | None:
-    """The resource of a key; None for a key that is none of its kind's. Raises Damaged."""
-    try:
-        document = _document(kind, value)
-        if document is None:
-            return None
+def read(kind: str, value: Versioned) -> StoredResource:
+    """The resource of a key, for people: a rule that it breaks is theirs to see and to mend. Raises Unreadable."""
+
+    def found(stored: Versioned) -> StoredResource:
+        document = _document(kind, stored)
         resource = msgspec.convert(document, KINDS[kind])
-    except (ValueError, msgspec.MsgspecError, Malformed) as error:
-        raise Damaged(f"{kind} at {value.key} cannot be read: {error}") from error
-    return StoredResource(with_revision(resource, value.revision), document, value)
+        if kind in PLURALS:
+            _check_key(resource, stored.key)
+        return StoredResource(with_revision(resource, stored.revision), document, stored)
+
+    return read_stored(value, found)
+
+
+def read_valid(kind: type[Read], value: Versioned) -> Read:
+    """The resource of a key, for use: nothing is wrong with it by itself. Raises Unreadable."""
+
+    def found(stored: Versioned) -> Read:
+        if not stored.value:
+            raise ValueError("the value is empty")
+        resource = decode(kind, stored.value, stored.revision)
+        _check_key(resource, stored.key)
+        if b"null" in stored.value and (at := null_object(stored_object(stored), kind)) is not None:
+            raise ValueError(f"{at}: expected an object, got null")
+        if errors := validate(resource):
+            raise ValueError(errors[0])
+        return resource
+
+    return read_stored(value, found)
 
 
 def pool_record(value: Versioned) -> PoolRecord:
-    """A stored IPPool as allocation has it. Raises ValueError or msgspec.MsgspecError naming the field."""
-    return PoolRecord(pool(decode(IPPool, value.value, value.revision)), value.key, value.revision)
+    """A stored IPPool as allocation has it. Raises Unreadable."""
+    return PoolRecord(pool(read_valid(IPPool, value)), value.key, value.revision)
 
 
-def _document(kind: str, value: Versioned) -> Document | None:
+def _check_key(resource: Resource, key: str) -> None:
+    """Raises ValueError for a key that is not the resource's own: two keys never say something of one object."""
+    kind, metadata = kind_of(resource), resource.metadata
+    named = resource_name(key, PLURALS[kind])
+    if named is None or (named[0] is not None) != (kind in NAMESPACED):
+        raise ValueError(f"is not the key of a {kind}")
+    if metadata.name != named[1]:
+        raise ValueError(f"metadata.name: {metadata.name!r} is not the name of this key")
+    if kind in NAMESPACED and (metadata.namespace or "default") != named[0]:
+        raise ValueError(f"metadata.namespace: {metadata.namespace!r} is not the namespace of this key")
+
+
+def _document(kind: str, value: Versioned) -> Document:
     if kind == "IPAMConfiguration":
         if value.key != IPAM_CONFIG:
-            return None
-        return _made(kind, "default", configuration_document(decode_config(value.key, value.value)))
+            raise ValueError(f"is not the key of an {kind}")
+        return _made(kind, "default", configuration_document(decode_config(value)))
     if kind == "BlockAffinity":
-        if affinity_of_key(value.key) is None:
-            return None
-        found = decode_affinity(value.key, value.value)
+        found = decode_affinity(value)
         spec = {"state": found.state.value, "node": found.node, "cidr": text_of(found.block)}
         return _made(kind, affinity_name(found), spec)
-    if resource_name(value.key, PLURALS[kind]) is None:
-        return None
-    document = json.loads(value.value)
-    if not isinstance(document, dict):
-        raise Malformed(f"expected an object, got {type(document).__name__}")
-    return document
+    return stored_object(value)
 
 
 def _made(kind: str, name: str, spec: dict[str, Any]) -> Document:
@@ -115,15 +138,15 @@ def to_document(resource: Resource) -> Document:
 
 
 def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
-    """The bytes to put in place of the stored ones. Raises Malformed when a stored IPAMConfiguration is damaged."""
+    """The bytes to put in place of the stored ones. Raises Unreadable when a stored IPAMConfiguration is damaged."""
     if isinstance(resource, IPAMConfiguration):
-        rules = decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
+        rules = decode_config(stored) if stored is not None else IpamConfig()
         return encode_config(rules_of(resource.spec, rules))
     try:
-        before = json.loads(stored.value) if stored is not None else None
-    except ValueError:
+        before = read_stored(stored, stored_object) if stored is not None else None
+    except Unreadable:
         before = None
-    if not isinstance(before, dict):
+    if before is None:
         return encode(resource)
     new = json.loads(encode(resource))
     return json.dumps(

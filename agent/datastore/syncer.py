@@ -35,6 +35,8 @@ RELIST_SECONDS = 600.0
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 """Waits between attempts while the datastore is away."""
+MOST_STREAMS = 256
+"""Watches of one agent; beyond them one watch has the endpoints of all namespaces and nodes."""
 
 WHOLE = (POOLS, NODES, BGP_SETTINGS, BGP_PEERS, BGP_FILTERS, AFFINITIES)
 """Prefixes below which everything is watched."""
@@ -87,8 +89,12 @@ class Syncer:
             self._group = None
 
     def follow_endpoints(self, namespace: str) -> None:
-        """Watch this node's endpoints of one more namespace; a known one is no work."""
-        self._follow(endpoint_prefix(namespace, self._state.node))
+        """Watch this node's endpoints of one more namespace; a known one is no work.
+
+        Each is a stream, and anybody may write keys of namespaces that do not exist: of very many all are watched.
+        """
+        many = len(self._followed) >= MOST_STREAMS
+        self._follow(ENDPOINTS if many else endpoint_prefix(namespace, self._state.node))
 
     def _follow(self, prefix: str) -> None:
         if prefix not in self._followed and self._group is not None:
@@ -106,8 +112,8 @@ class Syncer:
             except StoreError as error:
                 wait = await self._pause(ENDPOINTS, error, wait)
         self._state.replace(ENDPOINTS, listing.values)
-        for endpoint in self._state.endpoints:
-            self.follow_endpoints(endpoint.metadata.namespace or "default")
+        for namespace in sorted(self._state.endpoint_namespaces):
+            self.follow_endpoints(namespace)
         self._listed(ENDPOINTS)
 
     async def _keep_following(self, prefix: str) -> None:

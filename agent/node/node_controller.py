@@ -15,11 +15,13 @@ from agent.clock import Clock
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
 from agent.dataplane.trigger import Trigger
+from agent.datastore.resources.resource_types import PLURALS
 from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 from agent.node.node_resource import NodeResource
 from ipam.failures import IpamError
+from ipam.keys import resource_key
 
 RESYNC_SECONDS = 60.0
 """Everything is compared again this often, whatever happened."""
@@ -103,4 +105,5 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         for link in links.values()
         if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
     )
-    return state.pools, state.own_node, addresses
+    own_key = resource_key(PLURALS["Node"], state.node)
+    return state.pools, state.own_node, state.unreadable.why(own_key), state.has_lost_pools, addresses

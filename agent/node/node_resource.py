@@ -1,9 +1,10 @@
 """This node's own Node resource: its addresses on the underlay, its labels, its tunnel addresses.
 
-Promises: the resource is written by guarded transactions, and every field that is not its own stays; a tunnel address
-is an ordinary allocation, written in the same transaction as the resource that names it; a node whose address another
-node already has is not registered, and `trouble` says which node has it; an old address that this machine has lost is
-given back then, so that two nodes may swap theirs.
+Promises: the resource is written by guarded transactions, and every field that is not its own stays; a record that
+cannot be read is kept aside and written anew (`agent.node.own_record`). A tunnel address is an ordinary allocation,
+written in the same transaction as the resource that names it, and stays while a pool cannot be read; a node whose
+address another node already has is not registered, and `trouble` says which node has it; an old address that this
+machine has lost is given back then, so that two nodes may swap theirs.
 Does not know: routes, BGP, CNI, how addresses are found.
 """
 
@@ -24,9 +25,11 @@ from agent.dataplane.inputs.facts import link_with
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, LARGEST_TTL, LARGEST_TTL_ANNOTATION, PLURALS
 from agent.datastore.resources.schema import value_at
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
 from agent.node.address_candidates import InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
+from agent.node.own_record import OwnRecord, parsed
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
@@ -74,6 +77,7 @@ class NodeResource:
         settings: NodeSettings,
         endpoints: tuple[str, ...],
         clock: Clock,
+        set_aside: SetAside,
         *,
         mesh_ttl_security: bool = True,
     ) -> None:
@@ -89,6 +93,7 @@ class NodeResource:
         )
         self._clock = clock
         self._key = resource_key(PLURALS["Node"], state.node)
+        self._record = OwnRecord(state.node, set_aside, self._fresh)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
         self.detected: dict[int, DetectedAddress | NoAddress] = {}
@@ -189,7 +194,7 @@ class NodeResource:
             del annotations[LARGEST_TTL_ANNOTATION]
         raw["metadata"]["annotations"] = annotations
         if self._settings.labels:
-            raw["metadata"]["labels"] = {**raw["metadata"].get("labels", {}), **self._settings.labels}
+            raw["metadata"]["labels"] = {**(raw["metadata"].get("labels") or {}), **self._settings.labels}
         pools = tuple(record.pool for record in self._state.pools)
         for version, field in ((4, "vxlanTunnelMACAddr"), (6, "vxlanTunnelMACAddrV6")):
             if uses_vxlan(pools, version):
@@ -198,19 +203,16 @@ class NodeResource:
     async def _settle_tunnel(self, use: TunnelUse) -> None:
         node = self._state.node
         handle = HandleId(f"{use.handle}{node}")
-        eligible = self._eligible(use)
-        held = [
-            item
-            for item in await self._allocator.assigned(handle)
-            if item.pool in {pool.name for pool in eligible}
-        ]
-        if eligible and held:
+        eligible, unknown = self._eligible(use), self._state.has_lost_pools
+        pools = {*(pool.name for pool in eligible), *([""] if unknown else [])}
+        held = [item for item in await self._allocator.assigned(handle) if item.pool in pools]
+        if held:
             await self._patch(lambda raw: _set(raw, use.path, text_of(held[0].address)))
             return
         current = await self._store.get(self._key)
-        if current is None:
+        if current is None or (unknown and not eligible):
             return
-        if not eligible and value_at(json.loads(current.value), use.path) is None:
+        if not eligible and value_at(parsed(current), use.path) is None:
             return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
         if not eligible:
@@ -255,7 +257,7 @@ class NodeResource:
         return tuple(sorted((node.metadata.labels or {}).items())) if node is not None else ()
 
     def _piggybacked(self, current: Versioned, path: tuple[str, ...], text: str | None) -> PiggybackedWrites:
-        raw = json.loads(current.value)
+        raw = parsed(current)
         _set(raw, path, text)
         return PiggybackedWrites(
             (Unchanged(self._key, current.revision),), (Put(self._key, json.dumps(raw).encode()),)
@@ -264,15 +266,16 @@ class NodeResource:
     async def _patch(self, change: Callable[[dict[str, Any]], None]) -> None:
         async def attempt() -> bool | None:
             current = await self._store.get(self._key)
-            raw = json.loads(current.value) if current is not None else self._fresh()
+            raw, is_stored = self._record.document(current)
             before = json.dumps(raw, sort_keys=True)
             change(raw)
-            if current is not None and before == json.dumps(raw, sort_keys=True):
+            if is_stored and before == json.dumps(raw, sort_keys=True):
                 return True
             guard = Unchanged(self._key, current.revision if current is not None else 0)
             put = Put(self._key, json.dumps(raw).encode())
             if not isinstance(await self._store.commit((guard,), (put,)), Committed):
                 return None
+            self._record.wrote(put.value)
             log.info("node.registered" if current is None else "node.updated", node=self._state.node)
             return True
 

@@ -81,7 +81,7 @@ class AssignQueue(CommitQueue[AssignJob]):
     async def _prepare(self, group: Sequence[AssignJob]) -> None:
         now, loaded_at = self._environment.now(), self.cache.loaded_at
         if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
-            self.cache = await load_block_cache(self._store, self.cache.node, now)
+            self.cache = await load_block_cache(self._store, self.cache, now)
 
     async def _plan(self, job: AssignJob, transaction: Transaction) -> bool:
         held = await read_handle_blocks(self._store, job.handle, job.stored)
@@ -181,7 +181,7 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
             job.stored = handles.get(handle_key(job.handle))
             if job.stored is not None:
                 with suppress(Malformed):  # planning fails it, alone
-                    handle = decode_handle(job.stored.key, job.stored.value)
+                    handle = decode_handle(job.stored)
                     cidrs |= dict.fromkeys(cidr for cidr, _ in handle.count_by_block)
         known = None if any(job.attempts for job in group) else self._remembered(cidrs)
         if known is None:

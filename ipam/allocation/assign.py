@@ -56,6 +56,10 @@ class AddressSearch:
     async def run(self, held: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Assign what is missing beyond `held`. Raises Refused and its kinds, Conflict, Malformed, StoreError."""
         request = self._request
+        if self._cache.unknown_rules and any(missing > 0 for missing in self._missing(held).values()):
+            raise Refused(
+                f"nothing is assigned by rules that nobody can read: {self._cache.unknown_rules[0]}"
+            )
         given = await self.reassign_retained(held)
         has = {item.address for item in (*held, *given)}
         given += [await self._exactly(address) for address in request.exact if address not in has]
@@ -248,6 +252,8 @@ class AddressSearch:
         record = next((record for record in self._pools if address in record.pool), None)
         if record is None:
             raise NoPool(f"address {address} is in no configured pool")
+        if record.unreadable:
+            raise NoPool(f"address {address} is in pool {record.pool.name}, {record.unreadable}")
         if record.pool.disabled:
             raise NoPool(f"address {address} is in pool {record.pool.name}, which is disabled")
         if self._request.use not in record.pool.allowed_uses:
@@ -258,7 +264,7 @@ class AddressSearch:
             stored = await self._store.get(block_key(cidr))
             versioned = self._cache.learn_block(stored) if stored is not None else self._fresh(cidr)
             if versioned is None:
-                raise Refused(self._cache.damaged[block_key(cidr)])
+                raise Refused(str(self._cache.damaged[block_key(cidr)]))
         block = self._after_cooldown(versioned)
         if block.owner != self._node and self._cache.config.strict_affinity:
             owner = f"node {block.owner}" if block.owner is not None else "nobody"
@@ -315,6 +321,6 @@ class AddressSearch:
 
     def _report(self) -> str:
         """What was looked at in vain, for a refusal."""
-        shown = [*self._looked_at, *self._cache.damaged.values()]
+        shown = [*self._looked_at, *map(str, self._cache.damaged.values())]
         more = [f"and {len(shown) - LONGEST_REPORT} more"] if len(shown) > LONGEST_REPORT else []
         return "; ".join((*shown[:LONGEST_REPORT], *more))

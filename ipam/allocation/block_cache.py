@@ -1,6 +1,7 @@
 """What one node last saw of the blocks it may use: its own, those it borrowed from, and the cluster's rules.
 
 Promises: stale is harmless, because every write compares; one damaged block hides no other and is named in `damaged`.
+Rules and reservations that cannot be read are what they were; those that were never read are in `unknown_rules`.
 Does not know: requests, transactions.
 """
 
@@ -18,7 +19,7 @@ from ipam.allocation.pool_selection import blocks_in_order
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block
 from ipam.codec import decode_affinity, decode_reservation
 from ipam.etcd.store import Put, Store, Versioned, revision_of
-from ipam.failures import Malformed
+from ipam.failures import Unreadable
 from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_prefix, block_key, block_of_key, block_prefix
 from ipam.model import AffinityState, IpamConfig, NodeName, PoolRecord, Prefix
 
@@ -44,8 +45,11 @@ class BlockCache:
     """Blocks of others that had free addresses."""
     config: IpamConfig = field(default_factory=IpamConfig)
     config_revision: int = 0
-    reserved: tuple[Prefix, ...] = ()
-    damaged: dict[str, str] = field(default_factory=dict)
+    config_known: bool = False
+    """Whether the rules, or that there are none, were ever read."""
+    reservations: dict[str, tuple[Prefix, ...]] = field(default_factory=dict)
+    """Key of an IPReservation -> what it reserves."""
+    damaged: dict[str, Unreadable] = field(default_factory=dict)
     """Key -> why it cannot be used."""
     loaded_at: datetime | None = None
     """None: nothing may be refused, and no release planned, on these hints."""
@@ -55,8 +59,8 @@ class BlockCache:
         cidr = block_of_key(stored.key)
         try:
             versioned = read_block(stored)
-        except Malformed as error:
-            self.damaged[stored.key] = str(error)
+        except Unreadable as error:
+            self.damaged[stored.key] = error
             if cidr is not None:
                 self.forget(cidr)
             return None
@@ -69,9 +73,37 @@ class BlockCache:
         self.config_revision = revision_of(stored)
         try:
             self.config = read_config(stored)
+            self.config_known = True
             self.damaged.pop(IPAM_CONFIG, None)
-        except Malformed as error:
-            self.damaged[IPAM_CONFIG] = str(error)
+        except Unreadable as error:
+            self.damaged[IPAM_CONFIG] = error
+
+    def learn_reservations(self, listed: Mapping[str, Versioned]) -> None:
+        """Remember all reservations; one that cannot be read goes on reserving what it did."""
+        before, self.reservations = self.reservations, {}
+        for key, stored in listed.items():
+            try:
+                self.reservations[key] = decode_reservation(stored)
+                self.damaged.pop(key, None)
+            except Unreadable as error:
+                self.damaged[key] = error
+                if key in before:
+                    self.reservations[key] = before[key]
+
+    @property
+    def unknown_rules(self) -> tuple[Unreadable, ...]:
+        """What of the rules and reservations cannot be read and was never read: nobody knows what may be assigned."""
+        return tuple(
+            error
+            for key, error in self.damaged.items()
+            if (key == IPAM_CONFIG and not self.config_known)
+            or (key.startswith(RESERVATIONS) and key not in self.reservations)
+        )
+
+    @property
+    def reserved(self) -> tuple[Prefix, ...]:
+        """All prefixes that are not assigned unless asked for by number."""
+        return tuple(prefix for some in self.reservations.values() for prefix in some)
 
     def learn(self, present: Mapping[str, Versioned | None]) -> None:
         """Remember what a lost transaction showed of its guarded keys."""
@@ -120,16 +152,23 @@ class BlockCache:
         return bool(self.reserved) and len(self.reserved_in(cidr)) == cidr.num_addresses
 
 
-async def load_block_cache(store: Store, node: NodeName, now: datetime) -> BlockCache:
-    """Read a node's own blocks and the rules. Raises StoreError."""
-    found = BlockCache(node, loaded_at=now)
+async def load_block_cache(store: Store, before: BlockCache, now: datetime) -> BlockCache:
+    """Read a node's own blocks and the rules anew; of `before` stays what cannot be read now. Raises StoreError."""
+    node = before.node
+    found = BlockCache(
+        node,
+        config=before.config,
+        config_known=before.config_known,
+        reservations=before.reservations,
+        loaded_at=now,
+    )
     claimed: list[Prefix] = []
     for version in (4, 6):
         for key, stored in (await store.list(affinity_prefix(node, version))).values.items():
             try:
-                affinity = decode_affinity(key, stored.value)
-            except Malformed as error:
-                found.damaged[key] = str(error)
+                affinity = decode_affinity(stored)
+            except Unreadable as error:
+                found.damaged[key] = error
                 continue
             if affinity.state is not AffinityState.PENDING_DELETION:
                 claimed.append(affinity.block)
@@ -138,19 +177,8 @@ async def load_block_cache(store: Store, node: NodeName, now: datetime) -> Block
     read = await store.get_many([*map(block_key, claimed), IPAM_CONFIG])
     found.learn({**read, IPAM_CONFIG: read.get(IPAM_CONFIG)})
     found.lenders.clear()
-    found.reserved = await read_reservations(store, found.damaged)
+    found.learn_reservations((await store.list(RESERVATIONS)).values)
     return found
-
-
-async def read_reservations(store: Store, damaged: dict[str, str]) -> tuple[Prefix, ...]:
-    """All reserved prefixes; a damaged reservation is named and reserves nothing. Raises StoreError."""
-    found: list[Prefix] = []
-    for key, stored in (await store.list(RESERVATIONS)).values.items():
-        try:
-            found += decode_reservation(key, stored.value)
-        except Malformed as error:
-            damaged[key] = str(error)
-    return tuple(found)
 
 
 async def free_block(

@@ -36,7 +36,7 @@ def config_fault(config: IpamConfig) -> str | None:
 
 def read_config(stored: Versioned | None) -> IpamConfig:
     """The rules out of what is stored; a missing key reads as the defaults. Raises Malformed."""
-    return decode_config(IPAM_CONFIG, stored.value) if stored is not None else IpamConfig()
+    return decode_config(stored) if stored is not None else IpamConfig()
 
 
 async def configure(store: Store, change: Callable[[IpamConfig], IpamConfig]) -> IpamConfig:

@@ -56,6 +56,8 @@ def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str])
     pool = record.pool
     if named and not _words(record) & named:
         return "was not asked for"
+    if record.unreadable:
+        return f"cannot be read: {record.unreadable}"
     if pool.disabled:
         return "is disabled"
     if request.use not in pool.allowed_uses:

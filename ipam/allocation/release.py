@@ -104,7 +104,7 @@ async def read_handle_blocks(store: Store, handle: HandleId, stored: Versioned |
     """
     if stored is None:
         return HandleBlocks(handle, ())
-    counts = decode_handle(stored.key, stored.value).count_by_block
+    counts = decode_handle(stored).count_by_block
     read = await store.get_many([block_key(cidr) for cidr, _ in counts])
     return HandleBlocks(handle, tuple(readable_blocks(read).values()))
 
@@ -159,7 +159,7 @@ def draft_handle_release(
         transaction.guard(IPAM_CONFIG, known.config_revision)
     freed: list[Address] = []
     counts_of_names: dict[HandleId, dict[Prefix, int]] = {}
-    for cidr, _ in decode_handle(stored.key, stored.value).count_by_block:
+    for cidr, _ in decode_handle(stored).count_by_block:
         read = known.blocks.get(cidr)
         if read is None:
             continue
@@ -276,7 +276,7 @@ async def _draft_address_release(
         if stored is None:
             continue
         try:
-            counts = dict(decode_handle(stored.key, stored.value).count_by_block)
+            counts = dict(decode_handle(stored).count_by_block)
         except Malformed:
             continue  # the address is freed all the same; `tortie ipam check` names the handle
         counts[before.block.cidr] = len(blocks.allocations_of(before.block, handle)) - count

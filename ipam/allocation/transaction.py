@@ -25,6 +25,7 @@ from ipam.etcd.store import (
 from ipam.failures import Conflict, Malformed
 from ipam.keys import affinity_key, block_key, block_of_key, handle_key
 from ipam.model import AffinityState, Assignment, Block, Handle, HandleId, NodeName, Prefix
+from ipam.stored_json import unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,11 @@ def serious_faults(block: Block) -> tuple[str, ...]:
 
 
 def read_block(stored: Versioned) -> VersionedBlock:
-    """A stored block that can be worked with. Raises Malformed."""
-    block = decode_block(stored.key, stored.value)
+    """A stored block that can be worked with. Raises Unreadable."""
+    block = decode_block(stored)
     serious = serious_faults(block)
     if serious:
-        raise Malformed(f"{stored.key}: damaged: {'; '.join(serious)}")
+        raise unreadable(stored, f"damaged: {'; '.join(serious)}")
     return VersionedBlock(block, stored.revision)
 
 

@@ -19,8 +19,18 @@ from ipam.allocation.sticky import is_retained
 from ipam.allocation.transaction import Transaction, serious_faults
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
 from ipam.etcd.store import Versioned, revision_of
-from ipam.failures import Malformed
-from ipam.keys import HANDLES, IPAM_CONFIG, affinity_key, affinity_of_key, block_key, block_of_key, handle_key
+from ipam.failures import Unreadable
+from ipam.keys import (
+    BLOCKS,
+    HANDLES,
+    HOSTS,
+    IPAM_CONFIG,
+    affinity_key,
+    affinity_of_key,
+    block_key,
+    block_of_key,
+    handle_key,
+)
 from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
 
 
@@ -61,18 +71,18 @@ def decode_snapshot(stored: Mapping[str, Versioned]) -> IpamSnapshot:
     found = IpamSnapshot(stored)
     for key, value in stored.items():
         try:
-            if block_of_key(key) is not None:
-                block = decode_block(key, value.value)
+            if key.startswith(BLOCKS):
+                block = decode_block(value)
                 found.blocks[block.cidr] = block
-            elif affinity_of_key(key) is not None:
-                found.claims.append(decode_affinity(key, value.value))
+            elif key.startswith(HOSTS):
+                found.claims.append(decode_affinity(value))
             elif key.startswith(HANDLES):
-                handle = decode_handle(key, value.value)
+                handle = decode_handle(value)
                 found.handles[handle.id] = handle
             elif key == IPAM_CONFIG:
-                decode_config(key, value.value)
-        except Malformed as error:
-            found.findings.append(AuditFinding("damaged", key, str(error)))
+                decode_config(value)
+        except Unreadable as error:
+            found.findings.append(AuditFinding("damaged", error.key, str(error)))
     return found
 
 

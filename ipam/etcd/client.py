@@ -20,7 +20,7 @@ from grpc import aio
 from ipam.etcd.calls import Calls, translated
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
-from ipam.etcd.etcd_messages import end_of, rpc, versioned
+from ipam.etcd.etcd_messages import end_of, key_bytes, rpc, text_of_key, versioned
 from ipam.etcd.store import (
     MOST_OPERATIONS,
     Changed,
@@ -98,7 +98,7 @@ class EtcdStore:
 
     async def get(self, key: str) -> Versioned | None:
         """See Store."""
-        answer = await self._calls.call_anywhere("KV", "Range", rpc.RangeRequest(key=key.encode()))
+        answer = await self._calls.call_anywhere("KV", "Range", rpc.RangeRequest(key=key_bytes(key)))
         return versioned(answer.kvs[0]) if answer.kvs else None
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Versioned]:
@@ -107,7 +107,7 @@ class EtcdStore:
         revision = 0
         for start in range(0, len(keys), MOST_OPERATIONS):
             ranges = [
-                rpc.RequestOp(request_range=rpc.RangeRequest(key=key.encode(), revision=revision))
+                rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(key), revision=revision))
                 for key in keys[start : start + MOST_OPERATIONS]
             ]
             answer = await self._calls.call_anywhere("KV", "Txn", rpc.TxnRequest(success=ranges))
@@ -118,7 +118,7 @@ class EtcdStore:
 
     async def list(self, prefix: str) -> Listing:
         """See Store."""
-        start, end = prefix.encode(), end_of(prefix.encode())
+        start, end = key_bytes(prefix), end_of(key_bytes(prefix))
         values: dict[str, Versioned] = {}
         revision, position = 0, WatchPosition(0)
         while True:
@@ -138,11 +138,11 @@ class EtcdStore:
         check_size(guards, operations)
         compares = [
             rpc.Compare(
-                target=MOD_REVISION, result=EQUAL, key=guard.key.encode(), mod_revision=guard.revision
+                target=MOD_REVISION, result=EQUAL, key=key_bytes(guard.key), mod_revision=guard.revision
             )
             for guard in guards
         ]
-        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=guard.key.encode())) for guard in guards]
+        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(guard.key))) for guard in guards]
         writes = [_operation(operation) for operation in operations]
         request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
         asked_again: list[bool] = []
@@ -227,8 +227,8 @@ class EtcdStore:
         call = member.stub("Watch").Watch(metadata=(*self._calls.metadata(), *HAS_LEADER))
         try:
             create = rpc.WatchCreateRequest(
-                key=prefix.encode(),
-                range_end=end_of(prefix.encode()),
+                key=key_bytes(prefix),
+                range_end=end_of(key_bytes(prefix)),
                 start_revision=start,
                 progress_notify=True,
             )
@@ -326,9 +326,9 @@ def _committed_unanswered(operations: Sequence[Operation], present: Mapping[str,
 def _operation(operation: Operation) -> Any:
     match operation:
         case Put(key, value, lease):
-            return rpc.RequestOp(request_put=rpc.PutRequest(key=key.encode(), value=value, lease=lease))
+            return rpc.RequestOp(request_put=rpc.PutRequest(key=key_bytes(key), value=value, lease=lease))
         case Delete(key):
-            return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key.encode()))
+            return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key_bytes(key)))
 
 
 def _check(answer: Any, prefix: str, start: int) -> None:
@@ -344,4 +344,4 @@ def _check(answer: Any, prefix: str, start: int) -> None:
 def _changed(event: Any) -> Changed:
     deleted = event.type == 1  # Event.EventType.DELETE
     value = None if deleted else versioned(event.kv)
-    return Changed(event.kv.key.decode(), value, event.kv.mod_revision)
+    return Changed(text_of_key(event.kv.key), value, event.kv.mod_revision)

@@ -85,9 +85,19 @@ rpc: Any = _load()
 """etcd's v3 API: RangeRequest, TxnRequest, KVStub, WatchStub, LeaseStub, AuthStub …"""
 
 
+def text_of_key(key: bytes) -> str:
+    """A key as text: anybody may write one that is no UTF-8, and it must hide no other. `key_bytes` takes it back."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def key_bytes(key: str) -> bytes:
+    """A key as etcd has it."""
+    return key.encode("utf-8", "surrogateescape")
+
+
 def versioned(kv: Any) -> Versioned:
     """The value of a KeyValue message."""
-    return Versioned(kv.key.decode(), kv.value, kv.mod_revision, kv.lease)
+    return Versioned(text_of_key(kv.key), kv.value, kv.mod_revision, kv.lease)
 
 
 def end_of(prefix: bytes) -> bytes:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ipam import codec
-from ipam.failures import Malformed
+from ipam.etcd.store import Versioned
+from ipam.failures import Unreadable
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
@@ -25,6 +26,7 @@ from ipam.model import AffinityState, Attributes, Block, Handle, HandleId, IpamC
 
 CIDR = ip_network("10.0.0.0/30")
 KEY = block_key(CIDR)
+RESERVED = resource_key("ipreservations", "r")
 BLOCK = Block(
     cidr=CIDR,
     owner=NodeName("node1"),
@@ -65,7 +67,7 @@ def packed(raw: object) -> bytes:
 
 def test_a_block_is_written_field_by_field_as_calico_does() -> None:
     assert json.loads(codec.encode_block(BLOCK)) == JSON
-    assert codec.decode_block(KEY, packed(JSON)) == BLOCK
+    assert codec.decode_block(Versioned(KEY, packed(JSON), 7)) == BLOCK
 
 
 def test_fields_of_a_newer_calico_survive_a_rewrite() -> None:
@@ -74,7 +76,7 @@ def test_fields_of_a_newer_calico_survive_a_rewrite() -> None:
         {**JSON["attributes"][0], "alternateOwnerAttrs": {"pod": "p2"}},
         JSON["attributes"][1],
     ]
-    assert json.loads(codec.encode_block(codec.decode_block(KEY, packed(newer)))) == newer
+    assert json.loads(codec.encode_block(codec.decode_block(Versioned(KEY, packed(newer), 7)))) == newer
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_fields_of_a_newer_calico_survive_a_rewrite() -> None:
     ],
 )
 def test_owners_are_read_in_every_form(change: dict[str, object], owner: str | None) -> None:
-    assert codec.decode_block(KEY, packed({**JSON, **change})).owner == owner
+    assert codec.decode_block(Versioned(KEY, packed({**JSON, **change}), 7)).owner == owner
 
 
 def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
@@ -97,9 +99,11 @@ def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
         "allocations": [None] * 4,
         "unallocated": [0, 1, 2, 3],
     }
-    block = codec.decode_block(KEY, packed({**old, "attributes": None}))
+    block = codec.decode_block(Versioned(KEY, packed({**old, "attributes": None}), 7))
     assert (block.attributes, block.sequence, block.sequence_of) == ((), 0, ())
-    full = codec.decode_block(KEY, packed({**JSON, "allocations": [0, 0, 0, 0], "unallocated": None}))
+    full = codec.decode_block(
+        Versioned(KEY, packed({**JSON, "allocations": [0, 0, 0, 0], "unallocated": None}), 7)
+    )
     assert full.unallocated == ()
 
 
@@ -111,10 +115,10 @@ def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
         (b"[]", "expected a JSON object"),
         (packed({**JSON, "cidr": "10.0.0.4/30"}), "not the block of this key"),
         (packed({**JSON, "cidr": "10.0.0.1/30"}), "host bits"),
-        (packed({**JSON, "allocations": ["a"]}), "invalid literal"),
-        (packed({**JSON, "allocations": 7}), "not iterable"),
-        (packed({**JSON, "affinity": 7}), "partition"),
-        (packed({**JSON, "attributes": [7]}), "get"),
+        (packed({**JSON, "allocations": ["a"]}), "allocations: expected a list of 4, got 1 entries"),
+        (packed({**JSON, "allocations": 7}), "allocations: expected a list of 4, got 7"),
+        (packed({**JSON, "affinity": 7}), "affinity: expected a text, got 7"),
+        (packed({**JSON, "attributes": [7]}), "attributes: expected objects, got 7"),
         (
             packed({key: value for key, value in JSON.items() if key != "allocations"}),
             "allocations: is missing",
@@ -122,26 +126,29 @@ def test_missing_and_null_fields_of_old_blocks_are_healed() -> None:
     ],
 )
 def test_a_damaged_block_is_refused_with_its_key(value: bytes, word: str) -> None:
-    with pytest.raises(Malformed) as refused:
-        codec.decode_block(KEY, value)
+    with pytest.raises(Unreadable) as refused:
+        codec.decode_block(Versioned(KEY, value, 7))
     assert KEY in str(refused.value)
     assert word in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"state":""}', b'{"state":"confirmed","deleted":false}'])
 def test_an_old_claim_without_a_state_is_confirmed(value: bytes) -> None:
-    assert codec.decode_affinity(affinity_key(NodeName("n"), CIDR), value).state is AffinityState.CONFIRMED
+    assert (
+        codec.decode_affinity(Versioned(affinity_key(NodeName("n"), CIDR), value, 7)).state
+        is AffinityState.CONFIRMED
+    )
 
 
 def test_a_claim_in_an_unknown_state_is_refused() -> None:
-    with pytest.raises(Malformed, match="state"):
-        codec.decode_affinity(affinity_key(NodeName("n"), CIDR), b'{"state":"odd"}')
+    with pytest.raises(Unreadable, match="state"):
+        codec.decode_affinity(Versioned(affinity_key(NodeName("n"), CIDR), b'{"state":"odd"}', 7))
 
 
 def test_handles_and_rules_are_written_as_calico_does() -> None:
     handle = Handle(HandleId("h"), ((CIDR, 2),))
     assert codec.encode_handle(handle) == b'{"block":{"10.0.0.0/30":2},"deleted":false}'
-    assert codec.decode_handle(handle_key(handle.id), codec.encode_handle(handle)) == handle
+    assert codec.decode_handle(Versioned(handle_key(handle.id), codec.encode_handle(handle), 7)) == handle
     rules = IpamConfig(True, False, 7, 30, '{"kubeVirtVMAddressPersistence": "Enabled"}')
     raw = codec.encode_config(rules)
     assert json.loads(raw) == {
@@ -151,22 +158,25 @@ def test_handles_and_rules_are_written_as_calico_does() -> None:
         "ipCooldownSeconds": 30,
         "kubeVirtVMAddressPersistence": "Enabled",
     }
-    assert codec.decode_config(IPAM_CONFIG, raw) == rules
-    assert codec.decode_config(IPAM_CONFIG, b"{}") == IpamConfig()
+    assert codec.decode_config(Versioned(IPAM_CONFIG, raw, 7)) == rules
+    assert codec.decode_config(Versioned(IPAM_CONFIG, b"{}", 7)) == IpamConfig()
 
 
 @pytest.mark.parametrize("value", [b'{"block":{"x":1}}', b'{"block":[1]}', b'{"block":{"10.0.0.0/30":"x"}}'])
 def test_a_damaged_handle_is_refused(value: bytes) -> None:
-    with pytest.raises(Malformed, match="handle/h"):
-        codec.decode_handle(handle_key(HandleId("h")), value)
+    with pytest.raises(Unreadable, match="handle/h"):
+        codec.decode_handle(Versioned(handle_key(HandleId("h")), value, 7))
 
 
 def test_reservations_are_read() -> None:
     value = b'{"spec":{"reservedCIDRs":["10.0.0.1","10.0.1.0/24"]}}'
-    assert codec.decode_reservation("/r", value) == (ip_network("10.0.0.1/32"), ip_network("10.0.1.0/24"))
-    assert codec.decode_reservation("/r", b"{}") == ()
-    with pytest.raises(Malformed, match="reservedCIDRs"):
-        codec.decode_reservation("/r", b'{"spec":{"reservedCIDRs":"10.0.0.1"}}')
+    assert codec.decode_reservation(Versioned(RESERVED, value, 7)) == (
+        ip_network("10.0.0.1/32"),
+        ip_network("10.0.1.0/24"),
+    )
+    assert codec.decode_reservation(Versioned(RESERVED, b"{}", 7)) == ()
+    with pytest.raises(Unreadable, match="reservedCIDRs"):
+        codec.decode_reservation(Versioned(RESERVED, b'{"spec":{"reservedCIDRs":"10.0.0.1"}}', 7))
 
 
 @pytest.mark.parametrize("name", ["n1", "a/b", "100%", "a%2fb", "x.y"])

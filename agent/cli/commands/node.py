@@ -96,7 +96,6 @@ def node_status_text(status: dict[str, Any]) -> str:
     lines += certificate_notes(status)
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
-    lines += [f"unreadable {key}: {why}" for key, why in status["problems"].items()]
     lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
     for version, sign in (("IPv4", "."), ("IPv6", ":")):
         lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]

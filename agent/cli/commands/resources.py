@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is qu
     from agent.datastore.resources.documents import ParsedResource
     from agent.datastore.resources.resource_types import Resource
     from ipam.etcd.store import Store
+    from ipam.failures import Unreadable
 
 CREATE_EXAMPLES = """\
 examples:
@@ -156,18 +157,17 @@ def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.clock import SystemClock
     from agent.datastore.resource_writer import NotFound, ResourceWriter
-    from agent.datastore.storage_layout import Damaged
 
     kind = kind_named(arguments.kind)
 
-    async def work(store: Store) -> tuple[list[Resource], list[str]]:
+    async def work(store: Store) -> tuple[list[Resource], list[Unreadable]]:
         writer = ResourceWriter(store, SystemClock())
         if arguments.names:
             return [await writer.get(kind, name) for name in arguments.names], []
         return await writer.list_kind(kind)
 
-    with reported(NotFound, Damaged):
-        resources, damaged = with_store(arguments, work)
+    with reported(NotFound):
+        resources, unreadable = with_store(arguments, work)
     if arguments.namespace is not None:
         resources = [each for each in resources if each.metadata.namespace == arguments.namespace]
     print(
@@ -179,8 +179,8 @@ def run_get(arguments: argparse.Namespace) -> None:
             namespaces=arguments.all_namespaces,
         )
     )
-    if damaged:
-        raise CommandFailed("\n".join(damaged))
+    if unreadable:
+        raise CommandFailed("\n".join(f"{kind} cannot be read: {error}" for error in unreadable))
 
 
 def run_write(arguments: argparse.Namespace) -> None:

@@ -173,7 +173,7 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
 def _single(text: str) -> IPv4Address | IPv6Address:
     """`10.0.0.1/32` or `fd00::1/128`, also without its length. Raises ValueError."""
     found = ip_interface(text)
-    if found.network.prefixlen != found.max_prefixlen:
+    if found.network.prefixlen != found.max_prefixlen or "%" in text:
         raise ValueError
     return found.ip
 

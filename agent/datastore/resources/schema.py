@@ -69,6 +69,21 @@ def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Documen
     return found
 
 
+def null_object(raw: object, kind: Any, path: str = "") -> str | None:
+    """The first field that is null where an object belongs: nobody writes that, it is what is left of a slip."""
+    known = fields(kind)
+    if known is None or not isinstance(raw, dict):
+        return None
+    for name, value in raw.items():
+        of = known.get(name)
+        at = f"{path}.{name}" if path else name
+        if value is None and fields(of) is not None:
+            return at
+        if (found := null_object(value, of, at)) is not None:
+            return found
+    return None
+
+
 def changes(old: object, new: object, path: str = "") -> Iterator[str]:
     """A sentence for each field that differs: `spec.natOutgoing: false -> true`."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -95,7 +110,7 @@ def merged(target: object, patch: object) -> Any:
 def value_at(document: Any, path: tuple[str, ...]) -> Any:
     """The value of a field by the names that lead to it; None where there is none, or an empty one."""
     for name in path:
-        document = (document or {}).get(name)
+        document = document.get(name) if isinstance(document, dict) else None
     return document or None
 
 

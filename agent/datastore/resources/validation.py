@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from ipaddress import IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_network
 
 from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
 from agent.datastore.resources.bgp_types import (
@@ -34,6 +34,7 @@ from agent.datastore.resources.resource_types import (
     IPReservation,
     Node,
     Resource,
+    WorkloadEndpoint,
 )
 from ipam.address_text import MAPPED, text_of
 from ipam.allocation.ipam_config import config_fault
@@ -60,6 +61,13 @@ INTERFACE = re.compile(r"[A-Za-z0-9_.*-]{1,15}")
 NODE_PREFIX = "node."
 """The name of a node's own BGPConfiguration begins so."""
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
+DEVICE = re.compile(r"(?!\.{1,2}\Z)[^\s/:\x00]{1,15}")
+"""What the kernel takes (dev_valid_name): IFNAMSIZ is 16 with the closing NUL."""
+LONGEST_DEVICE = 15
+"""Octets, too."""
+MOST_POD_ADDRESSES = 64
+"""Of one interface of a pod; each is a route."""
 
 
 def validate(resource: Resource) -> list[str]:
@@ -82,6 +90,8 @@ def validate(resource: Resource) -> list[str]:
                 found += readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
         case IPAMConfiguration():
             found += _ipam_configuration_errors(resource)
+        case WorkloadEndpoint():
+            found += _endpoint_errors(resource)
         case _:
             found += validate_bgp(resource)
     return found
@@ -92,6 +102,8 @@ def _node_errors(node: Node) -> Iterator[str]:
     for version, text, read in ((4, bgp.ipv4_address, node.ipv4), (6, bgp.ipv6_address, node.ipv6)):
         if text and read is None:
             yield f"spec.bgp.ipv{version}Address: {text!r} is not an IPv{version} address with a length"
+        elif read is not None and not _is_host(read):
+            yield f"spec.bgp.ipv{version}Address: {text!r} can be no host's address"
     if bgp.as_number is not None and not 1 <= bgp.as_number <= LARGEST_AS:
         yield f"spec.bgp.asNumber: {bgp.as_number} is outside 1 to {LARGEST_AS}"
     for field, text, version in (
@@ -101,6 +113,35 @@ def _node_errors(node: Node) -> Iterator[str]:
         ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, 6),
     ):
         yield from readable(field, text or None, address_of(version))
+    yield from _mac("spec.vxlanTunnelMACAddr", spec.vxlan_tunnel_mac_addr)
+    yield from _mac("spec.vxlanTunnelMACAddrV6", spec.vxlan_tunnel_mac_addr_v6)
+
+
+def _is_host(one: IPv4Interface | IPv6Interface) -> bool:
+    """Whether an address with its length can be a machine's; `is_reserved` has 240.0.0.0/4, and ::/8 of IPv6."""
+    address = one.ip
+    if address.version == 6 and address.scope_id is not None:
+        return False
+    never = address.is_unspecified or address.is_multicast or (address.version == 4 and address.is_reserved)
+    return not never and one.network.prefixlen > 0
+
+
+def _mac(field: str, text: str | None) -> Iterator[str]:
+    if text and (not MAC.fullmatch(text) or int(text[:2], 16) & 1 or not text.strip("0:")):
+        yield f"{field}: {text!r} is not the MAC of one device, such as 66:01:02:03:04:05"
+
+
+def _endpoint_errors(endpoint: WorkloadEndpoint) -> Iterator[str]:
+    spec = endpoint.spec
+    if not DEVICE.fullmatch(spec.interface_name) or len(spec.interface_name.encode()) > LONGEST_DEVICE:
+        yield f"spec.interfaceName: {spec.interface_name!r} is no name of an interface"
+    if len(spec.ip_networks) > MOST_POD_ADDRESSES:
+        yield f"spec.ipNetworks: {len(spec.ip_networks)} are more than {MOST_POD_ADDRESSES}"
+    elif len(endpoint.addresses) < len(spec.ip_networks):
+        yield "spec.ipNetworks: must be single addresses, such as 192.168.0.1/32"
+    if not endpoint.metadata.name.startswith(f"{spec.node.replace('-', '--')}-"):
+        yield f"spec.node: {spec.node!r} is not the node of this name"
+    yield from _mac("spec.mac", spec.mac)
 
 
 def _ipam_configuration_errors(resource: IPAMConfiguration) -> Iterator[str]:
@@ -383,7 +424,9 @@ def address_of(version: int) -> Callable[[str], Address]:
 
     def read(text: str) -> Address:
         try:
-            if (found := ip_address(text)).version == version:
+            if (
+                found := ip_address(text)
+            ).version == version and "%" not in text:  # no scope of another's link
                 return found
         except ValueError:
             pass

@@ -15,6 +15,7 @@ from agent.datastore.resources.resource_types import encode
 from agent.datastore.state_cache import _DECODERS, ENDPOINTS, StateCache, endpoint_prefix, own_blocks
 from agent.datastore.syncer import WHOLE, Syncer
 from agent.lab.lifecycle import SEED_POOL
+from agent.trouble import TroubleKind
 from ipam.etcd.store import Delete, Put, Versioned
 from ipam.keys import BLOCKS, affinity_key, resource_key
 from ipam.model import NodeName
@@ -65,13 +66,33 @@ def test_what_is_decoded_is_watched_and_what_is_watched_is_decoded() -> None:
     assert _DECODERS.keys() == {*WHOLE, ENDPOINTS, BLOCKS}
 
 
-def test_a_value_that_cannot_be_read_counts_as_absent_and_its_reason_is_a_problem() -> None:
+def test_a_pool_that_cannot_be_read_is_what_it_was_and_says_that_nothing_is_taken_from_it() -> None:
     state = filled()
-    state.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
-    assert state.pools == ()
-    assert "cidr" in state.problems[POOL_KEY]
+    (before,) = state.pools
+    assert state.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
+    (held,) = state.pools
+    assert (held.pool, held.revision, state.has_lost) == (before.pool, 7, False)
+    assert "metadata" in held.unreadable
+    (trouble,) = state.unreadable.troubles()
+    assert (trouble.kind, trouble.about) == (TroubleKind.UNREADABLE, POOL_KEY)
+    assert trouble.evidence.startswith("revision 8 cannot be read: ")
+    assert "no new address" in trouble.loss
     state.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 9))
-    assert ([record.revision for record in state.pools], state.problems) == ([9], {})
+    assert ([(record.revision, record.unreadable) for record in state.pools]) == [(9, "")]
+    assert not list(state.unreadable.troubles())
+
+
+def test_what_was_never_read_is_absent_and_known_to_be_lost_until_it_is_gone_or_mended() -> None:
+    state = StateCache(ME)
+    claim = affinity_key(OTHER, BLOCK)
+    state.apply(POOL_KEY, Versioned(POOL_KEY, b"{", 2))
+    state.apply(claim, Versioned(claim, b"[]", 3))
+    assert (state.pools, state.block_owners) == ((), {})
+    assert (state.has_lost, state.has_lost_pools, state.lost_claims) == (True, True, {BLOCK: OTHER})
+    state.apply(claim, None)
+    assert (state.has_lost, state.lost_claims) == (True, {})
+    state.apply(POOL_KEY, Versioned(POOL_KEY, POOL, 5))
+    assert (state.has_lost, len(state.pools), len(state.unreadable)) == (False, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +116,9 @@ def test_what_sessions_hang_on_stays_as_it_was_while_it_cannot_be_read(kind: str
     before = seen()
     assert before != empty
     state.apply(key, Versioned(key, b"{", 2))
-    assert (seen(), list(state.problems)) == (before, [key])
+    assert (seen(), list(state.unreadable.keys())) == (before, [key])
     state.apply(key, None)
-    assert (seen(), state.problems) == (empty, {})
+    assert (seen(), len(state.unreadable)) == (empty, 0)
 
 
 def test_a_property_answers_the_same_object_until_something_of_its_kind_changes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from agent.configuration.config import NodeSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.resource_types import Metadata, Node, NodeBGPSpec, NodeSpec, encode
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, StateCache
 from agent.netlink.kernel_errors import Incomplete, KernelError
 from agent.netlink.objects import Address, Link
@@ -58,6 +60,7 @@ class World:
             NodeSettings(address="172.26.0.11/20"),
             (),
             self.clock,
+            SetAside(Path("/nonexistent")),
         )
         self.underlay = UnderlayRoutes(self.kernel, lambda: None)
         self.controller = NodeController(

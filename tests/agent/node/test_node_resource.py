@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION, encode
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
@@ -32,13 +34,17 @@ class World:
     """A node resource over fakes; `look` brings the cached state up to the store."""
 
     def __init__(
-        self, address: str = "172.26.0.11/20", endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
+        self,
+        address: str = "172.26.0.11/20",
+        endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",),
+        aside: Path = Path("/nonexistent"),
     ) -> None:
         self.store = FakeStore()
         self.state = StateCache(ME)
         self.kernel = FakeKernel()
         self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
         self._settings, self._endpoints = NodeSettings(address=address, labels={"rack": "r1"}), endpoints
+        self._aside = aside
         self.restart()
 
     def restart(self, **more: Any) -> None:
@@ -51,6 +57,7 @@ class World:
             self._settings,
             self._endpoints,
             SystemClock(),
+            SetAside(self._aside),
             **more,
         )
 

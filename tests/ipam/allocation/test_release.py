@@ -125,7 +125,7 @@ async def test_a_release_that_cannot_be_done_fails_alone(world: World) -> None:
         allocator.release_handle(HandleId("h3")),
         return_exceptions=True,
     )
-    assert [type(one).__name__ for one in done] == ["Conflict", "tuple", "tuple", "Malformed"]
+    assert [type(one).__name__ for one in done] == ["Conflict", "tuple", "tuple", "Unreadable"]
     assert sorted(len(one) for one in done if isinstance(one, tuple)) == [0, 1]
     assert sorted((await world.held()).values()) == ["h1", "h3"]
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import encode
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.lab.lab_plan import Mode, with_mode
@@ -87,7 +89,14 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
     allocator = Allocator(store, SystemClock().wall, lambda: cluster.pools)
     settings = NodeSettings(address="172.26.0.11/20")
     record = NodeResource(
-        store, cluster, allocator, FakeKernel(), settings, (server.endpoint,), SystemClock()
+        store,
+        cluster,
+        allocator,
+        FakeKernel(),
+        settings,
+        (server.endpoint,),
+        SystemClock(),
+        SetAside(Path("/nonexistent")),
     )
     async with asyncio.timeout(WAIT_SECONDS):
         while (me := cluster.nodes.get(NODE)) is None or me.spec.ipv4_vxlan_tunnel_addr is None:

@@ -68,7 +68,7 @@ class World:
 
     async def block(self, cidr: str) -> Block | None:
         stored = await self.store.get(block_key(ip_network(cidr)))
-        return decode_block(stored.key, stored.value) if stored is not None else None
+        return decode_block(stored) if stored is not None else None
 
     async def faults(self) -> list[str]:
         """What an audit finds."""

@@ -308,7 +308,7 @@ def test_the_facts_hold_settings_peers_and_filters_and_name_what_cannot_be_used(
     ) == (65000, 1790)
     assert list(cluster.bgp_peers) == ["b", "z"]
     assert [len(spec.export_v4 or ()) for spec in cluster.bgp_filters.values()] == [1]
-    assert cluster.problems[key].startswith("spec.peerIP: 'banana' is not an address")
+    assert cluster.unreadable.why(key).startswith("spec.peerIP: 'banana' is not an address")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""Looks at the stored values that this node depends on and no watch reports: rules, reservations, own blocks, handles.
+
+They are read when addresses are assigned and released; without this nobody would hear that one is damaged before a pod
+needs it.
+Promises: a look after the start, every LOOK_SECONDS, and soon after what is watched has become unreadable or readable
+(damage seldom comes alone); while something is unreadable, that alone again every AGAIN_SECONDS. Nothing is changed.
+Does not know: what a value is used for, who damaged it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from agent.datastore.state_cache import StateCache, own_blocks
+from agent.datastore.unreadable_values import UnreadableValues
+from agent.trouble import Trouble
+from ipam import block as blocks
+from ipam.allocation.transaction import read_block
+from ipam.codec import decode_config, decode_handle, decode_reservation
+from ipam.etcd.store import Store, Versioned
+from ipam.failures import StoreError, Unreadable
+from ipam.keys import BLOCKS, HANDLES, IPAM_CONFIG, RESERVATIONS, block_key, handle_key
+from ipam.model import Block, HandleId
+
+LOOK_SECONDS = 300.0
+AGAIN_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+"""While the datastore is away, or was not read yet."""
+MOST_HANDLES = 4096
+"""Of this node's pods and tunnels, looked at in one go."""
+
+LOSSES: Mapping[str, str] = {
+    BLOCKS: "nothing is assigned from it, and what is in it is not released; its pods keep their routes",
+    HANDLES: "what it holds is not released",
+    IPAM_CONFIG: "the rules last read hold; if none were, nothing is assigned",
+    RESERVATIONS: "what it last reserved holds; if that is not known, nothing is assigned",
+}
+"""Prefix -> what holds instead of an unreadable value below it."""
+
+log = structlog.get_logger()
+
+
+class OwnValues:
+    """Owns what is known to be unreadable among them; a shell."""
+
+    def __init__(self, store: Store, state: StateCache, in_sync: Callable[[], bool]) -> None:
+        """`in_sync` says whether the watched state was read as a whole."""
+        self._store = store
+        self._state = state
+        self._in_sync = in_sync
+        self._unreadable = UnreadableValues()
+        self._watched: frozenset[str] = frozenset()
+        """The watched keys that were unreadable at the last look."""
+
+    def troubles(self) -> Iterable[Trouble]:
+        """A trouble for each value that cannot be used."""
+        return self._unreadable.troubles()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            if not self._in_sync():
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            watched = frozenset(self._state.unreadable.keys())
+            try:
+                if watched != self._watched or loop.time() >= due:
+                    await self.look()
+                    self._watched = watched
+                    due = loop.time() + LOOK_SECONDS * random.uniform(0.75, 1.0)
+                elif len(self._unreadable):
+                    await self.look_again()
+            except StoreError as error:
+                log.info("datastore.own_values_not_read", why=str(error))
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def look(self) -> None:
+        """Read everything. Raises StoreError."""
+        owned = own_blocks(self._state.block_owners, self._state.node)
+        found = dict(await self._store.get_many([*map(block_key, owned), IPAM_CONFIG]))
+        found |= (await self._store.list(RESERVATIONS)).values
+        held = list(self._handles(found.values()))[:MOST_HANDLES]
+        found |= await self._store.get_many([handle_key(handle) for handle in held])
+        for key in self._unreadable.keys() - found.keys() if len(held) < MOST_HANDLES else ():
+            if not key.startswith(HANDLES):  # those of a block that cannot be read now are not known
+                self._unreadable.clear(key)
+        for stored in found.values():
+            self._read(stored)
+
+    async def look_again(self) -> None:
+        """Read what could not be read. Raises StoreError."""
+        keys = list(self._unreadable.keys())
+        found = await self._store.get_many(keys)
+        for key in keys:
+            if key in found:
+                self._read(found[key])
+            else:
+                self._unreadable.clear(key)
+
+    def _handles(self, stored: Iterable[Versioned]) -> dict[HandleId, None]:
+        """The handles of what this node's blocks hold."""
+        handles: dict[HandleId, None] = {}
+        for value in stored:
+            if value.key.startswith(BLOCKS) and (block := self._block(value)) is not None:
+                bare = (blocks.bare_handle(attributes.handle) for _, attributes in blocks.allocated(block))
+                handles |= dict.fromkeys(handle for handle in bare if handle)
+        return handles
+
+    def _block(self, value: Versioned) -> Block | None:
+        try:
+            return read_block(value).block
+        except Unreadable:
+            return None
+
+    def _read(self, stored: Versioned) -> None:
+        prefix = next(prefix for prefix in LOSSES if stored.key.startswith(prefix))
+        try:
+            _READERS[prefix](stored)
+        except Unreadable as error:
+            self._unreadable.note(stored.key, error, LOSSES[prefix])
+        else:
+            self._unreadable.clear(stored.key)
+
+
+_READERS: Mapping[str, Callable[[Versioned], object]] = {
+    BLOCKS: read_block,
+    HANDLES: decode_handle,
+    IPAM_CONFIG: decode_config,
+    RESERVATIONS: decode_reservation,
+}

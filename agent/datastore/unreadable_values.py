@@ -1,0 +1,83 @@
+"""The stored values that cannot be used now: each is logged when it comes and when it goes, and is a trouble meanwhile.
+
+Promises: bounded, whatever is stored: of more than MOST_KEPT only the number is known, of more than MOST_NAMED only
+that is shown. Does not know: how a value is read, what holds instead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, KeysView
+
+import structlog
+
+from agent.trouble import Trouble, TroubleKind
+from ipam.failures import Unreadable
+
+MOST_KEPT = 1000
+"""Values of which the reason is remembered."""
+MOST_NAMED = 100
+"""Values that status names and the log tells one by one."""
+CURE = "write it anew, or delete it"
+
+log = structlog.get_logger()
+
+
+class UnreadableValues:
+    """By etcd key; written by whoever reads values of some kinds."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Unreadable, str] | None] = {}
+        """etcd key -> why it cannot be used, and what holds instead; None: one too many to remember that."""
+
+    def note(self, key: str, error: Unreadable, loss: str) -> bool:
+        """A value cannot be used, and `loss` says what holds instead. Whether that is news."""
+        before = self._found.get(key)
+        is_new = key not in self._found
+        if is_new and len(self._found) >= MOST_KEPT:
+            self._found[key] = None
+            return True
+        self._found[key] = error, loss
+        is_news = before is None or (before[0].why, before[1]) != (error.why, loss)
+        if is_news and len(self._found) <= MOST_NAMED:
+            log.warning(
+                "datastore.unreadable", key=error.key, revision=error.revision, why=error.why, then=loss
+            )
+        elif is_new and len(self._found) == MOST_NAMED + 1:
+            log.warning("datastore.unreadable", then="more follow, and are told in the status alone")
+        return is_news
+
+    def clear(self, key: str) -> bool:
+        """A value can be used again, or is gone. Whether it could not."""
+        if key not in self._found:
+            return False
+        known = self._found.pop(key)
+        if known is not None and len(self._found) < MOST_NAMED:
+            log.info("datastore.readable_again", key=known[0].key)
+        return True
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def keys(self) -> KeysView[str]:
+        """The etcd keys."""
+        return self._found.keys()
+
+    def why(self, key: str) -> str:
+        """Why a value cannot be used; empty if it can."""
+        known = self._found.get(key)
+        return known[0].why if known is not None else ""
+
+    def troubles(self) -> Iterator[Trouble]:
+        """A trouble for each of the first MOST_NAMED, and one for all the others."""
+        named = 0
+        for known in self._found.values():
+            if known is not None and named < MOST_NAMED:
+                error, loss = known
+                named += 1
+                evidence = f"revision {error.revision} cannot be read: {error.why}"
+                yield Trouble(TroubleKind.UNREADABLE, error.key, evidence, loss, CURE)
+        if (more := len(self._found) - named) > 0:
+            yield Trouble(TroubleKind.UNREADABLE, "", f"{more} more stored values cannot be read", cure=CURE)
