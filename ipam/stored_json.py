@@ -51,7 +51,7 @@ def unreadable(stored: Versioned, why: str) -> Unreadable:
 
 
 def stored_object(stored: Versioned) -> dict[str, Any]:
-    """The JSON object of a value, for use inside of `read_stored`. Raises msgspec.DecodeError, ValueError, TypeError."""
+    """The JSON object of a value, for use inside of `read_stored`. Raises MsgspecError, ValueError, TypeError."""
     raw = msgspec.json.decode(stored.value)
     if not isinstance(raw, dict):
         raise TypeError(f"expected a JSON object, got {_json_type(raw)}")

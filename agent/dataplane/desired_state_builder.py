@@ -2,7 +2,8 @@
 
 Promises: incomplete facts may add to the kernel and never delete from it. The state is `complete` only once the
 datastore was read as a whole and while an interface has this node's address, and `bgp_complete` only while BGP has
-converged; both are read at the moment of the facts, before the routes are computed.
+converged; both are read at the moment of the facts, before the routes are computed. With them goes whether a stored
+value cannot be read and was never read (`agent.dataplane.inherited`).
 Does not know: BGP, how the datastore is watched, what is in the kernel.
 """
 
@@ -57,6 +58,7 @@ class DesiredStateBuilder:
         in_sync: Callable[[], bool],
     ) -> None:
         """`in_sync` says whether the datastore was read as a whole."""
+        self._state = state
         self._gatherer = Gatherer(state)
         self._settings = settings
         self._bgp = bgp
@@ -80,6 +82,7 @@ class DesiredStateBuilder:
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
         complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged
+        lost, lost_pools = self._state.has_lost, self._state.has_lost_pools
         routes, touched = await run_cooperatively(self._routes.update(facts, self._bgp.take_changed_routes()))
         return DesiredState(
             self._objects.dataplane(facts, routes),
@@ -87,4 +90,6 @@ class DesiredStateBuilder:
             bgp_complete=converged,
             learned=facts.bgp_nexthops,
             touched=touched,
+            lost=lost,
+            lost_pools=lost_pools,
         )

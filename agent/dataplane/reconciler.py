@@ -19,6 +19,7 @@ from agent.clock import Clock
 from agent.dataplane.apply import Applier
 from agent.dataplane.conntrack_cleanup import ConntrackCleanup
 from agent.dataplane.event_triage import EventTriage, Urgency
+from agent.dataplane.inherited import Inherited
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Installed, Ownership
@@ -110,6 +111,7 @@ class Reconciler:
         self._applier = Applier(self._actual, self._counters, self._guard, clock, log)
         self._events = EventTriage(self._links, self._applier, self._actual, self._ownership)
         self._cleanup = ConntrackCleanup(kernel, self._counters, log)
+        self._inherited = Inherited()
         self._desired = DesiredState(Dataplane(), complete=False, bgp_complete=False)
         self._plan = RoutePlan({}, {}, {}, {}, {})
         """The last pass's, for routes."""
@@ -333,7 +335,8 @@ class Reconciler:
         for kind in self.kinds:
             self._actual.adopt_some(kind.kind, await kind.read_new(self._desired, self._actual))
             keys = self._to_compare.take() if kind.kind is Kind.ROUTE else None
-            delta = await kind.diff(Comparison(self._desired, self._actual, self._links.links, keys))
+            given = Comparison(self._desired, self._actual, self._links.links, keys)
+            delta = self._inherited.spare(kind.kind, await kind.diff(given), given)
             deltas[kind.kind] = delta
             if isinstance(delta, RoutePlan):
                 self._plan = delta

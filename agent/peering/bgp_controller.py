@@ -9,7 +9,7 @@ Does not know: wire formats, the kernel, what becomes of learned routes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -21,11 +21,12 @@ from agent.configuration.config import BgpSettings, local_prefixes
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import StateCache
 from agent.memo import Memo
-from agent.netlink.objects import Address, RouteKey
+from agent.netlink.objects import Address, Route, RouteKey
 from agent.peering.drain import LONGEST_TEXT_BYTES, Drained, DrainFile
 from agent.peering.looking_glass_api import LookingGlass
 from agent.peering.originations import (
     borrowed_addresses,
+    inherited_blocks,
     originations,
     policy_interfaces,
     with_local_address,
@@ -141,7 +142,7 @@ class BgpController:
         self.trouble: str | None = None
         """Why the speaker cannot listen."""
 
-    def reconcile(self, state: StateCache, facts: Facts, installed: Collection[RouteKey]) -> None:
+    def reconcile(self, state: StateCache, facts: Facts, installed: Mapping[RouteKey, Route]) -> None:
         """Adopt the present facts; no work when nothing changed. Raises what ended the speaker, if anything did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
@@ -171,7 +172,8 @@ class BgpController:
         borrowed = self._borrowed.get(
             lambda: borrowed_addresses(facts), facts.endpoints, facts.block_owners, facts.node
         )
-        self.speaker.announce(originations(facts, installed, (*local, *borrowed)))
+        inherited = inherited_blocks(state.lost_claims, state.node, installed)
+        self.speaker.announce(originations(facts, installed, (*local, *borrowed), inherited))
 
     def _configure(self, speaker: Speaker, inputs: PolicyInputs) -> None:
         peers = self._desired.peers

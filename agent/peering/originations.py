@@ -1,9 +1,9 @@
 """Facts to originations: the prefixes that this node originates.
 
-Promises: pure; a node originates its own blocks once their blackhole is in the kernel, the addresses its pods borrowed
-from other nodes' blocks, and the local prefixes that its settings name while they are here; never an address inside an
-own block, and never what it learned. Which peer gets which of them is decided by
-`agent.peering.peer_policies`.
+Promises: pure; a node originates its own blocks once their blackhole is in the kernel (of one whose claim cannot be
+read, because the blackhole of an earlier life is there), the addresses its pods borrowed from other nodes' blocks, and
+the local prefixes that its settings name while they are here; never an address inside an own block, and never what it
+learned. Which peer gets which of them is decided by `agent.peering.peer_policies`.
 Does not know: sessions, the kernel beyond the keys of installed routes.
 """
 
@@ -14,10 +14,11 @@ from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Facts
 from agent.datastore.state_cache import own_blocks
-from agent.netlink.objects import Link, RouteKey
+from agent.netlink.objects import Link, Route, RouteKey, RouteType
 from agent.peering.peer_policies import PolicyInterface
 from bgp.policy.origination import PLAIN, Origination
 from bgp.wire.families import Prefix
+from ipam.model import NodeName
 
 BLOCK = Origination(is_block=True)
 
@@ -37,15 +38,31 @@ def borrowed_addresses(facts: Facts) -> frozenset[Prefix]:
     )
 
 
+def inherited_blocks(
+    lost: Mapping[Prefix, NodeName], node: NodeName, installed: Mapping[RouteKey, Route]
+) -> frozenset[Prefix]:
+    """Own blocks whose claim cannot be read: an earlier life could read it, for their blackhole is in the kernel."""
+    found = ((block, installed.get(RouteKey(block))) for block, owner in lost.items() if owner == node)
+    return frozenset(
+        block for block, route in found if route is not None and route[1].type is RouteType.BLACKHOLE
+    )
+
+
 def originations(
-    facts: Facts, installed: Collection[RouteKey], others: Iterable[Prefix]
+    facts: Facts,
+    installed: Collection[RouteKey],
+    others: Iterable[Prefix],
+    inherited: Collection[Prefix] = (),
 ) -> dict[Prefix, Origination]:
-    """All prefixes to originate; `installed` are the routes in the kernel, `others` the prefixes that are no blocks."""
+    """All prefixes to originate; `installed` are the routes in the kernel, `others` the prefixes that are no blocks.
+
+    `inherited` are own blocks that the facts do not have.
+    """
     own = own_blocks(facts.block_owners, facts.node)
     blocks = {
         block for block in own if block.prefixlen == block.max_prefixlen or RouteKey(block) in installed
     }
-    return {**dict.fromkeys(others, PLAIN), **dict.fromkeys(blocks, BLOCK)}
+    return {**dict.fromkeys(others, PLAIN), **dict.fromkeys((*blocks, *inherited), BLOCK)}
 
 
 def policy_interfaces(facts: Facts, local_prefixes: Iterable[Prefix]) -> tuple[PolicyInterface, ...]:

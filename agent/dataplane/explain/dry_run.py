@@ -50,5 +50,7 @@ async def dry_run(
         reserves.append("the datastore was not read as a whole yet: nothing is replaced or deleted")
     elif not given.desired.bgp_complete:
         reserves.append("BGP has not heard every peer yet: no learned route is deleted")
+    if given.desired.lost:
+        reserves.append("a stored value was never read: what was in the kernel before this start may stay")
     reserves += [f"a mass removal is held back: {kind}: {reason}" for kind, reason in held.items()]
     return NextPass(tuple(steps), more, tuple(reserves))

@@ -193,4 +193,6 @@ def _obsolete_state(snapshot: RouteSnapshot, route: Route) -> str:
         return "stays until the datastore was read"
     if not snapshot.desired.bgp_complete and snapshot.ownership.is_learned(route):
         return "stays until BGP has converged"
+    if snapshot.desired.lost:
+        return "to be removed, unless it is older than this start: a stored value cannot be read"
     return "to be removed"

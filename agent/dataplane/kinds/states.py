@@ -30,10 +30,15 @@ class DesiredState:
     touched: Set[RouteKey] | None = None
     """Where the desired routes may differ from those of the desired state before; None: anywhere."""
 
+    lost: bool = False
+    """A stored value cannot be read and was never read: it may explain what is not desired."""
+    lost_pools: bool = False
+    """A pool is among them."""
+
     @property
-    def trust(self) -> tuple[bool, bool, bool]:
+    def trust(self) -> tuple[bool, ...]:
         """What decides how much may be deleted."""
-        return self.complete, self.bgp_complete, self.learned is None
+        return self.complete, self.bgp_complete, self.learned is None, self.lost, self.lost_pools
 
 
 class ActualState:

@@ -72,7 +72,7 @@ def test_a_pool_that_cannot_be_read_is_what_it_was_and_says_that_nothing_is_take
     assert state.apply(POOL_KEY, Versioned(POOL_KEY, b'{"kind":"IPPool","spec":{}}', 8))
     (held,) = state.pools
     assert (held.pool, held.revision, state.has_lost) == (before.pool, 7, False)
-    assert "metadata" in held.unreadable
+    assert "cidr" in held.unreadable
     (trouble,) = state.unreadable.troubles()
     assert (trouble.kind, trouble.about) == (TroubleKind.UNREADABLE, POOL_KEY)
     assert trouble.evidence.startswith("revision 8 cannot be read: ")
