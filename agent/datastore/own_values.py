@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
+from agent.datastore.resources.resource_types import IPReservation
 from agent.datastore.state_cache import StateCache, own_blocks
+from agent.datastore.storage_layout import read_valid
 from agent.datastore.unreadable_values import UnreadableValues
 from agent.trouble import Trouble
 from ipam import block as blocks
 from ipam.allocation.transaction import read_block
-from ipam.codec import decode_config, decode_handle, decode_reservation
+from ipam.codec import decode_config, decode_handle
 from ipam.etcd.store import Store, Versioned
 from ipam.failures import StoreError, Unreadable
 from ipam.keys import BLOCKS, HANDLES, IPAM_CONFIG, RESERVATIONS, block_key, handle_key
-from ipam.model import Block, HandleId
 
 LOOK_SECONDS = 300.0
 AGAIN_SECONDS = 2.0
@@ -55,6 +56,8 @@ class OwnValues:
         self._unreadable = UnreadableValues()
         self._watched: frozenset[str] = frozenset()
         """The watched keys that were unreadable at the last look."""
+        self._handles: dict[str, tuple[str, ...]] = {}
+        """Key of an own block -> the keys of the handles that hold something of it, when it was last readable."""
 
     def troubles(self) -> Iterable[Trouble]:
         """A trouble for each value that cannot be used."""
@@ -85,11 +88,11 @@ class OwnValues:
         owned = own_blocks(self._state.block_owners, self._state.node)
         found = dict(await self._store.get_many([*map(block_key, owned), IPAM_CONFIG]))
         found |= (await self._store.list(RESERVATIONS)).values
-        held = list(self._handles(found.values()))[:MOST_HANDLES]
-        found |= await self._store.get_many([handle_key(handle) for handle in held])
-        for key in self._unreadable.keys() - found.keys() if len(held) < MOST_HANDLES else ():
-            if not key.startswith(HANDLES):  # those of a block that cannot be read now are not known
-                self._unreadable.clear(key)
+        self._learn_handles(found)
+        held = {key: None for keys in self._handles.values() for key in keys}
+        found |= await self._store.get_many(list(held)[:MOST_HANDLES])
+        for key in self._unreadable.keys() - found.keys():
+            self._unreadable.clear(key)
         for stored in found.values():
             self._read(stored)
 
@@ -103,20 +106,18 @@ class OwnValues:
             else:
                 self._unreadable.clear(key)
 
-    def _handles(self, stored: Iterable[Versioned]) -> dict[HandleId, None]:
-        """The handles of what this node's blocks hold."""
-        handles: dict[HandleId, None] = {}
-        for value in stored:
-            if value.key.startswith(BLOCKS) and (block := self._block(value)) is not None:
-                bare = (blocks.bare_handle(attributes.handle) for _, attributes in blocks.allocated(block))
-                handles |= dict.fromkeys(handle for handle in bare if handle)
-        return handles
-
-    def _block(self, value: Versioned) -> Block | None:
-        try:
-            return read_block(value).block
-        except Unreadable:
-            return None
+    def _learn_handles(self, found: Mapping[str, Versioned]) -> None:
+        """Remember the handles of what each block holds; of one that cannot be read now what was known before."""
+        before, self._handles = self._handles, {}
+        for key, value in found.items():
+            if key.startswith(BLOCKS):
+                try:
+                    block = read_block(value).block
+                except Unreadable:
+                    self._handles[key] = before.get(key, ())
+                    continue
+                bare = {blocks.bare_handle(attributes.handle) for _, attributes in blocks.allocated(block)}
+                self._handles[key] = tuple(sorted(handle_key(handle) for handle in bare if handle))
 
     def _read(self, stored: Versioned) -> None:
         prefix = next(prefix for prefix in LOSSES if stored.key.startswith(prefix))
@@ -132,5 +133,5 @@ _READERS: Mapping[str, Callable[[Versioned], object]] = {
     BLOCKS: read_block,
     HANDLES: decode_handle,
     IPAM_CONFIG: decode_config,
-    RESERVATIONS: decode_reservation,
+    RESERVATIONS: lambda stored: read_valid(IPReservation, stored),
 }

@@ -24,7 +24,6 @@ from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
     Resource,
-    decode,
     encode,
     kind_of,
     with_revision,
@@ -85,12 +84,11 @@ def read_valid(kind: type[Read], value: Versioned) -> Read:
     """The resource of a key, for use: nothing is wrong with it by itself. Raises Unreadable."""
 
     def found(stored: Versioned) -> Read:
-        if not stored.value:
-            raise ValueError("the value is empty")
-        resource = decode(kind, stored.value, stored.revision)
-        _check_key(resource, stored.key)
-        if b"null" in stored.value and (at := null_object(stored_object(stored), kind)) is not None:
+        document = stored_object(stored)
+        if (at := null_object(document, kind)) is not None:
             raise ValueError(f"{at}: expected an object, got null")
+        resource = with_revision(msgspec.convert(document, kind), stored.revision)
+        _check_key(resource, stored.key)
         if errors := validate(resource):
             raise ValueError(errors[0])
         return resource

@@ -89,12 +89,13 @@ class NodeController:
             return
         self._due_at = now + RESYNC_SECONDS
         self._done = None  # whatever happens now, it is not done before it has ended well
+        before = self._resource.trouble
         try:
             await self._resource.reconcile()
         except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
         self._done = inputs if self._resource.trouble is None else None
-        if self._resource.trouble is not None:
+        if self._resource.trouble not in (None, before):
             log.warning("node.not_registered", why=self._resource.trouble)
 
 

@@ -22,6 +22,7 @@ from agent.clock import Clock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import uses_vxlan, vtep_mac
 from agent.dataplane.inputs.facts import link_with
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.dataplane.kernel.protocol import Kernel
 from agent.datastore.resources.resource_types import API_VERSION, LARGEST_TTL, LARGEST_TTL_ANNOTATION, PLURALS
 from agent.datastore.resources.schema import value_at
@@ -62,6 +63,7 @@ TUNNEL_USES = (
     TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan),
     TunnelUse("vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, 6),
 )
+TUNNEL_DEVICES = {TUNL0: _IPIP, VXLAN_DEVICE: _VXLAN4, VXLAN6_DEVICE: _VXLAN6}
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
 
 
@@ -200,6 +202,14 @@ class NodeResource:
             if uses_vxlan(pools, version):
                 raw["spec"].setdefault(field, vtep_mac(self._state.node, version))
 
+    async def _keep_tunnels(self, raw: dict[str, Any]) -> None:
+        """A mended record says of this node's tunnels what others know of them: what their devices bear."""
+        tunnels = await self._kernel.tunnels()
+        for device, path in TUNNEL_DEVICES.items():
+            address = tunnels[device].address if device in tunnels else None
+            if address is not None and value_at(raw, path) is None:
+                _set(raw, path, text_of(address))
+
     async def _settle_tunnel(self, use: TunnelUse) -> None:
         node = self._state.node
         handle = HandleId(f"{use.handle}{node}")
@@ -267,6 +277,8 @@ class NodeResource:
         async def attempt() -> bool | None:
             current = await self._store.get(self._key)
             raw, is_stored = self._record.document(current)
+            if current is not None and not is_stored:
+                await self._keep_tunnels(raw)
             before = json.dumps(raw, sort_keys=True)
             change(raw)
             if is_stored and before == json.dumps(raw, sort_keys=True):

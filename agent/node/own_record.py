@@ -67,13 +67,23 @@ class OwnRecord:
             file = self._set_aside.keep(current)
         except OSError as failure:
             raise Malformed(f"{error}; it is not written over, for it cannot be kept: {failure}") from error
+        found, origin = self._instead(current)
         log.warning(
-            "node.record_unreadable", key=error.key, revision=error.revision, why=error.why, kept=str(file)
+            "node.record_unreadable",
+            key=error.key,
+            revision=error.revision,
+            why=error.why,
+            kept=str(file),
+            then=origin,
         )
+        return found
+
+    def _instead(self, current: Versioned) -> tuple[dict[str, Any], str]:
         if self._last_good is not None:
-            found: dict[str, Any] = json.loads(self._last_good)
-            return found
-        return self._usable_part(current) or self._fresh()
+            return json.loads(self._last_good), "the record that was last read is written again"
+        if (usable := self._usable_part(current)) is not None:
+            return usable, "what of it can be used is written anew"
+        return self._fresh(), "a new one is written"
 
     def _usable_part(self, current: Versioned) -> dict[str, Any] | None:
         try:

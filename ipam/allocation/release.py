@@ -75,7 +75,7 @@ class ReleaseResult:
 
 @dataclass(frozen=True, slots=True)
 class HandleBlocks:
-    """The readable blocks that a handle's record names, as they are now."""
+    """The blocks that a handle's record names, as they are now."""
 
     handle: HandleId
     blocks: tuple[VersionedBlock, ...]
@@ -100,13 +100,13 @@ class HandleBlocks:
 async def read_handle_blocks(store: Store, handle: HandleId, stored: Versioned | None) -> HandleBlocks:
     """The blocks of a handle; none if it is not stored.
 
-    Raises StoreError, Malformed when the handle itself cannot be read.
+    Raises StoreError, and Unreadable when the handle or one of its blocks cannot be read: nobody knows what it holds.
     """
     if stored is None:
         return HandleBlocks(handle, ())
     counts = decode_handle(stored).count_by_block
     read = await store.get_many([block_key(cidr) for cidr, _ in counts])
-    return HandleBlocks(handle, tuple(readable_blocks(read).values()))
+    return HandleBlocks(handle, tuple(map(read_block, read.values())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from agent.datastore.resources.resource_types import (
     WorkloadEndpoint,
     WorkloadEndpointSpec,
     encode,
-    kind_of,
 )
 from agent.datastore.state_cache import StateCache
+from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import Link
 from agent.status import fact_troubles
 from ipam.etcd.store import Versioned
-from ipam.keys import resource_key
 from ipam.model import NodeName
 from tests.scenes.dataplane.route_facts import link
 
@@ -28,8 +27,7 @@ ME = NodeName("node1")
 def cluster(*resources: Node | WorkloadEndpoint) -> StateCache:
     found = StateCache(ME)
     for one in resources:
-        plural = {"Node": "nodes", "WorkloadEndpoint": "workloadendpoints"}[kind_of(one)]
-        key = resource_key(plural, one.metadata.name, one.metadata.namespace or "default")
+        key = key_of(one)
         found.apply(key, Versioned(key, encode(one), 1))
     return found
 

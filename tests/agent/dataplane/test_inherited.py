@@ -50,7 +50,7 @@ async def test_what_was_never_desired_stays_while_a_value_is_lost_and_goes_when_
         assert await there.masquerade() is None
 
 
-async def test_what_this_life_desired_goes_as_always(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_this_life_desired_goes_as_always() -> None:
     bench, there = await restarted(lost=True)
     async with running(bench):
         both = Dataplane(routes={OTHER: FAR})

@@ -10,8 +10,8 @@ import pytest
 from ipam.allocation.release import GuardedAddress, release_pool
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete, Put, Unchanged
-from ipam.failures import Conflict, Refused
-from ipam.keys import handle_key, resource_key
+from ipam.failures import Conflict, Refused, Unreadable
+from ipam.keys import block_key, handle_key, resource_key
 from ipam.model import HandleId, NodeName
 from tests.fakes.store import FakeStore
 from tests.scenes.ipam.world import World, addresses_of, ask, endpoint, no_pause
@@ -158,3 +158,14 @@ async def test_a_warm_release_is_two_round_trips_and_stale_hints_are_noticed(
     assert len(await allocator.release_handle(HandleId("h2"))) == 1
     assert set((await world.held()).values()) == {"h3"}
     assert await world.faults() == []
+
+
+async def test_what_a_handle_holds_in_a_damaged_block_is_not_taken_for_nothing(world: World) -> None:
+    await world.pool("p", "10.0.0.0/28", 29)
+    allocator = world.allocator()
+    (held,) = await allocator.assign(ask("h1"))
+    await world.write(block_key(held.block), b"{")
+    with pytest.raises(Unreadable, match="block/10"):
+        await allocator.assigned(HandleId("h1"))
+    with pytest.raises(Unreadable, match="block/10"):
+        await world.allocator().assign(ask("h1"))

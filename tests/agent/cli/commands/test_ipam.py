@@ -31,7 +31,7 @@ TABLE = """\
 ADDRESS = """\
 IP 10.0.0.4 is in use
 Handle: h1
-Used by: endpoint default/w1
+Used by: endpoint default/n1-cni-w1-eth0
 Block: 10.0.0.4/30 of n1
 Attributes:
   node: n1
@@ -64,9 +64,16 @@ async def world(server: Etcd) -> AsyncIterator[World]:
     stored = await store.get(resource_key("ippools", "p"))
     assert stored is not None
     made.pools = [type(made.pools[0])(made.pools[0].pool, stored.key, stored.revision)]
-    endpoint = {"node": "n1", "ipNetworks": ["10.0.0.4/32"]}
+    endpoint = {
+        "node": "n1",
+        "orchestrator": "cni",
+        "endpoint": "eth0",
+        "interfaceName": "cali1",
+        "ipNetworks": ["10.0.0.4/32"],
+    }
     await made.write(
-        resource_key("workloadendpoints", "w1", "default"), _resource("WorkloadEndpoint", "w1", endpoint)
+        resource_key("workloadendpoints", "n1-cni-w1-eth0", "default"),
+        _resource("WorkloadEndpoint", "n1-cni-w1-eth0", endpoint),
     )
     await made.rules('{"auto_allocate_blocks":true}')
     await made.allocator().assign(ask("h1", "n1", exact=(_four(),)))
@@ -139,7 +146,7 @@ async def test_what_is_shown_to_people_is_there_for_programs(server: Etcd, world
     assert json.loads(address[1]) == {
         "ip": "10.0.0.4",
         "handle": "h1",
-        "usedBy": "endpoint default/w1",
+        "usedBy": "endpoint default/n1-cni-w1-eth0",
         "block": "10.0.0.4/30",
         "blockOwner": "n1",
         "attributes": {"node": "n1"},

@@ -315,6 +315,6 @@ def test_a_damaged_value_is_told_beside_the_others(tortie: Tortie) -> None:
     tortie.put(**{key: "[]"})
     code, out, err = tortie("get", "bgppeers", "-o", "name")
     assert (code, out) == (1, "bgppeer/tor\n")
-    assert err == f"tortie: BGPPeer at {key} cannot be read: expected an object, got list\n"
+    assert err == f"tortie: BGPPeer cannot be read: {key}: expected a JSON object, got a list\n"
     assert tortie("delete", "bgppeer", "bad")[0] == 0
     assert tortie("get", "bgppeers", "-o", "name") == (0, "bgppeer/tor\n", "")
