@@ -213,3 +213,26 @@ async def test_closing_the_store_ends_its_watches(store: Store, root: str) -> No
     await store.close()
     with pytest.raises(StoreUnavailable):
         await watching
+
+
+async def test_a_key_that_is_no_utf8_is_a_key_like_others(store: Store, root: str) -> None:
+    odd, plain = f"{root}\udcff\udc80", f"{root}x"
+    await put(store, plain, b"1")
+    revision = await put(store, odd, b"2")
+    listing = await store.list(root)
+    assert {key: value.value for key, value in listing.values.items()} == {odd: b"2", plain: b"1"}
+    found = await store.get(odd)
+    assert found is not None
+    assert (found.key, found.revision) == (odd, revision)
+    assert list(await store.get_many([odd])) == [odd]
+    assert isinstance(await store.commit((Unchanged(odd, revision),), (Delete(odd),)), Committed)
+    assert list((await store.list(root)).values) == [plain]
+
+
+@LASTING
+async def test_a_watch_goes_on_behind_a_key_that_is_no_utf8(store: Store, root: str) -> None:
+    revision = await put(store, f"{root}a", b"1")
+    await put(store, f"{root}\udcff", b"2")
+    await put(store, f"{root}b", b"3")
+    found = await changes(store, root, revision, 3)
+    assert [change.key for change in found] == [f"{root}a", f"{root}\udcff", f"{root}b"]

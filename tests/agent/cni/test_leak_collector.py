@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agent.cni.leak_collector import LeakCollector
 from agent.datastore.state_cache import ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
 from ipam.etcd.store import Put
+from ipam.keys import affinity_key, block_key
 from tests.scenes.cni.cni_world import World
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)
@@ -107,3 +109,16 @@ async def test_an_address_that_another_containers_endpoint_names_is_not_freed(wo
     await world.sync()
     await rounds(world, PAUSE_SECONDS)
     assert (await world.stored())[0] == 1
+
+
+async def test_a_damaged_block_keeps_no_other_from_its_look(world: World) -> None:
+    broken = block_key(ip_network("192.168.255.0/26"))
+    claim = affinity_key(world.cluster.node, ip_network("192.168.255.0/26"))
+    await world.store.commit(
+        (), (Put(broken, b'{"cidr":"192.168.255.0/26","allocations":[5]}'), Put(claim, b""))
+    )
+    await world.sync()
+    world.pods.attached.clear()
+    await rounds(world, PAUSE_SECONDS)
+    assert world.cluster.endpoints == ()
+    assert (await world.store.get(broken)) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import pytest
 from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
+from agent.dataplane.kernel.calico_names import VXLAN_DEVICE
 from agent.datastore.resources.documents import read
 from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION, encode
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.lab.lab_plan import Mode, with_mode
 from agent.lab.lifecycle import SEED_POOL
+from agent.netlink.objects import Tunnel, TunnelKind
 from agent.node.node_controller import node_inputs
 from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Put
-from ipam.keys import resource_key
+from ipam.failures import Unreadable
+from ipam.keys import block_key, resource_key
 from ipam.model import HandleId, NodeName
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import FakeStore
@@ -38,8 +42,9 @@ class World:
         address: str = "172.26.0.11/20",
         endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",),
         aside: Path = Path("/nonexistent"),
+        store: FakeStore | None = None,
     ) -> None:
-        self.store = FakeStore()
+        self.store = store or FakeStore()
         self.state = StateCache(ME)
         self.kernel = FakeKernel()
         self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
@@ -244,3 +249,46 @@ async def test_the_record_says_whether_ttl_255_may_be_demanded_and_keeps_other_a
     }
     world.restart(mesh_ttl_security=False)
     assert (await world.passed())["metadata"]["annotations"] == {"example.com/rack": "7"}
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"{", b'{"spec":null}', b'{"metadata":{"labels":null},"spec":{"bgp":null}}']
+)
+async def test_a_record_that_nobody_can_read_is_written_anew_with_what_the_tunnels_bear(
+    value: bytes, tmp_path: Path
+) -> None:
+    world = World(aside=tmp_path)
+    await world.pool(Mode.VXLAN)
+    good = await world.passed()
+    address = good["spec"]["ipv4VXLANTunnelAddr"]
+    device = Tunnel(VXLAN_DEVICE, TunnelKind.VXLAN, 1450, ip_address(address), vni=4096)
+    again = World(aside=tmp_path)
+    again.store, again.kernel.tunnel_table[VXLAN_DEVICE] = world.store, device
+    again.resource._store = again.allocator._environment.store = world.store  # as after a start
+    await world.store.commit((), (Put(KEY, value),))
+    await again.look()
+    await again.resource._patch(lambda raw: None)
+    stored = json.loads(world.store.copy()[KEY])
+    assert stored["spec"]["ipv4VXLANTunnelAddr"] == address
+    assert [path.read_bytes() for path in (tmp_path / "unreadable").iterdir()] == [value]
+
+
+async def test_a_tunnel_address_stays_while_its_block_or_a_pool_cannot_be_read(tmp_path: Path) -> None:
+    world = World(aside=tmp_path)
+    await world.pool(Mode.VXLAN)
+    good = await world.passed()
+    (held,) = await world.allocator.assigned(HandleId("vxlan-tunnel-addr-node1"))
+    before = world.store.copy()[block_key(held.block)]
+    await world.store.commit((), (Put(block_key(held.block), b"{"),))
+    with pytest.raises(Unreadable):
+        await world.resource.reconcile()
+    assert json.loads(world.store.copy()[KEY])["spec"] == good["spec"]
+    await world.store.commit((), (Put(block_key(held.block), before),))
+    pool = resource_key("ippools", "default-ipv4-ippool")
+    await world.store.commit((), (Put(pool, b"{"),))
+    started = World(aside=tmp_path)
+    started.store = started.resource._store = started.allocator._environment.store = world.store
+    await started.look()
+    assert started.state.has_lost_pools
+    await started.resource.reconcile()
+    assert json.loads(world.store.copy()[KEY])["spec"] == good["spec"]
