@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any
 
 import pytest
 
+from ipam.allocation.allocator import FRESH_SECONDS
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Delete
 from ipam.failures import AddressInUse, BlockLimit, Conflict, NoPool, PoolExhausted, Refused, StoreUnavailable
-from ipam.keys import RESERVATIONS, affinity_key, block_key, handle_key, resource_key
+from ipam.keys import IPAM_CONFIG, RESERVATIONS, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AssignmentMode, HandleId, NodeName, Use
 from tests.fakes.store import FakeStore, Fault
 from tests.scenes.ipam.world import World, addresses_of, ask, endpoint
@@ -386,3 +388,41 @@ async def test_a_claim_that_calico_left_half_done_is_finished(world: World, stor
     await store.commit((), (Delete(affinity_key(NodeName("n1"), cidr)),))
     await world.allocator().assign(ask("h3"))
     assert await world.faults() == []
+
+
+@pytest.mark.parametrize("key", [IPAM_CONFIG, resource_key("ipreservations", "r")])
+async def test_nothing_is_assigned_by_rules_that_were_never_read_and_as_before_by_those_that_were(
+    world: World, key: str
+) -> None:
+    await world.pool("p", "10.0.0.0/28")
+    await world.write(key, b"{")
+    fresh = world.allocator()
+    with pytest.raises(Refused, match="rules that nobody can read"):
+        await fresh.assign(ask("h1"))
+    good = (
+        b'{"strict_affinity":true}' if key == IPAM_CONFIG else b'{"spec":{"reservedCIDRs":["10.0.0.0/29"]}}'
+    )
+    await world.write(key, good)
+    (first,) = await fresh.assign(ask("h1"))
+    await world.write(key, b"[" * 5000)
+    world.clock.advance(2 * FRESH_SECONDS)
+    (second,) = await fresh.assign(ask("h2"))
+    (again,) = await fresh.assign(ask("h1"))
+    assert again == first
+    reserved = ip_network("10.0.0.0/29") if key != IPAM_CONFIG else ip_network("192.0.2.0/24")
+    assert first.address not in reserved
+    assert second.address not in reserved
+    with pytest.raises(Refused, match="rules that nobody can read"):
+        await world.allocator().assign(ask("h3"))
+
+
+async def test_nothing_is_taken_from_a_pool_that_cannot_be_read_any_more(world: World) -> None:
+    record = await world.pool("p", "10.0.0.0/28")
+    allocator = world.allocator()
+    (held,) = await allocator.assign(ask("h1"))
+    world.pools = [replace(record, unreadable="it is not JSON")]
+    for exact in ((), (ip_address("10.0.0.9"),)):
+        with pytest.raises(NoPool, match="it is not JSON"):
+            await allocator.assign(ask("h2", exact=exact))
+    assert await allocator.assigned(HandleId("h1")) == (held,)
+    assert await allocator.release_handle(HandleId("h1")) == (held.address,)
