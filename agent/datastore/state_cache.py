@@ -70,6 +70,10 @@ def _endpoint_start(node: NodeName) -> str:
     return escaped(f"{node.replace('-', '--')}-")
 
 
+def _prefix_of(key: str) -> str | None:
+    return next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
+
+
 class StateCache:
     """The decoded values by etcd key, and views of them by kind."""
 
@@ -91,28 +95,40 @@ class StateCache:
         """A complete list is asked for: an endpoint added or removed from now on may not be in it."""
         self._meanwhile[prefix] = {}
 
-    def replace(self, prefix: str, values: Mapping[str, Versioned]) -> None:
-        """Everything below `prefix` is now this, but for endpoints added or removed here while it was listed."""
+    def replace(
+        self, prefix: str, values: Mapping[str, Versioned], decoded: Mapping[str, object] | None = None
+    ) -> None:
+        """Everything below `prefix` is now this, but for endpoints added or removed here while it was listed.
+
+        `decoded` has what `decode` made of the values, if the caller asked it before.
+        """
         known = {key for section in self._sections.values() for key in section} | self.unreadable.keys()
         for key in known - values.keys():
             if key.startswith(prefix):
                 self.apply(key, None)
         for key, value in values.items():
-            self.apply(key, value)
+            self._take(key, self.decode(value) if decoded is None else decoded[key])
         for key, endpoint in self._meanwhile.pop(prefix, {}).items():
             self._set(ENDPOINTS, key, endpoint)
 
     def apply(self, key: str, value: Versioned | None) -> bool:
         """One key has this value now, or (None) is gone; whether that is a change."""
-        prefix = next((prefix for prefix in _DECODERS if key.startswith(prefix)), None)
+        return self._take(key, self.decode(value) if value is not None else None)
+
+    def decode(self, value: Versioned) -> object:
+        """What a value says: for `replace`, and of no meaning elsewhere. An Unreadable is answered, not raised."""
+        prefix = _prefix_of(value.key)
+        try:
+            return read_stored(value, _DECODERS[prefix]) if prefix is not None else None
+        except Unreadable as error:
+            return error
+
+    def _take(self, key: str, decoded: object) -> bool:
+        prefix = _prefix_of(key)
         if prefix is None:
             return False
-        decoded = None
-        if value is not None:
-            try:
-                decoded = read_stored(value, _DECODERS[prefix])
-            except Unreadable as error:
-                return self._keep_last(prefix, key, error)
+        if isinstance(decoded, Unreadable):
+            return self._keep_last(prefix, key, decoded)
         changed = self.unreadable.clear(key)
         if changed:
             self._lost[prefix].discard(key)
@@ -120,7 +136,7 @@ class StateCache:
         if isinstance(decoded, WorkloadEndpoint) and decoded.spec.node != self.node:
             decoded = None
         if key in self._ignored:
-            self._ignored[key] = [decoded]
+            self._ignored[key] = [decoded if isinstance(decoded, WorkloadEndpoint) else None]
             return changed
         return self._set(prefix, key, decoded) or changed
 

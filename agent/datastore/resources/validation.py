@@ -106,13 +106,14 @@ def _node_errors(node: Node) -> Iterator[str]:
             yield f"spec.bgp.ipv{version}Address: {text!r} can be no host's address"
     if bgp.as_number is not None and not 1 <= bgp.as_number <= LARGEST_AS:
         yield f"spec.bgp.asNumber: {bgp.as_number} is outside 1 to {LARGEST_AS}"
-    for field, text, version in (
-        ("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, 4),
-        ("spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, 4),
-        ("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, 4),
-        ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, 6),
+    for field, text, found, version in (
+        ("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, node.ipip_address, 4),
+        ("spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, None, 4),
+        ("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, node.vxlan_address, 4),
+        ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, node.vxlan6_address, 6),
     ):
-        yield from readable(field, text or None, address_of(version))
+        if text and (found is None or "%" in text):  # else it was read already
+            yield from readable(field, text, address_of(version))
     yield from _mac("spec.vxlanTunnelMACAddr", spec.vxlan_tunnel_mac_addr)
     yield from _mac("spec.vxlanTunnelMACAddrV6", spec.vxlan_tunnel_mac_addr_v6)
 
