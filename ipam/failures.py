@@ -22,6 +22,10 @@ class StoreRefused(StoreError):
     """The datastore answered and said no: wrong password, no permission, a request it does not take."""
 
 
+class AnswerTooLarge(StoreError):
+    """An answer has more octets than are taken at once: ask for less."""
+
+
 class Compacted(StoreError):
     """The revision asked for was compacted away: list again."""
 

@@ -18,7 +18,7 @@ from grpc import aio
 from ipam.etcd.channels import Channels, Member
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
-from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
+from ipam.failures import AnswerTooLarge, Compacted, StoreError, StoreRefused, StoreUnavailable
 
 FIRST_PATIENCE_SECONDS = 1.0
 """How long one member is waited for while there are others: one whose leader has just died holds reads for 7 s (etcd
@@ -160,11 +160,17 @@ def electing(error: aio.AioRpcError) -> bool:
     return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith("etcdserver: ")
 
 
-def translated(error: aio.AioRpcError, config: EtcdConfig) -> StoreUnavailable | StoreRefused | Compacted:
+def translated(
+    error: aio.AioRpcError, config: EtcdConfig
+) -> StoreUnavailable | StoreRefused | Compacted | AnswerTooLarge:
     """The error of `ipam.failures` for one of gRPC's."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
         return Compacted(details)
+    if (
+        code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details
+    ):  # gRPC's own words, not etcd's
+        return AnswerTooLarge(details)
     if code in REFUSALS or (code is grpc.StatusCode.UNAUTHENTICATED and config.username is None):
         return StoreRefused(f"etcd says: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

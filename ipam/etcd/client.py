@@ -37,7 +37,7 @@ from ipam.etcd.store import (
     WatchProgress,
     check_size,
 )
-from ipam.failures import Compacted, StoreRefused, StoreUnavailable, WentBack
+from ipam.failures import AnswerTooLarge, Compacted, StoreRefused, StoreUnavailable, WentBack
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
@@ -120,10 +120,16 @@ class EtcdStore:
         """See Store."""
         start, end = key_bytes(prefix), end_of(key_bytes(prefix))
         values: dict[str, Versioned] = {}
-        revision, position = 0, WatchPosition(0)
+        revision, position, most = 0, WatchPosition(0), PAGE_KEYS
         while True:
-            request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
-            answer = await self._calls.call_anywhere("KV", "Range", request)
+            request = rpc.RangeRequest(key=start, range_end=end, limit=most, revision=revision)
+            try:
+                answer = await self._calls.call_anywhere("KV", "Range", request)
+            except AnswerTooLarge:
+                if most == 1:
+                    raise
+                most = max(1, most // 8)  # anybody may write values as large as etcd takes
+                continue
             revision = revision or answer.header.revision
             self._listed_in = position.must_stay_in(answer.header.cluster_id)
             values.update({value.key: value for value in map(versioned, answer.kvs)})

@@ -8,11 +8,12 @@ from contextlib import aclosing
 
 import pytest
 
+from ipam.etcd.channels import OPTIONS
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import rpc
 from ipam.etcd.store import Changed, Committed, Put, Store, WatchProgress
-from ipam.failures import Compacted, StoreError, StoreRefused, StoreUnavailable
+from ipam.failures import AnswerTooLarge, Compacted, StoreError, StoreRefused, StoreUnavailable
 from tests.fixtures.etcd import Etcd, start_etcd
 
 
@@ -227,3 +228,23 @@ def test_each_endpoint_has_a_target_and_a_name_of_its_own() -> None:
 
 def test_a_password_is_never_shown() -> None:
     assert "secret" not in repr(EtcdConfig(("a",), username="u", password="secret"))
+
+
+async def test_values_of_any_size_are_listed_and_a_watch_of_too_many_ends_so_that_they_are(
+    server: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = dict(OPTIONS) | {"grpc.max_receive_message_length": 1 << 20}
+    monkeypatch.setattr("ipam.etcd.channels.OPTIONS", tuple(small.items()))
+    store = EtcdStore(EtcdConfig((server.endpoint,)))
+    try:
+        wanted = {f"/large/{number}": b"x" * 200_000 for number in range(12)}
+        before = (await store.list("/large/")).revision
+        for key, value in wanted.items():
+            await store.commit((), (Put(key, value),))
+        listed = await store.list("/large/")
+        assert {key: found.value for key, found in listed.values.items()} == wanted
+        events = store.watch("/large/", before + 1)
+        with pytest.raises(AnswerTooLarge):
+            await asyncio.wait_for(anext(events), 20)
+    finally:
+        await store.close()
