@@ -1,13 +1,13 @@
 """Calico's etcd v3 keys, typed both ways; the only file with key literals.
 
 Promises: a key made here is read back as the same value, and only such a key is: a foreign key below a known prefix, or
-another spelling of one of ours, reads as None, never as a guess. So no two keys mean the same.
+another spelling of one of ours, reads as None, never as a guess. IPv4 inside IPv6 alone has two spellings.
 Does not know: what stands under a key.
 """
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 
 from ipam.address_text import text_of
 from ipam.model import HandleId, NodeName, Prefix
@@ -61,9 +61,19 @@ def _dashed(cidr: Prefix) -> str:
 def _undashed(segment: str) -> Prefix | None:
     address, _, length = segment.rpartition("-")
     try:
-        return ip_network(f"{address}/{length}")
+        block = ip_network(f"{address}/{length}")
     except ValueError:
         return None
+    return block if segment in (_dashed(block), _dashed_in_hexadecimal(block)) else None
+
+
+def _dashed_in_hexadecimal(block: Prefix) -> str | None:
+    """How another Python writes IPv4 inside IPv6 (see `address_text`)."""
+    inside = block.network_address.ipv4_mapped if isinstance(block, IPv6Network) else None
+    if inside is None:
+        return None
+    high, low = divmod(int(inside), 1 << 16)
+    return f"::ffff:{high:x}:{low:x}-{block.prefixlen}"
 
 
 def block_prefix(version: int) -> str:
@@ -81,7 +91,7 @@ def block_of_key(key: str) -> Prefix | None:
     for version in (4, 6):
         if key.startswith(block_prefix(version)):
             block = _undashed(key.removeprefix(block_prefix(version)))
-            return block if block is not None and block_key(block) == key else None
+            return block if block is not None and block.version == version else None
     return None
 
 
@@ -102,7 +112,8 @@ def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
     match key.removeprefix(HOSTS).split("/"):
         case [node, "ipv4" | "ipv6", "block", dashed] if node:
             name, block = NodeName(unescaped(node)), _undashed(dashed)
-            return (name, block) if block is not None and affinity_key(name, block) == key else None
+            is_own = block is not None and key.startswith(affinity_prefix(name, block.version))
+            return (name, block) if block is not None and is_own else None
         case _:
             return None
 

@@ -41,7 +41,7 @@ def read_stored(stored: Versioned, read: Callable[[Versioned], _Value]) -> _Valu
         return read(stored)
     except Unreadable:
         raise
-    except Exception as error:  # noqa: BLE001: the value is anybody's, and this is the only place that may catch all
+    except Exception as error:  # noqa: BLE001  # the value is anybody's, and only here all is caught
         raise unreadable(stored, _words(error)) from error
 
 
