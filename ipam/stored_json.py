@@ -30,7 +30,6 @@ LONGEST_KEY = 512
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_UNPRINTABLE = re.compile(r"[^ -~\u00a0-\ud7ff\ue000-\uffff\U00010000-\U0010ffff]")
 _Value = TypeVar("_Value")
 
 
@@ -41,7 +40,7 @@ def read_stored(stored: Versioned, read: Callable[[Versioned], _Value]) -> _Valu
         return read(stored)
     except Unreadable:
         raise
-    except Exception as error:  # noqa: BLE001  # the value is anybody's, and only here all is caught
+    except Exception as error:  # the value is anybody's, and only here all is caught
         raise unreadable(stored, _words(error)) from error
 
 
@@ -91,15 +90,15 @@ def _is_deep(value: bytes) -> bool:
 
 def printable(text: str, longest: int = LONGEST_WHY) -> str:
     """A text of anybody's for a line of a log, a terminal or JSON: nothing that moves a cursor, and not long."""
-    shown = _UNPRINTABLE.sub(_escaped, text[: longest + 1])
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(letter: str) -> str:
+    code = ord(letter)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as `surrogateescape` has it
         return f"\\x{code - 0xDC00:02x}"
-    return found[0].encode("unicode_escape").decode()
+    return letter.encode("unicode_escape").decode()
 
 
 def _words(error: Exception) -> str:
