@@ -18,7 +18,7 @@ import structlog
 from agent.datastore.resources.resource_types import IPReservation
 from agent.datastore.state_cache import StateCache, own_blocks
 from agent.datastore.storage_layout import read_valid
-from agent.datastore.unreadable_values import UnreadableValues
+from agent.datastore.unreadable_values import CURE, UnreadableValues
 from agent.trouble import Trouble
 from ipam import block as blocks
 from ipam.allocation.transaction import read_block
@@ -41,6 +41,11 @@ LOSSES: Mapping[str, str] = {
     RESERVATIONS: "what it last reserved holds; if that is not known, nothing is assigned",
 }
 """Prefix -> what holds instead of an unreadable value below it."""
+
+CURES: Mapping[str, str] = {
+    BLOCKS: "restore it from a backup; if it is deleted, addresses of living pods may be given again",
+    HANDLES: "delete it, then: tortie ipam check --fix",
+}
 
 log = structlog.get_logger()
 
@@ -124,7 +129,7 @@ class OwnValues:
         try:
             _READERS[prefix](stored)
         except Unreadable as error:
-            self._unreadable.note(stored.key, error, LOSSES[prefix])
+            self._unreadable.note(stored.key, error, LOSSES[prefix], CURES.get(prefix, CURE))
         else:
             self._unreadable.clear(stored.key)
 

@@ -29,7 +29,7 @@ from agent.datastore.resources.resource_types import (
 )
 from agent.datastore.resources.validation import NODE_PREFIX
 from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record, read_valid
-from agent.datastore.unreadable_values import UnreadableValues
+from agent.datastore.unreadable_values import CURE, UnreadableValues
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned
@@ -56,6 +56,11 @@ HOLDS = {
     BLOCKS: "its last readable value holds",
 }
 """Prefix -> what holds instead of an unreadable value below it that was read before."""
+CURES = {
+    ENDPOINTS: "recreate the pod, or write it anew",
+    AFFINITIES: """write {"state":"confirmed"} there if the node has the block, else delete it""",
+}
+"""Prefix -> what to do about one that no command writes."""
 LOST = "this agent never read another value of it: it counts as absent, and nothing is taken down for that"
 _View = TypeVar("_View")
 
@@ -148,7 +153,8 @@ class StateCache:
         if not is_known:
             self._lost[prefix].add(key)
         self._views.pop(prefix, None)
-        return self.unreadable.note(key, error, HOLDS[prefix] if is_known else LOST)
+        loss = HOLDS[prefix] if is_known else LOST
+        return self.unreadable.note(key, error, loss, CURES.get(prefix, CURE))
 
     def _may_be_own(self, key: str) -> bool:
         """Whether an endpoint is this node's by its key: of others' this node keeps nothing."""

@@ -9,6 +9,7 @@ Does not know: transactions, whether a document may be written.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -136,9 +137,12 @@ def to_document(resource: Resource) -> Document:
 
 
 def stored_bytes(resource: Resource, stored: Versioned | None) -> bytes:
-    """The bytes to put in place of the stored ones. Raises Unreadable when a stored IPAMConfiguration is damaged."""
+    """The bytes to put in place of the stored ones; of those that cannot be read nothing is kept."""
     if isinstance(resource, IPAMConfiguration):
-        rules = decode_config(stored) if stored is not None else IpamConfig()
+        rules = IpamConfig()
+        if stored is not None:
+            with suppress(Unreadable):
+                rules = decode_config(stored)
         return encode_config(rules_of(resource.spec, rules))
     try:
         before = read_stored(stored, stored_object) if stored is not None else None

@@ -26,17 +26,17 @@ class UnreadableValues:
     """By etcd key; written by whoever reads values of some kinds."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[Unreadable, str] | None] = {}
-        """etcd key -> why it cannot be used, and what holds instead; None: one too many to remember that."""
+        self._found: dict[str, tuple[Unreadable, str, str] | None] = {}
+        """etcd key -> why it cannot be used, what holds instead, what to do; None: one too many to remember that."""
 
-    def note(self, key: str, error: Unreadable, loss: str) -> bool:
+    def note(self, key: str, error: Unreadable, loss: str, cure: str = CURE) -> bool:
         """A value cannot be used, and `loss` says what holds instead. Whether that is news."""
         before = self._found.get(key)
         is_new = key not in self._found
         if is_new and len(self._found) >= MOST_KEPT:
             self._found[key] = None
             return True
-        self._found[key] = error, loss
+        self._found[key] = error, loss, cure
         is_news = before is None or (before[0].why, before[1]) != (error.why, loss)
         if is_news and len(self._found) <= MOST_NAMED:
             log.warning(
@@ -75,9 +75,9 @@ class UnreadableValues:
         named = 0
         for known in self._found.values():
             if known is not None and named < MOST_NAMED:
-                error, loss = known
+                error, loss, cure = known
                 named += 1
                 evidence = f"revision {error.revision} cannot be read: {error.why}"
-                yield Trouble(TroubleKind.UNREADABLE, error.key, evidence, loss, CURE)
+                yield Trouble(TroubleKind.UNREADABLE, error.key, evidence, loss, cure)
         if (more := len(self._found) - named) > 0:
             yield Trouble(TroubleKind.UNREADABLE, "", f"{more} more stored values cannot be read", cure=CURE)

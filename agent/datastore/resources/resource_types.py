@@ -277,14 +277,6 @@ def encode(resource: Resource) -> bytes:
     return msgspec.json.encode(with_revision(resource, None))
 
 
-def decode(kind: type[_Kind], value: bytes, revision: int) -> _Kind:
-    """A stored resource, with its revision filled in.
-
-    Raises msgspec.ValidationError or msgspec.DecodeError naming the field.
-    """
-    return with_revision(msgspec.json.decode(value, type=kind), revision)
-
-
 def with_revision(resource: _Kind, revision: int | None) -> _Kind:
     """A resource with the revision of its value in etcd as its resourceVersion."""
     version = str(revision) if revision is not None else None

@@ -304,3 +304,22 @@ async def test_a_write_with_a_revision_that_loses_once_is_refused() -> None:
     store.losses = 1
     with pytest.raises(Conflict, match="has changed since it was read"):
         await writer.write(read(json.dumps(document), "f")[0], WriteMode.REPLACE)
+
+
+@KINDS
+@pytest.mark.parametrize("value", [b"", b"[", b"[]", b"null", b"[" * 5000, b"\xff"])
+async def test_what_nobody_can_read_is_written_anew_by_who_applies_the_whole(
+    example: Example, value: bytes
+) -> None:
+    store = FakeStore()
+    writer = ResourceWriter(store, SystemClock())
+    (parsed,) = read(example.text(), "f")
+    key = storage_layout.key_of(parsed.resource)
+    await store.commit((), [Put(key, value)])
+    unreadable = (await writer.list_kind(example.kind))[1]
+    assert [error.key for error in unreadable] == [key]
+    with pytest.raises(Unreadable):
+        await writer.get(example.kind, example.name)
+    assert (await writer.write(parsed, WriteMode.APPLY)).effect is Effect.CONFIGURED
+    again = await writer.get(example.kind, example.name)
+    assert type(again) is type(parsed.resource)

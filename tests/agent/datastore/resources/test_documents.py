@@ -9,8 +9,10 @@ import pytest
 
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.datastore.resources.ip_pool import overlap_error, pool
-from agent.datastore.resources.resource_types import IPPool, decode, encode, endpoint_name
+from agent.datastore.resources.resource_types import IPPool, encode, endpoint_name
+from agent.datastore.storage_layout import key_of, read_valid
 from agent.lab.lifecycle import SEED_POOL
+from ipam.etcd.store import Versioned
 
 
 def ippool(**spec: object) -> str:
@@ -130,7 +132,7 @@ def test_a_stored_resource_reads_back_equal_and_without_its_revision() -> None:
     (found,) = read(SEED_POOL.read_text(), "pool.json")
     stored = encode(found.resource)
     assert b"resourceVersion" not in stored
-    again = decode(IPPool, stored, 7)
+    again = read_valid(IPPool, Versioned(key_of(found.resource), stored, 7))
     assert again.metadata.resource_version == "7"
     assert again.spec == found.resource.spec
 
