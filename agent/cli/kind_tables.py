@@ -82,10 +82,15 @@ Cell = Callable[[Any], object]
 
 
 def _cell(value: object) -> object:
-    """A field's value for a table: empty for None, booleans as YAML has them."""
+    """A field for a table: empty for None, booleans as YAML has them, nothing that moves a terminal's cursor."""
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else value
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if text.isprintable():
+        return text
+    from ipam.stored_json import printable
+
+    return printable(text)
 
 
 def _joined(texts: list[str]) -> str:

@@ -318,3 +318,14 @@ def test_a_damaged_value_is_told_beside_the_others(tortie: Tortie) -> None:
     assert err == f"tortie: BGPPeer cannot be read: {key}: expected a JSON object, got a list\n"
     assert tortie("delete", "bgppeer", "bad")[0] == 0
     assert tortie("get", "bgppeers", "-o", "name") == (0, "bgppeer/tor\n", "")
+
+
+def test_what_is_stored_cannot_write_to_the_terminal_that_shows_it(tortie: Tortie) -> None:
+    odd = resource_key("ippools", "odd")
+    spec = '{"cidr":"10.0.0.0/16","nodeSelector":"\\u001b[2J\\u202e\\nall()"}'
+    tortie.put(**{odd: f'{{"kind":"IPPool","metadata":{{"name":"odd"}},"spec":{spec}}}'})
+    code, out, err = tortie("get", "ippools")
+    assert (code, err) == (0, "")
+    assert "\\x1b[2J\\u202e\\nall()" in out
+    assert all(line.isprintable() for line in out.splitlines())
+    assert tortie("delete", "ippool", "odd")[0] == 0
