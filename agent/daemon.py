@@ -176,6 +176,7 @@ class Agent:
                 self._state.unreadable.troubles,
                 self._own_values.troubles,
                 self._reconciler.troubles,
+                self._bgp.session_troubles,
                 log_stream.troubles,
                 lambda: self._cni.release_replay.troubles(),
             ),

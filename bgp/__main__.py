@@ -54,7 +54,7 @@ class Events:
         """Something changed, or (`warning`) was tolerated or is tried again."""
         self.emit(event.removeprefix("bgp."), **fields)
 
-    warning = info
+    warning = error = info
 
 
 class Standalone:

@@ -1,4 +1,4 @@
-"""What a peer's core asks for: values, carried out by the instance or passed on to the shell. Knows nothing else."""
+"""What a peer's core asks for, and counts: values, carried out by the instance or passed on to the shell, no more."""
 
 from __future__ import annotations
 
@@ -90,6 +90,22 @@ class UpdateFaults:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitNear:
+    """The peer announces so much that not much more is allowed."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFailed:
+    """An exception of ours in the work for this peer: a bug. Its sessions were reset, and nobody else's."""
+
+    why: str
+    """The exception, in one line."""
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReapplyImportPolicy:
     """The import policy of a family changed: what the peer announced is to be decided on again."""
 
@@ -108,4 +124,18 @@ Output = (
     | StaleChanged
     | ReapplyImportPolicy
     | UpdateFaults
+    | PeerFailed
+    | LimitNear
 )
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since this process began; it outlives sessions."""
+
+    tolerated: int = 0
+    """Messages of the peer with mistakes that cost no session (RFC 7606)."""
+    ignored: int = 0
+    """Those of them that had something of a family that was not negotiated."""
+    failures: int = 0
+    """How often an exception of ours reset its sessions."""

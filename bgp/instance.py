@@ -2,11 +2,14 @@
 
 Promises: pure; inputs come with the time, outputs are values. Changes are collected and advertised in one go by
 `flush`, so a burst of UPDATEs costs one round over the peers. What we originate is advertised at once, never deferred.
+An exception out of the work for one peer resets that peer's sessions and is reported (`PeerFailed`); to the others
+nothing happens (decision 36).
 Does not know: sockets, tasks, clocks.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from functools import partial
@@ -18,7 +21,9 @@ from bgp.events import (
     Dial,
     Established,
     Learned,
+    LimitNear,
     Output,
+    PeerFailed,
     Probe,
     ReapplyImportPolicy,
     Refused,
@@ -30,17 +35,24 @@ from bgp.events import (
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
+from bgp.peer_export import advertise, export_target
+from bgp.peer_index import PeerIndex
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
 from bgp.rib.graceful_restart import RestartDeferral
+from bgp.rib.limits import Excess, held_octets
 from bgp.rib.loc_rib import LocRib
 from bgp.rib_walks import SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
+from bgp.wire.attributes import Context
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
+from bgp.wire.messages import UNSPECIFIC_CEASE, encode
 from bgp.wire.nlri import Nlri
 
-ShellAction = Dial | Send | Close | Probe | Refused | UpdateFaults
+ANY_CONTEXT = Context(four_octet_as=False, internal=False)
+"""A NOTIFICATION means the same whatever was negotiated."""
+ShellAction = Dial | Send | Close | Probe | Refused | UpdateFaults | PeerFailed | LimitNear
 """What is left for the shell to do, or to log."""
 Changed = dict[Family, dict[Nlri, None]]
 """Prefixes by family, in the order in which they changed."""
@@ -73,11 +85,14 @@ class Instance:
         self._walks: deque[RibWalk] = deque()
         """Walks under way; the first slice of a new one comes in a later `flush`."""
         self._index = PeerIndex()
+        self._now = now
+        """Of the last input or `flush`: for what is done without an input of its own."""
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
     def configure(self, peers: Mapping[_Addresses, PeerConfig], now: float) -> None:
         """Have these peers, and no others. A session ends only where what it was negotiated for changed."""
+        self._now = now
         desired: dict[Address, PeerConfig] = dict(peers.items())
         self._reflects = any(one.route_reflector_client for one in desired.values())
         self.deferral.configured(now)
@@ -86,18 +101,22 @@ class Instance:
             if after == before:
                 continue
             if after is not None and same_session(before, after):
-                self._apply(peer, peer.reconfigure(after, now))
+                self._work(peer, partial(peer.reconfigure, after, now))
                 if changes_export(before, after):
                     self._advertise_all(peer)
             elif after is not None and same_peer(before, after):
-                self._apply(peer, peer.restart_session(after, now))
+                self._work(peer, partial(peer.restart_session, after, now))
             else:
                 del self.peers[address]
-                self._apply(peer, peer.deconfigure())
+                self._work(peer, peer.deconfigure)
         for address, config in desired.items():
             if address not in self.peers:
                 new_connection = partial(self._name_connection, config.address)
-                peer = Peer(config, self.config, self.deferral, new_connection, self._random, now)
+                try:
+                    peer = Peer(config, self.config, self.deferral, new_connection, self._random, now)
+                except Exception as error:
+                    self._report(address, error)
+                    continue
                 self.peers[address] = peer
                 self._reindex(peer)
 
@@ -134,7 +153,7 @@ class Instance:
         """Leave all peers for good; their operators read the text (RFC 9003)."""
         peers, self.peers = self.peers, {}
         for peer in peers.values():
-            self._apply(peer, peer.deconfigure(Cease.ADMINISTRATIVE_SHUTDOWN, text))
+            self._work(peer, partial(peer.deconfigure, Cease.ADMINISTRATIVE_SHUTDOWN, text))
 
     def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """Declare these next hops, and no others, unreachable: their paths are not eligible (RFC 4271 9.1.2.1)."""
@@ -159,18 +178,27 @@ class Instance:
     def connected(self, connection: Connection, local: Address, now: float, *, outgoing: bool) -> None:
         """TCP is up; `local` is the address of our end."""
         if (peer := self._peer(connection)) is not None:
-            self._apply(peer, peer.connected(connection, local, now, outgoing=outgoing))
+            self._work(peer, partial(peer.connected, connection, local, now, outgoing=outgoing), now)
 
     def dial_failed(self, connection: Connection, why: str, now: float) -> None:
         """TCP did not come up."""
         if (peer := self._peer(connection)) is not None:
-            self._apply(peer, peer.dial_failed(connection, why, now))
+            self._work(peer, partial(peer.dial_failed, connection, why, now), now)
             self._connections.pop(connection, None)
 
     def received(self, connection: Connection, data: bytes, now: float) -> None:
         """Octets arrived."""
         if (peer := self._peer(connection)) is not None:
-            self._apply(peer, peer.received(connection, data, now))
+            self._work(peer, partial(peer.received, connection, data, now), now)
+            self._bound_memory(now)
+
+    def _bound_memory(self, now: float) -> None:
+        """Where all peers together need too much, the one that needs most goes; who has little does not pay for it."""
+        most = self.config.maximum_octets
+        if most and self._index.held_octets > most:
+            peer = max(self.peers.values(), key=lambda one: held_octets(one.adj_ribs_in))
+            why = f"the paths of all peers need more than {most >> 20} MiB of memory, and its most of it"
+            self._work(peer, partial(peer.exceed, Excess(why, Cease.OUT_OF_RESOURCES), now), now)
 
     def probed(self, connection: Connection, now: float) -> None:
         """The other end's kernel has acknowledged what was sent on a connection before its Probe."""
@@ -185,13 +213,17 @@ class Instance:
     def disconnected(self, connection: Connection, why: str, now: float) -> None:
         """TCP ended underneath."""
         if (peer := self._peer(connection)) is not None:
-            self._apply(peer, peer.disconnected(connection, why, now))
+            self._work(peer, partial(peer.disconnected, connection, why, now), now)
             self._connections.pop(connection, None)
 
-    def extend_hold(self, connection: Connection, now: float) -> None:
-        """Octets of a peer wait to be read, so its hold timer starts anew."""
+    def overdue(self, now: float) -> list[Connection]:
+        """The connections that a hold timer is about to end: look for unread octets first."""
+        return [one for address in self._index.due(now) for one in self.peers[address].overdue(now)]
+
+    def extend_hold(self, connection: Connection, now: float, *, unread: bool, writable: bool) -> None:
+        """An overdue connection has octets to be read, or takes some again: its end waits for what they say."""
         if (peer := self._peer(connection)) is not None:
-            peer.extend_hold(connection, now)
+            peer.extend_hold(connection, now, unread=unread, writable=writable)
             self._reindex(peer)
 
     def blocked(self, connection: Connection, now: float, *, is_full: bool) -> None:
@@ -205,7 +237,7 @@ class Instance:
         """Do what is due."""
         for address in self._index.due(now):
             peer = self.peers[address]
-            self._apply(peer, peer.handle_timer(now))
+            self._work(peer, partial(peer.handle_timer, now), now)
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` and `flush` are due."""
@@ -219,16 +251,13 @@ class Instance:
 
         Of a great change it is a part; the rest comes with the next calls, as long as `is_busy`.
         """
+        self._now = now
         most = slice_size(len(self.peers))
         run_walks(self._walks, most)
-        changed: Changed = {}
+        changed = self._export_dirty(most)
         for family in Family:
-            dirty = take_first(self._dirty[family], most)
-            if dirty:
-                self._export(family, dirty.keys())
-            dirty |= take_first(self._stale_changed[family], most)
-            if dirty:
-                changed[family] = dirty
+            if stale := take_first(self._stale_changed[family], most):
+                changed[family] = changed.get(family, {}) | stale
         if not self.converged and not self.is_busy and self.deferral.end_if_due(self._waits(), now):
             for peer in self.peers.values():
                 self._reindex(peer)  # its End-of-RIB is no longer withheld
@@ -251,7 +280,13 @@ class Instance:
     def next_update(self, connection: Connection) -> bytes:
         """The next UPDATE for a connection that can take one; empty: there is none."""
         peer = self._peer(connection)
-        return peer.next_update() if peer is not None and peer.connection == connection else b""
+        if peer is None or peer.connection != connection:
+            return b""
+        try:
+            return peer.next_update()
+        except Exception as error:
+            self._fail(peer, error)
+            return b""
 
     def writable(self) -> list[Connection]:
         """The connections that `next_update` has something for."""
@@ -284,6 +319,50 @@ class Instance:
     def _waits(self) -> Iterator[float]:
         return (peer.deferred_until for peer in self.peers.values())
 
+    def _work(self, peer: Peer, work: Callable[[], list[Output]], now: float | None = None) -> None:
+        """Do some work for a peer and carry out what it asks for; an exception is that peer's end of the session."""
+        self._now = self._now if now is None else now
+        try:
+            self._apply(peer, work())
+        except Exception as error:
+            self._fail(peer, error)
+
+    def fail(self, address: Address, error: Exception, now: float) -> None:
+        """The shell could not do what it was asked to do for a peer."""
+        self._now = now
+        if (peer := self.peers.get(address)) is not None:
+            self._fail(peer, error)
+
+    def _fail(self, peer: Peer, error: Exception) -> None:
+        """Reset a peer after an exception, so that no half of what it said is taken for the whole.
+
+        What of its paths is in the Loc-RIB and not in its Adj-RIB-In goes; what is missing comes with the next session.
+        """
+        address, why = peer.config.address, f"{type(error).__name__}: {error}"
+        is_configured = self.peers.get(address) is peer
+        peer.counts.failures += 1
+        peer.failure = why
+        try:
+            self._apply(peer, peer.fail(why, self._now))
+            still_due = peer.next_deadline
+            broken = still_due is not None and still_due <= self._now
+        except Exception:
+            broken = True
+        if broken and is_configured:
+            self.peers[address] = peer = peer.replaced(self._now)
+            self._reindex(peer)
+        for connection, remote in self._connections.items():
+            if remote == address:
+                if broken:
+                    self._actions.append((address, Send(connection, encode(UNSPECIFIC_CEASE, ANY_CONTEXT))))
+                self._actions.append((address, Close(connection)))
+        self._walks += [self._walk_orphans(family, address) for family in Family]
+        self._report(address, error)
+
+    def _report(self, address: Address, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        self._actions.append((address, PeerFailed(f"{type(error).__name__}: {error}", text)))
+
     def _apply(self, peer: Peer, outputs: list[Output]) -> None:
         """Carry out what a peer's core asks for, or pass it on to the shell."""
         key = number_of(peer.config.address)
@@ -313,7 +392,12 @@ class Instance:
         """Something may have changed about a peer."""
         address = peer.config.address
         if self.peers.get(address) is peer:
-            self._index.update(address, peer.next_deadline, is_waiting=peer.is_waiting)
+            self._index.update(
+                address,
+                peer.next_deadline,
+                is_waiting=peer.is_waiting,
+                held_octets=held_octets(peer.adj_ribs_in),
+            )
         elif address not in self.peers:
             self._index.remove(address)
 
@@ -367,7 +451,19 @@ class Instance:
             if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not rib_in:
                 return
             if rib_in is not None:
-                self._apply(peer, rib_in.reapply_policy(some))
+                self._work(peer, partial(rib_in.reapply_policy, some))
+            yield len(some)
+
+    def _walk_orphans(self, family: Family, address: Address) -> RibWalk:
+        """After a failure: remove a peer's paths that are not in its Adj-RIB-In from the Loc-RIB."""
+        rib, key = self.ribs[family], number_of(address)
+        for some in slices(list(rib.prefixes)):
+            peer = self.peers.get(address)
+            rib_in = peer.adj_ribs_in.get(family) if peer is not None else None
+            for prefix in some:
+                for path_id in rib.path_ids(prefix, key):
+                    if rib_in is None or not rib_in.is_accepted(prefix, path_id):
+                        self._dirty[family] |= dict.fromkeys(rib.drop([prefix], key, path_id))
             yield len(some)
 
     def _walk_nexthops(self, family: Family, next_hops: Collection[Address]) -> RibWalk:
@@ -379,6 +475,20 @@ class Instance:
             yield len(some)
 
     # -- what each peer is advertised ---------------------------------------------------------------------------------
+
+    def _export_dirty(self, most: int) -> Changed:
+        """Advertise some of what changed, and answer it. After an exception the next call has it all."""
+        changed: Changed = {}
+        try:
+            for family in Family:
+                if dirty := take_first(self._dirty[family], most):
+                    changed[family] = dirty
+                    self._export(family, dirty.keys())
+        except Exception:
+            for family, dirty in changed.items():
+                self._dirty[family] = dirty | self._dirty[family]
+            raise
+        return changed
 
     def _export(self, family: Family, dirty: Set[Nlri]) -> None:
         own = self._originated[family]
@@ -396,47 +506,14 @@ class Instance:
             self._advertise(family, peer, of_internal | out.known(dirty))
 
     def _advertise(self, family: Family, peer: Peer, prefixes: Iterable[Nlri]) -> None:
-        if (to := self.export_target(peer, family)) is not None:
-            peer.advertise(to, family, self.ribs[family], self.blocks[family], prefixes)
-            if peer.is_waiting:
-                self._index.waiting.add(peer.config.address)
+        try:
+            if (to := self.export_target(peer, family)) is not None:
+                advertise(peer, to, family, self.ribs[family], self.blocks[family], prefixes)
+                if peer.is_waiting:
+                    self._index.waiting.add(peer.config.address)
+        except Exception as error:
+            self._fail(peer, error)
 
     def export_target(self, peer: Peer, family: Family) -> ExportTarget | None:
         """A peer as the export rules see it; None while it has no session."""
-        return peer.export_target(family, graceful_shutdown=self._graceful_shutdown)
-
-
-class PeerIndex:
-    """Which peers need a look, so that an input costs no more with many peers than one pass over plain numbers."""
-
-    def __init__(self) -> None:
-        self._deadlines: dict[Address, float] = {}
-        self.changed: set[Address] = set()
-        """Peers to which something happened; the reader takes them away."""
-        self.waiting: set[Address] = set()
-        """Peers for which an UPDATE may wait to be written; the reader drops those for which none does."""
-
-    def update(self, address: Address, deadline: float | None, *, is_waiting: bool) -> None:
-        """Something happened to a peer."""
-        self.changed.add(address)
-        if deadline is None:
-            self._deadlines.pop(address, None)
-        else:
-            self._deadlines[address] = deadline
-        if is_waiting:
-            self.waiting.add(address)
-
-    def remove(self, address: Address) -> None:
-        """A peer is no longer configured."""
-        self.changed.add(address)
-        self._deadlines.pop(address, None)
-        self.waiting.discard(address)
-
-    @property
-    def deadline(self) -> float | None:
-        """The earliest deadline of all peers."""
-        return min(self._deadlines.values(), default=None)
-
-    def due(self, now: float) -> list[Address]:
-        """Peers whose deadline has passed."""
-        return [address for address, at in self._deadlines.items() if at <= now]
+        return export_target(peer, self.config, family, graceful_shutdown=self._graceful_shutdown)

@@ -9,29 +9,28 @@ RFC 4271 sections 6.8 and 8, RFC 4724, RFC 6286, RFC 8538.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bgp.events import (
     Close,
     Connection,
+    Counts,
     Dial,
     Established,
+    LimitNear,
     Output,
     Probe,
-    ReapplyImportPolicy,
     Refused,
     Send,
+    UpdateFaults,
 )
 from bgp.path import Source
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_import
-from bgp.policy.origination import OwnBlocks
 from bgp.policy.policy import CompiledPolicy, compiled
-from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.adj_rib_out import AdjRibOut
-from bgp.rib.export import ExportTarget, exporter, own_next_hop
 from bgp.rib.graceful_restart import RestartDeferral, wait_until
-from bgp.rib.loc_rib import LocRib
+from bgp.rib.limits import Excess, excess, near_limit
+from bgp.rib.ribs_in import RibsIn
 from bgp.session.collision import (
     PATIENCE_SECONDS,
     PROBE_SECONDS,
@@ -40,19 +39,31 @@ from bgp.session.collision import (
     confirmed,
     gives_way,
 )
-from bgp.session.connect_retry import CONNECT_SECONDS, ConnectRetry
+from bgp.session.connect_retry import (
+    CONNECT_SECONDS,
+    HOLD_DOWN_AFTER_FAILURE_SECONDS,
+    HOLD_DOWN_AFTER_LIMIT_SECONDS,
+    ConnectRetry,
+)
 from bgp.session.fsm import State
 from bgp.session.notification_text import shutdown_data
-from bgp.session.session import Down, Event, LocalParameters, Opened, Received, Refresh, Session, Up, is_hard
+from bgp.session.session import (
+    Down,
+    Event,
+    Ignored,
+    LocalParameters,
+    Opened,
+    Received,
+    Refresh,
+    Session,
+    Up,
+    is_hard,
+)
 from bgp.wire.capabilities import GracefulRestart
-from bgp.wire.families import UNICAST, Address, Family, number_of
+from bgp.wire.families import Address, Family, number_of
 from bgp.wire.iana import Cease, Error
-from bgp.wire.messages import Notification, Subtype
-from bgp.wire.nlri import Nlri
+from bgp.wire.messages import UNSPECIFIC_CEASE, Notification, Subtype
 from bgp.wire.update import Update
-
-MAXIMUM_PREFIXES_HOLD_DOWN_SECONDS = 300.0
-"""How long a peer that announced more than its maximum of prefixes is left alone (RFC 4486)."""
 
 
 class Peer:
@@ -76,7 +87,13 @@ class Peer:
         """The last end of a connection that had a NOTIFICATION."""
         self.sessions = 0
         """How many sessions have been established since this process began."""
-        self.adj_ribs_in = {family: AdjRibIn(family, config, us) for family in sorted(config.families)}
+        self.counts = Counts()
+        self.failure = ""
+        """The last exception that reset its sessions, until it has advertised everything again; empty: none did."""
+        self.exceeded = ""
+        """The limit for which the peer is left alone, as a sentence; empty: it is not."""
+        self._near = ""
+        self.adj_ribs_in = RibsIn(config, us)
         self.adj_ribs_out: dict[Family, AdjRibOut] = {}
         """Adj-RIB-Out of each family negotiated, while a session is established."""
         self.export_policy = self._compile_export_policy()
@@ -134,11 +151,14 @@ class Peer:
         """Until when our restart deferral waits for this peer."""
         session = self.session
         families = self.adj_ribs_in if session is None else self.adj_ribs_out
+        missing = {family for family in families if not self.adj_ribs_in[family].eor_received}
+        restart = self._restart_of(session) if session is not None else None
         return wait_until(
-            eor_received=all(self.adj_ribs_in[family].eor_received for family in families),
+            eor_received=not missing,
             configured_at=self._configured_at,
             up_at=self._up_at if session is not None else None,
-            restart=self._restart_of(session) if session is not None else None,
+            # A capability that leaves a family out promises no End-of-RIB of it (RFC 4724 section 3).
+            restart=restart if restart is not None and missing & restart.families else None,
         )
 
     # -- TCP and time -------------------------------------------------------------------------------------------------
@@ -187,10 +207,14 @@ class Peer:
         session.is_beside = bool(confirmed(self._sessions, without=connection))
         return self._events(connection, session.receive_data(data, now), now)
 
-    def extend_hold(self, connection: Connection, now: float) -> None:
-        """Octets of the peer wait to be read, so its hold timer starts anew."""
+    def overdue(self, now: float) -> list[Connection]:
+        """The connections that a hold timer is about to end."""
+        return [connection for connection, session in self._sessions.items() if session.overdue(now)]
+
+    def extend_hold(self, connection: Connection, now: float, *, unread: bool, writable: bool) -> None:
+        """What the sockets show of a connection that is overdue: see `Session.extend_hold`."""
         if (session := self._sessions.get(connection)) is not None:
-            session.extend_hold(now)
+            session.extend_hold(now, unread=unread, writable=writable)
 
     def disconnected(self, connection: Connection, why: str, now: float) -> list[Output]:
         """TCP ended underneath."""
@@ -209,40 +233,9 @@ class Peer:
             outputs += self.dial_failed(late, f"no answer within {CONNECT_SECONDS:g} s", now)
         if (dialed := self._connect_retry.dial_due(now, self._new_connection)) is not None:
             outputs.append(Dial(dialed, self.config))
-        for rib in self.adj_ribs_in.values():
-            outputs += rib.expire(now)
-        return outputs
+        return outputs + self.adj_ribs_in.expire(now)
 
     # -- what is advertised -------------------------------------------------------------------------------------------
-
-    def export_target(self, family: Family, *, graceful_shutdown: bool) -> ExportTarget | None:
-        """The peer as the export rules see it; None while it has no session."""
-        session, config, us = self.session, self.config, self._us
-        if session is None:
-            return None
-        own = (config.local_address, session.local.address, *us.addresses)
-        return ExportTarget(
-            number_of(config.address),
-            session.internal,
-            session.local.asn,
-            own_next_hop(own, family),
-            config.next_hop_mode,
-            config.route_reflector_client,
-            us.cluster_id or us.router_id,
-            config.link_local_address if family is Family.IPV6 else None,
-            graceful_shutdown,
-        )
-
-    def advertise(
-        self, to: ExportTarget, family: Family, rib: LocRib, blocks: OwnBlocks, prefixes: Iterable[Nlri]
-    ) -> None:
-        """Put what now holds of these prefixes into the Adj-RIB-Out, which sends only what is new to the peer."""
-        out, export = self.adj_ribs_out[family], exporter(to, self.export_policy[family], blocks)
-        for prefix in prefixes:
-            best = rib.best(prefix)
-            attributes = export(prefix, best) if best is not None else None
-            if attributes is not None or prefix in out:
-                out.set(prefix, attributes)
 
     def next_update(self) -> bytes:
         """The next message for the established session; empty when there is nothing to advertise."""
@@ -266,29 +259,34 @@ class Peer:
             self._connect_retry.stop()
         elif not self._sessions:
             self._connect_retry.schedule(now)
+        limits = config.maximum_prefixes, config.maximum_octets
+        if limits != (before.maximum_prefixes, before.maximum_octets):
+            self.exceeded = ""
+            self._connect_retry.release(now)
         for session in self._sessions.values():
             session.set_keepalive(config.keepalive_seconds)
         self.export_policy = self._compile_export_policy()
-        return self._change_import(config) if changes_import(before, config) else []
+        return self.adj_ribs_in.configure(config) if changes_import(before, config) else []
 
     def restart_session(self, config: PeerConfig, now: float) -> list[Output]:
         """Begin a new session under a configuration that needs one; as in a restart, paths outlive that on both sides.
 
         RFC 8538 lets a Cease do that; without it only a connection that breaks without a NOTIFICATION does (RFC 4724).
         """
-        outputs: list[Output] = []
         self.collisions.current, self._connect_retry.passive = None, config.passive
-        for connection, session in list(self._sessions.items()):
+
+        def end(session: Session) -> Down:
             why = "the configuration changed"
             quiet = self._restart_of(session) is not None and not session.is_soft
             cease = Notification(Error.CEASE, Cease.OTHER_CONFIGURATION_CHANGE)
-            down = session.lost(why) if quiet else session.close(cease, why)
-            outputs += self._drop(connection, down, now)
+            return session.lost(why) if quiet else session.close(cease, why)
+
+        outputs = self._end_all(end, now)
         self.config = config
         outputs += self._connect_retry.cancel()
         self._connect_retry.schedule(now)
         self.export_policy = self._compile_export_policy()
-        return outputs + self._change_import(config)
+        return outputs + self.adj_ribs_in.configure(config)
 
     def deconfigure(self, subcode: Cease = Cease.PEER_DECONFIGURED, text: str = "") -> list[Output]:
         """Leave the peer for good, with a text for its operators (RFC 9003), and withdraw all that it announced."""
@@ -299,21 +297,7 @@ class Peer:
         outputs += self._connect_retry.cancel()
         self._sessions.clear()
         self.connection, self.collisions.current, self.adj_ribs_out = None, None, {}
-        for rib in self.adj_ribs_in.values():
-            outputs += rib.clear()
-        return outputs
-
-    def _change_import(self, config: PeerConfig) -> list[Output]:
-        """Decide anew on all that the peer announced; it need not announce anything again."""
-        outputs: list[Output] = []
-        for family in self.adj_ribs_in.keys() - config.families:
-            outputs += self.adj_ribs_in.pop(family).clear()
-        for family in sorted(config.families):
-            if (rib := self.adj_ribs_in.get(family)) is not None:
-                rib.configure(config)
-            else:
-                self.adj_ribs_in[family] = AdjRibIn(family, config, self._us)
-        return outputs + [ReapplyImportPolicy(family) for family in self.adj_ribs_in]
+        return outputs + self.adj_ribs_in.withdraw_all()
 
     def _compile_export_policy(self) -> dict[Family, CompiledPolicy | None]:
         rules = self.config.policy.export_rules
@@ -341,6 +325,12 @@ class Peer:
                 return self._up(connection, now)
             case Received(update):
                 return self._receive(connection, update, now)
+            case Ignored(why):
+                self.counts.tolerated, self.counts.ignored = (
+                    self.counts.tolerated + 1,
+                    self.counts.ignored + 1,
+                )
+                return [UpdateFaults((why,))]
             case Refresh(family, kind):
                 return self._refresh(connection, family, kind, now)
             case Down():
@@ -387,6 +377,7 @@ class Peer:
         outputs = self._connect_retry.cancel()
         self.sessions += 1
         self.connection, self._up_at, self._was_up, self.last_error = connection, now, True, ""
+        self.exceeded = ""
         config = self.config
         self._source = Source(
             number_of(config.address),
@@ -401,11 +392,10 @@ class Peer:
             family: AdjRibOut(family, deferral) for family in sorted(session.context.families)
         }
         restart = self._restart_of(session)
+        if restart is None:
+            self.failure = ""  # there will be no End-of-RIB to wait for
         preserved = restart.forwarding_preserved & session.context.families if restart else frozenset()
-        for family, rib in self.adj_ribs_in.items():
-            outputs += rib.session_established(
-                session.local.address, now, forwarding_preserved=family in preserved
-            )
+        outputs += self.adj_ribs_in.session_established(session.local.address, now, preserved)
         return [*outputs, Established()]
 
     def _refresh(self, connection: Connection, family: Family, kind: Subtype, now: float) -> list[Output]:
@@ -429,13 +419,45 @@ class Peer:
             return []
         rib = self.adj_ribs_in[update.family]
         outputs = rib.receive(update, self._source)
-        most = self.config.maximum_prefixes
-        if most and len(rib.pre_policy) > most:
-            data = struct.pack("!HBI", update.family, UNICAST, most)
-            down = session.cease(Cease.MAXIMUM_PREFIXES, f"more than {most} prefixes", data)
-            outputs += self._drop(connection, down, now)
-            self._connect_retry.hold_down(now + MAXIMUM_PREFIXES_HOLD_DOWN_SECONDS)
+        self.counts.tolerated += bool(update.faults)
+        self.counts.ignored += update.ignored
+        if self.failure and all(self.adj_ribs_in[family].eor_in_session for family in self.adj_ribs_out):
+            self.failure = ""
+        if (found := excess(self.adj_ribs_in, self.config)) is not None:
+            return outputs + self.exceed(found, now)
+        before, self._near = self._near, near_limit(self.adj_ribs_in, self.config)
+        if self._near and not before:
+            outputs.append(LimitNear(self._near))
         return outputs
+
+    def exceed(self, found: Excess, now: float) -> list[Output]:
+        """The peer has announced more than it may: forget all of it, and leave the peer alone, each time longer."""
+        outputs = self._end_all(lambda session: session.cease(found.subcode, found.why, found.data), now)
+        outputs += self.adj_ribs_in.withdraw_all()
+        self.exceeded = self.last_error = found.why
+        return outputs + self._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_LIMIT_SECONDS)
+
+    def fail(self, why: str, now: float) -> list[Output]:
+        """An exception of ours came out of the work for this peer: begin again with what it says in a new session.
+
+        What it had announced stays, as in any restart, where both sides can do that after a NOTIFICATION (RFC 8538).
+        """
+        why = f"internal error: {why}"
+        outputs = self._end_all(lambda session: session.close(UNSPECIFIC_CEASE, why), now)
+        self.last_error = why
+        return outputs + self._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
+
+    def replaced(self, now: float) -> Peer:
+        """A peer without any of this one's state but its counts, which takes its place after a failure."""
+        new = Peer(self.config, self._us, self._deferral, self._new_connection, self._random, now)
+        new.sessions, new.counts, new.failure = self.sessions, self.counts, self.failure
+        new._connect_retry, new.last_error = self._connect_retry, f"internal error: {self.failure}"
+        new._connect_retry.leave_alone(now, HOLD_DOWN_AFTER_FAILURE_SECONDS)
+        return new
+
+    def _end_all(self, end: Callable[[Session], Down], now: float) -> list[Output]:
+        ended = [(connection, end(session)) for connection, session in self._sessions.items()]
+        return [output for connection, down in ended for output in self._drop(connection, down, now)]
 
     def _drop(self, connection: Connection, down: Down, now: float) -> list[Output]:
         """A connection is over: if it was the session, its paths are withdrawn or stay as stale ones."""
@@ -450,11 +472,8 @@ class Peer:
             self.connection, self.adj_ribs_out = None, {}
             restart = None if is_hard(down) else self._restart_of(session)
             retained = restart.families & session.context.families if restart else frozenset()
-            for family, rib in self.adj_ribs_in.items():
-                if restart is not None and family in retained:
-                    outputs += rib.session_lost(restart.restart_seconds, now)
-                else:
-                    outputs += rib.clear()
+            seconds = restart.restart_seconds if restart is not None else 0
+            outputs += self.adj_ribs_in.session_lost(retained, seconds, now)
             self._connect_retry.reset_backoff(now - self._up_at)
         if self.connection is not None:
             return outputs + self._end_collision(connection, now) + self._refuse(down.why, counted=is_further)

@@ -18,8 +18,20 @@ LONGEST_PASSWORD = 80
 EVERYTHING = Policy()
 MOST_HOPS = 254
 MOST_LOCAL_AS = 255
+MAXIMUM_PREFIXES = 250_000
+"""Prefixes of a family that a peer may announce, unless it is configured otherwise.
+
+What route reflectors of the largest clusters announce (5,000 nodes of twenty blocks each) two and a half times over,
+and a quarter of the Internet's table, which a node's kernel has no use for. A whole agent needs 400 MiB for so many.
+"""
+MAXIMUM_OCTETS = 256 << 20
+"""Memory that the paths of one peer may take, by estimate (`rib.held_paths`), whatever attributes they have."""
+MAXIMUM_TOTAL_OCTETS = 512 << 20
+"""Memory that the paths of all peers together may take; half of it may be one peer's."""
 LONGEST_RESTART_SECONDS = 4095
 """RFC 4724 section 3: twelve bits."""
+LARGEST_LIMIT = 1 << 48
+"""Of prefixes or octets: more than any memory."""
 
 
 class NextHopMode(Enum):
@@ -39,6 +51,8 @@ _BOUNDS = {
     "allowed_local_as": ("allowed local AS numbers", 0, MOST_LOCAL_AS, ""),
     "keepalive_seconds": ("keepalive time", 0, 0xFFFF, ""),
     "restart_seconds": ("restart time", 0, LONGEST_RESTART_SECONDS, " seconds"),
+    "maximum_prefixes": ("maximum of prefixes", 0, LARGEST_LIMIT, " (0: no limit)"),
+    "maximum_octets": ("maximum of octets", 0, LARGEST_LIMIT, " (0: no limit)"),
 }
 """Field -> what it is called, its least and greatest value, and what the sentence adds. None is always allowed."""
 
@@ -67,8 +81,10 @@ class PeerConfig:
     description: str = ""
     route_reflector_client: bool = False
     """We reflect to it, and from it, what iBGP peers announce (RFC 4456)."""
-    maximum_prefixes: int = 0
-    """More than this of a family and the session ends; 0: no limit."""
+    maximum_prefixes: int = MAXIMUM_PREFIXES
+    """More than this of a family and the session ends (RFC 4271 section 6.7, RFC 4486); 0: no limit."""
+    maximum_octets: int = MAXIMUM_OCTETS
+    """More memory than this for all its paths and the session ends (RFC 4486); 0: no limit."""
     password: str = field(default="", repr=False)
     """TCP MD5 (RFC 2385); empty: none."""
     ttl_security_hops: int = 0
@@ -109,7 +125,7 @@ def same_peer(one: PeerConfig, other: PeerConfig) -> bool:
 
 
 _CHANGEABLE = (
-    *("description", "passive", "port", "maximum_prefixes", "next_hop_mode"),
+    *("description", "passive", "port", "maximum_prefixes", "maximum_octets", "next_hop_mode"),
     *("policy", "allowed_local_as", "keepalive_seconds", "ttl_security_hops"),
 )
 """What may change under a session: it counts only for people, or from now on."""
@@ -152,6 +168,8 @@ class SpeakerConfig:
     """How long after the start `converged` may wait for peers."""
     cluster_id: IPv4Address | None = None
     """CLUSTER_ID of our cluster as route reflector; None: the router id (RFC 4456 section 7)."""
+    maximum_octets: int = MAXIMUM_TOTAL_OCTETS
+    """More memory than this for all paths of all peers and the peer that has most of it is left; 0: no limit."""
     second_address: Address | None = None
     """Listened on as well; that of the other family on a node that has both."""
 

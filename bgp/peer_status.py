@@ -10,6 +10,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 
 from bgp.peer import Peer
+from bgp.rib.limits import held_octets, near_limit
 from bgp.session.fsm import State
 from bgp.session.notification_text import describe_notification, where_defined
 from bgp.session.session import Down, Session
@@ -67,6 +68,20 @@ class PeerStatus:
     messages_sent: tuple[tuple[str, int], ...] = ()
     """Messages by kind, in this session."""
     messages_received: tuple[tuple[str, int], ...] = ()
+    tolerated: int = 0
+    """Messages with mistakes that cost no session (RFC 7606), in all sessions."""
+    ignored: int = 0
+    """Those of them with something of a family that was not negotiated."""
+    failures: int = 0
+    """How often an error of this program reset its session."""
+    failure: str = ""
+    """The last of them, until the peer has advertised everything again."""
+    held_octets: int = 0
+    """Memory that its paths need, by estimate."""
+    near_limit: str = ""
+    """The limit of prefixes or memory that it is near to, as a sentence."""
+    exceeded: str = ""
+    """The limit that it exceeded, for which it is left alone."""
 
 
 def peer_status(
@@ -96,6 +111,13 @@ def peer_status(
         refused_at=refused_at,
         messages_sent=tuple(sorted(session.sent.items())) if session is not None else (),
         messages_received=tuple(sorted(session.received.items())) if session is not None else (),
+        tolerated=peer.counts.tolerated,
+        ignored=peer.counts.ignored,
+        failures=peer.counts.failures,
+        failure=peer.failure,
+        held_octets=held_octets(peer.adj_ribs_in),
+        near_limit=near_limit(peer.adj_ribs_in, peer.config),
+        exceeded=peer.exceeded,
     )
 
 

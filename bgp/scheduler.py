@@ -2,12 +2,13 @@
 
 Promises: pure; whatever arrives or changes, a step does a bounded part of it, so a loop that makes steps is never long
 away from its clock and its sockets. Connections are served in rotation, each in the order of its octets. A peer whose
-octets wait here unread is not silent: its hold timer waits, too.
+octets wait unread, here or in the kernel, is not silent: its hold timer waits, too (decision 36).
 Does not know: messages, sockets, tasks, clocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from bgp.events import Connection
@@ -22,6 +23,24 @@ WRITTEN_BYTES = 128 << 10
 """UPDATEs of one step, for all peers together."""
 CONNECTION_BYTES = 32 << 10
 """UPDATEs of one step for one peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at sockets shows, without reading or writing."""
+
+    unread: Collection[Connection] = ()
+    """Octets, or the end, wait to be read."""
+    writable: Collection[Connection] = ()
+    """The other end takes octets."""
+
+
+Look = Callable[[Collection[Connection]], Seen]
+"""Looks at the sockets of some connections, now."""
+
+
+def _nothing(_: Collection[Connection]) -> Seen:
+    return Seen()
 
 
 @dataclass(slots=True)
@@ -64,9 +83,9 @@ class Scheduler:
         """A connection is closed."""
         self._full.discard(connection)
 
-    def step(self, now: float) -> Step:
-        """Do one step."""
-        self._run_timers(now)
+    def step(self, now: float, look: Look = _nothing) -> Step:
+        """Do one step. `look` is asked only of connections that a hold timer would end."""
+        self._run_timers(now, look)
         read = self.receive_queue.next()
         if read is not None:
             connection, data, ended = read
@@ -79,12 +98,16 @@ class Scheduler:
         step.changed_peers = self.instance.take_changed_peers()
         return step
 
-    def _run_timers(self, now: float) -> None:
+    def _run_timers(self, now: float, look: Look) -> None:
         due = self.instance.next_deadline()
         if due is None or now < due:
             return
-        for connection in self.receive_queue.connections():
-            self.instance.extend_hold(connection, now)
+        overdue = self.instance.overdue(now)
+        seen = look(overdue) if overdue else Seen()
+        for connection in overdue:
+            unread = connection in seen.unread or connection in self.receive_queue
+            writable = connection in seen.writable
+            self.instance.extend_hold(connection, now, unread=unread, writable=writable)
         self.instance.handle_timer(now)
 
     def _writable(self) -> list[Connection]:
@@ -144,6 +167,6 @@ class ReceiveQueue:
             return connection, data, unread.ended
         return None
 
-    def connections(self) -> list[Connection]:
-        """Connections of which something waits."""
-        return list(self._unread)
+    def __contains__(self, connection: Connection) -> bool:
+        """Whether something of a connection waits."""
+        return connection in self._unread

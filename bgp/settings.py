@@ -117,6 +117,7 @@ SPEAKER_KEYS: dict[str, Read] = {
     "restart_seconds": _number,
     "restarting": _flag,
     "cluster_id": _router_id,
+    "maximum_octets": _number,
 }
 PEER_KEYS: dict[str, Read] = {
     "address": _address,
@@ -129,6 +130,7 @@ PEER_KEYS: dict[str, Read] = {
     "description": _text,
     "route_reflector_client": _flag,
     "maximum_prefixes": _number,
+    "maximum_octets": _number,
     "password": _text,
     "ttl_security_hops": _number,
     "local_as": _number,

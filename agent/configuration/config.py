@@ -20,6 +20,8 @@ from agent.configuration.autodetection_method import parse_method
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
+LARGEST_LIMIT = 1 << 27
+"""Of prefixes and of mebibytes: more than any machine has room for."""
 LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5}")
 
 
@@ -63,7 +65,7 @@ class EtcdSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The speaker's timers."""
+    """The speaker's timers, and how much peers may announce."""
 
     hold_seconds: int = 90
     """A peer that is silent this long is gone (RFC 4271); 0 or at least 3."""
@@ -74,6 +76,14 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     mesh_ttl_security: bool = True
     """TTL 255 (RFC 5082) is demanded of each node of the mesh on this node's subnet that has this on, too: no pod can
     speak BGP in its name. Put it off everywhere before an agent that does not know it, or Calico, takes over a node."""
+    mesh_maximum_prefixes: int = 10_000
+    """Prefixes that another node of the node-to-node mesh may announce; 0: no limit. A node has twenty blocks, and a
+    prefix for each address that it borrows."""
+    maximum_prefixes: int = 250_000
+    """Prefixes that the peer of a BGPPeer may announce; 0: no limit. Reflectors of 5,000 nodes announce 100,000."""
+    maximum_mebibytes: int = 512
+    """Memory for what all peers announce, by estimate, whatever its attributes; half of it for one peer; 0: no limit.
+    The kernel's routes and what this agent makes of them need about as much again."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24."""
@@ -191,6 +201,9 @@ def _cluster_errors(config: Config) -> Iterator[str]:
         yield "etcd.password_file: must be the absolute path of a file that holds the password"
     if bgp.hold_seconds != 0 and bgp.hold_seconds < 3:
         yield "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"
+    for key in ("mesh_maximum_prefixes", "maximum_prefixes", "maximum_mebibytes"):
+        if not 0 <= getattr(bgp, key) <= LARGEST_LIMIT:
+            yield f"bgp.{key}: must be 0 (no limit) to {LARGEST_LIMIT}"
     if not 0 <= bgp.restart_seconds <= 4095:
         yield "bgp.restart_seconds: must be 0 to 4095 (RFC 4724 has twelve bits for it)"
 

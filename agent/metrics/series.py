@@ -154,6 +154,13 @@ _PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
     "bgp_peer_refused_connections_total": ("Further connections from its address beside a session that lives.",
         lambda p: p.refused),
     "bgp_peer_sessions_total": ("Sessions established with the peer.", lambda p: p.sessions),
+    "bgp_peer_tolerated_total": ("Messages of the peer with mistakes that cost no session (RFC 7606).",
+        lambda p: p.tolerated),
+    "bgp_peer_ignored_total": ("Messages of the peer with something of a family that was not agreed.",
+        lambda p: p.ignored),
+    "bgp_peer_held_bytes": ("Memory that what the peer announced needs, by estimate.", lambda p: p.held_octets),
+    "bgp_peer_failures_total": ("Sessions with the peer that an error of this program reset.",
+        lambda p: p.failures),
 }  # fmt: skip
 """Label peer; a value of None makes no sample."""
 _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]] = {

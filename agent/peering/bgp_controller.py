@@ -34,7 +34,16 @@ from agent.peering.originations import (
 from agent.peering.passwords import PasswordFiles
 from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
-from agent.peering.peers import DesiredPeers, PeeringInputs, desired_peers, identity, required_passwords
+from agent.peering.peers import (
+    DesiredPeers,
+    PeeringInputs,
+    PeerKind,
+    desired_peers,
+    identity,
+    required_passwords,
+)
+from agent.peering.session_troubles import session_troubles
+from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
@@ -196,6 +205,9 @@ class BgpController:
             peers=state.bgp_peers,
             hold_seconds=self._settings.hold_seconds,
             mesh_ttl_security=self._settings.mesh_ttl_security,
+            mesh_maximum_prefixes=self._settings.mesh_maximum_prefixes,
+            maximum_prefixes=self._settings.maximum_prefixes,
+            maximum_octets=self._settings.maximum_mebibytes << 20,
         )
         required = required_passwords(inputs)
         if not required:
@@ -355,6 +367,13 @@ class BgpController:
                     "its routes stay; if they come again and again, a pod there may call in its name: "
                     "put bgp.mesh_ttl_security on, on both nodes"
                 )
+
+    def session_troubles(self) -> Iterator[Trouble]:
+        """What is wrong with sessions: limits, near and exceeded, and errors of this program."""
+        if self.speaker is None:
+            return iter(())
+        mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
+        return session_troubles(self.speaker.status(), self.speaker.failure, mesh)
 
     @property
     def looking_glass(self) -> LookingGlass:

@@ -21,7 +21,7 @@ from agent.datastore.resources.bgp_parsing import PeerAddress, peer_address, sec
 from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec, Password
 from agent.datastore.resources.resource_types import Node
 from agent.datastore.resources.validation import NODE_PREFIX
-from bgp.peer_config import NextHopMode, PeerConfig, SpeakerConfig
+from bgp.peer_config import MAXIMUM_PREFIXES, MAXIMUM_TOTAL_OCTETS, NextHopMode, PeerConfig, SpeakerConfig
 from bgp.wire.families import Address, family_of
 from ipam.address_text import text_of
 from ipam.model import NodeName
@@ -58,6 +58,11 @@ class PeeringInputs:
     hold_seconds: int = 90
     mesh_ttl_security: bool = False
     """TTL 255 is demanded of nodes of the mesh that say that they send it, and are on our subnet."""
+    mesh_maximum_prefixes: int = 10_000
+    maximum_prefixes: int = MAXIMUM_PREFIXES
+    """Of a peer that is none of the mesh."""
+    maximum_octets: int = MAXIMUM_TOTAL_OCTETS
+    """Of all peers together."""
 
     @property
     def cluster(self) -> BGPConfigurationSpec:
@@ -164,6 +169,7 @@ def identity(
         restart_seconds=restart_seconds,
         deferral_seconds=deferral_seconds,
         cluster_id=cluster_id(inputs),
+        maximum_octets=inputs.maximum_octets,
     )
 
 
@@ -336,6 +342,10 @@ def _peer(inputs: PeeringInputs, candidate: _Candidate) -> DesiredPeer | None:
         next_hop_mode=_next_hop_mode(spec, internal=internal),
         restart_seconds=round(seconds(spec.max_restart_time)) if spec.max_restart_time else None,
         families=frozenset({family_of(address)}),
+        maximum_prefixes=(
+            inputs.mesh_maximum_prefixes if candidate.kind is PeerKind.MESH else inputs.maximum_prefixes
+        ),
+        maximum_octets=inputs.maximum_octets // 2,
     )
     gateway = ip_address(spec.reachable_by) if spec.reachable_by else None
     filters = tuple(spec.filters or ())

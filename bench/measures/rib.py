@@ -37,8 +37,8 @@ def once(data: bytes, count: int) -> tuple[float, float]:
     from bgp.wire.families import Family
 
     feeder, own = IPv4Address(FEEDER), IPv4Address(FEEDER - 1)
-    router = Instance(SpeakerConfig(64512, own, own), lambda: 0.0, 0.0)
-    router.configure({feeder: PeerConfig(feeder, 64512)}, 0.0)
+    router = Instance(SpeakerConfig(64512, own, own, maximum_octets=0), lambda: 0.0, 0.0)
+    router.configure({feeder: PeerConfig(feeder, 64512, maximum_prefixes=0, maximum_octets=0)}, 0.0)
     router.announce(())
     router.handle_timer(10.0)
     wire, _ = router.flush(10.0)

@@ -17,6 +17,7 @@ from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.policy.policy import Candidate, compiled
 from bgp.rib.graceful_restart import Staleness
+from bgp.rib.held_paths import HeldPaths
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, plain
 from bgp.wire.iana import WellKnown
@@ -34,6 +35,8 @@ class AdjRibIn:
         self.family = family
         self.pre_policy: dict[Nlri, Path] = {}
         """Every path that the peer announced and did not withdraw, by NLRI (with its path identifier, RFC 7911)."""
+        self.held = HeldPaths()
+        """What `pre_policy` costs in memory."""
         self.rejected: dict[Nlri, str] = {}
         """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
         self.eor_received = False
@@ -93,15 +96,16 @@ class AdjRibIn:
             attributes = replace(attributes, local_pref=0)  # RFC 8326 section 4.1: the peer is about to leave
         reason = self.reject_reason(attributes)
         for path_id, keys in by_path_id(update.announced):
-            path = Path(attributes, source if path_id is None else replace(source, path_id=path_id))
-            outputs += self._announce(keys, path, reason)
+            outputs += self._announce(keys, self.held.shared(attributes, source, path_id), reason)
         if reason:
             outputs.append(UpdateFaults((reason,)))
         return outputs
 
     def _withdraw(self, keys: Iterable[Nlri]) -> list[Output]:
         paths = self.pre_policy
-        known = [key for key in keys if paths.pop(key, None) is not None]
+        popped = [(key, path) for key in keys if (path := paths.pop(key, None)) is not None]
+        known = [key for key, _ in popped]
+        self.held.remove(path for _, path in popped)
         if self._identified:
             self._unindex(known)
         self._refreshed(known)
@@ -109,7 +113,11 @@ class AdjRibIn:
 
     def _announce(self, keys: Sequence[Nlri], path: Path, reason: str) -> list[Output]:
         fresh = self._refreshed(keys)
-        self.pre_policy.update(dict.fromkeys(keys, path))
+        paths = dict.fromkeys(keys, path)
+        replaced = list(filter(None, map(self.pre_policy.get, paths)))
+        self.held.add(path, len(paths))  # first, as it may be one of those
+        self.held.remove(replaced)
+        self.pre_policy.update(paths)
         if path.source.path_id is not None:
             for key in keys:
                 self._identified.setdefault(prefix_of(key), {})[key] = None
@@ -157,6 +165,7 @@ class AdjRibIn:
         """A session is up; `local` is our address on it, `forwarding_preserved` the F bit (RFC 4724 section 3)."""
         self._local = local
         self.eor_in_session = False
+        self.held.begin_session()
         return self._withdraw(self.stale.session_established(now, forwarding_preserved=forwarding_preserved))
 
     def session_lost(self, restart_seconds: int, now: float) -> list[Output]:
@@ -178,6 +187,7 @@ class AdjRibIn:
         self._unrefreshed = None
         self._identified.clear()
         self.stale.clear()
+        self.held.clear()
         gone, self.pre_policy = list(self.pre_policy), {}
         return self._without(gone)
 

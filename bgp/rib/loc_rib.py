@@ -70,6 +70,11 @@ class LocRib:
         """All paths of a prefix, the best one first."""
         return self._paths.get(prefix, ())
 
+    def path_ids(self, prefix: Nlri, source: int) -> list[int | None]:
+        """The path identifiers of a source's paths to a prefix (RFC 7911); None among them: one without."""
+        paths = self._paths.get(prefix, ())
+        return [path.source.path_id for path in paths if path.source.key == source]
+
     def not_from_ibgp(self, prefixes: Set[Nlri], own: Set[Nlri]) -> set[Nlri]:
         """Of these, prefixes whose best path is our own or an eBGP peer's; `own` is what we originate.
 

@@ -20,6 +20,12 @@ STABLE_SECONDS = 60.0
 """Seconds that a session must have been established for the backoff to start anew."""
 CONNECT_SECONDS = 10.0
 """An attempt that is not answered by then is given up."""
+HOLD_DOWN_AFTER_LIMIT_SECONDS = (300.0, 3600.0)
+"""How long a peer that announced more than its limit is left alone the first time, and at most (RFC 4486)."""
+HOLD_DOWN_AFTER_FAILURE_SECONDS = (1.0, 300.0)
+"""The same for one whose messages met a bug of ours: it bounds how often that can happen."""
+MOST_DOUBLINGS = 16
+"""Of a pause: more than any of them needs to come to its limit."""
 
 
 class ConnectRetry:
@@ -34,6 +40,8 @@ class ConnectRetry:
         first, last = FIRST_DELAY_SECONDS
         self._due_at = None if passive else now + first + (last - first) * random()
         self._held_down_until = now
+        self._hold_downs = 0
+        """Since a session was stable."""
 
     @property
     def is_dialing(self) -> bool:
@@ -84,6 +92,7 @@ class ConnectRetry:
         """A session ended that was established for `up_seconds`; after a stable one the backoff starts anew."""
         if up_seconds >= STABLE_SECONDS:
             self._retry_seconds = FIRST_RETRY_SECONDS
+            self._hold_downs = 0
 
     def schedule(self, now: float, *, after_error: bool = False) -> None:
         """Schedule the next attempt, each time later. A passive side only waits.
@@ -93,11 +102,37 @@ class ConnectRetry:
         if self.passive or self._due_at is not None or self._under_way is not None:
             return
         longest = LONGEST_RETRY_AFTER_ERROR_SECONDS if after_error else LONGEST_RETRY_SECONDS
-        self._due_at = now + jittered(min(self._retry_seconds, longest), self._random)
+        due_at = now + jittered(min(self._retry_seconds, longest), self._random)
+        self._due_at = max(due_at, self._held_down_until)
         self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_AFTER_ERROR_SECONDS)
 
-    def hold_down(self, until: float) -> None:
-        """Leave the peer alone until then (DampPeerOscillations)."""
-        self._held_down_until = until
+    def hold_down(self, now: float, seconds: tuple[float, float]) -> None:
+        """Leave the peer alone (DampPeerOscillations): for the first of `seconds`, and longer each time, to the second.
+
+        It is again the first after a stable session.
+        """
+        first, longest = seconds
+        until = now + min(first * 2**self._hold_downs, longest)
+        self._hold_downs = min(self._hold_downs + 1, MOST_DOUBLINGS)
+        self._held_down_until = max(self._held_down_until, until)
         if self._due_at is not None:
-            self._due_at = until
+            self._due_at = self._held_down_until
+
+    def leave_alone(self, now: float, seconds: tuple[float, float]) -> list[Output]:
+        """Close the attempt under way, and begin the next when the peer is no longer held down."""
+        outputs = self.cancel()
+        self.schedule(now)
+        self.hold_down(now, seconds)
+        return outputs
+
+    def release(self, now: float) -> None:
+        """Leave the peer alone no longer: what it was left alone for has changed."""
+        if self.is_held_down(now):
+            self._held_down_until, self._hold_downs = now, 0
+            if self._due_at is not None:
+                self._due_at = now
+
+    @property
+    def held_down_until(self) -> float:
+        """Until when the peer is left alone; a moment that has passed where it is not."""
+        return self._held_down_until

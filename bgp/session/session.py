@@ -31,6 +31,8 @@ OPEN_SENT_HOLD_SECONDS = 30.0
 """RFC 4271 section 8.2.2 suggests four minutes; a half-open connection must not stop a good one that long."""
 SEND_HOLDS = 2
 """Hold times that a peer may refuse to take bytes."""
+READ_FIRST_SECONDS = 1.0
+"""What the end of a hold timer waits for octets that are there and were not read yet."""
 KEEPALIVES_PER_HOLD = 3
 SHORTEST_KEEPALIVE_SECONDS = 1.0
 """No two KEEPALIVEs come sooner one after the other (RFC 4271 section 4.4)."""
@@ -120,6 +122,13 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """A message, or a part of one, was of a family that was not negotiated; it changed nothing."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Down:
     """The session is over; its TCP connection is to be closed after what is still to be sent."""
 
@@ -130,7 +139,7 @@ class Down:
     """Both sides offered RFC 8538, so a NOTIFICATION, too, starts a graceful restart."""
 
 
-Event = Opened | Up | Received | Refresh | Down
+Event = Opened | Up | Received | Refresh | Ignored | Down
 
 
 def is_hard(down: Down) -> bool:
@@ -171,6 +180,8 @@ class Session:
         self._random = random
         self._deadlines: dict[Timer, float] = {}
         """The timers that run, and when each expires."""
+        self._patient_until: float | None = None
+        """After the hold timer's end: how long it may wait for octets to be read; None: a message came since."""
         self._decoder = Decoder(Context(four_octet_as=False, internal=self.internal))
         self._out = bytearray()
         self._events: list[Event] = []
@@ -203,10 +214,22 @@ class Session:
                 self._events.append(self._end(event, Down(why, sent=Notification(code, 0))))
         return self._take_events()
 
-    def extend_hold(self, now: float) -> None:
-        """Octets of the peer wait to be read, so it is not silent: the hold timer starts anew."""
-        if Timer.HOLD in self._deadlines and self.state in (State.OPEN_CONFIRM, State.ESTABLISHED):
-            self._restart_hold(now)
+    def overdue(self, now: float) -> bool:
+        """Whether a timer that judges the other end is due: is it silent, or does it take no octets."""
+        return any(now >= self._deadlines.get(timer, now + 1) for timer in _EXPIRED)
+
+    def extend_hold(self, now: float, *, unread: bool, writable: bool) -> None:
+        """Read first, then judge: octets of the peer wait to be read (`unread`), or it takes some again (`writable`).
+
+        What is due then waits a moment. What the octets say decides: a message starts the hold timer anew. Without one
+        it waits no longer than another hold time, or octets of a message that never ends would do.
+        """
+        if self._patient_until is None:
+            self._patient_until = now + max(self.hold_seconds, READ_FIRST_SECONDS)
+        is_patient = unread and now < self._patient_until
+        for timer, holds in ((Timer.HOLD, is_patient), (Timer.SEND_HOLD, writable)):
+            if holds and now >= self._deadlines.get(timer, now + 1):
+                self._deadlines[timer] = now + READ_FIRST_SECONDS
 
     def blocked(self, now: float, *, is_full: bool) -> None:
         """The other end takes no more octets (`is_full`), or takes them again (RFC 9687)."""
@@ -389,6 +412,7 @@ class Session:
 
     def _restart_hold(self, now: float) -> None:
         # RFC 4271 section 4.2: zero on either side means no keepalives and no hold timer.
+        self._patient_until = None
         if self.hold_seconds:
             self._deadlines[Timer.HOLD] = now + self.hold_seconds
         else:
@@ -403,7 +427,10 @@ class Session:
             # What was not negotiated is ignored, and so is an unknown subtype (RFC 2918 section 4, RFC 7313).
             family = family_at(message.afi, message.safi)
             kind = message.subtype if self.enhanced_refresh else Subtype.REQUEST
-            if family in self.context.families and kind in Subtype.__members__.values():
+            if family not in self.context.families:
+                why = f"ROUTE-REFRESH of family ({message.afi}, {message.safi}), which was not agreed"
+                self._events.append(Ignored(why))
+            elif kind in Subtype.__members__.values():
                 self._events.append(Refresh(family, Subtype(kind)))
 
     def _check(self, theirs: Open) -> None:

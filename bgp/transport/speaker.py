@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from bgp.events import Close, Connection, Dial, Probe, Refused, Send, UpdateFaults
+from bgp.events import Close, Connection, Dial, LimitNear, PeerFailed, Probe, Refused, Send, UpdateFaults
 from bgp.instance import Changed, Instance, ShellAction
 from bgp.learned_routes import Learned, LearnedRoute
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import PeerStatus, peer_status
 from bgp.policy.origination import Origination
-from bgp.scheduler import Scheduler
+from bgp.scheduler import Scheduler, Seen
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
 from bgp.transport.tcp import Tcp, outgoing_socket
@@ -33,6 +34,9 @@ MOST_FAULTS_LOGGED = 20
 """Tolerated mistakes, and refused connections, logged per peer and state change; a bad peer must not fill the disk."""
 PROBE_CHECK_SECONDS = 0.1
 """Between two looks whether a probe is acknowledged: the kernel announces resets, but no acknowledgements."""
+
+STEP_RETRY_SECONDS = 1.0
+"""How long after a step that failed the next is taken, if nothing happens before."""
 
 _Addresses = TypeVar("_Addresses", bound=Address)
 _Prefixes = TypeVar("_Prefixes", bound=Prefix)
@@ -56,6 +60,9 @@ class Log(Protocol):
 
     def warning(self, event: str, **fields: Any) -> Any:
         """Something was tolerated or is tried again."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Something is wrong with this program."""
 
 
 class Speaker:
@@ -82,6 +89,9 @@ class Speaker:
         self._probes: dict[Connection, asyncio.TimerHandle] = {}
         self.listening = asyncio.Event()
         """Set while peers can connect."""
+        self.failure = ""
+        """The exception that ended the last step; empty: none did."""
+        self._step_failures = 0
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_step: asyncio.Handle | None = None
@@ -179,12 +189,19 @@ class Speaker:
             self._next_step.cancel()
             self._next_step = None
         now = self._clock.now()
+        try:
+            self._take_step(now)
+        except Exception as error:
+            self._step_failed(error)
+
+    def _take_step(self, now: float) -> None:
         was_converged = self.instance.converged
-        step = self._scheduler.step(now)
+        step = self._scheduler.step(now, self._look)
         for address, one in step.actions:
-            self._act(address, one)
+            self._carry_out(address, one)
         for connection, data in step.updates:
-            self._write(connection, data)
+            if (tcp := self._connections.get(connection)) is not None:
+                self._carry_out(tcp.remote, Send(connection, data))
         if step.reading is not None:
             self._resume_reading(step.reading)
         self._log_states(step.changed_peers)
@@ -194,6 +211,25 @@ class Speaker:
             self._schedule()
         if step.changed or self.instance.converged != was_converged:
             self._on_change()
+        self.failure = ""
+
+    def _step_failed(self, error: Exception) -> None:
+        """What is about one peer is caught where it is done: this concerns all. Nothing of it ends the speaker."""
+        self.failure = f"{type(error).__name__}: {error}"
+        self._step_failures += 1
+        if self._step_failures <= MOST_FAULTS_LOGGED:
+            text = "".join(traceback.format_exception(error))
+            self._log.error("bgp.step_failed", why=self.failure, traceback=text)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._running:
+            self._timer = asyncio.get_running_loop().call_later(STEP_RETRY_SECONDS, self._step)
+
+    def _look(self, connections: Collection[Connection]) -> Seen:
+        """Whether a peer has spoken, or listens, whatever the loop knows of it yet."""
+        looks = {one: tcp.look() for one in connections if (tcp := self._connections.get(one)) is not None}
+        unread = [one for one, (is_readable, _) in looks.items() if is_readable]
+        return Seen(unread, [one for one, (_, is_writable) in looks.items() if is_writable])
 
     def _write(self, connection: Connection, data: bytes) -> None:
         if (tcp := self._connections.get(connection)) is not None:
@@ -203,6 +239,13 @@ class Speaker:
         tcp = self._connections.get(connection)
         if tcp is not None and not self._scheduler.receive_queue.is_full(connection):
             tcp.resume_reading()
+
+    def _carry_out(self, address: Address, one: ShellAction) -> None:
+        try:
+            self._act(address, one)
+        except Exception as error:
+            self.instance.fail(address, error, self._clock.now())
+            self._schedule()
 
     def _act(self, address: Address, one: ShellAction) -> None:
         match one:
@@ -222,10 +265,19 @@ class Speaker:
                 tcp = self._connections.get(connection)
                 if tcp is not None and (written := tcp.written_octets()) is not None:
                     self._check_probe_later(connection, written)
+            case _:
+                self._log_event(address, one)
+
+    def _log_event(self, address: Address, one: Refused | UpdateFaults | LimitNear | PeerFailed) -> None:
+        match one:
             case Refused(why):
                 self._refused(address, f"its session lives; the other connection: {why}")
             case UpdateFaults(faults):
                 self._log_fault("bgp.tolerated", address, "; ".join(faults))
+            case LimitNear(why):
+                self._log.warning("bgp.limit_near", peer=str(address), why=why)
+            case PeerFailed(why, text):
+                self._log.error("bgp.internal_error", peer=str(address), why=why, traceback=text)
 
     def _refused(self, address: Address, why: str) -> None:
         self._refused_at[address] = self._clock.wall()

@@ -10,6 +10,7 @@ Does not know: BGP.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -98,6 +99,19 @@ class Tcp(asyncio.Protocol):
         self.set_gtsm(peer.ttl_security_hops)
         if (sock := self._socket) is not None and peer.password:
             set_md5_key(sock, peer.address, peer.password)
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether octets or the end wait to be read, and whether the kernel takes octets; nothing is read or written.
+
+        The loop does not say it: after the process was stopped it may run a timer before it looks at its sockets.
+        """
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return False, False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN | select.POLLOUT)
+        found = dict(poll.poll(0)).get(sock.fileno(), 0)
+        return bool(found & ~select.POLLOUT), bool(found & select.POLLOUT)
 
     def set_gtsm(self, hops: int) -> None:
         """Demand a TTL of all further packets (GTSM, RFC 5082). Raises OSError."""

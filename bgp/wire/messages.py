@@ -18,7 +18,8 @@ from bgp.wire.attributes import Context
 from bgp.wire.capabilities import Capabilities
 from bgp.wire.errors import NotificationError
 from bgp.wire.framing import HEADER_BYTES, LARGEST_MESSAGE, Framing, frame
-from bgp.wire.iana import AS_TRANS, VERSION, MessageType, OpenError, RefreshError
+from bgp.wire.iana import AS_TRANS, VERSION, Error, MessageType, OpenError, RefreshError
+from bgp.wire.update import LONGEST_INTERNED
 from bgp.wire.update import Update as Update
 
 
@@ -63,11 +64,15 @@ class RouteRefresh:
     subtype: int = Subtype.REQUEST
 
 
+UNSPECIFIC_CEASE = Notification(Error.CEASE, 0)
+"""For what no subcode fits (RFC 4271 section 4.5)."""
 Message = Open | Update | Notification | Keepalive | RouteRefresh
 
 
 MOST_INTERNED = 8_192
 """Attribute blocks remembered per connection; with more the memory starts anew."""
+MOST_INTERNED_OCTETS = 1 << 20
+"""The same for their octets together: what they say takes some ten times as much, and each connection may have it."""
 
 
 class Decoder:
@@ -87,7 +92,11 @@ class Decoder:
 
     def receive(self, data: bytes) -> Iterator[Message]:
         """The messages that `data` completes, one by one. Raises NotificationError at the first wrong one."""
-        if len(self._interned) > MOST_INTERNED:
+        blocks = len(self._interned)
+        if blocks > MOST_INTERNED or (
+            blocks * LONGEST_INTERNED > MOST_INTERNED_OCTETS
+            and sum(map(len, self._interned)) > MOST_INTERNED_OCTETS
+        ):
             self._interned.clear()
         for kind, body in self.framing.receive(data):
             self.received[kind.name] = self.received.get(kind.name, 0) + 1

@@ -76,8 +76,8 @@ def path_id_of(key: Nlri) -> int | None:
 
 
 def by_path_id(keys: Sequence[Nlri]) -> list[tuple[int | None, Sequence[Nlri]]]:
-    """NLRI grouped by path identifier; those of one message either all have one or none has."""
-    if not keys or keys[0][:1] != ID_MARK:
+    """NLRI grouped by path identifier; of two sessions of one peer some may have one and others none."""
+    if not keys or max(keys) < ID_MARK:
         return [(None, keys)] if keys else []
     found: dict[int | None, list[Nlri]] = {}
     for key in keys:

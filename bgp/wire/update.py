@@ -1,6 +1,8 @@
 """The UPDATE message: what it withdraws and announces of each family, after RFC 7606 (RFC 4271 section 4.3, RFC 4760).
 
 Promises: what an UPDATE's faults cost is already decided: the routes, an attribute, or the session (NotificationError).
+What comes out is of families that were negotiated, whatever came in: only of those that both sides advertised do they
+exchange anything (RFC 4760 section 8), so the rest is left unread, as BIRD does it, and said as a fault.
 Does not know: sessions, RIBs.
 """
 
@@ -34,11 +36,14 @@ class Update:
     family: Family = Family.IPV4
     beside: Update | None = None
     """What the same message says of the other family; never sent so."""
+    ignored: bool = False
+    """Whether some of the message was of a family that was not negotiated, and not even read (RFC 4760 section 8)."""
 
     @property
     def is_end_of_rib(self) -> bool:
         """RFC 4724 section 2: an UPDATE with nothing in it."""
-        return not self.withdrawn and not self.announced and self.attributes is None
+        said = self.withdrawn or self.announced or self.faults or self.ignored
+        return not said and self.attributes is None
 
 
 def encode(update: Update, context: Context) -> bytes:
@@ -62,26 +67,38 @@ def _malformed(why: str) -> NotificationError:
 
 
 def decode(body: bytes, context: Context, interned: dict[bytes, Decoded]) -> Update:
-    """The message behind a body. Raises NotificationError. `interned` is as in messages.decode."""
+    """The message behind a body. Raises NotificationError. `interned` is as in messages.decode.
+
+    The fields that are no attributes are of IPv4 (RFC 4271 section 4.3). Where that was not negotiated nobody knows
+    whether they have path identifiers, so their prefixes are not looked for.
+    """
     gone_end = 2 + int.from_bytes(body[:2], "big")
     if gone_end + 2 > len(body):
         raise _malformed("the withdrawn routes run past the message")
     block_end = gone_end + 2 + int.from_bytes(body[gone_end : gone_end + 2], "big")
     if block_end > len(body):
         raise _malformed("the path attributes run past the message")
-    split = nlri.split_identified if Family.IPV4 in context.path_ids else nlri.split
-    withdrawn = split(body[2:gone_end])
-    announced = split(body[block_end:])
     block = body[gone_end + 2 : block_end]
-    if not block and not announced and Family.IPV4 in context.families:
-        return Update(tuple(withdrawn))
+    withdrawn: list[Nlri] = []
+    announced: list[Nlri] = []
+    if ipv4 := Family.IPV4 in context.families:
+        split = nlri.split_identified if Family.IPV4 in context.path_ids else nlri.split
+        withdrawn = split(body[2:gone_end])
+        announced = split(body[block_end:])
+        if not block and not announced:
+            return Update(tuple(withdrawn))
     decoded = interned.get(block)
     if decoded is None:
         decoded = attribute_codec.decode(block, context)
         if len(block) <= LONGEST_INTERNED and decoded.reach is None and decoded.unreach is None:
             interned[block] = decoded
     decoding = _Decoding(decoded, context)
-    decoding.take_fields(withdrawn, announced)
+    if ipv4:
+        decoding.take_fields(withdrawn, announced)
+    elif gone_end > 2 or block_end < len(body):
+        decoding.ignore("IPv4 prefixes, although the family was not agreed")
+    elif not block:
+        decoding.ignore("End-of-RIB of IPv4, although the family was not agreed")
     decoding.take_multiprotocol()
     return decoding.result()
 
@@ -117,22 +134,24 @@ class _Decoding:
         self._needed: tuple[Attribute, ...] = ()
         """Attributes without which what is announced is withdrawn."""
         self._treatment = decoded.treatment
+        self._ignored = False
 
     def _of(self, family: Family) -> _Routes:
         return self._routes.setdefault(family, _Routes())
 
     def take_fields(self, withdrawn: list[Nlri], announced: list[Nlri]) -> None:
         """Take the two fields that are no attributes, always of IPv4 (RFC 4271 section 4.3)."""
-        if Family.IPV4 in self._context.families:
-            self._routes[Family.IPV4] = _Routes(withdrawn, announced)
-        elif withdrawn or announced:
-            self._faults.append("IPv4 prefixes, although the family was not agreed")
-            return
+        self._routes[Family.IPV4] = _Routes(withdrawn, announced)
         if announced:
             self._needed = (Attribute.ORIGIN, Attribute.AS_PATH, Attribute.NEXT_HOP)
             if self._decoded.next_hop_fault:
                 self._faults.append(self._decoded.next_hop_fault)
                 self._treatment = Treatment.TREAT_AS_WITHDRAW
+
+    def ignore(self, what: str) -> None:
+        """Some of the message is of a family that was not negotiated."""
+        self._faults.append(what)
+        self._ignored = True
 
     def take_multiprotocol(self) -> None:
         """Take MP_UNREACH_NLRI and MP_REACH_NLRI; one of a family that was not negotiated is discarded."""
@@ -142,7 +161,7 @@ class _Decoding:
                 try:
                     take(value)
                 except MalformedAttribute as error:
-                    self._faults.append(str(error))
+                    self.ignore(str(error))
 
     def _take_unreach(self, value: bytes) -> None:
         family, prefixes = multiprotocol.unreach(value, self._context)
@@ -173,8 +192,10 @@ class _Decoding:
         said = {family: one for family, one in self._routes.items() if one.announced or one.withdrawn}
         # An UPDATE that announces nothing and has no attribute but MP_UNREACH_NLRI only withdraws.
         attributes = None if decoded.present <= {Attribute.MP_UNREACH_NLRI} else decoded.attributes
+        if attributes is not None and not said and not self._ignored and not decoded.reach:
+            faults = (*faults, "path attributes without a prefix")
         if missing or self._treatment is Treatment.TREAT_AS_WITHDRAW:
-            if not said:
+            if not said and not self._ignored:
                 raise _malformed("; ".join(faults))  # RFC 7606 section 5.2: nothing to withdraw saves nothing
             parts = [
                 Update(tuple(dict.fromkeys((*one.withdrawn, *one.announced))), family=family)
@@ -186,11 +207,14 @@ class _Decoding:
                 for family, one in said.items()
             ]
         else:
-            parts = [Update((), attributes, family=max(self._routes, default=Family.IPV4))]
+            parts = []
+        if not parts:
+            family = max(self._routes, default=min(self._context.families))
+            parts = [Update((), attributes, family=family)]
         if not faults and len(parts) == 1:
             return parts[0]
         beside = parts[1] if len(parts) > 1 else None  # there are at most two families
-        return replace(parts[0], faults=faults, beside=beside)
+        return replace(parts[0], faults=faults, beside=beside, ignored=self._ignored)
 
 
 def _no_host(address: Address) -> bool:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from bgp.events import PeerFailed
 from bgp.instance import Instance
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.wire import messages, nlri
@@ -64,7 +65,8 @@ def test_mutated_messages_neither_break_a_router_nor_make_it_grow(seed: int) -> 
         for part in (message[:cut], message[cut:]):
             router.received(connection, part, now)
         router.handle_timer(now)
-        router.flush(now)
+        actions, _ = router.flush(now)
+        assert not [one for _, one in actions if isinstance(one, PeerFailed)]
         while router.next_update(connection):
             pass
     assert established > ROUNDS / 10

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.events import Send
 from bgp.policy.policy import Action, Policy, Rule
 from bgp.rib_walks import LEAST_PREFIXES, SLICE_PREFIXES, RibWalk, run_walks, slice_size, slices, take_first
-from bgp.scheduler import CONNECTION_BYTES, READ_BYTES, ReceiveQueue
+from bgp.scheduler import CONNECTION_BYTES, FULL_BYTES, READ_BYTES, ReceiveQueue, Scheduler, Seen
 from bgp.session.fsm import State
+from bgp.session.session import READ_FIRST_SECONDS
+from bgp.wire import messages
 from bgp.wire.families import Family
 from bgp.wire.framing import LARGEST_EXTENDED
+from bgp.wire.messages import Keepalive
+from tests.fakes.add_path_peer import PEER, WIDE, AddPathPeer
 from tests.fakes.machines import PIPE_BYTES, Machine, Room
 
 TABLE = 100_000
@@ -188,3 +194,91 @@ def test_a_withdrawal_under_way_leaves_what_the_peer_announces_again_meanwhile()
     room.until(lambda: listener.known() == 2, 600)
     assert middle.known() == 2
     assert middle.router.next_hops == {IPv4Address("10.0.0.1")}
+
+
+# -- read first, then judge -------------------------------------------------------------------------------------------
+
+KEEPALIVE = messages.encode(Keepalive(), WIDE)
+
+
+class Watched:
+    """A peer with a hold time of 90 s that was heard at 0, and what the socket shows."""
+
+    def __init__(self) -> None:
+        self.peer = AddPathPeer()
+        self.scheduler = Scheduler(self.peer.router)
+        self.unread = self.writable = False
+        self.looked: list[float] = []
+
+    def at(self, now: float) -> State:
+        def look(connections: Collection[int]) -> Seen:
+            assert list(connections) == [self.peer.connection]
+            self.looked.append(now)
+            return Seen(connections if self.unread else (), connections if self.writable else ())
+
+        self.scheduler.step(now, look)
+        return self.peer.router.peers[PEER].state
+
+
+def test_a_socket_is_looked_at_only_when_its_hold_timer_would_end_the_session() -> None:
+    one = Watched()
+    assert [one.at(now) for now in (1.0, 30.0, 60.0, 89.9)] == [State.ESTABLISHED] * 4
+    assert one.looked == []
+    assert one.at(90.0) is State.ACTIVE
+    assert one.looked == [90.0]
+    assert "hold timer expired" in one.peer.router.peers[PEER].last_error
+
+
+def test_octets_that_lie_in_the_kernel_are_read_before_their_sender_is_judged() -> None:
+    one = Watched()
+    one.unread = True
+    assert one.at(1000.0) is State.ESTABLISHED
+    one.unread = False
+    one.scheduler.receive_queue.put(one.peer.connection, KEEPALIVE)
+    assert one.at(1000.5) is State.ESTABLISHED
+    assert one.at(1090.4) is State.ESTABLISHED
+    assert one.at(1090.5) is State.ACTIVE
+
+
+def test_a_peer_that_trickles_octets_of_one_message_is_silent_all_the_same() -> None:
+    one, now = Watched(), 90.0
+    long = messages.encode(messages.Update(), WIDE)[:16] + b"\x0f\xff\2" + bytes(500)
+    for octet in long:
+        one.scheduler.receive_queue.put(one.peer.connection, bytes([octet]))
+        if one.at(now) is State.ACTIVE:
+            break
+        now += READ_FIRST_SECONDS
+    assert 90 + 89 < now <= 90 + 91
+
+
+def test_a_peer_whose_socket_is_no_longer_read_is_not_silent() -> None:
+    """Back-pressure: so much waits here that nothing is read, and what would speak for it lies behind."""
+    one = Watched()
+    many = KEEPALIVE * (FULL_BYTES // len(KEEPALIVE) + 1)
+    one.scheduler.receive_queue.put(one.peer.connection, many)
+    assert one.scheduler.receive_queue.is_full(one.peer.connection)
+    assert one.at(500.0) is State.ESTABLISHED
+    assert not one.scheduler.receive_queue.is_full(one.peer.connection)
+
+
+def test_a_peer_that_takes_octets_again_is_not_given_up_before_they_are_written() -> None:
+    one = Watched()
+    one.scheduler.receive_queue.put(one.peer.connection, KEEPALIVE)
+    one.scheduler.blocked(one.peer.connection, 0.0, is_full=True)
+    for now in (60.0, 120.0):
+        one.scheduler.receive_queue.put(one.peer.connection, KEEPALIVE)
+        one.at(now)
+    one.writable = True
+    assert one.at(180.0) is State.ESTABLISHED
+    one.writable = False
+    assert one.at(181.0) is State.ACTIVE
+    assert "takes no bytes" in one.peer.router.peers[PEER].last_error
+
+
+def test_after_a_stall_our_own_keepalive_goes_out_first() -> None:
+    one = Watched()
+    one.scheduler.step(1.0)
+    one.unread = True
+    step = one.scheduler.step(1000.0, lambda some: Seen(some))
+    assert [type(action) for _, action in step.actions] == [Send]
+    assert step.actions[0][1] == Send(one.peer.connection, KEEPALIVE)

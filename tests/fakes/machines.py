@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from bgp.events import Close, Connection, Dial, Send
+from bgp.events import Close, Connection, Dial, PeerFailed, Send
 from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.scheduler import Scheduler, Step
@@ -193,6 +193,8 @@ class Room:
             case Close(connection):
                 if (pipe := machine.out.get(connection)) is not None:
                     pipe.ended = True
+            case PeerFailed(traceback=traceback):
+                raise AssertionError(traceback)
             case _:
                 pass
 

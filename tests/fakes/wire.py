@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from bgp.events import Close, Connection, Dial, Probe, Refused, Send, UpdateFaults
+from bgp.events import Close, Connection, Dial, LimitNear, PeerFailed, Probe, Refused, Send, UpdateFaults
 from bgp.instance import Instance, ShellAction
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.session.fsm import State
@@ -91,6 +91,8 @@ class Wire:
         self.nodes: dict[Address, Node] = {}
         self.impostors: list[Node] = []
         self.unplugged: set[Address] = set()
+        self.may_fail = False
+        """Whether an exception inside of a router is what the test is about."""
         self.slow_accept_seconds = slow_accept_seconds
         self.calls: list[tuple[float, Address, Address]] = []
         """When who called whom."""
@@ -281,6 +283,11 @@ class Wire:
                 node.refused.append(why)
             case UpdateFaults(faults):
                 node.log += faults
+            case LimitNear(why):
+                node.log.append(why)
+            case PeerFailed(why, traceback):
+                assert self.may_fail, traceback
+                node.log.append(why)
 
     def _probed(self, node: Node, connection: Connection) -> None:
         end = node.ends.get(connection)

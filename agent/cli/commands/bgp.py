@@ -135,6 +135,11 @@ def in_full(peer: dict[str, Any]) -> str:
     ]
     if peer["refused"]:
         lines.append(f"refused       {peer['refused']} connections from its address while its session lived")
+    faults = {name: peer[name] for name in ("tolerated", "ignored", "failures") if peer.get(name)}
+    if faults:
+        lines.append(f"faults        {', '.join(f'{name} {count}' for name, count in faults.items())}")
+    if limit := peer.get("exceeded") or peer.get("near_limit"):
+        lines.append(f"limit         {limit}")
     if peer["restarting"]:
         lines.append("restart       its paths stay until it has advertised them again")
     for family, count in peer["counts"].items():
