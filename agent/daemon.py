@@ -30,10 +30,11 @@ from agent.cni.leak_collector import LeakCollector
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
-from agent.configuration.config import Config, ConfigError
+from agent.configuration.config import Config, ConfigError, accepted_prefixes
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
+from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
@@ -86,6 +87,7 @@ def fact_settings(config: Config) -> FactSettings:
         open_forward=kernel.open_forward,
         from_datastore=marks.source == "datastore",
         tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
+        accepted_prefixes=accepted_prefixes(config.bgp),
     )
 
 
@@ -127,7 +129,11 @@ class Agent:
         )
         self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
         underlay = UnderlayRoutes(self._kernel, trigger)
-        self._desired = DesiredStateBuilder(self._state, settings, self._bgp, underlay, self._in_sync)
+        self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
+        datastore = self._datastore
+        self._desired = DesiredStateBuilder(
+            self._state, settings, self._bgp, underlay, self._in_sync, lambda: datastore.addresses
+        )
         self._node_resource = NodeResource(
             self._store,
             self._state,
@@ -179,6 +185,8 @@ class Agent:
                 self._bgp.session_troubles,
                 log_stream.troubles,
                 lambda: self._cni.release_replay.troubles(),
+                self._desired.troubles,
+                self._bgp.refused,
             ),
         )
 
@@ -205,6 +213,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled."""
         found = (await self.parts.keep("start", self._kernel.routes)).values()
+        self._desired.inherit(found)
         marks = self._config.routes
         self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
         try:
@@ -227,6 +236,7 @@ class Agent:
             "next hops": self._tracking.run,
             "cni": self._cni.run,
             "leaks": self._collector.run,
+            "datastore addresses": self._datastore.run,
             "supervision": self._supervision.run,
             "lag": self._lag.run,
             "control socket": lambda: control.serve(config.control_socket, self._answers()),

@@ -38,6 +38,8 @@ class TroubleKind(StrEnum):
     """A part of the agent fails and is run again, or no connection can be accepted."""
     LOG = "log"
     """Nobody takes what is logged."""
+    PREFIX = "prefix"
+    """Somebody claims or announces a prefix that may not be theirs."""
 
 
 @dataclass(frozen=True, slots=True)

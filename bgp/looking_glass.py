@@ -7,15 +7,17 @@ prefix whatever changed meanwhile. Does not know: time, sockets, how anything is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_network
+from itertools import chain
 
 from bgp.instance import Instance
 from bgp.path import Path
 from bgp.peer import Peer
 from bgp.policy.policy import Candidate
+from bgp.rib.adj_rib_in import AdjRibIn
 from bgp.rib.decision import is_eligible, why_best, why_not
 from bgp.rib.export import export_attributes, why_not_exported
 from bgp.wire import nlri
@@ -34,7 +36,7 @@ class RibView(Enum):
     """Which table is looked at."""
 
     KNOWN = "known"
-    """The Loc-RIB."""
+    """The Loc-RIB, and what is in no Loc-RIB because it was refused on import."""
     RECEIVED = "received"
     """A peer's Adj-RIB-In, before policy."""
     ADVERTISED = "advertised"
@@ -92,7 +94,8 @@ def query(instance: Instance, question: Query) -> Page:
         chosen = heapq.nsmallest(most + 1, _behind(_positions(instance, peer, question.view), question.after))
         more, chosen = len(chosen) > most, chosen[:most]
     prefixes = [ip_network((network, length)) for _, network, length in chosen]
-    paths = (one for prefix in prefixes for one in _paths(instance, peer, question.view, prefix))
+    refusing = {family: _refusing(instance, family) for family in Family} if peer is None else {}
+    paths = (one for prefix in prefixes for one in _paths(instance, peer, question.view, prefix, refusing))
     return Page(tuple(paths), prefixes[-1] if more else None)
 
 
@@ -111,10 +114,21 @@ def _positions(instance: Instance, peer: Peer | None, view: RibView) -> Iterator
 
 def _of_family(instance: Instance, peer: Peer | None, view: RibView, family: Family) -> Iterable[Nlri]:
     if peer is None:
-        return instance.ribs[family].prefixes
+        known = instance.ribs[family].prefixes
+        return chain(known, (one for one in _refused(instance, family) if one not in known))
     if view is RibView.RECEIVED:
         return set(map(prefix_of, peer.adj_ribs_in[family].pre_policy)) if family in peer.adj_ribs_in else ()
     return peer.adj_ribs_out.get(family, ())
+
+
+def _refusing(instance: Instance, family: Family) -> list[AdjRibIn]:
+    """The Adj-RIBs-In of which something is refused."""
+    ribs = (peer.adj_ribs_in.get(family) for peer in instance.peers.values())
+    return [rib for rib in ribs if rib is not None and rib.rejected]
+
+
+def _refused(instance: Instance, family: Family) -> set[Nlri]:
+    return {prefix_of(key) for rib in _refusing(instance, family) for key in rib.rejected}
 
 
 def _behind(positions: Iterator[Position], after: Prefix | None) -> Iterator[Position]:
@@ -125,14 +139,21 @@ def _behind(positions: Iterator[Position], after: Prefix | None) -> Iterator[Pos
 
 
 def _longest(instance: Instance, peer: Peer | None, view: RibView, prefix: Prefix) -> list[Position]:
-    """The prefix asked for; for an address the longest one that holds it."""
+    """The prefix asked for; for an address the longest one that holds it, and a longer one that is refused."""
     family, packed = family_of(prefix), nlri.pack(prefix)
-    known = set(_of_family(instance, peer, view, family))
+    tables = [set(_of_family(instance, peer, view, family))]
+    if view is RibView.KNOWN:
+        tables = [set(instance.ribs[family].prefixes), _refused(instance, family)]
     shortest = 0 if prefix.prefixlen == prefix.max_prefixlen else prefix.prefixlen
+    found: list[Position] = []
     for length in range(prefix.prefixlen, shortest - 1, -1):
         holder = nlri.truncated(packed, length)
-        if holder in known:
-            return [_position(family, holder)]
+        if any(holder in known for known in tables):
+            found.append(_position(family, holder))
+            if holder in tables[0]:
+                break
+    if found:
+        return found[::-1]
     # What a peer is not advertised has a reason, too.
     is_known = instance.ribs[family].best(packed) is not None
     return [_position(family, packed)] if view is RibView.ADVERTISED and is_known else []
@@ -141,15 +162,21 @@ def _longest(instance: Instance, peer: Peer | None, view: RibView, prefix: Prefi
 # -- what there is to say of each -------------------------------------------------------------------------------------
 
 
-def _paths(instance: Instance, peer: Peer | None, view: RibView, prefix: Prefix) -> Iterator[PathView]:
+def _paths(
+    instance: Instance,
+    peer: Peer | None,
+    view: RibView,
+    prefix: Prefix,
+    refusing: Mapping[Family, Collection[AdjRibIn]],
+) -> Iterator[PathView]:
     if peer is None:
-        return _known(instance, prefix)
+        return _known(instance, prefix, refusing[family_of(prefix)])
     return (
         _received(instance, peer, prefix) if view is RibView.RECEIVED else _advertised(instance, peer, prefix)
     )
 
 
-def _known(instance: Instance, prefix: Prefix) -> Iterator[PathView]:
+def _known(instance: Instance, prefix: Prefix, refusing: Collection[AdjRibIn]) -> Iterator[PathView]:
     family, packed = family_of(prefix), nlri.pack(prefix)
     candidates, unreachable = instance.ribs[family].candidates(packed), instance.ribs[family].unreachable
     decided = why_best([path for path in candidates if is_eligible(path, unreachable)])
@@ -157,6 +184,12 @@ def _known(instance: Instance, prefix: Prefix) -> Iterator[PathView]:
     for path in candidates:
         lost = why_not(path, candidates, unreachable)
         yield PathView(prefix, path, not lost, instance.is_stale(family, packed, path), lost or won)
+    for rib in refusing:
+        for key in rib.keys_of(packed):
+            if (why := rib.rejected.get(key)) is not None and (path_ := rib.pre_policy.get(key)) is not None:
+                yield PathView(
+                    prefix, path_, False, instance.is_stale(family, packed, path_), f"refused: {why}"
+                )
 
 
 def _received(instance: Instance, peer: Peer, prefix: Prefix) -> Iterator[PathView]:

@@ -138,9 +138,10 @@ def same_session(one: PeerConfig, other: PeerConfig) -> bool:
 
 def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
     """Whether the difference matters to which of the peer's paths are accepted."""
-    return (before.policy.import_rules, before.allowed_local_as) != (
-        after.policy.import_rules,
-        after.allowed_local_as,
+    return (
+        before.policy.import_filter != after.policy.import_filter
+        or before.policy.import_rules != after.policy.import_rules
+        or before.allowed_local_as != after.allowed_local_as
     )
 
 

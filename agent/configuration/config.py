@@ -87,6 +87,9 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
     a docker0 bridge's subnet, such as 172.17.1.0/24."""
+    accepted_prefixes: list[str] = []
+    """Networks of which peers are believed more: what lies in them is programmed though no pool holds it (from the mesh
+    of nodes), though it is on a link of this host or holds etcd's address; 0.0.0.0/0: beside the host's own default."""
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +186,7 @@ def check(config: Config) -> None:
     """Check what types alone do not say. Raises ConfigError, the key first."""
     _check_node(config.node)
     local_prefixes(config.bgp)
+    accepted_prefixes(config.bgp)
     for sentence in (*_cluster_errors(config), *_host_errors(config)):
         raise ConfigError(sentence)
 
@@ -227,10 +231,19 @@ def _host_errors(config: Config) -> Iterator[str]:
 
 def local_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:
     """`bgp.local_prefixes` as values. Raises ConfigError."""
+    return _networks("bgp.local_prefixes", settings.local_prefixes)
+
+
+def accepted_prefixes(settings: BgpSettings) -> tuple[IPv4Network | IPv6Network, ...]:
+    """`bgp.accepted_prefixes` as values. Raises ConfigError."""
+    return _networks("bgp.accepted_prefixes", settings.accepted_prefixes)
+
+
+def _networks(key: str, texts: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     try:
-        return tuple(ip_network(text) for text in settings.local_prefixes)
+        return tuple(map(ip_network, texts))
     except ValueError as error:
-        raise ConfigError(f"bgp.local_prefixes: {error}; name networks such as 172.17.1.0/24") from None
+        raise ConfigError(f"{key}: {error}; name networks such as 172.17.1.0/24") from None
 
 
 def _check_node(node: NodeSettings) -> None:

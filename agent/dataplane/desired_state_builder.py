@@ -9,18 +9,27 @@ Does not know: BGP, how the datastore is watched, what is in the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
+import structlog
+
 from agent.dataplane.cooperative import run_cooperatively
+from agent.dataplane.desired.admissible_prefixes import AdmissiblePrefixes
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_state import DesiredObjects
-from agent.dataplane.inputs.facts import Facts, FactSettings
+from agent.dataplane.inputs.facts import Facts, FactSettings, RefusedClaim
 from agent.dataplane.inputs.gather import Gatherer
 from agent.dataplane.inputs.underlay import UnderlayRoutes
-from agent.dataplane.kinds.states import DesiredState
+from agent.dataplane.kinds.states import DesiredState, is_pod
 from agent.datastore.state_cache import StateCache
-from agent.netlink.objects import Address, Link, RouteKey
+from agent.netlink.objects import Address, Link, Route, RouteKey
+from agent.trouble import Trouble, TroubleKind
+
+MOST_NAMED = 20
+"""Refused claims that are named one by one, in troubles and in the log of one pass; the rest is counted."""
+
+log = structlog.get_logger()
 
 
 class BgpRoutes(Protocol):
@@ -56,29 +65,72 @@ class DesiredStateBuilder:
         bgp: BgpRoutes,
         underlay: UnderlayRoutes,
         in_sync: Callable[[], bool],
+        datastore: Callable[[], frozenset[Address]] = frozenset,
     ) -> None:
-        """`in_sync` says whether the datastore was read as a whole."""
+        """`in_sync` says whether the datastore was read as a whole, `datastore` which addresses it has."""
         self._state = state
         self._gatherer = Gatherer(state)
         self._settings = settings
         self._bgp = bgp
         self._underlay = underlay
         self._in_sync = in_sync
+        self._datastore = datastore
         self._links: Mapping[str, Link] = {}
+        self._earlier: Mapping[RouteKey, str] = {}
+        self._admissible = AdmissiblePrefixes()
+        self._told: frozenset[RefusedClaim] = frozenset()
+        """The refused claims that the log has."""
         self._routes = DesiredRoutes()
         self._objects = DesiredObjects()
 
     def facts(self) -> Facts:
         """The facts of this moment, with the links of the last pass."""
         bgp, underlay = self._bgp, self._underlay
-        return self._gatherer.gather(
-            self._settings, self._links, bgp.learned, bgp.gateways, underlay.links, underlay.gateways
+        found = self._gatherer.gather(
+            self._settings,
+            self._links,
+            bgp.learned,
+            bgp.gateways,
+            underlay.links,
+            underlay.gateways,
+            self._datastore(),
+            self._earlier,
         )
+        return self._admissible.admit(found)
+
+    def inherit(self, routes: Iterable[Route]) -> None:
+        """These routes were in the kernel when the agent started."""
+        self._earlier = {route.key: str(route.device) for route in routes if is_pod(route)}
+
+    def troubles(self) -> Iterator[Trouble]:
+        """What the datastore says and this node does not do."""
+        refused = self.facts().refused
+        for one in refused[:MOST_NAMED]:
+            about = f"{one.prefix}: " if one.prefix is not None else ""
+            loss = (
+                "it stays in force, because it was before" if one.stands else "nothing follows from it here"
+            )
+            yield Trouble(TroubleKind.PREFIX, one.key, f"{about}{one.why}", loss)
+        if len(refused) > MOST_NAMED:
+            more = f"{len(refused) - MOST_NAMED} more prefixes of the datastore are refused"
+            yield Trouble(TroubleKind.PREFIX, "", more)
+
+    def _tell(self, refused: tuple[RefusedClaim, ...]) -> None:
+        now = frozenset(refused)
+        for one in [one for one in refused if one not in self._told][:MOST_NAMED]:
+            log.warning(
+                "prefix.refused", key=one.key, prefix=str(one.prefix or ""), why=one.why, stands=one.stands
+            )
+        for one in sorted(self._told - now, key=lambda one: (one.key, str(one.prefix)))[:MOST_NAMED]:
+            log.info("prefix.no_longer_refused", key=one.key, prefix=str(one.prefix or ""))
+        self._told = now
 
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         facts = self.facts()
+        if facts.refused or self._told:
+            self._tell(facts.refused)
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
         complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged
@@ -92,4 +144,8 @@ class DesiredStateBuilder:
             touched=touched,
             lost=lost,
             lost_pools=lost_pools,
+            refused=facts.refused,
+            above_the_host=frozenset(
+                one.version for one in facts.settings.accepted_prefixes if not one.prefixlen
+            ),
         )

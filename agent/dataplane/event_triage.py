@@ -86,7 +86,8 @@ class EventTriage:
         return Urgency.NOW if unsettled or is_desired else Urgency.NOTHING
 
     def _route(self, route: Route, desired: DesiredState) -> Urgency:
-        if not self.ownership.is_ours(route) and route.key not in desired.dataplane.routes:
+        is_default = not route.key.length  # of any metric it decides whether one of ours may be there
+        if not self.ownership.is_ours(route) and route.key not in desired.dataplane.routes and not is_default:
             self.actual.invalidate_route(route.key, self.ownership)
             return Urgency.NOTHING
         self.stale.add(Kind.ROUTE)

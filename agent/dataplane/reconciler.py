@@ -182,7 +182,8 @@ class Reconciler:
         """Why the desired route is not there, None when it is. Raises KernelError."""
         desired = self._desired.dataplane.routes.get(key)
         if desired is None:
-            return f"{key.destination} is not desired"
+            why = self._desired.refusal(key)
+            return f"{key.destination} is refused: {why}" if why else f"{key.destination} is not desired"
         if self._actual.routes.get(key) == desired:
             return None
         if key in self._plan.conflicts:

@@ -43,6 +43,7 @@ from agent.peering.peers import (
     required_passwords,
 )
 from agent.peering.session_troubles import session_troubles
+from agent.peering.refused_prefixes import refused_prefixes
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.transport.speaker import Speaker
@@ -171,6 +172,8 @@ class BgpController:
             node=state.own_bgp_configuration,
             filters=(filters := state.bgp_filters),
             interfaces=policy_interfaces(facts, self._local_prefixes) if names_interfaces(filters) else (),
+            from_mesh=facts.from_mesh,
+            from_peers=facts.from_peers,
         )
         if inputs != self._peering_inputs:
             self._peering_inputs, self._desired, self._policy_inputs = inputs, desired_peers(inputs), None
@@ -186,9 +189,11 @@ class BgpController:
 
     def _configure(self, speaker: Speaker, inputs: PolicyInputs) -> None:
         peers = self._desired.peers
-        shared = {filters: policy(inputs, filters) for filters in {one.filters for one in peers.values()}}
+        kinds = {(one.filters, one.kind is PeerKind.MESH) for one in peers.values()}
+        shared = {kind: policy(inputs, kind[0], is_mesh=kind[1]) for kind in kinds}
+        policies = {address: shared[one.filters, one.kind is PeerKind.MESH] for address, one in peers.items()}
         speaker.configure(
-            {address: replace(one.config, policy=shared[one.filters]) for address, one in peers.items()}
+            {address: replace(one.config, policy=policies[address]) for address, one in peers.items()}
         )
         gateways = {address: one.gateway for address, one in peers.items() if one.gateway is not None}
         if gateways != self.gateways:
@@ -374,6 +379,10 @@ class BgpController:
             return iter(())
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
         return session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+
+    def refused(self) -> Iterator[Trouble]:
+        """The peers that announce what nobody may have from them."""
+        return refused_prefixes(self.speaker)
 
     @property
     def looking_glass(self) -> LookingGlass:

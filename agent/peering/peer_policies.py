@@ -34,6 +34,7 @@ from bgp.policy.policy import (
     Rule,
     SetPriority,
 )
+from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
 from bgp.wire.families import Family, Prefix
 from ipam.model import Pool
 
@@ -63,6 +64,9 @@ class PolicyInputs:
     filters: Mapping[str, BGPFilterSpec] = field(default_factory=dict)
     interfaces: tuple[PolicyInterface, ...] = ()
     """Only where `names_interfaces`; they change with every pod."""
+    from_mesh: PrefixFilter = ACCEPT_ALL
+    from_peers: PrefixFilter = ACCEPT_ALL
+    """What is believed of the node-to-node mesh, and of peers that a BGPPeer names."""
 
 
 def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
@@ -75,10 +79,11 @@ def names_interfaces(filters: Mapping[str, BGPFilterSpec]) -> bool:
     return any(rule.interface is not None for rules in lists for rule in rules or ())
 
 
-def policy(inputs: PolicyInputs, filters: Sequence[str]) -> Policy:
+def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = False) -> Policy:
     """The rules of a peer with these BGPFilters, in their order."""
     specs = [(name, inputs.filters[name]) for name in filters if name in inputs.filters]
     return Policy(
+        import_filter=inputs.from_mesh if is_mesh else inputs.from_peers,
         import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
         export_rules=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
 from bgp.wire.attributes import PathAttributes, prepended
 from bgp.wire.families import Address, Family, Prefix, family_of
 from bgp.wire.iana import SegmentType
@@ -124,6 +125,8 @@ class Rule:
 class Policy:
     """The import and export rules of one peer. What no rule decides is accepted."""
 
+    import_filter: PrefixFilter = ACCEPT_ALL
+    """What the peer announces is believed if this lets it through; the import rules come behind it."""
     import_rules: tuple[Rule, ...] = ()
     export_rules: tuple[Rule, ...] = ()
 

@@ -9,7 +9,7 @@ RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 791
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
@@ -21,7 +21,7 @@ from bgp.rib.held_paths import HeldPaths
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, plain
 from bgp.wire.iana import WellKnown
-from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of
+from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of, unpack
 from bgp.wire.update import Update
 
 LONGEST_REFRESH_SECONDS = 360.0
@@ -39,6 +39,8 @@ class AdjRibIn:
         """What `pre_policy` costs in memory."""
         self.rejected: dict[Nlri, str] = {}
         """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
+        self.filtered: dict[Nlri, None] = {}
+        """Those of `rejected` that the prefix filter refuses."""
         self.eor_received = False
         """Whether the peer has sent End-of-RIB since this process began."""
         self.eor_in_session = False
@@ -58,8 +60,9 @@ class AdjRibIn:
         """Take on a configuration; what is stored keeps its old verdict until `reapply_policy`."""
         self._config = config
         self._internal = config.is_internal(self._us)
-        rules = config.policy.import_rules
+        rules, self._filter = config.policy.import_rules, config.policy.import_filter
         self._policy = compiled(rules, self.family, internal=self._internal)
+        self._refusal = self._filter.compiled(self.family)
 
     def is_stale(self, prefix: Nlri, path_id: int | None) -> bool:
         """Whether the path to `prefix` with this path identifier is stale."""
@@ -227,13 +230,44 @@ class AdjRibIn:
             return f"NEXT_HOP {next_hop} is ourselves"
         if plain(next_hop).is_loopback and not plain(peer.address).is_loopback:
             return f"NEXT_HOP {next_hop} is a loopback address"
-        return ""
+        return self._next_hop_refusal(attributes)
 
     def _apply_policy(self, keys: Sequence[Nlri], path: Path, reason: str) -> list[Output]:
         if reason:
             outputs = self._without(keys)
             self.rejected.update(dict.fromkeys(keys, reason))
+            if reason == self._next_hop_refusal(path.attributes):
+                self.filtered.update(dict.fromkeys(keys))
             return outputs
+        if self._refusal is not None and (refused := self._refused(keys, path)):
+            rest = [key for key in keys if key not in refused]
+            outputs = self._refuse(refused)
+            return outputs + self._apply_rules(rest, path) if rest else outputs
+        return self._apply_rules(keys, path)
+
+    def _next_hop_refusal(self, attributes: PathAttributes) -> str:
+        next_hop = attributes.next_hop
+        return self._filter.next_hop_refusal(next_hop) if next_hop is not None else ""
+
+    def _refuse(self, refused: Mapping[Nlri, str]) -> list[Output]:
+        """The prefix filter refuses these; the first ones are told."""
+        outputs = self._without(refused)
+        if not self.filtered:
+            key, why = next(iter(refused.items()))
+            outputs.append(UpdateFaults((f"{unpack(prefix_of(key), self.family)} is refused: {why}",)))
+        self.rejected.update(refused)
+        self.filtered.update(dict.fromkeys(refused))
+        return outputs
+
+    def _refused(self, keys: Sequence[Nlri], path: Path) -> dict[Nlri, str]:
+        """Those that the prefix filter refuses, and why."""
+        refusal = self._refusal
+        assert refusal is not None
+        if path.source.path_id is None:
+            return {key: why for key in keys if (why := refusal(key))}
+        return {key: why for key in keys if (why := refusal(prefix_of(key)))}
+
+    def _apply_rules(self, keys: Sequence[Nlri], path: Path) -> list[Output]:
         if self._policy is None:
             self._unreject(keys)
             return [self._learned(keys, path)]
@@ -256,6 +290,7 @@ class AdjRibIn:
         if self.rejected:
             for key in keys:
                 self.rejected.pop(key, None)
+                self.filtered.pop(key, None)
 
     def _without(self, keys: Iterable[Nlri]) -> list[Output]:
         """The Loc-RIB loses these, as far as it had them."""

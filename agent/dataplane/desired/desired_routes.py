@@ -83,9 +83,12 @@ class DesiredRoutes:
 
 
 def _without_followed(facts: Facts) -> Facts:
-    """The facts but for what is followed change by change: BGP's next hops and pods, with their interfaces."""
+    """The facts but for what is followed change by change: BGP's next hops and pods, with their interfaces.
+
+    And but for what is refused, of which no route follows.
+    """
     links = {name: link for name, link in facts.links.items() if not name.startswith(WORKLOAD_PREFIX)}
-    return replace(facts, bgp_nexthops={}, endpoints=(), links=links)
+    return replace(facts, bgp_nexthops={}, endpoints=(), links=links, refused=())
 
 
 def _collected(routes: Iterator[Route]) -> Work[dict[RouteKey, Route]]:

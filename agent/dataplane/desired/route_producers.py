@@ -17,10 +17,13 @@ from typing import Any, TypeVar
 from agent.dataplane.inputs.facts import Facts, NodeAddresses, on_link
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
 from agent.netlink.objects import Address, Prefix, Route, RouteKey, RouteTarget, RouteType, Scope
+from bgp.wire.families import Family
 from ipam.model import EncapsulationMode, NodeName, Pool
 
 T = TypeVar("T")
 
+FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
+"""By the version of IP."""
 PODS_REMEMBERED = 4096
 """Most pods of a node whose routes are not made anew by each pass."""
 
@@ -116,7 +119,17 @@ def _remote_routes(
 
 
 def learned_routes(facts: Facts, hops: Iterable[tuple[RouteKey, Address | None]]) -> Iterator[Route]:
-    """Along BGP's best paths, given as (key, next hop or None); none to services and where no link leads."""
+    """Along BGP's best paths, given as (key, next hop or None); none to services and where no link leads.
+
+    What no peer may announce was refused on import; that is asked again here because the facts may have changed since.
+    """
+    refusals = {version: facts.from_peers.compiled(family) for version, family in FAMILIES.items()}
+    if any(refusals.values()):
+        hops = (
+            (key, next_hop)
+            for key, next_hop in hops
+            if (refusal := refusals[key[0]]) is None or not refusal(key[1])
+        )
     if facts.services:
         is_service = _finder((network, True) for network in facts.services)
         hops = ((key, next_hop) for key, next_hop in hops if not is_service(key))

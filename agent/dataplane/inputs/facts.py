@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from agent.dataplane.kernel.ownership import Ownership
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
+from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
 from ipam.model import NodeName, Pool
 
 
@@ -25,6 +26,8 @@ class FactSettings:
     """Routes of every encapsulation follow from the datastore, BGP or not."""
     tunnel_offload: bool | None = None
     """Whether tunnels leave checksums to the device; None leaves it as it is."""
+    accepted_prefixes: tuple[Prefix, ...] = ()
+    """What BGP may say of these networks is believed though they lie in no pool, or are on this host's links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,21 @@ class Endpoint:
 
     interface: str
     addresses: tuple[Address, ...]
+    key: str = field(default="", compare=False)
+    """Of the datastore: for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedClaim:
+    """What the datastore says and this node does not do."""
+
+    key: str
+    """Of the datastore, or what else names it."""
+    prefix: Prefix | None
+    """None: it is about all of the value."""
+    why: str
+    stands: bool = False
+    """It is in force all the same, because it was before there was a reason against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,16 @@ class Facts:
     """Other node on no link's subnet -> the gateway by which the kernel reaches it, where it was looked up."""
     services: tuple[Prefix, ...] = ()
     """Networks of services: what BGP learns of them is not for this node's kernel."""
+    datastore: frozenset[Address] = frozenset()
+    """Addresses of the datastore's members, as far as they are resolved."""
+    earlier_pods: Mapping[RouteKey, str] = field(default_factory=dict)
+    """Address -> the interface to which an earlier life of this agent left its route."""
+    from_mesh: PrefixFilter = ACCEPT_ALL
+    """What the node-to-node mesh may announce. This and the rest follow from the fields above."""
+    from_peers: PrefixFilter = ACCEPT_ALL
+    """What any peer may announce."""
+    refused: tuple[RefusedClaim, ...] = ()
+    """What is left out of the fields above, and what is not though it should be."""
 
     @property
     def me(self) -> NodeAddresses | None:

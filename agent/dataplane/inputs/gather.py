@@ -13,6 +13,7 @@ from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddr
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
 from agent.datastore.state_cache import StateCache
+from agent.datastore.storage_layout import key_of
 from agent.memo import Memo
 from agent.netlink.objects import Address, Link, RouteKey
 from bgp.wire.families import Prefix
@@ -53,6 +54,8 @@ class Gatherer:
         peer_gateways: Mapping[Address, Address],
         underlay_links: Collection[str] = (),
         node_gateways: Mapping[Address, Address] | None = None,
+        datastore: frozenset[Address] = frozenset(),
+        earlier_pods: Mapping[RouteKey, str] | None = None,
     ) -> Facts:
         """The facts of this moment; the arguments are what the datastore does not say."""
         cluster = self._cluster
@@ -71,13 +74,16 @@ class Gatherer:
             node_gateways=node_gateways or {},
             borrowed=cluster.borrowed if settings.from_datastore else {},
             settings=settings,
+            datastore=datastore,
+            earlier_pods=earlier_pods or {},
         )
 
     def _pods(self, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Endpoint, ...]:
         """One pod comes or goes among hundreds: the others' are not made anew."""
         known = self._made
         self._made = {
-            id(one): known.get(id(one)) or (one, Endpoint(one.spec.interface_name, one.addresses))
+            id(one): known.get(id(one))
+            or (one, Endpoint(one.spec.interface_name, one.addresses, key_of(one)))
             for one in endpoints
         }
         return tuple(made for _, made in self._made.values())

@@ -7,9 +7,10 @@ the device appears: the kernel would refuse it. Does not know: why a route is de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 from agent.dataplane.cooperative import PIECE, Work, run_cooperatively
@@ -20,6 +21,7 @@ from agent.dataplane.kinds.nexthop_moves import NextHopMove, find_moves
 from agent.dataplane.kinds.object_kind import Batch, Delta, ObjectKind, PlannedStep, Verb
 from agent.dataplane.kinds.states import Comparison, DesiredState, is_pod
 from agent.netlink.objects import Route, RouteKey, protocol_name
+from bgp.policy.prefix_filter import SHORTEST_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,49 @@ def route_diff(given: Comparison, ownership: Ownership) -> Work[RoutePlan]:
             create[key] = route
         else:
             replaced[key] = route
+    _leave_to_the_host(given, ownership, (create, replaced, waiting), unwanted, conflicts)
     if not desired.complete:
         return RoutePlan(create, {}, {}, conflicts, waiting)
     withdrawn = _withdrawn(desired, unwanted, ownership)
     moves = find_moves(replaced, actual, ownership)
     return RoutePlan(create, replaced, unwanted, conflicts, waiting, withdrawn, moves)
+
+
+SHORT_KEYS: Mapping[int, tuple[RouteKey, ...]] = {
+    version: tuple(
+        RouteKey(part)
+        for length in range(SHORTEST_PREFIX)
+        for part in ip_network(whole).subnets(new_prefix=length)
+    )
+    for version, whole in ((4, "0.0.0.0/0"), (6, "::/0"))
+}
+"""By the version of IP: the default route, and the parts of one that displace it together, as 0/1 and 128/1 do."""
+
+
+def _default_routes(given: Comparison, ownership: Ownership) -> Iterator[tuple[RouteKey, Route]]:
+    """The desired default routes, and parts of one, where the host has its own: (key, the host's)."""
+    desired = given.desired.dataplane.routes
+    for version, keys in SHORT_KEYS.items():
+        if version in given.desired.above_the_host:
+            continue
+        if (foreign := given.actual.default_of_others(version, ownership)) is not None:
+            yield from ((key, foreign) for key in keys if key in desired)
+
+
+def _leave_to_the_host(
+    given: Comparison,
+    ownership: Ownership,
+    steps: Iterable[dict[RouteKey, Any]],
+    unwanted: dict[RouteKey, Route],
+    conflicts: dict[RouteKey, Route],
+) -> None:
+    """No default route of ours beside the host's: of two metrics the kernel takes the lower, which may be ours."""
+    for key, foreign in _default_routes(given, ownership):
+        conflicts[key] = foreign
+        for some in steps:
+            some.pop(key, None)
+        if (known := given.actual.routes.get(key)) is not None and ownership.is_ours(known):
+            unwanted[key] = known
 
 
 class _Obstacles(dict[str | None, str]):

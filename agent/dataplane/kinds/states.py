@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.dataplane.desired.desired_sysctls import names_of
+from agent.dataplane.inputs.facts import RefusedClaim
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
 from agent.dataplane.kernel.ownership import Ownership
-from agent.netlink.objects import Link, Route, RouteKey
+from agent.netlink.objects import RTPROT_KERNEL, Link, Route, RouteKey, RouteType
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,15 @@ class DesiredState:
     """The prefixes that BGP has now. None: not known, so that no removal passes for a withdrawal."""
     touched: Set[RouteKey] | None = None
     """Where the desired routes may differ from those of the desired state before; None: anywhere."""
+    refused: tuple[RefusedClaim, ...] = ()
+    """What the datastore says and does not follow from it here."""
+    above_the_host: frozenset[int] = frozenset()
+    """Versions of IP in which a default route of ours may stand above one of the host's own."""
+
+    def refusal(self, key: RouteKey) -> str:
+        """Why nothing leads to a prefix that the datastore speaks of; empty: it is not refused."""
+        prefix = key.destination
+        return next((one.why for one in self.refused if one.prefix == prefix and not one.stands), "")
 
     lost: bool = False
     """A stored value cannot be read and was never read: it may explain what is not desired."""
@@ -49,6 +59,8 @@ class ActualState:
         self._objects: dict[Kind, dict[Any, Any]] = {kind: dict(given.get(kind, {})) for kind in Kind}
         self._departed: dict[RouteKey, str] = {}
         """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
+        self._defaults: tuple[RouteKey, ...] = ()
+        """Keys of default routes, of any metric, as last read."""
         self._invalid: dict[RouteKey, Route] = {}
         """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""
 
@@ -66,7 +78,23 @@ class ActualState:
         if kind is Kind.ROUTE:
             gone = ((key, route) for key, route in self.routes.items() if is_pod(route) and key not in found)
             self._departed |= {key: route.device for key, route in gone if route.device is not None}
+            self._defaults = tuple(key for key in found if not key[1][0])
         self._objects[kind] = dict(found)
+
+    def default_of_others(self, version: int, ownership: Ownership) -> Route | None:
+        """A default route of the host's own: by DHCP, by hand, by another daemon; at any metric."""
+        found = (self.routes.get(key) for key in self._defaults if key.version == version)
+        return next(
+            (
+                route
+                for route in found
+                if route is not None
+                and route.type is RouteType.UNICAST
+                and route.protocol != RTPROT_KERNEL
+                and not ownership.is_ours(route)
+            ),
+            None,
+        )
 
     def adopt_some(self, kind: Kind, found: Mapping[Any, Any]) -> None:
         """Take over a reading of these objects alone."""
