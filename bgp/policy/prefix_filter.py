@@ -8,7 +8,7 @@ Does not know: why a network is named, who announced a prefix.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from bgp.wire.families import Address, Family, Prefix, family_of
@@ -38,6 +38,8 @@ class PrefixFilter:
     """The reason of what does not."""
     next_hops: tuple[Named, ...] = ()
     """A next hop in one of these is refused."""
+    likely: tuple[Prefix, ...] = ()
+    """Where very many prefixes lie: this decides nothing, it makes deciding on them cheap."""
 
     def next_hop_refusal(self, next_hop: Address) -> str:
         """Why a next hop is not believed; empty: it is."""
@@ -50,15 +52,41 @@ class PrefixFilter:
         """The filter ready for one family: a function; None where it accepts everything."""
         if not (self.never or self.refused or self.addresses or self.within is not None):
             return None
+        decide, hosts = self._decision(family), _hosts(self.never, family)
+        clean = _apart((one, "") for one in self._clean() if family_of(one) is family)
+        if not clean:
+            return decide
+        firsts = [first for first, *_ in clean]
+        ends = [(last, shortest) for _, last, shortest, _ in clean]
+
+        def refusal(prefix: Nlri) -> str:
+            octets = prefix[1:]
+            at = bisect_right(firsts, octets)
+            if at:
+                last, shortest = ends[at - 1]
+                if octets <= last and prefix[0] >= shortest:
+                    return hosts.get(prefix, "")
+            return decide(prefix)
+
+        return refusal
+
+    def _clean(self) -> Iterator[Prefix]:
+        """Networks in which everything is accepted but for single addresses in `never`."""
+        named = [one for one, _ in self.never if one.prefixlen < one.max_prefixlen]
+        named += [one for one, _ in self.refused]
+        for network in self.likely if self.within is None else self.within:
+            is_met = any(one.version == network.version and one.overlaps(network) for one in named)
+            if not is_met and not any(address in network for address, _ in self.addresses):
+                yield network
+
+    def _decision(self, family: Family) -> Refusal:
         never, refused = _inside(self.never, family), _inside(self.refused, family)
-        accepted, within = (
-            _inside(_unnamed(self.accepted), family),
-            _inside(_unnamed(self.within or ()), family),
-        )
+        accepted = _inside(((one, "accepted") for one in self.accepted), family)
+        within = _inside(((one, "within") for one in self.within or ()), family)
         holds = _holding(self.addresses, family)
         is_bounded, outside = self.within is not None, self.outside
 
-        def refusal(prefix: Nlri) -> str:
+        def decide(prefix: Nlri) -> str:
             octets, length = prefix[1:], prefix[0]
             if why := never(octets, length):
                 return why
@@ -68,7 +96,7 @@ class PrefixFilter:
                 return why
             return outside if is_bounded and not within(octets, length) else ""
 
-        return refusal
+        return decide
 
 
 ACCEPT_ALL = PrefixFilter()
@@ -77,23 +105,32 @@ Refusal = Callable[[Nlri], str]
 _Inside = Callable[[bytes, int], str]
 
 
-def _unnamed(networks: Iterable[Prefix]) -> Iterable[Named]:
-    return ((network, "inside") for network in networks)
+def _hosts(named: Iterable[Named], family: Family) -> dict[Nlri, str]:
+    """The single addresses among these."""
+    longest = LONGEST[family]
+    return {pack(one): what for one, what in named if family_of(one) is family and one.prefixlen == longest}
+
+
+def _apart(named: Iterable[Named]) -> list[tuple[bytes, bytes, int, str]]:
+    """(octets, last address, length, text) of networks of one family in the order of their octets.
+
+    Networks inside of others are left out, so those that remain are apart.
+    """
+    apart: list[tuple[bytes, bytes, int, str]] = []
+    for network, what in sorted(named, key=lambda one: _order(one[0])):
+        first, last = pack(network)[1:], network.broadcast_address.packed
+        if not apart or last > apart[-1][1]:
+            apart.append((first, last, network.prefixlen, what))
+    return apart
 
 
 def _inside(named: Iterable[Named], family: Family) -> _Inside:
     """A function that says in which network a prefix (octets, length) lies, as its text; empty: in none.
 
-    Networks inside of others are left out, so those that remain are apart, and in order of their octets. A packed
-    prefix has only the octets that its length needs, and bytes compare like addresses: the one network that can hold
-    it is the last that does not begin behind it.
+    A packed prefix has only the octets that its length needs, and bytes compare like addresses: the one network that
+    can hold it is the last that does not begin behind it.
     """
-    networks = sorted((one for one in named if family_of(one[0]) is family), key=lambda one: _order(one[0]))
-    apart: list[tuple[bytes, bytes, int, str]] = []
-    for network, what in networks:
-        first, last = pack(network)[1:], network.broadcast_address.packed
-        if not apart or last > apart[-1][1]:
-            apart.append((first, last, network.prefixlen, what))
+    apart = _apart(one for one in named if family_of(one[0]) is family)
     if not apart:
         return lambda octets, length: ""
     firsts = [first for first, *_ in apart]

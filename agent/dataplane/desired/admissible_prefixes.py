@@ -11,9 +11,9 @@ Does not know: BGP's sessions, the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses, RefusedClaim
@@ -22,6 +22,7 @@ from agent.memo import Memo
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
 from bgp.policy.prefix_filter import SHORTEST_PREFIX, Named, PrefixFilter, Refusal
 from bgp.wire.families import family_of
+from bgp.wire.nlri import pack
 from ipam.keys import affinity_key
 from ipam.model import NodeName
 
@@ -39,7 +40,11 @@ MARTIANS: tuple[Named, ...] = tuple(
     )
 )
 """What is nobody's unicast address, in the reach of a route."""
+_Refused = tuple[RefusedClaim, ...]
+_Admitted = tuple[Mapping[Prefix, NodeName], _Refused]
 IN_NO_POOL = "lies in no pool"
+LINKS_REMEMBERED = 256
+"""Most links of a host whose subnets are not made anew by each pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,50 +66,60 @@ class Surroundings:
     gateways: frozenset[Address]
 
 
+class _Asked:
+    """A filter that is ready for a version of IP when it is first asked of one."""
+
+    def __init__(self, made: PrefixFilter) -> None:
+        self.filter = made
+        self._ready: dict[int, Refusal | None] = {}
+
+    def __call__(self, prefix: Prefix) -> str:
+        """Why a prefix is refused; empty: it is not."""
+        version = prefix.version
+        if version not in self._ready:
+            self._ready[version] = self.filter.compiled(family_of(prefix))
+        refusal = self._ready[version]
+        return refusal(pack(prefix)) if refusal is not None else ""
+
+
 class Rule:
-    """The filters for one situation; each is ready for both versions of IP when it is first asked."""
+    """The filters for one situation."""
 
     def __init__(self, given: Surroundings) -> None:
         self._given = given
         self.from_mesh = self._mesh()
         self.from_peers = self._peers()
-        self._ready: dict[tuple[str, int], Refusal | None] = {}
+        self.claims = self._claims()
+        """For blocks, for addresses that other nodes borrowed, and for those of this node's pods."""
 
-    def refusal(self, which: str, prefix: Prefix) -> str:
-        """Why one of the filters refuses a prefix; empty: it does not."""
-        key = which, prefix.version
-        if key not in self._ready:
-            self._ready[key] = getattr(self, which).compiled(family_of(prefix))
-        found = self._ready[key]
-        return found(RouteKey(prefix).packed) if found is not None else ""
-
-    @cached_property
-    def claims(self) -> PrefixFilter:
-        """Blocks, and addresses that other nodes borrowed."""
-        given = self._given
+    def _claims(self) -> PrefixFilter:
         return PrefixFilter(
-            never=(*MARTIANS, *self._own(given.own)),
+            never=(*MARTIANS, *self._own(self._given.own)),
             refused=self._inside_pools(self._subnets),
-            addresses=self._in_pools((*self._guarded, *self._beginnings)),
+            addresses=self._guarded_in_pools,
             within=self._pools,
             outside=IN_NO_POOL,
         )
 
     @cached_property
-    def pods(self) -> PrefixFilter:
-        """Addresses of this node's pods."""
-        return replace(self.claims, never=(*self.claims.never, *self._tunnels))
+    def standing(self) -> _Asked:
+        """Asked of blocks and pods that were in force before they were refused.
 
-    @cached_property
-    def standing(self) -> PrefixFilter:
-        """The same, for what is in force: a pool that went, or a network that came, ends nothing."""
-        underlay = [
+        A pool that went, or a network that came, ends nothing; what the host lives by does.
+        """
+        given = self._given
+        nodes = ((address, f"holds the node address {address}") for address in given.nodes)
+        guarded = (*nodes, *self._ends)
+        underlay = (
             (subnet, what)
             for subnet, what in self._subnets
-            if any(address in subnet for address, _ in self._guarded)
-        ]
-        never = (*MARTIANS, *self._own(self._given.own), *underlay)
-        return PrefixFilter(never=never, addresses=tuple(self._guarded))
+            if any(address in subnet for address, _ in guarded)
+        )
+        return _Asked(PrefixFilter(never=(*MARTIANS, *self._own(given.own), *underlay), addresses=guarded))
+
+    def is_tunnel(self, address: Address) -> bool:
+        """Whether it is the address of a node's tunnel: these lie in pools and blocks, and no pod has one."""
+        return address in self._given.node_tunnels or address in self._given.own_tunnels
 
     def _mesh(self) -> PrefixFilter:
         """BGP's generated filters of Calico export what lies in pools; services are left to `learned_routes`."""
@@ -113,7 +128,7 @@ class Rule:
             never=(*MARTIANS, *self._own((*given.own, *given.own_tunnels))),
             accepted=given.accepted,
             refused=self._inside_pools(self._subnets),
-            addresses=self._in_pools((*self._guarded, *self._beginnings)),
+            addresses=self._guarded_in_pools,
             within=(*self._pools, *given.services),
             outside=f"{IN_NO_POOL} (from the node mesh)",
             next_hops=(
@@ -133,6 +148,7 @@ class Rule:
             refused=tuple(self._subnets),
             addresses=tuple(far),
             next_hops=tuple(own),
+            likely=self._pools,
         )
 
     # -- parts of them ------------------------------------------------------------------------------------------------
@@ -163,17 +179,12 @@ class Rule:
             yield address, f"holds the gateway {address}"
 
     @cached_property
-    def _guarded(self) -> tuple[tuple[Address, str], ...]:
-        nodes = ((address, f"holds the node address {address}") for address in _sorted(self._given.nodes))
-        return (*nodes, *self._ends)
-
-    @property
-    def _tunnels(self) -> list[Named]:
-        """The tunnels' addresses lie in pools and blocks, and no pod has one of them."""
-        tunnels = {*self._given.own_tunnels, *self._given.node_tunnels}
-        return [
-            (ip_network(address), f"is a node's tunnel address {address}") for address in _sorted(tunnels)
-        ]
+    def _guarded_in_pools(self) -> tuple[tuple[Address, str], ...]:
+        """What no claim may hold, of all nodes' addresses the few that can matter."""
+        pools = self._pools
+        nodes = _sorted(one for one in self._given.nodes if any(one in pool for pool in pools))
+        others = (one for one in (*self._ends, *self._beginnings) if any(one[0] in pool for pool in pools))
+        return (*((address, f"holds the node address {address}") for address in nodes), *others)
 
     def _own(self, addresses: Iterable[Address]) -> list[Named]:
         return [(ip_network(address), f"this host's own address {address}") for address in addresses]
@@ -183,18 +194,16 @@ class Rule:
 
     def _inside_pools(self, named: Iterable[Named]) -> tuple[Named, ...]:
         """Those that can matter where only what lies in pools is accepted: usually none, so that asking is cheap."""
-        return tuple(one for one in named if any(_overlap(one[0], pool) for pool in self._pools))
-
-    def _in_pools(self, named: Iterable[tuple[Address, str]]) -> tuple[tuple[Address, str], ...]:
-        return tuple(one for one in named if any(one[0] in pool for pool in self._pools))
+        pools = self._pools
+        return tuple(
+            (network, what)
+            for network, what in named
+            if any(network.version == pool.version and network.overlaps(pool) for pool in pools)
+        )
 
 
 def _sorted(addresses: Iterable[Address]) -> list[Address]:
     return sorted(addresses, key=lambda one: (one.version, int(one)))
-
-
-def _overlap(one: Prefix, other: Prefix) -> bool:
-    return one.version == other.version and (one.network_address in other or other.network_address in one)
 
 
 class AdmissiblePrefixes:
@@ -202,26 +211,35 @@ class AdmissiblePrefixes:
 
     def __init__(self) -> None:
         self._rule = Memo[Rule](by_identity=False)
+        self._claims = Memo[_Asked](by_identity=False)
         self._nodes = Memo[tuple[frozenset[Address], frozenset[Address]]](by_identity=True)
-        self._blocks = Memo[tuple[Mapping[Prefix, NodeName], tuple[RefusedClaim, ...]]](by_identity=True)
-        self._borrowed = Memo[tuple[Mapping[Prefix, NodeName], tuple[RefusedClaim, ...]]](by_identity=True)
-        self._pods = Memo[tuple[tuple[Endpoint, ...], tuple[RefusedClaim, ...]]](by_identity=True)
-        self._refused = Memo[tuple[RefusedClaim, ...]](by_identity=True)
+        self._blocks = Memo[_Admitted](by_identity=True)
+        self._borrowed = Memo[_Admitted](by_identity=True)
+        self._pods = Memo[tuple[tuple[Endpoint, ...], _Refused]](by_identity=True)
+        self._refused = Memo[_Refused](by_identity=True)
         self._standing_blocks: Collection[Prefix] = frozenset()
+        self._is_refused_standing = False
+        """Whether a block is in force though it is refused, so that more than the claims' filter counts."""
         self._standing_pods: Collection[tuple[Address, str]] = frozenset()
-        self._known: dict[int, tuple[Endpoint, Endpoint]] = {}
-        """By the identity of what the datastore says: pods of which nothing is refused."""
+        self._known: dict[int, Endpoint] = {}
+        """By identity: pods of which nothing is refused. They are held, so nothing else has their identity."""
         self._known_by: Rule | None = None
 
     def admit(self, facts: Facts) -> Facts:
         """The facts of which everything may be believed, with the filters for BGP and what is left out."""
         given = self._surroundings(facts)
         rule = self._rule.get(lambda: Rule(given), given)
-        blocks, wrong = self._blocks.get(lambda: self._own_and_others(facts, rule), facts.block_owners, rule)
-        borrowed, wrong_borrowed = self._borrowed.get(
-            lambda: _claims(facts.borrowed, rule), facts.borrowed, rule
+        asked = self._claims.get(lambda: _Asked(rule.claims), rule.claims)
+        blocks, wrong = self._blocks.get(
+            lambda: self._admit_blocks(facts, rule, asked),
+            facts.block_owners,
+            asked,
+            rule if self._is_refused_standing else None,
         )
-        pods, wrong_pods = self._pods.get(lambda: self._admit_pods(facts, rule), facts.endpoints, rule)
+        borrowed, wrong_borrowed = self._borrowed.get(
+            lambda: _admit_claims(facts.borrowed, asked), facts.borrowed, asked
+        )
+        pods, wrong_pods = self._pods.get(lambda: self._admit_pods(facts, rule, asked), facts.endpoints, rule)
         refused = self._refused.get(
             lambda: (*wrong_pods, *wrong, *wrong_borrowed), wrong_pods, wrong, wrong_borrowed
         )
@@ -252,32 +270,31 @@ class AdmissiblePrefixes:
             gateways=frozenset(gateways),
         )
 
-    def _own_and_others(
-        self, facts: Facts, rule: Rule
-    ) -> tuple[Mapping[Prefix, NodeName], tuple[RefusedClaim, ...]]:
-        found = _claims(facts.block_owners, rule, facts.node, self._standing_blocks)
-        if facts.links:  # before these are known nothing of the host's own is
-            self._standing_blocks = frozenset(
-                block for block, owner in found[0].items() if owner == facts.node
-            )
+    def _admit_blocks(self, facts: Facts, rule: Rule, asked: _Asked) -> _Admitted:
+        before, me = self._standing_blocks, facts.node
+
+        def stands(prefix: Prefix, owner: NodeName) -> bool:
+            return owner == me and prefix in before and not rule.standing(prefix)
+
+        found = _admit_claims(facts.block_owners, asked, stands)
+        self._is_refused_standing = any(one.stands for one in found[1])
+        if facts.links:  # before these are known nothing is of what is the host's own
+            self._standing_blocks = frozenset(block for block, owner in found[0].items() if owner == me)
         return found
 
-    def _admit_pods(self, facts: Facts, rule: Rule) -> tuple[tuple[Endpoint, ...], tuple[RefusedClaim, ...]]:
+    def _admit_pods(self, facts: Facts, rule: Rule, asked: _Asked) -> tuple[tuple[Endpoint, ...], _Refused]:
         known = self._known if self._known_by is rule else {}
         self._known, self._known_by = {}, rule
         refused: list[RefusedClaim] = []
         pods: list[Endpoint] = []
         for endpoint in facts.endpoints:
-            if (made := known.get(id(endpoint))) is None:
-                before = len(refused)
-                admitted = self._admit_pod(facts, rule, endpoint, refused)
-                made = (endpoint, admitted) if admitted is not None else None
-                if made is not None and len(refused) == before:
-                    self._known[id(endpoint)] = made
-            else:
-                self._known[id(endpoint)] = made
-            if made is not None:
-                pods.append(made[1])
+            found: list[RefusedClaim] = []
+            admitted = known.get(id(endpoint)) or self._admit_pod(facts, rule, asked, endpoint, found)
+            if admitted is not None:
+                pods.append(admitted)
+            if not found and admitted is endpoint:
+                self._known[id(endpoint)] = endpoint
+            refused += found
         if facts.links:
             self._standing_pods = frozenset(
                 (address, pod.interface) for pod in pods for address in pod.addresses
@@ -285,7 +302,7 @@ class AdmissiblePrefixes:
         return tuple(pods), tuple(refused)
 
     def _admit_pod(
-        self, facts: Facts, rule: Rule, endpoint: Endpoint, refused: list[RefusedClaim]
+        self, facts: Facts, rule: Rule, asked: _Asked, endpoint: Endpoint, refused: list[RefusedClaim]
     ) -> Endpoint | None:
         interface = endpoint.interface
         if not is_workload_device(interface):
@@ -295,7 +312,7 @@ class AdmissiblePrefixes:
         good: list[Address] = []
         for address in endpoint.addresses:
             prefix = ip_network(address)
-            why = rule.refusal("pods", prefix)
+            why = "is a node's tunnel address" if rule.is_tunnel(address) else asked(prefix)
             stands = bool(why) and self._stands(facts, rule, address, interface)
             if why:
                 refused.append(RefusedClaim(endpoint.key or interface, prefix, why, stands))
@@ -306,10 +323,8 @@ class AdmissiblePrefixes:
     def _stands(self, facts: Facts, rule: Rule, address: Address, interface: str) -> bool:
         """Whether a pod's route is in force, in this life of the agent or since an earlier one, and may stay."""
         prefix = ip_network(address)
-        was = (address, interface) in self._standing_pods or facts.earlier_pods.get(
-            RouteKey(prefix)
-        ) == interface
-        return was and not rule.refusal("standing", prefix)
+        is_earlier = facts.earlier_pods.get(RouteKey(prefix)) == interface
+        return (is_earlier or (address, interface) in self._standing_pods) and not rule.standing(prefix)
 
 
 def host_networks(
@@ -322,11 +337,22 @@ def host_networks(
     for name, link in links.items():
         if name.startswith(WORKLOAD_PREFIX):
             continue
-        for address, length in link.addresses:
-            (tunnels if name in OUR_TUNNELS else own).append(address)
-            if length < address.max_prefixlen and not (address.is_loopback or address.is_link_local):
-                subnets.append((ip_network(f"{address}/{length}", strict=False), name))
+        addresses, connected = _of_link(name, link.addresses)
+        (tunnels if name in OUR_TUNNELS else own).extend(addresses)
+        subnets += connected
     return tuple(own), tuple(tunnels), tuple(subnets)
+
+
+@lru_cache(maxsize=LINKS_REMEMBERED)
+def _of_link(
+    name: str, addresses: tuple[tuple[Address, int], ...]
+) -> tuple[tuple[Address, ...], tuple[tuple[Prefix, str], ...]]:
+    subnets = (
+        (ip_network(f"{address}/{length}", strict=False), name)
+        for address, length in addresses
+        if length < address.max_prefixlen and not (address.is_loopback or address.is_link_local)
+    )
+    return tuple(address for address, _ in addresses), tuple(subnets)
 
 
 def _addresses(nodes: Iterable[NodeAddresses]) -> tuple[frozenset[Address], frozenset[Address]]:
@@ -337,21 +363,22 @@ def _addresses(nodes: Iterable[NodeAddresses]) -> tuple[frozenset[Address], froz
     return frozenset(underlay), frozenset(tunnels)
 
 
-def _claims(
+def _nothing_stands(prefix: Prefix, owner: NodeName) -> bool:
+    return False
+
+
+def _admit_claims(
     owners: Mapping[Prefix, NodeName],
-    rule: Rule,
-    me: NodeName | None = None,
-    standing: Container[Prefix] = frozenset(),
-) -> tuple[Mapping[Prefix, NodeName], tuple[RefusedClaim, ...]]:
-    """The claims that pass, and the others; `standing` are blocks of `me` that are in force."""
-    refused: list[RefusedClaim] = []
-    wrong: set[Prefix] = set()
-    for prefix, owner in owners.items():
-        if why := rule.refusal("claims", prefix):
-            stands = owner == me and prefix in standing and not rule.refusal("standing", prefix)
-            refused.append(RefusedClaim(affinity_key(owner, prefix), prefix, why, stands))
-            if not stands:
-                wrong.add(prefix)
+    asked: _Asked,
+    stands: Callable[[Prefix, NodeName], bool] = _nothing_stands,
+) -> _Admitted:
+    """The claims that pass, and the others."""
+    refused = tuple(
+        RefusedClaim(affinity_key(owner, prefix), prefix, why, stands(prefix, owner))
+        for prefix, owner in owners.items()
+        if (why := asked(prefix))
+    )
+    wrong = {one.prefix for one in refused if not one.stands}
     if not wrong:
-        return owners, tuple(refused)
-    return {prefix: owner for prefix, owner in owners.items() if prefix not in wrong}, tuple(refused)
+        return owners, refused
+    return {prefix: owner for prefix, owner in owners.items() if prefix not in wrong}, refused

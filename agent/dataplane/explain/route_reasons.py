@@ -31,8 +31,9 @@ KINDS = {
     RouteClass.LEARNED: "bgp",
 }
 """The column KIND of desired routes."""
-KERNEL, FOREIGN, OBSOLETE = "kernel", "foreign", "obsolete"
-"""KIND of the others: the kernel's own, of an interface's address; somebody else's; ours, but not desired any more."""
+KERNEL, FOREIGN, OBSOLETE, REFUSED = "kernel", "foreign", "obsolete", "refused"
+"""KIND of the others: the kernel's own, of an interface's address; somebody else's; ours, but not desired any more;
+asked for by the datastore, and no route."""
 
 
 class Reasons:
@@ -109,9 +110,15 @@ def explain_page(
     """
     desired, actual = snapshot.desired.dataplane.routes, snapshot.actual.routes
     is_near = nearness(near) if near is not None else None
+    refused = {RouteKey(one.prefix) for one in snapshot.desired.refused if one.prefix is not None}
+    known = (actual, desired)
     keys = (
         key
-        for key in chain(actual, (key for key in desired if key not in actual))
+        for key in chain(
+            actual,
+            (key for key in desired if key not in actual),
+            (key for key in refused if not any(key in some for some in known)),
+        )
         if (after is None or key > after)
         and (is_near is None or is_near(key))
         and (not foreign or _is_foreign(snapshot, key))
@@ -153,7 +160,8 @@ def explain(snapshot: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explain
     """The route at a key that is in the desired or the actual state."""
     desired, actual = snapshot.desired.dataplane.routes.get(key), snapshot.actual.routes.get(key)
     shown = actual or desired
-    assert shown is not None
+    if shown is None:
+        return _refused(snapshot, key)
     protocol = protocol_name(shown.protocol)
     if desired is not None:
         kind, why = KINDS[RouteClass(desired.target.route_class)], reasons.of(desired)
@@ -177,6 +185,14 @@ def explain(snapshot: RouteSnapshot, reasons: Reasons, key: RouteKey) -> Explain
         agrees=state == IN_PLACE,
         state=state,
     )
+
+
+def _refused(snapshot: RouteSnapshot, key: RouteKey) -> ExplainedRoute:
+    """What the datastore asks for and nobody may have."""
+    prefix = key.destination
+    asks = next((one.key for one in snapshot.desired.refused if one.prefix == prefix), "")
+    state = f"not programmed: {snapshot.desired.refusal(key)}"
+    return ExplainedRoute(str(key), str(key), "", "", "", REFUSED, f"{asks} asks for it", False, state)
 
 
 def _state(snapshot: RouteSnapshot, desired: Route, actual: Route | None) -> str:

@@ -194,6 +194,7 @@ def test_a_writer_of_etcd_has_no_prefix_programmed_that_lies_in_no_pool_and_the_
     said = "\n".join(troubles(node))
     assert not [key for key in wrong if key not in said]
     assert "lies in no pool" in said
+    assert "not programmed: lies in no pool" in tortie_on(node, "routes", "10.99.0.0/26")
     for key in wrong | right:
         etcdctl(lab, "del", key)
     lab_processes.wait_for("the kernel as before", lambda: table(node) == before, SECONDS)
