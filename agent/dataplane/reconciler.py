@@ -156,7 +156,13 @@ class Reconciler:
         """The last pass, for people; views, read at once."""
         failures = self._applier.retries.failures
         refused = {key: failure.why for (kind, key), failure in failures.items() if kind is Kind.ROUTE}
-        return RouteSnapshot(self._desired, self._actual, self._ownership, self._plan.waiting, refused)
+        above = {
+            key: conflict_reason(route)
+            for key, route in self._plan.conflicts.items()
+            if key not in self._actual.routes  # the other route has another metric, or another prefix
+        }
+        waiting = {**self._plan.waiting, **above}
+        return RouteSnapshot(self._desired, self._actual, self._ownership, waiting, refused)
 
     async def wait_for_routes(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the desired route at each key, at least for one whole pass.

@@ -34,7 +34,7 @@ class PrefixFilter:
     """A prefix that holds one of these is refused, unless it is shorter than SHORTEST_PREFIX."""
     within: tuple[Prefix, ...] | None = None
     """Only what lies in one of these is accepted; None: anything."""
-    outside: str = ""
+    outside: str = "lies in no network that is accepted"
     """The reason of what does not."""
     next_hops: tuple[Named, ...] = ()
     """A next hop in one of these is refused."""

@@ -10,6 +10,7 @@ from bgp.looking_glass import MOST_PREFIXES, Page, Query, RibView, query
 from bgp.peer_config import PeerConfig
 from bgp.peer_status import counts
 from bgp.policy.policy import Action, Policy, PrefixMatch, PrependAs, Rule
+from bgp.policy.prefix_filter import PrefixFilter
 from bgp.session.fsm import State
 from tests.fakes.wire import Node, Wire, address
 
@@ -190,3 +191,23 @@ def test_a_path_whose_next_hop_leads_nowhere_is_shown_with_that_reason() -> None
         ("10.0.0.2", False, "next hop not reachable"),
     ]
     assert told(query(one.router, view(RibView.RECEIVED, 2))) == {TWO: (False, "next hop not reachable")}
+
+
+def test_what_is_refused_is_shown_among_all_paths_and_never_hides_what_is_used() -> None:
+    wire, one, two, three = star(Policy(import_filter=PrefixFilter(refused=((ip_network(TWO), "a link"),))))
+    wire.announce(two, "10.0.2.7/32", TWO, THREE)
+    wire.announce(three, "10.0.0.0/16", TWO)
+    wire.run(1)
+    assert [(str(seen.prefix), seen.best, seen.reason) for seen in query(one.router, view()).paths] == [
+        ("10.0.0.0/16", True, "the only path"),
+        (TWO, True, "the only path"),
+        (TWO, False, "refused: a link"),
+        ("10.0.2.7/32", False, "refused: a link"),
+        (THREE, True, "the only path"),
+    ]
+    found = query(one.router, view(prefix="10.0.2.7/32")).paths
+    assert [(str(seen.prefix), seen.best) for seen in found] == [
+        (TWO, True),
+        (TWO, False),
+        ("10.0.2.7/32", False),
+    ]

@@ -59,7 +59,7 @@ class ActualState:
         self._objects: dict[Kind, dict[Any, Any]] = {kind: dict(given.get(kind, {})) for kind in Kind}
         self._departed: dict[RouteKey, str] = {}
         """Pods' addresses whose interface went or is down: at most one per pod, until that is settled."""
-        self._defaults: tuple[RouteKey, ...] = ()
+        self._defaults = tuple(key for key in self._objects[Kind.ROUTE] if not key[1][0])
         """Keys of default routes, of any metric, as last read."""
         self._invalid: dict[RouteKey, Route] = {}
         """Foreign routes that changed where nothing is desired: not worth a reading, not known any more."""

@@ -252,3 +252,19 @@ async def test_ipip_drift_is_repaired_too(kernel: NetlinkKernel) -> None:
             assert ipip_held() != whole
             await bench.until(lambda: ipip_held() == whole, PATIENCE_SECONDS)
         assert bench.reconciler.report().refused == {}
+
+
+async def test_a_default_route_that_the_host_gets_takes_the_place_of_ours_and_gives_it_back(
+    kernel: NetlinkKernel,
+) -> None:
+    learned = LEARNED.with_(key=RouteKey(IPv4Network("0.0.0.0/0")))
+    async with running(Bench(kernel, Dataplane(routes={learned.key: learned}))) as bench:
+        ours = str(learned)
+        assert ours.replace("0.0.0.0/0", "default") in ip("route show default")
+        ip("route add default via 172.26.0.3 dev eth0 proto dhcp metric 100")
+        await bench.until(lambda: len(ip("route show default").splitlines()) == 1)
+        assert "proto dhcp metric 100" in ip("route show default")
+        state = bench.reconciler.snapshot()
+        assert "not ours" in state.waiting[learned.key]
+        ip("route del default via 172.26.0.3 dev eth0 proto dhcp metric 100")
+        await bench.until(lambda: "proto bird" in ip("route show default"))

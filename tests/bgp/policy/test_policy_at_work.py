@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bgp.peer_config import PeerConfig
 from bgp.policy.origination import Origination, OwnBlocks, by_family
 from bgp.policy.policy import Action, AddCommunity, Own, Policy, PrefixMatch, PrependAs, Rule, SetPriority
+from bgp.policy.prefix_filter import PrefixFilter
 from bgp.session.fsm import State
 from bgp.wire import nlri
 from bgp.wire.attributes import PathAttributes
@@ -65,6 +66,83 @@ def test_only_what_the_policy_lets_through_is_accepted_and_the_rest_is_stored_wi
     (intake,) = one.router.peers[address(2)].adj_ribs_in.values()
     assert intake.rejected == {nlri.pack(ip_network(ONE)): "not from there"}
     assert len(intake.pre_policy) == 2
+
+
+IN_POOL = PrefixFilter(
+    never=((ip_network("192.168.2.0/26"), "somebody's own"),),
+    within=(ip_network("192.168.0.0/16"),),
+    outside="lies in no pool",
+)
+
+
+def test_what_the_prefix_filter_refuses_is_stored_with_its_reason_whatever_the_rules_say() -> None:
+    everything = (Rule(Action.ACCEPT, "all"),)
+    wire, one, two = pair(Policy(import_filter=IN_POOL, import_rules=everything))
+    wire.announce(two, ONE, TWO, THREE)
+    wire.run(1)
+    assert list(one.learned()) == [ONE]
+    (rib,) = one.router.peers[address(2)].adj_ribs_in.values()
+    assert {str(nlri.unpack(key)): why for key, why in rib.rejected.items()} == {
+        TWO: "somebody's own",
+        THREE: "lies in no pool",
+    }
+    assert rib.filtered.keys() == rib.rejected.keys()
+    wire.announce(two, ONE)
+    wire.run(1)
+    assert (rib.rejected, rib.filtered) == ({}, {})
+
+
+def test_a_filter_that_changes_decides_anew_without_a_session_and_without_the_peers_help() -> None:
+    wire, one, two = pair(Policy(import_filter=IN_POOL))
+    wire.announce(two, ONE, TWO, THREE)
+    wire.run(1)
+    before = sessions(one)
+    for changed, left in (
+        (PrefixFilter(), [ONE, TWO, THREE]),
+        (PrefixFilter(within=(ip_network("10.0.0.0/8"),)), [THREE]),
+        (IN_POOL, [ONE]),
+    ):
+        wire.configure(one, {address(2): PeerConfig(address(2), MESH, policy=Policy(import_filter=changed))})
+        wire.run(1)
+        assert sorted(one.learned()) == sorted(left)
+        (rib,) = one.router.peers[address(2)].adj_ribs_in.values()
+        assert len(rib.filtered) == 3 - len(left)
+    assert sessions(one) == before
+
+
+def test_a_refused_path_is_never_the_best_and_goes_to_nobody_while_another_peers_does() -> None:
+    wire = Wire()
+    one, two, three, four = (wire.node(number, MESH) for number in range(1, 5))
+    refuse, reflect = Policy(import_filter=IN_POOL), {"route_reflector_client": True}
+    configs = {
+        address(2): PeerConfig(address(2), MESH, policy=refuse, **reflect),  # type: ignore[arg-type]
+        address(3): PeerConfig(address(3), MESH, **reflect),  # type: ignore[arg-type]
+        address(4): PeerConfig(address(4), MESH, **reflect),  # type: ignore[arg-type]
+    }
+    wire.configure(one, configs)
+    for node in (two, three, four):
+        wire.configure(node, {address(1): PeerConfig(address(1), MESH)})
+    for node in (one, two, three, four):
+        wire.announce(node)
+    wire.until(lambda: all(one.state(other) is State.ESTABLISHED for other in (two, three, four)))
+    wire.announce(two, ONE, THREE)
+    wire.run(1)
+    assert list(four.learned()) == [ONE]
+    wire.announce(three, THREE)
+    wire.run(1)
+    assert str(attributes_at(one, THREE).next_hop) == str(address(3))
+    assert sorted(four.learned()) == sorted([ONE, THREE])
+
+
+def test_a_next_hop_that_the_filter_refuses_costs_the_path() -> None:
+    elsewhere = PrefixFilter(next_hops=((ip_network(f"{address(2)}/32"), "a pod"),))
+    wire, one, two = pair(Policy(import_filter=elsewhere))
+    wire.announce(two, ONE)
+    wire.run(1)
+    assert not one.learned()
+    (rib,) = one.router.peers[address(2)].adj_ribs_in.values()
+    assert list(rib.rejected.values()) == [f"NEXT_HOP {address(2)} is a pod"]
+    assert len(rib.filtered) == 1
 
 
 def test_one_update_may_fall_apart_into_paths_with_different_attributes() -> None:

@@ -22,6 +22,7 @@ from agent.netlink.objects import RouteKey
 from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.passwords import PasswordFiles
+from bgp.policy.prefix_filter import ACCEPT_ALL
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName, Pool
 
@@ -47,6 +48,8 @@ class BgpNode:
         self.block = IPv4Network(f"10.0.{number}.0/26")
         self.address6 = f"fd00::{number}"
         self.block6 = IPv6Network(f"fd01:0:0:{number}::/122")
+        self.filters = ACCEPT_ALL, ACCEPT_ALL
+        """What it believes of the mesh, and of peers that a BGPPeer names."""
         self.changed = asyncio.Event()
         self.state = StateCache(self.name)
         state = directory / f"state-{number}"
@@ -62,7 +65,14 @@ class BgpNode:
     def reconcile(self) -> None:
         """One pass, as after the reconciler's."""
         owners = {self.block: self.name, self.block6: self.name}
-        facts = Facts(self.name, pools=(POOL, POOL6), block_owners=owners)
+        from_mesh, from_peers = self.filters
+        facts = Facts(
+            self.name,
+            pools=(POOL, POOL6),
+            block_owners=owners,
+            from_mesh=from_mesh,
+            from_peers=from_peers,
+        )
         self.bgp.reconcile(self.state, facts, set(map(RouteKey, owners)))
 
     def peer(self, other: BgpNode) -> dict[str, Any]:

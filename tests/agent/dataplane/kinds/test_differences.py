@@ -56,3 +56,40 @@ def test_a_route_that_waits_for_its_device_keeps_what_of_ours_stands_in_its_plac
     steps = route_plan(desired_state, ActualState({Kind.ROUTE: {BLOCK: LEARNED}}), {})
     assert not steps
     assert steps.waiting == {BLOCK: "eth9 is not there"}
+
+
+DEFAULT, HALF = RouteKey(IPv4Network("0.0.0.0/0")), RouteKey(IPv4Network("128.0.0.0/1"))
+BY_DHCP = Route(
+    RouteKey(IPv4Network("0.0.0.0/0"), metric=100),
+    gateway=IPv4Address("172.26.0.1"),
+    device="eth0",
+    protocol=16,
+)
+ETH0 = {"eth0": Link(2, "eth0", None, 1500, True)}
+
+
+def default_routes(*versions: int) -> DesiredState:
+    routes = {key: LEARNED.with_(key=key) for key in (DEFAULT, HALF, BLOCK)}
+    return DesiredState(
+        Dataplane(routes=routes), complete=True, bgp_complete=True, above_the_host=frozenset(versions)
+    )
+
+
+def test_a_learned_default_route_never_stands_beside_the_hosts_own_whatever_the_metrics() -> None:
+    steps = route_plan(default_routes(), ActualState({Kind.ROUTE: {BY_DHCP.key: BY_DHCP}}), ETH0)
+    assert steps.create.keys() == {BLOCK}
+    assert steps.conflicts == {DEFAULT: BY_DHCP, HALF: BY_DHCP}
+    ours = default_routes().dataplane.routes
+    steps = route_plan(
+        default_routes(), ActualState({Kind.ROUTE: {BY_DHCP.key: BY_DHCP, **ours}}), ETH0, {BLOCK}
+    )
+    assert (steps.create, steps.delete.keys()) == ({}, {DEFAULT, HALF})
+
+
+def test_without_a_default_route_of_the_hosts_or_by_a_setting_ours_is_there() -> None:
+    kernels_own = BY_DHCP.with_(protocol=2)
+    for actual in ({}, {kernels_own.key: kernels_own}):
+        assert len(route_plan(default_routes(), ActualState({Kind.ROUTE: actual}), ETH0).create) == 3
+    beside = ActualState({Kind.ROUTE: {BY_DHCP.key: BY_DHCP}})
+    assert len(route_plan(default_routes(4), beside, ETH0).create) == 3
+    assert len(route_plan(default_routes(6), beside, ETH0).create) == 1
