@@ -5,7 +5,7 @@ pods' addresses, for the node-to-node mesh, for peers that a BGPPeer names. What
 producer of routes, sysctls or originations ever sees it; the speaker gets the two filters that are BGP's.
 Promises: pure but for its memory; nobody has what is no unicast address of others (RFC 1122, RFC 4291, RFC 6890) or
 this host's own. A pod's route and an own block that were in force stay so when their pool goes or another network
-comes to lie over them; only the host's own, the other nodes' and the datastore's addresses end them.
+comes to lie over them; only this host's addresses, its gateways' and the datastore's end them.
 Does not know: BGP's sessions, the kernel.
 """
 
@@ -59,6 +59,8 @@ class Surroundings:
     own_tunnels: tuple[Address, ...]
     subnets: tuple[tuple[Prefix, str], ...]
     """The subnets of this host's links, each with the link's name."""
+    underlay: frozenset[Address]
+    """This node's addresses on the underlay."""
     nodes: frozenset[Address]
     """All nodes' addresses on the underlay."""
     node_tunnels: frozenset[Address]
@@ -93,10 +95,12 @@ class Rule:
         """For blocks, for addresses that other nodes borrowed, and for those of this node's pods."""
 
     def _claims(self) -> PrefixFilter:
+        given = self._given
+        services = ((one, f"inside the network of services {one}") for one in given.services)
         return PrefixFilter(
-            never=(*MARTIANS, *self._own(self._given.own)),
-            refused=self._inside_pools(self._subnets),
-            addresses=self._guarded_in_pools,
+            never=(*MARTIANS, *self._own(given.own), *self._nodes_in_pools),
+            refused=self._inside_pools((*self._subnets, *services)),
+            addresses=self._ends_in_pools,
             within=self._pools,
             outside=IN_NO_POOL,
         )
@@ -105,17 +109,15 @@ class Rule:
     def standing(self) -> _Asked:
         """Asked of blocks and pods that were in force before they were refused.
 
-        A pool that went, or a network that came, ends nothing; what the host lives by does.
+        A pool that went, a network that came, what another node says of itself: they end nothing. What this host lives
+        by does.
         """
         given = self._given
-        nodes = ((address, f"holds the node address {address}") for address in given.nodes)
-        guarded = (*nodes, *self._ends)
-        underlay = (
-            (subnet, what)
-            for subnet, what in self._subnets
-            if any(address in subnet for address, _ in guarded)
-        )
-        return _Asked(PrefixFilter(never=(*MARTIANS, *self._own(given.own), *underlay), addresses=guarded))
+        me = tuple(given.underlay)
+        lives_by = (*me, *given.datastore, *given.gateways)
+        underlay = (one for one in self._subnets if any(address in one[0] for address in lives_by))
+        never = (*MARTIANS, *self._own((*given.own, *me)), *underlay)
+        return _Asked(PrefixFilter(never=never, addresses=tuple(self._ends)))
 
     def is_tunnel(self, address: Address) -> bool:
         """Whether it is the address of a node's tunnel: these lie in pools and blocks, and no pod has one."""
@@ -125,10 +127,14 @@ class Rule:
         """BGP's generated filters of Calico export what lies in pools; services are left to `learned_routes`."""
         given = self._given
         return PrefixFilter(
-            never=(*MARTIANS, *self._own((*given.own, *given.own_tunnels))),
+            never=(
+                *MARTIANS,
+                *self._own((*given.own, *given.own_tunnels)),
+                *self._nodes_in_pools,
+            ),
             accepted=given.accepted,
             refused=self._inside_pools(self._subnets),
-            addresses=self._guarded_in_pools,
+            addresses=self._ends_in_pools,
             within=(*self._pools, *given.services),
             outside=f"{IN_NO_POOL} (from the node mesh)",
             next_hops=(
@@ -179,12 +185,22 @@ class Rule:
             yield address, f"holds the gateway {address}"
 
     @cached_property
-    def _guarded_in_pools(self) -> tuple[tuple[Address, str], ...]:
-        """What no claim may hold, of all nodes' addresses the few that can matter."""
-        pools = self._pools
-        nodes = _sorted(one for one in self._given.nodes if any(one in pool for pool in pools))
-        others = (one for one in (*self._ends, *self._beginnings) if any(one[0] in pool for pool in pools))
-        return (*((address, f"holds the node address {address}") for address in nodes), *others)
+    def _ends_in_pools(self) -> tuple[tuple[Address, str], ...]:
+        """What no claim may hold, as far as it can matter."""
+        return tuple(one for one in (*self._ends, *self._beginnings) if self._is_in_pool(one[0]))
+
+    @cached_property
+    def _nodes_in_pools(self) -> tuple[Named, ...]:
+        """Other nodes' addresses, where these can matter; as single addresses alone.
+
+        A node says by itself which address it has. Did that take what holds it from others, one record would cost
+        another node its block.
+        """
+        nodes = _sorted(filter(self._is_in_pool, self._given.nodes))
+        return tuple((ip_network(address), f"the address {address} of a node") for address in nodes)
+
+    def _is_in_pool(self, address: Address) -> bool:
+        return any(address in pool for pool in self._pools)
 
     def _own(self, addresses: Iterable[Address]) -> list[Named]:
         return [(ip_network(address), f"this host's own address {address}") for address in addresses]
@@ -256,6 +272,7 @@ class AdmissiblePrefixes:
     def _surroundings(self, facts: Facts) -> Surroundings:
         own, tunnels, subnets = host_networks(facts.links)
         nodes, node_tunnels = self._nodes.get(lambda: _addresses(facts.nodes.values()), facts.nodes)
+        me, _ = _addresses(() if facts.me is None else (facts.me,))
         gateways = {*facts.peer_gateways.values(), *facts.node_gateways.values()}
         return Surroundings(
             pools=tuple(pool.cidr for pool in facts.pools),
@@ -264,6 +281,7 @@ class AdmissiblePrefixes:
             own=own,
             own_tunnels=tunnels,
             subnets=subnets,
+            underlay=me,
             nodes=nodes,
             node_tunnels=node_tunnels,
             datastore=facts.datastore,

@@ -164,7 +164,8 @@ def test_a_block_around_this_nodes_tunnel_address_is_right() -> None:
         ("172.17.5.0/26", "inside the connected subnet 172.17.0.0/16 of docker0"),
         ("172.16.0.0/12", "holds the gateway 172.30.0.1"),
         ("172.30.0.0/26", "holds the gateway 172.30.0.1"),
-        ("172.29.0.0/26", "holds the node address 172.29.0.3"),
+        ("172.29.0.3/32", "the address 172.29.0.3 of a node"),
+        ("172.31.0.0/26", "inside the network of services 172.31.0.0/16"),
         ("172.28.0.0/26", "holds the datastore's address 172.28.0.5"),
         ("172.17.0.0/15", "holds the connected subnet 172.17.0.0/16 of docker0"),
         ("172.18.0.0/26", ""),
@@ -177,6 +178,7 @@ def test_a_pool_around_the_underlay_gives_nobody_the_underlay(claim: str, why: s
         nodes=NODES | far,
         node_gateways={ip_address("172.29.0.3"): ip_address("172.30.0.1")},
         datastore=frozenset({ip_address("172.28.0.5")}),
+        services=(ip_network("172.31.0.0/16"),),
         block_owners={ip_network(claim, strict=False): ME},
     )
     found = AdmissiblePrefixes().admit(given)
@@ -319,9 +321,9 @@ def test_a_network_that_comes_to_lie_over_a_pool_ends_nothing_that_is_in_force()
         {"links": {**LINKS, "eth1": link(9, "eth1", "192.168.1.9/32")}},
         {"datastore": frozenset({ip_address("192.168.1.9")})},
         {"node_gateways": {ip_address("172.29.0.3"): ip_address("192.168.1.9")}},
-        {"nodes": {**NODES, NodeName("new"): NodeAddresses(IPv4Interface("192.168.1.9/24"))}},
+        {"nodes": {**NODES, ME: NodeAddresses(IPv4Interface("192.168.1.9/24"))}},
     ],
-    ids=["own", "datastore", "gateway", "node"],
+    ids=["own", "datastore", "gateway", "node's own"],
 )
 def test_what_the_host_lives_by_ends_even_what_is_in_force(change: dict[str, Any]) -> None:
     rule, given = AdmissiblePrefixes(), facts(endpoints=pods("192.168.1.9"))
@@ -330,6 +332,20 @@ def test_what_the_host_lives_by_ends_even_what_is_in_force(change: dict[str, Any
     assert [one.addresses for one in found.endpoints] == [()]
     assert [one.stands for one in found.refused] == [False]
     assert rule.admit(given).endpoints == given.endpoints  # and the correction is heard
+
+
+def test_a_node_that_says_it_has_a_pods_address_ends_no_route_and_takes_no_block() -> None:
+    rule = AdmissiblePrefixes()
+    given = facts(
+        endpoints=pods("192.168.1.9"), block_owners=claims("192.168.1.0/26", "192.168.2.0/26", of=OTHER)
+    )
+    rule.admit(given)
+    liars = (IPv4Interface("192.168.1.9/24"), IPv4Interface("192.168.2.9/24"))
+    nodes = {NodeName(str(one)): NodeAddresses(one, vxlan=one.ip) for one in liars}
+    found = rule.admit(replace(given, nodes={**NODES, **nodes}))
+    assert (found.endpoints, found.block_owners) == (given.endpoints, given.block_owners)
+    assert refusal(found.from_mesh, "192.168.2.0/26") == ""
+    assert refusal(found.from_mesh, "192.168.2.9/32") == "the address 192.168.2.9 of a node"
 
 
 def test_before_the_links_are_known_nothing_is_remembered_as_in_force() -> None:
