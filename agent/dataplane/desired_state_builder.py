@@ -78,7 +78,7 @@ class DesiredStateBuilder:
         self._links: Mapping[str, Link] = {}
         self._earlier: Mapping[RouteKey, str] = {}
         self._admissible = AdmissiblePrefixes()
-        self._told: frozenset[RefusedClaim] = frozenset()
+        self._reported: frozenset[RefusedClaim] = frozenset()
         """The refused claims that the log has."""
         self._routes = DesiredRoutes()
         self._objects = DesiredObjects()
@@ -115,22 +115,22 @@ class DesiredStateBuilder:
             more = f"{len(refused) - MOST_NAMED} more prefixes of the datastore are refused"
             yield Trouble(TroubleKind.PREFIX, "", more)
 
-    def _tell(self, refused: tuple[RefusedClaim, ...]) -> None:
+    def _report(self, refused: tuple[RefusedClaim, ...]) -> None:
         now = frozenset(refused)
-        for one in [one for one in refused if one not in self._told][:MOST_NAMED]:
+        for one in [one for one in refused if one not in self._reported][:MOST_NAMED]:
             log.warning(
                 "prefix.refused", key=one.key, prefix=str(one.prefix or ""), why=one.why, stands=one.stands
             )
-        for one in sorted(self._told - now, key=lambda one: (one.key, str(one.prefix)))[:MOST_NAMED]:
+        for one in sorted(self._reported - now, key=lambda one: (one.key, str(one.prefix)))[:MOST_NAMED]:
             log.info("prefix.no_longer_refused", key=one.key, prefix=str(one.prefix or ""))
-        self._told = now
+        self._reported = now
 
     async def build(self, links: Mapping[str, Link]) -> DesiredState:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         facts = self.facts()
-        if facts.refused or self._told:
-            self._tell(facts.refused)
+        if facts.refused or self._reported:
+            self._report(facts.refused)
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.
         complete, converged = self._in_sync() and facts.parent is not None, self._bgp.converged

@@ -85,7 +85,7 @@ class _Asked:
 
 
 class Rule:
-    """The filters for one situation."""
+    """The filters for one set of surroundings."""
 
     def __init__(self, given: Surroundings) -> None:
         self._given = given
@@ -106,7 +106,7 @@ class Rule:
         )
 
     @cached_property
-    def standing(self) -> _Asked:
+    def in_force(self) -> _Asked:
         """Asked of blocks and pods that were in force before they were refused.
 
         A pool that went, a network that came, what another node says of itself: they end nothing. What this host lives
@@ -159,10 +159,15 @@ class Rule:
 
     # -- parts of them ------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _pools(self) -> tuple[Prefix, ...]:
-        """Without those that are a default route or a part of one: they would hold everything."""
-        return tuple(pool for pool in self._given.pools if pool.prefixlen >= SHORTEST_PREFIX)
+        """Without those that hold nearly everything, 0.0.0.0/0 or 128.0.0.0/1: short, and around what is nobody's."""
+        return tuple(
+            pool
+            for pool in self._given.pools
+            if pool.prefixlen >= SHORTEST_PREFIX
+            or not any(one.version == pool.version and one.overlaps(pool) for one, _ in MARTIANS)
+        )
 
     @property
     def _subnets(self) -> list[Named]:
@@ -233,10 +238,10 @@ class AdmissiblePrefixes:
         self._borrowed = Memo[_Admitted](by_identity=True)
         self._pods = Memo[tuple[tuple[Endpoint, ...], _Refused]](by_identity=True)
         self._refused = Memo[_Refused](by_identity=True)
-        self._standing_blocks: Collection[Prefix] = frozenset()
-        self._is_refused_standing = False
+        self._blocks_in_force: Collection[Prefix] = frozenset()
+        self._is_refused_in_force = False
         """Whether a block is in force though it is refused, so that more than the claims' filter counts."""
-        self._standing_pods: Collection[tuple[Address, str]] = frozenset()
+        self._pods_in_force: Collection[tuple[Address, str]] = frozenset()
         self._known: dict[int, Endpoint] = {}
         """By identity: pods of which nothing is refused. They are held, so nothing else has their identity."""
         self._known_by: Rule | None = None
@@ -250,7 +255,7 @@ class AdmissiblePrefixes:
             lambda: self._admit_blocks(facts, rule, asked),
             facts.block_owners,
             asked,
-            rule if self._is_refused_standing else None,
+            rule if self._is_refused_in_force else None,
         )
         borrowed, wrong_borrowed = self._borrowed.get(
             lambda: _admit_claims(facts.borrowed, asked), facts.borrowed, asked
@@ -289,15 +294,15 @@ class AdmissiblePrefixes:
         )
 
     def _admit_blocks(self, facts: Facts, rule: Rule, asked: _Asked) -> _Admitted:
-        before, me = self._standing_blocks, facts.node
+        before, me = self._blocks_in_force, facts.node
 
         def stands(prefix: Prefix, owner: NodeName) -> bool:
-            return owner == me and prefix in before and not rule.standing(prefix)
+            return owner == me and prefix in before and not rule.in_force(prefix)
 
         found = _admit_claims(facts.block_owners, asked, stands)
-        self._is_refused_standing = any(one.stands for one in found[1])
+        self._is_refused_in_force = any(one.stands for one in found[1])
         if facts.links:  # before these are known nothing is of what is the host's own
-            self._standing_blocks = frozenset(block for block, owner in found[0].items() if owner == me)
+            self._blocks_in_force = frozenset(block for block, owner in found[0].items() if owner == me)
         return found
 
     def _admit_pods(self, facts: Facts, rule: Rule, asked: _Asked) -> tuple[tuple[Endpoint, ...], _Refused]:
@@ -314,7 +319,7 @@ class AdmissiblePrefixes:
                 self._known[id(endpoint)] = endpoint
             refused += found
         if facts.links:
-            self._standing_pods = frozenset(
+            self._pods_in_force = frozenset(
                 (address, pod.interface) for pod in pods for address in pod.addresses
             )
         return tuple(pods), tuple(refused)
@@ -324,7 +329,7 @@ class AdmissiblePrefixes:
     ) -> Endpoint | None:
         interface = endpoint.interface
         if not is_workload_device(interface):
-            why = f"its interface {interface!r} is not named {WORKLOAD_PREFIX}…"
+            why = f"its interface {interface!r} is not named {WORKLOAD_PREFIX}*"
             refused.append(RefusedClaim(endpoint.key or interface, None, why))
             return None
         good: list[Address] = []
@@ -342,7 +347,7 @@ class AdmissiblePrefixes:
         """Whether a pod's route is in force, in this life of the agent or since an earlier one, and may stay."""
         prefix = ip_network(address)
         is_earlier = facts.earlier_pods.get(RouteKey(prefix)) == interface
-        return (is_earlier or (address, interface) in self._standing_pods) and not rule.standing(prefix)
+        return (is_earlier or (address, interface) in self._pods_in_force) and not rule.in_force(prefix)
 
 
 def host_networks(
