@@ -37,6 +37,7 @@ from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
 from bgp.peer_export import advertise, export_target
 from bgp.peer_index import PeerIndex
+from bgp.policy.block_claims import NO_CLAIMS, BlockClaims
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
@@ -49,6 +50,7 @@ from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.messages import UNSPECIFIC_CEASE, encode
 from bgp.wire.nlri import Nlri
+from bgp.wire.nlri import Nlri, prefix_of
 
 ANY_CONTEXT = Context(four_octet_as=False, internal=False)
 """A NOTIFICATION means the same whatever was negotiated."""
@@ -87,6 +89,7 @@ class Instance:
         self._index = PeerIndex()
         self._now = now
         """Of the last input or `flush`: for what is done without an input of its own."""
+        self._claims = dict.fromkeys(Family, NO_CLAIMS)
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
@@ -119,6 +122,21 @@ class Instance:
                     continue
                 self.peers[address] = peer
                 self._reindex(peer)
+        for peer in self.peers.values():
+            for family, rib in peer.adj_ribs_in.items():
+                rib.claims = self._claims[family]
+
+    def set_block_claims(self, claims: Mapping[Family, BlockClaims]) -> None:
+        """Whose the blocks are: what contradicts it is not believed of peers whose policy asks for that."""
+        for family, now in claims.items():
+            before, self._claims[family] = self._claims[family], now
+            is_touched = now.changed(before)
+            for peer in self.peers.values():
+                if (rib := peer.adj_ribs_in.get(family)) is None:
+                    continue
+                was_checked, rib.claims = rib.checks_claims, now
+                if is_touched is not None and rib.pre_policy and (was_checked or rib.checks_claims):
+                    self._walks.append(self._walk_import(peer, family, is_touched))
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
         """Originate these prefixes, and no others. Before the first call no peer gets an End-of-RIB."""
@@ -444,8 +462,10 @@ class Instance:
             self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
             yield len(some)
 
-    def _walk_import(self, peer: Peer, family: Family) -> RibWalk:
-        """Apply the present import policy to all that a peer announced."""
+    def _walk_import(
+        self, peer: Peer, family: Family, is_touched: Callable[[Nlri], bool] | None = None
+    ) -> RibWalk:
+        """Apply the present import policy to all that a peer announced, or to the prefixes that are touched."""
         rib_in = peer.adj_ribs_in.get(family)
         for some in slices(list(rib_in.pre_policy) if rib_in is not None else ()):
             if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not rib_in:
@@ -464,6 +484,9 @@ class Instance:
                 for path_id in rib.path_ids(prefix, key):
                     if rib_in is None or not rib_in.is_accepted(prefix, path_id):
                         self._dirty[family] |= dict.fromkeys(rib.drop([prefix], key, path_id))
+            touched = some if is_touched is None else [one for one in some if is_touched(prefix_of(one))]
+            if rib_in is not None and touched:
+                self._apply(peer, rib_in.reapply_policy(touched))
             yield len(some)
 
     def _walk_nexthops(self, family: Family, next_hops: Collection[Address]) -> RibWalk:

@@ -140,6 +140,7 @@ def changes_import(before: PeerConfig, after: PeerConfig) -> bool:
     """Whether the difference matters to which of the peer's paths are accepted."""
     return (
         before.policy.import_filter != after.policy.import_filter
+        or before.policy.checks_claims is not after.policy.checks_claims
         or before.policy.import_rules != after.policy.import_rules
         or before.allowed_local_as != after.allowed_local_as
     )

@@ -32,7 +32,7 @@ from agent.peering.originations import (
     with_local_address,
 )
 from agent.peering.passwords import PasswordFiles
-from agent.peering.peer_policies import PolicyInputs, names_interfaces, policy
+from agent.peering.peer_policies import PolicyInputs, block_claims, names_interfaces, policy
 from agent.peering.peer_policies import troubles as policy_troubles
 from agent.peering.peers import (
     DesiredPeers,
@@ -46,6 +46,7 @@ from agent.peering.session_troubles import session_troubles
 from agent.peering.refused_prefixes import refused_prefixes
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
+from bgp.policy.block_claims import BlockClaims
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix
@@ -144,6 +145,9 @@ class BgpController:
         self._policy_inputs: PolicyInputs | None = None
         self._desired = DesiredPeers({})
         self._borrowed = Memo[frozenset[Prefix]](by_identity=True)
+        self._claims = Memo[Mapping[Family, BlockClaims]](by_identity=True)
+        self._taken_claims: Mapping[Family, BlockClaims] | None = None
+        """Those that the speaker has."""
         self._policy_troubles: tuple[str, ...] = ()
         self.gateways: Mapping[Address, Address] = {}
         """Peer -> the gateway to it (`reachableBy`)."""
@@ -180,6 +184,12 @@ class BgpController:
         if started or policy_inputs != self._policy_inputs:
             self._policy_inputs = policy_inputs
             self._configure(self.speaker, policy_inputs)
+        claims = self._claims.get(
+            lambda: block_claims(facts), facts.block_owners, facts.nodes, facts.borrowed, facts.settings
+        )
+        if started or claims is not self._taken_claims:
+            self._taken_claims = claims
+            self.speaker.set_block_claims(claims)
         local = with_local_address(self._local_prefixes, facts.links)
         borrowed = self._borrowed.get(
             lambda: borrowed_addresses(facts), facts.endpoints, facts.block_owners, facts.node

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
+from agent.dataplane.inputs.facts import Facts
 from agent.datastore.resources.bgp_parsing import community
 from agent.datastore.resources.bgp_types import (
     BGPConfigurationSpec,
@@ -21,6 +22,7 @@ from agent.datastore.resources.bgp_types import (
     PrefixAdvertisement,
     PrefixLength,
 )
+from bgp.policy.block_claims import BlockClaims, Owner
 from bgp.policy.policy import (
     Action,
     AddCommunity,
@@ -35,8 +37,9 @@ from bgp.policy.policy import (
     SetPriority,
 )
 from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
-from bgp.wire.families import Family, Prefix
-from ipam.model import Pool
+from bgp.wire.families import Family, Prefix, family_of
+from bgp.wire.nlri import pack
+from ipam.model import NodeName, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,31 @@ def policy(inputs: PolicyInputs, filters: Sequence[str], *, is_mesh: bool = Fals
     specs = [(name, inputs.filters[name]) for name in filters if name in inputs.filters]
     return Policy(
         import_filter=inputs.from_mesh if is_mesh else inputs.from_peers,
+        checks_claims=is_mesh,
         import_rules=tuple(filtered(specs, inputs.interfaces, outgoing=False)),
         export_rules=(*filtered(specs, inputs.interfaces, outgoing=True), *exported(inputs)),
     )
+
+
+def block_claims(facts: Facts) -> dict[Family, BlockClaims]:
+    """Whose the blocks are, by nodes' addresses: in the mesh each node announces its own, and single addresses."""
+    nodes: dict[NodeName, Owner] = {
+        name: (name, frozenset(one.ip for one in (node.underlay, node.underlay6) if one is not None))
+        for name, node in facts.nodes.items()
+    }
+    followed = facts.settings.from_datastore
+    found: dict[Family, BlockClaims] = {}
+    for family in Family:
+        owners, borrowers = (
+            {
+                pack(prefix): nodes[node]
+                for prefix, node in some.items()
+                if node in nodes and family_of(prefix) is family
+            }
+            for some in (facts.block_owners, facts.borrowed)
+        )
+        found[family] = BlockClaims.of(owners, borrowers if followed else None)
+    return found
 
 
 def exported(inputs: PolicyInputs) -> Iterator[Rule]:

@@ -127,6 +127,8 @@ class Policy:
 
     import_filter: PrefixFilter = ACCEPT_ALL
     """What the peer announces is believed if this lets it through; the import rules come behind it."""
+    checks_claims: bool = False
+    """And if no claim on a block says that it is another node's."""
     import_rules: tuple[Rule, ...] = ()
     export_rules: tuple[Rule, ...] = ()
 

@@ -41,12 +41,18 @@ class PrefixFilter:
     likely: tuple[Prefix, ...] = ()
     """Where very many prefixes lie: this decides nothing, it makes deciding on them cheap."""
 
-    def next_hop_refusal(self, next_hop: Address) -> str:
-        """Why a next hop is not believed; empty: it is."""
-        for network, what in self.next_hops:
-            if next_hop in network:
-                return f"NEXT_HOP {next_hop} is {what}"
-        return ""
+    def compiled_next_hops(self) -> Callable[[Address], str] | None:
+        """A function that says why a next hop is not believed (empty: it is); None where every one is."""
+        if not self.next_hops:
+            return None
+        inside = {LONGEST[family]: _inside(self.next_hops, family) for family in Family}
+
+        def refusal(next_hop: Address) -> str:
+            length = next_hop.max_prefixlen
+            what = inside[length](next_hop.packed, length)
+            return f"NEXT_HOP {next_hop} is {what}" if what else ""
+
+        return refusal
 
     def compiled(self, family: Family) -> Refusal | None:
         """The filter ready for one family: a function; None where it accepts everything."""

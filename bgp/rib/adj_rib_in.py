@@ -15,13 +15,14 @@ from dataclasses import replace
 from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
+from bgp.policy.block_claims import NO_CLAIMS
 from bgp.policy.policy import Candidate, compiled
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.held_paths import HeldPaths
 from bgp.wire.attributes import PathAttributes
 from bgp.wire.families import Address, Family, plain
 from bgp.wire.iana import WellKnown
-from bgp.wire.nlri import Nlri, by_path_id, identified, prefix_of, unpack
+from bgp.wire.nlri import LONGEST, Nlri, by_path_id, identified, prefix_of, unpack
 from bgp.wire.update import Update
 
 LONGEST_REFRESH_SECONDS = 360.0
@@ -40,7 +41,9 @@ class AdjRibIn:
         self.rejected: dict[Nlri, str] = {}
         """NLRI in `pre_policy` that the Loc-RIB does not get -> why: an ingress check, or the name of a policy rule."""
         self.filtered: dict[Nlri, None] = {}
-        """Those of `rejected` that the prefix filter refuses."""
+        """Those of `rejected` that the prefix filter, or a claim on a block, refuses."""
+        self.claims = NO_CLAIMS
+        """Whose the blocks are; what is stored keeps its old verdict until `reapply_policy`."""
         self.eor_received = False
         """Whether the peer has sent End-of-RIB since this process began."""
         self.eor_in_session = False
@@ -63,6 +66,7 @@ class AdjRibIn:
         rules, self._filter = config.policy.import_rules, config.policy.import_filter
         self._policy = compiled(rules, self.family, internal=self._internal)
         self._refusal = self._filter.compiled(self.family)
+        self._hop_refusal = self._filter.compiled_next_hops()
 
     def is_stale(self, prefix: Nlri, path_id: int | None) -> bool:
         """Whether the path to `prefix` with this path identifier is stale."""
@@ -239,15 +243,15 @@ class AdjRibIn:
             if reason == self._next_hop_refusal(path.attributes):
                 self.filtered.update(dict.fromkeys(keys))
             return outputs
-        if self._refusal is not None and (refused := self._refused(keys, path)):
+        if refused := self._refused(keys, path):
             rest = [key for key in keys if key not in refused]
             outputs = self._refuse(refused)
             return outputs + self._apply_rules(rest, path) if rest else outputs
         return self._apply_rules(keys, path)
 
     def _next_hop_refusal(self, attributes: PathAttributes) -> str:
-        next_hop = attributes.next_hop
-        return self._filter.next_hop_refusal(next_hop) if next_hop is not None else ""
+        next_hop, refusal = attributes.next_hop, self._hop_refusal
+        return refusal(next_hop) if refusal is not None and next_hop is not None else ""
 
     def _refuse(self, refused: Mapping[Nlri, str]) -> list[Output]:
         """The prefix filter refuses these; the first ones are told."""
@@ -260,12 +264,22 @@ class AdjRibIn:
         return outputs
 
     def _refused(self, keys: Sequence[Nlri], path: Path) -> dict[Nlri, str]:
-        """Those that the prefix filter refuses, and why."""
-        refusal = self._refusal
-        assert refusal is not None
-        if path.source.path_id is None:
-            return {key: why for key in keys if (why := refusal(key))}
-        return {key: why for key in keys if (why := refusal(prefix_of(key)))}
+        """Those that the prefix filter refuses, or a claim on a block, and why."""
+        refusal, refused = self._refusal, dict[Nlri, str]()
+        plain_keys = path.source.path_id is None
+        if refusal is not None:
+            named = ((key, key if plain_keys else prefix_of(key)) for key in keys)
+            refused = {key: why for key, prefix in named if (why := refusal(prefix))}
+        if self.checks_claims:
+            claimed, peer, longest = self.claims.refusal, self._config.address, LONGEST[self.family]
+            others = {key: claimed(prefix_of(key), peer, longest) for key in keys if key not in refused}
+            refused |= {key: why for key, why in others.items() if why}
+        return refused
+
+    @property
+    def checks_claims(self) -> bool:
+        """Whether claims on blocks count against this peer."""
+        return self._config.policy.checks_claims and bool(self.claims.owners)
 
     def _apply_rules(self, keys: Sequence[Nlri], path: Path) -> list[Output]:
         if self._policy is None:

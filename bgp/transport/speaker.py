@@ -20,13 +20,14 @@ from bgp.instance import Changed, Instance, ShellAction
 from bgp.learned_routes import Learned, LearnedRoute
 from bgp.peer_config import PeerConfig, SpeakerConfig
 from bgp.peer_status import PeerStatus, peer_status
+from bgp.policy.block_claims import BlockClaims
 from bgp.policy.origination import Origination
 from bgp.scheduler import Scheduler, Seen
 from bgp.session.fsm import State
 from bgp.transport.listeners import Listeners
 from bgp.transport.tcp import Tcp, outgoing_socket
 from bgp.wire.errors import ListenFailed
-from bgp.wire.families import Address, Prefix, number_of
+from bgp.wire.families import Address, Family, Prefix, number_of
 
 __all__ = ["Clock", "LearnedRoute", "ListenFailed", "Log", "PeerStatus", "Speaker", "State"]
 
@@ -136,6 +137,11 @@ class Speaker:
     def set_unreachable_nexthops(self, next_hops: Collection[Address]) -> None:
         """Declare these next hops, and no others, unreachable: paths over them are not used. Initially: none."""
         self.instance.set_unreachable_nexthops(next_hops)
+        self._schedule()
+
+    def set_block_claims(self, claims: Mapping[Family, BlockClaims]) -> None:
+        """Whose the blocks are, by the datastore's word. Initially: nobody's."""
+        self.instance.set_block_claims(claims)
         self._schedule()
 
     @property

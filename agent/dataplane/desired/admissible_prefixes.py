@@ -40,6 +40,8 @@ MARTIANS: tuple[Named, ...] = tuple(
     )
 )
 """What is nobody's unicast address, in the reach of a route."""
+NO_NEXT_HOPS = tuple(one for one in MARTIANS if one[0] != ip_network("fe80::/10"))
+"""A link-local next hop is a neighbour of the peer's own link (RFC 2545)."""
 _Refused = tuple[RefusedClaim, ...]
 _Admitted = tuple[Mapping[Prefix, NodeName], _Refused]
 IN_NO_POOL = "lies in no pool"
@@ -138,6 +140,7 @@ class Rule:
             within=(*self._pools, *given.services),
             outside=f"{IN_NO_POOL} (from the node mesh)",
             next_hops=(
+                *NO_NEXT_HOPS,
                 *self._own((*given.own, *given.own_tunnels)),
                 *((pool, f"in the pods' network {pool}") for pool in self._pools),
             ),
@@ -153,7 +156,7 @@ class Rule:
             accepted=given.accepted,
             refused=tuple(self._subnets),
             addresses=tuple(far),
-            next_hops=tuple(own),
+            next_hops=(*NO_NEXT_HOPS, *own),
             likely=self._pools,
         )
 

@@ -66,8 +66,11 @@ def test_a_default_route_and_parts_of_one_hold_no_address() -> None:
 
 def test_a_next_hop_in_a_named_network_is_refused() -> None:
     one = PrefixFilter(next_hops=((ip_network("192.168.0.0/16"), "in the pods' network"),))
-    assert one.next_hop_refusal(ip_address("192.168.3.4")) == "NEXT_HOP 192.168.3.4 is in the pods' network"
-    assert one.next_hop_refusal(ip_address("10.0.0.1")) == one.next_hop_refusal(ip_address("fd00::1")) == ""
+    refused = one.compiled_next_hops()
+    assert refused is not None
+    assert refused(ip_address("192.168.3.4")) == "NEXT_HOP 192.168.3.4 is in the pods' network"
+    assert refused(ip_address("10.0.0.1")) == refused(ip_address("fd00::1")) == ""
+    assert ACCEPT_ALL.compiled_next_hops() is None
 
 
 few = st.integers(0, 7)

@@ -106,7 +106,9 @@ def test_a_member_of_the_mesh_is_believed_what_lies_in_pools_and_nothing_else(
     lab: Lab, tmp_path: Path
 ) -> None:
     victims = lab.plan.nodes[:2]
-    wrong = [*NOT_UNICAST, *IN_NO_POOL, *of_the_hosts(lab)]
+    theirs = [one for victim in victims for one in own_blocks(victim)]
+    parts = [str(next(iter(ip_network(one).subnets()))) for one in theirs]
+    wrong = [*NOT_UNICAST, *IN_NO_POOL, *of_the_hosts(lab), *theirs, *parts]
     before = {victim.name: table(victim) for victim in victims}
     right = [*own_blocks(lab.plan.nodes[2]), INSIDE, INSIDE6]
     with speaker(lab.plan.nodes[2].namespace, tmp_path, member(lab, [*wrong, *right])):
@@ -118,6 +120,7 @@ def test_a_member_of_the_mesh_is_believed_what_lies_in_pools_and_nothing_else(
         rows = [row for row in bgp_routes(victims[0]) if row["name"] == lab.plan.nodes[2].name]
         reasons = {row["prefix"]: row["reason"] for row in rows if not row["best"]}
         assert {ip_network(one) for one in wrong} == set(map(ip_network, reasons))
+        assert reasons[theirs[0]] == f"refused: is the block of {victims[0].name}, by its claim"
         assert reasons["10.0.0.0/8"] == "refused: lies in no pool (from the node mesh)"
         assert reasons["224.0.0.0/4"].startswith("refused: multicast")
         (trouble,) = (one for one in troubles(victims[0]) if f"peer {lab.plan.nodes[2].interface.ip} " in one)
