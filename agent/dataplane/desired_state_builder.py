@@ -103,8 +103,8 @@ class DesiredStateBuilder:
         self._earlier = {route.key: str(route.device) for route in routes if is_pod(route)}
 
     def troubles(self) -> Iterator[Trouble]:
-        """What the datastore says and this node does not do."""
-        refused = self.facts().refused
+        """What the datastore says and this node does not do; nothing before the pools are known."""
+        refused = self.facts().refused if self._in_sync() else ()
         for one in refused[:MOST_NAMED]:
             about = f"{one.prefix}: " if one.prefix is not None else ""
             loss = (
@@ -129,7 +129,7 @@ class DesiredStateBuilder:
         """What the kernel should hold with these links, of the facts at the call."""
         self._links = links
         facts = self.facts()
-        if facts.refused or self._reported:
+        if self._in_sync() and (facts.refused or self._reported):
             self._report(facts.refused)
         # Without the parent interface no route to another node follows, though all of them are still right: it has no
         # address for a moment, or the node was given another address that the interface does not have yet.

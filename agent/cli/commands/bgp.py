@@ -44,7 +44,7 @@ examples:
   tortie bgp routes -o yaml
   tortie bgp routes 192.168.31.64/26 --advertised node2 -o json
 
-A star marks the path in use. The last column says why it is, or why not.
+A star marks the path in use. The last column says why it is, or why not; what is refused on import is listed, too.
 """
 LEFT_SECONDS = 10.0
 POLL_SECONDS = 0.05

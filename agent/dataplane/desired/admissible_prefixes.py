@@ -121,6 +121,12 @@ class Rule:
         never = (*MARTIANS, *self._own((*given.own, *me)), *underlay)
         return _Asked(PrefixFilter(never=never, addresses=tuple(self._ends)))
 
+    @cached_property
+    def hosts(self) -> _Asked:
+        """Asked of BGP peers that are reached by a gateway: what is nobody's or our own is no peer's address."""
+        given = self._given
+        return _Asked(PrefixFilter(never=(*MARTIANS, *self._own((*given.own, *given.own_tunnels)))))
+
     def is_tunnel(self, address: Address) -> bool:
         """Whether it is the address of a node's tunnel: these lie in pools and blocks, and no pod has one."""
         return address in self._given.node_tunnels or address in self._given.own_tunnels
@@ -240,6 +246,7 @@ class AdmissiblePrefixes:
         self._blocks = Memo[_Admitted](by_identity=True)
         self._borrowed = Memo[_Admitted](by_identity=True)
         self._pods = Memo[tuple[tuple[Endpoint, ...], _Refused]](by_identity=True)
+        self._peers = Memo[_Refused](by_identity=True)
         self._refused = Memo[_Refused](by_identity=True)
         self._blocks_in_force: Collection[Prefix] = frozenset()
         self._is_refused_in_force = False
@@ -264,14 +271,25 @@ class AdmissiblePrefixes:
             lambda: _admit_claims(facts.borrowed, asked), facts.borrowed, asked
         )
         pods, wrong_pods = self._pods.get(lambda: self._admit_pods(facts, rule, asked), facts.endpoints, rule)
+        wrong_peers = self._peers.get(
+            lambda: _refused_peers(facts.peer_gateways, rule), facts.peer_gateways, rule
+        )
+        peers = {one.prefix for one in wrong_peers}
         refused = self._refused.get(
-            lambda: (*wrong_pods, *wrong, *wrong_borrowed), wrong_pods, wrong, wrong_borrowed
+            lambda: (*wrong_pods, *wrong, *wrong_borrowed, *wrong_peers),
+            wrong_pods,
+            wrong,
+            wrong_borrowed,
+            wrong_peers,
         )
         return replace(
             facts,
             block_owners=blocks,
             borrowed=borrowed,
             endpoints=pods,
+            peer_gateways=facts.peer_gateways
+            if not peers
+            else {peer: via for peer, via in facts.peer_gateways.items() if ip_network(peer) not in peers},
             from_mesh=rule.from_mesh,
             from_peers=rule.from_peers,
             refused=refused,
@@ -387,6 +405,14 @@ def _addresses(nodes: Iterable[NodeAddresses]) -> tuple[frozenset[Address], froz
     underlay = {own.ip for node in known for own in (node.underlay, node.underlay6) if own is not None}
     tunnels = {own for node in known for own in (node.ipip, node.vxlan, node.vxlan6) if own is not None}
     return frozenset(underlay), frozenset(tunnels)
+
+
+def _refused_peers(gateways: Mapping[Address, Address], rule: Rule) -> _Refused:
+    return tuple(
+        RefusedClaim(f"BGP peer {peer} by the gateway {via}", prefix, why)
+        for peer, via in gateways.items()
+        if (why := rule.hosts(prefix := ip_network(peer)))
+    )
 
 
 def _nothing_stands(prefix: Prefix, owner: NodeName) -> bool:

@@ -49,9 +49,9 @@ class World(Bench):
         super().__init__(kernel)
         self.state, self.bgp = StateCache(ME), Bgp()
         underlay = UnderlayRoutes(kernel, lambda: None)
-        self.datastore = frozenset({ip_address(ETCD)})
+        self.datastore, self.in_sync = frozenset({ip_address(ETCD)}), True
         self.builder = DesiredStateBuilder(
-            self.state, FactSettings(), self.bgp, underlay, lambda: True, lambda: self.datastore
+            self.state, FactSettings(), self.bgp, underlay, lambda: self.in_sync, lambda: self.datastore
         )
         self.store(
             resource("nodes", ME, "Node", bgp={"ipv4Address": "172.26.0.1/24", "ipv6Address": "fd26::1/64"}),
@@ -222,6 +222,16 @@ async def test_each_refusal_is_said_once_and_a_flood_is_counted(kernel: NetlinkK
         troubles = [str(one) for one in world.builder.troubles()]
         assert len(troubles) == MOST_NAMED + 1
         assert troubles[-1] == "2 more prefixes of the datastore are refused"
+
+
+async def test_before_the_pools_are_known_nobody_complains(kernel: NetlinkKernel) -> None:
+    async with settled(World(kernel)) as world:
+        world.in_sync = False
+        world.store((resource_key("ippools", "p"), None))
+        with capture_logs() as logs:
+            world.store(*RIGHT)
+            await world.quiet()
+        assert list(world.builder.troubles()) == logs == []
 
 
 async def test_an_address_that_the_host_gets_and_loses_moves_the_rule_at_once(kernel: NetlinkKernel) -> None:

@@ -152,6 +152,14 @@ def test_a_pod_has_no_nodes_tunnel_address() -> None:
     assert set(reasons(found).values()) == {"is a node's tunnel address"}
 
 
+def test_a_peer_behind_a_gateway_is_at_nobodys_address_no_peer() -> None:
+    wrong = ("127.0.0.1", "172.26.0.11", "192.168.1.1", "224.0.0.1", "::1", "fd26::b")
+    gateways = {ip_address(one): ip_address("172.26.0.254") for one in (*wrong, "10.50.0.5", "10.9.9.9")}
+    found = AdmissiblePrefixes().admit(facts(peer_gateways=gateways))
+    assert {str(one) for one in found.peer_gateways} == {"10.50.0.5", "10.9.9.9"}
+    assert len(found.refused) == len(wrong)
+
+
 def test_a_block_around_this_nodes_tunnel_address_is_right() -> None:
     found = AdmissiblePrefixes().admit(facts(block_owners=claims("192.168.1.0/26", "192.168.1.1/32")))
     assert found.refused == ()
