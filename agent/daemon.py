@@ -30,7 +30,7 @@ from agent.cni.leak_collector import LeakCollector
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
-from agent.configuration.config import Config, ConfigError, accepted_prefixes
+from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
@@ -87,6 +87,7 @@ def fact_settings(config: Config) -> FactSettings:
         open_forward=kernel.open_forward,
         from_datastore=marks.source == "datastore",
         tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
+        local_prefixes=local_prefixes(config.bgp),
         accepted_prefixes=accepted_prefixes(config.bgp),
     )
 

@@ -86,7 +86,7 @@ class BgpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     The kernel's routes and what this agent makes of them need about as much again."""
     local_prefixes: list[str] = []
     """Networks of this machine that are advertised to the peers while an interface here has one of their addresses:
-    a docker0 bridge's subnet, such as 172.17.1.0/24. Nodes of the mesh need them in `accepted_prefixes`."""
+    a docker0 bridge's subnet, such as 172.17.1.0/24. Of other nodes they are believed, so name those of all nodes."""
     accepted_prefixes: list[str] = []
     """Networks of which peers are believed more: what lies in them is programmed though no pool holds it (from the mesh
     of nodes), though it is on a link of this host or holds etcd's address; 0.0.0.0/0: beside the host's own default."""

@@ -167,7 +167,8 @@ class Reconciler:
     async def wait_for_routes(self, keys: Iterable[RouteKey], timeout: float) -> None:
         """Wait until the kernel holds the desired route at each key, at least for one whole pass.
 
-        Raises KernelError with the kernel's reason when it refuses one, TimeoutError (naming what is missing).
+        Raises KernelError with the reason when the kernel refuses one, or the rule on prefixes; TimeoutError (naming
+        what is missing).
         """
         asked, wanted = self._computed, tuple(keys)
         self.trigger()
@@ -188,8 +189,9 @@ class Reconciler:
         """Why the desired route is not there, None when it is. Raises KernelError."""
         desired = self._desired.dataplane.routes.get(key)
         if desired is None:
-            why = self._desired.refusal(key)
-            return f"{key.destination} is refused: {why}" if why else f"{key.destination} is not desired"
+            if why := self._desired.refusal(key):
+                raise KernelError(f"{key.destination} is refused: {why}")
+            return f"{key.destination} is not desired"
         if self._actual.routes.get(key) == desired:
             return None
         if key in self._plan.conflicts:

@@ -55,6 +55,7 @@ class Surroundings:
 
     pools: tuple[Prefix, ...]
     services: tuple[Prefix, ...]
+    local_prefixes: tuple[Prefix, ...]
     accepted: tuple[Prefix, ...]
     own: tuple[Address, ...]
     """This host's addresses but for those of our tunnels."""
@@ -99,10 +100,11 @@ class Rule:
     def _claims(self) -> PrefixFilter:
         given = self._given
         services = ((one, f"inside the network of services {one}") for one in given.services)
+        ends = (*self._ends, *self._beginnings)
         return PrefixFilter(
-            never=(*MARTIANS, *self._own(given.own), *self._nodes_in_pools),
-            refused=self._inside_pools((*self._subnets, *services)),
-            addresses=self._ends_in_pools,
+            never=(*MARTIANS, *self._own(given.own), *self._nodes_in(self._pools)),
+            refused=_meeting(self._pools, (*self._subnets, *services)),
+            addresses=tuple(one for one in ends if _is_in(self._pools, one[0])),
             within=self._pools,
             outside=IN_NO_POOL,
         )
@@ -132,22 +134,24 @@ class Rule:
         return address in self._given.node_tunnels or address in self._given.own_tunnels
 
     def _mesh(self) -> PrefixFilter:
-        """BGP's generated filters of Calico export what lies in pools; services are left to `learned_routes`."""
+        """What BGP's generated filters of Calico export, and ours: what lies in pools, and the nodes' local prefixes.
+
+        Services are left to `learned_routes`.
+        """
         given = self._given
+        own = self._own((*given.own, *given.own_tunnels))
+        areas = (*self._pools, *given.services, *given.local_prefixes)
+        ends = (*self._ends, *self._beginnings)
         return PrefixFilter(
-            never=(
-                *MARTIANS,
-                *self._own((*given.own, *given.own_tunnels)),
-                *self._nodes_in_pools,
-            ),
+            never=(*MARTIANS, *own, *self._nodes_in(areas)),
             accepted=given.accepted,
-            refused=self._inside_pools(self._subnets),
-            addresses=self._ends_in_pools,
-            within=(*self._pools, *given.services),
+            refused=_meeting(areas, self._subnets),
+            addresses=tuple(one for one in ends if _is_in(areas, one[0])),
+            within=areas,
             outside=f"{IN_NO_POOL} (from the node mesh)",
             next_hops=(
                 *NO_NEXT_HOPS,
-                *self._own((*given.own, *given.own_tunnels)),
+                *own,
                 *((pool, f"in the pods' network {pool}") for pool in self._pools),
             ),
         )
@@ -198,23 +202,14 @@ class Rule:
         for address in _sorted(self._given.gateways):
             yield address, f"holds the gateway {address}"
 
-    @cached_property
-    def _ends_in_pools(self) -> tuple[tuple[Address, str], ...]:
-        """What no claim may hold, as far as it can matter."""
-        return tuple(one for one in (*self._ends, *self._beginnings) if self._is_in_pool(one[0]))
-
-    @cached_property
-    def _nodes_in_pools(self) -> tuple[Named, ...]:
+    def _nodes_in(self, areas: Collection[Prefix]) -> tuple[Named, ...]:
         """Other nodes' addresses, where these can matter; as single addresses alone.
 
         A node says by itself which address it has. Did that take what holds it from others, one record would cost
         another node its block.
         """
-        nodes = _sorted(filter(self._is_in_pool, self._given.nodes))
+        nodes = _sorted(one for one in self._given.nodes if _is_in(areas, one))
         return tuple((ip_network(address), f"the address {address} of a node") for address in nodes)
-
-    def _is_in_pool(self, address: Address) -> bool:
-        return any(address in pool for pool in self._pools)
 
     def _own(self, addresses: Iterable[Address]) -> list[Named]:
         return [(ip_network(address), f"this host's own address {address}") for address in addresses]
@@ -222,14 +217,18 @@ class Rule:
     def _is_on_link(self, address: Address) -> bool:
         return any(address in subnet for subnet, _ in self._given.subnets)
 
-    def _inside_pools(self, named: Iterable[Named]) -> tuple[Named, ...]:
-        """Those that can matter where only what lies in pools is accepted: usually none, so that asking is cheap."""
-        pools = self._pools
-        return tuple(
-            (network, what)
-            for network, what in named
-            if any(network.version == pool.version and network.overlaps(pool) for pool in pools)
-        )
+
+def _meeting(areas: Collection[Prefix], named: Iterable[Named]) -> tuple[Named, ...]:
+    """Those that can matter where only what lies in some areas is accepted: usually none, so that asking is cheap."""
+    return tuple(
+        (network, what)
+        for network, what in named
+        if any(network.version == area.version and network.overlaps(area) for area in areas)
+    )
+
+
+def _is_in(areas: Collection[Prefix], address: Address) -> bool:
+    return any(address in area for area in areas)
 
 
 def _sorted(addresses: Iterable[Address]) -> list[Address]:
@@ -303,6 +302,7 @@ class AdmissiblePrefixes:
         return Surroundings(
             pools=tuple(pool.cidr for pool in facts.pools),
             services=facts.services,
+            local_prefixes=facts.settings.local_prefixes,
             accepted=facts.settings.accepted_prefixes,
             own=own,
             own_tunnels=tunnels,

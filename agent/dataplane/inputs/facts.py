@@ -26,6 +26,8 @@ class FactSettings:
     """Routes of every encapsulation follow from the datastore, BGP or not."""
     tunnel_offload: bool | None = None
     """Whether tunnels leave checksums to the device; None leaves it as it is."""
+    local_prefixes: tuple[Prefix, ...] = ()
+    """Networks that nodes have beside the pods', a docker0 each: the settings are the same on all."""
     accepted_prefixes: tuple[Prefix, ...] = ()
     """What BGP may say of these networks is believed though they lie in no pool, or are on this host's links."""
 

@@ -254,6 +254,16 @@ def test_a_peer_of_a_bgppeer_is_believed_all_but_what_is_the_hosts_own() -> None
     assert all(refusal(given, str(network)) for network, _ in MARTIANS)
 
 
+def test_the_mesh_is_believed_the_local_prefixes_of_other_nodes_as_the_settings_name_them() -> None:
+    local = tuple(map(ip_network, ("172.17.0.0/16", "172.18.0.0/16", "172.26.0.0/16")))
+    given = AdmissiblePrefixes().admit(facts(settings=FactSettings(local_prefixes=local))).from_mesh
+    assert refusal(given, "172.18.2.0/24") == ""
+    assert refusal(given, "172.17.0.0/16") == "inside the connected subnet 172.17.0.0/16 of docker0"
+    assert refusal(given, "172.26.0.0/26") == "inside the connected subnet 172.26.0.0/20 of eth0"
+    assert refusal(given, "172.26.0.12/32") == "the address 172.26.0.12 of a node"
+    assert refusal(given, "172.26.0.0/16").startswith("holds ")
+
+
 def test_a_setting_has_peers_believed_more_but_never_what_is_nobodys_or_our_own() -> None:
     wide = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "127.0.0.0/8")))
     given = AdmissiblePrefixes().admit(facts(settings=FactSettings(accepted_prefixes=wide)))
