@@ -34,8 +34,8 @@ class DatastoreAddresses:
         """As far as they are known; one value until something changes."""
 
     async def run(self) -> None:
-        """Resolve names until cancelled; ends at once where there are none."""
-        while self._names:
+        """Resolve names until cancelled."""
+        while True:
             await self.resolve()
             await asyncio.sleep(RESOLVE_SECONDS)
 

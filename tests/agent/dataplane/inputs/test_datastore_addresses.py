@@ -15,7 +15,7 @@ async def test_addresses_that_are_written_are_known_from_the_start_and_ask_nobod
     endpoints = ("https://10.0.0.5:2379", "10.0.0.6:2379", "http://[fd00::5]:2379", "http://")
     found = DatastoreAddresses(endpoints, unchanged)
     assert found.addresses == {ip_address(one) for one in ("10.0.0.5", "10.0.0.6", "fd00::5")}
-    await found.run()
+    await found.resolve()
 
 
 async def test_a_name_is_resolved_and_keeps_its_addresses_when_it_cannot_be() -> None:
