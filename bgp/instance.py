@@ -49,7 +49,6 @@ from bgp.wire.attributes import Context
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.messages import UNSPECIFIC_CEASE, encode
-from bgp.wire.nlri import Nlri
 from bgp.wire.nlri import Nlri, prefix_of
 
 ANY_CONTEXT = Context(four_octet_as=False, internal=False)
@@ -470,8 +469,9 @@ class Instance:
         for some in slices(list(rib_in.pre_policy) if rib_in is not None else ()):
             if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not rib_in:
                 return
-            if rib_in is not None:
-                self._work(peer, partial(rib_in.reapply_policy, some))
+            touched = some if is_touched is None else [one for one in some if is_touched(prefix_of(one))]
+            if rib_in is not None and touched:
+                self._work(peer, partial(rib_in.reapply_policy, touched))
             yield len(some)
 
     def _walk_orphans(self, family: Family, address: Address) -> RibWalk:
@@ -484,9 +484,6 @@ class Instance:
                 for path_id in rib.path_ids(prefix, key):
                     if rib_in is None or not rib_in.is_accepted(prefix, path_id):
                         self._dirty[family] |= dict.fromkeys(rib.drop([prefix], key, path_id))
-            touched = some if is_touched is None else [one for one in some if is_touched(prefix_of(one))]
-            if rib_in is not None and touched:
-                self._apply(peer, rib_in.reapply_policy(touched))
             yield len(some)
 
     def _walk_nexthops(self, family: Family, next_hops: Collection[Address]) -> RibWalk:

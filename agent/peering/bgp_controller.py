@@ -42,8 +42,8 @@ from agent.peering.peers import (
     identity,
     required_passwords,
 )
-from agent.peering.session_troubles import session_troubles
 from agent.peering.refused_prefixes import refused_prefixes
+from agent.peering.session_troubles import session_troubles
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
