@@ -121,6 +121,10 @@ class Instance:
                     continue
                 self.peers[address] = peer
                 self._reindex(peer)
+        self._give_claims()
+
+    def _give_claims(self) -> None:
+        """To tables that are new."""
         for peer in self.peers.values():
             for family, rib in peer.adj_ribs_in.items():
                 rib.claims = self._claims[family]
