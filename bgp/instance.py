@@ -37,7 +37,7 @@ from bgp.peer import Peer
 from bgp.peer_config import PeerConfig, SpeakerConfig, changes_export, same_peer, same_session
 from bgp.peer_export import advertise, export_target
 from bgp.peer_index import PeerIndex
-from bgp.policy.block_claims import NO_CLAIMS, BlockClaims
+from bgp.policy.block_claims import NO_CLAIMS, BlockClaims, Touched
 from bgp.policy.origination import OURSELVES, Origination, OwnBlocks, by_family, changed_originations
 from bgp.rib.adj_rib_out import AdjRibOut
 from bgp.rib.export import ExportTarget
@@ -49,7 +49,7 @@ from bgp.wire.attributes import Context
 from bgp.wire.families import Address, Family, Prefix, number_of
 from bgp.wire.iana import Cease
 from bgp.wire.messages import UNSPECIFIC_CEASE, encode
-from bgp.wire.nlri import Nlri, prefix_of
+from bgp.wire.nlri import Nlri
 
 ANY_CONTEXT = Context(four_octet_as=False, internal=False)
 """A NOTIFICATION means the same whatever was negotiated."""
@@ -135,10 +135,8 @@ class Instance:
             before, self._claims[family] = self._claims[family], now
             is_touched = now.changed(before)
             for peer in self.peers.values():
-                if (rib := peer.adj_ribs_in.get(family)) is None:
-                    continue
-                was_checked, rib.claims = rib.checks_claims, now
-                if is_touched is not None and rib.pre_policy and (was_checked or rib.checks_claims):
+                rib = peer.adj_ribs_in.get(family)
+                if rib is not None and rib.take_claims(now) and is_touched is not None:
                     self._walks.append(self._walk_import(peer, family, is_touched))
 
     def announce(self, prefixes: Iterable[Prefix] | Mapping[_Prefixes, Origination]) -> None:
@@ -465,17 +463,14 @@ class Instance:
             self._dirty[gone.family] |= dict.fromkeys(rib.drop(some, key, gone.path_id))
             yield len(some)
 
-    def _walk_import(
-        self, peer: Peer, family: Family, is_touched: Callable[[Nlri], bool] | None = None
-    ) -> RibWalk:
+    def _walk_import(self, peer: Peer, family: Family, is_touched: Touched | None = None) -> RibWalk:
         """Apply the present import policy to all that a peer announced, or to the prefixes that are touched."""
         rib_in = peer.adj_ribs_in.get(family)
         for some in slices(list(rib_in.pre_policy) if rib_in is not None else ()):
             if self.peers.get(peer.config.address) is not peer or peer.adj_ribs_in.get(family) is not rib_in:
                 return
-            touched = some if is_touched is None else [one for one in some if is_touched(prefix_of(one))]
-            if rib_in is not None and touched:
-                self._work(peer, partial(rib_in.reapply_policy, touched))
+            if rib_in is not None:
+                self._work(peer, partial(rib_in.reapply_policy, some, is_touched))
             yield len(some)
 
     def _walk_orphans(self, family: Family, address: Address) -> RibWalk:

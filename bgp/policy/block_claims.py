@@ -15,6 +15,8 @@ from bgp.wire.nlri import Nlri, truncated
 
 Owner = tuple[str, frozenset[Address]]
 """The name of a node, and the addresses from which it announces."""
+Touched = Callable[[Nlri], bool]
+"""Whether a prefix may be decided otherwise than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class BlockClaims:
                 return owner
         return None
 
-    def changed(self, before: BlockClaims) -> Callable[[Nlri], bool] | None:
+    def changed(self, before: BlockClaims) -> Touched | None:
         """Which prefixes may be decided otherwise than before; None: none is."""
         if self.borrowers != before.borrowers and (self.borrowers is None or before.borrowers is None):
             return lambda prefix: True

@@ -9,13 +9,13 @@ RFC 4271 sections 3.2 and 9.1, RFC 4724 section 4.2, RFC 7313 section 4, RFC 791
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bgp.events import Learned, Output, StaleChanged, UpdateFaults, Withdrawn
 from bgp.path import Path, Source
 from bgp.peer_config import PeerConfig, SpeakerConfig
-from bgp.policy.block_claims import NO_CLAIMS
+from bgp.policy.block_claims import NO_CLAIMS, BlockClaims
 from bgp.policy.policy import Candidate, compiled
 from bgp.rib.graceful_restart import Staleness
 from bgp.rib.held_paths import HeldPaths
@@ -200,8 +200,17 @@ class AdjRibIn:
 
     # -- ingress checks and import policy -----------------------------------------------------------------------------
 
-    def reapply_policy(self, keys: Iterable[Nlri]) -> list[Output]:
-        """Decide on these NLRI by the present configuration."""
+    def take_claims(self, claims: BlockClaims) -> bool:
+        """Take on other claims on blocks; whether there is anything to decide anew."""
+        was_checked, self.claims = self.checks_claims, claims
+        return bool(self.pre_policy) and (was_checked or self.checks_claims)
+
+    def reapply_policy(
+        self, keys: Iterable[Nlri], is_touched: Callable[[Nlri], bool] | None = None
+    ) -> list[Output]:
+        """Decide on these NLRI, or on those of them that are touched, by the present configuration."""
+        if is_touched is not None:
+            keys = [key for key in keys if is_touched(prefix_of(key))]
         by_path: dict[int, tuple[Path, list[Nlri]]] = {}  # by identity: paths are shared, and alive meanwhile
         for key in keys:
             if (path := self.pre_policy.get(key)) is not None:
