@@ -126,14 +126,13 @@ class Instance:
     def _give_claims(self) -> None:
         """To tables that are new."""
         for peer in self.peers.values():
-            for family, rib in peer.adj_ribs_in.items():
-                rib.claims = self._claims[family]
+            for rib in peer.adj_ribs_in.values():
+                rib.claims = self._claims[rib.family]
 
     def set_block_claims(self, claims: Mapping[Family, BlockClaims]) -> None:
         """Whose the blocks are: what contradicts it is not believed of peers whose policy asks for that."""
         for family, now in claims.items():
-            before, self._claims[family] = self._claims[family], now
-            is_touched = now.changed(before)
+            is_touched, self._claims[family] = now.changed(self._claims[family]), now
             for peer in self.peers.values():
                 rib = peer.adj_ribs_in.get(family)
                 if rib is not None and rib.take_claims(now) and is_touched is not None:
