@@ -35,6 +35,7 @@ from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
+from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
@@ -70,6 +71,7 @@ from agent.status import AgentStatus
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.model import NodeName
+from ipam.selector import parse
 
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -81,7 +83,7 @@ log = structlog.get_logger()
 
 def fact_settings(config: Config) -> FactSettings:
     """The settings that are facts."""
-    marks, kernel = config.routes, config.kernel
+    marks, kernel, workloads = config.routes, config.kernel, config.workloads
     return FactSettings(
         Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
         open_forward=kernel.open_forward,
@@ -89,6 +91,9 @@ def fact_settings(config: Config) -> FactSettings:
         tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
         local_prefixes=local_prefixes(config.bgp),
         accepted_prefixes=accepted_prefixes(config.bgp),
+        filter_workloads=workloads.filter,
+        peers=parse(workloads.peers) if workloads.peers.strip() else None,
+        routers=parse(workloads.routers) if workloads.routers.strip() else None,
     )
 
 
@@ -148,6 +153,7 @@ class Agent:
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
+        self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
         self._status = self._agent_status(log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
@@ -178,6 +184,7 @@ class Agent:
             PoolGauges(self._state.node),
             self.parts.failures,
             log_stream,
+            self._filter,
             sources=(
                 self.parts.troubles,
                 self._state.unreadable.troubles,
@@ -188,6 +195,7 @@ class Agent:
                 lambda: self._cni.release_replay.troubles(),
                 self._desired.troubles,
                 self._bgp.refused,
+                self._filter.troubles,
             ),
         )
 
@@ -240,6 +248,7 @@ class Agent:
             "datastore addresses": self._datastore.run,
             "supervision": self._supervision.run,
             "lag": self._lag.run,
+            "filter counters": self._filter.run,
             "control socket": lambda: control.serve(config.control_socket, self._answers()),
             "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
         }

@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
+from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.state_cache import StateCache
@@ -42,9 +43,19 @@ def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
     for name, has, carried in oversized(facts):
         evidence = f"its MTU is {has}, the way to other nodes carries {carried}"
         yield Trouble(TroubleKind.MTU, f"pod {names[name]} ({name})", evidence, cure="recreate it")
+    for item in state.endpoints:
+        if ignored := item.ignored_source_prefixes:
+            about = f"pod {names[item.spec.interface_name]} ({item.spec.interface_name})"
+            more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+            evidence = f"allowSpoofedSourcePrefixes: {ignored[0][:LONGEST_PREFIX]!r}{more} cannot be used"
+            yield Trouble(
+                TroubleKind.FILTER, about, evidence, "it cannot send from there", "write at most 256 prefixes"
+            )
 
 
 VERSION = version("tortie")
+LONGEST_PREFIX = 60
+"""Characters shown of a text that should be a prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,7 @@ class AgentStatus:
     part_failures: Mapping[str, int]
     """Part -> how often it has failed; it counts on."""
     log_stream: LogStream
+    filter: FilterMonitor
     sources: tuple[Source, ...] = ()
     """Parts of the agent that can have troubles, beside those named above."""
 
@@ -134,6 +146,7 @@ class AgentStatus:
             "peers": self.bgp.looking_glass.peers(),
             "pods": len(self.state.endpoints),
             "kernel": self.reconciler.report(),
+            "workload_filter": self.filter.status(),
         }
 
     def _pools(self) -> tuple[PoolReadings, ...]:
@@ -173,4 +186,5 @@ class AgentStatus:
             loop_lag_seconds=self.lag(),
             part_failures=dict(self.part_failures),
             log_lines_lost=self.log_stream.lost,
+            filter_drops=self.filter.dropped,
         )

@@ -30,6 +30,8 @@ class TroubleKind(StrEnum):
     """A pod's packets are too large for the way to other nodes."""
     JOURNAL = "journal"
     """A release (CNI DEL) that was written down cannot be carried out, or none can be written down."""
+    FILTER = "filter"
+    """What workloads send is not checked."""
     PEERING = "peering"
     """BGP: a peer, a policy or a password is not as configured."""
     KERNEL = "kernel"

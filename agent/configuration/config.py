@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from agent.configuration.autodetection_method import parse_method
+from ipam.selector import SelectorError
+from ipam.selector import parse as parse_selector
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LONGEST_NAME = 253
@@ -121,6 +123,19 @@ class KernelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Two rules for `cali*` go into every nftables chain of others' that drops forwarded packets: Docker, firewalld."""
 
 
+class WorkloadSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What workloads (pods) may send. The selectors see an endpoint's labels, and `projectcalico.org/namespace`,
+    `projectcalico.org/orchestrator` and `projectcalico.org/name` (the pod's)."""
+
+    filter: bool = True
+    """The nftables table `inet tortie` lets each workload send from its own addresses alone (and from those in its
+    endpoint's `allowSpoofedSourcePrefixes`), and keeps it from nodes' BGP ports, VXLAN and IPIP."""
+    peers: str = ""
+    """A selector: endpoints that may open BGP connections to nodes and their peers. Empty: none."""
+    routers: str = ""
+    """A selector: endpoints that may send from any address, because they route for others. Empty: none."""
+
+
 class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Directories of this agent's own."""
 
@@ -157,6 +172,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bgp: BgpSettings = BgpSettings()
     routes: RouteSettings = RouteSettings()
     kernel: KernelSettings = KernelSettings()
+    workloads: WorkloadSettings = WorkloadSettings()
     paths: PathSettings = PathSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -225,6 +241,11 @@ def _host_errors(config: Config) -> Iterator[str]:
             yield f"routes.{key}: must be 3 to 255 (0 to 2 are the kernel's own)"
     if offload not in {"on", "off", "keep"}:
         yield f"kernel.tunnel_offload: {offload!r} is none of on, off, keep"
+    for key in ("peers", "routers"):
+        try:
+            parse_selector(getattr(config.workloads, key))
+        except SelectorError as error:
+            yield f"workloads.{key}: {error}; write a selector such as projectcalico.org/namespace == 'routers'"
     if config.routes.source not in {"bgp", "datastore"}:
         yield f"routes.source: {config.routes.source!r} is neither bgp nor datastore"
 

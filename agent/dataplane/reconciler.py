@@ -19,9 +19,11 @@ from agent.clock import Clock
 from agent.dataplane.apply import Applier
 from agent.dataplane.conntrack_cleanup import ConntrackCleanup
 from agent.dataplane.event_triage import EventTriage, Urgency
+from agent.dataplane.filter_monitor import FilterState
 from agent.dataplane.inherited import Inherited
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
 from agent.dataplane.kernel.dataplane_objects import Dataplane, Kind
+from agent.dataplane.kernel.filter_table import NAME as FILTER_TABLE
 from agent.dataplane.kernel.ownership import Installed, Ownership
 from agent.dataplane.kernel.protocol import Changes, Kernel, KernelEvent, ObjectsChanged, Overrun
 from agent.dataplane.kinds.all_kinds import all_kinds
@@ -151,6 +153,15 @@ class Reconciler:
     def report(self) -> Report:
         """How the last pass went and what is not as desired."""
         return self._counters.report(self.kinds, self._actual, self._applier.retries, self._plan, self._guard)
+
+    def filter_state(self) -> FilterState:
+        """The workload filter of the last pass."""
+        failure = self._applier.retries.failures.get((Kind.FILTER, FILTER_TABLE))
+        return FilterState(
+            wanted=self._desired.dataplane.workload_filter is not None,
+            in_force=bool(self._actual.of(Kind.FILTER)),
+            refused=failure.why if failure is not None else None,
+        )
 
     def snapshot(self) -> RouteSnapshot:
         """The last pass, for people; views, read at once."""

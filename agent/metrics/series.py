@@ -10,7 +10,7 @@ units, counters end in `_total` (the conventions of Prometheus). Does not know: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -71,6 +71,8 @@ class Readings:
     """Part of the agent -> how often it has failed and was run again."""
     log_lines_lost: int
     """Lines of the log that nobody took."""
+    filter_drops: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> packets that the workload filter dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,11 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
             for direction, counts in (("sent", peer.messages_sent), ("received", peer.messages_received))
             for kind, count in counts
         },
+    ),
+    "filter_dropped_packets_total": (
+        "Packets that the workload filter dropped, by reason.",
+        ("reason",),
+        lambda r: {(reason,): count for reason, count in r.filter_drops.items()},
     ),
     "etcd_certificate_expiry_time_seconds": (
         "Until when a TLS file's certificate is valid, Unix time.",

@@ -59,7 +59,9 @@ class KernelPart:
 KERNEL_PARTS: Mapping[str, KernelPart] = {
     "ipip": KernelPart("pools with ipipMode", "ipip_tunnel_setup"),
     "vxlan": KernelPart("pools with vxlanMode", "vxlan_setup"),
-    "nf_tables": KernelPart("natOutgoing, and for pods behind others' forward chains", "nft_do_chain"),
+    "nf_tables": KernelPart(
+        "natOutgoing, the workload filter, pods behind others' forward chains", "nft_do_chain"
+    ),
     "nft_masq": KernelPart("natOutgoing", "nft_masq_dump"),
     "nft_chain_nat": KernelPart("natOutgoing", "nft_nat_do_chain"),
     "veth": KernelPart("every pod", "veth_setup"),

@@ -150,6 +150,9 @@ async def clear_kernel(kernel: Kernel, config: Config) -> list[str]:
         if await kernel.masquerade() is not None:
             await kernel.put_masquerade(Masquerade())
             done.append("nftables: table removed")
+        if await kernel.workload_filter() is not None:
+            await kernel.put_workload_filter(None, None)
+            done.append("nftables: workload filter removed")
     return done
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.gather import Gatherer
 from agent.datastore.resources.resource_types import (
@@ -48,6 +50,20 @@ POD = WorkloadEndpoint(
 
 def sentences(known: StateCache, links: dict[str, Link]) -> list[str]:
     return [str(one) for one in fact_troubles(known, Gatherer(known).gather(FactSettings(), links, {}, {}))]
+
+
+def test_a_prefix_that_a_pod_may_not_send_from_though_somebody_wrote_so_is_told() -> None:
+    links = {"eth0": link(2, "eth0", 1500, "172.26.0.11/20"), "cali1": link(3, "cali1", 1500)}
+    good = [f"10.{number}.0.0/16" for number in range(256)]
+    said = "pod p1 (cali1): allowSpoofedSourcePrefixes: "
+    end = "; it cannot send from there; write at most 256 prefixes"
+    for texts, expected in (
+        (good, []),
+        (["10.0.0.1/8", *good[:10]], [f"{said}'10.0.0.1/8' cannot be used{end}"]),
+        ([*good, "fd00::/8", "x"], [f"{said}'fd00::/8' and 1 more cannot be used{end}"]),
+    ):
+        spec = msgspec.structs.replace(POD.spec, allow_spoofed_source_prefixes=texts)
+        assert sentences(cluster(NODE, msgspec.structs.replace(POD, spec=spec)), links) == expected
 
 
 def test_what_is_wrong_is_told_in_sentences() -> None:

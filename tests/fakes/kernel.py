@@ -12,7 +12,13 @@ from enum import Enum, auto
 from ipaddress import ip_interface
 
 from agent.dataplane.kernel.calico_names import VXLAN_DEVICES
-from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Kind, Masquerade
+from agent.dataplane.kernel.dataplane_objects import (
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Masquerade,
+    WorkloadFilter,
+)
 from agent.dataplane.kernel.protocol import (
     KernelEvent,
     LinkChanged,
@@ -80,6 +86,9 @@ class FakeKernel:
         self.neighbour_table: dict[tuple[str, Address], Neighbour] = {}
         self.fdb_table: dict[tuple[str, str], FdbEntry] = {}
         self.nft_table: Masquerade | None = None
+        self.filter_table: WorkloadFilter | None = None
+        self.drops: dict[str, int] = {}
+        """Reason -> packets that the filter dropped."""
         self.forward_table: dict[ForwardKey, ForwardChain] = {}
         self.sysctl_table: dict[str, str] = {"net/ipv4/ip_forward": "0"}
         self.connections: list[tuple[Address, Address]] = []
@@ -145,7 +154,8 @@ class FakeKernel:
 
     def foreign_flush_nft(self) -> None:
         """Somebody flushes the ruleset."""
-        self.nft_table = None
+        self.nft_table = self.filter_table = None
+        self._tell(ObjectsChanged(Kind.FILTER, by="firewalld"))
         self._tell(ObjectsChanged(Kind.MASQUERADE, by="firewalld"))
 
     def foreign_forward(self, chain: ForwardChain) -> None:
@@ -301,6 +311,28 @@ class FakeKernel:
             raise Unsupported("this kernel has no nftables ip family")
         self.writes.append("put masquerade")
         self.nft_table = masquerade.collapsed() if masquerade.sources else None
+
+    async def workload_filter(self) -> WorkloadFilter | None:
+        self.dumps.append(Kind.FILTER)
+        await asyncio.sleep(0)
+        return self.filter_table
+
+    async def put_workload_filter(self, wanted: WorkloadFilter | None, was: WorkloadFilter | None) -> None:
+        await asyncio.sleep(0)
+        if Fault.NO_NFTABLES in self.faults and wanted is not None:
+            raise Unsupported("this kernel cannot hold the nftables table inet tortie")
+        if wanted is None:
+            self.writes.append("remove filter")
+        elif was is None or self.filter_table is None or not self.filter_table.is_intact:
+            self.writes.append("make filter")
+        else:
+            have, want = (one.workloads | one.cluster for one in (self.filter_table, wanted))
+            self.writes.append(f"filter +{len(want - have)} -{len(have - want)}")
+        self.filter_table = wanted
+
+    async def filter_drops(self) -> Mapping[str, int]:
+        await asyncio.sleep(0)
+        return dict(self.drops)
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         self.dumps.append(Kind.FORWARD)

@@ -97,6 +97,7 @@ def node_status_text(status: dict[str, Any]) -> str:
     lines += drain_notes(status)
     lines += [f"trouble    {text}" for text in status["troubles"]]
     lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
+    lines += filter_notes(status.get("workload_filter"))
     for version, sign in (("IPv4", "."), ("IPv6", ":")):
         lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
     return "\n".join(lines)
@@ -135,6 +136,14 @@ def drain_notes(status: dict[str, Any]) -> list[str]:
     how = "has left its peers" if status["has_left"] else "is leaving its peers"
     text = f": {drained['text']}" if drained["text"] else ""
     return [f"drained    {how}, since {moment(drained['since'])}{text}; tortie undrain ends it"]
+
+
+def filter_notes(found: dict[str, Any] | None) -> list[str]:
+    """Whether what workloads send is checked, and what was dropped; nothing of an agent that does not say."""
+    if found is None:
+        return []
+    counts = ", ".join(f"{count} {reason}" for reason, count in found["dropped"].items())
+    return [f"filter     {found['state']}{f'; packets dropped: {counts}' if counts else ''}"]
 
 
 def kernel_notes(report: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agent.dataplane.desired.desired_filter import DesiredFilter
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, tunnels
 from agent.dataplane.inputs.facts import Facts
@@ -22,18 +23,21 @@ class DesiredObjects:
         self._neighbours = Memo[Mapping[tuple[str, Address], Neighbour]](by_identity=False)
         self._fdb = Memo[Mapping[tuple[str, str], FdbEntry]](by_identity=False)
         self._sysctls = Memo[Mapping[str, Sysctl]](by_identity=True)
+        self._filter = DesiredFilter()
 
     def dataplane(self, facts: Facts, routes: Mapping[RouteKey, Route]) -> Dataplane:
         """What should be; `routes` are those of the same facts."""
         vteps = facts.node, facts.pools, facts.nodes
+        devices = tunnels(facts)
         return Dataplane(
-            tunnels=tunnels(facts),
+            tunnels=devices,
             neighbours=self._neighbours.get(lambda: neighbours(facts), *vteps),
             fdb=self._fdb.get(lambda: fdb(facts), *vteps),
             routes=routes,
             masquerade=masquerade(facts),
             sysctls=self._sysctls.get(lambda: sysctls(facts), facts.endpoints, facts.pools),
             open_forward=facts.settings.open_forward,
+            workload_filter=self._filter.of(facts, devices),
         )
 
 

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 
 from agent.dataplane.inputs.facts import Facts, NodeAddresses
-from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN6_DEVICE, VXLAN_DEVICE, VXLAN_PORT
 from agent.netlink.objects import Address, FdbEntry, Neighbour, Tunnel, TunnelKind
 from ipam.model import EncapsulationMode, NodeName, Pool
 
@@ -22,7 +22,6 @@ VXLAN_OVERHEADS = {4: 50, 6: 70}
 SMALLEST_MTUS = {4: 576, 6: 1280}
 """RFC 791: every IPv4 host must take a datagram of this size; RFC 8200: a link below it does not carry IPv6."""
 VNI = 4096
-PORT = 4789
 DEVICES = {4: VXLAN_DEVICE, 6: VXLAN6_DEVICE}
 
 
@@ -89,7 +88,7 @@ def _vxlan(facts: Facts, me: NodeAddresses, version: int) -> Tunnel | None:
         tunnel_mtu(mtu, VXLAN_OVERHEADS[version], version),
         me.vtep(version),
         vni=VNI,
-        port=PORT,
+        port=VXLAN_PORT,
         parent=parent.name,
         local=underlay.ip,
         mac=_mac(facts.node, me, version),

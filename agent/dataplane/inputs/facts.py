@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from agent.dataplane.kernel.ownership import Ownership
+from agent.datastore.resources.bgp_types import DEFAULT_PORT
 from agent.netlink.objects import Address, Link, Prefix, RouteKey
 from bgp.policy.prefix_filter import ACCEPT_ALL, PrefixFilter
 from ipam.model import NodeName, Pool
+from ipam.selector import Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,12 @@ class FactSettings:
     """Networks that nodes have beside the pods', a docker0 each: the settings are the same on all."""
     accepted_prefixes: tuple[Prefix, ...] = ()
     """What BGP may say of these networks is believed though they lie in no pool, or are on this host's links."""
+    filter_workloads: bool = True
+    """What workloads send is checked."""
+    peers: Selector | None = None
+    """Endpoints that may reach nodes' BGP ports; None: none."""
+    routers: Selector | None = None
+    """Endpoints that may send from any address; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,12 @@ class Endpoint:
 
     interface: str
     addresses: tuple[Address, ...]
+    source_prefixes: tuple[Prefix, ...] = ()
+    """What it may send from besides its addresses."""
+    may_peer: bool = False
+    """It may reach nodes' BGP ports."""
+    may_route: bool = False
+    """It may send from any address."""
     key: str = field(default="", compare=False)
     """Of the datastore: for people."""
 
@@ -98,6 +112,12 @@ class Facts:
     """BGP peer on no link's subnet -> the gateway to it (`reachableBy`)."""
     node_gateways: Mapping[Address, Address] = field(default_factory=dict)
     """Other node on no link's subnet -> the gateway by which the kernel reaches it, where it was looked up."""
+    cluster_addresses: frozenset[Address] = frozenset()
+    """All that is known of nodes' addresses, tunnels' and those that other tools list included."""
+    bgp_speakers: frozenset[tuple[Address, int]] = frozenset()
+    """Address and port of every node as a BGP speaker, and of every configured peer."""
+    listen_port: int = DEFAULT_PORT
+    """This node's own."""
     services: tuple[Prefix, ...] = ()
     """Networks of services: what BGP learns of them is not for this node's kernel."""
     datastore: frozenset[Address] = frozenset()

@@ -7,11 +7,14 @@ Does not know: what follows from the facts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import ip_network
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 
 from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec
+from agent.datastore.resources.bgp_parsing import peer_address
+from agent.datastore.resources.bgp_types import DEFAULT_PORT, BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import Node, WorkloadEndpoint
+from agent.datastore.resources.validation import NODE_PREFIX
 from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.memo import Memo
@@ -43,6 +46,8 @@ class Gatherer:
         self._nodes = Memo[Mapping[NodeName, NodeAddresses]](by_identity=True)
         self._pools = Memo[tuple[Pool, ...]](by_identity=True)
         self._endpoints = Memo[tuple[Endpoint, ...]](by_identity=True)
+        self._addresses = Memo[frozenset[Address]](by_identity=True)
+        self._speakers = Memo[frozenset[tuple[Address, int]]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is held so that nothing else can have it."""
 
@@ -60,15 +65,19 @@ class Gatherer:
         """The facts of this moment; the arguments are what the datastore does not say."""
         cluster = self._cluster
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
+        ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
             pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
             nodes=self._nodes.get(lambda: _node_addresses(nodes), nodes),
             block_owners=cluster.block_owners,
-            endpoints=self._endpoints.get(lambda: self._pods(endpoints), endpoints),
+            endpoints=self._endpoints.get(lambda: self._pods(endpoints, settings), endpoints),
             bgp_nexthops=bgp_nexthops,
             peer_gateways=peer_gateways,
             services=service_networks(cluster.bgp_configuration),
+            cluster_addresses=self._addresses.get(lambda: cluster_addresses(nodes), nodes),
+            bgp_speakers=self._speakers.get(lambda: bgp_speakers(nodes, ports, peers), nodes, ports, peers),
+            listen_port=listen_port(cluster.node, ports),
             links=links,
             underlay_links=frozenset(underlay_links),
             node_gateways=node_gateways or {},
@@ -78,15 +87,75 @@ class Gatherer:
             earlier_pods=earlier_pods or {},
         )
 
-    def _pods(self, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Endpoint, ...]:
+    def _pods(self, endpoints: Iterable[WorkloadEndpoint], settings: FactSettings) -> tuple[Endpoint, ...]:
         """One pod comes or goes among hundreds: the others' are not made anew."""
         known = self._made
-        self._made = {
-            id(one): known.get(id(one))
-            or (one, Endpoint(one.spec.interface_name, one.addresses, key_of(one)))
-            for one in endpoints
-        }
+        self._made = {id(one): known.get(id(one)) or (one, _endpoint(one, settings)) for one in endpoints}
         return tuple(made for _, made in self._made.values())
+
+
+def _endpoint(one: WorkloadEndpoint, settings: FactSettings) -> Endpoint:
+    chosen = [
+        selector is not None and selector.matches(endpoint_labels(one))
+        for selector in (settings.peers, settings.routers)
+    ]
+    return Endpoint(
+        one.spec.interface_name,
+        one.addresses,
+        source_prefixes=one.source_prefixes,
+        may_peer=chosen[0],
+        may_route=chosen[1],
+        key=key_of(one),
+    )
+
+
+def endpoint_labels(one: WorkloadEndpoint) -> dict[str, str]:
+    """The labels that selectors see: its own, and those that Calico adds of where it belongs."""
+    name = one.spec.pod or one.spec.workload or one.spec.endpoint
+    return {
+        **(one.metadata.labels or {}),
+        "projectcalico.org/namespace": one.metadata.namespace or "default",
+        "projectcalico.org/orchestrator": one.spec.orchestrator,
+        "projectcalico.org/name": name,
+    }
+
+
+def cluster_addresses(nodes: Mapping[NodeName, Node]) -> frozenset[Address]:
+    """Every address of every node that the datastore knows."""
+    found: set[Address] = set()
+    for node in nodes.values():
+        underlay = (one.ip for one in (node.ipv4, node.ipv6) if one is not None)
+        tunnels = (node.ipip_address, node.vxlan_address, node.vxlan6_address)
+        found.update(underlay, (one for one in tunnels if one is not None))
+        for listed in node.spec.addresses or ():
+            with suppress(ValueError):  # a name, or with a length
+                found.add(ip_address(listed.address))
+    return frozenset(one for one in found if not (one.is_unspecified or one.is_loopback or one.is_multicast))
+
+
+def listen_port(node: NodeName, settings: Mapping[str, BGPConfigurationSpec]) -> int:
+    """The TCP port of a node's speaker: its own setting, else the cluster's."""
+    own, cluster = settings.get(f"{NODE_PREFIX}{node}"), settings.get("default")
+    ports = (one.listen_port for one in (own, cluster) if one is not None)
+    return next((port for port in ports if port), DEFAULT_PORT)
+
+
+def bgp_speakers(
+    nodes: Mapping[NodeName, Node],
+    settings: Mapping[str, BGPConfigurationSpec],
+    peers: Mapping[str, BGPPeerSpec],
+) -> frozenset[tuple[Address, int]]:
+    """Where the speakers listen that would believe a node's address: all nodes', and those of configured peers."""
+    found = {
+        (address, listen_port(name, settings))
+        for name, node in nodes.items()
+        for address in cluster_addresses({name: node})
+    }
+    for spec in peers.values():
+        with suppress(ValueError):
+            peer = peer_address(spec.peer_ip or "")
+            found.add((peer.address, peer.port or DEFAULT_PORT))
+    return frozenset(found)
 
 
 def _node_addresses(nodes: Mapping[NodeName, Node]) -> dict[NodeName, NodeAddresses]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from typing import NamedTuple
 
 from agent.netlink.objects import Address, FdbEntry, Neighbour, Prefix, Route, RouteKey, Sysctl, Tunnel
 
@@ -16,13 +17,15 @@ from agent.netlink.objects import Address, FdbEntry, Neighbour, Prefix, Route, R
 class Kind(IntEnum):
     """The kinds of object in the order in which they may be created; they are deleted from the bottom up."""
 
-    TUNNEL = 1
-    NEIGHBOUR = 2
-    FDB = 3
-    SYSCTL = 4
-    ROUTE = 5
-    MASQUERADE = 6
-    FORWARD = 7
+    FILTER = 1
+    """Before all that it protects: a tunnel, a pod's route."""
+    TUNNEL = 2
+    NEIGHBOUR = 3
+    FDB = 4
+    SYSCTL = 5
+    ROUTE = 6
+    MASQUERADE = 7
+    FORWARD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,72 @@ class ForwardChain:
         return self.family, self.table, self.name
 
 
+class FilterSet(StrEnum):
+    """The sets of the workload filter, by their names in the table; `4` and `6` are versions of IP."""
+
+    SOURCES_4 = "sources4"
+    """Interface and address: what a workload may send from."""
+    SOURCES_6 = "sources6"
+    SOURCE_PREFIXES_4 = "source-prefixes4"
+    """Interface and prefix: Calico's allowedSourcePrefixes."""
+    SOURCE_PREFIXES_6 = "source-prefixes6"
+    ROUTERS = "routers"
+    """Interfaces of workloads that may send from any address."""
+    PEERS = "peers"
+    """Interfaces of workloads that may reach nodes' BGP ports."""
+    NODES_4 = "nodes4"
+    """Addresses of all nodes: tunnels' packets come from them, and no workload's go to them."""
+    NODES_6 = "nodes6"
+    SPEAKERS_4 = "bgp-speakers4"
+    """Address and port of all that nodes have BGP sessions with."""
+    SPEAKERS_6 = "bgp-speakers6"
+    BGP_PORTS = "bgp-ports"
+    """The port of this node's own speaker."""
+    VXLAN_PORTS_4 = "vxlan-ports4"
+    """UDP ports of this node's VXLAN devices."""
+    VXLAN_PORTS_6 = "vxlan-ports6"
+    TUNNEL_PROTOCOLS = "tunnel-protocols"
+    """Protocols of this node's other tunnel devices."""
+
+
+WORKLOAD_SETS = frozenset(
+    {
+        FilterSet.SOURCES_4,
+        FilterSet.SOURCES_6,
+        FilterSet.SOURCE_PREFIXES_4,
+        FilterSet.SOURCE_PREFIXES_6,
+        FilterSet.ROUTERS,
+        FilterSet.PEERS,
+    }
+)
+"""Those whose elements begin with the name of a workload's interface."""
+
+
+class FilterElement(NamedTuple):
+    """One element of one set."""
+
+    of: FilterSet
+    values: tuple[str | int | Address | Prefix, ...]
+    """The parts of its key: names of interfaces, addresses, prefixes, ports and protocols."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadFilter:
+    """The nftables table between workloads and nodes: its rules are fixed, and here is what its sets hold."""
+
+    workloads: frozenset[FilterElement] = frozenset()
+    """Elements that come and go with this node's workloads."""
+    cluster: frozenset[FilterElement] = frozenset()
+    """All others."""
+    is_intact: bool = True
+    """The rules are as they were made."""
+
+    def __str__(self) -> str:
+        """How much it is."""
+        state = "" if self.is_intact else ", its rules altered"
+        return f"{len(self.workloads)} elements of workloads, {len(self.cluster)} of the cluster{state}"
+
+
 @dataclass(frozen=True, slots=True)
 class Dataplane:
     """Everything that the kernel should hold of ours."""
@@ -87,3 +156,4 @@ class Dataplane:
     """By name. One that does not exist (its device is not there, IPv6 is off) is passed over."""
     open_forward: bool = False
     """Others' forward chains that drop are to let pods' packets through."""
+    workload_filter: WorkloadFilter | None = None

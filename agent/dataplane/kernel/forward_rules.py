@@ -16,11 +16,11 @@ from agent.netlink import nftables as nft
 from agent.netlink import rtnetlink
 from agent.netlink.rtnetlink import Message, attribute, attributes
 
-NFPROTO_INET = 1
-FAMILIES = {NFPROTO_INET: "inet", rtnetlink.AF_INET: "ip", rtnetlink.AF_INET6: "ip6"}
+FAMILIES = {nft.NFPROTO_INET: "inet", rtnetlink.AF_INET: "ip", rtnetlink.AF_INET6: "ip6"}
 NUMBERS = {name: number for number, name in FAMILIES.items()}
-COMMENT = b"\x00\x07tortie\x00"
-"""NFTNL_UDATA_RULE_COMMENT: what nft(8) shows as the rule's comment."""
+COMMENT = nft.comment("tortie")
+OURS = ("inet", "tortie")
+"""The workload filter's table."""
 REJECTS = frozenset({("inet", "firewalld", "filter_FORWARD")})
 """Chains whose policy is to accept and whose last rule rejects."""
 
@@ -79,6 +79,8 @@ def decode_chain(data: bytes, start: int, end: int) -> ForwardChain | None:
     if family is None or number != nft.octets(nft.HOOK_FORWARD) or not is_filter:
         return None
     table, chain = nft.text_of(words, nft.CHAIN_TABLE), nft.text_of(words, nft.CHAIN_NAME)
+    if (family, table) == OURS:
+        return None
     drops = words.get(nft.CHAIN_POLICY) == nft.octets(nft.POLICY_DROP)
     return ForwardChain(family, table, chain, drops or (family, table, chain) in REJECTS)
 

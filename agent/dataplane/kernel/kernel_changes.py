@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS
 from agent.dataplane.kernel.dataplane_objects import Kind
+from agent.dataplane.kernel.filter_table import concerns_filter
 from agent.dataplane.kernel.forward_rules import concerns_forwarding
 from agent.dataplane.kernel.masquerade_table import concerns_masquerading
 from agent.dataplane.kernel.protocol import KernelEvent, LinkChanged, ObjectsChanged, Overrun
@@ -54,12 +55,13 @@ class NetlinkChanges:
     """One subscription; ask it for one event after the other, then close it."""
 
     def __init__(self, own: RequestSockets) -> None:
-        """Changes made over our `own` sockets are left out; those of rtnetlink, by far the most, do not even arrive."""
+        """Changes made over our `own` sockets are left out: they do not even arrive, for each pod makes some."""
         self._own = own
         self._subscriptions = [Subscription(NETLINK_ROUTE, GROUPS)]
         self._subscriptions[0].ignore(own[NETLINK_ROUTE].port)
         with suppress(Unsupported):  # without nftables there are no notifications of it
             self._subscriptions.append(Subscription(NETLINK_NETFILTER, (nftables.NFNLGRP_NFTABLES,)))
+            self._subscriptions[1].ignore(own[NETLINK_NETFILTER].port)
         self._sysctls = SysctlWatch()
         self._touched: set[Kind] = set()
         self._waiting: deque[KernelEvent] = deque()
@@ -127,6 +129,8 @@ class NetlinkChanges:
     def _nftables(self, data: bytes, found: Message) -> list[KernelEvent]:
         """A transaction is notified object by object; its last message, the new generation, says whose it was."""
         if found.type != nftables.NEWGEN:
+            if concerns_filter(data, found):
+                self._touched.add(Kind.FILTER)
             if concerns_masquerading(data, found):
                 self._touched.add(Kind.MASQUERADE)
             if concerns_forwarding(data, found):

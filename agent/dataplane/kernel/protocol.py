@@ -11,7 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Kind, Masquerade
+from agent.dataplane.kernel.dataplane_objects import (
+    ForwardChain,
+    ForwardKey,
+    Kind,
+    Masquerade,
+    WorkloadFilter,
+)
 from agent.netlink.objects import (
     Address,
     FdbEntry,
@@ -143,6 +149,18 @@ class Kernel(Protocol):
 
         Raises Unsupported without nftables' families.
         """
+
+    async def workload_filter(self) -> WorkloadFilter | None:
+        """What our table between workloads and nodes holds; None when there is none (or no nftables)."""
+
+    async def put_workload_filter(self, wanted: WorkloadFilter | None, was: WorkloadFilter | None) -> None:
+        """Have the table be so, or (None) not be, in one transaction; of one as `was` only what differs is written.
+
+        Raises Unsupported without nftables' inet family or one of its expressions, KernelError.
+        """
+
+    async def filter_drops(self) -> Mapping[str, int]:
+        """Reason -> packets that the table has dropped; its sets are not read. Nothing without a table."""
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook, and whether our rules are in them; none without nftables."""

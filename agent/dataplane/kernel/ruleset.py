@@ -1,4 +1,4 @@
-"""Reads and replaces our nftables tables, and opens others' forward chains; without nft(8).
+"""Reads and writes our nftables tables, and opens others' forward chains; without nft(8).
 
 Promises: a replacement of a table is one transaction. Does not know: the pools.
 """
@@ -9,8 +9,14 @@ import errno
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agent.dataplane.kernel import forward_rules, masquerade_table
-from agent.dataplane.kernel.dataplane_objects import ForwardChain, ForwardKey, Masquerade
+from agent.dataplane.kernel import filter_table, forward_rules, masquerade_table
+from agent.dataplane.kernel.dataplane_objects import (
+    FilterSet,
+    ForwardChain,
+    ForwardKey,
+    Masquerade,
+    WorkloadFilter,
+)
 from agent.dataplane.kernel.masquerade_table import Family
 from agent.netlink import nftables as nft
 from agent.netlink.kernel_errors import KernelError, Unsupported
@@ -30,6 +36,7 @@ NO_NFTABLES = (
     "this kernel has no nftables {family} family: natOutgoing is not in force; "
     "load nf_tables and nft_masq ({why})"
 )
+NO_FILTER = f"this kernel cannot hold the nftables table {filter_table.NAME}: {{why}}"
 
 
 class Ruleset:
@@ -89,6 +96,60 @@ class Ruleset:
                 if wanted.sources:
                     raise Unsupported(NO_NFTABLES.format(family=family.name, why=why))
                 break
+
+    async def workload_filter(self) -> WorkloadFilter | None:
+        """What our table between workloads and nodes holds; None when there is none. Raises KernelError."""
+        try:
+            rules = await self._filter_rules()
+            if rules is None:
+                return None
+            elements = [
+                element
+                for which in filter_table.SETS
+                for pair in await self._filter_keys(which)
+                for element in filter_table.elements_of(which, pair)
+            ]
+        except Unsupported:
+            return None
+        flags, found = rules
+        return filter_table.filter_of(elements, intact=filter_table.is_intact(flags, found))
+
+    async def _filter_rules(self) -> tuple[list[int], list[filter_table.RuleFound]] | None:
+        """The flags of our table, and its rules; None when there is no table."""
+        request, decode = filter_table.table_request(), filter_table.decode_table
+        flags = await dump(request, nft.NEWTABLE, decode, NETLINK_NETFILTER, absent=ABSENT)
+        if not flags:
+            return None
+        request, decode_rule = filter_table.rules_request(), filter_table.decode_rule
+        return flags, await dump(request, nft.NEWRULE, decode_rule, NETLINK_NETFILTER, absent=ABSENT)
+
+    async def _filter_keys(self, which: FilterSet) -> list[filter_table.Pair]:
+        request = filter_table.elements_request(which)
+        decode = filter_table.decode_keys
+        parts = await dump(request, nft.NEWSETELEM, decode, NETLINK_NETFILTER, absent=ABSENT)
+        return [pair for part in parts for pair in part]
+
+    async def put_workload_filter(self, wanted: WorkloadFilter | None, was: WorkloadFilter | None) -> None:
+        """Have the table be so, or not be. Raises Unsupported, KernelError."""
+        if wanted is not None and was is not None and was.is_intact:
+            batch = filter_table.change(wanted, was)
+            if not batch or not self._transaction(batch):
+                return  # what is refused as a change may do as a whole: somebody may have changed it meanwhile
+        batch = filter_table.creation(wanted) if wanted is not None else filter_table.removal()
+        for code, words in self._transaction(batch).values():
+            why = reason(code, words)
+            if code not in ABSENT:
+                raise KernelError(f"writing the nftables table {filter_table.NAME}: {why}")
+            if wanted is not None:
+                raise Unsupported(NO_FILTER.format(why=why))
+
+    async def filter_drops(self) -> Mapping[str, int]:
+        """Reason -> packets that the table has dropped. Raises KernelError."""
+        try:
+            rules = await self._filter_rules()
+        except Unsupported:
+            return {}
+        return filter_table.dropped(rules[1]) if rules is not None else {}
 
     async def forward_chains(self) -> Mapping[ForwardKey, ForwardChain]:
         """Others' base chains at the forward hook, and whether our rules are in them. Raises KernelError."""

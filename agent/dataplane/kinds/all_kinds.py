@@ -16,6 +16,7 @@ from agent.dataplane.kinds.object_kind import ObjectKind
 from agent.dataplane.kinds.sysctls import Sysctls
 from agent.dataplane.kinds.tunnels import Tunnels
 from agent.dataplane.kinds.vxlan_entries import ForwardingEntries, Neighbours
+from agent.dataplane.kinds.workload_filters import WorkloadFilters
 
 
 def all_kinds(
@@ -23,6 +24,7 @@ def all_kinds(
 ) -> tuple[ObjectKind[Any, Any], ...]:
     """One reconciler's: some have a memory. A tunnel goes when nothing came out of it for `tunnel_grace_seconds`."""
     return (
+        WorkloadFilters(kernel, log),
         Tunnels(kernel, log, tunnel_grace_seconds),
         Neighbours(kernel, log),
         ForwardingEntries(kernel, log),

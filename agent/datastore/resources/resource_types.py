@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -26,6 +35,8 @@ LARGEST_TTL_ANNOTATION = "projectcalico.org/tortie-bgp-ttl"
 LARGEST_TTL = "255"
 MOST_CACHED_ADDRESSES = 1 << 16
 """Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
+MOST_SOURCE_PREFIXES = 256
+"""Of one endpoint's allowSpoofedSourcePrefixes; more do not count."""
 _Value = TypeVar("_Value")
 
 
@@ -109,6 +120,7 @@ class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     ip_networks: list[str]
     mac: str | None = None
     profiles: list[str] | None = None
+    allow_spoofed_source_prefixes: list[str] | None = None
 
 
 class _Resource(Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind"):
@@ -220,6 +232,23 @@ class WorkloadEndpoint(_Resource, frozen=True, kw_only=True, tag="WorkloadEndpoi
         """The addresses of the pod; what cannot be read, and what is no single address, is left out."""
         found = (_value(_single, text) for text in self.spec.ip_networks)
         return tuple(address for address in found if address is not None)
+
+    @property
+    def source_prefixes(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """What the pod may send from besides its addresses, at most so many; what cannot be read is left out."""
+        found = (_value(ip_network, text) for text in self._source_texts[:MOST_SOURCE_PREFIXES])
+        return tuple(prefix for prefix in found if prefix is not None)
+
+    @property
+    def ignored_source_prefixes(self) -> tuple[str, ...]:
+        """What is left out of them."""
+        texts = self._source_texts
+        bad = (text for text in texts[:MOST_SOURCE_PREFIXES] if _value(ip_network, text) is None)
+        return (*bad, *texts[MOST_SOURCE_PREFIXES:])
+
+    @property
+    def _source_texts(self) -> list[str]:
+        return self.spec.allow_spoofed_source_prefixes or []
 
 
 class IPReservation(_Resource, frozen=True, kw_only=True, tag="IPReservation"):

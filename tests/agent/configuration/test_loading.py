@@ -48,6 +48,11 @@ def test_our_own_environment_goes_before_calicos() -> None:
         ("[node]\nnmae = 'x'", "node.nmae: unknown key; did you mean name?"),
         ("[ndoe]\nname = 'x'", "ndoe: unknown key; did you mean node?"),
         ("[bgp]\nhold_seconds = 'long'", "bgp.hold_seconds: expected int, got str"),
+        (
+            "[workloads]\npeers = 'role = x'",
+            "workloads.peers: unexpected '=' at character 6; write a selector such as "
+            "projectcalico.org/namespace == 'routers'",
+        ),
         ("[bgp]\nhold_seconds = 2", "bgp.hold_seconds: must be 0 or at least 3 (RFC 4271)"),
         ("[node]\nname = 'UPPER'", "node.name: 'UPPER' must be lower-case letters, digits, '-' and '.'"),
         (

@@ -123,5 +123,6 @@ async def test_every_walk_ends_in_the_desired(walked: FakeKernel, seed: int) -> 
             assert walked.tunnel_table == bench.desired.dataplane.tunnels
             assert walked.neighbour_table == bench.desired.dataplane.neighbours
             assert walked.fdb_table == bench.desired.dataplane.fdb
+            assert walked.filter_table == bench.desired.dataplane.workload_filter
             assert (walked.nft_table is None) == (not bench.desired.dataplane.masquerade.sources)
         bench = Bench(walked, bench.desired.dataplane, timing=timing)

@@ -38,6 +38,7 @@ from tests.scenes.dataplane.reconcilers import Bench, running
 async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: FakeKernel) -> None:
     async with running(Bench(kernel, EVERYTHING)) as bench:
         assert kernel.writes == [
+            "make filter",
             f"put {VXLAN_DEVICE}",
             f"put neighbour {VTEP.address}",
             f"put fdb {FORWARDING.mac}",
@@ -53,8 +54,9 @@ async def test_every_kind_is_created_in_order_and_removed_in_reverse(kernel: Fak
             "remove fdb",
             "remove neighbour",
             f"remove {VXLAN_DEVICE}",
+            "remove filter",
         ]
-        assert [line.startswith(kind) for line, kind in zip(kernel.writes, kinds, strict=True)] == [True] * 8
+        assert [line.startswith(kind) for line, kind in zip(kernel.writes, kinds, strict=True)] == [True] * 9
         assert kernel.route_table == {}
         assert kernel.nft_table is None
 

@@ -125,6 +125,11 @@ DRIFTS = {
     "table deleted": "nft delete table ip tortie",
     "ruleset flushed": "nft flush ruleset",
     "rule deleted": "nft flush chain ip tortie postrouting",
+    "filter's table deleted": "nft delete table inet tortie",
+    "filter's rules flushed": "nft flush chain inet tortie prerouting",
+    "filter put to sleep": "nft add table inet tortie { flags dormant;}",
+    "pod taken from the filter": "nft flush set inet tortie sources4",
+    "stranger added to the filter": "nft add element inet tortie sources4 { cali9 . 10.1.0.9 }",
     "pool taken from its set": "nft flush set ip tortie all-pools",
 }
 

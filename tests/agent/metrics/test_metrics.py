@@ -68,6 +68,7 @@ READINGS = Readings(
     loop_lag_seconds=0.002,
     part_failures={"node": 2},
     log_lines_lost=3,
+    filter_drops={"bgp": 4},
 )
 
 
@@ -95,6 +96,7 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     samples = told(exposition)
     peer = ("peer", "10.0.0.2")
     assert samples["tortie_bgp_peer_up", (peer,)] == 1
+    assert samples["tortie_filter_dropped_packets_total", (("reason", "bgp"),)] == 4
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Established"))] == 1
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
     assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7

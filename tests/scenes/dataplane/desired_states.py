@@ -5,7 +5,13 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
-from agent.dataplane.kernel.dataplane_objects import Dataplane, Masquerade
+from agent.dataplane.kernel.dataplane_objects import (
+    Dataplane,
+    FilterElement,
+    FilterSet,
+    Masquerade,
+    WorkloadFilter,
+)
 from agent.netlink.objects import FdbEntry, Neighbour, Route, RouteKey, RouteType, Scope, Tunnel, TunnelKind
 
 SECOND = 1.0
@@ -37,6 +43,11 @@ IPIP = Tunnel(TUNL0, TunnelKind.IPIP, 1480, IPv4Address("10.1.0.2"))
 VTEP = Neighbour(VXLAN_DEVICE, IPv4Address("10.2.0.0"), "66:2d:bf:44:a6:8b")
 FORWARDING = FdbEntry(VXLAN_DEVICE, "66:2d:bf:44:a6:8b", IPv4Address("172.26.0.2"))
 NAT = Masquerade(frozenset({IPv4Network("10.1.0.0/16")}), frozenset({IPv4Network("10.1.0.0/16")}))
+SOURCE = FilterElement(FilterSet.SOURCES_4, ("cali1", IPv4Address("10.1.0.7")))
+PORTS = frozenset(
+    {FilterElement(FilterSet.BGP_PORTS, (179,)), FilterElement(FilterSet.VXLAN_PORTS_4, (4789,))}
+)
+FILTER = WorkloadFilter(frozenset({SOURCE}), PORTS)
 
 
 def routes(*desired: Route) -> Dataplane:
@@ -49,4 +60,5 @@ EVERYTHING = Dataplane(
     fdb={(VXLAN_DEVICE, FORWARDING.mac): FORWARDING},
     routes={route.key: route for route in (LEARNED, OWN_BLOCK, POD, REMOTE)},
     masquerade=NAT,
+    workload_filter=FILTER,
 )

@@ -76,7 +76,7 @@ def claims(*prefixes: str, of: NodeName = ME) -> dict[Prefix, NodeName]:
 
 
 def pods(*addresses: str, interface: str = CALI) -> tuple[Endpoint, ...]:
-    return tuple(Endpoint(interface, (ip_address(one),), f"/key/{one}") for one in addresses)
+    return tuple(Endpoint(interface, (ip_address(one),), key=f"/key/{one}") for one in addresses)
 
 
 def reasons(found: Facts) -> dict[str, str]:

@@ -39,7 +39,10 @@ WITH_POD = {
 
 
 def given(mode: EncapsulationMode = EncapsulationMode.NEVER, **more: object) -> Facts:
-    return facts(pool(vxlan=mode), links=WITH_POD, **more)
+    # The filter has its own tests.
+    return facts(
+        pool(vxlan=mode), links=WITH_POD, **{"settings": FactSettings(filter_workloads=False), **more}
+    )
 
 
 def key(prefix: str) -> RouteKey:

@@ -9,13 +9,30 @@ import msgspec
 import pytest
 
 from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
-from agent.dataplane.inputs.facts import Endpoint
-from agent.dataplane.inputs.gather import service_networks
+from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings
+from agent.dataplane.inputs.gather import (
+    Gatherer,
+    bgp_speakers,
+    cluster_addresses,
+    listen_port,
+    service_networks,
+)
 from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
+from agent.datastore.resources.resource_types import (
+    Metadata,
+    Node,
+    NodeAddress,
+    NodeBGPSpec,
+    NodeSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointSpec,
+)
+from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address
 from ipam.model import NodeName
+from ipam.selector import parse
 from tests.fakes.kernel import FakeKernel
 from tests.scenes.dataplane.route_facts import ALWAYS, facts, link, pool
 
@@ -115,3 +132,75 @@ def test_the_networks_of_services_are_those_of_all_three_lists() -> None:
         "192.0.2.0/24",
         "198.51.100.0/24",
     ]
+
+
+def node(name: str, *listed: str, **bgp: str) -> Node:
+    addresses = [NodeAddress(address=text) for text in listed]
+    spec = NodeSpec(bgp=NodeBGPSpec(**bgp), addresses=addresses, ipv4_vxlan_tunnel_addr="192.168.31.64")
+    return Node(metadata=Metadata(name=name), spec=spec)
+
+
+NODES = {
+    NodeName("node1"): node("node1", "10.0.0.1", "one.example", ipv4_address="172.26.0.11/20"),
+    NodeName("node2"): node("node2", "127.0.0.1", ipv4_address="172.26.0.12/20", ipv6_address="fd26::c/64"),
+}
+VTEP = "192.168.31.64"
+
+
+def test_every_address_of_every_node_is_a_nodes() -> None:
+    found = {"10.0.0.1", "172.26.0.11", "172.26.0.12", "fd26::c", VTEP}
+    assert set(map(str, cluster_addresses(NODES))) == found
+
+
+def test_a_speaker_is_at_each_address_of_a_node_and_each_peer_at_its_port() -> None:
+    settings = {
+        "default": BGPConfigurationSpec(listen_port=1179),
+        "node.node2": BGPConfigurationSpec(listen_port=2179),
+    }
+    peers = {
+        "tor": BGPPeerSpec(peer_ip="172.26.0.1:1790"),
+        "other": BGPPeerSpec(peer_ip="fd26::9"),
+        "selected": BGPPeerSpec(peer_selector="all()"),
+    }
+    found = {(str(address), port) for address, port in bgp_speakers(NODES, settings, peers)}
+    assert found == {
+        *((address, 1179) for address in ("10.0.0.1", "172.26.0.11", VTEP)),
+        *((address, 2179) for address in ("172.26.0.12", "fd26::c", VTEP)),
+        ("172.26.0.1", 1790),
+        ("fd26::9", 179),
+    }
+    assert listen_port(NodeName("node3"), settings) == 1179
+    assert listen_port(NodeName("node3"), {}) == 179
+
+
+def endpoint(name: str, **more: object) -> WorkloadEndpoint:
+    spec = {"node": "node1", "orchestrator": "k8s", "endpoint": "eth0", "interface_name": f"cali-{name}"}
+    return WorkloadEndpoint(
+        metadata=Metadata(name=f"node1-k8s-{name}-eth0", namespace="default", labels={"role": name}),
+        spec=WorkloadEndpointSpec(**spec, pod=name, ip_networks=["10.0.0.1/32"], **more),  # type: ignore[arg-type]
+    )
+
+
+def gathered(*endpoints: WorkloadEndpoint, **settings: str) -> Facts:
+    cluster = StateCache(ME)
+    for one in endpoints:
+        cluster.add_endpoint(one)
+    selectors = {name: parse(text) for name, text in settings.items()}
+    return Gatherer(cluster).gather(FactSettings(**selectors), {}, {}, {})  # type: ignore[arg-type]
+
+
+def test_selectors_say_who_may_peer_and_route() -> None:
+    speaker, router = endpoint("speaker"), endpoint("router")
+    found = gathered(
+        speaker, router, peers="projectcalico.org/name == 'speaker'", routers="role == 'router'"
+    ).endpoints
+    assert [(one.may_peer, one.may_route) for one in found] == [(True, False), (False, True)]
+    assert [(one.may_peer, one.may_route) for one in gathered(speaker).endpoints] == [(False, False)]
+    everybody = gathered(speaker, peers="projectcalico.org/namespace == 'default'").endpoints
+    assert [one.may_peer for one in everybody] == [True]
+
+
+def test_calicos_prefixes_of_an_endpoint_are_its_own_and_bad_ones_nobodys() -> None:
+    texts = ["10.9.0.0/16", "fd09::/64", "10.9.0.1/16", "nonsense", ""]
+    (found,) = gathered(endpoint("nat", allow_spoofed_source_prefixes=texts)).endpoints
+    assert [str(prefix) for prefix in found.source_prefixes] == ["10.9.0.0/16", "fd09::/64"]
