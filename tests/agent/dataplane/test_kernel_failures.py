@@ -24,6 +24,7 @@ NAME = "net/ipv4/conf/cali1/proxy_arp"
 WANTED = replace(EVERYTHING, sysctls={NAME: Sysctl(NAME, "1")})
 CALLS = (
     *("links", "tunnels", "routes", "neighbours", "fdb", "masquerade", "forward_chains", "sysctls"),
+    *("workload_filter", "put_workload_filter"),
     *("put_tunnel", "put_routes", "put_entries", "put_masquerade", "put_sysctls", "changes"),
 )
 ERRORS = (
