@@ -39,6 +39,7 @@ CLUSTER = frozenset(
         FilterElement(FilterSet.NODES_6, (NODE_6,)),
         FilterElement(FilterSet.SPEAKERS_4, (NODE, 179)),
         FilterElement(FilterSet.SPEAKERS_6, (NODE_6, 1790)),
+        FilterElement(FilterSet.SPEAKER_PORTS, (179,)),
         FilterElement(FilterSet.BGP_PORTS, (179,)),
         FilterElement(FilterSet.VXLAN_PORTS_4, (4789,)),
         FilterElement(FilterSet.VXLAN_PORTS_6, (4789,)),

@@ -127,3 +127,4 @@ def _of_cluster(
         yield FilterElement(NODES[address.version], (address,))
     for address, port in speakers:
         yield FilterElement(SPEAKERS[address.version], (address, port))
+        yield FilterElement(FilterSet.SPEAKER_PORTS, (port,))

@@ -96,6 +96,8 @@ class FilterSet(StrEnum):
     SPEAKERS_4 = "bgp-speakers4"
     """Address and port of all that nodes have BGP sessions with."""
     SPEAKERS_6 = "bgp-speakers6"
+    SPEAKER_PORTS = "bgp-speaker-ports"
+    """Their ports alone: of most packets no more has to be looked at."""
     BGP_PORTS = "bgp-ports"
     """The port of this node's own speaker."""
     VXLAN_PORTS_4 = "vxlan-ports4"

@@ -23,12 +23,15 @@ from agent.netlink import nftables as nft
 from agent.netlink.rtnetlink import AF_INET, AF_INET6, attribute
 
 PREROUTING, INPUT, FORWARD = "prerouting", "input", "forward"
-CHAINS = {
+TO_SPEAKERS, TO_VXLAN = "to-bgp-speakers", "to-vxlan"
+CHAINS: dict[str, tuple[int, int] | None] = {
     PREROUTING: (nft.HOOK_PREROUTING, nft.PRIORITY_RAW),
     INPUT: (nft.HOOK_INPUT, nft.PRIORITY_FILTER),
     FORWARD: (nft.HOOK_FORWARD, nft.PRIORITY_FILTER),
+    TO_SPEAKERS: None,
+    TO_VXLAN: None,
 }
-"""Name -> hook, priority."""
+"""Name -> hook and priority; None: it is jumped to."""
 IPIP, TCP, UDP, ICMPV6 = 4, 6, 17, 58
 ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
 SOURCE = {4: 12, 6: 8}
@@ -95,8 +98,11 @@ def _not_in(which: FilterSet) -> Expression:
     return _expression("lookup", {**words, nft.LOOKUP_FLAGS: nft.LOOKUP_INVERTED})
 
 
-def _verdict(code: int) -> Expression:
-    verdict = nft.nested(nft.DATA_VERDICT, nft.packed({nft.VERDICT_CODE: code}))
+def _verdict(code: int, chain: str = "") -> Expression:
+    words: nft.Words = (
+        {nft.VERDICT_CODE: code, nft.VERDICT_CHAIN: chain} if chain else {nft.VERDICT_CODE: code}
+    )
+    verdict = nft.nested(nft.DATA_VERDICT, nft.packed(words))
     data = nft.nested(nft.IMMEDIATE_DATA, verdict)
     return _expression("immediate", {nft.IMMEDIATE_DREG: nft.VERDICT_REGISTER}, data)
 
@@ -132,9 +138,9 @@ def _icmpv6(kind: int) -> Expressions:
 
 
 def _to_speaker(version: int, which: FilterSet) -> Expressions:
-    """TCP to the address and port of a BGP speaker."""
+    """The address and port of a BGP speaker."""
     second = nft.REGISTER32_1 if version == 4 else nft.REGISTER_2
-    return *_version(version), *_protocol(TCP), _address(DESTINATION, version), _port(second), _in(which)
+    return *_version(version), _address(DESTINATION, version), _port(second), _in(which)
 
 
 def _vxlan(version: int) -> Expressions:
@@ -153,6 +159,10 @@ def _drop(chain: str, reason: str, *match: Expression) -> FilterRule:
 
 def _accept(chain: str, comment: str, *match: Expression) -> FilterRule:
     return FilterRule(chain, comment, (*match, _verdict(nft.NF_ACCEPT)), drops=False)
+
+
+def _jump(chain: str, comment: str, target: str, *match: Expression) -> FilterRule:
+    return FilterRule(chain, comment, (*match, _verdict(nft.NFT_JUMP, target)), drops=False)
 
 
 def _others(chain: str) -> FilterRule:
@@ -202,15 +212,21 @@ def _input() -> Iterator[FilterRule]:
 
 
 def _forward() -> Iterator[FilterRule]:
-    """What workloads send to other nodes: the translation of natOutgoing would make it this node's own."""
+    """What workloads send to other nodes: the translation of natOutgoing would make it this node's own.
+
+    A packet to any other port is done with three comparisons.
+    """
     yield _others(FORWARD)
-    for version, which in ((4, FilterSet.SPEAKERS_4), (6, FilterSet.SPEAKERS_6)):
-        yield _drop(FORWARD, "bgp", *_to_speaker(version, which), *_NOT_A_PEER)
-    for version, which in ((4, FilterSet.NODES_4), (6, FilterSet.NODES_6)):
-        port = VXLAN_PORT.to_bytes(2, "big")
-        yield _drop(FORWARD, "vxlan", *_vxlan(version), _is(port), _address(DESTINATION, version), _in(which))
+    to_a_port = *_protocol(TCP), _port(), _in(FilterSet.SPEAKER_PORTS)
+    yield _jump(FORWARD, "to a speaker's port", TO_SPEAKERS, *to_a_port)
+    to_vxlan = *_protocol(UDP), _port(), _is(VXLAN_PORT.to_bytes(2, "big"))
+    yield _jump(FORWARD, "to VXLAN's port", TO_VXLAN, *to_vxlan)
     to_a_node = _address(DESTINATION, 4), _in(FilterSet.NODES_4)
-    yield _drop(FORWARD, "ipip", *_version(4), *_protocol(IPIP), *to_a_node)
+    yield _drop(FORWARD, "ipip", *_protocol(IPIP), *_version(4), *to_a_node)
+    for version, which in ((4, FilterSet.SPEAKERS_4), (6, FilterSet.SPEAKERS_6)):
+        yield _drop(TO_SPEAKERS, "bgp", *_to_speaker(version, which), *_NOT_A_PEER)
+    for version, which in ((4, FilterSet.NODES_4), (6, FilterSet.NODES_6)):
+        yield _drop(TO_VXLAN, "vxlan", *_version(version), _address(DESTINATION, version), _in(which))
 
 
 RULES = (*_prerouting(), *_input(), *_forward())

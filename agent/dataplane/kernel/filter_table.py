@@ -63,6 +63,7 @@ SETS: dict[FilterSet, tuple[Part, ...]] = {
     FilterSet.NODES_6: (Part.IPV6,),
     FilterSet.SPEAKERS_4: (Part.IPV4, Part.PORT),
     FilterSet.SPEAKERS_6: (Part.IPV6, Part.PORT),
+    FilterSet.SPEAKER_PORTS: (Part.PORT,),
     FilterSet.BGP_PORTS: (Part.PORT,),
     FilterSet.VXLAN_PORTS_4: (Part.PORT,),
     FilterSet.VXLAN_PORTS_6: (Part.PORT,),
@@ -224,15 +225,12 @@ def _element(pair: Pair) -> bytes:
 
 
 def _chain(name: str) -> bytes:
-    number, priority = CHAINS[name]
-    hook = nft.packed({nft.HOOK_NUMBER: number, nft.HOOK_PRIORITY: priority & 0xFFFFFFFF})
-    return _request(
-        nft.NEWCHAIN,
-        NLM_F_CREATE,
-        {nft.CHAIN_TABLE: TABLE, nft.CHAIN_NAME: name},
-        nft.nested(nft.CHAIN_HOOK, hook),
-        nft.packed({nft.CHAIN_POLICY: nft.POLICY_ACCEPT, nft.CHAIN_TYPE: "filter"}),
-    )
+    words: nft.Words = {nft.CHAIN_TABLE: TABLE, nft.CHAIN_NAME: name}
+    if (found := CHAINS[name]) is None:
+        return _request(nft.NEWCHAIN, NLM_F_CREATE, words)
+    hook = nft.packed({nft.HOOK_NUMBER: found[0], nft.HOOK_PRIORITY: found[1] & 0xFFFFFFFF})
+    base = nft.packed({nft.CHAIN_POLICY: nft.POLICY_ACCEPT, nft.CHAIN_TYPE: "filter"})
+    return _request(nft.NEWCHAIN, NLM_F_CREATE, words, nft.nested(nft.CHAIN_HOOK, hook), base)
 
 
 def _rule(rule: FilterRule) -> bytes:

@@ -59,6 +59,8 @@ def test_nodes_speakers_ports_and_tunnels_in_use() -> None:
         FilterElement(FilterSet.NODES_6, (IPv6Address("fd26::1"),)),
         FilterElement(FilterSet.SPEAKERS_4, (IPv4Address("172.26.5.10"), 179)),
         FilterElement(FilterSet.SPEAKERS_6, (IPv6Address("fd26::2"), 1790)),
+        FilterElement(FilterSet.SPEAKER_PORTS, (179,)),
+        FilterElement(FilterSet.SPEAKER_PORTS, (1790,)),
         FilterElement(FilterSet.BGP_PORTS, (1179,)),
         FilterElement(FilterSet.VXLAN_PORTS_4, (4789,)),
     }

@@ -34,6 +34,7 @@ VALUES = {
     FilterSet.NODES_6: st.tuples(six),
     FilterSet.SPEAKERS_4: st.tuples(four, ports),
     FilterSet.SPEAKERS_6: st.tuples(six, ports),
+    FilterSet.SPEAKER_PORTS: st.tuples(ports),
     FilterSet.BGP_PORTS: st.tuples(ports),
     FilterSet.VXLAN_PORTS_4: st.tuples(ports),
     FilterSet.VXLAN_PORTS_6: st.tuples(ports),
