@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import struct
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -298,11 +299,20 @@ def test_the_table_outlives_its_agent_and_settings_make_exceptions(lab: Lab, tmp
         lab_processes.wait_for_agents(lab.plan)
         assert all(count <= 1 for count in pings.settled().values())
     assert handles() == before
-    with dropping(node), listener(host(lab, "node2"), 4) as far:
-        with traffic.opened(pod(lab, "p3"), 4, socket.SOCK_STREAM) as caller:
-            caller.connect((str(peer), 179))
+    ports = struct.pack("!HH", 34567, 179)
+    with (
+        dropping(node),
+        packets.wire(host(lab, "node2")) as eth0,
+        traffic.opened(pod(lab, "p3"), 4, socket.SOCK_STREAM) as caller,
+        listener(host(lab, "node2"), 4) as far,
+    ):
+        caller.bind(("", 34567))
+        caller.setblocking(False)
+        caller.connect_ex((str(peer), 179))
         packets.send(pod(lab, "p3"), udp(IPv4Address("203.0.113.7"), peer, PORT, b"routed"))
         assert far.recv(16) == b"routed"
+        # Its TTL is not that of a neighbour, so whether it is answered is the speaker's business.
+        assert packets.arrived([eth0], ports) > 0
     with dropping(node, "bgp"):
         is_refused(pod(lab, "p1"), peer, 179)
 
