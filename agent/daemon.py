@@ -34,8 +34,8 @@ from agent.configuration.config import Config, ConfigError, accepted_prefixes, l
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
-from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.filter_monitor import FilterMonitor
+from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.linux import NetlinkKernel
