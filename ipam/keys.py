@@ -105,6 +105,14 @@ def affinity_key(node: NodeName, cidr: Prefix) -> str:
     return f"{affinity_prefix(node, cidr.version)}{_dashed(cidr)}"
 
 
+def fence_key(node: NodeName) -> str:
+    """The key that all of a node's assignments compare, so that its rewriting ends those still under way.
+
+    Below the node's claims, where it has the right to write; no tool of Calico's reads a key of this form there.
+    """
+    return f"{HOSTS}{escaped(node)}/tortie-fence"
+
+
 def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
     """(node, block) of a claim's key; None for any other key."""
     if not key.startswith(HOSTS):

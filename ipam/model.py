@@ -172,6 +172,10 @@ class AddressRequest:
     """Recorded with the allocation: node, pod, namespace, type, timestamp."""
     retained_for: HandleId | None = None
     """Take over what is retained for this name, where it fits the request."""
+    reinstated: bool = False
+    """The addresses of `exact` are in use already: they are written down whatever the rules say of new ones."""
+    replaces: frozenset[HandleId] = frozenset()
+    """Handles whose users are gone: what they hold of `exact` is taken over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,28 +18,32 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ipam import block as blocks
 from ipam.allocation.assign import AddressSearch
 from ipam.allocation.block_cache import BlockCache, load_block_cache
 from ipam.allocation.commit_queue import CommitJob, CommitQueue
 from ipam.allocation.environment import Environment
+from ipam.allocation.fence import Fence
 from ipam.allocation.release import (
     GuardedAddress,
     KnownBlocks,
     ReleaseResult,
+    block_of_address,
     draft_handle_release,
     guarded_addresses,
     known_blocks,
     read_handle_blocks,
     release_addresses,
     release_node,
+    unrecorded,
 )
 from ipam.allocation.sticky import names_of
-from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction
+from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites, Transaction, read_block
 from ipam.codec import decode_handle
 from ipam.etcd.store import CommitOutcome, Committed, Pause, Put, Store, Versioned
 from ipam.failures import IpamError, Malformed, Refused, StoreError
 from ipam.keys import IPAM_CONFIG, block_key, handle_key
-from ipam.model import Address, AddressRequest, Assignment, HandleId, NodeName, PoolRecord, Prefix
+from ipam.model import Address, AddressRequest, Assignment, Attributes, HandleId, NodeName, PoolRecord, Prefix
 
 FRESH_SECONDS = 60
 """Hints older than this are read anew: an address reserved meanwhile is honoured from then on."""
@@ -73,12 +77,16 @@ class AssignJob(CommitJob[tuple[Assignment, ...]]):
 class AssignQueue(CommitQueue[AssignJob]):
     """All assignments for one node."""
 
-    def __init__(self, environment: Environment, node: NodeName, releases: ReleaseQueue) -> None:
+    def __init__(
+        self, environment: Environment, node: NodeName, releases: ReleaseQueue, fence: Fence
+    ) -> None:
         super().__init__(environment, f"requests of node {node}")
         self._releases = releases
+        self._fence = fence
         self.cache = BlockCache(node)
 
     async def _prepare(self, group: Sequence[AssignJob]) -> None:
+        await self._fence.set()
         now, loaded_at = self._environment.now(), self.cache.loaded_at
         if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
             self.cache = await load_block_cache(self._store, self.cache, now)
@@ -102,6 +110,7 @@ class AssignQueue(CommitQueue[AssignJob]):
             return False
         else:
             transaction.guard_handle(job.handle, revision)
+        self._fence.guard(self.cache.node, transaction)
         transaction.attach(job.attached)
         return True
 
@@ -128,6 +137,7 @@ class AssignQueue(CommitQueue[AssignJob]):
             job.fail(failure)
 
     def _learn(self, transaction: Transaction, outcome: CommitOutcome | None) -> None:
+        self._fence.learn(outcome)
         if outcome is None:
             self.cache.loaded_at = None
         elif isinstance(outcome, Committed):
@@ -145,6 +155,7 @@ class AssignQueue(CommitQueue[AssignJob]):
         if transaction is None or not job.fresh:
             return
         with suppress(IpamError):
+            await self._fence.set()  # what is not there now never will be
             stored = await self._store.get(handle_key(job.handle))
             held = await read_handle_blocks(self._store, job.handle, stored)
             present = {item for found in held.blocks for item in guarded_addresses(found.block, job.handle)}
@@ -159,9 +170,12 @@ class AssignQueue(CommitQueue[AssignJob]):
 class ReleaseQueue(CommitQueue[ReleaseJob]):
     """All releases by handle of one process. One whose attached guard does not hold fails alone."""
 
-    def __init__(self, environment: Environment, assignments: Mapping[NodeName, AssignQueue]) -> None:
+    def __init__(
+        self, environment: Environment, assignments: Mapping[NodeName, AssignQueue], fence: Fence
+    ) -> None:
         """The hints of `assignments` may save a read of blocks, for the transaction compares them."""
         super().__init__(environment, "releases")
+        self._fence = fence
         self._assignments = assignments
         self._known = KnownBlocks({})
         """The blocks of the group that is planned."""
@@ -175,6 +189,7 @@ class ReleaseQueue(CommitQueue[ReleaseJob]):
         return job.answer.result()
 
     async def _prepare(self, group: Sequence[ReleaseJob]) -> None:
+        await self._fence.set()  # before the handles are read: what is not there now never will be
         handles = await self._store.get_many([handle_key(job.handle) for job in group])
         cidrs: dict[Prefix, None] = {}
         for job in group:
@@ -233,14 +248,25 @@ class Allocator:
         pools: Callable[[], Sequence[PoolRecord]],
         pause: Pause = asyncio.sleep,
         random: Callable[[], float] = random.random,
+        *,
+        in_use: Callable[[], Mapping[Address, HandleId]] = dict,
+        node: NodeName | None = None,
     ) -> None:
         """`now` answers the moment in UTC; `pools` is the watched copy, a stale one fails a guard.
 
-        `pause` waits for seconds between two attempts; `random` answers from 0 to 1.
+        `pause` waits for seconds between two attempts; `random` answers from 0 to 1. `in_use` are the addresses of
+        living pods here, which are given to nobody else; `node` is the one whose assignments this process alone makes.
         """
-        self._environment = Environment(store, now, pools, pause, random)
+        self._environment = Environment(store, now, pools, pause, random, in_use)
+        self._fence = Fence(store, node)
         self._queues: dict[NodeName, AssignQueue] = {}
-        self._releases = ReleaseQueue(self._environment, self._queues)
+        self._releases = ReleaseQueue(self._environment, self._queues, self._fence)
+
+    def forget(self) -> None:
+        """The datastore is older than it was, or another one: no hint holds, not even as a guard."""
+        self._fence.doubt()
+        for queue in self._queues.values():
+            queue.cache = BlockCache(queue.cache.node)
 
     async def assign(
         self, request: AddressRequest, piggyback: Piggyback | None = None
@@ -251,7 +277,7 @@ class Allocator:
         does not hold), StoreError.
         """
         node = request.node
-        queue = self._queues.get(node) or AssignQueue(self._environment, node, self._releases)
+        queue = self._queues.get(node) or AssignQueue(self._environment, node, self._releases, self._fence)
         self._queues[node] = queue
         job = AssignJob(handle=request.handle, request=request, piggyback=piggyback)
         await queue.run(job)
@@ -262,6 +288,27 @@ class Allocator:
         store = self._environment.store
         held = await read_handle_blocks(store, handle, await store.get(handle_key(handle)))
         return held.assignments(self._environment.pools())
+
+    async def allocations(self, handle: HandleId) -> tuple[Attributes, ...]:
+        """The attributes of all that a handle holds now. Raises StoreError, Malformed."""
+        store = self._environment.store
+        held = await read_handle_blocks(store, handle, await store.get(handle_key(handle)))
+        found = (item for one in held.blocks for item in blocks.allocations_of(one.block, handle))
+        return tuple(attributes for _, attributes in found)
+
+    async def holder(self, address: Address) -> Attributes | None:
+        """Who holds an address now, whatever pool it is of; None: nobody. Raises StoreError, Malformed."""
+        store = self._environment.store
+        cidr = await block_of_address(store, address)
+        stored = await store.get(block_key(cidr)) if cidr is not None else None
+        if stored is None:
+            return None
+        block = read_block(stored).block
+        return blocks.holder(block, blocks.ordinal_of(block, address))
+
+    async def unrecorded(self, wanted: Mapping[HandleId, Collection[Address]]) -> frozenset[HandleId]:
+        """The handles that do not hold all of these addresses now, in a few reads for all. Raises StoreError."""
+        return await unrecorded(self._environment.store, wanted)
 
     async def release_handle(
         self, handle: HandleId, attached: PiggybackedWrites = NO_WRITES

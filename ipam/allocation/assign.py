@@ -26,6 +26,7 @@ from ipam.model import (
     Assignment,
     Attributes,
     Block,
+    HandleId,
     PoolRecord,
     Prefix,
 )
@@ -117,6 +118,8 @@ class AddressSearch:
                 address = blocks.address_of(present.block, ordinal)
                 record = self._pool_of_retained(address)
                 if record is None or missing[address.version] <= 0 or not is_retained(holder):
+                    continue
+                if self._other_user(address) is not None:
                     continue
                 missing[address.version] -= 1
                 ordinals.append(ordinal)
@@ -254,10 +257,10 @@ class AddressSearch:
             raise NoPool(f"address {address} is in no configured pool")
         if record.unreadable:
             raise NoPool(f"address {address} is in pool {record.pool.name}, {record.unreadable}")
-        if record.pool.disabled:
-            raise NoPool(f"address {address} is in pool {record.pool.name}, which is disabled")
-        if self._request.use not in record.pool.allowed_uses:
-            raise NoPool(f"pool {record.pool.name} is not for {self._request.use.value} addresses")
+        if not self._request.reinstated:
+            self._check_pool(address, record)
+        if (user := self._other_user(address)) is not None:
+            raise AddressInUse(f"address {address} is that of a living pod here ({user})")
         cidr = aligned_block(record.pool, address)
         versioned = self._transaction.blocks.get(cidr) or self._cache.own.get(cidr)
         if versioned is None:
@@ -266,28 +269,68 @@ class AddressSearch:
             if versioned is None:
                 raise Refused(str(self._cache.damaged[block_key(cidr)]))
         block = self._after_cooldown(versioned)
-        if block.owner != self._node and self._cache.config.strict_affinity:
+        strict = self._cache.config.strict_affinity and not self._request.reinstated
+        if block.owner != self._node and strict:
             owner = f"node {block.owner}" if block.owner is not None else "nobody"
             raise Refused(f"address {address} is in block {cidr} of {owner}, and strictAffinity is on")
         ordinal = blocks.ordinal_of(block, address)
-        if ordinal not in block.unallocated:
-            holder = blocks.holder(block, ordinal)
-            if holder is None:
-                raise AddressInUse(f"address {address} cools down after its release")
-            raise AddressInUse(f"address {address} is allocated to {holder.handle or 'nobody known'}")
-        self._write(record, versioned, blocks.assign_ordinal(block, ordinal, self._attributes))
+        if ordinal in block.unallocated:
+            self._write(record, versioned, blocks.assign_ordinal(block, ordinal, self._attributes))
+        else:
+            await self._take_over(record, versioned, block, ordinal)
         return self._assignment(address, cidr, record)
+
+    def _check_pool(self, address: Address, record: PoolRecord) -> None:
+        """Raises NoPool for an address that its pool does not give now."""
+        if record.pool.disabled:
+            raise NoPool(f"address {address} is in pool {record.pool.name}, which is disabled")
+        if self._request.use not in record.pool.allowed_uses:
+            raise NoPool(f"pool {record.pool.name} is not for {self._request.use.value} addresses")
+
+    async def _take_over(
+        self, record: PoolRecord, versioned: VersionedBlock, block: Block, ordinal: int
+    ) -> None:
+        """An address that is not free: what cools down, or whose holder is gone, goes to a pod that has it already.
+
+        Raises AddressInUse, StoreError, Malformed.
+        """
+        request, address = self._request, blocks.address_of(block, ordinal)
+        holder = blocks.holder(block, ordinal)
+        handle = blocks.bare_handle(holder.handle) if holder is not None else None
+        if holder is None and not request.reinstated:
+            raise AddressInUse(f"address {address} cools down after its release")
+        if holder is not None and (handle is None or handle not in request.replaces):
+            raise AddressInUse(f"address {address} is allocated to {holder.handle or 'nobody known'}")
+        self._write(record, versioned, blocks.transfer(block, [ordinal], self._attributes))
+        stored = await self._store.get(handle_key(handle)) if handle is not None else None
+        if handle is not None and stored is not None:
+            held = await read_handle_blocks(self._store, handle, stored)
+            planned = (self._as_planned(one).block for one in held.blocks)
+            counts = {one.cidr: len(blocks.allocations_of(one, handle)) for one in planned}
+            self._transaction.write_handle(handle, stored.revision, counts)
+
+    def _other_user(self, address: Address) -> HandleId | None:
+        """Whose living pod on this machine has an address already; None: nobody's, or this very request's."""
+        user = self._environment.in_use().get(address)
+        return user if user != self._request.handle else None
 
     # -- one block ----------------------------------------------------------------------------------------------------
 
     def _take(self, record: PoolRecord, versioned: VersionedBlock, most: int) -> list[Assignment]:
         """As many of a block's addresses as are free and asked for."""
         block = self._after_cooldown(versioned)
-        reserved = self._cache.reserved_in(block.cidr)
-        count = min(most, sum(ordinal not in reserved for ordinal in block.unallocated))
+        reserved, in_use = self._cache.reserved_in(block.cidr), self._environment.in_use()
+        count, used = 0, set[int]()
+        for ordinal in block.unallocated:
+            if count == most:
+                break
+            if in_use and blocks.address_of(block, ordinal) in in_use:
+                used.add(ordinal)  # the datastore has forgotten it
+            elif ordinal not in reserved:
+                count += 1
         if not count:
             return []
-        after, addresses = blocks.assign(block, count, self._attributes, reserved)
+        after, addresses = blocks.assign(block, count, self._attributes, reserved | used)
         self._write(record, versioned, after)
         return [self._assignment(address, block.cidr, record) for address in addresses]
 

@@ -5,12 +5,12 @@ Promises: nothing of it changes as long as the allocator lives. Does not know: w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from ipam.etcd.store import Pause, Store
-from ipam.model import PoolRecord
+from ipam.model import Address, HandleId, PoolRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,5 @@ class Environment:
     """Waits between two attempts."""
     random: Callable[[], float]
     """Answers from 0 to 1."""
+    in_use: Callable[[], Mapping[Address, HandleId]] = dict
+    """The addresses that living pods of this machine have, whatever the datastore says."""

@@ -8,7 +8,8 @@ more than they hold, as Calico may leave them, are read right. Does not know: wh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -19,7 +20,7 @@ from ipam.allocation.ipam_config import read_config
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
 from ipam.codec import decode_handle
-from ipam.etcd.store import Committed, Pause, Store, Versioned, optimistic, revision_of
+from ipam.etcd.store import Committed, Delete, Pause, Store, Versioned, optimistic, revision_of
 from ipam.failures import Conflict, Malformed, Refused
 from ipam.keys import (
     IPAM_CONFIG,
@@ -29,6 +30,7 @@ from ipam.keys import (
     block_key,
     block_of_key,
     block_prefix,
+    fence_key,
     handle_key,
 )
 from ipam.model import (
@@ -107,6 +109,24 @@ async def read_handle_blocks(store: Store, handle: HandleId, stored: Versioned |
     counts = decode_handle(stored).count_by_block
     read = await store.get_many([block_key(cidr) for cidr, _ in counts])
     return HandleBlocks(handle, tuple(map(read_block, read.values())))
+
+
+async def unrecorded(store: Store, wanted: Mapping[HandleId, Collection[Address]]) -> frozenset[HandleId]:
+    """The handles that do not hold all of these addresses; a record that cannot be read holds nothing."""
+    handles = await store.get_many([handle_key(handle) for handle in wanted])
+    cidrs: dict[Prefix, None] = {}
+    for stored in handles.values():
+        with suppress(Malformed):
+            cidrs |= dict.fromkeys(cidr for cidr, _ in decode_handle(stored.key, stored.value).count_by_block)
+    read = readable_blocks(await store.get_many([*map(block_key, cidrs)]))
+    held: dict[HandleId | None, set[Address]] = {}
+    for versioned in read.values():
+        for ordinal, attributes in blocks.allocated(versioned.block):
+            address = blocks.address_of(versioned.block, ordinal)
+            held.setdefault(blocks.bare_handle(attributes.handle), set()).add(address)
+    return frozenset(
+        handle for handle, addresses in wanted.items() if not held.get(handle, set()) >= {*addresses}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +217,7 @@ async def release_addresses(environment: Environment, wanted: Sequence[GuardedAd
     unallocated: list[Address] = []
     by_block: dict[Prefix | None, list[GuardedAddress]] = {}
     for item in dict.fromkeys(wanted):
-        by_block.setdefault(await _block_of(environment.store, item.address), []).append(item)
+        by_block.setdefault(await block_of_address(environment.store, item.address), []).append(item)
     for cidr, items in by_block.items():
         if cidr is None:
             unallocated += [item.address for item in items]
@@ -209,7 +229,7 @@ async def release_addresses(environment: Environment, wanted: Sequence[GuardedAd
     return ReleaseResult(tuple(released), tuple(unallocated))
 
 
-async def _block_of(store: Store, address: Address) -> Prefix | None:
+async def block_of_address(store: Store, address: Address) -> Prefix | None:
     """The stored block that holds an address, whatever pool it came from."""
     network = NETWORKS[address.version]
     keys = [
@@ -309,6 +329,7 @@ async def release_node(environment: Environment, node: NodeName) -> tuple[Addres
             found = affinity_of_key(key)
             if found is not None:
                 await _give_up(store, found[1], node, environment.pause)
+    await store.commit((), (Delete(fence_key(node)),))
     return tuple(freed)
 
 

@@ -104,8 +104,12 @@ def audit(
     snapshot: IpamSnapshot,
     pools: Sequence[Pool] | None = None,
     in_use: Mapping[Address, str] | None = None,
+    living: Mapping[Address, tuple[HandleId, str]] | None = None,
 ) -> tuple[AuditFinding, ...]:
-    """All inconsistencies. `in_use`: the addresses that endpoints and nodes say they have, and who says it."""
+    """All inconsistencies. `in_use`: the addresses that endpoints and nodes say they have, and who says it.
+
+    `living`: those of the pods that live on the machine where this is asked, each with its handle and name.
+    """
     found = [*snapshot.findings, *_structure(snapshot), *_claims(snapshot), *_handles(snapshot)]
     if pools is not None:
         found += [
@@ -115,6 +119,7 @@ def audit(
         ]
     if in_use is not None:
         found += _usage(snapshot, in_use)
+    found += _living(snapshot, living or {})
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
 
 
@@ -201,6 +206,21 @@ def _usage(snapshot: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[Au
         if address not in known:
             text = f"address {address} is used by {user} and allocated to nobody"
             yield AuditFinding("unallocated-address", user, text, address)
+
+
+def _living(snapshot: IpamSnapshot, living: Mapping[Address, tuple[HandleId, str]]) -> Iterator[AuditFinding]:
+    """Pods that live and whose address is nobody's, or another's: an older datastore was put in place."""
+    holders = {
+        blocks.address_of(block, ordinal): blocks.bare_handle(attributes.handle)
+        for block in snapshot.blocks.values()
+        if not serious_faults(block)
+        for ordinal, attributes in blocks.allocated(block)
+    }
+    for address, (handle, name) in living.items():
+        holder = holders.get(address)
+        if holder != handle:
+            text = f"address {address} of pod {name}, which lives here, is allocated to {holder or 'nobody'}"
+            yield AuditFinding("living-pod-without-address", handle_key(handle), text, address, handle)
 
 
 # -- repair ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ipam.etcd.store import (
     WatchProgress,
     check_size,
 )
-from ipam.failures import Compacted, StoreRefused, StoreUnavailable
+from ipam.failures import Compacted, StoreRefused, StoreUnavailable, WentBack
 
 
 class Fault(Enum):
@@ -32,6 +32,7 @@ class Fault(Enum):
 
     UNAVAILABLE = "no answer, and nothing was written"
     LOST_REPLY = "no answer, but it was written"
+    LATE = "no answer; it is carried out when `deliver_late` is called, if its guards hold then"
 
 
 Check = Callable[[Mapping[str, Versioned]], None]
@@ -52,6 +53,8 @@ class FakeStore:
         self._event = asyncio.Event()
         self._closed = False
         self._faults: list[Fault] = []
+        self._late: list[tuple[Sequence[Unchanged], Sequence[Operation]]] = []
+        self._restores = 0
         self.away = False
         """While set, every call fails as if no endpoint answered."""
         self.watches_break = False
@@ -87,6 +90,23 @@ class FakeStore:
     def break_watches(self) -> None:
         """End all running watches with StoreUnavailable."""
         self.watches_break = True
+        self._notify()
+
+    def deliver_late(self) -> list[CommitOutcome]:
+        """Carry out what came late."""
+        late, self._late = self._late, []
+        return [self._do(*each) for each in late]
+
+    def backup(self) -> tuple[dict[str, Versioned], int]:
+        """All values and the revision, as `etcdctl snapshot save` has them."""
+        return dict(self._values), self._revision
+
+    def restore(self, backup: tuple[dict[str, Versioned], int]) -> None:
+        """Put a backup in place: revisions go back, and every watch that was further on ends."""
+        values, self._revision = backup
+        self._values = dict(values)
+        self._history.clear()
+        self._restores += 1
         self._notify()
 
     def copy(self) -> dict[str, bytes]:
@@ -139,6 +159,9 @@ class FakeStore:
         fault = self._fault()
         if fault is Fault.UNAVAILABLE:
             raise StoreUnavailable("no answer within 5 s")
+        if fault is Fault.LATE:
+            self._late.append((guards, operations))
+            raise StoreUnavailable("no answer within 5 s")
         outcome = self._do(guards, operations)
         if self._shuffle is not None:
             await asyncio.sleep(0)
@@ -179,10 +202,15 @@ class FakeStore:
         """See Store."""
         if start <= self._compacted:
             raise Compacted(f"revision {start} of {prefix} is gone (kept from {self._compacted})")
+        if start > self._revision + 1:
+            raise WentBack(f"etcd went back from revision {start - 1} to {self._revision}")
+        restores = self._restores
         position = next((index for index, event in enumerate(self._history) if event.revision >= start), None)
         at = len(self._history) if position is None else position
         yield WatchProgress(self._revision)
         while True:
+            if restores != self._restores:
+                raise WentBack(f"etcd went back to {self._revision}")
             if self.watches_break or self.away or self._closed:
                 raise StoreUnavailable(f"the watch of {prefix} was ended")
             while at < len(self._history):

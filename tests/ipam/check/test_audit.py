@@ -163,3 +163,22 @@ async def test_borrowed_addresses_are_counted_with_the_borrower(world: World, st
     seen = decode_snapshot((await store.list(IPAM)).values)
     (loan,) = borrowed_addresses(seen.blocks.values())
     assert (str(loan.address), loan.borrower, loan.owner) == ("10.0.0.1", "n2", "n1")
+
+
+async def test_a_living_pod_whose_address_is_nobodys_or_anothers_is_named_and_never_repaired(
+    world: World, store: FakeStore
+) -> None:
+    await healthy(world)
+    held = await world.held()
+    (address, handle), *_ = held.items()
+    free = next(one for one in ip_network("10.0.0.0/24") if one not in held)
+    living = {
+        address: (HandleId(handle), "default/known"),
+        free: (HandleId("net.c8"), "default/lost"),
+    }
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    (finding,) = audit(seen, living=living)
+    assert f"{free} of pod default/lost, which lives here, is allocated to nobody" in finding.text
+    (finding,) = audit(seen, living={address: (HandleId("net.c9"), "default/twice")})
+    assert f"{address} of pod default/twice, which lives here, is allocated to {handle}" in finding.text
+    assert (finding.kind, list(repairs(seen, [finding]))) == ("living-pod-without-address", [])

@@ -64,7 +64,7 @@ class Watched:
         self.cluster = StateCache(ME)
         self.states: list[tuple[bool, frozenset[str]]] = []
         self._bell = asyncio.Event()
-        self.syncer = Syncer(store, self.cluster, self._changed)
+        self.syncer = Syncer(store, self.cluster, self._changed, hold_seconds=0.1)
 
     def _changed(self) -> None:
         self.states.append((self.syncer.in_sync, frozenset(self.cluster.nodes)))

@@ -86,7 +86,7 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
         while not syncer.in_sync:
             await bell.wait()
             bell.clear()
-    allocator = Allocator(store, SystemClock().wall, lambda: cluster.pools)
+    allocator = Allocator(store, SystemClock().wall, lambda: cluster.pools, node=NODE)
     settings = NodeSettings(address="172.26.0.11/20")
     record = NodeResource(
         store,
