@@ -45,6 +45,9 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The IPv6 address with its length. Empty: found as soon as there is an IPv6 pool; `none`: never."""
     method6: str = "route"
     """How the IPv6 address is found, in the words of `method`."""
+    machine_id: str = ""
+    """What tells this machine from another one with the same name, in the Node resource. Empty: made of
+    /etc/machine-id, which it does not reveal; see `tortie node takeover`."""
     labels: dict[str, str] = {}
     """Labels set on the Node resource, for nodeSelector."""
 
@@ -140,7 +143,7 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Directories of this agent's own."""
 
     run: str = "/run/tortie"
-    """Sockets and the lock."""
+    """Sockets, the lock, and a record of each attachment; a file system in memory that outlives the agent."""
     state: str = "/var/lib/tortie"
     """What outlives a boot: the CNI journal (`releases`; in `releases/refused` what could not be replayed, each file
     with its reason beside it), whether the node is drained."""

@@ -98,6 +98,7 @@ class LabNode:
         """What a command on this node needs to find its agent and its datastore."""
         return {
             "TORTIE_NODE_NAME": self.name,
+            "TORTIE_NODE_MACHINE_ID": self.namespace,
             "TORTIE_PATHS_RUN": str(self.run),
             "TORTIE_PATHS_STATE": str(self.directory / "state"),
             "TORTIE_CNI_SOCKET": str(self.run / "cni.sock"),

@@ -107,4 +107,5 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
     )
     own_key = resource_key(PLURALS["Node"], state.node)
-    return state.pools, state.own_node, state.unreadable.why(own_key), state.has_lost_pools, addresses
+    is_lost = own_key in state.missing  # an older datastore has forgotten it
+    return state.pools, state.own_node, state.unreadable.why(own_key), state.has_lost_pools, is_lost, addresses

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import structlog
@@ -28,15 +30,18 @@ from agent.datastore.resources.resource_types import API_VERSION, LARGEST_TTL, L
 from agent.datastore.resources.schema import value_at
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
+from agent.node import machine
 from agent.node.address_candidates import InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from agent.node.own_record import OwnRecord, parsed
+from agent.trouble import Trouble, TroubleKind
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
+from ipam.failures import Conflict, Refused
 from ipam.keys import resource_key
-from ipam.model import AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
+from ipam.model import Address, AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
 from ipam.selector import parse
 
 MOST_WRITES = 5
@@ -53,15 +58,18 @@ class TunnelUse:
     type: str
     path: tuple[str, ...]
     mode: Callable[[Pool], EncapsulationMode]
+    device: str
     version: int = 4
 
 
 _IPIP = ("spec", "bgp", "ipv4IPIPTunnelAddr")
 _VXLAN4, _VXLAN6 = ("spec", "ipv4VXLANTunnelAddr"), ("spec", "ipv6VXLANTunnelAddr")
 TUNNEL_USES = (
-    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip),
-    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan),
-    TunnelUse("vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, 6),
+    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
+    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
+    TunnelUse(
+        "vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6
+    ),
 )
 TUNNEL_DEVICES = {TUNL0: _IPIP, VXLAN_DEVICE: _VXLAN4, VXLAN6_DEVICE: _VXLAN6}
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
@@ -82,9 +90,14 @@ class NodeResource:
         set_aside: SetAside,
         *,
         mesh_ttl_security: bool = True,
+        machine_id: str = "",
     ) -> None:
-        """`mesh_ttl_security`: the record says that other nodes may demand TTL 255 of this one's BGP packets."""
+        """`mesh_ttl_security`: the record says that other nodes may demand TTL 255 of this one's BGP packets.
+
+        `machine_id` is this machine's; without one the record bears none, and any machine may write it.
+        """
         self._mesh_ttl_security = mesh_ttl_security
+        self._machine = machine_id
         self._store = store
         self._state = state
         self._allocator = allocator
@@ -106,6 +119,37 @@ class NodeResource:
         """How the IPv4 address was found, for status."""
         found = self.detected.get(4)
         return found.how if isinstance(found, DetectedAddress) else ""
+
+    @property
+    def other_machine(self) -> str | None:
+        """Why this machine is not the node, though it has its name; None if it is, or may become it."""
+        node = self._state.own_node
+        other = machine.other_machine(node.metadata.annotations if node is not None else None, self._machine)
+        if node is None or other is None:
+            return None
+        return f"node {self._state.node} is another machine ({other}, {node.ipv4 or 'without an address'})"
+
+    def troubles(self) -> Iterator[Trouble]:
+        """That another machine has this one's name, or that the record is lost."""
+        if self._key in self._state.missing:
+            yield Trouble(TroubleKind.NODE, self._key, "the datastore has lost it", "it is written back soon")
+        if (why := self.other_machine) is not None:
+            yield Trouble(
+                TroubleKind.NODE,
+                "",
+                f"{why}; this one is {self._machine}",
+                "it takes no part: nothing is written, programmed or announced",
+                "give it another node.name, or, if the other machine is gone for good: tortie node takeover",
+            )
+
+    @property
+    def tunnel_addresses(self) -> dict[Address, HandleId]:
+        """The addresses of this node's tunnels and the handles they belong to, as its record has them."""
+        node = self._state.own_node
+        if node is None:
+            return {}
+        found = zip(TUNNEL_USES, (node.ipip_address, node.vxlan_address, node.vxlan6_address), strict=True)
+        return {one: HandleId(f"{use.handle}{self._state.node}") for use, one in found if one is not None}
 
     async def reconcile(self) -> None:
         """Register or correct the resource. Raises IpamError; an error of settings or host stays in `trouble`."""
@@ -194,6 +238,8 @@ class NodeResource:
         annotations = {**(raw["metadata"].get("annotations") or {}), LARGEST_TTL_ANNOTATION: LARGEST_TTL}
         if not self._mesh_ttl_security:
             del annotations[LARGEST_TTL_ANNOTATION]
+        if self._machine:
+            annotations[machine.ANNOTATION] = self._machine
         raw["metadata"]["annotations"] = annotations
         if self._settings.labels:
             raw["metadata"]["labels"] = {**(raw["metadata"].get("labels") or {}), **self._settings.labels}
@@ -224,6 +270,8 @@ class NodeResource:
             return
         if not eligible and value_at(parsed(current), use.path) is None:
             return
+        if eligible and await self._put_back(use, eligible, current):
+            return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
         if not eligible:
             log.info("node.tunnel_address_released", type=use.type)
@@ -249,6 +297,36 @@ class NodeResource:
         assigned = await self._allocator.assign(request, piggyback)
         log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))
 
+    async def _put_back(self, use: TunnelUse, eligible: tuple[Pool, ...], current: Versioned) -> bool:
+        """Have the address allocated again that record or device still bear: an older datastore has forgotten it."""
+        text = value_at(parsed(current), use.path)
+        links = await self._kernel.links()
+        on_device = [own for own, _ in links[use.device].addresses] if use.device in links else []
+        known = [*_addresses((text,)), *on_device]
+        wanted = next((one for one in known if any(one in pool for pool in eligible)), None)
+        if wanted is None:
+            return False
+        request = AddressRequest(
+            handle=HandleId(f"{use.handle}{self._state.node}"),
+            node=self._state.node,
+            labels=self.labels,
+            use=Use.TUNNEL,
+            ipv4=int(use.version == 4),
+            ipv6=int(use.version == 6),
+            exact=(wanted,),
+            secondary=(("node", self._state.node), ("type", use.type)),
+            reinstated=True,
+        )
+        try:
+            await self._allocator.assign(
+                request, lambda _: self._piggybacked(current, use.path, text_of(wanted))
+            )
+        except Refused as error:
+            log.warning("node.tunnel_address_lost", type=use.type, address=str(wanted), why=str(error))
+            return False
+        log.warning("node.tunnel_address_put_back", type=use.type, address=str(wanted))
+        return True
+
     def _eligible(self, use: TunnelUse) -> tuple[Pool, ...]:
         return tuple(
             record.pool
@@ -268,6 +346,7 @@ class NodeResource:
 
     def _piggybacked(self, current: Versioned, path: tuple[str, ...], text: str | None) -> PiggybackedWrites:
         raw = parsed(current)
+        self._check_machine(raw)
         _set(raw, path, text)
         return PiggybackedWrites(
             (Unchanged(self._key, current.revision),), (Put(self._key, json.dumps(raw).encode()),)
@@ -276,7 +355,8 @@ class NodeResource:
     async def _patch(self, change: Callable[[dict[str, Any]], None]) -> None:
         async def attempt() -> bool | None:
             current = await self._store.get(self._key)
-            raw, is_stored = self._record.document(current)
+            raw, is_stored = self._record.document(current, lost=self._key in self._state.missing)
+            self._check_machine(raw)
             if current is not None and not is_stored:
                 await self._keep_tunnels(raw)
             before = json.dumps(raw, sort_keys=True)
@@ -294,10 +374,28 @@ class NodeResource:
         overtaken = f"node {self._state.node}: somebody else keeps writing {self._key}"
         await optimistic(attempt, MOST_WRITES, overtaken)
 
+    def _check_machine(self, raw: dict[str, Any]) -> None:
+        """Raises Conflict when another machine has the record: two that write it in turn end never."""
+        metadata = raw.get("metadata")
+        other = machine.other_machine(
+            metadata.get("annotations") if isinstance(metadata, dict) else None, self._machine
+        )
+        if other is not None:
+            raise Conflict(
+                f"node {self._state.node} is another machine ({other}): {self._key} is not written"
+            )
+
     def _fresh(self) -> dict[str, Any]:
         stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata = {"name": self._state.node, "uid": str(uuid.uuid4()), "creationTimestamp": stamp}
         return {"kind": "Node", "apiVersion": API_VERSION, "metadata": metadata, "spec": {}}
+
+
+def _addresses(texts: Iterable[object]) -> Iterator[Address]:
+    """Those texts that are addresses."""
+    for text in texts:
+        with suppress(ValueError):
+            yield ip_address(str(text))
 
 
 def _set(raw: dict[str, Any], path: tuple[str, ...], text: str | None) -> None:

@@ -47,8 +47,14 @@ class OwnRecord:
         self._fresh = fresh
         self._last_good: bytes | None = None
 
-    def document(self, current: Versioned | None) -> tuple[dict[str, Any], bool]:
-        """The record to change, and whether it is what is stored. Raises Malformed when the disk takes nothing."""
+    def document(self, current: Versioned | None, *, lost: bool = False) -> tuple[dict[str, Any], bool]:
+        """The record to change, and whether it is what is stored. Raises Malformed when the disk takes nothing.
+
+        `lost`: that there is none is an older datastore's doing, and it is written back as it was.
+        """
+        if current is None and lost and self._last_good is not None:
+            log.warning("node.put_back", node=self._node)
+            return json.loads(self._last_good), False
         if current is None:
             return self._fresh(), False
         try:

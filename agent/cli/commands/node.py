@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from agent.cli.command import add_command, add_group, moment
-from agent.cli.connection import ask_agent
+from agent.cli.command import add_command, add_group, moment, reported
+from agent.cli.connection import ask_agent, config, with_store
 from agent.tables import ruled
 
 EXAMPLES = """\
@@ -37,6 +37,16 @@ examples:
 """
 
 
+TAKEOVER_EXAMPLES = """\
+examples:
+  tortie node takeover
+
+The Node resource bears the id of the machine that registered it, and a second machine with its name takes no part. Run
+this on the machine that is to be the node from now on: one that was installed anew, or that replaces one that is gone
+for good. Should the other machine still run, it takes no part from then on, and its pods are cut off from other nodes.
+"""
+
+
 def add_parsers(subparsers: Any) -> None:
     """Add this module's commands."""
     verbs = add_group(subparsers, "node", "this node's agent")
@@ -47,6 +57,8 @@ def add_parsers(subparsers: Any) -> None:
     text = "what on this machine is in the way, with the fix"
     check = add_command(verbs, "checksystem", text, run_checksystem, CHECK_EXAMPLES)
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    text = "make this machine the node of its name, in place of another machine"
+    add_command(verbs, "takeover", text, run_takeover, TAKEOVER_EXAMPLES)
     text = "one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed"
     diags = add_command(verbs, "diags", text, run_diags, DIAGS_EXAMPLES)
     diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
@@ -57,6 +69,27 @@ def run_diags(arguments: argparse.Namespace) -> None:
     from agent.cli.commands.diags import collect_diags
 
     collect_diags(arguments)
+
+
+def run_takeover(arguments: argparse.Namespace) -> None:
+    """`tortie node takeover`."""
+    from pathlib import Path
+
+    from agent.node.machine import machine_id
+    from agent.node.takeover import take_over
+    from ipam.failures import IpamError
+    from ipam.model import NodeName
+
+    settings = config(arguments)
+    with reported(OSError):
+        own = machine_id(settings.node.machine_id, Path(settings.paths.state))
+    node = NodeName(settings.node_name)
+    with reported(IpamError):
+        before = with_store(arguments, lambda store: take_over(store, node, own))
+    if before == own:
+        print(f"node {node} is this machine already")
+    else:
+        print(f"node {node} is this machine now ({own}); before: {before or 'no machine was named'}")
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from agent.netlink.objects import Tunnel, TunnelKind
 from agent.node.node_controller import node_inputs
 from agent.node.node_resource import NodeResource
 from ipam.allocation.allocator import Allocator
-from ipam.etcd.store import Put
+from ipam.etcd.store import Delete, Put
 from ipam.failures import Unreadable
 from ipam.keys import block_key, resource_key
-from ipam.model import HandleId, NodeName
+from ipam.model import AddressRequest, HandleId, NodeName
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import FakeStore
 
@@ -289,3 +290,63 @@ async def test_a_tunnel_address_stays_while_its_block_or_a_pool_cannot_be_read(t
     assert started.state.has_lost_pools
     await started.resource.reconcile()
     assert json.loads(world.store.copy()[KEY])["spec"] == good["spec"]
+
+
+async def test_a_record_that_an_older_datastore_has_lost_is_written_back_as_it_was() -> None:
+    world = World()
+    other = {
+        "kind": "Node",
+        "metadata": {"name": ME, "labels": {"zone": "z"}},
+        "spec": {"bgp": {"asNumber": 64999}},
+    }
+    backup = world.store.backup()
+    await world.store.commit((), (Put(KEY, json.dumps(other).encode()),))
+    before = await world.passed()
+    world.store.restore(backup)
+    world.state.replace(NODES, {}, keep=True)
+    assert world.state.own_node is not None, "its facts stay"
+    await world.resource.reconcile()
+    assert json.loads(world.store.copy()[KEY]) == before
+
+
+async def test_a_record_that_somebody_deleted_is_made_anew() -> None:
+    world = World()
+    other = {"kind": "Node", "metadata": {"name": ME}, "spec": {"bgp": {"asNumber": 64999}}}
+    await world.store.commit((), (Put(KEY, json.dumps(other).encode()),))
+    await world.passed()
+    await world.store.commit((), (Delete(KEY),))
+    world.state.apply(KEY, None)
+    assert "asNumber" not in (await world.passed())["spec"]["bgp"]
+
+
+@pytest.mark.parametrize("place", ["record", "device"])
+async def test_a_tunnel_address_that_an_older_datastore_has_forgotten_stays_what_it_is(place: str) -> None:
+    world = World()
+    await world.pool(Mode.VXLAN)
+    backup = world.store.backup()
+    await world.look()
+    await world.allocator.assign(AddressRequest(HandleId("x"), ME))  # so that it is not the first address
+    was = (await world.passed())["spec"]["ipv4VXLANTunnelAddr"]
+    stored = world.store.copy()[KEY]
+    world.store.restore(backup)
+    world.allocator.forget()
+    if place == "record":
+        await world.store.commit((), (Put(KEY, stored),))
+    else:
+        world.kernel.add_link("vxlan.calico", f"{was}/32")
+    assert (await world.passed())["spec"]["ipv4VXLANTunnelAddr"] == was
+    (held,) = await world.allocator.assigned(HandleId("vxlan-tunnel-addr-node1"))
+    assert str(held.address) == was
+
+
+async def test_a_tunnel_address_that_a_pod_has_got_meanwhile_is_another_one() -> None:
+    world = World()
+    await world.pool(Mode.VXLAN)
+    backup = world.store.backup()
+    was = (await world.passed())["spec"]["ipv4VXLANTunnelAddr"]
+    stored = world.store.copy()[KEY]
+    world.store.restore(backup)
+    world.allocator.forget()
+    await world.store.commit((), (Put(KEY, stored),))
+    await world.allocator.assign(AddressRequest(HandleId("pod"), ME, exact=(ip_address(was),)))
+    assert (await world.passed())["spec"]["ipv4VXLANTunnelAddr"] != was
