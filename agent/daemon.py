@@ -27,7 +27,9 @@ from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.dependencies import Dependencies
 from agent.cni.leak_collector import LeakCollector
+from agent.cni.living_pods import LivingPods
 from agent.cni.pod.pod_network import NetlinkPodNetwork
+from agent.cni.put_back import PutBack
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
@@ -38,6 +40,7 @@ from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
@@ -55,6 +58,7 @@ from agent.metrics.monitor import LoopLag, pages
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
+from agent.node.machine import machine_id
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
@@ -70,7 +74,7 @@ from agent.service.supervision import Supervision
 from agent.status import AgentStatus
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
-from ipam.model import NodeName
+from ipam.model import HandleId, NodeName
 from ipam.selector import parse
 
 DEFAULT_MTU = 1500
@@ -112,7 +116,11 @@ class Agent:
         self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
         self._store = EtcdStore(etcd_config(config.etcd))
-        self._state = StateCache(NodeName(config.node_name))
+        secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
+        self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
+        self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists)
+        self._living.load()
+        self._state = StateCache(NodeName(config.node_name), self._living)
         settings = fact_settings(config)
         self._kernel = NetlinkKernel(
             nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
@@ -126,10 +134,9 @@ class Agent:
             ownership=settings.protocols,
         )
         trigger = self._reconciler.trigger
-        self._syncer = Syncer(self._store, self._state, self._state_changed, contents=settings.from_datastore)
+        self._syncer = self._new_syncer(contents=settings.from_datastore)
         self._own_values = OwnValues(self._store, self._state, self._in_sync)
-        self._allocator = Allocator(self._store, self._clock.wall, lambda: self._state.pools)
-        secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
+        self._allocator = self._new_allocator()
         self._bgp = BgpController(
             config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
         )
@@ -150,6 +157,7 @@ class Agent:
             self._clock,
             SetAside(state_directory),
             mesh_ttl_security=config.bgp.mesh_ttl_security,
+            machine_id=machine_id(config.node.machine_id, state_directory),
         )
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
@@ -160,12 +168,29 @@ class Agent:
         dependencies = self._cni_dependencies()
         self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
         self._collector = LeakCollector(dependencies, self._state, self._clock)
+        self._put_back = PutBack(
+            dependencies, self._state, self._may_write, self._clock, self._cni.locked, self._state_changed
+        )
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
             self._readiness,
             trigger,
             lambda: self.reload.wanted,
             self._clock,
+        )
+
+    def _new_syncer(self, *, contents: bool) -> Syncer:
+        return Syncer(
+            self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
+        )
+
+    def _new_allocator(self) -> Allocator:
+        return Allocator(
+            self._store,
+            self._clock.wall,
+            lambda: self._state.usable_pools,
+            in_use=self._in_use,
+            node=self._state.node,
         )
 
     def _agent_status(self, log_stream: LogStream) -> AgentStatus:
@@ -196,6 +221,9 @@ class Agent:
                 self._desired.troubles,
                 self._bgp.refused,
                 self._filter.troubles,
+                self._syncer.troubles,
+                self._node_resource.troubles,
+                lambda: self._put_back.troubles(),
             ),
         )
 
@@ -212,8 +240,9 @@ class Agent:
             remove_endpoint=self._remove_endpoint,
             ignore_watch=lambda key: self._state.ignore_watch(key, self._state_changed),
             wait_for_routes=self._wait_for_routes,
-            pods=NetlinkPodNetwork(),
-            boot_id=BOOT_ID.read_text().strip(),
+            pods=self._pods,
+            living=self._living,
+            boot_id=self._boot_id,
             cached_endpoints=lambda: self._state.endpoints,
             limited=lambda: self._bgp.trouble,
             count_call=self._exposition.answered,
@@ -246,6 +275,7 @@ class Agent:
             "cni": self._cni.run,
             "leaks": self._collector.run,
             "datastore addresses": self._datastore.run,
+            "living pods": self._put_back.run,
             "supervision": self._supervision.run,
             "lag": self._lag.run,
             "filter counters": self._filter.run,
@@ -259,7 +289,13 @@ class Agent:
     # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _in_sync(self) -> bool:
-        return self._syncer.in_sync
+        return self._may_write() and self._put_back.settled
+
+    def _in_use(self) -> Mapping[Address, HandleId]:
+        return {**self._living.in_use, **self._node_resource.tunnel_addresses}
+
+    def _may_write(self) -> bool:
+        return self._syncer.in_sync and self._node_resource.other_machine is None
 
     def _readiness(self) -> Readiness:
         """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
@@ -270,13 +306,21 @@ class Agent:
     def _state_changed(self) -> None:
         self._reconciler.trigger()
         self._node.trigger()
+        self._put_back.trigger()
+
+    def _went_back(self) -> None:
+        self._allocator.forget()
+        self._put_back.look()
 
     async def _desired_state(self, links: Mapping[str, Link]) -> DesiredState:
         self._node.set_links(links)
+        if not self._syncer.knows_nodes or self._node_resource.other_machine is not None:
+            # Another machine's blocks, tunnels and peers are not to be here; what is here stays.
+            return DesiredState(Dataplane(), complete=False, bgp_complete=False)
         return await self._desired.build(links)
 
     def _after_pass(self) -> None:
-        if self._syncer.in_sync:
+        if self._in_sync():
             with self.parts.outlived("peering"):
                 facts = self._desired.facts()
                 self._bgp.reconcile(self._state, facts, self._reconciler.installed)
@@ -312,6 +356,7 @@ class Agent:
             "peers": lambda: bgp.looking_glass.peers(),
             "peer": control.WithText(lambda word: bgp.looking_glass.peer(word)),
             "paths": control.WithText(lambda question: bgp.looking_glass.paths(question)),
+            "living": self._put_back.report,
             "drain": control.WithText(bgp.drain),
             "undrain": bgp.undrain,
             "leave": control.WithText(bgp.leave),

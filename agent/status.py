@@ -84,6 +84,10 @@ class AgentStatus:
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
         registering = self.node_resource.trouble or "still registering"
+        if (why := self.syncer.foreign) is not None:
+            return f"the datastore is empty, or another cluster's: {why}"
+        if (why := self.node_resource.other_machine) is not None:
+            return why
         return why_not_ready(
             in_sync=self.syncer.in_sync,
             datastore_trouble=self.syncer.trouble,

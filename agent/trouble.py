@@ -32,6 +32,8 @@ class TroubleKind(StrEnum):
     """A release (CNI DEL) that was written down cannot be carried out, or none can be written down."""
     FILTER = "filter"
     """What workloads send is not checked."""
+    ADDRESS = "address"
+    """A living pod's address is not allocated to it."""
     PEERING = "peering"
     """BGP: a peer, a policy or a password is not as configured."""
     KERNEL = "kernel"

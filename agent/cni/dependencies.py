@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent.cni.attachment import Attachment, NoNamespace
 from agent.cni.differences import PodState
+from agent.cni.living_pods import LivingPods
 from agent.cni.plugin.options import CniError, Code
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
@@ -87,6 +88,8 @@ class Dependencies:
     """While an endpoint is made under this etcd key, what the watch reports of it is put off."""
     count_call: Callable[[str, int, float], None]
     """Called with every answer: verb, code (0 is success), seconds that the call took."""
+    living: LivingPods
+    """What this machine itself knows of its attachments."""
     limited: Callable[[], str | None]
     """None, or why pods that exist already may be cut off from others."""
 

@@ -9,7 +9,7 @@ Does not know: devices, namespaces, which verb asks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ import structlog
 from agent.clock import Clock
 from agent.cni.attachment import handle, namespace, retention, secondary_attributes, stored_name
 from agent.cni.dependencies import Dependencies, translated_errors
+from agent.cni.living_pods import Record
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import read_valid
-from ipam.allocation.transaction import Piggyback, PiggybackedWrites
+from ipam.address_text import text_of
+from ipam.allocation.transaction import NO_WRITES, Piggyback, PiggybackedWrites
 from ipam.etcd.store import Delete, Unchanged
 from ipam.failures import Conflict, IpamError, StoreUnavailable, Unreadable
 from ipam.keys import IPAM_CONFIG, resource_key
@@ -49,7 +51,19 @@ class Waits:
 USUAL_WAITS = Waits()
 
 Assigning = asyncio.Task[tuple[Assignment, ...]]
-Reading = asyncio.Future[WorkloadEndpoint | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint:
+    """What stands under an endpoint's key."""
+
+    endpoint: WorkloadEndpoint | None
+    """None: there is none, or it cannot be read."""
+    revision: int | None
+    """0: there is none; None: it cannot be read, and nothing is made of it."""
+
+
+Reading = asyncio.Future[StoredEndpoint]
 
 log = structlog.get_logger()
 
@@ -83,15 +97,20 @@ class EndpointStore:
 
         One that cannot be read is as it was last readable, at the revision that it has now; None: it never was.
         """
+        return (await self._read(request)).endpoint
+
+    async def _read(self, request: Request) -> StoredEndpoint:
         value = await self._dependencies.store.get(self.key(request))
         if value is None:
-            return None
+            return StoredEndpoint(None, 0)
         try:
-            return read_valid(WorkloadEndpoint, value)
+            return StoredEndpoint(read_valid(WorkloadEndpoint, value), value.revision)
         except Unreadable as error:
             log.error("cni.endpoint_unreadable", key=error.key, revision=error.revision, why=error.why)
             cached = self.cached(request)
-            return with_revision(cached, value.revision) if cached is not None else None
+            if cached is None:
+                return StoredEndpoint(None, None)
+            return StoredEndpoint(with_revision(cached, value.revision), value.revision)
 
     async def held(self, request: Request) -> frozenset[Address]:
         """The addresses that the attachment's handle holds. Raises IpamError."""
@@ -114,7 +133,7 @@ class EndpointStore:
         `piggyback` makes the writes that belong to it; it is called once for each time that the transaction is tried.
         Cancelled, the task leaves nothing behind.
         """
-        now, kept = self._clock.wall(), retention(request)
+        kept = retention(request)
         wanted = AddressRequest(
             handle=handle(request),
             node=self._dependencies.node,
@@ -123,12 +142,7 @@ class EndpointStore:
             ipv4=int(request.options.ipv4),
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
-            secondary=secondary_attributes(
-                request,
-                self._dependencies.node,
-                now.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
-                self._dependencies.boot_id,
-            ),
+            secondary=self._attributes(request),
             retained_for=kept.handle if kept is not None else None,
         )
         return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
@@ -159,9 +173,9 @@ class EndpointStore:
         cached = self.cached(request)
         if cached is not None and cached.metadata.resource_version is not None:
             known: Reading = asyncio.get_running_loop().create_future()
-            known.set_result(cached)
+            known.set_result(StoredEndpoint(cached, int(cached.metadata.resource_version)))
             return known  # should it have changed since, the release is refused, and reads for itself
-        reading = asyncio.create_task(self.stored(request))
+        reading = asyncio.create_task(self._read(request))
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading
 
@@ -173,14 +187,12 @@ class EndpointStore:
         """
         for attempt in range(1, RELEASE_ATTEMPTS + 1):
             if reading is not None:
-                endpoint = await reading
+                found = await reading
+            elif request.addresses_only:
+                found = StoredEndpoint(None, None)
             else:
-                endpoint = None if request.addresses_only else await self.stored(request)
-            writes = PiggybackedWrites()
-            if endpoint is not None and endpoint.spec.container_id == request.container_id:
-                key = self.key(request)
-                guard = Unchanged(key, int(endpoint.metadata.resource_version or 0))
-                writes = PiggybackedWrites((guard,), (Delete(key),))
+                found = await self._read(request)
+            writes = self._writes_of_release(request, found)
             try:
                 await self._dependencies.allocator.release_handle(handle(request), writes)
             except Conflict:
@@ -189,6 +201,41 @@ class EndpointStore:
                 reading = None
             else:
                 return
+
+    def _writes_of_release(self, request: Request, found: StoredEndpoint) -> PiggybackedWrites:
+        """The endpoint goes with its addresses; one that is not there, or another's, must still be so.
+
+        Else an ADD that was under way while the endpoint was read would lose its addresses and leave its endpoint.
+        """
+        if found.revision is None:
+            return NO_WRITES
+        key = self.key(request)
+        guard = Unchanged(key, found.revision)
+        ours = found.endpoint is not None and found.endpoint.spec.container_id == request.container_id
+        return PiggybackedWrites((guard,), (Delete(key),) if ours else ())
+
+    # -- what this machine knows without the datastore ---------------------------------------------------------------
+
+    def remember(self, request: Request, addresses: Iterable[Address], made: WorkloadEndpoint | None) -> None:
+        """An attachment was made: from now on its pod lives, whatever the datastore says."""
+        kept = retention(request)
+        self._dependencies.living.add(
+            Record(
+                handle=handle(request),
+                ips=tuple(map(text_of, addresses)),
+                attributes=self._attributes(request),
+                retained_for=kept.handle if kept is not None else None,
+                endpoint=made,
+            )
+        )
+
+    def forget(self, request: Request) -> None:
+        """An attachment is gone."""
+        self._dependencies.living.remove(handle(request))
+
+    def _attributes(self, request: Request) -> tuple[tuple[str, str], ...]:
+        stamp = self._clock.wall().strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")
+        return secondary_attributes(request, self._dependencies.node, stamp, self._dependencies.boot_id)
 
     async def release_or_record(
         self, request: Request, release: Release, answer: Callable[[], None], reading: Reading | None = None

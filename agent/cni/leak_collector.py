@@ -1,6 +1,7 @@
 """Frees what runtimes forgot: an address is released only with proof that its pod is gone, and the proof is logged.
 
 Addresses retained for a name are freed when their time is over.
+Endpoints without a device go with what is left of their addresses, so that none stays for ever.
 Promises: two looks with a pause between them must agree (ipam.check.leak_proof); address and endpoint go in one
 transaction, guarded by the endpoint's revision; a datastore that is away, and whatever is uncertain, frees
 nothing. A block that cannot be read is left alone, and keeps no other from its look.
@@ -21,6 +22,7 @@ from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
 from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache, own_blocks
+from agent.datastore.storage_layout import key_of
 from ipam import block as blocks
 from ipam.allocation.release import guarded_address
 from ipam.allocation.sticky import is_retained, is_retention_over
@@ -34,6 +36,9 @@ from ipam.model import Address, Attributes, Block, HandleId, NodeName
 ROUND_SECONDS = 300.0
 """Between two rounds when nothing is suspected; a suspect is looked at again as soon as it may be proved."""
 
+MOST_ORPHANS = 100
+"""Endpoints without a device that are looked at in one round."""
+
 log = structlog.get_logger()
 
 
@@ -46,11 +51,13 @@ class LeakCollector:
         self._clock = clock
         self._first: dict[Address, Observation] = {}
         """The earlier look at each allocation that seemed abandoned."""
+        self._orphans: dict[Address, Observation] = {}
+        """The earlier look at each endpoint without a device, by its first address."""
 
     async def run(self) -> None:
         """Look at this node's allocations in rounds, until cancelled."""
         while True:
-            wait = PAUSE_SECONDS if self._first else ROUND_SECONDS
+            wait = PAUSE_SECONDS if self._first or self._orphans else ROUND_SECONDS
             await asyncio.sleep(
                 wait * random.uniform(1.0, 1.1) if self._dependencies.not_ready() is None else 1.0
             )
@@ -63,6 +70,7 @@ class LeakCollector:
         """One look at everything; frees what this and an earlier look prove. Raises IpamError."""
         if self._dependencies.not_ready() is not None:
             return
+        self._dependencies.living.sweep()
         keys = [block_key(cidr) for cidr in own_blocks(self._cluster.block_owners, self._dependencies.node)]
         suspects: dict[Address, Observation] = {}
         for stored in (await self._dependencies.store.get_many(keys)).values():
@@ -81,6 +89,53 @@ class LeakCollector:
                 else:
                     suspects[look.address] = look
         self._first = suspects
+        await self._collect_orphans()
+
+    async def _collect_orphans(self) -> None:
+        """One look at each endpoint of this node without a device; one that is proved an orphan goes.
+
+        Its addresses may lie in another node's block, or be nobody's any more: then no allocation here leads to it.
+        """
+        suspects: dict[Address, Observation] = {}
+        found = [one for one in self._cluster.endpoints if one.addresses and self._is_deserted(one)]
+        for endpoint in found[:MOST_ORPHANS]:
+            if endpoint.addresses[0] in self._first:
+                continue  # its allocation is looked at, and the endpoint goes with that
+            assigned = await self._dependencies.allocator.allocations(_handle(endpoint))
+            look = self._look_at_endpoint(endpoint, assigned)
+            earlier = self._orphans.get(look.address)
+            evidence = prove_leak(earlier, look) if earlier is not None else None
+            if evidence is not None and look.handle is not None:
+                await self._free(look.address, look.handle, f"endpoint {endpoint.metadata.name}: {evidence}")
+            else:
+                same = earlier is not None and earlier.allocation == look.allocation
+                suspects[look.address] = earlier if same and earlier is not None else look
+        self._orphans = suspects
+
+    def _is_deserted(self, endpoint: WorkloadEndpoint) -> bool:
+        return _handle(endpoint) not in self._dependencies.living and not self._dependencies.pods.exists(
+            endpoint.spec.interface_name
+        )
+
+    def _look_at_endpoint(self, endpoint: WorkloadEndpoint, assigned: tuple[Attributes, ...]) -> Observation:
+        namespaces = [
+            words["netns"] for words in (dict(one.secondary) for one in assigned) if "netns" in words
+        ]
+        now = self._cluster.endpoint(key_of(endpoint)) or endpoint  # written anew, it has another revision
+        revision = now.metadata.resource_version
+        return Observation(
+            address=endpoint.addresses[0],
+            handle=_handle(endpoint),
+            sequence=int(revision) if revision is not None else None,
+            made_by=NodeName(endpoint.spec.node),
+            boot_of_allocation=None,
+            seen_on=self._dependencies.node,
+            boot_now=self._dependencies.boot_id,
+            namespace_exists=any(map(os.path.exists, namespaces)),
+            veth_exists=self._dependencies.pods.exists(endpoint.spec.interface_name),
+            used_by=None,
+            at=self._clock.now(),
+        )
 
     async def _release_expired(self, block: Block) -> None:
         """Free what was retained long enough; that the time is over is all the proof it takes."""
@@ -99,9 +154,10 @@ class LeakCollector:
         for ordinal, index in enumerate(block.allocations):
             if index is None or is_retained(block.attributes[index]):
                 continue
-            look = self._look(
-                blocks.address_of(block, ordinal), block.attributes[index], sequence_of.get(ordinal)
-            )
+            address = blocks.address_of(block, ordinal)
+            if address in self._dependencies.living.in_use:
+                continue  # whoever is said to hold it: a pod that lives here has it
+            look = self._look(address, block.attributes[index], sequence_of.get(ordinal))
             rebooted = look.boot_of_allocation not in (None, look.boot_now)
             if rebooted or not (look.namespace_exists or look.veth_exists):
                 found.append(look)

@@ -64,7 +64,7 @@ class CniServer:
         self._clock = clock
         self._store = EndpointStore(dependencies, journal, clock, waits)
         self._verbs = Verbs(dependencies, self._store, clock)
-        self.release_replay = ReleaseReplay(dependencies, journal, self._verbs, clock, self._locked)
+        self.release_replay = ReleaseReplay(dependencies, journal, self._verbs, clock, self.locked)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """Host interface -> its lock and how many hold or await it."""
         self._calls = 0
@@ -123,7 +123,7 @@ class CniServer:
         elif request.verb is Verb.DEL:
             await self._begin_delete(request, release)
         else:
-            async with self._locked(host_interface(request)):
+            async with self.locked(host_interface(request)):
                 if request.verb is Verb.ADD:
                     return await self._answer_add(request, release)
                 await self._verbs.check(request)
@@ -151,7 +151,7 @@ class CniServer:
                 answered.set_result(None)
 
         async def work() -> None:
-            async with self._locked(host_interface(request)):
+            async with self.locked(host_interface(request)):
                 await self._verbs.delete(request, release, answer)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -168,7 +168,7 @@ class CniServer:
             task.result()
 
     @asynccontextmanager
-    async def _locked(self, interface: str) -> AsyncIterator[None]:
+    async def locked(self, interface: str) -> AsyncIterator[None]:
         """Calls for one host interface wait for each other; a lock that nobody holds or awaits is dropped."""
         lock, users = self._locks.get(interface, (asyncio.Lock(), 0))
         self._locks[interface] = (lock, users + 1)
@@ -211,7 +211,7 @@ class CniServer:
 
         async def free(release: Request) -> None:
             try:
-                async with free_slots, self._locked(host_interface(release)):
+                async with free_slots, self.locked(host_interface(release)):
                     await self._verbs.carry_out(release)
             except CniError as error:
                 failures.append(f"{release.container_id} {release.interface}: {error.message}")

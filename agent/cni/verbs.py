@@ -78,6 +78,7 @@ class Verbs:
         except asyncio.CancelledError:
             await self._store.release_or_record(request, release, lambda: None)
             raise
+        self._store.remember(request, [item.address for item in assigned], None)
         return render_addresses([item.address for item in assigned], request.options, request.version)
 
     async def _add(self, request: Request, release: Release) -> Attachment:
@@ -137,6 +138,7 @@ class Verbs:
             made = endpoints[await self._store.assigned(assigning)]
             await self._pods.configure_pod(replace(desired, addresses=made.addresses))
             self._dependencies.add_endpoint(made)
+            self._store.remember(request, made.addresses, made)
             await self._dependencies.wait_for_routes(made.addresses, ADD_ROUTE_SECONDS)
         except BaseException:
             assigning.cancel()
@@ -178,6 +180,7 @@ class Verbs:
     async def _undo(self, request: Request, release: Release, made: WorkloadEndpoint) -> None:
         """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
         await self._remove_device(made.spec.interface_name)
+        self._store.forget(request)
         self._dependencies.remove_endpoint(made)
         try:
             await self._store.release_or_record(request, release, lambda: None)
@@ -197,6 +200,7 @@ class Verbs:
         Raises CniError when the device stays, or the release can be neither done nor written down.
         """
         if request.addresses_only:
+            self._store.forget(request)
             await self._store.release_or_record(request, release, answer)
             return
         reading = self._store.begin_reading(request)  # while the kernel removes the device
@@ -212,7 +216,9 @@ class Verbs:
     async def carry_out(self, release: Request) -> None:
         """A release that was written down, or that GC found. Raises CniError."""
         with translated_errors():
-            if not release.addresses_only:
+            if release.addresses_only:
+                self._store.forget(release)
+            else:
                 await self._detach(release)
             await self._store.release(release)
 
@@ -224,6 +230,7 @@ class Verbs:
         owner = await self._pods.owner(device)
         if owner == request.container_id or (owner == "" and (ours or cached is None)):
             await self._pods.detach(device)
+        self._store.forget(request)
         if cached is not None and ours:
             self._dependencies.remove_endpoint(cached)
 

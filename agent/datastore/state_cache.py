@@ -16,6 +16,7 @@ from dataclasses import replace as dataclass_replace
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
+from agent.datastore.recovery import LivingEndpoints, Loss, Nobody
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
     PLURALS,
@@ -32,9 +33,9 @@ from agent.datastore.storage_layout import KIND_PREFIXES, key_of, pool_record, r
 from agent.datastore.unreadable_values import CURE, UnreadableValues
 from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
-from ipam.etcd.store import Versioned
+from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Unreadable
-from ipam.keys import BLOCKS, affinity_of_key, escaped, resource_key, resource_name
+from ipam.keys import BLOCKS, affinity_key, affinity_of_key, escaped, resource_key, resource_name
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
 from ipam.stored_json import read_stored
 
@@ -82,8 +83,14 @@ def _prefix_of(key: str) -> str | None:
 class StateCache:
     """The decoded values by etcd key, and views of them by kind."""
 
-    def __init__(self, node: NodeName) -> None:
+    def __init__(self, node: NodeName, living: LivingEndpoints | None = None) -> None:
+        """`living` is what this machine itself knows of its pods: they are facts, whatever the datastore lacks."""
         self.node = node
+        self.living = living or Nobody()
+        self.lost: dict[str, Loss] = {}
+        """Living pods' endpoints that the datastore lacks, or has another container's in their place, by key."""
+        self.missing: set[str] = set()
+        """Keys that the last listing lacked without a word of their deletion; their values stay until `drop`."""
         self._sections: dict[str, dict[str, Any]] = {prefix: {} for prefix in _DECODERS}
         """Prefix -> etcd key -> value."""
         self._views: dict[str, Any] = {}
@@ -101,24 +108,59 @@ class StateCache:
         self._meanwhile[prefix] = {}
 
     def replace(
-        self, prefix: str, values: Mapping[str, Versioned], decoded: Mapping[str, object] | None = None
+        self,
+        prefix: str,
+        values: Mapping[str, Versioned],
+        decoded: Mapping[str, object] | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         """Everything below `prefix` is now this, but for endpoints added or removed here while it was listed.
 
-        `decoded` has what `decode` made of the values, if the caller asked it before.
+        `decoded` has what `decode` made of the values, if the caller asked it before. With `keep` what is not listed is
+        noted as `missing`, and stays.
         """
-        known = {key for section in self._sections.values() for key in section} | self.unreadable.keys()
+        unreadable = self.unreadable.keys()
+        known = {key for section in self._sections.values() for key in section} | unreadable
         for key in known - values.keys():
-            if key.startswith(prefix):
+            if key.startswith(prefix) and keep and key not in unreadable:
+                self.missing.add(key)
+                self._views.pop(prefix, None)
+            elif key.startswith(prefix):
                 self.apply(key, None)
         for key, value in values.items():
-            self._take(key, self.decode(value) if decoded is None else decoded[key])
+            found = self.decode(value) if decoded is None else decoded[key]
+            self._take(key, found, Loss(value.revision))
         for key, endpoint in self._meanwhile.pop(prefix, {}).items():
             self._set(ENDPOINTS, key, endpoint)
 
-    def apply(self, key: str, value: Versioned | None) -> bool:
-        """One key has this value now, or (None) is gone; whether that is a change."""
-        return self._take(key, self.decode(value) if value is not None else None)
+    def seed(self) -> None:
+        """Take in the endpoints of the pods that live already, before the datastore is read."""
+        for endpoint in self.living.endpoints:
+            key = key_of(endpoint)
+            self.lost[key] = Loss(0)
+            self._set(ENDPOINTS, key, endpoint)
+
+    def forget_lost(self) -> None:
+        """The lost endpoints whose pods are gone by now are facts no more."""
+        for key in tuple(self.lost):
+            if self.living.endpoint(key) is None:
+                del self.lost[key]
+                self._set(ENDPOINTS, key, None)
+
+    def is_stored(self, endpoint: WorkloadEndpoint) -> bool:
+        """Whether the datastore has this endpoint, as far as its watch has said."""
+        return endpoint.metadata.resource_version is not None and key_of(endpoint) not in self.lost
+
+    def drop(self, keys: Collection[str]) -> bool:
+        """What of these is still missing is gone; whether that is a change."""
+        changes = [self.apply(key, None) for key in self.missing & {*keys}]
+        return any(changes)
+
+    def apply(self, key: str, value: Versioned | None, deleted_at: int | None = None) -> bool:
+        """One key has this value now, or (None) is gone, by a deletion at a revision; whether that is a change."""
+        decoded = self.decode(value) if value is not None else None
+        return self._take(key, decoded, Loss(revision_of(value), deleted_at))
 
     def decode(self, value: Versioned) -> object:
         """What a value says: for `replace`, and of no meaning elsewhere. An Unreadable is answered, not raised."""
@@ -128,7 +170,8 @@ class StateCache:
         except Unreadable as error:
             return error
 
-    def _take(self, key: str, decoded: object) -> bool:
+    def _take(self, key: str, decoded: object, loss: Loss) -> bool:
+        self.missing.discard(key)
         prefix = _prefix_of(key)
         if prefix is None:
             return False
@@ -143,6 +186,9 @@ class StateCache:
         if key in self._ignored:
             self._ignored[key] = [decoded if isinstance(decoded, WorkloadEndpoint) else None]
             return changed
+        if prefix == ENDPOINTS:
+            stored = decoded if isinstance(decoded, WorkloadEndpoint) else None
+            decoded = self._of_living(key, stored, loss)
         return self._set(prefix, key, decoded) or changed
 
     def _keep_last(self, prefix: str, key: str, error: Unreadable) -> bool:
@@ -183,6 +229,17 @@ class StateCache:
         names = (resource_name(key, PLURALS["WorkloadEndpoint"]) for key in keys)
         return frozenset(name[0] for name in names if name is not None and name[0] is not None)
 
+    def _of_living(self, key: str, stored: WorkloadEndpoint | None, loss: Loss) -> WorkloadEndpoint | None:
+        """The endpoint that is a fact here, where the datastore has `stored`."""
+        mine = self.living.endpoint(key)
+        if mine is not None and (stored is None or stored.spec.container_id != mine.spec.container_id):
+            self.lost[key] = loss
+            return mine
+        self.lost.pop(key, None)
+        if mine is None and stored is not None and any(map(self.living.has, stored.addresses)):
+            return None  # an older backup's: another pod that lives here has its address now
+        return stored
+
     def _set(self, prefix: str, key: str, decoded: Any) -> bool:
         section = self._sections[prefix]
         known = section.get(key)
@@ -205,11 +262,13 @@ class StateCache:
 
     def add_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just written."""
+        self.lost.pop(key_of(endpoint), None)
         self._set_own(key_of(endpoint), endpoint)
 
     def remove_endpoint(self, endpoint: WorkloadEndpoint) -> None:
         """A local endpoint was just removed."""
-        if (key := key_of(endpoint)) in self._ignored:
+        self.lost.pop(key := key_of(endpoint), None)
+        if key in self._ignored:
             self._ignored[key] = []  # older than this removal
         self._set_own(key, None)
 
@@ -250,6 +309,11 @@ class StateCache:
             for record in records
         )
         return tuple(sorted(marked, key=lambda record: record.pool.name))
+
+    @property
+    def usable_pools(self) -> tuple[PoolRecord, ...]:
+        """The pools that may give addresses: not those that a listing lacked."""
+        return self.pools if not self.missing else tuple(r for r in self.pools if r.key not in self.missing)
 
     @property
     def nodes(self) -> Mapping[NodeName, Node]:
@@ -306,11 +370,17 @@ class StateCache:
 
     @property
     def block_owners(self) -> Mapping[Prefix, NodeName]:
-        """Who owns which block: confirmed claims only."""
-        return self._view(
-            AFFINITIES,
-            lambda claims: {block: node for node, block, state in claims if state is AffinityState.CONFIRMED},
-        )
+        """Who owns which block: confirmed claims only.
+
+        A claim that an older datastore lacks goes before the one that it has on the same block: it is the later one.
+        """
+
+        def owners(claims: Collection[tuple[NodeName, Prefix, AffinityState]]) -> dict[Prefix, NodeName]:
+            if self.missing:
+                claims = sorted(claims, key=lambda claim: affinity_key(*claim[:2]) in self.missing)
+            return {block: node for node, block, state in claims if state is AffinityState.CONFIRMED}
+
+        return self._view(AFFINITIES, owners)
 
     @property
     def borrowed(self) -> Mapping[Prefix, NodeName]:

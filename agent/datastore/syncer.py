@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
+from agent.datastore.recovery import foreign
 from agent.datastore.state_cache import (
     AFFINITIES,
     BGP_FILTERS,
@@ -26,6 +27,7 @@ from agent.datastore.state_cache import (
     StateCache,
     endpoint_prefix,
 )
+from agent.trouble import Trouble, TroubleKind
 from ipam.etcd.store import Changed, Listing, Store
 from ipam.failures import Compacted, StoreError, WentBack
 from ipam.keys import BLOCKS
@@ -33,6 +35,8 @@ from ipam.keys import BLOCKS
 RELIST_SECONDS = 600.0
 """However healthy a watch looks, its prefix is listed again this often (with jitter)."""
 FIRST_WAIT_SECONDS = 0.2
+HOLD_SECONDS = 30.0
+"""What a listing lacks without a word of its deletion (an older backup) goes after this, unless it is written back."""
 LONGEST_WAIT_SECONDS = 5.0
 """Waits between attempts while the datastore is away."""
 VALUES_AT_ONCE = 200
@@ -56,16 +60,25 @@ class Syncer:
         changed: Callable[[], None],
         *,
         contents: bool = False,
+        hold_seconds: float = HOLD_SECONDS,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `contents` every block is watched: each pod anywhere changes one."""
+        """With `contents` every block is watched: each pod anywhere changes one.
+
+        What a listing lacks goes after `hold_seconds`; `forget` is called when the datastore is older than it was.
+        """
         self._store = store
         self._state = state
         self._changed = changed
         self._whole = (*WHOLE, BLOCKS) if contents else WHOLE
+        self._hold_seconds = hold_seconds
+        self._forget = forget
         self._waiting = {*self._whole, ENDPOINTS}
         """Prefixes whose first complete list is still to come."""
         self._followed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
+        self.knows_nodes = False
+        """Whether the nodes have been listed: before, another machine may have this one's name."""
         self.revision = 0
         """The newest revision of the last list and of the events since."""
         self.went_back = 0
@@ -75,8 +88,18 @@ class Syncer:
 
     @property
     def in_sync(self) -> bool:
-        """Whether every prefix has been listed completely at least once."""
-        return not self._waiting
+        """Whether every prefix has been listed completely at least once, in the cluster that this node knows."""
+        return not self._waiting and self.foreign is None
+
+    @property
+    def foreign(self) -> str | None:
+        """Why this is an empty datastore or another cluster's: then nothing follows from it, and nothing is written."""
+        state = self._state
+        if self._waiting or not (state.lost or state.missing):
+            return None
+        missing = {key for key in state.missing if key.startswith(POOLS)}
+        lost = [found for key in state.lost if (found := state.endpoint(key)) is not None]
+        return foreign(state.living.count, lost, state.pools, missing)
 
     async def run(self) -> None:
         """Watch until cancelled. After a failure it may be called again, and reads everything again."""
@@ -113,7 +136,9 @@ class Syncer:
                 break
             except StoreError as error:
                 wait = await self._pause(ENDPOINTS, error, wait)
-        self._state.replace(ENDPOINTS, listing.values, await self._decoded(listing))
+        decoded = await self._decoded(listing)
+        self._state.seed()
+        self._state.replace(ENDPOINTS, listing.values, decoded)
         for namespace in sorted(self._state.endpoint_namespaces):
             self.follow_endpoints(namespace)
         self._listed(ENDPOINTS)
@@ -130,6 +155,7 @@ class Syncer:
                 # Nothing is deleted for what an older datastore lacks until it was read as a whole.
                 self._waiting.add(prefix)
                 self.went_back += 1
+                self._forget()
                 log.warning(
                     "datastore.went_back", prefix=prefix, why=str(error), then="everything is read again"
                 )
@@ -144,13 +170,59 @@ class Syncer:
         self._state.begin_listing(prefix)
         listing = await self._store.list(prefix)
         self.revision = listing.revision
-        self._state.replace(prefix, listing.values, await self._decoded(listing))
+        decoded = await self._decoded(listing)
+        self._state.replace(prefix, listing.values, decoded, keep=prefix in self._whole)
+        if self._state.missing and self._group is not None:
+            self._group.create_task(self._drop_later(frozenset(self._state.missing)))
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
             self.trouble = None
             self.revision = max(self.revision, event.revision)
-            if isinstance(event, Changed) and self._state.apply(event.key, event.value):
+            if isinstance(event, Changed):
+                gone = event.revision if event.value is None else None
+                before = len(self._state.lost)
+                if self._state.apply(event.key, event.value, gone) or len(self._state.lost) != before:
+                    self._changed()
+
+    async def _drop_later(self, keys: frozenset[str]) -> None:
+        """Have what a listing lacked go, unless its owner has written it back by then.
+
+        A pool stays as long as a claim lies in it, and everything while the datastore may not be believed.
+        """
+        while True:
+            await asyncio.sleep(self._hold_seconds)
+            if self.in_sync:
+                break
+        state = self._state
+        used = {
+            record.key
+            for record in state.pools
+            if any(block.network_address in record.pool for block in state.block_owners)
+        }
+        if gone := keys & state.missing - used:
+            log.warning("datastore.missing_dropped", count=len(gone), first=min(gone))
+            if state.drop(gone):
                 self._changed()
+
+    def troubles(self) -> Iterator[Trouble]:
+        """What was in the datastore and is not, and is in force all the same."""
+        if (why := self.foreign) is not None:
+            yield Trouble(
+                TroubleKind.DATASTORE,
+                "",
+                f"it is empty, or another cluster's: {why}",
+                "routes stay as they were, nothing is written, no pod can be attached",
+                "restore a backup of this cluster, or create its pools again",
+            )
+        for record in self._state.pools:
+            if record.key in self._state.missing:
+                yield Trouble(
+                    TroubleKind.DATASTORE,
+                    record.key,
+                    f"pool {record.pool.name} was in the datastore and is not",
+                    "it stays in force while blocks of it are claimed, and gives no address",
+                    "create it again, or release its blocks",
+                )
 
     async def _decoded(self, listing: Listing) -> dict[str, object]:
         """Every value of a list, in pieces: nobody knows how many somebody has written."""
@@ -162,6 +234,7 @@ class Syncer:
         return found
 
     def _listed(self, prefix: str) -> None:
+        self.knows_nodes = self.knows_nodes or prefix == NODES
         self._waiting.discard(prefix)
         self.trouble = None
         self._changed()

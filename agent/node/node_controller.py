@@ -108,4 +108,11 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
     )
     own_key = resource_key(PLURALS["Node"], state.node)
     is_lost = own_key in state.missing  # an older datastore has forgotten it
-    return state.pools, state.own_node, state.unreadable.why(own_key), state.has_lost_pools, is_lost, addresses
+    return (
+        state.pools,
+        state.own_node,
+        state.unreadable.why(own_key),
+        state.has_lost_pools,
+        is_lost,
+        addresses,
+    )

@@ -117,7 +117,7 @@ async def unrecorded(store: Store, wanted: Mapping[HandleId, Collection[Address]
     cidrs: dict[Prefix, None] = {}
     for stored in handles.values():
         with suppress(Malformed):
-            cidrs |= dict.fromkeys(cidr for cidr, _ in decode_handle(stored.key, stored.value).count_by_block)
+            cidrs |= dict.fromkeys(cidr for cidr, _ in decode_handle(stored).count_by_block)
     read = readable_blocks(await store.get_many([*map(block_key, cidrs)]))
     held: dict[HandleId | None, set[Address]] = {}
     for versioned in read.values():

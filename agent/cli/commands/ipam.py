@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.command import CommandFailed, add_command, add_group, add_output, reported
-from agent.cli.connection import with_store
+from agent.cli.connection import ask_agent, with_store
 from agent.tables import data
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from ipam.check.audit import AuditFinding, IpamSnapshot
     from ipam.etcd.store import Store, Versioned
-    from ipam.model import Address
+    from ipam.model import Address, HandleId
 
 SHOW_EXAMPLES = """\
 examples:
@@ -35,6 +35,8 @@ examples:
   tortie ipam check
   tortie ipam check -o report.json
   tortie ipam check --fix --undo-file undo.json
+
+On a node it also asks the agent for the pods that live there: an older backup of etcd does not know them all.
 """
 RELEASE_EXAMPLES = """\
 examples:
@@ -117,8 +119,27 @@ def _address(text: str) -> Address:
         return ip_address(text)
 
 
-def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
-    """Everything inconsistent in a copy of the datastore."""
+def living_pods(arguments: argparse.Namespace) -> dict[Address, tuple[HandleId, str]]:
+    """The pods that live on this machine, by address, as its agent knows them; none where no agent answers."""
+    from ipaddress import ip_address
+
+    from ipam.model import HandleId
+
+    try:
+        rows = ask_agent(arguments, "living")
+    except CommandFailed:
+        return {}
+    return {
+        ip_address(text): (HandleId(row["handle"]), str(row["pod"]))
+        for row in rows
+        for text in row["addresses"]
+    }
+
+
+def found_in(
+    stored: Mapping[str, Versioned], living: Mapping[Address, tuple[HandleId, str]] | None = None
+) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
+    """Everything inconsistent in a copy of the datastore, and with the pods that live on this machine."""
     from agent.datastore.inventory import inventory
     from ipam.check.audit import AuditFinding, audit, decode_snapshot
 
@@ -126,13 +147,17 @@ def found_in(stored: Mapping[str, Versioned]) -> tuple[IpamSnapshot, tuple[Audit
     pools = [record.pool for record in facts.pools]
     used = {address: user for address, user in facts.in_use.items() if any(address in pool for pool in pools)}
     damaged = [AuditFinding("damaged", key, sentence) for key, sentence in facts.damaged.items()]
-    return seen, (*damaged, *audit(seen, pools, used))
+    return seen, (*damaged, *audit(seen, pools, used, living))
 
 
 def run_ipam_check(arguments: argparse.Namespace) -> None:
     """`tortie ipam check`."""
+    before = living_pods(arguments)
     stored = with_store(arguments, lambda store: store.list(ROOT)).values
-    seen, findings = found_in(stored)
+    after = living_pods(arguments) if before else {}
+    # What came or went meanwhile is no inconsistency.
+    living = {address: who for address, who in before.items() if after.get(address) == who}
+    seen, findings = found_in(stored, living)
     for finding in findings:
         print(f"{finding.kind}: {finding.text}{' (repairable)' if finding.repairable else ''}")
     if arguments.output is not None:

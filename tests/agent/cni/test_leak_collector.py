@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from agent.cni.leak_collector import LeakCollector
-from agent.datastore.state_cache import ENDPOINTS
+from agent.datastore.state_cache import AFFINITIES, ENDPOINTS
 from ipam.check.leak_proof import PAUSE_SECONDS
-from ipam.etcd.store import Put
-from ipam.keys import affinity_key, block_key
+from ipam.etcd.store import Delete, Put
+from ipam.keys import BLOCKS, affinity_key, block_key
 from tests.scenes.cni.cni_world import World
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)
@@ -122,3 +122,49 @@ async def test_a_damaged_block_keeps_no_other_from_its_look(world: World) -> Non
     await rounds(world, PAUSE_SECONDS)
     assert world.cluster.endpoints == ()
     assert (await world.store.get(broken)) is not None
+
+
+async def test_an_endpoint_without_a_device_goes_though_no_allocation_of_this_node_leads_to_it(
+    world: World,
+) -> None:
+    """Its block is another node's now, or its address was given back alone."""
+    for block in (await world.store.list(BLOCKS)).values.values():
+        await world.store.commit((), (Delete(block.key),))
+    for claim in (await world.store.list(AFFINITIES)).values:
+        await world.store.commit((), (Delete(claim),))
+    await world.sync()
+    await rounds(world, PAUSE_SECONDS)
+    assert (await world.stored())[1] == 1, "its device is there"
+    world.pods.attached.clear()
+    await rounds(world, PAUSE_SECONDS / 2)
+    assert (await world.stored())[1] == 1, "two looks too close prove nothing"
+    await rounds(world, PAUSE_SECONDS)
+    assert await world.stored() == NOTHING
+    assert world.cluster.endpoints == ()
+
+
+async def test_an_endpoint_whose_namespace_is_there_stays(tmp_path: Path) -> None:
+    made = World(tmp_path)
+    await made.start()
+    await made.call("ADD", netns=str(tmp_path))
+    for claim in (await made.store.list(AFFINITIES)).values:
+        await made.store.commit((), (Delete(claim),))
+    await made.sync()
+    made.pods.attached.clear()
+    await rounds(made, PAUSE_SECONDS, PAUSE_SECONDS)
+    assert await made.stored() == ONE
+
+
+async def test_an_endpoint_that_was_written_anew_between_two_looks_stays(world: World) -> None:
+    for block in (await world.store.list(BLOCKS)).values.values():
+        await world.store.commit((), (Delete(block.key),))
+    world.pods.attached.clear()
+    await world.sync()
+    collector = LeakCollector(world.dependencies, world.cluster, clock := HandClock())
+    await collector.one_round()
+    clock.seconds += PAUSE_SECONDS
+    ((key, stored),) = (await world.store.list(ENDPOINTS)).values.items()
+    await world.store.commit((), (Put(key, stored.value),))
+    await world.sync()
+    await collector.one_round()
+    assert (await world.stored())[1] == 1

@@ -267,7 +267,7 @@ class Followed:
         self.store = FakeStore()
         self.state = StateCache(ME)
         self.changed = asyncio.Event()
-        self.syncer = Syncer(self.store, self.state, self.changed.set)
+        self.syncer = Syncer(self.store, self.state, self.changed.set, hold_seconds=0.0)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):

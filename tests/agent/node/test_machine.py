@@ -9,6 +9,7 @@ import pytest
 
 from agent.configuration.config import NodeSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
+from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import NODES, POOLS, StateCache
 from agent.node.machine import ANNOTATION, machine_id, other_machine
 from agent.node.node_controller import RETRY_SECONDS, NodeController
@@ -82,6 +83,7 @@ class Machine:
             NodeSettings(address=address),
             (),
             self.clock,
+            SetAside(Path("/nonexistent")),
             mesh_ttl_security=False,
             machine_id=name,
         )

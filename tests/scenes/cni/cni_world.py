@@ -11,6 +11,7 @@ from typing import Any
 from agent.clock import SystemClock
 from agent.cni.dependencies import Dependencies, PodNetwork
 from agent.cni.endpoint_store import Waits
+from agent.cni.living_pods import LivingPods
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
@@ -50,10 +51,11 @@ class World:
         """`pods` makes real devices; without it they are a fake's. `waits` are the verbs'."""
         self.store = store or FakeStore()
         self.waits = waits
-        self.cluster = StateCache(NODE)
         self.pods = FakePods()
         self._network: PodNetwork = pods or self.pods
         self.state = state
+        self.living = LivingPods(state, "boot-1", self._network.exists)
+        self.cluster = StateCache(NODE, self.living)
         self.why: str | None = None
         self.limited: str | None = None
         self.unsettled: Exception | None = None
@@ -61,12 +63,15 @@ class World:
 
     async def start(self, boot_id: str = "boot-1") -> None:
         """Build the server; again, for another boot."""
+        self.living = LivingPods(self.state, boot_id, self._network.exists)
+        self.living.load()
+        self.cluster.living = self.living
         outcome = await self.store.commit((), (Put(POOL_KEY, b"{}"),))
         self.revision = outcome.revision  # type: ignore[union-attr]
-        record = PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision)
-        six = PoolRecord(Pool("p6", IPv6Network("fd00:10::/112"), 122), POOL_KEY, self.revision)
         self.dependencies = Dependencies(
-            allocator=Allocator(self.store, SystemClock().wall, lambda: (record, six)),
+            allocator=Allocator(
+                self.store, SystemClock().wall, self.pools_now, in_use=lambda: self.living.in_use
+            ),
             store=self.store,
             node=NODE,
             labels=tuple,
@@ -78,6 +83,7 @@ class World:
             ignore_watch=lambda key: self.cluster.ignore_watch(key, lambda: None),
             wait_for_routes=self.settled,
             pods=self._network,
+            living=self.living,
             boot_id=boot_id,
             cached_endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
@@ -85,6 +91,13 @@ class World:
         )
         self.server = CniServer(
             self.state / "cni.sock", self.dependencies, ReleaseJournal(self.state), SystemClock(), self.waits
+        )
+
+    def pools_now(self) -> tuple[PoolRecord, ...]:
+        """Both pools, as they are watched."""
+        return (
+            PoolRecord(Pool("p", IPv4Network("192.168.0.0/24"), 26), POOL_KEY, self.revision),
+            PoolRecord(Pool("p6", IPv6Network("fd00:10::/112"), 122), POOL_KEY, self.revision),
         )
 
     async def settled(self, addresses: Iterable[Address], timeout: float) -> None:

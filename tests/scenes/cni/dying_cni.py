@@ -19,6 +19,7 @@ from agent.clock import SystemClock
 from agent.cni.attachment import Attachment
 from agent.cni.dependencies import Dependencies
 from agent.cni.endpoint_store import Waits
+from agent.cni.living_pods import LivingPods
 from agent.cni.pod import pod_network
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import Release, ReleaseJournal
@@ -147,10 +148,15 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         listening.set()
         os.write(1, f"{os.getpid()} ready\n".encode())
 
-    store, cluster, pods = EtcdStore(EtcdConfig((endpoint,))), StateCache(NodeName("node1")), Pods()
+    store, pods = EtcdStore(EtcdConfig((endpoint,))), Pods()
+    living = LivingPods(state, "boot-1", pods.exists)
+    living.load()
+    cluster = StateCache(NodeName("node1"), living)
     for prefix in (POOLS, ENDPOINTS):
         cluster.replace(prefix, (await store.list(prefix)).values)
-    allocator = Allocations(store, SystemClock().wall, lambda: cluster.pools)
+    allocator = Allocations(
+        store, SystemClock().wall, lambda: cluster.pools, in_use=lambda: living.in_use, node=cluster.node
+    )
 
     async def settled(addresses: Iterable[Address], timeout: float) -> None:
         die("before settled")
@@ -168,6 +174,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         remove_endpoint=cluster.remove_endpoint,
         wait_for_routes=settled,
         pods=pods,
+        living=living,
         boot_id="boot-1",
         cached_endpoints=lambda: cluster.endpoints,
         ignore_watch=lambda key: cluster.ignore_watch(key, lambda: None),
