@@ -16,6 +16,7 @@ RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"
 BLOCKS = f"{IPAM}assignment/"
 HOSTS = f"{IPAM}host/"
+FENCE = "/tortie-fence"
 HANDLES = f"{IPAM}handle/"
 IPAM_CONFIG = f"{IPAM}config"
 RESERVATIONS = f"{RESOURCES}ipreservations/"
@@ -110,7 +111,12 @@ def fence_key(node: NodeName) -> str:
 
     Below the node's claims, where it has the right to write; no tool of Calico's reads a key of this form there.
     """
-    return f"{HOSTS}{escaped(node)}/tortie-fence"
+    return f"{HOSTS}{escaped(node)}{FENCE}"
+
+
+def is_fence(key: str) -> bool:
+    """Whether a key below the nodes' claims is none of them, but a node's fence."""
+    return key.startswith(HOSTS) and key.endswith(FENCE)
 
 
 def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:

@@ -35,7 +35,7 @@ from ipam.block import address_of, allocated
 from ipam.codec import decode_affinity, decode_block
 from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Unreadable
-from ipam.keys import BLOCKS, affinity_key, affinity_of_key, escaped, resource_key, resource_name
+from ipam.keys import BLOCKS, affinity_key, affinity_of_key, escaped, is_fence, resource_key, resource_name
 from ipam.model import AffinityState, NodeName, PoolRecord, Prefix
 from ipam.stored_json import read_stored
 
@@ -412,7 +412,9 @@ def _borrowed(value: Versioned) -> tuple[tuple[Prefix, NodeName], ...] | None:
     return tuple(found) or None
 
 
-def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState]:
+def _affinity(value: Versioned) -> tuple[NodeName, Prefix, AffinityState] | None:
+    if is_fence(value.key):
+        return None
     claim = decode_affinity(value)
     return claim.node, claim.block, claim.state
 

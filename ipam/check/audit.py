@@ -30,6 +30,7 @@ from ipam.keys import (
     block_key,
     block_of_key,
     handle_key,
+    is_fence,
 )
 from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
 
@@ -74,7 +75,7 @@ def decode_snapshot(stored: Mapping[str, Versioned]) -> IpamSnapshot:
             if key.startswith(BLOCKS):
                 block = decode_block(value)
                 found.blocks[block.cidr] = block
-            elif key.startswith(HOSTS):
+            elif key.startswith(HOSTS) and not is_fence(key):
                 found.claims.append(decode_affinity(value))
             elif key.startswith(HANDLES):
                 handle = decode_handle(value)

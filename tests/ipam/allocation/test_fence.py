@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.datastore.state_cache import AFFINITIES, StateCache
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, GuardFailed, Put, Unchanged
@@ -124,3 +125,10 @@ async def test_a_process_that_shares_its_node_sets_none(store: FakeStore) -> Non
     await world.pool("p", "10.0.0.0/24")
     await world.allocator().assign(AddressRequest(HANDLE, NODE))
     assert fence_key(NODE) not in store.copy()
+
+
+async def test_a_fence_is_no_claim_and_no_inconsistency(store: FakeStore, node: Node) -> None:
+    assert await node.world.faults() == []
+    state = StateCache(NODE)
+    state.replace(AFFINITIES, (await store.list(AFFINITIES)).values)
+    assert (list(state.block_owners.values()), [*state.unreadable.keys()]) == ([NODE], [])
