@@ -42,7 +42,7 @@ from ipam.allocation.release import release_pool
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, Unreadable
-from ipam.keys import block_of_key, block_prefix, escaped
+from ipam.keys import block_of_key, block_prefix, escaped, is_fence
 from ipam.model import Pool, PoolRecord
 
 MOST_ATTEMPTS = 10
@@ -273,6 +273,8 @@ class ResourceWriter:
         found: list[Resource] = []
         unreadable: list[Unreadable] = []
         for _, value in sorted(listing.values.items()):
+            if is_fence(value.key):
+                continue
             try:
                 found.append(storage_layout.read(kind, value).resource)
             except Unreadable as error:
