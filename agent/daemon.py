@@ -147,18 +147,7 @@ class Agent:
         self._desired = DesiredStateBuilder(
             self._state, settings, self._bgp, underlay, self._in_sync, lambda: datastore.addresses
         )
-        self._node_resource = NodeResource(
-            self._store,
-            self._state,
-            self._allocator,
-            self._kernel,
-            config.node,
-            tuple(config.etcd.endpoints),
-            self._clock,
-            SetAside(state_directory),
-            mesh_ttl_security=config.bgp.mesh_ttl_security,
-            machine_id=machine_id(config.node.machine_id, state_directory),
-        )
+        self._node_resource = self._new_node_resource(state_directory)
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
@@ -191,6 +180,21 @@ class Agent:
             lambda: self._state.usable_pools,
             in_use=self._in_use,
             node=self._state.node,
+        )
+
+    def _new_node_resource(self, state_directory: Path) -> NodeResource:
+        config = self._config
+        return NodeResource(
+            self._store,
+            self._state,
+            self._allocator,
+            self._kernel,
+            config.node,
+            tuple(config.etcd.endpoints),
+            self._clock,
+            SetAside(state_directory),
+            mesh_ttl_security=config.bgp.mesh_ttl_security,
+            machine_id=machine_id(config.node.machine_id, state_directory),
         )
 
     def _agent_status(self, log_stream: LogStream) -> AgentStatus:
