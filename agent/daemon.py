@@ -51,6 +51,8 @@ from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.durable_files import sweep
+from agent.felix.kernel_rules import legacy_stamp, read_filter_remains
+from agent.felix.remains_watch import RemainsWatch
 from agent.log_stream import LogStream
 from agent.metrics import web
 from agent.metrics.exposition import Exposition
@@ -151,6 +153,7 @@ class Agent:
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
+        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock, log)
         self._status = self._agent_status(log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
@@ -228,6 +231,7 @@ class Agent:
                 self._syncer.troubles,
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
+                self._calico.troubles,
             ),
         )
 
@@ -249,6 +253,7 @@ class Agent:
             boot_id=self._boot_id,
             cached_endpoints=lambda: self._state.endpoints,
             limited=lambda: self._bgp.trouble,
+            dropped=self._calico.drops_new_pods,
             count_call=self._exposition.answered,
         )
 
@@ -276,6 +281,7 @@ class Agent:
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,
+            "calico's remains": self._calico.run,
             "cni": self._cni.run,
             "leaks": self._collector.run,
             "datastore addresses": self._datastore.run,

@@ -40,6 +40,8 @@ class TroubleKind(StrEnum):
     """The kernel could not be read or written."""
     PART = "part"
     """A part of the agent fails and is run again, or no connection can be accepted."""
+    CALICO = "calico"
+    """What a stopped Calico left here drops or filters pods' packets."""
     LOG = "log"
     """Nobody takes what is logged."""
     PREFIX = "prefix"

@@ -92,11 +92,18 @@ class Dependencies:
     """What this machine itself knows of its attachments."""
     limited: Callable[[], str | None]
     """None, or why pods that exist already may be cut off from others."""
+    dropped: Callable[[], str | None]
+    """None, or why this machine would drop the packets of a pod that is made now."""
 
     def require_ready(self) -> None:
         """Raises CniError, try again later, unless pods can be attached now."""
         if (why := self.not_ready()) is not None:
             raise CniError(Code.TRY_AGAIN, f"this node cannot attach pods yet: {why}")
+
+    def require_not_dropped(self) -> None:
+        """Raises CniError, try again later, while this machine would drop a new pod's packets."""
+        if (why := self.dropped()) is not None:
+            raise CniError(Code.TRY_AGAIN, f"the pod could not be reached: {why}")
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class CniServer:
         """Raises CniError 51 when existing pods may be cut off too, 50 when only new ones must wait."""
         if (why := self._dependencies.limited()) is not None:
             raise CniError(Code.LIMITED, f"pods of this node may not reach others: {why}")
-        why = self._dependencies.not_ready()
+        why = self._dependencies.not_ready() or self._dependencies.dropped()
         if why is None:
             try:
                 await self._store.require_answer()

@@ -92,6 +92,7 @@ class Verbs:
             if owner in ("", request.container_id):
                 return _made(request, mtu, cached)
         self._dependencies.require_ready()
+        self._dependencies.require_not_dropped()
         if cached is not None:
             # Its device is gone: an ADD that died unfinished, or another boot. What was recorded then is not true now.
             self._dependencies.remove_endpoint(cached)
@@ -140,6 +141,7 @@ class Verbs:
             self._dependencies.add_endpoint(made)
             self._store.remember(request, made.addresses, made)
             await self._dependencies.wait_for_routes(made.addresses, ADD_ROUTE_SECONDS)
+            self._dependencies.require_not_dropped()
         except BaseException:
             assigning.cancel()
             await asyncio.wait({assigning})

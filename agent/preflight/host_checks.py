@@ -20,7 +20,8 @@ from agent.preflight.host_facts import (
 from ipam.model import EncapsulationMode
 
 CONFLIST = "10-tortie.conflist"
-CALICO = ("calico-node", "calico-felix", "felix", "confd")
+FELIX = ("calico-node", "calico-felix", "felix")
+CALICO = (*FELIX, "confd")
 BIRDS = ("bird", "bird6")
 NEXTHOPS_SINCE = (5, 3)
 """The first kernel with nexthop objects."""
@@ -79,6 +80,23 @@ def _other_agents(facts: HostFacts) -> Iterator[HostFinding]:
             f"{process} runs",
             process.stop_command,
         )
+
+
+def _left_by_calico(facts: HostFacts) -> Iterator[HostFinding]:
+    """Felix's rules outlive it, and drop whatever it did not know."""
+    remains = facts.calico
+    if not remains.tables:
+        return
+    stops = [process.stop_command for process in facts.running(*FELIX)]
+    dropped = remains.dropped
+    yield HostFinding(
+        Severity.ERROR,
+        "rules that Calico left drop the packets of new pods"
+        if dropped
+        else "rules that Calico left filter pods' packets by policies that nobody updates",
+        str(dropped) if dropped else ", ".join(map(str, remains.tables)),
+        " && ".join((*stops, "tortie node remove-calico --yes")),
+    )
 
 
 def _conflists(facts: HostFacts) -> Iterator[HostFinding]:
@@ -193,4 +211,13 @@ def _limits(facts: HostFacts) -> Iterator[HostFinding]:
         )
 
 
-HOST_CHECKS = (_network_programs, _other_agents, _conflists, _modules, _clock, _connections, _limits)
+HOST_CHECKS = (
+    _network_programs,
+    _other_agents,
+    _left_by_calico,
+    _conflists,
+    _modules,
+    _clock,
+    _connections,
+    _limits,
+)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
+from agent.felix.filter_rules import FilterRemains
 from agent.netlink.objects import Link, Route
 from ipam.model import Pool
 
@@ -115,6 +116,8 @@ class HostFacts:
     forward: tuple[ForwardChain, ...] = ()
     legacy_forward_drops: bool = False
     """The FORWARD chain of iptables-legacy, which nftables does not show."""
+    calico: FilterRemains = field(default_factory=FilterRemains)
+    """The rules that Calico's Felix left, or has."""
     underlay: Link | None = None
     """What carries the pods' packets to other nodes."""
     sysctls: Mapping[str, str] = field(default_factory=dict)

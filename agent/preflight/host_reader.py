@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from agent.clock import SystemClock
 from agent.configuration.config import Config
 from agent.dataplane.kernel.protocol import Kernel
+from agent.felix.kernel_rules import read_filter_remains
 from agent.netlink.kernel_errors import KernelError
 from agent.preflight.host_facts import AGENT, KERNEL_PARTS, ExclusionFile, HostFacts, ModuleState
 from agent.preflight.network_checks import BGP_PORT
@@ -88,6 +89,13 @@ async def _kernel_facts(kernel: Kernel, unread: dict[str, str]) -> HostFacts:
         facts = replace(facts, forward=tuple((await kernel.forward_chains()).values()))
     except KernelError as error:
         unread["the kernel's network"] = str(error)
+    try:
+        facts = replace(facts, calico=await read_filter_remains())
+        unread.update(
+            (f"what Calico left, {number}", why) for number, why in enumerate(facts.calico.unread, 1)
+        )
+    except (KernelError, OSError) as error:
+        unread["what Calico left"] = str(error)
     try:
         link = facts.links.get((await kernel.path_to(OUTSIDE)).device)
     except KernelError as error:

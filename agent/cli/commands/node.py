@@ -1,6 +1,6 @@
 """`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
 
-Promises: changes nothing; asks the running agent, but for `checksystem` and `diags`.
+Promises: changes nothing, but for `remove-calico`; asks the running agent, but for `checksystem`, `diags` and that.
 Does not know: how the agent came to what it says.
 """
 
@@ -35,6 +35,18 @@ examples:
   tortie node diags
   tortie node diags --output node1.tar.gz
 """
+REMOVE_CALICO_EXAMPLES = """\
+examples:
+  tortie node remove-calico
+  tortie node remove-calico --yes
+  tortie node remove-calico --yes --undo-file /root/calico-undo.txt
+  tortie node remove-calico --undo /root/calico-undo.txt
+
+For a machine whose pods Calico had before: Felix, stopped, leaves its filter rules, and they drop the packets of every
+pod that it did not know. Shows what is left, and changes nothing. With --yes the rules and sets go, after an undo file
+was written, by default in /var/lib/tortie; what others have in the same tables stays. Calico's policies then hold no
+more for the pods it started. Refused while Felix runs.
+"""
 
 
 TAKEOVER_EXAMPLES = """\
@@ -59,6 +71,11 @@ def add_parsers(subparsers: Any) -> None:
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
     text = "make this machine the node of its name, in place of another machine"
     add_command(verbs, "takeover", text, run_takeover, TAKEOVER_EXAMPLES)
+    text = "what a stopped Calico left here; takes its rules away on request, with an undo file"
+    remove = add_command(verbs, "remove-calico", text, run_remove_calico, REMOVE_CALICO_EXAMPLES)
+    remove.add_argument("--yes", action="store_true", help="take rules and sets away")
+    remove.add_argument("--undo-file", metavar="FILE", help="where to write what puts them back; a new file")
+    remove.add_argument("--undo", metavar="FILE", help="put back what this file holds")
     text = "one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed"
     diags = add_command(verbs, "diags", text, run_diags, DIAGS_EXAMPLES)
     diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
@@ -90,6 +107,13 @@ def run_takeover(arguments: argparse.Namespace) -> None:
         print(f"node {node} is this machine already")
     else:
         print(f"node {node} is this machine now ({own}); before: {before or 'no machine was named'}")
+
+
+def run_remove_calico(arguments: argparse.Namespace) -> None:
+    """`tortie node remove-calico`."""
+    from agent.cli.commands.remove_calico import remove_calico
+
+    remove_calico(arguments)
 
 
 def run_checksystem(arguments: argparse.Namespace) -> None:

@@ -58,6 +58,7 @@ class World:
         self.cluster = StateCache(NODE, self.living)
         self.why: str | None = None
         self.limited: str | None = None
+        self.dropped: str | None = None
         self.unsettled: Exception | None = None
         self.revision = 0
 
@@ -87,6 +88,7 @@ class World:
             boot_id=boot_id,
             cached_endpoints=lambda: self.cluster.endpoints,
             limited=lambda: self.limited,
+            dropped=lambda: self.dropped,
             count_call=lambda verb, code, seconds: None,
         )
         self.server = CniServer(

@@ -179,6 +179,7 @@ async def serve(endpoint: str, state: Path, point: str, *, away: bool, patience:
         cached_endpoints=lambda: cluster.endpoints,
         ignore_watch=lambda key: cluster.ignore_watch(key, lambda: None),
         limited=lambda: None,
+        dropped=lambda: None,
         count_call=lambda verb, code, seconds: None,
     )
     journal = Records(state)

@@ -1,0 +1,1 @@
+"""What a stopped Felix leaves on a machine."""
