@@ -39,13 +39,13 @@ REMOVE_CALICO_EXAMPLES = """\
 examples:
   tortie node remove-calico
   tortie node remove-calico --yes
-  tortie node remove-calico --yes --undo-file /root/calico-undo.txt
-  tortie node remove-calico --undo /root/calico-undo.txt
+  tortie node remove-calico --yes --undo-file calico-undo.txt
+  tortie node remove-calico --undo calico-undo.txt
 
 For a machine whose pods Calico had before: Felix, stopped, leaves its filter rules, and they drop the packets of every
 pod that it did not know. Shows what is left, and changes nothing. With --yes the rules and sets go, after an undo file
-was written, by default in /var/lib/tortie; what others have in the same tables stays. Calico's policies then hold no
-more for the pods it started. Refused while Felix runs.
+was written, by default in /var/lib/tortie; what others have in the same tables stays. From then on Calico's policies do
+not hold for the pods it started. Refused while Felix runs.
 """
 
 

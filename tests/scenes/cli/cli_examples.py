@@ -28,7 +28,10 @@ DATASTORE_COMMANDS = frozenset(
     ("apply", "config", "create", "delete", "get", "ipam", "label", "patch", "replace", "validate")
 )
 MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
-ELSEWHERE = {"tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings"}
+ELSEWHERE = {
+    "tortie lab demo": "tests/lab/test_command_line.py runs it, and counts its pings",
+    "tortie node remove-calico --undo calico-undo.txt": "tests/lab/test_calicos_remains.py, with rules to put back",
+}
 """Example -> the reason why no test of examples runs it."""
 
 
