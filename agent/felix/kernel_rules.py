@@ -20,9 +20,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from agent.dataplane.cooperative import run_cooperatively
 from agent.felix import legacy_tables, nftables_rules
 from agent.felix.filter_rules import (
     CALICO_TABLE,
+    CHAIN_PREFIXES,
+    COMMENT_PREFIX,
     FilterChain,
     FilterRemains,
     FilterTable,
@@ -71,7 +74,7 @@ async def read_filter_remains() -> FilterRemains:
     for family, version, domain, level, listing in LEGACY:
         for name in _loaded(listing):
             try:
-                chains_by_name = _legacy_chains(name, version, domain, level)
+                chains_by_name = await _legacy_chains(name, version, domain, level)
             except (OSError, legacy_tables.BadTable) as error:
                 unread.append(f"iptables-legacy table {family} {name}: {error}")
                 continue
@@ -135,8 +138,8 @@ def legacy_stamp() -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _legacy_chains(name: str, version: int, domain: int, level: int) -> dict[str, FilterChain]:
-    """The chains of a loaded table. Raises OSError, BadTable."""
+async def _legacy_chains(name: str, version: int, domain: int, level: int) -> dict[str, FilterChain]:
+    """The chains of a loaded table; none when nothing there is Calico's. Raises OSError, BadTable."""
     with socket.socket(domain, socket.SOCK_DGRAM) as opened:
         for attempt in range(LEGACY_ATTEMPTS):
             info = legacy_tables.decode_info(_asked(opened, level, GET_INFO, name, legacy_tables.INFO.size))
@@ -152,7 +155,11 @@ def _legacy_chains(name: str, version: int, domain: int, level: int) -> dict[str
                 if error.errno != errno.EAGAIN or attempt == LEGACY_ATTEMPTS - 1:
                     raise
                 continue
-            return legacy_tables.decode_entries(data[legacy_tables.ENTRY_OFFSET :], info, version)
+            if not any(mark.encode() in data for mark in (*CHAIN_PREFIXES, COMMENT_PREFIX)):
+                return {}
+            return await run_cooperatively(
+                legacy_tables.decode_entries(data[legacy_tables.ENTRY_OFFSET :], info, version)
+            )
     raise AssertionError("the loop above returns or raises")
 
 

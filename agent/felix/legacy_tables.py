@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
+from agent.dataplane.cooperative import Work
 from agent.felix.filter_rules import Action, FilterChain, FilterRule
 from agent.felix.nftables_rules import HOOKS
 
@@ -23,6 +23,8 @@ EXTENSION = struct.Struct("=H29sB")
 """xt_entry_match and xt_entry_target: size with what follows, name, revision."""
 ERROR, STANDARD = "ERROR", ""
 """The targets that begin a chain (and name it), and that decide."""
+PIECE = 1000
+"""Entries in one piece: some 10 ms."""
 VERDICTS = {-1: Action.DROP, -2: Action.ACCEPT, -5: Action.RETURN}
 
 
@@ -72,38 +74,43 @@ def decode_info(data: bytes) -> TableInfo:
     return TableInfo(found, size)
 
 
-def decode_entries(data: bytes, info: TableInfo, version: int) -> dict[str, FilterChain]:
-    """The chains of a table's entries. Raises BadTable."""
+def decode_entries(data: bytes, info: TableInfo, version: int) -> Work[dict[str, FilterChain]]:
+    """The chains of a table's entries, a piece at a time. Raises BadTable."""
     layout = LAYOUTS[version]
-    entries = list(_entries(data, layout))
-    hooks = {start: (hook, policy) for hook, start, policy in info.hooks}
-    starts = {offset: hook.upper() for offset, (hook, _) in hooks.items()}
-    for (_, _, target, words), following in pairwise(entries):
-        if target == ERROR:
-            starts[following[0]] = words.split(b"\0")[0].decode(errors="replace")
-    chains: dict[str, list[FilterRule]] = {}
+    starts = {start: hook.upper() for hook, start, _ in info.hooks}
     policies = {policy: hook.upper() for hook, _, policy in info.hooks}
-    drops: dict[str, bool] = {}
-    rules: list[FilterRule] = []
-    for offset, entry, target, words in entries:
+    offsets = []
+    following = ""
+    for number, (offset, entry, target) in enumerate(_entries(data, layout)):
+        offsets.append((offset, entry, target))
+        if following:
+            starts[offset] = following
+        following = _text(entry[target + EXTENSION.size :]) if _target(entry, target) == ERROR else ""
+        if number % PIECE == PIECE - 1:
+            yield
+    rules = dict[str, list[FilterRule]]()
+    drops = dict[str, bool]()
+    own: list[FilterRule] = []
+    for number, (offset, entry, target) in enumerate(offsets):
         if offset in starts:
-            rules = chains.setdefault(starts[offset], [])
-        if target == ERROR:
-            continue
-        rule = _rule(entry, target, words, layout, starts)
-        if offset in policies:
-            drops[policies[offset]] = rule.action is Action.DROP
-        else:
-            rules.append(rule)
+            own = rules.setdefault(starts[offset], [])
+        if _target(entry, target) != ERROR:
+            rule = _rule(entry, target, layout, starts)
+            if offset in policies:
+                drops[policies[offset]] = rule.action is Action.DROP
+            else:
+                own.append(rule)
+        if number % PIECE == PIECE - 1:
+            yield
     hooked = {hook.upper(): hook for hook, _, _ in info.hooks}
     return {
         name: FilterChain(name, tuple(found), hooked.get(name, ""), drops.get(name, False))
-        for name, found in chains.items()
+        for name, found in rules.items()
     }
 
 
-def _entries(data: bytes, layout: EntryLayout) -> Iterator[tuple[int, bytes, str, bytes]]:
-    """Offset, the entry, its target's name and content."""
+def _entries(data: bytes, layout: EntryLayout) -> Iterator[tuple[int, bytes, int]]:
+    """Offset, the entry, and where in it its target is."""
     offset = 0
     while offset < len(data):
         if offset + layout.size > len(data):
@@ -111,17 +118,21 @@ def _entries(data: bytes, layout: EntryLayout) -> Iterator[tuple[int, bytes, str
         target, following = struct.unpack_from("=HH", data, offset + layout.offsets)
         if target < layout.size or following < target + EXTENSION.size or offset + following > len(data):
             raise BadTable(f"the entry at {offset} does not fit")
-        entry = data[offset : offset + following]
-        _, name, _ = EXTENSION.unpack_from(entry, target)
-        yield offset, entry, _text(name), entry[target + EXTENSION.size :]
+        yield offset, data[offset : offset + following], target
         offset += following
+
+
+def _target(entry: bytes, at: int) -> str:
+    _, name, _ = EXTENSION.unpack_from(entry, at)
+    return _text(name)
 
 
 def _text(octets: bytes) -> str:
     return octets.split(b"\0")[0].decode(errors="replace")
 
 
-def _rule(entry: bytes, target: str, words: bytes, layout: EntryLayout, starts: dict[int, str]) -> FilterRule:
+def _rule(entry: bytes, at: int, layout: EntryLayout, starts: dict[int, str]) -> FilterRule:
+    target, words = _target(entry, at), entry[at + EXTENSION.size :]
     incoming, outgoing = _interface(entry, layout, 0), _interface(entry, layout, 1)
     matches = list(_matches(entry, layout))
     comments = [_text(content) for name, content in matches if name == "comment"]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.dataplane.cooperative import run_now
 from agent.felix.filter_rules import (
     Action,
     FilterChain,
@@ -91,4 +92,4 @@ def test_a_chain_is_calicos_by_its_name(name: str, calicos: bool) -> None:
 @given(st.binary(max_size=400), st.sampled_from((4, 6)), st.binary(min_size=84, max_size=84))
 def test_octets_that_are_no_table_end_in_one_error(data: bytes, version: int, info: bytes) -> None:
     with suppress(BadTable):
-        decode_entries(data, decode_info(info), version)
+        run_now(decode_entries(data, decode_info(info), version))
