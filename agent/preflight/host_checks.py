@@ -90,7 +90,7 @@ def _left_by_calico(facts: HostFacts) -> Iterator[HostFinding]:
     stops = [process.stop_command for process in facts.running(*FELIX)]
     dropped = remains.dropped
     yield HostFinding(
-        Severity.ERROR,
+        Severity.ERROR if dropped else Severity.WARNING,
         "rules that Calico left drop the packets of new pods"
         if dropped
         else "rules that Calico left filter pods' packets by policies that nobody updates",

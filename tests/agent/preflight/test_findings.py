@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
+from agent.felix.filter_rules import Action, FilterChain, FilterRemains, FilterRule, FilterTable
 from agent.netlink.objects import Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (
@@ -46,6 +47,13 @@ def listens(name: str, unit: str | None = None) -> tuple[ListeningSocket, ...]:
 
 
 DROPS = ForwardChain("ip", "filter", "FORWARD", drops=True)
+CALICO_DROPS = FilterTable(
+    "nftables",
+    "inet",
+    "calico",
+    {"f": FilterChain("f", (FilterRule(Action.DROP, incoming="cali*"),), "forward")},
+    1,
+)
 OPENED = replace(DROPS, opened=True)
 NETWORKD = Process(3, "systemd-networkd", "systemd-networkd.service")
 FILE = ExclusionFile("/etc/systemd/network/10-tortie.network", "# why\n[Match]\nName=cali*\n", present=False)
@@ -115,6 +123,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         Severity.WARNING,
         "ip filter FORWARD",
         """accept'""",
+    ),
+    "rules of Calico's that drop new pods": (
+        {"calico": FilterRemains((CALICO_DROPS,))},
+        {"calico": FilterRemains()},
+        Severity.ERROR,
+        "the rule `iifname \"cali*\" drop` of chain f in nftables table inet calico",
+        "tortie node remove-calico --yes",
+    ),
+    "rules of Calico's that filter": (
+        {"calico": FilterRemains((replace(CALICO_DROPS, chains={}),))},
+        {"calico": FilterRemains()},
+        Severity.WARNING,
+        "nftables table inet calico",
+        "tortie node remove-calico --yes",
     ),
     "iptables-legacy drops": (
         {"legacy_forward_drops": True},
@@ -343,3 +365,9 @@ def test_the_worst_is_said_first() -> None:
     )
     mixed = replace(QUIET, conflists=(), synchronised=False, skew_seconds=9.0)
     assert every(mixed) == (Severity.ERROR, Severity.WARNING, Severity.NOTE)
+
+
+def test_felix_is_to_be_stopped_before_its_rules_go() -> None:
+    facts = replace(QUIET, calico=FilterRemains((CALICO_DROPS,)), processes=(Process(8, "calico-node"),))
+    fixes = [one.fix for one in findings(facts)]
+    assert fixes == ["kill 8", "kill 8 && tortie node remove-calico --yes"]

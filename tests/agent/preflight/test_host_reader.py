@@ -25,6 +25,7 @@ from ipam.model import EncapsulationMode, Pool
 from tests.fixtures.certificates import LEAF, PLAIN_LEAF, Authority
 from tests.fixtures.etcd import start_etcd
 from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
+from tests.scenes.felix.left_rules import leave_rules
 
 POOL = Pool("lan", ip_network("203.0.113.0/24"), 26, vxlan=EncapsulationMode.ALWAYS)
 LISTEN = """
@@ -117,6 +118,17 @@ async def test_each_fix_of_the_network_ends_its_finding() -> None:
     assert [words for words in expected if about(after, words)] == []
     (chain,) = (await facts()).forward
     assert chain.drops  # the policy stays another's: only pods are let through
+
+
+@pytest.mark.parametrize("mode", ["nft ip", "iptables-nft", "ip6tables-legacy"])
+async def test_what_calico_left_is_an_error_until_its_fix_was_run(mode: str, tmp_path: Path) -> None:
+    assert about(findings(await facts()), "rules that Calico left") == []
+    leave_rules(mode)
+    (one,) = about(findings(await facts()), "rules that Calico left drop the packets of new pods")
+    assert "Unknown interface" in one.evidence
+    tortie = f"{sys.executable} -m agent.cli.main"
+    run(one.fix.replace("tortie", tortie, 1) + f" --undo-file {tmp_path}/undo")
+    assert about(findings(await facts()), "rules that Calico left") == []
 
 
 async def test_who_has_bgps_port_is_named_with_its_pid() -> None:
