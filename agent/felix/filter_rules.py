@@ -154,7 +154,7 @@ def is_calicos_rule(rule: FilterRule) -> bool:
 
 
 def may_meet_new_pod(rule: FilterRule) -> bool:
-    """Whether a new pod's packets can meet a rule for sure, in one direction or the other."""
+    """Whether a rule is for a new pod's packets by its interface alone, in one direction or the other."""
     return _meets(rule, outgoing=False) or _meets(rule, outgoing=True)
 
 
@@ -169,6 +169,11 @@ def _is_new_pods(pattern: str) -> bool:
         return True
     begin = pattern.removesuffix("*")
     return begin != pattern and (begin.startswith(WORKLOAD_PREFIX) or WORKLOAD_PREFIX.startswith(begin))
+
+
+def _is_for_some(rule: FilterRule) -> bool:
+    """Whether the interface asked for is that of some new pods only: `cali1*`."""
+    return len((rule.incoming or rule.outgoing).removesuffix("*")) > len(WORKLOAD_PREFIX)
 
 
 DIRECTIONS = {
@@ -210,15 +215,20 @@ class _Walk:
         for rule in self._met(name):
             if rule.action in (Action.DROP, Action.REJECT):
                 calicos = self.table.owns(name) or is_calicos_rule(rule)
-                return Dropped(self.table, path, rule, self.outgoing) if calicos else rule.action
+                if calicos:
+                    return Dropped(self.table, path, rule, self.outgoing)
+                if not _is_for_some(rule):
+                    return rule.action
+                continue
+            end = self.through(rule.target, path) if rule.target else None
+            if isinstance(end, Dropped):
+                return end
+            if _is_for_some(rule):
+                continue  # other new pods go on to the next rule
             if rule.action is Action.ACCEPT:
                 return rule.action
-            if rule.action is Action.RETURN:
-                return None
-            if rule.action in (Action.JUMP, Action.GOTO):
-                end = self.through(rule.target, path)
-                if end is not None or rule.action is Action.GOTO:
-                    return end
+            if end is not None or rule.action in (Action.RETURN, Action.GOTO):
+                return end
         return None
 
     def _met(self, name: str) -> Iterator[FilterRule]:

@@ -181,9 +181,7 @@ def write_undo(path: Path, sections: Iterable[Section]) -> None:
             os.fsync(descriptor)
         sync_directory(path.absolute().parent)
     except OSError as error:
-        raise RemovalFailed(
-            f"the undo file {path} cannot be written: {error.strerror}; nothing was removed"
-        ) from error
+        raise RemovalFailed(f"the undo file {path} cannot be written: {error.strerror}") from error
 
 
 def read_undo(path: Path) -> list[Section]:

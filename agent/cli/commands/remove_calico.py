@@ -59,7 +59,8 @@ def _remove(arguments: argparse.Namespace) -> None:
         return
     stamp = SystemClock().wall().strftime("%Y%m%dT%H%M%SZ")
     path = Path(arguments.undo_file or Path(config(arguments).paths.state, f"calico-undo-{stamp}.txt"))
-    removal.write_undo(path, removal.undo_sections(remains, sets))
+    with reported(removal.RemovalFailed, prefix="nothing was removed: "):
+        removal.write_undo(path, removal.undo_sections(remains, sets))
     with reported(removal.RemovalFailed, prefix=f"not all was removed, {path} puts back what is gone: "):
         removal.remove(remains, sets)
     after, sets_after = _read(), removal.calicos_sets()

@@ -1,14 +1,9 @@
-"""Whether rules drop a new pod's packets, as a table; and octets of no table, of which nothing follows."""
+"""Whether rules drop a new pod's packets, as a table."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent.dataplane.cooperative import run_now
 from agent.felix.filter_rules import (
     Action,
     FilterChain,
@@ -17,7 +12,6 @@ from agent.felix.filter_rules import (
     dropped_in,
     is_calicos_chain,
 )
-from agent.felix.legacy_tables import BadTable, decode_entries, decode_info
 
 DROP = FilterRule(Action.DROP, comment="cali:x; Unknown interface")
 JUMP = FilterRule(Action.JUMP, "cali-FORWARD")
@@ -41,6 +35,18 @@ CASES = {
     "a rejection": (table([JUMP], [FilterRule(Action.REJECT, incoming="cali*")]), True),
     "every interface": (table([JUMP], [FilterRule(Action.DROP, incoming="*")]), True),
     "a part of the pods": (table([JUMP], [FilterRule(Action.DROP, incoming="cali4*")]), True),
+    "accepted for some pods only": (
+        table(
+            [JUMP], [FilterRule(Action.ACCEPT, incoming="cali1*"), FilterRule(Action.DROP, incoming="cali*")]
+        ),
+        True,
+    ),
+    "back for some pods only": (
+        table(
+            [JUMP], [FilterRule(Action.RETURN, outgoing="cali1*"), FilterRule(Action.DROP, outgoing="cali*")]
+        ),
+        True,
+    ),
     "a known pod alone": (table([JUMP], [FilterRule(Action.DROP, incoming="cali123")]), False),
     "another interface": (table([JUMP], [FilterRule(Action.DROP, incoming="eth*")]), False),
     "a condition": (table([JUMP], [FilterRule(Action.DROP, conditional=True)]), False),
@@ -87,9 +93,3 @@ def test_the_policy_of_calicos_own_table_counts() -> None:
 )
 def test_a_chain_is_calicos_by_its_name(name: str, calicos: bool) -> None:
     assert is_calicos_chain(name) is calicos
-
-
-@given(st.binary(max_size=400), st.sampled_from((4, 6)), st.binary(min_size=84, max_size=84))
-def test_octets_that_are_no_table_end_in_one_error(data: bytes, version: int, info: bytes) -> None:
-    with suppress(BadTable):
-        run_now(decode_entries(data, decode_info(info), version))
