@@ -12,7 +12,8 @@ import pytest
 from agent.felix import removal
 from agent.felix.filter_rules import FilterRemains
 from agent.felix.kernel_rules import read_filter_remains
-from tests.fixtures.namespace import fresh_namespace
+from agent.felix.other_remains import other_remains
+from tests.fixtures.namespace import fresh_namespace, ip
 from tests.scenes.felix.left_rules import MODES, leave_rules, listing, run
 
 
@@ -155,3 +156,26 @@ def test_rules_of_others_with_a_drop_for_all_pods_are_not_calicos() -> None:
     run(["nft", 'add rule ip filter FORWARD iifname "cali*" drop'])
     run(["nft", "add chain ip filter calico-dhcp; add rule ip filter FORWARD jump calico-dhcp"])
     assert remains() == FilterRemains()
+
+
+def test_without_the_program_that_wrote_the_rules_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_rules("iptables-nft")
+    before, found = listing("iptables-nft"), remains()
+    monkeypatch.setattr(removal, "PLACES", str(tmp_path))
+    with pytest.raises(removal.RemovalFailed, match="is needed and not installed: apt install iptables"):
+        removal.undo_sections(found, removal.calicos_sets())
+    assert listing("iptables-nft") == before
+
+
+def test_what_else_lies_here_is_named_and_left(tmp_path: Path) -> None:
+    assert list(other_remains(tmp_path)) == []
+    file = tmp_path / "etc/cni/net.d/10-calico.conflist"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    ip("link add wireguard.cali type veth peer name far")
+    (conflist, meaning), (device, _) = other_remains(tmp_path)
+    assert (conflist, device) == ("/etc/cni/net.d/10-calico.conflist", "interface wireguard.cali")
+    assert "before 10-tortie.conflist" in meaning
+    assert file.exists()
