@@ -1,7 +1,7 @@
 """Watches for rules that a Felix left: a trouble while they are there, and no new pod while they drop its packets.
 
-Strategy. nftables notifies each change, and every object of Calico's has `cali` in its octets, so others' changes cost
-a search. iptables-legacy notifies nobody, so the size of its tables is asked for twice a second.
+Strategy. nftables notifies each change, and every object of Calico's bears one of its names or comments, so
+others' changes cost a search. iptables-legacy notifies nobody, so the size of its tables is asked for twice a second.
 Promises: a change is seen within a second; readings take at most a fifth of the time; what was read last
 holds while nothing can be read, and that is a trouble too; said once in the log when it comes and when it goes.
 Does not know: how the rules are read or taken away.
@@ -28,8 +28,8 @@ STAMP_SECONDS = 0.5
 FEWEST_SECONDS, SHARE = 0.1, 5.0
 """Between two readings at least; and so many times what one takes."""
 MOST_DATAGRAMS_AT_ONCE = 1024
-MARK = b"cali"
-"""In every name and comment of Calico's."""
+MARKS = (b"cali-", b"cali:", b"calico\0")
+"""In what notifies of its chains and rules, and of anything in its table; not in the names of pods' interfaces."""
 MOST_TABLES_SHOWN = 4
 CURE = "`tortie node remove-calico` shows what is left and takes it away"
 
@@ -136,5 +136,5 @@ def _concerns(subscription: Subscription) -> bool:
             return True
         if data is None:
             break
-        found = found or MARK in data
+        found = found or any(mark in data for mark in MARKS)
     return found
