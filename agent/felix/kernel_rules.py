@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from agent.dataplane.cooperative import run_cooperatively
 from agent.felix import legacy_tables, nftables_rules
-from agent.felix.filter_rules import (
+from agent.felix.felix_rules import (
     CALICO_TABLE,
     CHAIN_PREFIXES,
     COMMENT_PREFIX,

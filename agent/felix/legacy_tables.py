@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.dataplane.cooperative import Work
-from agent.felix.filter_rules import Action, FilterChain, FilterRule
+from agent.felix.felix_rules import Action, FilterChain, FilterRule
 from agent.felix.nftables_rules import HOOKS
 
 INFO = struct.Struct("=32sI5I5III")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.felix.filter_rules import Action, FilterRule
+from agent.felix.felix_rules import Action, FilterRule
 from agent.netlink import nftables as nft
 from agent.netlink import rtnetlink
 from agent.netlink.rtnetlink import attributes

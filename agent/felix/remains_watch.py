@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.clock import Clock
-from agent.felix.filter_rules import FilterRemains
+from agent.felix.felix_rules import FilterRemains
 from agent.netlink import nftables as nft
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, Lost, Subscription, readable

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from agent.durable_files import sync_directory
-from agent.felix.filter_rules import COMMENT_PREFIX, FilterRemains, FilterTable, is_calicos_chain
+from agent.felix.felix_rules import COMMENT_PREFIX, FilterRemains, FilterTable, is_calicos_chain
 
 PROGRAM_SECONDS = 60.0
 MOST_UNDO_BYTES = 64 << 20

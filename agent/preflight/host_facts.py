@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
-from agent.felix.filter_rules import FilterRemains
+from agent.felix.felix_rules import FilterRemains
 from agent.netlink.objects import Link, Route
 from ipam.model import Pool
 

@@ -15,7 +15,7 @@ from agent.cli.command import CommandFailed, reported
 from agent.cli.connection import config
 from agent.clock import SystemClock
 from agent.felix import removal
-from agent.felix.filter_rules import FilterRemains
+from agent.felix.felix_rules import FilterRemains
 from agent.felix.kernel_rules import read_filter_remains
 from agent.felix.other_remains import other_remains
 from agent.netlink.kernel_errors import KernelError

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.cooperative import run_now
-from agent.felix.filter_rules import FilterChain, FilterTable, dropped_in
+from agent.felix.felix_rules import FilterChain, FilterTable, dropped_in
 from agent.felix.legacy_tables import BadTable, decode_entries, decode_info
 from tests.scenes.felix.legacy_octets import recorded
 

@@ -11,7 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from agent.clock import SystemClock
-from agent.felix.filter_rules import Action, FilterChain, FilterRemains, FilterRule, FilterTable
+from agent.felix.felix_rules import Action, FilterChain, FilterRemains, FilterRule, FilterTable
 from agent.felix.kernel_rules import legacy_stamp, read_filter_remains
 from agent.felix.remains_watch import RemainsWatch
 from agent.netlink.kernel_errors import KernelError

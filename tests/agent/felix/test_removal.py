@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.felix import removal
-from agent.felix.filter_rules import FilterRemains
+from agent.felix.felix_rules import FilterRemains
 from agent.felix.kernel_rules import read_filter_remains
 from agent.felix.other_remains import other_remains
 from tests.fixtures.namespace import fresh_namespace, ip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.kernel.dataplane_objects import ForwardChain
-from agent.felix.filter_rules import Action, FilterChain, FilterRemains, FilterRule, FilterTable
+from agent.felix.felix_rules import Action, FilterChain, FilterRemains, FilterRule, FilterTable
 from agent.netlink.objects import Link, Route, RouteKey
 from agent.preflight.findings import findings
 from agent.preflight.host_facts import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.felix.filter_rules import (
+from agent.felix.felix_rules import (
     Action,
     FilterChain,
     FilterRule,
