@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from agent.dataplane.desired.desired_tunnels import PORT, VNI, vtep_mac
+from agent.dataplane.desired.desired_tunnels import VNI, vtep_mac
+from agent.dataplane.kernel.calico_names import VXLAN_PORT
 from agent.lab import lab_processes
 from agent.lab.icmp import checksum
 from agent.lab.pods import PLUGIN, PYTHON, pods
@@ -195,7 +196,7 @@ def _inject(space: Path, node: str, address: str, victim: str) -> None:
     mac = bytes.fromhex(vtep_mac(NodeName(node)).replace(":", ""))
     frame = struct.pack("!II", 0x08000000, VNI << 8) + mac + b"\x02" + bytes(5) + b"\x08\x00" + inner
     with entered(space), socket.socket(type=socket.SOCK_DGRAM) as sender, suppress(OSError):
-        sender.sendto(frame, (address, PORT))
+        sender.sendto(frame, (address, VXLAN_PORT))
 
 
 def _spoof(space: Path, source: str, destination: str) -> None:

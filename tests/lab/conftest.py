@@ -8,13 +8,21 @@ from collections.abc import Iterator
 import pytest
 
 from agent.lab import lab_processes, lifecycle
-from agent.lab.lab_plan import ROOT
+from agent.lab.lab_plan import ROOT, LabNode
 from tests.scenes.lab.labs import CHECKOUT, make_lab
 
 __all__ = ["make_lab"]
 
 SAID_LINES = 60
 """What a failure shows of each agent's log."""
+
+
+def said(node: LabNode) -> list[str]:
+    """The end of an agent's log; nothing where another worker's lab is only coming up, or has gone."""
+    try:
+        return (node.directory / "agent.log").read_text(errors="replace").splitlines()[-SAID_LINES:]
+    except FileNotFoundError:
+        return []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,6 +39,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
                     text=True,
                     check=False,
                 )
-                said = (node.directory / "agent.log").read_text(errors="replace").splitlines()[-SAID_LINES:]
-                report.sections.append((f"{plan.name}: {node.name}", "\n".join([routes.stdout, *said])))
+                report.sections.append((f"{plan.name}: {node.name}", "\n".join([routes.stdout, *said(node)])))
     return report
