@@ -1,7 +1,7 @@
 """JSON to model and back, field by field as Calico writes them.
 
-Promises: what Calico wrote is read, and fields that are missing or of an old form are filled in; Calico reads what is
-written; fields that are unknown here survive a change. Types are strict: a number in a text, a truth value in a number
+Promises: what Calico wrote is read: a missing or null field is Go's zero value, old forms are known. Calico reads what is
+written as it was meant; fields that are unknown here survive a change. Types are strict: a number in a text, a truth value in a number
 or null in an object's place is Unreadable, which names the key and the field; a block that was read has attributes for
 every allocation, and all its ordinals lie in it.
 Does not know: etcd, what a value is used for.
@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from sys import intern
 from typing import Any
 
-from ipam.address_text import text_of
+from ipam.address_text import masked_network, text_of
 from ipam.etcd.store import Versioned
 from ipam.keys import RESERVATIONS, affinity_of_key, block_of_key, handle_of_key
 from ipam.model import (
@@ -278,7 +278,11 @@ def encode_handle(handle: Handle) -> bytes:
 
 
 def decode_config(stored: Versioned) -> IpamConfig:
-    """Decode the cluster's allocation rules; a missing field has its default. Raises Unreadable."""
+    """Decode the cluster's allocation rules. Raises Unreadable.
+
+    A missing key is IpamConfig's defaults; a missing field is Go's zero value, for Calico writes `false` by leaving the
+    field out.
+    """
     return read_stored(stored, _config)
 
 
@@ -286,7 +290,7 @@ def _config(stored: Versioned) -> IpamConfig:
     raw = stored_object(stored)
     return IpamConfig(
         strict_affinity=_field(raw, "strict_affinity", bool, False),
-        auto_allocate_blocks=_field(raw, "auto_allocate_blocks", bool, True),
+        auto_allocate_blocks=_field(raw, "auto_allocate_blocks", bool, False),
         blocks_per_node=_number(_field(raw, "maxBlocksPerHost", int, 0), LARGEST_NUMBER, "maxBlocksPerHost"),
         cooldown_seconds=_number(
             _field(raw, "ipCooldownSeconds", int, 0), LARGEST_NUMBER, "ipCooldownSeconds"
@@ -296,20 +300,19 @@ def _config(stored: Versioned) -> IpamConfig:
 
 
 def encode_config(config: IpamConfig) -> bytes:
-    """Encode the cluster's allocation rules as Calico does."""
-    raw: dict[str, Any] = {
+    """Encode the cluster's allocation rules as Calico does: what is false or 0 is left out."""
+    fields = {
         "strict_affinity": config.strict_affinity,
         "auto_allocate_blocks": config.auto_allocate_blocks,
+        "maxBlocksPerHost": config.blocks_per_node,
+        "ipCooldownSeconds": config.cooldown_seconds,
     }
-    if config.blocks_per_node:
-        raw["maxBlocksPerHost"] = config.blocks_per_node
-    if config.cooldown_seconds:
-        raw["ipCooldownSeconds"] = config.cooldown_seconds
+    raw = {name: value for name, value in fields.items() if value}
     return json.dumps(_with_other(raw, config.other), separators=(",", ":")).encode()
 
 
 def decode_reservation(stored: Versioned) -> tuple[Prefix, ...]:
-    """The prefixes that an IPReservation excludes from automatic assignment. Raises Unreadable."""
+    """The prefixes that an IPReservation excludes from automatic assignment, masked as in Calico. Raises Unreadable."""
     return read_stored(stored, _reservation)
 
 
@@ -322,4 +325,14 @@ def _reservation(stored: Versioned) -> tuple[Prefix, ...]:
     cidrs = _field(spec, "reservedCIDRs", list, ())
     if len(cidrs) > MOST_RESERVED:
         raise ValueError(f"spec.reservedCIDRs: {len(cidrs)} are more than {MOST_RESERVED}")
-    return tuple(_network(cidr, "spec.reservedCIDRs") for cidr in cidrs)
+    found = (_reserved(text, f"spec.reservedCIDRs[{index}]") for index, text in enumerate(cidrs))
+    return tuple(prefix for prefix in found if prefix is not None)
+
+
+def _reserved(text: object, name: str) -> Prefix | None:
+    if type(text) is not str:
+        raise ValueError(f"{name}: expected a network, got {text!r}")
+    try:
+        return masked_network(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -38,7 +38,7 @@ LOSSES: Mapping[str, str] = {
     BLOCKS: "nothing is assigned from it, and what is in it is not released; its pods keep their routes",
     HANDLES: "what it holds is not released",
     IPAM_CONFIG: "the rules last read hold; if none were, nothing is assigned",
-    RESERVATIONS: "what it last reserved holds; if that is not known, nothing is assigned",
+    RESERVATIONS: "no new address is assigned, for nobody knows which ones it keeps",
 }
 """Prefix -> what holds instead of an unreadable value below it."""
 

@@ -25,6 +25,7 @@ from agent.datastore.resources.resource_types import (
     IPAMConfiguration,
     IPPool,
     Resource,
+    canonical,
     encode,
     kind_of,
     with_revision,
@@ -76,7 +77,7 @@ def read(kind: str, value: Versioned) -> StoredResource:
         resource = msgspec.convert(document, KINDS[kind])
         if kind in PLURALS:
             _check_key(resource, stored.key)
-        return StoredResource(with_revision(resource, stored.revision), document, stored)
+        return StoredResource(canonical(with_revision(resource, stored.revision)), document, stored)
 
     return read_stored(value, found)
 

@@ -226,6 +226,11 @@ class AddressSearch:
         if self._cache.config.strict_affinity:
             self._looked_at.append("nothing is borrowed (strictAffinity is on)")
             return []
+        if (
+            not self._cache.config.auto_allocate_blocks
+        ):  # Calico refuses these rules, and assigns nothing by them
+            self._looked_at.append("nothing is borrowed (autoAllocateBlocks is off without strictAffinity)")
+            return []
         given: list[Assignment] = []
         for record in records:
             known = {**self._cache.lenders, **self._transaction.blocks}

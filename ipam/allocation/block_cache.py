@@ -1,7 +1,8 @@
 """What one node last saw of the blocks it may use: its own, those it borrowed from, and the cluster's rules.
 
 Promises: stale is harmless, because every write compares; one damaged block hides no other and is named in `damaged`.
-Rules and reservations that cannot be read are what they were; those that were never read are in `unknown_rules`.
+Rules that cannot be read are what they were; if they were never read, and of reservations always, they are in
+`unknown_rules`: nobody knows what may be assigned.
 Does not know: requests, transactions.
 """
 
@@ -79,25 +80,26 @@ class BlockCache:
             self.damaged[IPAM_CONFIG] = error
 
     def learn_reservations(self, listed: Mapping[str, Versioned]) -> None:
-        """Remember all reservations; one that cannot be read goes on reserving what it did."""
-        before, self.reservations = self.reservations, {}
+        """Remember all reservations; one that cannot be read is in `unknown_rules`, whatever it was."""
+        self.reservations = {}
         for key, stored in listed.items():
             try:
                 self.reservations[key] = decode_reservation(stored)
                 self.damaged.pop(key, None)
             except Unreadable as error:
                 self.damaged[key] = error
-                if key in before:
-                    self.reservations[key] = before[key]
 
     @property
     def unknown_rules(self) -> tuple[Unreadable, ...]:
-        """What of the rules and reservations cannot be read and was never read: nobody knows what may be assigned."""
+        """Why nobody knows what may be assigned: rules that were never read, and reservations that cannot be read now.
+
+        The rules of before keep two pods from one address, as any would. What a reservation said before does not say
+        what it keeps from being assigned now.
+        """
         return tuple(
             error
             for key, error in self.damaged.items()
-            if (key == IPAM_CONFIG and not self.config_known)
-            or (key.startswith(RESERVATIONS) and key not in self.reservations)
+            if (key == IPAM_CONFIG and not self.config_known) or key.startswith(RESERVATIONS)
         )
 
     @property
@@ -159,7 +161,6 @@ async def load_block_cache(store: Store, before: BlockCache, now: datetime) -> B
         node,
         config=before.config,
         config_known=before.config_known,
-        reservations=before.reservations,
         loaded_at=now,
     )
     claimed: list[Prefix] = []

@@ -153,13 +153,12 @@ def test_handles_and_rules_are_written_as_calico_does() -> None:
     raw = codec.encode_config(rules)
     assert json.loads(raw) == {
         "strict_affinity": True,
-        "auto_allocate_blocks": False,
         "maxBlocksPerHost": 7,
         "ipCooldownSeconds": 30,
         "kubeVirtVMAddressPersistence": "Enabled",
     }
     assert codec.decode_config(Versioned(IPAM_CONFIG, raw, 7)) == rules
-    assert codec.decode_config(Versioned(IPAM_CONFIG, b"{}", 7)) == IpamConfig()
+    assert codec.decode_config(Versioned(IPAM_CONFIG, b"{}", 7)) == IpamConfig(auto_allocate_blocks=False)
 
 
 @pytest.mark.parametrize("value", [b'{"block":{"x":1}}', b'{"block":[1]}', b'{"block":{"10.0.0.0/30":"x"}}'])

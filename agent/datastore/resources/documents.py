@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from agent.datastore.resources import ip_pool
-from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, kind_of
+from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, canonical, kind_of
 from agent.datastore.resources.schema import nearest, unknown_fields
 from agent.datastore.resources.validation import validate
 from agent.datastore.resources.yaml_lines import NotReadable, YamlDocument, parse_documents
@@ -160,7 +160,7 @@ def parse_document(raw: object, position: SourcePosition) -> Resource:
         raise invalid(_field_first(str(error))) from error
     if sentences := validate(resource):
         raise invalid(*sentences)
-    return resource
+    return canonical(resource)
 
 
 def _label_errors(metadata: Any) -> Iterator[str]:

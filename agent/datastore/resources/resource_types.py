@@ -27,7 +27,12 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec
-from agent.datastore.resources.ipam_types import BlockAffinitySpec, IPAMConfigurationSpec, IPReservationSpec
+from agent.datastore.resources.ipam_types import (
+    BlockAffinitySpec,
+    IPAMConfigurationSpec,
+    IPReservationSpec,
+    canonical_reservation,
+)
 
 API_VERSION = "projectcalico.org/v3"
 LARGEST_TTL_ANNOTATION = "projectcalico.org/tortie-bgp-ttl"
@@ -304,6 +309,13 @@ def kind_of(resource: Resource) -> str:
 def encode(resource: Resource) -> bytes:
     """The JSON that is stored: without resourceVersion, which only a read knows."""
     return msgspec.json.encode(with_revision(resource, None))
+
+
+def canonical(resource: Resource) -> Resource:
+    """A resource with its networks in their one form, where Calico takes several."""
+    if isinstance(resource, IPReservation):
+        return replace(resource, spec=canonical_reservation(resource.spec))
+    return resource
 
 
 def with_revision(resource: _Kind, revision: int | None) -> _Kind:

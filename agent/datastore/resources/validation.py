@@ -36,7 +36,7 @@ from agent.datastore.resources.resource_types import (
     Resource,
     WorkloadEndpoint,
 )
-from ipam.address_text import MAPPED, text_of
+from ipam.address_text import MAPPED, masked_network, text_of
 from ipam.allocation.ipam_config import config_fault
 from ipam.model import (
     BLOCK_LENGTHS,
@@ -87,7 +87,7 @@ def validate(resource: Resource) -> list[str]:
             found += _node_errors(resource)
         case IPReservation():
             for index, text in enumerate(resource.spec.reserved_cidrs):
-                found += readable(f"spec.reservedCIDRs[{index}]", text, ip_network)
+                found += readable(f"spec.reservedCIDRs[{index}]", text, masked_network)
         case IPAMConfiguration():
             found += _ipam_configuration_errors(resource)
         case WorkloadEndpoint():

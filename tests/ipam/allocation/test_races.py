@@ -50,7 +50,7 @@ async def test_thirty_two_processes_race_for_sixteen_blocks(
     world: World, server: Etcd, *, strict: bool
 ) -> None:
     await world.pool("p", "10.0.0.0/26", 30)
-    await world.rules(f'{{"strict_affinity":{str(strict).lower()}}}')
+    await world.rules(f'{{"strict_affinity":{str(strict).lower()},"auto_allocate_blocks":true}}')
     pipe = asyncio.subprocess.PIPE
     words = ("-m", "tests.scenes.ipam.racing", server.endpoint, "32")
     racers = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=pipe, stdout=pipe)

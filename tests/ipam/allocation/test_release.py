@@ -154,7 +154,7 @@ async def test_a_warm_release_is_two_round_trips_and_stale_hints_are_noticed(
     assert len(await allocator.release_handle(HandleId("h1"))) == 1
     assert store.calls - before == 2
     await other.assign(ask("h3"))
-    await world.rules('{"strictAffinity":false,"autoAllocateBlocks":true}')
+    await world.rules('{"auto_allocate_blocks":true}')
     assert len(await allocator.release_handle(HandleId("h2"))) == 1
     assert set((await world.held()).values()) == {"h3"}
     assert await world.faults() == []

@@ -144,7 +144,7 @@ async def test_leaks_and_unallocated_addresses_are_reported_and_never_repaired(
 
 async def test_every_address_of_a_pool_is_counted_once(world: World, store: FakeStore) -> None:
     record = await world.pool("p", "10.0.0.0/29")
-    await world.rules('{"ipCooldownSeconds":60}')
+    await world.rules('{"auto_allocate_blocks":true,"ipCooldownSeconds":60}')
     allocator = world.allocator()
     await allocator.assign(ask("h1", "n1", ipv4=2))
     await allocator.assign(ask("h2", "n1"))

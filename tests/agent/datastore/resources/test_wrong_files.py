@@ -109,8 +109,11 @@ GOLDEN: list[tuple[str, str, list[str]]] = [
     ),
     (
         "a reservation",
-        "kind: IPReservation\nmetadata: {name: r}\nspec:\n  reservedCIDRs:\n  - 10.0.0.1\n  - 10.0.0.1/8\n",
-        ["f: line 6: IPReservation r: spec.reservedCIDRs[1]: 10.0.0.1/8 has host bits set"],
+        "kind: IPReservation\nmetadata: {name: r}\nspec:\n  reservedCIDRs:\n  - 10.0.0.1\n  - 10.0.0.1/33\n",
+        [
+            "f: line 6: IPReservation r: spec.reservedCIDRs[1]: '10.0.0.1/33' is neither an address nor a network, "
+            "such as 10.0.0.1 or 10.0.1.0/24"
+        ],
     ),
     (
         "not YAML",
