@@ -122,6 +122,14 @@ def _compacted(block: Block, freed: tuple[int, ...], sequence: int) -> Block:
     )
 
 
+def without_stale(block: Block) -> Block:
+    """The block without attributes and sequence numbers that no allocation refers to; Calico 3.32 leaves some."""
+    kept = tuple(
+        (ordinal, number) for ordinal, number in block.sequence_of if block.allocations[ordinal] is not None
+    )
+    return _compacted(replace(block, sequence_of=kept), (), block.sequence + 1)
+
+
 def end_cooldown(block: Block, now: datetime, cooldown_seconds: int) -> Block:
     """Addresses released longer ago than the cooldown become free, at the tail of the queue."""
     until = now - timedelta(seconds=cooldown_seconds)

@@ -1,9 +1,9 @@
 """JSON to model and back, field by field as Calico writes them.
 
-Promises: what Calico wrote is read: a missing or null field is Go's zero value, old forms are known. Calico reads what is
-written as it was meant; fields that are unknown here survive a change. Types are strict: a number in a text, a truth value in a number
-or null in an object's place is Unreadable, which names the key and the field; a block that was read has attributes for
-every allocation, and all its ordinals lie in it.
+Promises: what Calico wrote is read: a missing or null field is Go's zero value, old forms are known. Calico reads what
+is written as it was meant; fields that are unknown here survive a change. Types are strict: a number in a text, a truth
+value in a number or null in an object's place is Unreadable, which names the key and the field; a block that was read
+has attributes for every allocation, and all its ordinals lie in it.
 Does not know: etcd, what a value is used for.
 """
 

@@ -117,8 +117,8 @@ CELLS: dict[str, dict[str, Cell]] = {
     },
     "BGPConfiguration": {
         "LOGSEVERITY": lambda r: r.spec.log_severity_screen,
-        "MESHENABLED": lambda r: r.spec.node_to_node_mesh_enabled,
-        "ASNUMBER": lambda r: r.spec.as_number,
+        "MESHENABLED": lambda r: r.spec.has_mesh,
+        "ASNUMBER": lambda r: r.spec.default_as_number,
     },
     "BGPPeer": {
         "PEERIP": lambda r: r.spec.peer_ip or r.spec.peer_selector,

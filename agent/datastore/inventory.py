@@ -6,9 +6,9 @@ Promises: pure; a damaged resource is named and hides no other. Does not know: t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 
 from agent.datastore.resources.resource_types import PLURALS, Node, WorkloadEndpoint
 from agent.datastore.resources.schema import value_at
@@ -39,6 +39,8 @@ class Inventory:
     reserved: list[Prefix] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
+    unknown_users: set[str] = field(default_factory=set)
+    """Keys of endpoints and nodes whose addresses cannot be read."""
 
 
 def inventory(stored: Mapping[str, Versioned]) -> Inventory:
@@ -65,9 +67,11 @@ def _reservation(found: Inventory, value: Versioned) -> None:
 
 def _endpoint(found: Inventory, value: Versioned) -> None:
     """What an endpoint says of addresses counts even if something else of it cannot be used."""
-    texts = value_at(read_stored(value, stored_object), ("spec", "ipNetworks"))
     name = resource_name(value.key, PLURALS["WorkloadEndpoint"]) or (None, value.key)
-    _note(found, texts if isinstance(texts, list) else (), f"endpoint {'/'.join(filter(None, name))}")
+    document = _user_document(found, value)
+    texts = value_at(document, ("spec", "ipNetworks")) or ()
+    user = f"endpoint {'/'.join(filter(None, name))}"
+    _note(found, texts if isinstance(texts, list) else (texts,), user, value.key)
     read_valid(WorkloadEndpoint, value)
 
 
@@ -75,15 +79,27 @@ def _node(found: Inventory, value: Versioned) -> None:
     name = resource_name(value.key, PLURALS["Node"])
     if name is not None:
         found.nodes.add(name[1])
-        node = read_stored(value, stored_object)
-        _note(found, (value_at(node, path) for path in TUNNEL_FIELDS), f"node {name[1]}")
+        node = _user_document(found, value)
+        texts = (text for path in TUNNEL_FIELDS if (text := value_at(node, path)) is not None)
+        _note(found, texts, f"node {name[1]}", value.key)
     read_valid(Node, value)
 
 
-def _note(found: Inventory, texts: Iterable[object], user: str) -> None:
+def _user_document(found: Inventory, value: Versioned) -> dict[str, Any]:
+    """The document of an endpoint or node, valid or not. Raises Unreadable."""
+    try:
+        return read_stored(value, stored_object)
+    except Unreadable as error:
+        found.unknown_users.add(error.key)
+        raise
+
+
+def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> None:
     for text in texts:
-        with suppress(ValueError):
+        try:
             found.in_use[ip_address(str(text).partition("/")[0])] = user
+        except ValueError:
+            found.unknown_users.add(key)
 
 
 _READERS: Mapping[str, Callable[[Inventory, Versioned], None]] = {

@@ -9,6 +9,7 @@ Does not know: transactions, whether a document may be written.
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ from agent.datastore.resources.resource_types import (
     kind_of,
     with_revision,
 )
-from agent.datastore.resources.schema import Document, null_object, with_unknown
+from agent.datastore.resources.schema import Document, null_object, with_unknown, without_zeros
 from agent.datastore.resources.validation import validate
 from ipam.address_text import text_of
 from ipam.codec import decode_affinity, decode_config, encode_config
@@ -41,6 +42,8 @@ from ipam.model import IpamConfig, PoolRecord
 from ipam.stored_json import read_stored, stored_object
 
 Read = TypeVar("Read", bound=Resource)
+_ZERO = re.compile(rb'null|""|:\s*0\s*[,}]')
+"""In the bytes of a value in which a field may have its zero value."""
 KIND_PREFIXES = {kind: resource_prefix(plural) for kind, plural in PLURALS.items()} | {
     "IPAMConfiguration": IPAM_CONFIG,
     "BlockAffinity": HOSTS,
@@ -74,7 +77,7 @@ def read(kind: str, value: Versioned) -> StoredResource:
 
     def found(stored: Versioned) -> StoredResource:
         document = _document(kind, stored)
-        resource = msgspec.convert(document, KINDS[kind])
+        resource = msgspec.convert(_without_zeros(document, stored, KINDS[kind]), KINDS[kind])
         if kind in PLURALS:
             _check_key(resource, stored.key)
         return StoredResource(canonical(with_revision(resource, stored.revision)), document, stored)
@@ -89,13 +92,20 @@ def read_valid(kind: type[Read], value: Versioned) -> Read:
         document = stored_object(stored)
         if b"null" in stored.value and (at := null_object(document, kind)) is not None:
             raise ValueError(f"{at}: expected an object, got null")
-        resource = with_revision(msgspec.convert(document, kind), stored.revision)
+        resource = with_revision(
+            msgspec.convert(_without_zeros(document, stored, kind), kind), stored.revision
+        )
         _check_key(resource, stored.key)
         if errors := validate(resource):
             raise ValueError(errors[0])
         return resource
 
     return read_stored(value, found)
+
+
+def _without_zeros(document: Document, stored: Versioned, kind: Any) -> Any:
+    """Looks for zero values only where there may be some: most values have none."""
+    return without_zeros(document, kind) if _ZERO.search(stored.value) else document
 
 
 def pool_record(value: Versioned) -> PoolRecord:

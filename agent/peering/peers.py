@@ -72,7 +72,7 @@ class PeeringInputs:
     def asn(self, node: NodeName) -> int:
         """A node's AS number: its own, else the cluster's."""
         own = self.nodes[node].bgp.as_number
-        return own if own is not None else self.cluster.as_number
+        return own if own is not None else self.cluster.default_as_number
 
     def port(self, node: NodeName) -> int:
         """The TCP port on which a node listens."""
@@ -285,7 +285,7 @@ def _reversed(inputs: PeeringInputs, name: str, spec: BGPPeerSpec) -> Iterator[_
 def _mesh(inputs: PeeringInputs) -> Iterator[_Candidate]:
     """The node-to-node mesh: every other node but route reflectors, whose peers are made by BGPPeers."""
     cluster = inputs.cluster
-    if not cluster.node_to_node_mesh_enabled or inputs.reflector_cluster_id(inputs.me):
+    if not cluster.has_mesh or inputs.reflector_cluster_id(inputs.me):
         return
     spec = BGPPeerSpec(
         password=cluster.node_mesh_password, max_restart_time=cluster.node_mesh_max_restart_time

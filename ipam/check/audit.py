@@ -10,13 +10,13 @@ Does not know: the store, time, files.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipam import block as blocks
 from ipam.allocation.sticky import is_retained
-from ipam.allocation.transaction import Transaction, serious_faults
+from ipam.allocation.transaction import Transaction, VersionedBlock, serious_faults
 from ipam.codec import decode_affinity, decode_block, decode_config, decode_handle
 from ipam.etcd.store import Versioned, revision_of
 from ipam.failures import Unreadable
@@ -32,7 +32,12 @@ from ipam.keys import (
     handle_key,
     is_fence,
 )
-from ipam.model import Address, Affinity, AffinityState, Block, Handle, HandleId, Pool, Prefix
+from ipam.model import Address, Affinity, AffinityState, Attributes, Block, Handle, HandleId, Pool, Prefix
+
+MOST_NAMED = 3
+"""Keys in one sentence."""
+WINDOWS_HANDLE = "windows-reserved-ipam-handle"
+"""Calico's, of the addresses in each block that a Windows node keeps for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,13 @@ class AuditFinding:
     address: Address | None = None
     handle: HandleId | None = None
     repairable: bool = False
+    is_harmless: bool = False
+    """No address depends on it: no problem, and repaired with the others."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of a report for programs."""
         raw = asdict(self) | {"address": None if self.address is None else str(self.address)}
+        raw["harmless"] = raw.pop("is_harmless")
         return {name: value for name, value in raw.items() if value is not None}
 
 
@@ -106,10 +114,16 @@ def audit(
     pools: Sequence[Pool] | None = None,
     in_use: Mapping[Address, str] | None = None,
     living: Mapping[Address, tuple[HandleId, str]] | None = None,
+    *,
+    unknown_users: Collection[str] = (),
+    in_kernel: Collection[Address] = (),
 ) -> tuple[AuditFinding, ...]:
-    """All inconsistencies. `in_use`: the addresses that endpoints and nodes say they have, and who says it.
+    """All inconsistencies.
 
+    `in_use`: all addresses that endpoints and nodes of the same snapshot name, in pools or not, and who uses each.
     `living`: those of the pods that live on the machine where this is asked, each with its handle and name.
+    `unknown_users`: those that may use others, for they cannot be read. `in_kernel`: addresses that a kernel was seen
+    to use at about that time, so no proof that one is not allocated.
     """
     found = [*snapshot.findings, *_structure(snapshot), *_claims(snapshot), *_handles(snapshot)]
     if pools is not None:
@@ -119,15 +133,19 @@ def audit(
             if not any(cidr.network_address in pool for pool in pools)
         ]
     if in_use is not None:
-        found += _usage(snapshot, in_use)
+        found += _usage(snapshot, {*in_use, *in_kernel, *(living or ())}, unknown_users)
+        found += _unallocated(snapshot, pools or (), in_use)
     found += _living(snapshot, living or {})
     return tuple(sorted(found, key=lambda finding: (finding.kind, finding.key, finding.text)))
 
 
 def _structure(snapshot: IpamSnapshot) -> Iterator[AuditFinding]:
     for cidr, block in snapshot.blocks.items():
-        for sentence in blocks.broken_invariants(block):
+        for sentence in serious_faults(block):
             yield AuditFinding("broken-block", block_key(cidr), f"block {cidr}: {sentence}")
+        if not serious_faults(block) and (left := blocks.broken_invariants(block)):
+            text = f"block {cidr} holds {'; '.join(left)}: harmless, Calico leaves them behind"
+            yield AuditFinding("stale-entries", block_key(cidr), text, repairable=True, is_harmless=True)
     ordered = sorted(snapshot.blocks, key=lambda cidr: (cidr.version, cidr))
     for first, second in itertools.pairwise(ordered):
         if first.version == second.version and first.overlaps(second):
@@ -187,24 +205,45 @@ def _say(counts: Mapping[Prefix, int]) -> str:
     return ", ".join(f"{count} of {cidr}" for cidr, count in sorted(counts.items(), key=str)) or "nothing"
 
 
-def _usage(snapshot: IpamSnapshot, in_use: Mapping[Address, str]) -> Iterator[AuditFinding]:
-    known: set[Address] = set()
+def _usage(
+    snapshot: IpamSnapshot, in_use: Collection[Address], unknown_users: Collection[str]
+) -> Iterator[AuditFinding]:
+    """What is allocated and known to be used by nobody, whatever pools there are."""
     for cidr, block in snapshot.blocks.items():
-        if serious_faults(block):
+        if serious_faults(block) or block.owner_kind != "host":
             continue
         for ordinal, attributes in blocks.allocated(block):
             address = blocks.address_of(block, ordinal)
-            known.add(address)
-            if address not in in_use and not is_retained(attributes):
-                words = dict(attributes.secondary)
-                who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
-                holder = f"{attributes.handle or 'no handle'} ({who or 'unknown'})"
-                text = f"address {address} is allocated to {holder} and not used"
-                yield AuditFinding(
-                    "leaked-address", block_key(cidr), text, address, blocks.bare_handle(attributes.handle)
-                )
+            if address in in_use or is_retained(attributes) or _is_no_endpoints(attributes):
+                continue
+            words = dict(attributes.secondary)
+            who = words.get("type") or "/".join(filter(None, (words.get("namespace"), words.get("pod"))))
+            text = (
+                f"address {address} is allocated to {attributes.handle or 'no handle'} ({who or 'unknown'})"
+            )
+            kind, why = "leaked-address", " and not used: no endpoint, tunnel or kernel that was read has it"
+            if unknown_users:
+                some = ", ".join(sorted(unknown_users)[:MOST_NAMED])
+                kind, why = "unknown-use", f", and who uses it is not known while this cannot be read: {some}"
+            handle = blocks.bare_handle(attributes.handle)
+            yield AuditFinding(kind, block_key(cidr), text + why, address, handle)
+
+
+def _is_no_endpoints(attributes: Attributes) -> bool:
+    """Whether an allocation is of Calico's for what has no endpoint: a Service, or what Windows keeps of a block."""
+    handle = blocks.bare_handle(attributes.handle)
+    return "service" in dict(attributes.secondary) or (handle or "").startswith(WINDOWS_HANDLE)
+
+
+def _unallocated(
+    snapshot: IpamSnapshot, pools: Sequence[Pool], in_use: Mapping[Address, str]
+) -> Iterator[AuditFinding]:
+    """What is used and lies in a pool or in a block, and is allocated to nobody."""
+    sound = [block for block in snapshot.blocks.values() if not serious_faults(block)]
+    known = {blocks.address_of(block, ordinal) for block in sound for ordinal, _ in blocks.allocated(block)}
     for address, user in in_use.items():
-        if address not in known:
+        is_ours = any(address in pool for pool in pools) or any(address in block.cidr for block in sound)
+        if is_ours and address not in known:
             text = f"address {address} is used by {user} and allocated to nobody"
             yield AuditFinding("unallocated-address", user, text, address)
 
@@ -247,7 +286,9 @@ def repairs(snapshot: IpamSnapshot, findings: Iterable[AuditFinding]) -> Iterato
         if not finding.repairable:
             continue
         transaction = Transaction()
-        if finding.handle is not None:
+        if finding.is_harmless:
+            _repair_entries(snapshot, finding.key, transaction)
+        elif finding.handle is not None:
             _repair_handle(snapshot, finding.handle, transaction)
         else:
             _repair_claim(snapshot, finding, transaction)
@@ -257,6 +298,14 @@ def repairs(snapshot: IpamSnapshot, findings: Iterable[AuditFinding]) -> Iterato
                 stored = snapshot.stored.get(key)
                 before.append((key, stored.value.decode(errors="replace") if stored is not None else None))
             yield Repair(finding, transaction, tuple(before))
+
+
+def _repair_entries(snapshot: IpamSnapshot, key: str, transaction: Transaction) -> None:
+    """Write a block without what no allocation refers to."""
+    cidr = block_of_key(key)
+    block = snapshot.blocks.get(cidr) if cidr is not None else None
+    if block is not None:
+        transaction.write_block(VersionedBlock(block, snapshot.revision(key)), blocks.without_stale(block))
 
 
 def _repair_handle(snapshot: IpamSnapshot, handle: HandleId, transaction: Transaction) -> None:

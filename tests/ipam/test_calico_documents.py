@@ -1,6 +1,6 @@
-"""What Calico stores about addresses, with each field missing, null, zero, empty and set: what is read, and written back.
+"""What Calico stores about addresses, each field missing, null, zero, empty and set: what is read, and written back.
 
-A missing key is the default; a missing or null field is the zero value of Go, which writes such fields with `omitempty`.
+A missing key is the default; a missing or null field is the zero value of Go, which leaves these out (`omitempty`).
 The documents are made from tables, by what a field may be; nothing in them is copied.
 """
 
@@ -131,8 +131,19 @@ TEXTS: tuple[tuple[str, str | None], ...] = (
     ("  ", None),
 )
 """A text, and what it reserves; None: nothing, as in Calico."""
-UNREADABLE_TEXTS = ("zz", "10.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/255.0.0.0", "10.0.0.0/x", "10.0.0.0/",
-                    "10.0.0.01", "fe80::1%eth0", "10.0.0.0 /24", "10.0.0.0/24,10.0.1.0/24", "10.0.0.1-10.0.0.9")  # fmt: skip
+UNREADABLE_TEXTS = (
+    *(
+        "zz",
+        "10.0.0",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/x",
+        "10.0.0.0/",
+        "10.0.0.01",
+    ),
+    *("fe80::1%eth0", "10.0.0.0 /24", "10.0.0.0/24,10.0.1.0/24", "10.0.0.1-10.0.0.9"),
+)
 
 
 @pytest.mark.parametrize(("text", "reserved"), TEXTS)

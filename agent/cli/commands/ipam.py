@@ -88,6 +88,8 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_ipam_show(arguments: argparse.Namespace) -> None:
     """`tortie ipam show`."""
+    import asyncio
+
     from agent.cli.commands import ipam_tables as views
     from agent.datastore.inventory import inventory
     from ipam.allocation.ipam_config import read_config
@@ -101,6 +103,7 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
     if wanted is not None:
+        facts.in_use = {**(asyncio.run(_used_here()) or {}), **facts.in_use}
         view = views.address_view(seen, facts, wanted)
     elif arguments.show_configuration:
         with reported(Malformed):
@@ -137,52 +140,79 @@ def living_pods(arguments: argparse.Namespace) -> dict[Address, tuple[HandleId, 
 
 
 def found_in(
-    stored: Mapping[str, Versioned], living: Mapping[Address, tuple[HandleId, str]] | None = None
+    stored: Mapping[str, Versioned],
+    living: Mapping[Address, tuple[HandleId, str]],
+    in_kernel: Mapping[Address, str] | None,
 ) -> tuple[IpamSnapshot, tuple[AuditFinding, ...]]:
-    """Everything inconsistent in a copy of the datastore, and with the pods that live on this machine."""
+    """Everything inconsistent in a copy of the datastore, and with this machine: its living pods, its kernel."""
     from agent.datastore.inventory import inventory
     from ipam.check.audit import AuditFinding, audit, decode_snapshot
 
     seen, facts = decode_snapshot(stored), inventory(stored)
     pools = [record.pool for record in facts.pools]
-    used = {address: user for address, user in facts.in_use.items() if any(address in pool for pool in pools)}
     damaged = [AuditFinding("damaged", key, sentence) for key, sentence in facts.damaged.items()]
-    return seen, (*damaged, *audit(seen, pools, used, living))
+    unknown = (
+        facts.unknown_users if in_kernel is not None else {*facts.unknown_users, "this machine's kernel"}
+    )
+    found = audit(seen, pools, facts.in_use, living, unknown_users=unknown, in_kernel=in_kernel or {})
+    return seen, (*damaged, *found)
+
+
+async def _used_here() -> Mapping[Address, str] | None:
+    """What this machine's kernel shows to be used, the only proof where nothing stored names it; None: unreadable."""
+    from agent.dataplane.inputs.used_addresses import used_addresses
+    from agent.dataplane.kernel.linux import NetlinkKernel
+    from agent.netlink.kernel_errors import KernelError
+
+    try:
+        kernel = NetlinkKernel()
+        try:
+            return used_addresses((await kernel.links()).values(), (await kernel.routes()).values())
+        finally:
+            kernel.close()
+    except (KernelError, OSError) as error:
+        print(f"tortie: what this machine's kernel uses is not known: {error}", file=sys.stderr)
+        return None
 
 
 def run_ipam_check(arguments: argparse.Namespace) -> None:
     """`tortie ipam check`."""
+    import asyncio
+
     before = living_pods(arguments)
     stored = with_store(arguments, lambda store: store.list(ROOT)).values
     after = living_pods(arguments) if before else {}
     # What came or went meanwhile is no inconsistency.
     living = {address: who for address, who in before.items() if after.get(address) == who}
-    seen, findings = found_in(stored, living)
+    seen, findings = found_in(stored, living, asyncio.run(_used_here()))
+    problems = [finding for finding in findings if not finding.is_harmless]
     for finding in findings:
         print(f"{finding.kind}: {finding.text}{' (repairable)' if finding.repairable else ''}")
     if arguments.output is not None:
         _write(arguments.output, {"findings": [finding.as_json() for finding in findings]})
-    left = len(findings)
+    left = len(problems)
     if arguments.fix and any(finding.repairable for finding in findings):
         fixed = with_store(arguments, lambda store: mended(store, seen, findings, arguments.undo_file))
-        print(f"{fixed} repaired; what stood there before is in {arguments.undo_file}")
-        left -= fixed
-    print(f"Check complete; found {len(findings)} problems.")
+        print(f"{len(fixed)} repaired; what stood there before is in {arguments.undo_file}")
+        left -= sum(not finding.is_harmless for finding in fixed)
+    print(f"Check complete; found {len(problems)} problems.")
     if left:
         raise CommandFailed(f"{left} problems remain")
 
 
-async def mended(store: Store, seen: IpamSnapshot, findings: Sequence[AuditFinding], undo_file: Path) -> int:
-    """Do the repairs, each under its guards; what stood there is on disk before the first one."""
+async def mended(
+    store: Store, seen: IpamSnapshot, findings: Sequence[AuditFinding], undo_file: Path
+) -> list[AuditFinding]:
+    """Do the repairs, each under its guards, and answer which; what stood there is on disk before the first one."""
     from ipam.check.audit import repairs
     from ipam.etcd.store import Committed
 
     planned = list(repairs(seen, findings))
     _write(undo_file, {"repairs": [repair.as_json() for repair in planned]}, fresh=True)
-    done = 0
+    done = []
     for repair in planned:
         if isinstance(await store.commit(*repair.transaction.guards_and_operations), Committed):
-            done += 1
+            done.append(repair.finding)
         else:
             print(f"not repaired, it has changed meanwhile: {repair.finding.text}")
     return done

@@ -1,12 +1,13 @@
 """The fields of Calico's BGP resources: BGPConfiguration, BGPPeer, BGPFilter.
 
-Promises: names, defaults and bounds of single fields are Calico's. Rules of more than one field: `validation`.
+Promises: names, defaults and bounds of single fields are Calico's; POINTERS are fields whose zero value Go tells
+from none. Rules of more than one field: `validation`.
 Does not know: etcd, files, sessions.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct, field
 
@@ -22,6 +23,8 @@ Priority = Annotated[int, Meta(ge=1, le=LARGEST_PRIORITY)]
 
 class SecretKeyRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One key of a named secret. Here a secret is a directory and a key a file in it (docs/decisions)."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset({"optional"})
 
     name: str
     key: str
@@ -61,8 +64,14 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     services are not announced, for this program knows no services; learned routes into them stay out of the kernel.
     """
 
-    node_to_node_mesh_enabled: bool = True
-    as_number: AsNumber = DEFAULT_AS
+    POINTERS: ClassVar[frozenset[str]] = frozenset(
+        {"nodeToNodeMeshEnabled", "asNumber", "nodeMeshMaxRestartTime"}
+    )
+
+    node_to_node_mesh_enabled: bool | None = None
+    """None: true."""
+    as_number: AsNumber | None = None
+    """None: DEFAULT_AS."""
     listen_port: Port | None = None
     bind_mode: str | None = None
     log_severity_screen: str = "Info"
@@ -81,9 +90,23 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     ipv4_normal_route_priority: Priority | None = None
     ipv6_normal_route_priority: Priority | None = None
 
+    @property
+    def has_mesh(self) -> bool:
+        """Whether every node peers with every node."""
+        return self.node_to_node_mesh_enabled is not False
+
+    @property
+    def default_as_number(self) -> int:
+        """The AS number of nodes that have none of their own."""
+        return self.as_number if self.as_number is not None else DEFAULT_AS
+
 
 class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Sessions of some nodes (`node`, `nodeSelector`, or all) with an address or with other nodes (`peerSelector`)."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset(
+        {"localASNumber", "maxRestartTime", "keepaliveTime", "numAllowedLocalASNumbers", "ttlSecurity"}
+    )
 
     node: str | None = None
     node_selector: str | None = None
@@ -109,6 +132,8 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
 
 class PrefixLength(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bounds of a prefix length; the family's own are checked in `validation`."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset({"min", "max"})
 
     min: Annotated[int, Meta(ge=0, le=128)] | None = None
     max: Annotated[int, Meta(ge=0, le=128)] | None = None
@@ -148,6 +173,8 @@ class OperationSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, renam
 
 class FilterRule(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """One rule: everything that is set must match, then the operations are done and the action ends the list."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset({"priority"})
 
     action: str
     cidr: str | None = None

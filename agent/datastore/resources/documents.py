@@ -17,7 +17,7 @@ import msgspec
 
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.resource_types import API_VERSION, KINDS, IPPool, Resource, canonical, kind_of
-from agent.datastore.resources.schema import nearest, unknown_fields
+from agent.datastore.resources.schema import nearest, unknown_fields, without_zeros
 from agent.datastore.resources.validation import validate
 from agent.datastore.resources.yaml_lines import NotReadable, YamlDocument, parse_documents
 from ipam.model import Pool
@@ -155,7 +155,7 @@ def parse_document(raw: object, position: SourcePosition) -> Resource:
     if sentences := [*unknown_fields(raw, KINDS[kind]), *_label_errors(raw.get("metadata"))]:
         raise invalid(*sentences)
     try:
-        resource = msgspec.convert(raw, KINDS[kind])
+        resource = msgspec.convert(without_zeros(raw, KINDS[kind]), KINDS[kind])
     except msgspec.ValidationError as error:
         raise invalid(_field_first(str(error))) from error
     if sentences := validate(resource):

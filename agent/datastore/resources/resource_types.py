@@ -20,7 +20,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct, field
@@ -61,6 +61,8 @@ class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="ca
 class IPPoolSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """An address pool; the checks that need more than one field are in `agent.datastore.resources.documents`."""
 
+    POINTERS: ClassVar[frozenset[str]] = frozenset({"assignmentMode"})
+
     cidr: str
     ipip_mode: str = "Never"
     vxlan_mode: str = "Never"
@@ -76,6 +78,8 @@ class IPPoolSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
 
 class NodeBGPSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """A node as a BGP speaker; the length in `ipv4_address` is what "same subnet" means for CrossSubnet."""
+
+    POINTERS: ClassVar[frozenset[str]] = frozenset({"asNumber"})
 
     as_number: int | None = None
     ipv4_address: str | None = None
@@ -122,7 +126,7 @@ class WorkloadEndpointSpec(Struct, frozen=True, kw_only=True, omit_defaults=True
     container_id: str | None = field(default=None, name="containerID")
     endpoint: str
     interface_name: str
-    ip_networks: list[str]
+    ip_networks: list[str] = []
     mac: str | None = None
     profiles: list[str] | None = None
     allow_spoofed_source_prefixes: list[str] | None = None

@@ -1,4 +1,4 @@
-"""What the fields of a kind are, and what that says of a plain value: unknown fields, changed fields, fields to keep.
+"""What the fields of a kind are, and what that says of a plain value: unknown, changed, missing and kept fields.
 
 Promises: pure; a field is named by its path as a person writes it, `spec.exportV4[0].action`.
 Does not know: which kinds there are.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,20 +54,97 @@ def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
 
 
 def with_unknown(new: Document, stored: Mapping[str, Any], kind: Any) -> Document:
-    """`new`, and of `stored` what the kind does not know: a field of a newer program survives our write.
+    """`new`, and of `stored` what the kind does not know and what says the same: nothing changes its form unasked.
 
-    A list is one value: a field of one of its items has no item in another list.
+    A field of a newer program survives our write, and a default that somebody wrote out stays. A list is one value: a
+    field of one of its items has no item in another list.
     """
-    found_fields = fields(kind)
-    if found_fields is None:
+    known = _fields(kind)
+    if known is None:
         return new
-    known = {**found_fields, "kind": str}
-    found = {name: value for name, value in stored.items() if name not in known} | new
-    for name, value in new.items():
-        before = stored.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            found[name] = with_unknown(value, before, known.get(name))
+    found = {name: value for name, value in stored.items() if name not in known and name != "kind"} | new
+    for name, field in known.items():
+        if name not in stored:
+            continue
+        value, before = new.get(name, ABSENT), stored[name]
+        if isinstance(value, dict) and isinstance(before, dict) and fields(field.type) is not None:
+            found[name] = with_unknown(value, before, field.type)
+        elif field.meaning(before) == field.meaning(value):
+            found[name] = before
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One field of a struct, and what Go makes of it."""
+
+    type: Any
+    is_optional: bool
+    default: Any
+    """As JSON's values; ABSENT: there is none."""
+    zero: object
+    """Go's zero value of its type; None: it has none, or it is a pointer in Go, and its zero value says something."""
+    is_object: bool
+
+    def is_missing(self, value: object) -> bool:
+        """Whether Go reads this value as it reads the field's absence."""
+        if not self.is_optional or self.is_object:
+            return False
+        return value is None or (type(value) is type(self.zero) and value == self.zero)
+
+    def meaning(self, value: object) -> Any:
+        """What a value of the field, or ABSENT, says, whatever its form."""
+        if value is ABSENT or self.is_missing(value):
+            return self.default
+        try:
+            return msgspec.to_builtins(msgspec.convert(without_zeros(value, self.type), self.type))
+        except msgspec.MsgspecError:
+            return value
+
+
+@cache
+def _fields(kind: Any) -> Mapping[str, _Field] | None:
+    for candidate in _candidates(kind):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            types = fields(candidate) or {}
+            pointers: frozenset[str] = getattr(candidate, "POINTERS", frozenset())
+            found = {}
+            for one in msgspec.structs.fields(candidate):
+                name, of = one.encode_name, types[one.encode_name]
+                default = one.default_factory() if callable(one.default_factory) else one.default
+                is_object = fields(of) is not None
+                is_unset = one.required or default is msgspec.UNSET
+                plain = ABSENT if is_unset else msgspec.to_builtins(default)
+                found[name] = _Field(
+                    of, not one.required, plain, None if name in pointers else _zero(of), is_object
+                )
+            return found
+    return None
+
+
+def _zero(kind: Any) -> object:
+    kinds = _candidates(kind)
+    return "" if str in kinds else 0 if int in kinds else None
+
+
+def without_zeros(raw: object, kind: Any) -> Any:
+    """A stored value without what Go reads as missing: null and zero values of fields that it leaves out when empty.
+
+    A field of a struct's POINTERS has no zero value but null. Null in an object's place stays (see `null_object`).
+    """
+    known = _fields(kind)
+    if known is not None and isinstance(raw, dict):
+        return {
+            name: without_zeros(value, known[name].type) if name in known else value
+            for name, value in raw.items()
+            if name not in known or not known[name].is_missing(value)
+        }
+    for candidate in _candidates(kind):
+        if get_origin(candidate) is list and isinstance(raw, list):
+            return [without_zeros(item, get_args(candidate)[0]) for item in raw]
+        if get_origin(candidate) is dict and get_args(candidate)[1] is str and isinstance(raw, dict):
+            return {name: "" if value is None else value for name, value in raw.items()}
+    return raw
 
 
 def null_object(raw: object, kind: Any, path: str = "") -> str | None:

@@ -241,7 +241,7 @@ def validate_bgp_configuration(name: str, spec: BGPConfigurationSpec) -> list[st
     restart_time = spec.node_mesh_max_restart_time
     found += readable("spec.nodeMeshMaxRestartTime", restart_time, _duration(LONGEST_RESTART_SECONDS))
     found += _service_errors(spec)
-    if not spec.node_to_node_mesh_enabled:
+    if not spec.has_mesh:
         for field, value in (
             ("nodeMeshPassword", spec.node_mesh_password),
             ("nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time),

@@ -135,11 +135,93 @@ async def test_leaks_and_unallocated_addresses_are_reported_and_never_repaired(
     assert found[1].as_json() == {
         "kind": "leaked-address",
         "key": BLOCK,
-        "text": "address 10.0.0.1 is allocated to h2 (unknown) and not used",
+        "text": "address 10.0.0.1 is allocated to h2 (unknown) and not used: "
+        "no endpoint, tunnel or kernel that was read has it",
         "address": "10.0.0.1",
         "handle": "h2",
         "repairable": False,
+        "harmless": False,
     }
+
+
+async def test_an_address_of_a_deleted_pool_is_used_as_long_as_somebody_has_it(
+    world: World, store: FakeStore
+) -> None:
+    await healthy(world)
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    in_use = {ip_address("10.0.0.0"): "endpoint a"}
+    in_kernel = [
+        ip_address("10.0.0.1"),
+        ip_address("10.0.0.3"),
+    ]  # the latter's pod may be younger than the snapshot
+    assert [finding.kind for finding in audit(seen, [], in_use, in_kernel=in_kernel)] == ["block-outside-pools"]
+
+
+async def test_nothing_is_called_leaked_while_something_that_may_use_it_cannot_be_read(
+    world: World, store: FakeStore
+) -> None:
+    await healthy(world)
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    found = audit(seen, None, {ip_address("10.0.0.0"): "endpoint a"}, unknown_users=["/calico/an-endpoint"])
+    assert [finding.kind for finding in found] == ["unknown-use"]
+    assert found[0].text.endswith("is not known while this cannot be read: /calico/an-endpoint")
+
+
+async def test_what_a_machine_uses_for_itself_and_lies_in_no_pool_and_no_block_is_no_finding(
+    world: World, store: FakeStore
+) -> None:
+    await healthy(world)
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    every = dict.fromkeys(CIDR, "somebody")
+    found = audit(seen, [], {**every, ip_address("192.0.2.1"): "endpoint of another IPAM"})
+    assert [str(finding.address) for finding in found] == ["None", "10.0.0.2", "10.0.0.3"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"affinity": "virtual:load-balancer"},
+        {"attributes": [{"handle_id": "lb-1", "secondary": {"service": "s", "namespace": "n"}}] * 2},
+        {"attributes": [{"handle_id": "windows-reserved-ipam-handle", "secondary": {}}] * 2},
+    ],
+)
+async def test_what_calico_allocates_for_no_endpoint_is_not_called_leaked(
+    world: World, store: FakeStore, change: dict[str, object]
+) -> None:
+    await healthy(world)
+    raw = {**json.loads(store.copy()[BLOCK]), **change}
+    await world.write(BLOCK, json.dumps(raw).encode())
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    assert "leaked-address" not in {finding.kind for finding in audit(seen, None, {})}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequenceNumberForAllocation": {"0": 5, "1": 6, "2": 7, "3": 8}},
+        {"more attributes": True},
+    ],
+    ids=["sequence numbers of free addresses", "attributes of nobody"],
+)
+async def test_what_calico_leaves_in_a_block_is_told_as_harmless_and_repaired_with_what_matters_kept(
+    world: World, store: FakeStore, change: dict[str, object]
+) -> None:
+    await healthy(world)
+    before = json.loads(store.copy()[BLOCK])
+    if "more attributes" in change:
+        change = {"attributes": [*before["attributes"], {"handle_id": "gone", "secondary": None}]}
+    await world.write(BLOCK, json.dumps({**before, **change}).encode())
+    seen = decode_snapshot((await store.list(IPAM)).values)
+    (finding,) = audit(seen)
+    assert (finding.kind, finding.is_harmless, finding.repairable) == ("stale-entries", True, True)
+    (repair,) = repairs(seen, [finding])
+    assert isinstance(await store.commit(*repair.transaction.guards_and_operations), Committed)
+    assert await world.faults() == []
+    after = json.loads(store.copy()[BLOCK])
+    kept = ("allocations", "unallocated", "attributes", "affinity", "affinity_claim_time")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after["sequenceNumberForAllocation"].keys() == {"0", "1"}
+    assert after["sequenceNumber"] == before["sequenceNumber"] + 1
 
 
 async def test_every_address_of_a_pool_is_counted_once(world: World, store: FakeStore) -> None:

@@ -78,8 +78,9 @@ class History:
         ):
             await self.world.pool(name, cidr, length)
         strict = self.dice.choice(["true", "false"])
+        cooldown = self.dice.choice([0, 20])
         await self.world.rules(
-            f'{{"strict_affinity":{strict},"auto_allocate_blocks":true,"ipCooldownSeconds":{self.dice.choice([0, 20])}}}'
+            f'{{"strict_affinity":{strict},"auto_allocate_blocks":true,"ipCooldownSeconds":{cooldown}}}'
         )
         self.store.chance = {Fault.LOST_REPLY: 0.05, Fault.UNAVAILABLE: 0.05}
         running: set[asyncio.Task[None]] = set()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.store import Delete
-from ipam.keys import handle_key, resource_key
+from ipam.keys import IPAM_CONFIG, block_key, handle_key, resource_key
 from ipam.model import Address, HandleId
 from tests.fixtures.etcd import Etcd, start_etcd
 from tests.scenes.ipam.world import World, ask
@@ -163,7 +163,7 @@ async def test_check_finds_fixes_and_keeps_what_it_replaced(
     code, out, err = await tortie(server, "check", "-o", str(report), "--fix", "--undo-file", str(undo))
     assert code == 1
     assert "orphaned-handle: handle h9 holds nothing (repairable)" in out
-    assert "leaked-address: address 10.0.0.5 is allocated to h2 (unknown) and not used\n" in out
+    assert "leaked-address: address 10.0.0.5 is allocated to h2 (unknown) and not used: no endpoint" in out
     assert out.endswith("Check complete; found 2 problems.\n")
     assert err == "tortie: 1 problems remain\n"
     assert [item["kind"] for item in json.loads(report.read_text())["findings"]] == [
@@ -175,6 +175,50 @@ async def test_check_finds_fixes_and_keeps_what_it_replaced(
     released = await tortie(server, "release", "--ip", "10.0.0.5", "--ip", "10.0.0.6", "--handle", "h2")
     assert released[1] == "Successfully released IP address 10.0.0.5\nIP address 10.0.0.6 is not assigned\n"
     assert await tortie(server, "check") == (0, "Check complete; found 0 problems.\n", "")
+
+
+async def test_what_calico_leaves_in_a_block_is_no_problem_and_goes_on_request(
+    server: Etcd, world: World, tmp_path: Path
+) -> None:
+    await world.allocator().release_handle(HandleId("h2"))
+    cidr = ip_network("10.0.0.4/30")
+    stored = await world.store.get(block_key(cidr))
+    assert stored is not None
+    raw = json.loads(stored.value)
+    raw["sequenceNumberForAllocation"]["2"] = 7
+    await world.write(block_key(cidr), json.dumps(raw).encode())
+    told = (
+        "stale-entries: block 10.0.0.4/30 holds a sequence number of an ordinal that is not allocated: "
+        "harmless, Calico leaves them behind (repairable)\n"
+    )
+    end = "Check complete; found 0 problems.\n"
+    assert await tortie(server, "check") == (0, told + end, "")
+    undo = tmp_path / "undo.json"
+    code, out, err = await tortie(server, "check", "--fix", "--undo-file", str(undo))
+    assert (code, err) == (0, "")
+    assert out == f"{told}1 repaired; what stood there before is in {undo}\n{end}"
+    assert await tortie(server, "check") == (0, end, "")
+
+
+async def test_an_address_of_a_pod_is_not_called_leaked_when_its_pool_is_gone(
+    server: Etcd, world: World
+) -> None:
+    await world.allocator().release_handle(HandleId("h2"))
+    await world.store.commit((), [Delete(resource_key("ippools", "p"))])
+    code, out, err = await tortie(server, "check")
+    assert "leaked" not in out
+    assert (code, err) == (1, "tortie: 1 problems remain\n")
+    assert out.startswith("block-outside-pools: block 10.0.0.4/30 lies in no pool\n")
+
+
+async def test_one_rule_is_changed_and_what_calico_left_out_stays_off(server: Etcd, world: World) -> None:
+    await world.rules('{"strict_affinity":true}')
+    code, out, _ = await tortie(server, "configure", "--max-blocks-per-host", "5")
+    assert code == 0
+    assert "| AutoAllocateBlocks | false |" in out
+    stored = await world.store.get(IPAM_CONFIG)
+    assert stored is not None
+    assert json.loads(stored.value) == {"strict_affinity": True, "maxBlocksPerHost": 5}
 
 
 async def test_the_rules_are_changed_only_into_rules_that_can_hold(server: Etcd, world: World) -> None:
