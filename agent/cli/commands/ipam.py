@@ -103,7 +103,8 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
     for sentence in (*(finding.text for finding in seen.findings), *facts.damaged.values()):
         print(f"tortie: {sentence}", file=sys.stderr)
     if wanted is not None:
-        facts.in_use = {**(asyncio.run(_used_here()) or {}), **facts.in_use}
+        in_kernel = asyncio.run(_used_here())
+        facts.in_use = {**(in_kernel or {}), **facts.in_use}
         view = views.address_view(seen, facts, wanted)
     elif arguments.show_configuration:
         with reported(Malformed):

@@ -154,7 +154,9 @@ async def test_an_address_of_a_deleted_pool_is_used_as_long_as_somebody_has_it(
         ip_address("10.0.0.1"),
         ip_address("10.0.0.3"),
     ]  # the latter's pod may be younger than the snapshot
-    assert [finding.kind for finding in audit(seen, [], in_use, in_kernel=in_kernel)] == ["block-outside-pools"]
+    assert [finding.kind for finding in audit(seen, [], in_use, in_kernel=in_kernel)] == [
+        "block-outside-pools"
+    ]
 
 
 async def test_nothing_is_called_leaked_while_something_that_may_use_it_cannot_be_read(
