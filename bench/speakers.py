@@ -182,6 +182,9 @@ class Tortie:
             "TORTIE_CNI_SOCKET": str(folder / "run" / "cni.sock"),
             "TORTIE_ETCD_ENDPOINTS": ETCD_URL,
             "TORTIE_LOG_LEVEL": "warning",
+            # The feeder is a node of the mesh, and announces what no node would; its peers here have no limits either.
+            "TORTIE_BGP_MESH_MAXIMUM_PREFIXES": "0",
+            "TORTIE_BGP_MAXIMUM_MEBIBYTES": "0",
             **self.more,
         }
         self.pids: list[int] = []

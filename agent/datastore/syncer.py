@@ -95,8 +95,8 @@ class Syncer:
     def foreign(self) -> str | None:
         """Why this is an empty datastore or another cluster's: then nothing follows from it, and nothing is written."""
         state = self._state
-        if self._waiting or not (state.lost or state.missing):
-            return None
+        if self._waiting or state.has_lost_pools or not (state.lost or state.missing):
+            return None  # a pool that cannot be read may be the one that holds them
         missing = {key for key in state.missing if key.startswith(POOLS)}
         lost = [found for key in state.lost if (found := state.endpoint(key)) is not None]
         return foreign(state.living.count, lost, state.pools, missing)

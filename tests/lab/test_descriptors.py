@@ -46,6 +46,15 @@ def unix(path: Path, octets: bytes) -> socket.socket:
     return made
 
 
+def speaker(node: LabNode) -> socket.socket:
+    """A socket of a node, with the TTL that its neighbours demand of a BGP speaker there (RFC 5082)."""
+    with entered(NAMESPACES / node.namespace):
+        made = socket.socket()
+    made.settimeout(SECONDS)
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    return made
+
+
 def log_of(node: LabNode) -> str:
     return (node.directory / "agent.log").read_text()
 
@@ -65,8 +74,8 @@ def test_a_node_without_descriptors_says_so_and_serves_afterwards_what_waited(la
         # The free numbers below the highest are taken by whoever comes first.
         idle = [unix(node.run / "metrics.sock", b"") for _ in range(60)]
         waiting = {name: unix(node.run / name, octets) for name, octets in asked.items()}
-        with entered(NAMESPACES / other.namespace):
-            bgp = socket.create_connection((str(node.interface.ip), BGP), SECONDS)
+        bgp = speaker(other)
+        bgp.connect((str(node.interface.ip), BGP))
         for one in (*idle, *waiting.values(), bgp):
             stack.enter_context(one)
         # A dump and a look at a link are wanted now, too: each needs a socket of its own.
