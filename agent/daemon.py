@@ -26,6 +26,7 @@ from agent import control
 from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.dependencies import Dependencies
+from agent.cni.endpoint_update import EndpointUpdate
 from agent.cni.leak_collector import LeakCollector
 from agent.cni.living_pods import LivingPods
 from agent.cni.pod.pod_network import NetlinkPodNetwork
@@ -163,6 +164,9 @@ class Agent:
         self._put_back = PutBack(
             dependencies, self._state, self._may_write, self._clock, self._cni.locked, self._state_changed
         )
+        self._endpoint_update = EndpointUpdate(
+            dependencies, self._state, self._cni.profiles, self._in_sync, self._clock, self._cni.locked
+        )
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
             self._readiness,
@@ -232,6 +236,7 @@ class Agent:
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
                 self._calico.troubles,
+                lambda: self._cni.profiles.troubles(),
             ),
         )
 
@@ -286,6 +291,7 @@ class Agent:
             "leaks": self._collector.run,
             "datastore addresses": self._datastore.run,
             "living pods": self._put_back.run,
+            "endpoints": self._endpoint_update.run,
             "supervision": self._supervision.run,
             "lag": self._lag.run,
             "filter counters": self._filter.run,
@@ -320,6 +326,7 @@ class Agent:
 
     def _went_back(self) -> None:
         self._allocator.forget()
+        self._cni.profiles.forget()
         self._put_back.look()
 
     async def _desired_state(self, links: Mapping[str, Link]) -> DesiredState:

@@ -14,6 +14,13 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.cni.plugin.spec import Request
 from agent.dataplane.kernel.calico_names import WORKLOAD_PREFIX
+from agent.datastore.resources.endpoint_form import (
+    DEFAULT_NAMESPACE,
+    KUBERNETES,
+    NETWORK_ANNOTATION,
+    in_form,
+    network_of,
+)
 from agent.datastore.resources.resource_types import (
     Metadata,
     WorkloadEndpoint,
@@ -34,7 +41,6 @@ GATEWAY_6 = IPv6Address("fe80::ecee:eeff:feee:eeee")
 """Every pod's IPv6 gateway: what the kernel makes of HOST_MAC for each host side (RFC 4291, appendix A)."""
 HASH_LENGTH = 11
 """`cali` and eleven characters make the fifteen that a name may have."""
-DEFAULT_NAMESPACE = "default"
 USUAL_INTERFACE = "eth0"
 """Names are Calico's for this one; a second interface of a container has its own name and its own handle."""
 RANDOM_ID = re.compile(r"[0-9a-f]{11,}")
@@ -106,6 +112,11 @@ def handle_of(network: str, container_id: str, interface: str) -> HandleId:
     return HandleId(f"{network}.{container_id}{suffix}")
 
 
+def handle_of_endpoint(endpoint: WorkloadEndpoint) -> HandleId:
+    """The handle of an endpoint's addresses."""
+    return handle_of(network_of(endpoint), endpoint.spec.container_id or "", endpoint.spec.endpoint)
+
+
 def retention(request: Request) -> Retention | None:
     """For which name, and how long, the addresses outlive the attachment; None for a workload without a name."""
     seconds = request.options.keep_seconds
@@ -141,7 +152,7 @@ def namespace(request: Request) -> str:
 def workload(request: Request) -> tuple[str, str]:
     """(orchestrator, workload) of the attachment's endpoint."""
     if request.kubernetes_pod is not None:
-        return "k8s", request.kubernetes_pod[1]
+        return KUBERNETES, request.kubernetes_pod[1]
     return "cni", request.container_id
 
 
@@ -156,9 +167,12 @@ def endpoint(
 ) -> WorkloadEndpoint:
     """The attachment's endpoint as it is stored; `created` is a time as Kubernetes writes it."""
     orchestrator, name = workload(request)
-    return WorkloadEndpoint(
+    made = WorkloadEndpoint(
         metadata=Metadata(
-            name=stored_name(request, node), namespace=namespace(request), creation_timestamp=created
+            name=stored_name(request, node),
+            namespace=namespace(request),
+            creation_timestamp=created,
+            annotations={NETWORK_ANNOTATION: request.network},
         ),
         spec=WorkloadEndpointSpec(
             node=node,
@@ -173,6 +187,7 @@ def endpoint(
             profiles=[request.network],
         ),
     )
+    return in_form(made, request.network, created)
 
 
 def secondary_attributes(

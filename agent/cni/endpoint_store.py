@@ -17,12 +17,13 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import handle, namespace, retention, secondary_attributes, stored_name
+from agent.cni.attachment import handle, namespace, retention, secondary_attributes, stored_name, workload
 from agent.cni.dependencies import Dependencies, translated_errors
 from agent.cni.living_pods import Record
 from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import JournalFull, Release, ReleaseJournal
+from agent.datastore.network_profiles import NetworkProfiles
 from agent.datastore.resources.resource_types import PLURALS, WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import read_valid
 from ipam.address_text import text_of
@@ -72,9 +73,15 @@ class EndpointStore:
     """Addresses and endpoints of this node's attachments."""
 
     def __init__(
-        self, dependencies: Dependencies, journal: ReleaseJournal, clock: Clock, waits: Waits = USUAL_WAITS
+        self,
+        dependencies: Dependencies,
+        journal: ReleaseJournal,
+        profiles: NetworkProfiles,
+        clock: Clock,
+        waits: Waits = USUAL_WAITS,
     ) -> None:
         self._dependencies = dependencies
+        self._profiles = profiles
         self._journal = journal
         self._clock = clock
         self._waits = waits
@@ -146,6 +153,10 @@ class EndpointStore:
             retained_for=kept.handle if kept is not None else None,
         )
         return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
+
+    async def ensure_profile(self, request: Request) -> None:
+        """Have the profile that the endpoint names be there. Known to be, it costs nothing; a failure is a trouble."""
+        await self._profiles.ensure(request.network, workload(request)[0], self._waits.assignment)
 
     async def assigned(self, assigning: Assigning) -> tuple[Assignment, ...]:
         """The addresses; asked again, the same. No transaction is under way when it raises CniError."""

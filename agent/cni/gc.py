@@ -1,6 +1,6 @@
 """GC: what this node still holds for attachments of a network that no runtime knows any more.
 
-Promises: pure; only this node's, only this network's, and only what says so itself: an endpoint by its profile, an
+Promises: pure; only this node's, only this network's, and only what says so itself: an endpoint by its network, an
 allocation by the words that ADD recorded with it. Does not know: how a thing is freed.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from agent.cni.attachment import attachment_of
 from agent.cni.plugin.spec import Request, Verb
+from agent.datastore.resources.endpoint_form import is_of_network
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from ipam.model import Attributes, Block, NodeName
 
@@ -32,7 +33,7 @@ def garbage(
 
 def _of_endpoint(request: Request, endpoint: WorkloadEndpoint) -> Request | None:
     spec = endpoint.spec
-    if request.addresses_only or spec.profiles != [request.network]:
+    if request.addresses_only or not is_of_network(endpoint, request.network):
         return None
     pod = (endpoint.metadata.namespace, spec.pod) if spec.orchestrator == "k8s" else (None, None)
     return _release(request, (spec.container_id or "", spec.endpoint), *pod)

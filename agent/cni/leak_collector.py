@@ -18,7 +18,7 @@ from contextlib import suppress
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import USUAL_INTERFACE, handle_of, host_interface_of
+from agent.cni.attachment import USUAL_INTERFACE, handle_of_endpoint, host_interface_of
 from agent.cni.dependencies import Dependencies
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.state_cache import StateCache, own_blocks
@@ -101,7 +101,7 @@ class LeakCollector:
         for endpoint in found[:MOST_ORPHANS]:
             if endpoint.addresses[0] in self._first:
                 continue  # its allocation is looked at, and the endpoint goes with that
-            assigned = await self._dependencies.allocator.allocations(_handle(endpoint))
+            assigned = await self._dependencies.allocator.allocations(handle_of_endpoint(endpoint))
             look = self._look_at_endpoint(endpoint, assigned)
             earlier = self._orphans.get(look.address)
             evidence = prove_leak(earlier, look) if earlier is not None else None
@@ -113,7 +113,9 @@ class LeakCollector:
         self._orphans = suspects
 
     def _is_deserted(self, endpoint: WorkloadEndpoint) -> bool:
-        return _handle(endpoint) not in self._dependencies.living and not self._dependencies.pods.exists(
+        return handle_of_endpoint(
+            endpoint
+        ) not in self._dependencies.living and not self._dependencies.pods.exists(
             endpoint.spec.interface_name
         )
 
@@ -125,7 +127,7 @@ class LeakCollector:
         revision = now.metadata.resource_version
         return Observation(
             address=endpoint.addresses[0],
-            handle=_handle(endpoint),
+            handle=handle_of_endpoint(endpoint),
             sequence=int(revision) if revision is not None else None,
             made_by=NodeName(endpoint.spec.node),
             boot_of_allocation=None,
@@ -189,7 +191,7 @@ class LeakCollector:
     def _user(self, address: Address, handle: HandleId | None) -> str | None:
         """Who else names the address: another container's endpoint here, or a node for its tunnel."""
         for endpoint in self._cluster.endpoints:
-            if address in endpoint.addresses and _handle(endpoint) != handle:
+            if address in endpoint.addresses and handle_of_endpoint(endpoint) != handle:
                 return f"endpoint {endpoint.metadata.name}"
         for name, node in self._cluster.nodes.items():
             if address in (node.ipip_address, node.vxlan_address):
@@ -198,7 +200,7 @@ class LeakCollector:
 
     async def _free(self, address: Address, handle: HandleId, evidence: str) -> None:
         found = self._cluster.find_endpoint(
-            lambda endpoint: address in endpoint.addresses and _handle(endpoint) == handle
+            lambda endpoint: address in endpoint.addresses and handle_of_endpoint(endpoint) == handle
         )
         piggyback = PiggybackedWrites()
         if found is not None:
@@ -209,8 +211,3 @@ class LeakCollector:
             self._dependencies.remove_endpoint(endpoint)
         await self._dependencies.allocator.release_handle(handle, piggyback)
         log.warning("garbage.freed", evidence=evidence)
-
-
-def _handle(endpoint: WorkloadEndpoint) -> HandleId:
-    spec = endpoint.spec
-    return handle_of((spec.profiles or [""])[0], spec.container_id or "", spec.endpoint)

@@ -23,7 +23,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from agent.cni.attachment import handle_of
+from agent.cni.attachment import handle_of_endpoint
+from agent.datastore.resources.endpoint_form import network_of
 from agent.datastore.resources.resource_types import WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import key_of
 from agent.trouble import Trouble, TroubleKind
@@ -81,13 +82,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 def record_of_endpoint(endpoint: WorkloadEndpoint, boot_id: str) -> Record:
     """The record of an attachment that has none: an older version made it, or the file could not be written."""
     spec = endpoint.spec
-    network = (spec.profiles or [""])[0]
-    words = {"node": spec.node, "network": network, "boot": boot_id}
+    words = {"node": spec.node, "network": network_of(endpoint), "boot": boot_id}
     if spec.orchestrator == "k8s":
         words |= {"namespace": endpoint.metadata.namespace or "", "pod": spec.workload or ""}
-    handle = handle_of(network, spec.container_id or "", spec.endpoint)
     return Record(
-        handle=handle,
+        handle=handle_of_endpoint(endpoint),
         ips=tuple(map(text_of, endpoint.addresses)),
         attributes=tuple(sorted(words.items())),
         endpoint=with_revision(endpoint, None),
@@ -153,10 +152,15 @@ class LivingPods:
         record = self._records.get(handle)  # type: ignore[call-overload]
         return record is not None and self._lives(record)
 
+    def record(self, key: str) -> Record | None:
+        """The record of the living pod under an endpoint's etcd key; None if none lives there."""
+        record = self._by_key.get(key)
+        return record if record is not None and self._lives(record) else None
+
     def endpoint(self, key: str) -> WorkloadEndpoint | None:
         """The endpoint of the living pod under an etcd key; None if none lives there."""
-        record = self._by_key.get(key)
-        return record.endpoint if record is not None and self._lives(record) else None
+        record = self.record(key)
+        return record.endpoint if record is not None else None
 
     @property
     def endpoints(self) -> tuple[WorkloadEndpoint, ...]:

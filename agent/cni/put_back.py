@@ -20,8 +20,10 @@ from agent.clock import Clock
 from agent.cni.attachment import USUAL_INTERFACE, attachment_of, host_interface_of
 from agent.cni.dependencies import Dependencies
 from agent.cni.living_pods import Record
+from agent.datastore.network_profiles import RFC_3339
 from agent.datastore.recovery import Loss, is_deliberate
-from agent.datastore.resources.resource_types import encode
+from agent.datastore.resources.endpoint_form import in_form, network_of
+from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.datastore.state_cache import StateCache
 from agent.trouble import Trouble, TroubleKind
 from ipam import block as blocks
@@ -169,7 +171,9 @@ class PutBack:
             if record.endpoint is None or record.key is None or loss is None:
                 return NO_WRITES
             guard = Unchanged(record.key, loss.revision)
-            return PiggybackedWrites((guard,), (Put(record.key, encode(record.endpoint)),))
+            return PiggybackedWrites(
+                (guard,), (Put(record.key, encode(self._formed(record.endpoint, record))),)
+            )
 
         request = AddressRequest(
             handle=record.handle,
@@ -193,6 +197,11 @@ class PutBack:
         if record.endpoint is not None and loss is not None:
             self._cluster.lost.pop(record.key or "", None)
         return done
+
+    def _formed(self, endpoint: WorkloadEndpoint, record: Record) -> WorkloadEndpoint:
+        """As an ADD writes it: an older agent may have made the record."""
+        network = record.words.get("network") or network_of(endpoint)
+        return in_form(endpoint, network, self._clock.wall().strftime(RFC_3339))
 
     async def _gone_holders(self, addresses: tuple[Address, ...]) -> frozenset[HandleId]:
         """Who holds these addresses by the datastore and was a pod of this node that is gone. Raises StoreError."""

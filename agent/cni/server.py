@@ -29,6 +29,7 @@ from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.release_replay import ReleaseReplay
 from agent.cni.results import render_error, render_versions
 from agent.cni.verbs import Verbs
+from agent.datastore.network_profiles import NetworkProfiles
 from agent.unix_server import Bounds, UnixServer
 from ipam.codec import decode_block
 from ipam.failures import IpamError, Unreadable
@@ -62,7 +63,8 @@ class CniServer:
         self._dependencies = dependencies
         self._journal = journal
         self._clock = clock
-        self._store = EndpointStore(dependencies, journal, clock, waits)
+        self.profiles = NetworkProfiles(dependencies.store, clock)
+        self._store = EndpointStore(dependencies, journal, self.profiles, clock, waits)
         self._verbs = Verbs(dependencies, self._store, clock)
         self.release_replay = ReleaseReplay(dependencies, journal, self._verbs, clock, self.locked)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}

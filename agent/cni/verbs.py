@@ -29,6 +29,7 @@ from agent.cni.plugin.options import CniError, Code
 from agent.cni.plugin.spec import Request
 from agent.cni.release_journal import Release
 from agent.cni.results import render, render_addresses
+from agent.datastore.network_profiles import RFC_3339
 from agent.datastore.resources.resource_types import WorkloadEndpoint, encode
 from agent.netlink.kernel_errors import KernelError
 from ipam.address_text import text_of
@@ -140,6 +141,7 @@ class Verbs:
             await self._pods.configure_pod(replace(desired, addresses=made.addresses))
             self._dependencies.add_endpoint(made)
             self._store.remember(request, made.addresses, made)
+            await self._store.ensure_profile(request)
             await self._dependencies.wait_for_routes(made.addresses, ADD_ROUTE_SECONDS)
             self._dependencies.require_not_dropped()
         except BaseException:
@@ -155,7 +157,7 @@ class Verbs:
     def _endpoint_writer(self, request: Request, endpoints: Endpoints) -> Piggyback:
         """What writes the endpoint with its addresses; it is noted in `endpoints`."""
         key, mac = self._store.key(request), mac_of(request)
-        created = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+        created = self._clock.wall().strftime(RFC_3339)
 
         def writes(assignments: tuple[Assignment, ...]) -> PiggybackedWrites:
             addresses = [item.address for item in assignments]

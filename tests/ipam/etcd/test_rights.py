@@ -12,7 +12,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
+from agent.datastore.network_profiles import NetworkProfiles
 from agent.datastore.resources.documents import read
+from agent.datastore.resources.endpoint_form import profile_key
 from agent.datastore.resources.resource_types import encode
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
@@ -34,7 +36,7 @@ from tests.fixtures.etcd import Etcd, start_etcd
 from tests.scenes.ipam.world import ask, endpoint
 
 PAGE = ROOT / "docs" / "etcd.md"
-NODE, PASSWORD, ROOTS = NodeName("node1"), "first", "roots"
+NODE, PASSWORD, ROOTS, NETWORK = NodeName("node1"), "first", "roots", "net"
 POOL_KEY = resource_key("ippools", "default-ipv4-ippool")
 WAIT_SECONDS = 20
 
@@ -49,7 +51,10 @@ def etcdctl(server: Etcd, *words: str) -> None:
 def documented() -> list[list[str]]:
     """The page's commands, for our node."""
     lines = [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    etcdctl ")]
-    return [line.replace("NODE", NODE).replace("PASSWORD", PASSWORD).split()[1:] for line in lines]
+    return [
+        line.replace("NODE", NODE).replace("PASSWORD", PASSWORD).replace("NETWORK", NETWORK).split()[1:]
+        for line in lines
+    ]
 
 
 async def prepare(server: Etcd) -> None:
@@ -106,6 +111,11 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
             bell.clear()
     result = await allocator.assign(ask("pod", NODE), lambda _: endpoint("pod"))
     assert len(result) == 1
+    profiles = NetworkProfiles(store, SystemClock())
+    await profiles.ensure(NETWORK, "k8s", WAIT_SECONDS)
+    await profiles.keep({NETWORK: "k8s"})
+    assert not [*profiles.troubles()]
+    assert await store.get(profile_key(NETWORK)) is not None
     syncer.follow_endpoints("default")
     await allocator.release_handle(HandleId("pod"))
     await allocator.release_node(NODE)
@@ -125,6 +135,8 @@ async def test_a_node_does_all_its_work_with_the_documented_rights(server: Etcd)
         resource_key("nodes", "node1a"),
         resource_key("bgppeers", "p"),
         resource_key("ipreservations", "r"),
+        resource_key("profiles", "kns.default"),
+        resource_key("profiles", "net2"),
         f"{affinity_prefix(NodeName('node2'), 4)}10.0.0.0-26",
         f"{affinity_prefix(NodeName('node10'), 4)}10.0.0.0-26",
         "/registry/secrets/a",

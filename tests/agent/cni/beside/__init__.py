@@ -1,0 +1,1 @@
+"""Tests of `agent.cni` beside Calico: what its tools find of ours."""
