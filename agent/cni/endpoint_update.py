@@ -111,7 +111,7 @@ class EndpointUpdate:
             )
             if not isinstance(outcome, Committed):
                 return False
-            self._cluster.add_endpoint(with_revision(formed, outcome.revision))
+            # The watch reports it: what is at hand here may already be older than that.
             record = self._dependencies.living.record(key)
             if record is not None:
                 self._dependencies.living.add(
