@@ -34,7 +34,7 @@ ROUNDS = 8
 BYTES_A_ROUND, FIELDS_A_ROUND = 4, 1
 """Damages of each kind of which there may be any number of values."""
 LEAST_PAIRS = 400
-ENDPOINTS, NODES = f"{RESOURCES}workloadendpoints/", f"{RESOURCES}nodes/"
+ENDPOINTS, NODES, PROFILES = (f"{RESOURCES}{kind}/" for kind in ("workloadendpoints", "nodes", "profiles"))
 NAMED = re.compile(r"(.+?): revision (\d+) cannot be read: ")
 LARGE = 100_000
 """Bytes: as large a value is written once of a kind, not in every round."""
@@ -112,8 +112,8 @@ class Campaign:
         claims = {key: claim for key in stored if (claim := affinity_of_key(key)) is not None}
         owner = {claim[1]: claim[0] for claim in claims.values()}
         for key, value in stored.items():
-            if is_fence(key):
-                continue  # its revision counts, whatever is in it
+            if is_fence(key) or key.startswith(PROFILES):
+                continue  # of the one the revision counts, of the other that it is there: nobody reads what is in it
             nodes = self.lab.plan.nodes
             if key.startswith(ENDPOINTS):
                 kind, nodes = "WorkloadEndpoint", self._by_name(json.loads(value)["spec"]["node"])

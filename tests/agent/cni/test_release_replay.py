@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -321,13 +322,12 @@ async def test_a_hundred_thousand_files_and_bad_ones_among_them_hold_neither_the
 
 
 async def longest_hold() -> float:
-    """For how long at most the loop was held until this is cancelled."""
-    loop = asyncio.get_running_loop()
+    """For how long at most the loop was held until this is cancelled, by its thread's own time."""
     longest = 0.0
     try:
         while True:
-            began = loop.time()
+            began = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, loop.time() - began)
+            longest = max(longest, time.thread_time() - began)
     except asyncio.CancelledError:
         return longest
