@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -20,38 +16,13 @@ from agent.foreign_files import Unfit, read_file
 from agent.peering.drain import DrainFile
 from agent.peering.passwords import PasswordFiles
 from agent.preflight.proc_scan import file_text
+from tests.fixtures.odd_files import alarm, device, huge, listening_socket
+
+__all__ = ["alarm"]
+
+pytestmark = pytest.mark.usefixtures("alarm")
 
 MOST = 100
-PATIENCE_SECONDS = 2.0
-
-
-@pytest.fixture(autouse=True)
-def alarm() -> Iterator[None]:
-    """Whoever waits for a FIFO's writer fails, and does not hang."""
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"it waits still after {PATIENCE_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def listening_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-def device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero, which has no end
-
-
-def huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-    path.chmod(0o600)
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from agent.cni.release_journal import (
     ReleaseJournal,
     Unplayable,
 )
+from tests.fixtures.odd_files import device, huge, listening_socket
 from tests.fixtures.tiny_disk import TinyDisk, tiny_disk
 
 
@@ -72,18 +72,8 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def listening_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-def device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero, which has no end
-
-
-def huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(MOST_RELEASE_BYTES + 1)
+def too_large(path: Path) -> None:
+    huge(path, MOST_RELEASE_BYTES + 1)
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -97,7 +87,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a directory": (Path.mkdir, "a directory where a file should be"),
     "a link": (lambda path: path.symlink_to("/dev/zero"), "a symbolic link where a file should be"),
     "a dangling link": (lambda path: path.symlink_to("nowhere"), "a symbolic link where a file should be"),
-    "huge": (huge, f"larger than {MOST_RELEASE_BYTES} bytes"),
+    "huge": (too_large, f"larger than {MOST_RELEASE_BYTES} bytes"),
     "empty": (text(""), "not a release"),
     "cut short": (text('{"environment":{"CNI_CONTAINERID":"bad"},"conf'), "not a release"),
     "another document": (text("[]"), "not a release"),

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -19,10 +19,9 @@ from agent.cni.endpoint_store import Waits
 from agent.cni.release_replay import ATTEMPTS
 from agent.netlink.kernel_errors import KernelError
 from agent.trouble import Trouble, TroubleKind
-from ipam.etcd.store import CommitOutcome, Operation, Unchanged
-from tests.fakes.store import FakeStore
 from tests.fixtures.tiny_disk import TinyDisk, tiny_disk
 from tests.scenes.cni.cni_world import World
+from tests.scenes.cni.hanging_store import HangingStore
 
 NOTHING, ONE = (0, 0, 0), (1, 1, 1)
 LONGEST_HOLD_SECONDS = 0.1
@@ -249,24 +248,10 @@ async def test_on_a_full_disk_a_del_still_frees_and_without_the_datastore_it_is_
     assert await world.stored() == NOTHING
 
 
-class SlowStore(FakeStore):
-    """Takes writes when it is let."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
-        """See Store."""
-        await self.answers.wait()
-        return await super().commit(guards, operations)
-
-
 async def test_on_a_full_disk_a_del_waits_for_a_slow_datastore_and_leaves_nothing_half_done(
     disk: TinyDisk,
 ) -> None:
-    store = SlowStore()
+    store = HangingStore()
     world = await on(disk, store=store, waits=Waits(release=0.01))
     await world.call("ADD")
     disk.fill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import pytest
 
 from agent.cni.endpoint_store import Waits
 from agent.datastore.state_cache import ENDPOINTS
-from ipam.etcd.store import CommitOutcome, Operation, Put, Unchanged, Versioned
+from ipam.etcd.store import Put, Versioned
 from ipam.keys import BLOCKS
 from tests.fakes.pods import PodFault
-from tests.fakes.store import FakeStore, Fault
+from tests.fakes.store import Fault
 from tests.scenes.cni.cni_world import World
+from tests.scenes.cni.hanging_store import HangingStore
 
 NOTHING = (0, 0, 0)
 ONE = (1, 1, 1)
@@ -243,20 +244,6 @@ async def test_an_add_whose_answer_was_lost_gives_the_same_address_when_said_aga
     assert await world.stored() == ONE
     assert (await world.call("ADD"))[0] == 0
     assert await world.stored() == ONE
-
-
-class HangingStore(FakeStore):
-    """Takes writes, and answers when it is let."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
-        """See Store."""
-        await self.answers.wait()
-        return await super().commit(guards, operations)
 
 
 @pytest.fixture

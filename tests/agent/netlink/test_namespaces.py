@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -18,32 +14,13 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.lab.fabric import make_namespace, remove_namespace
 from agent.netlink.namespaces import HOME, entered, is_hosts, open_namespace
 from tests.fixtures.namespace import fresh_namespace, ip
+from tests.fixtures.odd_files import alarm, device, listening_socket
 
-PATIENCE_SECONDS = 2.0
+__all__ = ["alarm"]
+
+pytestmark = pytest.mark.usefixtures("alarm")
+
 HOST = "cali0123456789a"
-
-
-@pytest.fixture(autouse=True)
-def alarm() -> Iterator[None]:
-    """Whoever waits for a FIFO's writer fails, and does not hang."""
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"it waits still after {PATIENCE_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def listening_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-def device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
 
 
 def to(target: str) -> Callable[[Path], None]:

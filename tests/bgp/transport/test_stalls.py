@@ -134,7 +134,7 @@ async def test_sessions_whose_keepalives_lie_unread_outlive_a_stop_longer_than_t
         for peer in talkers:
             await peer.until(lambda peer=peer: bool(peer.heard))
             assert peer.heard[0] == Keepalive()
-        assert loop.time() - began < 1, "what the peers wait for comes first"
+        assert loop.time() - began < HOLD_SECONDS, "what the peers wait for comes first"
         await silent.until(lambda: silent.closed)
         await asyncio.sleep(max(0.0, began + HOLD_SECONDS + 0.5 - loop.time()))
         for peer in talkers:

@@ -1,0 +1,23 @@
+"""A store whose writes a test holds back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ipam.etcd.store import CommitOutcome, Operation, Unchanged
+from tests.fakes.store import FakeStore
+
+
+class HangingStore(FakeStore):
+    """Takes writes, and answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+        """See Store."""
+        await self.answers.wait()
+        return await super().commit(guards, operations)
