@@ -100,7 +100,7 @@ def some_faults(chance: Random) -> list[Fault]:
 
 def one_round(world: World, faults: list[Fault]) -> Iterator[str]:
     """The faults, pods that come and go meanwhile, and what does not hold afterwards."""
-    lost = world.lost()
+    lost = world.pings.lost()
     with ExitStack() as stack:
         for fault in faults:
             stack.enter_context(fault.run(world))
@@ -113,7 +113,7 @@ def one_round(world: World, faults: list[Fault]) -> Iterator[str]:
     world.failures.clear()
     yield from invariants.violations(world)
     if not any(fault.loses for fault in faults):
-        now = world.lost()
+        now = world.pings.lost()
         yield from (f"{pair} lost {now[pair] - lost[pair]} pings" for pair in now if now[pair] > lost[pair])
 
 

@@ -26,7 +26,6 @@ STEADY = "steady"
 """Pods whose names begin so live from the first round to the last, and ping each other all the time."""
 MOST_PODS = 12
 """Others that live at one time."""
-LOOKS = 8
 ROUND_SECONDS = 120
 """The longest that some rounds of pings may take to be sent."""
 
@@ -75,14 +74,6 @@ class World:
         """Let the pods send so many rounds of pings: the faults' clock, 20 ms a round."""
         until = self.pings.sent() + rounds * len(self.pings.count())
         lab_processes.wait_for("rounds of pings", lambda: self.pings.sent() >= until, ROUND_SECONDS)
-
-    def lost(self) -> dict[str, int]:
-        """Pair -> pings lost so far: the least of some looks, for those of the last round may be under way."""
-        looks = []
-        for _ in range(LOOKS):
-            looks.append(self.pings.count())
-            self.wait(1)
-        return {pair: min(look[pair] for look in looks) for pair in looks[0]}
 
     def on(self, node: LabNode, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a node's network namespace."""

@@ -41,9 +41,9 @@ def undisturbed(lab: Lab, directory: Path) -> Iterator[None]:
     monitors = RouteMonitors(lab, directory)
     try:
         with pinging(lab, directory) as pings:
-            before = pings.settled()
+            before = pings.lost()
             yield
-            assert pings.settled() == before
+            assert pings.lost() == before
             assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
     finally:
         monitors.close()

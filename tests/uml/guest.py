@@ -36,6 +36,8 @@ KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "CI", "VIRTUAL_ENV")
 LATE, DIED = 124, 125
 UP_SECONDS = 30.0
 """Within so long a guest has said that it is up, on a loaded machine too; two seconds on an idle one."""
+END_SECONDS = 10.0
+"""A guest that has written its command's status and flushed its output has nothing left to do but to power off."""
 LOOK_SECONDS = 0.1
 CONSOLE_LINES = 40
 PANIC = b"Kernel panic"
@@ -89,6 +91,7 @@ class Guest:
     libraries: str = ""
     """Preloaded into its kernel, instead of what this CPU needs."""
     up_seconds: float = UP_SECONDS
+    end_seconds: float = END_SECONDS
     kernel: Path = KERNEL
 
 
@@ -136,6 +139,7 @@ def _prepare(cpu: int) -> None:
 def _watched(guest: subprocess.Popen[bytes], job: Path, given: Guest) -> int | None:
     """Until the guest has ended: None; or until it is known that it will not: LATE or DIED, with the reason printed."""
     started = time.monotonic()
+    finished: float | None = None
     with open(job / "console", "rb") as console:
         said = b""
         while True:
@@ -145,6 +149,10 @@ def _watched(guest: subprocess.Popen[bytes], job: Path, given: Guest) -> int | N
             # The word may be cut in two by the end of what is there so far.
             said = said[-len(PANIC) :] + console.read()
             passed = time.monotonic() - started
+            if finished is None and (job / "rc").exists():
+                finished = passed
+            if finished is not None and passed > finished + given.end_seconds:
+                return None  # the kernel hangs powering off: its command's work is done
             if PANIC in said:
                 _tell("the guest kernel panicked", job)
                 return DIED

@@ -65,6 +65,20 @@ def test_a_guest_that_panics_is_found_out_at_once_with_the_end_of_its_console(la
     assert "Kernel panic - not syncing" in done.stderr.splitlines()[1]
 
 
+def endless_kernel(tmp_path: Path) -> Path:
+    """Does its command's work, and hangs powering off, as the guest kernel does once in some hundred times."""
+    kernel = tmp_path / "kernel"
+    job = "for word; do case $word in JOB=*) job=${word#JOB=};; esac; done"
+    kernel.write_text(f"#!/bin/sh\n{job}\n: >$job/up\necho 7 >$job/rc\nexec sleep 1000\n")
+    kernel.chmod(0o755)
+    return kernel
+
+
+def test_a_guest_that_hangs_powering_off_has_ended(tmp_path: Path) -> None:
+    done = in_guest(Guest(end_seconds=0.5, kernel=endless_kernel(tmp_path)), "true")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+
 def silent_kernel(tmp_path: Path) -> Path:
     """Boots, says so, and never gets to its first process."""
     kernel = tmp_path / "kernel"

@@ -61,7 +61,7 @@ def test_endpoints_of_older_agents_are_completed_without_a_lost_ping_or_a_route_
     monitors = RouteMonitors(lab, tmp_path)
     try:
         with pinging(lab, tmp_path) as pings:
-            before = pings.settled()
+            before = pings.lost()
             for node in lab.plan.nodes:
                 lab_processes.stop_agent(node, signal.SIGTERM)
             for key, document in whole.items():
@@ -76,7 +76,7 @@ def test_endpoints_of_older_agents_are_completed_without_a_lost_ping_or_a_route_
                 lambda: stored(lab, ENDPOINTS) == whole and stored(lab, PROFILES).keys() == profiles.keys(),
                 SECONDS,
             )
-            assert pings.settled() == before
+            assert pings.lost() == before
             assert monitors.events() == {node.name: [] for node in lab.plan.nodes}
     finally:
         monitors.close()

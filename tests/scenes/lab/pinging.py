@@ -21,6 +21,7 @@ from agent.lab.fabric import NAMESPACES
 from agent.lab.pods import pods
 
 ROUND_SECONDS, QUIET_SECONDS = 0.02, 0.2
+LOOKS = 8
 
 
 def main() -> None:
@@ -68,6 +69,15 @@ class Pinging:
     def _last(self) -> Any:
         whole, _, _ = self.said.read_text().rpartition("\n")
         return json.loads(whole.splitlines()[-1])
+
+    def lost(self) -> dict[str, int]:
+        """Pair -> pings lost so far: the least of some looks, a round apart, for those of the last may be under way."""
+        looks = []
+        for _ in range(LOOKS):
+            looks.append(self.count())
+            sent = self.sent()
+            lab_processes.wait_for("another round of pings", lambda: self.sent() > sent, 20)  # noqa: B023
+        return {pair: min(look[pair] for look in looks) for pair in looks[0]}
 
     def settled(self) -> dict[str, int]:
         """The count once no request but those of the last round is without its answer for a fifth of a second."""
