@@ -38,7 +38,9 @@ def looked_at(path: Path | str, *, follow: bool = True) -> int:
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except ValueError as error:
-        raise Unfit(path, str(error)) from error
+        raise Unfit(
+            path, "a path with a NUL names no file"
+        ) from error  # Python's own words differ from one to the next
 
 
 def opened(looked: int) -> int:
