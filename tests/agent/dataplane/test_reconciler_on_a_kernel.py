@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from agent.netlink import sysctl
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
 from agent.netlink.objects import Route, RouteKey, Tunnel, TunnelKind
 from ipam.model import NodeName
-from tests.fixtures.namespace import fresh_namespace, ip
+from tests.fixtures.namespace import fresh_namespace, ip, make_links
 from tests.scenes.dataplane.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
 from tests.scenes.dataplane.reconcilers import PATIENCE_SECONDS, Bench, running
 
@@ -32,12 +31,7 @@ NFNLGRP_NFTABLES = 7
 @pytest.fixture
 def kernel() -> Iterator[NetlinkKernel]:
     with fresh_namespace():
-        # Without duplicate address detection the kernel has no address events of its own to come (RFC 4862).
-        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
-        for name in ("eth0", "cali1"):
-            ip(f"link add {name} type veth peer name {name}-far")
-            ip(f"link set {name}-far up")
-            ip(f"link set {name} up")
+        make_links("eth0", "cali1")
         ip("address add 172.26.0.1/24 dev eth0")
         kernel = NetlinkKernel()
         yield kernel

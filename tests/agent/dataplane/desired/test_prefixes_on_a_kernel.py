@@ -23,7 +23,7 @@ from agent.trouble import TroubleKind
 from ipam.etcd.store import Versioned
 from ipam.keys import affinity_key, resource_key
 from ipam.model import NodeName
-from tests.fixtures.namespace import fresh_namespace, ip
+from tests.fixtures.namespace import fresh_namespace, ip, make_links
 from tests.scenes.dataplane.reconcilers import PATIENCE_SECONDS, Bench, running
 
 ME, ETCD = NodeName("node1"), "172.26.0.2"
@@ -99,11 +99,7 @@ def endpoint(number: int, interface: str, *addresses: str) -> tuple[str, str]:
 @pytest.fixture
 def kernel() -> Iterator[NetlinkKernel]:
     with fresh_namespace():
-        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
-        for name in ("eth0", "cali1"):
-            ip(f"link add {name} type veth peer name {name}-far")
-            ip(f"link set {name}-far up")
-            ip(f"link set {name} up")
+        make_links("eth0", "cali1")
         ip("address add 172.26.0.1/24 dev eth0")
         ip("address add fd26::1/64 dev eth0")
         found = NetlinkKernel()
