@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import pytest
 
@@ -14,8 +14,8 @@ from agent.dataplane.kernel.dataplane_objects import Kind, Masquerade
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Kernel, KernelEvent, LinkChanged, ObjectsChanged
 from agent.netlink.kernel_errors import NoWay, Unsupported
-from agent.netlink.objects import RTPROT_KERNEL, Address, Sysctl, Tunnel, TunnelKind
-from tests.contract.kernels import V4, RealWorld, World, connect
+from agent.netlink.objects import RTPROT_KERNEL, Address, Route, RouteKey, Sysctl, Tunnel, TunnelKind
+from tests.contract.kernels import V4, V6, RealWorld, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
 from tests.fixtures.namespace import fresh_namespace, kernel_has
 
@@ -239,3 +239,15 @@ async def test_tunl0_is_adopted_set_and_never_deleted(world: World) -> None:
         left = (await world.kernel.tunnels())[TUNL0]
         assert (left.up, left.address, left.strays) == (False, None, ())
     assert TUNL0 in await world.kernel.links()
+
+
+async def test_an_ipv6_gateway_is_taken_only_where_its_own_route_is_over_the_same_device(
+    world: World,
+) -> None:
+    tunnelled = Route(V6.block, gateway=IPv6Address("fd10:1::"), device="eth1", onlink=True)
+    assert await world.kernel.put_routes([V6.direct]) == ()
+    (refusal,) = await world.kernel.put_routes([tunnelled])
+    assert (refusal.what, "device mismatch" in refusal.why) == (tunnelled, True)
+    own = Route(RouteKey(IPv6Network("fd10:1::/128")), device="eth1")
+    assert await world.kernel.put_routes([own, tunnelled]) == ()
+    assert (await world.kernel.routes())[V6.block] == tunnelled

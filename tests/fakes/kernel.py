@@ -241,6 +241,16 @@ class FakeKernel:
         await asyncio.sleep(0)
         return self.received_table.get(tunnel, 0) if tunnel in self.tunnel_table else 0
 
+    def _gateway_is_elsewhere(self, route: Route) -> bool:
+        """Whether the way to an IPv6 gateway is over another device (ip6_route_check_nh_onlink)."""
+        gateway = route.gateway
+        if gateway is None or gateway.version == 4 or not route.target.onlink:
+            return False
+        ways = [key for key in self.route_table if key.length and gateway in key.destination]
+        if not ways:
+            return False
+        return self.route_table[max(ways, key=lambda key: key.length)].device != route.device
+
     async def put_routes(self, routes: Sequence[Route], *, replace: bool = True) -> tuple[Refusal, ...]:
         await asyncio.sleep(0)
         if Fault.ROUTE_BATCH_FAILS in self.faults:
@@ -253,6 +263,8 @@ class FakeKernel:
                 refusals.append(Refusal(route, self.refused[route.key]))
             elif route.device is not None and route.device not in self.link_table:
                 refusals.append(Refusal(route, f"there is no device {route.device}"))
+            elif self._gateway_is_elsewhere(route):
+                refusals.append(Refusal(route, "Nexthop has invalid gateway or device mismatch"))
             elif not replace and route.key in self.route_table:
                 refusals.append(Refusal(route, "File exists", exists=True))
             else:

@@ -33,11 +33,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for directory in sorted(ROOT.glob(f"*{CHECKOUT}")):
             plan = lifecycle.find(directory.name).plan
             for node in plan.nodes:
-                routes = subprocess.run(
-                    lab_processes.inside(node.namespace, ["ip", "route"]),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                report.sections.append((f"{plan.name}: {node.name}", "\n".join([routes.stdout, *said(node)])))
+                routes = [
+                    subprocess.run(
+                        lab_processes.inside(node.namespace, ["ip", version, "route"]),
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    ).stdout
+                    for version in ("-4", "-6")
+                ]
+                report.sections.append((f"{plan.name}: {node.name}", "\n".join([*routes, *said(node)])))
     return report

@@ -53,7 +53,8 @@ class DesiredRoutes:
             found.append((yield from _collected(producer)))
         learned = yield from _collected(learned_routes(facts, facts.bgp_nexthops.items()))
         self._computed_from, self._datastore, self._workloads = followed, merge(*found), workloads
-        self._routes = merge(learned, self._datastore, workloads)
+        # In this order they are written: no route comes before the one to its gateway.
+        self._routes = merge(self._datastore, workloads, learned)
         return self._routes, None
 
     def _change(

@@ -40,11 +40,13 @@ class RouteClass(IntEnum):
     """The blackhole of a block of this node."""
     PEER_GATEWAY = 3
     """To a BGP peer that is on no link, through its gateway (`reachableBy`)."""
-    BORROWED_ADDRESS = 4
+    TUNNEL_GATEWAY = 4
+    """To another node's VTEP of IPv6, over the VXLAN device."""
+    BORROWED_ADDRESS = 5
     """From the datastore: to an address that another node borrowed."""
-    REMOTE_BLOCK = 5
+    REMOTE_BLOCK = 6
     """From the datastore: to a block that another node claims."""
-    LEARNED = 6
+    LEARNED = 7
     """Along BGP's best path."""
 
 
@@ -82,10 +84,11 @@ def _workload_route(address: Address, interface: str, protocol: int) -> Route:
 
 
 def datastore_routes(facts: Facts) -> tuple[Iterator[Route], ...]:
-    """What follows from the datastore, class by class."""
+    """What follows from the datastore, class by class; a route to a gateway comes before those through it."""
     return (
         _own_blocks(facts),
         _peer_gateways(facts),
+        _tunnel_gateways(facts),
         _remote_routes(facts, facts.borrowed, RouteClass.BORROWED_ADDRESS),
         _remote_routes(facts, facts.block_owners, RouteClass.REMOTE_BLOCK),
     )
@@ -108,6 +111,29 @@ def _peer_gateways(facts: Facts) -> Iterator[Route]:
         target = targets.direct(peer)
         if target is not None:
             yield Route.from_target(RouteKey(ip_network(peer)), target)
+
+
+def _tunnel_gateways(facts: Facts) -> Iterator[Route]:
+    """To other nodes' VTEPs of IPv6, which the routes to their blocks name as gateways.
+
+    The kernel takes an IPv6 gateway, `onlink` or not, only where the route that leads to it, the default route apart,
+    is over the same device (net/ipv6/route.c, ip6_route_check_nh_onlink). A VTEP has an address of its node's block.
+    So a route to that block, or to a network around it, over the underlay would have the tunnel's own route refused:
+    one from before the tunnel was there, or the host's. IPv4 knows no such check.
+    """
+    route_class = RouteClass.TUNNEL_GATEWAY
+    targets = _Targets(facts, route_class)
+    found = (
+        targets.by_vxlan(6, node, pool)
+        for pool in facts.pools
+        if pool.cidr.version == 6 and pool.vxlan is not EncapsulationMode.NEVER
+        for node in facts.nodes.values()
+        if node is not facts.me
+    )
+    for target in found:
+        if target is not None and target.device == VXLAN6_DEVICE and target.gateway is not None:
+            key = RouteKey(ip_network(target.gateway))
+            yield Route(key, device=target.device, protocol=target.protocol, route_class=route_class)
 
 
 def _remote_routes(
@@ -188,7 +214,7 @@ class _Targets:
         if pool is None or node is None:
             return None
         if pool.vxlan is not EncapsulationMode.NEVER:
-            return self._vxlan(version, node, pool)
+            return self.by_vxlan(version, node, pool)
         underlay = node.on(version)
         if underlay is None or not facts.settings.from_datastore:
             return None
@@ -220,7 +246,7 @@ class _Targets:
         own = self._facts.me.on(node.version) if self._facts.me is not None else None
         return own is None or node not in own.network
 
-    def _vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
+    def by_vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
         """Through a node's VTEP, or over the underlay where the pool spares its subnet."""
         underlay = node.on(version)
         if underlay is None:
@@ -241,7 +267,7 @@ class _Targets:
         node = self._nodes.get(next_hop)
         if node is None:
             return None
-        target = self._vxlan(version, node, pool) if node is not facts.me else None
+        target = self.by_vxlan(version, node, pool) if node is not facts.me else None
         if target is not None or node.vtep(version) is not None:
             return target
         tunnel = facts.links.get(TUNL0) if version == 4 else None

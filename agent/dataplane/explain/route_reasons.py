@@ -26,6 +26,7 @@ KINDS = {
     RouteClass.WORKLOAD: "pod",
     RouteClass.OWN_BLOCK: "blackhole",
     RouteClass.PEER_GATEWAY: "peer",
+    RouteClass.TUNNEL_GATEWAY: "tunnel",
     RouteClass.BORROWED_ADDRESS: "datastore",
     RouteClass.REMOTE_BLOCK: "datastore",
     RouteClass.LEARNED: "bgp",
@@ -58,6 +59,8 @@ class Reasons:
                 return "this node's block: what no pod has must not leave"
             case RouteClass.PEER_GATEWAY:
                 return "a BGP peer that is on no link"
+            case RouteClass.TUNNEL_GATEWAY:
+                return "another node's VTEP: the gateway to its blocks"
             case RouteClass.BORROWED_ADDRESS:
                 return f"address that {facts.borrowed.get(destination, 'a node')} borrowed"
             case RouteClass.REMOTE_BLOCK:

@@ -10,11 +10,13 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent.dataplane.desired.desired_sysctls import sysctls
+from agent.dataplane.desired.desired_tunnels import tunnels
 from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.kernel_changes import GROUPS
 from agent.dataplane.kernel.linux import NetlinkKernel
+from agent.dataplane.reconciler import DesiredState
 from agent.netlink import sysctl
 from agent.netlink.netlink_socket import NETLINK_NETFILTER, NETLINK_ROUTE, Subscription
 from agent.netlink.objects import Route, RouteKey, Tunnel, TunnelKind
@@ -22,6 +24,8 @@ from ipam.model import NodeName
 from tests.fixtures.namespace import fresh_namespace, ip, make_links
 from tests.scenes.dataplane.desired_states import EVERYTHING, LEARNED, OWN_BLOCK, POD
 from tests.scenes.dataplane.reconcilers import PATIENCE_SECONDS, Bench, running
+from tests.scenes.dataplane.route_facts import routes_of
+from tests.scenes.dataplane.route_facts_ipv6 import ALWAYS, NEVER, facts
 
 REPAIR_SECONDS = 1.0
 MANY = 20_000
@@ -267,3 +271,22 @@ async def test_a_default_route_that_the_host_gets_takes_the_place_of_ours_and_gi
         assert "not ours" in state.waiting[learned.key]
         ip("route del default via 172.26.0.3 dev eth0 proto dhcp metric 100")
         await bench.until(lambda: "proto bird" in ip("route show default"))
+
+
+async def test_an_ipv6_block_moves_from_the_underlay_into_the_tunnel_though_the_gateway_lies_in_it(
+    kernel: NetlinkKernel,
+) -> None:
+    """The kernel took the gateway's way from the block's old route, and refused the new one for good."""
+    ip("address add fd26::1/64 dev eth0 nodad")
+    ip("route add fd10:1::/48 via fd26::99 dev eth0")  # the host's own, around all blocks
+    without, within = (
+        Dataplane(routes=routes_of(given), tunnels=tunnels(given)) for given in (facts(NEVER), facts(ALWAYS))
+    )
+    async with running(Bench(kernel, without)) as bench:
+        bench.desired = DesiredState(within, complete=True, bgp_complete=True)
+        await bench.passed()
+        await bench.passed()
+        assert bench.reconciler.report().refused == {}
+    table = ip("-6 route")
+    lost = [str(route) for route in within.routes.values() if route.device and f"{route} " not in table]
+    assert lost == []

@@ -76,11 +76,15 @@ START = Facts(
 def routes_of(given: Facts) -> dict[RouteKey, Route]:
     """All desired routes, computed as a whole: pods go before the datastore, the datastore before BGP."""
     producers = (
-        learned_routes(given, given.bgp_nexthops.items()),
-        *reversed(datastore_routes(given)),
         workload_routes(given),
+        *datastore_routes(given),
+        learned_routes(given, given.bgp_nexthops.items()),
     )
-    return {route.key: route for producer in producers for route in producer}
+    found: dict[RouteKey, Route] = {}
+    for producer in producers:
+        for route in producer:
+            found.setdefault(route.key, route)
+    return found
 
 
 def dataplane_of(given: Facts, desired: Mapping[RouteKey, Route] | None = None) -> Dataplane:

@@ -14,6 +14,7 @@ from agent.dataplane.cooperative import run_now
 from agent.dataplane.desired.admissible_prefixes import MARTIANS, AdmissiblePrefixes
 from agent.dataplane.desired.desired_routes import DesiredRoutes
 from agent.dataplane.desired.desired_sysctls import sysctls
+from agent.dataplane.desired.route_producers import RouteClass
 from agent.dataplane.inputs.facts import Endpoint, Facts, FactSettings, NodeAddresses
 from agent.netlink.objects import Link, RouteKey
 from agent.peering.originations import borrowed_addresses, originations
@@ -438,7 +439,7 @@ def test_no_route_sysctl_or_origination_is_ever_outside_the_rule(
     announced = originations(found, routes.keys(), borrowed_addresses(found))
     for prefix in [
         *announced,
-        *(key.destination for key, one in routes.items() if one.target.route_class < 6),
+        *(key.destination for key, one in routes.items() if one.target.route_class < RouteClass.LEARNED),
     ]:
         assert prefix.subnet_of(POOL.cidr)  # type: ignore[arg-type]
     for key in routes:

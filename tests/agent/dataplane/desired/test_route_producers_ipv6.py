@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
@@ -12,56 +12,20 @@ from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import fdb, neighbours, pod_mtu, tunnels, vtep_mac
 from agent.dataplane.inputs.facts import Endpoint, Facts, NodeAddresses
 from agent.dataplane.kernel.calico_names import VXLAN6_DEVICE
-from agent.netlink.objects import FdbEntry, Link, Neighbour, RouteKey, Tunnel, TunnelKind
-from ipam.model import EncapsulationMode, NodeName, Pool
+from agent.netlink.objects import FdbEntry, Neighbour, Tunnel, TunnelKind
+from ipam.model import NodeName, Pool
 from tests.scenes.dataplane.route_facts import routes_of
-
-NEVER, ALWAYS, CROSS = EncapsulationMode.NEVER, EncapsulationMode.ALWAYS, EncapsulationMode.CROSS_SUBNET
-ME, NEAR, FAR = NodeName("me"), NodeName("near"), NodeName("far")
-address, network = IPv6Address, IPv6Network
-
-
-def node(own: str, vtep: str | None, four: str = "172.26.0.1/20") -> NodeAddresses:
-    return NodeAddresses(
-        IPv4Interface(four), underlay6=IPv6Interface(own), vxlan6=address(vtep) if vtep else None
-    )
-
-
-def facts(vxlan: EncapsulationMode = NEVER, **more: object) -> Facts:
-    """A dual-stack node with a neighbour on its subnet and one behind a router."""
-    given: dict[str, object] = {
-        "pools": (Pool("six", network("fd10:1::/48"), 122, vxlan=vxlan),),
-        "nodes": {
-            ME: node("fd26::1/64", "fd10:1::"),
-            NEAR: node("fd26::2/64", "fd10:1::40", "172.26.0.2/20"),
-            FAR: node("fd27::3/64", "fd10:1::80", "172.27.0.3/20"),
-        },
-        "links": {
-            "eth0": Link(
-                2,
-                "eth0",
-                None,
-                1500,
-                up=True,
-                addresses=((IPv4Address("172.26.0.1"), 20), (address("fd26::1"), 64)),
-            )
-        },
-        "block_owners": {
-            network("fd10:1::/122"): ME,
-            network("fd10:1::40/122"): NEAR,
-            network("fd10:1::80/122"): FAR,
-            network("fd10:1::c0/128"): ME,
-        },
-        "endpoints": (Endpoint("cali1", (address("fd10:1::7"),)),),
-        "bgp_nexthops": {
-            network("fd10:1::40/122"): address("fd26::2"),
-            network("fd10:1::80/122"): address("fd27::3"),
-            network("fd10:1::9/128"): address("fd26::2"),
-        },
-        **more,
-    }
-    learned = {RouteKey(prefix): hop for prefix, hop in given["bgp_nexthops"].items()}  # type: ignore[attr-defined]
-    return Facts(node=ME, **{**given, "bgp_nexthops": learned})  # type: ignore[arg-type]
+from tests.scenes.dataplane.route_facts_ipv6 import (
+    ALWAYS,
+    CROSS,
+    FAR,
+    ME,
+    NEAR,
+    NEVER,
+    address,
+    facts,
+    network,
+)
 
 
 def lines(given: Facts) -> list[str]:
@@ -85,7 +49,9 @@ OWN = ["blackhole fd10:1::/122 proto bird metric 1024", "fd10:1::7 dev cali1 met
         pytest.param(
             facts(ALWAYS),
             [
+                "fd10:1::40 dev vxlan-v6.calico metric 1024",
                 "fd10:1::40/122 via fd10:1::40 dev vxlan-v6.calico metric 1024 onlink",
+                "fd10:1::80 dev vxlan-v6.calico metric 1024",
                 "fd10:1::80/122 via fd10:1::80 dev vxlan-v6.calico metric 1024 onlink",
                 "fd10:1::9 via fd10:1::40 dev vxlan-v6.calico metric 1024 onlink",
             ],
@@ -95,6 +61,7 @@ OWN = ["blackhole fd10:1::/122 proto bird metric 1024", "fd10:1::7 dev cali1 met
             facts(CROSS),
             [
                 "fd10:1::40/122 via fd26::2 dev eth0 proto 80 metric 1024 onlink",
+                "fd10:1::80 dev vxlan-v6.calico metric 1024",
                 "fd10:1::80/122 via fd10:1::80 dev vxlan-v6.calico metric 1024 onlink",
                 "fd10:1::9 via fd26::2 dev eth0 proto 80 metric 1024 onlink",
             ],
@@ -102,7 +69,9 @@ OWN = ["blackhole fd10:1::/122 proto bird metric 1024", "fd10:1::7 dev cali1 met
         ),
     ],
 )
-def test_the_table_is_that_of_a_calico_node(given: Facts, remote: list[str]) -> None:
+def test_the_table_is_calicos_and_each_gateway_in_the_tunnel_has_a_route_over_it(
+    given: Facts, remote: list[str]
+) -> None:
     assert lines(given) == sorted([*OWN, *remote])
 
 
