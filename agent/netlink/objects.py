@@ -278,6 +278,21 @@ class Sysctl:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """A rule of policy routing that is not the kernel's own: a fact, never desired."""
+
+    version: int
+    """Of IP."""
+    priority: int
+    text: str
+    """What follows the priority in `ip rule`."""
+
+    def __str__(self) -> str:
+        """The line that `ip rule` prints for it."""
+        return f"{self.priority}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """An interface as the kernel has it: a fact, never desired."""
 

@@ -42,7 +42,7 @@ from agent.netlink.rtnetlink import (
     request,
 )
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
+RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 3, 4, 5, 6, 7
 RTA_CACHEINFO, RTA_TABLE, RTA_PREF, RTA_NH_ID = 12, 15, 20, 30
 PLAIN_ATTRIBUTES = frozenset(
     {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_CACHEINFO, RTA_PREF, RTA_NH_ID}
@@ -54,6 +54,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
 DESTINATION_OFFSET = HEADER.size + _ROUTE.size + 4
 """Of the destination's address in a route's request: behind header, rtmsg and the head of RTA_DST."""
+_U32 = struct.Struct("=I")
 _NUMBER_ATTRIBUTE = struct.Struct("=HHI")
 _TYPES = {int(kind): kind for kind in RouteType}
 _SCOPES = {int(scope): scope for scope in Scope}
@@ -155,6 +156,19 @@ def path_request(host: Address) -> bytes:
     """RTM_GETROUTE of the route that a packet to a host would take; the acknowledgement ends the answer."""
     body = _ROUTE.pack(FAMILY_OF[host.version], host.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     return request(RTM_GETROUTE, body + attribute(RTA_DST, host.packed), NLM_F_ACK)
+
+
+def forwarding_request(host: Address, source: Address, arriving: int) -> bytes:
+    """RTM_GETROUTE of the route that a packet to a host takes that comes from `source` by an interface's index."""
+    body = _ROUTE.pack(FAMILY_OF[host.version], host.max_prefixlen, source.max_prefixlen, 0, 0, 0, 0, 0, 0)
+    words = attribute(RTA_DST, host.packed) + attribute(RTA_SRC, source.packed)
+    return request(RTM_GETROUTE, body + words + attribute(RTA_IIF, _U32.pack(arriving)), NLM_F_ACK)
+
+
+def decode_interface(data: bytes, start: int, end: int) -> int:
+    """The answer to forwarding_request: the interface's index; 0 without one. Raises BadMessage."""
+    words = attributes(data, start + _ROUTE.size, end)
+    return number(words[RTA_OIF]) if RTA_OIF in words else 0
 
 
 def decode_path(data: bytes, start: int, end: int) -> PathRow | None:

@@ -89,7 +89,7 @@ def an_agent_is_frozen(world: World) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def _etcd(world: World) -> int:
+def etcd_process(world: World) -> int:
     for pid in processes_in(world.lab.plan.fabric):
         if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
             return pid
@@ -99,7 +99,7 @@ def _etcd(world: World) -> int:
 @fault(ETCD, fails=True)
 def etcd_is_frozen(world: World) -> Iterator[None]:
     """SIGSTOP: its connections stay, nothing answers."""
-    pid = _etcd(world)
+    pid = etcd_process(world)
     world.say("SIGSTOP of etcd")
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -13,11 +13,12 @@ from agent.dataplane.kernel.calico_names import TUNL0
 from agent.dataplane.kernel.dataplane_objects import Kind, Masquerade
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.protocol import Kernel, KernelEvent, LinkChanged, ObjectsChanged
+from agent.netlink import sysctl
 from agent.netlink.kernel_errors import NoWay, Unsupported
 from agent.netlink.objects import RTPROT_KERNEL, Address, Route, RouteKey, Sysctl, Tunnel, TunnelKind
 from tests.contract.kernels import V4, V6, RealWorld, World, connect
 from tests.fakes.kernel import FakeKernel, Fault
-from tests.fixtures.namespace import fresh_namespace, kernel_has
+from tests.fixtures.namespace import fresh_namespace, ip, kernel_has
 
 PATIENCE_SECONDS = 5.0
 FOREIGN = V4.direct.with_(protocol=11)
@@ -251,3 +252,25 @@ async def test_an_ipv6_gateway_is_taken_only_where_its_own_route_is_over_the_sam
     own = Route(RouteKey(IPv6Network("fd10:1::/128")), device="eth1")
     assert await world.kernel.put_routes([own, tunnelled]) == ()
     assert (await world.kernel.routes())[V6.block] == tunnelled
+
+
+async def test_rules_are_read_and_what_they_do_to_a_forwarded_packet_is_asked() -> None:
+    with fresh_namespace():
+        world = RealWorld()
+        pod, far = IPv4Address("10.1.0.7"), IPv4Address("10.1.9.63")
+        ip("route add 10.1.0.7 dev eth1")
+        ip("route add 10.1.9.0/26 via 172.26.0.2 dev eth0")
+        sysctl.write(Sysctl("net/ipv4/ip_forward", "1"))
+        assert await world.kernel.policy_rules() == ()
+        assert await world.kernel.forwarded_by(far, pod, "eth1") == "eth0"
+        ip("rule add from 10.1.0.0/24 to 10.1.0.0/16 iif eth1 fwmark 7 lookup 77 priority 90")
+        ip("rule add to 10.1.0.0/16 blackhole priority 100")
+        ip("-6 rule add to fd10::/16 lookup 5 priority 101")
+        assert [(rule.version, str(rule)) for rule in await world.kernel.policy_rules()] == [
+            (4, "90: from 10.1.0.0/24 to 10.1.0.0/16 iif eth1 fwmark 0x7 lookup 77"),
+            (4, "100: to 10.1.0.0/16 blackhole"),
+            (6, "101: to fd10::/16 lookup 5"),
+        ]
+        assert await world.kernel.forwarded_by(far, pod, "eth1") is None
+        assert await world.kernel.forwarded_by(far, pod, "gone0") is None
+        world.kernel.close()

@@ -33,6 +33,7 @@ from agent.netlink.objects import (
     FdbEntry,
     Link,
     Neighbour,
+    PolicyRule,
     Route,
     RouteKey,
     RouteTarget,
@@ -95,6 +96,9 @@ class FakeKernel:
         """Tracked ones: who asked, who answered."""
         self.looked_for_connections = asyncio.Event()
         """Somebody wanted some forgotten."""
+        self.rules: list[PolicyRule] = []
+        self.ruled: dict[Address, str | None] = {}
+        """Destinations that rules send elsewhere -> by which interface."""
         self.subscriptions: list[FakeChanges] = []
         self._next_index = 2
 
@@ -389,6 +393,17 @@ class FakeKernel:
                 if address.version == host.version and host in ip_interface(f"{address}/{length}").network:
                     return PathToHost(link.name, address, None)
         raise NoWay(f"looking up the route to {host}: Network is unreachable")
+
+    async def policy_rules(self) -> tuple[PolicyRule, ...]:
+        await asyncio.sleep(0)
+        return tuple(self.rules)
+
+    async def forwarded_by(self, host: Address, source: Address, arriving: str) -> str | None:
+        await asyncio.sleep(0)
+        if host in self.ruled:
+            return self.ruled[host]
+        ways = [key for key in self.route_table if key.version == host.version and host in key.destination]
+        return self.route_table[max(ways, key=lambda key: key.length)].device if ways else None
 
     def changes(self) -> FakeChanges:
         if Fault.CANNOT_LISTEN in self.faults:

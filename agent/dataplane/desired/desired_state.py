@@ -5,7 +5,7 @@ Promises: pure but for its memory. Does not know: what the kernel holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from agent.dataplane.desired.desired_filter import DesiredFilter
 from agent.dataplane.desired.desired_sysctls import sysctls
@@ -23,6 +23,7 @@ class DesiredObjects:
         self._neighbours = Memo[Mapping[tuple[str, Address], Neighbour]](by_identity=False)
         self._fdb = Memo[Mapping[tuple[str, str], FdbEntry]](by_identity=False)
         self._sysctls = Memo[Mapping[str, Sysctl]](by_identity=True)
+        self._ways: tuple[str, ...] = ()
         self._filter = DesiredFilter()
 
     def dataplane(self, facts: Facts, routes: Mapping[RouteKey, Route]) -> Dataplane:
@@ -35,10 +36,17 @@ class DesiredObjects:
             fdb=self._fdb.get(lambda: fdb(facts), *vteps),
             routes=routes,
             masquerade=masquerade(facts),
-            sysctls=self._sysctls.get(lambda: sysctls(facts), facts.endpoints, facts.pools),
+            sysctls=self._sysctls_of(facts, devices),
             open_forward=facts.settings.open_forward,
             workload_filter=self._filter.of(facts, devices),
         )
+
+    def _sysctls_of(self, facts: Facts, devices: Iterable[str]) -> Mapping[str, Sysctl]:
+        parent = facts.parent_of(4)
+        ways = (*([parent.name] if parent is not None else []), *devices)
+        if ways != self._ways:
+            self._ways = ways
+        return self._sysctls.get(lambda: sysctls(facts, ways), facts.endpoints, facts.pools, self._ways)
 
 
 def masquerade(facts: Facts) -> Masquerade:

@@ -9,16 +9,18 @@ lose its own default route for nothing. Does not know: what they are set to now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from agent.dataplane.inputs.facts import Facts
 from agent.netlink.objects import Sysctl
 
+FORWARDING_OF = "net/ipv4/conf/{}/forwarding"
+"""What ip_forward sets of every interface, and somebody may take from one; IPv6's is the host's own affair."""
 PER_INTERFACE = (
     ("net/ipv4/conf/{}/route_localnet", "1"),
     ("net/ipv4/conf/{}/proxy_arp", "1"),
-    ("net/ipv4/conf/{}/forwarding", "1"),
+    (FORWARDING_OF, "1"),
     ("net/ipv4/neigh/{}/proxy_delay", "0"),
     ("net/ipv6/conf/{}/accept_ra", "0"),
 )
@@ -32,11 +34,13 @@ FORWARDING = Sysctl("net/ipv4/ip_forward", "1")
 FORWARDING_6 = Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def sysctls(facts: Facts) -> dict[str, Sysctl]:
-    """The sysctls for forwarding, and those of each pod's interface."""
+def sysctls(facts: Facts, ways: Iterable[str] = ()) -> dict[str, Sysctl]:
+    """The sysctls for forwarding, those of each interface to other nodes (`ways`), and those of each pod's."""
     found = {FORWARDING.name: FORWARDING}
     if any(pool.cidr.version == 6 for pool in facts.pools):
         found[FORWARDING_6.name] = FORWARDING_6
+    for name in (FORWARDING_OF.format(way) for way in ways):
+        found[name] = Sysctl(name, "1")
     for endpoint in facts.endpoints:
         dual = any(address.version == 6 for address in endpoint.addresses)
         found |= _of_interface(endpoint.interface, dual)

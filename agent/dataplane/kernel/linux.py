@@ -18,7 +18,7 @@ from agent.dataplane.kernel.nexthop_objects import Nexthops
 from agent.dataplane.kernel.protocol import PathToHost, Refusal
 from agent.dataplane.kernel.ruleset import Ruleset
 from agent.dataplane.kernel.tunnel_devices import Devices
-from agent.netlink import rtlinks, rtnetlink, rtroutes
+from agent.netlink import rtlinks, rtnetlink, rtroutes, rtrules
 from agent.netlink import sysctl as procfs
 from agent.netlink.devices import device_index, device_name
 from agent.netlink.kernel_errors import KernelError, NoWay
@@ -34,6 +34,7 @@ from agent.netlink.objects import (
     Address,
     FdbEntry,
     Neighbour,
+    PolicyRule,
     Route,
     RouteKey,
     RouteTarget,
@@ -43,6 +44,8 @@ from agent.netlink.rtnexthops import Nexthop
 from agent.netlink.rtroutes import RouteDecoder, encoded
 
 NO_WAY_ERRNOS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
+REFUSED_WAY_ERRNOS = NO_WAY_ERRNOS | {errno.EINVAL, errno.EACCES}
+"""Of a packet that would be forwarded: those, and a blackhole's and a prohibition's."""
 GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """The object or its device is not there: for a deletion, it is so already."""
 
@@ -121,6 +124,30 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         if not found:
             raise KernelError(f"looking up the route to {host}: the kernel gave no interface and source")
         return PathToHost(device_name(found[0].interface), found[0].source, found[0].gateway)
+
+    async def policy_rules(self) -> tuple[PolicyRule, ...]:
+        """Which rules decide what table packets are looked up in, the kernel's own apart. Raises KernelError."""
+        found: list[PolicyRule] = []
+        for family in rtnetlink.FAMILY_OF.values():
+            request = rtrules.rule_dump_request(family)
+            found += await dump(
+                request, rtnetlink.RTM_NEWRULE, rtrules.decode_rule, absent=UNSUPPORTED_ERRNOS
+            )
+        return tuple(found)
+
+    async def forwarded_by(self, host: Address, source: Address, arriving: str) -> str | None:
+        """The interface by which a packet to a host goes on that comes from `source`; None: it does not."""
+        index = device_index(arriving)
+        if index is None:
+            return None
+        try:
+            request = rtroutes.forwarding_request(host, source, index)
+            found = await dump(request, rtnetlink.RTM_NEWROUTE, rtroutes.decode_interface)
+        except NlmsgError as error:
+            if error.code in REFUSED_WAY_ERRNOS:
+                return None
+            raise KernelError(f"looking up how {host} is reached from {source}: {error.why}") from error
+        return device_name(found[0]) if found and found[0] else None
 
     async def received(self, tunnel: str) -> int:
         """Packets that have come out of a tunnel device; 0 when there is none. Raises KernelError."""

@@ -23,6 +23,7 @@ from agent.netlink.objects import (
     FdbEntry,
     Link,
     Neighbour,
+    PolicyRule,
     Route,
     RouteKey,
     RouteTarget,
@@ -182,6 +183,15 @@ class Kernel(Protocol):
 
     async def path_to(self, host: Address) -> PathToHost:
         """How the kernel would send a packet there. Raises NoWay, KernelError."""
+
+    async def policy_rules(self) -> tuple[PolicyRule, ...]:
+        """Which rules decide what table packets are looked up in, the kernel's own apart. Raises KernelError."""
+
+    async def forwarded_by(self, host: Address, source: Address, arriving: str) -> str | None:
+        """The interface by which a packet to a host goes on that comes from `source` by the interface `arriving`.
+
+        None: it does not go on. Raises KernelError.
+        """
 
     def changes(self) -> Changes:
         """Subscribe to what others change, as hints: an event is answered by reading again. Raises KernelError."""

@@ -157,7 +157,8 @@ async def test_who_flushed_the_ruleset_is_told(kernel: NetlinkKernel) -> None:
 
 async def test_switches_that_somebody_turns_are_turned_back(kernel: NetlinkKernel) -> None:
     facts = Facts(NodeName("n1"), endpoints=(Endpoint("cali1", ()),))
-    desired = sysctls(facts)
+    desired = sysctls(facts, ("eth0",))
+    assert "net/ipv4/conf/eth0/forwarding" in desired
     async with running(Bench(kernel, Dataplane(sysctls=desired))) as bench:
         await bench.quiet()
         assert await kernel.sysctls(list(desired)) == desired

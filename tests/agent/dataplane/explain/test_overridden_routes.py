@@ -1,0 +1,60 @@
+"""Others' longer routes inside ours are found, and nothing else."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, ip_network
+
+import pytest
+
+from agent.dataplane.explain.overridden_routes import overridden
+from agent.dataplane.kernel.ownership import Ownership
+from agent.netlink.objects import RTPROT_KERNEL, Route, RouteKey, RouteType
+
+VIA = IPv4Address("172.26.0.2")
+STATIC = 4
+
+
+def route(prefix: str, device: str = "eth0", protocol: int = 12, **more: object) -> Route:
+    gateway = VIA if device == "eth0" and ":" not in prefix else None
+    return Route(RouteKey(ip_network(prefix)), gateway=gateway, device=device, protocol=protocol, **more)  # type: ignore[arg-type]
+
+
+OURS = [
+    route("10.1.0.0/16"),
+    route("10.1.1.0/26"),
+    Route(RouteKey(ip_network("10.1.2.0/26")), RouteType.BLACKHOLE),
+    route("10.1.2.7/32", "cali1", 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (route("10.1.1.0/27", "wg0", STATIC), "10.1.1.0/26"),
+        (route("10.1.9.0/24", "docker0", RTPROT_KERNEL), "10.1.0.0/16"),
+        (route("10.1.1.5/32", "tun1", STATIC), "10.1.1.0/26"),
+        (route("10.1.1.0/27", "eth0", STATIC), None),
+        (route("10.0.0.0/8", "wg0", STATIC), None),
+        (route("10.1.2.0/27", "wg0", STATIC), None),
+        (route("0.0.0.0/0", "wg0", STATIC), None),
+        (route("fe80::/64", "wg0", RTPROT_KERNEL), None),
+        (route("10.1.1.0/27", "wg0", 12), None),
+    ],
+    ids=[
+        "inside a block",
+        "a bridge's network",
+        "one address",
+        "the same way",
+        "around",
+        "in a blackhole",
+        "default",
+        "link-local",
+        "ours",
+    ],
+)
+def test_a_longer_route_of_others_overrides_the_longest_of_ours_around_it(
+    other: Route, expected: str | None
+) -> None:
+    desired = {one.key: one for one in OURS}
+    found = list(overridden(desired, {**desired, other.key: other}, Ownership()))
+    assert [(str(ours.key), theirs) for ours, theirs in found] == ([(expected, other)] if expected else [])
