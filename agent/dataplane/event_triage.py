@@ -86,8 +86,12 @@ class EventTriage:
         return Urgency.NOW if unsettled or is_desired else Urgency.NOTHING
 
     def _route(self, route: Route, desired: DesiredState) -> Urgency:
-        is_default = not route.key.length  # of any metric it decides whether one of ours may be there
-        if not self.ownership.is_ours(route) and route.key not in desired.dataplane.routes and not is_default:
+        routes = desired.dataplane.routes
+        # A default route of any metric decides whether one of ours may be there; one inside ours takes its packets.
+        concerns = (
+            not route.key.length or route.key in routes or any(key in routes for key in route.key.around())
+        )
+        if not self.ownership.is_ours(route) and not concerns:
             self.actual.invalidate_route(route.key, self.ownership)
             return Urgency.NOTHING
         self.stale.add(Kind.ROUTE)

@@ -7,6 +7,7 @@ Does not know: netlink, who desires an object, or why.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -94,6 +95,15 @@ class RouteKey(_KeyFields):
     def is_host(self) -> bool:
         """Whether it is one address."""
         return self[1][0] == 8 * ADDRESS_OCTETS[self[0]]
+
+    def around(self) -> Iterator[RouteKey]:
+        """The keys of the prefixes around this one, the longest first; of its table, without a metric."""
+        version, packed, table, _ = self
+        bits = 8 * ADDRESS_OCTETS[version]
+        value = int.from_bytes(self.octets)
+        for length in range(packed[0] - 1, -1, -1):
+            octets = (value >> (bits - length) << (bits - length)).to_bytes(ADDRESS_OCTETS[version])
+            yield RouteKey.of_packed(version, bytes((length,)) + octets[: (length + 7) // 8], table)
 
     @property
     def destination(self) -> Prefix:

@@ -21,22 +21,13 @@ def overridden(
     desired: Mapping[RouteKey, Route], actual: Mapping[RouteKey, Route], ownership: Ownership
 ) -> Iterator[tuple[Route, Route]]:
     """(ours, the other's longer one inside it), the longest of ours for each."""
-    lengths: dict[int, set[int]] = {4: set(), 6: set()}
-    for key in desired:
-        if not key.is_host:
-            lengths[key.version].add(key.length)
     others = (route for route in actual.values() if not ownership.is_ours(route) and not _is_nothing(route))
     for other in islice(others, MOST_OTHERS):
-        prefix = other.key.destination
-        for length in sorted(
-            (one for one in lengths[prefix.version] if one < prefix.prefixlen), reverse=True
-        ):
-            ours = desired.get(RouteKey(prefix.supernet(new_prefix=length)))
-            if ours is not None:
-                same = other.device == ours.device and other.gateway == ours.gateway
-                if ours.type is RouteType.UNICAST and not same:
-                    yield ours, other
-                break
+        ours = next((desired[key] for key in other.key.around() if key in desired), None)
+        if ours is None or ours.type is not RouteType.UNICAST:
+            continue
+        if other.device != ours.device or other.gateway != ours.gateway:
+            yield ours, other
 
 
 def _is_nothing(route: Route) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.dataplane.desired.desired_sysctls import sysctls
 from agent.dataplane.desired.desired_tunnels import tunnels
+from agent.dataplane.explain.overridden_routes import overridden
 from agent.dataplane.inputs.facts import Endpoint, Facts
 from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
 from agent.dataplane.kernel.dataplane_objects import Dataplane
@@ -291,3 +292,22 @@ async def test_an_ipv6_block_moves_from_the_underlay_into_the_tunnel_though_the_
     table = ip("-6 route")
     lost = [str(route) for route in within.routes.values() if route.device and f"{route} " not in table]
     assert lost == []
+
+
+async def test_somebodys_longer_route_inside_ours_is_known_at_once_and_forgotten_when_it_goes(
+    kernel: NetlinkKernel,
+) -> None:
+    async with running(Bench(kernel, EVERYTHING)) as bench:
+        await bench.quiet()
+        snapshot = bench.reconciler.snapshot()
+
+        def found() -> list[str]:
+            actual = snapshot.actual.routes
+            return [str(one) for _, one in overridden(EVERYTHING.routes, actual, snapshot.ownership)]
+
+        ip("route add 10.1.1.0/27 via 172.26.0.9 dev eth0 proto static")
+        await bench.until(
+            lambda: found() == ["10.1.1.0/27 via 172.26.0.9 dev eth0 proto static"], REPAIR_SECONDS
+        )
+        ip("route del 10.1.1.0/27")
+        await bench.until(lambda: not found(), REPAIR_SECONDS)

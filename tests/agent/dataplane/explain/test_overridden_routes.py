@@ -58,3 +58,14 @@ def test_a_longer_route_of_others_overrides_the_longest_of_ours_around_it(
     desired = {one.key: one for one in OURS}
     found = list(overridden(desired, {**desired, other.key: other}, Ownership()))
     assert [(str(ours.key), theirs) for ours, theirs in found] == ([(expected, other)] if expected else [])
+
+
+@pytest.mark.parametrize(
+    "text", ["10.1.1.5/32", "10.1.1.0/26", "128.0.0.0/1", "0.0.0.0/0", "fd10:1::7/128", "fd10::/16"]
+)
+def test_the_keys_around_one_are_those_of_its_supernets(text: str) -> None:
+    prefix = ip_network(text)
+    lengths = range(prefix.prefixlen - 1, -1, -1)
+    assert list(RouteKey(prefix).around()) == [
+        RouteKey(prefix.supernet(new_prefix=length)) for length in lengths
+    ]
