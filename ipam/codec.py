@@ -330,6 +330,8 @@ def _reservation(stored: Versioned) -> tuple[Prefix, ...]:
 
 
 def _reserved(text: object, name: str) -> Prefix | None:
+    if text is None:  # Go reads an empty text
+        return None
     if type(text) is not str:
         raise ValueError(f"{name}: expected a network, got {text!r}")
     try:

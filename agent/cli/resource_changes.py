@@ -8,6 +8,7 @@ Does not know: which command asks.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,7 +117,15 @@ async def _one(writer: ResourceWriter, change: Change, wording: Wording) -> Writ
         raise CommandFailed(str(error)) from error
 
 
+def warn(sentence: str) -> None:
+    """Say something beside the report, which scripts may read."""
+    print(f"tortie: warning: {sentence}", file=sys.stderr)
+
+
 def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], wording: Wording) -> None:
+    for outcome in outcomes:
+        for sentence in outcome.warnings:
+            warn(sentence)
     if arguments.output == "name":
         print("\n".join(name_of(outcome.kind, outcome.name) for outcome in outcomes))
         return

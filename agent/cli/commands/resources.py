@@ -91,12 +91,20 @@ def add_parsers(subparsers: Any) -> None:
     replace = add_command(subparsers, "replace", text, run_write, REPLACE_EXAMPLES)
     for parser in (create, apply, replace):
         _add_file_arguments(parser, required=True)
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="make a pool although nodes or services have addresses in its range",
+        )
         resource_changes.add_change_arguments(parser)
     delete = add_command(subparsers, "delete", "remove resources", run_delete, DELETE_EXAMPLES)
     delete.add_argument("kind", nargs="?", metavar="KIND")
     delete.add_argument("names", nargs="*", metavar="NAME")
     delete.add_argument(
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
+    )
+    delete.add_argument(
+        "--force", action="store_true", help="delete a pool although pods have addresses of it"
     )
     _add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
@@ -117,6 +125,9 @@ def _add_file_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     )
     parser.add_argument("-R", "--recursive", action="store_true", help="directories inside a directory too")
     parser.add_argument("--skip-empty", action="store_true", help="files and directories may hold nothing")
+    parser.add_argument(
+        "--skip-other-kinds", action="store_true", help="pass over documents of other programs, and name each"
+    )
 
 
 def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
@@ -125,17 +136,20 @@ def _read_files(arguments: argparse.Namespace) -> list[ParsedResource]:
 
     found: list[ParsedResource] = []
     faults: list[str] = []
+    passed_over: list[str] | None = [] if arguments.skip_other_kinds else None
     for name in _file_names(arguments, faults):
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
             source = STANDARD_INPUT if name == "-" else name
-            found += read(text, source, may_be_empty=arguments.skip_empty)
+            found += read(text, source, may_be_empty=arguments.skip_empty, passed_over=passed_over)
         except (OSError, UnicodeDecodeError) as error:
             faults.append(f"{name}: cannot be read: {error}")
         except InvalidDocument as error:
             faults += error.sentences
     if faults:
         raise CommandFailed("\n".join(faults))
+    for sentence in passed_over or ():
+        resource_changes.warn(sentence)
     return found
 
 
@@ -193,7 +207,9 @@ def run_write(arguments: argparse.Namespace) -> None:
 
     def change(found: ParsedResource) -> resource_changes.Change:
         kind, name = kind_of(found.resource), found.resource.metadata.name
-        return resource_changes.Change(kind, name, lambda writer: writer.write(found, verb))
+        return resource_changes.Change(
+            kind, name, lambda writer: writer.write(found, verb, force=arguments.force)
+        )
 
     changes = [change(found) for found in _read_files(arguments)]
     wording = resource_changes.Wording(WRITTEN[arguments.command], skip)
@@ -208,23 +224,24 @@ def run_delete(arguments: argparse.Namespace) -> None:
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
         raise CommandFailed("name either -f FILE or KIND and NAME, such as: tortie delete ippool my-pool")
     if arguments.filename:
-        changes = [_deleting(found.resource) for found in _read_files(arguments)]
+        changes = [_deleting(found.resource, force=arguments.force) for found in _read_files(arguments)]
     else:
-        changes = [_deleting_named(kind_named(arguments.kind), name) for name in arguments.names]
+        kind = kind_named(arguments.kind)
+        changes = [_deleting_named(kind, name, force=arguments.force) for name in arguments.names]
     skip = NotFound if arguments.skip_not_exists else None
     resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 
 
-def _deleting(resource: Resource) -> resource_changes.Change:
+def _deleting(resource: Resource, *, force: bool) -> resource_changes.Change:
     from agent.datastore.resources.resource_types import kind_of
 
     return resource_changes.Change(
-        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource)
+        kind_of(resource), resource.metadata.name, lambda writer: writer.delete(resource, force=force)
     )
 
 
-def _deleting_named(kind: str, name: str) -> resource_changes.Change:
-    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name))
+def _deleting_named(kind: str, name: str, *, force: bool) -> resource_changes.Change:
+    return resource_changes.Change(kind, name, lambda writer: writer.delete_named(kind, name, force=force))
 
 
 def run_validate(arguments: argparse.Namespace) -> None:
@@ -233,6 +250,10 @@ def run_validate(arguments: argparse.Namespace) -> None:
     from agent.datastore.resources.resource_types import kind_of
 
     found = _read_files(arguments)
-    if sentences := overlaps(found):
+    refusals = [item.error(sentence) for item in found for sentence in item.refusals]
+    if sentences := [*refusals, *overlaps(found)]:
         raise CommandFailed("\n".join(sentences))
+    for item in found:
+        for sentence in item.notes:
+            resource_changes.warn(item.error(sentence))
     print(resource_changes.counted("validated", [kind_of(item.resource) for item in found]))

@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Any, TypeGuard
 
-from ipam.address_text import text_of
+from ipam.address_text import masked_network, text_of
 from ipam.allocation.sticky import LONGEST_RETENTION_SECONDS
 
 CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -192,7 +192,16 @@ def _pools(ipam: Mapping[str, Any], name: str) -> tuple[str, ...]:
     pools = ipam.get(name) or ()
     if not isinstance(pools, list | tuple) or not all(map(_is_pool, pools)) or len(pools) > MOST_POOLS:
         raise _invalid(f"ipam.{name}: must be a list of up to {MOST_POOLS} pool names or CIDRs")
-    return tuple(pools)
+    return tuple(map(_pool_word, pools))
+
+
+def _pool_word(pool: str) -> str:
+    """A name as it is; a CIDR masked and in its one form, as Calico reads it (net.ParseCIDR)."""
+    try:
+        found = masked_network(pool) if "/" in pool else None
+    except ValueError:
+        return pool
+    return text_of(found) if found is not None else pool
 
 
 def _is_pool(pool: object) -> TypeGuard[str]:

@@ -6,10 +6,10 @@ Does not know: other resources than IPPool, files, etcd.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 
-from agent.datastore.resources.resource_types import IPPool
+from agent.datastore.resources.resource_types import IPPool, IPPoolSpec
 from agent.datastore.resources.validation import validate_pool
 from ipam.model import DEFAULT_BLOCK_LENGTH, AssignmentMode, EncapsulationMode, Pool, Use
 
@@ -43,3 +43,12 @@ def overlap_error(new: Pool, others: Iterable[Pool]) -> str | None:
         if other.name != new.name and other.cidr.version == cidr.version and other.cidr.overlaps(cidr):
             return f"spec.cidr: {cidr} overlaps pool {other.name} ({other.cidr})"
     return None
+
+
+def warnings(spec: IPPoolSpec) -> Iterator[str]:
+    """Sentences about what is taken, and what Calico would want otherwise."""
+    if spec.namespace_selector and not spec.allowed_uses:
+        yield (
+            "spec.namespaceSelector: calicoctl takes it of a pool without tunnel addresses alone; "
+            "write allowedUses: [Workload]"
+        )

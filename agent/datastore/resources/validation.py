@@ -15,7 +15,6 @@ from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_
 
 from agent.datastore.resources.bgp_parsing import community, peer_address, seconds
 from agent.datastore.resources.bgp_types import (
-    LARGEST_AS,
     BGPConfigurationSpec,
     BGPFilterSpec,
     BGPPeerSpec,
@@ -36,6 +35,7 @@ from agent.datastore.resources.resource_types import (
     Resource,
     WorkloadEndpoint,
 )
+from agent.datastore.resources.text_forms import LARGEST_AS
 from ipam.address_text import MAPPED, masked_network, text_of
 from ipam.allocation.ipam_config import config_fault
 from ipam.model import (
@@ -188,7 +188,7 @@ def _cidr_errors(spec: IPPoolSpec) -> list[str]:
         return [f"spec.cidr: {spec.cidr} is IPv4 written as IPv6; write {_as_ipv4(cidr)}"]
     found = []
     if spec.cidr != text_of(cidr):
-        found.append(f"spec.cidr: write {spec.cidr} in its canonical form, {text_of(cidr)}")
+        found.append(f"spec.cidr: write {spec.cidr} with its length, {text_of(cidr)}")
     if any(cidr.version == other.version and cidr.overlaps(other) for other in LINK_LOCAL):
         found.append(f"spec.cidr: {cidr} overlaps the link-local range")
     if cidr.version == 6 and spec.ipip_mode != "Never":

@@ -237,5 +237,5 @@ def test_a_reservation_is_shown_and_stored_in_one_form() -> None:
     )
     found = read("IPReservation", Versioned(key, raw, 7)).resource
     assert isinstance(found, IPReservation)
-    assert found.spec.reserved_cidrs == ["192.168.0.0/17", "10.0.0.1", "fd00::/64"]
+    assert found.spec.reserved_cidrs == ["192.168.0.0/17", "10.0.0.1/32", "fd00::/64"]
     assert json.loads(stored_bytes(found, None))["spec"] == {"reservedCIDRs": found.spec.reserved_cidrs}
