@@ -37,7 +37,7 @@ MOST_ANNOTATION_BYTES = 256 << 10
 DNS_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 """RFC 1123's, in lower case."""
 IGNORED_INTERFACE = re.compile(r"(?!\*\Z)[A-Za-z0-9_.*-]{1,15}")
-SWITCH = ("Enabled", "Disabled")
+ON_OR_OFF = ("Enabled", "Disabled")
 ADDRESS_TYPES = ("CalicoNodeIP", "InternalIP", "ExternalIP")
 
 
@@ -57,7 +57,9 @@ def refused_by_calico(resource: Resource) -> list[str]:
             found += _peer_errors(resource.spec)
         case IPAMConfiguration():
             word = resource.spec.kube_virt_vm_address_persistence
-            found += one_of(f"spec.{PERSISTENCE}", word if isinstance(word, str) and word else None, SWITCH)
+            found += one_of(
+                f"spec.{PERSISTENCE}", word if isinstance(word, str) and word else None, ON_OR_OFF
+            )
         case _:
             pass  # of the others `validation` knows all
     return found
@@ -107,8 +109,10 @@ def _node_errors(spec: NodeSpec) -> Iterator[str]:
 
 def _configuration_errors(name: str, spec: BGPConfigurationSpec) -> Iterator[str]:
     yield from one_of("spec.logSeverityScreen", spec.log_severity_screen or None, LOG_LEVELS)
-    yield from one_of("spec.serviceLoadBalancerAggregation", spec.service_load_balancer_aggregation, SWITCH)
-    yield from one_of("spec.programClusterRoutes", spec.program_cluster_routes, SWITCH)
+    yield from one_of(
+        "spec.serviceLoadBalancerAggregation", spec.service_load_balancer_aggregation, ON_OR_OFF
+    )
+    yield from one_of("spec.programClusterRoutes", spec.program_cluster_routes, ON_OR_OFF)
     for index, pattern in enumerate(spec.ignored_interfaces or ()):
         if not IGNORED_INTERFACE.fullmatch(pattern):
             yield (
