@@ -30,6 +30,7 @@ from agent.datastore.resources.resource_types import (
 from agent.datastore.resources.text_forms import LOG_LEVELS
 from agent.datastore.resources.validation import address_of, one_of, readable
 from ipam.model import Use
+from ipam.selector import parse
 
 LONGEST_NAME = 253
 MOST_ANNOTATION_BYTES = 256 << 10
@@ -84,6 +85,9 @@ def _metadata_errors(metadata: Metadata) -> Iterator[str]:
 
 def _pool_errors(spec: IPPoolSpec) -> Iterator[str]:
     uses = spec.allowed_uses or []
+    yield from readable("spec.namespaceSelector", spec.namespace_selector, parse)
+    if "global(" in (spec.namespace_selector or ""):
+        yield "spec.namespaceSelector: global() is for policies, not for pools; use all()"
     if spec.namespace_selector and Use.TUNNEL.value in uses:
         yield "spec.namespaceSelector: tunnel addresses have no namespace; leave Tunnel out of allowedUses"
     if Use.LOAD_BALANCER.value not in uses:

@@ -22,6 +22,13 @@ from agent.datastore.resources.text_forms import TextForm
 LONGEST_VALUE = 60
 """Of a value in a sentence about a change; the rest is cut."""
 ABSENT = "(none)"
+OTHERS_METADATA = frozenset(
+    {
+        *("managedFields", "selfLink", "generation", "ownerReferences", "finalizers", "clusterName"),
+        *("deletionTimestamp", "deletionGracePeriodSeconds"),
+    }
+)
+"""Fields of metadata in which Kubernetes and its tools keep notes of their own (ObjectMeta)."""
 
 Document = dict[str, Any]
 _Form = Callable[[Any], Any]
@@ -52,8 +59,7 @@ def unknown_fields(raw: object, kind: Any, path: str = "") -> Iterator[str]:
         at = f"{path}.{name}" if path else name
         if name in known:
             yield from unknown_fields(value, known[name], at)
-        elif path != "metadata":
-            # Other tools have their own notes in metadata: managedFields, selfLink, generation.
+        elif path != "metadata" or name not in OTHERS_METADATA:
             yield f"{at}: unknown field{nearest(name, known)}"
 
 

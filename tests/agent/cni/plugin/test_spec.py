@@ -38,6 +38,11 @@ def test_an_add_of_kubernetes_is_read_whole() -> None:
     )
 
 
+def test_pools_are_named_by_their_network_however_it_is_written() -> None:
+    ipam = {"ipv4_pools": ["192.168.9.1/16", "Name/x"], "ipv6_pools": ["FD10:0244:0::/64", "v6-pool"]}
+    assert parsed(ipam=ipam).options.pools == ("192.168.0.0/16", "Name/x", "fd10:244::/64", "v6-pool")
+
+
 @pytest.mark.parametrize(
     ("environment", "config", "code", "words"),
     [

@@ -60,6 +60,13 @@ CASES: list[Case] = [
         {**POOL, "namespaceSelector": "all()", "allowedUses": ["Workload", "Tunnel"]},
         "spec.namespaceSelector: ",
     ),
+    ("IPPool", "p", {**POOL, "namespaceSelector": "x ==="}, "spec.namespaceSelector: unexpected"),
+    (
+        "IPPool",
+        "p",
+        {**POOL, "namespaceSelector": "global()"},
+        "spec.namespaceSelector: global() is for policies",
+    ),
     ("IPPool", "p", {**POOL, "blockSize": 20}, ""),
     ("IPPool", "p", {"cidr": "10.0.0.0/28", "disabled": True}, ""),
     ("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": True, "asNumber": 65000}, ""),
@@ -226,3 +233,10 @@ def test_labels_and_annotations_are_judged_as_kubernetes_judges_them(
 def test_annotations_are_at_most_256_kib_together() -> None:
     (found,) = read(text("IPPool", "p", POOL, annotations={"a": "x" * (256 << 10)}), "f")
     assert found.refusals == ["metadata.annotations: 262145 bytes are more than 262144"]
+
+
+def test_a_field_of_metadata_that_nobody_knows_is_refused_and_what_kubernetes_notes_is_not() -> None:
+    (found,) = read(text("IPPool", "p", POOL, generation=3, managedFields=[{}], ownerReferences=[]), "f")
+    assert found.refusals == []
+    with pytest.raises(InvalidDocument, match=r"metadata\.lables: unknown field; did you mean labels\?"):
+        read(text("IPPool", "p", POOL, lables={"a": "b"}), "f")
