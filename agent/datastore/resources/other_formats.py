@@ -30,7 +30,7 @@ LONGEST_KIND = 64
 
 _POLICIES = "policies are not enforced by this program"
 _SETTINGS = "this program has settings of its own; see: tortie config reference"
-_CALICOS = "it is for programs of Calico's"
+_CALICOS = "only programs of Calico write and read it"
 OTHER_KINDS: Mapping[str, str] = {
     "FelixConfiguration": _SETTINGS,
     "KubeControllersConfiguration": _SETTINGS,

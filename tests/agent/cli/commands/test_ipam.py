@@ -249,16 +249,16 @@ async def test_deleting_a_pool_frees_its_empty_blocks_and_keeps_what_is_used(
     await world.allocator().assign(ask("h3", "n3", exact=(_four(0),)))
     await world.allocator().release_handle(HandleId("h3"))
     before = await world.store.list("/calico/")
-    assert await run(server, "delete", "ippool", "p", "--dry-run") == (
+    refused = await run(server, "delete", "ippool", "p")
+    assert (refused[0], "has addresses of it: delete them first" in refused[2]) == (1, True)
+    assert (await run(server, "delete", "ippool", "p", "--dry-run", "--force"))[:2] == (
         0,
         "IPPool p deleted (dry run)\ndry run: nothing was written\n",
-        "",
     )
     assert await world.store.list("/calico/") == before
-    assert await run(server, "delete", "ippool", "p") == (
+    assert (await run(server, "delete", "ippool", "p", "--force"))[:2] == (
         0,
         "IPPool p deleted\nSuccessfully deleted 1 'IPPool' resource(s)\n",
-        "",
     )
     assert await world.block("10.0.0.0/30") is None
     block = await world.block("10.0.0.4/30")
