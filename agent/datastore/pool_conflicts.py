@@ -11,7 +11,9 @@ from ipaddress import ip_network
 
 from agent.datastore.resources.resource_types import BGPConfiguration, Node, WorkloadEndpoint
 from ipam.address_text import text_of
-from ipam.model import Pool, Prefix, Use
+from ipam.allocation.sticky import is_retained
+from ipam.block import address_of, allocated
+from ipam.model import Attributes, Block, Pool, Prefix, Use
 
 MOST_NAMED = 3
 """Nodes or pods in one sentence."""
@@ -54,20 +56,41 @@ def _service_ranges(pool: Pool, configuration: BGPConfiguration) -> Iterator[tup
             yield word, ip_network(one.cidr)
 
 
-def users_error(cidr: Prefix, endpoints: Iterable[WorkloadEndpoint], unreadable: Sequence[str]) -> str | None:
-    """Why a pool cannot go: how many pods have addresses of it, or may have, as their endpoints cannot be read."""
-    names = [
-        f"{one.metadata.namespace or 'default'}/{one.spec.pod or one.spec.workload or one.metadata.name}"
-        for one in endpoints
-        if any(address.version == cidr.version and address in cidr for address in one.addresses)
+def users_error(
+    cidr: Prefix,
+    endpoints: Iterable[WorkloadEndpoint],
+    blocks: Iterable[Block],
+    unreadable: Sequence[str],
+) -> str | None:
+    """Why a pool cannot go: how many pods have addresses of it, or may have, as something cannot be read.
+
+    A pod has an endpoint, or only an allocation: what another plugin attached, or a Service. Tunnels are no pods.
+    """
+    names, known = [], set()
+    for one in endpoints:
+        held = {address for address in one.addresses if address.version == cidr.version and address in cidr}
+        known |= held
+        if held:
+            pod = one.spec.pod or one.spec.workload or one.metadata.name
+            names.append(f"{one.metadata.namespace or 'default'}/{pod}")
+    others = [
+        text_of(address)
+        for block in blocks
+        for ordinal, attributes in allocated(block)
+        if (address := address_of(block, ordinal)) in cidr and address not in known and _is_in_use(attributes)
     ]
-    parts = []
-    if names:
-        has = "has" if len(names) == 1 else "have"
-        parts.append(f"{_some('pod', names)} {has} addresses of it")
+    parts = [f"{_some('pod', names)} {'has' if len(names) == 1 else 'have'} addresses of it"] if names else []
+    if others:
+        parts.append(
+            f"{_some('address', others)} {'is' if len(others) == 1 else 'are'} allocated without an endpoint"
+        )
     if unreadable:
-        parts.append(f"{_some('endpoint', unreadable)} cannot be read, and may have some")
+        parts.append(f"{_some('value', unreadable)} cannot be read, and may say that some are in use")
     return " and ".join(parts) or None
+
+
+def _is_in_use(attributes: Attributes) -> bool:
+    return "type" not in dict(attributes.secondary) and not is_retained(attributes)
 
 
 def _some(what: str, names: Sequence[str]) -> str:
@@ -75,4 +98,4 @@ def _some(what: str, names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"{what} {names[0]}"
     rest = " …" if len(names) > MOST_NAMED else ""
-    return f"{len(names)} {what}s ({', '.join(names[:MOST_NAMED])}{rest})"
+    return f"{len(names)} {what}{'es' if what.endswith('s') else 's'} ({', '.join(names[:MOST_NAMED])}{rest})"

@@ -45,11 +45,12 @@ from agent.datastore.resources.schema import Document, changes
 from agent.datastore.resources.validation import validate_bgp, validate_pool
 from agent.datastore.storage_layout import StoredResource, key_by_name, key_of
 from ipam.allocation.release import release_pool
+from ipam.codec import decode_block
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, Unreadable
 from ipam.keys import block_of_key, block_prefix, escaped, is_fence
-from ipam.model import Pool, PoolRecord, Use
+from ipam.model import Block, Pool, PoolRecord, Use
 
 MOST_ATTEMPTS = 10
 """How often another writer may come first; as calicoctl."""
@@ -308,11 +309,17 @@ class ResourceWriter:
         except Unreadable:
             return None  # nobody can say which addresses it has
         endpoints, unreadable = await self.list_kind("WorkloadEndpoint")
-        return users_error(
-            cidr,
-            (one for one in endpoints if isinstance(one, WorkloadEndpoint)),
-            [error.key.rpartition("/")[2] for error in unreadable],
-        )
+        blocks: list[Block] = []
+        for key, value in (await self._store.list(block_prefix(cidr.version))).values.items():
+            place = block_of_key(key)
+            if place is None or not place.overlaps(cidr):
+                continue
+            try:
+                blocks.append(decode_block(value))
+            except Unreadable as error:
+                unreadable.append(error)
+        pods = (one for one in endpoints if isinstance(one, WorkloadEndpoint))
+        return users_error(cidr, pods, blocks, [error.key.rpartition("/")[2] for error in unreadable])
 
     async def _drain_pool(self, key: str) -> None:
         """Disable a pool, so that every allocation under way fails at its guard, then free its empty blocks.

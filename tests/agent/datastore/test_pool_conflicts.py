@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -11,9 +12,13 @@ from agent.clock import SystemClock
 from agent.datastore.resource_writer import Effect, ResourceWriter, WriteMode
 from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.schema import merged
+from ipam import block as blocks
+from ipam.allocation.sticky import KEPT_UNTIL
+from ipam.codec import encode_block
 from ipam.etcd.dry_run_store import DryRunStore
 from ipam.etcd.store import Put
-from ipam.keys import resource_key
+from ipam.keys import block_key, resource_key
+from ipam.model import Attributes, HandleId, NodeName
 from tests.fakes.store import FakeStore
 from tests.scenes.datastore.damages import document
 
@@ -217,8 +222,34 @@ async def test_a_pool_that_nobody_uses_is_deleted_without_a_word(cluster: Cluste
 async def test_an_endpoint_that_cannot_be_read_may_have_an_address_of_any_pool(cluster: Cluster) -> None:
     await cluster.put("IPPool", "p", {"cidr": "10.1.0.0/16"})
     await cluster.store.commit((), [Put(resource_key("workloadendpoints", "n1-k8s-x-eth0", "default"), b"{")])
-    with pytest.raises(InvalidDocument, match="endpoint n1-k8s-x-eth0 cannot be read, and may have some"):
+    with pytest.raises(InvalidDocument, match="value n1-k8s-x-eth0 cannot be read, and may say"):
         await cluster.writer.delete_named("IPPool", "p")
+
+
+async def test_addresses_without_an_endpoint_count_as_well_and_those_of_tunnels_and_kept_ones_do_not(
+    cluster: Cluster,
+) -> None:
+    await cluster.put("IPPool", "p", {"cidr": "10.1.0.0/16"})
+    await cluster.pod("one", "10.1.0.1")
+    cidr = ip_network("10.1.0.0/26")
+    block = blocks.new_block(cidr, NodeName("n1"), "2026-01-01T00:00:00Z", 5)
+    for words in (
+        {"pod": "ours"},
+        {"type": "vxlanTunnelAddress"},
+        {"pod": "ours", KEPT_UNTIL: "2027-01-01T00:00:00Z"},
+    ):
+        block, _ = blocks.assign(block, 1, Attributes(HandleId("h"), tuple(words.items())))
+    await cluster.store.commit((), [Put(block_key(cidr), encode_block(block))])
+    said = "pod default/one has addresses of it and address 10.1.0.0 is allocated without an endpoint"
+    with pytest.raises(InvalidDocument, match=said):
+        await cluster.writer.delete_named("IPPool", "p")
+    await cluster.store.commit((), [Put(block_key(cidr), b"{")])
+    with pytest.raises(
+        InvalidDocument, match=r"value 10\.1\.0\.0-26 cannot be read, and may say that some are in use"
+    ):
+        await cluster.writer.delete_named("IPPool", "p")
+    await cluster.put("IPPool", "other", {"cidr": "10.2.0.0/16"})
+    assert (await cluster.writer.delete_named("IPPool", "other")).effect is Effect.DELETED
 
 
 async def test_a_pool_that_cannot_be_read_can_be_deleted(cluster: Cluster) -> None:
