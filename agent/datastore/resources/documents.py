@@ -41,6 +41,7 @@ from agent.datastore.resources.text_forms import network
 from agent.datastore.resources.validation import validate
 from agent.datastore.resources.yaml_lines import NotReadable, YamlDocument, parse_documents
 from ipam.model import Pool
+from ipam.stored_json import printable
 
 MOST_DOCUMENT_BYTES = 8 << 20
 """A larger file is a mistake, not a configuration."""
@@ -183,7 +184,7 @@ def _items(position: SourcePosition, document: YamlDocument) -> Iterator[tuple[S
 def _named(raw: Document) -> str:
     """`IPPool site-a`, or the kind alone."""
     name = raw["metadata"].get("name") if isinstance(raw.get("metadata"), dict) else None
-    return f"{raw.get('kind')} {name}" if isinstance(name, str) else str(raw.get("kind"))
+    return printable(f"{raw.get('kind')} {name}" if isinstance(name, str) else str(raw.get("kind")))
 
 
 def parse_document(raw: object, position: SourcePosition) -> ParsedResource:

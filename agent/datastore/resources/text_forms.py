@@ -19,6 +19,8 @@ from ipam.model import Address
 
 MOST_CACHED = 1 << 14
 """Texts remembered with their form: a cluster's nodes and pods have the same few again and again."""
+LONGEST_TEXT = 128
+"""Longer ones are of no sort here: they are not looked at, nor remembered."""
 LARGEST_AS = 0xFFFFFFFF
 LARGEST_HALF = 0xFFFF
 """Of an AS number in asdot (RFC 5396)."""
@@ -41,7 +43,7 @@ class TextForm:
 
 def as_number(value: object) -> object:
     """An AS number as a number: `64514`, `"64514"`, or `"1.10"` for 65546."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         return value
     high, dot, low = value.partition(".")
     if not dot:
@@ -62,7 +64,7 @@ def _of_text(read: Callable[[str], str]) -> Callable[[Any], Any]:
         except ValueError:
             return text
 
-    return lambda value: cached(value) if isinstance(value, str) else value
+    return lambda value: cached(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else value
 
 
 def _network(text: str) -> str:

@@ -14,6 +14,17 @@ import pytest
 
 from agent.datastore.resources.documents import InvalidDocument, read
 from agent.datastore.resources.resource_types import KINDS
+from agent.datastore.resources.text_forms import (
+    address,
+    as_number,
+    interface,
+    log_level,
+    mac,
+    network,
+    peer,
+    pool_network,
+    strict_network,
+)
 from agent.datastore.storage_layout import key_by_name, read_valid, stored_bytes, to_document
 from agent.datastore.storage_layout import read as read_stored_value
 from ipam.etcd.store import Versioned
@@ -107,6 +118,7 @@ OTHERS: list[tuple[Field, str, str]] = [
     (("BGPPeer", "p", PEER, ("peerIP",)), "FD00:0::9", "fd00::9"),
     (("BGPPeer", "p", PEER, ("peerIP",)), "[FD00:0::9]:1790", "[fd00::9]:1790"),
     (("BGPPeer", "p", PEER, ("peerIP",)), "[fd00::9]", "fd00::9"),
+    (("BGPPeer", "p", PEER, ("peerIP",)), "[10.0.0.9]:179", "10.0.0.9:179"),
     (("BGPPeer", "p", PEER, ("peerIP",)), "10.0.0.9:1790", "10.0.0.9:1790"),
     (
         ("BGPPeer", "p", {**PEER, "peerIP": "fd00::9"}, ("reachableBy",)),
@@ -332,3 +344,10 @@ def test_a_default_that_somebody_wrote_out_is_stored() -> None:
         assert json.loads(first)["spec"] == spec
         again = stored_bytes(found.resource, Versioned(key_by_name(kind, name), first, 7))
         assert json.loads(again)["spec"] == spec
+
+
+def test_a_text_that_is_long_is_not_remembered() -> None:
+    for form in (network, strict_network, pool_network, address, interface, peer, mac, log_level):
+        text = " " * 200 + "10.0.0.0/8"
+        assert form(text) is text
+    assert as_number("1" * 1_000_000) == "1" * 1_000_000

@@ -237,3 +237,10 @@ def test_kubernetes_own_node_is_none_of_calicos() -> None:
     raw = json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {}})
     assert faults(raw) == ["f: line 1: Node n: apiVersion: expected projectcalico.org/v3, got 'v1'"]
     assert read(raw, "f", passed_over=[]) == []
+
+
+def test_what_is_passed_over_cannot_write_to_the_terminal_that_hears_of_it() -> None:
+    passed_over: list[str] = []
+    raw = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a\x1b[2Jb"}}
+    read(json.dumps(raw), "f", passed_over=passed_over)
+    assert passed_over == ["f: line 1: Secret a\\x1b[2Jb: passed over"]
