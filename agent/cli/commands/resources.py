@@ -33,6 +33,7 @@ APPLY_EXAMPLES = """\
 examples:
   tortie apply -f pool.json
   tortie apply -f pools/ -f node.yaml --dry-run
+  tortie apply -f pools/ --skip-other-kinds
   tortie get ippools -o yaml | tortie apply -f -
 
 A dry run asks the datastore everything that a real one asks, and writes nothing.
