@@ -34,13 +34,24 @@ def network_conflicts(
     for network, names in found.items():
         yield f"spec.cidr: {text_of(pool.cidr)} overlaps {text_of(network)}, the network of {_some('node', names)}"
     for configuration in configurations:
-        for word, cidr in _service_ranges(pool, configuration):
-            if cidr.version == pool.cidr.version and cidr.overlaps(pool.cidr):
-                name = configuration.metadata.name
-                yield (
-                    f"spec.cidr: {text_of(pool.cidr)} overlaps {text_of(cidr)}, "
-                    f"a range of services ({word} of BGPConfiguration {name})"
-                )
+        for word, cidr in _overlapping_ranges(pool, configuration):
+            yield (
+                f"spec.cidr: {text_of(pool.cidr)} overlaps {text_of(cidr)}, "
+                f"a range of services ({word} of BGPConfiguration {configuration.metadata.name})"
+            )
+
+
+def range_conflicts(configuration: BGPConfiguration, pools: Iterable[Pool]) -> Iterator[str]:
+    """A sentence for each range of services that shares addresses with a pool."""
+    for pool in pools:
+        for word, cidr in _overlapping_ranges(pool, configuration):
+            yield f"spec.{word}: {text_of(cidr)} overlaps pool {pool.name} ({text_of(pool.cidr)})"
+
+
+def _overlapping_ranges(pool: Pool, configuration: BGPConfiguration) -> Iterator[tuple[str, Prefix]]:
+    for word, cidr in _service_ranges(pool, configuration):
+        if cidr.version == pool.cidr.version and cidr.overlaps(pool.cidr):
+            yield word, cidr
 
 
 def _service_ranges(pool: Pool, configuration: BGPConfiguration) -> Iterator[tuple[str, Prefix]]:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from agent.clock import Clock
 from agent.datastore import storage_layout
-from agent.datastore.pool_conflicts import network_conflicts, users_error
+from agent.datastore.pool_conflicts import network_conflicts, range_conflicts, users_error
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.calico_rules import refused_by_calico
 from agent.datastore.resources.documents import (
@@ -181,6 +181,8 @@ class ResourceWriter:
         warnings = list(found.notes)
         if isinstance(found.resource, IPPool):
             warnings += await self._check_pool(found, found.resource, stored, force=force)
+        if isinstance(found.resource, BGPConfiguration):
+            warnings += range_conflicts(found.resource, await self._valid_pools())
         guard = Unchanged(key, current.revision if current is not None else 0)
         put = Put(key, storage_layout.stored_bytes(resource, current, found.document))
         revision = _written_at(put, await self._store.commit((guard,), (put,)))
@@ -201,10 +203,7 @@ class ResourceWriter:
         if stored is not None:
             error = _fixed_field_error(pool, stored.resource)
         else:
-            pools, _ = await self.list_kind("IPPool")
-            # An invalid pool is used by nobody, and overlaps nothing.
-            valid = [one for one in pools if isinstance(one, IPPool) and not validate_pool(one.spec)]
-            error = ip_pool.overlap_error(pool, map(ip_pool.pool, valid)) or await self._block_error(pool)
+            error = ip_pool.overlap_error(pool, await self._valid_pools()) or await self._block_error(pool)
             conflicts = await self._network_conflicts(pool)
             if conflicts and error is None and not force:
                 raise InvalidDocument([found.error(f"{one}; {INSIST}") for one in conflicts])
@@ -212,6 +211,11 @@ class ResourceWriter:
         if error is not None:
             raise InvalidDocument([found.error(error)])
         return warnings
+
+    async def _valid_pools(self) -> list[Pool]:
+        """An invalid pool is used by nobody, and overlaps nothing."""
+        pools, _ = await self.list_kind("IPPool")
+        return [ip_pool.pool(one) for one in pools if isinstance(one, IPPool) and not validate_pool(one.spec)]
 
     async def _network_conflicts(self, pool: Pool) -> list[str]:
         nodes, _ = await self.list_kind("Node")

@@ -182,6 +182,20 @@ async def test_a_name_that_calico_refuses_can_be_changed_where_it_is_stored_and_
         await cluster.writer.write(parsed("Node", "Other_Node", {}), WriteMode.APPLY)
 
 
+async def test_a_range_of_services_over_a_pool_is_written_with_a_warning(cluster: Cluster) -> None:
+    await cluster.put("IPPool", "p", {"cidr": "10.1.0.0/16"})
+    await cluster.put("IPPool", "balanced", {"cidr": "198.51.100.0/24", "allowedUses": ["LoadBalancer"]})
+    spec = {
+        "serviceClusterIPs": [{"cidr": "10.0.0.0/12"}],
+        "serviceLoadBalancerIPs": [{"cidr": "198.51.100.0/25"}],
+    }
+    made = await cluster.writer.write(parsed("BGPConfiguration", "default", spec), WriteMode.APPLY)
+    assert made.effect is Effect.CONFIGURED
+    assert made.warnings == (
+        "f: line 1: BGPConfiguration default: spec.serviceClusterIPs: 10.0.0.0/12 overlaps pool p (10.1.0.0/16)",
+    )
+
+
 async def test_a_namespace_selector_without_uses_is_taken_with_a_word_about_calico(cluster: Cluster) -> None:
     made = await cluster.writer.write(pool("10.1.0.0/16", namespaceSelector="has(x)"), WriteMode.CREATE)
     (warning,) = made.warnings
