@@ -35,8 +35,11 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
 )
-"""Without ping_timeout a frozen server is not noticed for minutes; a shared subchannel would outlive its files."""
+"""Without ping_timeout a frozen server is not noticed for minutes; a shared subchannel would outlive its files. And
+`http_proxy`, which a machine may have for its package manager, is no way to the datastore."""
 
 EXPIRES_SOON = timedelta(days=14)
 """A certificate that ends within this time is a warning."""

@@ -67,6 +67,27 @@ class Follower:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
+PROXIES = ("grpc_proxy", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+ADDRESS_PROXY = ("GRPC_ADDRESS_HTTP_PROXY", "GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_no_variable_of_the_environment_puts_a_proxy_before_etcd(
+    server: Etcd, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name, value in zip(ADDRESS_PROXY, ("127.0.0.1:9", "127.0.0.0/8,::1/128"), strict=True):
+        monkeypatch.setenv(name, value)
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    store = EtcdStore(EtcdConfig((server.endpoint.replace("127.0.0.1", host),)))
+    try:
+        await put(store, "/proxy")
+    finally:
+        await store.close()
+
+
 async def test_a_watch_loses_and_invents_nothing_when_etcd_restarts(server: Etcd) -> None:
     store, writer = EtcdStore(EtcdConfig((server.endpoint,))), EtcdStore(EtcdConfig((server.endpoint,)))
     start = await put(writer, "/restart-before")
