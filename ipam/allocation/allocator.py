@@ -88,7 +88,9 @@ class AssignQueue(CommitQueue[AssignJob]):
     async def _prepare(self, group: Sequence[AssignJob]) -> None:
         await self._fence.set()
         now, loaded_at = self._environment.now(), self.cache.loaded_at
-        if loaded_at is None or now - loaded_at > timedelta(seconds=FRESH_SECONDS):
+        # A clock that was set back makes nothing fresh.
+        fresh = timedelta(seconds=FRESH_SECONDS)
+        if loaded_at is None or not timedelta(0) <= now - loaded_at <= fresh:
             self.cache = await load_block_cache(self._store, self.cache, now)
 
     async def _plan(self, job: AssignJob, transaction: Transaction) -> bool:

@@ -408,6 +408,16 @@ async def test_nothing_is_assigned_by_rules_that_were_never_read_and_as_before_b
         await world.allocator().assign(ask("h3"))
 
 
+async def test_a_clock_that_was_set_back_makes_no_hint_fresh(world: World) -> None:
+    await world.pool("p", "10.0.0.0/30", block_length=30)
+    allocator = world.allocator()
+    await allocator.assign(ask("h1"))
+    await world.write(f"{RESERVATIONS}r", b'{"spec":{"reservedCIDRs":["10.0.0.0/30"]}}')
+    world.clock.advance(-3600)
+    with pytest.raises(Refused, match=r"10\.0\.0\.0/30"):
+        await allocator.assign(ask("h2"))
+
+
 async def test_nothing_is_taken_from_a_pool_that_cannot_be_read_any_more(world: World) -> None:
     record = await world.pool("p", "10.0.0.0/28")
     allocator = world.allocator()
