@@ -61,7 +61,8 @@ from agent.metrics.monitor import LoopLag, pages
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
-from agent.node.machine import machine_id
+from agent.node.address_conflicts import AddressConflicts
+from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
@@ -69,6 +70,7 @@ from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
+from agent.service.clock_jumps import ClockJumps
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
@@ -121,9 +123,10 @@ class Agent:
         self._store = EtcdStore(etcd_config(config.etcd))
         secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
         self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
-        self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists)
+        name = NodeName(config.node_name)
+        self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists, name)
         self._living.load()
-        self._state = StateCache(NodeName(config.node_name), self._living)
+        self._state = StateCache(name, self._living)
         settings = fact_settings(config)
         self._kernel = NetlinkKernel(
             nexthop_objects=config.kernel.nexthop_objects, offload=settings.tunnel_offload is not None
@@ -154,6 +157,8 @@ class Agent:
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
+        self._conflicts = AddressConflicts(self._desired.facts, self._clock, log)
+        self._jumps = ClockJumps(self._clock, log)
         self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock, log)
         self._status = self._agent_status(log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
@@ -161,9 +166,7 @@ class Agent:
         dependencies = self._cni_dependencies()
         self._cni = CniServer(config.cni_socket, dependencies, ReleaseJournal(state_directory), self._clock)
         self._collector = LeakCollector(dependencies, self._state, self._clock)
-        self._put_back = PutBack(
-            dependencies, self._state, self._may_write, self._clock, self._cni.locked, self._state_changed
-        )
+        self._put_back = self._new_put_back(dependencies)
         self._endpoint_update = EndpointUpdate(
             dependencies, self._state, self._cni.profiles, self._in_sync, self._clock, self._cni.locked
         )
@@ -189,6 +192,17 @@ class Agent:
             node=self._state.node,
         )
 
+    def _new_put_back(self, dependencies: Dependencies) -> PutBack:
+        return PutBack(
+            dependencies,
+            self._state,
+            self._may_write,
+            self._clock,
+            self._cni.locked,
+            self._state_changed,
+            lambda: self._node_resource.predecessor,
+        )
+
     def _new_node_resource(self, state_directory: Path) -> NodeResource:
         config = self._config
         return NodeResource(
@@ -202,6 +216,7 @@ class Agent:
             SetAside(state_directory),
             mesh_ttl_security=config.bgp.mesh_ttl_security,
             machine_id=machine_id(config.node.machine_id, state_directory),
+            machine_life=machine_life(Path(config.paths.run)),
         )
 
     def _agent_status(self, log_stream: LogStream) -> AgentStatus:
@@ -234,6 +249,8 @@ class Agent:
                 self._filter.troubles,
                 self._syncer.troubles,
                 self._node_resource.troubles,
+                self._conflicts.troubles,
+                self._jumps.troubles,
                 lambda: self._put_back.troubles(),
                 self._calico.troubles,
                 lambda: self._cni.profiles.troubles(),
@@ -295,6 +312,8 @@ class Agent:
             "supervision": self._supervision.run,
             "lag": self._lag.run,
             "filter counters": self._filter.run,
+            "address conflicts": self._conflicts.run,
+            "clock": self._jumps.run,
             "control socket": lambda: control.serve(config.control_socket, self._answers()),
             "metrics socket": lambda: web.on_socket(config.metrics_socket, shown),
         }

@@ -14,7 +14,15 @@ from importlib.metadata import version
 from typing import Any
 
 from agent.clock import Clock
-from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
+from agent.dataplane.desired.desired_tunnels import (
+    SMALLEST_MTUS,
+    carried,
+    has_ipv6,
+    overhead,
+    oversized,
+    pod_mtu,
+    too_small_for_ipv6,
+)
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.reconciler import Reconciler
@@ -23,6 +31,7 @@ from agent.datastore.syncer import Syncer
 from agent.log_stream import LogStream
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
+from agent.netlink.objects import Address, AddressFlag
 from agent.node.node_resource import NodeResource
 from agent.peering.bgp_controller import BgpController
 from agent.service.readiness import Readiness, why_not_ready
@@ -36,12 +45,17 @@ from ipam.etcd.channels import Channels
 def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
     """What of the datastore and this node's interfaces does not fit together."""
     me = state.nodes.get(state.node)
-    if me is not None and me.ipv4 is not None and facts.links and facts.parent is None:
-        evidence = f"no interface bears the node's address {me.ipv4.ip}"
-        yield Trouble(TroubleKind.UNDERLAY, "", evidence, "nothing is removed until one does")
+    own = (me.ipv4 or me.ipv6) if me is not None else None
+    if own is not None and facts.links:
+        yield from _underlay_troubles(facts, own.ip)
     names = {item.spec.interface_name: item.spec.pod or item.spec.endpoint for item in state.endpoints}
-    for name, has, carried in oversized(facts):
-        evidence = f"its MTU is {has}, the way to other nodes carries {carried}"
+    for name, has in too_small_for_ipv6(facts):
+        evidence = f"its MTU is {has}, and IPv6 needs {LEAST_MTU} (RFC 8200)"
+        yield Trouble(
+            TroubleKind.MTU, f"pod {names[name]} ({name})", evidence, "it has no IPv6", "recreate it"
+        )
+    for name, has, fits in oversized(facts):
+        evidence = f"its MTU is {has}, the way to other nodes carries {fits}"
         yield Trouble(TroubleKind.MTU, f"pod {names[name]} ({name})", evidence, cure="recreate it")
     for item in state.endpoints:
         if ignored := item.ignored_source_prefixes:
@@ -53,7 +67,43 @@ def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
             )
 
 
+def _underlay_troubles(facts: Facts, own: Address) -> Iterator[Trouble]:
+    """What of the interface with the node's address is not as other nodes need it."""
+    parent, most = facts.parent, carried(facts)
+    if parent is None:
+        evidence = f"no interface bears the node's address {own}"
+        yield Trouble(TroubleKind.UNDERLAY, "", evidence, "nothing is removed until one does")
+        return
+    if not parent.up:
+        yield Trouble(
+            TroubleKind.UNDERLAY,
+            parent.name,
+            f"it bears the node's address {own} and is down",
+            "other nodes do not reach this one",
+            f"ip link set {parent.name} up",
+        )
+    six = facts.parent_of(6) or parent
+    if most is not None and most < LEAST_MTU and has_ipv6(facts):
+        yield Trouble(
+            TroubleKind.MTU,
+            six.name,
+            f"the way to other nodes carries packets of {most} octets, and IPv6 needs {LEAST_MTU} (RFC 8200)",
+            "larger IPv6 packets of pods do not get there; IPv4 goes on",
+            f"an MTU of {LEAST_MTU + max(overhead(facts, 4), overhead(facts, 6))} on {six.name}, and on the way",
+        )
+    own6 = facts.me.on(6) if facts.me is not None else None
+    if own6 is not None and six.flags(own6.ip) & AddressFlag.DUPLICATE:
+        yield Trouble(
+            TroubleKind.UNDERLAY,
+            f"the node's address {own6.ip}",
+            f"another machine on the link of {six.name} has it too (duplicate address detection, RFC 4862)",
+            "this machine does not use it",
+            "give that machine another one, then take the address away here and put it back",
+        )
+
+
 VERSION = version("tortie")
+LEAST_MTU = SMALLEST_MTUS[6]
 LONGEST_PREFIX = 60
 """Characters shown of a text that should be a prefix."""
 

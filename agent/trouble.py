@@ -44,6 +44,8 @@ class TroubleKind(StrEnum):
     """What a stopped Calico left here drops or filters pods' packets."""
     LOG = "log"
     """Nobody takes what is logged."""
+    CLOCK = "clock"
+    """The machine's clock was set, or stood still."""
     PREFIX = "prefix"
     """Somebody claims or announces a prefix that may not be theirs."""
 

@@ -4,9 +4,10 @@ A record says all that the datastore held of the attachment: endpoint, handle, a
 empty datastore does not know it any more; by the record its route stands, nobody else is given its address, and it is
 written back. A pod lives while its device is there (for addresses alone: the namespace's path), of this boot, and no
 DEL has come for it.
-Promises: a record ends with the boot that made it, so it lies in the run directory, in memory: nothing waits for a disk
-that others write to, and what a power loss takes has no pod. One that cannot be written is a trouble, and no pod waits
-for it. Bounded: at most MOST_RECORDS files are read.
+Promises: a record is this machine's, whatever the node was called when it was made: one that was renamed knows its pods
+under its new name. It ends with the boot that made it, so it lies in the run directory, in memory: nothing waits for a
+disk that others write to, and what a power loss takes has no pod. One that cannot be written is a trouble, and no pod
+waits for it. Bounded: at most MOST_RECORDS files are read.
 Does not know: the datastore, who writes what back.
 """
 
@@ -24,12 +25,12 @@ import msgspec
 import structlog
 
 from agent.cni.attachment import handle_of_endpoint
-from agent.datastore.resources.endpoint_form import network_of
+from agent.datastore.resources.endpoint_form import network_of, on_node
 from agent.datastore.resources.resource_types import WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import key_of
 from agent.trouble import Trouble, TroubleKind
 from ipam.address_text import text_of
-from ipam.model import Address, HandleId
+from ipam.model import Address, HandleId, NodeName
 
 MOST_RECORDS = 10_000
 """More pods than any kernel's neighbour tables take."""
@@ -70,6 +71,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """The attributes by name."""
         return dict(self.attributes)
 
+    def on_node(self, node: NodeName) -> Record:
+        """The same attachment on this machine under another name."""
+        if self.words.get("node", node) == node and (
+            self.endpoint is None or self.endpoint.spec.node == node
+        ):
+            return self
+        words = {**self.words, "node": node}
+        endpoint = on_node(self.endpoint, node) if self.endpoint is not None else None
+        return msgspec.structs.replace(self, attributes=tuple(sorted(words.items())), endpoint=endpoint)
+
     @property
     def name(self) -> str:
         """The pod or the container, for people."""
@@ -96,8 +107,11 @@ def record_of_endpoint(endpoint: WorkloadEndpoint, boot_id: str) -> Record:
 class LivingPods:
     """All records of one machine; a shell that owns their directory."""
 
-    def __init__(self, run: Path, boot_id: str, has_device: Callable[[str], bool]) -> None:
-        """`has_device` says whether a device of this name is there."""
+    def __init__(
+        self, run: Path, boot_id: str, has_device: Callable[[str], bool], node: NodeName | None = None
+    ) -> None:
+        """`has_device` says whether a device of this name is there; `node` is what this machine is called now."""
+        self._node = node
         self._directory = run / "attachments"
         self._boot_id = boot_id
         self._has_device = has_device
@@ -125,7 +139,7 @@ class LivingPods:
                 with suppress(OSError):
                     entry.unlink()
             else:
-                self._keep(record)
+                self._keep(record.on_node(self._node) if self._node is not None else record)
 
     def _read(self, path: Path) -> Record | None:
         try:

@@ -58,11 +58,14 @@ class PutBack:
         clock: Clock,
         locked: Callable[[str], AbstractAsyncContextManager[None]],
         settled: Callable[[], None] = lambda: None,
+        predecessor: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`may_write` says whether the datastore was read and is this node's; `locked` keeps CNI calls away.
 
-        `settled` is called when the first look is over.
+        `settled` is called when the first look is over. `predecessor` names the node that this machine was before it
+        was renamed, if its pods still stand in the datastore under that name: then nothing is written back.
         """
+        self._predecessor = predecessor
         self._on_settled = settled
         self._dependencies = dependencies
         self._living = dependencies.living
@@ -125,6 +128,8 @@ class PutBack:
         )
         losses = dict(self._cluster.lost)
         wanted = [record for record in records.values() if record.handle in absent or record.key in losses]
+        if self._predecessor() is not None:
+            wanted = []
         for handle in self._refused.keys() - {record.handle for record in wanted}:
             del self._refused[handle]
         if wanted:

@@ -47,7 +47,7 @@ class LinkCache:
         known = self.links.get(event.name)
         if known is None or self._all_invalid or event.name in self._invalid:
             return False
-        return not event.gone and replace(known, addresses=()) == event.seen
+        return not event.gone and replace(known, addresses=(), flagged=()) == event.seen
 
     async def read(self) -> frozenset[str] | None:
         """Read what is invalid; the names of those that are not as they were, None: any may be. Raises KernelError."""

@@ -8,6 +8,7 @@ Does not know: what is in the resource, what follows from the paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -26,6 +27,8 @@ from ipam.keys import resource_key
 RESYNC_SECONDS = 60.0
 """Everything is compared again this often, whatever happened."""
 RETRY_SECONDS = 2.0
+CLAIM_PAUSE_SECONDS = 0.5
+"""Between two looks for an answer, while it is asked who has the record."""
 
 log = structlog.get_logger()
 
@@ -74,7 +77,8 @@ class NodeController:
     async def run(self) -> None:
         """Take steps until cancelled."""
         while True:
-            await self._trigger.wait(RESYNC_SECONDS if self._done is not None else RETRY_SECONDS)
+            pause = CLAIM_PAUSE_SECONDS if self._is_asking() else RETRY_SECONDS
+            await self._trigger.wait(RESYNC_SECONDS if self._done is not None else pause)
             await self.step()
 
     async def step(self) -> None:
@@ -83,8 +87,12 @@ class NodeController:
         now = self._clock.now()
         is_due, is_new = now >= self._due_at, links is not self._looked
         self._looked = links
-        nodes = [node.ipv4.ip for node in self._state.nodes.values() if node.ipv4 is not None]
+        known = (node.ipv4 or node.ipv6 for node in self._state.nodes.values())
+        nodes = [address.ip for address in known if address is not None]
         await self._underlay.update(nodes, links, anew=is_new or is_due)
+        if self._is_asking():
+            with suppress(IpamError):  # asked again soon
+                await self._resource.incumbency.step()
         if not self._in_sync() or (inputs == self._done and not is_due):
             return
         self._due_at = now + RESYNC_SECONDS
@@ -94,9 +102,15 @@ class NodeController:
             await self._resource.reconcile()
         except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
-        self._done = inputs if self._resource.trouble is None else None
+        is_right = self._resource.trouble is None and not self._resource.is_changing
+        self._done = inputs if is_right else None
         if self._resource.trouble not in (None, before):
             log.warning("node.not_registered", why=self._resource.trouble)
+
+    def _is_asking(self) -> bool:
+        """Whether another machine, or this one before it booted, has the record."""
+        own = self._state.own_node
+        return own is not None and self._resource.incumbency.is_asking(own.metadata.annotations)
 
 
 def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:

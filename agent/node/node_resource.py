@@ -3,9 +3,10 @@
 Promises: the resource is written by guarded transactions, and every field that is not its own stays; a record that
 cannot be read is kept aside and written anew (`agent.node.own_record`). A tunnel address is an ordinary allocation,
 written in the same transaction as the resource that names it, and stays while a pool cannot be read; a node whose
-address another node already has is not registered, and `trouble` says which node has it; an old address that this
-machine has lost is given back then, so that two nodes may swap theirs.
-Does not know: routes, BGP, CNI, how addresses are found.
+address another node already has is not registered, and `trouble` says which node has it, and whether that is an older
+record of this very machine; an old address that this machine has lost is given back then, so that two nodes may swap
+theirs.
+Does not know: routes, BGP, CNI, how addresses are found and when they change (`agent.node.own_addresses`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from agent.datastore.state_cache import StateCache
 from agent.node import machine
 from agent.node.address_candidates import InterfaceAddress
 from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
+from agent.node.incumbency import Incumbency
+from agent.node.own_addresses import OwnAddresses
 from agent.node.own_record import OwnRecord, parsed
 from agent.trouble import Trouble, TroubleKind
 from ipam.address_text import text_of
@@ -91,10 +94,12 @@ class NodeResource:
         *,
         mesh_ttl_security: bool = True,
         machine_id: str = "",
+        machine_life: str = "",
     ) -> None:
         """`mesh_ttl_security`: the record says that other nodes may demand TTL 255 of this one's BGP packets.
 
-        `machine_id` is this machine's; without one the record bears none, and any machine may write it.
+        `machine_id` is this machine's; without one the record bears none, and any machine may write it. `machine_life`
+        tells it from its clones; without one they are the same machine.
         """
         self._mesh_ttl_security = mesh_ttl_security
         self._machine = machine_id
@@ -103,28 +108,40 @@ class NodeResource:
         self._allocator = allocator
         self._kernel = kernel
         self._settings = settings
-        self._autodetection = Autodetection(
-            kernel, settings, endpoints, lambda: [record.pool for record in state.pools]
-        )
+        pools = lambda: [record.pool for record in state.pools]  # noqa: E731
+        self._addresses = OwnAddresses(Autodetection(kernel, settings, endpoints, pools), clock)
         self._clock = clock
         self._key = resource_key(PLURALS["Node"], state.node)
+        self.incumbency = Incumbency(store, self._key, machine_id, machine_life, clock)
+        """Which of several machines with this id is the node."""
         self._record = OwnRecord(state.node, set_aside, self._fresh)
         self.trouble: str | None = None
         """Why the node is not registered as it should be, in a sentence."""
-        self.detected: dict[int, DetectedAddress | NoAddress] = {}
+
+    @property
+    def detected(self) -> dict[int, DetectedAddress | NoAddress]:
         """The addresses by version of IP, and how they were found; or why there is none."""
+        return self._addresses.detected
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether an address is about to change: one more look soon."""
+        return self._addresses.is_changing
 
     @property
     def found_by(self) -> str:
-        """How the IPv4 address was found, for status."""
-        found = self.detected.get(4)
-        return found.how if isinstance(found, DetectedAddress) else ""
+        """How the IPv4 address was found, for status; of a node of IPv6 alone, how that was."""
+        found = [one for one in self.detected.values() if isinstance(one, DetectedAddress)]
+        return found[0].how if found else ""
 
     @property
     def other_machine(self) -> str | None:
         """Why this machine is not the node, though it has its name; None if it is, or may become it."""
         node = self._state.own_node
-        other = machine.other_machine(node.metadata.annotations if node is not None else None, self._machine)
+        annotations = node.metadata.annotations if node is not None else None
+        other = machine.other_machine(annotations, self._machine)
+        if (why := self.incumbency.why_not_ours(annotations)) is not None:
+            return f"node {self._state.node}: {why}"
         if node is None or other is None:
             return None
         return f"node {self._state.node} is another machine ({other}, {node.ipv4 or 'without an address'})"
@@ -141,6 +158,7 @@ class NodeResource:
                 "it takes no part: nothing is written, programmed or announced",
                 "give it another node.name, or, if the other machine is gone for good: tortie node takeover",
             )
+        yield from self._addresses.troubles()
 
     @property
     def tunnel_addresses(self) -> dict[Address, HandleId]:
@@ -153,35 +171,51 @@ class NodeResource:
 
     async def reconcile(self) -> None:
         """Register or correct the resource. Raises IpamError; an error of settings or host stays in `trouble`."""
-        wanted: dict[int, InterfaceAddress | None] = {}
+        own = self._state.own_node
+        if own is not None and self.incumbency.is_challenged(own.metadata.annotations):
+            await self._patch(lambda raw: None)
+        recorded = {version: own.underlay(version) if own is not None else None for version in ADDRESS_PATHS}
         try:
-            for version in ADDRESS_PATHS:
-                wanted[version] = await self._address(version)
+            chosen = await self._addresses.choose(recorded)
         except NoAddress as error:
             self.trouble = str(error)
             return
-        for address in wanted.values():
-            if address is not None and (holder := self._holder(address)) is not None:
-                self.trouble = (
-                    f"node address {address.ip} is already used by node {holder}; give one of them another"
-                )
-                await self._give_back()
-                return
+        holders = {version: self._holder(address) for version, address in chosen.items()}
+        wanted = {version: address for version, address in chosen.items() if holders[version] is None}
+        taken = next((version for version, holder in holders.items() if holder is not None), None)
+        if taken is not None and not wanted:
+            self.trouble = self._conflict(chosen[taken], holders[taken])
+            await self._give_back()
+            return
         await self._patch(lambda raw: self._write_identity(raw, wanted))
         for use in TUNNEL_USES:
             await self._settle_tunnel(use)
-        self.trouble = None
+        self.trouble = self._conflict(chosen[taken], holders[taken]) if taken is not None else None
 
-    async def _address(self, version: int) -> InterfaceAddress | None:
-        if not self._autodetection.is_wanted(version):
-            self.detected.pop(version, None)
-            return None
-        try:
-            self.detected[version] = found = await self._autodetection.detect(version)
-        except NoAddress as error:
-            self.detected[version] = error
-            raise
-        return found.address
+    def _conflict(self, address: InterfaceAddress, holder: NodeName | None) -> str:
+        """A sentence: another node's record has this machine's address."""
+        node = self._state.nodes.get(holder) if holder is not None else None
+        annotations = node.metadata.annotations if node is not None else None
+        if machine.is_same(annotations, self._machine):
+            return (
+                f"node address {address.ip} is that of node {holder}, an older record of this very machine (it bears "
+                f"its id): make its blocks and pods node {self._state.node}'s by `tortie node takeover --from "
+                f"{holder}`, or stay node {holder} by setting node.name"
+            )
+        return f"node address {address.ip} is already used by node {holder}; give one of them another"
+
+    @property
+    def predecessor(self) -> NodeName | None:
+        """A node whose record this machine wrote before it was renamed: blocks and pods may still bear that name."""
+        own = self._state.own_node
+        older = (
+            name
+            for name, node in self._state.nodes.items()
+            if name != self._state.node
+            and machine.is_same(node.metadata.annotations, self._machine)
+            and (own is None or node.is_older_record_of(own))
+        )
+        return next(older, None)
 
     def address_report(self) -> list[dict[str, Any]]:
         """Every address of this machine: taken or not, and why. For people."""
@@ -231,10 +265,9 @@ class NodeResource:
             await self._patch(remove)
             log.warning("node.address_given_back", versions=lost)
 
-    def _write_identity(self, raw: dict[str, Any], addresses: Mapping[int, InterfaceAddress | None]) -> None:
+    def _write_identity(self, raw: dict[str, Any], addresses: Mapping[int, InterfaceAddress]) -> None:
         for version, address in addresses.items():
-            if address is not None:
-                _set(raw, ADDRESS_PATHS[version], text_of(address))
+            _set(raw, ADDRESS_PATHS[version], text_of(address))
         annotations = {**(raw["metadata"].get("annotations") or {}), LARGEST_TTL_ANNOTATION: LARGEST_TTL}
         if not self._mesh_ttl_security:
             del annotations[LARGEST_TTL_ANNOTATION]
@@ -361,6 +394,7 @@ class NodeResource:
                 await self._keep_tunnels(raw)
             before = json.dumps(raw, sort_keys=True)
             change(raw)
+            self.incumbency.sign(raw)
             if is_stored and before == json.dumps(raw, sort_keys=True):
                 return True
             guard = Unchanged(self._key, current.revision if current is not None else 0)
@@ -376,11 +410,9 @@ class NodeResource:
 
     def _check_machine(self, raw: dict[str, Any]) -> None:
         """Raises Conflict when another machine has the record: two that write it in turn end never."""
-        metadata = raw.get("metadata")
-        other = machine.other_machine(
-            metadata.get("annotations") if isinstance(metadata, dict) else None, self._machine
-        )
-        if other is not None:
+        annotations = machine.annotations_in(raw)
+        other = machine.other_machine(annotations, self._machine) or self.incumbency.other_life(annotations)
+        if other:
             raise Conflict(
                 f"node {self._state.node} is another machine ({other}): {self._key} is not written"
             )

@@ -52,10 +52,15 @@ not hold for the pods it started. Refused while Felix runs.
 TAKEOVER_EXAMPLES = """\
 examples:
   tortie node takeover
+  tortie node takeover --from node2
 
 The Node resource bears the id of the machine that registered it, and a second machine with its name takes no part. Run
 this on the machine that is to be the node from now on: one that was installed anew, or that replaces one that is gone
 for good. Should the other machine still run, it takes no part from then on, and its pods are cut off from other nodes.
+
+With --from it is for a machine that was renamed, or whose host name has become a domain name with a reboot: what node
+NAME has - record, blocks, endpoints, tunnel addresses, its BGPConfiguration and BGPPeers - bears this machine's present
+name from then on, and its pods go on. Refused unless that record bears this machine's id.
 """
 
 
@@ -70,7 +75,16 @@ def add_parsers(subparsers: Any) -> None:
     check = add_command(verbs, "checksystem", text, run_checksystem, CHECK_EXAMPLES)
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
     text = "make this machine the node of its name, in place of another machine"
-    add_command(verbs, "takeover", text, run_takeover, TAKEOVER_EXAMPLES)
+    takeover = add_command(verbs, "takeover", text, run_takeover, TAKEOVER_EXAMPLES)
+    takeover.add_argument(
+        "--from",
+        dest="older",
+        metavar="NAME",
+        help="what this machine was called before, and all that bears the name",
+    )
+    takeover.add_argument(
+        "--force", action="store_true", help="though NAME's record does not bear this machine's id"
+    )
     text = "what a stopped Calico left here; takes its rules away on request, with an undo file"
     remove = add_command(verbs, "remove-calico", text, run_remove_calico, REMOVE_CALICO_EXAMPLES)
     remove.add_argument("--yes", action="store_true", help="take rules and sets away")
@@ -92,7 +106,7 @@ def run_takeover(arguments: argparse.Namespace) -> None:
     """`tortie node takeover`."""
     from pathlib import Path
 
-    from agent.node.machine import machine_id
+    from agent.node.machine import machine_id, machine_life
     from agent.node.takeover import take_over
     from ipam.failures import IpamError
     from ipam.model import NodeName
@@ -100,9 +114,21 @@ def run_takeover(arguments: argparse.Namespace) -> None:
     settings = config(arguments)
     with reported(OSError):
         own = machine_id(settings.node.machine_id, Path(settings.paths.state))
+        life = machine_life(Path(settings.paths.run))
     node = NodeName(settings.node_name)
+    if arguments.older is not None:
+        from agent.node.rename import rename_node
+
+        older = NodeName(arguments.older)
+        with reported(IpamError):
+            done = with_store(
+                arguments, lambda store: rename_node(store, older, node, own, life, force=arguments.force)
+            )
+        print(f"node {older} is node {node} now: {done.blocks} blocks, {done.endpoints} endpoints")
+        print("".join(f"it is named in {key}\n" for key in done.settings), end="")
+        return
     with reported(IpamError):
-        before = with_store(arguments, lambda store: take_over(store, node, own))
+        before = with_store(arguments, lambda store: take_over(store, node, own, life))
     if before == own:
         print(f"node {node} is this machine already")
     else:
@@ -143,10 +169,11 @@ def run_node_status(arguments: argparse.Namespace) -> None:
 
 def node_status_text(status: dict[str, Any]) -> str:
     """The agent's answer for people."""
+    address = status["address"] or status.get("address6") or "no address yet"
     lines = [
         f"Tortie agent is running (pid {status['pid']}).",
         "",
-        f"node       {status['node']}, {status['address'] or 'no address yet'} ({status['address_found_by'] or '?'})",
+        f"node       {status['node']}, {address} ({status['address_found_by'] or '?'})",
         f"datastore  {status['datastore']}{'' if status['in_sync'] else ' (not yet in sync)'}",
         f"pods       {status['pods']}{', mtu ' + str(status['mtu']) if status['mtu'] else ''}",
     ]

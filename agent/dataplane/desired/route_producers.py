@@ -247,9 +247,12 @@ class _Targets:
         return own is None or node not in own.network
 
     def by_vxlan(self, version: int, node: NodeAddresses, pool: Pool) -> RouteTarget | None:
-        """Through a node's VTEP, or over the underlay where the pool spares its subnet."""
-        underlay = node.on(version)
-        if underlay is None:
+        """Through a node's VTEP, or over the underlay where the pool spares its subnet.
+
+        None where one of both has no address of this version of IP: no tunnel carries anything there.
+        """
+        underlay, me = node.on(version), self._facts.me
+        if underlay is None or (me is not None and me.on(version) is None):
             return None
         if self._encapsulated(pool.vxlan, underlay.ip):
             device = VXLAN6_DEVICE if version == 6 else VXLAN_DEVICE

@@ -24,8 +24,8 @@ from ipam.model import NodeName, Pool
 
 
 def addresses_of(node: Node) -> NodeAddresses | None:
-    """A node's addresses; None as long as it has no IPv4 address: it takes no part yet."""
-    if node.ipv4 is None:
+    """A node's addresses; None as long as it has none on the underlay: it takes no part yet."""
+    if node.ipv4 is None and node.ipv6 is None:
         return None
     return NodeAddresses(
         node.ipv4,
@@ -48,6 +48,8 @@ class Gatherer:
         self._endpoints = Memo[tuple[Endpoint, ...]](by_identity=True)
         self._addresses = Memo[frozenset[Address]](by_identity=True)
         self._speakers = Memo[frozenset[tuple[Address, int]]](by_identity=True)
+        self._older = Memo[frozenset[NodeName]](by_identity=True)
+        self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is held so that nothing else can have it."""
 
@@ -65,12 +67,14 @@ class Gatherer:
         """The facts of this moment; the arguments are what the datastore does not say."""
         cluster = self._cluster
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
+        owners = cluster.block_owners
+        older = self._older.get(lambda: older_names(cluster.node, nodes), nodes)
         ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
             pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
-            nodes=self._nodes.get(lambda: _node_addresses(nodes), nodes),
-            block_owners=cluster.block_owners,
+            nodes=self._nodes.get(lambda: _node_addresses(nodes, older), nodes, older),
+            block_owners=self._owners.get(lambda: _renamed(owners, older, cluster.node), owners, older),
             endpoints=self._endpoints.get(lambda: self._pods(endpoints, settings), endpoints),
             bgp_nexthops=bgp_nexthops,
             peer_gateways=peer_gateways,
@@ -120,6 +124,21 @@ def endpoint_labels(one: WorkloadEndpoint) -> dict[str, str]:
     }
 
 
+def older_names(me: NodeName, nodes: Mapping[NodeName, Node]) -> frozenset[NodeName]:
+    """What this very machine was called before, as long as these records and blocks are still there."""
+    own = nodes.get(me)
+    return frozenset(name for name, node in nodes.items() if own is not None and node.is_older_record_of(own))
+
+
+def _renamed(
+    owners: Mapping[Prefix, NodeName], older: frozenset[NodeName], me: NodeName
+) -> Mapping[Prefix, NodeName]:
+    """Blocks of this machine under another name are its own: a path to itself would be none."""
+    if not older:
+        return owners
+    return {block: me if owner in older else owner for block, owner in owners.items()}
+
+
 def cluster_addresses(nodes: Mapping[NodeName, Node]) -> frozenset[Address]:
     """Every address of every node that the datastore knows."""
     found: set[Address] = set()
@@ -158,8 +177,10 @@ def bgp_speakers(
     return frozenset(found)
 
 
-def _node_addresses(nodes: Mapping[NodeName, Node]) -> dict[NodeName, NodeAddresses]:
-    found = ((name, addresses_of(node)) for name, node in nodes.items())
+def _node_addresses(
+    nodes: Mapping[NodeName, Node], older: frozenset[NodeName]
+) -> dict[NodeName, NodeAddresses]:
+    found = ((name, addresses_of(node)) for name, node in nodes.items() if name not in older)
     return {name: addresses for name, addresses in found if addresses is not None}
 
 

@@ -9,7 +9,7 @@ Does not know: why a device is desired.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from agent.netlink.devices import device_index
 from agent.netlink.kernel_errors import KernelError, Unsupported
 from agent.netlink.netlink_socket import dump
 from agent.netlink.objects import Address, Link, Tunnel, TunnelKind
-from agent.netlink.rtlinks import LinkRow
+from agent.netlink.rtlinks import AddressRow, LinkRow
 from agent.netlink.rtnetlink import address, attributes, number
 
 KIND_BY_NAME = {TUNL0: TunnelKind.IPIP, **dict.fromkeys(VXLAN_DEVICES, TunnelKind.VXLAN)}
@@ -35,14 +35,18 @@ class Found(NamedTuple):
     addresses: Addresses
 
 
-async def _all_links() -> list[tuple[LinkRow, Addresses]]:
+async def _all_links() -> list[tuple[LinkRow, list[AddressRow]]]:
     """Every interface with its addresses. Raises KernelError."""
     rows = await dump(rtlinks.link_dump_request(), rtnetlink.RTM_NEWLINK, rtlinks.decode_link)
     found = await dump(rtlinks.address_dump_request(), rtnetlink.RTM_NEWADDR, rtlinks.decode_address)
-    addresses: dict[int, list[tuple[Address, int]]] = {}
+    addresses: dict[int, list[AddressRow]] = {}
     for row in found:
-        addresses.setdefault(row.index, []).append((row.address, row.length))
-    return [(row, tuple(addresses.get(row.index, ()))) for row in rows]
+        addresses.setdefault(row.index, []).append(row)
+    return [(row, addresses.get(row.index, [])) for row in rows]
+
+
+def _pairs(rows: Iterable[AddressRow]) -> Addresses:
+    return tuple((row.address, row.length) for row in rows)
 
 
 class Devices:
@@ -63,7 +67,7 @@ class Devices:
             return None
         request = rtlinks.address_dump_request(rows[0].index)
         found = await dump(request, rtnetlink.RTM_NEWADDR, rtlinks.decode_address, absent=gone)
-        return rows[0].link(tuple((row.address, row.length) for row in found if row.index == rows[0].index))
+        return rows[0].link(row for row in found if row.index == rows[0].index)
 
     async def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel devices with our names, whatever their attributes. Raises KernelError."""
@@ -98,8 +102,9 @@ async def _ours(*, offload: bool) -> dict[str, Found]:
     links = await _all_links()
     names = {row.index: row.name for row, _ in links}
     ours: dict[str, Found] = {}
-    for row, addresses in links:
+    for row, found in links:
         if row.name in KIND_BY_NAME:
+            addresses = _pairs(found)
             tunnel = _tunnel_of(row, addresses, names, KIND_BY_NAME[row.name])
             seen = replace(tunnel, offload=ethtool.read(row.name)) if offload else tunnel
             ours[row.name] = Found(row, seen, addresses)
@@ -155,7 +160,7 @@ async def _with_our_port(wanted: Tunnel) -> str | None:
         return None
     for row, addresses in await _all_links():
         if row.kind == wanted.kind.value and row.name not in KIND_BY_NAME:
-            other = _tunnel_of(row, addresses, {}, wanted.kind)
+            other = _tunnel_of(row, _pairs(addresses), {}, wanted.kind)
             if other.port == wanted.port:
                 return f"the device {row.name} has UDP port {other.port} (VNI {other.vni}): delete it, or move it"
     return None

@@ -46,6 +46,8 @@ API_VERSION = "projectcalico.org/v3"
 LARGEST_TTL_ANNOTATION = "projectcalico.org/tortie-bgp-ttl"
 """On a Node whose BGP packets all leave with the largest TTL: with that as its value."""
 LARGEST_TTL = "255"
+MACHINE_ANNOTATION = "projectcalico.org/tortie-machine-id"
+"""On a Node: which machine registered it."""
 MOST_CACHED_ADDRESSES = 1 << 16
 """Texts of nodes' addresses remembered as values: every change of one node asks for all of them."""
 MOST_SOURCE_PREFIXES = 256
@@ -173,6 +175,18 @@ class Node(_Resource, frozen=True, kw_only=True, tag="Node"):
     def ipv6(self) -> IPv6Interface | None:
         """The node's IPv6 underlay address with its subnet; None when the node has none or it cannot be read."""
         return _value(IPv6Interface, self.bgp.ipv6_address)
+
+    @property
+    def machine(self) -> str:
+        """The id of the machine that wrote the record; empty where it bears none."""
+        return (self.metadata.annotations or {}).get(MACHINE_ANNOTATION, "")
+
+    def is_older_record_of(self, other: Node) -> bool:
+        """Whether the same machine wrote both, for one address: it was renamed in between."""
+        if not self.machine or self.machine != other.machine or self.metadata.name == other.metadata.name:
+            return False
+        pairs = ((self.underlay(version), other.underlay(version)) for version in (4, 6))
+        return any(one is not None and two is not None and one.ip == two.ip for one, two in pairs)
 
     def underlay(self, version: int) -> IPv4Interface | IPv6Interface | None:
         """The node's underlay address of a version of IP, with its subnet."""

@@ -51,7 +51,7 @@ function _shtab_tortie_using
 end
 
 set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
-set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
+set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --from --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
 complete -c tortie -f
@@ -131,6 +131,8 @@ complete -c tortie -n '_shtab_tortie_using node checksystem' -s h -l help -d 'sh
 complete -c tortie -n '_shtab_tortie_using node checksystem' -s o -l output -xka "table json" -d output
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a takeover -d 'make this machine the node of its name, in place of another machine'
 complete -c tortie -n '_shtab_tortie_using node takeover' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using node takeover' -l from -x -d 'what this machine was called before, and all that bears the name'
+complete -c tortie -n '_shtab_tortie_using node takeover' -l force -d 'though NAME'"'"'s record does not bear this machine'"'"'s id'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a remove-calico -d 'what a stopped Calico left here; takes its rules away on request, with an undo file'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l yes -d 'take rules and sets away'

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.configuration.config import NodeSettings
 from agent.dataplane.desired.desired_tunnels import vtep_mac
 from agent.dataplane.kernel.calico_names import VXLAN_DEVICE
@@ -22,11 +21,13 @@ from agent.lab.lifecycle import SEED_POOL
 from agent.netlink.objects import Tunnel, TunnelKind
 from agent.node.node_controller import node_inputs
 from agent.node.node_resource import NodeResource
+from agent.node.own_addresses import CHANGE_SECONDS
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Delete, Put
 from ipam.failures import Unreadable
 from ipam.keys import block_key, resource_key
 from ipam.model import AddressRequest, HandleId, NodeName
+from tests.fakes.clock import SetClock
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import FakeStore
 
@@ -47,7 +48,8 @@ class World:
         self.store = store or FakeStore()
         self.state = StateCache(ME)
         self.kernel = FakeKernel()
-        self.allocator = Allocator(self.store, SystemClock().wall, lambda: self.state.pools)
+        self.clock = SetClock()
+        self.allocator = Allocator(self.store, self.clock.wall, lambda: self.state.pools)
         self._settings, self._endpoints = NodeSettings(address=address, labels={"rack": "r1"}), endpoints
         self._aside = aside
         self.restart()
@@ -61,7 +63,7 @@ class World:
             self.kernel,
             self._settings,
             self._endpoints,
-            SystemClock(),
+            self.clock,
             SetAside(self._aside),
             **more,
         )
@@ -171,6 +173,8 @@ async def test_a_node_that_lost_its_address_gives_it_back_so_that_two_can_swap()
     await world.store.commit((), (Put(resource_key("nodes", "node9"), json.dumps(other).encode()),))
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.12/20")
+    await world.passed()
+    world.clock.at += CHANGE_SECONDS
     stored = await world.passed()
     assert world.resource.trouble is not None
     assert "node9" in world.resource.trouble
@@ -194,6 +198,9 @@ async def test_a_changed_address_is_followed() -> None:
     world.kernel.delete_link("eth0")
     world.kernel.add_link("eth0", "172.26.0.13/20")
     assert node_inputs(world.state, world.kernel.link_table) != before
+    assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.11/20"}
+    assert world.resource.is_changing
+    world.clock.at += CHANGE_SECONDS
     assert (await world.passed())["spec"]["bgp"] == {"ipv4Address": "172.26.0.13/20"}
 
 

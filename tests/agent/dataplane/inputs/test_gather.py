@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 import pytest
@@ -21,6 +21,7 @@ from agent.dataplane.inputs.underlay import MOST_NODES_ASKED, UnderlayRoutes
 from agent.dataplane.kernel.protocol import PathToHost
 from agent.datastore.resources.bgp_types import BGPConfigurationSpec, BGPPeerSpec
 from agent.datastore.resources.resource_types import (
+    MACHINE_ANNOTATION,
     Metadata,
     Node,
     NodeAddress,
@@ -28,9 +29,13 @@ from agent.datastore.resources.resource_types import (
     NodeSpec,
     WorkloadEndpoint,
     WorkloadEndpointSpec,
+    encode,
 )
 from agent.datastore.state_cache import StateCache
+from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import Address
+from ipam.etcd.store import Versioned
+from ipam.keys import affinity_key
 from ipam.model import NodeName
 from ipam.selector import parse
 from tests.fakes.kernel import FakeKernel
@@ -204,3 +209,28 @@ def test_calicos_prefixes_of_an_endpoint_are_its_own_and_bad_ones_nobodys() -> N
     texts = ["10.9.0.0/16", "fd09::/64", "10.9.0.1/16", "nonsense", ""]
     (found,) = gathered(endpoint("nat", allow_spoofed_source_prefixes=texts)).endpoints
     assert [str(prefix) for prefix in found.source_prefixes] == ["10.9.0.0/16", "fd09::/64"]
+
+
+def test_blocks_of_this_very_machine_under_an_older_name_are_its_own() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+
+    def put(name: str, address: str, machine: str) -> None:
+        annotations = {MACHINE_ANNOTATION: machine}
+        spec = NodeSpec(bgp=NodeBGPSpec(ipv4_address=address))
+        node = Node(metadata=Metadata(name=name, annotations=annotations), spec=spec)
+        known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+
+    block = IPv4Network("10.0.0.0/26")
+    claim = affinity_key(other, block)
+    known.apply(claim, Versioned(claim, b'{"state":"confirmed"}', 1))
+    put(ME, "172.26.0.11/20", "m1")
+    for address, machine, is_own in (
+        ("172.26.0.11/20", "m1", True),
+        ("172.26.0.11/20", "m2", False),
+        ("172.26.0.11/20", "", False),
+        ("172.26.0.12/20", "m1", False),
+    ):
+        put(other, address, machine)
+        found = Gatherer(known).gather(FactSettings(), {}, {}, {})
+        assert found.block_owners == {block: ME if is_own else other}
+        assert (other in found.nodes) is not is_own
