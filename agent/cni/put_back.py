@@ -66,6 +66,7 @@ class PutBack:
         was renamed, if its pods still stand in the datastore under that name: then nothing is written back.
         """
         self._predecessor = predecessor
+        self._renamed_at: float | None = None
         self._on_settled = settled
         self._dependencies = dependencies
         self._living = dependencies.living
@@ -128,7 +129,7 @@ class PutBack:
         )
         losses = dict(self._cluster.lost)
         wanted = [record for record in records.values() if record.handle in absent or record.key in losses]
-        if self._predecessor() is not None:
+        if self._is_being_renamed():
             wanted = []
         for handle in self._refused.keys() - {record.handle for record in wanted}:
             del self._refused[handle]
@@ -142,6 +143,13 @@ class PutBack:
         if not self._looked:
             self._looked = True
             self._on_settled()
+
+    def _is_being_renamed(self) -> bool:
+        """Whether this machine's pods stand under another name, or did a moment ago: watches are not in step."""
+        now = self._clock.now()
+        if self._predecessor() is not None:
+            self._renamed_at = now
+        return self._renamed_at is not None and now - self._renamed_at < RETRY_SECONDS
 
     async def _settle(self, record: Record, losses: Mapping[str, Loss], *, allocated: bool) -> None:
         async with self._locked(_interface_of(record)):

@@ -49,6 +49,7 @@ class Gatherer:
         self._addresses = Memo[frozenset[Address]](by_identity=True)
         self._speakers = Memo[frozenset[tuple[Address, int]]](by_identity=True)
         self._older = Memo[frozenset[NodeName]](by_identity=True)
+        self._here = Memo[frozenset[NodeName]](by_identity=True)
         self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is held so that nothing else can have it."""
@@ -69,11 +70,12 @@ class Gatherer:
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
         owners = cluster.block_owners
         older = self._older.get(lambda: older_names(cluster.node, nodes), nodes)
+        here = self._here.get(lambda: names_here(cluster.node, nodes, links), nodes, links)
         ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
             node=cluster.node,
             pools=self._pools.get(lambda: tuple(record.pool for record in pools), pools),
-            nodes=self._nodes.get(lambda: _node_addresses(nodes, older), nodes, older),
+            nodes=self._nodes.get(lambda: _node_addresses(nodes, older | here), nodes, older, here),
             block_owners=self._owners.get(lambda: _renamed(owners, older, cluster.node), owners, older),
             endpoints=self._endpoints.get(lambda: self._pods(endpoints, settings), endpoints),
             bgp_nexthops=bgp_nexthops,
@@ -128,6 +130,17 @@ def older_names(me: NodeName, nodes: Mapping[NodeName, Node]) -> frozenset[NodeN
     """What this very machine was called before, as long as these records and blocks are still there."""
     own = nodes.get(me)
     return frozenset(name for name, node in nodes.items() if own is not None and node.is_older_record_of(own))
+
+
+def names_here(
+    me: NodeName, nodes: Mapping[NodeName, Node], links: Mapping[str, Link]
+) -> frozenset[NodeName]:
+    """Nodes with an address of this machine, while it has no record: no path leads to itself, and none is its own."""
+    if me in nodes:
+        return frozenset()
+    own = {address for link in links.values() for address, _ in link.addresses}
+    underlay = {name: [one.ip for one in (node.ipv4, node.ipv6) if one] for name, node in nodes.items()}
+    return frozenset(name for name, found in underlay.items() if own.intersection(found))
 
 
 def _renamed(

@@ -234,3 +234,14 @@ def test_blocks_of_this_very_machine_under_an_older_name_are_its_own() -> None:
         found = Gatherer(known).gather(FactSettings(), {}, {}, {})
         assert found.block_owners == {block: ME if is_own else other}
         assert (other in found.nodes) is not is_own
+
+
+def test_without_a_record_of_its_own_a_machine_has_no_path_to_a_node_with_its_address() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+    node = Node(
+        metadata=Metadata(name=other), spec=NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.12.198/20"))
+    )
+    known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+    for address, expected in (("172.26.12.198/20", set()), ("172.26.12.199/20", {other})):
+        links = {"eth0": link(2, "eth0", 1500, address)}
+        assert Gatherer(known).gather(FactSettings(), links, {}, {}).nodes.keys() == expected
