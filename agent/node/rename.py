@@ -111,11 +111,13 @@ async def _move(store: Store, source: str, target: str, change: Change, *, keep:
         read = await store.get_many((source, target))
         if source not in read:
             return False
-        operations: list[Operation] = [] if keep or source == target else [Delete(source)]
+        operations: list[Operation] = []
         if source == target or target not in read:
             raw = read_stored(read[source], stored_object)
             change(raw)
             operations.append(Put(target, json.dumps(raw).encode()))
+        if not keep and source != target:
+            operations.append(Delete(source))
         guards = [Unchanged(key, revision_of(read.get(key))) for key in dict.fromkeys((source, target))]
         if operations and not isinstance(await store.commit(guards, operations), Committed):
             return None
@@ -163,6 +165,6 @@ async def _move_endpoint(store: Store, key: str, new: NodeName) -> bool:
         there = await store.get(target)
         put = () if there is not None else (Put(target, encode(renamed)),)
         guards = (Unchanged(key, stored.revision), Unchanged(target, revision_of(there)))
-        return True if isinstance(await store.commit(guards, (Delete(key), *put)), Committed) else None
+        return True if isinstance(await store.commit(guards, (*put, Delete(key))), Committed) else None
 
     return await optimistic(attempt, MOST_WRITES, f"{key}: somebody else keeps writing it")

@@ -92,9 +92,10 @@ def _move_claim(transaction: Transaction, read: Read, source: str, target: str) 
     for key in (source, target):
         transaction.guard(key, revision_of(read.get(key)))
     if source in read:
-        transaction.writes[source] = Delete(source)
+        # In this order watches report it: whoever looks in between sees two claims of one machine, and never none.
         if target not in read:
             transaction.writes[target] = Put(target, read[source].value)
+        transaction.writes[source] = Delete(source)
 
 
 def _rename_handle(transaction: Transaction, read: Read, held: HandleId, name: HandleId) -> None:

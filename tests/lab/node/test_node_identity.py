@@ -26,10 +26,13 @@ SETTLE_SECONDS = 30.0
 VIP, ANOTHER = "fd26::99/128", "fd26::abcd/64"
 
 
-@pytest.fixture(scope="module")
-def lab(make_lab: MakeLab) -> Lab:
-    """Two nodes of both versions of IP, two pods on each."""
-    return make_lab("ident", Mode.VXLAN, 2, 4, dual_stack=True)
+@pytest.fixture(scope="module", params=[Mode.VXLAN, Mode.NONE], ids=["vxlan", "none"])
+def lab(request: pytest.FixtureRequest, make_lab: MakeLab) -> Lab:
+    """Two nodes of both versions of IP, two pods on each; routes from the datastore, or from BGP."""
+    return make_lab(f"id{request.param.value}", request.param, 2, 4, dual_stack=True)
+
+
+in_one_mode = pytest.mark.parametrize("lab", [Mode.VXLAN], indirect=True)
 
 
 def run_on(node: LabNode, *words: str) -> str:
@@ -63,6 +66,7 @@ def sessions(node: LabNode) -> Mapping[str, str]:
     return {peer["address"]: peer["since"] for peer in status["peers"]}
 
 
+@in_one_mode
 def test_a_vip_and_a_newer_address_displace_nothing(lab: Lab) -> None:
     """Kernels list a newer IPv6 address first, and take it as the source of routes."""
     first, _ = lab.plan.nodes
@@ -85,6 +89,7 @@ def test_a_vip_and_a_newer_address_displace_nothing(lab: Lab) -> None:
             ip_on(first, f"-6 addr del {address} dev eth0")
 
 
+@in_one_mode
 def test_a_node_that_loses_ipv6_says_so_and_ipv4_goes_on(lab: Lab, tmp_path: Path) -> None:
     _, second = lab.plan.nodes
     with pinging(lab, tmp_path) as pings:
@@ -133,6 +138,7 @@ def pod_events(monitors: RouteMonitors) -> list[str]:
     return [line for lines in monitors.events().values() for line in lines if line.startswith("Deleted")]
 
 
+@in_one_mode
 def test_a_clone_with_a_nodes_id_and_name_is_answered_and_stays_out(lab: Lab) -> None:
     first, second = lab.plan.nodes
     clone = replace(second, name=first.name, directory=second.directory / "clone")
