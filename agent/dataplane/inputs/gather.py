@@ -49,6 +49,7 @@ class Gatherer:
         self._addresses = Memo[frozenset[Address]](by_identity=True)
         self._speakers = Memo[frozenset[tuple[Address, int]]](by_identity=True)
         self._older = Memo[frozenset[NodeName]](by_identity=True)
+        self._known_older = frozenset[NodeName]()
         self._here = Memo[frozenset[NodeName]](by_identity=True)
         self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
@@ -69,7 +70,7 @@ class Gatherer:
         cluster = self._cluster
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
         owners = cluster.block_owners
-        older = self._older.get(lambda: older_names(cluster.node, nodes), nodes)
+        older = self._older.get(lambda: self._older_names(nodes), nodes)
         here = self._here.get(lambda: names_here(cluster.node, nodes, links), nodes, links)
         ports, peers = cluster.bgp_configurations, cluster.bgp_peers
         return Facts(
@@ -92,6 +93,12 @@ class Gatherer:
             datastore=datastore,
             earlier_pods=earlier_pods or {},
         )
+
+    def _older_names(self, nodes: Mapping[NodeName, Node]) -> frozenset[NodeName]:
+        """A name stays this machine's after its record is gone: watches are not in step, and its claims go later."""
+        gone = self._known_older - nodes.keys()
+        self._known_older = older_names(self._cluster.node, nodes) | gone
+        return self._known_older
 
     def _pods(self, endpoints: Iterable[WorkloadEndpoint], settings: FactSettings) -> tuple[Endpoint, ...]:
         """One pod comes or goes among hundreds: the others' are not made anew."""

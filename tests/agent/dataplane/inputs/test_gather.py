@@ -236,6 +236,27 @@ def test_blocks_of_this_very_machine_under_an_older_name_are_its_own() -> None:
         assert (other in found.nodes) is not is_own
 
 
+def test_a_block_stays_this_machines_while_its_older_record_is_gone_and_its_claim_not_yet() -> None:
+    known, other = StateCache(ME), NodeName("node9")
+    block = IPv4Network("10.0.0.0/26")
+    claim = affinity_key(other, block)
+    known.apply(claim, Versioned(claim, b'{"state":"confirmed"}', 1))
+    spec = NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20"))
+    nodes = [
+        Node(metadata=Metadata(name=name, annotations={MACHINE_ANNOTATION: "m1"}), spec=spec)
+        for name in (ME, other)
+    ]
+    for node in nodes:
+        known.apply(key_of(node), Versioned(key_of(node), encode(node), 1))
+    gatherer = Gatherer(known)
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: ME}
+    known.apply(key_of(nodes[1]), None)
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: ME}
+    stranger = Node(metadata=Metadata(name=other), spec=spec)
+    known.apply(key_of(stranger), Versioned(key_of(stranger), encode(stranger), 2))
+    assert gatherer.gather(FactSettings(), {}, {}, {}).block_owners == {block: other}
+
+
 def test_without_a_record_of_its_own_a_machine_has_no_path_to_a_node_with_its_address() -> None:
     known, other = StateCache(ME), NodeName("node9")
     node = Node(
