@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ipam.address_text import text_of
-from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix
+from ipam.model import Address, AddressRequest, AssignmentMode, NodeName, Pool, PoolRecord, Prefix, Use
 from ipam.selector import SelectorError, parse
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
@@ -58,7 +58,7 @@ def _why_not(record: PoolRecord, request: AddressRequest, named: frozenset[str])
         return "was not asked for"
     if record.unreadable:
         return f"cannot be read: {record.unreadable}"
-    if pool.disabled:
+    if pool.disabled and not (named and request.use is Use.TUNNEL):  # its pods live on, and need the tunnel
         return "is disabled"
     if request.use not in pool.allowed_uses:
         return f"is not for {request.use.value} addresses"

@@ -178,6 +178,7 @@ async def test_pools_are_chosen_by_use_name_mode_and_selector(world: World) -> N
         await pool_of(6, pools=("nowhere",))
     with pytest.raises(NoPool, match="is disabled"):
         await pool_of(7, pools=("a-off",))
+    assert await pool_of(8, pools=("a-off",), use=Use.TUNNEL) == "a-off", "its pods need the tunnel"
 
 
 async def test_an_allocation_waits_for_the_watch_when_the_pool_has_changed(
