@@ -43,7 +43,7 @@ from agent.peering.peers import (
     required_passwords,
 )
 from agent.peering.refused_prefixes import refused_prefixes
-from agent.peering.session_troubles import session_troubles
+from agent.peering.session_troubles import refused_keys, session_troubles
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
@@ -384,11 +384,12 @@ class BgpController:
                 )
 
     def session_troubles(self) -> Iterator[Trouble]:
-        """What is wrong with sessions: limits, near and exceeded, and errors of this program."""
+        """What is wrong with sessions: limits, near and exceeded, refused passwords, errors of this program."""
         if self.speaker is None:
-            return iter(())
+            return
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
-        return session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+        yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh)
+        yield from refused_keys(self.speaker.refused_keys, self.speaker.optmem_needed)
 
     def refused(self) -> Iterator[Trouble]:
         """The peers that announce what nobody may have from them."""

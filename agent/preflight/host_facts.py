@@ -138,6 +138,10 @@ class HostFacts:
     agent_open_files: int | None = None
     """The soft limit of the running agent."""
     pools: tuple[Pool, ...] = ()
+    bgp_peers: int = 0
+    """Most peers that this node can have: the other nodes, and what is configured beside them."""
+    bgp_passwords: bool = False
+    """Whether any peering has a password."""
     pools_unknown: str | None = None
     """Why the datastore could not be asked."""
     opens_forward: bool = True

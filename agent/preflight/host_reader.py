@@ -40,6 +40,7 @@ SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/*/rp_filter",
+    "net/core/optmem_max",
     "net/netfilter/nf_conntrack_max",
     "net/netfilter/nf_conntrack_count",
     "fs/inotify/max_user_instances",

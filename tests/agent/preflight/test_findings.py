@@ -324,6 +324,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "fs.inotify.max_user_watches = 100",
         "sysctl -w fs.inotify.max_user_watches=8192",
     ),
+    "too little memory for a password per peer": (
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 200, "bgp_passwords": True},
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 100, "bgp_passwords": True},
+        Severity.WARNING,
+        "net.core.optmem_max = 20480, 200 peers need 33024 if each has its own",
+        "sysctl -w net.core.optmem_max=33024",
+    ),
+    "the same where nobody has a password": (
+        {"sysctls": {"net/core/optmem_max": "20480"}, "bgp_peers": 200},
+        {"bgp_peers": 200},
+        Severity.NOTE,
+        "net.core.optmem_max = 20480",
+        "sysctl -w net.core.optmem_max=33024",
+    ),
     "the agent may open few files": (
         {"agent_open_files": 1024, "processes": RUNNING},
         {"agent_open_files": 65536, "processes": RUNNING},
