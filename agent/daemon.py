@@ -45,6 +45,7 @@ from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
+from agent.datastore.availability import Availability
 from agent.datastore.etcd_settings import etcd_config
 from agent.datastore.own_values import OwnValues
 from agent.datastore.resources.resource_types import WorkloadEndpoint
@@ -138,6 +139,7 @@ class Agent:
         )
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
+        self._availability = Availability(self._store, tuple(config.etcd.endpoints), self._clock)
         self._own_values = OwnValues(self._store, self._state, self._in_sync)
         self._allocator = self._new_allocator()
         self._bgp = BgpController(
@@ -208,6 +210,7 @@ class Agent:
         return AgentStatus(
             self._state,
             self._syncer,
+            self._availability,
             self._store.channels,
             self._clock,
             self._node_resource,
@@ -233,6 +236,7 @@ class Agent:
                 self._bgp.refused,
                 self._filter.troubles,
                 self._syncer.troubles,
+                self._availability.troubles,
                 self._node_resource.troubles,
                 lambda: self._put_back.troubles(),
                 self._calico.troubles,
@@ -282,6 +286,7 @@ class Agent:
         config, shown = self._config, pages(self._exposition, self._status.not_ready)
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "datastore": self._syncer.run,
+            "datastore's answers": self._availability.run,
             "own values": self._own_values.run,
             "kernel": self._reconciler.run,
             "node": self._node.run,

@@ -18,6 +18,7 @@ from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.reconciler import Reconciler
+from agent.datastore.availability import Availability
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.log_stream import LogStream
@@ -64,6 +65,7 @@ class AgentStatus:
 
     state: StateCache
     syncer: Syncer
+    availability: Availability
     channels: Channels
     clock: Clock
     node_resource: NodeResource
@@ -90,8 +92,9 @@ class AgentStatus:
             return why
         return why_not_ready(
             in_sync=self.syncer.in_sync,
-            datastore_trouble=self.syncer.trouble,
+            datastore_trouble=self.availability.away or self.syncer.trouble,
             unregistered=registering if self.state.own_node is None else None,
+            no_writes=self.availability.no_writes,
         )
 
     def readiness(self) -> Readiness:
@@ -115,10 +118,11 @@ class AgentStatus:
         """Everything that is wanted and not in force now, in the order of its sources."""
         not_ready = self.not_ready()
         registering = self.node_resource.trouble
+        is_said = bool(self.availability.away or self.availability.no_writes)  # by that part itself
         return [
             *(Trouble(TroubleKind.NODE, "", text) for text in (registering,) if text),
             *(Trouble(TroubleKind.PEERING, "", text) for text in self.bgp.troubles),
-            *(Trouble(TroubleKind.DATASTORE, "", text) for text in (not_ready,) if text),
+            *(Trouble(TroubleKind.DATASTORE, "", text) for text in (not_ready,) if text and not is_said),
             *(
                 Trouble(TroubleKind.CERTIFICATE, "", text)
                 for text in self.channels.warnings(self.clock.wall())
@@ -143,7 +147,7 @@ class AgentStatus:
             "converged": self.bgp.converged,
             "drained": self.bgp.drained,
             "has_left": self.bgp.has_left,
-            "datastore": self.syncer.trouble or "ok",
+            "datastore": self.availability.away or self.syncer.trouble or self.availability.no_writes or "ok",
             "etcd": {**self.channels.status(), "revision": self.syncer.revision},
             "troubles": [str(trouble) for trouble in self.troubles()],
             "mtu": pod_mtu(self.facts()),
@@ -170,7 +174,9 @@ class AgentStatus:
             started=self.started,
             ready=self.not_ready() is None,
             in_sync=self.syncer.in_sync,
-            datastore_up=self.syncer.in_sync and self.syncer.trouble is None,
+            datastore_up=self.syncer.in_sync
+            and self.availability.away is None
+            and self.syncer.trouble is None,
             converged=self.bgp.converged,
             drained=self.bgp.drained is not None,
             pods=len(self.state.endpoints),

@@ -19,7 +19,7 @@ from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.store import Store
-from ipam.failures import IpamError, Refused, StoreUnavailable
+from ipam.failures import IpamError, Refused, StoreUnavailable, TakesNoWrites
 from ipam.model import Address, NodeName
 
 
@@ -119,6 +119,8 @@ def translated_errors(what: str = "") -> Iterator[None]:
         raise CniError(Code.BAD_NAMESPACE, f"{what}{error}") from error
     except (KernelError, TimeoutError) as error:
         raise CniError(Code.IO_FAILURE, f"{what}{error}") from error
+    except TakesNoWrites as error:
+        raise CniError(Code.TRY_AGAIN, str(error)) from error
     except StoreUnavailable as error:
         raise CniError(Code.TRY_AGAIN, f"the datastore is away: {error}") from error
     except Refused as error:

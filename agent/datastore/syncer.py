@@ -83,8 +83,13 @@ class Syncer:
         """The newest revision of the last list and of the events since."""
         self.went_back = 0
         """How often a prefix was found older than before: a backup was restored."""
-        self.trouble: str | None = None
-        """What is wrong with the datastore now."""
+        self._failing: dict[str, str] = {}
+        """Prefix that cannot be listed or watched now -> why."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some prefix of the datastore cannot be followed now."""
+        return next(iter(self._failing.values()), None)
 
     @property
     def in_sync(self) -> bool:
@@ -104,6 +109,7 @@ class Syncer:
     async def run(self) -> None:
         """Watch until cancelled. After a failure it may be called again, and reads everything again."""
         self._followed.clear()
+        self._failing.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -176,7 +182,6 @@ class Syncer:
             self._group.create_task(self._drop_later(frozenset(self._state.missing)))
         self._listed(prefix)
         async for event in self._store.watch(prefix, listing.revision + 1):
-            self.trouble = None
             self.revision = max(self.revision, event.revision)
             if isinstance(event, Changed):
                 gone = event.revision if event.value is None else None
@@ -214,6 +219,14 @@ class Syncer:
                 "routes stay as they were, nothing is written, no pod can be attached",
                 "restore a backup of this cluster, or create its pools again",
             )
+        lacking = sorted(key for key in self._state.missing if not key.startswith(POOLS))
+        if lacking:
+            yield Trouble(
+                TroubleKind.DATASTORE,
+                lacking[0],
+                f"{len(lacking)} keys, of which this is the first, were in the datastore and are not",
+                f"what they say stays in force for {self._hold_seconds:g} s, in which their nodes write them back",
+            )
         for record in self._state.pools:
             if record.key in self._state.missing:
                 yield Trouble(
@@ -236,14 +249,16 @@ class Syncer:
     def _listed(self, prefix: str) -> None:
         self.knows_nodes = self.knows_nodes or prefix == NODES
         self._waiting.discard(prefix)
-        self.trouble = None
+        if self._failing.pop(prefix, None) is not None and not self._failing:
+            log.info("datastore.followed", prefix=prefix)
         self._changed()
 
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
         """Wait before the next attempt; returns the seconds to wait after that."""
-        before, self.trouble = self.trouble, str(error)
-        if before is None:
-            log.warning("datastore.away", prefix=prefix, why=self.trouble)
+        is_first = not self._failing
+        self._failing[prefix] = str(error)
+        if is_first:
+            log.warning("datastore.not_followed", prefix=prefix, why=str(error))
             self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

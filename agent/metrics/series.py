@@ -97,7 +97,7 @@ _AGENT: Mapping[str, tuple[str, Callable[[Readings], float]]] = {
     "start_time_seconds": ("When the agent started, Unix time.", lambda r: r.started.timestamp()),
     "ready": ("Whether a pod can be served: the kernel was adopted and the datastore read.", lambda r: r.ready),
     "in_sync": ("Whether the datastore was read as a whole at least once.", lambda r: r.in_sync),
-    "datastore_up": ("Whether the watches of the datastore are established.", lambda r: r.datastore_up),
+    "datastore_up": ("Whether the datastore answers and its watches are established.", lambda r: r.datastore_up),
     "drained": ("Whether this node has left its BGP peers on purpose.", lambda r: r.drained),
     "troubles": ("Sentences that `tortie node status` shows as troubles.", lambda r: r.troubles),
     "pods": ("Pod interfaces of this node.", lambda r: r.pods),

@@ -17,7 +17,7 @@ from typing import Any
 
 from grpc import aio
 
-from ipam.etcd.calls import Calls, translated
+from ipam.etcd.calls import Calls, Metadata, translated
 from ipam.etcd.channels import Channels
 from ipam.etcd.etcd_config import EtcdConfig
 from ipam.etcd.etcd_messages import end_of, key_bytes, rpc, text_of_key, versioned
@@ -37,7 +37,14 @@ from ipam.etcd.store import (
     WatchProgress,
     check_size,
 )
-from ipam.failures import AnswerTooLarge, Compacted, StoreRefused, StoreUnavailable, WentBack
+from ipam.failures import (
+    AnswerTooLarge,
+    Compacted,
+    StoreRefused,
+    StoreUnavailable,
+    TakesNoWrites,
+    WentBack,
+)
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
@@ -63,6 +70,8 @@ class WatchPosition:
 
     next_revision: int
     cluster: int | None = None
+    denied: Metadata | None = None
+    """The token with which a watch was denied last; None: it was not."""
 
     def must_stay_in(self, cluster: int) -> int:
         """Note the id of the cluster that answered; a restored backup has another one. Raises WentBack."""
@@ -88,11 +97,19 @@ class EtcdStore:
         self._heartbeat_seconds = heartbeat_seconds
         self._silence_seconds = silence_seconds
         self._listed_in: int | None = None  # the cluster: a watch right behind a list must find the same one
+        self.unheard: dict[str, str] = {}
+        """Prefix of a watch that has no stream now -> why."""
+        self.doubtful = asyncio.Event()
+        """Set when a stream broke or a write was refused for want of space: `health` should be asked."""
 
     @property
     def channels(self) -> Channels:
         """The connections to the members, for status and warnings."""
         return self._calls.channels
+
+    async def health(self) -> tuple[str, ...]:
+        """The alarms of the cluster, by etcd's names; NOSPACE: it takes no writes. Raises StoreUnavailable."""
+        return await self._calls.health()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -153,10 +170,17 @@ class EtcdStore:
         request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
         asked_again: list[bool] = []
         # Once committed, such a transaction has changed a key that guards it: calling it again only finds that it lost.
-        if {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations):
-            answer = await self._calls.call_once("KV", "Txn", request)
-        else:
-            answer = await self._calls.call_anywhere("KV", "Txn", request, lambda: asked_again.append(True))
+        once = {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations)
+        try:
+            if once:
+                answer = await self._calls.call_once("KV", "Txn", request)
+            else:
+                answer = await self._calls.call_anywhere(
+                    "KV", "Txn", request, lambda: asked_again.append(True)
+                )
+        except TakesNoWrites:
+            self.doubtful.set()
+            raise
         if answer.succeeded:
             return Committed(answer.header.revision)
         present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
@@ -212,25 +236,33 @@ class EtcdStore:
         loop = asyncio.get_running_loop()
         patience = self._calls.config.patience_seconds
         give_up_at = loop.time() + patience
-        while True:
-            try:
-                async with aclosing(self._watch_once(prefix, position)) as events:
-                    async for event in events:
-                        position.next_revision = max(position.next_revision, event.revision + 1)
-                        wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
-                        yield event
-            except StoreUnavailable:
-                if self.channels.closed.is_set() or loop.time() > give_up_at:
-                    raise
-            self.channels.watch_restarts += 1
-            await asyncio.sleep(wait * random.uniform(0.75, 1.0))
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        try:
+            while True:
+                why = "etcd ended its stream"
+                try:
+                    async with aclosing(self._watch_once(prefix, position)) as events:
+                        async for event in events:
+                            position.next_revision = max(position.next_revision, event.revision + 1)
+                            wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
+                            yield event
+                except StoreUnavailable as error:
+                    if self.channels.closed.is_set() or loop.time() > give_up_at:
+                        raise
+                    why = str(error)
+                self.unheard[prefix] = why
+                self.doubtful.set()
+                self.channels.watch_restarts += 1
+                await asyncio.sleep(wait * random.uniform(0.75, 1.0))
+                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        finally:
+            self.unheard.pop(prefix, None)
 
     async def _watch_once(self, prefix: str, position: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
         """The events of one gRPC stream, from its creation on; ends, or raises StoreUnavailable, when it breaks."""
         await self._calls.ensure_token()
         member, start = await self.channels.ready(), position.next_revision
-        call = member.stub("Watch").Watch(metadata=(*self._calls.metadata(), *HAS_LEADER))
+        token = self._calls.metadata()
+        call = member.stub("Watch").Watch(metadata=(*token, *HAS_LEADER))
         try:
             create = rpc.WatchCreateRequest(
                 key=key_bytes(prefix),
@@ -241,7 +273,11 @@ class EtcdStore:
             await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
+                    if answer.canceled and self._forget_token(answer.cancel_reason, token, position):
+                        return
                     _check(answer, prefix, start)
+                    position.denied = None
+                    self.unheard.pop(prefix, None)
                     position.must_stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
@@ -256,6 +292,20 @@ class EtcdStore:
             raise
         finally:
             call.cancel()
+
+    def _forget_token(self, reason: str, token: Metadata, position: WatchPosition) -> bool:
+        """Whether a watch was cancelled for the token that it was begun with: the next one logs in anew.
+
+        etcd up to 3.5 says the same to a user who may not watch there. Raises StoreRefused when another token is denied
+        as the one before was.
+        """
+        if not self._calls.is_denied(reason):
+            return False
+        if position.denied not in (None, token):
+            raise StoreRefused(f"etcd says: {reason}")
+        position.denied = token
+        self._calls.drop_token(token)
+        return True
 
     async def _answers(self, call: Any) -> AsyncGenerator[Any, None]:
         """The messages of one stream; a silent server is asked for a sign of life, and given up if it gives none.

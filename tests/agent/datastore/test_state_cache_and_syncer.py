@@ -318,7 +318,7 @@ async def test_while_the_datastore_is_away_every_fact_stays(followed: Followed) 
     followed.store.away = followed.store.watches_break = False
     await followed.put(resource_key("nodes", "node-2"), node("node-2", "10.0.0.2/24"))
     await followed.until(lambda: OTHER in followed.state.nodes)
-    assert followed.syncer.trouble is None
+    await followed.until(lambda: followed.syncer.trouble is None)
 
 
 async def test_own_endpoints_are_followed_in_each_namespace_that_has_some(followed: Followed) -> None:
