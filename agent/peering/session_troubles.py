@@ -12,6 +12,8 @@ from bgp.peer_status import PeerStatus
 from bgp.wire.families import Address, number_of
 from ipam.address_text import text_of
 
+NO_MEMORY = "Cannot allocate memory"
+"""ENOMEM, in the C library's words."""
 MOST_NAMED = 5
 """Peers named in one sentence; the rest is counted."""
 
@@ -32,14 +34,16 @@ def refused_keys(refused: Mapping[Address, str], optmem_needed: int) -> Iterator
     """One trouble for all peers whose MD5 key (RFC 2385) the kernel did not take: they have one reason."""
     if not refused:
         return
+    reason = next(iter(refused.values()))
+    cure = f"net.core.optmem_max holds too few keys; sysctl -w net.core.optmem_max={optmem_needed}"
     named = ", ".join(map(text_of, sorted(refused, key=number_of)[:MOST_NAMED]))
     more = f" and {len(refused) - MOST_NAMED} more" if len(refused) > MOST_NAMED else ""
     yield Trouble(
         TroubleKind.PEERING,
         "BGP passwords",
-        f"the kernel took no MD5 key for {named}{more}: {next(iter(refused.values()))}",
+        f"the kernel took no MD5 key for {named}{more}: {reason}",
         "they cannot connect to this node; where it waits for them there is no session",
-        f"net.core.optmem_max holds too few keys; sysctl -w net.core.optmem_max={optmem_needed}",
+        cure if NO_MEMORY in reason else "see whether this kernel has TCP MD5 (CONFIG_TCP_MD5SIG)",
     )
 
 

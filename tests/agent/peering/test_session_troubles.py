@@ -51,6 +51,8 @@ def test_refused_passwords_are_one_trouble_that_names_the_memory_they_need() -> 
         "Cannot allocate memory"
     )
     assert said.cure.endswith("sysctl -w net.core.optmem_max=4096")
+    (said,) = refused_keys({PEER: "Protocol not available"}, 4096)
+    assert (said.evidence.endswith(": Protocol not available"), "optmem" in said.cure) == (True, False)
 
 
 def test_an_internal_error_is_said_with_its_peer_or_for_all() -> None:
