@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -110,6 +111,9 @@ class Calls:
             except aio.AioRpcError as error:
                 translation = self.failed(member, error)
                 if error.code() not in NO_ANSWER:
+                    self.forget_token(error)
+                    with suppress(StoreError):  # members newer than 3.5 may ask for one
+                        await self.ensure_token()
                     return member, None
                 failure = StoreUnavailable(str(translation))
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and len(members) == 1:
