@@ -28,6 +28,7 @@ from ipam.etcd.store import (
     Committed,
     Delete,
     GuardFailed,
+    KeyCount,
     Listing,
     Operation,
     Put,
@@ -154,6 +155,14 @@ class EtcdStore:
                 return Listing(values, revision)
             start = answer.kvs[-1].key + b"\0"
 
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        start = key_bytes(prefix)
+        request = rpc.RangeRequest(key=start, range_end=end_of(start), count_only=True)
+        answer = await self._calls.call_anywhere("KV", "Range", request)
+        self._listed_in = WatchPosition(0).must_stay_in(answer.header.cluster_id)
+        return KeyCount(answer.count, answer.header.revision)
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
@@ -231,8 +240,13 @@ class EtcdStore:
         """See Store."""
         return self._watch(prefix, WatchPosition(start, self._listed_in))
 
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        ranges = [(key_bytes(key), b"") for key in keys]
+        return self._watch_once(f"{len(keys)} keys", ranges, WatchPosition(start, self._listed_in))
+
     async def _watch(self, prefix: str, position: WatchPosition) -> AsyncIterator[WatchEvent]:
-        wait = FIRST_WAIT_SECONDS
+        wait, ranges = FIRST_WAIT_SECONDS, [(key_bytes(prefix), end_of(key_bytes(prefix)))]
         loop = asyncio.get_running_loop()
         patience = self._calls.config.patience_seconds
         give_up_at = loop.time() + patience
@@ -240,7 +254,7 @@ class EtcdStore:
             while True:
                 why = "etcd ended its stream"
                 try:
-                    async with aclosing(self._watch_once(prefix, position)) as events:
+                    async with aclosing(self._watch_once(prefix, ranges, position)) as events:
                         async for event in events:
                             position.next_revision = max(position.next_revision, event.revision + 1)
                             wait, give_up_at = FIRST_WAIT_SECONDS, loop.time() + patience
@@ -257,27 +271,30 @@ class EtcdStore:
         finally:
             self.unheard.pop(prefix, None)
 
-    async def _watch_once(self, prefix: str, position: WatchPosition) -> AsyncGenerator[WatchEvent, None]:
-        """The events of one gRPC stream, from its creation on; ends, or raises StoreUnavailable, when it breaks."""
+    async def _watch_once(
+        self, what: str, ranges: Sequence[tuple[bytes, bytes]], position: WatchPosition
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """The events of one gRPC stream, from its creation on; raises StoreUnavailable when it breaks.
+
+        A range is a first key and the end, which is empty for that key alone. It ends when a new token is needed.
+        """
         await self._calls.ensure_token()
         member, start = await self.channels.ready(), position.next_revision
         token = self._calls.metadata()
         call = member.stub("Watch").Watch(metadata=(*token, *HAS_LEADER))
         try:
-            create = rpc.WatchCreateRequest(
-                key=key_bytes(prefix),
-                range_end=end_of(key_bytes(prefix)),
-                start_revision=start,
-                progress_notify=True,
-            )
-            await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
+            for key, end in ranges:
+                create = rpc.WatchCreateRequest(
+                    key=key, range_end=end, start_revision=start, progress_notify=True
+                )
+                await self._within(call.write(rpc.WatchRequest(create_request=create)), self._silence_seconds)
             async with aclosing(self._answers(call)) as answers:
                 async for answer in answers:
                     if answer.canceled and self._forget_token(answer.cancel_reason, token, position):
                         return
-                    _check(answer, prefix, start)
+                    _check(answer, what, start)
                     position.denied = None
-                    self.unheard.pop(prefix, None)
+                    self.unheard.pop(what, None)
                     position.must_stay_in(answer.header.cluster_id)
                     for event in answer.events:
                         yield _changed(event)
@@ -387,14 +404,14 @@ def _operation(operation: Operation) -> Any:
             return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key_bytes(key)))
 
 
-def _check(answer: Any, prefix: str, start: int) -> None:
+def _check(answer: Any, what: str, start: int) -> None:
     """Raises Compacted, WentBack or StoreUnavailable if an answer on a watch stream says so."""
     if answer.compact_revision or (answer.canceled and "compacted" in answer.cancel_reason):
-        raise Compacted(f"revision {start} of {prefix} is gone (kept from {answer.compact_revision})")
+        raise Compacted(f"revision {start} of {what} is gone (kept from {answer.compact_revision})")
     if answer.created and answer.header.revision < start - 1:
         raise WentBack(f"etcd went back from revision {start - 1} to {answer.header.revision}")
     if answer.canceled:
-        raise StoreUnavailable(f"the watch of {prefix} was ended: {answer.cancel_reason or 'no reason'}")
+        raise StoreUnavailable(f"the watch of {what} was ended: {answer.cancel_reason or 'no reason'}")
 
 
 def _changed(event: Any) -> Changed:

@@ -12,6 +12,7 @@ from ipam.etcd.store import (
     CommitOutcome,
     Committed,
     GuardFailed,
+    KeyCount,
     Listing,
     Operation,
     Put,
@@ -51,6 +52,11 @@ class DryRunStore:
         revision = max(found.revision, self._revision) if self._written else found.revision
         return Listing(dict(sorted(self._over(found.values, mine).items())), revision)
 
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        found = await self.list(prefix)
+        return KeyCount(len(found.values), found.revision)
+
     def _over(self, values: Mapping[str, Versioned], keys: frozenset[str]) -> dict[str, Versioned]:
         merged = dict(values)
         for key in keys & self._written.keys():
@@ -76,6 +82,10 @@ class DryRunStore:
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store; the dry run's own writes are not among the events."""
         return self._store.watch(prefix, start)
+
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store; the dry run's own writes are not among the events."""
+        return self._store.watch_keys(keys, start)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store; the dry run's keys never expire."""

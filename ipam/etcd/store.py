@@ -1,7 +1,8 @@
 """The datastore as this project sees it: keys, revisions, guarded transactions, watches, leases.
 
 Promises (every implementation, proved by tests/contract/test_store.py):
-- `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap.
+- `list` shows all keys as they were at one revision; `watch(prefix, revision + 1)` continues it without a gap, and a
+  `count` as well.
 - a transaction happens whole or not at all; its answer says which.
 - errors are the ones of `ipam.failures`, never a library's own.
 Writers that may be overtaken read, build and commit again by `optimistic`, as often as they allow and no more.
@@ -41,6 +42,14 @@ class Listing:
     """All keys below a prefix, as they were at `revision`."""
 
     values: Mapping[str, Versioned]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCount:
+    """How many keys stand below a prefix, as they were at `revision`."""
+
+    count: int
     revision: int
 
 
@@ -128,11 +137,22 @@ class Store(Protocol):
         """All keys that start with `prefix`, read at one revision, however many pages that takes."""
         ...
 
+    async def count(self, prefix: str) -> KeyCount:
+        """How many keys start with `prefix`; however many that are, no value is read and one number is the answer."""
+        ...
+
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """Every change below `prefix` from revision `start` on, in order, across reconnects.
 
         Ends only by Compacted (list again), StoreRefused, or StoreUnavailable when no endpoint answered for the
         implementation's own patience. Closing the iterator ends the watch.
+        """
+        ...
+
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """Every change of these keys alone from revision `start` on; the events of one key are in order.
+
+        Never resumed: it ends as `watch` does, and without an error or by StoreUnavailable as soon as its stream does.
         """
         ...
 

@@ -110,6 +110,49 @@ async def test_a_list_of_several_pages_is_of_one_revision(store: Store, root: st
     await writer
 
 
+async def test_keys_are_counted_without_being_read_and_a_watch_goes_on_from_the_count(
+    store: Store, root: str
+) -> None:
+    assert (await store.count(root)).count == 0
+    keys = [f"{root}{number:04}" for number in range(300)]
+    for start in range(0, len(keys), MOST_OPERATIONS):
+        await store.commit((), [Put(key, b"0" * 10_000) for key in keys[start : start + MOST_OPERATIONS]])
+    await put(store, root.rstrip("/") + "0", b"beside the prefix")
+    await put(store, keys[0], b"again")
+    found = await store.count(root)
+    assert found.count == len(keys)
+    assert found.revision >= max(value.revision for value in (await store.list(root)).values.values())
+    await store.commit((), (Delete(keys[0]),))
+    assert (await store.count(root)).count == len(keys) - 1
+
+
+@LASTING
+async def test_a_watch_behind_a_count_has_what_came_after_it(store: Store, root: str) -> None:
+    await put(store, f"{root}a", b"1")
+    counted = await store.count(root)
+    await put(store, f"{root}b", b"2")
+    (event,) = await changes(store, root, counted.revision + 1, 1)
+    assert event.key == f"{root}b"
+
+
+@LASTING
+async def test_a_watch_of_keys_has_the_changes_of_these_alone(store: Store, root: str) -> None:
+    keys = [f"{root}{number:03}" for number in range(200)]
+    first = await put(store, keys[0], b"1")
+    await put(store, f"{keys[0]}x", b"no key of these, but it begins like one")
+    found: dict[str, list[bytes | None]] = {}
+    async with asyncio.timeout(10), aclosing(store.watch_keys(keys, first)) as events:  # type: ignore[type-var]
+        async for event in events:
+            if isinstance(event, Changed):
+                found.setdefault(event.key, []).append(event.value.value if event.value else None)
+                if found == {keys[0]: [b"1"]}:
+                    await store.commit((), (Put(keys[7], b"a"), Put(keys[199], b"b"), Put(f"{root}200", b"")))
+                    await store.commit((), (Delete(keys[7]),))
+            if sum(map(len, found.values())) == 4:
+                break
+    assert found == {keys[0]: [b"1"], keys[7]: [b"a", None], keys[199]: [b"b"]}
+
+
 async def test_a_commit_with_a_broken_guard_writes_nothing_and_shows_what_is_there(
     store: Store, root: str
 ) -> None:

@@ -15,6 +15,7 @@ from ipam.etcd.store import (
     CommitOutcome,
     Committed,
     GuardFailed,
+    KeyCount,
     Listing,
     Operation,
     Put,
@@ -152,6 +153,11 @@ class FakeStore:
         found = {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
         return Listing(found, self._revision)
 
+    async def count(self, prefix: str) -> KeyCount:
+        """See Store."""
+        await self._answer()
+        return KeyCount(sum(key.startswith(prefix) for key in self._values), self._revision)
+
     async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         check_size(guards, operations)
@@ -198,10 +204,20 @@ class FakeStore:
         if self._values.pop(key, None) is not None:
             self._history.append(Changed(key, None, self._revision))
 
-    async def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
+    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store."""
+        return self._watch(prefix, lambda key: key.startswith(prefix), start)
+
+    def watch_keys(self, keys: Sequence[str], start: int) -> AsyncIterator[WatchEvent]:
+        """See Store."""
+        wanted = frozenset(keys)
+        return self._watch(f"{len(keys)} keys", wanted.__contains__, start)
+
+    async def _watch(
+        self, what: str, is_wanted: Callable[[str], bool], start: int
+    ) -> AsyncIterator[WatchEvent]:
         if start <= self._compacted:
-            raise Compacted(f"revision {start} of {prefix} is gone (kept from {self._compacted})")
+            raise Compacted(f"revision {start} of {what} is gone (kept from {self._compacted})")
         if start > self._revision + 1:
             raise WentBack(f"etcd went back from revision {start - 1} to {self._revision}")
         restores = self._restores
@@ -212,11 +228,11 @@ class FakeStore:
             if restores != self._restores:
                 raise WentBack(f"etcd went back to {self._revision}")
             if self.watches_break or self.away or self._closed:
-                raise StoreUnavailable(f"the watch of {prefix} was ended")
+                raise StoreUnavailable(f"the watch of {what} was ended")
             while at < len(self._history):
                 event = self._history[at]
                 at += 1
-                if event.key.startswith(prefix):
+                if is_wanted(event.key):
                     yield event
             written = self._event
             if at == len(self._history) and not (self.watches_break or self.away or self._closed):
