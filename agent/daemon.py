@@ -47,6 +47,7 @@ from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.availability import Availability
 from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.limits_watch import LimitsWatch
 from agent.datastore.own_values import OwnValues
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.set_aside import SetAside
@@ -141,6 +142,7 @@ class Agent:
         self._syncer = self._new_syncer(contents=settings.from_datastore)
         self._availability = Availability(self._store, tuple(config.etcd.endpoints), self._clock)
         self._own_values = OwnValues(self._store, self._state, self._in_sync)
+        self._limits = LimitsWatch(self._store, self._state)
         self._allocator = self._new_allocator()
         self._bgp = BgpController(
             config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
@@ -224,6 +226,7 @@ class Agent:
             self.parts.failures,
             log_stream,
             self._filter,
+            self._limits,
             sources=(
                 self.parts.troubles,
                 self._state.unreadable.troubles,
@@ -241,6 +244,7 @@ class Agent:
                 lambda: self._put_back.troubles(),
                 self._calico.troubles,
                 lambda: self._cni.profiles.troubles(),
+                self._limits.troubles,
             ),
         )
 
@@ -283,11 +287,12 @@ class Agent:
 
     def _runs(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """The long-running parts by name; each runs until cancelled, and may be run again after it failed."""
-        config, shown = self._config, pages(self._exposition, self._status.not_ready)
+        config, shown = self._config, pages(self._exposition, self._status.not_ready, self._status.remarks)
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "datastore": self._syncer.run,
             "datastore's answers": self._availability.run,
             "own values": self._own_values.run,
+            "limits": self._limits.run,
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,
@@ -328,6 +333,7 @@ class Agent:
         self._reconciler.trigger()
         self._node.trigger()
         self._put_back.trigger()
+        self._limits.say()
 
     def _went_back(self) -> None:
         self._allocator.forget()

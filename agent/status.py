@@ -17,8 +17,10 @@ from agent.clock import Clock
 from agent.dataplane.desired.desired_tunnels import oversized, pod_mtu
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.facts import Facts
+from agent.dataplane.kernel.calico_names import OUR_TUNNELS, is_workload_device
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.availability import Availability
+from agent.datastore.limits_watch import LimitsWatch
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.log_stream import LogStream
@@ -34,12 +36,30 @@ from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
 
 
+def overlaps(facts: Facts) -> Iterator[Trouble]:
+    """Addresses of this machine, others' bridges and tunnels among them, that a pool may give to a pod."""
+    for link in facts.links.values():
+        if link.name == "lo" or link.name in OUR_TUNNELS or is_workload_device(link.name):
+            continue
+        for address, length in link.addresses:
+            for pool in facts.pools:
+                if address.version == pool.cidr.version and address in pool.cidr:
+                    yield Trouble(
+                        TroubleKind.OVERLAP,
+                        f"interface {link.name}",
+                        f"its address {address}/{length} lies in pool {pool.name} ({pool.cidr})",
+                        "what pods send to whoever gets that address ends on this machine",
+                        "take one of the two away; tortie node checksystem has the commands",
+                    )
+
+
 def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
     """What of the datastore and this node's interfaces does not fit together."""
     me = state.nodes.get(state.node)
     if me is not None and me.ipv4 is not None and facts.links and facts.parent is None:
         evidence = f"no interface bears the node's address {me.ipv4.ip}"
         yield Trouble(TroubleKind.UNDERLAY, "", evidence, "nothing is removed until one does")
+    yield from overlaps(facts)
     names = {item.spec.interface_name: item.spec.pod or item.spec.endpoint for item in state.endpoints}
     for name, has, carried in oversized(facts):
         evidence = f"its MTU is {has}, the way to other nodes carries {carried}"
@@ -80,6 +100,7 @@ class AgentStatus:
     """Part -> how often it has failed; it counts on."""
     log_stream: LogStream
     filter: FilterMonitor
+    limits: LimitsWatch
     sources: tuple[Source, ...] = ()
     """Parts of the agent that can have troubles, beside those named above."""
 
@@ -96,6 +117,10 @@ class AgentStatus:
             unregistered=registering if self.state.own_node is None else None,
             no_writes=self.availability.no_writes,
         )
+
+    def remarks(self) -> tuple[str, ...]:
+        """What keeps no pod from being attached, and is said beside that all the same."""
+        return tuple(str(trouble) for trouble in self.limits.troubles())
 
     def readiness(self) -> Readiness:
         """For the service manager."""
@@ -197,4 +222,5 @@ class AgentStatus:
             part_failures=dict(self.part_failures),
             log_lines_lost=self.log_stream.lost,
             filter_drops=self.filter.dropped,
+            not_enforced=self.limits.samples,
         )

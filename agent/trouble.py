@@ -46,6 +46,10 @@ class TroubleKind(StrEnum):
     """Nobody takes what is logged."""
     PREFIX = "prefix"
     """Somebody claims or announces a prefix that may not be theirs."""
+    OVERLAP = "overlap"
+    """This machine bears an address that a pool may give to a pod."""
+    LIMIT = "limit"
+    """What Calico would do is configured, and this agent does not do it, by design (docs/limits.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Readings:
     """Lines of the log that nobody took."""
     filter_drops: Mapping[str, int] = field(default_factory=dict)
     """Reason -> packets that the workload filter dropped."""
+    not_enforced: Mapping[str, int] = field(default_factory=dict)
+    """What is not done by design -> how many resources ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,11 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]
         "Packets that the workload filter dropped, by reason.",
         ("reason",),
         lambda r: {(reason,): count for reason, count in r.filter_drops.items()},
+    ),
+    "not_enforced": (
+        "Resources, and fields set in one, that ask for what this agent does not do (docs/limits.md).",
+        ("what",),
+        lambda r: {(what,): count for what, count in r.not_enforced.items()},
     ),
     "etcd_certificate_expiry_time_seconds": (
         "Until when a TLS file's certificate is valid, Unix time.",

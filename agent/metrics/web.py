@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import cast
@@ -40,10 +40,10 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 Pages = Mapping[str, Callable[[], Response]]
 
 
-def verdict(why_not: str | None) -> Response:
-    """/livez or /readyz: 200, or 503 with the reason."""
+def verdict(why_not: str | None, remarks: Sequence[str] = ()) -> Response:
+    """/livez or /readyz: 200, or 503 with the reason first; remarks are among the reasons, and change no verdict."""
     well = why_not is None
-    reasons = [] if well else [why_not]
+    reasons = [*([] if well else [why_not]), *remarks]
     body = json.dumps({"ok": well, "reasons": reasons}).encode() + b"\n"
     status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(body, "application/json", status)

@@ -1,17 +1,21 @@
 """`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
 
-Promises: changes nothing, but for `remove-calico`; asks the running agent, but for `checksystem`, `diags` and that.
+Promises: changes nothing, but for `remove-calico`, `return-to-calico` and `takeover`; asks the running agent, but for
+these, `checksystem` and `diags`.
 Does not know: how the agent came to what it says.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.command import add_command, add_group, moment, reported
 from agent.cli.connection import ask_agent, config, with_store
 from agent.tables import ruled
+
+if TYPE_CHECKING:
+    from ipam.etcd.store import Store
 
 EXAMPLES = """\
 examples:
@@ -49,6 +53,19 @@ not hold for the pods it started. Refused while Felix runs.
 """
 
 
+RETURN_EXAMPLES = """\
+examples:
+  tortie node return-to-calico
+  tortie node return-to-calico --yes
+
+For a machine that calico-node is to have again, with its pods running. Shows what Calico could not live with, and
+changes nothing; with --yes it goes: the nftables tables of Tortie's, which drop what pods send that Tortie does not
+know, and Tortie's annotations on the Node resource. Routes, tunnels, endpoints and addresses stay, for they are in
+Calico's form. Stop the agent first and start calico-node right afterwards: docs/migration.md has the order. Refused
+while the agent runs.
+"""
+
+
 TAKEOVER_EXAMPLES = """\
 examples:
   tortie node takeover
@@ -76,6 +93,9 @@ def add_parsers(subparsers: Any) -> None:
     remove.add_argument("--yes", action="store_true", help="take rules and sets away")
     remove.add_argument("--undo-file", metavar="FILE", help="where to write what puts them back; a new file")
     remove.add_argument("--undo", metavar="FILE", help="put back what this file holds")
+    text = "what of Tortie's a calico-node could not live with here; takes it away on request"
+    back = add_command(verbs, "return-to-calico", text, run_return_to_calico, RETURN_EXAMPLES)
+    back.add_argument("--yes", action="store_true", help="take it away")
     text = "one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed"
     diags = add_command(verbs, "diags", text, run_diags, DIAGS_EXAMPLES)
     diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
@@ -107,6 +127,32 @@ def run_takeover(arguments: argparse.Namespace) -> None:
         print(f"node {node} is this machine already")
     else:
         print(f"node {node} is this machine now ({own}); before: {before or 'no machine was named'}")
+
+
+def run_return_to_calico(arguments: argparse.Namespace) -> None:
+    """`tortie node return-to-calico`."""
+    from agent.configuration.config import ConfigError
+    from agent.dataplane.kernel.linux import NetlinkKernel
+    from agent.netlink.kernel_errors import KernelError
+    from agent.service.return_to_calico import return_to_calico, what_would_go
+    from ipam.model import NodeName
+
+    settings = config(arguments)
+    kernel = NetlinkKernel()
+
+    async def work(store: Store) -> list[str]:
+        if arguments.yes:
+            return [done async for done in return_to_calico(kernel, store, settings)]
+        return [each async for each in what_would_go(kernel, store, NodeName(settings.node_name))]
+
+    try:
+        with reported(ConfigError, KernelError, OSError):
+            lines = with_store(arguments, work)
+    finally:
+        kernel.close()
+    print("\n".join(lines) if lines else "nothing of Tortie's is here that Calico could not live with.")
+    if lines and not arguments.yes:
+        print("`tortie node return-to-calico --yes` takes these away.")
 
 
 def run_remove_calico(arguments: argparse.Namespace) -> None:
