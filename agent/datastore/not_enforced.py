@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import field
 
 from agent.datastore.resources.resource_types import API_VERSION, Metadata
 from agent.trouble import Trouble, TroubleKind
@@ -106,12 +107,26 @@ class _Document(msgspec.Struct, rename="camel"):
     spec: dict[str, Any] | None = None
 
 
-class _Rule(msgspec.Struct):
+class _Entity(msgspec.Struct, rename="camel"):
+    """Whom a rule concerns."""
+
+    nets: list[str] | None = None
+    not_nets: list[str] | None = None
+    selector: str | None = None
+    not_selector: str | None = None
+    namespace_selector: str | None = None
+    ports: list[int | str] | None = None
+    not_ports: list[int | str] | None = None
+
+
+class _Rule(msgspec.Struct, rename="camel"):
     """A profile's rule, as far as it decides whether the profile is open."""
 
     action: Literal["Allow", "Deny", "Log", "Pass"]
-    source: dict[str, Any] | None = None
-    destination: dict[str, Any] | None = None
+    source: _Entity | None = None
+    destination: _Entity | None = None
+    protocol: int | str | None = None
+    ip_version: int | None = field(default=None, name="ipVersion")
 
 
 def _forms(kind: str) -> Mapping[str, Any]:
@@ -221,7 +236,7 @@ FIELD_LIMITS: tuple[FieldLimit, ...] = (
         "FelixConfiguration",
         "natPortRange",
         "the kernel chooses the ports of masqueraded connections",
-        form=int | str,
+        form=Annotated[int, msgspec.Meta(ge=0, le=65535)] | str,
     ),
     FieldLimit("FelixConfiguration", "natOutgoingAddress", "the kernel chooses the address that masquerades"),
     FieldLimit(

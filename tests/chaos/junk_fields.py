@@ -108,7 +108,7 @@ class Campaign:
         ]
         mine = {good.key for good in made}
         self.values += [
-            one for one in map(self._existing, self._listed().items()) if one.good.key not in mine
+            self._existing(key, value) for key, value in self._listed().items() if key not in mine
         ]
 
     def _is_routed(self) -> bool:
@@ -118,8 +118,7 @@ class Campaign:
         found = {**self.store.below(RESOURCES), **self.store.below(IPAM)}
         return {key: value for key, value in found.items() if not is_fence(key)}
 
-    def _existing(self, item: tuple[str, bytes]) -> Stored:
-        key, value = item
+    def _existing(self, key: str, value: bytes) -> Stored:
         raw = json.loads(value)
         owners = {node.name: (node,) for node in self.lab.plan.nodes}
         every = self.lab.plan.nodes
@@ -279,7 +278,7 @@ def additions() -> list[Good]:
         ("HostEndpoint", "hostendpoints", "node1-eth0", {"node": "node1", "interfaceName": "eth0"}, None),
         ("FelixConfiguration", "felixconfigurations", "default", {
             "wireguardEnabled": True, "bpfEnabled": True, "vxlanVNI": 4096, "vxlanMTU": 1400, "floatingIPs": "Enabled",
-            "natPortRange": "1000:2000", "externalNodesList": ["10.0.0.0/8"], "defaultEndpointToHostAction": "Drop",
+            "externalNodesList": ["10.0.0.0/8"], "defaultEndpointToHostAction": "Drop",
         }, None),
         ("KubeControllersConfiguration", "kubecontrollersconfigurations", "default", {"logSeverity": "Info"}, None),
     ]  # fmt: skip

@@ -274,6 +274,31 @@ WRONG: tuple[Any, ...] = (
 """Put in place of every field in turn."""
 UNTYPED = ("deleted",)
 """Fields that nobody reads."""
+JUNK = "\x07~ no such thing"
+"""A text that is no name, address, selector or word of anything."""
+ANY_TEXT = frozenset(
+    {
+        *("apiVersion", "uid", "creationTimestamp", "labels", "annotations", "labelsToApply"),
+        *("orchestrator", "nodeName", "type", "pod", "containerID", "endpoint", "profiles", "workload"),
+        *("filters", "logSeverityScreen", "handle_id", "secondary"),
+        *(
+            "nets",
+            "floatingIPs",
+            "natPortRange",
+            "externalNodesList",
+            "defaultEndpointToHostAction",
+            "defaultAction",
+        ),
+    }
+)
+"""Fields, and objects of fields, that may hold any text: names that somebody gave, and what is only shown."""
+
+
+ANY_COMMUNITY = (
+    ("spec", "communities", 0, "name"),
+    ("spec", "prefixAdvertisements", 0, "communities", 0),
+)
+"""A node's own object uses names that another one defines."""
 
 
 def damages(good: Good) -> Iterator[Damage]:
@@ -298,6 +323,9 @@ def field_damages(good: Good) -> Iterator[Damage]:
         for value in WRONG:
             is_certain = path[-1] not in UNTYPED and _is_other_type(was, value)
             yield Damage(f"{shown} is {repr(value)[:40]}", _changed(whole, path, value), is_certain)
+        if isinstance(was, str):
+            is_free = not ANY_TEXT.isdisjoint(path) or path in ANY_COMMUNITY
+            yield Damage(f"{shown} is junk", _changed(whole, path, JUNK), is_certain=not is_free)
         yield Damage(f"{shown} is gone", _changed(whole, path, _GONE), is_certain=False)
 
 
