@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node return-to-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -136,6 +136,9 @@ complete -c tortie -n '_shtab_tortie_using node remove-calico' -s h -l help -d '
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l yes -d 'take rules and sets away'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l undo-file -x -d 'where to write what puts them back; a new file'
 complete -c tortie -n '_shtab_tortie_using node remove-calico' -l undo -x -d 'put back what this file holds'
+complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a return-to-calico -d 'what of Tortie'"'"'s a calico-node could not live with here; takes it away on request'
+complete -c tortie -n '_shtab_tortie_using node return-to-calico' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using node return-to-calico' -l yes -d 'take it away'
 complete -c tortie -n '_shtab_tortie_using node; and test $_shtab_tortie_npos -eq 0' -a diags -d 'one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed'
 complete -c tortie -n '_shtab_tortie_using node diags' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using node diags' -l output -x -d 'default: tortie-diags-DATE-TIME.tar.gz here'

@@ -69,6 +69,7 @@ READINGS = Readings(
     part_failures={"node": 2},
     log_lines_lost=3,
     filter_drops={"bgp": 4},
+    not_enforced={"NetworkPolicy": 6},
 )
 
 
@@ -97,6 +98,7 @@ def test_prometheus_reads_what_the_agent_knows() -> None:
     peer = ("peer", "10.0.0.2")
     assert samples["tortie_bgp_peer_up", (peer,)] == 1
     assert samples["tortie_filter_dropped_packets_total", (("reason", "bgp"),)] == 4
+    assert samples["tortie_not_enforced", (("what", "NetworkPolicy"),)] == 6
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Established"))] == 1
     assert samples["tortie_bgp_peer_state", (peer, ("state", "Idle"))] == 0
     assert samples["tortie_bgp_peer_prefixes_received", (peer,)] == 7

@@ -127,13 +127,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
-    reasons = ["the datastore is away: refused"]
+    reasons, remarks = ["the datastore is away: refused"], ["3 policies are not enforced"]
 
     class Text:
         def text(self) -> bytes:
             return b"tortie_pods 2.0\n"
 
-    shown = pages(Text(), lambda: reasons[0] if reasons else None)  # type: ignore[arg-type]
+    shown = pages(Text(), lambda: reasons[0] if reasons else None, lambda: remarks)  # type: ignore[arg-type]
     async with served(tmp_path / "metrics.sock", shown) as path:
         assert path.stat().st_mode & 0o777 == 0o660
         answer = await answer_to(path, ONCE.replace(b"/livez", b"/metrics"))
@@ -141,9 +141,11 @@ async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
         assert answer.endswith(b"\r\n\r\ntortie_pods 2.0\n")
         answer = await answer_to(path, ONCE.replace(b"/livez", b"/readyz?verbose"))
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": False, "reasons": reasons}
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": False, "reasons": reasons + remarks}
         reasons.clear()
-        assert status_of(await answer_to(path, b"GET /readyz HTTP/1.0\r\n\r\n")) == 200
+        answer = await answer_to(path, b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert status_of(answer) == 200
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": True, "reasons": remarks}
         answer = await answer_to(path, b"HEAD /livez HTTP/1.0\r\n\r\n")
         assert (status_of(answer), answer[-4:]) == (200, b"\r\n\r\n")
         assert b"/metrics, /livez, /readyz" in await answer_to(path, b"GET /nothing HTTP/1.0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""docs/migration.md, step by step: from Calico node by node with pods running, back to Calico, and from flannel."""
+"""Every step of docs/migration.md: from Calico node by node with pods running, back to Calico, and from flannel."""
 
 from __future__ import annotations
 
