@@ -35,7 +35,9 @@ LOOK_SECONDS = 300.0
 SOON_SECONDS = 0.3
 """What changes within this time is read together, and of a key the last value alone."""
 FEWEST_SECONDS = 5.0
-"""Between two looks because other blocks or handles are this node's now; one comes with each pod."""
+"""Between two looks at blocks and handles that are this node's now; one comes with each pod."""
+MOST_WATCHES = 10
+"""Streams at once; where one more would be needed, all is read anew."""
 RETRY_SECONDS = 1.0
 """While the datastore is away, or was not read yet."""
 MOST_HANDLES = 4096
@@ -115,25 +117,31 @@ class OwnValues:
         return listing.revision + 1
 
     async def follow(self, revision: int, earliest: float) -> None:
-        """Read what changes from a revision on, until other keys are this node's, but not before `earliest`.
+        """Read what changes from a revision on; what becomes this node's later is read and watched beside that.
 
-        Raises StoreError.
+        Ends when a watch does, or when there would be too many. Raises StoreError.
         """
-        keys, loop = self._watched(), asyncio.get_running_loop()
+        loop, keys = asyncio.get_running_loop(), self._watched()
         watches = [
             asyncio.ensure_future(self._note(self._store.watch(RESERVATIONS, revision))),
-            asyncio.ensure_future(self._note(self._store.watch_keys(keys, revision))),
+            asyncio.ensure_future(self._note(self._store.watch_keys(sorted(keys), revision))),
         ]
         try:
-            while loop.time() < earliest or self._watched() == keys:
+            while not any(watch.done() for watch in watches):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
                         await self._wake.wait()
                         await asyncio.sleep(SOON_SECONDS)
                 self._wake.clear()
                 self._read_changed()
-                if any(watch.done() for watch in watches):
-                    break
+                self._forget_others()
+                if loop.time() < earliest or not (new := self._watched() - keys):
+                    continue
+                if len(watches) == MOST_WATCHES:
+                    return
+                start = await self._look_at(new)
+                watches.append(asyncio.ensure_future(self._note(self._store.watch_keys(sorted(new), start))))
+                keys, earliest = keys | new, loop.time() + FEWEST_SECONDS
             for watch in watches:
                 if watch.done():
                     watch.result()
@@ -141,6 +149,25 @@ class OwnValues:
             for watch in watches:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _look_at(self, keys: Iterable[str]) -> int:
+        """Read values that are this node's now. The revision from which on their changes are news."""
+        revision = (await self._store.count(IPAM_CONFIG)).revision
+        for key, value in (await self._store.get_many(sorted(keys))).items():
+            if key.startswith(BLOCKS):
+                self._handles.setdefault(key, ())
+                self._learn_handles(value)
+            self._read(value)
+        return revision + 1
+
+    def _forget_others(self) -> None:
+        """What is not this node's any more is none of its troubles."""
+        own = {*map(block_key, self._blocks()), *self._held_handles(), IPAM_CONFIG}
+        for key in self._handles.keys() - own:
+            del self._handles[key]
+        for key in self._unreadable.keys() - own:
+            if not key.startswith(RESERVATIONS):
+                self._unreadable.clear(key)
 
     async def _note(self, events: AsyncIterator[WatchEvent]) -> None:
         try:
@@ -168,12 +195,12 @@ class OwnValues:
         held = {key: None for keys in self._handles.values() for key in keys}
         return list(held)[:MOST_HANDLES]
 
-    def _watched(self) -> list[str]:
+    def _watched(self) -> frozenset[str]:
         own = {block_key(block): block.num_addresses for block in self._blocks()}
         small = (
             key for key, size in own.items() if size <= MOST_WATCHED_ADDRESSES or key in self._unreadable
         )
-        return [IPAM_CONFIG, *sorted(small), *sorted(self._held_handles())]
+        return frozenset((IPAM_CONFIG, *small, *self._held_handles()))
 
     def _learn_handles(self, value: Versioned) -> None:
         """Remember the handles of what a block holds; of one that cannot be read now what was known before."""

@@ -65,6 +65,9 @@ UNREAD = (
 )
 """Kinds of which nobody here reads a value."""
 PINGS_EVERY = 20
+TOLD_SECONDS = 1.0
+ALONE = 0.5
+"""Of all rounds: one value alone is junk, of any kind."""
 STILL_SECONDS = 0.3
 """What a wrong pass would change, it would have changed by then."""
 ALLOW = {"action": "Allow", "source": {"nets": ["10.0.0.0/8"]}, "destination": {}}
@@ -94,6 +97,7 @@ class Campaign:
     slowest: float = 0.0
     violations: list[str] = field(default_factory=list)
     rounds: int = 0
+    told_seconds: float = TOLD_SECONDS
 
     def prepare(self) -> None:
         """Store a value of each kind that the lab has none of, and note all that there is."""
@@ -142,12 +146,16 @@ class Campaign:
         return Stored(Good("BlockAffinity", key, value), every)
 
     def choose(self) -> dict[str, tuple[Stored, Damage]]:
-        """Of each kind one value, and junk for that of its fields that was junk least often."""
+        """Of one kind or of each one value, and junk for that of its fields that was junk least often."""
         by_kind: dict[str, list[Stored]] = {}
         for one in self.values:
             by_kind.setdefault(one.good.kind, []).append(one)
         chosen = {}
+        # Damage that comes alone is seen by nothing else that changes.
+        alone = self.chance.choice(sorted(by_kind)) if self.chance.random() < ALONE else None
         for kind, values in by_kind.items():
+            if alone not in (kind, None):
+                continue
             one = self.chance.choice(values)
             if one.is_rewritten:
                 one = Stored(
@@ -206,7 +214,10 @@ class Campaign:
         except lab_processes.LabError:
             left = missing()
             self.violations.append(f"not {what}: {left}; junk was {words}")
-        self.slowest = max(self.slowest, time.monotonic() - began)
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, took)
+        if took > self.told_seconds:
+            self.violations.append(f"{what} after {took:.2f} s alone; junk was {words}")
 
     def _not_named(self, wanted: dict[str, dict[str, int]]) -> object:
         found = {
@@ -308,11 +319,18 @@ def names(node: LabNode) -> dict[str, int]:
     return {match[1]: int(match[2]) for match in found if match is not None}
 
 
-def run(lab: Lab, directory: Path, rounds: int, seed: int, report: Callable[[str], None]) -> Campaign:
+def run(
+    lab: Lab,
+    directory: Path,
+    rounds: int,
+    seed: int,
+    report: Callable[[str], None],
+    told_seconds: float = TOLD_SECONDS,
+) -> Campaign:
     """So many rounds; ends at the first that leaves something wrong."""
     pids = [(lab_processes.agent_status(node) or {}).get("pid") for node in lab.plan.nodes]
     with raw_store(lab.plan) as store:
-        campaign = Campaign(lab, store, random.Random(seed))
+        campaign = Campaign(lab, store, random.Random(seed), told_seconds=told_seconds)
         campaign.prepare()
         wait_until_quiet(lab)
         lab_processes.wait_for("nothing to be named", lambda: not any(map(names, lab.plan.nodes)), 15)

@@ -42,34 +42,6 @@ def test_an_underlay_that_shrinks_is_followed_and_pods_above_it_are_named(lab: L
     assert "mtu 1450" in ip_on(node, "link show vxlan.calico")
 
 
-def renumber(lab: Lab, node: LabNode, before: str, after: str) -> None:
-    """Another address on eth0, as after a new lease."""
-    ip_on(node, f"addr del {before} dev eth0")
-    ip_on(node, f"addr add {after} dev eth0")
-    ip_on(node, f"route replace default via {gateway(lab.plan.segments[0])}")
-
-
-def test_a_node_whose_address_changes_is_reached_again_and_one_that_takes_anothers_is_refused(
-    lab: Lab,
-) -> None:
-    first, node = lab.plan.nodes
-    other = f"{node.interface.ip + 50}/20"
-    renumber(lab, node, str(node.interface), other)
-    says(node, "status", f"{node.name}, {other} (route to")
-    says(node, "addresses", other)
-
-    def reached() -> bool:
-        return lost_pings(lab, rounds=1) == 0
-
-    lab_processes.wait_for("pings after the change", reached, 30)
-    assert lost_pings(lab) == 0
-    taken = f"{first.interface.ip}/20"
-    renumber(lab, node, other, taken)
-    address = f"node address {first.interface.ip}"
-    says(node, "status", f"{address} is already used by node {first.name}; give one of them another")
-    says(node, "addresses", f"is used by node {first.name}")
-
-
 def page(node: LabNode, path: str) -> tuple[int, str]:
     """Status and body of a page of the agent's."""
     with socket.socket(socket.AF_UNIX) as asked:
@@ -119,3 +91,31 @@ def test_what_is_not_enforced_is_said_within_a_second_by_status_readyz_metric_an
     for node in lab.plan.nodes:
         log = (node.directory / "agent.log").read_text()
         assert log.count("limits.not_enforced") == log.count("limits.not_asked_for_any_more") == 4
+
+
+def renumber(lab: Lab, node: LabNode, before: str, after: str) -> None:
+    """Another address on eth0, as after a new lease."""
+    ip_on(node, f"addr del {before} dev eth0")
+    ip_on(node, f"addr add {after} dev eth0")
+    ip_on(node, f"route replace default via {gateway(lab.plan.segments[0])}")
+
+
+def test_a_node_whose_address_changes_is_reached_again_and_one_that_takes_anothers_is_refused(
+    lab: Lab,
+) -> None:
+    first, node = lab.plan.nodes
+    other = f"{node.interface.ip + 50}/20"
+    renumber(lab, node, str(node.interface), other)
+    says(node, "status", f"{node.name}, {other} (route to")
+    says(node, "addresses", other)
+
+    def reached() -> bool:
+        return lost_pings(lab, rounds=1) == 0
+
+    lab_processes.wait_for("pings after the change", reached, 30)
+    assert lost_pings(lab) == 0
+    taken = f"{first.interface.ip}/20"
+    renumber(lab, node, other, taken)
+    address = f"node address {first.interface.ip}"
+    says(node, "status", f"{address} is already used by node {first.name}; give one of them another")
+    says(node, "addresses", f"is used by node {first.name}")

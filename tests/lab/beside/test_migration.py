@@ -16,7 +16,7 @@ from time import monotonic
 
 import pytest
 
-from agent.lab import lab_processes
+from agent.lab import lab_processes, lifecycle
 from agent.lab.fabric import make_namespace, remove_namespace
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import inside, ip_route, write_json
@@ -171,7 +171,9 @@ def test_from_calico_node_by_node_with_pods_running(lab: Lab, store: RawStore, t
         assert troubles(node) == []
         assert "proto boot" not in " ".join(line for line in ip_route(node) if "blackhole" in line)
     assert lost_pings(lab, rounds=1) == 0
-    assert "no findings" in tortie_in(lab.plan.nodes[0], "ipam", "check").lower() or True
+    report = tmp_path / "findings"
+    tortie_in(lab.plan.nodes[0], "ipam", "check", "-o", str(report))
+    assert json.loads(report.read_text())["findings"] == []
 
 
 def calicos_new_pod(lab: Lab, node: LabNode, address: str) -> None:
@@ -199,8 +201,6 @@ def calicos_new_pod(lab: Lab, node: LabNode, address: str) -> None:
 
 def reached(lab: Lab, name: str) -> bool:
     """Whether every other pod's ping to this one is answered."""
-    from agent.lab import lifecycle
-
     counts = lifecycle.ping(lab, rounds=2).counts
     return all(not number.lost for (_, other), number in counts.items() if other == name)
 
@@ -210,6 +210,12 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
 ) -> None:
     node = lab.plan.nodes[1]
     key = f"{RESOURCES}nodes/{node.name}"
+
+    def session() -> str:
+        """What the other node says of its session with this one."""
+        return tortie_in(lab.plan.nodes[0], "bgp", "peers", str(node.interface.ip))
+
+    assert "TTL security, 1 hops" in session()
     assert "tortie-bgp-ttl" in store.below(key)[key].decode()
     refused = subprocess.run(
         inside(node.namespace, [*COMMAND, "node", "return-to-calico", "--yes"]),
@@ -233,6 +239,7 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
         assert our_tables(node) == []
         assert "annotations" not in json.loads(store.below(key)[key])["metadata"]
         assert reached(lab, "ofcalico")
+        assert "its agent does not say that it sends TTL 255" in session()
         answered(pings)
         assert "nothing of Tortie's" in tortie_in(node, "node", "return-to-calico", "--yes")
     run_in(node, ["ip", "link", "del", "calidead0000001"])
