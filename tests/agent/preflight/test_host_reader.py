@@ -94,7 +94,7 @@ async def test_flannels_rules_are_found_in_each_form_and_their_fix_takes_them_aw
 ) -> None:
     words = {"own": "203.0.113.0/26", "range": "203.0.113.0/24"}
     restore = ["nft", "-f", "-"] if program_ == "nft" else [f"{program_}-restore"]
-    rules = (flannel.NFTABLES if program_ == "nft" else flannel.RULES).format(**words)
+    rules = (flannel.NFTABLES if program_ == "nft" else flannel.IPTABLES).format(**words)
     subprocess.run(restore, check=True, input=rules, text=True)
     (tmp_path / "run/flannel").mkdir(parents=True)
     (tmp_path / "run/flannel/subnet.env").write_text(

@@ -21,10 +21,10 @@ from agent.lab.fabric import make_namespace, remove_namespace
 from agent.lab.lab_plan import LabNode, Mode
 from agent.lab.lab_processes import inside, ip_route, write_json
 from agent.lab.lifecycle import Lab
-from agent.lab.pods import Pod, add_pod, pods
+from agent.lab.pods import Pod, add_pod
 from ipam.keys import RESOURCES
 from tests.scenes.felix.left_rules import felix_rules
-from tests.scenes.lab.flannel import Flannel
+from tests.scenes.lab.flannel import IPTABLES, NFTABLES, Flannel
 from tests.scenes.lab.lab_nodes import ip_on, lost_pings
 from tests.scenes.lab.labs import COMMAND, MakeLab
 from tests.scenes.lab.pinging import Pinging, pinging
@@ -35,6 +35,8 @@ NAMES = (f"new{number}" for number in count())
 NAMED_POD = "cali12345678901"
 """In the rules that a Felix left."""
 SECOND = 1.0
+MORE = 100
+"""Pings."""
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +92,23 @@ def troubles(node: LabNode) -> list[str]:
     return list(status["troubles"])
 
 
-def answered(pings: Pinging) -> None:
-    """Until some hundred more pings were sent, and none was lost."""
-    before = pings.sent()
-    lab_processes.wait_for("more pings", lambda: pings.sent() > before + 200, 20)
-    lost = {pair: number for pair, number in pings.settled().items() if number > 1}  # one may be under way
-    assert lost == {}
+class Steady:
+    """Pings of all pods to all others, from the moment on that all are answered."""
+
+    def __init__(self, pings: Pinging) -> None:
+        self._pings = pings
+        self._more()
+        self._before = pings.settled()
+
+    def _more(self) -> None:
+        before = self._pings.sent()
+        lab_processes.wait_for("more pings", lambda: self._pings.sent() > before + MORE, 20)
+
+    def none_lost(self) -> None:
+        """Some more pings, and none was lost until now; one of a pair may be under way."""
+        self._more()
+        now = self._pings.settled()
+        assert {pair: lost for pair in now if (lost := now[pair] - self._before[pair]) > 1} == {}
 
 
 def our_tables(node: LabNode) -> list[str]:
@@ -155,17 +168,16 @@ def test_from_calico_node_by_node_with_pods_running(lab: Lab, store: RawStore, t
     for node in lab.plan.nodes:
         calico_has(lab, node, store)
     with pinging(lab, tmp_path) as pings:
-        answered(pings)
+        steady = Steady(pings)
         for node in lab.plan.nodes:
             assert "rules that Calico left drop the packets of new pods" in findings(node)
             lab_processes.start_agents([node])
             wait_until_left_rules_are_named(node)
-            answered(pings)
             tortie_in(node, "node", "remove-calico", "--yes", "--undo-file", str(tmp_path / node.name))
-            answered(pings)
+            steady.none_lost()
         for node in lab.plan.nodes:
             lab_processes.wait_for("the sessions", lambda: is_back(node), 30)  # noqa: B023
-        answered(pings)
+        steady.none_lost()
     for node in lab.plan.nodes:
         add_pod(lab.plan, next(NAMES), node)
         assert troubles(node) == []
@@ -227,6 +239,7 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
     assert refused.returncode == 1
     assert "another agent (pid" in refused.stderr
     with pinging(lab, tmp_path) as pings:
+        steady = Steady(pings)
         lab_processes.stop_agent(node, signal.SIGTERM)
         block = next(line.split()[1] for line in ip_route(node) if line.startswith("blackhole"))
         calicos_new_pod(lab, node, str(ip_network(block)[40]))
@@ -240,7 +253,7 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
         assert "annotations" not in json.loads(store.below(key)[key])["metadata"]
         assert reached(lab, "ofcalico")
         assert "its agent does not say that it sends TTL 255" in session()
-        answered(pings)
+        steady.none_lost()
         assert "nothing of Tortie's" in tortie_in(node, "node", "return-to-calico", "--yes")
     run_in(node, ["ip", "link", "del", "calidead0000001"])
     remove_namespace(lab.plan.pod_namespace("ofcalico"))
@@ -250,34 +263,31 @@ def test_back_to_calico_nothing_of_ours_stops_its_pods_or_its_sessions(
     assert lost_pings(lab, rounds=1) == 0
 
 
-@pytest.mark.parametrize("form", ["nftables", "iptables"])
 def test_from_flannel_both_networks_work_side_by_side_until_the_last_pod_has_moved(
-    lab: Lab, form: str, tmp_path: Path
+    lab: Lab, tmp_path: Path
 ) -> None:
     flannel = Flannel(lab.plan, ip_network("10.244.0.0/16"))
-    flannel.up(nftables=form == "nftables")
-    for node in lab.plan.nodes:
-        _, address = flannel.add_pod(node, f"f{node.name}")
-        write_json(
-            lab.plan.directory / "pods" / f"f{node.name}.json",
-            asdict(Pod(f"f{node.name}", node.name, "0" * 64, address)),
-        )
+    flannel.up(dict(zip(lab.plan.nodes, (NFTABLES, IPTABLES), strict=True)))
+    files = {node: lab.plan.directory / "pods" / f"f{node.name}.json" for node in lab.plan.nodes}
+    for node, file in files.items():
+        address = flannel.add_pod(node, file.stem)
+        write_json(file, asdict(Pod(file.stem, node.name, "0" * 64, address)))
     with pinging(lab, tmp_path) as pings:
-        answered(pings)
-    for node in lab.plan.nodes:
+        Steady(pings).none_lost()
+    for node, file in files.items():
         assert troubles(node) == []
-    for node in lab.plan.nodes:
-        remove_namespace(lab.plan.pod_namespace(f"f{node.name}"))
-        (lab.plan.directory / "pods" / f"f{node.name}.json").unlink()
+        remove_namespace(lab.plan.pod_namespace(file.stem))
+        file.unlink()
         add_pod(lab.plan, next(NAMES), node)
     with pinging(lab, tmp_path) as pings:
+        steady = Steady(pings)
         for node in lab.plan.nodes:
             found = {what: row for what, row in findings(node).items() if "flannel" in what}
             assert len(found) == 2, found
             for row in found.values():
                 run_in(node, ["sh", "-c", row["fix"]])
             assert not any("flannel" in what for what in findings(node))
-        answered(pings)
+        steady.none_lost()
     for node in lab.plan.nodes:
         assert "flannel" not in ip_on(node, "route")
         assert troubles(node) == []
@@ -298,4 +308,3 @@ def test_an_address_of_flannels_in_a_pool_is_a_trouble_within_a_second_and_so_is
     began = monotonic()
     lab_processes.wait_for("its end", lambda: not troubles(node), 10)
     assert monotonic() - began < SECOND
-    assert [pod.name for pod in pods(lab.plan)][:2]

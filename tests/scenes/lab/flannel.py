@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 
 from agent.lab.fabric import make_namespace
 from agent.lab.lab_plan import LabNode, LabPlan
 from agent.lab.lab_processes import inside
 
-RULES = """\
+IPTABLES = """\
 *nat
 :FLANNEL-POSTRTG - [0:0]
 -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
@@ -67,7 +67,7 @@ class Flannel:
         """Of its flannel.1."""
         return f"0e:f1:a0:00:00:{self.plan.nodes.index(node) + 1:02x}"
 
-    def up(self, *, nftables: bool) -> None:
+    def up(self, rules: Mapping[LabNode, str]) -> None:
         """What flanneld makes on each node, and cni0, which the plugin bridge makes."""
         for node, own in self.own.items():
             lines = [
@@ -98,12 +98,11 @@ class Flannel:
                         str(other.interface.ip),
                     ]
                     _run(node, entry)
-            words = ["nft", "-f", "-"] if nftables else ["iptables-nft-restore", "--noflush"]
-            rules = NFTABLES if nftables else RULES
-            _run(node, words, rules.format(own=own, range=self.range))
+            words = ["nft", "-f", "-"] if rules[node] is NFTABLES else ["iptables-nft-restore", "--noflush"]
+            _run(node, words, rules[node].format(own=own, range=self.range))
 
-    def add_pod(self, node: LabNode, name: str) -> tuple[str, str]:
-        """A pod on cni0: its namespace and its address."""
+    def add_pod(self, node: LabNode, name: str) -> str:
+        """A pod on cni0: its address."""
         space, address = self.plan.pod_namespace(name), str(self.own[node][10])
         make_namespace(space)
         _ip(
@@ -119,4 +118,4 @@ class Flannel:
         subprocess.run(
             inside(space, ["ip", "-batch", "-"]), check=True, input="\n".join(words) + "\n", text=True
         )
-        return space, address
+        return address
