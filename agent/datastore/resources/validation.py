@@ -64,8 +64,6 @@ NODE_PREFIX = "node."
 LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 ADDRESS_TYPES = (None, "", "InternalIP", "ExternalIP", "CalicoNodeIP")
 """Of what a Node lists: others are names."""
-WIREGUARD_FIELDS = {"interfaceIPv4Address": 4, "interfaceIPv6Address": 6}
-"""Field -> version of IP."""
 MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 DEVICE = re.compile(r"(?!\.{1,2}\Z)[^\s/:\x00]{1,15}")
 """What the kernel takes (dev_valid_name): IFNAMSIZ is 16 with the closing NUL."""
@@ -125,9 +123,6 @@ def _node_errors(node: Node) -> Iterator[str]:
 
 
 def _listed_address_errors(spec: NodeSpec) -> Iterator[str]:
-    for name, text in (spec.wireguard or {}).items():
-        if name in WIREGUARD_FIELDS and text:
-            yield from readable(f"spec.wireguard.{name}", text, address_of(WIREGUARD_FIELDS[name]))
     for index, listed in enumerate(spec.addresses or ()):
         if listed.type in ADDRESS_TYPES:
             yield from readable(f"spec.addresses[{index}].address", listed.address, ip_interface)

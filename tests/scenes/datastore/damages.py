@@ -280,7 +280,7 @@ ANY_TEXT = frozenset(
     {
         *("apiVersion", "uid", "creationTimestamp", "labels", "annotations", "labelsToApply"),
         *("orchestrator", "nodeName", "type", "pod", "containerID", "endpoint", "profiles", "workload"),
-        *("filters", "logSeverityScreen", "handle_id", "secondary"),
+        *("filters", "logSeverityScreen", "handle_id", "secondary", "wireguard"),
         *(
             "nets",
             "floatingIPs",
