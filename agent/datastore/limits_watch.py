@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import msgspec
 import structlog
 
-from agent.datastore.not_enforced import (
+from agent.datastore.resources.bgp_types import BGPConfigurationSpec
+from agent.datastore.resources.not_enforced import (
     KIND_LIMITS,
     PAGE,
     KindLimit,
@@ -27,7 +28,6 @@ from agent.datastore.not_enforced import (
     read_spec,
     samples,
 )
-from agent.datastore.resources.bgp_types import BGPConfigurationSpec
 from agent.datastore.resources.validation import NODE_PREFIX
 from agent.datastore.state_cache import StateCache
 from agent.datastore.unreadable_values import UnreadableValues

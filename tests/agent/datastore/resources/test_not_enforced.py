@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.datastore.not_enforced import (
+from agent.datastore.resources.endpoint_form import profile
+from agent.datastore.resources.not_enforced import (
     FIELD_LIMITS,
     KIND_LIMITS,
     limit_troubles,
@@ -19,7 +20,6 @@ from agent.datastore.not_enforced import (
     sentence,
     tier_asks,
 )
-from agent.datastore.resources.endpoint_form import profile
 from ipam.etcd.store import Versioned
 from ipam.failures import Unreadable
 from ipam.keys import resource_key
