@@ -99,13 +99,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Severity, str, str]] = {
         "nftables chain ip nat FLANNEL-POSTRTG; pool p overlaps its range",
         "iptables-nft -t nat -F FLANNEL-POSTRTG && iptables-nft -t nat -X FLANNEL-POSTRTG",
     ),
-    "flannel masquerades nobody knows what": (
-        {"pools": (POOL,), "flannel": FlannelRemains((replace(FLANNEL_NAT, origin="iptables-legacy"),))},
-        {"pools": (POOL,), "flannel": FlannelRemains((), (ip_network("192.168.0.0/16"),))},
-        Severity.WARNING,
-        "its range is not known",
-        "iptables-legacy -t nat -X FLANNEL-POSTRTG",
-    ),
     "flannel's rules for another range": (
         {"pools": (POOL,), "flannel": FlannelRemains((FLANNEL_TABLE,), (ip_network("10.244.0.0/16"),))},
         {"pools": (POOL,)},
