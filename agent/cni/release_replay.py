@@ -87,15 +87,9 @@ class ReleaseReplay:
         ) as error:  # a fault of ours is no reason to stop, and to stop again after the restart
             log.exception("cni.replay_broken")
             broken = f"{type(error).__name__}: {error}"
-        if broken is not None and broken != self._broken:
-            log.error("cni.journal_broken", directory=str(self._journal.directory), why=broken)
-        elif broken is None and self._broken is not None:
-            log.info("cni.journal_mended", directory=str(self._journal.directory))
         self._broken = broken
         self._unwritable = self._journal.unwritable()
-        before, self._refused = self._refused, self._journal.refused()
-        if before.count and not self._refused.count:
-            log.info("cni.refused_releases_gone", directory=str(self._journal.directory))
+        self._refused = self._journal.refused()
 
     async def replay(self) -> None:
         """One look at the journal; what fails is passed over. Raises OSError."""

@@ -27,7 +27,7 @@ from agent.metrics.web import MOST_CONNECTIONS, Pages, verdict
 PATIENCE_SECONDS = 20
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 ONCE = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-ALIVE: Pages = {"/livez": lambda: verdict(None)}
+ALIVE: Pages = {"/livez": lambda: verdict(())}
 LARGE = b"x" * (2 << 20)
 """More than any socket's buffers hold."""
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(189))
@@ -133,7 +133,7 @@ async def test_the_pages_answer_over_the_socket(tmp_path: Path) -> None:
         def text(self) -> bytes:
             return b"tortie_pods 2.0\n"
 
-    shown = pages(Text(), lambda: reasons[0] if reasons else None)  # type: ignore[arg-type]
+    shown = pages(Text(), lambda: reasons)  # type: ignore[arg-type]
     async with served(tmp_path / "metrics.sock", shown) as path:
         assert path.stat().st_mode & 0o777 == 0o660
         answer = await answer_to(path, ONCE.replace(b"/livez", b"/metrics"))
