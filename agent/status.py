@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from ipaddress import IPv6Address
 from typing import Any
 
 from agent.clock import Clock
@@ -25,6 +26,7 @@ from agent.datastore.syncer import Syncer
 from agent.log_stream import LogStream
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
+from agent.netlink.duplicate_addresses import duplicate_addresses
 from agent.node.node_resource import NodeResource
 from agent.parts import Parts
 from agent.peering.bgp_controller import BgpController
@@ -55,6 +57,17 @@ def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
             yield Trouble(
                 TroubleKind.FILTER, about, evidence, "it cannot send from there", "write at most 256 prefixes"
             )
+
+
+def duplicate_troubles(state: StateCache, duplicates: Mapping[IPv6Address, str]) -> Iterator[Trouble]:
+    """That another machine on the link has an address of this node's."""
+    me = state.own_node
+    own = me.ipv6.ip if me is not None and me.ipv6 is not None else None
+    if own is not None and (device := duplicates.get(own)) is not None:
+        evidence = f"another machine on its link has {own} too (duplicate address detection)"
+        loss = "the kernel does not use it: no IPv6 packet of this node's comes from there"
+        cure = f"give one of them another, then: ip addr del {own} dev {device}, and add it again"
+        yield Trouble(TroubleKind.UNDERLAY, device, evidence, loss, cure)
 
 
 VERSION = version("tortie")
@@ -151,6 +164,8 @@ class AgentStatus:
         for text in self.channels.warnings(self.clock.wall()):
             yield in_a_sentence(TroubleKind.CERTIFICATE, text)
         yield from fact_troubles(self.state, self.facts())
+        if self.state.own_node is not None and self.state.own_node.ipv6 is not None:
+            yield from duplicate_troubles(self.state, duplicate_addresses())
 
     def _unready_troubles(self) -> Iterator[Trouble]:
         """Why no pod can be attached, but for what has a source of its own, and the first seconds of a start."""

@@ -29,7 +29,7 @@ class TroubleKind(StrEnum):
     CERTIFICATE = "certificate"
     """A TLS file towards etcd."""
     UNDERLAY = "underlay"
-    """The node's address on its interfaces."""
+    """The node's address: no interface bears it, or another machine on the link has it too."""
     MTU = "mtu"
     """A pod's packets are too large for the way to other nodes."""
     JOURNAL = "journal"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from agent.lab import lab_processes
 from agent.lab.lab_plan import LabNode, Mode, gateway
 from agent.lab.lifecycle import Lab
 from tests.scenes.lab.lab_nodes import ip_on, lost_pings, tortie_on
-from tests.scenes.lab.labs import MakeLab
+from tests.scenes.lab.labs import MakeLab, tortie
 
 pytestmark = pytest.mark.lab
 
@@ -26,7 +28,9 @@ def test_an_underlay_that_shrinks_is_followed_and_pods_above_it_are_named(lab: L
     node = lab.plan.nodes[0]
     ip_on(node, "link set eth0 mtu 1400")
     says(node, "status", "its MTU is 1450, the way to other nodes carries 1350; recreate it")
-    assert "trouble    pod p1 (cali" in tortie_on(node, "node", "status")
+    done = tortie("node", "status", env={**os.environ, **node.environment})
+    assert "trouble    pod p1 (cali" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
     assert "mtu 1350" in ip_on(node, "link show vxlan.calico")
     ip_on(node, "link set eth0 mtu 1500")
     lab_processes.wait_for(
