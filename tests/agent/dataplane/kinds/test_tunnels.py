@@ -72,6 +72,10 @@ async def test_while_the_new_tunnel_cannot_be_made_the_old_one_stays_with_its_ro
             assert kernel.route_table[REMOTE.key] == REMOTE
         bench.desired = replace(bench.desired, dataplane=wanted, bgp_complete=True)
         await bench.quiet()
+        kernel.overrun()  # everything is read again
+        await bench.quiet()
+        assert bench.reconciler.report().overruns == 1
+        assert set(bench.reconciler.report().drift.values()) == {0}  # there never was a tunl0
         (trouble,) = route_troubles(bench.reconciler.snapshot(), (), Surroundings())
         assert (trouble.kind, trouble.about) == (TroubleKind.TUNNEL, TUNL0)
         kernel.faults.clear()
