@@ -26,8 +26,9 @@ Objects = Mapping[Any, Any]
 Send = Callable[[Sequence[Any]], Awaitable[tuple[Refusal, ...]]]
 Step = tuple[Verb, Any]
 """What is done, and with which value."""
-TUNNEL_SECONDS = 0.4
-"""The longest wait of a tunnel: nobody says when the program that has its port ends, and there are three of them."""
+TUNNEL_SECONDS, LACKING_SECONDS = 0.4, 10.0
+"""The longest wait of a tunnel: nobody says when the program that has its port ends, and there are three of them. A
+module that is loaded makes a link, and is noticed by that."""
 OBJECTS_PER_PART = 2000
 """Some 20 ms of the loop."""
 
@@ -182,6 +183,8 @@ class Applier:
         return refused
 
     def _note_refused(self, key: ObjectKey, refusal: Refusal, step: Step) -> None:
-        most = TUNNEL_SECONDS if key[0] is Kind.TUNNEL else None
+        most = None
+        if key[0] is Kind.TUNNEL:  # each try without the module has the kernel look for it: that is a process
+            most = LACKING_SECONDS if refusal.permanent else TUNNEL_SECONDS
         self.retries.failed(key, refusal.why, self._clock.now(), step, most)
         self._pending.add(key)

@@ -166,10 +166,11 @@ def node_status_text(status: dict[str, Any]) -> str:
 
 def trouble_notes(status: dict[str, Any]) -> list[str]:
     """What is wanted and not in force, what to do, and since when it is so."""
-    listed = status["trouble_list"]
+    if "trouble_list" not in status:  # an older agent's answer
+        return [f"trouble    {text}" for text in status["troubles"]]
     return [
         f"trouble    {text} ({one['kind']}, since {moment(one['since'])})"
-        for text, one in zip(status["troubles"], listed, strict=True)
+        for text, one in zip(status["troubles"], status["trouble_list"], strict=True)
     ]
 
 

@@ -282,6 +282,8 @@ class _Targets:
         if node.on(version) is None:
             return NoRoute(owner, f"it has no IPv{version} address")
         if pool.vxlan is EncapsulationMode.NEVER and not facts.settings.from_datastore:
+            if pool.disable_bgp_export:
+                return None  # nobody announces it, because somebody wants it so
             return NoRoute(owner, "", is_bare=pool.ipip is EncapsulationMode.NEVER)
         if pool.vxlan is not EncapsulationMode.NEVER and node.vtep(version) is None:
             return NoRoute(

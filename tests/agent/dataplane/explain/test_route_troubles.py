@@ -213,6 +213,7 @@ def test_why_there_is_no_route_is_told_by_next_hop_and_by_node() -> None:
         "node near: 192.168.31.64/26 has no route here: no BGP peer announces them, and it is up"
     ]
     assert why_not(block_owners={near: NEAR}, bgp_nexthops={near: IPv4Address("172.26.5.10")}) == []
+    assert why_not(pools=(pool(disable_bgp_export=True),), block_owners={near: NEAR}) == []
     assert why_not(block_owners={near: NEAR}, bgp_nexthops={near: IPv4Address("10.7.7.7")}) == [
         "BGP next hop 10.7.7.7: 192.168.31.64/26 has no route here: no interface of this node leads there"
     ]
