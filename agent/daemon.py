@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -33,22 +32,21 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.put_back import PutBack
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
-from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
+from agent.configuration.config import Config, ConfigError
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
+from agent.dataplane.explain.route_troubles import RouteTroubles, Surroundings
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
-from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.availability import Availability
 from agent.datastore.etcd_settings import etcd_config
-from agent.datastore.limits_watch import LimitsWatch
 from agent.datastore.own_values import OwnValues
+from agent.datastore.pool_troubles import pool_troubles
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
@@ -63,6 +61,7 @@ from agent.metrics.monitor import LoopLag, pages
 from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
+from agent.node.limits_watch import LimitsWatch
 from agent.node.machine import machine_id
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
@@ -74,36 +73,25 @@ from agent.peering.passwords import PasswordFiles
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import agent_parser, checked_settings, take_agent_lock
+from agent.service.start import (
+    agent_parser,
+    checked_settings,
+    fact_settings,
+    spare_the_collector,
+    take_agent_lock,
+)
 from agent.service.supervision import Supervision
 from agent.status import AgentStatus
+from agent.trouble import Trouble
+from agent.trouble_watch import TroubleWatch
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.model import HandleId, NodeName
-from ipam.selector import parse
 
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-YOUNG_OBJECTS, COLLECTIONS_BETWEEN = 50_000, (20, 50)
-
 log = structlog.get_logger()
-
-
-def fact_settings(config: Config) -> FactSettings:
-    """The settings that are facts."""
-    marks, kernel, workloads = config.routes, config.kernel, config.workloads
-    return FactSettings(
-        Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
-        open_forward=kernel.open_forward,
-        from_datastore=marks.source == "datastore",
-        tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
-        local_prefixes=local_prefixes(config.bgp),
-        accepted_prefixes=accepted_prefixes(config.bgp),
-        filter_workloads=workloads.filter,
-        peers=parse(workloads.peers) if workloads.peers.strip() else None,
-        routers=parse(workloads.routers) if workloads.routers.strip() else None,
-    )
 
 
 class Agent:
@@ -158,7 +146,8 @@ class Agent:
         self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
-        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock, log)
+        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock)
+        self._watch = TroubleWatch(lambda: self._status.troubles(), self._clock, log, self._troubles_changed)
         self._status = self._agent_status(log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
@@ -223,7 +212,7 @@ class Agent:
             self._lag.take,
             self._clock.wall(),
             PoolGauges(self._state.node),
-            self.parts.failures,
+            self.parts,
             log_stream,
             self._filter,
             self._limits,
@@ -245,8 +234,26 @@ class Agent:
                 self._calico.troubles,
                 lambda: self._cni.profiles.troubles(),
                 self._limits.troubles,
+                self._pool_troubles,
+                self._route_troubles().troubles,
             ),
+            listed=lambda: self._watch.listed,
         )
+
+    def _pool_troubles(self) -> Iterable[Trouble]:
+        return pool_troubles(self._state) if self._may_write() else ()
+
+    def _route_troubles(self) -> RouteTroubles:
+        around = Surroundings(
+            self._pod_names,
+            self._reconciler.now_named,
+            self._bgp.mesh_sessions,
+            lambda: self._bgp.drained is None,
+        )
+        return RouteTroubles(self._reconciler.snapshot, self._desired.without, around)
+
+    def _pod_names(self) -> Mapping[str, str]:
+        return {one.spec.interface_name: one.spec.pod or one.spec.endpoint for one in self._state.endpoints}
 
     def _cni_dependencies(self) -> Dependencies:
         return Dependencies(
@@ -272,14 +279,19 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        found = (await self.parts.keep("start", self._kernel.routes)).values()
-        self._desired.inherit(found)
-        marks = self._config.routes
-        self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
+        first, runs = "troubles", self._runs()
         try:
             async with asyncio.TaskGroup() as group:
-                for name, run in self._runs().items():
-                    group.create_task(self.parts.keep(name, run))
+                group.create_task(self.parts.keep(first, runs[first]))
+                found = (await self.parts.keep("start", self._kernel.routes)).values()
+                self._desired.inherit(found)
+                marks = self._config.routes
+                self._bgp.restarting = any(
+                    route.protocol in (marks.learned, marks.blackhole) for route in found
+                )
+                for name, run in runs.items():
+                    if name != first:
+                        group.create_task(self.parts.keep(name, run))
                 log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
         finally:
             await self._bgp.close()
@@ -287,7 +299,8 @@ class Agent:
 
     def _runs(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """The long-running parts by name; each runs until cancelled, and may be run again after it failed."""
-        config, shown = self._config, pages(self._exposition, self._status.not_ready, self._status.remarks)
+        config, status = self._config, self._status
+        shown = pages(self._exposition, status.why_unready, status.trouble_list)
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "datastore": self._syncer.run,
             "datastore's answers": self._availability.run,
@@ -301,8 +314,10 @@ class Agent:
             "leaks": self._collector.run,
             "datastore addresses": self._datastore.run,
             "living pods": self._put_back.run,
+            "records": self._living.run,
             "endpoints": self._endpoint_update.run,
             "supervision": self._supervision.run,
+            "troubles": self._watch.run,
             "lag": self._lag.run,
             "filter counters": self._filter.run,
             "control socket": lambda: control.serve(config.control_socket, self._answers()),
@@ -329,7 +344,11 @@ class Agent:
             self._last_readiness = self._status.readiness()
         return self._last_readiness
 
+    def _troubles_changed(self) -> None:
+        self._supervision.trigger()
+
     def _state_changed(self) -> None:
+        self._watch.trigger()
         self._reconciler.trigger()
         self._node.trigger()
         self._put_back.trigger()
@@ -348,6 +367,7 @@ class Agent:
         return await self._desired.build(links)
 
     def _after_pass(self) -> None:
+        self._watch.trigger()
         if self._in_sync():
             with self.parts.outlived("peering"):
                 facts = self._desired.facts()
@@ -414,17 +434,6 @@ async def _until_signalled(config: Config, read: Callable[[], Config], log_strea
     with suppress(asyncio.CancelledError):
         await agent.run()
     return agent.reload.wanted
-
-
-def spare_the_collector() -> None:
-    """Have the garbage collector look at what is new and leave what lives for ever.
-
-    A table of 100,000 routes is a million objects that are no garbage: with Python's own thresholds looking through
-    them again and again took half the time of learning them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *COLLECTIONS_BETWEEN)
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ answer is sent.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from ipaddress import IPv6Address
 from typing import Any
 
 from agent.clock import Clock
@@ -20,17 +22,20 @@ from agent.dataplane.inputs.facts import Facts
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, is_workload_device
 from agent.dataplane.reconciler import Reconciler
 from agent.datastore.availability import Availability
-from agent.datastore.limits_watch import LimitsWatch
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
 from agent.log_stream import LogStream
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
+from agent.netlink.duplicate_addresses import duplicate_addresses
+from agent.node.limits_watch import LimitsWatch
 from agent.node.node_resource import NodeResource
+from agent.parts import Parts
 from agent.peering.bgp_controller import BgpController
-from agent.service.readiness import Readiness, why_not_ready
+from agent.service.readiness import PATIENCE_SECONDS, Readiness, why_not_ready
 from agent.service.settings_reload import SettingsReload
-from agent.trouble import Source, Trouble, TroubleKind
+from agent.trouble import UNREADY, Source, Trouble, TroubleKind, in_a_sentence
+from agent.trouble_watch import ListedTrouble
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.etcd.channels import Channels
@@ -74,6 +79,17 @@ def fact_troubles(state: StateCache, facts: Facts) -> Iterator[Trouble]:
             )
 
 
+def duplicate_troubles(state: StateCache, duplicates: Mapping[IPv6Address, str]) -> Iterator[Trouble]:
+    """That another machine on the link has an address of this node's."""
+    me = state.own_node
+    own = me.ipv6.ip if me is not None and me.ipv6 is not None else None
+    if own is not None and (device := duplicates.get(own)) is not None:
+        evidence = f"another machine on its link has {own} too (duplicate address detection)"
+        loss = "the kernel does not use it: no IPv6 packet of this node's comes from there"
+        cure = f"give one of them another, then: ip addr del {own} dev {device}, and add it again"
+        yield Trouble(TroubleKind.UNDERLAY, device, evidence, loss, cure)
+
+
 VERSION = version("tortie")
 LONGEST_PREFIX = 60
 """Characters shown of a text that should be a prefix."""
@@ -96,13 +112,14 @@ class AgentStatus:
     lag: Callable[[], float]
     started: datetime
     pools: PoolGauges
-    part_failures: Mapping[str, int]
-    """Part -> how often it has failed; it counts on."""
+    parts: Parts
     log_stream: LogStream
     filter: FilterMonitor
     limits: LimitsWatch
     sources: tuple[Source, ...] = ()
     """Parts of the agent that can have troubles, beside those named above."""
+    listed: Callable[[], tuple[ListedTrouble, ...]] = tuple
+    """The list that is made of `troubles`, and shown."""
 
     def not_ready(self) -> str | None:
         """None, or why no pod can be attached now."""
@@ -118,10 +135,6 @@ class AgentStatus:
             no_writes=self.availability.no_writes,
         )
 
-    def remarks(self) -> tuple[str, ...]:
-        """What keeps no pod from being attached, and is said beside that all the same."""
-        return tuple(str(trouble) for trouble in self.limits.troubles())
-
     def readiness(self) -> Readiness:
         """For the service manager."""
         peers = self._peers()
@@ -132,29 +145,62 @@ class AgentStatus:
             peers=len(peers),
             peers_up=sum(peer.state is State.ESTABLISHED for peer in peers),
             drained=self.bgp.drained is not None,
-            troubles=tuple(text for text in (self.node_resource.trouble, *self.bgp.troubles) if text),
+            troubles=tuple(str(one.trouble) for one in self.listed()),
             reload_refused=self.reload.refused,
         )
 
     def _peers(self) -> tuple[PeerStatus, ...]:
         return self.bgp.speaker.status() if self.bgp.speaker is not None else ()
 
+    def why_unready(self) -> tuple[str, ...]:
+        """For /readyz: why no pod can be attached now, a sentence each; nothing if one can."""
+        why = self.not_ready()
+        listed = [one.trouble for one in self.listed() if one.trouble.kind in UNREADY]
+        sentences = (str(one) for one in listed if why is None or why not in str(one))
+        return tuple(dict.fromkeys((*((why,) if why is not None else ()), *sentences)))
+
     def troubles(self) -> list[Trouble]:
-        """Everything that is wanted and not in force now, in the order of its sources."""
-        not_ready = self.not_ready()
-        registering = self.node_resource.trouble
-        is_said = bool(self.availability.away or self.availability.no_writes)  # by that part itself
-        return [
-            *(Trouble(TroubleKind.NODE, "", text) for text in (registering,) if text),
-            *(Trouble(TroubleKind.PEERING, "", text) for text in self.bgp.troubles),
-            *(Trouble(TroubleKind.DATASTORE, "", text) for text in (not_ready,) if text and not is_said),
-            *(
-                Trouble(TroubleKind.CERTIFICATE, "", text)
-                for text in self.channels.warnings(self.clock.wall())
-            ),
-            *fact_troubles(self.state, self.facts()),
-            *(trouble for source in self.sources for trouble in source()),
-        ]
+        """Everything that is wanted and not in force at this very moment, in the order of its sources.
+
+        A part that cannot say what its troubles are is one itself, until it can.
+        """
+        found: list[Trouble] = []
+        failure: Exception | None = None
+        for source in (self._own_troubles, *self.sources):
+            try:
+                found += source()
+            except Exception as error:  # whatever it is, the other parts' troubles are shown
+                failure = error
+        with self.parts.outlived("troubles of parts"):
+            if failure is not None:
+                raise failure
+        return found
+
+    def _own_troubles(self) -> Iterator[Trouble]:
+        yield from self._unready_troubles()
+        if self.node_resource.trouble and self.state.own_node is not None:
+            yield in_a_sentence(TroubleKind.NODE, self.node_resource.trouble)
+        for text in self.bgp.troubles:
+            yield in_a_sentence(TroubleKind.PEERING, text)
+        for text in self.channels.warnings(self.clock.wall()):
+            yield in_a_sentence(TroubleKind.CERTIFICATE, text)
+        yield from fact_troubles(self.state, self.facts())
+        if self.state.own_node is not None and self.state.own_node.ipv6 is not None:
+            yield from duplicate_troubles(self.state, duplicate_addresses())
+
+    def _unready_troubles(self) -> Iterator[Trouble]:
+        """Why no pod can be attached, but for what has a source of its own, and the first seconds of a start."""
+        if self.syncer.foreign is not None or self.node_resource.other_machine is not None:
+            return
+        if self.availability.away is not None or self.availability.no_writes is not None:
+            return
+        why = self.not_ready()
+        is_new = (self.clock.wall() - self.started).total_seconds() < PATIENCE_SECONDS
+        is_known = self.syncer.trouble is not None or self.node_resource.trouble is not None
+        if why is None or (is_new and not is_known):
+            return
+        registered = self.syncer.in_sync and self.syncer.trouble is None
+        yield in_a_sentence(TroubleKind.REGISTRATION if registered else TroubleKind.DATASTORE, why)
 
     def status(self, *, ready: bool) -> dict[str, Any]:
         """For people: `tortie node status`."""
@@ -174,13 +220,28 @@ class AgentStatus:
             "has_left": self.bgp.has_left,
             "datastore": self.availability.away or self.syncer.trouble or self.availability.no_writes or "ok",
             "etcd": {**self.channels.status(), "revision": self.syncer.revision},
-            "troubles": [str(trouble) for trouble in self.troubles()],
+            "troubles": [str(one.trouble) for one in self.listed()],
+            "trouble_list": self.trouble_list(),
             "mtu": pod_mtu(self.facts()),
             "peers": self.bgp.looking_glass.peers(),
             "pods": len(self.state.endpoints),
             "kernel": self.reconciler.report(),
             "workload_filter": self.filter.status(),
         }
+
+    def trouble_list(self) -> list[dict[str, Any]]:
+        """The troubles field by field, in the order of `troubles`."""
+        return [
+            {
+                "kind": one.trouble.kind.value,
+                "about": one.trouble.about,
+                "since": one.since,
+                "evidence": one.trouble.evidence,
+                "loss": one.trouble.loss,
+                "cure": one.trouble.cure,
+            }
+            for one in self.listed()
+        ]
 
     def _pools(self) -> tuple[PoolReadings, ...]:
         state = self.state
@@ -197,7 +258,7 @@ class AgentStatus:
         return Readings(
             version=VERSION,
             started=self.started,
-            ready=self.not_ready() is None,
+            ready=not self.why_unready(),
             in_sync=self.syncer.in_sync,
             datastore_up=self.syncer.in_sync
             and self.availability.away is None
@@ -208,7 +269,7 @@ class AgentStatus:
             own_blocks=sum(owner == self.state.node for owner in owners),
             pools=self._pools(),
             nodes=len(self.state.nodes),
-            troubles=len(self.troubles()),
+            troubles=Counter(one.trouble.kind.value for one in self.listed()),
             peers=self._peers(),
             kernel=self.reconciler.report(),
             etcd=EtcdReadings(
@@ -219,7 +280,7 @@ class AgentStatus:
                 went_back=self.syncer.went_back,
             ),
             loop_lag_seconds=self.lag(),
-            part_failures=dict(self.part_failures),
+            part_failures=dict(self.parts.failures),
             log_lines_lost=self.log_stream.lost,
             filter_drops=self.filter.dropped,
             not_enforced=self.limits.samples,

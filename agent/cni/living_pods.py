@@ -5,13 +5,14 @@ empty datastore does not know it any more; by the record its route stands, nobod
 written back. A pod lives while its device is there (for addresses alone: the namespace's path), of this boot, and no
 DEL has come for it.
 Promises: a record ends with the boot that made it, so it lies in the run directory, in memory: nothing waits for a disk
-that others write to, and what a power loss takes has no pod. One that cannot be written is a trouble, and no pod waits
-for it. Bounded: at most MOST_RECORDS files are read.
+that others write to, and what a power loss takes has no pod. One that cannot be written is a
+trouble until it could be, and no pod waits for it. Bounded: at most MOST_RECORDS files are read.
 Does not know: the datastore, who writes what back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ from ipam.model import Address, HandleId
 MOST_RECORDS = 10_000
 """More pods than any kernel's neighbour tables take."""
 MOST_BYTES = 64 << 10
+REWRITE_SECONDS, MOST_REWRITTEN = 0.4, 64
+"""How often what could not be written is tried again, and how many of them at once."""
 SUFFIX = ".json"
 
 log = structlog.get_logger()
@@ -189,12 +192,19 @@ class LivingPods:
         if older is not None and older.handle != record.handle:
             self.remove(older.handle)  # another container of the same pod had the device before
         self._keep(record)
-        path = self._path(record.handle)
+        self._write(record)
+
+    async def run(self) -> None:
+        """Write down again what could not be written, until cancelled."""
+        while True:
+            await asyncio.sleep(REWRITE_SECONDS)
+            for handle in [*self._unwritten][:MOST_REWRITTEN]:
+                self._write(self._records[handle])
+
+    def _write(self, record: Record) -> None:
         try:
-            _put(path, msgspec.json.encode(record))
+            _put(self._path(record.handle), msgspec.json.encode(record))
         except (OSError, ValueError) as error:  # a full disk; a text that is no Unicode
-            if not self._unwritten:
-                log.error("cni.record_unwritten", file=str(path), why=str(error))
             self._unwritten[record.handle] = str(error)
         else:
             self._unwritten.pop(record.handle, None)
@@ -247,7 +257,7 @@ class LivingPods:
         """That records could not be written."""
         for why in islice(self._unwritten.values(), 1):
             yield Trouble(
-                TroubleKind.DATASTORE,
+                TroubleKind.JOURNAL,
                 str(self._directory),
                 f"{len(self._unwritten)} attachments could not be written down: {why}",
                 "an older backup of etcd would not know these pods after a restart of the agent",

@@ -42,7 +42,6 @@ PAUSE_SECONDS = 0.02
 """Between two such groups."""
 SETTLE_SECONDS = 10.0
 """The longest that a start waits for the first look, and for what it wrote to be seen."""
-MOST_LOGGED = 10
 
 log = structlog.get_logger()
 
@@ -152,10 +151,7 @@ class PutBack:
             try:
                 done = await self._write(record, loss)
             except IpamError as error:
-                known = self._refused.get(record.handle)
                 self._refused[record.handle] = record, str(error)
-                if known is None and len(self._refused) <= MOST_LOGGED:
-                    log.error("restore.refused", pod=record.name, why=str(error))
                 return
         self._refused.pop(record.handle, None)
         if not self._looked:

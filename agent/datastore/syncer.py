@@ -230,7 +230,7 @@ class Syncer:
         for record in self._state.pools:
             if record.key in self._state.missing:
                 yield Trouble(
-                    TroubleKind.DATASTORE,
+                    TroubleKind.MISSING,
                     record.key,
                     f"pool {record.pool.name} was in the datastore and is not",
                     "it stays in force while blocks of it are claimed, and gives no address",
@@ -249,8 +249,7 @@ class Syncer:
     def _listed(self, prefix: str) -> None:
         self.knows_nodes = self.knows_nodes or prefix == NODES
         self._waiting.discard(prefix)
-        if self._failing.pop(prefix, None) is not None and not self._failing:
-            log.info("datastore.followed", prefix=prefix)
+        self._failing.pop(prefix, None)
         self._changed()
 
     async def _pause(self, prefix: str, error: StoreError, wait: float) -> float:
@@ -258,7 +257,6 @@ class Syncer:
         is_first = not self._failing
         self._failing[prefix] = str(error)
         if is_first:
-            log.warning("datastore.not_followed", prefix=prefix, why=str(error))
             self._changed()
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         return min(wait * 2, LONGEST_WAIT_SECONDS)

@@ -16,6 +16,7 @@ from enum import Enum
 
 from agent.dataplane.report import Report
 from agent.metrics.pool_gauges import PoolReadings
+from agent.trouble import TroubleKind
 from bgp.peer_status import PeerStatus
 from bgp.session.fsm import State
 from ipam.address_text import text_of
@@ -61,7 +62,8 @@ class Readings:
     own_blocks: int
     pools: tuple[PoolReadings, ...]
     nodes: int
-    troubles: int
+    troubles: Mapping[str, int]
+    """Kind of trouble -> how many are listed."""
     peers: tuple[PeerStatus, ...]
     kernel: Report
     etcd: EtcdReadings
@@ -101,7 +103,6 @@ _AGENT: Mapping[str, tuple[str, Callable[[Readings], float]]] = {
     "in_sync": ("Whether the datastore was read as a whole at least once.", lambda r: r.in_sync),
     "datastore_up": ("Whether the datastore answers and its watches are established.", lambda r: r.datastore_up),
     "drained": ("Whether this node has left its BGP peers on purpose.", lambda r: r.drained),
-    "troubles": ("Sentences that `tortie node status` shows as troubles.", lambda r: r.troubles),
     "pods": ("Pod interfaces of this node.", lambda r: r.pods),
     "nodes": ("Nodes of the cluster.", lambda r: r.nodes),
     "ipam_own_blocks": ("Blocks that this node owns.", lambda r: r.own_blocks),
@@ -169,6 +170,11 @@ _PEER: Mapping[str, tuple[str, Callable[[PeerStatus], float | None]]] = {
 """Label peer; a value of None makes no sample."""
 _OTHERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Readings], Samples]]] = {
     "build_info": ("Always 1; the version is a label.", ("version",), lambda r: {(r.version,): 1}),
+    "troubles": (
+        "Troubles that `tortie node status` shows, by kind; 0 for a kind of which there is none.",
+        ("kind",),
+        lambda r: {(kind.value,): r.troubles.get(kind.value, 0) for kind in TroubleKind},
+    ),
     "part_failures_total": (
         "How often a part of the agent failed and was run again.",
         ("part",),

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import structlog
-
 from agent.clock import Clock
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.calico_names import OUR_TUNNELS, WORKLOAD_PREFIX
@@ -22,12 +20,11 @@ from agent.netlink.objects import Link
 from agent.node.node_resource import NodeResource
 from ipam.failures import IpamError
 from ipam.keys import resource_key
+from ipam.model import NodeName
 
 RESYNC_SECONDS = 60.0
 """Everything is compared again this often, whatever happened."""
 RETRY_SECONDS = 2.0
-
-log = structlog.get_logger()
 
 
 class NodeController:
@@ -89,14 +86,11 @@ class NodeController:
             return
         self._due_at = now + RESYNC_SECONDS
         self._done = None  # whatever happens now, it is not done before it has ended well
-        before = self._resource.trouble
         try:
             await self._resource.reconcile()
         except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
         self._done = inputs if self._resource.trouble is None else None
-        if self._resource.trouble not in (None, before):
-            log.warning("node.not_registered", why=self._resource.trouble)
 
 
 def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, ...]:
@@ -106,6 +100,7 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         for link in links.values()
         if link.name not in OUR_TUNNELS and not link.name.startswith(WORKLOAD_PREFIX)
     )
+    tunnels = tuple(sorted(link.name for link in links.values() if link.name in OUR_TUNNELS and link.up))
     own_key = resource_key(PLURALS["Node"], state.node)
     is_lost = own_key in state.missing  # an older datastore has forgotten it
     return (
@@ -115,4 +110,23 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         state.has_lost_pools,
         is_lost,
         addresses,
+        tunnels,
+        _others_at_our_address(state),
+    )
+
+
+def _others_at_our_address(state: StateCache) -> tuple[NodeName, ...]:
+    """The other nodes that say that they have an address of this node's."""
+    me = state.own_node
+    own = [found.ip for version in (4, 6) if me is not None and (found := me.underlay(version)) is not None]
+    if not own:
+        return ()
+    others = ((name, node) for name, node in state.nodes.items() if name != state.node)
+    return tuple(
+        sorted(
+            name
+            for name, node in others
+            for version in (4, 6)
+            if (taken := node.underlay(version)) is not None and taken.ip in own
+        )
     )

@@ -132,10 +132,12 @@ class NodeResource:
     def troubles(self) -> Iterator[Trouble]:
         """That another machine has this one's name, or that the record is lost."""
         if self._key in self._state.missing:
-            yield Trouble(TroubleKind.NODE, self._key, "the datastore has lost it", "it is written back soon")
+            yield Trouble(
+                TroubleKind.MISSING, self._key, "the datastore has lost it", "it is written back soon"
+            )
         if (why := self.other_machine) is not None:
             yield Trouble(
-                TroubleKind.NODE,
+                TroubleKind.REGISTRATION,
                 "",
                 f"{why}; this one is {self._machine}",
                 "it takes no part: nothing is written, programmed or announced",
@@ -286,6 +288,8 @@ class NodeResource:
             return
         if current is None or (unknown and not wanted) or (not wanted and recorded is None):
             return
+        if not wanted and await self._is_needed(use, recorded):
+            return
         if wanted and await self._put_back(use, pools, current):
             return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
@@ -314,6 +318,21 @@ class NodeResource:
                 log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))
                 return
         raise NoPool(f"{use.device} has no address, and hosts that send through it get no answer: {why}")
+
+    async def _is_needed(self, use: TunnelUse, text: object) -> bool:
+        """Whether packets still go by a tunnel that no pool asks for: one that a pool asks for is not there yet."""
+        tunnels = await self._kernel.tunnels()
+        device = tunnels.get(use.device)
+        if device is None or not device.up or device.address is None or text != text_of(device.address):
+            return False
+        pools = [record.pool for record in self._state.pools]
+        wanted = {
+            one.device
+            for one in TUNNEL_USES
+            for pool in pools
+            if is_encapsulated(pool, one.mode, one.version)
+        }
+        return any(name not in tunnels or not tunnels[name].up for name in wanted)
 
     def _tunnel_request(self, use: TunnelUse, handle: HandleId, **more: Any) -> AddressRequest:
         return AddressRequest(

@@ -51,6 +51,7 @@ from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix
 from ipam.address_text import text_of
+from ipam.model import NodeName
 
 LISTEN_RETRY_SECONDS = 2.0
 REFUSED_LATELY_SECONDS = 600.0
@@ -248,8 +249,6 @@ class BgpController:
                 self.trouble = None
                 await speaker.run()
             except ListenFailed as error:
-                if self.trouble is None:
-                    log.error("bgp.cannot_listen", why=str(error))
                 self.trouble = str(error)
                 await asyncio.sleep(LISTEN_RETRY_SECONDS)
             except Exception as error:
@@ -390,6 +389,20 @@ class BgpController:
         mesh = {address for address, one in self._desired.peers.items() if one.kind is PeerKind.MESH}
         yield from session_troubles(self.speaker.status(), self.speaker.failure, mesh)
         yield from refused_keys(self.speaker.refused_keys, self.speaker.optmem_needed)
+
+    def mesh_sessions(self) -> dict[NodeName, str]:
+        """Node of the mesh -> the state of the session with it, in words."""
+        mesh = {
+            address: one.config.description
+            for address, one in self._desired.peers.items()
+            if one.kind is PeerKind.MESH
+        }
+        peers = self.speaker.status() if self.speaker is not None else ()
+        return {
+            NodeName(mesh[peer.address]): f"the session with it is {peer.state.value}"
+            for peer in peers
+            if peer.address in mesh
+        }
 
     def refused(self) -> Iterator[Trouble]:
         """The peers that announce what nobody may have from them."""

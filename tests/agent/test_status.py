@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 import msgspec
 
 from agent.dataplane.inputs.facts import FactSettings
@@ -18,7 +20,7 @@ from agent.datastore.resources.resource_types import (
 from agent.datastore.state_cache import StateCache
 from agent.datastore.storage_layout import key_of
 from agent.netlink.objects import Link
-from agent.status import fact_troubles
+from agent.status import duplicate_troubles, fact_troubles
 from ipam.etcd.store import Versioned
 from ipam.model import NodeName
 from tests.scenes.dataplane.route_facts import link
@@ -59,7 +61,7 @@ def test_a_prefix_that_a_pod_may_not_send_from_though_somebody_wrote_so_is_told(
     end = "; it cannot send from there; write at most 256 prefixes"
     for texts, expected in (
         (good, []),
-        (["10.0.0.1/8", *good[:10]], [f"{said}'10.0.0.1/8' cannot be used{end}"]),
+        (["10.0.0.1/33", *good[:10]], [f"{said}'10.0.0.1/33' cannot be used{end}"]),
         ([*good, "fd00::/8", "x"], [f"{said}'fd00::/8' and 1 more cannot be used{end}"]),
     ):
         spec = msgspec.structs.replace(POD.spec, allow_spoofed_source_prefixes=texts)
@@ -76,3 +78,13 @@ def test_what_is_wrong_is_told_in_sentences() -> None:
     assert sentences(known, links) == [
         "no interface bears the node's address 172.26.0.11; nothing is removed until one does",
     ]
+
+
+def test_an_address_of_the_nodes_that_another_machine_on_the_link_has_is_told() -> None:
+    spec = NodeSpec(bgp=NodeBGPSpec(ipv4_address="172.26.0.11/20", ipv6_address="fd26::b/64"))
+    known = cluster(msgspec.structs.replace(NODE, spec=spec))
+    duplicates = {IPv6Address("fd26::b"): "eth0", IPv6Address("fd26::99"): "eth0"}
+    (only,) = map(str, duplicate_troubles(known, duplicates))
+    assert only.startswith("eth0: another machine on its link has fd26::b too")
+    assert list(duplicate_troubles(known, {IPv6Address("fd26::99"): "eth0"})) == []
+    assert list(duplicate_troubles(cluster(NODE), duplicates)) == []

@@ -23,6 +23,8 @@ examples:
   tortie node status --json
   tortie node addresses
   tortie lab exec node1 -- tortie node status
+
+`status` ends with exit code 1 if there is a trouble: something wanted that is not in force.
 """
 CHECK_EXAMPLES = """\
 examples:
@@ -180,11 +182,14 @@ def run_addresses(arguments: argparse.Namespace) -> None:
 
 
 def run_node_status(arguments: argparse.Namespace) -> None:
-    """`tortie node status`."""
+    """`tortie node status`; exit code 1 if there is a trouble."""
     import json
+    import sys
 
     status = ask_agent(arguments, "status")
     print(json.dumps(status, indent=2) if arguments.json else node_status_text(status))
+    if status["troubles"]:
+        sys.exit(1)
 
 
 def node_status_text(status: dict[str, Any]) -> str:
@@ -198,12 +203,21 @@ def node_status_text(status: dict[str, Any]) -> str:
     ]
     lines += certificate_notes(status)
     lines += drain_notes(status)
-    lines += [f"trouble    {text}" for text in status["troubles"]]
-    lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
+    lines += trouble_notes(status)
     lines += filter_notes(status.get("workload_filter"))
     for version, sign in (("IPv4", "."), ("IPv6", ":")):
         lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
     return "\n".join(lines)
+
+
+def trouble_notes(status: dict[str, Any]) -> list[str]:
+    """What is wanted and not in force, what to do, and since when it is so."""
+    if "trouble_list" not in status:  # an older agent's answer
+        return [f"trouble    {text}" for text in status["troubles"]]
+    return [
+        f"trouble    {text} ({one['kind']}, since {moment(one['since'])})"
+        for text, one in zip(status["troubles"], status["trouble_list"], strict=True)
+    ]
 
 
 def certificate_notes(status: dict[str, Any]) -> list[str]:
@@ -247,11 +261,3 @@ def filter_notes(found: dict[str, Any] | None) -> list[str]:
         return []
     counts = ", ".join(f"{count} {reason}" for reason, count in found["dropped"].items())
     return [f"filter     {found['state']}{f'; packets dropped: {counts}' if counts else ''}"]
-
-
-def kernel_notes(report: dict[str, Any]) -> list[str]:
-    """What of the kernel's report a person should see: what is refused and what is not in force."""
-    notes = [report["trouble"]] if report["trouble"] else []
-    for word in ("refused", "conflicts", "waiting", "not_in_force"):
-        notes += [f"{word.replace('_', ' ')}: {what}: {why}" for what, why in report[word].items()]
-    return notes

@@ -59,6 +59,7 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         With `offload`, tunnels are read with their checksum offload; otherwise that is nobody's business.
         """
         self._offload = offload
+        self._holders = {}
         self._sockets = RequestSockets()
         self._requests = self._sockets[NETLINK_ROUTE]
         self._nexthops = Nexthops(self._requests, wanted=nexthop_objects)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.desired.desired_tunnels import vtep_mac
-from agent.dataplane.kernel.calico_names import VXLAN_DEVICE
+from agent.dataplane.kernel.calico_names import TUNL0, VXLAN_DEVICE
 from agent.datastore.resources.resource_types import LARGEST_TTL_ANNOTATION
 from agent.datastore.state_cache import NODES
 from agent.lab.lab_plan import Mode
@@ -74,6 +74,23 @@ async def test_a_tunnel_address_is_an_allocation_and_goes_when_no_pool_wants_it(
     assert "ipv4VXLANTunnelAddr" not in spec
     assert "ipv4IPIPTunnelAddr" not in spec["bgp"]
     assert await world.allocator.assigned(HandleId(handle)) == ()
+
+
+async def test_a_tunnel_address_stays_while_the_tunnel_that_a_pool_asks_for_instead_is_not_there() -> None:
+    """A pool of VXLAN becomes one of IPIP, and the kernel cannot make tunl0: packets still go by vxlan.calico."""
+    world = World()
+    await world.pool(Mode.VXLAN)
+    address = (await world.passed())["spec"]["ipv4VXLANTunnelAddr"]
+    world.kernel.tunnel_table[VXLAN_DEVICE] = Tunnel(
+        VXLAN_DEVICE, TunnelKind.VXLAN, 1450, ip_address(address)
+    )
+    await world.pool(Mode.IPIP)
+    spec = (await world.passed())["spec"]
+    assert spec["ipv4VXLANTunnelAddr"] == address
+    world.kernel.tunnel_table[TUNL0] = Tunnel(
+        TUNL0, TunnelKind.IPIP, 1480, ip_address(spec["bgp"]["ipv4IPIPTunnelAddr"])
+    )
+    assert "ipv4VXLANTunnelAddr" not in (await world.passed())["spec"]
 
 
 async def test_a_vxlan_node_publishes_the_address_of_its_vtep() -> None:

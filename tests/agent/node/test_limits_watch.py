@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog.testing
 
-from agent.datastore import limits_watch
-from agent.datastore.limits_watch import LimitsWatch
 from agent.datastore.state_cache import StateCache
+from agent.node import limits_watch
+from agent.node.limits_watch import LimitsWatch
 from ipam.etcd.store import Delete, KeyCount, Put, Versioned
 from ipam.failures import StoreRefused
 from ipam.keys import resource_key
