@@ -45,6 +45,7 @@ from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.availability import Availability
 from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.own_values import OwnValues
 from agent.datastore.pool_troubles import pool_troubles
 from agent.datastore.resources.resource_types import WorkloadEndpoint
@@ -128,8 +129,9 @@ class Agent:
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
         self._availability = Availability(self._store, tuple(config.etcd.endpoints), self._clock)
-        self._own_values = OwnValues(self._store, self._state, self._in_sync)
         self._allocator = self._new_allocator()
+        self._namespaces = NamespaceLabels(self._store, lambda: self._state.usable_pools)
+        self._own_values = self._new_own_values()
         self._bgp = BgpController(
             config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
         )
@@ -171,12 +173,19 @@ class Agent:
             self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
         )
 
+    def _new_own_values(self) -> OwnValues:
+        return OwnValues(
+            self._store, self._state, self._in_sync, lambda: self._allocator.passed_over, self._namespaces
+        )
+
     def _new_allocator(self) -> Allocator:
         return Allocator(
             self._store,
             self._clock.wall,
             lambda: self._state.usable_pools,
             in_use=self._in_use,
+            claims=lambda: self._state.block_owners,
+            node_labels=self._own_labels,
             node=self._state.node,
         )
 
@@ -217,6 +226,7 @@ class Agent:
                 self.parts.troubles,
                 self._state.unreadable.troubles,
                 self._own_values.troubles,
+                self._namespaces.troubles,
                 self._reconciler.troubles,
                 self._bgp.session_troubles,
                 log_stream.troubles,
@@ -257,6 +267,7 @@ class Agent:
             store=self._store,
             node=self._state.node,
             labels=lambda: self._node_resource.labels,
+            namespaces=self._namespaces,
             mtu=lambda: pod_mtu(self._desired.facts()) or DEFAULT_MTU,
             not_ready=self._status.not_ready,
             cached_endpoint=self._state.endpoint,
@@ -329,6 +340,11 @@ class Agent:
 
     def _in_use(self) -> Mapping[Address, HandleId]:
         return {**self._living.in_use, **self._node_resource.tunnel_addresses}
+
+    def _own_labels(self, node: NodeName) -> Mapping[str, str] | None:
+        """The labels of a node whose claims are this one's to give up."""
+        own = self._state.own_node if node == self._state.node else None
+        return (own.metadata.labels or {}) if own is not None else None
 
     def _may_write(self) -> bool:
         return self._syncer.in_sync and self._node_resource.other_machine is None

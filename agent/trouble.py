@@ -60,6 +60,10 @@ class TroubleKind(StrEnum):
     """What a stopped Calico left here filters pods' packets by policies that nobody updates, or cannot be read."""
     LOG = "log"
     """Nobody takes what is logged."""
+    BLOCK = "block"
+    """Blocks of two sizes share addresses, and nothing is assigned of what they share."""
+    NAMESPACE = "namespace"
+    """A namespace's labels are not known, and a pool selects by them."""
     PREFIX = "prefix"
     """Somebody claims or announces a prefix that may not be theirs."""
 

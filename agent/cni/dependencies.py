@@ -15,6 +15,7 @@ from agent.cni.attachment import Attachment, NoNamespace
 from agent.cni.differences import PodState
 from agent.cni.living_pods import LivingPods
 from agent.cni.plugin.options import CniError, Code
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Allocator
@@ -65,6 +66,7 @@ class Dependencies:
     store: Store
     node: NodeName
     labels: Callable[[], tuple[tuple[str, str], ...]]
+    namespaces: NamespaceLabels
     mtu: Callable[[], int]
     not_ready: Callable[[], str | None]
     """None, or why no pod can be attached now."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -145,14 +145,23 @@ class EndpointStore:
             handle=handle(request),
             node=self._dependencies.node,
             labels=self._dependencies.labels(),
-            pools=request.options.pools,
+            ipv4_pools=request.options.ipv4_pools,
+            ipv6_pools=request.options.ipv6_pools,
             ipv4=int(request.options.ipv4),
             ipv6=int(request.options.ipv6),
             exact=request.options.exact,
             secondary=self._attributes(request),
             retained_for=kept.handle if kept is not None else None,
         )
-        return asyncio.ensure_future(self._dependencies.allocator.assign(wanted, piggyback))
+        return asyncio.ensure_future(self._assign(request, wanted, piggyback))
+
+    async def _assign(
+        self, request: Request, wanted: AddressRequest, piggyback: Piggyback | None
+    ) -> tuple[Assignment, ...]:
+        pod = request.kubernetes_pod
+        if pod is not None:  # another's labels are none, as in Calico
+            wanted = replace(wanted, namespace=await self._dependencies.namespaces.of(pod[0]))
+        return await self._dependencies.allocator.assign(wanted, piggyback)
 
     async def ensure_profile(self, request: Request) -> None:
         """Have the profile that the endpoint names be there. Known to be, it costs nothing; a failure is a trouble."""

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from agent.datastore.namespace_labels import NAMESPACE_PROFILE, namespace_labels
+from agent.datastore.resources.endpoint_form import profile_key
 from agent.datastore.resources.resource_types import PLURALS, Node, WorkloadEndpoint
 from agent.datastore.resources.schema import value_at
 from agent.datastore.storage_layout import KIND_PREFIXES, pool_record, read_valid
 from ipam.codec import decode_reservation
 from ipam.etcd.store import Versioned
 from ipam.failures import Unreadable
-from ipam.keys import RESERVATIONS, resource_name
+from ipam.keys import RESERVATIONS, resource_name, resource_prefix
 from ipam.model import Address, PoolRecord, Prefix
 from ipam.stored_json import read_stored, stored_object
 
@@ -39,6 +41,8 @@ class Inventory:
     reserved: list[Prefix] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
+    namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Namespaces of Kubernetes whose labels are known -> those."""
     unknown_users: set[str] = field(default_factory=set)
     """Keys of endpoints and nodes whose addresses cannot be read."""
 
@@ -63,6 +67,12 @@ def _pool(found: Inventory, value: Versioned) -> None:
 
 def _reservation(found: Inventory, value: Versioned) -> None:
     found.reserved += decode_reservation(value)
+
+
+def _profile(found: Inventory, value: Versioned) -> None:
+    _, _, name = value.key.rpartition(f"/{NAMESPACE_PROFILE}")
+    if name and value.key == profile_key(f"{NAMESPACE_PROFILE}{name}"):
+        found.namespaces[name] = namespace_labels(value)
 
 
 def _endpoint(found: Inventory, value: Versioned) -> None:
@@ -105,6 +115,7 @@ def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> Non
 _READERS: Mapping[str, Callable[[Inventory, Versioned], None]] = {
     KIND_PREFIXES["IPPool"]: _pool,
     RESERVATIONS: _reservation,
+    resource_prefix("profiles"): _profile,
     KIND_PREFIXES["WorkloadEndpoint"]: _endpoint,
     KIND_PREFIXES["Node"]: _node,
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -44,13 +45,14 @@ from agent.datastore.resources.resource_types import (
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.resources.validation import validate_bgp, validate_pool
 from agent.datastore.storage_layout import StoredResource, key_by_name, key_of
+from ipam.allocation.ipam_config import read_config
 from ipam.allocation.release import release_pool
 from ipam.codec import decode_block
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, Unreadable
-from ipam.keys import block_of_key, block_prefix, escaped, is_fence
-from ipam.model import Block, Pool, PoolRecord, Use
+from ipam.keys import IPAM_CONFIG, block_of_key, block_prefix, escaped, is_fence
+from ipam.model import Block, IpamConfig, Pool, PoolRecord, Use
 
 MOST_ATTEMPTS = 10
 """How often another writer may come first; as calicoctl."""
@@ -103,7 +105,7 @@ class WriteResult:
     changed: tuple[str, ...] = ()
     """`spec.natOutgoing: false -> true`, field by field."""
     warnings: tuple[str, ...] = ()
-    """What spoke against it, and was overruled; what was taken otherwise than it was written."""
+    """What spoke against it, and was overruled; what was taken otherwise than it was written; what it will cost."""
 
 
 Build = Callable[[StoredResource | None], ParsedResource]
@@ -210,7 +212,10 @@ class ResourceWriter:
             warnings += conflicts
         if error is not None:
             raise InvalidDocument([found.error(error)])
-        return warnings
+        rules = IpamConfig()
+        with suppress(Unreadable):  # `ipam check` names it
+            rules = read_config(await self._store.get(IPAM_CONFIG))
+        return [*warnings, *ip_pool.block_size_warnings(pool, rules)]
 
     async def _valid_pools(self) -> list[Pool]:
         """An invalid pool is used by nobody, and overlaps nothing."""

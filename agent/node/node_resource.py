@@ -309,7 +309,9 @@ class NodeResource:
 
         why = f"no pool of IPv{use.version} has Tunnel among its allowedUses"
         for some in pools_to_try(pools, use.mode, use.version, dict(self.labels)):
-            request = self._tunnel_request(use, handle, pools=tuple(pool.name for pool in some))
+            named = tuple(pool.name for pool in some)
+            words = {"ipv4_pools": named} if use.version == 4 else {"ipv6_pools": named}
+            request = self._tunnel_request(use, handle, **words)
             try:
                 assigned = await self._allocator.assign(request, piggyback)
             except Refused as error:

@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
 
 from ipam import block as blocks
 from ipam.allocation.environment import Environment
 from ipam.allocation.ipam_config import read_config
+from ipam.allocation.pool_selection import is_deselected
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
 from ipam.codec import decode_handle
@@ -28,13 +28,13 @@ from ipam.keys import (
     affinity_of_key,
     affinity_prefix,
     block_key,
+    block_keys_around,
     block_of_key,
     block_prefix,
     fence_key,
     handle_key,
 )
 from ipam.model import (
-    BLOCK_LENGTHS,
     Address,
     Assignment,
     Attributes,
@@ -52,7 +52,6 @@ ALLOCATIONS_AT_ONCE = 50
 """Allocations released in one transaction: each may need a handle, and all fit with room for block and claim."""
 
 NO_NAMES: Mapping[HandleId, Versioned | None] = {}
-NETWORKS: Mapping[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +163,14 @@ def draft_handle_release(
     handle: HandleId,
     stored: Versioned | None,
     known: KnownBlocks,
-    now: datetime,
+    environment: Environment,
     names: Mapping[HandleId, Versioned | None] = NO_NAMES,
 ) -> tuple[Address, ...]:
     """Draft the release of all a handle holds; what is to be retained goes to its name (`names`: their stored handles).
 
     Raises Conflict, Malformed.
     """
+    now = environment.now()
     if stored is None:
         transaction.guard_handle(handle, 0)
         return ()
@@ -189,12 +189,27 @@ def draft_handle_release(
         after, addresses = blocks.release_handle(transferred, handle, _cooldown_stamp(known.config, now))
         freed += addresses
         if addresses or transferred is not before:
-            transaction.write_block(present, after)
+            _write_released(transaction, present, after, environment)
         else:
             transaction.guard(block_key(cidr), read.revision)
     for name, counts in counts_of_names.items():
         transaction.write_handle(name, 0, counts)
     return tuple(freed)
+
+
+def _write_released(
+    transaction: Transaction, before: VersionedBlock, after: Block, environment: Environment
+) -> None:
+    """Write a block after a release; an empty one whose pool no longer selects its owner is given up with it."""
+    owner = after.owner
+    if (
+        owner is not None
+        and blocks.is_empty(after)
+        and is_deselected(after, environment.pools(), environment.node_labels)
+    ):
+        transaction.delete_affinity(owner, after.cidr)
+        after = blocks.without_owner(after)
+    transaction.write_block(before, after)
 
 
 # -- by address -------------------------------------------------------------------------------------------------------
@@ -231,12 +246,7 @@ async def release_addresses(environment: Environment, wanted: Sequence[GuardedAd
 
 async def block_of_address(store: Store, address: Address) -> Prefix | None:
     """The stored block that holds an address, whatever pool it came from."""
-    network = NETWORKS[address.version]
-    keys = [
-        block_key(network((int(address) >> bits << bits, address.max_prefixlen - bits)))
-        for bits in (address.max_prefixlen - length for length in BLOCK_LENGTHS[address.version])
-    ]
-    found = await store.get_many(keys)
+    found = await store.get_many(block_keys_around(address))
     return max(
         (cidr for key in found if (cidr := block_of_key(key))), key=lambda cidr: cidr.prefixlen, default=None
     )
@@ -245,7 +255,7 @@ async def block_of_address(store: Store, address: Address) -> Prefix | None:
 async def _release_in(
     environment: Environment, cidr: Prefix, items: Sequence[GuardedAddress]
 ) -> ReleaseResult:
-    store, now = environment.store, environment.now()
+    store = environment.store
 
     async def attempt() -> ReleaseResult | None:
         read = await store.get_many([block_key(cidr), IPAM_CONFIG])
@@ -264,7 +274,7 @@ async def _release_in(
                 _check_guards(item, guarded_address(before.block, ordinal, holder))
                 gone.append(ordinal)
         if gone:
-            transaction = await _draft_address_release(store, before, gone, _config_in(read), now)
+            transaction = await _draft_address_release(environment, before, gone, _config_in(read))
             if not isinstance(await store.commit(*transaction.guards_and_operations), Committed):
                 return None
         return ReleaseResult(tuple(blocks.address_of(before.block, ordinal) for ordinal in gone), tuple(free))
@@ -283,10 +293,10 @@ def _check_guards(wanted: GuardedAddress, present: GuardedAddress) -> None:
 
 
 async def _draft_address_release(
-    store: Store, before: VersionedBlock, ordinals: Sequence[int], config: IpamConfig, now: datetime
+    environment: Environment, before: VersionedBlock, ordinals: Sequence[int], config: IpamConfig
 ) -> Transaction:
     """The release of some allocations of a block with their shares of the handles. Raises StoreError."""
-    transaction = Transaction()
+    store, now, transaction = environment.store, environment.now(), Transaction()
     holders = (blocks.holder(before.block, ordinal) for ordinal in ordinals)
     handles = (blocks.bare_handle(holder.handle) for holder in holders if holder is not None)
     gone = Counter(handle for handle in handles if handle)
@@ -302,7 +312,8 @@ async def _draft_address_release(
         counts[before.block.cidr] = len(blocks.allocations_of(before.block, handle)) - count
         transaction.write_handle(handle, stored.revision, counts)
     present = blocks.end_cooldown(before.block, now, config.cooldown_seconds)
-    transaction.write_block(before, blocks.release(present, ordinals, _cooldown_stamp(config, now)))
+    after = blocks.release(present, ordinals, _cooldown_stamp(config, now))
+    _write_released(transaction, before, after, environment)
     return transaction
 
 

@@ -113,6 +113,8 @@ def run_ipam_show(arguments: argparse.Namespace) -> None:
         view = views.borrowed_view(seen)
     else:
         view = views.pools_view(seen, facts, blocks=arguments.show_blocks)
+        for sentence in views.pool_notes(facts):
+            print(f"tortie: {sentence}", file=sys.stderr)
     print(view.text if arguments.output == "table" else data(view.rows, arguments.output))
 
 

@@ -74,8 +74,9 @@ def shown(value: object) -> str:
 class Options:
     """What the configuration and the runtime ask for."""
 
-    pools: tuple[str, ...] = ()
-    """Names or CIDRs of the pools to assign from, of either family; empty for any."""
+    ipv4_pools: tuple[str, ...] = ()
+    """Names or CIDRs of the pools to assign IPv4 addresses from, the first one first; empty for any."""
+    ipv6_pools: tuple[str, ...] = ()
     ipv4: bool = True
     ipv6: bool = False
     """Whether an address of each family is assigned."""
@@ -108,7 +109,8 @@ def read_options(config: Mapping[str, Any], arguments: Mapping[str, str]) -> Opt
         raise _invalid("container_settings.allow_ip_forwarding: must be true or false")
     dual = ipv6 or any(address.version == 6 for address in exact)
     return Options(
-        pools=(*_pools(ipam, "ipv4_pools"), *_pools(ipam, "ipv6_pools")),
+        ipv4_pools=_pools(ipam, "ipv4_pools"),
+        ipv6_pools=_pools(ipam, "ipv6_pools"),
         ipv4=ipv4,
         ipv6=ipv6,
         mtu=_number(config.get("mtu") or None, "mtu", SMALLEST_MTU_6 if dual else SMALLEST_MTU, LARGEST_MTU),

@@ -10,7 +10,7 @@ import pytest
 from agent.datastore.own_values import OwnValues
 from agent.datastore.state_cache import StateCache
 from ipam.etcd.store import Delete, Put, Versioned
-from ipam.keys import IPAM_CONFIG, resource_key
+from ipam.keys import IPAM_CONFIG, block_key, resource_key
 from tests.fakes.store import FakeStore
 from tests.scenes.datastore.damages import AFFINITY, IPAM, ME, Good, damages
 
@@ -78,6 +78,22 @@ async def test_what_is_gone_and_what_is_no_more_ones_own_is_forgotten() -> None:
     world.state.apply(AFFINITY.key, None)
     await world.values.look()
     assert world.named() == []
+
+
+async def test_blocks_that_overlap_are_a_trouble_as_long_as_both_are_there() -> None:
+    store = FakeStore()
+    ours, other = IPv4Network("10.9.0.0/26"), IPv4Network("10.9.0.0/28")
+    values = OwnValues(store, StateCache(ME), lambda: True, lambda: {ours: other})
+    assert len(list(values.troubles())) == 1, "the allocator has seen it just now"
+    await values.look_at_overlaps()
+    assert list(values.troubles()) == []
+    await store.commit((), (Put(block_key(other), b"{}"),))
+    await values.look_at_overlaps()
+    (trouble,) = values.troubles()
+    assert str(trouble).startswith("block 10.9.0.0/26: it overlaps block 10.9.0.0/28, of another size")
+    await store.commit((), (Delete(block_key(other)),))
+    await values.look_at_overlaps()
+    assert list(values.troubles()) == []
 
 
 async def test_a_block_of_another_size_than_its_key_says_costs_nothing() -> None:

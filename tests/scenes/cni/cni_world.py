@@ -16,6 +16,7 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
 from agent.dataplane.desired.desired_sysctls import PER_INTERFACE, PER_INTERFACE_6
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.state_cache import AFFINITIES, ENDPOINTS, StateCache
 from agent.netlink import sysctl
 from agent.netlink.objects import Address, Sysctl
@@ -76,6 +77,7 @@ class World:
             store=self.store,
             node=NODE,
             labels=tuple,
+            namespaces=NamespaceLabels(self.store, self.pools_now),
             mtu=lambda: 1450,
             not_ready=lambda: self.why,
             cached_endpoint=self.cluster.endpoint,
