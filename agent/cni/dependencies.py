@@ -53,6 +53,10 @@ class PodNetwork(Protocol):
         """
         ...
 
+    async def devices_of(self, container_id: str, interface: str) -> tuple[str, ...]:
+        """The host sides on which this attachment is written, whatever their names. Raises KernelError."""
+        ...
+
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """Both ends of the pair as the kernel has them. Raises NoNamespace, KernelError."""
         ...
