@@ -62,7 +62,7 @@ class Attachment:
     mtu: int
     addresses: tuple[Address, ...]
     container_id: str = ""
-    """Written on the host's side (see `alias_of`), by which a late DEL of an older container is known from this one's."""
+    """Written on the host's side (`alias_of`), by which a late DEL of an older container is known from this one's."""
     forwarding: bool | None = None
     """Whether the pod forwards packets; None leaves the kernel's default."""
 

@@ -1,8 +1,8 @@
 """What the datastore holds of an attachment, in one transaction: addresses under its handle, and its endpoint.
 
 Promises: a release that the datastore does not take soon is written down in the journal before it is answered for, in
-the words of the ADD that made it; one that the datastore gets twice is done once. An ADD does not wait for a datastore that does not even answer a small
-question, but does wait for one that is only slow.
+the words of the ADD that made it; one that the datastore gets twice is done once. An ADD does not wait for a datastore
+that does not even answer a small question, but does wait for one that is only slow.
 Does not know: devices, namespaces, which verb asks.
 """
 
@@ -256,7 +256,11 @@ class EndpointStore:
         living = self._dependencies.living
         living.remove(handle(request))
         for record in living.of_attachment(request.container_id, request.interface):
-            if record.endpoint is not None and not request.addresses_only and is_ours(record.endpoint, request):
+            if (
+                record.endpoint is not None
+                and not request.addresses_only
+                and is_ours(record.endpoint, request)
+            ):
                 living.remove(record.handle)  # Calico's, whose network is not known by its profiles
 
     def _attributes(self, request: Request) -> tuple[tuple[str, str], ...]:

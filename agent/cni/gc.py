@@ -1,8 +1,8 @@
 """What this node holds of attachments that are to go, each as a DEL in the words of the ADD that made it.
 
-GC asks for those of a network that no runtime knows any more, DEL and ADD for all that one interface of a container has.
-Promises: pure; only this node's. GC gets only its network's, and only what says so itself: an endpoint by its network, an
-allocation by the words that ADD recorded with it. Does not know: how a thing is freed.
+GC asks for those of a network that no runtime knows any more, DEL and ADD for all that one interface of a container
+has. Promises: pure; only this node's. GC gets only its network's, and only what says so itself: an endpoint by its
+network, an allocation by the words that ADD recorded with it. Does not know: how a thing is freed.
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ def left_by(request: Request, endpoints: Iterable[WorkloadEndpoint]) -> tuple[Re
     return _distinct(_of_endpoint(request, endpoint) for endpoint in found)
 
 
-def addresses_left_by(request: Request, allocations: Iterable[tuple[HandleId, Mapping[str, str]]]) -> tuple[Request, ...]:
+def addresses_left_by(
+    request: Request, allocations: Iterable[tuple[HandleId, Mapping[str, str]]]
+) -> tuple[Request, ...]:
     """The same of addresses alone: for each handle, by the words that ADD recorded."""
     attachment = (request.container_id, request.interface)
     found = (
-        _release(replace(request, network=words["network"]), attachment, words.get("namespace"), words.get("pod"))
+        _release(
+            replace(request, network=words["network"]), attachment, words.get("namespace"), words.get("pod")
+        )
         for handle, words in allocations
         if attachment_of(words, handle) == attachment
     )

@@ -128,7 +128,9 @@ class CniServer:
     def _log_ignored(self, request: Request) -> None:
         """Say of each key of a network's configuration that is not followed, once."""
         for ignored in request.ignored:
-            if (known := (request.network, ignored.key)) not in self._logged and len(self._logged) < MOST_LOGGED:
+            if (known := (request.network, ignored.key)) not in self._logged and len(
+                self._logged
+            ) < MOST_LOGGED:
                 self._logged.add(known)
                 log.warning("cni.key_ignored", network=request.network, key=ignored.key, why=ignored.why)
 
@@ -259,4 +261,3 @@ def _unforeseen(error: Exception) -> CniError:
 
 def _refusal(why: str, code: Code = Code.TRY_AGAIN) -> bytes:
     return b"1" + render_error(CniError(code, why), spec.DEFAULT_VERSION)
-

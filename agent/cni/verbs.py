@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import structlog
@@ -45,6 +45,7 @@ ADD_ROUTE_SECONDS = 10.0
 """How long ADD waits for the host's routes."""
 CHECK_ROUTE_SECONDS = 3.0
 """How long CHECK waits for the host's routes: the reconciler may be repairing them."""
+MOST_STAYING = 1000
 PASSES_UNTIL_SENT = 4
 """Of the event loop, until the transaction's request has left for etcd.
 
@@ -75,6 +76,8 @@ class Verbs:
         self._store = store
         self._clock = clock
         self._locked = locked
+        self._staying: set[tuple[str, str]] = set()
+        """(container id, interface) whose device the kernel did not let go when an ADD failed."""
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -189,7 +192,7 @@ class Verbs:
             await self._remove(one)
 
     async def _require_room(self, request: Request, replaced: Collection[str]) -> None:
-        """That the pair can be made in place of these devices: they should not go for one that cannot. Raises CniError."""
+        """That the pair can be made in place of these devices: they should not go for nothing. Raises CniError."""
         with translated_errors(f"{request.interface} could not be attached: "):
             states = [await self._pods.state(request.netns, request.interface, device) for device in replaced]
         if states[0].inside is not None and not any(state.paired for state in states):
@@ -271,8 +274,13 @@ class Verbs:
             raise
 
     async def _undo(self, request: Request, made: WorkloadEndpoint) -> None:
-        """Back to before: device, fact, addresses and endpoint, whatever of it there is."""
-        await self._remove_device(request, made.spec.interface_name)
+        """Back to before: device, fact, addresses and endpoint, whatever of it there is.
+
+        All of it stays if the device does, for it bears the addresses; the runtime calls DEL after a failed ADD.
+        """
+        if not await self._remove_device(request, made.spec.interface_name):
+            self._store.remember(request, made.addresses, made)
+            return
         self._store.forget(request)
         self._dependencies.remove_endpoint(made)
         try:
@@ -281,11 +289,20 @@ class Verbs:
             # The runtime calls DEL after a failed ADD; until then the handle says whose the address is.
             log.warning("cni.undo_incomplete", container=request.container_id, why=error.message)
 
-    async def _remove_device(self, request: Request, device: str) -> None:
-        """Remove the device if it is this container's: an older one's of the same pod may not be replaced yet."""
-        with suppress(KernelError):
+    async def _remove_device(self, request: Request, device: str) -> bool:
+        """Remove the device if it is this container's: an older one's of the same pod may not be replaced yet.
+
+        False: it stays, with its addresses.
+        """
+        try:
             if await self._pods.owner(device) == request.container_id:
                 await self._pods.detach(device)
+        except KernelError as error:
+            log.warning("cni.device_stays", container=request.container_id, device=device, why=str(error))
+            if len(self._staying) < MOST_STAYING:
+                self._staying.add((request.container_id, request.interface))
+            return False
+        return True
 
     # -- DEL ----------------------------------------------------------------------------------------------------------
 
@@ -295,8 +312,11 @@ class Verbs:
         Raises CniError when the device stays, or the release can be neither done nor written down.
         """
         *others, last = self._with_left(request)
-        if not others and last is request:
+        attachment = request.container_id, request.interface
+        unknown = not others and last is request and not self._pods.exists(host_interface(request))
+        if not request.addresses_only and (unknown or attachment in self._staying):
             await self._remove_strays(request)
+            self._staying.discard(attachment)
         for one in others:
             await self._delete_one(one, lambda: None)
         await self._delete_one(last, answer)
@@ -323,8 +343,6 @@ class Verbs:
 
     async def _remove_strays(self, request: Request) -> None:
         """Remove devices of the interface that nothing else leads to: their ADD died, and named another pod."""
-        if request.addresses_only or self._pods.exists(host_interface(request)):
-            return
         try:
             found = await self._pods.devices_of(request.container_id, request.interface)
         except KernelError as error:  # others change devices all the time; a DEL must not fail by it
@@ -339,7 +357,8 @@ class Verbs:
     async def carry_out(self, release: Request, *, alone: bool = False) -> None:
         """A release that was written down; or, and that `alone`, one that GC found. Raises CniError."""
         found = (release,) if alone else self._with_left(release)
-        if found == (release,) and not alone:
+        unknown = found == (release,) and not self._pods.exists(host_interface(release))
+        if unknown and not alone and not release.addresses_only:
             await self._remove_strays(release)
         for one in found:
             await self._remove(one)

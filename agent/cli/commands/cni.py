@@ -1,7 +1,7 @@
 """`tortie cni install|uninstall|check`: the plugins and the network's configuration, where container runtimes look.
 
-Promises: a fault is one sentence, and what was done until then is printed; `check` changes nothing, and its exit code is
-1 with an error among what it finds. Does not know: how files are put in place, what is right in a configuration.
+Promises: a fault is one sentence, and what was done until then is printed; `check` changes nothing, and its exit code
+is 1 with an error among what it finds. Does not know: how files are put in place, what is right in a configuration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def add_parsers(subparsers: Any) -> None:
         verbs, "uninstall", "remove them; pods keep their network", run_cni_uninstall, UNINSTALL_EXAMPLES
     )
     check = add_command(
-        verbs, "check", "what the networks' configurations ask for that is not done", run_cni_check, CHECK_EXAMPLES
+        verbs,
+        "check",
+        "what the networks' configurations ask for that is not done",
+        run_cni_check,
+        CHECK_EXAMPLES,
     )
     check.add_argument("-o", "--output", choices=("table", "json"), default="table")
     for verb in (install, remove, check):
@@ -93,6 +97,9 @@ def run_cni_check(arguments: argparse.Namespace) -> None:
     if arguments.output == "json":
         print(json.dumps([{**asdict(one), "level": one.level.name.lower()} for one in found], indent=2))
     else:
-        print("\n".join(f"{one.level.name:<8} {one.where}: {one.what}" for one in found) or "everything is followed")
+        print(
+            "\n".join(f"{one.level.name:<8} {one.where}: {one.what}" for one in found)
+            or "everything is followed"
+        )
     if any(one.level is Level.ERROR for one in found):
         sys.exit(1)

@@ -45,11 +45,15 @@ DONE_ANYWAY: Mapping[str, tuple[Any, ...]] = {
 _NODE = "the agent knows its node (setting node.name)"
 _LOG = "the agent logs to the journal of systemd, as its own settings say"
 _ETCD = "the agent has its own settings for etcd"
-_RANGE = "addresses come from the cluster's IPPools: choose them by ipam.ipv4_pools, or ask for one with `ips`"
+_RANGE = (
+    "addresses come from the cluster's IPPools: choose them by ipam.ipv4_pools, or ask for one with `ips`"
+)
 _PORTS = "chain the plugin that does it behind this one"
 WHY: Mapping[str, str] = {
     **dict.fromkeys(("nodename", "hostname", "nodename_file", "nodename_file_optional"), _NODE),
-    **dict.fromkeys(("log_level", "log_file_path", "log_file_max_size", "log_file_max_age", "log_file_max_count"), _LOG),
+    **dict.fromkeys(
+        ("log_level", "log_file_path", "log_file_max_size", "log_file_max_age", "log_file_max_count"), _LOG
+    ),
     **dict.fromkeys(
         (
             *("datastore_type", "etcd_endpoints", "etcd_authority", "etcd_scheme", "etcd_discovery_srv"),
@@ -74,9 +78,13 @@ WHY: Mapping[str, str] = {
     "burst": "no API of Kubernetes is asked",
     "dns": "resolvers are the runtime's",
     "ipMasq": "a pool's natOutgoing says what is masqueraded",
-    **dict.fromkeys(("ipam.subnet", "ipam.ranges", "ipam.rangeStart", "ipam.rangeEnd", "ipam.dataDir"), _RANGE),
+    **dict.fromkeys(
+        ("ipam.subnet", "ipam.ranges", "ipam.rangeStart", "ipam.rangeEnd", "ipam.dataDir"), _RANGE
+    ),
     "ipam.resolvConf": "resolvers are the runtime's",
-    **dict.fromkeys((f"ipam.{key}" for key in FOR_ANOTHER_PLUGIN), "a pod has its address alone, and Calico's gateway"),
+    **dict.fromkeys(
+        (f"ipam.{key}" for key in FOR_ANOTHER_PLUGIN), "a pod has its address alone, and Calico's gateway"
+    ),
     "runtimeConfig.ipRanges": _RANGE,
     **dict.fromkeys(("runtimeConfig.portMappings", "runtimeConfig.bandwidth"), _PORTS),
     "runtimeConfig.dns": "resolvers are the runtime's",

@@ -1,4 +1,4 @@
-"""`tortie cni check`: what the configurations that container runtimes read ask of our plugins, and what is not followed.
+"""`tortie cni check`: what the configurations that container runtimes read ask of our plugins and do not get.
 
 Promises: pure; the same rules as at an ADD, for it is one that is read. Every file is looked at, in the order in which
 runtimes do. Does not know: directories, who prints.
@@ -91,7 +91,9 @@ def _check(name: str, plugin: Mapping[str, Any]) -> Iterator[NetworkFinding]:
     try:
         request = spec.parse(_ENVIRONMENT, json.dumps(config).encode())
     except CniError as error:
-        yield NetworkFinding(Level.ERROR, where, f"every ADD is refused with code {error.code.value}: {error.message}")
+        yield NetworkFinding(
+            Level.ERROR, where, f"every ADD is refused with code {error.code.value}: {error.message}"
+        )
         return
     for ignored in request.ignored:
         yield NetworkFinding(Level.NOTE, where, f"{ignored.key} is not followed: {ignored.why}")

@@ -1,7 +1,8 @@
 """What a network configuration and a runtime may ask of an attachment, read and checked; and the errors of doing so.
 
 Promises: pure; an option that cannot be met is an error that names its key, never ignored. Of several sources of one
-option the runtime's configuration comes first, then the pod's annotations, `args`, CNI_ARGS (CNI conventions). Does not know: verbs.
+option the runtime's configuration comes first, then the pod's annotations, `args`, CNI_ARGS (CNI conventions).
+Does not know: verbs.
 """
 
 from __future__ import annotations
@@ -208,7 +209,9 @@ def _wants(ipam: Mapping[str, Any], name: str, *, default: bool) -> bool:
 def _annotations(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Calico's of the pod, if the runtime hands them over."""
     given = _object(
-        _object(config, "runtimeConfig", "runtimeConfig"), pod_annotations.CAPABILITY, pod_annotations.CAPABILITY
+        _object(config, "runtimeConfig", "runtimeConfig"),
+        pod_annotations.CAPABILITY,
+        pod_annotations.CAPABILITY,
     )
     try:
         found = pod_annotations.calicos(given)

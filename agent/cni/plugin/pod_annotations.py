@@ -1,5 +1,6 @@
-"""Calico's annotations of a pod, where the runtime hands them over with the call: containerd and CRI-O do, if the network's
-configuration declares the capability.
+"""Calico's annotations of a pod, where the runtime hands them over with the call.
+
+containerd and CRI-O do, if the network's configuration declares the capability.
 
 Promises: pure; bounded. Only Calico's are read, others are nobody's business here. Does not know: what is done by them.
 """
@@ -16,7 +17,7 @@ PREFIX = "cni.projectcalico.org/"
 LISTS = ("ipAddrs", "ipv4pools", "ipv6pools", "ipFamilies", "ipAddrsNoIpam", "floatingIPs")
 """Those whose value is a list of texts, written as JSON."""
 REFUSED = ("ipAddrsNoIpam", "floatingIPs")
-"""Those that ask for an address that we would not give: Calico refuses them, too, unless its feature_control says so."""
+"""Those that ask for an address that we do not give: Calico refuses them, too, unless feature_control says so."""
 LONGEST_VALUE = 4096
 
 
@@ -31,7 +32,9 @@ def calicos(annotations: Mapping[str, Any]) -> dict[str, Any]:
             continue
         short = name.removeprefix(PREFIX)
         if not isinstance(value, str) or len(value) > LONGEST_VALUE:
-            raise ValueError(f"annotation {PREFIX}{short[:64]}: must be a text of up to {LONGEST_VALUE} characters")
+            raise ValueError(
+                f"annotation {PREFIX}{short[:64]}: must be a text of up to {LONGEST_VALUE} characters"
+            )
         found[short] = _list(short, value) if short in LISTS else value
     return {short: value for short, value in found.items() if value != []}
 

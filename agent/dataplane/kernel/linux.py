@@ -83,7 +83,9 @@ class NetlinkKernel(Devices, Ruleset, Conntrack):
         for family in rtnetlink.FAMILY_OF.values():
             request = rtroutes.route_dump_request(family=family)
             for row in await dump(request, rtnetlink.RTM_NEWROUTE, self._decoder.decode, absent=absent):
-                if row.device is None or not is_gone(row.device):  # its device went meanwhile, and it with that
+                if row.device is None or not is_gone(
+                    row.device
+                ):  # its device went meanwhile, and it with that
                     found.setdefault(row.key, row)
         self._decoder.end()
         await self._nexthops.collect(self._decoder.nexthops, generation)

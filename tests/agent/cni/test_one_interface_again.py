@@ -198,7 +198,7 @@ async def test_a_del_without_the_pods_name_finds_an_endpoint_that_only_the_datas
 
 
 async def test_a_del_finds_the_device_of_an_add_that_died_by_what_is_written_on_it(world: World) -> None:
-    _, result = await world.call("ADD", netns=PA)
+    await world.call("ADD", netns=PA)
     made = dict(world.pods.attached)
     await world.call("DEL")
     world.pods.attached = made  # the pair was made, nothing else

@@ -57,7 +57,9 @@ def told(config: dict[str, Any]) -> dict[str, str]:
 # -- ipam.type --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["host-local", "azure-vnet-ipam", "dhcp", "static", 5, ["tortie-ipam"], {"a": 1}])
+@pytest.mark.parametrize(
+    "kind", ["host-local", "azure-vnet-ipam", "dhcp", "static", 5, ["tortie-ipam"], {"a": 1}]
+)
 async def test_an_ipam_that_is_not_ours_is_refused_by_name_and_never_hinders_a_del(
     world: World, kind: object
 ) -> None:
@@ -173,7 +175,9 @@ async def test_each_key_is_logged_once_and_no_value_of_it(world: World) -> None:
     secret = {"k8s_auth_token": "s3cret"}
     with capture_logs() as logs:
         for container in ("c1", "c2"):
-            assert (await world.call("ADD", container, container, config={**CALICO, "policy": secret}))[0] == 0
+            assert (await world.call("ADD", container, container, config={**CALICO, "policy": secret}))[
+                0
+            ] == 0
     ignored = [one for one in logs if one["event"] == "cni.key_ignored"]
     assert sorted(one["key"] for one in ignored) == sorted(told(CALICO))
     assert {one["network"] for one in ignored} == {"k8s-pod-network"}
@@ -255,7 +259,9 @@ def test_a_check_names_what_is_refused_and_what_is_not_followed() -> None:
     assert found[2][2].startswith("every ADD is refused with code 7: ipam.type: 'host-local' is not called")
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"plugins": 5}', b'{"plugins": [5]}', b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"plugins": 5}', b'{"plugins": [5]}', b"[" * 100_000, b"\xff"]
+)
 def test_a_file_that_is_no_network_is_named(content: bytes) -> None:
     ((level, where, _), *_) = checked(("10-x.conf", content))
     assert (level, where) == (Level.ERROR.name, "10-x.conf")
