@@ -87,9 +87,9 @@ def out_of_place(interface: str, stored: WorkloadEndpoint, state: PodState) -> I
         yield f"{device if not state.host.up else interface} is down"
     if missing := frozenset(stored.addresses) - state.addresses:
         yield f"{interface} does not have the address {_listed(missing)}"
-    ways = {route.key.destination for route in state.routes if route.device == interface}
+    destinations = {route.key.destination for route in state.routes if route.device == interface}
     for address in stored.addresses:
-        if (EVERYWHERE if address.version == 4 else EVERYWHERE_6) not in ways:
+        if (EVERYWHERE if address.version == 4 else EVERYWHERE_6) not in destinations:
             yield f"the pod has no default route of IPv{address.version} on {interface}"
 
 

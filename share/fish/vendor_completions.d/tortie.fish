@@ -50,7 +50,7 @@ function _shtab_tortie_using
   test "$_shtab_tortie_cmdpath" = "$argv"
 end
 
-set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
+set -g _shtab_tortie_commands get create apply replace delete validate patch label node 'node status' 'node addresses' 'node checksystem' 'node takeover' 'node remove-calico' 'node diags' routes plan bgp 'bgp peers' 'bgp routes' drain undrain ipam 'ipam show' 'ipam check' 'ipam release' 'ipam configure' cni 'cni install' 'cni uninstall' 'cni check' lab 'lab up' 'lab down' 'lab status' 'lab mode' 'lab pod' 'lab ping' 'lab exec' 'lab agent' 'lab etcd' 'lab demo' install uninstall reload config 'config check' 'config show' 'config reference'
 set -g _shtab_tortie_opts_with_value --advertised --auto-allocate-blocks --bin-dir --conf-dir --config --count --etcd-endpoints --filename --handle --ip --ip-cooldown-seconds --max-blocks-per-host --mode --name --namespace --network --node --nodes --output --patch --pool --received --shim --strictaffinity --text --undo --undo-file --wheels -f -n -o -p
 
 complete -c tortie -e
@@ -191,15 +191,19 @@ complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' 
 complete -c tortie -n '_shtab_tortie_using cni' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a install -d 'put plugins and conflist in place'
 complete -c tortie -n '_shtab_tortie_using cni install' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using cni install' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni install' -l conf-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni install' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni install' -l shim -xka "auto c python" -d 'auto: C where a compiler is'
 complete -c tortie -n '_shtab_tortie_using cni install' -l network -x -d 'the network'"'"'s name'
 complete -c tortie -n '_shtab_tortie_using cni install' -l replace-conflist -d 'also when somebody changed it since'
 complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a uninstall -d 'remove them; pods keep their network'
 complete -c tortie -n '_shtab_tortie_using cni uninstall' -s h -l help -d 'show this help message and exit'
-complete -c tortie -n '_shtab_tortie_using cni uninstall' -l bin-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using cni uninstall' -l conf-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni uninstall' -l bin-dir -x -d DIR
+complete -c tortie -n '_shtab_tortie_using cni; and test $_shtab_tortie_npos -eq 0' -a check -d 'what the networks'"'"' configurations ask for that is not done'
+complete -c tortie -n '_shtab_tortie_using cni check' -s h -l help -d 'show this help message and exit'
+complete -c tortie -n '_shtab_tortie_using cni check' -s o -l output -xka "table json" -d output
+complete -c tortie -n '_shtab_tortie_using cni check' -l conf-dir -x -d DIR
 complete -c tortie -n '_shtab_tortie_using; and test $_shtab_tortie_npos -eq 0' -a lab -d 'a cluster on this machine, in network namespaces'
 complete -c tortie -n '_shtab_tortie_using lab' -s h -l help -d 'show this help message and exit'
 complete -c tortie -n '_shtab_tortie_using lab; and test $_shtab_tortie_npos -eq 0' -a up -d 'start a lab; a left-over of the same name is removed first'

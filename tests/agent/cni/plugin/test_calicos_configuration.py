@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from agent.cli.main import main
 from agent.cni.plugin import spec
 from agent.cni.plugin.ignored_keys import DONE_ANYWAY, UNKNOWN, WHY, ignored_keys
 from agent.cni.plugin.network_check import Level, check_networks
 from agent.cni.plugin.options import CniError
+from agent.cni.plugin.plugin_install import conflist
 from tests.scenes.cni.cni_world import World
 
 CALICO: dict[str, Any] = {
@@ -237,8 +240,6 @@ def checked(*files: tuple[str, object]) -> list[tuple[str, str, str]]:
 
 
 def test_our_own_configuration_is_followed_whole() -> None:
-    from agent.cni.plugin.plugin_install import conflist
-
     assert checked(("10-tortie.conflist", conflist("net", portmap=True))) == []
 
 
@@ -276,3 +277,28 @@ def test_a_network_that_runtimes_take_before_ours_is_an_error() -> None:
     assert checked(("10-tortie.conf", ours), ("20-other.conf", other)) == []
     assert checked(("05-other.conf", other)) == [("NOTE", "05-other.conf", "no network asks for our plugins")]
     assert checked() == [("NOTE", "no file", "no network asks for our plugins")]
+
+
+def test_the_command_prints_what_it_found_and_ends_with_1_by_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "10-tortie.conflist").write_bytes(conflist("net", portmap=False))
+    asked = ["cni", "check", "--conf-dir", str(tmp_path)]
+    main(asked)
+    assert capsys.readouterr().out == "everything is followed\n"
+    (tmp_path / "20-calico.conf").write_text(json.dumps({**CALICO, "ipam": {"type": "host-local"}}))
+    os.mkfifo(tmp_path / "30-pipe.conf")
+    (tmp_path / "40-passed-over.txt").write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, "-o", "json"])
+    assert ended.value.code == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["level"], one["where"]) for one in found] == [
+        ("error", "20-calico.conf, calico"),
+        ("error", "30-pipe.conf"),
+    ]
+
+
+def test_the_command_says_that_there_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["cni", "check", "--conf-dir", str(tmp_path / "none")])
+    assert capsys.readouterr().out == "NOTE     no file: no network asks for our plugins\n"
