@@ -350,7 +350,9 @@ class Verbs:
             return
         for device in found:
             async with self._locked(device):
-                if self._holder(device) is None:
+                holder = self._holder(device)
+                # Of this container, it may be of another interface: earlier agents did not write which.
+                if holder is None or holder.spec.container_id != request.container_id:
                     with translated_errors(f"{device} could not be removed: "):
                         await self._pods.detach(device)
 

@@ -299,6 +299,8 @@ def test_the_command_prints_what_it_found_and_ends_with_1_by_an_error(
     ]
 
 
-def test_the_command_says_that_there_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_that_there_is_no_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["cni", "check", "--conf-dir", str(tmp_path / "none")])
     assert capsys.readouterr().out == "NOTE     no file: no network asks for our plugins\n"
