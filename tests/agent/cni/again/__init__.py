@@ -1,1 +1,1 @@
-"""One attachment, called for more than once, with whatever arguments: what it has is found, and nobody else's is touched."""
+"""One attachment, called for more than once, with any arguments: its own is found, nobody else's is touched."""
