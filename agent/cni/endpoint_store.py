@@ -301,6 +301,13 @@ class EndpointStore:
             _log_recorded(request, why)  # not before: most that are late are done a moment later
         answer()
 
+    def record(self, request: Request) -> None:
+        """Write a release down that had no answer: whatever comes next for the attachment carries it out first."""
+        try:
+            self._record(request)
+        except CniError as error:
+            log.warning("cni.release_unrecorded", container=request.container_id, why=error.message)
+
     async def _try_release(self, request: Request, reading: Reading | None) -> str | None:
         """None when the datastore has taken the release, else why that is not known."""
         if (why := self._dependencies.not_ready()) is not None:

@@ -189,7 +189,13 @@ class Verbs:
         if replaced:
             await self._require_room(request, replaced)
         for one in older:
-            await self._remove(one)
+            try:
+                await self._remove(one)
+            except CniError:
+                self._store.record(
+                    one
+                )  # what had no answer may be done later: the next ADD has to wait for it
+                raise
 
     async def _require_room(self, request: Request, replaced: Collection[str]) -> None:
         """That the pair can be made in place of these devices: they should not go for nothing. Raises CniError."""
@@ -326,6 +332,8 @@ class Verbs:
     async def _delete_one(self, request: Request, answer: Callable[[], None]) -> None:
         async with self._locked(host_interface(request)):
             if self._is_of_other_kind(request):
+                if not request.addresses_only:
+                    await self._remove_device(request, host_interface(request))  # of an ADD that died
                 answer()
                 return
             if request.addresses_only:
