@@ -184,10 +184,13 @@ class NetlinkPodNetwork:
 
         with inside:
             addresses = await dump(address_dump_request(), RTM_NEWADDR, decode_address, opened=inside)
+            none = {errno.ENOENT}  # the main table is made with its first route
             routes = [
                 found
                 for family in (AF_INET, AF_INET6)
-                for found in await dump(route_dump_request(family=family), RTM_NEWROUTE, route, opened=inside)
+                for found in await dump(
+                    route_dump_request(family=family), RTM_NEWROUTE, route, opened=inside, absent=none
+                )
             ]
             request = neighbour_dump_request(AF_UNSPEC, index)
             neighbours = await dump(request, RTM_NEWNEIGH, decode_neighbour, opened=inside)

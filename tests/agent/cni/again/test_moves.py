@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.lab.fabric import make_namespace, remove_namespace
+from agent.lab.fabric import remove_namespace
 from tests.scenes.cni.cni_machine import ID, SANDBOX, Machine, machine, namespace, paths
 from tests.scenes.cni.libcni import Call, PluginFailed
 
@@ -19,8 +19,9 @@ __all__ = ["machine", "namespace", "paths"]
 
 @pytest.fixture
 def second() -> Iterator[str]:
+    """As a runtime makes it: not even its loopback is up, so that it has no table of routes."""
     name = f"tortie-test-second-{os.getpid()}"
-    make_namespace(name)
+    subprocess.run(["ip", "netns", "add", name], check=True)
     yield name
     remove_namespace(name)
 
