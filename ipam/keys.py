@@ -20,6 +20,14 @@ FENCE = "/tortie-fence"
 HANDLES = f"{IPAM}handle/"
 IPAM_CONFIG = f"{IPAM}config"
 RESERVATIONS = f"{RESOURCES}ipreservations/"
+TUNNEL_HANDLES = (
+    "ipip-tunnel-addr-",
+    "vxlan-tunnel-addr-",
+    "vxlan-v6-tunnel-addr-",
+    "wireguard-tunnel-addr-",
+    "wireguard-v6-tunnel-addr-",
+)
+"""How the handles of a node's tunnel addresses begin; its name follows."""
 
 
 def escaped(name: str) -> str:
@@ -128,6 +136,11 @@ def affinity_prefix(node: NodeName, version: int) -> str:
     return f"{HOSTS}{escaped(node)}/ipv{version}/block/"
 
 
+def host_key(node: NodeName) -> str:
+    """The key by which older Calicos note that a node has addresses."""
+    return f"{HOSTS}{escaped(node)}"
+
+
 def affinity_key(node: NodeName, cidr: Prefix) -> str:
     """The key of a node's claim on a block."""
     return f"{affinity_prefix(node, cidr.version)}{_dashed(cidr)}"
@@ -162,6 +175,11 @@ def affinity_of_key(key: str) -> tuple[NodeName, Prefix] | None:
 def handle_key(handle: HandleId) -> str:
     """The key of a handle, which Calico writes as it is: it escapes names of resources' keys alone, and so do we."""
     return f"{HANDLES}{handle}"
+
+
+def tunnel_handles(node: NodeName) -> tuple[HandleId, ...]:
+    """The handles of a node's tunnel addresses."""
+    return tuple(HandleId(f"{start}{node}") for start in TUNNEL_HANDLES)
 
 
 def handle_of_key(key: str) -> HandleId | None:

@@ -217,7 +217,7 @@ class LeakCollector:
             if address in endpoint.addresses and handle_of_endpoint(endpoint) != handle:
                 return f"endpoint {endpoint.metadata.name}"
         for name, node in self._cluster.nodes.items():
-            if address in (node.ipip_address, node.vxlan_address):
+            if address in (node.ipip_address, node.vxlan_address, node.vxlan6_address):
                 return f"node {name}"
         return None
 

@@ -43,6 +43,10 @@ class Inventory:
     nodes: set[str] = field(default_factory=set)
     namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """Namespaces of Kubernetes whose labels are known -> those."""
+    tunnels: dict[Address, list[str]] = field(default_factory=dict)
+    """The addresses of tunnels, and the nodes that name each as theirs."""
+    of_endpoints: dict[Address, str] = field(default_factory=dict)
+    """The addresses that endpoints name; `in_use` has one user of each alone."""
     unknown_users: set[str] = field(default_factory=set)
     """Keys of endpoints and nodes whose addresses cannot be read."""
 
@@ -81,7 +85,8 @@ def _endpoint(found: Inventory, value: Versioned) -> None:
     document = _user_document(found, value)
     texts = value_at(document, ("spec", "ipNetworks")) or ()
     user = f"endpoint {'/'.join(filter(None, name))}"
-    _note(found, texts if isinstance(texts, list) else (texts,), user, value.key)
+    for address in _note(found, texts if isinstance(texts, list) else (texts,), user, value.key):
+        found.of_endpoints[address] = user
     read_valid(WorkloadEndpoint, value)
 
 
@@ -91,7 +96,8 @@ def _node(found: Inventory, value: Versioned) -> None:
         found.nodes.add(name[1])
         node = _user_document(found, value)
         texts = (text for path in TUNNEL_FIELDS if (text := value_at(node, path)) is not None)
-        _note(found, texts, f"node {name[1]}", value.key)
+        for address in _note(found, texts, f"node {name[1]}", value.key):
+            found.tunnels.setdefault(address, []).append(name[1])
     read_valid(Node, value)
 
 
@@ -104,12 +110,15 @@ def _user_document(found: Inventory, value: Versioned) -> dict[str, Any]:
         raise
 
 
-def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> None:
+def _note(found: Inventory, texts: Iterable[object], user: str, key: str) -> list[Address]:
+    addresses = []
     for text in texts:
         try:
-            found.in_use[ip_address(str(text).partition("/")[0])] = user
+            addresses.append(ip_address(str(text).partition("/")[0]))
         except ValueError:
             found.unknown_users.add(key)
+    found.in_use.update(dict.fromkeys(addresses, user))
+    return addresses
 
 
 _READERS: Mapping[str, Callable[[Inventory, Versioned], None]] = {

@@ -41,7 +41,7 @@ from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, IpamError, NoPool, Refused
-from ipam.keys import resource_key
+from ipam.keys import TUNNEL_HANDLES, resource_key
 from ipam.model import Address, AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
 
 MOST_WRITES = 5
@@ -65,11 +65,9 @@ class TunnelUse:
 _IPIP = ("spec", "bgp", "ipv4IPIPTunnelAddr")
 _VXLAN4, _VXLAN6 = ("spec", "ipv4VXLANTunnelAddr"), ("spec", "ipv6VXLANTunnelAddr")
 TUNNEL_USES = (
-    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
-    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
-    TunnelUse(
-        "vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6
-    ),
+    TunnelUse(TUNNEL_HANDLES[0], "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
+    TunnelUse(TUNNEL_HANDLES[1], "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
+    TunnelUse(TUNNEL_HANDLES[2], "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6),
 )
 TUNNEL_DEVICES = {TUNL0: _IPIP, VXLAN_DEVICE: _VXLAN4, VXLAN6_DEVICE: _VXLAN6}
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}

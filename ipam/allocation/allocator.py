@@ -27,6 +27,7 @@ from ipam.allocation.fence import Fence
 from ipam.allocation.release import (
     GuardedAddress,
     KnownBlocks,
+    NodeRelease,
     ReleaseResult,
     block_of_address,
     draft_handle_release,
@@ -348,7 +349,7 @@ class Allocator:
         """
         return await release_addresses(self._environment, tuple(wanted))
 
-    async def release_node(self, node: NodeName) -> tuple[Address, ...]:
+    async def release_node(self, node: NodeName) -> NodeRelease:
         """Give back all a node holds, wherever, and its claims. Raises Conflict, StoreError."""
         if node in self._queues:
             self._queues[node].cache.loaded_at = None

@@ -20,8 +20,8 @@ from ipam.allocation.pool_selection import is_deselected
 from ipam.allocation.sticky import draft_retention
 from ipam.allocation.transaction import Transaction, VersionedBlock, read_block, readable_blocks
 from ipam.codec import decode_handle
-from ipam.etcd.store import Committed, Delete, Pause, Store, Versioned, optimistic, revision_of
-from ipam.failures import Conflict, Malformed, Refused
+from ipam.etcd.store import Committed, Delete, Pause, Store, Unchanged, Versioned, optimistic, revision_of
+from ipam.failures import Conflict, Malformed, Refused, Unreadable
 from ipam.keys import (
     IPAM_CONFIG,
     affinity_key,
@@ -33,6 +33,9 @@ from ipam.keys import (
     block_prefix,
     fence_key,
     handle_key,
+    handle_of_key,
+    host_key,
+    tunnel_handles,
 )
 from ipam.model import (
     Address,
@@ -320,28 +323,81 @@ async def _draft_address_release(
 # -- by node and by pool ----------------------------------------------------------------------------------------------
 
 
-async def release_node(environment: Environment, node: NodeName) -> tuple[Address, ...]:
-    """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError."""
+@dataclass(frozen=True, slots=True)
+class NodeRelease:
+    """What a node gave back."""
+
+    addresses: tuple[Address, ...] = ()
+    blocks: tuple[Prefix, ...] = ()
+    """Blocks that it claimed."""
+    handles: int = 0
+    """Handles of its tunnels that were left over, and held nothing."""
+    unreadable: tuple[str, ...] = ()
+    """Why something stays: values that cannot be read, a sentence each."""
+
+
+async def release_node(environment: Environment, node: NodeName) -> NodeRelease:
+    """Free what a node's pods and tunnels hold in any block, then give up its claims. Raises Conflict, StoreError.
+
+    Whatever of it is done already is passed over, so it may be asked again after an interruption.
+    """
     store = environment.store
     freed: list[Address] = []
+    given_up: dict[Prefix, None] = {}
+    unreadable: list[str] = []
     for version in (4, 6):
-        for versioned in readable_blocks((await store.list(block_prefix(version))).values).values():
+        listed = (await store.list(block_prefix(version))).values
+        for versioned in readable_blocks(listed).values():
             block = versioned.block
-            own = block.owner == node
-            items = []
-            for ordinal, attributes in blocks.allocated(block):
-                user = dict(attributes.secondary).get("node")
-                if user == node or (own and user is None):
-                    items.append(guarded_address(block, ordinal, attributes))
-            freed += (await release_addresses(environment, items)).released
-            if own:
+            freed += (await release_addresses(environment, _used_by(node, block))).released
+            if block.owner == node and block.owner_kind == "host":
                 await _give_up(store, block.cidr, node, environment.pause)
-        for key in (await store.list(affinity_prefix(node, version))).values:
-            found = affinity_of_key(key)
-            if found is not None:
-                await _give_up(store, found[1], node, environment.pause)
-    await store.commit((), (Delete(fence_key(node)),))
-    return tuple(freed)
+                given_up[block.cidr] = None
+        claims = map(affinity_of_key, (await store.list(affinity_prefix(node, version))).values)
+        for _, cidr in filter(None, claims):
+            try:
+                await _give_up(store, cidr, node, environment.pause)
+                given_up[cidr] = None
+            except Unreadable as error:  # the claim stays with its block, and nothing else for that
+                unreadable.append(str(error))
+    handles = 0
+    for key, stored in (await store.get_many([*map(handle_key, tunnel_handles(node))])).items():
+        try:
+            more, was_empty = await _release_tunnel(environment, key, stored)
+        except Unreadable as error:
+            unreadable.append(str(error))
+            continue
+        freed += more
+        handles += was_empty
+    marks = await store.get_many([fence_key(node), host_key(node)])
+    if marks:
+        await store.commit((), [Delete(key) for key in marks])
+    return NodeRelease(tuple(freed), tuple(given_up), handles, tuple(unreadable))
+
+
+def _used_by(node: NodeName, block: Block) -> list[GuardedAddress]:
+    """What a node uses of a block: what names it, and of its own block what names nobody."""
+    own = block.owner == node and block.owner_kind == "host"
+    users = ((held, dict(held[1].secondary).get("node")) for held in blocks.allocated(block))
+    return [guarded_address(block, *held) for held, user in users if user == node or (own and user is None)]
+
+
+async def _release_tunnel(
+    environment: Environment, key: str, stored: Versioned
+) -> tuple[tuple[Address, ...], bool]:
+    """Free what a tunnel's handle still holds, in whose block ever; and whether it held nothing and went alone.
+
+    Raises Conflict, StoreError, Unreadable.
+    """
+    store, handle = environment.store, handle_of_key(key)
+    if handle is None:
+        return (), False
+    held = await read_handle_blocks(store, handle, stored)
+    items = [item for one in held.blocks for item in guarded_addresses(one.block, handle)]
+    if items:
+        return (await release_addresses(environment, items)).released, False
+    outcome = await store.commit((Unchanged(key, stored.revision),), (Delete(key),))
+    return (), isinstance(outcome, Committed)
 
 
 async def release_pool(store: Store, record: PoolRecord, pause: Pause) -> int:
