@@ -112,9 +112,9 @@ class Transaction:
 
     @property
     def fits(self) -> bool:
-        """Whether one transaction of the store takes it."""
+        """Whether one transaction of the store takes it, with the guard that a datastore's lock adds."""
         guards = len(self.guards) + len(self.none_newer)
-        if guards > MOST_OPERATIONS or len(self.writes) > MOST_OPERATIONS:
+        if guards >= MOST_OPERATIONS or len(self.writes) > MOST_OPERATIONS:
             return False
         octets = sum(len(write.value) for write in self.writes.values() if isinstance(write, Put))
         return (

@@ -1,4 +1,7 @@
-"""What every store promises: on a real etcd, on the fake, and on a dry run, which leaves the store behind it alone."""
+"""What every store promises: on a real etcd, on the fake, behind the door that a lock closes, and on a dry run.
+
+A dry run leaves the store behind it alone.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from contextlib import aclosing
 
 import pytest
 
+from agent.datastore.datastore_lock import LockableStore
 from ipam.etcd.client import EtcdStore
 from ipam.etcd.dry_run_store import DryRunStore
 from ipam.etcd.etcd_config import EtcdConfig
@@ -28,7 +32,7 @@ from tests.fakes.store import FakeStore
 from tests.fixtures.etcd import Etcd, start_etcd
 
 NUMBER = itertools.count()
-LASTING = pytest.mark.parametrize("store", ["fake", "etcd"], indirect=True)
+LASTING = pytest.mark.parametrize("store", ["fake", "etcd", "lockable"], indirect=True)
 """A store that watches and leases: what a dry run writes is not heard of, and does not end."""
 
 
@@ -38,12 +42,14 @@ def server() -> Iterator[Etcd]:
         yield running
 
 
-@pytest.fixture(params=["fake", "etcd", "dry run"])
+@pytest.fixture(params=["fake", "etcd", "lockable", "dry run"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     made: Store
     behind = FakeStore()
     if request.param == "etcd":
         made = EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,)))
+    elif request.param == "lockable":
+        made = LockableStore(EtcdStore(EtcdConfig((request.getfixturevalue("server").endpoint,))))
     else:
         made = behind if request.param == "fake" else DryRunStore(behind)
     yield made
