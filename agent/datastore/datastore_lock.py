@@ -25,6 +25,7 @@ from agent.datastore.resources.schema import canonical_values
 from ipam.etcd.store import (
     CommitOutcome,
     Committed,
+    Guard,
     GuardFailed,
     Listing,
     Operation,
@@ -135,7 +136,7 @@ class LockableStore:
         self._watched = watched
         self._learned = DatastoreLock()
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store. Raises DatastoreLocked, and Conflict while somebody keeps writing the lock's key."""
         if not operations:
             return await self._store.commit(guards, operations)
