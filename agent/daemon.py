@@ -39,12 +39,16 @@ from agent.dataplane.explain.route_queries import RouteQueries
 from agent.dataplane.explain.route_troubles import RouteTroubles, Surroundings
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
+from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
 from agent.dataplane.reconciler import DesiredState, Reconciler
 from agent.datastore.availability import Availability
+from agent.datastore.block_overlaps import BlockOverlaps
+from agent.datastore.datastore_lock import LockableStore
 from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.own_values import OwnValues
 from agent.datastore.pool_troubles import pool_troubles
 from agent.datastore.resources.resource_types import WorkloadEndpoint
@@ -70,6 +74,7 @@ from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
+from agent.peering.silent_nodes import SilentNodes
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
@@ -108,7 +113,8 @@ class Agent:
         self.parts = Parts(log)
         self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
-        self._store = EtcdStore(etcd_config(config.etcd))
+        self._etcd = EtcdStore(etcd_config(config.etcd))
+        self._store = LockableStore(self._etcd, lambda: self._state.lock)
         secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
         self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
         self._living = LivingPods(Path(config.paths.run), self._boot_id, self._pods.exists)
@@ -128,22 +134,23 @@ class Agent:
         )
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
-        self._availability = Availability(self._store, tuple(config.etcd.endpoints), self._clock)
-        self._own_values = OwnValues(self._store, self._state, self._in_sync)
+        self._availability = Availability(self._etcd, tuple(config.etcd.endpoints), self._clock)
         self._limits = LimitsWatch(self._store, self._state)
         self._allocator = self._new_allocator()
+        self._namespaces = NamespaceLabels(self._store, lambda: self._state.usable_pools)
+        self._own_values = OwnValues(self._store, self._state, self._in_sync)
+        self._overlaps = BlockOverlaps(self._store, lambda: self._allocator.passed_over)
         self._bgp = BgpController(
             config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
         )
         self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
         underlay = UnderlayRoutes(self._kernel, trigger)
         self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
-        datastore = self._datastore
-        self._desired = DesiredStateBuilder(
-            self._state, settings, self._bgp, underlay, self._in_sync, lambda: datastore.addresses
-        )
+        self._silent = SilentNodes(self._state, self._bgp, self._clock, self._silent_nodes_changed)
+        self._desired = self._new_desired(settings, underlay)
         self._node_resource = self._new_node_resource(state_directory)
-        self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
+        may_write = self._may_write_settled
+        self._node = NodeController(self._node_resource, underlay, self._state, may_write, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
         self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock)
@@ -158,7 +165,7 @@ class Agent:
             dependencies, self._state, self._may_write, self._clock, self._cni.locked, self._state_changed
         )
         self._endpoint_update = EndpointUpdate(
-            dependencies, self._state, self._cni.profiles, self._in_sync, self._clock, self._cni.locked
+            dependencies, self._state, self._cni.profiles, may_write, self._clock, self._cni.locked
         )
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
@@ -173,12 +180,26 @@ class Agent:
             self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
         )
 
+    def _new_desired(self, settings: FactSettings, underlay: UnderlayRoutes) -> DesiredStateBuilder:
+        datastore, silent = self._datastore, self._silent
+        return DesiredStateBuilder(
+            self._state,
+            settings,
+            self._bgp,
+            underlay,
+            self._in_sync,
+            lambda: datastore.addresses,
+            lambda: silent.names,
+        )
+
     def _new_allocator(self) -> Allocator:
         return Allocator(
             self._store,
             self._clock.wall,
             lambda: self._state.usable_pools,
             in_use=self._in_use,
+            claims=lambda: self._state.block_owners,
+            node_labels=self._own_labels,
             node=self._state.node,
         )
 
@@ -202,7 +223,7 @@ class Agent:
             self._state,
             self._syncer,
             self._availability,
-            self._store.channels,
+            self._etcd.channels,
             self._clock,
             self._node_resource,
             self._bgp,
@@ -220,6 +241,8 @@ class Agent:
                 self.parts.troubles,
                 self._state.unreadable.troubles,
                 self._own_values.troubles,
+                self._overlaps.troubles,
+                self._namespaces.troubles,
                 self._reconciler.troubles,
                 self._bgp.session_troubles,
                 log_stream.troubles,
@@ -241,7 +264,7 @@ class Agent:
         )
 
     def _pool_troubles(self) -> Iterable[Trouble]:
-        return pool_troubles(self._state) if self._may_write() else ()
+        return pool_troubles(self._state) if self._is_ours() else ()
 
     def _route_troubles(self) -> RouteTroubles:
         around = Surroundings(
@@ -261,6 +284,7 @@ class Agent:
             store=self._store,
             node=self._state.node,
             labels=lambda: self._node_resource.labels,
+            namespaces=self._namespaces,
             mtu=lambda: pod_mtu(self._desired.facts()) or DEFAULT_MTU,
             not_ready=self._status.not_ready,
             cached_endpoint=self._state.endpoint,
@@ -305,10 +329,13 @@ class Agent:
             "datastore": self._syncer.run,
             "datastore's answers": self._availability.run,
             "own values": self._own_values.run,
+            "overlapping blocks": self._overlaps.run,
+            "namespaces": self._namespaces.run,
             "limits": self._limits.run,
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,
+            "nodes without BGP": self._silent.run,
             "calico's remains": self._calico.run,
             "cni": self._cni.run,
             "leaks": self._collector.run,
@@ -330,13 +357,25 @@ class Agent:
     # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _in_sync(self) -> bool:
-        return self._may_write() and self._put_back.settled
+        return self._is_ours() and self._put_back.settled
 
     def _in_use(self) -> Mapping[Address, HandleId]:
         return {**self._living.in_use, **self._node_resource.tunnel_addresses}
 
-    def _may_write(self) -> bool:
+    def _own_labels(self, node: NodeName) -> Mapping[str, str] | None:
+        """The labels of a node whose claims are this one's to give up."""
+        own = self._state.own_node if node == self._state.node else None
+        return (own.metadata.labels or {}) if own is not None else None
+
+    def _is_ours(self) -> bool:
         return self._syncer.in_sync and self._node_resource.other_machine is None
+
+    def _may_write(self) -> bool:
+        """What writes by itself does not even try while the datastore is locked; the store would refuse."""
+        return self._is_ours() and self._state.lock.reason is None
+
+    def _may_write_settled(self) -> bool:
+        return self._in_sync() and self._may_write()
 
     def _readiness(self) -> Readiness:
         """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
@@ -353,6 +392,11 @@ class Agent:
         self._node.trigger()
         self._put_back.trigger()
         self._limits.say()
+
+    def _silent_nodes_changed(self) -> None:
+        if self._silent.names:
+            self._syncer.follow_blocks()
+        self._reconciler.trigger()
 
     def _went_back(self) -> None:
         self._allocator.forget()

@@ -132,7 +132,7 @@ class AgentStatus:
             in_sync=self.syncer.in_sync,
             datastore_trouble=self.availability.away or self.syncer.trouble,
             unregistered=registering if self.state.own_node is None else None,
-            no_writes=self.availability.no_writes,
+            no_writes=self.availability.no_writes or self.state.lock.reason,
         )
 
     def readiness(self) -> Readiness:

@@ -26,6 +26,10 @@ class StoreRefused(StoreError):
     """The datastore answered and said no: wrong password, no permission, a request it does not take."""
 
 
+class DatastoreLocked(StoreRefused):
+    """Somebody has locked the datastore: nothing was written, and nothing is until it is unlocked."""
+
+
 class AnswerTooLarge(StoreError):
     """An answer has more octets than are taken at once: ask for less."""
 

@@ -139,6 +139,8 @@ def _report(arguments: argparse.Namespace, outcomes: Sequence[WriteResult], word
         )
         for sentence in outcome.changed if arguments.dry_run and outcome.effect.value == "configured" else ():
             print(f"  {sentence}")
+        for sentence in outcome.notes:
+            print(f"  {sentence}")
     if arguments.dry_run:
         print("dry run: nothing was written")
     elif wording.summary is not None:

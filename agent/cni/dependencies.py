@@ -15,6 +15,7 @@ from agent.cni.attachment import Attachment, NoNamespace
 from agent.cni.differences import PodState
 from agent.cni.living_pods import LivingPods
 from agent.cni.plugin.options import CniError, Code
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.netlink.kernel_errors import KernelError
 from ipam.allocation.allocator import Allocator
@@ -52,6 +53,10 @@ class PodNetwork(Protocol):
         """
         ...
 
+    async def devices_of(self, container_id: str, interface: str) -> tuple[str, ...]:
+        """The host sides on which this attachment is written, whatever their names. Raises KernelError."""
+        ...
+
     async def state(self, netns: str, interface: str, host_interface: str) -> PodState:
         """Both ends of the pair as the kernel has them. Raises NoNamespace, KernelError."""
         ...
@@ -65,6 +70,7 @@ class Dependencies:
     store: Store
     node: NodeName
     labels: Callable[[], tuple[tuple[str, str], ...]]
+    namespaces: NamespaceLabels
     mtu: Callable[[], int]
     not_ready: Callable[[], str | None]
     """None, or why no pod can be attached now."""

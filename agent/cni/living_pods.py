@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from agent.cni.attachment import handle_of_endpoint
+from agent.cni.attachment import attachment_of, handle_of_endpoint
 from agent.datastore.resources.endpoint_form import network_of
 from agent.datastore.resources.resource_types import WorkloadEndpoint, with_revision
 from agent.datastore.storage_layout import key_of
@@ -74,6 +74,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return dict(self.attributes)
 
     @property
+    def attachment(self) -> tuple[str, str] | None:
+        """(container id, interface) that it is of; None when it does not say."""
+        if self.endpoint is not None:
+            return self.endpoint.spec.container_id or "", self.endpoint.spec.endpoint
+        return attachment_of(self.words, self.handle)
+
+    @property
     def name(self) -> str:
         """The pod or the container, for people."""
         words, endpoint = self.words, self.endpoint
@@ -107,6 +114,7 @@ class LivingPods:
         self._records: dict[HandleId, Record] = {}
         self._by_key: dict[str, Record] = {}
         self._of_device: dict[str, Record] = {}
+        self._of_attachment: dict[tuple[str, str] | None, dict[HandleId, Record]] = {}
         self._in_use: dict[Address, HandleId] = {}
         self._unwritten: dict[HandleId, str] = {}
         """Attachments whose file could not be written -> why."""
@@ -160,6 +168,18 @@ class LivingPods:
         record = self._by_key.get(key)
         return record if record is not None and self._lives(record) else None
 
+    def of_handle(self, handle: HandleId) -> Record | None:
+        """The record of the living attachment that holds a handle's addresses; None if none lives."""
+        return self._records.get(handle) if handle in self else None
+
+    def of_device(self, device: str) -> Record | None:
+        """The record of the attachment that has a device, living or not; None if nobody is known to have it."""
+        return self._of_device.get(device)
+
+    def of_attachment(self, container_id: str, interface: str) -> tuple[Record, ...]:
+        """The records of one interface of a container, living or not, whatever their networks and pods."""
+        return tuple(self._of_attachment.get((container_id, interface), {}).values())
+
     def endpoint(self, key: str) -> WorkloadEndpoint | None:
         """The endpoint of the living pod under an etcd key; None if none lives there."""
         record = self.record(key)
@@ -212,6 +232,7 @@ class LivingPods:
     def _keep(self, record: Record) -> None:
         self.forget(record.handle)
         self._records[record.handle] = record
+        self._of_attachment.setdefault(record.attachment, {})[record.handle] = record
         if record.key is not None and record.device is not None:
             self._by_key[record.key] = self._of_device[record.device] = record
         self._in_use |= dict.fromkeys(record.addresses, record.handle)
@@ -222,6 +243,10 @@ class LivingPods:
         if record is None:
             return
         self._unwritten.pop(handle, None)
+        others = self._of_attachment[record.attachment]
+        del others[handle]
+        if not others:
+            del self._of_attachment[record.attachment]
         if self._by_key.get(record.key or "") is record:
             del self._by_key[record.key or ""]
         if self._of_device.get(record.device or "") is record:

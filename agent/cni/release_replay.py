@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from agent.clock import Clock
-from agent.cni.attachment import host_interface
+from agent.cni.attachment import lock_name
 from agent.cni.dependencies import Dependencies
 from agent.cni.plugin import spec
 from agent.cni.plugin.options import CniError
@@ -56,7 +56,7 @@ class ReleaseReplay:
         clock: Clock,
         locked: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`locked` keeps the calls for one host interface from each other."""
+        """`locked` keeps the calls for one interface of a container from each other."""
         self._dependencies = dependencies
         self._journal = journal
         self._verbs = verbs
@@ -118,14 +118,14 @@ class ReleaseReplay:
 
     async def _replay_one(self, name: str) -> None:
         path = self._journal.path(name)
-        request = self._request(path)
+        request = self.recorded(path)
         if request is None:
             return
         if self._dependencies.not_ready() is not None:
             if len(self._playable) < MOST_AT_ONCE:
                 self._playable.add(name)
             return
-        async with self._locked(host_interface(request)):
+        async with self._locked(lock_name(request)):
             if not os.path.lexists(path):
                 return  # an ADD of the same container has carried it out first
             try:
@@ -151,7 +151,7 @@ class ReleaseReplay:
             self._failing.pop(path.name, None)
             log.info("cni.release_replayed", container=request.container_id)
 
-    def _request(self, path: Path) -> Request | None:
+    def recorded(self, path: Path) -> Request | None:
         """What a file asks for; None when it is gone, unreadable now, or no DEL: then it is set aside."""
         try:
             release = self._journal.read(path)

@@ -24,6 +24,7 @@ from agent.dataplane.kinds.states import DesiredState, is_pod
 from agent.datastore.state_cache import StateCache
 from agent.netlink.objects import Address, Link, Route, RouteKey
 from agent.trouble import Trouble, TroubleKind
+from ipam.model import NodeName
 
 MOST_NAMED = 20
 """Refused claims that are named one by one; the rest is counted."""
@@ -63,8 +64,13 @@ class DesiredStateBuilder:
         underlay: UnderlayRoutes,
         in_sync: Callable[[], bool],
         datastore: Callable[[], frozenset[Address]] = frozenset,
+        without_bgp: Callable[[], frozenset[NodeName]] = frozenset,
     ) -> None:
-        """`in_sync` says whether the datastore was read as a whole, `datastore` which addresses it has."""
+        """`in_sync` says whether the datastore was read as a whole, `datastore` which addresses it has.
+
+        `without_bgp` answers the nodes of which BGP says nothing here; the same object while they are the same.
+        """
+        self._without_bgp = without_bgp
         self._state = state
         self._gatherer = Gatherer(state)
         self._settings = settings
@@ -90,6 +96,7 @@ class DesiredStateBuilder:
             underlay.gateways,
             self._datastore(),
             self._earlier,
+            self._without_bgp(),
         )
         return self._admissible.admit(found)
 

@@ -211,6 +211,9 @@ class OwnValues:
 
     def _read(self, stored: Versioned) -> None:
         prefix = next(prefix for prefix in LOSSES if stored.key.startswith(prefix))
+        if stored.key in self._state.unreadable:  # told there
+            self._unreadable.clear(stored.key)
+            return
         try:
             _READERS[prefix](stored)
         except Unreadable as error:

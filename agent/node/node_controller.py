@@ -1,7 +1,8 @@
 """The node's control loop: the paths to the other nodes, then this node's own resource, when their inputs change.
 
-Promises: nothing is written before the datastore was read as a whole; a step whose inputs are those of the last good
-one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every RETRY_SECONDS.
+Promises: nothing is written before the datastore was read as a whole, and while it is locked; a step whose inputs are
+those of the last good one writes nothing, but for one every RESYNC_SECONDS; one that failed is tried again every
+RETRY_SECONDS.
 Does not know: what is in the resource, what follows from the paths.
 """
 
@@ -18,7 +19,7 @@ from agent.datastore.state_cache import StateCache
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Link
 from agent.node.node_resource import NodeResource
-from ipam.failures import IpamError
+from ipam.failures import DatastoreLocked, IpamError
 from ipam.keys import resource_key
 from ipam.model import NodeName
 
@@ -35,14 +36,14 @@ class NodeController:
         resource: NodeResource,
         underlay: UnderlayRoutes,
         state: StateCache,
-        in_sync: Callable[[], bool],
+        may_write: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """`in_sync` says whether the datastore was read as a whole."""
+        """`may_write` says whether the datastore was read as a whole and is not locked."""
         self._resource = resource
         self._underlay = underlay
         self._state = state
-        self._in_sync = in_sync
+        self._may_write = may_write
         self._clock = clock
         self._trigger = Trigger()
         self._all_links: Mapping[str, Link] = {}
@@ -82,12 +83,14 @@ class NodeController:
         self._looked = links
         nodes = [node.ipv4.ip for node in self._state.nodes.values() if node.ipv4 is not None]
         await self._underlay.update(nodes, links, anew=is_new or is_due)
-        if not self._in_sync() or (inputs == self._done and not is_due):
+        if not self._may_write() or (inputs == self._done and not is_due):
             return
         self._due_at = now + RESYNC_SECONDS
         self._done = None  # whatever happens now, it is not done before it has ended well
         try:
             await self._resource.reconcile()
+        except DatastoreLocked:  # said by the status; the unlocking triggers the next step
+            return
         except (IpamError, KernelError) as error:
             self._resource.trouble = str(error)
         self._done = inputs if self._resource.trouble is None else None
@@ -112,6 +115,7 @@ def node_inputs(state: StateCache, links: Mapping[str, Link]) -> tuple[object, .
         addresses,
         tunnels,
         _others_at_our_address(state),
+        state.tunnel_handles,  # somebody may have released a tunnel's address
     )
 
 

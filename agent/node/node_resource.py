@@ -41,7 +41,7 @@ from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, IpamError, NoPool, Refused
-from ipam.keys import resource_key
+from ipam.keys import TUNNEL_HANDLES, resource_key
 from ipam.model import Address, AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
 
 MOST_WRITES = 5
@@ -65,11 +65,9 @@ class TunnelUse:
 _IPIP = ("spec", "bgp", "ipv4IPIPTunnelAddr")
 _VXLAN4, _VXLAN6 = ("spec", "ipv4VXLANTunnelAddr"), ("spec", "ipv6VXLANTunnelAddr")
 TUNNEL_USES = (
-    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
-    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
-    TunnelUse(
-        "vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6
-    ),
+    TunnelUse(TUNNEL_HANDLES[0], "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
+    TunnelUse(TUNNEL_HANDLES[1], "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
+    TunnelUse(TUNNEL_HANDLES[2], "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6),
 )
 TUNNEL_DEVICES = {TUNL0: _IPIP, VXLAN_DEVICE: _VXLAN4, VXLAN6_DEVICE: _VXLAN6}
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
@@ -309,7 +307,9 @@ class NodeResource:
 
         why = f"no pool of IPv{use.version} has Tunnel among its allowedUses"
         for some in pools_to_try(pools, use.mode, use.version, dict(self.labels)):
-            request = self._tunnel_request(use, handle, pools=tuple(pool.name for pool in some))
+            named = tuple(pool.name for pool in some)
+            words = {"ipv4_pools": named} if use.version == 4 else {"ipv6_pools": named}
+            request = self._tunnel_request(use, handle, **words)
             try:
                 assigned = await self._allocator.assign(request, piggyback)
             except Refused as error:

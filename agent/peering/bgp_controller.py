@@ -9,7 +9,7 @@ Does not know: wire formats, the kernel, what becomes of learned routes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -47,6 +47,7 @@ from agent.peering.session_troubles import refused_keys, session_troubles
 from agent.trouble import Trouble
 from bgp.peer_config import SpeakerConfig
 from bgp.policy.block_claims import BlockClaims
+from bgp.session.fsm import State
 from bgp.transport.speaker import Speaker
 from bgp.wire.errors import ListenFailed
 from bgp.wire.families import Family, Prefix
@@ -349,6 +350,17 @@ class BgpController:
             some = self.speaker.instance.ribs[family].next_hops_of(touched.get(family, ()))
             found |= {of(version, packed): hop for packed, hop in some}
         return found
+
+    @property
+    def peers(self) -> Collection[Address]:
+        """Whom this node should have as peers."""
+        return self._desired.peers.keys()
+
+    @property
+    def established(self) -> frozenset[Address]:
+        """The peers whose session is up."""
+        known = self.speaker.status() if self.speaker is not None else ()
+        return frozenset(peer.address for peer in known if peer.state is State.ESTABLISHED)
 
     @property
     def converged(self) -> bool:

@@ -27,9 +27,11 @@ from ipam.etcd.store import (
     CommitOutcome,
     Committed,
     Delete,
+    Guard,
     GuardFailed,
     KeyCount,
     Listing,
+    NoneNewer,
     Operation,
     Put,
     Unchanged,
@@ -49,8 +51,8 @@ from ipam.failures import (
 
 PAGE_KEYS = 1000
 """Keys read by one range call; a list of any length is read page by page at one revision."""
-MOD_REVISION, EQUAL = 2, 0
-"""Compare.CompareTarget.MOD and Compare.CompareResult.EQUAL of etcd's rpc.proto."""
+MOD_REVISION, EQUAL, LESS = 2, 0, 2
+"""Compare.CompareTarget.MOD, Compare.CompareResult.EQUAL and LESS of etcd's rpc.proto."""
 
 
 HEARTBEAT_SECONDS = 5.0
@@ -165,21 +167,17 @@ class EtcdStore:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         check_size(guards, operations)
-        compares = [
-            rpc.Compare(
-                target=MOD_REVISION, result=EQUAL, key=key_bytes(guard.key), mod_revision=guard.revision
-            )
-            for guard in guards
-        ]
-        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(guard.key))) for guard in guards]
+        compares = [_compare(guard) for guard in guards]
+        keys = [guard.key for guard in guards if isinstance(guard, Unchanged)]
+        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=key_bytes(key))) for key in keys]
         writes = [_operation(operation) for operation in operations]
         request = rpc.TxnRequest(compare=compares, success=writes, failure=reads)
         asked_again: list[bool] = []
         # Once committed, such a transaction has changed a key that guards it: calling it again only finds that it lost.
-        once = {guard.key for guard in guards}.isdisjoint(operation.key for operation in operations)
+        once = {*keys}.isdisjoint(operation.key for operation in operations)
         try:
             if once:
                 answer = await self._calls.call_once("KV", "Txn", request)
@@ -192,7 +190,7 @@ class EtcdStore:
             raise
         if answer.succeeded:
             return Committed(answer.header.revision)
-        present: dict[str, Versioned | None] = {guard.key: None for guard in guards}
+        present: dict[str, Versioned | None] = dict.fromkeys(keys)
         for response in answer.responses:
             present.update({value.key: value for value in map(versioned, response.response_range.kvs)})
         if asked_again and (revision := _committed_unanswered(operations, present)):
@@ -394,6 +392,21 @@ def _committed_unanswered(operations: Sequence[Operation], present: Mapping[str,
             return 0
         revisions.add(found.revision)
     return revisions.pop() if len(revisions) == 1 else 0
+
+
+def _compare(guard: Guard) -> Any:
+    match guard:
+        case Unchanged(key, revision):
+            return rpc.Compare(target=MOD_REVISION, result=EQUAL, key=key_bytes(key), mod_revision=revision)
+        case NoneNewer(prefix, revision):  # holds of every key in the range; of none, too
+            start = key_bytes(prefix)
+            return rpc.Compare(
+                target=MOD_REVISION,
+                result=LESS,
+                key=start,
+                range_end=end_of(start),
+                mod_revision=revision + 1,
+            )
 
 
 def _operation(operation: Operation) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from ipam.etcd.store import (
     CommitOutcome,
     Committed,
+    Guard,
     GuardFailed,
     KeyCount,
     Listing,
@@ -65,19 +66,26 @@ class DryRunStore:
                 merged[key] = value
         return merged
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store; nothing is written."""
         check_size(guards, operations)
         if len({operation.key for operation in operations}) < len(operations):
             raise StoreRefused("a transaction names a key once, not twice: duplicate key")
-        present = await self.get_many([guard.key for guard in guards])
-        if any(revision_of(present.get(guard.key)) != guard.revision for guard in guards):
-            return GuardFailed({guard.key: present.get(guard.key) for guard in guards})
+        keys = [guard.key for guard in guards if isinstance(guard, Unchanged)]
+        present = await self.get_many(keys)
+        if not all([await self._holds(guard, present) for guard in guards]):
+            return GuardFailed({key: present.get(key) for key in keys})
         self._revision += 1
         for one in operations:
             written = Versioned(one.key, one.value, self._revision) if isinstance(one, Put) else None
             self._written[one.key] = written
         return Committed(self._revision)
+
+    async def _holds(self, guard: Guard, present: Mapping[str, Versioned]) -> bool:
+        if isinstance(guard, Unchanged):
+            return revision_of(present.get(guard.key)) == guard.revision
+        below = (await self.list(guard.prefix)).values.values()
+        return all(value.revision <= guard.revision for value in below)
 
     def watch(self, prefix: str, start: int) -> AsyncIterator[WatchEvent]:
         """See Store; the dry run's own writes are not among the events."""

@@ -19,6 +19,8 @@ from ipam.failures import Conflict
 
 MOST_OPERATIONS = 128
 """etcd's default --max-txn-ops: compares and operations of one transaction are each bounded by it."""
+MOST_WRITTEN_BYTES = 1_500_000
+"""What one transaction writes in all; etcd's default --max-request-bytes is 1.5 MiB with keys and guards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,17 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NoneNewer:
+    """Guard: no key below the prefix was written after this revision. A deletion breaks it not."""
+
+    prefix: str
+    revision: int
+
+
+Guard = Unchanged | NoneNewer
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """Write a value; `lease` 0 means it stays for ever."""
 
@@ -89,7 +102,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class GuardFailed:
-    """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None)."""
+    """A guard failed and nothing was written; `present` holds the guarded keys as they are now (absent key: None).
+
+    Of a guarded prefix it holds nothing.
+    """
 
     present: Mapping[str, Versioned | None] = field(default_factory=dict)
 
@@ -97,7 +113,7 @@ class GuardFailed:
 CommitOutcome = Committed | GuardFailed
 
 
-def check_size(guards: Sequence[Unchanged], operations: Sequence[Operation]) -> None:
+def check_size(guards: Sequence[Guard], operations: Sequence[Operation]) -> None:
     """Raises ValueError for a transaction that is larger than etcd takes."""
     if len(guards) > MOST_OPERATIONS or len(operations) > MOST_OPERATIONS:
         raise ValueError(f"a transaction takes at most {MOST_OPERATIONS} guards and as many operations")
@@ -156,7 +172,7 @@ class Store(Protocol):
         """
         ...
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """Do all operations if all guards hold. At most MOST_OPERATIONS of either."""
         ...
 

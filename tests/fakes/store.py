@@ -14,6 +14,7 @@ from ipam.etcd.store import (
     Changed,
     CommitOutcome,
     Committed,
+    Guard,
     GuardFailed,
     KeyCount,
     Listing,
@@ -24,6 +25,7 @@ from ipam.etcd.store import (
     WatchEvent,
     WatchProgress,
     check_size,
+    revision_of,
 )
 from ipam.failures import Compacted, StoreRefused, StoreUnavailable, WentBack
 
@@ -54,7 +56,7 @@ class FakeStore:
         self._event = asyncio.Event()
         self._closed = False
         self._faults: list[Fault] = []
-        self._late: list[tuple[Sequence[Unchanged], Sequence[Operation]]] = []
+        self._late: list[tuple[Sequence[Guard], Sequence[Operation]]] = []
         self._restores = 0
         self.away = False
         """While set, every call fails as if no endpoint answered."""
@@ -158,7 +160,7 @@ class FakeStore:
         await self._answer()
         return KeyCount(sum(key.startswith(prefix) for key in self._values), self._revision)
 
-    async def commit(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    async def commit(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         """See Store."""
         check_size(guards, operations)
         await self._answer()
@@ -175,14 +177,13 @@ class FakeStore:
             raise StoreUnavailable("no answer within 5 s")
         return outcome
 
-    def _do(self, guards: Sequence[Unchanged], operations: Sequence[Operation]) -> CommitOutcome:
+    def _do(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> CommitOutcome:
         keys = [operation.key for operation in operations]
         if len(set(keys)) < len(keys):
             raise StoreRefused("etcd says: duplicate key given in txn request")
-        for guard in guards:
-            present = self._values.get(guard.key)
-            if (present.revision if present is not None else 0) != guard.revision:
-                return GuardFailed({each.key: self._values.get(each.key) for each in guards})
+        if not all(map(self._holds, guards)):
+            keys = (guard.key for guard in guards if isinstance(guard, Unchanged))
+            return GuardFailed({key: self._values.get(key) for key in keys})
         for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
                 raise StoreRefused("etcd says: requested lease not found")
@@ -199,6 +200,12 @@ class FakeStore:
         self._notify()
         self.committed(self._values)
         return Committed(self._revision)
+
+    def _holds(self, guard: Guard) -> bool:
+        if isinstance(guard, Unchanged):
+            return revision_of(self._values.get(guard.key)) == guard.revision
+        below = (value for key, value in self._values.items() if key.startswith(guard.prefix))
+        return all(value.revision <= guard.revision for value in below)
 
     def _delete(self, key: str) -> None:
         if self._values.pop(key, None) is not None:

@@ -17,6 +17,7 @@ from agent.cli import resource_changes
 from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
+from agent.cli.living_nodes import require_gone
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.documents import ParsedResource
@@ -58,8 +59,10 @@ examples:
   tortie delete -f pool.json
   tortie delete ippool default-ipv4-ippool
   tortie delete bgppeers tor spine --skip-not-exists
+  tortie delete node node9 --skip-not-exists
 
-The addresses of a deleted pool that are in use stay allocated.
+The addresses of a deleted pool that are in use stay allocated. A node goes with its addresses, claims, endpoints, BGP
+peers and node.NAME settings, as in calicoctl, and not while it lives. Interrupted, it is to be deleted once more.
 """
 VALIDATE_EXAMPLES = """\
 examples:
@@ -105,7 +108,9 @@ def add_parsers(subparsers: Any) -> None:
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
     delete.add_argument(
-        "--force", action="store_true", help="delete a pool although pods have addresses of it"
+        "--force",
+        action="store_true",
+        help="delete a pool although pods have addresses of it, a node although it seems to live",
     )
     _add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
@@ -229,6 +234,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
     else:
         kind = kind_named(arguments.kind)
         changes = [_deleting_named(kind, name, force=arguments.force) for name in arguments.names]
+    require_gone(arguments, [change.name for change in changes if change.kind == "Node"])
     skip = NotFound if arguments.skip_not_exists else None
     resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 

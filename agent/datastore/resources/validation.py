@@ -183,7 +183,8 @@ def validate_pool(spec: IPPoolSpec) -> list[str]:
     unknown = [text for use in spec.allowed_uses or () for text in one_of("spec.allowedUses", use, Use)]
     found += unknown[:1]
     found += _cidr_errors(spec)
-    return [*found, *readable("spec.nodeSelector", spec.node_selector or "all()", parse)]
+    found += readable("spec.nodeSelector", spec.node_selector or "all()", parse)
+    return [*found, *readable("spec.namespaceSelector", spec.namespace_selector or "all()", parse)]
 
 
 def _cidr_errors(spec: IPPoolSpec) -> list[str]:

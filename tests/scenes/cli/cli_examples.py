@@ -25,7 +25,19 @@ class Place(Enum):
 
 
 DATASTORE_COMMANDS = frozenset(
-    ("apply", "config", "create", "delete", "get", "ipam", "label", "patch", "replace", "validate")
+    (
+        "apply",
+        "config",
+        "create",
+        "datastore",
+        "delete",
+        "get",
+        "ipam",
+        "label",
+        "patch",
+        "replace",
+        "validate",
+    )
 )
 MACHINE_COMMANDS = frozenset(("cni", "install", "reload", "uninstall"))
 ELSEWHERE = {

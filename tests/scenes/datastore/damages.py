@@ -14,7 +14,7 @@ from typing import Any
 
 from ipam import block as blocks
 from ipam.codec import encode_affinity, encode_block, encode_config, encode_handle
-from ipam.keys import IPAM_CONFIG, affinity_key, block_key, handle_key, resource_key
+from ipam.keys import IPAM_CONFIG, TUNNEL_HANDLES, affinity_key, block_key, handle_key, resource_key
 from ipam.model import AffinityState, Attributes, Handle, HandleId, IpamConfig, NodeName
 from ipam.stored_json import MOST_DEPTH
 
@@ -165,6 +165,12 @@ RESOURCES = (
         "WorkloadEndpoint", "workloadendpoints", f"{ME.replace('-', '--')}-k8s-web-eth0", _ENDPOINT, "default"
     ),
 )
+CLUSTER_INFORMATION = _resource(
+    "ClusterInformation",
+    "clusterinformations",
+    "default",
+    {"clusterGUID": "ab", "clusterType": "tortie", "calicoVersion": "v3.32.1", "datastoreReady": True},
+)
 RESERVATION = _resource("IPReservation", "ipreservations", "kept", {"reservedCIDRs": ["10.9.1.0/24"]})
 
 
@@ -185,7 +191,9 @@ def _ipam() -> tuple[Good, ...]:
 
 AFFINITY = Good("BlockAffinity", affinity_key(ME, AN_OWN_BLOCK), encode_affinity(AffinityState.CONFIRMED))
 IPAM = _ipam()
-WATCHED = (*RESOURCES, AFFINITY, IPAM[0])
+TUNNEL = HandleId(f"{TUNNEL_HANDLES[0]}{ME}")
+TUNNEL_HANDLE = Good("IPAMHandle", handle_key(TUNNEL), encode_handle(Handle(TUNNEL, ((AN_OWN_BLOCK, 1),))))
+WATCHED = (*RESOURCES, CLUSTER_INFORMATION, TUNNEL_HANDLE, AFFINITY, IPAM[0])
 """Everything that the state cache reads."""
 
 DEEP = b"[" * 5000 + b"]" * 5000
