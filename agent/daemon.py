@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -33,20 +32,25 @@ from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.cni.put_back import PutBack
 from agent.cni.release_journal import ReleaseJournal
 from agent.cni.server import CniServer
-from agent.configuration.config import Config, ConfigError, accepted_prefixes, local_prefixes
+from agent.configuration.config import Config, ConfigError
 from agent.dataplane.desired.desired_tunnels import pod_mtu
 from agent.dataplane.desired_state_builder import DesiredStateBuilder
 from agent.dataplane.explain.route_queries import RouteQueries
+from agent.dataplane.explain.route_troubles import RouteTroubles, Surroundings
 from agent.dataplane.filter_monitor import FilterMonitor
 from agent.dataplane.inputs.datastore_addresses import DatastoreAddresses
 from agent.dataplane.inputs.facts import FactSettings
 from agent.dataplane.inputs.underlay import UnderlayRoutes
 from agent.dataplane.kernel.dataplane_objects import Dataplane
 from agent.dataplane.kernel.linux import NetlinkKernel
-from agent.dataplane.kernel.ownership import Ownership
 from agent.dataplane.reconciler import DesiredState, Reconciler
+from agent.datastore.availability import Availability
+from agent.datastore.block_overlaps import BlockOverlaps
+from agent.datastore.datastore_lock import LockableStore
 from agent.datastore.etcd_settings import etcd_config
+from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.own_values import OwnValues
+from agent.datastore.pool_troubles import pool_troubles
 from agent.datastore.resources.resource_types import WorkloadEndpoint
 from agent.datastore.set_aside import SetAside
 from agent.datastore.state_cache import StateCache
@@ -62,6 +66,7 @@ from agent.metrics.pool_gauges import PoolGauges
 from agent.netlink.kernel_errors import KernelError
 from agent.netlink.objects import Address, Link, RouteKey
 from agent.node.address_conflicts import AddressConflicts
+from agent.node.limits_watch import LimitsWatch
 from agent.node.machine import machine_id, machine_life
 from agent.node.node_controller import NodeController
 from agent.node.node_resource import NodeResource
@@ -70,40 +75,30 @@ from agent.peering.bgp_controller import BgpController
 from agent.peering.drain import DrainFile
 from agent.peering.nexthop_tracking import NexthopTracking
 from agent.peering.passwords import PasswordFiles
+from agent.peering.silent_nodes import SilentNodes
 from agent.service.clock_jumps import ClockJumps
 from agent.service.readiness import Readiness
 from agent.service.sd_notify import Notifier
 from agent.service.settings_reload import SettingsReload
-from agent.service.start import agent_parser, checked_settings, take_agent_lock
+from agent.service.start import (
+    agent_parser,
+    checked_settings,
+    fact_settings,
+    spare_the_collector,
+    take_agent_lock,
+)
 from agent.service.supervision import Supervision
 from agent.status import AgentStatus
+from agent.trouble import Trouble
+from agent.trouble_watch import TroubleWatch
 from ipam.allocation.allocator import Allocator
 from ipam.etcd.client import EtcdStore
 from ipam.model import HandleId, NodeName
-from ipam.selector import parse
 
 DEFAULT_MTU = 1500
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-YOUNG_OBJECTS, COLLECTIONS_BETWEEN = 50_000, (20, 50)
-
 log = structlog.get_logger()
-
-
-def fact_settings(config: Config) -> FactSettings:
-    """The settings that are facts."""
-    marks, kernel, workloads = config.routes, config.kernel, config.workloads
-    return FactSettings(
-        Ownership(marks.learned, marks.blackhole, marks.datastore, marks.tunnel, marks.workload),
-        open_forward=kernel.open_forward,
-        from_datastore=marks.source == "datastore",
-        tunnel_offload={"on": True, "off": False}.get(kernel.tunnel_offload),
-        local_prefixes=local_prefixes(config.bgp),
-        accepted_prefixes=accepted_prefixes(config.bgp),
-        filter_workloads=workloads.filter,
-        peers=parse(workloads.peers) if workloads.peers.strip() else None,
-        routers=parse(workloads.routers) if workloads.routers.strip() else None,
-    )
 
 
 class Agent:
@@ -120,7 +115,8 @@ class Agent:
         self.parts = Parts(log)
         self.reload = SettingsReload(config, read, begin_again)
         self._clock = SystemClock()
-        self._store = EtcdStore(etcd_config(config.etcd))
+        self._etcd = EtcdStore(etcd_config(config.etcd))
+        self._store = LockableStore(self._etcd, lambda: self._state.lock)
         secrets, state_directory = Path(config.paths.secrets), Path(config.paths.state)
         self._boot_id, self._pods = BOOT_ID.read_text().strip(), NetlinkPodNetwork()
         name = NodeName(config.node_name)
@@ -141,25 +137,29 @@ class Agent:
         )
         trigger = self._reconciler.trigger
         self._syncer = self._new_syncer(contents=settings.from_datastore)
-        self._own_values = OwnValues(self._store, self._state, self._in_sync)
+        self._availability = Availability(self._etcd, tuple(config.etcd.endpoints), self._clock)
+        self._limits = LimitsWatch(self._store, self._state)
         self._allocator = self._new_allocator()
+        self._namespaces = NamespaceLabels(self._store, lambda: self._state.usable_pools)
+        self._own_values = OwnValues(self._store, self._state, self._in_sync)
+        self._overlaps = BlockOverlaps(self._store, lambda: self._allocator.passed_over)
         self._bgp = BgpController(
             config.bgp, PasswordFiles(secrets), DrainFile(state_directory), self._clock, trigger
         )
         self._tracking = NexthopTracking(self._kernel, lambda: self._bgp.speaker, self._clock)
         underlay = UnderlayRoutes(self._kernel, trigger)
         self._datastore = DatastoreAddresses(config.etcd.endpoints, trigger)
-        datastore = self._datastore
-        self._desired = DesiredStateBuilder(
-            self._state, settings, self._bgp, underlay, self._in_sync, lambda: datastore.addresses
-        )
+        self._silent = SilentNodes(self._state, self._bgp, self._clock, self._silent_nodes_changed)
+        self._desired = self._new_desired(settings, underlay)
         self._node_resource = self._new_node_resource(state_directory)
-        self._node = NodeController(self._node_resource, underlay, self._state, self._in_sync, self._clock)
+        may_write = self._may_write_settled
+        self._node = NodeController(self._node_resource, underlay, self._state, may_write, self._clock)
         self._lag = LoopLag(self._clock)
         self._filter = FilterMonitor(self._kernel, self._reconciler.filter_state, log)
         self._conflicts = AddressConflicts(self._desired.facts, self._clock, log)
         self._jumps = ClockJumps(self._clock, log)
-        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock, log)
+        self._calico = RemainsWatch(read_filter_remains, legacy_stamp, self._clock)
+        self._watch = TroubleWatch(lambda: self._status.troubles(), self._clock, log, self._troubles_changed)
         self._status = self._agent_status(log_stream)
         self._last_readiness = Readiness("the status cannot be read", passes=0)
         self._exposition = Exposition(self._status.readings)
@@ -168,7 +168,7 @@ class Agent:
         self._collector = LeakCollector(dependencies, self._state, self._clock)
         self._put_back = self._new_put_back(dependencies)
         self._endpoint_update = EndpointUpdate(
-            dependencies, self._state, self._cni.profiles, self._in_sync, self._clock, self._cni.locked
+            dependencies, self._state, self._cni.profiles, may_write, self._clock, self._cni.locked
         )
         self._supervision = Supervision(
             Notifier(os.environ, os.getpid()),
@@ -183,12 +183,26 @@ class Agent:
             self._store, self._state, self._state_changed, contents=contents, forget=self._went_back
         )
 
+    def _new_desired(self, settings: FactSettings, underlay: UnderlayRoutes) -> DesiredStateBuilder:
+        datastore, silent = self._datastore, self._silent
+        return DesiredStateBuilder(
+            self._state,
+            settings,
+            self._bgp,
+            underlay,
+            self._in_sync,
+            lambda: datastore.addresses,
+            lambda: silent.names,
+        )
+
     def _new_allocator(self) -> Allocator:
         return Allocator(
             self._store,
             self._clock.wall,
             lambda: self._state.usable_pools,
             in_use=self._in_use,
+            claims=lambda: self._state.block_owners,
+            node_labels=self._own_labels,
             node=self._state.node,
         )
 
@@ -223,7 +237,8 @@ class Agent:
         return AgentStatus(
             self._state,
             self._syncer,
-            self._store.channels,
+            self._availability,
+            self._etcd.channels,
             self._clock,
             self._node_resource,
             self._bgp,
@@ -233,13 +248,16 @@ class Agent:
             self._lag.take,
             self._clock.wall(),
             PoolGauges(self._state.node),
-            self.parts.failures,
+            self.parts,
             log_stream,
             self._filter,
+            self._limits,
             sources=(
                 self.parts.troubles,
                 self._state.unreadable.troubles,
                 self._own_values.troubles,
+                self._overlaps.troubles,
+                self._namespaces.troubles,
                 self._reconciler.troubles,
                 self._bgp.session_troubles,
                 log_stream.troubles,
@@ -248,14 +266,34 @@ class Agent:
                 self._bgp.refused,
                 self._filter.troubles,
                 self._syncer.troubles,
+                self._availability.troubles,
                 self._node_resource.troubles,
                 self._conflicts.troubles,
                 self._jumps.troubles,
                 lambda: self._put_back.troubles(),
                 self._calico.troubles,
                 lambda: self._cni.profiles.troubles(),
+                self._limits.troubles,
+                self._pool_troubles,
+                self._route_troubles().troubles,
             ),
+            listed=lambda: self._watch.listed,
         )
+
+    def _pool_troubles(self) -> Iterable[Trouble]:
+        return pool_troubles(self._state) if self._is_ours() else ()
+
+    def _route_troubles(self) -> RouteTroubles:
+        around = Surroundings(
+            self._pod_names,
+            self._reconciler.now_named,
+            self._bgp.mesh_sessions,
+            lambda: self._bgp.drained is None,
+        )
+        return RouteTroubles(self._reconciler.snapshot, self._desired.without, around)
+
+    def _pod_names(self) -> Mapping[str, str]:
+        return {one.spec.interface_name: one.spec.pod or one.spec.endpoint for one in self._state.endpoints}
 
     def _cni_dependencies(self) -> Dependencies:
         return Dependencies(
@@ -263,6 +301,7 @@ class Agent:
             store=self._store,
             node=self._state.node,
             labels=lambda: self._node_resource.labels,
+            namespaces=self._namespaces,
             mtu=lambda: pod_mtu(self._desired.facts()) or DEFAULT_MTU,
             not_ready=self._status.not_ready,
             cached_endpoint=self._state.endpoint,
@@ -281,14 +320,19 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        found = (await self.parts.keep("start", self._kernel.routes)).values()
-        self._desired.inherit(found)
-        marks = self._config.routes
-        self._bgp.restarting = any(route.protocol in (marks.learned, marks.blackhole) for route in found)
+        first, runs = "troubles", self._runs()
         try:
             async with asyncio.TaskGroup() as group:
-                for name, run in self._runs().items():
-                    group.create_task(self.parts.keep(name, run))
+                group.create_task(self.parts.keep(first, runs[first]))
+                found = (await self.parts.keep("start", self._kernel.routes)).values()
+                self._desired.inherit(found)
+                marks = self._config.routes
+                self._bgp.restarting = any(
+                    route.protocol in (marks.learned, marks.blackhole) for route in found
+                )
+                for name, run in runs.items():
+                    if name != first:
+                        group.create_task(self.parts.keep(name, run))
                 log.info("agent.started", node=self._state.node, restarting=self._bgp.restarting)
         finally:
             await self._bgp.close()
@@ -296,20 +340,28 @@ class Agent:
 
     def _runs(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """The long-running parts by name; each runs until cancelled, and may be run again after it failed."""
-        config, shown = self._config, pages(self._exposition, self._status.not_ready)
+        config, status = self._config, self._status
+        shown = pages(self._exposition, status.why_unready, status.trouble_list)
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "datastore": self._syncer.run,
+            "datastore's answers": self._availability.run,
             "own values": self._own_values.run,
+            "overlapping blocks": self._overlaps.run,
+            "namespaces": self._namespaces.run,
+            "limits": self._limits.run,
             "kernel": self._reconciler.run,
             "node": self._node.run,
             "next hops": self._tracking.run,
+            "nodes without BGP": self._silent.run,
             "calico's remains": self._calico.run,
             "cni": self._cni.run,
             "leaks": self._collector.run,
             "datastore addresses": self._datastore.run,
             "living pods": self._put_back.run,
+            "records": self._living.run,
             "endpoints": self._endpoint_update.run,
             "supervision": self._supervision.run,
+            "troubles": self._watch.run,
             "lag": self._lag.run,
             "filter counters": self._filter.run,
             "address conflicts": self._conflicts.run,
@@ -324,13 +376,25 @@ class Agent:
     # -- which part is informed of which change ------------------------------------------------------------------------
 
     def _in_sync(self) -> bool:
-        return self._may_write() and self._put_back.settled
+        return self._is_ours() and self._put_back.settled
 
     def _in_use(self) -> Mapping[Address, HandleId]:
         return {**self._living.in_use, **self._node_resource.tunnel_addresses}
 
-    def _may_write(self) -> bool:
+    def _own_labels(self, node: NodeName) -> Mapping[str, str] | None:
+        """The labels of a node whose claims are this one's to give up."""
+        own = self._state.own_node if node == self._state.node else None
+        return (own.metadata.labels or {}) if own is not None else None
+
+    def _is_ours(self) -> bool:
         return self._syncer.in_sync and self._node_resource.other_machine is None
+
+    def _may_write(self) -> bool:
+        """What writes by itself does not even try while the datastore is locked; the store would refuse."""
+        return self._is_ours() and self._state.lock.reason is None
+
+    def _may_write_settled(self) -> bool:
+        return self._in_sync() and self._may_write()
 
     def _readiness(self) -> Readiness:
         """For the service manager; as it was while it cannot be read, for without a sign of life we are killed."""
@@ -338,10 +402,20 @@ class Agent:
             self._last_readiness = self._status.readiness()
         return self._last_readiness
 
+    def _troubles_changed(self) -> None:
+        self._supervision.trigger()
+
     def _state_changed(self) -> None:
+        self._watch.trigger()
         self._reconciler.trigger()
         self._node.trigger()
         self._put_back.trigger()
+        self._limits.say()
+
+    def _silent_nodes_changed(self) -> None:
+        if self._silent.names:
+            self._syncer.follow_blocks()
+        self._reconciler.trigger()
 
     def _went_back(self) -> None:
         self._allocator.forget()
@@ -356,6 +430,7 @@ class Agent:
         return await self._desired.build(links)
 
     def _after_pass(self) -> None:
+        self._watch.trigger()
         if self._in_sync():
             with self.parts.outlived("peering"):
                 facts = self._desired.facts()
@@ -422,17 +497,6 @@ async def _until_signalled(config: Config, read: Callable[[], Config], log_strea
     with suppress(asyncio.CancelledError):
         await agent.run()
     return agent.reload.wanted
-
-
-def spare_the_collector() -> None:
-    """Have the garbage collector look at what is new and leave what lives for ever.
-
-    A table of 100,000 routes is a million objects that are no garbage: with Python's own thresholds looking through
-    them again and again took half the time of learning them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *COLLECTIONS_BETWEEN)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -106,7 +106,34 @@ def read_valid(kind: type[Read], value: Versioned) -> Read:
 
 def pool_record(value: Versioned) -> PoolRecord:
     """A stored IPPool as allocation has it. Raises Unreadable."""
-    return PoolRecord(pool(read_valid(IPPool, value)), value.key, value.revision)
+    found = PoolRecord(pool(read_valid(IPPool, value)), value.key, value.revision)
+    if b"deletionTimestamp" not in value.value and b'"status"' not in value.value:
+        return found
+    return replace(found, withdrawn=read_stored(value, _withdrawn))
+
+
+def _withdrawn(value: Versioned) -> str:
+    """Why Calico takes no new address from a pool, by what its controllers note in it; empty: it does."""
+    document = stored_object(value)
+    metadata, status = (_part(document, name, dict) for name in ("metadata", "status"))
+    if (since := metadata.get("deletionTimestamp")) not in (None, ""):
+        return f"is being deleted (deletionTimestamp {since})"
+    for condition in _part(status, "conditions", list):
+        if type(condition) is not dict:
+            raise ValueError(f"status.conditions: expected objects, got {condition!r}")
+        if condition.get("type") == "Allocatable" and condition.get("status") == "False":
+            why = condition.get("reason") or condition.get("message") or "no reason given"
+            return f"is not allocatable ({why})"
+    return ""
+
+
+def _part(document: Document, name: str, kind: Any) -> Any:
+    found = document.get(name)
+    if found is None:
+        return kind()
+    if type(found) is not kind:
+        raise ValueError(f"{name}: expected {'an object' if kind is dict else 'a list'}, got {found!r}")
+    return found
 
 
 def _check_key(resource: Resource, key: str) -> None:

@@ -2,10 +2,10 @@
 
 Promises: the resource is written by guarded transactions, and every field that is not its own stays; a record that
 cannot be read is kept aside and written anew (`agent.node.own_record`). A tunnel address is an ordinary allocation,
-written in the same transaction as the resource that names it, and stays while a pool cannot be read; a node whose
-address another node already has is not registered, and `trouble` says which node has it, and whether that is an older
-record of this very machine; an old address that this machine has lost is given back then, so that two nodes may swap
-theirs.
+written in the same transaction as the resource that names it, and stays while its pool is there or a pool cannot be
+read; a node whose address another node already has is not registered, and `trouble` says which node has it, and whether
+that is an older record of this very machine; an old address that this machine has lost is given back then, so that two
+nodes may swap theirs.
 Does not know: routes, BGP, CNI, how addresses are found and when they change (`agent.node.own_addresses`).
 """
 
@@ -37,15 +37,15 @@ from agent.node.autodetection import Autodetection, DetectedAddress, NoAddress
 from agent.node.incumbency import Incumbency
 from agent.node.own_addresses import OwnAddresses
 from agent.node.own_record import OwnRecord, parsed
+from agent.node.tunnel_pools import is_encapsulated, pools_to_try
 from agent.trouble import Trouble, TroubleKind
 from ipam.address_text import text_of
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import PiggybackedWrites
 from ipam.etcd.store import Committed, Put, Store, Unchanged, Versioned, optimistic
-from ipam.failures import Conflict, Refused
-from ipam.keys import resource_key
+from ipam.failures import Conflict, IpamError, NoPool, Refused
+from ipam.keys import TUNNEL_HANDLES, resource_key
 from ipam.model import Address, AddressRequest, Assignment, EncapsulationMode, HandleId, NodeName, Pool, Use
-from ipam.selector import parse
 
 MOST_WRITES = 5
 """Attempts at one change of the resource while others write it too."""
@@ -68,11 +68,9 @@ class TunnelUse:
 _IPIP = ("spec", "bgp", "ipv4IPIPTunnelAddr")
 _VXLAN4, _VXLAN6 = ("spec", "ipv4VXLANTunnelAddr"), ("spec", "ipv6VXLANTunnelAddr")
 TUNNEL_USES = (
-    TunnelUse("ipip-tunnel-addr-", "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
-    TunnelUse("vxlan-tunnel-addr-", "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
-    TunnelUse(
-        "vxlan-v6-tunnel-addr-", "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6
-    ),
+    TunnelUse(TUNNEL_HANDLES[0], "ipipTunnelAddress", _IPIP, lambda pool: pool.ipip, TUNL0),
+    TunnelUse(TUNNEL_HANDLES[1], "vxlanTunnelAddress", _VXLAN4, lambda pool: pool.vxlan, VXLAN_DEVICE),
+    TunnelUse(TUNNEL_HANDLES[2], "vxlanV6TunnelAddress", _VXLAN6, lambda pool: pool.vxlan, VXLAN6_DEVICE, 6),
 )
 TUNNEL_DEVICES = {TUNL0: _IPIP, VXLAN_DEVICE: _VXLAN4, VXLAN6_DEVICE: _VXLAN6}
 ADDRESS_PATHS = {4: ("spec", "bgp", "ipv4Address"), 6: ("spec", "bgp", "ipv6Address")}
@@ -149,10 +147,12 @@ class NodeResource:
     def troubles(self) -> Iterator[Trouble]:
         """That another machine has this one's name, or that the record is lost."""
         if self._key in self._state.missing:
-            yield Trouble(TroubleKind.NODE, self._key, "the datastore has lost it", "it is written back soon")
+            yield Trouble(
+                TroubleKind.MISSING, self._key, "the datastore has lost it", "it is written back soon"
+            )
         if (why := self.other_machine) is not None:
             yield Trouble(
-                TroubleKind.NODE,
+                TroubleKind.REGISTRATION,
                 "",
                 f"{why}; this one is {self._machine}",
                 "it takes no part: nothing is written, programmed or announced",
@@ -188,8 +188,14 @@ class NodeResource:
             await self._give_back()
             return
         await self._patch(lambda raw: self._write_identity(raw, wanted))
+        failed: IpamError | None = None
         for use in TUNNEL_USES:
-            await self._settle_tunnel(use)
+            try:
+                await self._settle_tunnel(use)
+            except Refused as error:  # one tunnel's; the others are to have theirs
+                failed = failed or error
+        if failed is not None:
+            raise failed
         self.trouble = self._conflict(chosen[taken], holders[taken]) if taken is not None else None
 
     def _conflict(self, address: InterfaceAddress, holder: NodeName | None) -> str:
@@ -290,66 +296,100 @@ class NodeResource:
                 _set(raw, path, text_of(address))
 
     async def _settle_tunnel(self, use: TunnelUse) -> None:
+        """Have the tunnel's address allocated and recorded, as long as any pool needs the tunnel.
+
+        One that the node has stays while its pool is there, whatever becomes of the pool: others send to it.
+        Raises IpamError.
+        """
         node = self._state.node
         handle = HandleId(f"{use.handle}{node}")
-        eligible, unknown = self._eligible(use), self._state.has_lost_pools
-        pools = {*(pool.name for pool in eligible), *([""] if unknown else [])}
-        held = [item for item in await self._allocator.assigned(handle) if item.pool in pools]
-        if held:
-            await self._patch(lambda raw: _set(raw, use.path, text_of(held[0].address)))
-            return
+        pools = tuple(record.pool for record in self._state.pools)
+        wanted = any(is_encapsulated(pool, use.mode, use.version) for pool in pools)
+        unknown = self._state.has_lost_pools
         current = await self._store.get(self._key)
-        if current is None or (unknown and not eligible):
+        recorded = value_at(parsed(current), use.path) if current is not None else None
+        held = [
+            item
+            for item in await self._allocator.assigned(handle)
+            if unknown or any(item.address in pool for pool in pools)
+        ]
+        if held and (wanted or unknown):
+            kept = next((one for one in held if text_of(one.address) == recorded), held[0])
+            await self._patch(lambda raw: _set(raw, use.path, text_of(kept.address)))
             return
-        if not eligible and value_at(parsed(current), use.path) is None:
+        if current is None or (unknown and not wanted) or (not wanted and recorded is None):
             return
-        if eligible and await self._put_back(use, eligible, current):
+        if not wanted and await self._is_needed(use, recorded):
+            return
+        if wanted and await self._put_back(use, pools, current):
             return
         await self._allocator.release_handle(handle, self._piggybacked(current, use.path, None))
-        if not eligible:
+        if wanted:
+            await self._assign_tunnel(use, handle, pools)
+        else:
             log.info("node.tunnel_address_released", type=use.type)
+
+    async def _assign_tunnel(self, use: TunnelUse, handle: HandleId, pools: tuple[Pool, ...]) -> None:
+        """An address for a tunnel that has none, of the first pools that have one. Raises IpamError."""
+        read = await self._store.get(self._key)
+        if read is None:
             return
-        request = AddressRequest(
-            handle=handle,
-            node=node,
-            labels=self.labels,
-            use=Use.TUNNEL,
-            ipv4=int(use.version == 4),
-            ipv6=int(use.version == 6),
-            pools=tuple(pool.name for pool in eligible),
-            secondary=(("node", node), ("type", use.type)),
-        )
-        current = await self._store.get(self._key)
-        if current is None:
-            return
-        read = current
 
         def piggyback(assignments: tuple[Assignment, ...]) -> PiggybackedWrites:
             return self._piggybacked(read, use.path, text_of(assignments[0].address))
 
-        assigned = await self._allocator.assign(request, piggyback)
-        log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))
+        why = f"no pool of IPv{use.version} has Tunnel among its allowedUses"
+        for some in pools_to_try(pools, use.mode, use.version, dict(self.labels)):
+            named = tuple(pool.name for pool in some)
+            words = {"ipv4_pools": named} if use.version == 4 else {"ipv6_pools": named}
+            request = self._tunnel_request(use, handle, **words)
+            try:
+                assigned = await self._allocator.assign(request, piggyback)
+            except Refused as error:
+                why = str(error)
+            else:
+                log.info("node.tunnel_address", type=use.type, address=str(assigned[0].address))
+                return
+        raise NoPool(f"{use.device} has no address, and hosts that send through it get no answer: {why}")
 
-    async def _put_back(self, use: TunnelUse, eligible: tuple[Pool, ...], current: Versioned) -> bool:
-        """Have the address allocated again that record or device still bear: an older datastore has forgotten it."""
-        text = value_at(parsed(current), use.path)
-        links = await self._kernel.links()
-        on_device = [own for own, _ in links[use.device].addresses] if use.device in links else []
-        known = [*_addresses((text,)), *on_device]
-        wanted = next((one for one in known if any(one in pool for pool in eligible)), None)
-        if wanted is None:
+    async def _is_needed(self, use: TunnelUse, text: object) -> bool:
+        """Whether packets still go by a tunnel that no pool asks for: one that a pool asks for is not there yet."""
+        tunnels = await self._kernel.tunnels()
+        device = tunnels.get(use.device)
+        if device is None or not device.up or device.address is None or text != text_of(device.address):
             return False
-        request = AddressRequest(
-            handle=HandleId(f"{use.handle}{self._state.node}"),
+        pools = [record.pool for record in self._state.pools]
+        wanted = {
+            one.device
+            for one in TUNNEL_USES
+            for pool in pools
+            if is_encapsulated(pool, one.mode, one.version)
+        }
+        return any(name not in tunnels or not tunnels[name].up for name in wanted)
+
+    def _tunnel_request(self, use: TunnelUse, handle: HandleId, **more: Any) -> AddressRequest:
+        return AddressRequest(
+            handle=handle,
             node=self._state.node,
             labels=self.labels,
             use=Use.TUNNEL,
             ipv4=int(use.version == 4),
             ipv6=int(use.version == 6),
-            exact=(wanted,),
             secondary=(("node", self._state.node), ("type", use.type)),
-            reinstated=True,
+            **more,
         )
+
+    async def _put_back(self, use: TunnelUse, pools: tuple[Pool, ...], current: Versioned) -> bool:
+        """Have the address allocated again that record or device still bear: an older datastore has forgotten it."""
+        text = value_at(parsed(current), use.path)
+        links = await self._kernel.links()
+        on_device = [own for own, _ in links[use.device].addresses] if use.device in links else []
+        known = [*_addresses((text,)), *on_device]
+        wanted = next((one for one in known if any(one in pool for pool in pools)), None)
+        if wanted is None:
+            return False
+        handle = HandleId(f"{use.handle}{self._state.node}")
+        request = self._tunnel_request(use, handle, exact=(wanted,), reinstated=True)
         try:
             await self._allocator.assign(
                 request, lambda _: self._piggybacked(current, use.path, text_of(wanted))
@@ -359,17 +399,6 @@ class NodeResource:
             return False
         log.warning("node.tunnel_address_put_back", type=use.type, address=str(wanted))
         return True
-
-    def _eligible(self, use: TunnelUse) -> tuple[Pool, ...]:
-        return tuple(
-            record.pool
-            for record in self._state.pools
-            if use.mode(record.pool) is not EncapsulationMode.NEVER
-            and record.pool.cidr.version == use.version
-            and not record.pool.disabled
-            and Use.TUNNEL in record.pool.allowed_uses
-            and parse(record.pool.node_selector).matches(dict(self.labels))
-        )
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:

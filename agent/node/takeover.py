@@ -30,7 +30,7 @@ async def take_over(store: Store, node: NodeName, machine: str, life: str = "") 
         current = await store.get(key)
         if current is None:
             raise Refused(f"there is no node {node}: whichever machine registers first is it")
-        raw = _record(current.key, current.value)
+        raw = record_of(current.key, current.value)
         annotations = raw["metadata"].get("annotations") or {}
         before = str(annotations.get(ANNOTATION, ""))
         wanted = {ANNOTATION: machine, **({LIFE_ANNOTATION: life} if life else {})}
@@ -43,7 +43,8 @@ async def take_over(store: Store, node: NodeName, machine: str, life: str = "") 
     return await optimistic(attempt, MOST_WRITES, f"node {node}: somebody else keeps writing {key}")
 
 
-def _record(key: str, value: bytes) -> dict[str, Any]:
+def record_of(key: str, value: bytes) -> dict[str, Any]:
+    """A node's record as a document that has metadata. Raises Malformed."""
     try:
         raw = json.loads(value)
     except (ValueError, RecursionError) as error:

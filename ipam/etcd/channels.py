@@ -117,6 +117,14 @@ class Channels:
                 f"{f' ({self.trouble})' if self.trouble else ''}"
             ) from None
 
+    def in_order(self) -> tuple[Member, ...]:
+        """All members, connected or not, the one in use before the others. Raises StoreUnavailable once closed."""
+        if self.closed.is_set():
+            raise StoreUnavailable("this connection to etcd was closed")
+        self._refresh()
+        members = self._opened()
+        return (*members[self._first :], *members[: self._first])
+
     def failed(self, member: Member) -> None:
         """Note that a call to a member had no answer: another member is tried first from now on."""
         if member in self._members and self._members.index(member) == self._first:

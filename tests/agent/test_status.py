@@ -64,7 +64,7 @@ def test_a_prefix_that_a_pod_may_not_send_from_though_somebody_wrote_so_is_told(
     end = "; it cannot send from there; write at most 256 prefixes"
     for texts, expected in (
         (good, []),
-        (["10.0.0.1/8", *good[:10]], [f"{said}'10.0.0.1/8' cannot be used{end}"]),
+        (["10.0.0.1/33", *good[:10]], [f"{said}'10.0.0.1/33' cannot be used{end}"]),
         ([*good, "fd00::/8", "x"], [f"{said}'fd00::/8' and 1 more cannot be used{end}"]),
     ):
         spec = msgspec.structs.replace(POD.spec, allow_spoofed_source_prefixes=texts)

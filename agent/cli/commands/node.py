@@ -1,17 +1,21 @@
 """`tortie node status`, `addresses`, `checksystem`: what this node's agent sees, in calicoctl's form.
 
-Promises: changes nothing, but for `remove-calico`; asks the running agent, but for `checksystem`, `diags` and that.
+Promises: changes nothing, but for `remove-calico`, `return-to-calico` and `takeover`; asks the running agent, but for
+these, `checksystem` and `diags`.
 Does not know: how the agent came to what it says.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.command import add_command, add_group, moment, reported
 from agent.cli.connection import ask_agent, config, with_store
 from agent.tables import ruled
+
+if TYPE_CHECKING:
+    from ipam.etcd.store import Store
 
 EXAMPLES = """\
 examples:
@@ -19,6 +23,8 @@ examples:
   tortie node status --json
   tortie node addresses
   tortie lab exec node1 -- tortie node status
+
+`status` ends with exit code 1 if there is a trouble: something wanted that is not in force.
 """
 CHECK_EXAMPLES = """\
 examples:
@@ -46,6 +52,19 @@ For a machine whose pods Calico had before: Felix, stopped, leaves its filter ru
 pod that it did not know. Shows what is left, and changes nothing. With --yes the rules and sets go, after an undo file
 was written, by default in /var/lib/tortie; what others have in the same tables stays. From then on Calico's policies do
 not hold for the pods it started. Refused while Felix runs.
+"""
+
+
+RETURN_EXAMPLES = """\
+examples:
+  tortie node return-to-calico
+  tortie node return-to-calico --yes
+
+For a machine that calico-node is to have again, with its pods running. Shows what Calico could not live with, and
+changes nothing; with --yes it goes: the nftables tables of Tortie's, which drop what pods send that Tortie does not
+know, and Tortie's annotations on the Node resource. Routes, tunnels, endpoints and addresses stay, for they are in
+Calico's form. Stop the agent first and start calico-node right afterwards: docs/migration.md has the order. Refused
+while the agent runs.
 """
 
 
@@ -90,6 +109,9 @@ def add_parsers(subparsers: Any) -> None:
     remove.add_argument("--yes", action="store_true", help="take rules and sets away")
     remove.add_argument("--undo-file", metavar="FILE", help="where to write what puts them back; a new file")
     remove.add_argument("--undo", metavar="FILE", help="put back what this file holds")
+    text = "what of Tortie's a calico-node could not live with here; takes it away on request"
+    back = add_command(verbs, "return-to-calico", text, run_return_to_calico, RETURN_EXAMPLES)
+    back.add_argument("--yes", action="store_true", help="take it away")
     text = "one archive of kernel, agent, journal and settings for whoever was not there; secrets are removed"
     diags = add_command(verbs, "diags", text, run_diags, DIAGS_EXAMPLES)
     diags.add_argument("--output", metavar="FILE", help="default: tortie-diags-DATE-TIME.tar.gz here")
@@ -135,6 +157,32 @@ def run_takeover(arguments: argparse.Namespace) -> None:
         print(f"node {node} is this machine now ({own}); before: {before or 'no machine was named'}")
 
 
+def run_return_to_calico(arguments: argparse.Namespace) -> None:
+    """`tortie node return-to-calico`."""
+    from agent.configuration.config import ConfigError
+    from agent.dataplane.kernel.linux import NetlinkKernel
+    from agent.netlink.kernel_errors import KernelError
+    from agent.service.return_to_calico import return_to_calico, what_would_go
+    from ipam.model import NodeName
+
+    settings = config(arguments)
+    kernel = NetlinkKernel()
+
+    async def work(store: Store) -> list[str]:
+        if arguments.yes:
+            return [done async for done in return_to_calico(kernel, store, settings)]
+        return [each async for each in what_would_go(kernel, store, NodeName(settings.node_name))]
+
+    try:
+        with reported(ConfigError, KernelError, OSError):
+            lines = with_store(arguments, work)
+    finally:
+        kernel.close()
+    print("\n".join(lines) if lines else "nothing of Tortie's is here that Calico could not live with.")
+    if lines and not arguments.yes:
+        print("`tortie node return-to-calico --yes` takes these away.")
+
+
 def run_remove_calico(arguments: argparse.Namespace) -> None:
     """`tortie node remove-calico`."""
     from agent.cli.commands.remove_calico import remove_calico
@@ -160,11 +208,14 @@ def run_addresses(arguments: argparse.Namespace) -> None:
 
 
 def run_node_status(arguments: argparse.Namespace) -> None:
-    """`tortie node status`."""
+    """`tortie node status`; exit code 1 if there is a trouble."""
     import json
+    import sys
 
     status = ask_agent(arguments, "status")
     print(json.dumps(status, indent=2) if arguments.json else node_status_text(status))
+    if status["troubles"]:
+        sys.exit(1)
 
 
 def node_status_text(status: dict[str, Any]) -> str:
@@ -179,12 +230,21 @@ def node_status_text(status: dict[str, Any]) -> str:
     ]
     lines += certificate_notes(status)
     lines += drain_notes(status)
-    lines += [f"trouble    {text}" for text in status["troubles"]]
-    lines += [f"kernel     {text}" for text in kernel_notes(status["kernel"])]
+    lines += trouble_notes(status)
     lines += filter_notes(status.get("workload_filter"))
     for version, sign in (("IPv4", "."), ("IPv6", ":")):
         lines += ["", f"{version} BGP status", *peers_of(status, version, sign)]
     return "\n".join(lines)
+
+
+def trouble_notes(status: dict[str, Any]) -> list[str]:
+    """What is wanted and not in force, what to do, and since when it is so."""
+    if "trouble_list" not in status:  # an older agent's answer
+        return [f"trouble    {text}" for text in status["troubles"]]
+    return [
+        f"trouble    {text} ({one['kind']}, since {moment(one['since'])})"
+        for text, one in zip(status["troubles"], status["trouble_list"], strict=True)
+    ]
 
 
 def certificate_notes(status: dict[str, Any]) -> list[str]:
@@ -228,11 +288,3 @@ def filter_notes(found: dict[str, Any] | None) -> list[str]:
         return []
     counts = ", ".join(f"{count} {reason}" for reason, count in found["dropped"].items())
     return [f"filter     {found['state']}{f'; packets dropped: {counts}' if counts else ''}"]
-
-
-def kernel_notes(report: dict[str, Any]) -> list[str]:
-    """What of the kernel's report a person should see: what is refused and what is not in force."""
-    notes = [report["trouble"]] if report["trouble"] else []
-    for word in ("refused", "conflicts", "waiting", "not_in_force"):
-        notes += [f"{word.replace('_', ' ')}: {what}: {why}" for what, why in report[word].items()]
-    return notes

@@ -17,6 +17,7 @@ from agent.cli import resource_changes
 from agent.cli.command import CommandFailed, add_command, reported
 from agent.cli.connection import with_store
 from agent.cli.kind_tables import FORMS, NAMES, kind_named, resources_text
+from agent.cli.living_nodes import require_gone
 
 if TYPE_CHECKING:  # imported when a command runs, so that `tortie --help` is quick
     from agent.datastore.resources.documents import ParsedResource
@@ -58,8 +59,10 @@ examples:
   tortie delete -f pool.json
   tortie delete ippool default-ipv4-ippool
   tortie delete bgppeers tor spine --skip-not-exists
+  tortie delete node node9 --skip-not-exists
 
-The addresses of a deleted pool that are in use stay allocated.
+The addresses of a deleted pool that are in use stay allocated. A node goes with its addresses, claims, endpoints, BGP
+peers and node.NAME settings, as in calicoctl, and not while it lives. Interrupted, it is to be deleted once more.
 """
 VALIDATE_EXAMPLES = """\
 examples:
@@ -105,7 +108,9 @@ def add_parsers(subparsers: Any) -> None:
         "-s", "--skip-not-exists", action="store_true", help="what is gone already is no error"
     )
     delete.add_argument(
-        "--force", action="store_true", help="delete a pool although pods have addresses of it"
+        "--force",
+        action="store_true",
+        help="delete a pool although pods have addresses of it, a node although it seems to live",
     )
     _add_file_arguments(delete, required=False)
     resource_changes.add_change_arguments(delete, forms=("table", "name"))
@@ -171,7 +176,7 @@ def _file_names(arguments: argparse.Namespace, faults: list[str]) -> Iterator[st
 def run_get(arguments: argparse.Namespace) -> None:
     """`tortie get`: what can be read is shown, even if something beside it cannot."""
     from agent.clock import SystemClock
-    from agent.datastore.resource_writer import NotFound, ResourceWriter
+    from agent.datastore.writing.resource_writer import NotFound, ResourceWriter
 
     kind = kind_named(arguments.kind)
 
@@ -200,8 +205,8 @@ def run_get(arguments: argparse.Namespace) -> None:
 
 def run_write(arguments: argparse.Namespace) -> None:
     """`tortie create`, `tortie apply` and `tortie replace`."""
-    from agent.datastore.resource_writer import Exists, WriteMode
     from agent.datastore.resources.resource_types import kind_of
+    from agent.datastore.writing.resource_writer import Exists, WriteMode
 
     verb = WriteMode[arguments.command.upper()]
     skip = Exists if arguments.command == "create" and arguments.skip_exists else None
@@ -219,7 +224,7 @@ def run_write(arguments: argparse.Namespace) -> None:
 
 def run_delete(arguments: argparse.Namespace) -> None:
     """`tortie delete`."""
-    from agent.datastore.resource_writer import NotFound
+    from agent.datastore.writing.resource_writer import NotFound
 
     by_name = arguments.kind is not None and bool(arguments.names)
     if by_name == bool(arguments.filename) or (arguments.kind is None) != (not arguments.names):
@@ -229,6 +234,7 @@ def run_delete(arguments: argparse.Namespace) -> None:
     else:
         kind = kind_named(arguments.kind)
         changes = [_deleting_named(kind, name, force=arguments.force) for name in arguments.names]
+    require_gone(arguments, [change.name for change in changes if change.kind == "Node"])
     skip = NotFound if arguments.skip_not_exists else None
     resource_changes.carry_out(arguments, changes, resource_changes.Wording("deleted", skip))
 

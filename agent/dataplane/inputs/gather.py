@@ -52,6 +52,7 @@ class Gatherer:
         self._known_older = frozenset[NodeName]()
         self._here = Memo[frozenset[NodeName]](by_identity=True)
         self._owners = Memo[Mapping[Prefix, NodeName]](by_identity=True)
+        self._borrowed = Memo[Mapping[Prefix, NodeName]](by_identity=True)
         self._made: dict[int, tuple[WorkloadEndpoint, Endpoint]] = {}
         """By the identity of what each was made of, which is held so that nothing else can have it."""
 
@@ -65,9 +66,13 @@ class Gatherer:
         node_gateways: Mapping[Address, Address] | None = None,
         datastore: frozenset[Address] = frozenset(),
         earlier_pods: Mapping[RouteKey, str] | None = None,
+        without_bgp: frozenset[NodeName] = frozenset(),
     ) -> Facts:
-        """The facts of this moment; the arguments are what the datastore does not say."""
-        cluster = self._cluster
+        """The facts of this moment; the arguments are what the datastore does not say.
+
+        Of nodes `without_bgp` the addresses that they borrowed follow from the datastore in any case.
+        """
+        cluster, borrowed = self._cluster, self._cluster.borrowed
         nodes, pools, endpoints = cluster.nodes, cluster.pools, cluster.endpoints
         owners = cluster.block_owners
         older = self._older.get(lambda: self._older_names(nodes), nodes)
@@ -88,7 +93,9 @@ class Gatherer:
             links=links,
             underlay_links=frozenset(underlay_links),
             node_gateways=node_gateways or {},
-            borrowed=cluster.borrowed if settings.from_datastore else {},
+            borrowed=borrowed
+            if settings.from_datastore
+            else self._borrowed.get(lambda: _of_nodes(borrowed, without_bgp), borrowed, without_bgp),
             settings=settings,
             datastore=datastore,
             earlier_pods=earlier_pods or {},
@@ -105,6 +112,10 @@ class Gatherer:
         known = self._made
         self._made = {id(one): known.get(id(one)) or (one, _endpoint(one, settings)) for one in endpoints}
         return tuple(made for _, made in self._made.values())
+
+
+def _of_nodes(borrowed: Mapping[Prefix, NodeName], nodes: frozenset[NodeName]) -> dict[Prefix, NodeName]:
+    return {prefix: node for prefix, node in borrowed.items() if node in nodes}
 
 
 def _endpoint(one: WorkloadEndpoint, settings: FactSettings) -> Endpoint:

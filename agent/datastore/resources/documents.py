@@ -4,7 +4,7 @@ Promises: one document after the other is checked and every error is named by fi
 accepted in part. Unknown fields are refused (so nothing a file says is silently lost) with the nearest known name.
 A document of another kind is one error like others, unless the caller wants such ones passed over, and named.
 Does not know: etcd, and so neither overlap with stored pools nor what may be changed
-(`agent.datastore.resource_writer` does).
+(`agent.datastore.writing.resource_writer` does).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Promises: nothing is written unless everything about the resource holds (immutab
 pool); the write happens only if nobody changed the resource meanwhile. A document that names the resourceVersion it was
 read with is refused when that has passed, unless it changes nothing. What Calico would refuse to write is refused, but
 for what is stored so already. A pool is disabled and its empty blocks are freed before it is deleted, and not while
-pods have addresses of it, unless by force. Errors are one sentence with position and field.
+pods have addresses of it, unless by force; a node goes with all that is its own. Errors are one sentence with position
+and field.
 Does not know: files and their syntax, what agents do with a resource.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,7 +22,6 @@ from msgspec.structs import replace
 
 from agent.clock import Clock
 from agent.datastore import storage_layout
-from agent.datastore.pool_conflicts import network_conflicts, range_conflicts, users_error
 from agent.datastore.resources import ip_pool
 from agent.datastore.resources.calico_rules import refused_by_calico
 from agent.datastore.resources.documents import (
@@ -44,13 +45,16 @@ from agent.datastore.resources.resource_types import (
 from agent.datastore.resources.schema import Document, changes
 from agent.datastore.resources.validation import validate_bgp, validate_pool
 from agent.datastore.storage_layout import StoredResource, key_by_name, key_of
+from agent.datastore.writing.node_removal import remove_what_is_of
+from agent.datastore.writing.pool_conflicts import network_conflicts, range_conflicts, users_error
+from ipam.allocation.ipam_config import read_config
 from ipam.allocation.release import release_pool
 from ipam.codec import decode_block
 from ipam.etcd.dry_run_store import FIRST_REVISION
 from ipam.etcd.store import CommitOutcome, Committed, Delete, Put, Store, Unchanged, Versioned, optimistic
 from ipam.failures import Conflict, Unreadable
-from ipam.keys import block_of_key, block_prefix, escaped, is_fence
-from ipam.model import Block, Pool, PoolRecord, Use
+from ipam.keys import IPAM_CONFIG, block_of_key, block_prefix, escaped, is_fence
+from ipam.model import Block, IpamConfig, NodeName, Pool, PoolRecord, Use
 
 MOST_ATTEMPTS = 10
 """How often another writer may come first; as calicoctl."""
@@ -103,7 +107,9 @@ class WriteResult:
     changed: tuple[str, ...] = ()
     """`spec.natOutgoing: false -> true`, field by field."""
     warnings: tuple[str, ...] = ()
-    """What spoke against it, and was overruled; what was taken otherwise than it was written."""
+    """What spoke against it, and was overruled; what was taken otherwise than it was written; what it will cost."""
+    notes: tuple[str, ...] = ()
+    """What went with it, or stays, a sentence each."""
 
 
 Build = Callable[[StoredResource | None], ParsedResource]
@@ -210,7 +216,10 @@ class ResourceWriter:
             warnings += conflicts
         if error is not None:
             raise InvalidDocument([found.error(error)])
-        return warnings
+        rules = IpamConfig()
+        with suppress(Unreadable):  # `ipam check` names it
+            rules = read_config(await self._store.get(IPAM_CONFIG))
+        return [*warnings, *ip_pool.block_size_warnings(pool, rules)]
 
     async def _valid_pools(self) -> list[Pool]:
         """An invalid pool is used by nobody, and overlaps nothing."""
@@ -282,9 +291,14 @@ class ResourceWriter:
         users = await self._users(current) if kind == "IPPool" else None
         if users is not None and not force:
             raise InvalidDocument([f"{kind} {name}: {users}: {DELETE_FIRST}"])
+        notes: tuple[str, ...] = ()
+        is_first = True
         if kind == "IPPool":
             await self._drain_pool(key)
-        is_first = True
+        elif kind == "Node":
+            removal = await remove_what_is_of(self._store, NodeName(name), self._clock)
+            # A node may have gone before its things did.
+            notes, is_first = removal.sentences, removal.is_empty
 
         async def attempt() -> WriteResult | None:
             nonlocal is_first
@@ -298,7 +312,7 @@ class ResourceWriter:
                 if not isinstance(outcome, Committed):
                     return None
             warnings = (f"{kind} {name}: {users}: {THEY_KEEP}",) if users is not None else ()
-            return WriteResult(kind, name, Effect.DELETED, warnings=warnings)
+            return WriteResult(kind, name, Effect.DELETED, warnings=warnings, notes=notes)
 
         return await optimistic(
             attempt, MOST_ATTEMPTS, f"{kind} {name}: somebody else keeps changing it; try again"

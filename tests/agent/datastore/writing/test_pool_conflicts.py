@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.datastore.resource_writer import Effect, ResourceWriter, WriteMode
 from agent.datastore.resources.documents import InvalidDocument, ParsedResource, read
 from agent.datastore.resources.schema import merged
+from agent.datastore.writing.resource_writer import Effect, ResourceWriter, WriteMode
 from ipam import block as blocks
 from ipam.allocation.sticky import KEPT_UNTIL
 from ipam.codec import encode_block
