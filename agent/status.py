@@ -31,7 +31,7 @@ from agent.dataplane.reconciler import Reconciler
 from agent.datastore.availability import Availability
 from agent.datastore.state_cache import StateCache
 from agent.datastore.syncer import Syncer
-from agent.log_stream import LogStream
+from agent.logging.log_stream import LogStream
 from agent.metrics.pool_gauges import PoolGauges, PoolReadings
 from agent.metrics.series import EtcdReadings, Readings
 from agent.netlink.objects import Address, AddressFlag

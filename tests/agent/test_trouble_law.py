@@ -25,7 +25,6 @@ from agent.clock import SystemClock
 from agent.cni.living_pods import Record
 from agent.cni.pod.pod_network import NetlinkPodNetwork
 from agent.configuration.config import Config, EtcdSettings, NodeSettings, PathSettings
-from agent.daemon import Agent
 from agent.datastore.resources.resource_types import (
     BGPPeer,
     BGPPeerSpec,
@@ -41,10 +40,11 @@ from agent.datastore.resources.resource_types import (
     encode,
 )
 from agent.datastore.storage_layout import key_of
-from agent.log_stream import LogStream
+from agent.logging.log_stream import LogStream
 from agent.metrics.monitor import pages
 from agent.netlink.kernel_errors import KernelError
 from agent.node.machine import ANNOTATION
+from agent.node_agent import Agent
 from agent.trouble import UNREADY, TroubleKind
 from ipam.etcd.store import Delete, Put
 from ipam.keys import affinity_key

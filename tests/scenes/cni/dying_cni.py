@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from agent import log as logging
 from agent.clock import SystemClock
 from agent.cni.attachment import Attachment
 from agent.cni.dependencies import Dependencies
@@ -26,6 +25,7 @@ from agent.cni.release_journal import Release, ReleaseJournal
 from agent.cni.server import CniServer
 from agent.datastore.namespace_labels import NamespaceLabels
 from agent.datastore.state_cache import ENDPOINTS, POOLS, StateCache
+from agent.logging import log as logging
 from ipam.allocation.allocator import Allocator
 from ipam.allocation.transaction import Piggyback, PiggybackedWrites
 from ipam.etcd.client import EtcdStore

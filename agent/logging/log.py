@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from agent import journald
-from agent.log_stream import LogStream
+from agent.logging import journald
+from agent.logging.log_stream import LogStream
 
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) numbers."""
